@@ -1,0 +1,67 @@
+"""Element types without torch, so that planning never has to import it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class DType(Enum):
+    """An element type: name as torch spells it, size in bytes, kind, and bits of mantissa and exponent."""
+
+    BOOL = ("bool", 1, "bool", 1, 0)
+    U8 = ("uint8", 1, "uint", 8, 0)
+    U16 = ("uint16", 2, "uint", 16, 0)
+    U32 = ("uint32", 4, "uint", 32, 0)
+    U64 = ("uint64", 8, "uint", 64, 0)
+    I8 = ("int8", 1, "int", 7, 0)
+    I16 = ("int16", 2, "int", 15, 0)
+    I32 = ("int32", 4, "int", 31, 0)
+    I64 = ("int64", 8, "int", 63, 0)
+    F8_E4M3FN = ("float8_e4m3fn", 1, "float", 4, 4)
+    F8_E5M2 = ("float8_e5m2", 1, "float", 3, 5)
+    F8_E4M3FNUZ = ("float8_e4m3fnuz", 1, "float", 4, 4)
+    F8_E5M2FNUZ = ("float8_e5m2fnuz", 1, "float", 3, 5)
+    F8_E8M0FNU = ("float8_e8m0fnu", 1, "float", 1, 8)
+    F16 = ("float16", 2, "float", 11, 5)
+    BF16 = ("bfloat16", 2, "float", 8, 8)
+    F32 = ("float32", 4, "float", 24, 8)
+    F64 = ("float64", 8, "float", 53, 11)
+    C32 = ("complex32", 4, "complex", 11, 5)
+    C64 = ("complex64", 8, "complex", 24, 8)
+    C128 = ("complex128", 16, "complex", 53, 11)
+
+    def __init__(self, label: str, itemsize: int, kind: str, mantissa: int, exponent: int) -> None:
+        self.label = label
+        self.itemsize = itemsize
+        self.kind = kind
+        self.mantissa = mantissa
+        self.exponent = exponent
+
+    def __str__(self) -> str:
+        return self.label
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values are real floating-point numbers."""
+        return self.kind == "float"
+
+    def holds(self, other: DType) -> bool:
+        """Return whether every finite value of `other` is exact in this type."""
+        if self is other:
+            return True
+        order = {"bool": 0, "uint": 1, "int": 2, "float": 3, "complex": 4}
+        if order[self.kind] < order[other.kind]:
+            return False
+        return self.mantissa >= other.mantissa and (other.kind not in ("float", "complex") or self.exponent >= other.exponent)
+
+    @classmethod
+    def of(cls, label: str) -> DType:
+        """Return the type that torch calls `label` (with or without `torch.`).
+
+        Raises:
+            KeyError: no such element type.
+        """
+        return _BY_LABEL[label.removeprefix("torch.")]
+
+
+_BY_LABEL = {dtype.label: dtype for dtype in DType}

@@ -1,0 +1,36 @@
+"""Names of tensors as sequences of segments: whole segments are compared, never substrings."""
+
+from __future__ import annotations
+
+import re
+
+_DIGITS = re.compile(r"(\d+)")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def segments(name: str) -> tuple[str, ...]:
+    """Return the dotted parts of `name`."""
+    return tuple(name.split("."))
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key under which layer 10 comes after layer 9."""
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part)
+
+
+def words(segment: str) -> tuple[str, ...]:
+    """Return the lower-case words of one segment: `layerNorm_before2` -> layer, norm, before, 2."""
+    out: list[str] = []
+    for piece in segment.replace("-", "_").split("_"):
+        for word in _CAMEL.split(piece):
+            out.extend(part.lower() for part in _DIGITS.split(word) if part)
+    return tuple(out)
+
+
+def template(name: str) -> tuple[str, tuple[int, ...]]:
+    """Return `name` with its all-digit segments replaced by `{}`, and those numbers."""
+    parts = name.split(".")
+    numbers = tuple(int(p) for p in parts if p.isdecimal())
+    if not numbers:
+        return name, ()
+    return ".".join("{}" if p.isdecimal() else p for p in parts), numbers

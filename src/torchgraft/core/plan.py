@@ -1,0 +1,275 @@
+"""The whole decision, written down before anything changes: one step per slot, one fate per source tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.policy import Policy, Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+    from torchgraft.core.specs import Shape, Slot, TensorSpec
+
+
+class Op(Protocol):
+    """One tensor transformation: a shape law, a computation, and, where there is one, an inverse."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every input element is still there, unchanged, in the output."""
+        ...
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of the result; raises UsageError when the inputs don't fit."""
+        ...
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the result."""
+        ...
+
+    def describe(self) -> str:
+        """Return a few words for the report: `transpose`, `14x14 -> 16x16 grid, bicubic`."""
+        ...
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the op as plain data; `torchgraft.ops.from_dict` reads it back."""
+        ...
+
+
+class Certainty(Enum):
+    """How sure a match is. CERTAIN: the facts leave no other reading. LIKELY: a stated convention settles it, or one
+    reading is far ahead. DOUBT: two or more readings, or one that rests on thin evidence."""
+
+    CERTAIN = "certain"
+    LIKELY = "likely"
+    DOUBT = "doubt"
+
+
+class Action(Enum):
+    """What happens to a slot."""
+
+    COPY = "copy"        # one source tensor, unchanged but for a cast
+    ADAPT = "adapt"      # through ops that rearrange, join, split, resize or compute
+    FRESH = "fresh"      # keeps its initial values
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One source tensor on its way into a slot, with the ops applied to it alone. `network` is its container path."""
+
+    key: str
+    ops: tuple[Op, ...] = ()
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The part of a slot that a step writes: these indices along `dim`; the other rows stay as they are."""
+
+    dim: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The ground of a decision: the rule that made it, in one sentence, and the evidence for it."""
+
+    rule: str
+    text: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another reading that the evidence allows: its sources and what speaks for it."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How one slot is filled.
+
+    Each feed is read and goes through its own ops; then `ops` join and change the results (the first takes all
+    feeds). With `base` the slot's present value is the first input of `ops` (adapters are added to it). Without feeds
+    and ops the slot stays fresh; with ops alone the ops make a constant. `rows` limits what is written.
+    """
+
+    slot: Slot
+    feeds: tuple[Feed, ...] = ()
+    ops: tuple[Op, ...] = ()
+    base: bool = False
+    rows: Rows | None = None
+    why: Why
+    certainty: Certainty = Certainty.CERTAIN
+    alternatives: tuple[Alternative, ...] = ()
+    quiet: bool = False
+
+    @property
+    def action(self) -> Action:
+        """What happens to the slot."""
+        if not self.feeds and not self.ops:
+            return Action.FRESH
+        plain = len(self.feeds) == 1 and not self.feeds[0].ops and not self.ops and self.rows is None and not self.base
+        return Action.COPY if plain else Action.ADAPT
+
+    @property
+    def filled(self) -> int:
+        """Number of elements of the slot that come out of the checkpoint (or are computed by the plan)."""
+        if self.action is Action.FRESH:
+            return 0
+        shape = list(self.slot.spec.shape)
+        if self.rows is not None:
+            shape[self.rows.dim] = len(self.rows.indices)
+        return prod(shape)
+
+    @property
+    def renamed(self) -> bool:
+        """Whether a single source of another name feeds the slot."""
+        return len(self.feeds) == 1 and self.feeds[0].key not in self.slot.names
+
+    def words(self) -> str:
+        """Return the ops in words, `split rows 0:64, transpose`; empty for a plain copy."""
+        own = [op.describe() for feed in self.feeds[:1] for op in feed.ops]
+        return ", ".join([*own, *(op.describe() for op in self.ops)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """A source tensor that feeds no slot, and why. Quiet ones are harmless: counters, indices, masks."""
+
+    spec: TensorSpec
+    network: str = ""
+    why: Why
+    quiet: bool = False
+    similar: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Something that speaks against applying the plan.
+
+    `kind` is a Policy field (doubt, missing, unused, lossy, coverage, nonfinite, container, conflict, quantised).
+    `text` has the fact, both sides with shapes, and the remedy. `names` are the slots or source keys concerned.
+    """
+
+    kind: str
+    text: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Elements and bytes that were placed, of all that could be: of the target and of the source."""
+
+    target_elements: int
+    target_filled: int
+    target_bytes: int
+    target_bytes_filled: int
+    source_elements: int
+    source_used: int
+
+    @property
+    def target(self) -> float:
+        """Share of the target's elements that the checkpoint fills (1.0 for an empty model)."""
+        return self.target_filled / self.target_elements if self.target_elements else 1.0
+
+    @property
+    def source(self) -> float:
+        """Share of the source's elements that land somewhere (1.0 for an empty source)."""
+        return self.source_used / self.source_elements if self.source_elements else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Exactly one step per slot and one fate per source tensor, with the objections of the policy.
+
+    `network` is the container path that was chosen, `notes` says by which rule, and holds other remarks worth a line.
+    """
+
+    steps: tuple[Step, ...]
+    unused: tuple[Unused, ...] = ()
+    objections: tuple[Objection, ...] = ()
+    notes: tuple[str, ...] = ()
+    origin: str = ""
+    format: str = ""
+    network: str = ""
+    source_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    seconds: float = 0.0
+
+    @cached_property
+    def by_slot(self) -> Mapping[str, Step]:
+        """Steps by the canonical name of their slot."""
+        return {step.slot.name: step for step in self.steps}
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Step]:
+        """Steps by every name of their slot, aliases included."""
+        return {name: step for step in self.steps for name in step.slot.names}
+
+    @property
+    def fresh(self) -> tuple[Step, ...]:
+        """Steps that leave their slot at its initial values, quiet ones left out."""
+        return tuple(s for s in self.steps if s.action is Action.FRESH and not s.quiet)
+
+    @property
+    def copied(self) -> tuple[Step, ...]:
+        """Steps that copy one source tensor unchanged."""
+        return tuple(s for s in self.steps if s.action is Action.COPY)
+
+    @property
+    def adapted(self) -> tuple[Step, ...]:
+        """Steps that go through ops, or fill only part of their slot."""
+        return tuple(s for s in self.steps if s.action is Action.ADAPT)
+
+    @property
+    def doubtful(self) -> tuple[Step, ...]:
+        """Steps with more than one reading."""
+        return tuple(s for s in self.steps if s.certainty is Certainty.DOUBT)
+
+    @property
+    def refusals(self) -> tuple[Objection, ...]:
+        """Objections that the policy refuses."""
+        return tuple(o for o in self.objections if self.policy.verdict(o.kind) is Verdict.REFUSE)
+
+    @property
+    def warnings(self) -> tuple[Objection, ...]:
+        """Objections that the policy lets pass with a word."""
+        return tuple(o for o in self.objections if self.policy.verdict(o.kind) is Verdict.WARN)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Elements and bytes placed, on both sides. Harmless buffers (quiet) count on neither side."""
+        loud = [s for s in self.steps if not (s.quiet and s.action is Action.FRESH) and s.slot.persistent]
+        quiet = {(u.network, u.spec.name) for u in self.unused if u.quiet}
+        dropped = {(u.network, u.spec.name) for u in self.unused}
+        sources = [s for k, s in self.source_specs.items() if (self.network, k) not in quiet]
+        return Coverage(
+            target_elements=sum(s.slot.spec.numel for s in loud),
+            target_filled=sum(s.filled for s in loud),
+            target_bytes=sum(s.slot.spec.nbytes for s in loud),
+            target_bytes_filled=sum(s.filled * s.slot.spec.dtype.itemsize for s in loud),
+            source_elements=sum(s.numel for s in sources),
+            source_used=sum(s.numel for s in sources if (self.network, s.name) not in dropped),
+        )
+
+    def raise_if_refused(self) -> None:
+        """Raise PlanRefusedError with every objection that the policy refuses, all at once."""
+        if self.refusals:
+            raise PlanRefusedError(self.refusals)
+
+
+def result_shape(shape: Shape, rows: Rows | None) -> Shape:
+    """Return the shape of what a step writes into a slot of `shape`."""
+    if rows is None:
+        return shape
+    return (*shape[: rows.dim], len(rows.indices), *shape[rows.dim + 1 :])

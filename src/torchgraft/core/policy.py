@@ -1,0 +1,51 @@
+"""What the caller accepts: a verdict for each kind of objection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torchgraft.core.errors import UsageError
+
+
+class Verdict(Enum):
+    """What becomes of an objection."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+    ACCEPT = "accept"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A verdict per kind of objection, and the least coverage.
+
+    doubt: a slot with two readings. `on_doubt="skip"` (fresh) and `"take"` (best reading) make it a warning.
+    missing: slots that stay fresh without the caller having said so. unused: source tensors without a slot.
+    lossy: a cast that can lose values. nonfinite: NaN or Inf in the file. coverage: less than `min_coverage` of the
+    target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
+    conflict: two source tensors claim one slot with different values. quantised: packed weights without their scale.
+    """
+
+    doubt: Verdict = Verdict.REFUSE
+    missing: Verdict = Verdict.ACCEPT
+    unused: Verdict = Verdict.ACCEPT
+    lossy: Verdict = Verdict.REFUSE
+    coverage: Verdict = Verdict.REFUSE
+    nonfinite: Verdict = Verdict.REFUSE
+    container: Verdict = Verdict.REFUSE
+    conflict: Verdict = Verdict.REFUSE
+    quantised: Verdict = Verdict.REFUSE
+    min_coverage: float = 0.05
+
+    def verdict(self, kind: str) -> Verdict:
+        """Return the verdict on objections of `kind`.
+
+        Raises:
+            UsageError: there is no such kind.
+        """
+        verdict = getattr(self, kind, None)
+        if not isinstance(verdict, Verdict):
+            msg = f"no verdict for objections of kind {kind!r}"
+            raise UsageError(msg)
+        return verdict

@@ -1,0 +1,39 @@
+"""What happened: the plan that was carried out, the checks made on the result, and the cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchgraft.core.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison after writing: its name, whether it held, and the figures."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Wall seconds of planning and of applying, bytes read and written, and the transaction's extra peak in bytes."""
+
+    plan_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    undo_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What `load` did. `str(report)` is the terminal text, `to_dict()` the documented JSON."""
+
+    plan: Plan
+    checks: tuple[Check, ...] = ()
+    cost: Cost = Cost()
+    initialised: tuple[str, ...] = ()

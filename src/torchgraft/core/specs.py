@@ -1,0 +1,154 @@
+"""What is known of tensors before any value is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    import torch
+
+    from torchgraft.core.dtypes import DType
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor known by name, shape and element type."""
+
+    name: str
+    shape: Shape
+    dtype: DType
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in bytes."""
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One storage of the model, under all its names.
+
+    `owner` is the dotted path of the module that registers the tensor, `kind` that module's class name ("Linear",
+    "Conv2d", "" where unknown: the target is only a list of names and shapes), `persistent` is False for buffers that
+    no state dict holds. `order` counts in registration order.
+    """
+
+    spec: TensorSpec
+    aliases: tuple[str, ...] = ()
+    owner: str = ""
+    kind: str = ""
+    is_buffer: bool = False
+    persistent: bool = True
+    trainable: bool = True
+    order: int = 0
+
+    @property
+    def name(self) -> str:
+        """The canonical name: the first under which the model registers it."""
+        return self.spec.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The canonical name and all aliases."""
+        return (self.spec.name, *self.aliases)
+
+    @property
+    def role(self) -> str:
+        """The last segment of the name: weight, bias, running_mean ..."""
+        return self.spec.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model as its slots: persistent ones first-registered first, and the fresh-only buffers that no file holds.
+
+    `classes` maps the dotted path of each module to its class name ("" is the model itself).
+    """
+
+    slots: tuple[Slot, ...]
+    classes: Mapping[str, str]
+    is_meta: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One state dict found in a checkpoint: where it lies, its tensors in file order, and what it seems to be.
+
+    `path` joins the container keys with "/" ("" is the top level). `role` is "model", "ema", "optimizer" or "other".
+    `shared` maps a name to the first name with the very same memory in the file.
+    """
+
+    path: str
+    specs: Mapping[str, TensorSpec]
+    role: str = "model"
+    shared: Mapping[str, str] | None = None
+
+
+class Source(Protocol):
+    """An opened checkpoint: everything about its tensors, and their values on request.
+
+    `read` and `read_into` name a tensor by network path and key. They may be called from several threads.
+    """
+
+    @property
+    def origin(self) -> str:
+        """The path as given, or a description such as `<dict>`."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """The format as found from the bytes, e.g. `torch zip`, `safetensors`."""
+        ...
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """All state dicts in the file, in file order."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """Plain facts beside the tensors: epoch, hyper-parameters, class names, state-dict versions."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Harmless oddities found while opening."""
+        ...
+
+    def position(self, network: str, key: str) -> tuple[int, int]:
+        """Return (file number, byte offset) of a tensor: reading in this order is reading in file order."""
+        ...
+
+    def read(self, network: str, key: str) -> torch.Tensor:
+        """Return the tensor on the CPU, in memory of its own or, for in-memory sources, sharing the given one."""
+        ...
+
+    def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
+        """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order.
+
+        Raises:
+            CheckpointError: the bytes can't be read, or their checksum is wrong.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the files."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
