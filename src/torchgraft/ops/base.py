@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import torch
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 class BaseOp(ABC):
     """Base of all ops. Subclasses are frozen, slotted dataclasses of plain fields (numbers, strings, tuples)."""
+
+    __slots__ = ()
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = False
@@ -59,10 +62,69 @@ class BaseOp(ABC):
 def expect(*, that: bool, op: str, specs: Sequence[TensorSpec], need: str) -> None:
     """Raise UsageError naming the op, the shapes that came in and what it needs, unless `that` holds."""
     if not that:
-        shapes = ", ".join(str(list(s.shape)) for s in specs)
+        shapes = ", ".join(str(list(s.shape)) for s in specs) or "no inputs"
         raise UsageError(f"{op} can't take {shapes}: {need}")
+
+
+def expect_count(op: str, specs: Sequence[TensorSpec], *counts: int) -> None:
+    """Raise UsageError unless the number of inputs is one of `counts`."""
+    accepted = " or ".join(str(c) for c in counts)
+    expect(that=len(specs) in counts, op=op, specs=specs, need=f"it takes {accepted} tensors, not {len(specs)}")
+
+
+def expect_dim(op: str, specs: Sequence[TensorSpec], dim: int) -> None:
+    """Raise UsageError unless every input has a dimension `dim`."""
+    fits = all(0 <= dim < len(s.shape) for s in specs)
+    expect(that=fits, op=op, specs=specs, need=f"there is no dimension {dim}")
+
+
+def expect_float(op: str, specs: Sequence[TensorSpec]) -> None:
+    """Raise UsageError unless every input holds real floating-point numbers."""
+    kinds = ", ".join(str(s.dtype) for s in specs)
+    expect(that=all(s.dtype.is_float for s in specs), op=op, specs=specs, need=f"it computes on floats, not {kinds}")
+
+
+def expect_choice(op: str, field: str, value: str, choices: Iterable[str]) -> None:
+    """Raise UsageError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UsageError(f"{op}: {field} is {value!r}; accepted are {', '.join(map(repr, choices))}")
+
+
+def dtype_of(op: str, label: str) -> DType:
+    """Return the element type called `label`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return DType.of(label)
+    except KeyError:
+        raise UsageError(f"{op}: there is no element type {label!r}") from None
 
 
 def with_shape(spec: TensorSpec, shape: Shape) -> TensorSpec:
     """Return `spec` with another shape."""
     return type(spec)(spec.name, shape, spec.dtype)
+
+
+def replaced(shape: Shape, dim: int, size: int) -> Shape:
+    """Return `shape` with `size` at `dim`."""
+    return (*shape[:dim], size, *shape[dim + 1 :])
+
+
+def working_dtype(values: Sequence[torch.Tensor]) -> torch.dtype:
+    """Return the type to compute in: float64 where an input has it, float32 otherwise."""
+    import torch
+
+    return torch.float64 if any(v.dtype is torch.float64 for v in values) else torch.float32
+
+
+def widened(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return all values in the type to compute in (see `working_dtype`)."""
+    dtype = working_dtype(values)
+    return [v.to(dtype) for v in values]
+
+
+def axis_words(dim: int) -> str:
+    """Return what indices along `dim` are called in a report."""
+    return "rows" if dim == 0 else f"dim {dim}"

@@ -1,0 +1,312 @@
+"""Ops that move the elements of one tensor without changing any: turn, reshape, cut out, pick, cast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.ops.base import (
+    BaseOp,
+    axis_words,
+    dtype_of,
+    expect,
+    expect_count,
+    expect_dim,
+    replaced,
+    with_shape,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from torchgraft.core.specs import Shape, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose(BaseOp):
+    """Turns a matrix: [in, out] becomes [out, in]."""
+
+    name = "transpose"
+    lossless = True
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with both sizes swapped.
+
+        Raises:
+            UsageError: not one matrix.
+        """
+        expect_count(self.name, specs, 1)
+        expect(that=len(specs[0].shape) == 2, op=self.name, specs=specs, need="it takes one matrix")
+        return with_shape(specs[0], specs[0].shape[::-1])
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the transposed view."""
+        return values[0].t()
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the transpose."""
+        self.out_spec(specs)
+        return (self,)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return "transpose"
+
+
+@dataclass(frozen=True, slots=True)
+class Permute(BaseOp):
+    """Reorders dimensions: dimension i of the result is dimension `dims[i]` of the input."""
+
+    dims: tuple[int, ...]
+
+    name = "permute"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        if sorted(self.dims) != list(range(len(self.dims))):
+            raise UsageError(f"permute: {list(self.dims)} is no order of the dimensions 0 to {len(self.dims) - 1}")
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with its sizes reordered.
+
+        Raises:
+            UsageError: not one tensor with as many dimensions as `dims`.
+        """
+        expect_count(self.name, specs, 1)
+        shape = specs[0].shape
+        expect(
+            that=len(shape) == len(self.dims), op=self.name, specs=specs, need=f"it takes {len(self.dims)} dimensions"
+        )
+        return with_shape(specs[0], tuple(shape[d] for d in self.dims))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the permuted view."""
+        return values[0].permute(self.dims)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the opposite order."""
+        self.out_spec(specs)
+        return (Permute(tuple(sorted(range(len(self.dims)), key=self.dims.__getitem__))),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"permute {', '.join(map(str, self.dims))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape(BaseOp):
+    """Gives the same elements, in the same order, another shape."""
+
+    shape: tuple[int, ...]
+
+    name = "reshape"
+    lossless = True
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the new shape.
+
+        Raises:
+            UsageError: the number of elements differs.
+        """
+        expect_count(self.name, specs, 1)
+        fits = specs[0].numel == prod(self.shape) and all(n >= 0 for n in self.shape)
+        expect(
+            that=fits, op=self.name, specs=specs, need=f"the result {list(self.shape)} has another number of elements"
+        )
+        return with_shape(specs[0], self.shape)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the reshaped tensor, a view where strides allow it."""
+        return values[0].reshape(self.shape)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the reshape to the input's shape."""
+        self.out_spec(specs)
+        return (Reshape(specs[0].shape),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"reshape to {list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDim(BaseOp):
+    """Cuts out the indices `start` to `stop` (exclusive) along one dimension. `of`, where given, is its full size."""
+
+    dim: int
+    start: int
+    stop: int
+    of: int | None = None
+
+    name = "slice"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with `stop - start` indices along `dim`.
+
+        Raises:
+            UsageError: no such dimension, or the cut leaves it.
+        """
+        expect_count(self.name, specs, 1)
+        expect_dim(self.name, specs, self.dim)
+        size = specs[0].shape[self.dim]
+        need = f"{self.start}:{self.stop} is no part of dimension {self.dim}"
+        expect(that=0 <= self.start <= self.stop <= size, op=self.name, specs=specs, need=need)
+        expect(
+            that=self.of in (None, size), op=self.name, specs=specs, need=f"dimension {self.dim} should be {self.of}"
+        )
+        return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.stop - self.start))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the cut as a view."""
+        return values[0].narrow(self.dim, self.start, self.stop - self.start)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        whole = "" if self.of is None else f" of {self.of}"
+        return f"{axis_words(self.dim)} {self.start}:{self.stop}{whole}"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectRows(BaseOp):
+    """Picks indices along one dimension, in the given order; an index may come again."""
+
+    dim: int
+    indices: tuple[int, ...]
+
+    name = "select"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with `len(indices)` indices along `dim`.
+
+        Raises:
+            UsageError: no such dimension, or an index outside it.
+        """
+        expect_count(self.name, specs, 1)
+        expect_dim(self.name, specs, self.dim)
+        size = specs[0].shape[self.dim]
+        wrong = next((i for i in self.indices if not 0 <= i < size), None)
+        expect(
+            that=wrong is None, op=self.name, specs=specs, need=f"there is no index {wrong} along dimension {self.dim}"
+        )
+        return with_shape(specs[0], replaced(specs[0].shape, self.dim, len(self.indices)))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the picked indices as a new tensor."""
+        return gather(values[0], self.dim, self.indices)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the opposite order.
+
+        Raises:
+            UsageError: indices are left out or come again.
+        """
+        self.out_spec(specs)
+        size = specs[0].shape[self.dim]
+        whole = sorted(self.indices) == list(range(size))
+        expect(that=whole, op=f"the inverse of {self.name}", specs=specs, need="the indices are no permutation")
+        return (SelectRows(self.dim, tuple(sorted(range(size), key=self.indices.__getitem__))),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{axis_words(self.dim)} {index_words(self.indices)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Index(BaseOp):
+    """Takes one index along a dimension and drops that dimension: expert `i` of a stack of experts."""
+
+    dim: int
+    i: int
+
+    name = "index"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec without `dim`.
+
+        Raises:
+            UsageError: no such dimension or index.
+        """
+        expect_count(self.name, specs, 1)
+        expect_dim(self.name, specs, self.dim)
+        shape = specs[0].shape
+        need = f"there is no index {self.i} along dimension {self.dim}"
+        expect(that=0 <= self.i < shape[self.dim], op=self.name, specs=specs, need=need)
+        return with_shape(specs[0], (*shape[: self.dim], *shape[self.dim + 1 :]))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the part as a view."""
+        return values[0].select(self.dim, self.i)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"index {self.i} along dim {self.dim}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cast(BaseOp):
+    """Converts the elements to another type, rounding as torch does."""
+
+    dtype: str
+
+    name = "cast"
+
+    def __post_init__(self) -> None:
+        dtype_of(self.name, self.dtype)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the new element type.
+
+        Raises:
+            UsageError: not one tensor.
+        """
+        expect_count(self.name, specs, 1)
+        return type(specs[0])(specs[0].name, specs[0].shape, dtype_of(self.name, self.dtype))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the converted tensor, the input itself where it has the type already."""
+        return values[0].to(torch_dtype(self.dtype))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the cast back.
+
+        Raises:
+            UsageError: the type can't hold every value of the input's.
+        """
+        target, source = self.out_spec(specs).dtype, specs[0].dtype
+        need = f"{target} can't hold every {source}"
+        expect(that=target.holds(source), op=f"the inverse of {self.name}", specs=specs, need=need)
+        return (Cast(source.label),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"cast to {self.dtype.removeprefix('torch.')}"
+
+
+def torch_dtype(label: str) -> torch.dtype:
+    """Return the torch element type called `label` (with or without `torch.`)."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, label.removeprefix("torch."))
+    return dtype
+
+
+def gather(value: torch.Tensor, dim: int, indices: Sequence[int]) -> torch.Tensor:
+    """Return `value` with these indices along `dim`, in their order, as a new tensor."""
+    import torch
+
+    return value.index_select(dim, torch.tensor(indices, dtype=torch.long, device=value.device))
+
+
+def index_words(indices: Shape, most: int = 4) -> str:
+    """Return indices in words, runs joined and no more than `most` of them: `0, 2-17`."""
+    if not indices:
+        return "none"
+    breaks = [0, *(k + 1 for k, (a, b) in enumerate(pairwise(indices)) if b != a + 1), len(indices)]
+    runs = [(indices[lo], indices[hi - 1]) for lo, hi in pairwise(breaks)]
+    words = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
+    return ", ".join(words) + (f", … ({len(indices)} in all)" if len(runs) > most else "")

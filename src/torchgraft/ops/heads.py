@@ -1,0 +1,185 @@
+"""Row orders of attention weights: parts per head against heads per part, and the two rotary layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.ops.base import BaseOp, axis_words, expect, expect_choice, expect_count, expect_dim
+from torchgraft.ops.exact import gather
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from torchgraft.core.specs import TensorSpec
+
+
+def _parts_order(size: int, groups: int, parts: tuple[int, ...]) -> list[int]:
+    """Return, for rows stored group by group, the source row of each row stored part by part."""
+    per_group = size // groups
+    unit = per_group // sum(parts)
+    starts = list(accumulate((p * unit for p in parts), initial=0))
+    return [g * per_group + i for s, e in pairwise(starts) for g in range(groups) for i in range(s, e)]
+
+
+def _opposite(order: list[int]) -> list[int]:
+    """Return the permutation that undoes `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _expect_groups(op: str, groups: int, parts: tuple[int, ...]) -> None:
+    """Raise UsageError unless there are groups and every part has a size."""
+    if groups < 1 or not parts or any(p < 1 for p in parts):
+        raise UsageError(f"{op}: {groups} groups of parts {list(parts)} make no sense")
+
+
+def _same_rows(op: str, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:
+    """Return the single input's spec, unless its size along `dim` is no multiple of `multiple` (UsageError)."""
+    expect_count(op, specs, 1)
+    expect_dim(op, specs, dim)
+    need = f"dimension {dim} must be a multiple of {multiple}"
+    expect(that=specs[0].shape[dim] % multiple == 0, op=op, specs=specs, need=need)
+    return specs[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadsToParts(BaseOp):
+    """Reorders rows stored head by head, [head, part, row], to part by part, [part, head, row].
+
+    `parts` gives the relative sizes of the parts within one of `groups` equal groups: (1, 1, 1) for q, k, v of each
+    head (GPT-NeoX, BLOOM); (4, 1, 1) for a group of four query heads with its key and value head (grouped-query);
+    (1, 1) with a group per feature for interleaved gate and up rows.
+    """
+
+    groups: int
+    parts: tuple[int, ...]
+    dim: int = 0
+
+    name = "heads_to_parts"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        _expect_groups(self.name, self.groups, self.parts)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec unchanged.
+
+        Raises:
+            UsageError: the rows can't be cut into groups and parts.
+        """
+        return _same_rows(self.name, specs, self.dim, self.groups * sum(self.parts))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the reordered tensor."""
+        return gather(values[0], self.dim, _parts_order(values[0].shape[self.dim], self.groups, self.parts))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the opposite order."""
+        self.out_spec(specs)
+        return (PartsToHeads(groups=self.groups, parts=self.parts, dim=self.dim),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{axis_words(self.dim)} from {self.groups} heads × {_sizes(self.parts)} to part by part"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsToHeads(BaseOp):
+    """Reorders rows stored part by part, [part, head, row], to head by head: undoes `HeadsToParts`."""
+
+    groups: int
+    parts: tuple[int, ...]
+    dim: int = 0
+
+    name = "parts_to_heads"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        _expect_groups(self.name, self.groups, self.parts)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec unchanged.
+
+        Raises:
+            UsageError: the rows can't be cut into groups and parts.
+        """
+        return _same_rows(self.name, specs, self.dim, self.groups * sum(self.parts))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the reordered tensor."""
+        order = _parts_order(values[0].shape[self.dim], self.groups, self.parts)
+        return gather(values[0], self.dim, _opposite(order))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the opposite order."""
+        self.out_spec(specs)
+        return (HeadsToParts(groups=self.groups, parts=self.parts, dim=self.dim),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{axis_words(self.dim)} from part by part to {self.groups} heads × {_sizes(self.parts)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryLayout(BaseOp):
+    """Reorders the rows of a query or key weight between the two layouts of rotary pairs.
+
+    "interleaved" (the original Llama files, GPT-J) has the two rows of a pair beside each other: 0, 1 make the first
+    pair. "half" (transformers' Llama, GPT-NeoX) has row i of the first half with row i of the second. Only the first
+    `rotary` rows of each head take part (None: the whole head). The permutation is the one of transformers'
+    Llama conversion, view(heads, d/2, 2, in).transpose(1, 2).
+    """
+
+    heads: int
+    to: str
+    rotary: int | None = None
+    dim: int = 0
+
+    name = "rotary_layout"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        expect_choice(self.name, "to", self.to, ("half", "interleaved"))
+        if self.heads < 1 or (self.rotary is not None and (self.rotary < 2 or self.rotary % 2)):
+            raise UsageError(f"rotary_layout: {self.heads} heads with {self.rotary} rotary rows make no sense")
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec unchanged.
+
+        Raises:
+            UsageError: the rows can't be cut into heads and pairs.
+        """
+        spec = _same_rows(self.name, specs, self.dim, self.heads * (2 if self.rotary is None else 1))
+        per_head = spec.shape[self.dim] // self.heads
+        need = f"a head has {per_head} rows, fewer than the {self.rotary} rotary ones"
+        expect(that=(self.rotary or 0) <= per_head, op=self.name, specs=specs, need=need)
+        return spec
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the reordered tensor."""
+        size = values[0].shape[self.dim]
+        per_head = size // self.heads
+        rotary = per_head if self.rotary is None else self.rotary
+        order = [*range(0, rotary, 2), *range(1, rotary, 2)]
+        head = [*(order if self.to == "half" else _opposite(order)), *range(rotary, per_head)]
+        return gather(values[0], self.dim, [h * per_head + i for h in range(self.heads) for i in head])
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the other direction."""
+        self.out_spec(specs)
+        other = "interleaved" if self.to == "half" else "half"
+        return (RotaryLayout(heads=self.heads, to=other, rotary=self.rotary, dim=self.dim),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        part = "" if self.rotary is None else f", {self.rotary} rows each"
+        return f"rotary pairs of {self.heads} heads to {self.to} order{part}"
+
+
+def _sizes(parts: tuple[int, ...]) -> str:
+    """Return relative part sizes in words: `3 parts`, `parts 4:1:1`."""
+    return f"{len(parts)} parts" if set(parts) == {1} else f"parts {':'.join(map(str, parts))}"

@@ -1,0 +1,264 @@
+"""Ops that put tensors side by side without changing an element, and those that make elements from nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
+from torchgraft.ops.base import (
+    BaseOp,
+    axis_words,
+    dtype_of,
+    expect,
+    expect_choice,
+    expect_count,
+    expect_dim,
+    replaced,
+    with_shape,
+)
+from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, torch_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+def _expect_alike(op: str, specs: Sequence[TensorSpec]) -> None:
+    """Raise UsageError unless there are inputs and they share one element type."""
+    expect(that=len(specs) > 0, op=op, specs=specs, need="it takes at least one tensor")
+    kinds = sorted({str(s.dtype) for s in specs})
+    expect(that=len(kinds) == 1, op=op, specs=specs, need=f"their element types differ: {', '.join(kinds)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(BaseOp):
+    """Joins tensors along a dimension that they have."""
+
+    dim: int
+
+    name = "concat"
+    lossless = True
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec whose size along `dim` is the sum of the inputs'.
+
+        Raises:
+            UsageError: element types, or sizes along another dimension, differ.
+        """
+        _expect_alike(self.name, specs)
+        expect_dim(self.name, specs, self.dim)
+        rest = {replaced(s.shape, self.dim, 0) for s in specs}
+        need = f"all sizes but that of dimension {self.dim} must be equal"
+        expect(that=len(rest) == 1, op=self.name, specs=specs, need=need)
+        return with_shape(specs[0], replaced(specs[0].shape, self.dim, sum(s.shape[self.dim] for s in specs)))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the joined tensor."""
+        import torch
+
+        return torch.cat(list(values), self.dim)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return, for each input, the slice where it lies."""
+        whole = self.out_spec(specs).shape[self.dim]
+        ends = list(accumulate((s.shape[self.dim] for s in specs), initial=0))
+        return tuple(SliceDim(self.dim, a, b, whole) for a, b in pairwise(ends))
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"join along {axis_words(self.dim)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack(BaseOp):
+    """Joins tensors of one shape along a new dimension: single experts into a stack."""
+
+    dim: int
+
+    name = "stack"
+    lossless = True
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the number of inputs as a new size at `dim`.
+
+        Raises:
+            UsageError: element types or shapes differ, or `dim` is out of reach.
+        """
+        _expect_alike(self.name, specs)
+        shape = specs[0].shape
+        expect(that=len({s.shape for s in specs}) == 1, op=self.name, specs=specs, need="all shapes must be equal")
+        expect(that=0 <= self.dim <= len(shape), op=self.name, specs=specs, need=f"no new dimension {self.dim} fits")
+        return with_shape(specs[0], (*shape[: self.dim], len(specs), *shape[self.dim :]))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the stacked tensor."""
+        import torch
+
+        return torch.stack(list(values), self.dim)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return, for each input, its index."""
+        self.out_spec(specs)
+        return tuple(Index(self.dim, i) for i in range(len(specs)))
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"stack along new dim {self.dim}"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRanks(BaseOp):
+    """Joins what tensor-parallel ranks hold of one weight, in rank order.
+
+    `kind` "rows" (column-parallel layers: output features split) and "columns" (row-parallel layers: input features
+    split) simply join. "parts" is for fused rows of which every rank holds its share of each part, q then k then v:
+    `parts` gives their relative sizes, (1, 1, 1), or (4, 1, 1) with four query heads per key head; the result has
+    all of part 0, then all of part 1, ... Layouts as in Megatron-LM's column- and row-parallel linear layers.
+    """
+
+    kind: str
+    parts: tuple[int, ...] = ()
+
+    name = "join_ranks"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        expect_choice(self.name, "kind", self.kind, ("rows", "columns", "parts"))
+        if (self.kind == "parts") != bool(self.parts) or any(p < 1 for p in self.parts):
+            raise UsageError(f"join_ranks: kind {self.kind!r} doesn't go with parts {list(self.parts)}")
+
+    @property
+    def _concat(self) -> Concat:
+        return Concat(1 if self.kind == "columns" else 0)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of the whole weight.
+
+        Raises:
+            UsageError: the shares don't fit each other, or their rows can't be cut into the parts.
+        """
+        _expect_alike(self.name, specs)
+        expect_dim(self.name, specs, self._concat.dim)
+        out = self._concat.out_spec(specs)
+        if self.kind == "parts":
+            fits = len({s.shape for s in specs}) == 1 and specs[0].shape[0] % sum(self.parts) == 0
+            need = f"every rank needs the same number of rows, a multiple of {sum(self.parts)}"
+            expect(that=fits, op=self.name, specs=specs, need=need)
+        return out
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the whole weight."""
+        if self.kind != "parts":
+            return self._concat.run(values)
+        ranks, rows = len(values), values[0].shape[0]
+        order = [i for rank in self._rows_of(ranks, rows) for i in rank]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return gather(self._concat.run(values), 0, back)
+
+    def _rows_of(self, ranks: int, rows: int) -> list[tuple[int, ...]]:
+        """Return, for each rank, where its `rows` rows lie in the whole."""
+        unit = rows // sum(self.parts)
+        starts = list(accumulate((p * unit * ranks for p in self.parts), initial=0))
+        return [
+            tuple(s + r * p * unit + j for s, p in zip(starts, self.parts, strict=False) for j in range(p * unit))
+            for r in range(ranks)
+        ]
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return, for each rank, the op that takes its share."""
+        self.out_spec(specs)
+        if self.kind != "parts":
+            return self._concat.inverse(specs)
+        return tuple(SelectRows(0, rows) for rows in self._rows_of(len(specs), specs[0].shape[0]))
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        what = f"{len(self.parts)} parts" if self.kind == "parts" else self.kind
+        return f"join the {what} of the ranks"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(BaseOp):
+    """Makes a tensor of one value from no input."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    value: float
+
+    name = "constant"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        dtype_of(self.name, self.dtype)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec, without a name.
+
+        Raises:
+            UsageError: there are inputs.
+        """
+        expect_count(self.name, specs, 0)
+        return TensorSpec("", self.shape, dtype_of(self.name, self.dtype))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the new tensor, on the CPU."""
+        import torch
+
+        del values
+        return torch.full(self.shape, self.value, dtype=torch.float64).to(torch_dtype(self.dtype))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return nothing: there are no inputs."""
+        self.out_spec(specs)
+        return ()
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return "zeros" if self.value == 0 else "ones" if self.value == 1 else f"constant {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class InsertZeros(BaseOp):
+    """Inserts `count` zero indices along a dimension, before index `at`: the missing k bias between q and v."""
+
+    dim: int
+    at: int
+    count: int
+
+    name = "insert_zeros"
+    lossless = True
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with `count` more indices along `dim`.
+
+        Raises:
+            UsageError: no such dimension or place.
+        """
+        expect_count(self.name, specs, 1)
+        expect_dim(self.name, specs, self.dim)
+        size = specs[0].shape[self.dim]
+        need = f"{self.count} zeros can't go before index {self.at} of dimension {self.dim}"
+        expect(that=0 <= self.at <= size and self.count >= 0, op=self.name, specs=specs, need=need)
+        return with_shape(specs[0], replaced(specs[0].shape, self.dim, size + self.count))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the longer tensor."""
+        import torch
+
+        value = values[0]
+        zeros = value.new_zeros(replaced(tuple(value.shape), self.dim, self.count))
+        after = value.shape[self.dim] - self.at
+        return torch.cat([value.narrow(self.dim, 0, self.at), zeros, value.narrow(self.dim, self.at, after)], self.dim)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the op that leaves the zeros out."""
+        size = self.out_spec(specs).shape[self.dim]
+        return (SelectRows(self.dim, (*range(self.at), *range(self.at + self.count, size))),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{self.count} zeros before {axis_words(self.dim)} {self.at}"

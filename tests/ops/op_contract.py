@@ -1,0 +1,92 @@
+"""What every op must keep to. A test class per op inherits this and gives inputs that fit and inputs that don't."""
+
+import json
+from typing import ClassVar
+
+import pytest
+import torch
+
+from torchgraft import ops
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
+
+
+def spec(*shape, dtype="float32", name="w"):
+    return TensorSpec(name, shape, DType.of(dtype))
+
+
+def value(s, seed=0):
+    dtype = getattr(torch, s.dtype.label)
+    g = torch.Generator().manual_seed(seed)
+    if not s.dtype.is_float:
+        return torch.randint(0, 2 if dtype is torch.bool else 100, s.shape, generator=g).to(dtype)
+    return (torch.rand(s.shape, generator=g) + 0.5).to(dtype)
+
+
+def values(specs):
+    return [value(s, i) for i, s in enumerate(specs)]
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().view(-1), b.contiguous().view(-1))
+
+
+class OpContract:
+    """`good`: (op, specs) that fit. `bad`: (op, specs) that don't; the error must show the first shape."""
+
+    kind: ClassVar[type]
+    good: ClassVar[list] = []
+    bad: ClassVar[list] = []
+
+    def inputs(self, op, specs):
+        return values(specs)
+
+    def test_runs_to_the_promised_spec_and_leaves_inputs_alone(self):
+        for op, specs in self.good:
+            given = self.inputs(op, specs)
+            before = [v.clone() for v in given]
+            out, promised = op.run(given), op.out_spec(specs)
+            assert tuple(out.shape) == promised.shape, op
+            assert str(out.dtype) == f"torch.{promised.dtype}", op
+            assert promised.name == (specs[0].name if specs else "")
+            assert all(same_bits(a.float(), b.float()) for a, b in zip(given, before, strict=True))
+
+    def test_comes_back_from_plain_data(self):
+        for op, _ in self.good:
+            again = ops.from_dict(json.loads(json.dumps(op.to_dict())))
+            assert again == op
+            assert hash(again) == hash(op)
+            assert type(op) is self.kind
+
+    def test_inverse_undoes_it(self):
+        for op, specs in self.good:
+            given = self.inputs(op, specs)
+            try:
+                backs = op.inverse(specs)
+            except UsageError:
+                assert not op.lossless
+                continue
+            out, promised = op.run(given), op.out_spec(specs)
+            assert len(backs) == len(specs)
+            for back, v, s in zip(backs, given, specs, strict=True):
+                assert same_bits(back.run([out]), v)
+                assert back.out_spec([promised]).shape == s.shape
+
+    def test_refuses_what_does_not_fit(self):
+        for op, specs in self.bad:
+            with pytest.raises(UsageError) as error:
+                op.out_spec(specs)
+            text = str(error.value)
+            assert (str(list(specs[0].shape)) if specs else "no inputs") in text
+            assert op.name in text
+
+    def test_says_what_it_does_in_a_few_words(self):
+        for op, _ in self.good:
+            words = op.describe()
+            assert 0 < len(words) <= 90
+            assert words.isprintable()
+
+    def test_cases_are_given(self):
+        assert self.good
+        assert self.bad
