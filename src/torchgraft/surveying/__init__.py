@@ -1,1 +1,5 @@
-"""TODO docstring"""
+"""A model, or the list of names of one, as slots: what is to be filled, before anything is."""
+
+from torchgraft.surveying.slots import survey, target_from_specs
+
+__all__ = ["survey", "target_from_specs"]

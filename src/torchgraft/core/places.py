@@ -1,0 +1,117 @@
+"""Where a model keeps its tensors: one walk over its modules, shared by all who look a tensor up by name.
+
+Works on any object with the inner dicts of a torch module; torch itself is never imported here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import nn
+
+
+class Place(NamedTuple):
+    """One name of one tensor: where it is registered, and the tensor now there.
+
+    `name` is the key in the model's state dict; `module` (at the dotted path `owner`) registers it as `attr`.
+    """
+
+    name: str
+    owner: str
+    module: nn.Module
+    attr: str
+    tensor: torch.Tensor
+    is_buffer: bool
+    persistent: bool
+
+    @property
+    def home(self) -> dict[str, torch.Tensor | None]:
+        """The module's dict that holds the tensor."""
+        return self.module._buffers if self.is_buffer else self.module._parameters  # type: ignore[return-value]  # noqa: SLF001
+
+
+def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every module under every one of its dotted paths, parents first, in registration order.
+
+    A module that is reachable twice comes twice, as its tensors come twice in the state dict.
+    """
+    out: list[tuple[str, nn.Module]] = []
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    while stack:
+        path, module = stack.pop()
+        out.append((path, module))
+        children = module._modules  # noqa: SLF001  # the public iterators are five times slower
+        if children:
+            prefix = path + "." if path else ""
+            stack.extend([(prefix + name, child) for name, child in reversed(children.items()) if child is not None])
+    return out
+
+
+def places(model: nn.Module, walked: list[tuple[str, nn.Module]] | None = None) -> list[Place]:
+    """Return every tensor of `model` under every one of its state-dict names, in state-dict order.
+
+    Buffers that no state dict holds come with `persistent=False`, after the persistent tensors of their module.
+    `walked` is the result of `modules`, where the caller has it already.
+    """
+    walked = modules(model) if walked is None else walked
+    found: list[Place] = []
+    for path, module in walked:
+        _collect(path, module, found)
+    if any(_renames(module) for _, module in walked):
+        return _renamed(model, found)
+    return found
+
+
+def _collect(path: str, module: nn.Module, found: list[Place]) -> None:
+    """Append the tensors that `module` itself registers."""
+    prefix = path + "." if path else ""
+    for attr, tensor in module._parameters.items():  # noqa: SLF001
+        if tensor is not None:
+            found.append(Place(prefix + attr, path, module, attr, tensor, False, True))
+    buffers = module._buffers  # noqa: SLF001
+    if not buffers:
+        return
+    hidden = module._non_persistent_buffers_set  # noqa: SLF001
+    for attr, buffer in buffers.items():
+        if buffer is not None and attr not in hidden:
+            found.append(Place(prefix + attr, path, module, attr, buffer, True, True))
+    for attr, buffer in buffers.items():
+        if buffer is not None and attr in hidden:
+            found.append(Place(prefix + attr, path, module, attr, buffer, True, False))
+
+
+def _renames(module: nn.Module) -> bool:
+    """Return whether the module can give its tensors other names in the state dict than their dotted paths."""
+    if module._state_dict_hooks or module._state_dict_pre_hooks:  # noqa: SLF001
+        return True
+    kind = type(module)
+    return _defined_outside_torch(kind.state_dict) or _defined_outside_torch(kind._save_to_state_dict)  # noqa: SLF001
+
+
+def _defined_outside_torch(function: Callable[..., object]) -> bool:
+    """Return whether a method overrides the one of `torch.nn.Module`."""
+    return getattr(function, "__module__", "") != "torch.nn.modules.module"
+
+
+def _renamed(model: nn.Module, found: list[Place]) -> list[Place]:
+    """Return `found` under the names that the model's own `state_dict` gives the very same tensors.
+
+    A parameter that the state dict leaves out keeps its path and is marked as not persistent.
+    """
+    names: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(name)
+    out: list[Place] = []
+    for place in found:
+        own = names.get(id(place.tensor), [])
+        if not own:
+            out.append(place._replace(persistent=False))
+            continue
+        name = place.name if place.name in own else own[0]
+        own.remove(name)
+        out.append(place._replace(name=name, persistent=True))
+    return out

@@ -1,0 +1,156 @@
+"""One slot per storage of a model, with all its names."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import Place, modules, places
+from torchgraft.core.specs import Slot, Target, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Mapping
+
+    import torch
+    from torch import nn
+
+
+def survey(model: nn.Module) -> Target:
+    """Return the slots of `model`: one per storage, with all its names; persistent ones and hidden buffers alike.
+
+    Nothing is read but names, shapes and types, so a model on the meta device is as good as any.
+
+    Raises:
+        UsageError: a module has not been given its shapes yet (lazy modules), or holds an element type unknown here.
+    """
+    with _collector_paused():
+        walked = modules(model)
+        classes = {path: _class_name(module) for path, module in walked}
+        kinds = _kinds(walked, classes)
+        groups: dict[Hashable, list[Place]] = {}
+        for place in places(model, walked):
+            groups.setdefault(_identity(place.tensor), []).append(place)
+        slots = tuple(_slot(group, kinds, order) for order, group in enumerate(groups.values()))
+        is_meta = any(group[0].tensor.is_meta for group in groups.values())
+    return Target(slots, classes, is_meta=is_meta)
+
+
+def target_from_specs(specs: Mapping[str, TensorSpec], shared: Mapping[str, str] | None = None) -> Target:
+    """Return a target that is known only by its names, shapes and types: another checkpoint, say.
+
+    `shared` maps a name to the first name with the same memory; such names become aliases. Module kinds stay unknown.
+    """
+    aliases: dict[str, list[str]] = {}
+    for name, first in (shared or {}).items():
+        if name != first and specs.get(first) is not None and name in specs:
+            aliases.setdefault(first, []).append(name)
+    hidden = {name for names in aliases.values() for name in names}
+    firsts = [spec for name, spec in specs.items() if name not in hidden]
+    slots = tuple(
+        Slot(spec=spec, aliases=tuple(aliases.get(spec.name, ())), owner=spec.name.rpartition(".")[0], order=order)
+        for order, spec in enumerate(firsts)
+    )
+    return Target(slots, {})
+
+
+def _slot(group: list[Place], kinds: Mapping[str, str], order: int) -> Slot:
+    """Return the slot of one storage; the first persistent name is the canonical one."""
+    first = group[0]
+    aliases: tuple[str, ...] = ()
+    if len(group) > 1:
+        group = sorted(group, key=lambda place: not place.persistent)
+        first = group[0]
+        aliases = tuple(dict.fromkeys(place.name for place in group[1:]))
+    tensor = first.tensor
+    return Slot(
+        spec=TensorSpec(first.name, _shape(first), _dtype(first)),
+        aliases=aliases,
+        owner=first.owner,
+        kind=kinds[first.owner],
+        is_buffer=first.is_buffer,
+        persistent=first.persistent,
+        trainable=tensor.requires_grad,
+        order=order,
+    )
+
+
+def _identity(tensor: torch.Tensor) -> Hashable:
+    """Return what two tensors share when they are one storage seen the same way."""
+    address = 0 if tensor.is_meta else _address(tensor)
+    if address:
+        return (address, tensor.shape, tensor.stride(), tensor.dtype)
+    try:
+        storage = tensor.untyped_storage()._cdata  # noqa: SLF001  # on meta no memory tells storages apart
+        return (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+    except (RuntimeError, NotImplementedError, TypeError):  # sparse, subclasses without a storage of their own
+        return id(tensor)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Return where the values begin in memory, 0 where the question makes no sense."""
+    try:
+        return tensor.data_ptr() if tensor.numel() else 0
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return 0
+
+
+def _shape(place: Place) -> tuple[int, ...]:
+    try:
+        return tuple(place.tensor.shape)
+    except RuntimeError as error:
+        raise UsageError(
+            f"{place.name} of the model has no shape yet ({type(place.module).__name__} is lazy): "
+            "run one forward pass with an example batch first, then load"
+        ) from error
+
+
+def _dtype(place: Place) -> DType:
+    found = _DTYPES.get(place.tensor.dtype)
+    if found is None:
+        try:
+            found = DType.of(str(place.tensor.dtype))
+        except KeyError as error:
+            raise UsageError(
+                f"{place.name} of the model has element type {place.tensor.dtype}, which torchgraft does not know"
+            ) from error
+        _DTYPES[place.tensor.dtype] = found
+    return found
+
+
+_DTYPES: dict[object, DType] = {}
+
+
+def _kinds(walked: list[tuple[str, nn.Module]], classes: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the class name of every module; parts of a parametrized module carry the name of that module's class."""
+    kinds = dict(classes)
+    for path, module in walked:
+        inner = module._modules.get("parametrizations")  # noqa: SLF001
+        if inner is None:
+            continue
+        prefix = f"{path}.parametrizations" if path else "parametrizations"
+        for name in inner._modules:  # noqa: SLF001
+            kinds[f"{prefix}.{name}"] = kinds[path]
+    return kinds
+
+
+def _class_name(module: nn.Module) -> str:
+    """Return the class name; for the class that torch's parametrize makes up, that of the class it was made from."""
+    kind = type(module)
+    if "parametrizations" in module._modules and kind.__name__.startswith("Parametrized"):  # noqa: SLF001
+        return kind.__bases__[0].__name__
+    return kind.__name__
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause Python's collector: a hundred thousand new objects would have it scan everything several times over."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
