@@ -1,1 +1,6 @@
-"""TODO docstring"""
+"""The only writer: fills a model by a plan, all or nothing."""
+
+from torchgraft.applying.result import Applied
+from torchgraft.applying.transaction import apply
+
+__all__ = ["Applied", "apply"]

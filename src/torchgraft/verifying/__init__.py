@@ -1,1 +1,5 @@
-"""TODO docstring"""
+"""Proof that a load did what it says."""
+
+from torchgraft.verifying.values import compare_values
+
+__all__ = ["compare_values"]

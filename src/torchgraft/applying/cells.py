@@ -1,0 +1,118 @@
+"""Slots of the target as places in the model: where values are written to, and how meta tensors become real ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.applying.memory import ask_huge_pages, is_dense
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import Place, places
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from torchgraft.core.specs import Slot, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A slot in the model: its places, and the tensor to write to.
+
+    `value` is the model's own memory, or, where the model has none (meta), new memory that `Installation` puts in.
+    It has a version counter of its own, so that a load that was rolled back leaves no trace.
+    """
+
+    slot: Slot
+    places: tuple[Place, ...]
+    value: torch.Tensor
+    staged: bool
+
+
+def resolve(model: nn.Module, target: Target, device: str | torch.device | None) -> dict[str, Cell]:
+    """Return the cells of `target` by the canonical name of their slot; tensors on meta get memory on `device`.
+
+    Raises:
+        UsageError: the model has changed since it was surveyed.
+    """
+    found = {place.name: place for place in places(model)}
+    cells: dict[str, Cell] = {}
+    for slot in target.slots:
+        mine = tuple(found[name] for name in slot.names if name in found)
+        if not mine or tuple(mine[0].tensor.shape) != slot.spec.shape:
+            now = f"is now {list(mine[0].tensor.shape)}" if mine else "is gone"
+            raise UsageError(
+                f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
+            )
+        tensor = mine[0].tensor
+        staged = tensor.is_meta
+        cells[slot.name] = Cell(slot, mine, _memory_like(tensor, device) if staged else tensor.data, staged)
+    return cells
+
+
+def _memory_like(tensor: torch.Tensor, device: str | torch.device | None) -> torch.Tensor:
+    """Return uninitialised memory for a meta tensor: same shape, type and, where it has no gaps, same strides."""
+    import torch
+
+    where = torch.device(device or "cpu")
+    if is_dense(tensor):
+        fresh = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=where)
+    else:
+        fresh = torch.empty(tensor.shape, dtype=tensor.dtype, device=where)
+    if where.type == "cpu":
+        ask_huge_pages(fresh.data_ptr(), fresh.numel() * fresh.element_size())
+    return fresh
+
+
+class Installation:
+    """Puts staged tensors into the model under the identity of the meta tensors, and can take them out again."""
+
+    def __init__(self) -> None:
+        self._swapped: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._replaced: list[tuple[Place, torch.Tensor]] = []
+
+    def install(self, cell: Cell) -> None:
+        """Give every tensor object of `cell` the staged memory."""
+        import torch
+
+        done: set[int] = set()
+        for place in cell.places:
+            old = place.tensor
+            if id(old) in done:
+                continue
+            done.add(id(old))
+            new = _dressed(old, cell.value)
+            try:
+                torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+            except RuntimeError:  # something else holds the tensor itself, a weak reference or an autograd node
+                self._replace(cell, old, new)
+            else:
+                self._swapped.append((old, new))
+
+    def _replace(self, cell: Cell, old: torch.Tensor, new: torch.Tensor) -> None:
+        for place in cell.places:
+            if place.tensor is old:
+                self._replaced.append((place, old))
+                setattr(place.module, place.attr, new)
+
+    def undo(self) -> None:
+        """Take every staged tensor out again."""
+        import torch
+
+        for place, old in reversed(self._replaced):
+            setattr(place.module, place.attr, old)
+        for old, new in reversed(self._swapped):
+            torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+
+
+def _dressed(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return `value` as a tensor of the class, the attributes and the gradient flag of `old`."""
+    import torch
+
+    if isinstance(old, torch.nn.Parameter) or type(old) is not torch.Tensor:
+        new = torch.Tensor._make_subclass(type(old), value, old.requires_grad)  # noqa: SLF001  # as nn.Parameter does
+    else:
+        new = value.detach().requires_grad_(old.requires_grad)
+    new.__dict__.update(old.__dict__)
+    return new

@@ -1,0 +1,59 @@
+"""What the values themselves say against loading them: NaN, infinities, casts that overflow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.plan import Objection
+from torchgraft.core.policy import Policy, Verdict
+
+if TYPE_CHECKING:
+    from torchgraft.applying.finite import Odd
+    from torchgraft.core.plan import Step
+
+
+class Findings:
+    """Collects objections while values pass by; may be added to from several threads."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._found: list[tuple[int, Objection]] = []
+        self.looks_for_odd = policy.nonfinite is not Verdict.ACCEPT
+        self.looks_for_loss = policy.lossy is not Verdict.ACCEPT
+
+    def odd(self, step: Step, odd: Odd) -> None:
+        """Note NaN and infinities on their way into a slot. Infinities in buffers are usual: masks are made of them."""
+        slot = step.slot
+        parts = [f"{odd.nan} NaN"] if odd.nan else []
+        if odd.inf and not slot.is_buffer:
+            parts.append(f"{odd.inf} infinite")
+        if not parts:
+            return
+        sources = ", ".join(feed.key for feed in step.feeds) or "computed values"
+        text = (
+            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} values from {sources}: "
+            "training diverged or the file is damaged; take another checkpoint, or let the policy accept nonfinite"
+        )
+        self._found.append((slot.order, Objection("nonfinite", text, (slot.name,))))
+
+    def lost(self, step: Step, count: int, given: str) -> None:
+        """Note values that the slot's element type can't hold."""
+        slot = step.slot
+        text = (
+            f"{slot.name} is {slot.spec.dtype}, and {count} of its {slot.spec.numel} values, {given} in the checkpoint, "
+            "do not fit into that type; give the model a wider type, or let the policy accept lossy"
+        )
+        self._found.append((slot.order, Objection("lossy", text, (slot.name,))))
+
+    def settle(self) -> tuple[Objection, ...]:
+        """Return the findings that the policy lets pass with a word.
+
+        Raises:
+            PlanRefusedError: the policy refuses some; all of them at once.
+        """
+        found = [objection for _, objection in sorted(self._found, key=lambda item: item[0])]
+        refused = [o for o in found if self._policy.verdict(o.kind) is Verdict.REFUSE]
+        if refused:
+            raise PlanRefusedError(refused)
+        return tuple(found)

@@ -1,0 +1,91 @@
+"""Whether values are finite, told from their bit patterns at the speed of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torchgraft.core.dtypes import DType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """Bit patterns of one element type: `infinite` is that of +inf (patterns above it are NaN), without the sign."""
+
+    bits: int
+    infinite: int
+    has_infinity: bool = True
+
+    @property
+    def signed(self) -> np.dtype[np.signedinteger[np.typing.NBitBase]]:
+        return np.dtype(f"i{self.bits // 8}")
+
+    @property
+    def unsigned(self) -> np.dtype[np.unsignedinteger[np.typing.NBitBase]]:
+        return np.dtype(f"u{self.bits // 8}")
+
+
+# IEEE 754 binary16/32/64; bfloat16; float8 of Micikevicius et al. 2022 (E4M3FN has no infinity, its NaN is S.1111.111).
+_PATTERNS = {
+    DType.F16: _Pattern(16, 0x7C00),
+    DType.BF16: _Pattern(16, 0x7F80),
+    DType.F32: _Pattern(32, 0x7F80_0000),
+    DType.F64: _Pattern(64, 0x7FF0_0000_0000_0000),
+    DType.C32: _Pattern(16, 0x7C00),
+    DType.C64: _Pattern(32, 0x7F80_0000),
+    DType.C128: _Pattern(64, 0x7FF0_0000_0000_0000),
+    DType.F8_E5M2: _Pattern(8, 0x7C),
+    DType.F8_E4M3FN: _Pattern(8, 0x7F, has_infinity=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """How many elements are NaN and how many infinite."""
+
+    nan: int = 0
+    inf: int = 0
+
+    def __add__(self, other: Odd) -> Odd:
+        return Odd(self.nan + other.nan, self.inf + other.inf)
+
+    def __bool__(self) -> bool:
+        return bool(self.nan or self.inf)
+
+
+NONE = Odd()
+
+
+def odd_values(data: NDArray[np.uint8], dtype: DType) -> Odd:
+    """Return how many NaN and infinite elements the bytes hold; none for types that have neither.
+
+    Two passes for the greatest pattern, signed and unsigned, tell whether there are any: with the sign bit clear the
+    greatest signed pattern, with it set the greatest unsigned one is that of an infinity or a NaN.
+    """
+    pattern = _PATTERNS.get(dtype)
+    if pattern is None or not data.size:
+        return NONE
+    signed, unsigned = data.view(pattern.signed), data.view(pattern.unsigned)
+    negative = pattern.infinite | (1 << (pattern.bits - 1))
+    total = NONE
+    for start in range(0, signed.size, _CHUNK):
+        end = start + _CHUNK
+        if signed[start:end].max() >= pattern.infinite or unsigned[start:end].max() >= negative:
+            total += _count(unsigned[start:end], pattern)
+    return total
+
+
+def _count(values: NDArray[np.unsignedinteger[np.typing.NBitBase]], pattern: _Pattern) -> Odd:
+    """Return the exact counts."""
+    size = values & values.dtype.type((1 << (pattern.bits - 1)) - 1)
+    infinite = int((size == pattern.infinite).sum())
+    if not pattern.has_infinity:
+        return Odd(infinite, 0)
+    return Odd(int((size > pattern.infinite).sum()), infinite)

@@ -1,0 +1,106 @@
+"""The bytes behind a tensor."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
+HUGE = 2 << 20
+_WORTH_HUGE = 4 << 20
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether the tensor's values are ordinary CPU memory that bytes can be moved to and from."""
+    import torch
+
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+    )
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Return whether the elements fill one gapless run of memory, in whatever order of dimensions."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def bytes_of(tensor: torch.Tensor) -> Bytes:
+    """Return the bytes of a plain contiguous tensor, as a view that can be written to."""
+    import torch
+
+    flat: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return flat
+
+
+def move(destination: int, origin: int, size: int) -> None:
+    """Copy `size` bytes between addresses; other threads run meanwhile."""
+    ctypes.memmove(destination, origin, size)
+
+
+def ask_huge_pages(address: int, size: int) -> None:
+    """Ask for 2 MiB pages behind memory that was never touched: a fault per 4 KiB costs more than reading the file."""
+    if size < _WORTH_HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return
+    start = -(-address // HUGE) * HUGE
+    length = (address + size - start) // HUGE * HUGE
+    if length > 0:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+
+
+class Arena:
+    """Scratch memory of a fixed size, taken from the system at once and given back at once."""
+
+    def __init__(self, size: int) -> None:
+        self._map = _anonymous(size + HUGE)
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
+        base = int(self._bytes.ctypes.data)
+        self._next = -(-base // HUGE) * HUGE
+        self._end = base + size + HUGE
+
+    def take(self, size: int) -> int:
+        """Return the address of `size` fresh bytes.
+
+        Raises:
+            MemoryError: the arena is used up.
+        """
+        address = self._next
+        if address + size > self._end:
+            raise MemoryError("the undo arena is used up")
+        self._next = address + (size + 63) // 64 * 64
+        return address
+
+
+def _anonymous(size: int) -> mmap.mmap:
+    """Return private memory, with huge pages where the system has them."""
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _WORTH_HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # kernels without it
+            return memory
+    return memory

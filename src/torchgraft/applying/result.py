@@ -1,0 +1,26 @@
+"""What applying a plan came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchgraft.core.plan import Objection
+    from torchgraft.core.report import Check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A plan that was carried out.
+
+    `initialised` are the slots that had no values and got their module's own initial ones. `undo_bytes` is the memory
+    that held the old values until the end. `notes` are findings that the policy lets pass with a word.
+    """
+
+    initialised: tuple[str, ...] = ()
+    bytes_read: int = 0
+    bytes_written: int = 0
+    undo_bytes: int = 0
+    checks: tuple[Check, ...] = ()
+    notes: tuple[Objection, ...] = ()

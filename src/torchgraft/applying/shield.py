@@ -1,0 +1,58 @@
+"""Signals wait while a model is being written: they arrive between two tensors, never in the middle of an undo."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+HELD = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
+
+
+class Shield:
+    """Holds back the signals that Python code handles; `deliver` hands them on at a moment of our choosing.
+
+    A handler such as that of Ctrl-C raises wherever the main thread stands, the middle of a rollback included.
+    Outside the main thread no handler ever runs, and the shield does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._pending: deque[tuple[int, FrameType | None]] = deque()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for name in HELD:
+            number = getattr(signal, name, None)
+            if number is None or not callable(signal.getsignal(number)):
+                continue
+            self._handlers[number] = signal.getsignal(number)
+            signal.signal(number, self._hold)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if kind is None:
+            self.deliver()
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        self._pending.append((number, frame))
+
+    @property
+    def pending(self) -> bool:
+        """Whether a signal waits."""
+        return bool(self._pending)
+
+    def deliver(self) -> None:
+        """Run the real handlers of the signals that came meanwhile; that of Ctrl-C raises KeyboardInterrupt."""
+        while self._pending:
+            number, frame = self._pending.popleft()
+            self._handlers[number](number, frame)

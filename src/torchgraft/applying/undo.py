@@ -1,0 +1,52 @@
+"""The old values, kept until the new ones are proved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.applying.memory import Arena, is_dense, is_plain, move
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+class Undo:
+    """Keeps what is about to be overwritten, and puts it back, the last first."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Reserve memory for the old values of `tensors` (each may be kept once, whole or in pieces)."""
+        sizes = [t.numel() * t.element_size() for t in tensors if is_plain(t) and is_dense(t)]
+        self._arena = Arena(sum((size + 63) // 64 * 64 for size in sizes))
+        self._moved: list[tuple[int, int, int]] = []
+        self._cloned: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.size = 0
+
+    def reserve(self, size: int) -> int:
+        """Return the address of room for `size` bytes."""
+        self.size += size
+        return self._arena.take(size)
+
+    def keep_bytes(self, room: int, address: int, size: int) -> None:
+        """Keep the bytes at `address` in `room`. May be called from several threads for different memory."""
+        move(room, address, size)
+        self._moved.append((address, room, size))
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Keep the values of a whole tensor of any kind; those of other devices are kept on the CPU."""
+        if is_plain(tensor) and is_dense(tensor):
+            size = tensor.numel() * tensor.element_size()
+            if size:
+                self.keep_bytes(self.reserve(size), tensor.data_ptr(), size)
+            return
+        copy = tensor.detach().to("cpu", copy=True)
+        self.size += copy.numel() * copy.element_size()
+        self._cloned.append((tensor, copy))
+
+    def restore(self) -> None:
+        """Put every kept value back."""
+        for tensor, copy in reversed(self._cloned):
+            tensor.copy_(copy)
+        for address, room, size in reversed(self._moved):
+            move(address, room, size)
