@@ -5,13 +5,22 @@
 
 from __future__ import annotations
 
+from torchgraft.ops.adapters import DoraMerge, LohaMerge, LoraMerge
 from torchgraft.ops.base import BaseOp
+from torchgraft.ops.bias_tables import ResampleBiasTable
+from torchgraft.ops.channels import AdaptInputChannels, CropKernel, InflateKernel, PadKernel
 from torchgraft.ops.exact import Cast, Index, Permute, Reshape, SelectRows, SliceDim, Transpose
+from torchgraft.ops.fusing import FuseBranches, FuseNormBias, FuseNormWeight
 from torchgraft.ops.heads import HeadsToParts, PartsToHeads, RotaryLayout
 from torchgraft.ops.joining import Concat, Constant, InsertZeros, JoinRanks, Stack
 from torchgraft.ops.plain import read_op
+from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
+from torchgraft.ops.reparam import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit
+from torchgraft.ops.resample import Resample1d, ResampleGrid, ResamplePatch
+from torchgraft.ops.rows import MeanRows, PadRows, TrimRows
 
 OPS: tuple[type[BaseOp], ...] = (
+    # exact: rearrange, cut, join
     Transpose,
     Permute,
     Reshape,
@@ -27,6 +36,32 @@ OPS: tuple[type[BaseOp], ...] = (
     HeadsToParts,
     PartsToHeads,
     RotaryLayout,
+    # another size
+    ResampleGrid,
+    Resample1d,
+    ResamplePatch,
+    ResampleBiasTable,
+    AdaptInputChannels,
+    InflateKernel,
+    PadKernel,
+    CropKernel,
+    MeanRows,
+    PadRows,
+    TrimRows,
+    # another parametrization
+    WeightNormBake,
+    WeightNormSplit,
+    SpectralNormBake,
+    ApplyMask,
+    Scale,
+    FuseNormWeight,
+    FuseNormBias,
+    FuseBranches,
+    LoraMerge,
+    DoraMerge,
+    LohaMerge,
+    DequantBlocks,
+    Dequant4bit,
 )
 
 _BY_NAME = {op.name: op for op in OPS}
@@ -43,21 +78,45 @@ def from_dict(data: object) -> BaseOp:
 
 __all__ = [
     "OPS",
+    "AdaptInputChannels",
+    "ApplyMask",
     "BaseOp",
     "Cast",
     "Concat",
     "Constant",
+    "CropKernel",
+    "Dequant4bit",
+    "DequantBlocks",
+    "DoraMerge",
+    "FuseBranches",
+    "FuseNormBias",
+    "FuseNormWeight",
     "HeadsToParts",
     "Index",
+    "InflateKernel",
     "InsertZeros",
     "JoinRanks",
+    "LohaMerge",
+    "LoraMerge",
+    "MeanRows",
+    "PadKernel",
+    "PadRows",
     "PartsToHeads",
     "Permute",
+    "Resample1d",
+    "ResampleBiasTable",
+    "ResampleGrid",
+    "ResamplePatch",
     "Reshape",
     "RotaryLayout",
+    "Scale",
     "SelectRows",
     "SliceDim",
+    "SpectralNormBake",
     "Stack",
     "Transpose",
+    "TrimRows",
+    "WeightNormBake",
+    "WeightNormSplit",
     "from_dict",
 ]

@@ -1,0 +1,286 @@
+"""Ops that change how many channels or cells a convolution kernel has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.ops.base import BaseOp, expect, expect_choice, expect_count, expect_float, replaced, widened, with_shape
+from torchgraft.ops.exact import gather
+from torchgraft.ops.resample import arrow, size_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from torchgraft.core.specs import Shape, TensorSpec
+
+_RULES = {
+    "repeat": "repeated and scaled to the same sum",
+    "sum": "their sum shared out",
+    "mean": "mean",
+    "zero": "new ones zero",
+    "fill-mean": "new ones the mean",
+    "copy": "new ones as channel {k}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptInputChannels(BaseOp):
+    """Gives a convolution kernel [out, in, ...] another number of input channels.
+
+    Rules: "repeat" takes the source's channels in turn, scaled by source/target; to one channel it is their sum
+    (timm's `adapt_input_conv`). "sum" makes every channel the sum of the source's, divided by the target's number:
+    an input repeated over all channels gives what it gave before. "mean" makes every channel their mean. When
+    channels are added, "zero" keeps the old and adds zeros, "fill-mean" adds their mean, "copy:1" copies of channel 1
+    (with a target of one channel: that channel alone). `source`, where given, is the
+    number of channels to come in. With `groups` the channels of each consecutive group are
+    adapted on their own (space-to-depth stems). Computes in float32.
+    """
+
+    target: int
+    rule: str
+    groups: int = 1
+    source: int | None = None
+
+    name = "adapt_input_channels"
+
+    def __post_init__(self) -> None:
+        kind, _, k = self.rule.partition(":")
+        expect_choice(self.name, "rule", kind, _RULES)
+        if k.isdecimal() != (kind == "copy") or (k and kind != "copy"):
+            raise UsageError(f"{self.name}: rule {self.rule!r} is none; a rule to copy channel 1 is 'copy:1'")
+        if min(self.target, self.groups) < 1 or self.target % self.groups:
+            raise UsageError(f"{self.name}: {self.target} channels in {self.groups} groups make no sense")
+
+    @property
+    def _one(self) -> bool:
+        return self.target == self.groups
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's channels in dimension 1.
+
+        Raises:
+            UsageError: no kernel with the source's channels, or the rule doesn't lead from them to the target's.
+        """
+        expect_count(self.name, specs, 1)
+        shape = specs[0].shape
+        source = shape[1] if len(shape) > 1 else 0
+        need = f"it takes a kernel [out, {self.source or 'in'}, ...] in {self.groups} groups"
+        fits = source > 0 and source % self.groups == 0 and self.source in (None, source)
+        expect(that=fits, op=self.name, specs=specs, need=need)
+        expect_float(self.name, specs)
+        kind, _, k = self.rule.partition(":")
+        grows = kind in ("repeat", "sum", "mean") or self.target >= source or (kind == "copy" and self._one)
+        need = f"rule {self.rule!r} doesn't lead to {self.target} channels"
+        fits = grows and int(k or 0) < source // self.groups
+        expect(that=fits, op=self.name, specs=specs, need=need)
+        return with_shape(specs[0], replaced(shape, 1, self.target))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the kernel with the target's channels, in the input's type."""
+        given = widened(values)[0]
+        kernel = given.reshape(given.shape[0], self.groups, -1, *given.shape[2:])
+        kind, _, k = self.rule.partition(":")
+        each = self.target // self.groups
+        adapted = _copied(kernel, each, int(k)) if kind == "copy" else _HOW[kind](kernel, each)
+        return adapted.flatten(1, 2).to(values[0].dtype)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        kind, _, k = self.rule.partition(":")
+        if self._one and kind in ("repeat", "sum"):
+            words = "summed"
+        else:
+            words = f"channel {k} alone" if self._one and k else _RULES[kind].format(k=k)
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        return f"input channels {arrow(self.source, self.target)}{groups}, {words}"
+
+
+def _repeated(kernel: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the channels (dimension 2) in turn, scaled by source/target; the sum when one is wanted."""
+    source = kernel.shape[2]
+    if target == source:
+        return kernel
+    if target == 1:
+        return kernel.sum(2, keepdim=True)
+    return gather(kernel, 2, [i % source for i in range(target)]).mul_(source / target)
+
+
+def _averaged(kernel: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the mean of the channels, `target` times."""
+    return kernel.mean(2, keepdim=True).repeat_interleave(target, 2)
+
+
+def _summed(kernel: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the sum of the channels shared out over `target` of them."""
+    return kernel.sum(2, keepdim=True).div_(target).repeat_interleave(target, 2)
+
+
+def _zero_filled(kernel: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the channels and zeros."""
+    import torch
+
+    more = target - kernel.shape[2]
+    return torch.cat([kernel, kernel.new_zeros(replaced(tuple(kernel.shape), 2, more))], 2)
+
+
+def _mean_filled(kernel: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the channels and their mean as often as one is missing."""
+    import torch
+
+    return torch.cat([kernel, _averaged(kernel, target - kernel.shape[2])], 2)
+
+
+def _copied(kernel: torch.Tensor, target: int, k: int) -> torch.Tensor:
+    """Return the channels and copies of channel `k`; channel `k` alone when one is wanted."""
+    source = kernel.shape[2]
+    return gather(kernel, 2, [k] if target == 1 else [*range(source), *[k] * (target - source)])
+
+
+_HOW: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "repeat": _repeated,
+    "mean": _averaged,
+    "sum": _summed,
+    "zero": _zero_filled,
+    "fill-mean": _mean_filled,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InflateKernel(BaseOp):
+    """Gives a kernel [out, in, height, width] a depth: [out, in, depth, height, width].
+
+    "mean" repeats it over the depth and divides by it, so that a still video gives what the image gave (I3D, Carreira
+    and Zisserman 2017, arXiv:1705.07750). "centre" puts it in the middle plane and zeros around it.
+    Computes in float32.
+    """
+
+    target: tuple[int, ...]
+    rule: str = "mean"
+
+    name = "inflate_kernel"
+
+    def __post_init__(self) -> None:
+        expect_choice(self.name, "rule", self.rule, ("mean", "centre"))
+        if len(self.target) < 4 or min(self.target) < 1:
+            raise UsageError(f"{self.name}: {list(self.target)} is no kernel with a depth")
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of the target.
+
+        Raises:
+            UsageError: the kernel is not the target without its depth.
+        """
+        expect_count(self.name, specs, 1)
+        flat = (*self.target[:2], *self.target[3:])
+        expect(that=specs[0].shape == flat, op=self.name, specs=specs, need=f"it takes a kernel {list(flat)}")
+        expect_float(self.name, specs)
+        return with_shape(specs[0], self.target)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the inflated kernel in the input's type."""
+        kernel, depth = values[0], self.target[2]
+        if self.rule == "mean":
+            return (widened([kernel])[0] / depth).to(kernel.dtype).unsqueeze(2).repeat_interleave(depth, 2)
+        out = kernel.new_zeros(self.target)
+        out[:, :, depth // 2] = kernel
+        return out
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        how = "shared over the depth" if self.rule == "mean" else "in the middle plane"
+        return f"kernel {size_words(self.target[3:])} -> {size_words(self.target[2:])} {how}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PadKernel(BaseOp):
+    """Puts a kernel into the middle of a larger one of zeros: 1x1 into 3x3, the same function with more padding."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    name = "pad_kernel"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        _expect_nested(self.name, self.source, self.target)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's kernel size.
+
+        Raises:
+            UsageError: the kernel has another size.
+        """
+        return _resized_kernel(self.name, specs, self.source, self.target)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the padded kernel."""
+        out = values[0].new_zeros((*values[0].shape[:2], *self.target))
+        out[middle(self.source, self.target)] = values[0]
+        return out
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the crop."""
+        self.out_spec(specs)
+        return (CropKernel(source=self.target, target=self.source),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"kernel {size_words(self.source)} -> {size_words(self.target)} padded with zeros"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropKernel(BaseOp):
+    """Takes the middle of a kernel: 3x3 out of 5x5."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    name = "crop_kernel"
+
+    def __post_init__(self) -> None:
+        _expect_nested(self.name, self.target, self.source)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's kernel size.
+
+        Raises:
+            UsageError: the kernel has another size.
+        """
+        return _resized_kernel(self.name, specs, self.source, self.target)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the middle as a view."""
+        return values[0][middle(self.target, self.source)]
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"kernel {size_words(self.source)} -> {size_words(self.target)}, the middle"
+
+
+def _expect_nested(op: str, small: tuple[int, ...], large: tuple[int, ...]) -> None:
+    """Raise UsageError unless `small` has a middle place in `large`."""
+    nested = len(small) == len(large) > 0 and all(
+        1 <= a <= b and (b - a) % 2 == 0 for a, b in zip(small, large, strict=True)
+    )
+    if not nested:
+        raise UsageError(f"{op}: a kernel {list(small)} has no middle place in one of {list(large)}")
+
+
+def _resized_kernel(op: str, specs: Sequence[TensorSpec], source: Shape, target: Shape) -> TensorSpec:
+    """Return the spec of a kernel [out, in, *target] made from one [out, in, *source] (UsageError otherwise)."""
+    expect_count(op, specs, 1)
+    shape = specs[0].shape
+    fits = len(shape) == 2 + len(source) and shape[2:] == source
+    expect(that=fits, op=op, specs=specs, need=f"it takes a kernel of size {size_words(source)}")
+    return with_shape(specs[0], (*shape[:2], *target))
+
+
+def middle(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the index of `small` in the middle of kernels of size `large`."""
+    whole = slice(None)
+    starts = [(b - a) // 2 for a, b in zip(small, large, strict=True)]
+    return (whole, whole, *(slice(s, s + a) for s, a in zip(starts, small, strict=True)))

@@ -1,0 +1,213 @@
+"""Ops between a weight and what it is parametrized by: weight norm, spectral norm, pruning masks, plain scaling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from torchgraft.ops.base import (
+    BaseOp,
+    expect,
+    expect_choice,
+    expect_count,
+    expect_dim,
+    expect_float,
+    widened,
+    with_shape,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from torchgraft.core.specs import Shape, TensorSpec
+
+
+def _gain_shape(shape: Shape, dim: int | None) -> Shape:
+    """Return the shape of the norms of a weight of `shape`: 1 everywhere but at `dim`; a scalar without `dim`."""
+    return () if dim is None else tuple(n if d == dim else 1 for d, n in enumerate(shape))
+
+
+def _norms(weight: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """Return the 2-norm over all dimensions but `dim` (over all of them without `dim`)."""
+    import torch
+
+    if dim is None:
+        norm: torch.Tensor = torch.linalg.vector_norm(weight)
+        return norm
+    others = [d for d in range(weight.dim()) if d != dim]
+    return torch.linalg.vector_norm(weight, dim=others, keepdim=True) if others else weight.abs()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNormBake(BaseOp):
+    """Joins magnitude and direction, (g, v), to the weight g * v / |v|.
+
+    |v| is the norm over all dimensions but `dim` (None: over all). Weight normalization, Salimans and Kingma 2016
+    (arXiv:1602.07868); torch.nn.utils.weight_norm and its parametrization, `original0` and `original1`. Computes in
+    float32, returns v's type.
+    """
+
+    dim: int | None
+
+    name = "weight_norm_bake"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of v, named after g.
+
+        Raises:
+            UsageError: g has not one magnitude for each index of v along `dim`.
+        """
+        expect_count(self.name, specs, 2)
+        g, v = specs
+        if self.dim is not None:
+            expect_dim(self.name, [v], self.dim)
+        need = f"g should hold one magnitude for each index of v's dimension {self.dim}"
+        expect(that=g.numel == prod(_gain_shape(v.shape, self.dim)), op=self.name, specs=specs, need=need)
+        expect_float(self.name, specs)
+        return type(g)(g.name, v.shape, v.dtype)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the weight."""
+        g, v = widened(values)
+        gain = g.reshape(_gain_shape(tuple(v.shape), self.dim)) / _norms(v, self.dim)
+        return (v * gain).to(values[1].dtype)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"weight norm joined over {'all' if self.dim is None else f'dim {self.dim}'}"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNormSplit(BaseOp):
+    """Takes the magnitude ("g") or the direction ("v") out of a weight: undoes weight norm's joining.
+
+    g is the norm over all dimensions but `dim` (None: over all), v the weight itself, as
+    torch.nn.utils.parametrizations.weight_norm initialises them. Computes in float32.
+    """
+
+    part: str
+    dim: int | None
+
+    name = "weight_norm_split"
+
+    def __post_init__(self) -> None:
+        expect_choice(self.name, "part", self.part, ("g", "v"))
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of the part.
+
+        Raises:
+            UsageError: not one float tensor with a dimension `dim`.
+        """
+        expect_count(self.name, specs, 1)
+        if self.dim is not None:
+            expect_dim(self.name, specs, self.dim)
+        expect_float(self.name, specs)
+        return specs[0] if self.part == "v" else with_shape(specs[0], _gain_shape(specs[0].shape, self.dim))
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the part."""
+        if self.part == "v":
+            return values[0]
+        return _norms(widened(values)[0], self.dim).to(values[0].dtype)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"weight norm split, {'magnitude' if self.part == 'g' else 'direction'}"
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralNormBake(BaseOp):
+    """Divides a weight by its largest singular value: (w, u, v) becomes w / (u · W v).
+
+    W is the weight with `dim` first and the rest flat; u and v are the singular vectors that the power iteration
+    left in the file. Spectral normalization, Miyato et al. 2018 (arXiv:1802.05957); torch.nn.utils.spectral_norm.
+    Computes in float32, returns w's type.
+    """
+
+    dim: int = 0
+
+    name = "spectral_norm_bake"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of w.
+
+        Raises:
+            UsageError: u and v are not as long as the matrix is high and wide.
+        """
+        expect_count(self.name, specs, 3)
+        w, u, v = specs
+        expect_dim(self.name, [w], self.dim)
+        high = w.shape[self.dim]
+        wide = prod(n for d, n in enumerate(w.shape) if d != self.dim)
+        fits = u.shape == (high,) and v.shape == (wide,)
+        expect(that=fits, op=self.name, specs=specs, need=f"u and v should have {high} and {wide} elements")
+        expect_float(self.name, specs)
+        return w
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the weight."""
+        w, u, v = widened(values)
+        sigma = u @ (w.movedim(self.dim, 0).flatten(1) @ v)
+        return (w / sigma).to(values[0].dtype)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return "spectral norm divided out"
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyMask(BaseOp):
+    """Multiplies a weight by its pruning mask: (weight_orig, weight_mask) of torch.nn.utils.prune."""
+
+    name = "apply_mask"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec of the weight.
+
+        Raises:
+            UsageError: the shapes differ.
+        """
+        expect_count(self.name, specs, 2)
+        expect(that=specs[0].shape == specs[1].shape, op=self.name, specs=specs, need="the shapes must be equal")
+        expect_float(self.name, specs[:1])
+        return specs[0]
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the masked weight in its type."""
+        weight, mask = values
+        return (weight * mask).to(weight.dtype)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return "pruning mask applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(BaseOp):
+    """Multiplies every element by `factor`. Computes in float32."""
+
+    factor: float
+
+    name = "scale"
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec unchanged.
+
+        Raises:
+            UsageError: not one float tensor.
+        """
+        expect_count(self.name, specs, 1)
+        expect_float(self.name, specs)
+        return specs[0]
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the scaled tensor in the input's type."""
+        return (widened(values)[0] * self.factor).to(values[0].dtype)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"times {self.factor:.6g}"

@@ -1,0 +1,160 @@
+"""Ops that lengthen or shorten a table: vocabularies, class heads, position tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.ops.base import (
+    BaseOp,
+    axis_words,
+    expect,
+    expect_count,
+    expect_dim,
+    expect_float,
+    replaced,
+    with_shape,
+    working_dtype,
+)
+from torchgraft.ops.exact import SliceDim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from torchgraft.core.specs import TensorSpec
+
+
+def _resized(op: str, specs: Sequence[TensorSpec], dim: int, source: int, target: int) -> TensorSpec:
+    """Return the single input's spec with `target` instead of `source` indices along `dim` (UsageError otherwise)."""
+    expect_count(op, specs, 1)
+    expect_dim(op, specs, dim)
+    expect(that=specs[0].shape[dim] == source, op=op, specs=specs, need=f"dimension {dim} should be {source}")
+    return with_shape(specs[0], replaced(specs[0].shape, dim, target))
+
+
+def _expect_change(op: str, small: int, large: int) -> None:
+    """Raise UsageError unless the sizes are in order."""
+    if not 0 <= small <= large:
+        raise UsageError(f"{op}: a table of {large} has no part of {small}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanRows(BaseOp):
+    """Lengthens a table along `dim` by copies of its mean: new words of a vocabulary start as the average word.
+
+    After Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models". `known` says how many
+    leading rows the mean is taken of (None: all; fewer when the table ends in padding rows). Computes in float32.
+    """
+
+    source: int
+    target: int
+    dim: int = 0
+    known: int | None = None
+
+    name = "mean_rows"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        _expect_change(self.name, self.source, self.target)
+        if not 1 <= (self.source if self.known is None else self.known) <= self.source:
+            raise UsageError(f"{self.name}: there is no mean of {self.known} of {self.source} rows")
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's size along `dim`.
+
+        Raises:
+            UsageError: the table has another size.
+        """
+        expect_float(self.name, specs)
+        return _resized(self.name, specs, self.dim, self.source, self.target)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the longer table in the input's type."""
+        import torch
+
+        table = values[0]
+        known = table.narrow(self.dim, 0, self.source if self.known is None else self.known)
+        mean = known.mean(self.dim, keepdim=True, dtype=working_dtype(values)).to(table.dtype)
+        return torch.cat([table, mean.repeat_interleave(self.target - self.source, self.dim)], self.dim)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the slice of the old rows."""
+        self.out_spec(specs)
+        return (SliceDim(self.dim, 0, self.source, self.target),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{axis_words(self.dim)} {self.source} -> {self.target}, new ones the mean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PadRows(BaseOp):
+    """Lengthens a table along `dim` by one value."""
+
+    source: int
+    target: int
+    dim: int = 0
+    value: float = 0.0
+
+    name = "pad_rows"
+    lossless = True
+
+    def __post_init__(self) -> None:
+        _expect_change(self.name, self.source, self.target)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's size along `dim`.
+
+        Raises:
+            UsageError: the table has another size.
+        """
+        return _resized(self.name, specs, self.dim, self.source, self.target)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the longer table."""
+        out = values[0].new_empty(replaced(tuple(values[0].shape), self.dim, self.target))
+        out.narrow(self.dim, 0, self.source).copy_(values[0])
+        out.narrow(self.dim, self.source, self.target - self.source).fill_(self.value)
+        return out
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the slice of the old rows."""
+        self.out_spec(specs)
+        return (SliceDim(self.dim, 0, self.source, self.target),)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{axis_words(self.dim)} {self.source} -> {self.target}, new ones {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrimRows(BaseOp):
+    """Shortens a table along `dim` by its last indices: the padding that some trainers add to a vocabulary."""
+
+    source: int
+    target: int
+    dim: int = 0
+
+    name = "trim_rows"
+
+    def __post_init__(self) -> None:
+        _expect_change(self.name, self.target, self.source)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's size along `dim`.
+
+        Raises:
+            UsageError: the table has another size.
+        """
+        return _resized(self.name, specs, self.dim, self.source, self.target)
+
+    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the first indices as a view."""
+        return values[0].narrow(self.dim, 0, self.target)
+
+    def describe(self) -> str:
+        """Return the words for the report."""
+        return f"{axis_words(self.dim)} {self.source} -> {self.target}, the last {self.source - self.target} left out"
