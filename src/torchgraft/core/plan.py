@@ -62,7 +62,10 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One source tensor on its way into a slot, with the ops applied to it alone. `network` is its container path."""
+    """One source tensor on its way into a slot, with the ops applied to it alone. `network` is its container path.
+
+    With an empty `key` nothing is read: the first op makes a constant.
+    """
 
     key: str
     ops: tuple[Op, ...] = ()

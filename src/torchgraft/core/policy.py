@@ -24,7 +24,8 @@ class Policy:
     missing: slots that stay fresh without the caller having said so. unused: source tensors without a slot.
     lossy: a cast that can lose values. nonfinite: NaN or Inf in the file. coverage: less than `min_coverage` of the
     target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
-    conflict: two source tensors claim one slot with different values. quantised: packed weights without their scale.
+    low_coverage: less than half of either side finds a place. conflict: two source tensors claim one slot with
+    different values. quantised: packed weights that can't be decoded.
     """
 
     doubt: Verdict = Verdict.REFUSE
@@ -33,6 +34,7 @@ class Policy:
     lossy: Verdict = Verdict.REFUSE
     coverage: Verdict = Verdict.REFUSE
     nonfinite: Verdict = Verdict.REFUSE
+    low_coverage: Verdict = Verdict.WARN
     container: Verdict = Verdict.REFUSE
     conflict: Verdict = Verdict.REFUSE
     quantised: Verdict = Verdict.REFUSE

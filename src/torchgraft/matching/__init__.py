@@ -1,1 +1,129 @@
-"""TODO docstring"""
+"""Who feeds whom: names first, then order, shapes and neighbours; every claim with its ground and how sure it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.plan import Why
+from torchgraft.matching.dialect import HARMLESS_ROLES
+from torchgraft.matching.leaves import source_leaves, target_leaves
+from torchgraft.matching.prefixes import Naming, by_name
+from torchgraft.matching.rules import Rules
+from torchgraft.matching.select import choose, keep_part
+from torchgraft.matching.structure import by_structure
+from torchgraft.matching.undotted import restored
+from torchgraft.matching.units import flat_class, shape_class
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.specs import Target, TensorSpec
+
+__all__ = ["Rules", "choose", "match"]
+
+
+def match(specs: Mapping[str, TensorSpec], target: Target, rules: Rules, *, prefer: str | None = None) -> Matching:
+    """Return who feeds whom.
+
+    Names decide when they agree on everything: no shape contradicts them and only one side has anything left. Else
+    names are evidence among others, and the two sequences are aligned as a whole. `prefer` names the part of the
+    state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks.
+    """
+    inside, outside = keep_part(specs, prefer)
+    targets = [leaf for leaf in target_leaves(target.slots) if not _reserved(leaf, rules)]
+    found = _match_part(inside, specs, targets, rules)
+    if outside:
+        open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
+        rest = _match_part(outside, specs, open_buffers, rules)
+        found = _merged(found, rest)
+    return found
+
+
+def _match_part(
+    part: Sequence[str], specs: Mapping[str, TensorSpec], targets: Sequence[Leaf], rules: Rules
+) -> Matching:
+    names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
+    shown = rules.present(part)
+    back = restored([name for name, _ in shown], names)
+    keys = {back.get(name, name): key for name, key in shown}
+    sources, derived = source_leaves({name: _renamed(specs[key], name) for name, key in keys.items()})
+    naming = by_name(sources, targets)
+    matching = _settled(sources, targets, naming) or by_structure(sources, targets, naming)
+    return _under_own_keys(matching, keys, derived, naming)
+
+
+def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
+    return spec if spec.name == name else replace(spec, name=name)
+
+
+def _reserved(leaf: Leaf, rules: Rules) -> bool:
+    return any(rules.is_fresh(key) or rules.is_zero(key) for key in leaf.keys)
+
+
+def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -> Matching | None:
+    """Return the matching by names alone, or None where it would leave a question open."""
+    wanted = {leaf.name: leaf for leaf in targets}
+    pairs = [(leaf, wanted[naming.pairs[leaf.name]]) for leaf in sources if leaf.name in naming.pairs]
+    taken = set(naming.pairs.values())
+    free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
+    free_targets = [leaf for leaf in targets if leaf.name not in taken]
+    if naming.shifts or any(not _same_elements(a, b) for a, b in pairs):
+        return None
+    if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
+        return None
+    return Matching(
+        matches=tuple(Match(target=b, source=a, why=naming.reason(a, b)) for a, b in pairs),
+        free_targets=tuple(free_targets),
+        free_sources=tuple(free_sources),
+    )
+
+
+def _same_elements(a: Leaf, b: Leaf) -> bool:
+    return shape_class(a.shape) == shape_class(b.shape) or flat_class(a.shape) == flat_class(b.shape)
+
+
+def harmless(leaf: Leaf) -> bool:
+    """Whether the tensor holds no knowledge: a counter, an index, a mask."""
+    return leaf.role in HARMLESS_ROLES
+
+
+def _under_own_keys(
+    matching: Matching, keys: Mapping[str, str], derived: Mapping[str, str], naming: Naming
+) -> Matching:
+    """Put the file's own keys back in place of the names that rules gave them."""
+
+    def own(leaf: Leaf) -> Leaf:
+        return replace(leaf, keys=tuple(keys[k] for k in leaf.keys))
+
+    matches = tuple(replace(m, source=own(m.source), why=_ruled(m, keys)) for m in matching.matches)
+    used = {k for m in matches for k in m.source.keys}
+    free = tuple(own(leaf) for leaf in matching.free_sources)
+    return Matching(
+        matches=matches,
+        free_targets=matching.free_targets,
+        free_sources=tuple(leaf for leaf in free if not used.issuperset(leaf.keys)),
+        derived={keys[k]: keys[v] for k, v in derived.items()},
+        chosen=naming.prefixes[0][0] if naming.prefixes else "",
+        rivals=naming.rivals,
+        notes=matching.notes,
+    )
+
+
+def _ruled(found: Match, keys: Mapping[str, str]) -> Why:
+    moved = [k for k in found.source.keys if keys[k] != k]
+    if not moved:
+        return found.why
+    return replace(found.why, rule="user rule", text=f"{keys[moved[0]]} read as {moved[0]}; {found.why.text}")
+
+
+def _merged(first: Matching, second: Matching) -> Matching:
+    fed = {m.target.name for m in second.matches}
+    return replace(
+        first,
+        matches=(*first.matches, *second.matches),
+        free_targets=tuple(leaf for leaf in first.free_targets if leaf.name not in fed),
+        free_sources=(*first.free_sources, *second.free_sources),
+        derived={**first.derived, **second.derived},
+    )

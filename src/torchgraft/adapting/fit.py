@@ -1,0 +1,165 @@
+"""How one source tensor is made to fit one slot: exact rearrangements first, then changes of size by meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Certainty
+from torchgraft.ops import AdaptInputChannels, InflateKernel, Permute, Reshape, Transpose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.match import Leaf, Match
+    from torchgraft.core.plan import Op, Rows
+    from torchgraft.core.specs import Shape
+
+# Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]:
+# [..., in, out] (TensorFlow, Keras, Flax) and [out, ..., in] (channels last, MLX).
+KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
+    3: ((2, 1, 0), (0, 2, 1)),
+    4: ((3, 2, 0, 1), (0, 3, 1, 2)),
+    5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
+}
+MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The ops that make a tensor fit, or (`ops` None) why it stays fresh. `rows` limits what they fill."""
+
+    ops: tuple[Op, ...] | None
+    text: str = ""
+    rows: Rows | None = None
+    certainty: Certainty = Certainty.CERTAIN
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the tensors whose shape shows it say about the source's layout.
+
+    `turned`/`straight` count matrices that fit only transposed, or only as they are; `kernels` is the one permutation
+    that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way.
+    """
+
+    turned: int = 0
+    straight: int = 0
+    turned_tails: frozenset[str] = frozenset()
+    straight_tails: frozenset[str] = frozenset()
+    kernel: tuple[int, ...] | None = None
+    plain_kernels: int = 0
+
+
+def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | None:
+    """Return how `source` becomes `target` without changing an element, or None when it can't."""
+    a, b = source.shape, target.shape
+    if is_matrix(source, target):
+        return _matrix(source, target, layout, tail)
+    if a == b and len(a) > 2 and layout.kernel is not None and _permuted(a, layout.kernel) == b and not layout.plain_kernels:
+        return Fit((Permute(layout.kernel),), "kernel axes in another order, like the other kernels of the file")
+    if a == b:
+        return Fit(())
+    if len(a) == len(b):
+        for dims in KERNEL_LAYOUTS.get(len(a), ()):
+            if _permuted(a, dims) == b:
+                return Fit((Permute(dims),), "kernel axes in another order")
+    if _squeezed(a) == _squeezed(b):
+        return Fit((Reshape(b),), f"{_form(a)} is {_form(b)} with axes of size one set aside")
+    if _flattened(a, b):
+        return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled")
+    if len(b) > 2 and len(a) == 2 and _squeezed(a)[::-1] == _squeezed(b):
+        return Fit((Transpose(), Reshape(b)), "stored [in, out]")
+    if len(a) > 2 and len(b) == 2 and _squeezed(a)[::-1] == _squeezed(b):
+        return Fit((Reshape(_squeezed(a)), Transpose()), "stored [in, out]")
+    return None
+
+
+def is_matrix(source: Leaf, target: Leaf) -> bool:
+    """Whether the pair is a weight matrix that could be stored the other way round (tables of rows are not)."""
+    plain = len(source.shape) == len(target.shape) == 2 and target.role in ("weight", "kernel", "w")
+    return plain and target.kind not in MATRIX_TABLES and sorted(source.shape) == sorted(target.shape)
+
+
+def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
+    a, b = source.shape, target.shape
+    if a != b:
+        return Fit((Transpose(),), "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed")
+    if a[0] != a[1]:
+        return Fit(())
+    if source.turned is not None and target.turned is not None:
+        same = source.turned == target.turned
+        return Fit(() if same else (Transpose(),), "" if same else "the fused tensor shows that it is stored transposed")
+    if tail in layout.turned_tails and tail not in layout.straight_tails:
+        return Fit((Transpose(),), f"square, transposed like the other {tail}")
+    if layout.turned and not layout.straight:
+        return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
+    if layout.turned and layout.straight and tail not in layout.straight_tails:
+        text = f"square: {layout.turned} matrices of the file are stored transposed and {layout.straight} are not"
+        return Fit((), text, certainty=Certainty.DOUBT)
+    return Fit(())
+
+
+def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[str, str]) -> Fit:  # noqa: FBT001  # a fact, not a mode
+    """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh."""
+    a, b = source.shape, target.shape
+    rule = options.get(target.keys[0])
+    if len(a) == len(b) > 2 and a[0] == b[0] and a[2:] == b[2:] and (first_conv or rule):
+        op = AdaptInputChannels(b[1], rule or "repeat")
+        return Fit((op,), f"input channels {a[1]} -> {b[1]}", rule="input channels")
+    if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
+        return Fit((InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel")
+    return Fit(None, mismatch(a, b))
+
+
+def mismatch(a: Shape, b: Shape) -> str:
+    """Return the difference of two shapes in words."""
+    if len(a) == len(b) and a and a[0] != b[0] and a[1:] == b[1:]:
+        return f"{a[0]} rows in the file, {b[0]} in the model"
+    return f"shape {_form(a)} in the file, {_form(b)} in the model"
+
+
+def _permuted(shape: Shape, dims: tuple[int, ...]) -> Shape | None:
+    return tuple(shape[d] for d in dims) if len(dims) == len(shape) else None
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return tuple(d for d in shape if d != 1)
+
+
+def _flattened(a: Shape, b: Shape) -> bool:
+    if len(a) == len(b) or min(len(a), len(b)) != 2 or a[0] != b[0]:
+        return False
+    long, short = (a, b) if len(a) > len(b) else (b, a)
+    total = 1
+    for d in long[1:]:
+        total *= d
+    return total == short[1]
+
+
+def _form(shape: Shape) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
+    """Return what the tensors whose shape shows their orientation say about the file as a whole."""
+    turned, straight = [], []
+    kernels: list[tuple[int, ...]] = []
+    plain = 0
+    for found in matches:
+        a, b = found.source.shape, found.target.shape
+        tail = tails.get(found.target.name, "")
+        if is_matrix(found.source, found.target) and a[0] != a[1]:
+            (straight if a == b else turned).append(tail)
+        elif is_matrix(found.source, found.target) and None not in (found.source.turned, found.target.turned):
+            (straight if found.source.turned == found.target.turned else turned).append(tail)
+        elif len(a) == len(b) > 2 and sorted(a) == sorted(b):
+            fits = [dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if _permuted(a, dims) == b]
+            if a != b and len(fits) == 1:
+                kernels.append(fits[0])
+            plain += a == b and not fits
+    return Layout(
+        turned=len(turned), straight=len(straight), turned_tails=frozenset(turned), straight_tails=frozenset(straight),
+        kernel=kernels[0] if kernels and len(set(kernels)) == 1 else None, plain_kernels=plain,
+    )  # fmt: skip

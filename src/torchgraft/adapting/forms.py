@@ -1,0 +1,107 @@
+"""Parametrized and packed weights: kept as they are where both sides agree, computed where only one side has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.ops import (
+    ApplyMask,
+    DequantBlocks,
+    Reshape,
+    SpectralNormBake,
+    WeightNormBake,
+    WeightNormSplit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.plan import Op
+    from torchgraft.core.specs import Shape, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """How one stored tensor of the target is computed: from which keys of the source, by which ops."""
+
+    slot: str
+    keys: tuple[str, ...]
+    ops: tuple[Op, ...]
+    text: str = ""
+
+
+def pieces(source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]) -> list[Piece] | str:
+    """Return a piece per stored tensor of `target`, before any change of shape; or why it can't be done."""
+    if source.form == target.form:
+        if len(source.keys) != len(target.keys):
+            return f"{source.form} with {len(source.keys)} tensors in the file, {len(target.keys)} in the model"
+        return [
+            Piece(slot, (key,), _same_count(specs[key].shape, shapes[slot]) if source.form != "plain" else ())
+            for slot, key in zip(target.keys, source.keys, strict=True)
+        ]
+    if target.form == "plain":
+        baked = _bake(source, specs)
+        return baked if isinstance(baked, str) else [Piece(target.keys[0], *baked)]
+    if target.form == "weight_norm" and source.form == "plain":
+        dim = _norm_dim(shapes[target.keys[0]])
+        parts = zip(target.keys, ("g", "v"), strict=True)
+        return [
+            Piece(slot, source.keys, (WeightNormSplit(part, dim),), f"weight norm of the plain weight: its {part}")
+            for slot, part in parts
+        ]
+    return f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
+
+
+def _same_count(a: Shape, b: Shape) -> tuple[Op, ...]:
+    if a == b:
+        return ()
+    return (Reshape(b),) if _numel(a) == _numel(b) else ()
+
+
+def _numel(shape: Shape) -> int:
+    total = 1
+    for d in shape:
+        total *= d
+    return total
+
+
+def _norm_dim(magnitude: Shape) -> int | None:
+    """Return the axis that weight norm keeps: the one along which the magnitude is not one."""
+    wide = [axis for axis, size in enumerate(magnitude) if size != 1]
+    return wide[0] if len(wide) == 1 else (None if magnitude == () or not wide and len(magnitude) != 1 else 0)
+
+
+def _bake(source: Leaf, specs: Mapping[str, TensorSpec]) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
+    if source.form == "weight_norm":
+        dim = _norm_dim(specs[source.keys[0]].shape)
+        return source.keys, (WeightNormBake(dim),), "weight norm computed: g * v / |v|"
+    if source.form == "spectral_norm":
+        if len(source.keys) < 3:
+            return "spectral norm without its right vector (weight_v)"
+        wide, other = specs[source.keys[0]].shape, specs[source.keys[1]].shape
+        dim = 0 if not wide or other == (wide[0],) else 1
+        return source.keys, (SpectralNormBake(dim),), "spectral norm computed: w / (u W v)"
+    if source.form == "pruned":
+        return source.keys, (ApplyMask(),), "pruning mask applied"
+    if source.form == "fp8":
+        block = _block(specs[source.keys[0]].shape, specs[source.keys[1]].shape)
+        if block is None:
+            return "8-bit float weight (quantised) whose scale has an unknown block shape"
+        return source.keys, (DequantBlocks(block),), f"8-bit float times its scale, blocks of {list(block)}"
+    return f"{source.form} packing (quantised) is not decoded"
+
+
+def _block(weight: Shape, scale: Shape) -> tuple[int, ...] | None:
+    if _numel(scale) == 1:
+        return weight
+    if len(scale) < len(weight):
+        scale = (*scale, *(1,) * (len(weight) - len(scale)))
+    if len(scale) != len(weight) or min(scale, default=0) < 1:
+        return None
+    block = tuple(-(-w // s) for w, s in zip(weight, scale, strict=True))
+    # A last block may be cut short; block sizes are powers of two, so 300 rows in 3 blocks are 128 + 128 + 44.
+    rounded = tuple(b if w % b == 0 else 1 << (b - 1).bit_length() for w, b in zip(weight, block, strict=True))
+    fits = all(-(-w // b) == s for w, b, s in zip(weight, rounded, scale, strict=True))
+    return rounded if fits else None

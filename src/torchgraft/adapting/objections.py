@@ -1,0 +1,95 @@
+"""Everything that speaks against a plan, as facts with both sides and the remedy. The policy decides later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+from torchgraft.core.plan import Action, Objection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torchgraft.core.plan import Plan, Step
+
+SHOWN = 6
+LOW = 0.5
+
+
+def object_to(plan: Plan) -> tuple[Objection, ...]:
+    """Return all objections to a plan, most serious first."""
+    return (*_coverage(plan), *_quantised(plan), *_doubt(plan), *_lossy(plan), *_missing(plan), *_unused(plan))
+
+
+def _coverage(plan: Plan) -> Iterator[Objection]:
+    cover = plan.coverage
+    best = max(cover.target if cover.target_elements else 0.0, cover.source if cover.source_elements else 0.0)
+    placed = sum(step.action is not Action.FRESH for step in plan.steps)
+    text = (
+        f"only {cover.target:.1%} of the model's elements and {cover.source:.1%} of the checkpoint's find a place "
+        f"({placed} of {len(plan.steps)} tensors)"
+    )
+    if placed == 0 or best < plan.policy.min_coverage:
+        sizes = _sizes(plan)
+        remedy = "is it the right file? Otherwise say which names correspond (rename=), or lower min_coverage="
+        yield Objection("coverage", f"no match: {text}{sizes}; {remedy}")
+    elif best < LOW:
+        yield Objection("low_coverage", f"{text}{_sizes(plan)}")
+
+
+def _sizes(plan: Plan) -> str:
+    differ = [s for s in plan.steps if s.why.rule == "shape"]
+    if not differ:
+        return ""
+    first = differ[0]
+    return f"; {len(differ)} tensors agree by name and differ in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
+
+
+def _doubt(plan: Plan) -> Iterator[Objection]:
+    groups: dict[str, list[Step]] = {}
+    for step in plan.doubtful:
+        groups.setdefault(step.why.text, []).append(step)
+    for text, steps in groups.items():
+        names = tuple(s.slot.name for s in steps)
+        other = next((a for s in steps for a in s.alternatives), None)
+        hint = f"; or else from {printable(', '.join(other.keys[:2]))}" if other else ""
+        fed = steps[0].feeds[0].key if steps[0].feeds else "nothing"
+        fact = f"{_listed(names)} <- {printable(fed)} is in doubt: {text}{hint}"
+        yield Objection("doubt", f"{fact}; settle it with rename=, keep it fresh with fresh=, or on_doubt='take'", names)
+
+
+def _quantised(plan: Plan) -> Iterator[Objection]:
+    names = tuple(s.slot.name for s in plan.steps if "quantised" in s.why.text)
+    if names:
+        text = next(s.why.text for s in plan.steps if "quantised" in s.why.text)
+        yield Objection("quantised", f"{_listed(names)}: {text}; dequantise the file with the library that packed it", names)
+
+
+def _lossy(plan: Plan) -> Iterator[Objection]:
+    for step in plan.steps:
+        if step.action is Action.FRESH or not step.feeds or not step.feeds[0].key:
+            continue
+        stored = plan.source_specs[step.feeds[0].key].dtype
+        wanted = step.slot.spec.dtype
+        order = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
+        if order[stored.kind] > order[wanted.kind] and not step.ops:
+            fact = f"{printable(step.slot.name)} is {wanted} in the model and {stored} in the file: the cast loses values"
+            yield Objection("lossy", f"{fact}; keep it fresh with fresh=, or allow it in the policy", (step.slot.name,))
+
+
+def _missing(plan: Plan) -> Iterator[Objection]:
+    names = tuple(s.slot.name for s in plan.fresh if s.why.rule != "user rule")
+    if names:
+        remedy = "name them in fresh= if that is meant"
+        yield Objection("missing", f"{len(names)} tensors of the model stay fresh: {_listed(names)}; {remedy}", names)
+
+
+def _unused(plan: Plan) -> Iterator[Objection]:
+    names = tuple(u.spec.name for u in plan.unused if not u.quiet)
+    if names:
+        yield Objection("unused", f"{len(names)} tensors of the checkpoint find no place: {_listed(names)}", names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(printable(name, 80) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

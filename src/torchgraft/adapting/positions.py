@@ -1,0 +1,170 @@
+"""Position tables of another size: prefix tokens by name, grids by their squares, text positions from the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING
+
+from torchgraft.adapting.fit import Fit
+from torchgraft.core.names import words
+from torchgraft.core.plan import Certainty, Rows
+from torchgraft.ops import Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
+
+# Tokens that stand before the patches, in the order in which models put them there.
+PREFIX_TOKENS = (("cls", "class"), ("dist", "distillation"), ("reg", "register"))
+POSITION_WORDS = frozenset({"pos", "position", "positional", "positions", "wpe"})
+BIAS_WORDS = frozenset({"relative", "rel"})
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one side says about its tokens: the number of each kind of prefix token, and whether it cuts patches."""
+
+    tokens: tuple[int, ...]
+    patches: bool
+
+    @property
+    def prefix(self) -> int:
+        """Number of prefix tokens."""
+        return sum(self.tokens)
+
+
+def read_side(leaves: Sequence[Leaf]) -> Side:
+    """Return the prefix tokens and patches that the names and shapes of one side show."""
+    counts = [0] * len(PREFIX_TOKENS)
+    patches = False
+    for leaf in leaves:
+        said = words(leaf.role if leaf.role != "weight" else leaf.owner.rpartition(".")[2])
+        patches |= len(leaf.shape) == 4 and leaf.shape[2] == leaf.shape[3] > 1
+        if not said or said[-1] not in ("token", "tokens", "embedding") or "mask" in said:
+            continue
+        for kind, names in enumerate(PREFIX_TOKENS):
+            if said[0] in names and len(leaf.shape) <= 3:
+                counts[kind] = leaf.shape[-2] if len(leaf.shape) > 1 else 1
+    return Side(tuple(counts), patches)
+
+
+def is_position_table(leaf: Leaf) -> bool:
+    """Whether the name says that rows are positions."""
+    return bool(POSITION_WORDS & set(words(leaf.role))) or bool(POSITION_WORDS & set(words(leaf.owner.rpartition(".")[2])))
+
+
+def position_fit(
+    source: Leaf, target: Leaf, sides: tuple[Side, Side], grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]
+) -> Fit | None:
+    """Return how a position table changes its size; None when the pair is none, or only other axes differ."""
+    if BIAS_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
+        return _bias_table(source.shape, target.shape)
+    if not is_position_table(target) or source.shape[-1:] != target.shape[-1:]:
+        return None
+    if len(source.shape) == len(target.shape) == 4:
+        return _open_grid(source.shape, target.shape)
+    dim = len(target.shape) - 2
+    if len(source.shape) < 2 or dim < 0 or any(d != 1 for d in (*source.shape[:-2], *target.shape[:-2])):
+        return None
+    squeeze = () if len(source.shape) == len(target.shape) else (Reshape((*target.shape[:-2], *source.shape[-2:])),)
+    rows = source.shape[-2], target.shape[-2]
+    fit = _absolute(rows, dim, sides, grids.get(target.keys[0]))
+    return Fit((*squeeze, *fit.ops), fit.text, fit.rows, fit.certainty, fit.rule) if fit.ops is not None else fit
+
+
+def _absolute(
+    rows: tuple[int, int], dim: int, sides: tuple[Side, Side], stated: tuple[tuple[int, int], tuple[int, int]] | None
+) -> Fit:
+    if stated is not None:
+        grids = stated
+        prefixes = tuple(n - h * w for n, (h, w) in zip(rows, grids, strict=True))
+        if min(prefixes) < 0:
+            return Fit(None, f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)")
+        return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides)
+    found = [_square(n, side.prefix) for n, side in zip(rows, sides, strict=True)]
+    if sides[0].patches and sides[1].patches and None not in found:
+        grids = tuple((isqrt(n - p), isqrt(n - p)) for n, p in zip(rows, found, strict=True))  # type: ignore[operator]
+        return _regrid(grids, (found[0], found[1]), dim, sides)  # type: ignore[arg-type]
+    gone = rows[0] - rows[1]
+    if 0 < gone <= sides[0].prefix - sides[1].prefix:
+        return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, rows)
+    if sides[0].patches and sides[1].patches:
+        return Fit(None, f"{rows[0]} and {rows[1]} positions are no square grids: state them with grids=", certainty=Certainty.DOUBT)
+    if gone > 0:
+        return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule="positions")
+    kept = Rows(dim, tuple(range(rows[0])))
+    return Fit((), f"{rows[0]} positions copied, {rows[1] - rows[0]} further ones stay fresh", rows=kept, rule="positions")
+
+
+def _square(rows: int, prefix: int) -> int | None:
+    """Return the number of prefix rows: as the names say, else none, else what leaves a square."""
+    for count in dict.fromkeys((prefix, 0, 1, 2)):
+        if rows > count and isqrt(rows - count) ** 2 == rows - count:
+            return count
+    return None
+
+
+def _regrid(
+    grids: tuple[tuple[int, int], tuple[int, int]] | None, prefixes: tuple[int, int], dim: int,
+    sides: tuple[Side, Side], rows: tuple[int, int] = (0, 0),
+) -> Fit:  # fmt: skip
+    kept = _kept_tokens(prefixes, sides)
+    if kept is None:
+        text = f"{prefixes[0]} prefix rows in the file, {prefixes[1]} in the model, and no names that tell which"
+        return Fit(None, text, certainty=Certainty.DOUBT)
+    dropped = prefixes[0] - len(kept)
+    words_ = f", {len(kept)} prefix row{'s' * (len(kept) != 1)} exact" + (f", {dropped} dropped" if dropped else "")
+    if grids is None or grids[0] == grids[1]:
+        count = rows[0] if grids is None else prefixes[0] + grids[0][0] * grids[0][1]
+        pick = (*kept, *range(prefixes[0], count))
+        fill = Rows(dim, tuple(range(prefixes[1] - len(kept), prefixes[1] + count - prefixes[0]))) if len(kept) < prefixes[1] else None
+        return Fit((SelectRows(dim, pick),), "the same grid" + words_, rows=fill, rule="positions")
+    op = ResampleGrid(grids[0], grids[1], prefixes[0], kept, "bicubic", True)
+    text = f"position grid {grids[0][0]}x{grids[0][1]} -> {grids[1][0]}x{grids[1][1]}{words_}"
+    if len(kept) < prefixes[1]:
+        new = prefixes[1] - len(kept)
+        fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + grids[1][0] * grids[1][1])))
+        return Fit((op,), f"{text}, {new} new ones fresh", rows=fill, rule="positions")
+    return Fit((op,), text, rule="positions")
+
+
+def _kept_tokens(prefixes: tuple[int, int], sides: tuple[Side, Side]) -> tuple[int, ...] | None:
+    """Return which prefix rows of the file go on, or None when it can't be known."""
+    if prefixes[0] == prefixes[1]:
+        return tuple(range(prefixes[0]))
+    if prefixes[1] == 0:
+        return ()
+    if prefixes != (sides[0].prefix, sides[1].prefix):
+        return None
+    kept: list[int] = []
+    at = 0
+    for have, want in zip(sides[0].tokens, sides[1].tokens, strict=True):
+        kept += range(at, at + min(have, want))
+        at += have
+    return tuple(kept)
+
+
+def _open_grid(a: Shape, b: Shape) -> Fit | None:
+    if a[0] != b[0]:
+        return None
+    flat, back = Reshape((a[0], a[1] * a[2], a[3])), Reshape(b)
+    op = ResampleGrid((a[1], a[2]), (b[1], b[2]), 0, (), "bicubic", True)
+    return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule="positions")
+
+
+def _bias_table(a: Shape, b: Shape) -> Fit | None:
+    """Relative tables: [(2h-1)(2w-1) (+3), heads] for square windows, or [2S-1, head size] for one axis."""
+    if a[1] != b[1] or a[0] == b[0]:
+        return None
+    for extra in (0, 3):
+        sides = [isqrt(n - extra) for n in (a[0], b[0])]
+        if all(s * s == n - extra and s % 2 for s, n in zip(sides, (a[0], b[0]), strict=True)):
+            windows = [((s + 1) // 2, (s + 1) // 2) for s in sides]
+            op = ResampleBiasTable(windows[0], windows[1], extra)
+            return Fit((op,), f"relative positions of a {windows[0][0]}x{windows[0][1]} window -> {windows[1][0]}x{windows[1][1]}", rule="positions")
+    if a[0] % 2 and b[0] % 2:
+        return Fit((Resample1d(b[0], "linear"),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
+    return None

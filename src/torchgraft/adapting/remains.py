@@ -1,0 +1,81 @@
+"""What stays fresh and what stays unused, and why; with "did you mean" where the two might belong together."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Action, Step, Unused, Why
+from torchgraft.ops import Constant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torchgraft.core.match import Matching
+    from torchgraft.core.specs import Slot, TensorSpec
+
+# Tensors without knowledge of their own: counters, and indices and masks that follow from the configuration.
+QUIET_ROLES = frozenset(
+    {
+        "num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index", "rel_pos_index",
+        "relative_coords_table", "attn_mask", "causal_mask", "masked_bias", "inv_freq", "decay", "num_updates",
+        "n_averaged",
+    }
+)  # fmt: skip
+
+
+def is_quiet(spec: TensorSpec) -> bool:
+    """Whether nobody needs to hear about the tensor: a counter, an index, a causal mask, an empty tensor."""
+    role = spec.name.rpartition(".")[2]
+    mask = role == "bias" and len(spec.shape) == 4 and spec.shape[:2] == (1, 1) and spec.shape[2] == spec.shape[3]
+    return role in QUIET_ROLES or mask or spec.numel == 0
+
+
+def fresh_steps(
+    slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[str], bool], specs: Mapping[str, TensorSpec]
+) -> Step:
+    """Return the step of a slot that nothing in the checkpoint feeds."""
+    if any(is_zero(name) for name in slot.names):
+        constant = Constant(slot.spec.shape, slot.spec.dtype.label, 0.0)
+        return Step(slot=slot, ops=(constant,), why=Why("user rule", "starts at zero, as you said"))
+    if any(is_fresh(name) for name in slot.names):
+        return Step(slot=slot, why=Why("user rule", "kept fresh, as you said"))
+    if not slot.persistent:
+        return Step(slot=slot, why=Why("derived", "a buffer that no file holds"), quiet=True)
+    text = "nothing in the checkpoint corresponds to it"
+    return Step(slot=slot, why=Why("no counterpart", text), quiet=is_quiet(slot.spec))
+
+
+def unused_sources(
+    steps: Sequence[Step], specs: Mapping[str, TensorSpec], rejected: Mapping[str, str], matching: Matching, network: str
+) -> tuple[Unused, ...]:
+    """Return the fate of every source tensor that feeds no slot."""
+    used = {feed.key for step in steps for feed in step.feeds}
+    fresh = [s for s in steps if s.action is Action.FRESH and s.why.rule == "no counterpart" and not s.quiet]
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for step in fresh:
+        by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
+    aliases = {name: step for step in steps for name in step.slot.names if step.feeds}
+    out: list[Unused] = []
+    for key, spec in specs.items():
+        if key in used:
+            continue
+        quiet = is_quiet(spec) or key in matching.derived or key in aliases
+        why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
+        if key in matching.derived:
+            why = Why("derived", f"computed from {matching.derived[key]}")
+        elif key in aliases:
+            why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {aliases[key].feeds[0].key}")
+        similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
+        out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar))
+    return tuple(out)
+
+
+def _class(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(sorted(d for d in spec.shape if d != 1))
+
+
+def _similar(key: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return up to three fresh slots of the same shape whose names come closest."""
+    rated = sorted(((SequenceMatcher(None, key, name).ratio(), name) for name in names[:200]), reverse=True)
+    return tuple(name for ratio, name in rated[:3] if ratio > 0.5)

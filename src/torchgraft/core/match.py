@@ -1,0 +1,94 @@
+"""What matching hands to adapting: tensors cut to their finest grain, and claims about who feeds whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Certainty
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.plan import Alternative, Why
+    from torchgraft.core.specs import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which slice of a fused tensor a leaf is: `start:stop` along `dim` of `total`, called `label` (q, k, v, gate ...)."""
+
+    label: str
+    dim: int
+    start: int
+    stop: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One tensor at its finest grain, on either side.
+
+    `name` is the canonical dotted name: a parametrized weight is called `weight`, a part of a fused projection by its
+    role. `shape` is that of the value it stands for. `keys` are the tensors it is made of (source keys, or slot
+    names), in the order that `form` fixes: plain (one), weight_norm (g, v), spectral_norm (original, u, v), pruned
+    (original, mask), fp8 (packed, scale), bnb4 (packed, absmax, code, state). `also` are further names of the same
+    tensor (ties). `turned` says whether a matrix is known to be stored [in, out] (True) or [out, in] (False).
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType
+    keys: tuple[str, ...]
+    form: str = "plain"
+    part: Part | None = None
+    also: tuple[str, ...] = ()
+    turned: bool | None = None
+    kind: str = ""
+    order: int = 0
+    is_buffer: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def role(self) -> str:
+        """The last segment of the name."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def owner(self) -> str:
+        """The name without its last segment."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A claim: `source` feeds `target`, on this ground, this sure; and what else could."""
+
+    target: Leaf
+    source: Leaf
+    why: Why
+    certainty: Certainty = Certainty.CERTAIN
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matching:
+    """All claims, and what is left on both sides.
+
+    `derived` maps source keys that are computed from others to what they come from. `rivals` are parts of the file
+    that fit the same slots as well as the `chosen` one. `notes` are remarks for the report.
+    """
+
+    matches: tuple[Match, ...]
+    free_targets: tuple[Leaf, ...]
+    free_sources: tuple[Leaf, ...]
+    derived: Mapping[str, str] = field(default_factory=dict)
+    chosen: str = ""
+    rivals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

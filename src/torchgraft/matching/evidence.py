@@ -1,0 +1,132 @@
+"""What speaks for feeding one unit from another: shapes, names, rules in common, neighbours. All as dense matrices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from torchgraft.matching.dialect import EXCLUSIVE
+from torchgraft.matching.units import BARE, flat_class, shape_class
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torchgraft.matching.units import Unit
+
+    Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+ROLES = ("weight", "bias", "mean", "var", BARE)
+NEVER = np.float32(-9.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Fixed evidence for all pairs (rows: sources, columns: targets).
+
+    `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
+    names contradict each other. `rare`: how few units share the shape, 0 to 1.
+    """
+
+    fits: np.ndarray
+    soft: np.ndarray
+    names: np.ndarray
+    clash: np.ndarray
+    rare: np.ndarray
+
+
+def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
+    """Return the evidence that needs no other pair to be known."""
+    fits, soft = _shapes(sources, targets)
+    class_size = fits.sum(axis=1, keepdims=True) + fits.sum(axis=0, keepdims=True)
+    rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
+    return Evidence(fits, soft, _names(sources, targets), _clashes(sources, targets), rare)
+
+
+def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
+    shape = (len(sources), len(targets))
+    shared = np.zeros(shape, bool)
+    wrong = np.zeros(shape, bool)
+    ranks = np.zeros(shape, bool)
+    for role in ROLES:
+        cells = _role_cells(sources, targets, role)
+        shared |= cells[0]
+        wrong |= cells[0] & ~cells[1]
+        ranks |= cells[0] & ~cells[1] & ~cells[2]
+    for first, second in ((BARE, "weight"), ("weight", BARE)):
+        lone = _lone_cells(sources, targets, first, second)
+        shared |= lone[0]
+        wrong |= lone[0] & ~lone[1]
+        ranks |= lone[0] & ~lone[1] & ~lone[2]
+    return shared & ~wrong, shared & wrong & ~ranks
+
+
+def _role_cells(sources: Sequence[Unit], targets: Sequence[Unit], role: str) -> tuple[np.ndarray, ...]:
+    return _cells([u.leaves.get(role) for u in sources], [u.leaves.get(role) for u in targets])
+
+
+def _lone_cells(sources: Sequence[Unit], targets: Sequence[Unit], first: str, second: str) -> tuple[np.ndarray, ...]:
+    return _cells(
+        [u.leaves.get(first) if len(u.leaves) == 1 else None for u in sources],
+        [u.leaves.get(second) if len(u.leaves) == 1 else None for u in targets],
+    )
+
+
+def _cells(rows: list, columns: list) -> tuple[np.ndarray, ...]:
+    """Return matrices: both have the tensor; shapes have the same elements; ranks (up to ones) are near."""
+    ids: dict[object, int] = {}
+
+    def number(key: object) -> int:
+        return ids.setdefault(key, len(ids))
+
+    def column(leaves: list, of: object) -> np.ndarray:
+        return np.array([-1 if leaf is None else number((of, of(leaf.shape))) for leaf in leaves], int)  # type: ignore[operator]
+
+    have = np.array([leaf is not None for leaf in rows])[:, None] & np.array([leaf is not None for leaf in columns])
+    same = column(rows, shape_class)[:, None] == column(columns, shape_class)
+    same |= column(rows, flat_class)[:, None] == column(columns, flat_class)
+    rank = [np.array([0 if leaf is None else len(leaf.shape) for leaf in leaves]) for leaves in (rows, columns)]
+    near = np.abs(rank[0][:, None] - rank[1]) <= 1
+    return have, same & have, near
+
+
+def _names(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Cosine of word bags; rare words weigh more, and words near the end of the name more than those near its start."""
+    counts = Counter(w for units in (sources, targets) for u in units for w in set(u.words))
+    total = len(sources) + len(targets)
+    vocabulary = {w: i for i, w in enumerate(counts)}
+    idf = {w: np.log(1.0 + total / n) - 0.6 for w, n in counts.items()}
+
+    def bags(units: Sequence[Unit]) -> sparse.csr_matrix:
+        data, rows, columns = [], [], []
+        for row, unit in enumerate(units):
+            for back, word in enumerate(reversed(unit.words)):
+                rows.append(row)
+                columns.append(vocabulary[word])
+                data.append(max(idf[word], 0.05) * max(0.35, 1.0 - 0.15 * back))
+        matrix = sparse.csr_matrix((data, (rows, columns)), shape=(len(units), max(len(vocabulary), 1)))
+        norms = np.sqrt(matrix.multiply(matrix).sum(axis=1)).A1
+        return sparse.diags(1.0 / np.maximum(norms, 1e-9)) @ matrix
+
+    return np.asarray((bags(sources) @ bags(targets).T).todense(), np.float32)
+
+
+def _clashes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    clash = np.zeros((len(sources), len(targets)), bool)
+    for words in EXCLUSIVE:
+        ids: dict[frozenset[str], int] = {frozenset(): -1}
+        sides = []
+        for units in (sources, targets):
+            sides.append([frozenset(w for w in u.words if w in words) for u in units])
+        kinds = [sorted(set(side), key=sorted) for side in sides]
+        del ids
+        for a in kinds[0]:
+            for b in kinds[1]:
+                if a and b and not a & b:
+                    rows = np.array([s == a for s in sides[0]])
+                    columns = np.array([s == b for s in sides[1]])
+                    clash |= rows[:, None] & columns
+    return clash

@@ -1,0 +1,123 @@
+"""Parametrized and packed weights seen as the one weight that they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.dtypes import DType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torchgraft.core.specs import Shape, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A weight made of several stored tensors: its canonical name, its kind, its keys in fixed order, its shape."""
+
+    name: str
+    kind: str
+    keys: tuple[str, ...]
+    shape: Shape
+    dtype: DType
+
+
+def find_forms(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Form], dict[str, str]]:
+    """Return forms by each key that takes part in one, and derived keys (with what they derive from).
+
+    A suffix counts only with its partner: `weight_gate` is no `weight_g`, and `weight_orig` means a pruned weight
+    beside a mask and a spectrally normalised one beside `weight_u`.
+    """
+    forms: dict[str, Form] = {}
+    derived: dict[str, str] = {}
+    for key in specs:
+        for suffix, finder in _FINDERS:
+            if key.endswith(suffix):
+                form = finder(key, key[: -len(suffix)], specs)
+                if form is not None:
+                    forms.update(dict.fromkeys(form.keys, form))
+                    break
+    for key in specs:
+        if key.endswith("_raw"):
+            stem = key[: -len("_raw")]
+            owner, _, role = stem.rpartition(".")
+            twin = f"{owner}.module.{role}" if owner else f"module.{role}"
+            base = twin if _has_sibling(specs, owner) else stem
+            forms[key] = Form(base, "plain", (key,), specs[key].shape, specs[key].dtype)
+            for copy in (stem, twin):
+                if copy in specs:
+                    derived[copy] = key
+    return forms, derived
+
+
+def _has_sibling(specs: Mapping[str, TensorSpec], owner: str) -> bool:
+    prefix = f"{owner}.module." if owner else "module."
+    return any(k.startswith(prefix) for k in specs)
+
+
+def _weight_norm(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    direction = specs.get(stem + "_v")
+    magnitude = specs[key]
+    if direction is None or stem in specs or len(direction.shape) != len(magnitude.shape):
+        return None
+    if any(g not in (1, v) for g, v in zip(magnitude.shape, direction.shape, strict=True)):
+        return None
+    return Form(stem, "weight_norm", (key, stem + "_v"), direction.shape, direction.dtype)
+
+
+def _parametrized_weight_norm(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    other = specs.get(stem + ".original1")
+    if other is None:
+        return None
+    owner, _, role = stem.rpartition(".parametrizations.")
+    name = f"{owner}.{role}" if role else stem.removeprefix("parametrizations.")
+    return Form(name, "weight_norm", (key, stem + ".original1"), other.shape, other.dtype)
+
+
+def _original(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    spec = specs[key]
+    mask = specs.get(stem + "_mask")
+    if mask is not None and mask.shape == spec.shape:
+        return Form(stem, "pruned", (key, stem + "_mask"), spec.shape, spec.dtype)
+    if stem + "_u" in specs:
+        tail = (stem + "_v",) if stem + "_v" in specs else ()
+        return Form(stem, "spectral_norm", (key, stem + "_u", *tail), spec.shape, spec.dtype)
+    return None
+
+
+def _parametrized_spectral_norm(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    u, v = f"{stem}.0._u", f"{stem}.0._v"
+    if u not in specs:
+        return None
+    owner, _, role = stem.rpartition(".parametrizations.")
+    name = f"{owner}.{role}" if role else stem.removeprefix("parametrizations.")
+    tail = (v,) if v in specs else ()
+    return Form(name, "spectral_norm", (key, u, *tail), specs[key].shape, specs[key].dtype)
+
+
+def _scaled(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    packed = specs.get(stem)
+    if packed is None or not packed.dtype.label.startswith("float8"):
+        return None
+    return Form(stem, "fp8", (stem, key), packed.shape, DType.F32)
+
+
+def _bnb(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    packed = specs.get(stem)
+    if packed is None or packed.dtype is not DType.U8 or stem + ".quant_map" not in specs:
+        return None
+    extra = tuple(k for k in specs if k.startswith(stem + ".") and k not in (key, stem + ".quant_map"))
+    return Form(stem, "bnb4", (stem, key, stem + ".quant_map", *extra), (2 * packed.numel,), DType.F32)
+
+
+_FINDERS: tuple[tuple[str, Callable[[str, str, Mapping[str, TensorSpec]], Form | None]], ...] = (
+    (".original0", _parametrized_weight_norm),
+    ("_g", _weight_norm),
+    ("_orig", _original),
+    (".original", _parametrized_spectral_norm),
+    ("_scale_inv", _scaled),
+    ("_scale", _scaled),
+    (".absmax", _bnb),
+)

@@ -1,0 +1,146 @@
+"""Names that agree after one prefix is taken off or put on, as whole segments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Why
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torchgraft.core.match import Leaf
+
+SAMPLE = 400
+TOO_COMMON = 16
+
+Prefix = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Source name -> target name, the prefix rules behind it (source prefix, target prefix), and what is odd about it.
+
+    `shifts`: a rule changes a number, as when layers were inserted; names then prove nothing. `rivals`: source prefixes
+    that would place as much in the same slots.
+    """
+
+    pairs: Mapping[str, str]
+    prefixes: tuple[Prefix, ...]
+    shifts: bool
+    rivals: tuple[str, ...] = ()
+
+    def reason(self, source: Leaf, target: Leaf) -> Why:
+        """Return why two leaves belong together by name."""
+        if source.name in (target.name, *target.also):
+            return Why("same name", "same name")
+        for old, new in self.prefixes:
+            if source.name.startswith(old) and target.name == new + source.name[len(old) :]:
+                return Why("prefix", f"same name, with {_said(old)} read as {_said(new)}")
+        return Why("prefix", "same name once prefixes are set aside")
+
+
+def _said(prefix: str) -> str:
+    return f"'{prefix}'" if prefix else "nothing"
+
+
+def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
+    """Return the fewest prefix rules that explain the most, and what they pair.
+
+    A rule (p, q) reads p + rest as q + rest. The identity comes first; then the rule that places the most tensors of
+    equal shape, again and again for what is left, as long as a rule places at least two.
+    """
+    left = {leaf.name: leaf for leaf in sources}
+    wanted = {name: leaf for leaf in targets for name in (leaf.name, *leaf.also)}
+    pairs: dict[str, str] = {}
+    rules: list[Prefix] = []
+    rivals: tuple[str, ...] = ()
+    while left and wanted:
+        rule, others = _best(left, wanted)
+        if rule is None:
+            break
+        rivals = rivals or others
+        placed = _apply(rule, left, wanted)
+        rules.append(rule)
+        for name, to in placed.items():
+            leaf = wanted[to]
+            pairs[name] = leaf.name
+            del left[name]
+            for alias in (leaf.name, *leaf.also):
+                wanted.pop(alias, None)
+    shifts = any(_numbers(old) != _numbers(new) for old, new in rules)
+    return Naming(pairs, tuple(rules), shifts, rivals)
+
+
+def _numbers(prefix: str) -> list[str]:
+    return [part for part in prefix.split(".") if part.isdecimal()]
+
+
+def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> dict[str, str]:
+    old, new = rule
+    placed: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in left:
+        if name.startswith(old):
+            to = new + name[len(old) :]
+            leaf = wanted.get(to)
+            if leaf is not None and leaf.name not in taken:
+                placed[name] = to
+                taken.add(leaf.name)
+    return placed
+
+
+def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix | None, tuple[str, ...]]:
+    """Return the best rule, and the source prefixes of others that fill the same slots with the same shapes."""
+    rated: list[tuple[float, Prefix, dict[str, str]]] = []
+    for rule in _candidates(left, wanted):
+        placed = _apply(rule, left, wanted)
+        fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
+        if placed and (rule == ("", "") or (len(placed) > 1 and 2 * fits >= len(placed))):
+            value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
+            rated.append((value, rule, placed))
+        if rule == ("", "") and len(placed) == len(wanted) == len(left):
+            break
+    if not rated:
+        return None, ()
+    rated.sort(key=lambda item: -item[0])
+    best = rated[0]
+    slots = set(best[2].values())
+    rivals = tuple(
+        rule[0] for value, rule, placed in rated[1:]
+        if best[1][0] and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
+    )  # fmt: skip
+    return best[1], rivals
+
+
+def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> list[Prefix]:
+    ends: dict[str, list[str]] = {}
+    for name in _spread(list(wanted), 4 * SAMPLE):
+        for at in _starts(name):
+            ends.setdefault(name[at:], []).append(name[:at])
+    votes: Counter[Prefix] = Counter()
+    for name in _spread(list(left), SAMPLE):
+        for at in _starts(name):
+            prefixes = ends.get(name[at:], ())
+            if 0 < len(prefixes) <= TOO_COMMON:
+                for prefix in prefixes:
+                    votes[name[:at], prefix] += 1
+                break
+    return [("", ""), *(rule for rule, _ in votes.most_common(12) if rule != ("", ""))]
+
+
+def _starts(name: str) -> list[int]:
+    """Return where the segments of `name` start, whole name first; the last segment alone is no evidence."""
+    parts = name.split(".")
+    at, starts = 0, []
+    for part in parts[:-1]:
+        starts.append(at)
+        at += len(part) + 1
+    return starts or [0]
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    step = max(1, len(names) // count)
+    return names[::step]

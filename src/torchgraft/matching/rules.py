@@ -1,0 +1,119 @@
+"""What the user knows, applied to the source's names before anything is matched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_FIELD = re.compile(r"\{(\w*)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The caller's facts.
+
+    rename: source pattern -> target pattern; `{i}` stands for a number, `{name}` for one whole segment; a pattern that
+    ends with a dot is a prefix, any other is a whole name or a run of whole segments at its start.
+    fan_out: source prefix -> target prefixes, one source for several places.
+    layers: path of a layer list -> number of the source layer for each target layer, repeats allowed.
+    copies: module name -> name of the module that starts as its copy.
+    fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
+    """
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    fan_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
+    fresh: Sequence[str] = ()
+    zero: Sequence[str] = ()
+
+    def present(self, keys: Iterable[str]) -> list[tuple[str, str]]:
+        """Return (name to match by, source key); a key appears once for every place that the rules send it to."""
+        shown: list[tuple[str, str]] = []
+        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        for key in keys:
+            names = [_renamed(key, renames)]
+            names = [n for name in names for n in self._spread(name)]
+            names = [n for name in names for n in self._relayered(name)]
+            names += [n for name in names for n in self._copied(name)]
+            shown += [(name, key) for name in names]
+        return shown
+
+    def is_fresh(self, name: str) -> bool:
+        """Whether the caller wants the slot to stay fresh."""
+        return any(covers(pattern, name) for pattern in self.fresh)
+
+    def is_zero(self, name: str) -> bool:
+        """Whether the caller wants the slot to start at zero."""
+        return any(covers(pattern, name) for pattern in self.zero)
+
+    def _spread(self, name: str) -> list[str]:
+        for old, places in self.fan_out.items():
+            prefix = _dotted(old)
+            if name.startswith(prefix):
+                return [_dotted(place) + name[len(prefix) :] for place in places]
+        return [name]
+
+    def _relayered(self, name: str) -> list[str]:
+        for path, picks in self.layers.items():
+            found = re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
+            if found:
+                number = int(found["n"])
+                return [f"{found['head']}{j}{found['rest']}" for j, i in enumerate(picks) if i == number]
+        return [name]
+
+    def _copied(self, name: str) -> list[str]:
+        parts = name.split(".")
+        return [
+            ".".join([*parts[:at], new, *parts[at + 1 :]])
+            for old, new in self.copies.items()
+            for at, part in enumerate(parts)
+            if part == old
+        ]
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern."""
+    stem = pattern.removesuffix("*").removesuffix(".")
+    return name == pattern or name.startswith(stem + ".") or fnmatchcase(name, pattern)
+
+
+def _dotted(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith(".") else prefix + "."
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    out, at = [], 0
+    for found in _FIELD.finditer(pattern):
+        out.append(re.escape(pattern[at : found.start()]))
+        name = found.group(1)
+        if not name.isidentifier():
+            raise UsageError(f"rename pattern {pattern!r}: a field needs a name, as in {{i}}")
+        out.append(f"(?P<{name}>\\d+)" if len(name) == 1 else f"(?P<{name}>[^.]+)")
+        at = found.end()
+    out.append(re.escape(pattern[at:]))
+    end = "" if pattern.endswith(".") or not pattern else r"(?=\.|$)"
+    try:
+        return re.compile("".join(out) + end)
+    except re.error as error:
+        raise UsageError(f"rename pattern {pattern!r}: {error}") from error
+
+
+def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, to in renames:
+        found = pattern.match(key)
+        if found:
+            fields = found.groupdict()
+            try:
+                new = _FIELD.sub(lambda m: fields[m.group(1)], to)
+            except KeyError as error:
+                raise UsageError(f"rename target {to!r} uses {error}, which its source pattern lacks") from error
+            return new + key[found.end() :]
+    return key

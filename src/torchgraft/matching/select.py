@@ -1,0 +1,116 @@
+"""Which of several networks in a file is meant: by the caller's word, by fit with the model, by a stated rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torchgraft.core.specs import Network, Slot, TensorSpec
+
+EMA_SEGMENTS = frozenset({"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The network to load from, why, and the others that fit as well (a choice that only the caller can make)."""
+
+    network: Network
+    note: str = ""
+    rivals: tuple[str, ...] = ()
+
+
+def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | None) -> Choice:
+    """Return the network that is meant.
+
+    The caller's `prefer` comes first: a container path, or one of its segments, or "ema". Else the network that
+    shares most with the model; among equals the live weights before averaged ones, and none of two live ones.
+
+    Raises:
+        UsageError: `prefer` names nothing in the file.
+    """
+    usable = [n for n in networks if n.role != "optimizer"] or list(networks)
+    if len(usable) == 1 and prefer is None:
+        return Choice(usable[0])
+    if prefer is not None:
+        chosen = [n for n in usable if _is_called(n, prefer)]
+        if not chosen and not any(_has_segment(n.specs, prefer) for n in usable):
+            found = ", ".join(repr(n.path) for n in usable[:8]) or "none"
+            raise UsageError(f"prefer={prefer!r}: the file holds no such network; it holds {found}")
+        usable = chosen or usable
+    rated = sorted(((_overlap(n.specs, slots), -at) for at, n in enumerate(usable)), reverse=True)
+    best = rated[0][0]
+    equal = [usable[-at] for rate, at in rated if rate >= 0.98 * best]
+    live = [n for n in equal if n.role == "model"] or equal
+    outer = [n for n in live if not any(_inside(n.path, o.path) for o in live if o is not n)] if best else live
+    inner = _innermost(live)
+    pool = inner if len(inner) < len(live) else outer
+    rivals = tuple(n.path for n in pool[1:]) if best > 0 and prefer is None else ()
+    note = _note(pool[0], usable, prefer) if len(usable) > 1 else ""
+    return Choice(pool[0], note, rivals)
+
+
+def _innermost(networks: Sequence[Network]) -> list[Network]:
+    """Return the networks that hold no other of them: a joined parent that adds nothing gives way to its child."""
+    return [n for n in networks if not any(_inside(o.path, n.path) for o in networks if o is not n)]
+
+
+def _inside(path: str, parent: str) -> bool:
+    return path != parent and (parent == "" or path.startswith(parent + "/"))
+
+
+def _is_called(network: Network, prefer: str) -> bool:
+    if network.path == prefer or prefer in network.path.split("/"):
+        return True
+    return prefer == "ema" and network.role == "ema"
+
+
+def _has_segment(specs: Mapping[str, TensorSpec], prefer: str) -> bool:
+    return any(in_part(key, prefer) for key in specs)
+
+
+def in_part(key: str, prefer: str) -> bool:
+    """Whether a key belongs to the part of a state dict that the caller prefers: one of its segments is so called."""
+    parts = key.split(".")
+    if prefer == "ema":
+        return bool(EMA_SEGMENTS & set(parts))
+    return prefer in parts or key.startswith(prefer.rstrip(".") + ".")
+
+
+def _overlap(specs: Mapping[str, TensorSpec], slots: Sequence[Slot]) -> float:
+    """Return the share of the model's elements whose last name segments and shape occur in the network."""
+    ends = {(_end(key), spec.shape) for key, spec in specs.items()}
+    bare = {spec.shape for spec in specs.values()}
+    total = found = 0.0
+    for slot in slots:
+        if slot.persistent and slot.spec.numel:
+            total += slot.spec.numel
+            hit = (_end(slot.name), slot.spec.shape) in ends
+            found += slot.spec.numel * (1.0 if hit else 0.3 * (slot.spec.shape in bare))
+    return found / total if total else 0.0
+
+
+def _end(name: str) -> str:
+    return ".".join(name.split(".")[-2:])
+
+
+def _note(chosen: Network, usable: Sequence[Network], prefer: str | None) -> str:
+    others = [n for n in usable if n is not chosen and not _inside(chosen.path, n.path)]
+    rule = "as you prefer" if prefer else "it shares most with the model"
+    if not prefer and any(n.role == "ema" for n in others) and chosen.role == "model":
+        rule = "live weights come before averaged ones"
+    names = ", ".join(repr(n.path or "top level") for n in others[:6])
+    return f"network {chosen.path or 'top level'!r} of the file is used ({rule})" + (f"; not {names}" if names else "")
+
+
+def keep_part(keys: Iterable[str], prefer: str | None) -> tuple[list[str], list[str]]:
+    """Return the keys of the preferred part, and those outside it. Without such a part all keys are kept."""
+    keys = list(keys)
+    if prefer is None:
+        return keys, []
+    inside = [key for key in keys if in_part(key, prefer)]
+    return (inside, [key for key in keys if not in_part(key, prefer)]) if inside else (keys, [])

@@ -1,0 +1,159 @@
+"""Matching where names alone don't settle it: the whole of both sides is aligned by shapes, names and neighbours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import natural_key
+from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.matching.leaves import cut
+from torchgraft.matching.solve import Pair, solve
+from torchgraft.matching.units import Unit, group, same_roles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.matching.prefixes import Naming
+
+
+def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -> Matching:
+    """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
+    named = naming.pairs
+    source_units, target_units = _units(sources, targets, named)
+    pinned = _pinned(source_units, target_units, named)
+    if _alphabetical(sources):
+        source_units = sorted(source_units, key=lambda u: natural_key(u.path))
+        pinned = _pinned(source_units, target_units, named)
+    trusted = _trusted(pinned, source_units, target_units)
+    pairs = solve(source_units, target_units, trusted, named=pinned)
+    familiar = _share(pinned, source_units, target_units) > 0.5
+    matches: list[Match] = []
+    for pair in pairs:
+        verdict = _certainty(pair, familiar=familiar)
+        if verdict is not None:
+            matches += _leaf_matches(pair, verdict, source_units, target_units)
+    fed = {m.target.name for m in matches}
+    used = {m.source.name for m in matches}
+    return Matching(
+        matches=tuple(matches),
+        free_targets=tuple(leaf for u in target_units for leaf in u.leaves.values() if leaf.name not in fed),
+        free_sources=tuple(leaf for u in source_units for leaf in u.leaves.values() if leaf.name not in used),
+    )
+
+
+def _units(
+    sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str, str]
+) -> tuple[list[Unit], list[Unit]]:
+    """Return the units of both sides; fused tensors that agree by name and shape stay whole, all others are cut."""
+    by_target = {leaf.name: leaf for leaf in targets}
+    whole = {a.name for a in sources if a.name in named and by_target[named[a.name]].shape == a.shape}
+    kept = {named[name] for name in whole}
+    left = [piece for leaf in sources for piece in ([leaf] if leaf.name in whole else cut_one(leaf, sources))]
+    right = [piece for leaf in targets for piece in ([leaf] if leaf.name in kept else cut_one(leaf, targets))]
+    return group(left), group(right)
+
+
+def cut_one(leaf: Leaf, among: Sequence[Leaf]) -> list[Leaf]:
+    """Return the parts of one leaf; `among` are its neighbours, which tell the sizes of grouped queries."""
+    near = [other for other in among if other.owner.rpartition(".")[0] == leaf.owner.rpartition(".")[0]]
+    return [piece for piece in cut([leaf, *(o for o in near if o is not leaf)]) if piece.keys == leaf.keys]
+
+
+def _pinned(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:
+    at = {leaf.name: j for j, unit in enumerate(targets) for leaf in unit.leaves.values()}
+    pinned: dict[int, int] = {}
+    for i, unit in enumerate(sources):
+        places = {at.get(named.get(leaf.name, "")) for leaf in unit.leaves.values()} - {None}
+        if len(places) == 1:
+            pinned[i] = places.pop()  # type: ignore[assignment]
+    return pinned
+
+
+def _trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> dict[int, int]:
+    """Return the pins that names may decide.
+
+    In a numbered list where both sides have layers that names don't settle (left over, moved, or of another shape), a
+    number proves nothing: a layer may have been inserted. There the order of the whole list decides.
+    """
+    used = set(pinned.values())
+    sure = {i: j for i, j in pinned.items() if _agree(sources[i], targets[j])}
+    open_sources = {_list_of(u) for i, u in enumerate(sources) if i not in sure}
+    open_targets = {_list_of(u) for j, u in enumerate(targets) if j not in used}
+    open_targets |= {_list_of(targets[j]) for i, j in pinned.items() if i not in sure}
+    return {
+        i: j
+        for i, j in pinned.items()
+        if not (_list_of(sources[i]) and _list_of(sources[i]) in open_sources and _list_of(targets[j]) in open_targets)
+    }
+
+
+def _agree(source: Unit, target: Unit) -> bool:
+    if source.numbers != target.numbers:
+        return False
+    pairs = same_roles(source, target)
+    return bool(pairs) and all(a.shape == b.shape for a, b in pairs) and len(source.leaves) == len(target.leaves)
+
+
+def _list_of(unit: Unit) -> str:
+    """Return the path up to the first number: the list that the unit stands in."""
+    parts = unit.path.split(".")
+    at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[:at]) + "." if at is not None else ""
+
+
+def _alphabetical(leaves: Sequence[Leaf]) -> bool:
+    names = [leaf.keys[0] for leaf in leaves]
+    return len(names) > 8 and names == sorted(names)
+
+
+def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:
+    total = min(sum(u.numel for u in sources), sum(u.numel for u in targets))
+    return sum(min(sources[i].numel, targets[j].numel) for i, j in pinned.items()) / max(total, 1)
+
+
+def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
+    """Return how sure a pair is; None: too little speaks for it."""
+    if pair.pinned:
+        return Certainty.CERTAIN
+    context = max(pair.block, pair.tail)
+    if familiar and pair.name < 0.55 and not (pair.in_order and pair.block > 0.5 and pair.name > 0.3):
+        return None
+    if pair.name < 0.15 and context < 0.4:
+        return None
+    if pair.lead > 0.5 and (pair.name > 0.35 or min(pair.block, pair.tail) > 0.6):
+        return Certainty.CERTAIN
+    if pair.lead > 0.2:
+        return Certainty.LIKELY
+    return Certainty.DOUBT
+
+
+def _leaf_matches(pair: Pair, verdict: Certainty, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:
+    source, target = sources[pair.source], targets[pair.target]
+    why = _why(pair, source, target)
+    alternatives: tuple[Alternative, ...] = ()
+    if pair.rival is not None and verdict is not Certainty.CERTAIN:
+        rival = sources[pair.rival]
+        keys = tuple(k for leaf in rival.leaves.values() for k in leaf.keys)
+        alternatives = (Alternative(keys, f"{rival.path} has the same shapes"),)
+    return [
+        Match(target=b, source=a, why=why, certainty=verdict, alternatives=alternatives)
+        for a, b in same_roles(source, target)
+    ]
+
+
+def _why(pair: Pair, source: Unit, target: Unit) -> Why:
+    evidence = []
+    if pair.name > 0.5:
+        evidence.append(f"names alike ({pair.name:.0%})")
+    if pair.in_order:
+        evidence.append("same place in the order")
+    if pair.block > 0.5 and source.block:
+        evidence.append(f"{source.block} and {target.block} agree in {min(pair.block, 1.0):.0%}")
+    if pair.tail > 0.5:
+        evidence.append(f"{source.tail or 'block'} is {target.tail or 'block'} in {min(pair.tail, 1.0):.0%} of the cases")
+    if pair.pinned:
+        return Why("name", "same name", tuple(evidence))
+    if source.tail == target.tail:
+        return Why("sequence", f"{source.block or source.path} stands where {target.block or target.path} does", tuple(evidence))
+    return Why("structure", f"{source.tail} corresponds to {target.tail}", tuple(evidence))

@@ -1,0 +1,55 @@
+"""Names that lost their dots: averaged weights and adapters store `blocks.0.fc` as `blocks0fc` or `blocks_0_fc`.
+
+Dots can't be put back from the source's side; taking them out of the target's names gives the match.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MIN_VOTES = 1
+
+
+def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict[str, str]:
+    """Return key -> target name for keys whose last segment is a target name with dots replaced by `joint`.
+
+    One run of letters in front (what the averaged module was called inside its parent) is allowed if it is the same
+    for all. Target names that become equal without their dots are left out: they can't be told apart.
+    """
+    flat: dict[str, str] = {}
+    twice: set[str] = set()
+    for name in names:
+        short = name.replace(".", joint)
+        if short in flat:
+            twice.add(short)
+        if short != name:
+            flat[short] = name
+    for short in twice:
+        flat.pop(short, None)
+    if not flat:
+        return {}
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    whole = {key: "." in key and end or key for key, end in ends.items()}
+    votes = Counter(end[:at] for end in whole.values() for at in range(len(end)) if end[at:] in flat)
+    if not votes:
+        return {}
+    before, count = votes.most_common(1)[0]
+    if count < MIN_VOTES:
+        return {}
+    return {
+        key: flat[end[len(before) :]]
+        for key, end in whole.items()
+        if end.startswith(before) and end[len(before) :] in flat and key != flat[end[len(before) :]]
+    }
+
+
+def restored(keys: Iterable[str], names: Mapping[str, object]) -> dict[str, str]:
+    """Return undotted keys of a state dict that has any, for names that none of its dotted keys serves."""
+    keys = list(keys)
+    long = [key for key in keys if key.count(".") <= 1 and key not in names]
+    found = undotted(long, names)
+    return found if len(found) > 1 or (len(found) == len(names) > 0) else {}

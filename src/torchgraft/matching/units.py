@@ -1,0 +1,94 @@
+"""Tensors of one module kept together: a unit is a module's weight, bias and statistics, or a single bare tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from torchgraft.matching.dialect import ROLES, WEIGHT_BESIDE_BIAS
+from torchgraft.matching.words import block_of, canonical, numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
+
+BARE = "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """Leaves of one module by canonical role. `path` is the module's (a bare tensor's own) name."""
+
+    path: str
+    leaves: dict[str, Leaf]
+    words: tuple[str, ...]
+    block: str
+    tail: str
+    numbers: tuple[int, ...]
+    order: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of all leaves."""
+        return sum(leaf.numel for leaf in self.leaves.values())
+
+
+def group(leaves: Sequence[Leaf]) -> list[Unit]:
+    """Return the units in order of their first leaf."""
+    beside: dict[str, set[str]] = {}
+    for leaf in leaves:
+        beside.setdefault(leaf.owner, set()).add(leaf.role)
+    found: dict[str, dict[str, Leaf]] = {}
+    for leaf in leaves:
+        role = _role(leaf, beside[leaf.owner])
+        path = leaf.name if role == BARE else leaf.owner
+        roles = found.setdefault(path, {})
+        if role in roles:
+            found[leaf.name] = {BARE: leaf}
+        else:
+            roles[role] = leaf
+    return [_unit(path, roles) for path, roles in found.items()]
+
+
+def _role(leaf: Leaf, beside: set[str]) -> str:
+    role = ROLES.get(leaf.role)
+    if role is not None:
+        return role
+    if leaf.role in WEIGHT_BESIDE_BIAS and beside & {"bias", "beta", "b"}:
+        return "weight"
+    return BARE
+
+
+def _unit(path: str, roles: dict[str, Leaf]) -> Unit:
+    block = block_of(path + ".x")
+    tail = path[len(block) + 1 :] if block else path
+    return Unit(
+        path=path,
+        leaves=roles,
+        words=canonical(path),
+        block=block,
+        tail=tail,
+        numbers=numbers(path),
+        order=min(leaf.order for leaf in roles.values()),
+    )
+
+
+def shape_class(shape: Shape) -> Shape:
+    """Return what transposing, permuting and squeezing leave unchanged: the sorted sizes above one."""
+    return tuple(sorted(d for d in shape if d != 1))
+
+
+def flat_class(shape: Shape) -> Shape:
+    """Return what flattening all but the first dimension leaves unchanged."""
+    return (shape[0], prod(shape[1:])) if len(shape) > 1 else (*shape, 1) if shape else (1, 1)
+
+
+def same_roles(a: Unit, b: Unit) -> list[tuple[Leaf, Leaf]]:
+    """Return the pairs of leaves that would feed each other; a bare tensor stands for a lone weight."""
+    pairs = [(leaf, b.leaves[role]) for role, leaf in a.leaves.items() if role in b.leaves]
+    if not pairs and len(a.leaves) == 1 and len(b.leaves) == 1 and set(a.leaves) | set(b.leaves) == {BARE, "weight"}:
+        pairs = [(next(iter(a.leaves.values())), next(iter(b.leaves.values())))]
+    return pairs
