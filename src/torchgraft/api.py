@@ -115,3 +115,96 @@ def make_plan(source: Source, target: Target, asked: Request) -> Plan:
         plan, objections=objections, notes=notes, origin=source.origin, format=source.format,
         seconds=time.perf_counter() - start,
     )  # fmt: skip
+
+
+def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
+    """Return what load() would do, and touch nothing.
+
+    `model` is an nn.Module (meta is fine), or a checkpoint whose names and shapes stand for one. `checkpoint` is a
+    path (file or folder), a dict of tensors, an nn.Module or an opened source. Keyword arguments as for load().
+
+    Raises:
+        UsageError: an argument makes no sense.
+        CheckpointError: the file can't be read.
+    """
+    wanted = request(**asked)
+    with open_checkpoint(checkpoint) as source:
+        return make_plan(_hooked(model, source), _target(model), wanted)
+
+
+def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked: Any) -> Report:
+    """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
+
+    Args:
+        model: the module to fill; parameters keep their identity, dtype, device and ties. A module on meta comes out
+            whole, on `device` (CPU unless given).
+        checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source.
+        device: where the tensors of a meta model come to life.
+        **asked: what you know and what you accept:
+            rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
+            fan_out: source prefix -> target prefixes that it fills, each with a copy.
+            layers: path of a layer list -> the source's layer number for each of the target's layers.
+            copies: module name -> module name that starts as its copy.
+            fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
+            prefer: which of several networks in the file: a container path, a segment of one, or "ema".
+            on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
+            min_coverage: least share of elements that must find a place, on the better of the two sides.
+            strict: refuse anything that stays fresh or unused. policy: a verdict for each kind of objection.
+            grow_rows: tables that may grow at their end. class_names, class_rows: class rows move by name.
+            in_channels: rule for other input channels. grids: grids of position tables. permute: axis orders.
+
+    Raises:
+        UsageError: an argument makes no sense.
+        CheckpointError: the file can't be read.
+        PlanRefusedError: the policy refuses the plan, or a value in the file; all objections at once.
+        ApplyError: writing failed. In every case the model is as it was before.
+    """
+    from torchgraft.applying import apply
+    from torchgraft.verifying import compare_values
+
+    wanted = request(**asked)
+    with open_checkpoint(checkpoint) as opened:
+        source, target = _hooked(model, opened), _target(model)
+        made = make_plan(source, target, wanted)
+        made = replace(made, objections=(*made.objections, *_conflicts(made, source)))
+        start = time.perf_counter()
+        done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
+    cost = Cost(
+        plan_seconds=made.seconds, apply_seconds=time.perf_counter() - start, bytes_read=done.bytes_read,
+        bytes_written=done.bytes_written, undo_bytes=done.undo_bytes,
+    )  # fmt: skip
+    final = replace(made, objections=(*made.objections, *done.notes))
+    return Report(plan=final, checks=done.checks, cost=cost, initialised=done.initialised)
+
+
+def _target(model: object) -> Target:
+    from torchgraft.surveying import survey, target_from_specs
+
+    if hasattr(model, "named_parameters"):
+        return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
+    with open_checkpoint(model) as source:
+        return target_from_specs(choose(source.networks, (), None).network.specs)
+
+
+def _hooked(model: object, source: Source) -> Source:
+    """Return the source under the names that the model's own load hooks give its keys."""
+    del model
+    return source
+
+
+def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:
+    """Return an objection for each tied slot that two source tensors of different values claim."""
+    from torchgraft.verifying.sources import same_values
+
+    network = next(n for n in source.networks if n.path == made.network)
+    out = []
+    for unused in made.unused:
+        if unused.why.rule != "alias":
+            continue
+        key = unused.spec.name
+        fed = made.by_name[key].feeds[0].key
+        shared = network.shared or {}
+        if shared.get(key, key) != shared.get(fed, fed) and not same_values(source, made.network, key, fed):
+            text = f"{key} and {fed} are one tensor in the model (tied) and hold different values in the file"
+            out.append(Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, fed)))
+    return tuple(out)

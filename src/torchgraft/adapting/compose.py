@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting.fit import Fit, Layout, exact_fit, is_matrix, mismatch, read_layout, resized_fit
+from torchgraft.adapting.fit import Fit, Layout, exact_fit, mismatch, read_layout, resized_fit
 from torchgraft.adapting.forms import Piece, pieces
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rows import row_fit
 from torchgraft.core.plan import Certainty, Feed, Step, Why
-from torchgraft.ops import Concat, Constant, Permute, SliceDim
+from torchgraft.ops import Concat, InsertZeros, Permute, SliceDim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,56 +149,65 @@ def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool)
 
 def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None:
     """Fill a fused slot from its parts; whole tensors that hold the same parts in the same order are copied."""
-    spec = facts.slots[slot].spec
     ordered = sorted(found, key=lambda m: m.target.part.start)  # type: ignore[union-attr]
     if _is_whole(ordered, facts):
-        only = ordered[0]
+        only, shape = ordered[0], facts.slots[slot].spec.shape
         whole = replace(only.source, shape=facts.specs[only.source.keys[0]].shape, part=None)
-        _single(replace(only, source=whole, target=replace(only.target, shape=spec.shape, part=None)), facts, draft)
+        _single(replace(only, source=whole, target=replace(only.target, shape=shape, part=None)), facts, draft)
         return
-    feeds: list[Feed] = []
-    at, said = 0, []
-    certainty = Certainty.CERTAIN
+    fits = [_fit(match, facts) for match in ordered]
+    lacking = _lacking(ordered, facts.slots[slot].spec)
+    odd = next((fit.text for fit in fits if fit.ops is None), "")
+    if lacking is None or odd or any(m.source.form != "plain" for m in ordered):
+        said = " + ".join(m.target.part.label for m in ordered if m.target.part)
+        for match in ordered:
+            _reject(match, odd or f"only {said} of the fused tensor can be had from the file", facts, draft, doubt=True)
+        return
+    draft.steps[slot] = _joined(slot, ordered, fits, lacking, facts)
+
+
+def _lacking(ordered: Sequence[Match], spec: TensorSpec) -> tuple[Op, ...] | None:
+    """Return ops for the parts that the file lacks: none, or zeros for a key bias; None when others are missing.
+
+    A key bias shifts all scores of a query alike, which softmax takes out again: models with q_bias and v_bias leave
+    it away (BEiT, Bao et al., 2021).
+    """
+    at, holes = 0, []
     for match in ordered:
         part = match.target.part
-        fit = _fit(match, facts)
-        if part is None or fit.ops is None or match.source.form != "plain":
-            _reject(match, fit.text or "a part that can't be computed", facts, draft, doubt=True)
-            return
+        if part is None:
+            return None
         if part.start != at:
-            feeds.append(_gap(spec, part.dim, part.start - at))
+            holes.append((at, part.start - at))
+        at = part.stop
+    total = spec.shape[ordered[0].target.part.dim] if ordered[0].target.part else at
+    if at != total:
+        holes.append((at, total - at))
+    if not holes:
+        return ()
+    labels = {m.target.part.label for m in ordered if m.target.part}
+    if labels == {"q", "v"} and len(spec.shape) == 1 and len(holes) == 1:
+        return (InsertZeros(0, *holes[0]),)
+    return None
+
+
+def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tuple[Op, ...], facts: Facts) -> Step:
+    feeds = []
+    for match, fit in zip(ordered, fits, strict=True):
         cut = match.source.part
         ops = () if cut is None else (SliceDim(cut.dim, cut.start, cut.stop, cut.total),)
-        feeds.append(Feed(match.source.keys[0], (*ops, *fit.ops), facts.network))
-        at = part.stop
-        certainty = _worst(certainty, match.certainty, fit.certainty)
-        said.append(part.label)
-    _finish_join(slot, ordered, (feeds, at, said, certainty), facts, draft)
-
-
-def _finish_join(
-    slot: str, ordered: Sequence[Match], built: tuple[list[Feed], int, list[str], Certainty], facts: Facts, draft: Draft
-) -> None:
-    feeds, at, said, certainty = built
-    part = ordered[0].target.part
-    if part is None:
-        return
-    spec = facts.slots[slot].spec
-    lacking = at != part.total or any(not feed.key for feed in feeds)
-    if lacking and not (set(said) == {"q", "v"} and len(spec.shape) == 1):
-        text = f"only {', '.join(said)} of the fused tensor are in the file"
-        for match in ordered:
-            _reject(match, text, facts, draft, doubt=True)
-        return
-    why = Why("fused", f"{' + '.join(said)} joined in that order" + (", zeros for k" if lacking else ""), ordered[0].why.evidence)
-    alternatives = tuple(a for m in ordered for a in m.alternatives)[:3]
-    ops = (Concat(part.dim),) if len(feeds) > 1 else ()
-    draft.steps[slot] = Step(slot=facts.slots[slot], feeds=tuple(feeds), ops=ops, why=why, certainty=certainty, alternatives=alternatives)
-
-
-def _gap(spec: TensorSpec, dim: int, count: int) -> Feed:
-    shape = (*spec.shape[:dim], count, *spec.shape[dim + 1 :])
-    return Feed("", (Constant(shape, spec.dtype.label, 0.0),))
+        feeds.append(Feed(match.source.keys[0], (*ops, *(fit.ops or ())), facts.network))
+    labels = " + ".join(m.target.part.label for m in ordered if m.target.part)
+    dim = ordered[0].target.part.dim if ordered[0].target.part else 0
+    text = f"{labels} joined in that order" + (", zeros for k" if zeros else "")
+    return Step(
+        slot=facts.slots[slot],
+        feeds=tuple(feeds),
+        ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros,
+        why=Why("fused", text, ordered[0].why.evidence),
+        certainty=_worst(*(m.certainty for m in ordered), *(fit.certainty for fit in fits)),
+        alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
+    )
 
 
 def _is_whole(ordered: Sequence[Match], facts: Facts) -> bool:
@@ -211,5 +220,3 @@ def _is_whole(ordered: Sequence[Match], facts: Facts) -> bool:
     turned = all(a and b and (a.start, a.stop, a.total) == (b.start, b.stop, b.total) for a, b in ends)
     return (same or turned) and sum(b.stop - b.start for _, b in ends if b) == ordered[0].target.part.total  # type: ignore[union-attr]
 
-
-__all__ = ["Draft", "Facts", "compose", "gather_facts", "is_matrix"]

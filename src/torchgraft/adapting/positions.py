@@ -122,7 +122,7 @@ def _regrid(
         pick = (*kept, *range(prefixes[0], count))
         fill = Rows(dim, tuple(range(prefixes[1] - len(kept), prefixes[1] + count - prefixes[0]))) if len(kept) < prefixes[1] else None
         return Fit((SelectRows(dim, pick),), "the same grid" + words_, rows=fill, rule="positions")
-    op = ResampleGrid(grids[0], grids[1], prefixes[0], kept, "bicubic", True)
+    op = ResampleGrid(grids[0], grids[1], prefixes[0], kept)
     text = f"position grid {grids[0][0]}x{grids[0][1]} -> {grids[1][0]}x{grids[1][1]}{words_}"
     if len(kept) < prefixes[1]:
         new = prefixes[1] - len(kept)
@@ -151,7 +151,7 @@ def _open_grid(a: Shape, b: Shape) -> Fit | None:
     if a[0] != b[0]:
         return None
     flat, back = Reshape((a[0], a[1] * a[2], a[3])), Reshape(b)
-    op = ResampleGrid((a[1], a[2]), (b[1], b[2]), 0, (), "bicubic", True)
+    op = ResampleGrid((a[1], a[2]), (b[1], b[2]))
     return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule="positions")
 
 

@@ -62,10 +62,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One source tensor on its way into a slot, with the ops applied to it alone. `network` is its container path.
-
-    With an empty `key` nothing is read: the first op makes a constant.
-    """
+    """One source tensor on its way into a slot, with the ops applied to it alone. `network` is its container path."""
 
     key: str
     ops: tuple[Op, ...] = ()

@@ -1,0 +1,41 @@
+"""Thin adaptors through which outside measures call torchgraft; each turns its caller's words into our options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def cases(model: nn.Module, given: Any, hints: dict[str, Any]) -> dict[str, list[str]]:
+    """Load `given` into `model` with the facts in `hints`; return what the report names."""
+    import torchgraft as tg
+    from torchgraft import api
+
+    report = api.load(model, given, **_options(hints))
+    if "freeze" in hints:
+        tg.freeze(model, report, modules=hints["freeze"])
+    plan = report.plan
+    flags = {"low_coverage": "low_coverage", "coverage": "low_coverage", "missing": "incomplete", "nonfinite": "nonfinite"}
+    objections = [o for o in plan.objections if o.kind in flags]
+    return {
+        "left_at_init": [name for s in plan.fresh for name in s.slot.names]
+        + [s.slot.name for s in plan.steps if s.rows is not None and s.filled == 0],
+        "unused_source": [u.spec.name for u in plan.unused if not u.quiet],
+        "adapted": [name for s in plan.adapted for name in s.slot.names],
+        "flags": sorted({flags[o.kind] for o in objections}),
+    }
+
+
+def _options(hints: dict[str, Any]) -> dict[str, Any]:
+    """Turn hints into keyword arguments of load()."""
+    same = {"prefer": "prefer", "map": "fan_out", "layers": "layers", "copy": "copies", "grow_rows": "grow_rows",
+            "class_names": "class_names", "class_rows": "class_rows", "in_channels": "in_channels",
+            "permute": "permute", "exclude": "fresh"}  # fmt: skip
+    options = {ours: hints[theirs] for theirs, ours in same.items() if theirs in hints}
+    if "zero_in" in hints:
+        zero = hints["zero_in"]
+        stack = next(iter(hints["layers"]))
+        options["zero"] = [f"{stack}.{layer}.{name}" for layer in zero["layers"] for name in zero["names"]]
+    return options
