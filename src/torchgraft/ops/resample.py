@@ -153,9 +153,12 @@ def interpolated(
     import torch.nn.functional as F  # noqa: N812
 
     wide = images.to(working_dtype([images]))
-    # align_corners=None and False are one and the same to torch
+    # torch 2.14 repeats the first row when an antialiased result is one column wide: lay such images on their side
+    turned = antialias and size[1] == 1
+    if turned:
+        wide, size = wide.transpose(2, 3), size[::-1]
     out = F.interpolate(wide, size=size, mode=mode, antialias=antialias, align_corners=corners)
-    return out.to(images.dtype)
+    return (out.transpose(2, 3) if turned else out).to(images.dtype)
 
 
 @dataclass(frozen=True, slots=True)
