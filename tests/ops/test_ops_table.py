@@ -1,8 +1,11 @@
+import importlib
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+from op_contract import OpContract
 
 import torchgraft.ops
 from torchgraft.core.errors import UsageError
@@ -41,3 +44,15 @@ def test_foreign_data_is_refused_with_the_reason(data, text):
 def test_importing_the_ops_does_not_import_torch():
     code = "import sys, torchgraft.ops; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  # our own code
+
+
+def test_every_op_has_its_contract_class():
+    files = Path(__file__).parent.glob("test_ops_*.py")
+    modules = [importlib.import_module(f.stem) for f in files if f.stem != Path(__file__).stem]
+    held = {
+        c.kind
+        for m in modules
+        for c in vars(m).values()
+        if isinstance(c, type) and issubclass(c, OpContract) and c is not OpContract
+    }
+    assert held == set(torchgraft.ops.OPS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UsageError
 from torchgraft.core.specs import TensorSpec
-from torchgraft.ops.base import BaseOp, dtype_of, expect, expect_count, expect_float
+from torchgraft.ops.base import BaseOp, dtype_of, expect, expect_count
 from torchgraft.ops.exact import torch_dtype
 from torchgraft.ops.resample import size_words
 
@@ -61,7 +61,7 @@ class DequantBlocks(BaseOp):
         count = prod(_blocks(weight.shape, block)) if self.block else 1
         need = f"there should be {count} scales, one per block {size_words(block)}"
         expect(that=all(s.numel == count for s in rest), op=self.name, specs=specs, need=need)
-        expect_float(self.name, rest[:1])
+        expect(that=rest[0].dtype.is_float, op=self.name, specs=specs, need=f"scales are floats, not {rest[0].dtype}")
         return TensorSpec(weight.name, weight.shape, dtype_of(self.name, self.dtype))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -135,7 +135,12 @@ class Dequant4bit(BaseOp):
             that=packed.nbytes == size, op=self.name, specs=specs, need=f"{list(self.shape)} takes {size} packed bytes"
         )
         expect(that=quant_map.numel == 16, op=self.name, specs=specs, need="the map of codes should have 16 values")
-        expect_float(self.name, [quant_map])
+        expect(
+            that=quant_map.dtype.is_float,
+            op=self.name,
+            specs=specs,
+            need=f"the map holds floats, not {quant_map.dtype}",
+        )
         return TensorSpec(packed.name, self.shape, dtype_of(self.name, self.dtype))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
