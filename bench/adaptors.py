@@ -23,17 +23,37 @@ def cases(model: nn.Module, given: Any, hints: dict[str, Any]) -> dict[str, list
         "left_at_init": [name for s in plan.fresh for name in s.slot.names]
         + [s.slot.name for s in plan.steps if s.rows is not None and s.filled == 0],
         "unused_source": [u.spec.name for u in plan.unused if not u.quiet],
-        "adapted": [name for s in plan.adapted for name in s.slot.names],
+        "adapted": [name for s in plan.steps if s in plan.adapted or s.why.rule == "shared" for name in s.slot.names],
         "flags": sorted({flags[o.kind] for o in objections}),
     }
+
+
+def pairs(source: dict[str, Any], model: nn.Module, source_model: nn.Module | None) -> None:
+    """Fill `model` with the best reading everywhere."""
+    _transfer(source, model, source_model, on_doubt="take")
+
+
+def pairs_certain(source: dict[str, Any], model: nn.Module, source_model: nn.Module | None) -> None:
+    """Fill only what is certain; skip the rest."""
+    _transfer(source, model, source_model, on_doubt="skip", accept="certain")
+
+
+def _transfer(source: dict[str, Any], model: nn.Module, source_model: nn.Module | None, **how: Any) -> None:
+    from torchgraft import api
+    from torchgraft.core.policy import Policy, Verdict
+
+    del source_model
+    lenient = Policy(coverage=Verdict.WARN, container=Verdict.WARN, quantised=Verdict.WARN, nonfinite=Verdict.WARN)
+    api.load(model, source, policy=lenient, **how)
 
 
 def _options(hints: dict[str, Any]) -> dict[str, Any]:
     """Turn hints into keyword arguments of load()."""
     same = {"prefer": "prefer", "map": "fan_out", "layers": "layers", "copy": "copies", "grow_rows": "grow_rows",
             "class_names": "class_names", "class_rows": "class_rows", "in_channels": "in_channels",
-            "permute": "permute", "exclude": "fresh"}  # fmt: skip
+            "permute": "permute", "exclude": "fresh", "merge_lora": "merge_lora", "tensor_parallel": "tensor_parallel"}  # fmt: skip
     options = {ours: hints[theirs] for theirs, ours in same.items() if theirs in hints}
+    options["fuse_branches"] = "fuse" in hints
     if "zero_in" in hints:
         zero = hints["zero_in"]
         stack = next(iter(hints["layers"]))

@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.adapting import ClassRows, Options, Wishes, adapt
+from torchgraft.adapting import ClassRows, Options, Wishes, adapt, requested_steps
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.report import Cost, Report
-from torchgraft.matching import Rules, choose, match
+from torchgraft.matching import Rules, choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source, Target
 
 ON_DOUBT = ("refuse", "skip", "take")
+ACCEPT = ("certain", "likely")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class Request:
     policy: Policy
     prefer: str | None = None
     on_doubt: str = "refuse"
+    accept: str = "likely"
+    tensor_parallel: Mapping[str, str] = field(default_factory=dict)
 
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
@@ -45,6 +48,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     zero: Sequence[str] = (),
     prefer: str | None = None,
     on_doubt: str = "refuse",
+    accept: str = "likely",
     min_coverage: float | None = None,
     strict: bool = False,
     policy: Policy | None = None,
@@ -54,6 +58,9 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     in_channels: Mapping[str, str] | None = None,
     grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] | None = None,
     permute: Mapping[str, Sequence[int]] | None = None,
+    merge_lora: bool | float = False,
+    fuse_branches: bool = False,
+    tensor_parallel: Mapping[str, str] | None = None,
 ) -> Request:
     """Return the checked request; see load() for what each argument means.
 
@@ -62,6 +69,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     """
     if on_doubt not in ON_DOUBT:
         raise UsageError(f"on_doubt={on_doubt!r}: use one of {', '.join(map(repr, ON_DOUBT))}")
+    if accept not in ACCEPT:
+        raise UsageError(f"accept={accept!r}: use one of {', '.join(map(repr, ACCEPT))}")
     if min_coverage is not None and not 0 <= min_coverage <= 1:
         raise UsageError(f"min_coverage={min_coverage!r}: use a share between 0 and 1")
     for name, value in (("fresh", fresh), ("zero", zero), ("grow_rows", grow_rows)):
@@ -79,9 +88,9 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     )
     options = Options(
         grow_rows=grow_rows, classes=_classes(class_names, class_rows), in_channels=in_channels or {},
-        grids=grids or {}, permute=permute or {},
+        grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
     )  # fmt: skip
-    return Request(rules=rules, options=options, policy=chosen, prefer=prefer, on_doubt=on_doubt)
+    return Request(rules=rules, options=options, policy=chosen, prefer=prefer, on_doubt=on_doubt, accept=accept, tensor_parallel=tensor_parallel or {})
 
 
 def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] | None) -> ClassRows | None:
@@ -99,11 +108,15 @@ def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] 
 def make_plan(source: Source, target: Target, asked: Request) -> Plan:
     """Return the plan for an opened source and a surveyed target."""
     start = time.perf_counter()
-    choice = choose(source.networks, target.slots, asked.prefer)
+    ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
+    choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
     specs = choice.network.specs
-    matching = match(specs, target, asked.rules, prefer=asked.prefer)
-    wishes = Wishes(is_fresh=asked.rules.is_fresh, is_zero=asked.rules.is_zero, on_doubt=asked.on_doubt)
-    plan = adapt(matching, target, specs, asked.options, asked.policy, wishes, choice.network.path)
+    settled = requested_steps(specs, target, asked.options, choice.network.path)
+    taken = {feed.key for step in settled.values() for feed in step.feeds}
+    left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
+    matching = match(left, target, asked.rules, prefer=asked.prefer, settled=settled)
+    wishes = Wishes(is_fresh=asked.rules.is_fresh, is_zero=asked.rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
+    plan = adapt(matching, target, specs, asked.options, asked.policy, wishes, choice.network.path, settled, ranks)
     objections = plan.objections
     rivals = (*choice.rivals, *matching.rivals)
     if rivals:
@@ -148,6 +161,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
+            accept: "likely", or "certain": everything less is doubt.
             min_coverage: least share of elements that must find a place, on the better of the two sides.
             strict: refuse anything that stays fresh or unused. policy: a verdict for each kind of objection.
             grow_rows: tables that may grow at their end. class_names, class_rows: class rows move by name.

@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from torchgraft.adapting.branches import branch_steps
 from torchgraft.adapting.compose import compose, gather_facts
+from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import ClassRows, Options
+from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_steps, unused_sources
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torchgraft.core.match import Matching
+    from torchgraft.core.match import Matching, Ranks
     from torchgraft.core.policy import Policy
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["ClassRows", "Options", "Wishes", "adapt"]
+__all__ = ["ClassRows", "Options", "Wishes", "adapt", "requested_steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +31,36 @@ class Wishes:
     is_fresh: Callable[[str], bool]
     is_zero: Callable[[str], bool]
     on_doubt: str = "refuse"
+    accept: str = "likely"
+
+
+def requested_steps(
+    specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str
+) -> dict[str, Step]:
+    """Return the steps that the caller asked for by kind, ahead of any matching: adapters merged, branches fused.
+
+    Raises:
+        UsageError: what was asked for can't be done with this file.
+    """
+    steps: dict[str, Step] = {}
+    if options.merge_lora:
+        scale = None if options.merge_lora is True else float(options.merge_lora)
+        steps |= lora_steps(specs, target.slots, network, scale)
+    if options.fuse_branches:
+        steps |= branch_steps(specs, target.slots, network)
+    return steps
 
 
 def adapt(
     matching: Matching, target: Target, specs: Mapping[str, TensorSpec], options: Options, policy: Policy,
-    wishes: Wishes, network: str = "",
+    wishes: Wishes, network: str = "", settled: Mapping[str, Step] | None = None,
+    ranks: Ranks | None = None,
 ) -> Plan:  # fmt: skip
-    """Return the plan that the matching comes to under the policy. Nothing is read and nothing is touched."""
+    """Return the plan that the matching comes to under the policy. Nothing is read and nothing is touched.
+
+    `settled` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is
+    spread over tensor-parallel ranks.
+    """
     slots = {slot.name: slot for slot in target.slots}
     leaves = (
         [*(m.source for m in matching.matches), *matching.free_sources],
@@ -42,18 +68,22 @@ def adapt(
     )
     facts = gather_facts(matching.matches, leaves, specs, slots, options, network)
     draft = compose(matching.matches, facts)
-    decided = {name: _undoubted(step, wishes.on_doubt) for name, step in draft.steps.items()}
+    decided = {name: _undoubted(step, wishes) for name, step in draft.steps.items()} | dict(settled or {})
     steps = tuple(
         decided[slot.name] if slot.name in decided else fresh_steps(slot, wishes.is_fresh, wishes.is_zero, specs)
         for slot in target.slots
     )
+    steps = over_ranks(steps, ranks) if ranks else steps
     unused = unused_sources(steps, specs, draft.rejected, matching, network)
     plan = Plan(steps=steps, unused=unused, notes=matching.notes, network=network, source_specs=specs, policy=policy)
     return replace(plan, objections=object_to(plan))
 
 
-def _undoubted(step: Step, on_doubt: str) -> Step:
-    if step.certainty is not Certainty.DOUBT or on_doubt != "skip":
+def _undoubted(step: Step, wishes: Wishes) -> Step:
+    """Return the step under the caller's view of doubt: what isn't accepted is doubt, and may be left fresh."""
+    if step.certainty is Certainty.LIKELY and wishes.accept == "certain":
+        step = replace(step, certainty=Certainty.DOUBT)
+    if step.certainty is not Certainty.DOUBT or wishes.on_doubt != "skip":
         return step
     why = Why("doubt", "left fresh for doubt: " + step.why.text, step.why.evidence)
     return Step(slot=step.slot, why=why, certainty=Certainty.CERTAIN, alternatives=step.alternatives)

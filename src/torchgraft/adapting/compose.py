@@ -33,7 +33,7 @@ class Facts:
     options: Options
     layout: Layout
     sides: tuple[Side, Side]
-    first_conv: str
+    first_convs: frozenset[str]
     network: str
     tails: Mapping[str, str]
 
@@ -53,11 +53,19 @@ def gather_facts(
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
     tails = {m.target.name: _tail(m.target.name) for m in matches}
     convs = [leaf for leaf in leaves[1] if len(leaf.shape) >= 3 and leaf.role == "weight" and leaf.part is None]
-    first = min(convs, key=lambda leaf: leaf.order).keys[0] if convs else ""
+    first = frozenset({min(convs, key=lambda leaf: leaf.order).keys[0]}) if convs else frozenset()
+    stored = [leaf for leaf in leaves[0] if len(leaf.shape) >= 3 and leaf.role == "weight"]
+    if stored and not _alphabetical(leaves[0]):
+        first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
     return Facts(
         specs=specs, slots=slots, options=options, layout=read_layout(list(matches), tails),
-        sides=(read_side(leaves[0]), read_side(leaves[1])), first_conv=first, network=network, tails=tails,
+        sides=(read_side(leaves[0]), read_side(leaves[1])), first_convs=first, network=network, tails=tails,
     )  # fmt: skip
+
+
+def _alphabetical(leaves: Sequence[Leaf]) -> bool:
+    keys = [leaf.keys[0] for leaf in sorted(leaves, key=lambda leaf: leaf.order)]
+    return len(keys) > 8 and keys == sorted(keys)
 
 
 def _tail(name: str) -> str:
@@ -85,9 +93,9 @@ def _single(match: Match, facts: Facts, draft: Draft) -> None:
     shapes = {name: slot.spec.shape for name, slot in facts.slots.items() if name in match.target.keys}
     made = pieces(match.source, match.target, facts.specs, shapes)
     if isinstance(made, str):
-        _reject(match, made, facts, draft, doubt=True)
+        _reject(match, made, facts, draft, doubt=True, rule="quantised" if "quantised" in made else "form")
         return
-    fit = _fit(match, facts)
+    fit = Fit(()) if match.source.form == "bnb4" else _fit(match, facts)
     for piece in made:
         if fit.ops is None:
             _reject(match, fit.text, facts, draft, doubt=fit.certainty is Certainty.DOUBT)
@@ -113,7 +121,7 @@ def _fit(match: Match, facts: Facts) -> Fit:
     moved = position_fit(source, target, facts.sides, options.grids)
     if moved is not None:
         return moved
-    return resized_fit(source, target, slot == facts.first_conv, options.in_channels)
+    return resized_fit(source, target, bool({slot, source.keys[0]} & facts.first_convs), options.in_channels)
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
@@ -138,12 +146,12 @@ def _worst(*levels: Certainty) -> Certainty:
     return max(levels, key=_ORDER.__getitem__)
 
 
-def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool) -> None:
+def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool, rule: str = "shape") -> None:
     for key in match.source.keys:
         draft.rejected[key] = text
     for slot in match.target.keys:
         certainty = Certainty.DOUBT if doubt else Certainty.CERTAIN
-        why = Why("shape", text, match.why.evidence)
+        why = Why(rule, text, match.why.evidence)
         draft.steps[slot] = Step(slot=facts.slots[slot], why=why, certainty=certainty)
 
 

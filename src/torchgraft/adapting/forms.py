@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.ops import (
     ApplyMask,
+    Dequant4bit,
     DequantBlocks,
     Reshape,
     SpectralNormBake,
@@ -42,7 +43,7 @@ def pieces(source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: 
             for slot, key in zip(target.keys, source.keys, strict=True)
         ]
     if target.form == "plain":
-        baked = _bake(source, specs)
+        baked = _bake(source, specs, shapes[target.keys[0]])
         return baked if isinstance(baked, str) else [Piece(target.keys[0], *baked)]
     if target.form == "weight_norm" and source.form == "plain":
         dim = _norm_dim(shapes[target.keys[0]])
@@ -73,7 +74,7 @@ def _norm_dim(magnitude: Shape) -> int | None:
     return wide[0] if len(wide) == 1 else (None if magnitude == () or not wide and len(magnitude) != 1 else 0)
 
 
-def _bake(source: Leaf, specs: Mapping[str, TensorSpec]) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
+def _bake(source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
     if source.form == "weight_norm":
         dim = _norm_dim(specs[source.keys[0]].shape)
         return source.keys, (WeightNormBake(dim),), "weight norm computed: g * v / |v|"
@@ -90,7 +91,24 @@ def _bake(source: Leaf, specs: Mapping[str, TensorSpec]) -> tuple[tuple[str, ...
         if block is None:
             return "8-bit float weight (quantised) whose scale has an unknown block shape"
         return source.keys, (DequantBlocks(block),), f"8-bit float times its scale, blocks of {list(block)}"
+    if source.form == "bnb4":
+        return _four_bits(source, specs, wanted)
     return f"{source.form} packing (quantised) is not decoded"
+
+
+def _four_bits(
+    source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape
+) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
+    """Return the unpacking of bitsandbytes' 4-bit weights; the shape is the model's, the state in the file has the sizes."""
+    packed, absmax, code = source.keys[:3]
+    if (_numel(wanted) + 1) // 2 != specs[packed].numel or any("nested" in key for key in source.keys):
+        return f"4-bit packing (quantised) of {specs[packed].numel} bytes that don't unpack to {list(wanted)}"
+    state = tuple(key for key in source.keys[3:] if ".quant_state." in key)
+    if len(state) != 1 or len(source.keys) != 4:
+        return "4-bit packing (quantised) without its quant_state"
+    block = -(-_numel(wanted) // specs[absmax].numel)
+    op = Dequant4bit(wanted, blocksize=block)
+    return (packed, absmax, code, *state), (op,), f"4-bit codes unpacked, blocks of {block}"
 
 
 def _block(weight: Shape, scale: Shape) -> tuple[int, ...] | None:

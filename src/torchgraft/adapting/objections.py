@@ -59,9 +59,10 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
 
 
 def _quantised(plan: Plan) -> Iterator[Objection]:
-    names = tuple(s.slot.name for s in plan.steps if "quantised" in s.why.text)
+    packed = [s for s in plan.steps if s.why.rule == "quantised"]
+    names = tuple(s.slot.name for s in packed)
     if names:
-        text = next(s.why.text for s in plan.steps if "quantised" in s.why.text)
+        text = packed[0].why.text
         yield Objection("quantised", f"{_listed(names)}: {text}; dequantise the file with the library that packed it", names)
 
 

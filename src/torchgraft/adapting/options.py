@@ -28,6 +28,8 @@ class Options:
     classes: rows follow class names. in_channels: rule for further input channels by slot name.
     grids: source and target grid (height, width) of a position table by slot name.
     permute: order of dimensions by pattern of slot names.
+    merge_lora: add low-rank adapters to the model's weights; a number is their scale where the file holds no alpha.
+    fuse_branches: fuse parallel training branches into the model's single convolutions.
     """
 
     grow_rows: Sequence[str] = ()
@@ -35,3 +37,5 @@ class Options:
     in_channels: Mapping[str, str] = field(default_factory=dict)
     grids: Mapping[str, tuple[Grid, Grid]] = field(default_factory=dict)
     permute: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    merge_lora: bool | float = False
+    fuse_branches: bool = False

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Alternative, Why
-    from torchgraft.core.specs import Shape
+    from torchgraft.core.specs import Network, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +92,24 @@ class Matching:
     chosen: str = ""
     rivals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How the shares of one tensor make the whole: replicated, rows, columns or parts (with their relative sizes).
+
+    `stated` is True when the caller said so.
+    """
+
+    kind: str
+    parts: tuple[int, ...] = ()
+    stated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Tensor-parallel ranks as one network: their paths in rank order, the network, and how each tensor is shared."""
+
+    members: tuple[str, ...]
+    network: Network
+    shares: Mapping[str, Shares]

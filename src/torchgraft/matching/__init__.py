@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Why
+from torchgraft.matching.broadcast import spread
 from torchgraft.matching.dialect import HARMLESS_ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
+from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
 from torchgraft.matching.select import choose, keep_part
@@ -17,22 +19,31 @@ from torchgraft.matching.undotted import restored
 from torchgraft.matching.units import flat_class, shape_class
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["Rules", "choose", "match"]
+__all__ = ["Rules", "choose", "join_ranks", "match"]
 
 
-def match(specs: Mapping[str, TensorSpec], target: Target, rules: Rules, *, prefer: str | None = None) -> Matching:
+def match(
+    specs: Mapping[str, TensorSpec],
+    target: Target,
+    rules: Rules,
+    *,
+    prefer: str | None = None,
+    settled: Container[str] = (),
+) -> Matching:
     """Return who feeds whom.
 
     Names decide when they agree on everything: no shape contradicts them and only one side has anything left. Else
     names are evidence among others, and the two sequences are aligned as a whole. `prefer` names the part of the
-    state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks.
+    state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks. Slots in
+    `settled` are filled by other means.
     """
     inside, outside = keep_part(specs, prefer)
     targets = [leaf for leaf in target_leaves(target.slots) if not _reserved(leaf, rules)]
+    targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
     found = _match_part(inside, specs, targets, rules)
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
@@ -51,7 +62,7 @@ def _match_part(
     sources, derived = source_leaves({name: _renamed(specs[key], name) for name, key in keys.items()})
     naming = by_name(sources, targets)
     matching = _settled(sources, targets, naming) or by_structure(sources, targets, naming)
-    return _under_own_keys(matching, keys, derived, naming)
+    return _under_own_keys(spread(matching), keys, derived, naming)
 
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:

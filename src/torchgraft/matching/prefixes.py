@@ -110,7 +110,7 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
     slots = set(best[2].values())
     rivals = tuple(
         rule[0] for value, rule, placed in rated[1:]
-        if best[1][0] and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
+        if best[1][0] and 2 * len(slots) >= len(wanted) and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
     )  # fmt: skip
     return best[1], rivals
 

@@ -1,0 +1,80 @@
+"""Parallel training branches (RepVGG, Ding et al. 2021) fused into the one convolution that the model has, on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Feed, Step, Why
+from torchgraft.ops import FuseBranches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.specs import Slot, TensorSpec
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+EPS = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One branch: its kind in FuseBranches' words, and its keys in order."""
+
+    kind: str
+    keys: tuple[str, ...]
+
+
+def branch_steps(
+    specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str, eps: float = EPS
+) -> dict[str, Step]:
+    """Return steps for each convolution of the model that the file holds as two or more branches of one block.
+
+    A block is the module above the convolution. Its branches are the file's convolutions and norms below that same
+    module; a norm belongs to the convolution beside it, a norm alone is the identity branch.
+    """
+    by_name = {slot.name: slot for slot in slots}
+    steps: dict[str, Step] = {}
+    for slot in slots:
+        block = slot.name.rpartition(".")[0].rpartition(".")[0]
+        if slot.role != "weight" or len(slot.spec.shape) < 3 or slot.name in specs or not block:
+            continue
+        branches = _branches(block + ".", specs)
+        convs = [b for b in branches if b.kind.startswith("conv")]
+        if len(branches) < 2 or not any(specs[b.keys[0]].shape == slot.spec.shape for b in convs):
+            continue
+        kinds = tuple(b.kind for b in branches)
+        groups = _groups(slot.spec.shape, specs, branches)
+        for part, name in (("weight", slot.name), ("bias", slot.name.removesuffix("weight") + "bias")):
+            if name in by_name:
+                op = FuseBranches(kernel=slot.spec.shape[2:], branches=kinds, part=part, eps=eps, groups=groups)
+                keys = [key for b in branches for key in b.keys]
+                feeds = tuple(Feed(key, (), network) for key in keys)
+                text = f"{len(branches)} branches of {block} fused, norm eps {eps:g} assumed"
+                steps[name] = Step(slot=by_name[name], feeds=feeds, ops=(op,), why=Why("fused branches", text))
+    return steps
+
+
+def _groups(kernel: tuple[int, ...], specs: Mapping[str, TensorSpec], branches: Sequence[Branch]) -> int:
+    identity = [b for b in branches if b.kind == "norm"]
+    return max(1, specs[identity[0].keys[0]].shape[0] // kernel[1]) if identity else 1
+
+
+def _branches(prefix: str, specs: Mapping[str, TensorSpec]) -> list[Branch]:
+    owners: dict[str, set[str]] = {}
+    for key in specs:
+        if key.startswith(prefix):
+            owner, _, role = key.rpartition(".")
+            owners.setdefault(owner, set()).add(role)
+    norms = [owner for owner, roles in owners.items() if set(NORM) <= roles]
+    convs = [o for o, roles in owners.items() if o not in norms and "weight" in roles and len(specs[f"{o}.weight"].shape) > 2]
+    found, used = [], set()
+    for conv in convs:
+        norm = next((n for n in norms if n.rpartition(".")[0] == conv.rpartition(".")[0] and n not in used), None)
+        bias = (f"{conv}.bias",) if "bias" in owners[conv] else ()
+        tail = tuple(f"{norm}.{role}" for role in NORM) if norm else ()
+        kind = "conv" + ("+bias" if bias else "") + ("+norm" if norm else "")
+        found.append(Branch(kind, (f"{conv}.weight", *bias, *tail)))
+        used.add(norm)
+    found += [Branch("norm", tuple(f"{n}.{role}" for role in NORM)) for n in norms if n not in used]
+    return found

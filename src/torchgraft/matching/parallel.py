@@ -1,0 +1,79 @@
+"""Tensor-parallel ranks seen as one network: per tensor, joined along the axis that the model's shape shows.
+
+Kinds as in Megatron-LM's layers: replicated, column-parallel (rows are split), row-parallel (columns are split), and
+fused rows of which every rank holds its share of each part.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.match import Ranks, Shares
+from torchgraft.core.names import words
+from torchgraft.core.specs import Network
+from torchgraft.matching.dialect import FUSED
+from torchgraft.matching.leaves import source_leaves, target_leaves
+from torchgraft.matching.prefixes import by_name
+from torchgraft.matching.rules import covers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.specs import Shape, Slot
+
+RANK = re.compile(r"(?:.*/)?rank_?(\d+)")
+
+
+def join_ranks(networks: Sequence[Network], slots: Sequence[Slot], stated: Mapping[str, str]) -> Ranks | None:
+    """Return the ranks of a tensor-parallel checkpoint as one network, or None when the file is none.
+
+    `stated` maps patterns of keys to kinds: "replicated", "rows", "columns", or "qkv" (and other fused names) for parts.
+    """
+    ranks = [n for n in networks if RANK.fullmatch(n.path) and n.role == "model"]
+    if len(ranks) < 2 or any(list(n.specs) != list(ranks[0].specs) for n in ranks[1:]):
+        return None
+    ranks.sort(key=lambda n: int(RANK.fullmatch(n.path)[1]))  # type: ignore[index]  # they all match
+    sources, _ = source_leaves(ranks[0].specs)
+    named = by_name(sources, target_leaves(slots)).pairs
+    by_slot = {slot.name: slot for slot in slots}
+    specs, shares = {}, {}
+    for key, spec in ranks[0].specs.items():
+        wanted = by_slot.get(named.get(key, ""))
+        share = _shares(key, spec.shape, wanted.spec.shape if wanted else None, len(ranks), stated)
+        shares[key] = share
+        specs[key] = replace(spec, shape=_whole(spec.shape, share.kind, len(ranks)))
+    joined = Network(ranks[0].path, specs, "model", ranks[0].shared)
+    return Ranks(tuple(n.path for n in ranks), joined, shares)
+
+
+def _shares(key: str, share: Shape, wanted: Shape | None, count: int, stated: Mapping[str, str]) -> Shares:
+    parts = FUSED.get(words(key.split(".")[-2]) if "." in key else ())
+    for pattern, kind in stated.items():
+        if covers(pattern, key):
+            return _stated(key, kind)
+    if wanted is None or wanted == share:
+        return Shares("replicated")
+    for axis, kind in ((0, "rows"), (1, "columns")):
+        grown = _whole(share, kind, count) if len(share) > axis else ()
+        if grown == wanted:
+            return Shares("parts", (1,) * len(parts)) if parts and kind == "rows" else Shares(kind)
+    return Shares("replicated")
+
+
+def _stated(key: str, kind: str) -> Shares:
+    if kind in ("replicated", "rows", "columns"):
+        return Shares(kind, stated=True)
+    parts = FUSED.get((kind,))
+    if parts is None:
+        raise UsageError(f"tensor_parallel[{key!r}]={kind!r}: use replicated, rows, columns, qkv or kv")
+    return Shares("parts", (1,) * len(parts), stated=True)
+
+
+def _whole(share: Shape, kind: str, count: int) -> Shape:
+    if kind == "replicated":
+        return share
+    axis = 1 if kind == "columns" else 0
+    return (*share[:axis], share[axis] * count, *share[axis + 1 :])
