@@ -1,20 +1,150 @@
-"""Initial values for slots that a checkpoint does not fill, in a model that has none: by the model's own code."""
+"""Initial values for slots that a checkpoint does not fill, in a model that has none: by the model's own code.
+
+The code runs on stand-ins of the modules, so nothing of the model is touched: the tensors in question are real there,
+all others lie on meta at first, where initialising costs nothing and changes nothing.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
+from torchgraft.applying.standin import StandIn, rebuilt
 from torchgraft.core.errors import PlanRefusedError
-from torchgraft.core.plan import Action, Objection
+from torchgraft.core.places import modules
+from torchgraft.core.plan import Objection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
 
     from torchgraft.applying.cells import Cell
     from torchgraft.core.plan import Step
 
+# What modules call the method that gives them initial values: torch, its Transformer parts, timm and others.
+RESETS = (
+    "reset_parameters",
+    "_reset_parameters",
+    "init_weights",
+    "reset_buffers",
+    "init_non_persistent_buffers",
+    "_init_buffers",
+)
+# What ancestors call the method that initialises a module given to it (transformers and many that follow it).
+INITS = ("_init_weights",)
+# Some code asks a neighbour for its device: then all tensors of the module are real, if they are no more than this.
+MAX_REAL = 32 << 20
+
 
 def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step]) -> tuple[str, ...]:
-    return ()
+    """Give every staged cell that the writing `steps` do not fill whole its initial values; return their slots' names.
+
+    Tried in this order: an ancestor's `_init_weights(module)`, the module's own `reset_parameters()` and its like,
+    those of its ancestors, and for buffers the module's constructor, where all its arguments are at hand.
+
+    Raises:
+        PlanRefusedError: the model's code gives no initial values to some slots without being built anew.
+    """
+    filled = {step.slot.name for step in steps if step.rows is None and not step.base}
+    remaining = {
+        name: cell for name, cell in cells.items() if cell.staged and name not in filled and cell.value.numel()
+    }
+    if not remaining:
+        return ()
+    wanted = tuple(remaining)
+    by_path = dict(modules(model))
+    for attempt in (_by_ancestors, _by_resets, _by_building):
+        attempt(by_path, remaining)
+    if remaining:
+        raise PlanRefusedError([_objection(cell) for cell in remaining.values()])
+    return wanted
+
+
+def _objection(cell: Cell) -> Objection:
+    slot = cell.slot
+    owner = f"{slot.owner or 'the model'} ({slot.kind})"
+    what = "buffer" if slot.is_buffer else "parameter"
+    text = (
+        f"{what} {slot.name} {list(slot.spec.shape)} is on the meta device, the checkpoint does not fill it, and {owner} "
+        "has no method that gives it initial values; build the model on the CPU, or give that module reset_parameters()"
+    )
+    return Objection("missing", text, (slot.name,))
+
+
+def _by_ancestors(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
+    """Let the nearest ancestor that initialises modules do so for each owner."""
+    for path in dict.fromkeys(place.owner for cell in list(remaining.values()) for place in cell.places):
+        for above in _upwards(path):
+            for name in INITS:
+                method = getattr(by_path[above], name, None)
+                if callable(method):
+                    stand_in = StandIn(by_path[path], _tensors(remaining))
+                    _run(partial(method, stand_in.module), stand_in, remaining)
+
+
+def _by_resets(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
+    """Let each owner, then the modules above it, initialise all that lies below."""
+    owners = {place.owner for cell in remaining.values() for place in cell.places}
+    paths = {above for owner in owners for above in _upwards(owner)}
+    for path in sorted(paths, key=lambda p: (-_depth(p), p)):
+        for others, name in product(("meta", "cpu"), RESETS):
+            if not any(_below(place.owner, path) for cell in remaining.values() for place in cell.places):
+                break
+            module = by_path[path]
+            if callable(getattr(module, name, None)) and (others == "meta" or _size(module) <= MAX_REAL):
+                stand_in = StandIn(module, _tensors(remaining), others)
+                _run(getattr(stand_in.module, name), stand_in, remaining)
+
+
+def _size(module: nn.Module) -> int:
+    """Return the bytes of all tensors below `module`."""
+    return sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
+
+
+def _by_building(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
+    """Build a second module of the same class and arguments, and take its buffers."""
+    for path in dict.fromkeys(cell.slot.owner for cell in list(remaining.values()) if cell.slot.is_buffer):
+        built = rebuilt(by_path[path])
+        if built is None:
+            continue
+        for name, cell in list(remaining.items()):
+            place = cell.places[0]
+            made = built._buffers.get(place.attr) if place.owner == path and place.is_buffer else None  # noqa: SLF001
+            if made is not None and made.shape == cell.value.shape and not made.is_meta:
+                cell.value.copy_(made)
+                del remaining[name]
+
+
+def _run(call: Callable[[], object], stand_in: StandIn, remaining: dict[str, Cell]) -> None:
+    """Run initialising code and take over what it has set; code that can't run on a stand-in has set nothing."""
+    try:
+        call()
+    except Exception:  # noqa: BLE001  # the model's own code may raise anything: it is one attempt of several
+        return
+    for name, cell in list(remaining.items()):
+        made = next((m for place in cell.places if (m := stand_in.result(place.tensor)) is not None), None)
+        if made is not None and made.shape == cell.value.shape:
+            cell.value.copy_(made)
+            del remaining[name]
+
+
+def _tensors(remaining: Mapping[str, Cell]) -> set[int]:
+    return {id(place.tensor) for cell in remaining.values() for place in cell.places}
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """Yield `path` and the paths of its ancestors, the model itself last."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
+
+
+def _depth(path: str) -> int:
+    return path.count(".") + 1 if path else 0
+
+
+def _below(path: str, above: str) -> bool:
+    return not above or path == above or path.startswith(above + ".")

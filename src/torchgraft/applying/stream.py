@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.applying.finite import odd_values
+from torchgraft.applying.finite import NONE, odd_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 4
 _WORTH_THREADS = 4 << 20
+PIECE = 1 << 20
 
 
 class Transfer(NamedTuple):
@@ -88,15 +89,19 @@ class Stream:
             between()
 
     def _transfer(self, transfer: Transfer) -> None:
+        """Read one tensor, piece by piece in order, so that a piece is kept, read and looked at while in the cache."""
         step, data, address, room = transfer
-        if room:
-            self._undo.keep_bytes(room, address, data.size)
-        feed = step.feeds[0]
-        self._source.read_into(feed.network, feed.key, data.data)
-        if self._findings.looks_for_odd:
-            odd = odd_values(data, step.slot.spec.dtype)
-            if odd:
-                self._findings.odd(step, odd)
+        feed, dtype = step.feeds[0], step.slot.spec.dtype
+        odd = NONE
+        for start in range(0, data.size, PIECE):
+            piece = data[start : start + PIECE]
+            if room:
+                self._undo.keep_bytes(room + start, address + start, piece.size)
+            self._source.read_into(feed.network, feed.key, piece.data, start)
+            if self._findings.looks_for_odd:
+                odd += odd_values(piece, dtype)
+        if odd:
+            self._findings.odd(step, odd)
 
 
 def _nothing() -> None:

@@ -145,9 +145,7 @@ class _Work:
         real = [self._cell(step).places for step in self.steps if not self._cell(step).staged]
         torch.autograd.graph.increment_version([place.tensor for places in real for place in places])
 
-    def applied(
-        self, checks: tuple[Check, ...], notes: tuple[Objection, ...], initialised: tuple[str, ...]
-    ) -> Applied:
+    def applied(self, checks: tuple[Check, ...], notes: tuple[Objection, ...], initialised: tuple[str, ...]) -> Applied:
         """Return the result."""
         specs = {network.path: network.specs for network in self.source.networks}
         return Applied(
