@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -59,3 +60,25 @@ def _options(hints: dict[str, Any]) -> dict[str, Any]:
         stack = next(iter(hints["layers"]))
         options["zero"] = [f"{stack}.{layer}.{name}" for layer in zero["layers"] for name in zero["names"]]
     return options
+
+
+def badfile(path: str) -> dict[str, torch.Tensor]:
+    """Read every tensor of the model networks at `path`; oddities are said as warnings."""
+    import warnings
+
+    from torchgraft.reading import open_checkpoint
+
+    out: dict[str, torch.Tensor] = {}
+    with open_checkpoint(path) as source:
+        weights = [n for n in source.networks if n.role in ("model", "ema")] or list(source.networks)
+        whole = [n for n in weights if n.path == ""] or weights
+        for network in whole:
+            for key, spec in network.specs.items():
+                value = source.read(network.path, key)
+                name = key if len(whole) == 1 else f"{network.path}.{key}"
+                out[name] = value
+                if spec.dtype.is_float and spec.dtype.itemsize > 1 and not bool(value.isfinite().all()):
+                    warnings.warn(f"{name} holds NaN or Inf", stacklevel=1)
+        for text in source.warnings:
+            warnings.warn(text, stacklevel=1)
+    return out

@@ -1,1 +1,67 @@
-"""TODO docstring"""
+"""Opening checkpoints: names, shapes and types of what is in them, and the values on request.
+
+Nothing in a checkpoint is ever executed, and torch is imported only when a value is read.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+from torchgraft.reading.catalog import catalogue
+from torchgraft.reading.source import OpenedCheckpoint
+
+if TYPE_CHECKING:
+    from torchgraft.core.specs import Source
+    from torchgraft.reading.contents import Contents
+
+__all__ = ["open_checkpoint"]
+
+
+def open_checkpoint(checkpoint: Any) -> Source:
+    """Return the opened checkpoint: a path, a dictionary or list of tensors, a module, or a Source as it is.
+
+    Raises:
+        CheckpointError: it can't be read; the message names the file and the record or tensor.
+        UsageError: the argument is none of these.
+    """
+    if isinstance(checkpoint, (str, os.PathLike)):
+        return _open_path(checkpoint)
+    if hasattr(checkpoint, "networks") and hasattr(checkpoint, "read_into"):
+        given: Source = checkpoint
+        return given
+    from torchgraft.reading.memory import is_module, read_memory
+
+    if isinstance(checkpoint, (dict, list, tuple)) or is_module(checkpoint) or hasattr(checkpoint, "items"):
+        contents = read_memory(checkpoint)
+        return _opened(f"<{contents.format}>", contents, ())
+    kind = type(checkpoint).__name__
+    raise UsageError(f"checkpoint is a {kind}; a path, a dictionary of tensors or a module is accepted")
+
+
+def _open_path(path: str | os.PathLike[str]) -> Source:
+    from torchgraft.reading.folders import read_path
+
+    contents, files = read_path(os.fsdecode(path))
+    try:
+        return _opened(os.fsdecode(path), contents, files)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+
+
+def _opened(origin: str, contents: Contents, files: Any) -> OpenedCheckpoint:
+    """Look for networks with the garbage collector paused: it would visit every new object many times."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        found = catalogue(contents.tree, contents.resolve, origin, contents.foreign)
+    finally:
+        if paused:
+            gc.enable()
+    found.metadata = {**contents.metadata, **found.metadata}
+    found.warnings = [*contents.warnings, *found.warnings]
+    return OpenedCheckpoint(origin=origin, format=contents.format, found=found, files=files)

@@ -1,0 +1,269 @@
+"""Finds the state dicts in what a checkpoint holds, at any nesting, and names their tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+    printable,
+)
+from torchgraft.core.specs import Network, TensorSpec
+from torchgraft.reading.inert import Array, Name, Record, Stub
+from torchgraft.reading.plain import kept
+from torchgraft.reading.roles import is_counter, role_of
+from torchgraft.reading.walk import children, is_module, is_tensor, module_entries, survey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torchgraft.reading.leaves import Leaf
+
+MAX_ENTRIES = 20_000_000
+
+
+class Resolve(Protocol):
+    """Makes a leaf out of a description."""
+
+    def leaf(self, ref: Any, name: str) -> Leaf:
+        """Return the tensor called `name`; raises CheckpointError where it can't be one."""
+        ...
+
+
+class AsIs:
+    """For trees whose tensors are leaves already."""
+
+    def leaf(self, ref: Any, name: str) -> Leaf:
+        """Return `ref`."""
+        del name
+        found: Leaf = ref
+        return found
+
+
+@dataclass(slots=True)
+class Catalog:
+    """All networks of a checkpoint with their leaves, and what lies beside them."""
+
+    networks: list[Network] = field(default_factory=list)
+    leaves: dict[str, dict[str, Leaf]] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+Entries = list[tuple[str, Any]]
+
+
+def catalogue(tree: Any, resolve: Resolve, label: str, foreign: Iterable[str] = ()) -> Catalog:
+    """Return the networks in `tree`.
+
+    Raises:
+        CheckpointError: there is none, or the tree is cyclic, too deep, or names two tensors alike.
+    """
+    return _Cataloguer(resolve, label).run(tree, tuple(foreign))
+
+
+class _Cataloguer:
+    def __init__(self, resolve: Resolve, label: str) -> None:
+        self.resolve = resolve
+        self.label = label
+        self.out = Catalog()
+        self.holds: Mapping[int, bool] = {}
+        self.made: dict[int, Leaf] = {}
+        self.count = 0
+        self.odd: Counter[str] = Counter()
+        self.arrays_count = True
+
+    def run(self, tree: Any, foreign: tuple[str, ...]) -> Catalog:
+        found = survey(tree, self.label)
+        self.holds = found.holds
+        self.arrays_count = not found.torch_tensors
+        if foreign:
+            self.out.metadata["foreign_classes"] = list(foreign)
+        if is_tensor(tree) or (isinstance(tree, (list, tuple)) and tree and all(is_tensor(v) for v in tree)):
+            raise UnsupportedCheckpointError(
+                f"{self.label}: no state dict, but {'a bare tensor' if is_tensor(tree) else 'a list of tensors'} "
+                "without names; expected a dictionary of named tensors"
+            )
+        if self.holds.get(id(tree)):
+            self._emit(tree, (), "model", ())
+        if not self.out.networks:
+            raise self._nothing(tree, foreign)
+        if all(n.role == "optimizer" for n in self.out.networks):
+            raise UnsupportedCheckpointError(
+                f"{self.label}: only optimizer state (no weights of a model): open the file that holds the state dict"
+            )
+        self._warn_odd()
+        return self.out
+
+    def _nothing(self, tree: Any, foreign: tuple[str, ...]) -> Exception:
+        if foreign:
+            named = ", ".join(foreign[:4])
+            return UnsafeCheckpointError(
+                f"{self.label}: no tensors that can be read; it holds objects of {named}, which only their own code "
+                "could restore. Nothing was run. Expected a state dict"
+            )
+        if isinstance(tree, (dict, list, tuple, Stub)):
+            return UnsupportedCheckpointError(f"{self.label}: no tensors in it; expected a state dict")
+        return UnsupportedCheckpointError(f"{self.label}: no state dict, but {_kind(tree)}; expected named tensors")
+
+    # -- the walk; depth was bounded by survey()
+
+    def _emit(self, node: Any, path: tuple[str, ...], role: str, above: tuple[int, ...]) -> Entries:
+        """Add the networks in `node`; return its tensors by joined names, for a joined ancestor."""
+        if id(node) in above:
+            return []
+        if is_module(node):
+            entries = list(module_entries(node, self.label))
+            self._add(path, entries, role)
+            return entries
+        self._note(node, path, role)
+        direct, parts, aside = self._split(node, role)
+        slot = len(self.out.networks)
+        inside: list[tuple[str, Entries]] = []
+        for key, value, kind in parts:
+            if kind in ("optimizer", "other"):
+                self._flat(value, (*path, key), kind, (*above, id(node)))
+            else:
+                inside.append((key, self._emit(value, (*path, key), kind, (*above, id(node)))))
+        joined = direct + [(f"{key}.{name}", leaf) for key, found in inside for name, leaf in found]
+        whole = bool(direct) or len(inside) > 1
+        if aside:
+            self._add((*path, "(beside)") if whole else path, aside, "other", slot)
+        if whole:
+            self._add(path, joined, role, slot)
+        return joined
+
+    def _flat(self, node: Any, path: tuple[str, ...], role: str, above: tuple[int, ...]) -> None:
+        """Add one network of all tensors below `node`."""
+        if is_tensor(node):
+            self._add(path, [("", node)], role)
+            return
+        entries: Entries = []
+        todo: list[tuple[str, Any, tuple[int, ...]]] = [("", node, above)]
+        while todo:
+            prefix, value, ids = todo.pop()
+            if id(value) in ids:
+                continue
+            if is_module(value):
+                entries += [(prefix + name, leaf) for name, leaf in module_entries(value, self.label)]
+                continue
+            found = []
+            for key, child in children(value):
+                if is_tensor(child):
+                    entries.append((prefix + self._name(key), child))
+                elif self.holds.get(id(child)):
+                    found.append((f"{prefix}{self._name(key)}.", child, (*ids, id(value))))
+            todo += found[::-1]
+            self._count(len(found) + 1)
+        if entries:
+            self._add(path, entries, role)
+
+    def _split(self, node: Any, role: str) -> tuple[Entries, list[tuple[str, Any, str]], Entries]:
+        """Return the tensors directly in `node`, its parts that hold some, and tensors that are not the model's."""
+        direct: Entries = []
+        parts: list[tuple[str, Any, str]] = []
+        holds, seen = self.holds, set()
+        for key, value in children(node):
+            tensor = is_tensor(value)
+            if not tensor and not holds.get(id(value)):
+                continue
+            name = key if type(key) is str else self._name(key)
+            if name in seen:
+                raise CorruptCheckpointError(f"{self.label}: two keys are both written {printable(name)!r}")
+            seen.add(name)
+            if tensor:
+                direct.append((name, value))
+            else:
+                parts.append((name, value, role_of(name, value, role)))
+        aside: Entries = []
+        if parts:
+            aside = [(k, v) for k, v in direct if _stray(k, v, arrays=self.arrays_count)]
+            direct = [(k, v) for k, v in direct if not _stray(k, v, arrays=self.arrays_count)]
+        return direct, parts, aside
+
+    def _add(self, path: tuple[str, ...], entries: Entries, role: str, at: int | None = None) -> None:
+        where = self._free_path("/".join(path))
+        leaves: dict[str, Leaf] = {}
+        specs: dict[str, TensorSpec] = {}
+        first: dict[Any, str] = {}
+        shared: dict[str, str] = {}
+        self._count(len(entries))
+        made, resolve = self.made, self.resolve.leaf
+        for name, ref in entries:
+            leaf = made.get(id(ref))
+            if leaf is None:
+                leaf = made[id(ref)] = resolve(ref, name)
+            if name in leaves:
+                raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
+            leaves[name] = leaf
+            specs[name] = TensorSpec(name, leaf.shape, leaf.dtype)
+            identity = leaf.identity
+            if identity is not None and 0 not in leaf.shape:
+                before = first.setdefault(identity, name)
+                if before is not name:
+                    shared[name] = before
+        network = Network(where, specs, role, shared or None)
+        self.out.networks.insert(len(self.out.networks) if at is None else at, network)
+        self.out.leaves[where] = leaves
+
+    def _free_path(self, path: str) -> str:
+        found, n = path, 2
+        while found in self.out.leaves:
+            found, n = f"{path}#{n}", n + 1
+        return found
+
+    def _count(self, more: int) -> None:
+        self.count += more
+        if self.count > MAX_ENTRIES:
+            raise LimitExceededError(f"{self.label}: more than {MAX_ENTRIES} ways to its tensors (one is reused without end)")
+
+    def _note(self, node: Any, path: tuple[str, ...], role: str) -> None:
+        """Keep the plain facts beside the tensors, and the versions of a state dict."""
+        if isinstance(node, Record) and node.attributes and isinstance(node.attributes.get("_metadata"), dict):
+            versions = kept(node.attributes["_metadata"], 200_000)
+            self.out.metadata.setdefault("versions", {})["/".join(path)] = versions
+        if role in ("optimizer", "other"):
+            return
+        for key, value in children(node):
+            if not is_tensor(value) and not self.holds.get(id(value)) and not isinstance(node, (list, tuple)):
+                name = "/".join([*path, self._name(key)])
+                fact = kept(value)
+                if fact is not None:
+                    self.out.metadata.setdefault(name, fact)
+
+    # -- names
+
+    def _name(self, key: Any) -> str:
+        if isinstance(key, bytes):
+            try:
+                return key.decode()
+            except UnicodeDecodeError:
+                return key.decode("latin-1")
+        if isinstance(key, str):
+            return str.__str__(key)
+        return str(key)
+
+    def _warn_odd(self) -> None:
+        names = [name for leaves in self.out.leaves.values() for name in leaves]
+        if not "".join(names).isprintable():
+            odd = [n for n in names if not n.isprintable()]
+            self.out.warnings.append(f"{len(odd)} keys hold characters that can't be printed, as {printable(odd[0], 60)}")
+
+
+def _stray(key: str, ref: Any, *, arrays: bool) -> bool:
+    if isinstance(ref, Array) and not arrays:
+        return True
+    shape = getattr(ref, "shape", ())
+    numel = 1
+    for n in shape if isinstance(shape, tuple) else ():
+        numel *= n if isinstance(n, int) else 1
+    return is_counter(key, numel)
+
+
+def _kind(tree: Any) -> str:
+    return f"the name {tree}" if isinstance(tree, Name) else f"a value of type {type(tree).__name__}"

@@ -1,0 +1,89 @@
+"""Paths: a file, an index of shards, or a folder that holds one checkpoint in a known arrangement."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.files import CheckpointFile, shown
+from torchgraft.reading.sniff import read_file
+
+if TYPE_CHECKING:
+    from torchgraft.reading.contents import Contents
+
+_SINGLE = (
+    "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin",
+    "adapter_model.safetensors", "adapter_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin",
+    "consolidated.safetensors", "consolidated.00.pth", "model.pth", "model.pt", "pytorch_model.pt",
+    "checkpoint.pth", "checkpoint.pt", "model_state_dict.pt",
+)  # fmt: skip
+_INDEXES = (
+    "model.safetensors.index.json", "pytorch_model.bin.index.json", "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin.index.json",
+)  # fmt: skip
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".hdf5", ".pth.tar", ".pkl")
+
+
+def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
+    """Return the contents at `path` and the files that must stay open for it."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        with ExitStack() as stack:
+            files: list[CheckpointFile] = []
+            contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)  # noqa: PTH112
+            stack.pop_all()
+            return contents, files
+    finally:
+        if paused:
+            gc.enable()
+
+
+def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    file = CheckpointFile(path)
+    stack.callback(file.close)
+    files.append(file)
+    if file.size and file.window().read(0, 1) in (b"{", b"[") or path.endswith(".index.json"):
+        from torchgraft.reading.sharded import read_index
+
+        return read_index(file, files, stack)
+    return read_file(file.window())
+
+
+def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
+    from torchgraft.reading.strict_json import loads
+
+    names = sorted(os.listdir(path))  # noqa: PTH208
+    contents: Contents
+    index = [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]
+    single = [n for n in _SINGLE if n in names]
+    ranks = [n for n in names if n.startswith("mp_rank_")]
+    others = [n for n in names if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]  # noqa: PTH113, PTH118
+    if index:
+        contents = _file(os.path.join(path, index[0]), files, stack)  # noqa: PTH118
+    elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
+        raise UnsupportedCheckpointError(f"{shown(path)}: distributed checkpoints are not read yet")
+    elif single:
+        contents = _file(os.path.join(path, single[0]), files, stack)  # noqa: PTH118
+    elif ranks:
+        contents = read_ranks(path, ranks, files, stack)
+    elif shard_names(names):
+        contents = read_shards(path, shard_names(names), files, stack)
+    elif len(others) == 1:
+        contents = _file(os.path.join(path, others[0]), files, stack)  # noqa: PTH118
+    else:
+        found = f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
+        raise UnsupportedCheckpointError(f"{shown(path)}: {found}")
+    if "config.json" in names:
+        try:
+            config = CheckpointFile(os.path.join(path, "config.json"))  # noqa: PTH118
+            stack.callback(config.close)
+            contents.metadata.setdefault("config", loads(config.window().read(0, min(config.size, 4 << 20)), config.path))
+            config.close()
+        except CorruptCheckpointError as error:
+            contents.warnings.append(f"config.json was left out: {error}")
+    return contents

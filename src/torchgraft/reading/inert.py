@@ -1,0 +1,115 @@
+"""What a pickle becomes here: plain values, descriptions of tensors, and named stand-ins that do nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchgraft.core.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A class or function that a pickle mentions. It is never imported."""
+
+    module: str
+    name: str
+    forbidden: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Record(dict[Any, Any]):
+    """A dictionary that may carry attributes, as the `_metadata` of a state dict."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self, *items: Any) -> None:
+        super().__init__(*items)
+        self.attributes: dict[Any, Any] | None = None
+
+
+class Py2Text(str):
+    """Bytes that Python 2 called a string, each as the character of its number: nothing is lost."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True, eq=False)
+class Stub:
+    """A dead object of some class: what was given to make it, its state, and what was put into it."""
+
+    kind: Name
+    args: tuple[Any, ...] = ()
+    state: Any = None
+    items: Record = field(default_factory=Record)
+    values: list[Any] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        inner = [str(a) for a in self.args if isinstance(a, (Name, Stub))]
+        return f"{self.kind}({', '.join(inner)})" if inner else str(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageType:
+    """The class of a storage. `dtype` is None where torch has a type that has no counterpart here (quantised)."""
+
+    name: str
+    itemsize: int
+    dtype: DType | None
+
+
+@dataclass(slots=True, eq=False)
+class StorageRef:
+    """A storage by its key, with as many elements as the pickle says."""
+
+    key: str
+    kind: StorageType
+    numel: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.numel * self.kind.itemsize
+
+
+class TensorRef:
+    """A view of a storage, exactly as the pickle has it: nothing about it is checked yet."""
+
+    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
+
+    def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, dtype: DType | None = None) -> None:
+        self.storage = storage
+        self.offset = offset
+        self.shape = shape
+        self.stride = stride
+        self.dtype = dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unreadable:
+    """A tensor of a kind that is not read, and why; `view` is what can be checked of it."""
+
+    why: str
+    view: TensorRef | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ArrayType:
+    """A numpy element type as it stands in a pickle: `f8`, and its byte order."""
+
+    code: str
+    order: str = "<"
+
+
+@dataclass(slots=True, eq=False)
+class Array:
+    """A numpy array out of a pickle: shape, type, and the bytes (or, for objects, the values)."""
+
+    shape: tuple[int, ...] = ()
+    type: ArrayType | None = None
+    fortran: bool = False
+    data: bytes = b""
+    values: list[Any] = field(default_factory=list)

@@ -1,0 +1,299 @@
+"""Tensors as leaves of a checkpoint: shape, element type, and how their bytes are had on request."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import prod
+from threading import Lock, local
+from typing import TYPE_CHECKING, Protocol
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import LimitExceededError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    import torch
+
+    from torchgraft.core.specs import Shape
+    from torchgraft.reading.files import Window
+    from torchgraft.reading.zipdir import ZipArchive, ZipEntry
+
+MAX_DIMS = 64
+MAX_SPREAD = 256 << 20
+SPREAD = 64
+
+
+class Leaf(ABC):
+    """One tensor of a checkpoint: shape and element type are known, its bytes come on request.
+
+    `identity` is what two leaves share when they are the very same memory, None where that can't be; `place` is the
+    file number and the offset.
+    """
+
+    __slots__ = ()
+
+    shape: Shape
+    dtype: DType
+
+    @property
+    @abstractmethod
+    def identity(self) -> Hashable:
+        """What two leaves of the same memory share."""
+
+    @property
+    @abstractmethod
+    def place(self) -> tuple[int, int]:
+        """File number and offset."""
+
+    @abstractmethod
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on, C order and native byte order."""
+
+
+class Bytes(Protocol):
+    """A run of bytes in which views lie: a storage."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        ...
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of its first byte."""
+        ...
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        ...
+
+
+class FileBytes:
+    """Bytes that lie in a file as they are."""
+
+    __slots__ = ("nbytes", "offset", "window")
+
+    def __init__(self, window: Window, offset: int, nbytes: int) -> None:
+        self.window = window
+        self.offset = offset
+        self.nbytes = nbytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the first byte."""
+        return self.window.place(self.offset)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        self.window.read_into(buffer, self.offset + start)
+
+
+class HeldBytes:
+    """Bytes that are in memory already, because they stood inside a pickle."""
+
+    __slots__ = ("data", "place")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.place = (0, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Their number."""
+        return len(self.data)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        buffer[:] = self.data[start : start + len(buffer)]
+
+
+class RecordBytes:
+    """A record of a zip archive. Its checksum is taken on the way when it is read from its first byte to its last."""
+
+    __slots__ = ("_at", "_checked", "_lock", "_next", "_plain", "_sum", "archive", "entry")
+
+    def __init__(self, archive: ZipArchive, entry: ZipEntry) -> None:
+        self.archive = archive
+        self.entry = entry
+        self._at = -1
+        self._next = 0
+        self._sum = 0
+        self._checked = False
+        self._plain = entry.method == 0
+        self._lock: Lock | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the content."""
+        return self.entry.size
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the record's header."""
+        return self.archive.window.place(self.entry.header)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        if not self._plain:
+            buffer[:] = self.archive.read(self.entry.name)[start : start + len(buffer)]
+            return
+        if self._at < 0:
+            self._at = self.archive.locate(self.entry)
+        self.archive.window.read_into(buffer, self._at + start)
+        if not self._checked:
+            self._follow(buffer, start)
+
+    def check(self, limit: int = 64 << 20) -> None:
+        """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
+        if not self._checked and self._plain and self.entry.size <= limit:
+            self.fill(memoryview(bytearray(self.entry.size)), 0)
+            self._checked = True
+
+    def _follow(self, buffer: memoryview, start: int) -> None:
+        """Go on with the checksum where `buffer` continues what was read before; compare it at the end."""
+        from torchgraft.reading.checksums import crc32
+
+        if start == 0 and len(buffer) == self.entry.size:
+            total = crc32(buffer, 0)
+        elif start == 0 or start == self._next:
+            total = self._sum = crc32(buffer, self._sum if start else 0)
+            self._next = start + len(buffer)
+            if self._next != self.entry.size:
+                return
+        else:
+            self._next = -1
+            return
+        self.archive.check_crc(self.entry, total)
+        self._checked = True
+
+
+class View(Leaf):
+    """A tensor in a run of bytes. `strides` count elements and are None where the elements lie in C order.
+
+    `offset` is in bytes; `swap` is the unit, in bytes, of which the byte order is the other one (0: none).
+    """
+
+    __slots__ = ("dtype", "offset", "shape", "source", "strides", "swap")
+
+    def __init__(
+        self, source: Bytes, dtype: DType, shape: Shape, offset: int = 0, strides: Shape | None = None, swap: int = 0
+    ) -> None:
+        self.source = source
+        self.dtype = dtype
+        self.shape = shape
+        self.offset = offset
+        self.strides = strides
+        self.swap = swap
+
+    @property
+    def identity(self) -> Hashable:
+        """Storage, offset, shape and strides."""
+        return (id(self.source), self.offset, self.shape, self.strides, self.dtype)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset."""
+        number, offset = self.source.place
+        return number, offset + self.offset
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on, C order and native byte order."""
+        if self.strides is None and not self.swap:
+            self.source.fill(buffer, self.offset + start)
+            whole = len(buffer) == self.source.nbytes
+            if not whole and isinstance(self.source, RecordBytes) and self._apart():
+                self.source.check()
+            return
+        data = self._gathered(start + len(buffer))
+        buffer[:] = data[start : start + len(buffer)]
+
+    def _apart(self) -> bool:
+        """Whether the view is only a part of its storage."""
+        return prod(self.shape) * self.dtype.itemsize != self.source.nbytes
+
+    def _gathered(self, end: int) -> memoryview:
+        """Return all bytes in C order; kept for the next piece until the last was taken."""
+        kept: tuple[View, memoryview] | None = getattr(_KEPT, "last", None)
+        data = kept[1] if kept is not None and kept[0] is self else gather(self)
+        _KEPT.last = None if end >= len(data) else (self, data)
+        return data
+
+
+_KEPT = local()
+
+
+def gather(view: View) -> memoryview:
+    """Return the elements of a strided or foreign-order view as bytes. Takes its range of the storage and the result."""
+    import numpy as np
+
+    size = view.dtype.itemsize
+    if 0 in view.shape:
+        return memoryview(b"")
+    strides = view.strides if view.strides is not None else contiguous(view.shape)
+    last = sum((n - 1) * s for n, s in zip(view.shape, strides, strict=True))
+    raw = bytearray((last + 1) * size)
+    view.source.fill(memoryview(raw), view.offset)
+    if isinstance(view.source, RecordBytes):
+        view.source.check()
+    flat = np.frombuffer(raw, dtype=np.dtype((np.void, size)))
+    steps = tuple(s * size for s in strides)
+    taken = np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, view.shape, steps, writeable=False))
+    out = np.frombuffer(taken.tobytes(), dtype=np.uint8)
+    if view.swap > 1:
+        out = np.ascontiguousarray(out.reshape(-1, view.swap)[:, ::-1])
+    return memoryview(out.tobytes())
+
+
+def contiguous(shape: Shape) -> Shape:
+    """Return the strides of C order."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+class Held(Leaf):
+    """A tensor that the caller holds in memory."""
+
+    __slots__ = ("dtype", "number", "shape", "tensor")
+
+    def __init__(self, tensor: torch.Tensor, number: int = 0) -> None:
+        self.tensor = tensor
+        self.shape = tuple(tensor.shape)
+        self.dtype = DType.of(str(tensor.dtype))
+        self.number = number
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The order in which the tensors were given."""
+        return 0, self.number
+
+    @property
+    def identity(self) -> Hashable:
+        """Address, shape and strides; None for tensors without memory."""
+        if self.tensor.is_meta or not self.tensor.numel():
+            return None
+        return (self.tensor.data_ptr(), self.shape, self.tensor.stride(), self.dtype)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Copy the bytes from `start` on."""
+        import torch
+
+        value = self.tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        raw = value.reshape(-1).view(torch.uint8)
+        buffer[:] = memoryview(raw.numpy())[start : start + len(buffer)]
+
+
+def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:
+    """Refuse a view that repeats few bytes into very many.
+
+    Raises:
+        LimitExceededError: `nbytes` is out of all proportion to the `stored` bytes.
+    """
+    if nbytes > MAX_SPREAD and nbytes > SPREAD * stored:
+        raise LimitExceededError(
+            f"{label}: tensor {name} repeats {stored} stored bytes into {nbytes}; at most {SPREAD} times is read "
+            f"beyond {MAX_SPREAD >> 20} MiB"
+        )

@@ -1,0 +1,47 @@
+"""What a part of a checkpoint is for, by the name of its container: weights, averaged weights, training state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchgraft.core.names import words
+
+_OPTIMIZER = frozenset(
+    "optimizer optimizers optim opt optims scheduler schedulers sched scaler scalers gradscaler amp".split()
+)
+_EMA = frozenset({"ema", "swa", "polyak", "averaged", "avg", "shadow"})
+_OTHER = frozenset(
+    "rng rngs random history losses metrics callbacks loops callback hyper hparams config configs cfg args logs log "
+    "results stats".split()
+)
+# Scalars of the training loop that lie beside a state dict as 0-d tensors.
+_COUNTERS = frozenset(
+    "epoch epochs step steps iteration iter iterations best loss acc accuracy score lr seed fitness "
+    "prec1 acc1 top1 metric map bleu wer cer updates decay".split()
+)
+
+
+def role_of(key: str, value: Any, inherited: str) -> str:
+    """Return the role of the part under `key`: "model", "ema", "optimizer" or "other"."""
+    if inherited in ("optimizer", "other"):
+        return inherited
+    parts = set(words(key)) if "." not in key else set()
+    if parts & _OPTIMIZER or _is_optimizer(value):
+        return "optimizer"
+    if parts & _OTHER and not parts & {"state", "model", "net", "weights"} - ({"state"} if "rng" in parts else set()):
+        return "other"
+    if parts & _EMA:
+        return "ema"
+    return inherited
+
+
+def is_counter(key: str, numel: int) -> bool:
+    """Return whether a lone tensor beside state dicts is the training loop's, not the model's."""
+    if "." in key:
+        return False
+    parts = set(words(key))
+    return "rng" in parts or (numel <= 1 and bool(parts & _COUNTERS))
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, dict) and "param_groups" in value and "state" in value

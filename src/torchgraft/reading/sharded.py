@@ -1,0 +1,161 @@
+"""Checkpoints in several files: an index that says which key lies where, numbered shards, or ranks of one model."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+    printable,
+)
+from torchgraft.reading.catalog import catalogue
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.files import CheckpointFile, open_inside, shown
+from torchgraft.reading.sniff import read_file
+from torchgraft.reading.strict_json import loads
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from torchgraft.reading.leaves import Leaf
+
+MAX_INDEX = 256 << 20
+MAX_SHARDS = 10_000
+_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
+
+
+def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    """Return the tensors that an index.json places into shards beside it.
+
+    Raises:
+        CheckpointError: the index is broken, leads out of its folder, or doesn't fit the shards.
+    """
+    label = str(file)
+    window = file.window()
+    index = loads(window.read(0, min(window.size, MAX_INDEX)), label)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if places is None:
+        raise UnsupportedCheckpointError(f"{label}: a JSON file without weight_map: neither a checkpoint nor an index of one")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise CorruptCheckpointError(f"{label}: weight_map is no table of names of keys and files")
+    names = list(dict.fromkeys(places.values()))
+    for name in names:
+        _check_shard_name(label, name)
+    if os.path.basename(file.path) in names:  # noqa: PTH119
+        raise CorruptCheckpointError(f"{label}: weight_map names the index itself as a shard")
+    folder = os.path.dirname(file.path) or "."  # noqa: PTH120
+    out = _gathered(folder, names, files, stack)
+    _compare(label, places, out)
+    facts = index.get("metadata")
+    _check_total(facts, out)
+    out.metadata.update({k: v for k, v in facts.items() if k != "total_size"} if isinstance(facts, dict) else {})
+    return out
+
+
+def shard_names(names: list[str]) -> list[str]:
+    """Return the numbered shards among `names`, of the first set only."""
+    found = [m for m in map(_NUMBERED.fullmatch, names) if m]
+    return [m[0] for m in found if (m[1], m[3], m[4]) == (found[0][1], found[0][3], found[0][4])]
+
+
+def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    """Return the tensors of numbered shards without an index; all of them must be there."""
+    match = _NUMBERED.fullmatch(names[0])
+    count = int(match[3]) if match else 0
+    wanted = [re.sub(r"-\d{5}-of-", f"-{i:05d}-of-", names[0]) for i in range(1, min(count, MAX_SHARDS) + 1)]
+    missing = [n for n in wanted if n not in names]
+    if missing:
+        raise CorruptCheckpointError(f"{shown(folder)}: shard {missing[0]} is missing; {len(names)} of {count} are there")
+    return _gathered(folder, wanted, files, stack)
+
+
+def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    """Return one network per tensor-parallel rank: rank0, rank1 ..."""
+    tree: dict[str, Any] = {}
+    out = Contents(format="tensor-parallel ranks", tree=tree)
+    for number, name in enumerate(names):
+        inner = os.path.join(folder, name)  # noqa: PTH118
+        if os.path.isdir(inner):  # noqa: PTH112
+            held = [n for n in sorted(os.listdir(inner)) if n.endswith((".pt", ".pth", ".bin")) and "optim_states" not in n]  # noqa: PTH208
+            preferred = [n for n in ("model_optim_rng.pt", "model_rng.pt") if n in held] or held
+            if not preferred:
+                raise CorruptCheckpointError(f"{shown(inner)}: the checkpoint of this rank is missing")
+            name = f"{name}/{preferred[0]}"  # noqa: PLW2901
+        leaves, contents = _networks(folder, name, files, stack)
+        out.warnings += contents.warnings
+        tree[f"rank{number}"] = leaves
+    return out
+
+
+def _networks(
+    folder: str, name: str, files: list[CheckpointFile], stack: ExitStack
+) -> tuple[dict[str, Leaf], Contents]:
+    """Return the model's tensors of one file of several."""
+    file = open_inside(folder, name, len(files))
+    stack.callback(file.close)
+    files.append(file)
+    contents = read_file(file.window())
+    found = catalogue(contents.tree, contents.resolve, str(file), contents.foreign)
+    weights = [n for n in found.networks if n.role == "model"] or list(found.networks)
+    return found.leaves[weights[0].path], contents
+
+
+def _check_shard_name(label: str, name: str) -> None:
+    bad = ""
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name):
+        bad = "an absolute path"
+    elif "://" in name or "\0" in name:
+        bad = "no file name"
+    elif ".." in re.split(r"[\\/]", name):
+        bad = "a path that leaves the folder (..)"
+    elif not name or "\\" in name:
+        bad = "no portable file name"
+    if bad:
+        raise UnsafeCheckpointError(f"{label}: weight_map names the shard {printable(name)!r}: {bad}; expected a file beside it")
+
+
+def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    tree: dict[str, Leaf] = {}
+    where: dict[str, str] = {}
+    out = Contents(format="shards", tree=tree)
+    for name in names:
+        path = os.path.join(folder, name)  # noqa: PTH118
+        if not os.path.lexists(path):
+            raise CorruptCheckpointError(f"{shown(path)}: shard {name} is missing")
+        leaves, contents = _networks(folder, name, files, stack)
+        out.format = f"{contents.format} shards"
+        out.warnings += contents.warnings
+        out.metadata |= {k: v for k, v in contents.metadata.items() if k not in out.metadata}
+        for key, leaf in leaves.items():
+            if key in tree:
+                raise CorruptCheckpointError(f"{shown(path)}: key {printable(key)} is in two shards, {where[key]} and {name}")
+            tree[key], where[key] = leaf, name
+    out.metadata["shards"] = names
+    return out
+
+
+def _compare(label: str, places: dict[str, str], out: Contents) -> None:
+    missing = [k for k in places if k not in out.tree]
+    if missing:
+        raise CorruptCheckpointError(
+            f"{label}: {len(missing)} keys are missing from their shards, as {printable(missing[0])} from {places[missing[0]]}"
+        )
+    extra = [k for k in out.tree if k not in places]
+    if extra:
+        out.warnings.append(f"{len(extra)} keys are in the shards but not in the index, as {printable(extra[0])}")
+
+
+def _check_total(facts: Any, out: Contents) -> None:
+    total = facts.get("total_size") if isinstance(facts, dict) else None
+    found = 0
+    for leaf in out.tree.values():
+        count = leaf.dtype.itemsize
+        for n in leaf.shape:
+            count *= n
+        found += count
+    if total is not None and total != found:
+        out.warnings.append(f"the index gives a total_size of {total!r:.30} bytes, the shards hold {found}")

@@ -1,0 +1,107 @@
+"""Finds the format from the bytes; the name never grants anything, it can only forbid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.zipdir import ZipArchive
+from torchgraft.reading.zipend import has_archive_at_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torchgraft.reading.contents import Contents
+    from torchgraft.reading.files import Window
+
+_PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR",
+}  # fmt: skip
+_HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
+
+
+def read_file(window: Window) -> Contents:
+    """Return the contents of a checkpoint file of any format.
+
+    Raises:
+        CheckpointError: it is broken, or no checkpoint.
+    """
+    if not window.size:
+        raise window.corrupt("empty file (0 bytes)")
+    head = window.read(0, min(window.size, 512))
+    if not head.startswith(b"PK") and has_archive_at_end(window):
+        raise window.corrupt("two formats in one file: other bytes before the archive, which readers would take unlike")
+    reader = _reader(head)
+    if reader is None:
+        return _last_resort(window, head)
+    _check_name(window, reader)
+    return reader(window)
+
+
+def _reader(head: bytes) -> Callable[[Window], Contents] | None:
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return _zip
+    if head[:1] == b"\x80" and head[1:2] != b"\0":
+        return _legacy
+    if head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0:
+        return _safetensors
+    return None
+
+
+def _zip(window: Window) -> Contents:
+    archive = ZipArchive(window)
+    names = archive.entries
+    roots = {n.partition("/")[0] for n in names if n.endswith(("/data.pkl", "/version")) and n.count("/") == 1}
+    pickles = [n for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
+    if len(pickles) > 1 or (pickles and len({n.partition("/")[0] for n in names}) > 1):
+        raise window.corrupt(f"more than one root folder in the archive: {', '.join(sorted({n.partition('/')[0] for n in names})[:4])}")
+    if pickles:
+        from torchgraft.reading.torch_zip import read_torch_zip
+
+        return read_torch_zip(archive, pickles[0].rpartition("/")[0])
+    if {"config.json", "model.weights.h5"} <= names.keys():
+        raise UnsupportedCheckpointError(f"{window.label}: a Keras archive (.keras), not a checkpoint of PyTorch")
+    del roots
+    raise UnsupportedCheckpointError(f"{window.label}: a zip archive without data.pkl: no checkpoint")
+
+
+def _legacy(window: Window) -> Contents:
+    from torchgraft.reading.torch_legacy import read_torch_legacy
+
+    return read_torch_legacy(window)
+
+
+def _safetensors(window: Window) -> Contents:
+    from torchgraft.reading.safetensors import read_safetensors
+
+    return read_safetensors(window)
+
+
+def _check_name(window: Window, reader: Callable[[Window], Contents]) -> None:
+    """Refuse pickles under a name that promises a format without any."""
+    if reader is not _safetensors and window.file.path.lower().endswith(".safetensors"):
+        raise CorruptCheckpointError(
+            f"{window.label}: named .safetensors, but the bytes are of another format, which is not what the name promises"
+        )
+
+
+def _last_resort(window: Window, head: bytes) -> Contents:
+    """Say what the file is, if not a checkpoint."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs"):
+        raise window.corrupt("a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+    if text.startswith(_HTML):
+        raise window.corrupt("a web page (HTML or XML), not a checkpoint: the download went wrong; fetch it again")
+    for sign, name in _PACKED.items():
+        if head.startswith(sign):
+            raise UnsupportedCheckpointError(f"{window.label}: compressed with {name}; unpack it first")
+    if head.startswith(b"PK"):
+        raise window.corrupt(f"truncated zip archive of {window.size} bytes")
+    if window.size < 9:
+        count = f"{window.size} byte{'s' * (window.size != 1)}"
+        raise window.corrupt(f"truncated: {count}, while the shortest header has 8 and its length would have to be over 0")
+    length = int.from_bytes(head[:8], "little")
+    raise window.corrupt(
+        f"not a checkpoint of a known format: it begins with {head[:8].hex()} (as a safetensors header length that is {length})"
+    )

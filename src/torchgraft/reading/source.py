@@ -1,0 +1,87 @@
+"""An opened checkpoint: what was found, and the values on request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import CorruptCheckpointError, UsageError, printable
+from torchgraft.reading.leaves import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    import torch
+
+    from torchgraft.core.specs import Network
+    from torchgraft.reading.catalog import Catalog
+    from torchgraft.reading.leaves import Leaf
+
+
+class OpenedCheckpoint:
+    """The Source of every format: networks by path, each tensor a leaf that fills a buffer."""
+
+    __slots__ = ("_files", "_leaves", "format", "metadata", "networks", "origin", "warnings")
+
+    def __init__(self, *, origin: str, format: str, found: Catalog, files: Sequence[Any] = ()) -> None:  # noqa: A002
+        self.origin = origin
+        self.format = format
+        self.networks: tuple[Network, ...] = tuple(found.networks)
+        self.metadata: Mapping[str, object] = found.metadata
+        self.warnings: tuple[str, ...] = tuple(found.warnings)
+        self._leaves = found.leaves
+        self._files = files
+
+    def position(self, network: str, key: str) -> tuple[int, int]:
+        """Return (file number, byte offset) of a tensor: reading in this order is reading in file order."""
+        return self._leaf(network, key).place
+
+    def read(self, network: str, key: str) -> torch.Tensor:
+        """Return the tensor on the CPU, in memory of its own or, for in-memory sources, the given one."""
+        import torch
+
+        leaf = self._leaf(network, key)
+        if isinstance(leaf, Held):
+            return leaf.tensor
+        dtype: torch.dtype = getattr(torch, leaf.dtype.label)
+        spec_bytes = leaf.dtype.itemsize
+        for n in leaf.shape:
+            spec_bytes *= n
+        raw = torch.empty(spec_bytes, dtype=torch.uint8)
+        if spec_bytes:
+            self.read_into(network, key, memoryview(raw.numpy()))
+        return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype)
+
+    def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
+        """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order.
+
+        Raises:
+            CheckpointError: the bytes can't be read, or their checksum is wrong.
+        """
+        leaf = self._leaf(network, key)
+        view = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
+        if not view:
+            return
+        leaf.fill(view, start)
+        if leaf.dtype is DType.BOOL and bytes(view).translate(None, b"\0\1"):
+            raise CorruptCheckpointError(f"{self.origin}: tensor {printable(key)} is bool but holds other bytes than 0 and 1")
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _leaf(self, network: str, key: str) -> Leaf:
+        try:
+            return self._leaves[network][key]
+        except KeyError:
+            raise UsageError(f"{self.origin}: no tensor {printable(key)!r} in network {printable(network)!r}") from None

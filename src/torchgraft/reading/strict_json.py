@@ -1,0 +1,45 @@
+"""JSON as its standard has it: no NaN, no key twice, no endless nesting."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torchgraft.core.errors import CorruptCheckpointError, printable
+
+
+def loads(raw: bytes, where: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        CorruptCheckpointError: it is not UTF-8 or not JSON, or has a key twice.
+    """
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_Once(where), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise CorruptCheckpointError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    except RecursionError as error:
+        raise CorruptCheckpointError(f"{where}: JSON nested too deeply") from error
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{where}: not JSON ({error})") from error
+
+
+class _Once:
+    """Makes a dictionary of pairs, each key once."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    raise CorruptCheckpointError(f"{self.where}: duplicate key {printable(key)}")
+                seen.add(key)
+        return out
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")

@@ -1,0 +1,137 @@
+"""PyTorch's zip format (since 1.6), and TorchScript archives, which are built alike."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.inert import StorageRef, StorageType
+from torchgraft.reading.leaves import RecordBytes
+from torchgraft.reading.names import Table
+from torchgraft.reading.torch_names import TORCH_NAMES
+from torchgraft.reading.unpickle import Machine
+from torchgraft.reading.views import Resolver
+
+if TYPE_CHECKING:
+    from torchgraft.reading.zipdir import ZipArchive
+
+MAX_VERSION = 10
+_KEY = re.compile(r"[A-Za-z0-9_]+")
+_DEVICE = re.compile(r"[a-z]+(?::\d+)?|meta|privateuseone:\d+")
+
+
+def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
+    """Return what `root`/data.pkl holds."""
+    label = archive.window.label
+    warnings: list[str] = []
+    big = _check_facts(archive, root, warnings)
+    storages = ZipStorages(archive, f"{root}/data/", warnings)
+    where = f"{label}: {root}/data.pkl"
+    table = Table(TORCH_NAMES)
+    machine = Machine(archive.read(f"{root}/data.pkl"), where, table, storages.persistent)
+    tree, end = machine.run()
+    if end != len(machine.data):
+        raise CorruptCheckpointError(f"{where}: {len(machine.data) - end} bytes after STOP")
+    packed = [n for n, e in archive.entries.items() if e.method and n.startswith(storages.prefix)]
+    if packed:
+        warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
+    script = f"{root}/constants.pkl" in archive.entries
+    return Contents(
+        format="TorchScript" if script else "torch zip",
+        tree=tree,
+        resolve=Resolver(label, storages, big=big),
+        foreign=tuple(sorted({str(n) for n in table.met if not str(n).startswith("__torch__")})),
+        warnings=archive.warnings + warnings,
+    )
+
+
+def _check_facts(archive: ZipArchive, root: str, warnings: list[str]) -> bool:
+    """Check the small records beside data.pkl; return whether the file is big-endian."""
+    if f"{root}/version" in archive.entries:
+        text = archive.read(f"{root}/version", 1024).strip()
+        if not text.isdigit() or int(text) > MAX_VERSION:
+            raise UnsupportedCheckpointError(
+                f"{archive.window.label}: record {root}/version says {text[:20]!r}; versions up to {MAX_VERSION} are read"
+            )
+    else:
+        warnings.append("the record with the format version is missing")
+    if f"{root}/byteorder" not in archive.entries:
+        return False
+    order = archive.read(f"{root}/byteorder", 1024)
+    if order not in (b"little", b"big"):
+        raise archive.window.corrupt(f"record {root}/byteorder says {order[:20]!r}, expected little or big")
+    if order == b"big":
+        warnings.append("the file is big-endian; values are swapped")
+    return order == b"big"
+
+
+class ZipStorages:
+    """The storages of an archive by key: each named alike by the pickle and found once."""
+
+    def __init__(self, archive: ZipArchive, prefix: str, warnings: list[str]) -> None:
+        self.archive = archive
+        self.prefix = prefix
+        self.warnings = warnings
+        self.refs: dict[str, StorageRef] = {}
+        self.found: dict[str, RecordBytes] = {}
+        self._devices: set[str] = set()
+
+    def persistent(self, pid: Any) -> StorageRef:
+        """Return the storage that a persistent id means."""
+        label = self.archive.window.label
+        kind, key, location, numel = checked_pid(label, pid)
+        known = self.refs.get(key)
+        if known is None:
+            if not _KEY.fullmatch(key):
+                raise CorruptCheckpointError(f"{label}: storage key {key!r:.80}, expected letters and digits")
+            known = self.refs[key] = StorageRef(key, kind, numel)
+        elif known.numel != numel or known.kind.dtype is not kind.dtype:
+            raise CorruptCheckpointError(
+                f"{label}: record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
+                f"{kind.name}"
+            )
+        if location not in self._devices:
+            self._devices.add(location)
+            if not _DEVICE.fullmatch(location):
+                self.warnings.append(f"storage {key} was saved on an unknown device {location!r:.60}")
+        return known
+
+    def find(self, ref: StorageRef) -> RecordBytes:
+        """Return the record of a storage, which must be there and of the right size."""
+        found = self.found.get(ref.key)
+        if found is None:
+            name = self.prefix + ref.key
+            entry = self.archive.entries.get(name)
+            if entry is None:
+                raise self.archive.window.corrupt(f"record {name} is missing: a storage of {ref.nbytes} bytes")
+            if entry.size != ref.nbytes:
+                raise self.archive.window.corrupt(f"record {name} has {entry.size} bytes, expected {ref.nbytes}")
+            found = self.found[ref.key] = RecordBytes(self.archive, entry)
+        return found
+
+
+def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
+    """Return (type, key, device, elements) of a persistent id ("storage", type, key, device, elements, ...).
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if isinstance(pid, tuple) and pid[:1] == ("module",):
+        raise UnsafeCheckpointError(f"{label}: a persistent id of type module asks to import source code; nothing was run")
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise CorruptCheckpointError(f"{label}: persistent id {_short(pid)}, expected (storage, type, key, device, size)")
+    _, kind, key, location, numel = pid[:5]
+    key = str(key) if type(key) is int else key
+    if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int:
+        raise CorruptCheckpointError(f"{label}: persistent id with wrong parts: {_short(pid)}")
+    if numel < 0:
+        raise CorruptCheckpointError(f"{label}: storage {key!r:.60} of {numel} elements")
+    return kind, key, location if isinstance(location, str) else repr(location)[:60], numel
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "(" + ", ".join(str(v)[:40] for v in value[:6] if isinstance(v, (str, int, StorageType))) + ")"
+    return f"of type {type(value).__name__}"

@@ -1,0 +1,187 @@
+"""A pickle interpreter that can't run anything: every opcode acts on plain values and stand-ins of its own.
+
+Classes and functions are pairs of strings, looked up in a table by exact name; what the table lacks becomes a dead,
+named stand-in. Nothing is imported. The interpreter has limits on size, depth of the stack and length of numbers.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+)
+from torchgraft.reading.inert import Array, ArrayType, Name, Record, Stub, TensorRef
+from torchgraft.reading.opcodes import OPCODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torchgraft.reading.names import Table
+
+MAX_PICKLE = 512 << 20
+_PLAIN_KEYS = (str, int, float, bytes, type(None))
+
+
+class Machine:
+    """One run over one pickle. `where` names the file and record in messages."""
+
+    def __init__(self, data: bytes, where: str, table: Table, persistent: Callable[[Any], Any] | None = None) -> None:
+        if len(data) > MAX_PICKLE:
+            raise LimitExceededError(f"{where}: pickle of {len(data)} bytes, the limit is {MAX_PICKLE}")
+        self.data = data
+        self.where = where
+        self.table = table
+        self.persistent = persistent
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.fence = 0
+
+    def run(self, start: int = 0) -> tuple[Any, int]:
+        """Return the pickled value and the position behind its STOP.
+
+        Raises:
+            CheckpointError: the pickle is broken, or asks for something that needs code.
+        """
+        pos = start
+        try:
+            pos, at = self._steps(start)
+        except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
+            raise self.corrupt(self._cause(error)) from error
+        if len(self.stack) != 1 or self.marks:
+            raise self.corrupt(f"the stack holds {len(self.stack)} values at STOP, expected one")
+        self.table.finish(self)
+        del at
+        return self.stack[0], pos
+
+    def _steps(self, pos: int) -> tuple[int, int]:
+        """Run to STOP. The commonest opcodes are handled here, all others by the table of functions."""
+        data, stack, memo, table = self.data, self.stack, self.memo, OPCODES
+        while True:
+            self.at = pos
+            op = data[pos]
+            if op == 0x71:  # BINPUT
+                memo[data[pos + 1]] = stack[-1]
+                pos += 2
+            elif op == 0x72:  # LONG_BINPUT
+                memo[int.from_bytes(data[pos + 1 : pos + 5], "little")] = stack[-1]
+                pos += 5
+            elif op == 0x68:  # BINGET
+                stack.append(memo[data[pos + 1]])
+                pos += 2
+            elif op == 0x4B:  # BININT1
+                stack.append(data[pos + 1])
+                pos += 2
+            elif op == 0x2E:  # STOP
+                return pos + 1, pos
+            else:
+                pos = table[op](self, pos + 1)
+
+    def _cause(self, error: Exception) -> str:
+        if self.at >= len(self.data):
+            return f"truncated: {len(self.data)} bytes end before STOP"
+        if isinstance(error, IndexError) and not self.stack:
+            return "an opcode takes from an empty stack"
+        return "malformed (values of a wrong kind, or a memo entry that was never set)"
+
+    def corrupt(self, text: str) -> CorruptCheckpointError:
+        """Return an error that names the file, the record and the position."""
+        return CorruptCheckpointError(f"{self.where}, byte {self.at} of the pickle: {text}")
+
+    def unsafe(self, text: str) -> UnsafeCheckpointError:
+        """Return an error that names what would have been run, and other foreign names met so far."""
+        also = ", ".join([str(n) for n in self.table.met if str(n) not in text][:4])
+        return UnsafeCheckpointError(f"{self.where}: {text}; nothing was run" + (f". Also met: {also}" if also else ""))
+
+    # -- helpers of the opcodes
+
+    def take(self, pos: int, count: int) -> bytes:
+        """Return `count` bytes at `pos`, all of which must be there."""
+        if pos + count > len(self.data):
+            raise self.corrupt(f"truncated: {count} bytes expected, {len(self.data) - pos} are left")
+        return self.data[pos : pos + count]
+
+    def push(self, value: Any) -> None:
+        """Put `value` on the stack."""
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        """Take the topmost value, never one below the last mark."""
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise self.corrupt("an opcode takes more values than there are")
+        return self.stack.pop()
+
+    def pop_mark(self) -> list[Any]:
+        """Take all values above the last mark."""
+        if not self.marks:
+            raise self.corrupt("no MARK for an opcode that needs one")
+        at = self.marks.pop()
+        values = self.stack[at:]
+        del self.stack[at:]
+        return values
+
+    def set_items(self, target: Any, values: list[Any]) -> None:
+        """Put alternating keys and values into a dictionary or a stand-in."""
+        if len(values) % 2:
+            raise self.corrupt("a key without a value")
+        into = target.items if isinstance(target, Stub) else target
+        if not isinstance(into, dict):
+            raise self.corrupt(f"items are set on a {kind_of(target)}")
+        before = len(into)
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if type(key) is not str and not isinstance(key, _PLAIN_KEYS):
+                into[self.checked_key(key)] = value
+            else:
+                into[key] = value
+        if len(into) != before + len(values) // 2:
+            seen: set[Any] = set()
+            for key in values[::2]:
+                if key in seen or before:
+                    raise self.corrupt(f"duplicate key {key!r}")
+                seen.add(key)
+
+    def checked_key(self, key: Any, depth: int = 0) -> Any:
+        """Return `key` if it can be one: plain, or a short and flat tuple of such; stand-ins become their names."""
+        if isinstance(key, _PLAIN_KEYS):
+            return key
+        if isinstance(key, tuple) and len(key) <= 32 and depth < 4:
+            return tuple([self.checked_key(k, depth + 1) for k in key])
+        if isinstance(key, (Name, Stub, TensorRef)):
+            return key
+        if isinstance(key, tuple):
+            raise LimitExceededError(f"{self.where}: a dictionary key of too great depth or length")
+        raise self.corrupt(f"a {kind_of(key)} as a dictionary key")
+
+    def extend(self, target: Any, values: list[Any]) -> None:
+        """Append values to a list or a stand-in."""
+        into = target.values if isinstance(target, (Stub, Array)) else target
+        if not isinstance(into, list):
+            raise self.corrupt(f"values are appended to a {kind_of(target)}")
+        into.extend(values)
+
+    def build(self, target: Any, state: Any) -> None:
+        """Give a stand-in its state."""
+        if isinstance(target, Stub):
+            self.table.check_state(self, target, state)
+            target.state = state
+        elif isinstance(target, Record):
+            if isinstance(state, dict):
+                self.table.check_state(self, target, state)
+                target.attributes = state
+        elif isinstance(target, (Array, ArrayType)):
+            self.table.build_numpy(self, target, state)
+        elif isinstance(target, Name):
+            raise self.unsafe(f"changes the state of {target}")
+        else:
+            raise self.corrupt(f"a state is given to a {kind_of(target)}")
+
+
+def kind_of(value: Any) -> str:
+    """Return a word for the kind of `value`."""
+    if isinstance(value, (Name, Stub)):
+        return str(value)
+    return {"TensorRef": "tensor", "Record": "dict"}.get(type(value).__name__, type(value).__name__)

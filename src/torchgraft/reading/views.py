@@ -1,0 +1,162 @@
+"""From descriptions in pickles to tensors that can be read: every number is checked before anything is allocated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+    printable,
+)
+from torchgraft.reading.inert import Array, StorageRef, TensorRef, Unreadable
+from torchgraft.reading.leaves import MAX_DIMS, HeldBytes, View, check_spread
+
+if TYPE_CHECKING:
+    from torchgraft.core.specs import Shape
+    from torchgraft.reading.leaves import Bytes
+
+_ARRAY_DTYPES = {
+    "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,
+    "i4": DType.I32, "u4": DType.U32, "i8": DType.I64, "u8": DType.U64, "f2": DType.F16, "f4": DType.F32,
+    "f8": DType.F64, "c8": DType.C64, "c16": DType.C128, "bfloat16": DType.BF16,
+    "float8_e4m3fn": DType.F8_E4M3FN, "float8_e5m2": DType.F8_E5M2,
+}  # fmt: skip
+
+
+class Storages(Protocol):
+    """Finds the bytes of a storage."""
+
+    def find(self, ref: StorageRef) -> Bytes:
+        """Return them; raises CheckpointError where they are missing or of another size."""
+        ...
+
+
+class Resolver:
+    """Makes leaves out of descriptions. `label` names the file, `big` says that it is big-endian."""
+
+    __slots__ = ("big", "label", "storages")
+
+    def __init__(self, label: str, storages: Storages, *, big: bool = False) -> None:
+        self.label = label
+        self.storages = storages
+        self.big = big
+
+    def leaf(self, ref: TensorRef | Unreadable | Array, name: str) -> View:
+        """Return the tensor called `name`.
+
+        Raises:
+            CheckpointError: it reaches outside its storage, or is of a kind that is not read.
+        """
+        if isinstance(ref, TensorRef):
+            return self._view(ref, name)
+        if isinstance(ref, Array):
+            return array_view(self.label, name, ref)
+        if ref.view is not None:
+            self._geometry(ref.view, name)
+        raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is {ref.why}")
+
+    def _view(self, ref: TensorRef, name: str) -> View:
+        storage = ref.storage
+        contiguous = self._geometry(ref, name)
+        if storage.kind.dtype is None:
+            raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is quantised, which is not read")
+        dtype = ref.dtype or storage.kind.dtype
+        strides = None if contiguous else ref.stride
+        swap = 0
+        if self.big:
+            swap = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
+        return View(
+            self.storages.find(storage), dtype, ref.shape, ref.offset * dtype.itemsize, strides, swap if swap > 1 else 0
+        )
+
+    def _geometry(self, ref: TensorRef, name: str) -> bool:
+        """Return whether the view lies in C order, after checking that it lies in its storage at all."""
+        storage, size = ref.storage, 0
+        if not isinstance(storage, StorageRef):
+            raise self._bad(name, "has no storage")
+        size = ref.dtype.itemsize if ref.dtype is not None else storage.kind.itemsize
+        return check_geometry(self.label, name, ref, storage.nbytes, size)
+
+    def _bad(self, name: str, text: str) -> CorruptCheckpointError:
+        return CorruptCheckpointError(f"{self.label}: tensor {printable(name)} {text}")
+
+
+def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize: int) -> bool:
+    """Return whether the view `ref` lies in C order in its storage of `stored` bytes.
+
+    Raises:
+        CheckpointError: a number is impossible, the view reaches outside, or repeats bytes without end.
+    """
+    if type(ref.shape) is list or type(ref.stride) is list:
+        ref.shape, ref.stride = tuple(ref.shape), tuple(ref.stride)
+    shape, stride, offset = ref.shape, ref.stride, ref.offset
+    if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:
+        raise _bad(label, name, f"has shape {shape!r:.60}, stride {stride!r:.60}, offset {offset!r:.30}: not whole tuples")
+    if offset < 0:
+        raise _bad(label, name, f"has the negative offset {offset}")
+    if len(shape) > MAX_DIMS:
+        raise LimitExceededError(f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}")
+    numel, last, c_order = 1, 0, True
+    for n, s in zip(shape[::-1], stride[::-1], strict=True):
+        if type(n) is not int or type(s) is not int or n < 0 or s < 0:
+            raise _bad(label, name, f"has shape {shape!r:.60} and stride {stride!r:.60}: expected whole numbers from 0 on")
+        if n != 1 and s != numel:
+            c_order = False
+        numel *= n
+        last += (n - 1) * s
+    end = (offset + last + 1) * itemsize if numel else 0
+    if end > stored or numel * itemsize >= 1 << 63:
+        raise _bad(
+            label, name, f"is out of bounds: shape {shape!r:.60}, stride {stride!r:.60} and offset {offset} need {end} "
+            f"bytes, its storage has {stored}"
+        )  # fmt: skip
+    if not c_order and numel:
+        check_spread(label, printable(name), numel * itemsize, stored)
+    return c_order or not numel
+
+
+def array_view(label: str, name: str, array: Array) -> View:
+    """Return a numpy array that stood in a pickle as a tensor."""
+    code = array.type.code if array.type is not None else ""
+    dtype = _ARRAY_DTYPES.get(code)
+    if code.startswith("O") or array.values:
+        raise UnsafeCheckpointError(f"{label}: array {printable(name)} holds Python objects, not numbers (object dtype)")
+    if dtype is None:
+        raise UnsupportedCheckpointError(f"{label}: array {printable(name)} has dtype {code!r}, which is no tensor's")
+    big = array.type is not None and array.type.order == ">"
+    return strided_array(label, name, HeldBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
+
+
+def strided_array(
+    label: str, name: str, source: Bytes, dtype: DType, shape: Any, *, fortran: bool, big: bool
+) -> View:
+    """Return a numpy array as a view: its whole memory, in C or Fortran order, of either byte order."""
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise _bad(label, name, f"has the shape {shape!r:.60}: expected whole numbers from 0 on")
+    if len(shape) > MAX_DIMS:
+        raise LimitExceededError(f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}")
+    numel = 1
+    for n in shape:
+        numel *= n
+    if numel * dtype.itemsize != source.nbytes:
+        raise _bad(label, name, f"has size {source.nbytes} bytes, its shape {shape!r:.60} needs {numel * dtype.itemsize}")
+    unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
+    strides = fortran_strides(shape) if fortran and len(shape) > 1 else None
+    return View(source, dtype, shape, 0, strides, unit if big and unit > 1 else 0)
+
+
+def fortran_strides(shape: Shape) -> Shape:
+    """Return the strides of Fortran order."""
+    strides, step = [], 1
+    for n in shape:
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(strides)
+
+
+def _bad(label: str, name: str, text: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{label}: tensor {printable(name)} {text}")

@@ -1,0 +1,225 @@
+"""A strict reader of zip directories: what it accepts, every other reader understands the same way."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+)
+from torchgraft.reading.checksums import crc32
+from torchgraft.reading.zipend import End, find_end
+
+if TYPE_CHECKING:
+    from torchgraft.reading.files import Window
+
+STORED, DEFLATED = 0, 8
+MAX_RATIO = 200
+RATIO_FREE = 8 << 20
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_FULL32 = 0xFFFFFFFF
+_ODD_NAME = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
+
+
+class ZipEntry(NamedTuple):
+    """One record as the central directory has it (a tuple: there may be 100,000 of them)."""
+
+    name: str
+    method: int
+    flags: int
+    crc: int
+    packed: int
+    size: int
+    header: int
+
+
+class ZipArchive:
+    """An archive whose directory was checked; its records are checked against it as they are read."""
+
+    __slots__ = ("_ends", "entries", "warnings", "window", "without_crc")
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.warnings: list[str] = []
+        end = find_end(window, self.warnings)
+        found = _entries(window, end)
+        self.entries = _unique(window, found)
+        self._ends = _check_layout(window, found, end.offset)
+        self.without_crc = bool(found) and any(e.size for e in found) and not any(e.crc for e in found)
+        _check_names(window, found)
+        if self.without_crc:
+            self.warnings.append("no record has a CRC: the values can't be checked")
+
+    def locate(self, entry: ZipEntry) -> int:
+        """Return the offset of the record's data, after comparing its local header with the directory.
+
+        Raises:
+            CorruptCheckpointError: the two differ.
+        """
+        raw = entry.name.encode("utf-8", "surrogateescape")
+        head = self.window.read(entry.header, _LOCAL.size + len(raw))
+        sign, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack_from(head)
+        sizes = (crc, packed, size)
+        later = flags & 8 and sizes == (0, 0, 0)
+        large = (entry.crc, min(entry.packed, _FULL32), min(entry.size, _FULL32))
+        same = later or sizes == large or (crc == entry.crc and sizes[1:] == (_FULL32, _FULL32))
+        if sign != b"PK\3\4" or name_length != len(raw) or head[_LOCAL.size :] != raw:
+            raise self.window.corrupt(f"local header of {entry.name}: has another name than the directory")
+        if method != entry.method or (flags ^ entry.flags) & 0x2041 or not same:
+            raise self.window.corrupt(f"local header of {entry.name}: differs from the directory")
+        data = entry.header + len(head) + extra
+        if data + entry.packed > self._ends[entry.header]:
+            raise self.window.corrupt(f"record {entry.name}: overlaps the next one")
+        return data
+
+    def read(self, name: str, limit: int = 1 << 30) -> bytes:
+        """Return the content of a record, its CRC checked.
+
+        Raises:
+            CheckpointError: the record is missing, too large, or broken.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            raise self.window.corrupt(f"record {name} is missing")
+        if entry.size > limit:
+            raise LimitExceededError(f"{self.window.label}: record {name} has {entry.size} bytes, the limit is {limit}")
+        raw = self.window.read(self.locate(entry), entry.packed)
+        data = raw if entry.method == STORED else inflate(raw, entry, self.window)
+        self.check_crc(entry, crc32(data, 0))
+        return data
+
+    def check_crc(self, entry: ZipEntry, found: int) -> None:
+        """Raise CorruptCheckpointError unless the checksum `found` is the recorded one, or none is recorded."""
+        if found != entry.crc and not self.without_crc:
+            raise self.window.corrupt(f"record {entry.name}: wrong CRC {found:08x}, expected {entry.crc:08x}")
+
+
+def inflate(raw: bytes, entry: ZipEntry, window: Window) -> bytes:
+    """Return the decompressed content; never more than the directory says."""
+    engine = zlib.decompressobj(-15)
+    try:
+        data = engine.decompress(raw, entry.size + 1)
+    except zlib.error as error:
+        raise window.corrupt(f"record {entry.name}: broken compressed data ({error})") from error
+    if len(data) != entry.size or not engine.eof or engine.unused_data:
+        raise window.corrupt(f"record {entry.name}: decompresses to another size than {entry.size} bytes")
+    return data
+
+
+def _entries(window: Window, end: End) -> list[ZipEntry]:
+    raw = window.read(end.offset, end.size)
+    found: list[ZipEntry] = []
+    at = 0
+    while at < len(raw):
+        if raw[at : at + 4] != b"PK\1\2" or at + _CENTRAL.size > len(raw):
+            raise window.corrupt(f"zip directory: entry {len(found)} is broken or truncated")
+        entry, at = _entry(window, raw, at)
+        found.append(entry)
+    if len(found) != end.count:
+        raise window.corrupt(f"zip directory has {len(found)} entries, its end record says {end.count} entries")
+    return found
+
+
+def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
+    fields = _CENTRAL.unpack_from(raw, at)
+    _, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, note, disk, _, _, header = fields
+    name_at = at + _CENTRAL.size
+    extra_at = name_at + name_length
+    after = extra_at + extra_length + note
+    if after > len(raw):
+        raise window.corrupt("zip directory: truncated entry")
+    name = raw[name_at:extra_at].decode("utf-8", "surrogateescape")
+    if _FULL32 in (packed, size, header):
+        packed, size, header = _wide(window, name, raw[extra_at : extra_at + extra_length], (packed, size, header))
+    if flags & 0x41 or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size):
+        raise _unusable(window, name, flags, method, disk)
+    return ZipEntry(name, method, flags, crc, packed, size, header), after
+
+
+def _unusable(window: Window, name: str, flags: int, method: int, disk: int) -> CorruptCheckpointError:
+    if flags & 0x41:
+        return window.corrupt(f"record {name} is marked as encrypted")
+    if method not in (STORED, DEFLATED):
+        return window.corrupt(f"record {name}: unknown compression, method {method}; expected 0 (stored) or 8 (deflate)")
+    if disk:
+        return window.corrupt(f"record {name} says it lies on disk {disk} of a split archive")
+    return window.corrupt(f"record {name}: stored, but its two sizes differ")
+
+
+def _wide(window: Window, name: str, extra: bytes, fields: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return (packed, size, header) with the 64-bit values of the ZIP64 extra field."""
+    packed, size, header = fields
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            wanted = [f for f in (size, packed, header) if f == _FULL32]
+            if length < 8 * len(wanted) or at + 4 + length > len(extra):
+                break
+            values = iter(struct.unpack_from(f"<{len(wanted)}Q", extra, at + 4))
+            size, packed, header = (next(values) if f == _FULL32 else f for f in (size, packed, header))
+            return packed, size, header
+        at += 4 + length
+    raise window.corrupt(f"record {name}: its ZIP64 field is missing or too short")
+
+
+def _unique(window: Window, found: list[ZipEntry]) -> dict[str, ZipEntry]:
+    entries = {e.name: e for e in found}
+    if len(entries) != len(found) or len({e.name.casefold() for e in found}) != len(found):
+        seen: set[str] = set()
+        for entry in found:
+            if entry.name.casefold() in seen:
+                raise window.corrupt(f"duplicate record {entry.name} (names that differ in case only count as equal)")
+            seen.add(entry.name.casefold())
+    return entries
+
+
+def _check_layout(window: Window, found: list[ZipEntry], directory: int) -> dict[int, int]:
+    """Return where each record must end at the latest, by the offset of its header."""
+    order = sorted(found, key=lambda e: e.header)
+    if order and order[0].header:
+        raise window.corrupt(f"{order[0].header} bytes before the archive begins")
+    ends = {a.header: b.header for a, b in pairwise(order)}
+    if order:
+        ends[order[-1].header] = directory
+    _check_ratio(window, found)
+    for entry in order:
+        least = entry.header + _LOCAL.size + len(entry.name) + entry.packed
+        if len(ends) != len(order) or least > ends[entry.header]:
+            raise window.corrupt(f"record {entry.name}: overlaps another record or the directory")
+    return ends
+
+
+def _check_names(window: Window, found: list[ZipEntry]) -> None:
+    if _ODD_NAME.search("\n".join([e.name for e in found])):
+        for entry in found:
+            if "\0" in entry.name:
+                raise window.corrupt(f"record {entry.name!r}: NUL in its name")
+            if _ODD_NAME.search(entry.name):
+                raise UnsafeCheckpointError(
+                    f"{window.label}: record {entry.name} leads outside the archive (../, an absolute path or a backslash)"
+                )
+
+
+def _check_ratio(window: Window, found: list[ZipEntry]) -> None:
+    packed, size = sum(e.packed for e in found), sum(e.size for e in found)
+    if size > RATIO_FREE and size > MAX_RATIO * max(packed, window.size):
+        worst = max(found, key=lambda e: e.size / max(e.packed, 1))
+        raise LimitExceededError(
+            f"{window.label}: compression ratio of {size // max(packed, 1)} in all, record {worst.name} grows from "
+            f"{worst.packed} to {worst.size} bytes; at most {MAX_RATIO} is read beyond {RATIO_FREE >> 20} MiB"
+        )
+
+
+def require(archive: ZipArchive, condition: bool, text: str) -> None:  # noqa: FBT001
+    """Raise UnsupportedCheckpointError with `text` unless `condition` holds."""
+    if not condition:
+        raise UnsupportedCheckpointError(f"{archive.window.label}: {text}")
