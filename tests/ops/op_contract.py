@@ -1,15 +1,23 @@
 """What every op must keep to. A test class per op inherits this and gives inputs that fit and inputs that don't."""
 
+import contextlib
 import json
 from typing import ClassVar
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from torchgraft import ops
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=3),
+    lambda s: st.lists(s, max_size=4),
+)
 
 
 def spec(*shape, dtype="float32", name="w"):
@@ -72,6 +80,30 @@ class OpContract:
             for back, v, s in zip(backs, given, specs, strict=True):
                 assert same_bits(back.run([out]), v)
                 assert back.out_spec([promised]).shape == s.shape
+
+    def test_moves_elements_of_every_type(self):
+        for op, specs in self.good if self.kind.lossless else ():
+            for dtype in ("bool", "int8", "uint16", "bfloat16", "complex64", "float8_e4m3fn"):
+                other = [spec(*s.shape, dtype=dtype) for s in specs]
+                with contextlib.suppress(UsageError):
+                    promised = op.out_spec(other)
+                    given = [torch.ones(s.shape).to(getattr(torch, dtype)) for s in other]
+                    out = op.run(given)
+                    assert str(out.dtype) == f"torch.{promised.dtype}"
+                    assert tuple(out.shape) == promised.shape
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(st.data())
+    def test_refuses_foreign_fields_and_shapes_in_words_of_its_own(self, data):
+        op, specs = data.draw(st.sampled_from(self.good))
+        plain = op.to_dict()
+        if len(plain) > 1 and data.draw(st.booleans()):
+            plain[data.draw(st.sampled_from(sorted(set(plain) - {"op"})))] = data.draw(anything)
+        if data.draw(st.booleans()):
+            specs = data.draw(st.lists(st.lists(st.integers(0, 5), max_size=5).map(lambda s: spec(*s)), max_size=6))
+        with contextlib.suppress(UsageError):
+            out = ops.from_dict(plain).out_spec(specs)
+            assert all(n >= 0 for n in out.shape)
 
     def test_refuses_what_does_not_fit(self):
         for op, specs in self.bad:

@@ -90,6 +90,12 @@ def expect_choice(op: str, field: str, value: str, choices: Iterable[str]) -> No
         raise UsageError(f"{op}: {field} is {value!r}; accepted are {', '.join(map(repr, choices))}")
 
 
+def expect_sizes(op: str, field: str, sizes: Shape, *, least: int = 1) -> None:
+    """Raise UsageError unless all `sizes` are at least `least`."""
+    if any(n < least for n in sizes):
+        raise UsageError(f"{op}: {field} is {list(sizes)}; sizes of at least {least} are accepted")
+
+
 def dtype_of(op: str, label: str) -> DType:
     """Return the element type called `label`.
 

@@ -16,6 +16,7 @@ from torchgraft.ops.base import (
     expect_choice,
     expect_count,
     expect_dim,
+    expect_sizes,
     replaced,
     with_shape,
 )
@@ -193,6 +194,7 @@ class Constant(BaseOp):
     lossless = True
 
     def __post_init__(self) -> None:
+        expect_sizes(self.name, "shape", self.shape, least=0)
         dtype_of(self.name, self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:

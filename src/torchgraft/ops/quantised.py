@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UsageError
 from torchgraft.core.specs import TensorSpec
-from torchgraft.ops.base import BaseOp, dtype_of, expect, expect_count
+from torchgraft.ops.base import BaseOp, dtype_of, expect, expect_count, expect_sizes
 from torchgraft.ops.exact import torch_dtype
 from torchgraft.ops.resample import size_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -42,8 +42,7 @@ class DequantBlocks(BaseOp):
     name = "dequant_blocks"
 
     def __post_init__(self) -> None:
-        if any(b < 1 for b in self.block):
-            raise UsageError(f"{self.name}: no block has the size {list(self.block)}")
+        expect_sizes(self.name, "block", self.block)
         dtype_of(self.name, self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
@@ -84,7 +83,12 @@ class DequantBlocks(BaseOp):
         return f"dequantised by {f'blocks of {size_words(self.block)}' if self.block else 'one scale'}"
 
 
-def _each_block(out: torch.Tensor, per_block: torch.Tensor, block: tuple[int, ...], change: Any) -> None:
+def _each_block(
+    out: torch.Tensor,
+    per_block: torch.Tensor,
+    block: tuple[int, ...],
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
     """Apply `change` (mul_, sub_) to each block of `out`, in place, with its value of `per_block`."""
     for dim in range(1, out.dim()):
         if per_block.shape[dim] > 1:
@@ -118,6 +122,7 @@ class Dequant4bit(BaseOp):
     name = "dequant_4bit"
 
     def __post_init__(self) -> None:
+        expect_sizes(self.name, "shape", self.shape)
         dtype_of(self.name, self.dtype)
         if min(self.blocksize, self.nested_blocksize) < 1:
             raise UsageError(f"{self.name}: blocks of {self.blocksize} and {self.nested_blocksize} make no sense")
