@@ -1,0 +1,307 @@
+"""Many names as few patterns: `layers.{0-11}.attn.{weight,bias}`, only where everything said of them is equal.
+
+Each row is a name, the names that go with it (where it comes from, what else it could come from), and the facts that
+will be printed. Rows fold when their facts and their names, numbers aside, are equal; the numbers in braces are read
+in step: `blocks.{0-2}.w <- layers.{0,5,11}.w` says that block 1 comes from layer 5. Every fold can be expanded into
+exactly the rows that it was made of. Time is linear in the number of rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import chain, product
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+
+    from torchgraft.core.specs import Shape
+
+# A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
+_NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
+CONSTANT = -1
+OWN = -2
+MOST_PIECES = 16
+
+Texts = tuple[str, ...]
+Numbers = tuple[int, ...]
+Cell = tuple[Numbers, ...]
+
+
+class Row(NamedTuple):
+    """One tensor to list: its name, groups of names that go with it, its shape, and the facts shown with it.
+
+    `said` are sentences about it; numbers in them that follow those of the name fold as well.
+    """
+
+    name: str
+    related: tuple[tuple[str, ...], ...] = ()
+    said: tuple[str, ...] = ()
+    shape: Shape | None = None
+    facts: Hashable = ()
+    numel: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """Rows of equal facts under one pattern.
+
+    `texts` holds, for the name, each related name and each sentence, what stands between its numbers. `cells` holds one entry
+    per number of the name: tuples of (number, numbers of related names that follow it). `links` says for each number
+    of a related name which number of the name it follows, or that it is constant (then `fixed` has it). `leaves` are
+    last segments: (of the name, of each related name), with `shapes` beside them.
+    """
+
+    texts: tuple[Texts, ...]
+    groups: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    links: tuple[Numbers, ...]
+    fixed: tuple[Numbers, ...]
+    leaves: tuple[Texts, ...]
+    shapes: tuple[Shape | None, ...]
+    facts: Hashable
+    numel: int
+    first: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        total = len(self.leaves)
+        for cell in self.cells:
+            total *= len(cell)
+        return total
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of the names."""
+        return self._spelled(0)
+
+    def related(self, group: int) -> tuple[str, ...]:
+        """Return the patterns of one group of related names; braces are read in step with those of `pattern`."""
+        start = 1 + sum(self.groups[:group])
+        return tuple(self._spelled(at) for at in range(start, start + self.groups[group]))
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The sentences, their numbers in step with those of `pattern`."""
+        return tuple(self._spelled(at) for at in range(1 + sum(self.groups), len(self.texts)))
+
+    def expand(self) -> Iterator[tuple[str, ...]]:
+        """Yield the name, all related names, groups joined, and the sentences of each row."""
+        for combination in product(*self.cells):
+            for leaf in self.leaves:
+                yield tuple(self._one(at, combination, leaf) for at in range(len(self.texts)))
+
+    def _one(self, at: int, combination: Sequence[Numbers], leaf: Texts) -> str:
+        numbers = [str(self._number(at, place, combination)) for place in range(len(self.texts[at]) - 1)]
+        return _woven(self.texts[at], numbers) + leaf[at]
+
+    def _number(self, at: int, place: int, combination: Sequence[Numbers]) -> int:
+        if at == 0:
+            return combination[place][0]
+        follows = self.links[at - 1][place]
+        if follows == CONSTANT:
+            return self.fixed[at - 1][place]
+        return combination[follows][_column(self.links, at - 1, place)]
+
+    def _spelled(self, at: int) -> str:
+        sets = []
+        for place in range(len(self.texts[at]) - 1):
+            follows = place if at == 0 else self.links[at - 1][place]
+            if follows == CONSTANT:
+                sets.append(str(self.fixed[at - 1][place]))
+            else:
+                column = 0 if at == 0 else _column(self.links, at - 1, place)
+                sets.append(braced_numbers([cell[column] for cell in self.cells[follows]]))
+        tails = list(dict.fromkeys(leaf[at] for leaf in self.leaves))
+        tail = tails[0] if len(tails) == 1 else "." + braced([t.removeprefix(".") for t in tails])
+        return _woven(self.texts[at], sets) + tail
+
+
+def fold(rows: Iterable[Row]) -> list[Fold]:
+    """Return the folds of `rows`, in the order of their first rows."""
+    families: dict[Hashable, list[tuple[int, Row, tuple[Numbers, ...]]]] = {}
+    for order, row in enumerate(rows):
+        cut = [_cut(name) for name in (row.name, *chain.from_iterable(row.related), *row.said)]
+        texts = tuple(text for text, _ in cut)
+        groups = tuple(len(group) for group in row.related)
+        key = (texts, groups, row.facts, row.shape)
+        families.setdefault(key, []).append((order, row, tuple(numbers for _, numbers in cut)))
+    folds = list(chain.from_iterable(_family(members) for members in families.values()))
+    return sorted(_leaves_joined(folds), key=lambda f: f.first)
+
+
+def braced(items: Sequence[str]) -> str:
+    """Return `{a,b}`, or the only item."""
+    return items[0] if len(items) == 1 else "{" + ",".join(items) + "}"
+
+
+def braced_numbers(numbers: Sequence[int]) -> str:
+    """Return `{0-11}`, `{0,2,5}`, or the only number; more than a few pieces are cut short with an ellipsis."""
+    if len(set(numbers)) == 1:
+        return str(numbers[0])
+    pieces: list[str] = []
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            run = numbers[start:at]
+            pieces.extend([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))
+            start = at
+    if len(pieces) > MOST_PIECES:
+        pieces = [*pieces[: MOST_PIECES - 1], "…", pieces[-1]]
+    return "{" + ",".join(pieces) + "}"
+
+
+def factored(names: Sequence[str]) -> str:
+    """Return several names as one: `layers.{q,k,v}_proj.weight`; joined by ` + ` when they share no whole words."""
+    if len(names) == 1:
+        return names[0]
+    first, last = min(names), max(names)
+    head = _whole(_shared(first, last))
+    shortest = min(len(name) for name in names) - len(head)
+    tail = names[0]
+    for name in names[1:]:
+        tail = _shared(tail[::-1], name[::-1])[::-1]
+    tail = _whole(tail[max(0, len(tail) - shortest) :][::-1])[::-1]
+    if len(head) + len(tail) < 2:
+        return " + ".join(names)
+    middles = [name[len(head) : len(name) - len(tail)] for name in names]
+    return f"{head}{braced(middles)}{tail}" if all(middles) else " + ".join(names)
+
+
+def _shared(a: str, b: str) -> str:
+    """Return the longest common start."""
+    at = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        at += 1
+    return a[:at]
+
+
+def _whole(text: str) -> str:
+    """Return `text` up to its last separator outside braces."""
+    at = len(text)
+    while at and (text[at - 1].isalnum() or text[at - 1] in "{},-"):
+        at -= 1
+    kept = text[:at]
+    return kept if kept.count("{") == kept.count("}") else ""
+
+
+def _cut(name: str) -> tuple[Texts, Numbers]:
+    """Return what stands between the numbers of a name, and the numbers."""
+    pieces = _NUMBER.split(name)
+    return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
+
+
+def _woven(texts: Texts, numbers: Sequence[str]) -> str:
+    return texts[0] + "".join(number + text for number, text in zip(numbers, texts[1:], strict=True))
+
+
+def _column(links: tuple[Numbers, ...], at: int, place: int) -> int:
+    """Return where in a cell the number at (related name `at`, `place`) stands."""
+    follows = links[at][place]
+    column = 1
+    for other, own in enumerate(links[: at + 1]):
+        stop = place if other == at else len(own)
+        column += sum(link == follows for link in own[:stop])
+    return column
+
+
+def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fold]:
+    """Yield the folds of rows that differ only in numbers."""
+    row = members[0][1]
+    texts = tuple(_cut(name)[0] for name in (row.name, *chain.from_iterable(row.related), *row.said))
+    groups = tuple(len(group) for group in row.related)
+    links = _linked([numbers for _, _, numbers in members])
+    parts: dict[tuple[Numbers, ...], dict[tuple[Cell, ...], tuple[int, int]]] = {}
+    for order, member, numbers in members:
+        fixed = tuple(
+            tuple(n if link == CONSTANT else OWN for n, link in zip(own, links[at], strict=True))
+            for at, own in enumerate(numbers[1:])
+        )
+        cells: tuple[Cell, ...] = tuple(
+            ((n, *_followers(numbers, links, place)),) for place, n in enumerate(numbers[0])
+        )
+        grown = parts.setdefault(fixed, {})
+        size = grown.get(cells, (0, order))[0]
+        grown[cells] = (size + member.numel, order)
+    for fixed, items in parts.items():
+        for cells, (numel, order) in _merged(items, len(texts[0]) - 1).items():
+            yield Fold(
+                texts=texts, groups=groups, cells=cells, links=links, fixed=fixed, leaves=(("",) * len(texts),),
+                shapes=(row.shape,), facts=row.facts, numel=numel, first=order,
+            )  # fmt: skip
+
+
+def _followers(numbers: tuple[Numbers, ...], links: tuple[Numbers, ...], place: int) -> Iterator[int]:
+    for at, own in enumerate(numbers[1:]):
+        yield from (n for n, link in zip(own, links[at], strict=True) if link == place)
+
+
+def _merged(items: dict[tuple[Cell, ...], tuple[int, int]], places: int) -> dict[tuple[Cell, ...], tuple[int, int]]:
+    """Join cells place by place, the last first: items that agree in all other places become one."""
+    for place in reversed(range(places)):
+        grouped: dict[tuple[Cell, ...], list[tuple[Cell, int, int]]] = {}
+        for cells, (numel, order) in items.items():
+            rest = (*cells[:place], *cells[place + 1 :])
+            grouped.setdefault(rest, []).append((cells[place], numel, order))
+        items = {}
+        for rest, found in grouped.items():
+            joined = tuple(sorted(chain.from_iterable(cell for cell, _, _ in found)))
+            total, first = sum(numel for _, numel, _ in found), min(order for _, _, order in found)
+            items[(*rest[:place], joined, *rest[place:])] = (total, first)
+    return items
+
+
+def _linked(numbers: list[tuple[Numbers, ...]]) -> tuple[Numbers, ...]:
+    """Return, for each number of each related name, which number of the name it follows."""
+    return tuple(
+        tuple(_link(numbers, at, place) for place in range(len(numbers[0][at]))) for at in range(1, len(numbers[0]))
+    )
+
+
+def _link(numbers: list[tuple[Numbers, ...]], at: int, place: int) -> int:
+    """Return the place in the name whose number decides this one: at a constant distance if there is such a one."""
+    values = [row[at][place] for row in numbers]
+    if len(set(values)) == 1:
+        return CONSTANT
+    mine = len(numbers[0][at]) - place
+    functions = []
+    for own in range(len(numbers[0][0])):
+        keys = [row[0][own] for row in numbers]
+        if len(set(zip(keys, values, strict=True))) == len(set(keys)):
+            distances = {value - key for key, value in zip(keys, values, strict=True)}
+            aligned = abs((len(numbers[0][0]) - own) - mine)
+            functions.append((len(distances) > 1, distances != {0}, aligned, own))
+    return min(functions)[-1] if functions else CONSTANT
+
+
+def _leaves_joined(folds: list[Fold]) -> Iterator[Fold]:
+    """Join folds that differ only in the last segment of their names, `{weight,bias}`, and in shape."""
+    grouped: dict[Hashable, list[tuple[Fold, tuple[Texts, ...], Texts]]] = {}
+    for one in folds:
+        texts, leaf = _without_leaf(one.texts, 1 + sum(one.groups))
+        key = (texts, one.groups, one.cells, one.links, one.fixed, one.facts)
+        grouped.setdefault(key, []).append((one, texts, leaf))
+    for members in grouped.values():
+        one, texts, _ = members[0]
+        yield Fold(
+            texts=texts, groups=one.groups, cells=one.cells, links=one.links, fixed=one.fixed,
+            leaves=tuple(leaf for _, _, leaf in members), shapes=tuple(f.shapes[0] for f, _, _ in members),
+            facts=one.facts, numel=sum(f.numel for f, _, _ in members), first=min(f.first for f, _, _ in members),
+        )  # fmt: skip
+
+
+def _without_leaf(texts: tuple[Texts, ...], names: int) -> tuple[tuple[Texts, ...], Texts]:
+    """Return texts without last segments, and these with their dots; unchanged where one has no plain last segment.
+
+    Only the first `names` texts are names, the others are sentences.
+    """
+    cut = [text[-1].rpartition(".") for text in texts[:names]]
+    bare = any(len(text) == 1 and not head for text, (head, _, _) in zip(texts[:names], cut, strict=True))
+    if bare or any(not dot for _, dot, _ in cut):
+        return texts, ("",) * len(texts)
+    owners = ((*text[:-1], head) for text, (head, _, _) in zip(texts[:names], cut, strict=True))
+    return (*owners, *texts[names:]), (*("." + leaf for _, _, leaf in cut), *("",) * (len(texts) - names))

@@ -1,0 +1,190 @@
+"""From a plan or a report to its view: every slot and every source tensor is counted in exactly one place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.core.errors import printable
+from torchgraft.core.plan import Action, Certainty
+from torchgraft.reporting.folding import Fold, Row, factored, fold
+from torchgraft.reporting.view import Group, Line, Section
+from torchgraft.reporting.words import many, shape_words, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.plan import Alternative, Objection, Plan, Step, Unused
+
+FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
+# Rules under which a name says everything by itself: the prefix that was set aside.
+NAME_RULES = frozenset({"same name", "prefix"})
+MOST_NAMES = 6
+
+
+class Facts(NamedTuple):
+    """What a line says of its tensors besides names and shapes; rows fold only where all of it is equal."""
+
+    dtype: str = ""
+    came: str = ""
+    words: str = ""
+    certainty: Certainty | None = None
+    rule: str = ""
+    network: str = ""
+
+
+def fate(step: Step) -> str:
+    """Return the one section of a report in which the slot is told of."""
+    if step.action is Action.FRESH:
+        return "quiet" if step.quiet else "fresh"
+    if step.certainty is Certainty.DOUBT:
+        return "doubtful"
+    if step.action is Action.ADAPT:
+        return "adapted"
+    return "renamed" if step.renamed else "copied"
+
+
+def by_fate(plan: Plan) -> dict[str, list[Step]]:
+    """Return the steps of a plan by their fate."""
+    found: dict[str, list[Step]] = {name: [] for name in FATES}
+    for step in plan.steps:
+        found[fate(step)].append(step)
+    return found
+
+
+def fresh_section(steps: Sequence[Step], usual: DType | None, initialised: int = 0) -> Section:
+    """Return what keeps its initial values, by cause."""
+    rows = (_row(step, usual, shaped=True) for step in steps)
+    figures = _figures(len(steps), sum(step.slot.spec.numel for step in steps))
+    if initialised:
+        figures += f"; {initialised} initialised by the model's own code"
+    return Section(title="fresh", tone="care", figures=figures, groups=_groups(fold(rows)), count=len(steps))
+
+
+def unused_section(unused: Sequence[Unused], usual: DType | None) -> Section:
+    """Return what the checkpoint holds and the model has no place for, by cause."""
+    rows = (_unused_row(one, usual) for one in unused)
+    figures = _figures(len(unused), sum(one.spec.numel for one in unused))
+    groups = _groups(fold(rows), other="similar: ")
+    return Section(title="unused", tone="care", figures=figures, groups=groups, count=len(unused))
+
+
+def adapted_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
+    """Return what goes through ops or fills a slot in part, by cause."""
+    rows = (_row(step, usual, shaped=True, came=_came(step, plan)) for step in steps)
+    figures = _figures(len(steps), sum(step.filled for step in steps))
+    return Section(title="adapted", tone="good", figures=figures, groups=_groups(fold(rows)), count=len(steps))
+
+
+def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
+    """Return what has more than one reading, with the other readings."""
+    rows = (_row(step, usual, shaped=True, came=_came(step, plan)) for step in steps)
+    figures = _figures(len(steps), sum(step.filled for step in steps))
+    return Section(title="doubtful", tone="bad", figures=figures, groups=_groups(fold(rows)), count=len(steps))
+
+
+def renamed_section(steps: Sequence[Step]) -> Section:
+    """Return the rules under which names differ; where only a prefix differs, its rule alone."""
+    plain = Counter(printable(step.why.text) for step in steps if step.why.rule in NAME_RULES)
+    rows = (_row(step, None, shaped=False) for step in steps if step.why.rule not in NAME_RULES)
+    heads = tuple(Group(cause=text, count=count) for text, count in plain.items())
+    groups = (*heads, *_groups(fold(rows)))
+    return Section(title="renamed", tone="good", figures=tensors(len(steps)), groups=groups, count=len(steps))
+
+
+def cast_section(plan: Plan) -> Section | None:
+    """Return which element types change on the way, None when none does."""
+    pairs: Counter[str] = Counter()
+    for step in plan.steps:
+        specs = [plan.source_specs[feed.key] for feed in step.feeds if feed.key in plan.source_specs]
+        kinds = {str(spec.dtype) for spec in specs} - {str(step.slot.spec.dtype)}
+        if kinds:
+            pairs[f"{' and '.join(sorted(kinds))} -> {step.slot.spec.dtype}"] += 1
+    if not pairs:
+        return None
+    groups = tuple(Group(cause=text, count=count) for text, count in pairs.items())
+    return Section(title="cast", figures=tensors(sum(pairs.values())), groups=groups)
+
+
+def objection_section(title: str, tone: str, objections: Sequence[Objection]) -> Section:
+    """Return objections, each with its fact and remedy."""
+    groups = tuple(Group(cause=printable(o.text, 2000)) for o in objections)
+    return Section(title=title, tone=tone, groups=groups)
+
+
+def remark_section(title: str, remarks: Iterable[str], tone: str = "plain") -> Section:
+    """Return plain remarks."""
+    return Section(title=title, tone=tone, groups=tuple(Group(cause=printable(text, 2000)) for text in remarks))
+
+
+def usual_dtype(plan: Plan) -> DType | None:
+    """Return the element type that most slots have; the others are named where they appear."""
+    counted = Counter(step.slot.spec.dtype for step in plan.steps)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _figures(count: int, numel: int) -> str:
+    return f"{tensors(count)}, {many(numel)} elements"
+
+
+def _came(step: Step, plan: Plan) -> str:
+    """Return the shape of a single source, where it differs from that of the slot."""
+    if len(step.feeds) != 1 or step.feeds[0].key not in plan.source_specs:
+        return ""
+    shape = plan.source_specs[step.feeds[0].key].shape
+    return "" if shape == step.slot.spec.shape else shape_words(shape)
+
+
+def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "") -> Row:
+    feeds = tuple(printable(feed.key) for feed in step.feeds)
+    others = tuple(_other_names(a) for a in step.alternatives)
+    spec = step.slot.spec
+    kind = str(spec.dtype) if shaped and spec.dtype is not usual else ""
+    part = "" if step.rows is None else f"{len(step.rows.indices)} of {spec.shape[step.rows.dim]} rows written"
+    words = "; ".join(text for text in (printable(step.words(), 120), part) if text)
+    said = (printable(step.why.text, 400), *(printable(a.text) for a in step.alternatives))
+    network = step.feeds[0].network if step.feeds else ""
+    return Row(
+        printable(spec.name), (feeds, *others), said=said,
+        shape=spec.shape if shaped else None, numel=spec.numel,
+        facts=Facts(kind, came, words, step.certainty, step.why.rule, network),
+    )  # fmt: skip
+
+
+def _other_names(other: Alternative) -> tuple[str, ...]:
+    shown = tuple(printable(key) for key in other.keys[:MOST_NAMES])
+    return (*shown, "…") if len(other.keys) > MOST_NAMES else shown
+
+
+def _unused_row(one: Unused, usual: DType | None) -> Row:
+    kind = "" if one.spec.dtype is usual else str(one.spec.dtype)
+    similar = tuple((printable(name),) for name in one.similar[:2])
+    return Row(
+        printable(one.spec.name), ((), *similar), said=(printable(one.why.text, 400), *("",) * len(similar)),
+        shape=one.spec.shape, numel=one.spec.numel, facts=Facts(dtype=kind, rule=one.why.rule, network=one.network),
+    )  # fmt: skip
+
+
+def _groups(folds: Sequence[Fold], other: str = "or else from ") -> tuple[Group, ...]:
+    grouped: dict[str, list[Fold]] = {}
+    for one in folds:
+        grouped.setdefault(one.said[0], []).append(one)
+    return tuple(
+        Group(cause=cause, lines=tuple(_line(one, other) for one in members), count=sum(one.count for one in members))
+        for cause, members in grouped.items()
+    )
+
+
+def _line(one: Fold, other: str) -> Line:
+    facts = one.facts if isinstance(one.facts, Facts) else Facts()
+    shapes = [shape_words(shape) for shape in one.shapes]
+    shapes = shapes[:1] if len(set(shapes)) == 1 else shapes
+    parts = [one.pattern, *([" and ".join(shapes)] if shapes[0] else []), *([facts.dtype] if facts.dtype else [])]
+    feeds = one.related(0)
+    source = " ".join([factored(feeds), *([facts.came] if facts.came else [])]) if feeds else ""
+    others = tuple(
+        f"{other}{factored(one.related(at + 1))}{': ' + text if text else ''}" if one.groups[at + 1] else text
+        for at, text in enumerate(one.said[1:])
+    )
+    return Line(text=" ".join(parts), source=source, detail=facts.words, others=others, count=one.count)

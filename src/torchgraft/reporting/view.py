@@ -1,0 +1,47 @@
+"""What all renderings show: a verdict and sections of folded lines, grouped by cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A pattern of names and what is said of all of them; stands for `count` tensors."""
+
+    text: str
+    source: str = ""
+    detail: str = ""
+    others: tuple[str, ...] = ()
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Lines of one cause; without lines, the cause says it all."""
+
+    cause: str
+    lines: tuple[Line, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One kind of thing to tell. `tone` is `bad`, `care`, `good` or `plain`; `count` tensors, remarks have none."""
+
+    title: str
+    tone: str = "plain"
+    figures: str = ""
+    groups: tuple[Group, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The whole of a plan or a report, ready to be printed. `counts` has one entry per fate of slots and sources."""
+
+    verdict: str
+    tone: str
+    origin: str
+    sections: tuple[Section, ...]
+    counts: dict[str, int]

@@ -1,0 +1,152 @@
+"""The views of plans and reports: the verdict first, then what deserves a word, quiet things as a count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+from torchgraft.core.plan import Action
+from torchgraft.reporting import sections as parts
+from torchgraft.reporting.view import Section, View
+from torchgraft.reporting.words import coverage_words, seconds, size, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.report import Check, Report
+
+VALUES = "values"
+
+
+def plan_view(plan: Plan) -> View:
+    """Return the view of a plan: what would happen."""
+    refused = len(plan.refusals)
+    verb = f"refused for {refused} reason{'s' if refused > 1 else ''}; would load" if refused else "would load"
+    fates = parts.by_fate(plan)
+    sections = [
+        *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
+        *_told(plan, fates, 0),
+        *_if_any(parts.objection_section("warnings", "care", plan.warnings)),
+        *_if_any(parts.remark_section("notes", plan.notes)),
+    ]
+    return View(
+        verdict=f"{verb} {_placed(plan)}", tone=_tone(plan, refused > 0), origin=_origin(plan),
+        sections=tuple(sections), counts=counts(plan),
+    )  # fmt: skip
+
+
+def report_view(report: Report) -> View:
+    """Return the view of a report: what happened. Only what was compared after writing is called loaded."""
+    plan = report.plan
+    failed = [check for check in report.checks if not check.passed]
+    compared = any(check.name == VALUES and check.passed for check in report.checks)
+    verb = "loaded" if compared and not failed else "wrote"
+    verdict = f"{verb} {_placed(plan)}"
+    if failed:
+        verdict = f"FAILED: {', '.join(printable(c.name) for c in failed)} did not hold; {verdict}"
+    elif not compared:
+        verdict = f"not compared after writing; {verdict}"
+    sections = [
+        *_if_any(parts.remark_section("failed", map(_check_words, failed), "bad")),
+        *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
+        *_told(plan, parts.by_fate(plan), len(report.initialised)),
+        *_if_any(parts.objection_section("warnings", "care", plan.warnings)),
+        *_if_any(parts.remark_section("notes", plan.notes)),
+    ]
+    plain = not sections and _is_full(plan) and compared
+    if not plain:
+        sections += _if_any(parts.remark_section("checks", [_check_words(c) for c in report.checks if c.passed]))
+    return View(
+        verdict=verdict, tone="bad" if failed or not compared else _tone(plan, False),
+        origin="; ".join(text for text in (_origin(plan), _cost(report)) if text),
+        sections=tuple(sections), counts=counts(plan),
+    )  # fmt: skip
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    """Return how many slots met each fate, and how many source tensors are used, unused and quietly unused."""
+    found = {name: len(steps) for name, steps in parts.by_fate(plan).items()}
+    loud = sum(not one.quiet for one in plan.unused)
+    return {
+        **found,
+        "slots": len(plan.steps),
+        "partly": sum(step.rows is not None for step in plan.steps),
+        "unused": loud,
+        "quiet_unused": len(plan.unused) - loud,
+    }
+
+
+def placed_counts(plan: Plan) -> tuple[int, int]:
+    """Return how many tensors of the model are filled, and of how many; harmless buffers count on neither side."""
+    loud = [s for s in plan.steps if s.slot.persistent and not (s.quiet and s.action is Action.FRESH)]
+    return sum(s.action is not Action.FRESH for s in loud), len(loud)
+
+
+def _placed(plan: Plan) -> str:
+    filled, total = placed_counts(plan)
+    partly = sum(step.rows is not None for step in plan.steps)
+    some = f", {partly} of them in part" if partly else ""
+    count = f"all {tensors(total)}" if filled == total else f"{filled} of {tensors(total)}"
+    return f"{count}{some}: {coverage_words(plan)}"
+
+
+def _is_full(plan: Plan) -> bool:
+    return plan.coverage.target == plan.coverage.source == 1.0
+
+
+def _tone(plan: Plan, refused: bool) -> str:  # noqa: FBT001  # a fact, not a mode
+    if refused or (plan.steps and plan.coverage.target_filled == 0):
+        return "bad"
+    return "care" if plan.doubtful or plan.warnings or plan.fresh else "good"
+
+
+def _told(plan: Plan, fates: dict[str, list[Step]], initialised: int) -> list[Section]:
+    """Return the sections on slots and source tensors, empty ones left out; harmless ones as one remark."""
+    usual = parts.usual_dtype(plan)
+    unused = [one for one in plan.unused if not one.quiet]
+    cast = parts.cast_section(plan)
+    return [
+        *_if_any(parts.fresh_section(fates["fresh"], usual, initialised)),
+        *_if_any(parts.unused_section(unused, usual)),
+        *_if_any(parts.doubtful_section(fates["doubtful"], plan, usual)),
+        *_if_any(parts.adapted_section(fates["adapted"], plan, usual)),
+        *_if_any(parts.renamed_section(fates["renamed"])),
+        *([cast] if cast else []),
+        *_quiet(len(fates["quiet"]), len(plan.unused) - len(unused)),
+    ]
+
+
+def _quiet(slots: int, unused: int) -> Sequence[Section]:
+    said = (
+        [f"{tensors(slots)} of the model {'keeps its value' if slots == 1 else 'keep their values'}"] if slots else []
+    )
+    said += [f"{tensors(unused)} of the checkpoint {'is' if unused == 1 else 'are'} not needed"] if unused else []
+    if not said:
+        return ()
+    return (parts.remark_section("harmless", [f"{', '.join(said)}: counters, indices and the like"]),)
+
+
+def _if_any(section: Section) -> tuple[Section, ...]:
+    return (section,) if section.groups else ()
+
+
+def _origin(plan: Plan) -> str:
+    if not plan.origin:
+        return ""
+    facts = [printable(plan.format)] if plan.format else []
+    facts += [f"network {printable(plan.network)}"] if plan.network else []
+    return f"from {printable(plan.origin)}" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _cost(report: Report) -> str:
+    cost = report.cost
+    spent = cost.plan_seconds + cost.apply_seconds
+    if not spent and not cost.bytes_read:
+        return ""
+    undo = f", {size(cost.undo_bytes)} kept for undoing meanwhile" if cost.undo_bytes else ""
+    return f"{seconds(spent)}, {size(cost.bytes_read)} read{undo}"
+
+
+def _check_words(check: Check) -> str:
+    return f"{check.name}: {check.text}" if check.name != VALUES else check.text

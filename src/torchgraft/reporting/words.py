@@ -1,0 +1,70 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.specs import Shape
+
+_STEPS = ("", "k", "M", "G", "T", "P", "E")
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes in decimal units: `97.7 MB`."""
+    return scaled(nbytes, "B")
+
+
+def many(count: int) -> str:
+    """Return a number of elements: `25.6 M`."""
+    return scaled(count, "").rstrip()
+
+
+def scaled(number: float, unit: str) -> str:
+    """Return three figures and a decimal unit."""
+    step = 0
+    while number >= 999.5 and step < len(_STEPS) - 1:
+        number /= 1000
+        step += 1
+    if step == 0:
+        return f"{int(number)} {unit}"
+    return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {_STEPS[step]}{unit}"
+
+
+def sizes(part: int, whole: int) -> str:
+    """Return `97.7 MB`, or `97.7 MB of 99.5 MB` when the two differ."""
+    return size(whole) if part == whole else f"{size(part)} of {size(whole)}"
+
+
+def percent(part: float) -> str:
+    """Return a share; only the whole is called 100 %, and only nothing 0 %."""
+    if part >= 1:
+        return "100 %"
+    if part <= 0:
+        return "0 %"
+    if part < 0.001:
+        return "<0.1 %"
+    return f"{min(int(part * 1000), 999) / 10:.1f} %"
+
+
+def tensors(count: int) -> str:
+    """Return `1 tensor`, `12 tensors`."""
+    return f"{count:,} tensor{'' if count == 1 else 's'}".replace(",", " ")
+
+
+def shape_words(shape: Shape | None) -> str:
+    """Return `[64, 3, 7, 7]`, or nothing where no shape is known."""
+    return "" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
+
+
+def seconds(value: float) -> str:
+    """Return a duration: `0.31 s`, `12 ms`."""
+    return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def coverage_words(plan: Plan) -> str:
+    """Return how much of both sides finds a place: elements and bytes of the model, elements of the checkpoint."""
+    cover = plan.coverage
+    placed = sizes(cover.target_bytes_filled, cover.target_bytes)
+    return f"{percent(cover.target)} of the model's elements ({placed}), {percent(cover.source)} of the checkpoint's"
