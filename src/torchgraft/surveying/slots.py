@@ -85,7 +85,12 @@ def _identity(tensor: torch.Tensor) -> Hashable:
     try:
         storage = tensor.untyped_storage()._cdata  # noqa: SLF001  # on meta no memory tells storages apart
         return (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
-    except (RuntimeError, NotImplementedError, TypeError):  # sparse, subclasses without a storage of their own
+    except (
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ):  # sparse, lazy, subclasses without a storage of their own
         return id(tensor)
 
 

@@ -83,7 +83,26 @@ def fingerprint(model):
             for name, t in home.items():
                 if t is None:
                     continue
-                values = "" if t.is_meta else hashlib.sha256(t.detach().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+                values = (
+                    ""
+                    if t.is_meta
+                    else hashlib.sha256(t.detach().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+                )
                 grad = None if t.grad is None else t.grad.tolist()
-                out.append((name, id(t), type(t), t.is_meta, t.data_ptr(), t.dtype, tuple(t.shape), t.stride(), t.requires_grad, t._version, values, grad))
+                out.append(
+                    (
+                        name,
+                        id(t),
+                        type(t),
+                        t.is_meta,
+                        t.data_ptr(),
+                        t.dtype,
+                        tuple(t.shape),
+                        t.stride(),
+                        t.requires_grad,
+                        t._version,
+                        values,
+                        grad,
+                    )
+                )
     return out

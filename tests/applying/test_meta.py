@@ -1,0 +1,178 @@
+"""Models on meta come out whole, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from applying_helpers import fingerprint, plan_for, source_for
+from applying_models import ALL, Tied, TiedStorage, conv
+from torch import nn
+
+from torchgraft.applying import apply
+from torchgraft.core.errors import ApplyError, PlanRefusedError
+from torchgraft.surveying import survey
+from torchgraft.verifying import compare_values
+
+
+def on_meta(build):
+    with torch.device("meta"):
+        return build()
+
+
+class Rotary(nn.Module):
+    """A buffer that only the constructor computes, from arguments that the module keeps."""
+
+    def __init__(self, dim, device=None):
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("table", torch.arange(dim, device=device) / dim, persistent=False)
+
+
+class Lost(nn.Module):
+    """A buffer whose making nobody remembers."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.register_buffer("table", torch.arange(dim) / dim, persistent=False)
+
+
+class Class(nn.Module):
+    """A token that an ancestor initialises through a function for all modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.token = nn.Parameter(torch.zeros(1, 4))
+
+    def init_weights(self):
+        self.token.data.fill_(7)
+        self.inner.weight.data.fill_(3)
+
+
+@pytest.mark.parametrize(
+    "build", [b for b in ALL if b.__name__ not in ("frozen", "strided", "Masked")], ids=lambda b: b.__name__
+)
+def test_whole_models(build):
+    model = on_meta(build)
+    kept = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    target = survey(model)
+    source = source_for(target)
+    apply(model, target, plan_for(target, source), source, verify=compare_values)
+    state = model.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in source.tensors.items())
+    assert not any(t.is_meta for t in state.values())
+    assert kept == {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("build", [conv, Tied, TiedStorage], ids=lambda b: b.__name__)
+def test_a_failure_leaves_meta_models_on_meta(build, error):
+    model = on_meta(build)
+    target = survey(model)
+    before = fingerprint(model)
+    random = torch.get_rng_state()
+    for at in range(len(source_for(target).tensors)):
+        source = source_for(target, fail_at=at, error=error)
+        with pytest.raises((ApplyError, KeyboardInterrupt)):
+            apply(model, target, plan_for(target, source), source)
+        assert fingerprint(model) == before
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_a_failed_check_takes_new_tensors_out_again():
+    model = on_meta(Tied)
+    target = survey(model)
+    source = source_for(target)
+    before = fingerprint(model)
+
+    def interrupt(*_):
+        assert not model.embed.weight.is_meta
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply(model, target, plan_for(target, source), source, verify=interrupt)
+    assert fingerprint(model) == before
+
+
+def test_ties_stay_ties():
+    one, two = on_meta(Tied), on_meta(TiedStorage)
+    for model in (one, two):
+        target = survey(model)
+        source = source_for(target)
+        apply(model, target, plan_for(target, source), source)
+    assert one.head.weight is one.embed.weight
+    assert one.again is one.body
+    assert two.one.weight.data_ptr() == two.two.weight.data_ptr()
+
+
+def test_fresh_slots_get_their_modules_own_values():
+    model = on_meta(conv)
+    target = survey(model)
+    source = source_for(target)
+    for name in ("1.weight", "1.running_var", "1.num_batches_tracked", "3.weight", "3.bias"):
+        del source.tensors[name]
+    done = apply(model, target, plan_for(target, source), source, verify=compare_values)
+    assert set(done.initialised) == {"1.weight", "1.running_var", "1.num_batches_tracked", "3.weight", "3.bias"}
+    assert model[1].weight.eq(1).all()
+    assert model[1].running_var.eq(1).all()
+    assert model[1].num_batches_tracked == 0
+    assert 0 < model[3].weight.abs().max() <= 8**-0.5
+    assert torch.equal(model[1].bias, source.tensors["1.bias"])
+    assert isinstance(model[3].weight, nn.Parameter)
+
+
+def test_ancestors_initialise_what_lies_below_and_nothing_else():
+    model = on_meta(Class)
+    target = survey(model)
+    source = source_for(target)
+    del source.tensors["token"]
+    apply(model, target, plan_for(target, source), source)
+    assert model.token.eq(7).all()
+    assert torch.equal(model.inner.weight, source.tensors["inner.weight"])
+
+
+def test_real_siblings_are_not_disturbed():
+    model = Class()
+    model.token = nn.Parameter(torch.empty(1, 4, device="meta"))
+    before = model.inner.weight.detach().clone()
+    target = survey(model)
+    source = source_for(target)
+    source.tensors = {"inner.bias": torch.ones(4)}
+    apply(model, target, plan_for(target, source), source)
+    assert model.token.eq(7).all()
+    assert torch.equal(model.inner.weight, before)
+
+
+def test_hidden_buffers_are_rebuilt_where_the_arguments_are_known():
+    model = on_meta(lambda: nn.Sequential(Rotary(8), nn.Linear(2, 2)))
+    target = survey(model)
+    source = source_for(target)
+    done = apply(model, target, plan_for(target, source), source)
+    assert torch.equal(model[0].table, torch.arange(8) / 8)
+    assert done.initialised == ("0.table",)
+
+
+def test_what_nobody_can_initialise_is_refused_before_anything_changes():
+    model = on_meta(lambda: nn.Sequential(Lost(8), nn.Linear(2, 2)))
+    target = survey(model)
+    source = source_for(target)
+    before = fingerprint(model)
+    with pytest.raises(
+        PlanRefusedError, match=r"buffer 0\.table \[8\] is on the meta device.*build the model on the CPU"
+    ):
+        apply(model, target, plan_for(target, source), source)
+    assert source.reads == 0
+    assert fingerprint(model) == before
+
+
+def test_a_parameter_with_a_weak_reference_is_replaced():
+    import weakref
+
+    model = on_meta(lambda: nn.LSTM(3, 4))
+    held = weakref.ref(model.weight_ih_l0)
+    target = survey(model)
+    source = source_for(target)
+    apply(model, target, plan_for(target, source), source, verify=compare_values)
+    assert held is not None
+    assert torch.equal(model.weight_ih_l0, source.tensors["weight_ih_l0"])
+    assert model(torch.ones(1, 1, 3))[0].isfinite().all()
