@@ -57,7 +57,7 @@ def section_lines(section: Section, most_lines: int) -> Iterator[tuple[int, str]
 def _group_lines(group: Group, room: int) -> Iterator[tuple[int, str, int]]:
     """Yield (depth, text, number of tensors told of)."""
     if not group.lines:
-        yield 1, group.cause + (f": {group.count}" if group.count else ""), group.count
+        yield 1, group.cause + (f" ({group.count})" if group.count > 1 else ""), group.count
         return
     if len(group.lines) == 1:
         line = group.lines[0]

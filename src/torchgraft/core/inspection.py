@@ -1,0 +1,64 @@
+"""What a checkpoint holds, without a model: its networks and the facts beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.specs import Network, Source, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSummary:
+    """One state dict in figures. `dtypes` counts tensors; a tensor that lies twice in the file counts its bytes once."""
+
+    path: str
+    role: str
+    tensors: int
+    elements: int
+    nbytes: int
+    dtypes: Mapping[DType, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """All that is known of a checkpoint before any value is read.
+
+    `chosen` is the path of the network that load() would take, `specs` its tensors in file order. `rivals` are paths
+    that fit as well: load() would ask for prefer=.
+    """
+
+    origin: str
+    format: str
+    networks: tuple[NetworkSummary, ...]
+    chosen: str
+    specs: tuple[TensorSpec, ...]
+    rivals: tuple[str, ...] = ()
+    note: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def summarise(source: Source, chosen: Network, rivals: tuple[str, ...] = (), note: str = "") -> Inspection:
+    """Return what `source` holds; `chosen` is the network to list."""
+    return Inspection(
+        origin=source.origin, format=source.format, networks=tuple(_summary(n) for n in source.networks),
+        chosen=chosen.path, specs=tuple(chosen.specs.values()), rivals=rivals, note=note,
+        shared=dict(chosen.shared or {}), metadata=dict(source.metadata), warnings=tuple(source.warnings),
+    )  # fmt: skip
+
+
+def _summary(network: Network) -> NetworkSummary:
+    shared = network.shared or {}
+    once = [spec for name, spec in network.specs.items() if name not in shared]
+    return NetworkSummary(
+        path=network.path, role=network.role, tensors=len(network.specs),
+        elements=sum(spec.numel for spec in once), nbytes=sum(spec.nbytes for spec in once),
+        dtypes=dict(Counter(spec.dtype for spec in network.specs.values()).most_common()),
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""How two checkpoints differ: by names, shapes and types, and on request by values, one pair in memory at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.diff import Change, Diff, Distance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from torchgraft.core.specs import Network, Source, TensorSpec
+
+    Measure = Callable[[str], Distance | None]
+
+# Elements compared at one time: a pair of chunks in float64 takes 32 MB.
+CHUNK = 1 << 21
+
+
+def compare(old: tuple[Source, Network], new: tuple[Source, Network]) -> Diff:
+    """Return the difference of two networks in names, shapes and types; nothing is read."""
+    return _diff(old, new, None)
+
+
+def compare_with_values(
+    old: tuple[Source, Network], new: tuple[Source, Network], progress: Callable[[int], None] | None = None
+) -> Diff:
+    """Return the difference of two networks, values included.
+
+    `progress` is called with the bytes of each tensor that was compared. One tensor of each side is in memory at a time.
+
+    Raises:
+        CheckpointError: a tensor can't be read.
+    """
+
+    def measure(name: str) -> Distance | None:
+        a, b = old[0].read(old[1].path, name), new[0].read(new[1].path, name)
+        if progress is not None:
+            progress(old[1].specs[name].nbytes)
+        return distance(a, b)
+
+    return _diff(old, new, measure)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> Distance:
+    """Return how far two tensors of one shape lie apart; types are compared by value, in float64 (exact up to 2^53)."""
+    import torch
+
+    if a.dtype == b.dtype and torch.equal(a, b):
+        return Distance(0, 0.0)
+    wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+    left, right = a.reshape(-1), b.reshape(-1)
+    elements, greatest = 0, 0.0
+    for start in range(0, left.numel(), CHUNK):
+        x, y = left[start : start + CHUNK].to(wide), right[start : start + CHUNK].to(wide)
+        differing = ~((x == y) | (x.isnan() & y.isnan()))
+        count = int(differing.sum())
+        if count:
+            gap = (x - y).abs()[differing]
+            elements += count
+            greatest = max(greatest, float("inf") if bool(gap.isnan().any()) else float(gap.max()))
+    return Distance(elements, greatest)
+
+
+def _diff(old: tuple[Source, Network], new: tuple[Source, Network], measure: Measure | None) -> Diff:
+    before, after = old[1].specs, new[1].specs
+    shapes: list[Change] = []
+    dtypes: list[Change] = []
+    values: list[Change] = []
+    same: list[TensorSpec] = []
+    for name, spec in before.items():
+        other = after.get(name)
+        if other is None:
+            continue
+        if spec.shape != other.shape:
+            shapes.append(Change(spec, other))
+            continue
+        found = measure(name) if measure is not None else None
+        if spec.dtype is not other.dtype:
+            dtypes.append(Change(spec, other, found))
+        elif found is not None and found.elements:
+            values.append(Change(spec, other, found))
+        else:
+            same.append(spec)
+    return Diff(
+        old=old[0].origin, new=new[0].origin, values=measure is not None,
+        added=tuple(spec for name, spec in after.items() if name not in before),
+        removed=tuple(spec for name, spec in before.items() if name not in after),
+        shape_changed=tuple(shapes), dtype_changed=tuple(dtypes), value_changed=tuple(values), same=tuple(same),
+        hint=_hint(before, after),
+    )  # fmt: skip
+
+
+def _hint(before: Mapping[str, TensorSpec], after: Mapping[str, TensorSpec]) -> str:
+    """Return a remark where most names would agree, were it not for one prefix."""
+    common = sum(name in after for name in before)
+    if not before or not after or common > len(before) // 2:
+        return ""
+    for names, others, side in ((before, after, "old"), (after, before, "new")):
+        prefixed = next(iter(names)).split(".")
+        for at in range(1, len(prefixed)):
+            prefix = ".".join(prefixed[:at]) + "."
+            cut = sum(name.startswith(prefix) and name[len(prefix) :] in others for name in names)
+            if cut > len(names) // 2:
+                return f"without the prefix '{prefix}' of the {side} side, {cut} names would agree"
+    return ""

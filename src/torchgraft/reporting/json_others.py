@@ -1,0 +1,75 @@
+"""Inspections and diffs as plain data under versioned schemas; docs/reference/report-schema.md documents the fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.reporting.json import Data, plain
+
+if TYPE_CHECKING:
+    from torchgraft.core.diff import Change, Diff
+    from torchgraft.core.inspection import Inspection, NetworkSummary
+    from torchgraft.core.specs import TensorSpec
+
+INSPECTION_SCHEMA = "torchgraft.inspection/1"
+DIFF_SCHEMA = "torchgraft.diff/1"
+
+
+def inspection_to_dict(found: Inspection) -> Data:
+    """Return an inspection as data that `json.dumps` takes as it is."""
+    return {
+        "schema": INSPECTION_SCHEMA,
+        "origin": found.origin,
+        "format": found.format,
+        "networks": [_network(network) for network in found.networks],
+        "chosen": found.chosen,
+        "rivals": list(found.rivals),
+        "note": found.note,
+        "warnings": list(found.warnings),
+        "metadata": plain(found.metadata),
+        "shared": dict(found.shared),
+        "tensors": [_spec(spec) for spec in found.specs],
+    }
+
+
+def diff_to_dict(diff: Diff) -> Data:
+    """Return a diff as data that `json.dumps` takes as it is."""
+    return {
+        "schema": DIFF_SCHEMA,
+        "old": diff.old,
+        "new": diff.new,
+        "values": diff.values,
+        "equal": diff.equal,
+        "hint": diff.hint,
+        "added": [_spec(spec) for spec in diff.added],
+        "removed": [_spec(spec) for spec in diff.removed],
+        "shape_changed": [_change(change) for change in diff.shape_changed],
+        "dtype_changed": [_change(change) for change in diff.dtype_changed],
+        "value_changed": [_change(change) for change in diff.value_changed],
+        "same": [spec.name for spec in diff.same],
+    }
+
+
+def _network(network: NetworkSummary) -> Data:
+    return {
+        "path": network.path,
+        "role": network.role,
+        "tensors": network.tensors,
+        "elements": network.elements,
+        "bytes": network.nbytes,
+        "dtypes": {str(dtype): count for dtype, count in network.dtypes.items()},
+    }
+
+
+def _spec(spec: TensorSpec) -> Data:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": str(spec.dtype)}
+
+
+def _change(change: Change) -> Data:
+    found = change.distance
+    return {
+        "name": change.old.name,
+        "old": {"shape": list(change.old.shape), "dtype": str(change.old.dtype)},
+        "new": {"shape": list(change.new.shape), "dtype": str(change.new.dtype)},
+        "distance": None if found is None else {"elements": found.elements, "greatest": plain(found.greatest)},
+    }

@@ -1,0 +1,151 @@
+"""The views of inspections and diffs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+from torchgraft.reporting.folding import Fold, Row, fold
+from torchgraft.reporting.sections import remark_section
+from torchgraft.reporting.text import view_text
+from torchgraft.reporting.view import Group, Section, View
+from torchgraft.reporting.words import many, shape_words, size, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torchgraft.core.diff import Change, Diff
+    from torchgraft.core.inspection import Inspection, NetworkSummary
+    from torchgraft.core.specs import TensorSpec
+
+MOST_FACTS = 12
+MOST_LINES = 60
+
+
+def inspection_view(found: Inspection) -> View:
+    """Return the view of an inspection: what the file holds, then the tensors of the network that load() would take."""
+    total = sum(network.tensors for network in found.networks)
+    others = len(found.networks) - 1
+    more = f" in {others + 1} networks" if others > 0 else ""
+    chosen = f"{tensors(len(found.specs))}" + (f" of network {printable(found.chosen)}" if found.chosen else "")
+    sections = [
+        *([_networks(found)] if others > 0 else []),
+        *([_rivals(found)] if found.rivals else []),
+        *_some(remark_section("warnings", found.warnings, "care")),
+        *_some(remark_section("notes", [found.note] if found.note else [])),
+        *_some(_facts(found)),
+        *_some(_tied(found)),
+        Section(title="tensors", figures=chosen, groups=_specs(found.specs), count=len(found.specs)),
+    ]
+    size_words = size(sum(network.nbytes for network in found.networks))
+    return View(
+        verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size_words}",
+        tone="care" if found.rivals or found.warnings else "good", origin="", sections=tuple(sections),
+        counts={"tensors": len(found.specs)},
+    )  # fmt: skip
+
+
+def inspect_text(found: Inspection, *, most_lines: int = MOST_LINES) -> str:
+    """Return an inspection as text; a section longer than `most_lines` is cut short, and says by how much."""
+    return view_text(inspection_view(found), most_lines=most_lines)
+
+
+def diff_view(diff: Diff) -> View:
+    """Return the view of a diff: what is on one side only, what changed, and how much is the same."""
+    groups = {
+        "added": len(diff.added), "removed": len(diff.removed), "shape changed": len(diff.shape_changed),
+        "dtype changed": len(diff.dtype_changed), "value changed": len(diff.value_changed), "same": len(diff.same),
+    }  # fmt: skip
+    compared = "names, shapes, types and values" if diff.values else "names, shapes and types (values not compared)"
+    said = ", ".join(f"{count} {title}" for title, count in groups.items() if count)
+    verdict = f"equal in {compared}: {tensors(len(diff.same))}" if diff.equal else f"{said}; compared: {compared}"
+    sections = [
+        *_some(_listed("added", "good", diff.added)),
+        *_some(_listed("removed", "bad", diff.removed)),
+        *_some(_changed("shape changed", diff.shape_changed)),
+        *_some(_changed("dtype changed", diff.dtype_changed)),
+        *_some(_changed("value changed", diff.value_changed)),
+        *_some(remark_section("hint", [diff.hint] if diff.hint else [])),
+    ]
+    return View(
+        verdict=verdict, tone="good" if diff.equal else "care", sections=tuple(sections), counts=groups,
+        origin=f"from {printable(diff.old)} to {printable(diff.new)}",
+    )  # fmt: skip
+
+
+def diff_text(diff: Diff, *, most_lines: int = MOST_LINES) -> str:
+    """Return a diff as text; a section longer than `most_lines` is cut short, and says by how much."""
+    return view_text(diff_view(diff), most_lines=most_lines)
+
+
+def _networks(found: Inspection) -> Section:
+    groups = tuple(Group(cause=_network(network, found.chosen)) for network in found.networks)
+    return Section(title="networks", figures=str(len(groups)), groups=groups)
+
+
+def _network(network: NetworkSummary, chosen: str) -> str:
+    kinds = ", ".join(
+        str(dtype) if len(network.dtypes) == 1 else f"{count} {dtype}" for dtype, count in network.dtypes.items()
+    )
+    mark = ", the one to load" if network.path == chosen else ""
+    where = printable(network.path) or "top level"
+    return f"{where}: {network.role}, {tensors(network.tensors)}, {many(network.elements)} elements, {size(network.nbytes)}, {kinds}{mark}"
+
+
+def _rivals(found: Inspection) -> Section:
+    paths = ", ".join(printable(path) or "top level" for path in (found.chosen, *found.rivals))
+    return remark_section("choose", [f"{paths} fit equally well; say which with prefer="], "care")
+
+
+def _facts(found: Inspection) -> Section:
+    facts = [f"{key} = {value!r}" for key, value in found.metadata.items() if key != "versions"]
+    more = [f"… and {len(facts) - MOST_FACTS} more"] if len(facts) > MOST_FACTS else []
+    groups = tuple(Group(cause=printable(fact, 160)) for fact in [*facts[:MOST_FACTS], *more])
+    return Section(title="beside the tensors", figures=str(len(facts)), groups=groups)
+
+
+def _tied(found: Inspection) -> Section:
+    folds = fold(Row(printable(name), ((printable(first),),)) for name, first in found.shared.items())
+    groups = tuple(Group(cause=f"{one.pattern} = {one.related(0)[0]}", count=one.count) for one in folds)
+    return Section(title="tied", figures=tensors(len(found.shared)), groups=groups)
+
+
+def _specs(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
+    rows = (Row(printable(s.name), shape=s.shape, facts=str(s.dtype), numel=s.numel) for s in specs)
+    return tuple(
+        Group(cause=" ".join((one.pattern, _shapes(one), str(one.facts))), count=one.count) for one in fold(rows)
+    )
+
+
+def _listed(title: str, tone: str, specs: Sequence[TensorSpec]) -> Section:
+    figures = f"{tensors(len(specs))}, {many(sum(spec.numel for spec in specs))} elements"
+    return Section(title=title, tone=tone, figures=figures, groups=_specs(specs), count=len(specs))
+
+
+def _changed(title: str, changes: Sequence[Change]) -> Section:
+    rows = (Row(printable(c.old.name), facts=_change_words(c)) for c in changes)
+    groups = tuple(Group(cause=f"{one.pattern}: {one.facts}", count=one.count) for one in fold(rows))
+    return Section(title=title, tone="care", figures=tensors(len(changes)), groups=groups, count=len(changes))
+
+
+def _change_words(change: Change) -> str:
+    if change.old.shape != change.new.shape:
+        return f"{shape_words(change.old.shape)} -> {shape_words(change.new.shape)}"
+    kinds = "" if change.old.dtype is change.new.dtype else f"{change.old.dtype} -> {change.new.dtype}"
+    if change.distance is None:
+        return kinds
+    if not change.distance.elements:
+        return f"{kinds}, values equal"
+    share = (
+        f"{change.distance.elements} of {change.old.numel} elements differ, by {change.distance.greatest:.3g} at most"
+    )
+    return f"{kinds}, {share}" if kinds else share
+
+
+def _shapes(one: Fold) -> str:
+    shapes = [shape_words(shape) for shape in one.shapes]
+    return " and ".join(shapes[:1] if len(set(shapes)) == 1 else shapes)
+
+
+def _some(section: Section) -> tuple[Section, ...]:
+    return (section,) if section.groups else ()
