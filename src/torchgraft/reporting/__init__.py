@@ -1,6 +1,27 @@
 """Plans, reports, inspections and diffs for people (text, terminal, HTML) and for programs (JSON)."""
 
+from torchgraft.reporting.html import plan_html, report_html
 from torchgraft.reporting.json import plan_to_dict, report_to_dict
+from torchgraft.reporting.json_others import diff_to_dict, inspection_to_dict
+from torchgraft.reporting.others import diff_text, diff_view, inspect_text, inspection_view
+from torchgraft.reporting.terminal import view_renderable
 from torchgraft.reporting.text import plan_text, report_text
+from torchgraft.reporting.views import plan_view, report_view
 
-__all__ = ["plan_text", "plan_to_dict", "report_text", "report_to_dict"]
+__all__ = [
+    "diff_text",
+    "diff_to_dict",
+    "diff_view",
+    "inspect_text",
+    "inspection_to_dict",
+    "inspection_view",
+    "plan_html",
+    "plan_text",
+    "plan_to_dict",
+    "plan_view",
+    "report_html",
+    "report_text",
+    "report_to_dict",
+    "report_view",
+    "view_renderable",
+]

@@ -26,7 +26,7 @@ def view_renderable(view: View, *, most_lines: int = MOST_LINES) -> Group:
 
 def _blocks(view: View, most_lines: int) -> Iterator[RenderableType]:
     head, colon, figures = view.verdict.partition(": ")
-    yield _plain(head, f"bold {_STYLES[view.tone].removeprefix('bold ')}").append(colon + figures, "default")
+    yield _plain(head, f"bold {_STYLES[view.tone].removeprefix('bold ')}").append(colon + figures)
     if view.origin:
         yield _plain(view.origin, "dim")
     for section in view.sections:
@@ -39,7 +39,7 @@ def _section(section: Section, most_lines: int) -> Iterator[RenderableType]:
     for depth, text in section_lines(section, most_lines):
         if depth == 0:
             head, colon, figures = text.partition(":")
-            yield _plain(head, _STYLES[section.tone]).append(colon + figures, "default")
+            yield _plain(head, _STYLES[section.tone]).append(colon + figures)
             continue
         yield Padding(_line(text), (0, 0, 0, 2 * depth), expand=False)
 
@@ -55,4 +55,4 @@ def _plain(text: str, style: str) -> Text:
     """Return text as it is: nothing in a name is markup."""
     from rich.text import Text
 
-    return Text(text, style=style, overflow="fold")
+    return Text(overflow="fold").append(text, style)

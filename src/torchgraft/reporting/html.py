@@ -1,0 +1,157 @@
+"""A plan or a report as one HTML page that needs nothing else: no script, no font, no link."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+from torchgraft.reporting.style import STYLE
+from torchgraft.reporting.tree import SHOWN_FATES, Node, module_tree, walk
+from torchgraft.reporting.views import plan_view, report_view
+from torchgraft.reporting.words import many, percent, tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.report import Report
+    from torchgraft.reporting.view import Group, Line, Section, View
+
+MOST_NODES = 3000
+MOST_LINES = 400
+OPEN_DEPTH = 1
+_MEANING = {
+    "copied": "copied under its own name",
+    "renamed": "copied from another name",
+    "adapted": "changed on the way",
+    "doubtful": "more than one reading",
+    "fresh": "keeps its initial values",
+}
+
+
+def plan_html(plan: Plan) -> str:
+    """Return a plan as a self-contained page."""
+    return _page(plan_view(plan), plan)
+
+
+def report_html(report: Report) -> str:
+    """Return a report as a self-contained page."""
+    return _page(report_view(report), report.plan)
+
+
+def _page(view: View, plan: Plan) -> str:
+    root = module_tree(plan)
+    shown = walk(root, MOST_NODES)
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_safe(view.verdict.partition(':')[0])}</title><style>{STYLE}</style></head><body><main>",
+        *_head(view, plan),
+        *(text for section in view.sections for text in _section(section)),
+        "<h2>Modules</h2>",
+        *_legend(root),
+        '<div class="tree">',
+        *_tree(root, "model", 0, shown),
+        "</div></main></body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _head(view: View, plan: Plan) -> Iterator[str]:
+    head, _, figures = view.verdict.partition(": ")
+    yield f'<header><h1 class="{view.tone}">{_safe(head)}</h1><p>{_safe(figures)}</p>'
+    if view.origin:
+        yield f'<p class="origin">{_safe(view.origin)}</p>'
+    cover = plan.coverage
+    yield '<div class="cover">'
+    for side, share in (("model", cover.target), ("checkpoint", cover.source)):
+        yield f"<span>{side}</span>{_meter({'copied': share, 'fresh': 1 - share}, 1.0)}<b>{percent(share)}</b>"
+    yield "</div></header>"
+
+
+def _section(section: Section) -> Iterator[str]:
+    figures = f' <span class="figures">{_safe(section.figures)}</span>' if section.figures else ""
+    yield f'<details open class="{section.tone}"><summary>{_safe(section.title)}{figures}</summary>'
+    room = MOST_LINES
+    for group in section.groups:
+        if room <= 0:
+            break
+        yield from _group(group, room)
+        room -= max(1, len(group.lines))
+    hidden = sum(group.count for group in section.groups) - _told(section)
+    if hidden > 0:
+        yield f'<p class="more">… and {hidden} more</p>'
+    yield "</details>"
+
+
+def _told(section: Section) -> int:
+    """Return how many tensors the lines within MOST_LINES stand for."""
+    room, told = MOST_LINES, 0
+    for group in section.groups:
+        if room <= 0:
+            break
+        told += sum(line.count for line in group.lines[:room]) if group.lines else group.count
+        room -= max(1, len(group.lines))
+    return told
+
+
+def _group(group: Group, room: int) -> Iterator[str]:
+    count = f' <span class="count">{group.count}</span>' if group.count > 1 else ""
+    yield f'<div class="group"><p class="cause">{_safe(group.cause)}{count}</p>'
+    if group.lines:
+        yield "<ul>"
+        for line in group.lines[:room]:
+            yield f"<li>{_line(line)}</li>"
+        yield "</ul>"
+    yield "</div>"
+
+
+def _line(line: Line) -> str:
+    source = (
+        f' <span class="arrow">&larr;</span> <code class="source">{_safe(line.source)}</code>' if line.source else ""
+    )
+    detail = f' <span class="detail">{_safe(line.detail)}</span>' if line.detail else ""
+    others = "".join(f'<div class="other">{_safe(other)}</div>' for other in line.others)
+    return f"<code>{_safe(line.text)}</code>{source}{detail}{others}"
+
+
+def _legend(root: Node) -> Iterator[str]:
+    yield '<p class="legend">'
+    for told in SHOWN_FATES:
+        if root.elements.get(told):
+            yield f'<span><i class="{told}"></i><b>{told}</b> {_MEANING[told]}</span>'
+    yield "</p>"
+
+
+def _tree(node: Node, name: str, depth: int, shown: set[int]) -> Iterator[str]:
+    kind = f' <span class="kind">{_safe(node.kind)}</span>' if node.kind else ""
+    figures = f"{percent(node.filled)} of {many(node.total)} in {tensors(node.tensors)}"
+    row = f"<code>{_safe(name)}</code>{kind}{_meter(node.elements, node.total)}<small>{figures}</small>"
+    inside = [child for child in node.children.values() if id(child) in shown]
+    if not node.children:
+        yield f'<div class="leaf">{row}</div>'
+        return
+    yield f"<details{' open' if depth < OPEN_DEPTH else ''}><summary>{row}</summary>"
+    for child in inside:
+        yield from _tree(child, child.name, depth + 1, shown)
+    if len(inside) < len(node.children):
+        yield f'<div class="leaf more">{len(node.children) - len(inside)} modules not shown</div>'
+    yield "</details>"
+
+
+def _meter(parts: dict[str, int] | dict[str, float], total: float) -> str:
+    """Return a bar of one segment per fate."""
+    bars = "".join(
+        f'<i class="{told}" style="width:{100 * parts.get(told, 0) / total:.3f}%"></i>'
+        for told in SHOWN_FATES
+        if total and parts.get(told, 0) > 0
+    )
+    said = ", ".join(
+        f"{told} {percent(parts[told] / total)}" for told in SHOWN_FATES if total and parts.get(told, 0) > 0
+    )
+    return f'<span class="meter" title="{said}" role="img" aria-label="{said}">{bars}</span>'
+
+
+def _safe(text: str) -> str:
+    return escape(printable(text, 2000))
