@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from torchgraft.matching.align import align
 from torchgraft.matching.evidence import Evidence, gather
+from torchgraft.matching.votes import block_votes, tail_votes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +35,7 @@ class Pair:
     tail: float
     in_order: bool
     pinned: bool
+    rare: float
     rival: int | None
 
 
@@ -59,7 +60,7 @@ def solve(
         path = set(align(scores))
         total = scores + _marks(path, scores.shape)
         before, pairs = pairs, _assign(total)
-        parts = _votes(pairs, sources, targets, scores.shape)
+        parts = block_votes(pairs, sources, targets), tail_votes(pairs, sources, targets)
         votes = BLOCK * parts[0] + TAIL * parts[1]
         if pairs == before:
             break
@@ -101,25 +102,6 @@ def _assign(scores: np.ndarray) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > 0.4]
 
 
-def _votes(
-    pairs: list[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit], shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for all pairs, the share of their blocks' units, and of their kind of tail, that are paired alike."""
-    votes = []
-    for facts in (lambda u: u.block, lambda u: u.tail):
-        a, b = [facts(u) for u in sources], [facts(u) for u in targets]
-        joint = Counter((a[i], b[j]) for i, j in pairs)
-        size_a, size_b = Counter(a), Counter(b)
-        ids_a, ids_b = {x: n for n, x in enumerate(size_a)}, {x: n for n, x in enumerate(size_b)}
-        table = np.zeros((len(ids_a), len(ids_b)), np.float32)
-        for (x, y), count in joint.items():
-            table[ids_a[x], ids_b[y]] = count / max(1, min(size_a[x], size_b[y]))
-        rows = np.array([ids_a[x] for x in a])
-        columns = np.array([ids_b[y] for y in b])
-        votes.append(table[np.ix_(rows, columns)].reshape(shape))
-    return votes[0], votes[1]
-
-
 def _judged(
     i: int, j: int, total: np.ndarray, evidence: Evidence, parts: tuple[np.ndarray, np.ndarray],
     path: set[tuple[int, int]], named: Mapping[int, int],
@@ -131,5 +113,5 @@ def _judged(
     return Pair(
         source=i, target=j, score=float(total[i, j]), lead=float(lead), name=float(evidence.names[i, j]),
         block=float(parts[0][i, j]), tail=float(parts[1][i, j]), in_order=(i, j) in path,
-        pinned=named.get(i) == j, rival=rival if column[rival] > 0.4 else None,
+        pinned=named.get(i) == j, rare=float(evidence.rare[i, j]), rival=rival if column[rival] > 0.4 else None,
     )  # fmt: skip

@@ -118,8 +118,8 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
         return Certainty.CERTAIN
     context = max(pair.block, pair.tail)
     if familiar and pair.name < 0.55 and not (pair.in_order and pair.block > 0.5 and pair.name > 0.3):
-        return None
-    if pair.name < 0.15 and context < 0.4:
+        return Certainty.DOUBT if pair.in_order and pair.rare > 0.9 and pair.rival is None else None
+    if pair.name < 0.15 and context < 0.4 and pair.rare < 0.9 and (familiar or not pair.in_order):
         return None
     if pair.lead > 0.5 and (pair.name > 0.35 or min(pair.block, pair.tail) > 0.6):
         return Certainty.CERTAIN

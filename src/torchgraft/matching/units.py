@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.dialect import ROLES, WEIGHT_BESIDE_BIAS
-from torchgraft.matching.words import block_of, canonical, numbers
+from torchgraft.matching.words import blocks_of, canonical, numbered_lists, numbers, stem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,15 +20,33 @@ BARE = "value"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Leaves of one module by canonical role. `path` is the module's (a bare tensor's own) name."""
+    """Leaves of one module by canonical role.
+
+    `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
+    outermost first.
+    """
 
     path: str
     leaves: dict[str, Leaf]
     words: tuple[str, ...]
-    block: str
-    tail: str
+    blocks: tuple[str, ...]
     numbers: tuple[int, ...]
     order: int
+
+    @property
+    def block(self) -> str:
+        """The innermost numbered block around the module, or ""."""
+        return self.blocks[-1] if self.blocks else ""
+
+    @property
+    def tails(self) -> tuple[str, ...]:
+        """The path within each of the blocks; the whole path where there is none."""
+        return tuple(self.path[len(block) + 1 :] for block in self.blocks) or (self.path,)
+
+    @property
+    def tail(self) -> str:
+        """The path within the innermost block."""
+        return self.tails[-1]
 
     @property
     def numel(self) -> int:
@@ -50,7 +68,8 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
             found[leaf.name] = {BARE: leaf}
         else:
             roles[role] = leaf
-    return [_unit(path, roles) for path, roles in found.items()]
+    lists = numbered_lists(found)
+    return [_unit(path, roles, lists) for path, roles in found.items()]
 
 
 def _role(leaf: Leaf, beside: set[str]) -> str:
@@ -62,18 +81,25 @@ def _role(leaf: Leaf, beside: set[str]) -> str:
     return BARE
 
 
-def _unit(path: str, roles: dict[str, Leaf]) -> Unit:
-    block = block_of(path + ".x")
-    tail = path[len(block) + 1 :] if block else path
+def _unit(path: str, roles: dict[str, Leaf], lists: set[tuple[str, str]]) -> Unit:
     return Unit(
         path=path,
         leaves=roles,
-        words=canonical(path),
-        block=block,
-        tail=tail,
+        words=_words(path, lists),
+        blocks=blocks_of(path, lists),
         numbers=numbers(path),
         order=min(leaf.order for leaf in roles.values()),
     )
+
+
+def _words(path: str, lists: set[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the words of a path, with the numbers of the lists that it stands in set aside."""
+    parts = path.split(".")
+    for at, part in enumerate(parts[:-1]):
+        before = stem(part)
+        if before and (".".join(parts[:at]), before) in lists:
+            parts[at] = before.rstrip("-_")
+    return canonical(".".join(parts))
 
 
 def shape_class(shape: Shape) -> Shape:

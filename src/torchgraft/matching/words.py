@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
 from torchgraft.matching.dialect import PHRASES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 _LONGEST = max(len(phrase) for phrase in PHRASES)
 
@@ -46,18 +50,35 @@ def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def numbers(name: str) -> tuple[int, ...]:
-    """Return the all-digit segments of `name` as numbers."""
-    return tuple(int(part) for part in name.split(".") if part.isdecimal())
+def numbers(path: str) -> tuple[int, ...]:
+    """Return the all-digit segments of `path` as numbers."""
+    return tuple(int(part) for part in path.split(".") if part.isdecimal())
 
 
-def block_of(name: str) -> str:
-    """Return the path of the innermost numbered block that holds `name`: `layers.3` for `layers.3.attn.q.weight`.
+def stem(segment: str) -> str | None:
+    """Return what stands before the number at the end of a segment: "" for `3`, `layer` for `layer3`; None without."""
+    bare = segment.rstrip("0123456789")
+    return bare if len(bare) < len(segment) else None
 
-    A trailing index inside a block (`mlp.0`) still counts as a block of its own. Without numbers: the empty path.
-    """
-    parts = name.split(".")
-    for at in range(len(parts) - 1, -1, -1):
-        if parts[at].isdecimal() or (parts[at][-1:].isdecimal() and at < len(parts) - 2):
-            return ".".join(parts[: at + 1])
-    return ""
+
+def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:
+    """Return the numbered lists among `paths`, as (parent path, stem): two or more modules that differ in a number."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for path in paths:
+        parts = path.split(".")
+        for at, part in enumerate(parts):
+            before = stem(part)
+            if before is not None:
+                seen.setdefault((".".join(parts[:at]), before), set()).add(part)
+    return {key for key, members in seen.items() if len(members) > 1}
+
+
+def blocks_of(path: str, lists: Collection[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the members of numbered lists that hold a module, outermost first: `stages.1`, `stages.1.blocks.3`."""
+    parts = path.split(".")
+    blocks = []
+    for at, part in enumerate(parts[:-1]):
+        before = stem(part)
+        if before is not None and (".".join(parts[:at]), before) in lists:
+            blocks.append(".".join(parts[: at + 1]))
+    return tuple(blocks)
