@@ -32,7 +32,8 @@ Cell = tuple[Numbers, ...]
 class Row(NamedTuple):
     """One tensor to list: its name, groups of names that go with it, its shape, and the facts shown with it.
 
-    `said` are sentences about it; numbers in them that follow those of the name fold as well.
+    `said` are sentences about it; numbers in them that follow those of the name fold as well. `weight` is how many
+    tensors the row stands for.
     """
 
     name: str
@@ -41,6 +42,15 @@ class Row(NamedTuple):
     shape: Shape | None = None
     facts: Hashable = ()
     numel: int = 0
+    weight: int = 1
+
+
+class Tally(NamedTuple):
+    """Elements, tensors, and the place of the first row."""
+
+    numel: int
+    tensors: int
+    first: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,8 @@ class Fold:
     `texts` holds, for the name, each related name and each sentence, what stands between its numbers. `cells` holds one entry
     per number of the name: tuples of (number, numbers of related names that follow it). `links` says for each number
     of a related name which number of the name it follows, or that it is constant (then `fixed` has it). `leaves` are
-    last segments: (of the name, of each related name), with `shapes` beside them.
+    last segments: (of the name, of each related name), with `shapes` beside them. `count` is the number of tensors,
+    `first` the place of the first row.
     """
 
     texts: tuple[Texts, ...]
@@ -62,15 +73,8 @@ class Fold:
     shapes: tuple[Shape | None, ...]
     facts: Hashable
     numel: int
+    count: int
     first: int
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        total = len(self.leaves)
-        for cell in self.cells:
-            total *= len(cell)
-        return total
 
     @property
     def pattern(self) -> str:
@@ -167,7 +171,8 @@ def factored(names: Sequence[str]) -> str:
     if len(head) + len(tail) < 2:
         return " + ".join(names)
     middles = [name[len(head) : len(name) - len(tail)] for name in names]
-    return f"{head}{braced(middles)}{tail}" if all(middles) else " + ".join(names)
+    flat = all(middle and "{" not in middle for middle in middles)
+    return f"{head}{braced(middles)}{tail}" if flat else " + ".join(names)
 
 
 def _shared(a: str, b: str) -> str:
@@ -215,7 +220,7 @@ def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fol
     texts = tuple(_cut(name)[0] for name in (row.name, *chain.from_iterable(row.related), *row.said))
     groups = tuple(len(group) for group in row.related)
     links = _linked([numbers for _, _, numbers in members])
-    parts: dict[tuple[Numbers, ...], dict[tuple[Cell, ...], tuple[int, int]]] = {}
+    parts: dict[tuple[Numbers, ...], dict[tuple[Cell, ...], Tally]] = {}
     for order, member, numbers in members:
         fixed = tuple(
             tuple(n if link == CONSTANT else OWN for n, link in zip(own, links[at], strict=True))
@@ -225,13 +230,16 @@ def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fol
             ((n, *_followers(numbers, links, place)),) for place, n in enumerate(numbers[0])
         )
         grown = parts.setdefault(fixed, {})
-        size = grown.get(cells, (0, order))[0]
-        grown[cells] = (size + member.numel, order)
+        before = grown.get(cells)
+        grown[cells] = Tally(
+            member.numel + (before.numel if before else 0), member.weight + (before.tensors if before else 0),
+            before.first if before else order,
+        )  # fmt: skip
     for fixed, items in parts.items():
-        for cells, (numel, order) in _merged(items, len(texts[0]) - 1).items():
+        for cells, tally in _merged(items, len(texts[0]) - 1).items():
             yield Fold(
                 texts=texts, groups=groups, cells=cells, links=links, fixed=fixed, leaves=(("",) * len(texts),),
-                shapes=(row.shape,), facts=row.facts, numel=numel, first=order,
+                shapes=(row.shape,), facts=row.facts, numel=tally.numel, count=tally.tensors, first=tally.first,
             )  # fmt: skip
 
 
@@ -240,18 +248,18 @@ def _followers(numbers: tuple[Numbers, ...], links: tuple[Numbers, ...], place: 
         yield from (n for n, link in zip(own, links[at], strict=True) if link == place)
 
 
-def _merged(items: dict[tuple[Cell, ...], tuple[int, int]], places: int) -> dict[tuple[Cell, ...], tuple[int, int]]:
+def _merged(items: dict[tuple[Cell, ...], Tally], places: int) -> dict[tuple[Cell, ...], Tally]:
     """Join cells place by place, the last first: items that agree in all other places become one."""
     for place in reversed(range(places)):
-        grouped: dict[tuple[Cell, ...], list[tuple[Cell, int, int]]] = {}
-        for cells, (numel, order) in items.items():
+        grouped: dict[tuple[Cell, ...], list[tuple[Cell, Tally]]] = {}
+        for cells, tally in items.items():
             rest = (*cells[:place], *cells[place + 1 :])
-            grouped.setdefault(rest, []).append((cells[place], numel, order))
+            grouped.setdefault(rest, []).append((cells[place], tally))
         items = {}
         for rest, found in grouped.items():
-            joined = tuple(sorted(chain.from_iterable(cell for cell, _, _ in found)))
-            total, first = sum(numel for _, numel, _ in found), min(order for _, _, order in found)
-            items[(*rest[:place], joined, *rest[place:])] = (total, first)
+            joined = tuple(sorted(chain.from_iterable(cell for cell, _ in found)))
+            numels, counts, firsts = zip(*(tally for _, tally in found), strict=True)
+            items[(*rest[:place], joined, *rest[place:])] = Tally(sum(numels), sum(counts), min(firsts))
     return items
 
 
@@ -290,7 +298,8 @@ def _leaves_joined(folds: list[Fold]) -> Iterator[Fold]:
         yield Fold(
             texts=texts, groups=one.groups, cells=one.cells, links=one.links, fixed=one.fixed,
             leaves=tuple(leaf for _, _, leaf in members), shapes=tuple(f.shapes[0] for f, _, _ in members),
-            facts=one.facts, numel=sum(f.numel for f, _, _ in members), first=min(f.first for f, _, _ in members),
+            facts=one.facts, numel=sum(f.numel for f, _, _ in members), count=sum(f.count for f, _, _ in members),
+            first=min(f.first for f, _, _ in members),
         )  # fmt: skip
 
 

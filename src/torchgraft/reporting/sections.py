@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
-NAME_RULES = frozenset({"same name", "prefix"})
+NAME_RULES = frozenset({"same name", "name", "prefix"})
 MOST_NAMES = 6
+# Up to this many lines nothing is gained by summing up whole modules.
+SHORT = 8
+DEEPEST = 32
 
 
 class Facts(NamedTuple):
@@ -32,6 +35,7 @@ class Facts(NamedTuple):
     certainty: Certainty | None = None
     rule: str = ""
     network: str = ""
+    whole: bool = False
 
 
 def fate(step: Step) -> str:
@@ -53,18 +57,22 @@ def by_fate(plan: Plan) -> dict[str, list[Step]]:
     return found
 
 
-def fresh_section(steps: Sequence[Step], usual: DType | None, initialised: int = 0) -> Section:
+def fresh_section(steps: Sequence[Step], plan: Plan, usual: DType | None, initialised: int = 0) -> Section:
     """Return what keeps its initial values, by cause."""
-    rows = (_row(step, usual, shaped=True) for step in steps)
+    rows = [_row(step, usual, shaped=True, others=True) for step in steps]
     figures = _figures(len(steps), sum(step.slot.spec.numel for step in steps))
     if initialised:
         figures += f"; {initialised} initialised by the model's own code"
-    return Section(title="fresh", tone="care", figures=figures, groups=_groups(fold(rows)), count=len(steps))
+    names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"]
+    groups = _groups(fold(whole_modules(rows, names)))
+    return Section(title="fresh", tone="care", figures=figures, groups=groups, count=len(steps))
 
 
-def unused_section(unused: Sequence[Unused], usual: DType | None) -> Section:
+def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) -> Section:
     """Return what the checkpoint holds and the model has no place for, by cause."""
-    rows = (_unused_row(one, usual) for one in unused)
+    quiet = {one.spec.name for one in plan.unused if one.quiet}
+    names = [printable(name) for name in plan.source_specs if name not in quiet]
+    rows = whole_modules([_unused_row(one, usual) for one in unused], names)
     figures = _figures(len(unused), sum(one.spec.numel for one in unused))
     groups = _groups(fold(rows), other="similar: ")
     return Section(title="unused", tone="care", figures=figures, groups=groups, count=len(unused))
@@ -79,18 +87,31 @@ def adapted_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> S
 
 def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
     """Return what has more than one reading, with the other readings."""
-    rows = (_row(step, usual, shaped=True, came=_came(step, plan)) for step in steps)
+    rows = (_row(step, usual, shaped=True, came=_came(step, plan), others=True) for step in steps)
     figures = _figures(len(steps), sum(step.filled for step in steps))
     return Section(title="doubtful", tone="bad", figures=figures, groups=_groups(fold(rows)), count=len(steps))
 
 
 def renamed_section(steps: Sequence[Step]) -> Section:
     """Return the rules under which names differ; where only a prefix differs, its rule alone."""
-    plain = Counter(printable(step.why.text) for step in steps if step.why.rule in NAME_RULES)
-    rows = (_row(step, None, shaped=False) for step in steps if step.why.rule not in NAME_RULES)
-    heads = tuple(Group(cause=text, count=count) for text, count in plain.items())
+    plain = Counter(_prefix_rule(step) for step in steps)
+    rows = (_row(step, None, shaped=False) for step in steps if not _prefix_rule(step))
+    heads = tuple(Group(cause=text, count=count) for text, count in plain.items() if text)
     groups = (*heads, *_groups(fold(rows)))
     return Section(title="renamed", tone="good", figures=tensors(len(steps)), groups=groups, count=len(steps))
+
+
+def _prefix_rule(step: Step) -> str:
+    """Return in words what a name-only match does to the names: one prefix fewer or more; empty for all others."""
+    if step.why.rule not in NAME_RULES:
+        return ""
+    key = step.feeds[0].key
+    for name in step.slot.names:
+        if key.endswith("." + name):
+            return f"same names without '{printable(key.removesuffix(name))}'"
+        if name.endswith("." + key):
+            return f"same names under '{printable(name.removesuffix(key))}'"
+    return printable(step.why.text) if step.why.rule == "prefix" else ""
 
 
 def cast_section(plan: Plan) -> Section | None:
@@ -136,17 +157,17 @@ def _came(step: Step, plan: Plan) -> str:
     return "" if shape == step.slot.spec.shape else shape_words(shape)
 
 
-def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "") -> Row:
+def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "", others: bool = False) -> Row:
     feeds = tuple(printable(feed.key) for feed in step.feeds)
-    others = tuple(_other_names(a) for a in step.alternatives)
+    alternatives = step.alternatives if others else ()
     spec = step.slot.spec
     kind = str(spec.dtype) if shaped and spec.dtype is not usual else ""
     part = "" if step.rows is None else f"{len(step.rows.indices)} of {spec.shape[step.rows.dim]} rows written"
     words = "; ".join(text for text in (printable(step.words(), 120), part) if text)
-    said = (printable(step.why.text, 400), *(printable(a.text) for a in step.alternatives))
+    said = (printable(step.why.text, 400), *(printable(a.text) for a in alternatives))
     network = step.feeds[0].network if step.feeds else ""
     return Row(
-        printable(spec.name), (feeds, *others), said=said,
+        printable(spec.name), (feeds, *map(_other_names, alternatives)), said=said,
         shape=spec.shape if shaped else None, numel=spec.numel,
         facts=Facts(kind, came, words, step.certainty, step.why.rule, network),
     )  # fmt: skip
@@ -159,11 +180,54 @@ def _other_names(other: Alternative) -> tuple[str, ...]:
 
 def _unused_row(one: Unused, usual: DType | None) -> Row:
     kind = "" if one.spec.dtype is usual else str(one.spec.dtype)
-    similar = tuple((printable(name),) for name in one.similar[:2])
+    similar = (tuple(printable(name) for name in one.similar[:2]),) if one.similar else ()
     return Row(
         printable(one.spec.name), ((), *similar), said=(printable(one.why.text, 400), *("",) * len(similar)),
         shape=one.spec.shape, numel=one.spec.numel, facts=Facts(dtype=kind, rule=one.why.rule, network=one.network),
     )  # fmt: skip
+
+
+def whole_modules(rows: Sequence[Row], names: Sequence[str]) -> Sequence[Row]:
+    """Return `rows` with modules of which every one of `names` is among them, for one cause, as one row `module.*`.
+
+    Only where the list would be long otherwise. Rows that have something to say of their own stay.
+    """
+    causes: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        causes.setdefault(row.said, []).append(row)
+    if all(len(members) <= SHORT for members in causes.values()):
+        return rows
+    totals = Counter(prefix for name in names for prefix in _prefixes(name))
+    out: list[Row] = []
+    for members in causes.values():
+        if len(members) <= SHORT or len(fold(members)) <= SHORT:
+            out.extend(members)
+            continue
+        out.extend(_joined(members, totals))
+    return out
+
+
+def _joined(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
+    """Return the rows with those of each whole module as one, at the place of its first."""
+    counted = Counter(prefix for row in rows for prefix in _prefixes(row.name))
+    out: dict[str, Row] = {}
+    for row in rows:
+        whole = next((p for p in _prefixes(row.name) if totals[p] == counted[p] > 1), None)
+        if whole is None:
+            out[row.name] = row
+            continue
+        before = out.get(whole)
+        out[whole] = Row(
+            f"{whole}*", ((),), said=row.said[:1], numel=row.numel + (before.numel if before else 0),
+            weight=1 + (before.weight if before else 0), facts=Facts(whole=True),
+        )  # fmt: skip
+    return out.values()
+
+
+def _prefixes(name: str) -> list[str]:
+    """Return the paths of all modules around a tensor, the outermost first, each with its dot."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[: at + 1]) + "." for at in range(min(len(parts), DEEPEST))]
 
 
 def _groups(folds: Sequence[Fold], other: str = "or else from ") -> tuple[Group, ...]:
@@ -187,4 +251,10 @@ def _line(one: Fold, other: str) -> Line:
         f"{other}{factored(one.related(at + 1))}{': ' + text if text else ''}" if one.groups[at + 1] else text
         for at, text in enumerate(one.said[1:])
     )
-    return Line(text=" ".join(parts), source=source, detail=facts.words, others=others, count=one.count)
+    return Line(
+        text=" ".join(parts),
+        source=source,
+        detail=tensors(one.count) if facts.whole else facts.words,
+        others=others,
+        count=one.count,
+    )

@@ -107,8 +107,8 @@ def _told(plan: Plan, fates: dict[str, list[Step]], initialised: int) -> list[Se
     unused = [one for one in plan.unused if not one.quiet]
     cast = parts.cast_section(plan)
     return [
-        *_if_any(parts.fresh_section(fates["fresh"], usual, initialised)),
-        *_if_any(parts.unused_section(unused, usual)),
+        *_if_any(parts.fresh_section(fates["fresh"], plan, usual, initialised)),
+        *_if_any(parts.unused_section(unused, plan, usual)),
         *_if_any(parts.doubtful_section(fates["doubtful"], plan, usual)),
         *_if_any(parts.adapted_section(fates["adapted"], plan, usual)),
         *_if_any(parts.renamed_section(fates["renamed"])),
