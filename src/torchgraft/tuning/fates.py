@@ -1,0 +1,139 @@
+"""What became of each tensor of a model, looked up by the tensor itself, so that ties count once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.places import Place, modules, places
+from torchgraft.core.plan import Action
+from torchgraft.core.report import Report
+from torchgraft.ops import (
+    AdaptInputChannels,
+    CropKernel,
+    InflateKernel,
+    MeanRows,
+    PadKernel,
+    PadRows,
+    Resample1d,
+    ResampleBiasTable,
+    ResampleGrid,
+    ResamplePatch,
+    TrimRows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from torchgraft.core.plan import Plan, Step
+
+# Ops after which a tensor has to learn again: its size or the meaning of its rows has changed. All others
+# (rearranging, joining, folding, merging) leave the function of the model as it was.
+RESIZING = (
+    AdaptInputChannels,
+    CropKernel,
+    InflateKernel,
+    MeanRows,
+    PadKernel,
+    PadRows,
+    Resample1d,
+    ResampleBiasTable,
+    ResampleGrid,
+    ResamplePatch,
+    TrimRows,
+)
+
+
+class Fate(Enum):
+    """LOADED: in full, its values as they were meant. ADAPTED: in full, resized. PARTLY: some rows. CONSTANT: by a rule
+    of yours that uses no file. FRESH: not at all.
+    """
+
+    LOADED = "loaded"
+    ADAPTED = "adapted"
+    PARTLY = "partly"
+    CONSTANT = "constant"
+    FRESH = "fresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model: all its places (more than one where it is tied), and its fate."""
+
+    places: tuple[Place, ...]
+    fate: Fate
+
+    @property
+    def name(self) -> str:
+        """The first name."""
+        return self.places[0].name
+
+    @property
+    def key(self) -> int:
+        """What tells this tensor from all others of the model."""
+        return id(self.places[0].tensor)
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is a buffer, not a parameter."""
+        return self.places[0].is_buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Fates:
+    """All tensors of a model in registration order, and all its modules by path."""
+
+    tensors: tuple[Tensor, ...]
+    modules: Mapping[str, nn.Module]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Tensors that are parameters."""
+        return tuple(t for t in self.tensors if not t.is_buffer)
+
+    @property
+    def buffers(self) -> tuple[Tensor, ...]:
+        """Tensors that are buffers."""
+        return tuple(t for t in self.tensors if t.is_buffer)
+
+
+def plan_of(given: Report | Plan) -> Plan:
+    """Return the plan of a report, or the plan itself."""
+    return given.plan if isinstance(given, Report) else given
+
+
+def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
+    """Return the fate of every tensor of `model`. A tensor that the plan doesn't know, or of another shape, is fresh.
+
+    Raises:
+        UsageError: the plan is for another model: not one parameter is in both.
+    """
+    walked = modules(model)
+    grouped: dict[int, list[Place]] = {}
+    for place in places(model, walked):
+        grouped.setdefault(id(place.tensor), []).append(place)
+    steps = {} if given is None else plan_of(given).by_name
+    found = tuple(Tensor(tuple(group), _fate(group, steps)) for group in grouped.values())
+    if given is not None and not any(place.name in steps for tensor in found for place in tensor.places):
+        first = printable(found[0].name) if found else "no parameter at all"
+        raise UsageError(
+            f"the report and the model have no tensor in common (the model has {first}): pass the model that was loaded, "
+            "not a wrapper around it"
+        )
+    return Fates(found, dict(walked))
+
+
+def _fate(group: list[Place], steps: Mapping[str, Step]) -> Fate:
+    step = next((steps[place.name] for place in group if place.name in steps), None)
+    if step is None or tuple(group[0].tensor.shape) != step.slot.spec.shape or step.action is Action.FRESH:
+        return Fate.FRESH
+    if step.rows is not None:
+        return Fate.PARTLY
+    if not step.feeds:
+        return Fate.CONSTANT
+    ops = (*step.ops, *(op for feed in step.feeds for op in feed.ops))
+    return Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED

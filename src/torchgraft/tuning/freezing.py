@@ -1,0 +1,199 @@
+"""Freezing by what was loaded: parameters without gradients, and statistics that stand still."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
+from torchgraft.tuning.patterns import chosen
+from torchgraft.tuning.stillness import MOVING, still
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import nn
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.report import Report
+    from torchgraft.tuning.patterns import Pattern
+
+WHATS = ("loaded", "all_but_fresh")
+PARTLY = ("skip", "freeze")
+DROPOUT = ("keep", "off")
+IN_PART = "filled in part: some of its rows are fresh"
+UNKNOWN_STATISTICS = "statistics that the checkpoint lacks: they move on"
+COUNTER = "num_batches_tracked"
+
+
+class Frozen:
+    """What was frozen, and the way back.
+
+    Attributes:
+        names: parameters that get no gradients now (the first name of each tied one).
+        modules: paths of the modules that are kept in evaluation mode.
+        left: parameters and statistics that could be expected here and still change, each with the reason.
+    """
+
+    __slots__ = ("_undo", "left", "modules", "names")
+
+    def __init__(
+        self, names: Sequence[str], modules: Sequence[str], left: Mapping[str, str], undo: list[Callable[[], None]]
+    ) -> None:
+        self.names = tuple(names)
+        self.modules = tuple(modules)
+        self.left = dict(left)
+        self._undo = undo
+
+    def undo(self) -> None:
+        """Put gradient flags, gradients and modes back as they were before; a second call does nothing."""
+        while self._undo:
+            self._undo.pop()()
+
+    def __repr__(self) -> str:
+        left = f", {len(self.left)} left training" if self.left else ""
+        return f"<Frozen: {len(self.names)} parameters, {len(self.modules)} modules in evaluation mode{left}>"
+
+
+def freeze(  # noqa: PLR0913  # one per choice, all by keyword
+    model: nn.Module, report: Report | Plan | None = None, what: str = "loaded", *, patterns: Sequence[Pattern] = (),
+    modules: Sequence[str] = (), partly: str = "skip", dropout: str = "keep",
+) -> Frozen:  # fmt: skip
+    """Freeze parameters of `model`, and keep the statistics that belong to them still through `model.train()`.
+
+    Args:
+        model: the model that was loaded; its parameters keep their identity.
+        report: what load() returned, or a plan. Without it, `patterns` and `modules` alone decide.
+        what: "loaded" freezes what the checkpoint filled in full; "all_but_fresh" also what a rule of yours filled
+            with a constant.
+        patterns: globs (`*` stands for dots, too) or compiled expressions over parameter names and module paths; a
+            module stands for all in it. With a report they narrow it down.
+        modules: module paths, all in them is frozen, whatever the report says.
+        partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them.
+        dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole.
+
+    Modules made later from a frozen one (say, by convert_sync_batchnorm) don't stay still: freeze after that.
+
+    Raises:
+        UsageError: an argument makes no sense, selects nothing, or the report is for another model.
+    """
+    _check(
+        report, patterns, modules, ((what, "what", WHATS), (partly, "partly", PARTLY), (dropout, "dropout", DROPOUT))
+    )
+    found = fates(model, report)
+    wish = _Wish(
+        named=_selected(found, modules, "modules"), within=_selected(found, patterns, "patterns") if patterns else None,
+        reported=report is not None, what=what, partly=partly,
+    )  # fmt: skip
+    picked = [tensor for tensor in found.tensors if wish.picks(tensor)]
+    parameters = [tensor for tensor in picked if not tensor.is_buffer]
+    if not parameters:
+        raise UsageError(f"nothing to freeze: {_why_nothing(found, report)}")
+    left = {
+        t.name: IN_PART for t in found.parameters if t not in picked and t.fate is Fate.PARTLY and wish.is_within(t)
+    }
+    frozen = {tensor.key for tensor in parameters}
+    quiet, moving = _to_still(found, frozen, {tensor.key for tensor in picked}, wish)
+    if dropout == "off":
+        quiet = [*_whole(found, frozen), *quiet]
+    undo = [_without_gradient(tensor) for tensor in parameters]
+    undo += [still(found.modules[path], model) for path in quiet]
+    return Frozen([t.name for t in parameters], quiet, left | dict.fromkeys(moving, UNKNOWN_STATISTICS), undo)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What is to stand still: `named` by module; of those `within` patterns (None: of all) what the report says."""
+
+    named: set[int]
+    within: set[int] | None
+    reported: bool
+    what: str
+    partly: str
+
+    def is_within(self, tensor: Tensor) -> bool:
+        return self.within is None or tensor.key in self.within
+
+    def picks(self, tensor: Tensor) -> bool:
+        if tensor.key in self.named:
+            return True
+        if not self.reported:
+            return self.within is not None and tensor.key in self.within
+        if not self.is_within(tensor) or tensor.fate is Fate.FRESH:
+            return False
+        if tensor.fate is Fate.PARTLY:
+            return self.partly == "freeze"
+        return tensor.fate is not Fate.CONSTANT or self.what == "all_but_fresh"
+
+
+def _check(
+    report: object, patterns: object, modules: object, choices: Iterable[tuple[str, str, tuple[str, ...]]]
+) -> None:
+    for value, name, accepted in choices:
+        if value not in accepted:
+            raise UsageError(f"{name}={value!r}: use one of {', '.join(map(repr, accepted))}")
+    if report is None and not patterns and not modules:
+        raise UsageError("nothing says what to freeze: give the report of load(), or patterns=, or modules=")
+
+
+def _selected(found: Fates, patterns: Sequence[Pattern], argument: str) -> set[int]:
+    """Return the keys of tensors that patterns select by any of their names."""
+    names = {place.name: tensor.key for tensor in found.tensors for place in tensor.places}
+    return {names[name] for name in chosen(patterns, list(names), found.modules, argument)}
+
+
+def _why_nothing(found: Fates, report: object) -> str:
+    if not found.parameters:
+        return "the model has no parameters"
+    if report is None:
+        return "patterns= and modules= select no parameter"
+    return "no parameter of the model was loaded in full, or patterns= select none that was"
+
+
+def _without_gradient(tensor: Tensor) -> Callable[[], None]:
+    """Take gradient flag and gradient from a parameter; return what gives them back."""
+    parameter = tensor.places[0].tensor
+    flag, gradient = parameter.requires_grad, parameter.grad
+    parameter.requires_grad_(False)
+    parameter.grad = None
+
+    def undo() -> None:
+        parameter.requires_grad_(flag)
+        if parameter.grad is None:
+            parameter.grad = gradient
+
+    return undo
+
+
+def _to_still(found: Fates, frozen: set[int], picked: set[int], wish: _Wish) -> tuple[list[str], list[str]]:
+    """Return the paths of modules whose statistics are to stand still, and statistics that move on for a reason."""
+    owners: dict[str, list[Tensor]] = {}
+    for tensor in found.buffers:
+        for place in tensor.places:
+            if place.attr in MOVING:
+                owners.setdefault(place.owner, []).append(tensor)
+    quiet: dict[int, str] = {}
+    moving: list[str] = []
+    for path, statistics in owners.items():
+        own = list(found.modules[path].parameters(recurse=False))
+        if not all(id(p) in frozen for p in own) or not (own or all(t.key in picked for t in statistics)):
+            continue
+        unknown = [t.name for t in statistics if wish.reported and t.key not in picked and t.places[0].attr != COUNTER]
+        if unknown:
+            moving.extend(unknown)
+        else:
+            quiet.setdefault(id(found.modules[path]), path)
+    return list(quiet.values()), moving
+
+
+def _whole(found: Fates, frozen: set[int]) -> list[str]:
+    """Return the outermost modules that hold parameters, all of them frozen."""
+    out: list[str] = []
+    for path, module in found.modules.items():
+        if any(not outer or path.startswith(outer + ".") for outer in out):
+            continue
+        own = list(module.parameters())
+        if own and all(id(p) in frozen for p in own):
+            out.append(path)
+    return out

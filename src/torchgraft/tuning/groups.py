@@ -1,0 +1,125 @@
+"""Parameter groups by what was loaded: rates for fresh, adapted and loaded parameters, decay by depth and by kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+from torchgraft.tuning.depth import depths
+from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.report import Report
+
+_KINDS = {
+    Fate.LOADED: "loaded",
+    Fate.ADAPTED: "adapted",
+    Fate.PARTLY: "adapted",
+    Fate.CONSTANT: "fresh",
+    Fate.FRESH: "fresh",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    lr: float
+    fresh_lr: float | None
+    adapted_lr: float | None
+    layer_decay: float | None
+    weight_decay: float
+    spare: bool
+
+    def of(self, kind: str, below: int) -> float:
+        """Return the rate of a parameter `below` steps under the top."""
+        if kind == "fresh":
+            return self.lr if self.fresh_lr is None else self.fresh_lr
+        base = self.adapted_lr if kind == "adapted" and self.adapted_lr is not None else self.lr
+        return base if self.layer_decay is None else base * self.layer_decay**below
+
+
+def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
+    model: nn.Module, report: Report | Plan, *, lr: float, fresh_lr: float | None = None, adapted_lr: float | None = None,
+    layer_decay: float | None = None, weight_decay: float = 0.0, no_decay_norm_bias: bool = True,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return groups for an optimizer: every trainable parameter exactly once, tied ones too, frozen ones not at all.
+
+    Each group has `params`, `names`, `name`, `lr` and `weight_decay`. Parameters are *loaded* (in full), *adapted*
+    (resized, or filled in part) or *fresh* (the rest, and those that the report doesn't know).
+
+    Args:
+        model: the model that was loaded.
+        report: what load() returned, or a plan.
+        lr: the rate of loaded parameters, and of all others without a rate of their own.
+        fresh_lr: the rate of fresh parameters; layer decay doesn't touch it.
+        adapted_lr: the rate of adapted parameters.
+        layer_decay: factor per step of depth below the top, for loaded and adapted parameters (depth: see
+            torchgraft.tuning.depth; as in BEiT, Bao et al., 2021).
+        weight_decay: for matrices and kernels.
+        no_decay_norm_bias: whether norms, biases, other parameters of one axis or none, and what the model's own
+            `no_weight_decay()` names go without weight decay.
+
+    Raises:
+        UsageError: a rate makes no sense, nothing is trainable, or the report is for another model.
+    """
+    rates = _Rates(
+        lr=lr, fresh_lr=fresh_lr, adapted_lr=adapted_lr, layer_decay=layer_decay, weight_decay=weight_decay,
+        spare=no_decay_norm_bias,
+    )  # fmt: skip
+    _check(rates)
+    found = fates(model, report)
+    deep = depths([tensor.name for tensor in found.parameters])
+    steps = [max(deep, default=0) - at for at in deep]
+    trained = [(t, n) for t, n in zip(found.parameters, steps, strict=True) if t.places[0].tensor.requires_grad]
+    if not trained:
+        raise UsageError(f"nothing to train: all {len(found.parameters)} parameters of the model are frozen")
+    return _grouped(trained, rates, _spared(model, found) if no_decay_norm_bias else set())
+
+
+def _check(rates: _Rates) -> None:
+    for name in ("lr", "fresh_lr", "adapted_lr", "weight_decay"):
+        value = getattr(rates, name)
+        if value is not None and not (isfinite(value) and value >= 0):
+            raise UsageError(f"{name}={value!r}: use a finite number, zero or more")
+    decay = rates.layer_decay
+    if decay is not None and not 0 < decay <= 1:
+        raise UsageError(f"layer_decay={decay!r}: use a factor above 0 and up to 1, e.g. 0.75")
+
+
+def _spared(model: nn.Module, found: Fates) -> set[int]:
+    """Return the keys of parameters without weight decay."""
+    own = getattr(model, "no_weight_decay", None)
+    named = {str(name) for name in own()} if callable(own) else set()
+    spared = set()
+    for tensor in found.parameters:
+        alone = tensor.places[0].tensor.ndim <= 1
+        if alone or any(p.attr == "bias" or p.name in named or _is_norm(p.module) for p in tensor.places):
+            spared.add(tensor.key)
+    return spared
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+
+
+def _grouped(trained: list[tuple[Tensor, int]], rates: _Rates, spared: set[int]) -> list[dict[str, Any]]:
+    """Return the groups of (parameter, steps below the top)."""
+    groups: dict[str, dict[str, Any]] = {}
+    for tensor, below in trained:
+        kind = _KINDS[tensor.fate]
+        decay = 0.0 if tensor.key in spared else rates.weight_decay
+        parts = [kind]
+        if rates.layer_decay is not None and kind != "fresh":
+            parts.append(f"{below} below the top")
+        if rates.weight_decay and not decay:
+            parts.append("no decay")
+        name = ", ".join(parts)
+        rate = rates.of(kind, below)
+        group = groups.setdefault(name, {"name": name, "params": [], "names": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(tensor.places[0].tensor)
+        group["names"].append(tensor.name)
+    return list(groups.values())

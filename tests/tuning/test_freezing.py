@@ -1,0 +1,208 @@
+"""Frozen means: no gradient, no drift of statistics, however train() is called; and undo is exact."""
+
+import copy
+import io
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from tuning_models import Net, fate_lists, made, nets, step
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Plan
+from torchgraft.core.report import Report
+from torchgraft.surveying import survey
+from torchgraft.tuning import freeze
+from torchgraft.tuning.stillness import is_still
+
+
+def state_of(model):
+    """Return all that freeze may change."""
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    modes = {name: (m.training, "train" in vars(m)) for name, m in model.named_modules()}
+    return flags, modes, {name: p.grad for name, p in model.named_parameters()}
+
+
+def one_step(model):
+    model.train()
+    out = model(torch.randn(8, 4)).square().sum()
+    if out.requires_grad:
+        out.backward()
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5).step()
+
+
+@settings(max_examples=25, deadline=None)
+@given(nets, fate_lists, st.sampled_from(("loaded", "all_but_fresh")), st.sampled_from(("skip", "freeze")))
+def test_what_the_plan_filled_is_frozen_and_nothing_else(model, fates, what, partly):
+    plan = made(fates, model)
+    wanted = {"loaded", "turned", "adapted"} | ({"constant"} if what == "all_but_fresh" else set())
+    wanted |= {"partly"} if partly == "freeze" else set()
+    slots = survey(model).slots
+    expected = {s.name for at, s in enumerate(slots) if not s.is_buffer and fates[at % len(fates)] in wanted}
+    before = state_of(model)
+    if not expected:
+        with pytest.raises(UsageError, match="nothing to freeze"):
+            freeze(model, plan, what, partly=partly)
+    else:
+        frozen = freeze(model, plan, what, partly=partly)
+        assert set(frozen.names) == expected
+        flags = {name: p.requires_grad for name, p in model.named_parameters()}
+        assert {name for name, flag in flags.items() if not flag} == expected
+        frozen.undo()
+    assert state_of(model) == before
+
+
+@settings(max_examples=15, deadline=None)
+@given(nets, fate_lists)
+def test_training_moves_only_what_is_left(model, fates):
+    plan = made(["loaded", *fates], model)
+    frozen = freeze(model, plan)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    one_step(model)
+    after = model.state_dict()
+    quiet = set(frozen.names) | {
+        f"{m}.{b}" for m in frozen.modules for b in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    names = {
+        n: n2 for n, p in model.named_parameters(remove_duplicate=False) for n2, q in model.named_parameters() if p is q
+    }
+    for name, value in after.items():
+        if names.get(name, name) in quiet:
+            assert torch.equal(value, before[name]), name
+    moved = {m for m, mod in model.named_modules() if isinstance(mod, nn.BatchNorm1d)} - set(frozen.modules)
+    assert all(not torch.equal(after[f"{m}.running_mean"], before[f"{m}.running_mean"]) for m in moved)
+
+
+def test_undo_gives_gradients_and_modes_back():
+    model = Net(1)
+    model.blocks[0].fc1.requires_grad_(False)
+    model.blocks[0].bn.eval()
+    model(torch.randn(4, 4)).sum().backward()
+    before = state_of(model)
+    frozen = freeze(model, made(["loaded"], model), dropout="off")
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training
+    assert "evaluation mode" in repr(frozen)
+    frozen.undo()
+    frozen.undo()
+    assert state_of(model) == before
+
+
+def test_undo_follows_a_mode_that_changed_meanwhile():
+    model = Net(1)
+    frozen = freeze(model, modules=["blocks"])
+    model.eval()
+    frozen.undo()
+    assert not any(m.training for m in model.modules())
+    model.train()
+    assert all(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: torch.load(_saved(m), weights_only=False)])
+def test_copies_and_pickles_stay_still_on_their_own(copied):
+    model = Net(1)
+    freeze(model, modules=["blocks.0"])
+    twin = copied(model)
+    assert is_still(twin.blocks[0].bn)
+    twin.train()
+    assert twin.blocks[0].bn.training is False
+    assert twin.norm.training
+    model.blocks[0].bn.training = True
+    twin.train()
+    assert model.blocks[0].bn.training is True
+    assert twin.blocks[0].bn.train() is twin.blocks[0].bn
+
+
+def _saved(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return file
+
+
+def test_modules_by_name_take_all_in_them_and_dropout_on_request():
+    model = Net(2)
+    frozen = freeze(model, modules=["blocks", "norm"], dropout="off")
+    model.train()
+    assert all(name.startswith("blocks.") for name in frozen.names)
+    assert set(frozen.modules) >= {"blocks", "norm"}
+    assert not any(m.training for m in model.blocks.modules())
+    assert model.training
+    assert model.stem.training
+
+
+def test_dropout_goes_on_unless_asked():
+    model = Net(1)
+    freeze(model, modules=["blocks"])
+    model.train()
+    assert model.blocks[0].drop.training
+    assert not model.blocks[0].bn.training
+
+
+def test_patterns_narrow_the_report_down():
+    model = Net(2)
+    plan = made(["loaded"], model)
+    frozen = freeze(model, Report(plan=plan), patterns=["blocks.0.*", re.compile(r"blocks\.1\.fc\d\.bias")])
+    assert set(frozen.names) == {n for n, _ in model.named_parameters() if n.startswith("blocks.0.")} | {
+        "blocks.1.fc1.bias",
+        "blocks.1.fc2.bias",
+    }
+    assert frozen.modules == ("blocks.0.bn",)
+
+
+def test_patterns_alone_still_the_norms_they_cover():
+    model = Net(1)
+    frozen = freeze(model, patterns=["*.weight", "*.bias"])
+    assert frozen.modules == ("blocks.0.bn",)
+
+
+def test_tensors_filled_in_part_train_on_and_are_named():
+    model = Net(0)
+    slots = survey(model).slots
+    plan = Plan(steps=tuple(step(s, "partly" if s.name == "head.weight" else "loaded") for s in slots))
+    frozen = freeze(model, plan)
+    assert "head.weight" in frozen.left
+    assert model.head.weight.requires_grad
+    assert not model.head.bias.requires_grad
+
+
+def test_statistics_that_the_checkpoint_lacks_move_on():
+    model = Net(1)
+    slots = survey(model).slots
+    plan = Plan(steps=tuple(step(s, "fresh" if "running" in s.name else "loaded") for s in slots))
+    frozen = freeze(model, plan)
+    assert frozen.modules == ()
+    assert "blocks.0.bn.running_mean" in frozen.left
+
+
+def test_spectral_norm_stands_still():
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    freeze(model, modules=["0"])
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model(torch.randn(3, 4))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: freeze(m), "give the report"),
+        (lambda m: freeze(m, modules=["bloks"]), "did you mean 'blocks'"),
+        (lambda m: freeze(m, modules="blocks"), "give a list"),
+        (lambda m: freeze(m, patterns=["*.gamma"]), "no parameter and no module"),
+        (lambda m: freeze(m, made(["loaded"], m), "everything"), "use one of 'loaded'"),
+        (lambda m: freeze(m, made(["loaded"], m), partly="maybe"), "partly='maybe'"),
+        (lambda m: freeze(m, made(["loaded"], nn.ModuleDict({"x": Net(1)}))), "no tensor in common"),
+        (lambda m: freeze(m, made(["fresh"], m)), "nothing to freeze"),
+    ],
+)
+def test_errors_say_what_was_given_and_what_to_do(call, said):
+    model = Net(1)
+    before = state_of(model)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        call(model)
+    assert state_of(model) == before
