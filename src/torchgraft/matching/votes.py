@@ -1,6 +1,6 @@
 """How neighbours vote: what else is paired between the same two blocks, and by the same kind of step within blocks.
 
-A pair never votes for itself: shares are taken of the others.
+A pair has no vote in its own block: shares are taken of the others there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _votes(
             for b in set(theirs[j]):
                 counts[rows.ids[a], columns.ids[b]] += 1
     pick = np.maximum if larger else np.minimum
-    whole = pick(rows.sizes[:, None], columns.sizes)
+    whole = np.maximum(pick(rows.sizes[:, None], columns.sizes), 1)
     mine = np.zeros((len(ours), len(theirs)), np.float32)
     if pairs:
         i, j = np.array(pairs).T
@@ -47,8 +47,9 @@ def _votes(
     for a in rows.levels:
         best = np.zeros_like(mine)
         for b in columns.levels:
-            share = (counts[np.ix_(a, b)] - mine) / np.maximum(whole[np.ix_(a, b)] - 1, 1)
-            np.maximum(best, np.where(whole[np.ix_(a, b)] > 1, share, 0.0), out=best)
+            size = whole[np.ix_(a, b)]
+            others = (counts[np.ix_(a, b)] - mine) / np.maximum(size - 1, 1) if larger else counts[np.ix_(a, b)] / size
+            np.maximum(best, np.where(size > 1, others, 0.0), out=best)
         counted = (rows.sizes[a] > 1)[:, None]
         total += np.where(counted, best, 0.0)
         levels += counted
