@@ -190,7 +190,7 @@ def test_spectral_norm_stands_still():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda m: freeze(m), "give the report"),
+        (freeze, "give the report"),
         (lambda m: freeze(m, modules=["bloks"]), "did you mean 'blocks'"),
         (lambda m: freeze(m, modules="blocks"), "give a list"),
         (lambda m: freeze(m, patterns=["*.gamma"]), "no parameter and no module"),

@@ -146,7 +146,7 @@ def usual_dtype(plan: Plan) -> DType | None:
 
 
 def _figures(count: int, numel: int) -> str:
-    return f"{tensors(count)}, {many(numel)} elements"
+    return f"{tensors(count)}, {many(numel)} element{'' if numel == 1 else 's'}"
 
 
 def _came(step: Step, plan: Plan) -> str:

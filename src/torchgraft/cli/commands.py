@@ -1,0 +1,117 @@
+"""The commands. Everything heavy is imported inside them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy
+from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
+from torchgraft.cli.output import show, write_page
+from torchgraft.core.errors import PlanRefusedError, UsageError, printable
+
+LINES = 24
+MANY_LINES = 60
+FILE = click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path())
+
+
+@click.group(cls=ErrorGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="torchgraft", prog_name="torchgraft")
+def cli() -> None:
+    """Put the weights of a checkpoint into a PyTorch model that is not quite the one they were saved from."""
+
+
+@cli.command()
+@FILE
+@click.option("--prefer", metavar="NAME", default=None, help="Which of several networks to list.")
+@with_options(JSON_OPTION, LINES_OPTION)
+def inspect(checkpoint: str, prefer: str | None, **given: Any) -> None:
+    """Say what CHECKPOINT holds: networks, names, shapes, types. No tensor is read, nothing in it is run."""
+    from torchgraft import api
+    from torchgraft.reporting import inspection_to_dict, inspection_view
+
+    shown = Shown.taken_from(given)
+    with busy(f"reading {checkpoint}"):
+        found = api.inspect(checkpoint, prefer=prefer)
+    show(lambda: inspection_view(found), lambda: inspection_to_dict(found), shown, MANY_LINES)
+
+
+@cli.command()
+@FILE
+@with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
+@click.pass_context
+def plan(ctx: click.Context, /, checkpoint: str, model: str, kwargs: str | None, **given: Any) -> None:
+    """Say what load would do with CHECKPOINT, and touch nothing. A plan that load would refuse ends with code 7."""
+    from torchgraft import api
+    from torchgraft.cli.targets import for_planning
+    from torchgraft.reporting import plan_html, plan_to_dict, plan_view
+
+    shown = Shown.taken_from(given)
+    wanted = asked(given)
+    with busy(f"planning for {model}"):
+        made = api.plan(for_planning(model, kwargs), checkpoint, **wanted)
+    if shown.html is not None:
+        write_page(shown.html, plan_html(made))
+    show(lambda: plan_view(made), lambda: plan_to_dict(made), shown, LINES)
+    if made.refusals:
+        ctx.exit(PlanRefusedError.exit_code)
+
+
+@cli.command()
+@FILE
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The filled model's state dict: .safetensors, .pt or .pth. An existing file is replaced as a whole.",
+)
+@with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
+def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: Any) -> None:
+    """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
+    from torchgraft import api
+    from torchgraft.cli.targets import for_loading
+    from torchgraft.reporting import report_html, report_to_dict, report_view
+    from torchgraft.writing import format_of, save_model
+
+    shown = Shown.taken_from(given)
+    wanted = asked(given)
+    format_of(output)
+    _refuse_own_input(output, checkpoint)
+    with busy(f"loading {checkpoint} into {model}"):
+        target = for_loading(model, kwargs)
+        report = api.load(target, checkpoint, **wanted)
+        saved = save_model(output, target)
+    if shown.html is not None:
+        write_page(shown.html, report_html(report))
+    show(lambda: report_view(report), lambda: report_to_dict(report), shown, LINES)
+    click.echo(f"saved {saved.tensors} tensors to {printable(output)} ({saved.format})", err=shown.as_json)
+
+
+@cli.command()
+@click.argument("old", type=click.Path())
+@click.argument("new", type=click.Path())
+@click.option("--values", is_flag=True, help="Compare values, too; both files are read once.")
+@click.option("--exit-code", is_flag=True, help="End with code 1 when the two differ.")
+@with_options(JSON_OPTION, LINES_OPTION)
+@click.pass_context
+def diff(ctx: click.Context, /, old: str, new: str, *, values: bool, exit_code: bool, **given: Any) -> None:
+    """Say how two checkpoints differ, tensor by tensor: names, shapes, types, and values on request."""
+    from torchgraft import api
+    from torchgraft.reporting import diff_to_dict, diff_view
+
+    shown = Shown.taken_from(given)
+    with busy(f"comparing {old} and {new}"):
+        found = api.diff(old, new, values=values)
+    show(lambda: diff_view(found), lambda: diff_to_dict(found), shown, MANY_LINES)
+    if exit_code and not found.equal:
+        ctx.exit(1)
+
+
+def _refuse_own_input(output: str, checkpoint: str) -> None:
+    written, read = Path(output), Path(checkpoint)
+    if written.exists() and read.exists() and written.samefile(read):
+        raise UsageError(f"-o {printable(output)} is the checkpoint that is read: choose another file")

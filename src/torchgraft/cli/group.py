@@ -1,0 +1,71 @@
+"""The command group: it turns errors into one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from torchgraft.core.errors import TorchgraftError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  anything else went wrong; with diff --exit-code: the two differ
+  2  an argument makes no sense
+  3  the checkpoint can't be read, or is broken
+  4  reading it as meant would run code or leave its folder
+  5  it may be sound, but is nothing that torchgraft reads
+  6  it asks for more memory or depth than any honest file
+  7  the plan is refused; nothing was changed
+  8  the output could not be written; what stood there is intact
+  9  filling the model failed; it was rolled back
+
+Set TORCHGRAFT_TRACEBACK=1 to see where an unexpected error came from."""
+
+
+class ErrorGroup(click.Group):
+    """A group whose commands end with `error: ...` and an exit code, never with a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a name that the terminal can't show must not end the program
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().invoke(ctx)
+        except TorchgraftError as error:
+            click.echo(f"error: {_multiline(error)}", err=True)
+            ctx.exit(error.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if os.environ.get("TORCHGRAFT_TRACEBACK"):
+                raise
+            click.echo(f"error: unexpected {type(error).__name__}: {printable(str(error), 2000)}", err=True)
+            ctx.exit(1)
+
+
+def _multiline(error: TorchgraftError) -> str:
+    return "\n".join(printable(line, 4000) for line in str(error).splitlines())
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show that work is going on, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(printable(what))):
+        yield

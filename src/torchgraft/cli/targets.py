@@ -1,0 +1,133 @@
+"""The model that the command line names: a callable to import, or a checkpoint whose tensors stand for one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import TorchgraftError, UsageError, printable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def is_path(model: str) -> bool:
+    """Return whether `--model` names a checkpoint, not a callable."""
+    return Path(model).exists() or not _CALLABLE.fullmatch(model)
+
+
+def for_planning(model: str, kwargs: str | None) -> Any:
+    """Return the path of a checkpoint, or a model; on the meta device, without values, where its code allows."""
+    if is_path(model):
+        _without_kwargs(model, kwargs)
+        return model
+    import torch
+
+    build, arguments = _callable(model), _arguments(kwargs)
+    try:
+        with torch.device("meta"):
+            return _built(build, arguments, model)
+    except (UsageError, RuntimeError, NotImplementedError):
+        return _built(build, arguments, model)
+
+
+def for_loading(model: str, kwargs: str | None) -> nn.Module:
+    """Return a model with values: built by its callable, or holding the tensors of a checkpoint under their names."""
+    if is_path(model):
+        _without_kwargs(model, kwargs)
+        return _holding(model)
+    return _built(_callable(model), _arguments(kwargs), model)
+
+
+def _without_kwargs(model: str, kwargs: str | None) -> None:
+    if kwargs is not None:
+        raise UsageError(f"--kwargs goes with module:callable; --model {printable(model)} is a checkpoint")
+
+
+def _arguments(kwargs: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(kwargs or "{}")
+    except ValueError as error:
+        raise UsageError(
+            f"--kwargs {printable(kwargs or '')}: no JSON ({error}); e.g. '{{\"num_classes\": 10}}'"
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--kwargs {printable(kwargs or '')}: use a JSON object, e.g. '{{\"num_classes\": 10}}'")
+    return found
+
+
+def _callable(model: str) -> Any:
+    """Import what `module:name` says; modules in the present folder are found, as by `python -m`."""
+    home, _, name = model.partition(":")
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found = import_module(home)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
+    return found
+
+
+def _built(build: Any, arguments: dict[str, Any], model: str) -> nn.Module:
+    from torch import nn
+
+    if isinstance(build, nn.Module):
+        return build
+    try:
+        made = build(**arguments)
+    except TorchgraftError:
+        raise
+    except Exception as error:
+        raise UsageError(f"--model {model} raised {type(error).__name__}: {printable(str(error), 400)}") from error
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--model {model} gives a {type(made).__name__}; an nn.Module is needed")
+    return made
+
+
+def _holding(path: str) -> nn.Module:
+    """Return a module that holds the tensors of the main network of a checkpoint under their names."""
+    from torch import nn
+
+    from torchgraft.matching import choose
+    from torchgraft.reading import open_checkpoint
+
+    root = nn.Module()
+    with open_checkpoint(path) as source:
+        network = choose(source.networks, (), None).network
+        shared = network.shared or {}
+        made: dict[str, Any] = {}
+        for name in network.specs:
+            first = shared.get(name, name)
+            if first not in made:
+                tensor = source.read(network.path, first)
+                made[first] = nn.Parameter(tensor, requires_grad=False) if tensor.is_floating_point() else tensor
+            _put(root, name, made[first], path)
+    return root
+
+
+def _put(root: nn.Module, name: str, tensor: Any, path: str) -> None:
+    from torch import nn
+
+    *owners, leaf = name.split(".")
+    node = root
+    try:
+        for part in owners:
+            if part not in node._modules:  # noqa: SLF001
+                node.add_module(part, nn.Module())
+            node = node.get_submodule(part)
+        if isinstance(tensor, nn.Parameter):
+            node.register_parameter(leaf, tensor)
+        else:
+            node.register_buffer(leaf, tensor)
+    except (KeyError, AttributeError) as error:
+        said = f"--model {printable(path)}: {printable(name)} can't be the name of a tensor in a module ({error})"
+        raise UsageError(f"{said}; give the model as module:callable") from error
