@@ -5,18 +5,73 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchgraft.api import load as load
-    from torchgraft.api import plan as plan
+    from torchgraft.api import diff, inspect, load, plan
+    from torchgraft.core.errors import (
+        ApplyError,
+        CheckpointError,
+        CorruptCheckpointError,
+        LimitExceededError,
+        PlanRefusedError,
+        TorchgraftError,
+        UnsafeCheckpointError,
+        UnsupportedCheckpointError,
+        UsageError,
+        WriteError,
+    )
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.policy import Policy, Verdict
+    from torchgraft.core.report import Report
+    from torchgraft.reading import open_checkpoint
+    from torchgraft.tuning import Frozen, freeze, param_groups
+    from torchgraft.writing import save, save_model
 
 __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
-    "load": "api",
-    "plan": "api",
-}
+    **dict.fromkeys(("load", "plan", "inspect", "diff"), "api"),
+    **dict.fromkeys(("freeze", "param_groups", "Frozen"), "tuning"),
+    **dict.fromkeys(("save", "save_model"), "writing"),
+    **dict.fromkeys(
+        (
+            "TorchgraftError", "UsageError", "CheckpointError", "CorruptCheckpointError", "UnsafeCheckpointError",
+            "UnsupportedCheckpointError", "LimitExceededError", "PlanRefusedError", "WriteError", "ApplyError",
+        ),
+        "core.errors",
+    ),
+    **dict.fromkeys(("Policy", "Verdict"), "core.policy"),
+    "Plan": "core.plan",
+    "Report": "core.report",
+    "open_checkpoint": "reading",
+}  # fmt: skip
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [  # noqa: PLE0604  # the names of _HOMES, spelled out for type checkers and readers
+    "ApplyError",
+    "CheckpointError",
+    "CorruptCheckpointError",
+    "Frozen",
+    "LimitExceededError",
+    "Plan",
+    "PlanRefusedError",
+    "Policy",
+    "Report",
+    "TorchgraftError",
+    "UnsafeCheckpointError",
+    "UnsupportedCheckpointError",
+    "UsageError",
+    "Verdict",
+    "WriteError",
+    "__version__",
+    "diff",
+    "freeze",
+    "inspect",
+    "load",
+    "open_checkpoint",
+    "param_groups",
+    "plan",
+    "save",
+    "save_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from torchgraft import diffing, reporting
 from torchgraft.adapting import ClassRows, Options, Wishes, adapt, requested_steps
 from torchgraft.core.errors import UsageError
+from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.report import Cost, Report
+from torchgraft.core.shown import Renderers
 from torchgraft.matching import Rules, choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from torchgraft.core.diff import Diff
     from torchgraft.core.specs import Source, Target
 
 ON_DOUBT = ("refuse", "skip", "take")
@@ -127,7 +131,36 @@ def make_plan(source: Source, target: Target, asked: Request) -> Plan:
     return replace(
         plan, objections=objections, notes=notes, origin=source.origin, format=source.format,
         seconds=time.perf_counter() - start,
+        renderers=Renderers(reporting.plan_text, reporting.plan_to_dict, reporting.plan_html),
     )  # fmt: skip
+
+
+def inspect(checkpoint: object, *, prefer: str | None = None) -> Inspection:
+    """Return what a checkpoint holds: format, networks, names, shapes, types and the facts beside them.
+
+    Reads no values, runs nothing of the file, and doesn't import torch for files.
+
+    Raises:
+        CheckpointError: the file can't be read.
+        UsageError: `prefer` names no network of the file.
+    """
+    with open_checkpoint(checkpoint) as source:
+        choice = choose(source.networks, (), prefer)
+        found = summarise(source, choice.network, choice.rivals, choice.note)
+    return replace(found, renderers=Renderers(reporting.inspect_text, reporting.inspection_to_dict))
+
+
+def diff(old: object, new: object, *, values: bool = False, prefer: str | None = None) -> Diff:
+    """Return how two checkpoints (or a checkpoint and a model) differ: names, shapes, types and, on request, values.
+
+    Raises:
+        CheckpointError: a file can't be read.
+        UsageError: `prefer` names no network of a file.
+    """
+    with open_checkpoint(old) as first, open_checkpoint(new) as second:
+        left, right = ((s, choose(s.networks, (), prefer).network) for s in (first, second))
+        found = diffing.compare_with_values(left, right) if values else diffing.compare(left, right)
+    return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
 
 
 def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
@@ -188,7 +221,10 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
         bytes_written=done.bytes_written, undo_bytes=done.undo_bytes,
     )  # fmt: skip
     final = replace(made, objections=(*made.objections, *done.notes))
-    return Report(plan=final, checks=done.checks, cost=cost, initialised=done.initialised)
+    return Report(
+        plan=final, checks=done.checks, cost=cost, initialised=done.initialised,
+        renderers=Renderers(reporting.report_text, reporting.report_to_dict, reporting.report_html),
+    )  # fmt: skip
 
 
 def _target(model: object) -> Target:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from torchgraft.core.shown import Renderers, Shown
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import TensorSpec
@@ -30,7 +32,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Diff:
+class Diff(Shown):
     """Every tensor of both sides in exactly one group. `values` says whether values were compared.
 
     A tensor under another dtype is in `dtype_changed`, whatever its values. `same` means equal name, shape and dtype,
@@ -47,6 +49,7 @@ class Diff:
     value_changed: tuple[Change, ...] = ()
     same: tuple[TensorSpec, ...] = ()
     hint: str = ""
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @property
     def equal(self) -> bool:

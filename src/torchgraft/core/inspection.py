@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torchgraft.core.shown import Renderers, Shown
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -26,7 +28,7 @@ class NetworkSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(Shown):
     """All that is known of a checkpoint before any value is read.
 
     `chosen` is the path of the network that load() would take, `specs` its tensors in file order. `rivals` are paths
@@ -43,6 +45,8 @@ class Inspection:
     shared: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)
+
 
 
 def summarise(source: Source, chosen: Network, rivals: tuple[str, ...] = (), note: str = "") -> Inspection:

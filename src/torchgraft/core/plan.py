@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.shown import Renderers, Shown
 
 if TYPE_CHECKING:
     import torch
@@ -189,7 +190,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Shown):
     """Exactly one step per slot and one fate per source tensor, with the objections of the policy.
 
     `network` is the container path that was chosen, `notes` says by which rule, and holds other remarks worth a line.
@@ -205,6 +206,7 @@ class Plan:
     source_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     seconds: float = 0.0
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def by_slot(self) -> Mapping[str, Step]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from torchgraft.core.shown import Renderers, Shown
 
 if TYPE_CHECKING:
     from torchgraft.core.plan import Plan
@@ -30,10 +32,11 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What `load` did. `str(report)` is the terminal text, `to_dict()` the documented JSON."""
+class Report(Shown):
+    """What `load` did. `str(report)` is the terminal text, `to_dict()` the documented JSON, `to_html()` a page."""
 
     plan: Plan
     checks: tuple[Check, ...] = ()
     cost: Cost = Cost()
     initialised: tuple[str, ...] = ()
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)

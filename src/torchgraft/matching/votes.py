@@ -33,23 +33,27 @@ def _votes(
 ) -> np.ndarray:
     rows, columns = _Groups(ours), _Groups(theirs)
     counts = np.zeros((len(rows.ids) + 1, len(columns.ids) + 1), np.float32)
+    goes = np.zeros((len(ours), len(columns.ids) + 1), np.float32)
+    comes = np.zeros((len(rows.ids) + 1, len(theirs)), np.float32)
+    mine = np.zeros((len(ours), len(theirs)), np.float32)
     for i, j in pairs:
-        for a in set(ours[i]):
-            for b in set(theirs[j]):
-                counts[rows.ids[a], columns.ids[b]] += 1
+        mine[i, j] = 1.0
+        ins, outs = [rows.ids[a] for a in set(ours[i])], [columns.ids[b] for b in set(theirs[j])]
+        counts[np.ix_(ins, outs)] += 1
+        goes[i, outs] = 1.0
+        comes[ins, j] = 1.0
     pick = np.maximum if larger else np.minimum
     whole = np.maximum(pick(rows.sizes[:, None], columns.sizes), 1)
-    mine = np.zeros((len(ours), len(theirs)), np.float32)
-    if pairs:
-        i, j = np.array(pairs).T
-        mine[i, j] = 1.0
     total, levels = np.zeros_like(mine), np.zeros((len(ours), 1), np.float32)
     for a in rows.levels:
         best = np.zeros_like(mine)
         for b in columns.levels:
-            size = whole[np.ix_(a, b)]
-            others = (counts[np.ix_(a, b)] - mine) / np.maximum(size - 1, 1) if larger else counts[np.ix_(a, b)] / size
-            np.maximum(best, np.where(size > 1, others, 0.0), out=best)
+            size, count = whole[np.ix_(a, b)], counts[np.ix_(a, b)]
+            if larger:
+                count = (count - goes[:, b] - comes[a] + mine) / np.maximum(size - 1, 1)
+            else:
+                count = count / size
+            np.maximum(best, np.where(size > 1, count, 0.0), out=best)
         counted = (rows.sizes[a] > 1)[:, None]
         total += np.where(counted, best, 0.0)
         levels += counted

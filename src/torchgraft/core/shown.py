@@ -1,0 +1,50 @@
+"""How results show themselves without knowing how: the renderers are handed in by whoever builds the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Renderers:
+    """Functions from a result to text, to plain data and, where there is one, to an HTML page."""
+
+    text: Callable[[Any], str]
+    to_dict: Callable[[Any], dict[str, Any]]
+    html: Callable[[Any], str] | None = None
+
+
+class Shown:
+    """A result that prints as text and gives itself as plain data or as a page; see `Renderers`."""
+
+    __slots__ = ()
+    renderers: Renderers | None
+
+    def __str__(self) -> str:
+        return self.renderers.text(self) if self.renderers else repr(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain data for JSON; the schema is documented and versioned."""
+        return self._renderers().to_dict(self)
+
+    def to_html(self) -> str:
+        """Return the result as one HTML page that needs nothing else.
+
+        Raises:
+            UsageError: results of this kind have no page.
+        """
+        page = self._renderers().html
+        if page is None:
+            raise UsageError(f"a {type(self).__name__} has no HTML page")
+        return page(self)
+
+    def _renderers(self) -> Renderers:
+        if self.renderers is None:
+            raise UsageError(f"this {type(self).__name__} was built without renderers; those that torchgraft returns have them")
+        return self.renderers
