@@ -3,7 +3,7 @@
 Each row is a name, the names that go with it (where it comes from, what else it could come from), and the facts that
 will be printed. Rows fold when their facts and their names, numbers aside, are equal; the numbers in braces are read
 in step: `blocks.{0-2}.w <- layers.{0,5,11}.w` says that block 1 comes from layer 5. Every fold can be expanded into
-exactly the rows that it was made of. Time is linear in the number of rows.
+exactly the rows that it was made of (names are unique). Time is linear in the number of rows.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ class Fold:
 
     def related(self, group: int) -> tuple[str, ...]:
         """Return the patterns of one group of related names; braces are read in step with those of `pattern`."""
+        if group >= len(self.groups):
+            return ()
         start = 1 + sum(self.groups[:group])
         return tuple(self._spelled(at) for at in range(start, start + self.groups[group]))
 
@@ -159,8 +161,8 @@ def braced_numbers(numbers: Sequence[int]) -> str:
 
 def factored(names: Sequence[str]) -> str:
     """Return several names as one: `layers.{q,k,v}_proj.weight`; joined by ` + ` when they share no whole words."""
-    if len(names) == 1:
-        return names[0]
+    if len(names) < 2:
+        return "".join(names)
     first, last = min(names), max(names)
     head = _whole(_shared(first, last))
     shortest = min(len(name) for name in names) - len(head)

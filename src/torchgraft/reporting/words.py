@@ -33,8 +33,8 @@ def scaled(number: float, unit: str) -> str:
 
 
 def sizes(part: int, whole: int) -> str:
-    """Return `97.7 MB`, or `97.7 MB of 99.5 MB` when the two differ."""
-    return size(whole) if part == whole else f"{size(part)} of {size(whole)}"
+    """Return `97.7 MB`, or `97.7 MB of 99.5 MB` when the two differ in three figures."""
+    return size(whole) if size(part) == size(whole) else f"{size(part)} of {size(whole)}"
 
 
 def percent(part: float) -> str:
