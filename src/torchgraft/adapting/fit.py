@@ -61,6 +61,8 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | No
         return Fit((Permute(layout.kernel),), "kernel axes in another order, like the other kernels of the file")
     if a == b:
         return Fit(())
+    if len(a) == len(b) == 2 and a == b[::-1] and "bias" in f"{source.name} {target.name}":
+        return Fit((Transpose(),), "stored transposed")
     if len(a) == len(b):
         for dims in KERNEL_LAYOUTS.get(len(a), ()):
             if _permuted(a, dims) == b:

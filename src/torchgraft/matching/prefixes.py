@@ -98,7 +98,7 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
     for rule in _candidates(left, wanted):
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
-        if placed and (rule == ("", "") or (len(placed) > 1 and 2 * fits >= len(placed))):
+        if placed and (rule == ("", "") or (2 * fits >= len(placed) and _is_told(rule, placed))):
             value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
             rated.append((value, rule, placed))
         if rule == ("", "") and len(placed) == len(wanted) == len(left):
@@ -113,6 +113,12 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
         if best[1][0] and 2 * len(slots) >= len(wanted) and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
     )  # fmt: skip
     return best[1], rivals
+
+
+def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:
+    """Return whether what the rule leaves of the names says something: words of its own, not just numbers and roles."""
+    spoken = sum(any(not part.isdecimal() for part in name[len(rule[0]) :].split(".")[:-1]) for name in placed)
+    return 2 * spoken >= len(placed) > 1 or ("" in rule and len(placed) > 3)
 
 
 def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> list[Prefix]:

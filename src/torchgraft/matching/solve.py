@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 from torchgraft.matching.align import align
 from torchgraft.matching.evidence import Evidence, gather
+from torchgraft.matching.judge import Context, Pair, judged
+from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
 
 if TYPE_CHECKING:
@@ -20,23 +21,6 @@ if TYPE_CHECKING:
 ROUNDS = 4
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
 NAME, CLASH, RARE, PINNED, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.0, 1.0, 0.5, 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Rows and columns that belong together, with the total score, the lead over the next best, and its parts."""
-
-    source: int
-    target: int
-    score: float
-    lead: float
-    name: float
-    block: float
-    tail: float
-    in_order: bool
-    pinned: bool
-    rare: float
-    rival: int | None
 
 
 def solve(
@@ -59,14 +43,15 @@ def solve(
         scores = fixed + votes
         path = set(align(scores))
         total = scores + _marks(path, scores.shape)
-        before, pairs = pairs, _assign(total)
+        before, pairs = pairs, uncrossed(_assign(total), fixed + BLOCK * parts[0], sources, targets)
         parts = block_votes(pairs, sources, targets), tail_votes(pairs, sources, targets)
         votes = BLOCK * parts[0] + TAIL * parts[1]
         if pairs == before:
             break
     total = fixed + votes + _marks(path, fixed.shape)
     total[evidence.fits == 0] -= 0.5
-    return [_judged(i, j, total, evidence, parts, path, named) for i, j in _assign(total)]
+    final = uncrossed(_assign(total), fixed + BLOCK * parts[0], sources, targets)
+    return judged(final, total, evidence, parts, Context(path, named))
 
 
 def _fixed(evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int]) -> np.ndarray:
@@ -100,18 +85,3 @@ def _marks(pairs: set[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
 def _assign(scores: np.ndarray) -> list[tuple[int, int]]:
     rows, columns = linear_sum_assignment(np.maximum(scores, 0.0), maximize=True)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > 0.4]
-
-
-def _judged(
-    i: int, j: int, total: np.ndarray, evidence: Evidence, parts: tuple[np.ndarray, np.ndarray],
-    path: set[tuple[int, int]], named: Mapping[int, int],
-) -> Pair:  # fmt: skip
-    column, row = total[:, j].copy(), total[i].copy()
-    column[i] = row[j] = -9.0
-    rival = int(column.argmax())
-    lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
-    return Pair(
-        source=i, target=j, score=float(total[i, j]), lead=float(lead), name=float(evidence.names[i, j]),
-        block=float(parts[0][i, j]), tail=float(parts[1][i, j]), in_order=(i, j) in path,
-        pinned=named.get(i) == j, rare=float(evidence.rare[i, j]), rival=rival if column[rival] > 0.4 else None,
-    )  # fmt: skip

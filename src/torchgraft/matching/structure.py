@@ -8,7 +8,8 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.matching.leaves import cut
-from torchgraft.matching.solve import Pair, solve
+from torchgraft.matching.judge import Pair
+from torchgraft.matching.solve import solve
 from torchgraft.matching.units import Unit, group, same_roles
 
 if TYPE_CHECKING:
@@ -113,17 +114,22 @@ def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence
 
 
 def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
-    """Return how sure a pair is; None: too little speaks for it."""
-    if pair.pinned:
+    """Return how sure a pair is; None: too little speaks for it.
+
+    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
+    """
+    if pair.named:
         return Certainty.CERTAIN
     context = max(pair.block, pair.tail)
-    if familiar and pair.name < 0.55 and not (pair.in_order and pair.block > 0.5 and pair.name > 0.3):
+    if familiar and pair.name < 0.55:
+        if pair.in_order and pair.block > 0.5:
+            return Certainty.LIKELY
         return Certainty.DOUBT if pair.in_order and pair.rare > 0.9 and pair.rival is None else None
     if pair.name < 0.15 and context < 0.4 and pair.rare < 0.9 and (familiar or not pair.in_order):
         return None
-    if pair.lead > 0.5 and (pair.name > 0.35 or min(pair.block, pair.tail) > 0.6):
+    if pair.told_apart and pair.lead > 0.2 and (pair.name > 0.35 or min(pair.block, pair.tail) > 0.6):
         return Certainty.CERTAIN
-    if pair.lead > 0.2:
+    if pair.lead > 0.2 and (pair.in_order or pair.told_apart):
         return Certainty.LIKELY
     return Certainty.DOUBT
 
@@ -152,7 +158,7 @@ def _why(pair: Pair, source: Unit, target: Unit) -> Why:
         evidence.append(f"{source.block} and {target.block} agree in {min(pair.block, 1.0):.0%}")
     if pair.tail > 0.5:
         evidence.append(f"{source.tail or 'block'} is {target.tail or 'block'} in {min(pair.tail, 1.0):.0%} of the cases")
-    if pair.pinned:
+    if pair.named:
         return Why("name", "same name", tuple(evidence))
     if source.tail == target.tail:
         return Why("sequence", f"{source.block or source.path} stands where {target.block or target.path} does", tuple(evidence))

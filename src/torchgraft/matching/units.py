@@ -39,6 +39,12 @@ class Unit:
         return self.blocks[-1] if self.blocks else ""
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The numbered blocks around the module and its parent: those whose members belong together."""
+        parent = self.path.rpartition(".")[0]
+        return self.blocks if parent in self.blocks or not parent else (*self.blocks, parent)
+
+    @property
     def tails(self) -> tuple[str, ...]:
         """The path within each of the blocks; the whole path where there is none."""
         return tuple(self.path[len(block) + 1 :] for block in self.blocks) or (self.path,)

@@ -20,7 +20,7 @@ def block_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targe
 
     The mean over the source's blocks, outermost to innermost, of the best share with any of the target's.
     """
-    return _votes(pairs, [u.blocks or ("",) for u in sources], [u.blocks or ("",) for u in targets], larger=True)
+    return _votes(pairs, [u.groups or ("",) for u in sources], [u.groups or ("",) for u in targets], larger=True)
 
 
 def tail_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
