@@ -1,0 +1,198 @@
+"""The command line does what the library does, and every failure is one line and a documented code."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from toy_models import Net
+
+import torchgraft
+from torchgraft.cli import cli
+from torchgraft.core import errors
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+
+    def call(*arguments):
+        return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Return a folder with a pretrained checkpoint, a nested one, and one of the target's layout."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    state = Net(1000).state_dict()
+    torch.save({"epoch": 3, "state_dict": {"module." + k: v for k, v in state.items()}}, folder / "pre.pth")
+    torch.save({"model": state, "ema": {k: v * 2 for k, v in state.items()}}, folder / "ema.pth")
+    torchgraft.save(folder / "mine.safetensors", Net(10).state_dict())
+    (folder / "broken.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    return folder
+
+
+def test_inspect(run, files):
+    result = run("inspect", files / "pre.pth")
+    assert result.exit_code == 0
+    assert "11 tensors" in result.stdout.splitlines()[0]
+    assert "epoch = 3" in result.stdout
+    assert "module.head.{weight,bias} [1000, 8] and [1000] float32 (2)" in result.stdout
+    data = json.loads(run("inspect", files / "ema.pth", "--json", "--prefer", "ema").stdout)
+    assert data["schema"] == "torchgraft.inspection/1"
+    assert data["chosen"] == "ema"
+    assert {"model", "ema"} <= {n["path"] for n in data["networks"]}
+    assert len(data["tensors"]) == 11
+
+
+def test_plan_by_callable_tells_the_causes(run, files, tmp_path):
+    page = tmp_path / "plan.html"
+    result = run("plan", files / "pre.pth", "--model", "toy_models:Net", "--kwargs", '{"classes": 3}', "--html", page)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("would load 9 of 11 tensors")
+    assert "head.{weight,bias} [3, 8] and [3]: 1000 rows in the file, 3 in the model" in result.stdout
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("model", ["toy_models:NoMeta", "toy_models:made", "mine.safetensors"])
+def test_plan_takes_models_of_many_kinds(run, files, model):
+    named = files / model if model.endswith("safetensors") else model
+    result = run("plan", files / "pre.pth", "--model", named, "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["tensors"] == {"placed": 9, "total": 11}
+
+
+def test_a_refused_plan_is_shown_and_ends_with_its_code(run, files):
+    result = run("plan", files / "pre.pth", "--model", "toy_models:Net", "--strict")
+    assert result.exit_code == errors.PlanRefusedError.exit_code
+    assert result.stdout.startswith("refused for")
+    result = run("load", files / "pre.pth", "--model", "toy_models:Net", "--strict", "-o", files / "never.pt")
+    assert result.exit_code == errors.PlanRefusedError.exit_code
+    assert result.stderr.startswith("error: refused")
+    assert not (files / "never.pt").exists()
+
+
+def test_options_reach_the_library(run, files):
+    result = run(
+        "plan", files / "pre.pth", "--model", "toy_models:Net", "--json", "--rename", "module.body.2=head2", "--fresh", "body.0.*",
+        "--on-doubt", "skip", "--min-coverage", "0.01",
+    )  # fmt: skip
+    slots = {s["name"]: s for s in json.loads(result.stdout)["slots"]}
+    assert slots["body.0.weight"]["why"]["text"] == "kept fresh, as you said"
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_load_saves_what_the_library_would(run, files, tmp_path, ending):
+    out = tmp_path / f"out.{ending}"
+    result = run("load", files / "pre.pth", "--model", files / "mine.safetensors", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("loaded 9 of 11 tensors")
+    model = Net(10)
+    torchgraft.load(model, files / "mine.safetensors")
+    torchgraft.load(model, files / "pre.pth")
+    assert torchgraft.diff(model, out, values=True).equal
+
+
+def test_load_as_json_keeps_stdout_clean(run, files, tmp_path):
+    result = run("load", files / "pre.pth", "--model", "toy_models:Net", "-o", tmp_path / "a.pt", "--json")
+    assert json.loads(result.stdout)["kind"] == "report"
+    assert "saved 11 tensors" in result.stderr
+
+
+def test_diff(run, files):
+    same = run("diff", files / "pre.pth", files / "pre.pth", "--values", "--exit-code")
+    assert same.exit_code == 0
+    assert same.stdout.startswith("equal in names, shapes, types and values: ")
+    other = run("diff", files / "ema.pth", files / "mine.safetensors", "--exit-code", "--json")
+    assert other.exit_code == 1
+    assert json.loads(other.stdout)["equal"] is False
+    assert run("diff", files / "ema.pth", files / "mine.safetensors").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["inspect", "nowhere.pth"], 3, "nowhere.pth"),
+        (["inspect", "@/broken.pth"], 3, "git-lfs"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Nett"], 2, "has no attribute 'Nett'"),
+        (["plan", "@/pre.pth", "--model", "no_such_module:Net"], 2, "give module:callable"),
+        (["plan", "@/pre.pth", "--model", "toy_models:broken"], 2, "raised ValueError: no\\nway"),
+        (["plan", "@/pre.pth", "--model", "toy_models:number"], 2, "an nn.Module is needed"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "--kwargs", "{"], 2, "no JSON"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "--kwargs", "[1]"], 2, "use a JSON object"),
+        (["plan", "@/pre.pth", "--model", "@/mine.safetensors", "--kwargs", "{}"], 2, "--kwargs goes with"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "--rename", "ab"], 2, "write it as A=B"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "--rename", "a=b", "--rename", "a=c"], 2, "given twice"),
+        (["plan", "@/ema.pth", "--model", "toy_models:Net", "--prefer", "nix"], 2, "no such network"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "--html", "@/no/such/page.html"], 8, "page.html"),
+        (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/x.bin2"], 2, "endings"),
+        (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/pre.pth"], 2, "choose another file"),
+        (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/no/such/x.pt"], 8, "x.pt"),
+    ],
+)
+def test_failures_are_one_line_and_a_code(run, files, arguments, code, said):
+    result = run(*(a.replace("@", str(files)) for a in arguments))
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    assert result.exit_code == code
+
+
+def test_an_unexpected_error_has_no_traceback_unless_asked(run, files, monkeypatch):
+    def bug(*_, **__):
+        raise KeyError("oops")
+
+    monkeypatch.setattr("torchgraft.api.inspect", bug)
+    result = run("inspect", files / "pre.pth")
+    assert (result.exit_code, result.stderr) == (1, "error: unexpected KeyError: 'oops'\n")
+    monkeypatch.setenv("TORCHGRAFT_TRACEBACK", "1")
+    assert isinstance(run("inspect", files / "pre.pth").exception, KeyError)
+
+
+def test_a_terminal_gets_colour_and_a_pipe_does_not(files):
+    reader, writer = pty.openpty()
+    command = [sys.executable, "-m", "torchgraft", "inspect", str(files / "mine.safetensors")]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60"}
+    environment.pop("NO_COLOR", None)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, env=environment, check=True)
+    os.close(writer)
+    shown = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert done.returncode == 0
+    assert "\x1b[" in shown
+    piped = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"\x1b" not in piped.stdout + piped.stderr
+
+
+def test_help_is_fast_and_needs_no_torch():
+    code = "import sys; sys.argv = ['torchgraft', '--help']\nfrom torchgraft.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
+    heavy = "print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    assert "Exit codes:" in done.stdout
+    assert time.perf_counter() - start < 2
+
+
+def test_the_page_documents_every_command_option_and_code(run):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    for name, command in cli.commands.items():
+        assert f"## torchgraft {name}" in page
+        section = page.partition(f"## torchgraft {name}")[2].partition("\n## ")[0]
+        for parameter in command.params:
+            assert any(f"`{option}" in section for option in parameter.opts) or parameter.param_type_name == "argument"
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.TorchgraftError):
+            assert f"| {kind.exit_code} |" in page
