@@ -9,7 +9,7 @@ from torchgraft.reporting.folding import Fold, Row, fold
 from torchgraft.reporting.sections import remark_section
 from torchgraft.reporting.text import view_text
 from torchgraft.reporting.view import Group, Section, View
-from torchgraft.reporting.words import many, shape_words, size, tensors
+from torchgraft.reporting.words import figures, many, shape_words, size, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -118,8 +118,8 @@ def _specs(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
 
 
 def _listed(title: str, tone: str, specs: Sequence[TensorSpec]) -> Section:
-    figures = f"{tensors(len(specs))}, {many(sum(spec.numel for spec in specs))} elements"
-    return Section(title=title, tone=tone, figures=figures, groups=_specs(specs), count=len(specs))
+    amount = figures(len(specs), sum(spec.numel for spec in specs))
+    return Section(title=title, tone=tone, figures=amount, groups=_specs(specs), count=len(specs))
 
 
 def _changed(title: str, changes: Sequence[Change]) -> Section:

@@ -9,7 +9,7 @@ from torchgraft.core.errors import printable
 from torchgraft.core.plan import Action, Certainty
 from torchgraft.reporting.folding import Fold, Row, factored, fold
 from torchgraft.reporting.view import Group, Line, Section
-from torchgraft.reporting.words import many, shape_words, tensors
+from torchgraft.reporting.words import figures, shape_words, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,12 +60,12 @@ def by_fate(plan: Plan) -> dict[str, list[Step]]:
 def fresh_section(steps: Sequence[Step], plan: Plan, usual: DType | None, initialised: int = 0) -> Section:
     """Return what keeps its initial values, by cause."""
     rows = [_row(step, usual, shaped=True, others=True) for step in steps]
-    figures = _figures(len(steps), sum(step.slot.spec.numel for step in steps))
+    amount = figures(len(steps), sum(step.slot.spec.numel for step in steps))
     if initialised:
-        figures += f"; {initialised} initialised by the model's own code"
+        amount += f"; {initialised} initialised by the model's own code"
     names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"]
     groups = _groups(fold(whole_modules(rows, names)))
-    return Section(title="fresh", tone="care", figures=figures, groups=groups, count=len(steps))
+    return Section(title="fresh", tone="care", figures=amount, groups=groups, count=len(steps))
 
 
 def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) -> Section:
@@ -73,23 +73,23 @@ def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) ->
     quiet = {one.spec.name for one in plan.unused if one.quiet}
     names = [printable(name) for name in plan.source_specs if name not in quiet]
     rows = whole_modules([_unused_row(one, usual) for one in unused], names)
-    figures = _figures(len(unused), sum(one.spec.numel for one in unused))
+    amount = figures(len(unused), sum(one.spec.numel for one in unused))
     groups = _groups(fold(rows), other="similar: ")
-    return Section(title="unused", tone="care", figures=figures, groups=groups, count=len(unused))
+    return Section(title="unused", tone="care", figures=amount, groups=groups, count=len(unused))
 
 
 def adapted_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
     """Return what goes through ops or fills a slot in part, by cause."""
     rows = (_row(step, usual, shaped=True, came=_came(step, plan)) for step in steps)
-    figures = _figures(len(steps), sum(step.filled for step in steps))
-    return Section(title="adapted", tone="good", figures=figures, groups=_groups(fold(rows)), count=len(steps))
+    amount = figures(len(steps), sum(step.filled for step in steps))
+    return Section(title="adapted", tone="good", figures=amount, groups=_groups(fold(rows)), count=len(steps))
 
 
 def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
     """Return what has more than one reading, with the other readings."""
     rows = (_row(step, usual, shaped=True, came=_came(step, plan), others=True) for step in steps)
-    figures = _figures(len(steps), sum(step.filled for step in steps))
-    return Section(title="doubtful", tone="bad", figures=figures, groups=_groups(fold(rows)), count=len(steps))
+    amount = figures(len(steps), sum(step.filled for step in steps))
+    return Section(title="doubtful", tone="bad", figures=amount, groups=_groups(fold(rows)), count=len(steps))
 
 
 def renamed_section(steps: Sequence[Step]) -> Section:
@@ -143,10 +143,6 @@ def usual_dtype(plan: Plan) -> DType | None:
     """Return the element type that most slots have; the others are named where they appear."""
     counted = Counter(step.slot.spec.dtype for step in plan.steps)
     return counted.most_common(1)[0][0] if counted else None
-
-
-def _figures(count: int, numel: int) -> str:
-    return f"{tensors(count)}, {many(numel)} element{'' if numel == 1 else 's'}"
 
 
 def _came(step: Step, plan: Plan) -> str:

@@ -53,6 +53,11 @@ def tensors(count: int) -> str:
     return f"{count:,} tensor{'' if count == 1 else 's'}".replace(",", " ")
 
 
+def figures(count: int, numel: int) -> str:
+    """Return `2 tensors, 20.5 k elements`."""
+    return f"{tensors(count)}, {many(numel)} element{'' if numel == 1 else 's'}"
+
+
 def shape_words(shape: Shape | None) -> str:
     """Return `[64, 3, 7, 7]`, or nothing where no shape is known."""
     return "" if shape is None else "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,131 @@
+"""Every tensor of both sides is in exactly one list, and values are compared to the last element."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchgraft.core.inspection import summarise
+from torchgraft.diffing import CHUNK, compare, compare_with_values, distance
+from torchgraft.reading import open_checkpoint
+from torchgraft.reporting import diff_text, diff_to_dict, inspect_text, inspection_to_dict
+
+tensors = st.builds(
+    lambda shape, kind, value: torch.full(shape, value, dtype=kind),
+    st.sampled_from([(), (2,), (2, 3)]),
+    st.sampled_from([torch.float32, torch.float16, torch.int64]),
+    st.sampled_from([0, 1]),
+)
+states = st.dictionaries(st.sampled_from(["a.w", "a.b", "c.0.w", "c.1.w", "d"]), tensors, min_size=1)
+
+
+def opened(state):
+    source = open_checkpoint(state)
+    return source, source.networks[-1]
+
+
+def groups(diff):
+    changes = (diff.shape_changed, diff.dtype_changed, diff.value_changed)
+    return [{s.name for s in diff.added}, {s.name for s in diff.removed}, {s.name for s in diff.same}] + [
+        {c.old.name for c in group} for group in changes
+    ]
+
+
+@settings(max_examples=60)
+@given(states, states)
+def test_every_tensor_has_one_place_and_both_directions_agree(old, new):
+    there, back = compare_with_values(opened(old), opened(new)), compare_with_values(opened(new), opened(old))
+    found = groups(there)
+    assert sum(map(len, found)) == len(set().union(*found)) == len(old.keys() | new.keys())
+    assert found[0] == groups(back)[1]
+    assert found[1] == groups(back)[0]
+    assert found[2:] == groups(back)[2:]
+    assert there.equal == (
+        old.keys() == new.keys() and all(old[k].dtype == new[k].dtype and torch.equal(old[k], new[k]) for k in old)
+    )
+    json.dumps(diff_to_dict(there), allow_nan=False)
+    assert diff_text(there).isprintable() or "\n" in diff_text(there)
+
+
+@given(states)
+def test_nothing_differs_from_itself(state):
+    assert compare(opened(state), opened(state)).equal
+    assert compare_with_values(opened(state), opened(state)).equal
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (torch.zeros(3), torch.zeros(3), (0, 0.0)),
+        (torch.tensor([1.0, math.nan]), torch.tensor([1.0, math.nan]), (0, 0.0)),
+        (torch.tensor([1.0, math.nan]), torch.tensor([1.0, 2.0]), (1, math.inf)),
+        (torch.tensor([math.inf]), torch.tensor([math.inf]), (0, 0.0)),
+        (torch.tensor([math.inf]), torch.tensor([-math.inf]), (1, math.inf)),
+        (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.5, 1.0]), (2, 2.0)),
+        (torch.tensor([1, 2]), torch.tensor([1.0, 2.0]), (0, 0.0)),
+        (torch.tensor([True]), torch.tensor([False]), (1, 1.0)),
+        (torch.tensor([3 + 4j]), torch.tensor([0j]), (1, 5.0)),
+    ],
+)
+def test_distances(a, b, expected):
+    found = distance(a, b)
+    assert (found.elements, found.greatest) == expected
+
+
+def test_a_difference_in_the_last_chunk_is_found():
+    a = torch.zeros(CHUNK + 5)
+    b = a.clone()
+    b[-1] = 0.25
+    assert distance(a, b).elements == 1
+
+
+def test_the_text_says_what_was_compared_and_hints_at_a_prefix():
+    old = {"a.w": torch.ones(2, 2), "a.b": torch.ones(2), "h.w": torch.ones(3, 2), "e": torch.ones(1)}
+    new = {"a.w": torch.ones(2, 2) * 2, "a.b": torch.ones(2).half(), "h.w": torch.ones(5, 2), "f": torch.ones(1)}
+    assert diff_text(compare_with_values(opened(old), opened(new))) == (
+        """\
+1 added, 1 removed, 1 shape changed, 1 dtype changed, 1 value changed; compared: names, shapes, types and values
+from <dict> to <dict>
+added: 1 tensor, 1 element
+  f [1] float32
+removed: 1 tensor, 1 element
+  e [1] float32
+shape changed: 1 tensor
+  h.w: [3, 2] -> [5, 2]
+dtype changed: 1 tensor
+  a.b: float32 -> float16, values equal
+value changed: 1 tensor
+  a.w: 4 of 4 elements differ, by 1 at most"""
+    )
+    wrapped = {"module." + k: v for k, v in old.items()}
+    said = "hint: without the prefix 'module.' of the new side, 4 names would agree"
+    assert diff_text(compare(opened(old), opened(wrapped))).endswith(said)
+
+
+def test_progress_is_told_in_bytes():
+    told = []
+    state = {"a": torch.zeros(4), "b": torch.zeros(2)}
+    compare_with_values(opened(state), opened(state), told.append)
+    assert told == [16, 8]
+
+
+def test_an_inspection_lists_networks_facts_and_ties():
+    weight = torch.ones(3, 3)
+    state = {
+        "model": {f"l.{n}.w": weight + n for n in range(3)} | {"tied": weight, "also": weight},
+        "ema": {"l.0.w": weight},
+        "epoch": 7,
+    }
+    source = open_checkpoint(state)
+    found = summarise(source, next(n for n in source.networks if n.path == "model"), ("ema",), "took model")
+    text = inspect_text(found)
+    assert "  l.{0-2}.w [3, 3] float32 (3)" in text
+    assert "  epoch = 7" in text
+    assert "choose: model, ema fit equally well; say which with prefer=" in text
+    assert "also = tied" in text
+    data = inspection_to_dict(found)
+    json.dumps(data, allow_nan=False)
+    assert [t["name"] for t in data["tensors"]] == ["l.0.w", "l.1.w", "l.2.w", "tied", "also"]
