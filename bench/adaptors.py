@@ -16,7 +16,7 @@ def cases(model: nn.Module, given: Any, hints: dict[str, Any]) -> dict[str, list
 
     report = api.load(model, given, **_options(hints))
     if "freeze" in hints:
-        tg.freeze(model, report, modules=hints["freeze"])
+        tg.freeze(model, modules=hints["freeze"])
     plan = report.plan
     flags = {"low_coverage": "low_coverage", "coverage": "low_coverage", "missing": "incomplete", "nonfinite": "nonfinite"}
     objections = [o for o in plan.objections if o.kind in flags]

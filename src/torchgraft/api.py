@@ -10,7 +10,7 @@ from torchgraft import diffing, reporting
 from torchgraft.adapting import ClassRows, Options, Wishes, adapt, requested_steps
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
-from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.plan import Objection, Plan, Unused, Why
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.report import Cost, Report
 from torchgraft.core.shown import Renderers
@@ -213,7 +213,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
     with open_checkpoint(checkpoint) as opened:
         source, target = _hooked(model, opened), _target(model)
         made = make_plan(source, target, wanted)
-        made = replace(made, objections=(*made.objections, *_conflicts(made, source)))
+        made = replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
     cost = Cost(
@@ -258,3 +258,20 @@ def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:
             text = f"{key} and {fed} are one tensor in the model (tied) and hold different values in the file"
             out.append(Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, fed)))
     return tuple(out)
+
+
+def _without_echoes(made: Plan, source: Source) -> tuple[Unused, ...]:
+    """Return the unused tensors; those that repeat a used one, value for value, are nothing to worry about."""
+    from torchgraft.verifying.sources import echoes
+
+    spare = [u.spec for u in made.unused if not u.quiet and u.why.rule == "no counterpart"]
+    if not spare:
+        return made.unused
+    used = {feed.key: made.source_specs[feed.key] for step in made.steps for feed in step.feeds}
+    twins = echoes(source, made.network, spare, used.values())
+    return tuple(
+        replace(u, quiet=True, why=Why("echo", f"holds the same values as {twins[u.spec.name]}"))
+        if u.spec.name in twins
+        else u
+        for u in made.unused
+    )

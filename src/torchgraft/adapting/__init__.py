@@ -61,12 +61,11 @@ def adapt(
     `settled` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is
     spread over tensor-parallel ranks.
     """
-    slots = {slot.name: slot for slot in target.slots}
     leaves = (
         [*(m.source for m in matching.matches), *matching.free_sources],
         [*(m.target for m in matching.matches), *matching.free_targets],
     )
-    facts = gather_facts(matching.matches, leaves, specs, slots, options, network)
+    facts = gather_facts(matching.matches, leaves, specs, target, options, network)
     draft = compose(matching.matches, facts)
     decided = {name: _undoubted(step, wishes) for name, step in draft.steps.items()} | dict(settled or {})
     steps = tuple(

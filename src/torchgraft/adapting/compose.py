@@ -10,6 +10,7 @@ from torchgraft.adapting.fit import Fit, Layout, exact_fit, mismatch, read_layou
 from torchgraft.adapting.forms import Piece, pieces
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rows import row_fit
+from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import Concat, InsertZeros, Permute, SliceDim
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torchgraft.adapting.options import Options
     from torchgraft.core.match import Leaf, Match
     from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Slot, TensorSpec
+    from torchgraft.core.specs import Slot, Target, TensorSpec
 
 _ORDER = {Certainty.CERTAIN: 0, Certainty.LIKELY: 1, Certainty.DOUBT: 2}
 
@@ -35,6 +36,8 @@ class Facts:
     sides: tuple[Side, Side]
     first_convs: frozenset[str]
     network: str
+    library: str
+    grown: frozenset[tuple[int, int]]
     tails: Mapping[str, str]
 
 
@@ -48,7 +51,7 @@ class Draft:
 
 def gather_facts(
     matches: Sequence[Match], leaves: tuple[Sequence[Leaf], Sequence[Leaf]], specs: Mapping[str, TensorSpec],
-    slots: Mapping[str, Slot], options: Options, network: str,
+    target: Target, options: Options, network: str,
 ) -> Facts:  # fmt: skip
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
     tails = {m.target.name: _tail(m.target.name) for m in matches}
@@ -58,8 +61,9 @@ def gather_facts(
     if stored and not _alphabetical(leaves[0]):
         first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
     return Facts(
-        specs=specs, slots=slots, options=options, layout=read_layout(list(matches), tails),
-        sides=(read_side(leaves[0]), read_side(leaves[1])), first_convs=first, network=network, tails=tails,
+        specs=specs, slots={slot.name: slot for slot in target.slots}, options=options, layout=read_layout(list(matches), tails),
+        sides=(read_side(leaves[0]), read_side(leaves[1])), first_convs=first, network=network,
+        library=target.library, grown=grown_vocabularies(matches), tails=tails,
     )  # fmt: skip
 
 
@@ -113,12 +117,15 @@ def _fit(match: Match, facts: Facts) -> Fit:
     by_rows = row_fit(source, target, options)
     if by_rows is not None:
         return by_rows
+    grown = vocabulary_fit(source, target, facts.grown)
+    if grown is not None:
+        return grown
     fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""))
     if fit is not None and target.form != "plain" and fit.ops:
         return Fit(None, mismatch(source.shape, target.shape))
     if fit is not None:
         return fit
-    moved = position_fit(source, target, facts.sides, options.grids)
+    moved = position_fit(source, target, facts.sides, facts.library, options.grids)
     if moved is not None:
         return moved
     return resized_fit(source, target, bool({slot, source.keys[0]} & facts.first_convs), options.in_channels)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.core.errors import UsageError
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
-from torchgraft.ops import Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
+from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
+
+Grid = tuple[int, int]
+
+# How libraries resample their own tables: torchvision's interpolate_embeddings (bicubic, corners aligned), transformers'
+# interpolate_pos_encoding (bicubic). Others as timm's resample_abs_pos_embed: bicubic with antialiasing.
+RESAMPLING: dict[str, dict[str, Any]] = {
+    "torchvision": {"antialias": False, "align_corners": True},
+    "transformers": {"antialias": False},
+}
 
 # Tokens that stand before the patches, in the order in which models put them there.
 PREFIX_TOKENS = (("cls", "class"), ("dist", "distillation"), ("reg", "register"))
@@ -57,7 +67,7 @@ def is_position_table(leaf: Leaf) -> bool:
 
 
 def position_fit(
-    source: Leaf, target: Leaf, sides: tuple[Side, Side], grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]
+    source: Leaf, target: Leaf, sides: tuple[Side, Side], library: str, grids: Mapping[str, tuple[Grid, Grid]]
 ) -> Fit | None:
     """Return how a position table changes its size; None when the pair is none, or only other axes differ."""
     if BIAS_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
@@ -71,26 +81,26 @@ def position_fit(
         return None
     squeeze = () if len(source.shape) == len(target.shape) else (Reshape((*target.shape[:-2], *source.shape[-2:])),)
     rows = source.shape[-2], target.shape[-2]
-    fit = _absolute(rows, dim, sides, grids.get(target.keys[0]))
+    fit = _absolute(rows, dim, sides, library, grids.get(target.keys[0]))
     return Fit((*squeeze, *fit.ops), fit.text, fit.rows, fit.certainty, fit.rule) if fit.ops is not None else fit
 
 
 def _absolute(
-    rows: tuple[int, int], dim: int, sides: tuple[Side, Side], stated: tuple[tuple[int, int], tuple[int, int]] | None
+    rows: tuple[int, int], dim: int, sides: tuple[Side, Side], library: str, stated: tuple[Grid, Grid] | None
 ) -> Fit:
     if stated is not None:
         grids = stated
         prefixes = tuple(n - h * w for n, (h, w) in zip(rows, grids, strict=True))
         if min(prefixes) < 0:
             return Fit(None, f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)")
-        return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides)
+        return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides, library)
     found = [_square(n, side.prefix) for n, side in zip(rows, sides, strict=True)]
     if sides[0].patches and sides[1].patches and None not in found:
         grids = tuple((isqrt(n - p), isqrt(n - p)) for n, p in zip(rows, found, strict=True))  # type: ignore[operator]
-        return _regrid(grids, (found[0], found[1]), dim, sides)  # type: ignore[arg-type]
+        return _regrid(grids, (found[0], found[1]), dim, sides, library)  # type: ignore[arg-type]
     gone = rows[0] - rows[1]
     if 0 < gone <= sides[0].prefix - sides[1].prefix:
-        return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, rows)
+        return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows)
     if sides[0].patches and sides[1].patches:
         return Fit(None, f"{rows[0]} and {rows[1]} positions are no square grids: state them with grids=", certainty=Certainty.DOUBT)
     if gone > 0:
@@ -108,8 +118,8 @@ def _square(rows: int, prefix: int) -> int | None:
 
 
 def _regrid(
-    grids: tuple[tuple[int, int], tuple[int, int]] | None, prefixes: tuple[int, int], dim: int,
-    sides: tuple[Side, Side], rows: tuple[int, int] = (0, 0),
+    grids: tuple[Grid, Grid] | None, prefixes: tuple[int, int], dim: int,
+    sides: tuple[Side, Side], library: str, rows: tuple[int, int] = (0, 0),
 ) -> Fit:  # fmt: skip
     kept = _kept_tokens(prefixes, sides)
     if kept is None:
@@ -117,25 +127,36 @@ def _regrid(
         return Fit(None, text, certainty=Certainty.DOUBT)
     dropped = prefixes[0] - len(kept)
     words_ = f", {len(kept)} prefix row{'s' * (len(kept) != 1)} exact" + (f", {dropped} dropped" if dropped else "")
-    if grids is None or grids[0] == grids[1]:
-        count = rows[0] if grids is None else prefixes[0] + grids[0][0] * grids[0][1]
-        pick = (*kept, *range(prefixes[0], count))
-        fill = Rows(dim, tuple(range(prefixes[1] - len(kept), prefixes[1] + count - prefixes[0]))) if len(kept) < prefixes[1] else None
-        return Fit((SelectRows(dim, pick),), "the same grid" + words_, rows=fill, rule="positions")
-    op = ResampleGrid(grids[0], grids[1], prefixes[0], kept)
-    text = f"position grid {grids[0][0]}x{grids[0][1]} -> {grids[1][0]}x{grids[1][1]}{words_}"
-    if len(kept) < prefixes[1]:
-        new = prefixes[1] - len(kept)
-        fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + grids[1][0] * grids[1][1])))
-        return Fit((op,), f"{text}, {new} new ones fresh", rows=fill, rule="positions")
-    return Fit((op,), text, rule="positions")
+    same = grids is None or grids[0] == grids[1]
+    count = rows[0] - prefixes[0] if grids is None else grids[1][0] * grids[1][1]
+    op = SelectRows(dim, (*kept, *range(prefixes[0], prefixes[0] + count))) if same else _resample(grids, prefixes[0], kept, library)
+    size = "the same grid" if same or grids is None else f"position grid {_times(grids[0])} -> {_times(grids[1])}"
+    text = size + words_ + ("" if same or not library else f", as {library} does it")
+    if len(kept) == prefixes[1]:
+        return Fit((op,), text, rule="positions")
+    if prefixes[0] == 0 < sides[0].prefix:
+        # The source adds no position to its prefix tokens, which zeros repeat.
+        return Fit((op, InsertZeros(dim, 0, prefixes[1])), f"{text}, zeros for {prefixes[1]} prefix rows", rule="positions")
+    fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + count)))
+    return Fit((op,), f"{text}, {prefixes[1] - len(kept)} new ones fresh", rows=fill, rule="positions")
+
+
+def _resample(grids: tuple[Grid, Grid] | None, prefix: int, kept: tuple[int, ...], library: str) -> ResampleGrid:
+    if grids is None:
+        raise UsageError("no grids to resample between")
+    how = RESAMPLING.get(library, {})
+    return ResampleGrid(grids[0], grids[1], prefix, kept, **how)
+
+
+def _times(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
 
 
 def _kept_tokens(prefixes: tuple[int, int], sides: tuple[Side, Side]) -> tuple[int, ...] | None:
     """Return which prefix rows of the file go on, or None when it can't be known."""
     if prefixes[0] == prefixes[1]:
         return tuple(range(prefixes[0]))
-    if prefixes[1] == 0:
+    if 0 in prefixes:
         return ()
     if prefixes != (sides[0].prefix, sides[1].prefix):
         return None

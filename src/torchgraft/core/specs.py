@@ -74,12 +74,14 @@ class Slot:
 class Target:
     """A model as its slots: persistent ones first-registered first, and the fresh-only buffers that no file holds.
 
-    `classes` maps the dotted path of each module to its class name ("" is the model itself).
+    `classes` maps the dotted path of each module to its class name ("" is the model itself). `library` is the package
+    that most of the model's own modules come from, "" when that is torch alone or unknown.
     """
 
     slots: tuple[Slot, ...]
     classes: Mapping[str, str]
     is_meta: bool = False
+    library: str = ""
 
 
 @dataclass(frozen=True, slots=True)

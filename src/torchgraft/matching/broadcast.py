@@ -1,61 +1,113 @@
-"""One source tensor for several places: a table that the file shares and the model has once per block."""
+"""One source tensor for several places: what the file holds once and the model has in every block."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.plan import Why
+from torchgraft.core.plan import Certainty, Why
 from torchgraft.matching.dialect import HARMLESS_ROLES, ROLES
+from torchgraft.matching.words import blocks_of, numbered_lists
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torchgraft.core.specs import Shape
+
+Kind = tuple[str, "Shape"]
 
 
 def spread(matching: Matching) -> Matching:
-    """Return the matching with shared tensors sent to every block that has a place of that name and shape.
+    """Return the matching with tensors that the file shares sent to every block that has such a place.
 
-    The name must be one of its own kind (not weight or bias), a single source must bear it, and two or more places,
-    in numbered blocks, must want it: then nothing else can be meant.
+    A tensor of its own kind of name (a table of relative positions, say), borne by a single source, goes to all blocks
+    that want one. A source outside any list whose place is in a list goes to the same place of the list's other
+    members, when all of those are free: for sure only if the file doesn't number it, since a list of one may just be
+    shorter.
     """
-    sources = [*(m.source for m in matching.matches), *matching.free_sources]
-    bearers = Counter((leaf.role, leaf.shape) for leaf in {s.keys: s for s in sources}.values())
-    wanting = [*(m.target for m in matching.matches if m.source.name != m.target.name), *matching.free_targets]
-    places = Counter((leaf.role, leaf.shape) for leaf in wanting if _in_block(leaf))
-    shared = {
-        (leaf.role, leaf.shape): leaf
-        for leaf in sources
-        if leaf.role not in ROLES and leaf.role not in HARMLESS_ROLES and not _in_block(leaf)
-        and bearers[leaf.role, leaf.shape] == 1 and places[leaf.role, leaf.shape] > 1
-    }  # fmt: skip
-    if not shared:
-        return matching
-    new = [_copy(leaf, shared) for leaf in matching.free_targets if _in_block(leaf) and (leaf.role, leaf.shape) in shared]
+    matching = _merged(matching, list(_by_role(matching)), _shared_kinds(matching))
+    return _merged(matching, list(_by_list(matching)), {})
+
+
+def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> Matching:
     kept = [_explained(m, shared) for m in matching.matches]
-    fed = {m.target.keys for m in new}
-    used = {m.source.keys for m in [*kept, *new]}
+    fed = {m.target.name for m in new}
+    used = {m.source.name for m in [*kept, *new]}
     return replace(
         matching,
         matches=(*kept, *new),
-        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.keys not in fed),
-        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.keys not in used),
+        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.name not in fed),
+        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.name not in used),
     )
 
 
-def _in_block(leaf: Leaf) -> bool:
+def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
+    sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
+    bearers = Counter((leaf.role, leaf.shape) for leaf in sources.values())
+    wanting = [*(m.target for m in matching.matches if m.source.name != m.target.name), *matching.free_targets]
+    places = Counter((leaf.role, leaf.shape) for leaf in wanting if _is_numbered(leaf))
+    return {
+        (leaf.role, leaf.shape): leaf
+        for leaf in sources.values()
+        if leaf.role not in ROLES and leaf.role not in HARMLESS_ROLES and not _is_numbered(leaf)
+        and bearers[leaf.role, leaf.shape] == 1 and places[leaf.role, leaf.shape] > 1
+    }  # fmt: skip
+
+
+def _by_role(matching: Matching) -> Iterator[Match]:
+    shared = _shared_kinds(matching)
+    for leaf in matching.free_targets:
+        source = shared.get((leaf.role, leaf.shape))
+        if source is not None and _is_numbered(leaf):
+            yield Match(target=leaf, source=source, why=_why(source))
+
+
+def _by_list(matching: Matching) -> Iterator[Match]:
+    """Yield copies of sources outside lists for the free members of the list that their place is in."""
+    if not matching.free_targets:
+        return
+    lists = numbered_lists(leaf.name for leaf in (*(m.source for m in matching.matches), *matching.free_sources))
+    free: dict[tuple[str, str], list[Leaf]] = defaultdict(list)
+    for leaf in matching.free_targets:
+        for place in _places(leaf.name):
+            free[place].append(leaf)
+    filled = Counter(place for m in matching.matches for place in _places(m.target.name))
+    done: set[str] = set()
+    for found in matching.matches:
+        if found.why.rule == "same name" or blocks_of(found.source.name, lists):
+            continue
+        for place in _places(found.target.name):
+            siblings = [leaf for leaf in free.get(place, ()) if leaf.shape == found.target.shape]
+            if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
+                done |= {leaf.name for leaf in siblings}
+                yield from (_copied(found, leaf) for leaf in siblings)
+                break
+
+
+def _copied(found: Match, target: Leaf) -> Match:
+    sure = Certainty.DOUBT if _is_numbered(found.source) else Certainty.LIKELY
+    worst = Certainty.DOUBT if Certainty.DOUBT in (sure, found.certainty) else sure
+    return Match(target=target, source=found.source, why=_why(found.source), certainty=worst)
+
+
+def _places(name: str) -> list[tuple[str, str]]:
+    """Return (path before, path after) for each number in a name: the place that members of a list share."""
+    parts = name.split(".")
+    return [(".".join(parts[:at]), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()]
+
+
+def _is_numbered(leaf: Leaf) -> bool:
     return any(part.isdecimal() for part in leaf.name.split("."))
 
 
 def _why(source: Leaf) -> Why:
-    return Why("shared", f"{source.name} is shared in the file, the model has one per block")
+    return Why("shared", f"{source.name} is there once in the file, the model has one per block")
 
 
-def _copy(target: Leaf, shared: dict[tuple[str, tuple[int, ...]], Leaf]) -> Match:
-    source = shared[target.role, target.shape]
-    return Match(target=target, source=source, why=_why(source))
-
-
-def _explained(found: Match, shared: dict[tuple[str, tuple[int, ...]], Leaf]) -> Match:
+def _explained(found: Match, shared: dict[Kind, Leaf]) -> Match:
     source = shared.get((found.target.role, found.target.shape))
     if source is None or source.keys != found.source.keys:
         return found
     return Match(target=found.target, source=source, why=_why(source))
-

@@ -221,6 +221,10 @@ FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("gate", "up"): ("gate", "up"),
 }
 
+# Fused names that another library packs in another order, so that the convention is likely and not certain:
+# CodeGen's qkv_proj holds q, v, k per parallel rank.
+CONTESTED_FUSED: frozenset[tuple[str, ...]] = frozenset({("qkv", "proj")})
+
 # Buffers that hold no knowledge: counters, indices and masks that a model derives from its configuration.
 HARMLESS_ROLES = frozenset(
     {

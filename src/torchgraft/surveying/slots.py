@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,13 @@ def survey(model: nn.Module) -> Target:
             groups.setdefault(_identity(place.tensor), []).append(place)
         slots = tuple(_slot(group, kinds, order) for order, group in enumerate(groups.values()))
         is_meta = any(group[0].tensor.is_meta for group in groups.values())
-    return Target(slots, classes, is_meta=is_meta)
+    return Target(slots, classes, is_meta=is_meta, library=_library(module for _, module in walked))
+
+
+def _library(walked: Iterable[nn.Module]) -> str:
+    packages = Counter(type(module).__module__.partition(".")[0] for module in walked)
+    packages.pop("torch", None)
+    return packages.most_common(1)[0][0] if packages else ""
 
 
 def target_from_specs(specs: Mapping[str, TensorSpec], shared: Mapping[str, str] | None = None) -> Target:
