@@ -53,6 +53,9 @@ class Tally(NamedTuple):
     first: int
 
 
+NOTHING = Tally(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
     """Rows of equal facts under one pattern.
@@ -129,11 +132,9 @@ def fold(rows: Iterable[Row]) -> list[Fold]:
     """Return the folds of `rows`, in the order of their first rows."""
     families: dict[Hashable, list[tuple[int, Row, tuple[Numbers, ...]]]] = {}
     for order, row in enumerate(rows):
-        cut = [_cut(name) for name in (row.name, *chain.from_iterable(row.related), *row.said)]
-        texts = tuple(text for text, _ in cut)
-        groups = tuple(len(group) for group in row.related)
-        key = (texts, groups, row.facts, row.shape)
-        families.setdefault(key, []).append((order, row, tuple(numbers for _, numbers in cut)))
+        texts, numbers = zip(*map(_cut, (row.name, *chain.from_iterable(row.related), *row.said)), strict=True)
+        key = (texts, tuple(map(len, row.related)), row.facts, row.shape)
+        families.setdefault(key, []).append((order, row, numbers))
     folds = list(chain.from_iterable(_family(members) for members in families.values()))
     return sorted(_leaves_joined(folds), key=lambda f: f.first)
 
@@ -199,6 +200,8 @@ def _whole(text: str) -> str:
 def _cut(name: str) -> tuple[Texts, Numbers]:
     """Return what stands between the numbers of a name, and the numbers."""
     pieces = _NUMBER.split(name)
+    if len(pieces) == 1:
+        return (name,), ()
     return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
 
 
@@ -222,32 +225,29 @@ def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fol
     texts = tuple(_cut(name)[0] for name in (row.name, *chain.from_iterable(row.related), *row.said))
     groups = tuple(len(group) for group in row.related)
     links = _linked([numbers for _, _, numbers in members])
-    parts: dict[tuple[Numbers, ...], dict[tuple[Cell, ...], Tally]] = {}
-    for order, member, numbers in members:
-        fixed = tuple(
-            tuple(n if link == CONSTANT else OWN for n, link in zip(own, links[at], strict=True))
-            for at, own in enumerate(numbers[1:])
-        )
-        cells: tuple[Cell, ...] = tuple(
-            ((n, *_followers(numbers, links, place)),) for place, n in enumerate(numbers[0])
-        )
+    constant = [(at, place) for at, own in enumerate(links) for place, link in enumerate(own) if link == CONSTANT]
+    followers = [
+        [(at, place) for at, own in enumerate(links) for place, link in enumerate(own) if link == mine]
+        for mine in range(len(texts[0]) - 1)
+    ]
+    parts: dict[Numbers, dict[tuple[Cell, ...], Tally]] = {}
+    for order, member, (mine, *others) in members:
+        fixed = tuple([others[at][place] for at, place in constant])
+        cells: tuple[Cell, ...] = tuple([
+            ((n, *[others[at][place] for at, place in led]),) for n, led in zip(mine, followers, strict=True)
+        ])  # fmt: skip
         grown = parts.setdefault(fixed, {})
-        before = grown.get(cells)
-        grown[cells] = Tally(
-            member.numel + (before.numel if before else 0), member.weight + (before.tensors if before else 0),
-            before.first if before else order,
-        )  # fmt: skip
+        before = grown.get(cells, NOTHING)
+        first = order if before is NOTHING else before.first
+        grown[cells] = Tally(member.numel + before.numel, member.weight + before.tensors, first)
     for fixed, items in parts.items():
+        known = dict(zip(constant, fixed, strict=True))
+        spread = tuple(tuple(known.get((at, place), OWN) for place in range(len(own))) for at, own in enumerate(links))
         for cells, tally in _merged(items, len(texts[0]) - 1).items():
             yield Fold(
-                texts=texts, groups=groups, cells=cells, links=links, fixed=fixed, leaves=(("",) * len(texts),),
+                texts=texts, groups=groups, cells=cells, links=links, fixed=spread, leaves=(("",) * len(texts),),
                 shapes=(row.shape,), facts=row.facts, numel=tally.numel, count=tally.tensors, first=tally.first,
             )  # fmt: skip
-
-
-def _followers(numbers: tuple[Numbers, ...], links: tuple[Numbers, ...], place: int) -> Iterator[int]:
-    for at, own in enumerate(numbers[1:]):
-        yield from (n for n, link in zip(own, links[at], strict=True) if link == place)
 
 
 def _merged(items: dict[tuple[Cell, ...], Tally], places: int) -> dict[tuple[Cell, ...], Tally]:

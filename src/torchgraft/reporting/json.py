@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from torchgraft.reporting.views import counts, placed_counts, plan_view, report_view
+from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
     from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Step, Unused, Why
     from torchgraft.core.report import Report
     from torchgraft.core.specs import TensorSpec
-    from torchgraft.reporting.view import View
 
 SCHEMA = "torchgraft.report/1"
 
@@ -21,7 +20,7 @@ Data = dict[str, object]
 
 def plan_to_dict(plan: Plan) -> Data:
     """Return a plan as data that `json.dumps` takes as it is."""
-    return {"schema": SCHEMA, "kind": "plan", **_head(plan, plan_view(plan)), **_body(plan)}
+    return {"schema": SCHEMA, "kind": "plan", **_head(plan, plan_verdict(plan)), **_body(plan)}
 
 
 def report_to_dict(report: Report) -> Data:
@@ -30,7 +29,7 @@ def report_to_dict(report: Report) -> Data:
     return {
         "schema": SCHEMA,
         "kind": "report",
-        **_head(plan, report_view(report)),
+        **_head(plan, report_verdict(report)),
         "checks": [{"name": c.name, "passed": c.passed, "text": c.text} for c in report.checks],
         "cost": {
             "plan_seconds": cost.plan_seconds,
@@ -57,10 +56,10 @@ def plain(value: object) -> object:
     return str(value)
 
 
-def _head(plan: Plan, view: View) -> Data:
+def _head(plan: Plan, verdict: str) -> Data:
     filled, total = placed_counts(plan)
     return {
-        "verdict": view.verdict,
+        "verdict": verdict,
         "refused": bool(plan.refusals),
         "origin": plan.origin,
         "format": plan.format,

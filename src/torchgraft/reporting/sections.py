@@ -64,7 +64,7 @@ def fresh_section(steps: Sequence[Step], plan: Plan, usual: DType | None, initia
     if initialised:
         amount += f"; {initialised} initialised by the model's own code"
     names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"]
-    groups = _groups(fold(whole_modules(rows, names)))
+    groups = _groups(folded(rows, names))
     return Section(title="fresh", tone="care", figures=amount, groups=groups, count=len(steps))
 
 
@@ -72,9 +72,9 @@ def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) ->
     """Return what the checkpoint holds and the model has no place for, by cause."""
     quiet = {one.spec.name for one in plan.unused if one.quiet}
     names = [printable(name) for name in plan.source_specs if name not in quiet]
-    rows = whole_modules([_unused_row(one, usual) for one in unused], names)
+    rows = [_unused_row(one, usual) for one in unused]
     amount = figures(len(unused), sum(one.spec.numel for one in unused))
-    groups = _groups(fold(rows), other="similar: ")
+    groups = _groups(folded(rows, names), other="similar: ")
     return Section(title="unused", tone="care", figures=amount, groups=groups, count=len(unused))
 
 
@@ -183,24 +183,23 @@ def _unused_row(one: Unused, usual: DType | None) -> Row:
     )  # fmt: skip
 
 
-def whole_modules(rows: Sequence[Row], names: Sequence[str]) -> Sequence[Row]:
-    """Return `rows` with modules of which every one of `names` is among them, for one cause, as one row `module.*`.
+def folded(rows: Sequence[Row], names: Sequence[str]) -> list[Fold]:
+    """Return the folds of `rows`; where that makes a long list, whole modules of one cause are one row `module.*`.
 
-    Only where the list would be long otherwise. Rows that have something to say of their own stay.
+    A module is whole when every one of `names` in it is among the rows of that cause.
     """
+    folds = fold(rows)
+    if len(folds) <= SHORT:
+        return folds
     causes: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         causes.setdefault(row.said, []).append(row)
-    if all(len(members) <= SHORT for members in causes.values()):
-        return rows
     totals = Counter(prefix for name in names for prefix in _prefixes(name))
     out: list[Row] = []
     for members in causes.values():
-        if len(members) <= SHORT or len(fold(members)) <= SHORT:
-            out.extend(members)
-            continue
-        out.extend(_joined(members, totals))
-    return out
+        short = len(members) <= SHORT or (len(causes) > 1 and len(fold(members)) <= SHORT)
+        out.extend(members if short else _joined(members, totals))
+    return fold(out)
 
 
 def _joined(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:

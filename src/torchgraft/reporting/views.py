@@ -21,8 +21,6 @@ VALUES = "values"
 
 def plan_view(plan: Plan) -> View:
     """Return the view of a plan: what would happen."""
-    refused = len(plan.refusals)
-    verb = f"refused for {refused} reason{'s' if refused > 1 else ''}; would load" if refused else "would load"
     fates = parts.by_fate(plan)
     sections = [
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
@@ -31,7 +29,7 @@ def plan_view(plan: Plan) -> View:
         *_if_any(parts.remark_section("notes", plan.notes)),
     ]
     return View(
-        verdict=f"{verb} {_placed(plan)}", tone=_tone(plan, refused > 0), origin=_origin(plan),
+        verdict=plan_verdict(plan), tone=_tone(plan), origin=_origin(plan),
         sections=tuple(sections), counts=counts(plan),
     )  # fmt: skip
 
@@ -40,13 +38,7 @@ def report_view(report: Report) -> View:
     """Return the view of a report: what happened. Only what was compared after writing is called loaded."""
     plan = report.plan
     failed = [check for check in report.checks if not check.passed]
-    compared = any(check.name == VALUES and check.passed for check in report.checks)
-    verb = "loaded" if compared and not failed else "wrote"
-    verdict = f"{verb} {_placed(plan)}"
-    if failed:
-        verdict = f"FAILED: {', '.join(printable(c.name) for c in failed)} did not hold; {verdict}"
-    elif not compared:
-        verdict = f"not compared after writing; {verdict}"
+    compared = _compared(report)
     sections = [
         *_if_any(parts.remark_section("failed", map(_check_words, failed), "bad")),
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
@@ -58,10 +50,31 @@ def report_view(report: Report) -> View:
     if not plain:
         sections += _if_any(parts.remark_section("checks", [_check_words(c) for c in report.checks if c.passed]))
     return View(
-        verdict=verdict, tone="bad" if failed or not compared else _tone(plan, False),
+        verdict=report_verdict(report), tone=_tone(plan) if compared and not failed else "bad",
         origin="; ".join(text for text in (_origin(plan), _cost(report)) if text),
         sections=tuple(sections), counts=counts(plan),
     )  # fmt: skip
+
+
+def plan_verdict(plan: Plan) -> str:
+    """Return the first line of a plan."""
+    refused = len(plan.refusals)
+    head = f"refused for {refused} reason{'s' if refused > 1 else ''}; " if refused else ""
+    return f"{head}would load {_placed(plan)}"
+
+
+def report_verdict(report: Report) -> str:
+    """Return the first line of a report."""
+    failed = [printable(check.name) for check in report.checks if not check.passed]
+    if failed:
+        return f"FAILED: {', '.join(failed)} did not hold; wrote {_placed(report.plan)}"
+    if not _compared(report):
+        return f"not compared after writing; wrote {_placed(report.plan)}"
+    return f"loaded {_placed(report.plan)}"
+
+
+def _compared(report: Report) -> bool:
+    return any(check.name == VALUES and check.passed for check in report.checks)
 
 
 def counts(plan: Plan) -> dict[str, int]:
@@ -95,8 +108,8 @@ def _is_full(plan: Plan) -> bool:
     return plan.coverage.target == plan.coverage.source == 1.0
 
 
-def _tone(plan: Plan, refused: bool) -> str:  # noqa: FBT001  # a fact, not a mode
-    if refused or (plan.steps and plan.coverage.target_filled == 0):
+def _tone(plan: Plan) -> str:
+    if plan.refusals or (plan.steps and plan.coverage.target_filled == 0):
         return "bad"
     return "care" if plan.doubtful or plan.warnings or plan.fresh else "good"
 
