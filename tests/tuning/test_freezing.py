@@ -134,6 +134,16 @@ def test_modules_by_name_take_all_in_them_and_dropout_on_request():
     assert model.stem.training
 
 
+def test_modules_beside_a_report_freeze_nothing_else():
+    model = Net(2)
+    frozen = freeze(model, made(["loaded"], model), modules=["blocks.0"])
+    assert {name.rpartition(".")[0].split(".")[1] for name in frozen.names} == {"0"}
+    assert model.head.weight.requires_grad
+    frozen = freeze(model, made(["loaded"], model), modules=["blocks.0"], patterns=["stem"])
+    assert {"stem.weight", "stem.bias"} <= set(frozen.names)
+    assert model.head.weight.requires_grad
+
+
 def test_dropout_goes_on_unless_asked():
     model = Net(1)
     freeze(model, modules=["blocks"])

@@ -69,7 +69,7 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
             with a constant.
         patterns: globs (`*` stands for dots, too) or compiled expressions over parameter names and module paths; a
             module stands for all in it. With a report they narrow it down.
-        modules: module paths, all in them is frozen, whatever the report says.
+        modules: module paths; all in them is frozen, whatever the report says, and without `patterns` nothing else.
         partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them.
         dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole.
 
@@ -82,10 +82,9 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         report, patterns, modules, ((what, "what", WHATS), (partly, "partly", PARTLY), (dropout, "dropout", DROPOUT))
     )
     found = fates(model, report)
-    wish = _Wish(
-        named=_selected(found, modules, "modules"), within=_selected(found, patterns, "patterns") if patterns else None,
-        reported=report is not None, what=what, partly=partly,
-    )  # fmt: skip
+    within = _selected(found, patterns, "patterns") if patterns else (set() if modules else None)
+    named = _selected(found, modules, "modules")
+    wish = _Wish(named=named, within=within, reported=report is not None, what=what, partly=partly)
     picked = [tensor for tensor in found.tensors if wish.picks(tensor)]
     parameters = [tensor for tensor in picked if not tensor.is_buffer]
     if not parameters:
