@@ -1,0 +1,36 @@
+# The commands of CONTRIBUTING, for those who have `just`. All of them expect the venv of the README.
+
+python := ".venv/bin/python"
+
+# everything, in a fresh venv, as a merge needs it
+ci:
+    .ci/run
+
+# style, types and floors; quick
+check:
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+    .venv/bin/lint-imports
+
+# mend style where a tool can
+fmt:
+    .venv/bin/ruff check --fix .
+    .venv/bin/ruff format .
+
+test *args:
+    {{python}} -m pytest {{args}}
+
+# put the present output into README and docs; read the diff before you commit it
+pages *names:
+    {{python}} tests/docs/pages.py {{names}}
+
+# the same for the golden reports
+golden:
+    {{python}} tests/golden/models.py
+
+# figures: planning, start-up, matchers side by side
+bench:
+    {{python}} bench/plan_time.py
+    {{python}} bench/startup.py
+    {{python}} bench/matchers.py

@@ -1,0 +1,131 @@
+"""What holds for the project as a whole: floors, file sizes, start-up, names and promises in the documents."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON_FILES = sorted(p for part in ("src", "tests", "bench", "examples", "docs") for p in (ROOT / part).rglob("*.py"))
+TEXT_FILES = [*PYTHON_FILES, *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci" / "run", ROOT / "justfile"]
+MOST_LINES = 400
+HELP_SECONDS = 0.25
+
+
+def fresh(code, *args):
+    """Run code in a fresh interpreter and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def best_of(count, *command):
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_no_file_is_longer_than_the_cap():
+    long = {str(p.relative_to(ROOT)): n for p in PYTHON_FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES}
+    assert not long
+
+
+def test_floors_hold():
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_no_path_of_one_machine_in_the_texts():
+    places = re.compile(r"(?<![\w.])/(home|Users|work|root|farm|mnt)/|\.\./sha" + "red")
+    found = [str(p.relative_to(ROOT)) for p in TEXT_FILES if p.exists() and places.search(p.read_text(encoding="utf-8"))]
+    assert not found
+
+
+def test_importing_torchgraft_imports_next_to_nothing():
+    code = "import sys, torchgraft; print([m for m in ('torch', 'numpy', 'scipy', 'click', 'rich') if m in sys.modules])"
+    assert fresh(code).strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    import torch
+
+    import torchgraft as tg
+
+    folder = tmp_path_factory.mktemp("files")
+    state = {"a.weight": torch.ones(3, 4), "a.bias": torch.zeros(3)}
+    torch.save({"state_dict": state}, folder / "zip.pt")
+    torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    tg.save(folder / "plain.safetensors", state)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["zip.pt", "legacy.pt", "plain.safetensors"])
+def test_inspect_never_imports_torch(files, name):
+    code = (
+        "import sys, torchgraft; found = torchgraft.inspect(sys.argv[1]); str(found); found.to_dict();"
+        "print('torch' in sys.modules)"
+    )
+    assert fresh(code, str(files / name)).strip() == "False"
+
+
+def test_planning_between_two_files_never_imports_torch(files):
+    code = (
+        "import sys, torchgraft; made = torchgraft.plan(sys.argv[1], sys.argv[2]); str(made); made.to_dict();"
+        "print('torch' in sys.modules)"
+    )
+    assert fresh(code, str(files / "zip.pt"), str(files / "plain.safetensors")).strip() == "False"
+
+
+def test_help_answers_at_once():
+    bare = best_of(3, sys.executable, "-c", "pass")
+    took = best_of(5, sys.executable, "-m", "torchgraft", "--help")
+    assert took - bare < HELP_SECONDS, f"--help took {took:.3f} s, a bare interpreter {bare:.3f} s"
+
+
+def test_every_command_is_documented():
+    from torchgraft.cli import cli
+
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    for name in cli.commands:
+        assert f"## torchgraft {name} " in reference
+
+
+def test_every_public_name_is_documented():
+    import torchgraft as tg
+
+    reference = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs" / "reference").glob("*.md"))
+    missing = [name for name in tg.__all__ if not name.startswith("_") and not re.search(rf"\b{name}\b", reference)]
+    assert not missing
+
+
+def test_every_keyword_of_load_is_documented():
+    import inspect
+
+    from torchgraft.api import request
+
+    reference = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in inspect.signature(request).parameters if f"`{name}`" not in reference] == []
+
+
+def test_version_is_stated_once_and_everywhere_the_same():
+    import torchgraft as tg
+
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert tg.__version__ == stated
+    assert f"## {stated}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_json_of_a_plan_is_json(files):
+    import torchgraft as tg
+
+    assert json.loads(json.dumps(tg.plan(str(files / "zip.pt"), str(files / "zip.pt")).to_dict()))["kind"] == "plan"
