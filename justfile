@@ -27,7 +27,7 @@ pages *names:
 
 # the same for the golden reports
 golden:
-    {{python}} tests/golden/models.py
+    {{python}} tests/golden/golden_models.py
 
 # figures: planning, start-up, matchers side by side
 bench:

@@ -12,7 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PYTHON_FILES = sorted(p for part in ("src", "tests", "bench", "examples", "docs") for p in (ROOT / part).rglob("*.py"))
-TEXT_FILES = [*PYTHON_FILES, *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci" / "run", ROOT / "justfile"]
+TEXT_FILES = [
+    *PYTHON_FILES,
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / ".ci" / "run",
+    ROOT / "justfile",
+]
 MOST_LINES = 400
 HELP_SECONDS = 0.25
 
@@ -34,7 +40,11 @@ def best_of(count, *command):
 
 
 def test_no_file_is_longer_than_the_cap():
-    long = {str(p.relative_to(ROOT)): n for p in PYTHON_FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in PYTHON_FILES
+        if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
     assert not long
 
 
@@ -46,12 +56,16 @@ def test_floors_hold():
 
 def test_no_path_of_one_machine_in_the_texts():
     places = re.compile(r"(?<![\w.])/(home|Users|work|root|farm|mnt)/|\.\./sha" + "red")
-    found = [str(p.relative_to(ROOT)) for p in TEXT_FILES if p.exists() and places.search(p.read_text(encoding="utf-8"))]
+    found = [
+        str(p.relative_to(ROOT)) for p in TEXT_FILES if p.exists() and places.search(p.read_text(encoding="utf-8"))
+    ]
     assert not found
 
 
 def test_importing_torchgraft_imports_next_to_nothing():
-    code = "import sys, torchgraft; print([m for m in ('torch', 'numpy', 'scipy', 'click', 'rich') if m in sys.modules])"
+    code = (
+        "import sys, torchgraft; print([m for m in ('torch', 'numpy', 'scipy', 'click', 'rich') if m in sys.modules])"
+    )
     assert fresh(code).strip() == "[]"
 
 

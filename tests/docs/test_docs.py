@@ -21,7 +21,7 @@ def test_page_runs_and_shows_what_is_printed(name, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_languages_are_known_and_files_small(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    fences = re.findall(r"^```(\S*)$", text, re.M)
+    fences = re.findall(r"^```(\S*)$", text, re.MULTILINE)
     assert set(fences[::2]) <= RUN | set(READ_ONLY), "a block without a language would never be run"
     assert set(fences[1::2]) <= {""}
     assert len(text.splitlines()) <= 400
@@ -30,7 +30,7 @@ def test_languages_are_known_and_files_small(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name):
     page = ROOT / name
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in link and not link.startswith("#"):
             assert (page.parent / link.partition("#")[0]).exists(), link
