@@ -55,7 +55,8 @@ def unused_sources(
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for step in fresh:
         by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
-    aliases = {name: step for step in steps for name in step.slot.names if step.feeds}
+    aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
+    taken = {name for step in steps for name in step.slot.names if step.feeds}
     out: list[Unused] = []
     for key, spec in specs.items():
         if key in used:
@@ -66,9 +67,16 @@ def unused_sources(
             why = Why("derived", f"computed from {matching.derived[key]}")
         elif key in aliases:
             why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {aliases[key].feeds[0].key}")
+        elif key in taken and key not in rejected:
+            why = Why("no counterpart", "another tensor fills the place of this name")
         similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
         out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar))
     return tuple(out)
+
+
+def _fed_by_own_name(step: Step) -> bool:
+    """Whether one of the slot's own names feeds it; only then is a further one of them an alias in the file, too."""
+    return any(feed.key in step.slot.names for feed in step.feeds)
 
 
 def _class(spec: TensorSpec) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ def same_values(source: Source, network: str, first: str, second: str) -> bool:
 def echoes(source: Source, network: str, spare: Iterable[TensorSpec], used: Iterable[TensorSpec]) -> dict[str, str]:
     """Return spare tensor -> used tensor for spare ones that are equal, value for value, to a used one.
 
-    A few bytes tell most pairs apart, so whole tensors are read only where those agree.
+    A few bytes tell most pairs apart, so whole tensors are read only where those agree. Tensors that begin with one
+    value over and over (a norm that was never trained) are no echoes: they resemble each other by chance.
     """
     by_look: dict[tuple[object, bytes], list[str]] = defaultdict(list)
     wanted = {(spec.shape, spec.dtype) for spec in spare}
@@ -35,11 +36,18 @@ def echoes(source: Source, network: str, spare: Iterable[TensorSpec], used: Iter
             by_look[(spec.shape, spec.dtype), _look(source, network, spec)].append(spec.name)
     found: dict[str, str] = {}
     for spec in spare:
-        for name in by_look.get(((spec.shape, spec.dtype), _look(source, network, spec)), ()):
+        look = _look(source, network, spec)
+        if _is_even(look, spec.dtype.itemsize):
+            continue
+        for name in by_look.get(((spec.shape, spec.dtype), look), ()):
             if same_values(source, network, spec.name, name):
                 found[spec.name] = name
                 break
     return found
+
+
+def _is_even(look: bytes, itemsize: int) -> bool:
+    return look == look[:itemsize] * (len(look) // itemsize)
 
 
 def _look(source: Source, network: str, spec: TensorSpec) -> bytes:

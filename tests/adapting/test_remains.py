@@ -1,0 +1,48 @@
+"""What is left over is told of: nothing is called an alias, or an echo, by chance."""
+
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def stack(depth):
+    return nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))})
+
+
+def test_a_name_that_another_tensor_has_taken_is_no_alias():
+    deep, shallow = stack(4), stack(2)
+    report = tg.load(shallow, deep, layers={"layers": [1, 3]})
+    assert torch.equal(shallow["layers"][0].weight, deep["layers"][1].weight)
+    unused = {u.spec.name: u for u in report.plan.unused}
+    assert set(unused) == {f"layers.{i}.{role}" for i in (0, 2) for role in ("weight", "bias")}
+    assert not any(u.quiet for u in unused.values())
+    assert "another tensor" in unused["layers.0.weight"].why.text
+
+
+def test_a_second_name_of_a_tied_tensor_is_an_alias():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    report = tg.load(
+        model, {"0.weight": torch.eye(4), "1.weight": torch.eye(4), "0.bias": torch.ones(4), "1.bias": torch.ones(4)}
+    )
+    assert [(u.spec.name, u.quiet, u.why.rule) for u in report.plan.unused] == [("1.weight", True, "alias")]
+
+
+def test_untrained_norms_of_unused_layers_are_no_echoes():
+    def norms(depth):
+        return nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(depth)))
+
+    report = tg.load(norms(1), norms(2))
+    assert {u.spec.name for u in report.plan.unused if not u.quiet} == {
+        "1.0.weight",
+        "1.0.bias",
+        "1.1.weight",
+        "1.1.bias",
+    }
+
+
+def test_a_true_repetition_is_an_echo():
+    state = {"0.weight": torch.randn(8, 8), "0.bias": torch.randn(8)}
+    report = tg.load(nn.Sequential(nn.Linear(8, 8)), state | {"spare.weight": state["0.weight"].clone()})
+    assert [(u.spec.name, u.quiet, u.why.rule) for u in report.plan.unused] == [("spare.weight", True, "echo")]
