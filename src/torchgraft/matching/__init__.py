@@ -80,7 +80,7 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     taken = set(naming.pairs.values())
     free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
     free_targets = [leaf for leaf in targets if leaf.name not in taken]
-    if naming.shifts or any(not _same_elements(a, b) for a, b in pairs):
+    if any(not _same_elements(a, b) for a, b in pairs):
         return None
     if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from torchgraft.matching.dialect import EXCLUSIVE
+from torchgraft.matching.likeness import block_likeness
 from torchgraft.matching.units import BARE, flat_class, shape_class
 
 if TYPE_CHECKING:
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
 
     from torchgraft.matching.units import Unit
 
-    Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
-
 ROLES = ("weight", "bias", "mean", "var", BARE)
-NEVER = np.float32(-9.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,8 @@ class Evidence:
     """Fixed evidence for all pairs (rows: sources, columns: targets).
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
-    names contradict each other. `rare`: how few units share the shape, 0 to 1.
+    names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
+    blocks around them are, 0 to 1.
     """
 
     fits: np.ndarray
@@ -36,6 +35,7 @@ class Evidence:
     names: np.ndarray
     clash: np.ndarray
     rare: np.ndarray
+    likeness: np.ndarray
 
 
 def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
@@ -43,7 +43,7 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     fits, soft = _shapes(sources, targets)
     class_size = fits.sum(axis=1, keepdims=True) + fits.sum(axis=0, keepdims=True)
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
-    return Evidence(fits, soft, _names(sources, targets), _clashes(sources, targets), rare)
+    return Evidence(fits, soft, _names(sources, targets), _clashes(sources, targets), rare, block_likeness(sources, targets))
 
 
 def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:

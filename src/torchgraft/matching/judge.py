@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from torchgraft.matching.evidence import Evidence
 
-# A rival is told apart by its name from this much less similarity on, and by its block from this much fewer votes on.
-NAME_GAP, BLOCK_GAP = 0.12, 0.35
+# A rival is told apart by its name, or its block, from this much less likeness on.
+NAME_GAP, BLOCK_GAP = 0.12, 0.07
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Pair:
     """A source and a target unit that belong together, with the evidence.
 
     `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `named`: the same name under
-    the naming rule; `told_apart`: no rival of the same shapes fits as well by name or block; `rare`: how few units
+    the naming rule, `trusted`: and nothing makes names doubtful there; `told_apart`: no rival of the same shapes fits as well by name or block; `rare`: how few units
     share the shapes; `lead`: total score over the next best; `rival`: that next best source.
     """
 
@@ -32,6 +32,7 @@ class Pair:
     tail: float
     in_order: bool
     named: bool
+    trusted: bool
     told_apart: bool
     rare: float
     lead: float
@@ -40,10 +41,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Pairs on the alignment, and pairs of the same name."""
+    """Pairs on the alignment, pairs of the same name, and those of them that names may decide."""
 
     path: Set[tuple[int, int]]
     named: Mapping[int, int]
+    trusted: Mapping[int, int]
 
 
 def judged(
@@ -64,13 +66,17 @@ def _judge(
     return Pair(
         source=i, target=j, name=float(evidence.names[i, j]), block=float(votes[0][i, j]), tail=float(votes[1][i, j]),
         in_order=(i, j) in context.path, named=context.named.get(i) == j,
-        told_apart=_told_apart(i, j, evidence, votes[0]), rare=float(evidence.rare[i, j]), lead=float(lead),
+        trusted=context.trusted.get(i) == j,
+        told_apart=_told_apart(i, j, evidence), rare=float(evidence.rare[i, j]), lead=float(lead),
         rival=rival if column[rival] > 0.4 else None,
     )  # fmt: skip
 
 
-def _told_apart(i: int, j: int, evidence: Evidence, blocks: np.ndarray) -> bool:
-    """Return whether every rival, on either side, is less alike by name, clashes, or stands in another block."""
+def _told_apart(i: int, j: int, evidence: Evidence) -> bool:
+    """Return whether every rival, on either side, is less alike by name, clashes, or stands in a less alike block.
+
+    Votes of neighbours don't count here: they follow from the pairs themselves.
+    """
     for line in ((slice(None), j), (i, slice(None))):
         rivals = evidence.fits[line].copy()
         rivals[i if line[1] == j and isinstance(line[0], slice) else j] = False
@@ -78,7 +84,7 @@ def _told_apart(i: int, j: int, evidence: Evidence, blocks: np.ndarray) -> bool:
             continue
         apart = evidence.names[line] <= evidence.names[i, j] - NAME_GAP
         apart |= evidence.clash[line] & ~evidence.clash[i, j]
-        apart |= blocks[line] <= blocks[i, j] - BLOCK_GAP
+        apart |= evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
         if (rivals & ~apart).any():
             return False
     return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
-from torchgraft.matching.dialect import FUSED
+from torchgraft.matching.dialect import CONTESTED_FUSED, FUSED
 from torchgraft.matching.forms import Form, find_forms
 from torchgraft.matching.words import canonical
 
@@ -111,13 +111,13 @@ def _parts(leaf: Leaf, rows_of_q: Mapping[str, int]) -> list[Leaf] | None:
     if sizes is None:
         return None
     out: list[Leaf] = []
-    at = 0
+    at, contested = 0, words(leaf.owner.rpartition(".")[2]) in CONTESTED_FUSED
     turned = leaf.turned
     if len(leaf.shape) == 2 and count * min(leaf.shape) == max(leaf.shape):
         turned = dim == 1
     for label, size in zip(labels, sizes, strict=True):
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
-        part = Part(label, dim, at, at + size, total)
+        part = Part(label, dim, at, at + size, total, contested)
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"
         out.append(replace(leaf, name=name, shape=shape, part=part, also=(), turned=turned))
         at += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,15 +22,13 @@ Prefix = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Source name -> target name, the prefix rules behind it (source prefix, target prefix), and what is odd about it.
+    """Source name -> target name, the prefix rules behind it (source prefix, target prefix).
 
-    `shifts`: a rule changes a number, as when layers were inserted; names then prove nothing. `rivals`: source prefixes
-    that would place as much in the same slots.
+    `rivals` are source prefixes that would place as much in the same slots.
     """
 
     pairs: Mapping[str, str]
     prefixes: tuple[Prefix, ...]
-    shifts: bool
     rivals: tuple[str, ...] = ()
 
     def reason(self, source: Leaf, target: Leaf) -> Why:
@@ -70,12 +69,13 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             del left[name]
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
-    shifts = any(_numbers(old) != _numbers(new) for old, new in rules)
-    return Naming(pairs, tuple(rules), shifts, rivals)
+    return Naming(pairs, tuple(rules), rivals)
 
 
-def _numbers(prefix: str) -> list[str]:
-    return [part for part in prefix.split(".") if part.isdecimal()]
+def _keeps_numbers(rule: Prefix) -> bool:
+    """Return whether a rule leaves the numbers of lists as they are; one that changes them is a guess about order."""
+    old, new = (re.findall(r"\d+", prefix) for prefix in rule)
+    return old == new or "" in rule
 
 
 def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> dict[str, str]:
@@ -98,7 +98,8 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
     for rule in _candidates(left, wanted):
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
-        if placed and (rule == ("", "") or (2 * fits >= len(placed) and _is_told(rule, placed))):
+        sound = rule == ("", "") or (2 * fits >= len(placed) and _is_told(rule, placed) and _is_whole(rule, placed, left, wanted))
+        if placed and sound and _keeps_numbers(rule):
             value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
             rated.append((value, rule, placed))
         if rule == ("", "") and len(placed) == len(wanted) == len(left):
@@ -119,6 +120,14 @@ def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:
     """Return whether what the rule leaves of the names says something: words of its own, not just numbers and roles."""
     spoken = sum(any(not part.isdecimal() for part in name[len(rule[0]) :].split(".")[:-1]) for name in placed)
     return 2 * spoken >= len(placed) > 1 or ("" in rule and len(placed) > 3)
+
+
+def _is_whole(rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> bool:
+    """Return whether a rule between two subtrees explains most of both; half of one may belong elsewhere."""
+    if "" in rule:
+        return True
+    sizes = (sum(name.startswith(rule[0]) for name in left), sum(name.startswith(rule[1]) for name in wanted))
+    return 2 * len(placed) >= max(sizes)
 
 
 def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> list[Prefix]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 4
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
-NAME, CLASH, RARE, PINNED, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.0, 1.0, 0.5, 0.2
+NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.5, 1.0, 1.0, 0.5, 0.2
 
 
 def solve(
@@ -43,20 +43,21 @@ def solve(
         scores = fixed + votes
         path = set(align(scores))
         total = scores + _marks(path, scores.shape)
-        before, pairs = pairs, uncrossed(_assign(total), fixed + BLOCK * parts[0], sources, targets)
+        before, pairs = pairs, uncrossed(_assign(total), fixed, sources, targets)
         parts = block_votes(pairs, sources, targets), tail_votes(pairs, sources, targets)
         votes = BLOCK * parts[0] + TAIL * parts[1]
         if pairs == before:
             break
     total = fixed + votes + _marks(path, fixed.shape)
     total[evidence.fits == 0] -= 0.5
-    final = uncrossed(_assign(total), fixed + BLOCK * parts[0], sources, targets)
-    return judged(final, total, evidence, parts, Context(path, named))
+    final = uncrossed(_assign(total), fixed, sources, targets)
+    return judged(final, total, evidence, parts, Context(path, named, pinned))
 
 
 def _fixed(evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int]) -> np.ndarray:
     base = np.where(evidence.fits, 1.0, 0.0).astype(np.float32)
     score = base + NAME * evidence.names + RARE * evidence.rare - CLASH * evidence.clash
+    score += LIKENESS * evidence.likeness
     score += SAME_NUMBER * _same_numbers(sources, targets)
     for i, j in pinned.items():
         score[i, j] += PINNED

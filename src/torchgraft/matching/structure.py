@@ -30,8 +30,11 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     pairs = solve(source_units, target_units, trusted, named=pinned)
     familiar = _share(pinned, source_units, target_units) > 0.5
     matches: list[Match] = []
+    spare = _spare_norms(pairs, source_units)
     for pair in pairs:
         verdict = _certainty(pair, familiar=familiar)
+        if verdict is not None and _is_folded(source_units[pair.source], target_units[pair.target], spare):
+            verdict = Certainty.DOUBT
         if verdict is not None:
             matches += _leaf_matches(pair, verdict, source_units, target_units)
     fed = {m.target.name for m in matches}
@@ -119,12 +122,13 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
     In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
     """
     if pair.named:
-        return Certainty.CERTAIN
+        return Certainty.CERTAIN if pair.trusted or pair.told_apart else Certainty.LIKELY
     context = max(pair.block, pair.tail)
     if familiar and pair.name < 0.55:
-        if pair.in_order and pair.block > 0.5:
+        if pair.in_order and pair.block > 0.5 and pair.name > 0.3:
             return Certainty.LIKELY
-        return Certainty.DOUBT if pair.in_order and pair.rare > 0.9 and pair.rival is None else None
+        plausible = (pair.in_order and pair.block > 0.5) or (pair.rare > 0.9 and pair.rival is None)
+        return Certainty.DOUBT if plausible else None
     if pair.name < 0.15 and context < 0.4 and pair.rare < 0.9 and (familiar or not pair.in_order):
         return None
     if pair.told_apart and pair.lead > 0.2 and (pair.name > 0.35 or min(pair.block, pair.tail) > 0.6):
@@ -132,6 +136,19 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
     if pair.lead > 0.2 and (pair.in_order or pair.told_apart):
         return Certainty.LIKELY
     return Certainty.DOUBT
+
+
+def _spare_norms(pairs: Sequence[Pair], sources: Sequence[Unit]) -> set[str]:
+    """Return the parents of norms with statistics that found no place: their layers may be folded in the model."""
+    used = {pair.source for pair in pairs}
+    spare = (u for i, u in enumerate(sources) if i not in used and "var" in u.leaves)
+    return {unit.path.rpartition(".")[0] for unit in spare}
+
+
+def _is_folded(source: Unit, target: Unit, spare: set[str]) -> bool:
+    """Return whether the model's layer has a bias where the file has a norm beside a layer without one."""
+    bare = "bias" in target.leaves and "bias" not in source.leaves and "weight" in source.leaves
+    return bare and source.path.rpartition(".")[0] in spare
 
 
 def _leaf_matches(pair: Pair, verdict: Certainty, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:
