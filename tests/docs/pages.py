@@ -53,6 +53,7 @@ class Page:
         runs = {"python": self._python, "console": self._console, "text": self._text}
         parsers = [CodeBlockParser(language, run) for language, run in runs.items()]
         self.document = Sybil(parsers).parse(path)
+        self.document.namespace["__name__"] = "__main__"
 
     def run(self) -> None:
         """Run every block; fills `failures` and `changes`."""

@@ -26,8 +26,8 @@ def _coverage(plan: Plan) -> Iterator[Objection]:
     best = max(cover.target if cover.target_elements else 0.0, cover.source if cover.source_elements else 0.0)
     placed = sum(step.action is not Action.FRESH for step in plan.steps)
     text = (
-        f"only {cover.target:.1%} of the model's elements and {cover.source:.1%} of the checkpoint's find a place "
-        f"({placed} of {len(plan.steps)} tensors)"
+        f"only {_percent(cover.target)} of the model's elements and {_percent(cover.source)} of the checkpoint's find a "
+        f"place ({placed} of {_count(len(plan.steps), 'tensor')})"
     )
     if placed == 0 or best < plan.policy.min_coverage:
         sizes = _sizes(plan)
@@ -42,12 +42,15 @@ def _sizes(plan: Plan) -> str:
     if not differ:
         return ""
     first = differ[0]
-    return f"; {len(differ)} tensors agree by name and differ in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
+    agree = "agrees by name and differs" if len(differ) == 1 else "agree by name and differ"
+    return f"; {_count(len(differ), 'tensor')} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
 
 
 def _doubt(plan: Plan) -> Iterator[Objection]:
     groups: dict[str, list[Step]] = {}
     for step in plan.doubtful:
+        if step.why.rule == "quantised":
+            continue  # has an objection of its own
         groups.setdefault(step.why.text, []).append(step)
     for text, steps in groups.items():
         names = tuple(s.slot.name for s in steps)
@@ -55,7 +58,8 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         hint = f"; or else from {printable(', '.join(other.keys[:2]))}" if other else ""
         fed = steps[0].feeds[0].key if steps[0].feeds else "nothing"
         fact = f"{_listed(names)} <- {printable(fed)} is in doubt: {text}{hint}"
-        yield Objection("doubt", f"{fact}; settle it with rename=, keep it fresh with fresh=, or on_doubt='take'", names)
+        remedy = "rename= (which tensor) or permute= (which layout), keep it fresh with fresh=, or on_doubt='take'"
+        yield Objection("doubt", f"{fact}; settle it with {remedy}", names)
 
 
 def _quantised(plan: Plan) -> Iterator[Objection]:
@@ -63,7 +67,9 @@ def _quantised(plan: Plan) -> Iterator[Objection]:
     names = tuple(s.slot.name for s in packed)
     if names:
         text = packed[0].why.text
-        yield Objection("quantised", f"{_listed(names)}: {text}; dequantise the file with the library that packed it", names)
+        yield Objection(
+            "quantised", f"{_listed(names)}: {text}; dequantise the file with the library that packed it", names
+        )
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:
@@ -74,7 +80,9 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
         wanted = step.slot.spec.dtype
         order = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
         if order[stored.kind] > order[wanted.kind] and not step.ops:
-            fact = f"{printable(step.slot.name)} is {wanted} in the model and {stored} in the file: the cast loses values"
+            fact = (
+                f"{printable(step.slot.name)} is {wanted} in the model and {stored} in the file: the cast loses values"
+            )
             yield Objection("lossy", f"{fact}; keep it fresh with fresh=, or allow it in the policy", (step.slot.name,))
 
 
@@ -82,13 +90,29 @@ def _missing(plan: Plan) -> Iterator[Objection]:
     names = tuple(s.slot.name for s in plan.fresh if s.why.rule != "user rule")
     if names:
         remedy = "name them in fresh= if that is meant"
-        yield Objection("missing", f"{len(names)} tensors of the model stay fresh: {_listed(names)}; {remedy}", names)
+        yield Objection(
+            "missing",
+            f"{_count(len(names), 'tensor')} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {_listed(names)}; {remedy}",
+            names,
+        )
 
 
 def _unused(plan: Plan) -> Iterator[Objection]:
     names = tuple(u.spec.name for u in plan.unused if not u.quiet)
     if names:
-        yield Objection("unused", f"{len(names)} tensors of the checkpoint find no place: {_listed(names)}", names)
+        yield Objection(
+            "unused",
+            f"{_count(len(names), 'tensor')} of the checkpoint {'finds' if len(names) == 1 else 'find'} no place: {_listed(names)}",
+            names,
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _listed(names: Sequence[str]) -> str:

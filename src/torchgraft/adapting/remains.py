@@ -84,6 +84,6 @@ def _class(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _similar(key: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return up to three fresh slots of the same shape whose names come closest."""
+    """Return up to three fresh slots of the same shape whose names come closest; the only one of a shape in any case."""
     rated = sorted(((SequenceMatcher(None, key, name).ratio(), name) for name in names[:200]), reverse=True)
-    return tuple(name for ratio, name in rated[:3] if ratio > 0.5)
+    return tuple(name for ratio, name in rated[:3] if ratio > 0.5 or len(rated) == 1)

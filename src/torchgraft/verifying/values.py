@@ -46,7 +46,7 @@ def compare_values(model: nn.Module, plan: Plan, source: Source, digests: Mappin
 
 def _check(tally: Mapping[str, int], wrong: list[str]) -> Check:
     total = sum(tally.values())
-    text = f"{total} tensors compared after writing: {tally['full']} in full, {tally['sampled']} by their first, middle and last page"
+    text = f"{total} tensor{'s' * (total != 1)} compared after writing: {tally['full']} in full, {tally['sampled']} by their first, middle and last page"
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         text = f"{len(wrong)} of {text}; differing: {', '.join(wrong[:8])}{more}"
