@@ -120,7 +120,8 @@ def _fit(match: Match, facts: Facts) -> Fit:
     grown = vocabulary_fit(source, target, facts.grown)
     if grown is not None:
         return grown
-    fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""))
+    is_stem = bool({slot, source.keys[0]} & facts.first_convs)
+    fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""), is_stem=is_stem)
     if fit is not None and target.form != "plain" and fit.ops:
         return Fit(None, mismatch(source.shape, target.shape))
     if fit is not None:
@@ -128,7 +129,7 @@ def _fit(match: Match, facts: Facts) -> Fit:
     moved = position_fit(source, target, facts.sides, facts.library, options.grids)
     if moved is not None:
         return moved
-    return resized_fit(source, target, bool({slot, source.keys[0]} & facts.first_convs), options.in_channels)
+    return resized_fit(source, target, is_stem, options.in_channels)
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
@@ -144,9 +145,16 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
     rule = fit.rule or match.why.rule
     return Step(
         slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows,
-        why=Why(rule, said, match.why.evidence), certainty=_worst(match.certainty, fit.certainty),
+        why=Why(rule, said, match.why.evidence),
+        certainty=_worst(match.certainty, fit.certainty, _order_of(match)),
         alternatives=match.alternatives,
     )  # fmt: skip
+
+
+def _order_of(match: Match) -> Certainty:
+    """Return how sure the order of parts is in the fused tensors of a match."""
+    parts = (match.source.part, match.target.part)
+    return Certainty.LIKELY if any(part and part.contested for part in parts) else Certainty.CERTAIN
 
 
 def _worst(*levels: Certainty) -> Certainty:
@@ -220,7 +228,7 @@ def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tup
         feeds=tuple(feeds),
         ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros,
         why=Why("fused", text, ordered[0].why.evidence),
-        certainty=_worst(*(m.certainty for m in ordered), *(fit.certainty for fit in fits)),
+        certainty=_worst(*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(_order_of, ordered)),
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
     )
 

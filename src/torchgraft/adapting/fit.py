@@ -52,8 +52,11 @@ class Layout:
     plain_kernels: int = 0
 
 
-def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | None:
-    """Return how `source` becomes `target` without changing an element, or None when it can't."""
+def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem: bool = False) -> Fit | None:
+    """Return how `source` becomes `target` without changing an element, or None when it can't.
+
+    `is_stem`: the first layer of the network, which may cut patches.
+    """
     a, b = source.shape, target.shape
     if is_matrix(source, target):
         return _matrix(source, target, layout, tail)
@@ -70,7 +73,9 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | No
     if _squeezed(a) == _squeezed(b):
         return Fit((Reshape(b),), f"{_form(a)} is {_form(b)} with axes of size one set aside")
     if _flattened(a, b):
-        return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled")
+        # [out, in, height, width] unrolls to in * height * width in torch; patches cut by hand may run otherwise.
+        sure = Certainty.LIKELY if is_stem and any(d != 1 for d in (*a[2:], *b[2:])) else Certainty.CERTAIN
+        return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled", certainty=sure)
     if len(b) > 2 and len(a) == 2 and _squeezed(a)[::-1] == _squeezed(b):
         return Fit((Transpose(), Reshape(b)), "stored [in, out]")
     if len(a) > 2 and len(b) == 2 and _squeezed(a)[::-1] == _squeezed(b):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,8 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1.
+    blocks around them are, 0 to 1. `shared`: number of words that both names hold; a number counts
+    with the word before it.
     """
 
     fits: np.ndarray
@@ -36,6 +38,7 @@ class Evidence:
     clash: np.ndarray
     rare: np.ndarray
     likeness: np.ndarray
+    shared: np.ndarray
 
 
 def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
@@ -43,7 +46,7 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     fits, soft = _shapes(sources, targets)
     class_size = fits.sum(axis=1, keepdims=True) + fits.sum(axis=0, keepdims=True)
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
-    return Evidence(fits, soft, _names(sources, targets), _clashes(sources, targets), rare, block_likeness(sources, targets))
+    return Evidence(fits, soft, _names(sources, targets), _clashes(sources, targets), rare, block_likeness(sources, targets), _shared(sources, targets))
 
 
 def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +115,28 @@ def _names(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
         return sparse.diags(1.0 / np.maximum(norms, 1e-9)) @ matrix
 
     return np.asarray((bags(sources) @ bags(targets).T).todense(), np.float32)
+
+
+def _shared(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    vocabulary: dict[str, int] = {}
+
+    def sets(units: Sequence[Unit]) -> list[tuple[int, int]]:
+        return [(row, vocabulary.setdefault(w, len(vocabulary))) for row, u in enumerate(units) for w in _telling(u.words)]
+
+    cells = sets(sources), sets(targets)
+    width = max(len(vocabulary), 1)
+    sides = []
+    for found, units in zip(cells, (sources, targets), strict=True):
+        at = np.array(found, int).reshape(-1, 2).T
+        sides.append(sparse.csr_matrix((np.ones(at.shape[1], np.float32), at), shape=(len(units), width)))
+    left, right = sides
+    return np.asarray((left @ right.T).todense(), np.float32)
+
+
+def _telling(words: tuple[str, ...]) -> set[str]:
+    """Return the words of a name, numbers joined to the word before them, list positions left out."""
+    out = {word for word in words if word[0] not in "#@"}
+    return out | {before + word for before, word in pairwise(words) if word[0] == "@" and before[0] not in "#@"}
 
 
 def _clashes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from torchgraft.matching.units import shape_class
+from torchgraft.matching.words import stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence, Set
 
     from torchgraft.matching.evidence import Evidence
+    from torchgraft.matching.units import Unit
 
 # A rival is told apart by its name, or its block, from this much less likeness on.
-NAME_GAP, BLOCK_GAP = 0.12, 0.07
+NAME_GAP, BLOCK_GAP = 0.05, 0.07
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +26,7 @@ class Pair:
     """A source and a target unit that belong together, with the evidence.
 
     `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `named`: the same name under
-    the naming rule, `trusted`: and nothing makes names doubtful there; `told_apart`: no rival of the same shapes fits as well by name or block; `rare`: how few units
+    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well by name or block; `rare`: how few units
     share the shapes; `lead`: total score over the next best; `rival`: that next best source.
     """
 
@@ -32,7 +37,7 @@ class Pair:
     tail: float
     in_order: bool
     named: bool
-    trusted: bool
+    unquestioned: bool
     told_apart: bool
     rare: float
     lead: float
@@ -41,11 +46,69 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Pairs on the alignment, pairs of the same name, and those of them that names may decide."""
+    """What all pairs are judged against.
+
+    `path` are the pairs on the alignment, `named` those of the same name, `regions` the part of the network that each
+    unit of either side lies in. `orders` is there when the two sides agree from end to end: then order itself tells
+    rivals apart.
+    """
 
     path: Set[tuple[int, int]]
     named: Mapping[int, int]
-    trusted: Mapping[int, int]
+    regions: tuple[Sequence[str], Sequence[str]]
+    orders: tuple[Order, Order] | None = None
+
+    def is_unquestioned(self, i: int, j: int, evidence: Evidence) -> bool:
+        """Return whether a pair of the same name has no other reading.
+
+        It has one where a source and a target near by, both left over by name, have the same shapes: a layer may have
+        been inserted or moved, and then the same number means another layer.
+        """
+        taken = set(self.named.values())
+        free_sources = [k for k in np.flatnonzero(evidence.fits[:, j]) if k not in self.named and self._near(0, i, k)]
+        free_targets = [k for k in np.flatnonzero(evidence.fits[i]) if k not in taken and self._near(1, j, k)]
+        return not (free_sources and free_targets)
+
+    def _near(self, side: int, first: int, second: int) -> bool:
+        return self.regions[side][first] == self.regions[side][second]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One side as a sequence: the paths of its units, and how often the shapes changed up to each."""
+
+    paths: tuple[str, ...]
+    changes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, units: Sequence[Unit]) -> Order:
+        """Return the sequence of `units`."""
+        kinds = [sorted((r, shape_class(leaf.shape)) for r, leaf in u.leaves.items() if r != "count") for u in units]
+        steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
+        return cls(tuple(u.path for u in units), tuple(accumulate(steps)))
+
+    def numbers(self, first: int, second: int) -> bool:
+        """Return whether two units stand at different numbers of one list."""
+        a, b = self.paths[first].split("."), self.paths[second].split(".")
+        for x, y in zip(a, b, strict=False):
+            if x != y:
+                return stem(x) is not None and stem(x) == stem(y)
+        return False
+
+    def separates(self, first: int, second: int) -> bool:
+        """Return whether something of other shapes stands between two units."""
+        return self.changes[first] != self.changes[second]
+
+
+# Share of both sides that must agree in order, end to end, before order counts.
+ORDERLY = 0.97
+
+
+def orders_of(path: Set[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order] | None:
+    """Return both sides as sequences if they agree from end to end, else None."""
+    if len(path) < ORDERLY * max(len(sources), len(targets)):
+        return None
+    return Order.of(sources), Order.of(targets)
 
 
 def judged(
@@ -53,38 +116,59 @@ def judged(
     context: Context,
 ) -> list[Pair]:  # fmt: skip
     """Return the pairs with all that speaks for and against them."""
-    return [_judge(i, j, total, evidence, votes, context) for i, j in pairs]
+    partners = dict(pairs), {j: i for i, j in pairs}
+    return [_judge((i, j), total, evidence, votes, context, partners) for i, j in pairs]
 
 
 def _judge(
-    i: int, j: int, total: np.ndarray, evidence: Evidence, votes: tuple[np.ndarray, np.ndarray], context: Context
+    pair: tuple[int, int], total: np.ndarray, evidence: Evidence, votes: tuple[np.ndarray, np.ndarray],
+    context: Context, partners: tuple[Mapping[int, int], Mapping[int, int]],
 ) -> Pair:  # fmt: skip
+    i, j = pair
     column, row = total[:, j].copy(), total[i].copy()
     column[i] = row[j] = -9.0
     rival = int(column.argmax())
     lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
+    apart = all(
+        _by_order(pair, k, side, context, partners)
+        for side in (0, 1)
+        for k in _rivals(i, j, evidence, side)
+    )
     return Pair(
         source=i, target=j, name=float(evidence.names[i, j]), block=float(votes[0][i, j]), tail=float(votes[1][i, j]),
-        in_order=(i, j) in context.path, named=context.named.get(i) == j,
-        trusted=context.trusted.get(i) == j,
-        told_apart=_told_apart(i, j, evidence), rare=float(evidence.rare[i, j]), lead=float(lead),
+        in_order=pair in context.path, named=context.named.get(i) == j, unquestioned=context.named.get(i) == j and context.is_unquestioned(i, j, evidence),
+        told_apart=apart, rare=float(evidence.rare[i, j]), lead=float(lead),
         rival=rival if column[rival] > 0.4 else None,
     )  # fmt: skip
 
 
-def _told_apart(i: int, j: int, evidence: Evidence) -> bool:
-    """Return whether every rival, on either side, is less alike by name, clashes, or stands in a less alike block.
+def _rivals(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
+    """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
 
     Votes of neighbours don't count here: they follow from the pairs themselves.
     """
-    for line in ((slice(None), j), (i, slice(None))):
-        rivals = evidence.fits[line].copy()
-        rivals[i if line[1] == j and isinstance(line[0], slice) else j] = False
-        if not rivals.any():
-            continue
-        apart = evidence.names[line] <= evidence.names[i, j] - NAME_GAP
-        apart |= evidence.clash[line] & ~evidence.clash[i, j]
-        apart |= evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
-        if (rivals & ~apart).any():
-            return False
-    return True
+    line = (slice(None), j) if side == 0 else (i, slice(None))
+    fits = evidence.fits[line].copy()
+    fits[i if side == 0 else j] = False
+    apart = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (evidence.shared[line] < evidence.shared[i, j])
+    apart |= evidence.clash[line] & ~evidence.clash[i, j]
+    apart |= evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
+    return [int(k) for k in np.flatnonzero(fits & ~apart)]
+
+
+def _by_order(
+    pair: tuple[int, int], rival: int, side: int, context: Context,
+    partners: tuple[Mapping[int, int], Mapping[int, int]],
+) -> bool:  # fmt: skip
+    """Return whether order tells a rival apart: numbers on one side at least, and other shapes in between."""
+    if context.orders is None or pair not in context.path:
+        return False
+    other = partners[side].get(rival)
+    if other is None:
+        return False
+    ours, theirs = (rival, other) if side == 0 else (other, rival)
+    if (ours, theirs) not in context.path:
+        return False
+    first, second = context.orders
+    numbered = first.numbers(pair[0], ours) or second.numbers(pair[1], theirs)
+    return numbered and first.separates(pair[0], ours)

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from torchgraft.matching.align import align
 from torchgraft.matching.evidence import Evidence, gather
-from torchgraft.matching.judge import Context, Pair, judged
+from torchgraft.matching.judge import Context, Pair, judged, orders_of
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
 
@@ -50,8 +50,13 @@ def solve(
             break
     total = fixed + votes + _marks(path, fixed.shape)
     total[evidence.fits == 0] -= 0.5
+    context = Context(path, named, _regions(sources, targets), orders_of(path, sources, targets))
     final = uncrossed(_assign(total), fixed, sources, targets)
-    return judged(final, total, evidence, parts, Context(path, named, pinned))
+    return judged(final, total, evidence, parts, context)
+
+
+def _regions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[str], list[str]]:
+    return [u.path.partition(".")[0] for u in sources], [u.path.partition(".")[0] for u in targets]
 
 
 def _fixed(evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int]) -> np.ndarray:

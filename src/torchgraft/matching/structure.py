@@ -8,6 +8,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.matching.leaves import cut
+from torchgraft.matching.dialect import HARMLESS_ROLES
 from torchgraft.matching.judge import Pair
 from torchgraft.matching.solve import solve
 from torchgraft.matching.units import Unit, group, same_roles
@@ -35,6 +36,8 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         verdict = _certainty(pair, familiar=familiar)
         if verdict is not None and _is_folded(source_units[pair.source], target_units[pair.target], spare):
             verdict = Certainty.DOUBT
+        if verdict is Certainty.DOUBT and _is_harmless(target_units[pair.target]):
+            verdict = None
         if verdict is not None:
             matches += _leaf_matches(pair, verdict, source_units, target_units)
     fed = {m.target.name for m in matches}
@@ -122,7 +125,7 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
     In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
     """
     if pair.named:
-        return Certainty.CERTAIN if pair.trusted or pair.told_apart else Certainty.LIKELY
+        return Certainty.CERTAIN if pair.unquestioned else Certainty.LIKELY
     context = max(pair.block, pair.tail)
     if familiar and pair.name < 0.55:
         if pair.in_order and pair.block > 0.5 and pair.name > 0.3:
@@ -131,11 +134,15 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
         return Certainty.DOUBT if plausible else None
     if pair.name < 0.15 and context < 0.4 and pair.rare < 0.9 and (familiar or not pair.in_order):
         return None
-    if pair.told_apart and pair.lead > 0.2 and (pair.name > 0.35 or min(pair.block, pair.tail) > 0.6):
+    if pair.told_apart and pair.lead > 0.2 and (pair.name > 0.35 or context > 0.6 or pair.in_order):
         return Certainty.CERTAIN
     if pair.lead > 0.2 and (pair.in_order or pair.told_apart):
         return Certainty.LIKELY
     return Certainty.DOUBT
+
+
+def _is_harmless(unit: Unit) -> bool:
+    return all(leaf.role in HARMLESS_ROLES for leaf in unit.leaves.values())
 
 
 def _spare_norms(pairs: Sequence[Pair], sources: Sequence[Unit]) -> set[str]:
