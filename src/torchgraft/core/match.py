@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which slice of a fused tensor a leaf is: `start:stop` along `dim` of `total`, called `label` (q, k, v, gate ...)."""
+    """Which slice of a fused tensor a leaf is: `start:stop` along `dim` of `total`, called `label` (q, k, v, gate ...).
+
+    `contested`: libraries disagree on the order of parts under this name, so the usual one is likely and not certain.
+    """
 
     label: str
     dim: int
     start: int
     stop: int
     total: int
+    contested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
