@@ -92,7 +92,7 @@ class OpContract:
                     assert str(out.dtype) == f"torch.{promised.dtype}"
                     assert tuple(out.shape) == promised.shape
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(st.data())
     def test_refuses_foreign_fields_and_shapes_in_words_of_its_own(self, data):
         op, specs = data.draw(st.sampled_from(self.good))

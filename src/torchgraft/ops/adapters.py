@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from torchgraft.ops.base import BaseOp, expect, expect_count, expect_float, widened
+from torchgraft.ops.base import BaseOp, expect, expect_count, expect_float, working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,9 +65,10 @@ class LoraMerge(BaseOp):
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the merged weight."""
-        base, up, down = widened(values[:3])
+        base, dtype = values[0], working_dtype(values[:3])
+        up, down = (v.to(dtype) for v in values[1:3])
         delta = _product(up, down).mul_(_strength(self.scale, down.shape[0], values[3:]))
-        return delta.reshape(base.shape).add_(base).to(values[0].dtype)
+        return delta.reshape(base.shape).add_(base).to(base.dtype)
 
     def describe(self) -> str:
         """Return the words for the report."""
@@ -105,10 +106,11 @@ class DoraMerge(BaseOp):
         """Return the merged weight."""
         import torch
 
-        base, up, down, magnitude = widened(values[:4])
+        base, dtype = values[0], working_dtype(values[:4])
+        up, down, magnitude = (v.to(dtype) for v in values[1:4])
         weight = _product(up, down).mul_(_strength(self.scale, down.shape[0], values[4:])).add_(base.flatten(1))
         weight.mul_(magnitude.reshape(-1, 1) / torch.linalg.vector_norm(weight, dim=1, keepdim=True))
-        return weight.reshape(base.shape).to(values[0].dtype)
+        return weight.reshape(base.shape).to(base.dtype)
 
     def describe(self) -> str:
         """Return the words for the report."""
@@ -144,10 +146,11 @@ class LohaMerge(BaseOp):
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the merged weight in the base's type."""
-        base, up, down, up2, down2 = widened(values[:5])
+        base, dtype = values[0], working_dtype(values[:5])
+        up, down, up2, down2 = (v.to(dtype) for v in values[1:5])
         delta = _product(up, down).mul_(_product(up2, down2))
         delta.mul_(_strength(self.scale, down.shape[0], values[5:]))
-        return delta.reshape(base.shape).add_(base).to(values[0].dtype)
+        return delta.reshape(base.shape).add_(base).to(base.dtype)
 
     def describe(self) -> str:
         """Return the words for the report."""

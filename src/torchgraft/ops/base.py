@@ -68,8 +68,8 @@ def expect(*, that: bool, op: str, specs: Sequence[TensorSpec], need: str) -> No
 
 def expect_count(op: str, specs: Sequence[TensorSpec], *counts: int) -> None:
     """Raise UsageError unless the number of inputs is one of `counts`."""
-    accepted = " or ".join(str(c) for c in counts)
-    expect(that=len(specs) in counts, op=op, specs=specs, need=f"it takes {accepted} tensors, not {len(specs)}")
+    accepted = " or ".join(str(c) for c in counts) + (" tensor" if counts == (1,) else " tensors")
+    expect(that=len(specs) in counts, op=op, specs=specs, need=f"it takes {accepted}, not {len(specs)}")
 
 
 def expect_dim(op: str, specs: Sequence[TensorSpec], dim: int) -> None:

@@ -68,7 +68,8 @@ class AdaptInputChannels(BaseOp):
         expect_count(self.name, specs, 1)
         shape = specs[0].shape
         source = shape[1] if len(shape) > 1 else 0
-        need = f"it takes a kernel [out, {self.source or 'in'}, ...] in {self.groups} groups"
+        groups = f" in {self.groups} groups" if self.groups > 1 else ""
+        need = f"it takes a kernel [out, {self.source or 'in'}, ...]{groups}"
         fits = source > 0 and source % self.groups == 0 and self.source in (None, source)
         expect(that=fits, op=self.name, specs=specs, need=need)
         expect_float(self.name, specs)

@@ -71,7 +71,7 @@ class Concat(BaseOp):
 
     def describe(self) -> str:
         """Return the words for the report."""
-        return f"join along {axis_words(self.dim)}"
+        return f"joined along {axis_words(self.dim)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Stack(BaseOp):
 
     def describe(self) -> str:
         """Return the words for the report."""
-        return f"stack along new dim {self.dim}"
+        return f"stacked along a new dim {self.dim}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class JoinRanks(BaseOp):
     def describe(self) -> str:
         """Return the words for the report."""
         what = f"{len(self.parts)} parts" if self.kind == "parts" else self.kind
-        return f"join the {what} of the ranks"
+        return f"{what} of the ranks joined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,4 +263,4 @@ class InsertZeros(BaseOp):
 
     def describe(self) -> str:
         """Return the words for the report."""
-        return f"{self.count} zeros before {axis_words(self.dim)} {self.at}"
+        return f"{self.count} zeros inserted at {axis_words(self.dim)} {self.at}:{self.at + self.count}"

@@ -64,7 +64,8 @@ class WeightNormBake(BaseOp):
         g, v = specs
         if self.dim is not None:
             expect_dim(self.name, [v], self.dim)
-        need = f"g should hold one magnitude for each index of v's dimension {self.dim}"
+        each = "" if self.dim is None else f" for each index of v's dimension {self.dim}"
+        need = f"g should hold one magnitude{each}"
         expect(that=g.numel == prod(_gain_shape(v.shape, self.dim)), op=self.name, specs=specs, need=need)
         expect_float(self.name, specs)
         return type(g)(g.name, v.shape, v.dtype)
