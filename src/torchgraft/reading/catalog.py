@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.specs import Network, TensorSpec
-from torchgraft.reading.inert import Array, Name, Record, Stub
+from torchgraft.reading.inert import Array, Name, Py2Text, Record, Stub
 from torchgraft.reading.plain import kept
 from torchgraft.reading.roles import is_counter, role_of
 from torchgraft.reading.walk import children, is_module, is_tensor, module_entries, survey
@@ -75,7 +75,7 @@ class _Cataloguer:
         self.holds: Mapping[int, bool] = {}
         self.made: dict[int, Leaf] = {}
         self.count = 0
-        self.odd: Counter[str] = Counter()
+        self.odd: dict[str, str] = {}
         self.arrays_count = True
 
     def run(self, tree: Any, foreign: tuple[str, ...]) -> Catalog:
@@ -155,9 +155,9 @@ class _Cataloguer:
             found = []
             for key, child in children(value):
                 if is_tensor(child):
-                    entries.append((prefix + self._name(key), child))
+                    entries.append((f"{prefix}{key}", child))
                 elif self.holds.get(id(child)):
-                    found.append((f"{prefix}{self._name(key)}.", child, (*ids, id(value))))
+                    found.append((f"{prefix}{key}.", child, (*ids, id(value))))
             todo += found[::-1]
             self._count(len(found) + 1)
         if entries:
@@ -168,11 +168,12 @@ class _Cataloguer:
         direct: Entries = []
         parts: list[tuple[str, Any, str]] = []
         holds, seen = self.holds, set()
+        numbered = not isinstance(node, (dict, Stub))
         for key, value in children(node):
             tensor = is_tensor(value)
             if not tensor and not holds.get(id(value)):
                 continue
-            name = key if type(key) is str else self._name(key)
+            name = key if type(key) is str else str(key) if numbered else self._name(key)
             if name in seen:
                 raise CorruptCheckpointError(f"{self.label}: two keys are both written {printable(name)!r}")
             seen.add(name)
@@ -231,7 +232,7 @@ class _Cataloguer:
             return
         for key, value in children(node):
             if not is_tensor(value) and not self.holds.get(id(value)) and not isinstance(node, (list, tuple)):
-                name = "/".join([*path, self._name(key)])
+                name = "/".join([*path, str(key)])
                 fact = kept(value)
                 if fact is not None:
                     self.out.metadata.setdefault(name, fact)
@@ -239,20 +240,33 @@ class _Cataloguer:
     # -- names
 
     def _name(self, key: Any) -> str:
-        if isinstance(key, bytes):
+        """Return a key as text; keys that are none are noted."""
+        if type(key) is str:
+            return key
+        if isinstance(key, (bytes, Py2Text)):
+            raw = key if isinstance(key, bytes) else key.encode("latin-1")
             try:
-                return key.decode()
+                return raw.decode()
             except UnicodeDecodeError:
-                return key.decode("latin-1")
-        if isinstance(key, str):
-            return str.__str__(key)
+                self.odd["not UTF-8"] = name = raw.decode("latin-1")
+                return name
+        self.odd["no text"] = str(key)
         return str(key)
 
     def _warn_odd(self) -> None:
-        names = [name for leaves in self.out.leaves.values() for name in leaves]
-        if not "".join(names).isprintable():
-            odd = [n for n in names if not n.isprintable()]
-            self.out.warnings.append(f"{len(odd)} keys hold characters that can't be printed, as {printable(odd[0], 60)}")
+        out = self.out.warnings
+        out += [f"there are keys that are {why}, as {printable(key, 60)}" for why, key in self.odd.items()]
+        names = {name for leaves in self.out.leaves.values() for name in leaves}
+        text = "".join(names)
+        if not text.isprintable():
+            odd = sorted(n for n in names if not n.isprintable())
+            shown = ", ".join(printable(n, 60) for n in odd[:4])
+            out.append(f"{len(odd)} keys hold characters that can't be printed, as {shown}")
+        if not text.isascii():
+            forms = {unicodedata.normalize("NFC", n) for n in names if not n.isascii()}
+            count = sum(not n.isascii() for n in names)
+            if len(forms) != count:
+                out.append(f"{count - len(forms)} keys differ from others in their Unicode form only")
 
 
 def _stray(key: str, ref: Any, *, arrays: bool) -> bool:

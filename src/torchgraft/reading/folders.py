@@ -66,7 +66,9 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
     if index:
         contents = _file(os.path.join(path, index[0]), files, stack)  # noqa: PTH118
     elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
-        raise UnsupportedCheckpointError(f"{shown(path)}: distributed checkpoints are not read yet")
+        from torchgraft.reading.dcp import read_dcp
+
+        contents = read_dcp(path, files, stack)
     elif single:
         contents = _file(os.path.join(path, single[0]), files, stack)  # noqa: PTH118
     elif ranks:

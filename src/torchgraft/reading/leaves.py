@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import prod
-from threading import Lock, local
+from threading import local
 from typing import TYPE_CHECKING, Protocol
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
+from torchgraft.reading.checksums import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -109,24 +110,18 @@ class HeldBytes:
 
 
 class RecordBytes:
-    """A record of a zip archive. Its checksum is taken on the way when it is read from its first byte to its last."""
+    """A record of a zip archive, or its bytes from `skip` on. Its checksum is taken on the way when all of it is read."""
 
-    __slots__ = ("_at", "_checked", "_lock", "_next", "_plain", "_sum", "archive", "entry")
+    __slots__ = ("_at", "_checked", "_run", "archive", "entry", "nbytes", "skip")
 
-    def __init__(self, archive: ZipArchive, entry: ZipEntry) -> None:
+    def __init__(self, archive: ZipArchive, entry: ZipEntry, skip: int = 0, nbytes: int = -1) -> None:
         self.archive = archive
         self.entry = entry
+        self.skip = skip
+        self.nbytes = nbytes if nbytes >= 0 else entry.size
         self._at = -1
-        self._next = 0
-        self._sum = 0
-        self._checked = False
-        self._plain = entry.method == 0
-        self._lock: Lock | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the content."""
-        return self.entry.size
+        self._run = (-1, 0)
+        self._checked = archive.without_crc
 
     @property
     def place(self) -> tuple[int, int]:
@@ -135,37 +130,37 @@ class RecordBytes:
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
-        if not self._plain:
-            buffer[:] = self.archive.read(self.entry.name)[start : start + len(buffer)]
+        if self.entry.method:
+            buffer[:] = self.archive.read(self.entry.name)[self.skip + start : self.skip + start + len(buffer)]
             return
         if self._at < 0:
             self._at = self.archive.locate(self.entry)
-        self.archive.window.read_into(buffer, self._at + start)
+        self.archive.window.read_into(buffer, self._at + self.skip + start)
         if not self._checked:
             self._follow(buffer, start)
 
     def check(self, limit: int = 64 << 20) -> None:
         """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
-        if not self._checked and self._plain and self.entry.size <= limit:
-            self.fill(memoryview(bytearray(self.entry.size)), 0)
-            self._checked = True
+        if not self._checked and not self.entry.method and self.nbytes <= limit:
+            self.fill(memoryview(bytearray(self.nbytes)), 0)
 
     def _follow(self, buffer: memoryview, start: int) -> None:
         """Go on with the checksum where `buffer` continues what was read before; compare it at the end."""
-        from torchgraft.reading.checksums import crc32
-
-        if start == 0 and len(buffer) == self.entry.size:
-            total = crc32(buffer, 0)
-        elif start == 0 or start == self._next:
-            total = self._sum = crc32(buffer, self._sum if start else 0)
-            self._next = start + len(buffer)
-            if self._next != self.entry.size:
-                return
-        else:
-            self._next = -1
+        reached, total = self._run  # one value, so that threads can't mix two runs
+        if start == 0:
+            total = crc32(self._head(), 0)
+        elif start != reached:
             return
-        self.archive.check_crc(self.entry, total)
-        self._checked = True
+        total = crc32(buffer, total)
+        reached = start + len(buffer)
+        self._run = (reached, total)
+        if reached == self.nbytes:
+            self.archive.check_crc(self.entry, total)
+            self._checked = True
+
+    def _head(self) -> bytes:
+        """Return the bytes before `skip`, which the checksum covers too."""
+        return self.archive.window.read(self._at, self.skip) if self.skip else b""
 
 
 class View(Leaf):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.tar import looks_like_tar
 from torchgraft.reading.zipdir import ZipArchive
 from torchgraft.reading.zipend import has_archive_at_end
 
@@ -44,6 +45,14 @@ def _reader(head: bytes) -> Callable[[Window], Contents] | None:
         return _zip
     if head[:1] == b"\x80" and head[1:2] != b"\0":
         return _legacy
+    if head.startswith(b"\x93NUMPY"):
+        return _npy
+    if head.startswith(b"GGUF"):
+        return _gguf
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _hdf5
+    if looks_like_tar(head):
+        return _tar
     if head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0:
         return _safetensors
     return None
@@ -52,17 +61,24 @@ def _reader(head: bytes) -> Callable[[Window], Contents] | None:
 def _zip(window: Window) -> Contents:
     archive = ZipArchive(window)
     names = archive.entries
-    roots = {n.partition("/")[0] for n in names if n.endswith(("/data.pkl", "/version")) and n.count("/") == 1}
+    roots = sorted({n.partition("/")[0] for n in names})
     pickles = [n for n in names if n.endswith("/data.pkl") and n.count("/") == 1]
-    if len(pickles) > 1 or (pickles and len({n.partition("/")[0] for n in names}) > 1):
-        raise window.corrupt(f"more than one root folder in the archive: {', '.join(sorted({n.partition('/')[0] for n in names})[:4])}")
+    if len(pickles) > 1 or (pickles and len(roots) > 1):
+        raise window.corrupt(f"more than one root folder in the archive: {', '.join(roots[:4])}")
     if pickles:
         from torchgraft.reading.torch_zip import read_torch_zip
 
         return read_torch_zip(archive, pickles[0].rpartition("/")[0])
+    if any(n.endswith("/archive_format") or n == "archive_format" for n in names):
+        from torchgraft.reading.pt2 import read_pt2
+
+        return read_pt2(archive)
     if {"config.json", "model.weights.h5"} <= names.keys():
         raise UnsupportedCheckpointError(f"{window.label}: a Keras archive (.keras), not a checkpoint of PyTorch")
-    del roots
+    if any(n.endswith(".npy") for n in names):
+        from torchgraft.reading.numpy_files import read_npz
+
+        return read_npz(archive)
     raise UnsupportedCheckpointError(f"{window.label}: a zip archive without data.pkl: no checkpoint")
 
 
@@ -70,6 +86,30 @@ def _legacy(window: Window) -> Contents:
     from torchgraft.reading.torch_legacy import read_torch_legacy
 
     return read_torch_legacy(window)
+
+
+def _tar(window: Window) -> Contents:
+    from torchgraft.reading.torch_tar import read_torch_tar
+
+    return read_torch_tar(window)
+
+
+def _npy(window: Window) -> Contents:
+    from torchgraft.reading.numpy_files import read_npy
+
+    return read_npy(window)
+
+
+def _gguf(window: Window) -> Contents:
+    from torchgraft.reading.gguf import read_gguf
+
+    return read_gguf(window)
+
+
+def _hdf5(window: Window) -> Contents:
+    from torchgraft.reading.hdf5 import read_hdf5
+
+    return read_hdf5(window)
 
 
 def _safetensors(window: Window) -> Contents:
@@ -80,7 +120,7 @@ def _safetensors(window: Window) -> Contents:
 
 def _check_name(window: Window, reader: Callable[[Window], Contents]) -> None:
     """Refuse pickles under a name that promises a format without any."""
-    if reader is not _safetensors and window.file.path.lower().endswith(".safetensors"):
+    if reader in (_zip, _legacy, _tar) and window.file.path.lower().endswith(".safetensors"):
         raise CorruptCheckpointError(
             f"{window.label}: named .safetensors, but the bytes are of another format, which is not what the name promises"
         )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.contents import Contents
-from torchgraft.reading.inert import StorageRef
+from torchgraft.reading.inert import Name, StorageRef
 from torchgraft.reading.leaves import FileBytes
-from torchgraft.reading.names import Table
+from torchgraft.reading.names import Builder, Table
 from torchgraft.reading.torch_names import TORCH_NAMES
 from torchgraft.reading.torch_zip import checked_pid
 from torchgraft.reading.unpickle import MAX_PICKLE, Machine
@@ -84,9 +84,11 @@ class _Storages:
         self.found: dict[str, FileBytes] = {}
         self.views: dict[str, tuple[str, int, int]] = {}
 
-    def persistent(self, pid: Any) -> StorageRef:
+    def persistent(self, pid: Any) -> Any:
         """Return the storage that a persistent id means; views of storages get a storage of their own."""
         label = self.window.label
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], (Name, Builder)):
+            return pid[1]  # a class with its source code, which is not looked at
         kind, key, _, numel = checked_pid(label, pid)
         known = self.refs.get(key)
         if known is None:

@@ -82,7 +82,7 @@ class Machine:
                 pos = table[op](self, pos + 1)
 
     def _cause(self, error: Exception) -> str:
-        if self.at >= len(self.data):
+        if self.at >= len(self.data) or (isinstance(error, IndexError) and self.at + 5 > len(self.data)):
             return f"truncated: {len(self.data)} bytes end before STOP"
         if isinstance(error, IndexError) and not self.stack:
             return "an opcode takes from an empty stack"

@@ -96,6 +96,14 @@ class ZipArchive:
         self.check_crc(entry, crc32(data, 0))
         return data
 
+    def head(self, entry: ZipEntry, count: int) -> bytes:
+        """Return the first `count` bytes of a compressed record, or all there are."""
+        raw = self.window.read(self.locate(entry), min(entry.packed, 2 * count))
+        try:
+            return zlib.decompressobj(-15).decompress(raw, count)
+        except zlib.error as error:
+            raise self.window.corrupt(f"record {entry.name}: broken compressed data ({error})") from error
+
     def check_crc(self, entry: ZipEntry, found: int) -> None:
         """Raise CorruptCheckpointError unless the checksum `found` is the recorded one, or none is recorded."""
         if found != entry.crc and not self.without_crc:

@@ -1,0 +1,208 @@
+"""PyTorch's distributed checkpoints: a pickled table of tensors in chunks, and files of chunks. Nothing is unpickled
+by pickle: the table goes through the inert interpreter."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import combinations
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+    printable,
+)
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.files import CheckpointFile, Window, open_inside, shown
+from torchgraft.reading.inert import Stub
+from torchgraft.reading.leaves import MAX_DIMS
+from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
+from torchgraft.reading.names import Table
+from torchgraft.reading.torch_names import TORCH_NAMES
+from torchgraft.reading.unpickle import MAX_PICKLE, Machine
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+MAX_SMALL = 1 << 20
+MAX_PAIRS = 2048
+
+
+def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    """Return the tensors of a distributed checkpoint, nested as they were saved.
+
+    Raises:
+        CheckpointError: its table is missing or broken, or doesn't fit the files.
+    """
+    names = os.listdir(folder)  # noqa: PTH208
+    if ".metadata" not in names:
+        hint = "; .metadata.tmp is there: the save was cut short" if ".metadata.tmp" in names else ""
+        raise CorruptCheckpointError(f"{shown(folder)}: a distributed checkpoint whose .metadata is missing{hint}")
+    file = open_inside(folder, ".metadata", len(files))
+    stack.callback(file.close)
+    files.append(file)
+    table = Table(TORCH_NAMES)
+    root, _ = Machine(file.window().read(0, min(file.size, MAX_PICKLE)), str(file), table).run()
+    reader = _Reader(folder, str(file), files, stack)
+    tree = reader.tree(_attributes(root, str(file)))
+    foreign = sorted(str(n) for n in table.met if not str(n).startswith(("torch.distributed.checkpoint.", "pathlib.")))
+    return Contents(format="DCP", tree=tree, foreign=tuple(foreign), warnings=reader.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """Where an entry lies."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class _Reader:
+    def __init__(self, folder: str, label: str, files: list[CheckpointFile], stack: ExitStack) -> None:
+        self.folder = folder
+        self.label = label
+        self.files = files
+        self.stack = stack
+        self.opened: dict[str, Window] = {}
+        self.warnings: list[str] = []
+
+    def tree(self, root: dict[str, Any]) -> dict[str, Any]:
+        """Return all entries, at the paths that the planner kept for their flat names."""
+        entries, paths = root.get("state_dict_metadata"), root.get("planner_data")
+        if not isinstance(entries, dict) or not isinstance(root.get("storage_data"), dict):
+            raise CorruptCheckpointError(f"{self.label}: no table of tensors (state_dict_metadata, storage_data)")
+        places = self._places(root["storage_data"])
+        out: dict[str, Any] = {}
+        for name, entry in entries.items():
+            if not isinstance(name, str) or not isinstance(entry, Stub):
+                raise CorruptCheckpointError(f"{self.label}: an entry that is none: {name!r:.60}")
+            value = self._entry(name, entry, places)
+            path = paths.get(name) if isinstance(paths, dict) else None
+            _put(out, path if isinstance(path, tuple) and path else (name,), value, self.label)
+        return out
+
+    def _places(self, table: dict[Any, Any]) -> dict[tuple[str, tuple[int, ...] | None], _Info]:
+        out = {}
+        for index, info in table.items():
+            at, place = _attributes(index, self.label), _attributes(info, self.label)
+            name, offset = at.get("fqn"), at.get("offset")
+            path, start, length = place.get("relative_path"), place.get("offset"), place.get("length")
+            if not isinstance(path, str) or type(start) is not int or type(length) is not int:
+                raise CorruptCheckpointError(f"{self.label}: the place of {name!r:.60} is incomplete")
+            if place.get("transform_descriptors"):
+                raise UnsupportedCheckpointError(
+                    f"{self.label}: {name!r:.60} went through a transform ({place['transform_descriptors']!r:.60}), which is not read"
+                )
+            if start < 0 or length < 0:
+                raise CorruptCheckpointError(f"{self.label}: {name!r:.60} has offset {start} and length {length}")
+            out[str(name), tuple(offset) if isinstance(offset, (tuple, list)) else None] = _Info(path, start, length)
+        return out
+
+    def _entry(self, name: str, entry: Stub, places: dict[Any, _Info]) -> Any:
+        facts = _attributes(entry, self.label) if entry.state is not None else {}
+        if "size" not in facts:
+            return self._small(name, places.get((name, None)))
+        shape, dtype = self._shape(name, facts.get("size")), _dtype(facts.get("properties"))
+        if dtype is None:
+            raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} has a dtype that is not read")
+        chunks = [self._chunk(name, c, shape, dtype, places) for c in facts.get("chunks") or []]
+        self._check_cover(name, shape, chunks)
+        return ChunkedLeaf(name, shape, dtype, tuple(chunks))
+
+    def _chunk(self, name: str, chunk: Any, shape: tuple[int, ...], dtype: DType, places: dict[Any, _Info]) -> Chunk:
+        facts = _attributes(chunk, self.label)
+        offsets, sizes = self._shape(name, facts.get("offsets")), self._shape(name, facts.get("sizes"))
+        if len(offsets) != len(shape) or len(sizes) != len(shape) or any(
+            o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True)
+        ):
+            raise self._bad(name, f"of shape {shape} has a chunk of {sizes} at {offsets}, which reaches outside")
+        info = places.get((name, offsets)) or places.get((name, None))
+        if info is None:
+            raise self._bad(name, f"has a chunk at {offsets} that lies in no file")
+        if prod(sizes) * dtype.itemsize > info.length:
+            raise self._bad(name, f"has a chunk of {prod(sizes) * dtype.itemsize} bytes in an entry of {info.length}")
+        return Chunk(offsets, sizes, self._window(name, info))
+
+    def _check_cover(self, name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:
+        if sum(prod(c.sizes) for c in chunks) != prod(shape):
+            raise self._bad(name, f"of shape {shape}: its {len(chunks)} chunks don't cover it exactly")
+        for a, b in combinations(chunks, 2) if len(chunks) <= MAX_PAIRS else ():
+            if all(max(p, q) < min(p + n, q + m) for p, q, n, m in zip(a.offsets, b.offsets, a.sizes, b.sizes, strict=True)):
+                raise self._bad(name, f"has chunks that overlap, at {a.offsets} and {b.offsets}; they don't cover it")
+
+    def _small(self, name: str, info: _Info | None) -> Any:
+        """Return a pickled value that is no tensor, read by the inert interpreter."""
+        if info is None or info.length > MAX_SMALL:
+            self.warnings.append(f"entry {printable(name, 80)} is no tensor and was left out")
+            return None
+        from torchgraft.reading.sniff import read_file
+
+        window = self._window(name, info)
+        return read_file(window).tree
+
+    def _window(self, name: str, info: _Info) -> Window:
+        window = self.opened.get(info.path)
+        if window is None:
+            _check_path(self.label, info.path)
+            file = open_inside(self.folder, info.path, len(self.files))
+            self.stack.callback(file.close)
+            self.files.append(file)
+            window = self.opened[info.path] = file.window()
+        if info.offset + info.length > window.size:
+            raise window.corrupt(
+                f"truncated: {printable(name, 80)} lies at offset {info.offset} with {info.length} bytes, the file has {window.size}"
+            )
+        return window.part(info.offset, info.length, printable(name, 80))
+
+    def _shape(self, name: str, value: Any) -> tuple[int, ...]:
+        if not isinstance(value, (tuple, list)) or not all(type(n) is int and 0 <= n < 1 << 63 for n in value):
+            raise self._bad(name, f"has the size or offset {value!r:.60}, expected whole numbers from 0 on")
+        if len(value) > MAX_DIMS:
+            raise LimitExceededError(f"{self.label}: tensor {printable(name)} has {len(value)} dimensions")
+        return tuple(value)
+
+    def _bad(self, name: str, text: str) -> CorruptCheckpointError:
+        return CorruptCheckpointError(f"{self.label}: tensor {printable(name, 80)} {text}")
+
+
+def _attributes(value: Any, label: str) -> dict[str, Any]:
+    """Return the attributes of a stand-in for a data class (with or without slots)."""
+    state = value.state if isinstance(value, Stub) else None
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+        state = state[1]
+    if not isinstance(state, dict):
+        raise CorruptCheckpointError(f"{label}: no metadata of a distributed checkpoint, but {type(value).__name__}")
+    return state
+
+
+def _dtype(properties: Any) -> DType | None:
+    state = properties.state if isinstance(properties, Stub) else None
+    found = state.get("dtype") if isinstance(state, dict) else state[0] if isinstance(state, tuple) and state else None
+    return found if isinstance(found, DType) else None
+
+
+def _put(tree: dict[str, Any], path: tuple[Any, ...], value: Any, label: str) -> None:
+    node = tree
+    if len(path) > MAX_DIMS:
+        raise LimitExceededError(f"{label}: an entry nested to a depth of {len(path)}")
+    for part in path[:-1]:
+        node = node.setdefault(str(part), {})
+        if not isinstance(node, dict):
+            raise CorruptCheckpointError(f"{label}: {part!r:.60} is both an entry and a container")
+    if str(path[-1]) in node:
+        raise CorruptCheckpointError(f"{label}: duplicate entry {path[-1]!r:.60}")
+    node[str(path[-1])] = value
+
+
+def _check_path(label: str, path: str) -> None:
+    bad = "absolute" if path.startswith(("/", "\\")) or path[1:2] == ":" else ""
+    bad = bad or (".., which leaves the folder" if ".." in path.replace("\\", "/").split("/") else "")
+    bad = bad or ("no file name" if "\0" in path or not path else "")
+    if bad:
+        raise UnsafeCheckpointError(f"{label}: the data file {printable(path)!r} is {bad}; expected a file beside .metadata")

@@ -1,0 +1,85 @@
+"""Tensors that lie in chunks, each chunk a small zip checkpoint of its own inside a larger file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import CorruptCheckpointError, printable
+from torchgraft.reading.inert import TensorRef
+from torchgraft.reading.leaves import Leaf, View
+from torchgraft.reading.sniff import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from torchgraft.core.dtypes import DType
+    from torchgraft.reading.files import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor and where its bytes lie."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    window: Window
+
+
+class ChunkedLeaf(Leaf):
+    """A tensor made of chunks that cover it exactly. Several chunks are put together whole; takes the tensor's size."""
+
+    __slots__ = ("chunks", "dtype", "name", "shape", "views")
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: DType, chunks: tuple[Chunk, ...]) -> None:
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.chunks = chunks
+        self.views: dict[int, View] = {}
+
+    @property
+    def identity(self) -> Hashable:
+        """Chunks are never the same memory."""
+        return None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the first chunk."""
+        return self.chunks[0].window.place(0) if self.chunks else (0, 0)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on."""
+        if len(self.chunks) == 1:
+            self._view(0).fill(buffer, start)
+            return
+        import numpy as np
+
+        whole = np.empty((*self.shape, self.dtype.itemsize), dtype=np.uint8)
+        for i, chunk in enumerate(self.chunks):
+            part = np.empty((*chunk.sizes, self.dtype.itemsize), dtype=np.uint8)
+            if part.size:
+                self._view(i).fill(memoryview(part.reshape(-1)), 0)
+            whole[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))] = part
+        buffer[:] = memoryview(whole.reshape(-1))[start : start + len(buffer)]
+
+    def _view(self, number: int) -> View:
+        """Return the one tensor of a chunk, which must be as the table says."""
+        found = self.views.get(number)
+        if found is None:
+            chunk = self.chunks[number]
+            contents = read_file(chunk.window)
+            ref = contents.tree
+            label = chunk.window.label
+            if not isinstance(ref, TensorRef):
+                raise CorruptCheckpointError(f"{label}: a chunk of tensor {printable(self.name)} holds something else")
+            leaf = contents.resolve.leaf(ref, self.name)
+            if leaf.dtype is not self.dtype or leaf.shape != chunk.sizes:
+                raise CorruptCheckpointError(
+                    f"{label}: tensor {printable(self.name)} is stored with dtype {leaf.dtype} and shape {leaf.shape}, "
+                    f"the metadata says dtype {self.dtype} and {chunk.sizes}"
+                )
+            if not isinstance(leaf, View):
+                raise CorruptCheckpointError(f"{label}: a chunk of tensor {printable(self.name)} is no stored tensor")
+            found = self.views[number] = leaf
+        return found
