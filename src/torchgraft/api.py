@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
 from torchgraft.adapting import ClassRows, Options, Wishes, adapt, requested_steps
+from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan, Unused, Why
@@ -111,6 +112,11 @@ def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] 
 
 def make_plan(source: Source, target: Target, asked: Request) -> Plan:
     """Return the plan for an opened source and a surveyed target."""
+    with collector_paused():
+        return _planned(source, target, asked)
+
+
+def _planned(source: Source, target: Target, asked: Request) -> Plan:
     start = time.perf_counter()
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)

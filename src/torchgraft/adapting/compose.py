@@ -94,7 +94,7 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
 
 
 def _single(match: Match, facts: Facts, draft: Draft) -> None:
-    shapes = {name: slot.spec.shape for name, slot in facts.slots.items() if name in match.target.keys}
+    shapes = {name: facts.slots[name].spec.shape for name in match.target.keys}
     made = pieces(match.source, match.target, facts.specs, shapes)
     if isinstance(made, str):
         _reject(match, made, facts, draft, doubt=True, rule="quantised" if "quantised" in made else "form")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from torchgraft.core.collector import collector_paused
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Place, modules, places
 from torchgraft.core.specs import Slot, Target, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -27,7 +26,7 @@ def survey(model: nn.Module) -> Target:
     Raises:
         UsageError: a module has not been given its shapes yet (lazy modules), or holds an element type unknown here.
     """
-    with _collector_paused():
+    with collector_paused():
         walked = modules(model)
         classes = {path: _class_name(module) for path, module in walked}
         kinds = _kinds(walked, classes)
@@ -154,15 +153,3 @@ def _class_name(module: nn.Module) -> str:
     if "parametrizations" in module._modules and kind.__name__.startswith("Parametrized"):  # noqa: SLF001
         return kind.__bases__[0].__name__
     return kind.__name__
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause Python's collector: a hundred thousand new objects would have it scan everything several times over."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
