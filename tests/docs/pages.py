@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shlex
 import sys
@@ -53,7 +52,7 @@ class Page:
         runs = {"python": self._python, "console": self._console, "text": self._text}
         parsers = [CodeBlockParser(language, run) for language, run in runs.items()]
         self.document = Sybil(parsers).parse(path)
-        self.document.namespace["__name__"] = "__main__"
+        self.document.namespace |= {"__name__": "__main__", "__file__": str(path)}
 
     def run(self) -> None:
         """Run every block; fills `failures` and `changes`."""
@@ -135,11 +134,15 @@ def _seed() -> None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[None]:
-    """Stand in an empty folder."""
+    """Stand in an empty folder from which modules can be imported."""
+    before, known = list(sys.path), set(sys.modules)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        sys.path.insert(0, folder)
         yield
-    if sys.path and not os.path.exists(sys.path[0]):  # noqa: PTH110  # the command line puts the folder there
-        sys.path.pop(0)
+        for name in set(sys.modules) - known:
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
+                del sys.modules[name]
+    sys.path[:] = before
 
 
 def main(names: list[str]) -> None:
