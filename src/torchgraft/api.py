@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
-from torchgraft.adapting import ClassRows, Options, Wishes, adapt, requested_steps
+from torchgraft.adapting import Brief, ClassRows, Options, Wishes, adapt, requested_steps
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
@@ -95,14 +95,24 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         grow_rows=grow_rows, classes=_classes(class_names, class_rows), in_channels=in_channels or {},
         grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
     )  # fmt: skip
-    return Request(rules=rules, options=options, policy=chosen, prefer=prefer, on_doubt=on_doubt, accept=accept, tensor_parallel=tensor_parallel or {})
+    return Request(
+        rules=rules,
+        options=options,
+        policy=chosen,
+        prefer=prefer,
+        on_doubt=on_doubt,
+        accept=accept,
+        tensor_parallel=tensor_parallel or {},
+    )
 
 
 def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] | None) -> ClassRows | None:
     if names is None and rows is None:
         return None
     if names is None or rows is None or set(names) != {"source", "target"}:
-        raise UsageError("class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}")
+        raise UsageError(
+            "class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}"
+        )
     for side, listed in names.items():
         twice = sorted({n for n in listed if list(listed).count(n) > 1})
         if twice:
@@ -125,8 +135,18 @@ def _planned(source: Source, target: Target, asked: Request) -> Plan:
     taken = {feed.key for step in settled.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
     matching = match(left, target, asked.rules, prefer=asked.prefer, settled=settled)
-    wishes = Wishes(is_fresh=asked.rules.is_fresh, is_zero=asked.rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
-    plan = adapt(matching, target, specs, asked.options, asked.policy, wishes, choice.network.path, settled, ranks)
+    wishes = Wishes(
+        is_fresh=asked.rules.is_fresh, is_zero=asked.rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
+    )
+    brief = Brief(
+        options=asked.options,
+        policy=asked.policy,
+        wishes=wishes,
+        network=choice.network.path,
+        settled=settled,
+        ranks=ranks,
+    )
+    plan = adapt(matching, target, specs, brief)
     objections = plan.objections
     rivals = (*choice.rivals, *matching.rivals)
     if rivals:
@@ -219,7 +239,9 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
     with open_checkpoint(checkpoint) as opened:
         source, target = _hooked(model, opened), _target(model)
         made = make_plan(source, target, wanted)
-        made = replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
+        made = replace(
+            made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source)
+        )
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
     cost = Cost(
@@ -262,7 +284,9 @@ def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:
         shared = network.shared or {}
         if shared.get(key, key) != shared.get(fed, fed) and not same_values(source, made.network, key, fed):
             text = f"{key} and {fed} are one tensor in the model (tied) and hold different values in the file"
-            out.append(Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, fed)))
+            out.append(
+                Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, fed))
+            )
     return tuple(out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.branches import branch_steps
@@ -11,7 +11,7 @@ from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import ClassRows, Options
 from torchgraft.adapting.ranks import over_ranks
-from torchgraft.adapting.remains import fresh_steps, unused_sources
+from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["ClassRows", "Options", "Wishes", "adapt", "requested_steps"]
+__all__ = ["Brief", "ClassRows", "Options", "Wishes", "adapt", "requested_steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,23 @@ class Wishes:
     accept: str = "likely"
 
 
-def requested_steps(
-    specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str
-) -> dict[str, Step]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """All that a plan depends on besides the matching.
+
+    `network` is the container path of the source. `settled` are the steps of slots that were decided ahead of matching;
+    `ranks` are there when the checkpoint is spread over tensor-parallel ranks.
+    """
+
+    options: Options
+    policy: Policy
+    wishes: Wishes
+    network: str = ""
+    settled: Mapping[str, Step] = field(default_factory=dict)
+    ranks: Ranks | None = None
+
+
+def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str) -> dict[str, Step]:
     """Return the steps that the caller asked for by kind, ahead of any matching: adapters merged, branches fused.
 
     Raises:
@@ -51,30 +65,22 @@ def requested_steps(
     return steps
 
 
-def adapt(
-    matching: Matching, target: Target, specs: Mapping[str, TensorSpec], options: Options, policy: Policy,
-    wishes: Wishes, network: str = "", settled: Mapping[str, Step] | None = None,
-    ranks: Ranks | None = None,
-) -> Plan:  # fmt: skip
-    """Return the plan that the matching comes to under the policy. Nothing is read and nothing is touched.
-
-    `settled` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is
-    spread over tensor-parallel ranks.
-    """
+def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], brief: Brief) -> Plan:
+    """Return the plan that the matching comes to. Nothing is read and nothing is touched."""
     leaves = (
         [*(m.source for m in matching.matches), *matching.free_sources],
         [*(m.target for m in matching.matches), *matching.free_targets],
     )
-    facts = gather_facts(matching.matches, leaves, specs, target, options, network)
+    wishes = brief.wishes
+    facts = gather_facts(matching.matches, leaves, specs, target, brief.options, brief.network)
     draft = compose(matching.matches, facts)
-    decided = {name: _undoubted(step, wishes) for name, step in draft.steps.items()} | dict(settled or {})
-    steps = tuple(
-        decided[slot.name] if slot.name in decided else fresh_steps(slot, wishes.is_fresh, wishes.is_zero, specs)
-        for slot in target.slots
+    decided = {name: _undoubted(step, wishes) for name, step in draft.steps.items()} | dict(brief.settled)
+    steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
+    steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
+    unused = unused_sources(steps, specs, draft.rejected, matching, brief.network)
+    plan = Plan(
+        steps=steps, unused=unused, notes=matching.notes, network=brief.network, source_specs=specs, policy=brief.policy
     )
-    steps = over_ranks(steps, ranks) if ranks else steps
-    unused = unused_sources(steps, specs, draft.rejected, matching, network)
-    plan = Plan(steps=steps, unused=unused, notes=matching.notes, network=network, source_specs=specs, policy=policy)
     return replace(plan, objections=object_to(plan))
 
 

@@ -67,7 +67,9 @@ def _branches(prefix: str, specs: Mapping[str, TensorSpec]) -> list[Branch]:
             owner, _, role = key.rpartition(".")
             owners.setdefault(owner, set()).add(role)
     norms = [owner for owner, roles in owners.items() if set(NORM) <= roles]
-    convs = [o for o, roles in owners.items() if o not in norms and "weight" in roles and len(specs[f"{o}.weight"].shape) > 2]
+    convs = [
+        o for o, roles in owners.items() if o not in norms and "weight" in roles and len(specs[f"{o}.weight"].shape) > 2
+    ]
     found, used = [], set()
     for conv in convs:
         norm = next((n for n in norms if n.rpartition(".")[0] == conv.rpartition(".")[0] and n not in used), None)

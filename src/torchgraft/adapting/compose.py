@@ -84,11 +84,11 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
     by_slot: dict[str, list[Match]] = {}
     for found in matches:
         by_slot.setdefault(found.target.keys[0], []).append(found)
-    for slot, found in by_slot.items():
-        if found[0].target.part is not None:
-            _join(slot, found, facts, draft)
+    for slot, group in by_slot.items():
+        if group[0].target.part is not None:
+            _join(slot, group, facts, draft)
         else:
-            for match in found:
+            for match in group:
                 _single(match, facts, draft)
     return draft
 
@@ -173,7 +173,7 @@ def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool,
 def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None:
     """Fill a fused slot from its parts; whole tensors that hold the same parts in the same order are copied."""
     ordered = sorted(found, key=lambda m: m.target.part.start)  # type: ignore[union-attr]
-    if _is_whole(ordered, facts):
+    if _is_whole(ordered):
         only, shape = ordered[0], facts.slots[slot].spec.shape
         whole = replace(only.source, shape=facts.specs[only.source.keys[0]].shape, part=None)
         _single(replace(only, source=whole, target=replace(only.target, shape=shape, part=None)), facts, draft)
@@ -233,7 +233,7 @@ def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tup
     )
 
 
-def _is_whole(ordered: Sequence[Match], facts: Facts) -> bool:
+def _is_whole(ordered: Sequence[Match]) -> bool:
     """Whether all parts come, in place, from one source tensor that is cut alike."""
     first = ordered[0].source
     if first.part is None or len({m.source.keys for m in ordered}) != 1:
@@ -242,4 +242,3 @@ def _is_whole(ordered: Sequence[Match], facts: Facts) -> bool:
     same = all(a and b and (a.dim, a.start, a.stop, a.total) == (b.dim, b.start, b.stop, b.total) for a, b in ends)
     turned = all(a and b and (a.start, a.stop, a.total) == (b.start, b.stop, b.total) for a, b in ends)
     return (same or turned) and sum(b.stop - b.start for _, b in ends if b) == ordered[0].target.part.total  # type: ignore[union-attr]
-

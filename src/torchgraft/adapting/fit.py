@@ -60,16 +60,29 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     a, b = source.shape, target.shape
     if is_matrix(source, target):
         return _matrix(source, target, layout, tail)
-    if a == b and len(a) > 2 and layout.kernel is not None and _permuted(a, layout.kernel) == b and not layout.plain_kernels:
-        return Fit((Permute(layout.kernel),), "kernel axes in another order, like the other kernels of the file")
-    if a == b:
-        return Fit(())
-    if len(a) == len(b) == 2 and a == b[::-1] and "bias" in f"{source.name} {target.name}":
+    if len(a) == len(b) == 2 and a == b[::-1] != a and "bias" in f"{source.name} {target.name}":
         return Fit((Transpose(),), "stored transposed")
     if len(a) == len(b):
-        for dims in KERNEL_LAYOUTS.get(len(a), ()):
-            if _permuted(a, dims) == b:
-                return Fit((Permute(dims),), "kernel axes in another order")
+        same = _kernel(a, b, layout)
+        if same is not None:
+            return same
+    return _other_rank(a, b, is_stem=is_stem)
+
+
+def _kernel(a: Shape, b: Shape, layout: Layout) -> Fit | None:
+    """Return how tensors of equal rank fit: as they are, or with the axes of a kernel in another order."""
+    shared = layout.kernel
+    if a == b and shared is not None and not layout.plain_kernels and _permuted(a, shared) == b:
+        return Fit((Permute(shared),), "kernel axes in another order, like the other kernels of the file")
+    if a == b:
+        return Fit(())
+    fits = (dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if _permuted(a, dims) == b)
+    dims = next(fits, None)
+    return None if dims is None else Fit((Permute(dims),), "kernel axes in another order")
+
+
+def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
+    """Return how tensors fit with axes of size one set aside, unrolled, or both turned and unrolled."""
     if _squeezed(a) == _squeezed(b):
         return Fit((Reshape(b),), f"{_form(a)} is {_form(b)} with axes of size one set aside")
     if _flattened(a, b):
@@ -92,12 +105,17 @@ def is_matrix(source: Leaf, target: Leaf) -> bool:
 def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     a, b = source.shape, target.shape
     if a != b:
-        return Fit((Transpose(),), "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed")
+        return Fit(
+            (Transpose(),),
+            "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed",
+        )
     if a[0] != a[1]:
         return Fit(())
     if source.turned is not None and target.turned is not None:
         same = source.turned == target.turned
-        return Fit(() if same else (Transpose(),), "" if same else "the fused tensor shows that it is stored transposed")
+        return Fit(
+            () if same else (Transpose(),), "" if same else "the fused tensor shows that it is stored transposed"
+        )
     if tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
     if layout.turned and not layout.straight:
@@ -116,7 +134,9 @@ def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[s
         op = AdaptInputChannels(b[1], rule or "repeat")
         return Fit((op,), f"input channels {a[1]} -> {b[1]}", rule="input channels")
     if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
-        return Fit((InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel")
+        return Fit(
+            (InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel"
+        )
     return Fit(None, mismatch(a, b))
 
 
@@ -151,7 +171,8 @@ def _form(shape: Shape) -> str:
 
 def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
     """Return what the tensors whose shape shows their orientation say about the file as a whole."""
-    turned, straight = [], []
+    turned: list[str] = []
+    straight: list[str] = []
     kernels: list[tuple[int, ...]] = []
     plain = 0
     for found in matches:

@@ -33,7 +33,9 @@ class Piece:
     text: str = ""
 
 
-def pieces(source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]) -> list[Piece] | str:
+def pieces(
+    source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]
+) -> list[Piece] | str:
     """Return a piece per stored tensor of `target`, before any change of shape; or why it can't be done."""
     if source.form == target.form:
         if len(source.keys) != len(target.keys):
@@ -71,10 +73,12 @@ def _numel(shape: Shape) -> int:
 def _norm_dim(magnitude: Shape) -> int | None:
     """Return the axis that weight norm keeps: the one along which the magnitude is not one."""
     wide = [axis for axis, size in enumerate(magnitude) if size != 1]
-    return wide[0] if len(wide) == 1 else (None if magnitude == () or not wide and len(magnitude) != 1 else 0)
+    return wide[0] if len(wide) == 1 else (None if magnitude == () or (not wide and len(magnitude) != 1) else 0)
 
 
-def _bake(source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
+def _bake(
+    source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape
+) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
     if source.form == "weight_norm":
         dim = _norm_dim(specs[source.keys[0]].shape)
         return source.keys, (WeightNormBake(dim),), "weight norm computed: g * v / |v|"
@@ -107,7 +111,7 @@ def _four_bits(
     if len(state) != 1 or len(source.keys) != 4:
         return "4-bit packing (quantised) without its quant_state"
     block = -(-_numel(wanted) // specs[absmax].numel)
-    op = Dequant4bit(wanted, blocksize=block)
+    op = Dequant4bit(shape=wanted, blocksize=block)
     return (packed, absmax, code, *state), (op,), f"4-bit codes unpacked, blocks of {block}"
 
 

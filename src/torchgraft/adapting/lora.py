@@ -43,7 +43,9 @@ def lora_steps(
     """
     adapters = _adapters(specs)
     if not adapters:
-        raise UsageError("merge_lora was asked for, but the checkpoint holds no lora_A/lora_B or lora_down/lora_up tensors")
+        raise UsageError(
+            "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B or lora_down/lora_up tensors"
+        )
     weights = {slot.name: slot for slot in slots if slot.role == "weight" and len(slot.spec.shape) > 1}
     places = _places([a.stem for a in adapters], weights)
     lost = [a.stem for a in adapters if a.stem not in places]
@@ -51,7 +53,9 @@ def lora_steps(
         raise UsageError(f"{len(lost)} adapted modules are not in the model (or not unique there), e.g. {lost[0]}")
     bare = [a.stem for a in adapters if a.alpha is None]
     if bare and scale is None:
-        raise UsageError(f"{bare[0]} has no alpha in the file: give merge_lora=lora_alpha / r as in its adapter_config.json")
+        raise UsageError(
+            f"{bare[0]} has no alpha in the file: give merge_lora=lora_alpha / r as in its adapter_config.json"
+        )
     return {places[a.stem]: _step(a, weights[places[a.stem]], specs, network, scale) for a in adapters}
 
 

@@ -63,7 +63,9 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
 
 def is_position_table(leaf: Leaf) -> bool:
     """Whether the name says that rows are positions."""
-    return bool(POSITION_WORDS & set(words(leaf.role))) or bool(POSITION_WORDS & set(words(leaf.owner.rpartition(".")[2])))
+    return bool(POSITION_WORDS & set(words(leaf.role))) or bool(
+        POSITION_WORDS & set(words(leaf.owner.rpartition(".")[2]))
+    )
 
 
 def position_fit(
@@ -92,21 +94,33 @@ def _absolute(
         grids = stated
         prefixes = tuple(n - h * w for n, (h, w) in zip(rows, grids, strict=True))
         if min(prefixes) < 0:
-            return Fit(None, f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)")
+            return Fit(
+                None,
+                f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)",
+            )
         return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides, library)
-    found = [_square(n, side.prefix) for n, side in zip(rows, sides, strict=True)]
-    if sides[0].patches and sides[1].patches and None not in found:
-        grids = tuple((isqrt(n - p), isqrt(n - p)) for n, p in zip(rows, found, strict=True))  # type: ignore[operator]
-        return _regrid(grids, (found[0], found[1]), dim, sides, library)  # type: ignore[arg-type]
+    first, second = (_square(n, side.prefix) for n, side in zip(rows, sides, strict=True))
+    if sides[0].patches and sides[1].patches and first is not None and second is not None:
+        return _regrid((_grid(rows[0] - first), _grid(rows[1] - second)), (first, second), dim, sides, library)
     gone = rows[0] - rows[1]
     if 0 < gone <= sides[0].prefix - sides[1].prefix:
         return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows)
     if sides[0].patches and sides[1].patches:
-        return Fit(None, f"{rows[0]} and {rows[1]} positions are no square grids: state them with grids=", certainty=Certainty.DOUBT)
+        return Fit(
+            None,
+            f"{rows[0]} and {rows[1]} positions are no square grids: state them with grids=",
+            certainty=Certainty.DOUBT,
+        )
     if gone > 0:
         return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule="positions")
     kept = Rows(dim, tuple(range(rows[0])))
-    return Fit((), f"{rows[0]} positions copied, {rows[1] - rows[0]} further ones stay fresh", rows=kept, rule="positions")
+    return Fit(
+        (), f"{rows[0]} positions copied, {rows[1] - rows[0]} further ones stay fresh", rows=kept, rule="positions"
+    )
+
+
+def _grid(count: int) -> Grid:
+    return isqrt(count), isqrt(count)
 
 
 def _square(rows: int, prefix: int) -> int | None:
@@ -129,14 +143,20 @@ def _regrid(
     words_ = f", {len(kept)} prefix row{'s' * (len(kept) != 1)} exact" + (f", {dropped} dropped" if dropped else "")
     same = grids is None or grids[0] == grids[1]
     count = rows[0] - prefixes[0] if grids is None else grids[1][0] * grids[1][1]
-    op = SelectRows(dim, (*kept, *range(prefixes[0], prefixes[0] + count))) if same else _resample(grids, prefixes[0], kept, library)
+    op = (
+        SelectRows(dim, (*kept, *range(prefixes[0], prefixes[0] + count)))
+        if same
+        else _resample(grids, prefixes[0], kept, library)
+    )
     size = "the same grid" if same or grids is None else f"position grid {_times(grids[0])} -> {_times(grids[1])}"
     text = size + words_ + ("" if same or not library else f", as {library} does it")
     if len(kept) == prefixes[1]:
         return Fit((op,), text, rule="positions")
     if prefixes[0] == 0 < sides[0].prefix:
         # The source adds no position to its prefix tokens, which zeros repeat.
-        return Fit((op, InsertZeros(dim, 0, prefixes[1])), f"{text}, zeros for {prefixes[1]} prefix rows", rule="positions")
+        return Fit(
+            (op, InsertZeros(dim, 0, prefixes[1])), f"{text}, zeros for {prefixes[1]} prefix rows", rule="positions"
+        )
     fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + count)))
     return Fit((op,), f"{text}, {prefixes[1] - len(kept)} new ones fresh", rows=fill, rule="positions")
 
@@ -185,7 +205,11 @@ def _bias_table(a: Shape, b: Shape) -> Fit | None:
         if all(s * s == n - extra and s % 2 for s, n in zip(sides, (a[0], b[0]), strict=True)):
             windows = [((s + 1) // 2, (s + 1) // 2) for s in sides]
             op = ResampleBiasTable(windows[0], windows[1], extra)
-            return Fit((op,), f"relative positions of a {windows[0][0]}x{windows[0][1]} window -> {windows[1][0]}x{windows[1][1]}", rule="positions")
+            return Fit(
+                (op,),
+                f"relative positions of a {windows[0][0]}x{windows[0][1]} window -> {windows[1][0]}x{windows[1][1]}",
+                rule="positions",
+            )
     if a[0] % 2 and b[0] % 2:
         return Fit((Resample1d(b[0], "linear"),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
     return None

@@ -31,9 +31,7 @@ def is_quiet(spec: TensorSpec) -> bool:
     return role in QUIET_ROLES or mask or spec.numel == 0
 
 
-def fresh_steps(
-    slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[str], bool], specs: Mapping[str, TensorSpec]
-) -> Step:
+def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[str], bool]) -> Step:
     """Return the step of a slot that nothing in the checkpoint feeds."""
     if any(is_zero(name) for name in slot.names):
         constant = Constant(slot.spec.shape, slot.spec.dtype.label, 0.0)
@@ -47,7 +45,11 @@ def fresh_steps(
 
 
 def unused_sources(
-    steps: Sequence[Step], specs: Mapping[str, TensorSpec], rejected: Mapping[str, str], matching: Matching, network: str
+    steps: Sequence[Step],
+    specs: Mapping[str, TensorSpec],
+    rejected: Mapping[str, str],
+    matching: Matching,
+    network: str,
 ) -> tuple[Unused, ...]:
     """Return the fate of every source tensor that feeds no slot."""
     used = {feed.key for step in steps for feed in step.feeds}

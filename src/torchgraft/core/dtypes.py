@@ -52,7 +52,9 @@ class DType(Enum):
         order = {"bool": 0, "uint": 1, "int": 2, "float": 3, "complex": 4}
         if order[self.kind] < order[other.kind]:
             return False
-        return self.mantissa >= other.mantissa and (other.kind not in ("float", "complex") or self.exponent >= other.exponent)
+        return self.mantissa >= other.mantissa and (
+            other.kind not in ("float", "complex") or self.exponent >= other.exponent
+        )
 
     @classmethod
     def of(cls, label: str) -> DType:

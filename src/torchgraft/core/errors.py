@@ -1,15 +1,15 @@
 """Every error that torchgraft raises on purpose, with the exit code of the command line.
 
-    TorchgraftError                     1   anything of ours
-    ├── UsageError                      2   an argument that makes no sense
-    ├── CheckpointError                 3   a file that can't be read
-    │   ├── CorruptCheckpointError      3   broken, truncated or inconsistent
-    │   ├── UnsafeCheckpointError       4   would need code, or leaves its folder
-    │   ├── UnsupportedCheckpointError  5   sound, but nothing that we read
-    │   └── LimitExceededError          6   larger or deeper than any honest file
-    ├── PlanRefusedError                7   the plan holds objections; the model is untouched
-    ├── WriteError                      8   an output file could not be written; the old one is intact
-    └── ApplyError                      9   writing into the model failed; it was rolled back
+TorchgraftError                     1   anything of ours
+├── UsageError                      2   an argument that makes no sense
+├── CheckpointError                 3   a file that can't be read
+│   ├── CorruptCheckpointError      3   broken, truncated or inconsistent
+│   ├── UnsafeCheckpointError       4   would need code, or leaves its folder
+│   ├── UnsupportedCheckpointError  5   sound, but nothing that we read
+│   └── LimitExceededError          6   larger or deeper than any honest file
+├── PlanRefusedError                7   the plan holds objections; the model is untouched
+├── WriteError                      8   an output file could not be written; the old one is intact
+└── ApplyError                      9   writing into the model failed; it was rolled back
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ class Inspection(Shown):
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
 
-
 def summarise(source: Source, chosen: Network, rivals: tuple[str, ...] = (), note: str = "") -> Inspection:
     """Return what `source` holds; `chosen` is the network to list."""
     return Inspection(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -14,6 +13,8 @@ from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.shown import Renderers, Shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
 
     from torchgraft.core.specs import Shape, Slot, TensorSpec
@@ -46,7 +47,8 @@ class Op(Protocol):
 
 class Certainty(Enum):
     """How sure a match is. CERTAIN: the facts leave no other reading. LIKELY: a stated convention settles it, or one
-    reading is far ahead. DOUBT: two or more readings, or one that rests on thin evidence."""
+    reading is far ahead. DOUBT: two or more readings, or one that rests on thin evidence.
+    """
 
     CERTAIN = "certain"
     LIKELY = "likely"
@@ -56,9 +58,9 @@ class Certainty(Enum):
 class Action(Enum):
     """What happens to a slot."""
 
-    COPY = "copy"        # one source tensor, unchanged but for a cast
-    ADAPT = "adapt"      # through ops that rearrange, join, split, resize or compute
-    FRESH = "fresh"      # keeps its initial values
+    COPY = "copy"  # one source tensor, unchanged but for a cast
+    ADAPT = "adapt"  # through ops that rearrange, join, split, resize or compute
+    FRESH = "fresh"  # keeps its initial values
 
 
 @dataclass(frozen=True, slots=True)

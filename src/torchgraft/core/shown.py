@@ -46,5 +46,7 @@ class Shown:
 
     def _renderers(self) -> Renderers:
         if self.renderers is None:
-            raise UsageError(f"this {type(self).__name__} was built without renderers; those that torchgraft returns have them")
+            raise UsageError(
+                f"this {type(self).__name__} was built without renderers; those that torchgraft returns have them"
+            )
         return self.renderers

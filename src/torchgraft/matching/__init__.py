@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.plan import Why
 from torchgraft.matching.broadcast import spread
 from torchgraft.matching.dialect import HARMLESS_ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
@@ -21,6 +20,7 @@ from torchgraft.matching.units import flat_class, shape_class
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
+    from torchgraft.core.plan import Why
     from torchgraft.core.specs import Target, TensorSpec
 
 __all__ = ["Rules", "choose", "join_ranks", "match"]

@@ -31,11 +31,11 @@ def align(scores: np.ndarray) -> list[tuple[int, int]]:
 def _trace(scores: np.ndarray, gap: np.ndarray, hit: np.ndarray) -> list[tuple[int, int]]:
     i, j = scores.shape
     pairs: list[tuple[int, int]] = []
-    on_hit = hit[i, j] > gap[i, j]
+    on_hit = bool(hit[i, j] > gap[i, j])
     while i > 0 and j > 0:
         if on_hit:
             pairs.append((i - 1, j - 1))
-            on_hit = hit[i - 1, j - 1] + RUN_BONUS > gap[i - 1, j - 1]
+            on_hit = bool(hit[i - 1, j - 1] + RUN_BONUS > gap[i - 1, j - 1])
             i, j = i - 1, j - 1
         elif hit[i - 1, j] >= gap[i, j]:
             i, on_hit = i - 1, True

@@ -15,8 +15,10 @@ from torchgraft.matching.likeness import block_likeness
 from torchgraft.matching.units import BARE, flat_class, shape_class
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
     from torchgraft.matching.units import Unit
 
 ROLES = ("weight", "bias", "mean", "var", BARE)
@@ -46,7 +48,15 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     fits, soft = _shapes(sources, targets)
     class_size = fits.sum(axis=1, keepdims=True) + fits.sum(axis=0, keepdims=True)
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
-    return Evidence(fits, soft, _names(sources, targets), _clashes(sources, targets), rare, block_likeness(sources, targets), _shared(sources, targets))
+    return Evidence(
+        fits,
+        soft,
+        _names(sources, targets),
+        _clashes(sources, targets),
+        rare,
+        block_likeness(sources, targets),
+        _shared(sources, targets),
+    )
 
 
 def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
@@ -78,15 +88,13 @@ def _lone_cells(sources: Sequence[Unit], targets: Sequence[Unit], first: str, se
     )
 
 
-def _cells(rows: list, columns: list) -> tuple[np.ndarray, ...]:
+def _cells(rows: list[Leaf | None], columns: list[Leaf | None]) -> tuple[np.ndarray, ...]:
     """Return matrices: both have the tensor; shapes have the same elements; ranks (up to ones) are near."""
     ids: dict[object, int] = {}
 
-    def number(key: object) -> int:
-        return ids.setdefault(key, len(ids))
-
-    def column(leaves: list, of: object) -> np.ndarray:
-        return np.array([-1 if leaf is None else number((of, of(leaf.shape))) for leaf in leaves], int)  # type: ignore[operator]
+    def column(leaves: list[Leaf | None], of: Callable[[Shape], Shape]) -> np.ndarray:
+        keys = [None if leaf is None else (of, of(leaf.shape)) for leaf in leaves]
+        return np.array([-1 if key is None else ids.setdefault(key, len(ids)) for key in keys], int)
 
     have = np.array([leaf is not None for leaf in rows])[:, None] & np.array([leaf is not None for leaf in columns])
     same = column(rows, shape_class)[:, None] == column(columns, shape_class)
@@ -121,7 +129,9 @@ def _shared(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     vocabulary: dict[str, int] = {}
 
     def sets(units: Sequence[Unit]) -> list[tuple[int, int]]:
-        return [(row, vocabulary.setdefault(w, len(vocabulary))) for row, u in enumerate(units) for w in _telling(u.words)]
+        return [
+            (row, vocabulary.setdefault(w, len(vocabulary))) for row, u in enumerate(units) for w in _telling(u.words)
+        ]
 
     cells = sets(sources), sets(targets)
     width = max(len(vocabulary), 1)
@@ -142,12 +152,8 @@ def _telling(words: tuple[str, ...]) -> set[str]:
 def _clashes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     clash = np.zeros((len(sources), len(targets)), bool)
     for words in EXCLUSIVE:
-        ids: dict[frozenset[str], int] = {frozenset(): -1}
-        sides = []
-        for units in (sources, targets):
-            sides.append([frozenset(w for w in u.words if w in words) for u in units])
+        sides = [[frozenset(w for w in u.words if w in words) for u in units] for units in (sources, targets)]
         kinds = [sorted(set(side), key=sorted) for side in sides]
-        del ids
         for a in kinds[0]:
             for b in kinds[1]:
                 if a and b and not a & b:

@@ -12,7 +12,8 @@ from torchgraft.matching.units import shape_class
 from torchgraft.matching.words import stem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Set
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from torchgraft.matching.evidence import Evidence
     from torchgraft.matching.units import Unit
@@ -53,7 +54,7 @@ class Context:
     rivals apart.
     """
 
-    path: Set[tuple[int, int]]
+    path: AbstractSet[tuple[int, int]]
     named: Mapping[int, int]
     regions: tuple[Sequence[str], Sequence[str]]
     orders: tuple[Order, Order] | None = None
@@ -65,8 +66,10 @@ class Context:
         been inserted or moved, and then the same number means another layer.
         """
         taken = set(self.named.values())
-        free_sources = [k for k in np.flatnonzero(evidence.fits[:, j]) if k not in self.named and self._near(0, i, k)]
-        free_targets = [k for k in np.flatnonzero(evidence.fits[i]) if k not in taken and self._near(1, j, k)]
+        free_sources = [
+            k for k in map(int, np.flatnonzero(evidence.fits[:, j])) if k not in self.named and self._near(0, i, k)
+        ]
+        free_targets = [k for k in map(int, np.flatnonzero(evidence.fits[i])) if k not in taken and self._near(1, j, k)]
         return not (free_sources and free_targets)
 
     def _near(self, side: int, first: int, second: int) -> bool:
@@ -104,7 +107,9 @@ class Order:
 ORDERLY = 0.97
 
 
-def orders_of(path: Set[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order] | None:
+def orders_of(
+    path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]
+) -> tuple[Order, Order] | None:
     """Return both sides as sequences if they agree from end to end, else None."""
     if len(path) < ORDERLY * max(len(sources), len(targets)):
         return None
@@ -129,11 +134,7 @@ def _judge(
     column[i] = row[j] = -9.0
     rival = int(column.argmax())
     lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
-    apart = all(
-        _by_order(pair, k, side, context, partners)
-        for side in (0, 1)
-        for k in _rivals(i, j, evidence, side)
-    )
+    apart = all(_by_order(pair, k, side, context, partners) for side in (0, 1) for k in _rivals(i, j, evidence, side))
     return Pair(
         source=i, target=j, name=float(evidence.names[i, j]), block=float(votes[0][i, j]), tail=float(votes[1][i, j]),
         in_order=pair in context.path, named=context.named.get(i) == j, unquestioned=context.named.get(i) == j and context.is_unquestioned(i, j, evidence),

@@ -55,7 +55,9 @@ def _plain(key: str, spec: TensorSpec, order: int) -> Leaf:
 
 
 def _formed(form: Form, order: int) -> Leaf:
-    return Leaf(name=_unfold(form.name), shape=form.shape, dtype=form.dtype, keys=form.keys, form=form.kind, order=order)
+    return Leaf(
+        name=_unfold(form.name), shape=form.shape, dtype=form.dtype, keys=form.keys, form=form.kind, order=order
+    )
 
 
 def _unfold(key: str) -> str:
@@ -80,7 +82,7 @@ def cut(leaves: Iterable[Leaf]) -> list[Leaf]:
 
 
 def _fused_labels(leaf: Leaf) -> tuple[str, ...] | None:
-    if leaf.role not in ("weight", "bias") or leaf.form not in ("plain",):
+    if leaf.role not in ("weight", "bias") or leaf.form != "plain":
         return None
     spelled = words(leaf.owner.rpartition(".")[2])
     for size in (3, 2, 1):

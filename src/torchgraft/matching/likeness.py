@@ -51,7 +51,9 @@ class _Blocks:
     def __init__(self, units: Sequence[Unit]) -> None:
         self.held: dict[str, Counter[object]] = defaultdict(Counter)
         for unit in units:
-            kind = tuple(sorted((role, shape_class(leaf.shape)) for role, leaf in unit.leaves.items() if role != "count"))
+            kind = tuple(
+                sorted((role, shape_class(leaf.shape)) for role, leaf in unit.leaves.items() if role != "count")
+            )
             for block in unit.blocks:
                 self.held[block][kind] += 1
         self.names = {name: n for n, name in enumerate(self.held)}

@@ -98,7 +98,9 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
     for rule in _candidates(left, wanted):
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
-        sound = rule == ("", "") or (2 * fits >= len(placed) and _is_told(rule, placed) and _is_whole(rule, placed, left, wanted))
+        sound = rule == ("", "") or (
+            2 * fits >= len(placed) and _is_told(rule, placed) and _is_whole(rule, placed, left, wanted)
+        )
         if placed and sound and _keeps_numbers(rule):
             value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
             rated.append((value, rule, placed))

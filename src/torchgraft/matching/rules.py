@@ -110,10 +110,13 @@ def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
     for pattern, to in renames:
         found = pattern.match(key)
         if found:
-            fields = found.groupdict()
-            try:
-                new = _FIELD.sub(lambda m: fields[m.group(1)], to)
-            except KeyError as error:
-                raise UsageError(f"rename target {to!r} uses {error}, which its source pattern lacks") from error
+            new = _filled(to, found.groupdict())
             return new + key[found.end() :]
     return key
+
+
+def _filled(to: str, fields: Mapping[str, str]) -> str:
+    try:
+        return _FIELD.sub(lambda m: fields[m.group(1)], to)
+    except KeyError as error:
+        raise UsageError(f"rename target {to!r} uses {error}, which its source pattern lacks") from error

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from torchgraft.core.specs import Network, Slot, TensorSpec
 
-EMA_SEGMENTS = frozenset({"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"})
+EMA_SEGMENTS = frozenset(
+    {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,9 @@ def _regions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[str
     return [u.path.partition(".")[0] for u in sources], [u.path.partition(".")[0] for u in targets]
 
 
-def _fixed(evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int]) -> np.ndarray:
+def _fixed(
+    evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int]
+) -> np.ndarray:
     base = np.where(evidence.fits, 1.0, 0.0).astype(np.float32)
     score = base + NAME * evidence.names + RARE * evidence.rare - CLASH * evidence.clash
     score += LIKENESS * evidence.likeness
@@ -74,10 +76,9 @@ def _fixed(evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit],
 
 def _same_numbers(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     ids: dict[tuple[int, ...], int] = {}
-    rows, columns = (
-        np.array([ids.setdefault(u.numbers, len(ids)) for u in units]) for units in (sources, targets)
-    )
-    return (rows[:, None] == columns).astype(np.float32)
+    rows, columns = (np.array([ids.setdefault(u.numbers, len(ids)) for u in units]) for units in (sources, targets))
+    same: np.ndarray = rows[:, None] == columns
+    return same.astype(np.float32)
 
 
 def _marks(pairs: set[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
-from torchgraft.matching.leaves import cut
 from torchgraft.matching.dialect import HARMLESS_ROLES
-from torchgraft.matching.judge import Pair
+from torchgraft.matching.leaves import cut
 from torchgraft.matching.solve import solve
 from torchgraft.matching.units import Unit, group, same_roles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torchgraft.matching.judge import Pair
     from torchgraft.matching.prefixes import Naming
 
 
@@ -49,9 +49,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     )
 
 
-def _units(
-    sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str, str]
-) -> tuple[list[Unit], list[Unit]]:
+def _units(sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str, str]) -> tuple[list[Unit], list[Unit]]:
     """Return the units of both sides; fused tensors that agree by name and shape stay whole, all others are cut."""
     by_target = {leaf.name: leaf for leaf in targets}
     whole = {a.name for a in sources if a.name in named and by_target[named[a.name]].shape == a.shape}
@@ -181,9 +179,15 @@ def _why(pair: Pair, source: Unit, target: Unit) -> Why:
     if pair.block > 0.5 and source.block:
         evidence.append(f"{source.block} and {target.block} agree in {min(pair.block, 1.0):.0%}")
     if pair.tail > 0.5:
-        evidence.append(f"{source.tail or 'block'} is {target.tail or 'block'} in {min(pair.tail, 1.0):.0%} of the cases")
+        evidence.append(
+            f"{source.tail or 'block'} is {target.tail or 'block'} in {min(pair.tail, 1.0):.0%} of the cases"
+        )
     if pair.named:
         return Why("name", "same name", tuple(evidence))
     if source.tail == target.tail:
-        return Why("sequence", f"{source.block or source.path} stands where {target.block or target.path} does", tuple(evidence))
+        return Why(
+            "sequence",
+            f"{source.block or source.path} stands where {target.block or target.path} does",
+            tuple(evidence),
+        )
     return Why("structure", f"{source.tail} corresponds to {target.tail}", tuple(evidence))

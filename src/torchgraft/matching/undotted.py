@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
 MIN_VOTES = 1
 
@@ -33,7 +33,7 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict
     if not flat:
         return {}
     ends = {key: key.rpartition(".")[2] for key in keys}
-    whole = {key: "." in key and end or key for key, end in ends.items()}
+    whole = {key: ("." in key and end) or key for key, end in ends.items()}
     votes = Counter(end[:at] for end in whole.values() for at in range(len(end)) if end[at:] in flat)
     if not votes:
         return {}
@@ -47,7 +47,7 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict
     }
 
 
-def restored(keys: Iterable[str], names: Mapping[str, object]) -> dict[str, str]:
+def restored(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
     """Return undotted keys of a state dict that has any, for names that none of its dotted keys serves."""
     keys = list(keys)
     long = [key for key in keys if key.count(".") <= 1 and key not in names]

@@ -49,11 +49,8 @@ def _votes(
         best = np.zeros_like(mine)
         for b in columns.levels:
             size, count = whole[np.ix_(a, b)], counts[np.ix_(a, b)]
-            if larger:
-                count = (count - goes[:, b] - comes[a] + mine) / np.maximum(size - 1, 1)
-            else:
-                count = count / size
-            np.maximum(best, np.where(size > 1, count, 0.0), out=best)
+            others = (count - goes[:, b] - comes[a] + mine) / np.maximum(size - 1, 1)
+            np.maximum(best, np.where(size > 1, others if larger else count / size, 0.0), out=best)
         counted = (rows.sizes[a] > 1)[:, None]
         total += np.where(counted, best, 0.0)
         levels += counted
