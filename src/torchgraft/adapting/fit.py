@@ -60,7 +60,7 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     a, b = source.shape, target.shape
     if is_matrix(source, target):
         return _matrix(source, target, layout, tail)
-    if len(a) == len(b) == 2 and a == b[::-1] != a and "bias" in f"{source.name} {target.name}":
+    if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":
         return Fit((Transpose(),), "stored transposed")
     if len(a) == len(b):
         same = _kernel(a, b, layout)

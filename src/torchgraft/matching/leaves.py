@@ -12,7 +12,7 @@ from torchgraft.matching.forms import Form, find_forms
 from torchgraft.matching.words import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from torchgraft.core.specs import Slot, TensorSpec
 
@@ -71,13 +71,12 @@ def _unfold(key: str) -> str:
     return key
 
 
-def cut(leaves: Iterable[Leaf]) -> list[Leaf]:
-    """Return the leaves with fused projections cut into parts; what can't be cut for sure stays whole."""
-    leaves = list(leaves)
+def cut(leaves: Sequence[Leaf], whole: Container[str] = ()) -> list[Leaf]:
+    """Return the leaves with fused projections cut into parts; those named in `whole`, and unclear ones, stay whole."""
     rows_of_q = _query_rows(leaves)
     out: list[Leaf] = []
     for leaf in leaves:
-        out.extend(_parts(leaf, rows_of_q) or [leaf])
+        out.extend((_parts(leaf, rows_of_q) if leaf.name not in whole else None) or [leaf])
     return out
 
 

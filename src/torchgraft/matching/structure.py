@@ -54,15 +54,7 @@ def _units(sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str,
     by_target = {leaf.name: leaf for leaf in targets}
     whole = {a.name for a in sources if a.name in named and by_target[named[a.name]].shape == a.shape}
     kept = {named[name] for name in whole}
-    left = [piece for leaf in sources for piece in ([leaf] if leaf.name in whole else cut_one(leaf, sources))]
-    right = [piece for leaf in targets for piece in ([leaf] if leaf.name in kept else cut_one(leaf, targets))]
-    return group(left), group(right)
-
-
-def cut_one(leaf: Leaf, among: Sequence[Leaf]) -> list[Leaf]:
-    """Return the parts of one leaf; `among` are its neighbours, which tell the sizes of grouped queries."""
-    near = [other for other in among if other.owner.rpartition(".")[0] == leaf.owner.rpartition(".")[0]]
-    return [piece for piece in cut([leaf, *(o for o in near if o is not leaf)]) if piece.keys == leaf.keys]
+    return group(cut(sources, whole)), group(cut(targets, kept))
 
 
 def _pinned(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:
