@@ -18,7 +18,12 @@ def cases(model: nn.Module, given: Any, hints: dict[str, Any]) -> dict[str, list
     if "freeze" in hints:
         tg.freeze(model, modules=hints["freeze"])
     plan = report.plan
-    flags = {"low_coverage": "low_coverage", "coverage": "low_coverage", "missing": "incomplete", "nonfinite": "nonfinite"}
+    flags = {
+        "low_coverage": "low_coverage",
+        "coverage": "low_coverage",
+        "missing": "incomplete",
+        "nonfinite": "nonfinite",
+    }
     objections = [o for o in plan.objections if o.kind in flags]
     return {
         "left_at_init": [name for s in plan.fresh for name in s.slot.names]

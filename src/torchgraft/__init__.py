@@ -45,7 +45,7 @@ _HOMES = {
     "open_checkpoint": "reading",
 }  # fmt: skip
 
-__all__ = [  # noqa: PLE0604  # the names of _HOMES, spelled out for type checkers and readers
+__all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "ApplyError",
     "CheckpointError",
     "CorruptCheckpointError",

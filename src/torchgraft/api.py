@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.diff import Diff
-    from torchgraft.core.specs import Source, Target
+    from torchgraft.core.specs import Network, Source, Target
+    from torchgraft.surveying.hooks import Renames
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
@@ -120,13 +121,13 @@ def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] 
     return ClassRows(source=tuple(names["source"]), target=tuple(names["target"]), modules=dict(rows))
 
 
-def make_plan(source: Source, target: Target, asked: Request) -> Plan:
-    """Return the plan for an opened source and a surveyed target."""
+def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
+    """Return the plan for an opened source and a surveyed target; `model` lends its own loading code, if it is there."""
     with collector_paused():
-        return _planned(source, target, asked)
+        return _planned(source, target, asked, model)
 
 
-def _planned(source: Source, target: Target, asked: Request) -> Plan:
+def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
     start = time.perf_counter()
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
@@ -134,7 +135,8 @@ def _planned(source: Source, target: Target, asked: Request) -> Plan:
     settled = requested_steps(specs, target, asked.options, choice.network.path)
     taken = {feed.key for step in settled.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
-    matching = match(left, target, asked.rules, prefer=asked.prefer, settled=settled)
+    hooks = _renames(model, source, choice.network)
+    matching = match(left, target, asked.rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
     wishes = Wishes(
         is_fresh=asked.rules.is_fresh, is_zero=asked.rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
     )
@@ -153,7 +155,7 @@ def _planned(source: Source, target: Target, asked: Request) -> Plan:
         mine = choice.network.path or matching.chosen or "top level"
         text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
         objections = (Objection("container", text, (mine, *rivals)), *objections)
-    notes = tuple(n for n in (choice.note, *source.warnings, *plan.notes) if n)
+    notes = tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n)
     return replace(
         plan, objections=objections, notes=notes, origin=source.origin, format=source.format,
         seconds=time.perf_counter() - start,
@@ -201,7 +203,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     """
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
-        return make_plan(_hooked(model, source), _target(model), wanted)
+        return make_plan(source, _target(model), wanted, model)
 
 
 def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked: Any) -> Report:
@@ -236,9 +238,9 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
     from torchgraft.verifying import compare_values
 
     wanted = request(**asked)
-    with open_checkpoint(checkpoint) as opened:
-        source, target = _hooked(model, opened), _target(model)
-        made = make_plan(source, target, wanted)
+    with open_checkpoint(checkpoint) as source:
+        target = _target(model)
+        made = make_plan(source, target, wanted, model)
         made = replace(
             made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source)
         )
@@ -264,10 +266,15 @@ def _target(model: object) -> Target:
         return target_from_specs(choose(source.networks, (), None).network.specs)
 
 
-def _hooked(model: object, source: Source) -> Source:
-    """Return the source under the names that the model's own load hooks give its keys."""
-    del model
-    return source
+def _renames(model: object, source: Source, network: Network) -> Renames:
+    """Return what the model's own load hooks make of the file's names; nothing for models without such code."""
+    from torchgraft.surveying.hooks import Renames, rename_by_hooks
+
+    if not hasattr(model, "named_parameters"):
+        return Renames()
+    versions = source.metadata.get("versions")
+    mine = versions.get(network.path) if isinstance(versions, dict) else None
+    return rename_by_hooks(model, network.specs, mine) or Renames()  # type: ignore[arg-type]  # a module, as asked
 
 
 def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:

@@ -166,13 +166,13 @@ def test_a_terminal_gets_colour_and_a_pipe_does_not(files):
     command = [sys.executable, "-m", "torchgraft", "inspect", str(files / "mine.safetensors")]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60"}
     environment.pop("NO_COLOR", None)
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, env=environment, check=True)  # noqa: S603
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, env=environment, check=True)
     os.close(writer)
     shown = os.read(reader, 65536).decode()
     os.close(reader)
     assert done.returncode == 0
     assert "\x1b[" in shown
-    piped = subprocess.run(command, capture_output=True, env=environment, check=True)  # noqa: S603
+    piped = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert b"\x1b" not in piped.stdout + piped.stderr
 
 
@@ -180,7 +180,7 @@ def test_help_is_fast_and_needs_no_torch():
     code = "import sys; sys.argv = ['torchgraft', '--help']\nfrom torchgraft.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
     heavy = "print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m in sys.modules])"
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
     assert "Exit codes:" in done.stdout
     assert time.perf_counter() - start < 2

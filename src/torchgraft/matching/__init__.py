@@ -33,30 +33,35 @@ def match(
     *,
     prefer: str | None = None,
     settled: Container[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> Matching:
     """Return who feeds whom.
 
     Names decide when they agree on everything: no shape contradicts them and only one side has anything left. Else
     names are evidence among others, and the two sequences are aligned as a whole. `prefer` names the part of the
     state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks. Slots in
-    `settled` are filled by other means.
+    `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
     inside, outside = keep_part(specs, prefer)
     targets = [leaf for leaf in target_leaves(target.slots) if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
-    found = _match_part(inside, specs, targets, rules)
+    found = _match_part(inside, specs, targets, rules, renamed or {})
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
-        rest = _match_part(outside, specs, open_buffers, rules)
+        rest = _match_part(outside, specs, open_buffers, rules, renamed or {})
         found = _merged(found, rest)
     return found
 
 
 def _match_part(
-    part: Sequence[str], specs: Mapping[str, TensorSpec], targets: Sequence[Leaf], rules: Rules
+    part: Sequence[str],
+    specs: Mapping[str, TensorSpec],
+    targets: Sequence[Leaf],
+    rules: Rules,
+    renamed: Mapping[str, str],
 ) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
-    shown = rules.present(part)
+    shown = [(renamed.get(name, name), key) for name, key in rules.present(part)]
     back = restored([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
     sources, derived = source_leaves({name: _renamed(specs[key], name) for name, key in keys.items()})
@@ -123,6 +128,7 @@ def _under_own_keys(
 
 
 def _ruled(found: Match, keys: Mapping[str, str]) -> Why:
+    """Return the reason, with the new name where a rule, a load hook or lost dots gave the key another."""
     moved = [k for k in found.source.keys if keys[k] != k]
     if not moved:
         return found.why

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from torchgraft.matching.dialect import EXCLUSIVE
 from torchgraft.matching.likeness import block_likeness
@@ -16,6 +15,8 @@ from torchgraft.matching.units import BARE, flat_class, shape_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from scipy import sparse
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -106,6 +107,8 @@ def _cells(rows: list[Leaf | None], columns: list[Leaf | None]) -> tuple[np.ndar
 
 def _names(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     """Cosine of word bags; rare words weigh more, and words near the end of the name more than those near its start."""
+    from scipy import sparse
+
     counts = Counter(w for units in (sources, targets) for u in units for w in set(u.words))
     total = len(sources) + len(targets)
     vocabulary = {w: i for i, w in enumerate(counts)}
@@ -126,6 +129,8 @@ def _names(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
 
 
 def _shared(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    from scipy import sparse
+
     vocabulary: dict[str, int] = {}
 
     def sets(units: Sequence[Unit]) -> list[tuple[int, int]]:

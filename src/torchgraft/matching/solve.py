@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from torchgraft.matching.align import align
 from torchgraft.matching.evidence import Evidence, gather
@@ -90,5 +89,7 @@ def _marks(pairs: set[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
 
 
 def _assign(scores: np.ndarray) -> list[tuple[int, int]]:
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(np.maximum(scores, 0.0), maximize=True)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > 0.4]

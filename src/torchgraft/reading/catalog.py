@@ -221,7 +221,9 @@ class _Cataloguer:
     def _count(self, more: int) -> None:
         self.count += more
         if self.count > MAX_ENTRIES:
-            raise LimitExceededError(f"{self.label}: more than {MAX_ENTRIES} ways to its tensors (one is reused without end)")
+            raise LimitExceededError(
+                f"{self.label}: more than {MAX_ENTRIES} ways to its tensors (one is reused without end)"
+            )
 
     def _note(self, node: Any, path: tuple[str, ...], role: str) -> None:
         """Keep the plain facts beside the tensors, and the versions of a state dict."""

@@ -1,5 +1,6 @@
 """PyTorch's distributed checkpoints: a pickled table of tensors in chunks, and files of chunks. Nothing is unpickled
-by pickle: the table goes through the inert interpreter."""
+by pickle: the table goes through the inert interpreter.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.reading.contents import Contents
+from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
 from torchgraft.reading.files import CheckpointFile, Window, open_inside, shown
 from torchgraft.reading.inert import Stub
 from torchgraft.reading.leaves import MAX_DIMS
-from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
 from torchgraft.reading.names import Table
 from torchgraft.reading.torch_names import TORCH_NAMES
 from torchgraft.reading.unpickle import MAX_PICKLE, Machine
@@ -118,8 +119,10 @@ class _Reader:
     def _chunk(self, name: str, chunk: Any, shape: tuple[int, ...], dtype: DType, places: dict[Any, _Info]) -> Chunk:
         facts = _attributes(chunk, self.label)
         offsets, sizes = self._shape(name, facts.get("offsets")), self._shape(name, facts.get("sizes"))
-        if len(offsets) != len(shape) or len(sizes) != len(shape) or any(
-            o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True)
+        if (
+            len(offsets) != len(shape)
+            or len(sizes) != len(shape)
+            or any(o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True))
         ):
             raise self._bad(name, f"of shape {shape} has a chunk of {sizes} at {offsets}, which reaches outside")
         info = places.get((name, offsets)) or places.get((name, None))
@@ -133,7 +136,9 @@ class _Reader:
         if sum(prod(c.sizes) for c in chunks) != prod(shape):
             raise self._bad(name, f"of shape {shape}: its {len(chunks)} chunks don't cover it exactly")
         for a, b in combinations(chunks, 2) if len(chunks) <= MAX_PAIRS else ():
-            if all(max(p, q) < min(p + n, q + m) for p, q, n, m in zip(a.offsets, b.offsets, a.sizes, b.sizes, strict=True)):
+            if all(
+                max(p, q) < min(p + n, q + m) for p, q, n, m in zip(a.offsets, b.offsets, a.sizes, b.sizes, strict=True)
+            ):
                 raise self._bad(name, f"has chunks that overlap, at {a.offsets} and {b.offsets}; they don't cover it")
 
     def _small(self, name: str, info: _Info | None) -> Any:
@@ -205,4 +210,6 @@ def _check_path(label: str, path: str) -> None:
     bad = bad or (".., which leaves the folder" if ".." in path.replace("\\", "/").split("/") else "")
     bad = bad or ("no file name" if "\0" in path or not path else "")
     if bad:
-        raise UnsafeCheckpointError(f"{label}: the data file {printable(path)!r} is {bad}; expected a file beside .metadata")
+        raise UnsafeCheckpointError(
+            f"{label}: the data file {printable(path)!r} is {bad}; expected a file beside .metadata"
+        )

@@ -59,9 +59,9 @@ class ChunkedLeaf(Leaf):
         for i, chunk in enumerate(self.chunks):
             part = np.empty((*chunk.sizes, self.dtype.itemsize), dtype=np.uint8)
             if part.size:
-                self._view(i).fill(memoryview(part.reshape(-1)), 0)
+                self._view(i).fill(part.reshape(-1).data, 0)
             whole[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))] = part
-        buffer[:] = memoryview(whole.reshape(-1))[start : start + len(buffer)]
+        buffer[:] = whole.reshape(-1).data[start : start + len(buffer)]
 
     def _view(self, number: int) -> View:
         """Return the one tensor of a chunk, which must be as the table says."""

@@ -141,11 +141,11 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _blobs(home: str) -> str:
-    parts = home.split(os.sep)
+    parts = home.split(os.sep)  # noqa: PTH206  # bytes of a path, whatever it names
     if "snapshots" not in parts:
         return ""
     at = len(parts) - 1 - parts[::-1].index("snapshots")
-    return os.sep.join([*parts[:at], "blobs"])
+    return os.sep.join([*parts[:at], "blobs"])  # noqa: PTH118  # as above
 
 
 def _read_at(fd: int, buffer: memoryview, offset: int) -> int:

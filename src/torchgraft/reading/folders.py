@@ -46,7 +46,7 @@ def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
     file = CheckpointFile(path)
     stack.callback(file.close)
     files.append(file)
-    if file.size and file.window().read(0, 1) in (b"{", b"[") or path.endswith(".index.json"):
+    if (file.size and file.window().read(0, 1) in (b"{", b"[")) or path.endswith(".index.json"):
         from torchgraft.reading.sharded import read_index
 
         return read_index(file, files, stack)
@@ -78,13 +78,17 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
     elif len(others) == 1:
         contents = _file(os.path.join(path, others[0]), files, stack)  # noqa: PTH118
     else:
-        found = f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
+        found = (
+            f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
+        )
         raise UnsupportedCheckpointError(f"{shown(path)}: {found}")
     if "config.json" in names:
         try:
             config = CheckpointFile(os.path.join(path, "config.json"))  # noqa: PTH118
             stack.callback(config.close)
-            contents.metadata.setdefault("config", loads(config.window().read(0, min(config.size, 4 << 20)), config.path))
+            contents.metadata.setdefault(
+                "config", loads(config.window().read(0, min(config.size, 4 << 20)), config.path)
+            )
             config.close()
         except CorruptCheckpointError as error:
             contents.warnings.append(f"config.json was left out: {error}")

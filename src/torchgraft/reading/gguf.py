@@ -14,7 +14,16 @@ from torchgraft.reading.leaves import MAX_DIMS, FileBytes, View
 if TYPE_CHECKING:
     from torchgraft.reading.files import Window
 
-_TYPES = {0: DType.F32, 1: DType.F16, 24: DType.I8, 25: DType.I16, 26: DType.I32, 27: DType.I64, 28: DType.F64, 30: DType.BF16}
+_TYPES = {
+    0: DType.F32,
+    1: DType.F16,
+    24: DType.I8,
+    25: DType.I16,
+    26: DType.I32,
+    27: DType.I64,
+    28: DType.F64,
+    30: DType.BF16,
+}
 _QUANTISED = {
     2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K",
     14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
@@ -100,7 +109,9 @@ def _value(cursor: _Cursor, kind: int, key: str, depth: int) -> Any:
         return cursor.text(f"the text of {printable(key)}")
     if kind == _ARRAY:
         if depth >= MAX_ARRAY_DEPTH:
-            raise LimitExceededError(f"{window.label}: array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}")
+            raise LimitExceededError(
+                f"{window.label}: array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}"
+            )
         inner, count = cursor.number("I"), cursor.number("Q")
         least = struct.calcsize("<" + _SCALARS[inner]) if inner in _SCALARS else 8
         if count * least > cursor.left:
@@ -122,7 +133,9 @@ def _row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape[::-1], cursor.number("I"), cursor.number("Q")
 
 
-def _tensors(window: Window, rows: list[tuple[str, tuple[int, ...], int, int]], start: int, align: int) -> dict[str, View]:
+def _tensors(
+    window: Window, rows: list[tuple[str, tuple[int, ...], int, int]], start: int, align: int
+) -> dict[str, View]:
     out: dict[str, View] = {}
     spans: list[tuple[int, int, str]] = []
     quantised = [(name, _QUANTISED[kind]) for name, _, kind, _ in rows if kind in _QUANTISED]

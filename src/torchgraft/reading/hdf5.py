@@ -172,9 +172,11 @@ class H5Leaf(Leaf):
         try:
             value = np.ascontiguousarray(self.item[()])
         except (OSError, RuntimeError, ValueError) as error:
-            raise self.window.corrupt(f"dataset {printable(self.item.name)} can't be read: {str(error)[:120]}") from error
+            raise self.window.corrupt(
+                f"dataset {printable(self.item.name)} can't be read: {str(error)[:120]}"
+            ) from error
         native = value.astype(value.dtype.newbyteorder("="), copy=False)
-        buffer[:] = memoryview(native.reshape(-1).view(np.uint8))[start : start + len(buffer)]
+        buffer[:] = native.reshape(-1).view(np.uint8).data[start : start + len(buffer)]
 
 
 def _plain(value: Any) -> Any:

@@ -278,7 +278,7 @@ class Held(Leaf):
 
         value = self.tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         raw = value.reshape(-1).view(torch.uint8)
-        buffer[:] = memoryview(raw.numpy())[start : start + len(buffer)]
+        buffer[:] = raw.numpy().data[start : start + len(buffer)]
 
 
 def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:

@@ -79,7 +79,9 @@ class _Converter:
         made = self.made.get(id(value))
         if made is None:
             if value.layout is not sys.modules["torch"].strided or value.is_quantized:
-                raise UnsupportedCheckpointError(f"<dict>: tensor {printable(name)} is sparse or quantised, which is not read")
+                raise UnsupportedCheckpointError(
+                    f"<dict>: tensor {printable(name)} is sparse or quantised, which is not read"
+                )
             self.count += 1
             made = self.made[id(value)] = Held(value.detach(), self.count)
         return made

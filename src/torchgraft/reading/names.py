@@ -38,8 +38,37 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
     "argparse": frozenset({"Namespace"}),
     "array": frozenset({"array"}),
     "builtins": frozenset(
-        "object int float str bytes bool list dict tuple set frozenset complex slice range type bytearray len min max "
-        "sum abs round Ellipsis NotImplemented Exception ValueError KeyError TypeError RuntimeError".split()
+        [
+            "object",
+            "int",
+            "float",
+            "str",
+            "bytes",
+            "bool",
+            "list",
+            "dict",
+            "tuple",
+            "set",
+            "frozenset",
+            "complex",
+            "slice",
+            "range",
+            "type",
+            "bytearray",
+            "len",
+            "min",
+            "max",
+            "sum",
+            "abs",
+            "round",
+            "Ellipsis",
+            "NotImplemented",
+            "Exception",
+            "ValueError",
+            "KeyError",
+            "TypeError",
+            "RuntimeError",
+        ]
     ),
     "collections": None,
     "copyreg": frozenset(),
@@ -69,9 +98,26 @@ _MAKERS = frozenset({
     "torch.random.fork_rng", "torch.distributed.fsdp._common_utils.clean_tensor_name",
 })  # fmt: skip
 _ACTING_KEYS = frozenset(
-    "__class__ __reduce__ __reduce_ex__ __setstate__ __getstate__ __getattr__ __getattribute__ __setattr__ __dict__ "
-    "__init__ __new__ __del__ __call__ __torch_function__ __torch_dispatch__ __init_subclass__ __code__ "
-    "__globals__".split()
+    [
+        "__class__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__setstate__",
+        "__getstate__",
+        "__getattr__",
+        "__getattribute__",
+        "__setattr__",
+        "__dict__",
+        "__init__",
+        "__new__",
+        "__del__",
+        "__call__",
+        "__torch_function__",
+        "__torch_dispatch__",
+        "__init_subclass__",
+        "__code__",
+        "__globals__",
+    ]
 )
 
 

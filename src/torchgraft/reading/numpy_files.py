@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
@@ -40,6 +41,10 @@ def read_npy(window: Window) -> Contents:
     return Contents(format="npy", tree={"arr_0": view})
 
 
+def _cut(raw: bytes, at: int, size: int) -> bytes:
+    return raw[at : at + size]
+
+
 def read_npz(archive: ZipArchive) -> Contents:
     """Return the arrays of an .npz file by their names."""
     warnings = archive.warnings
@@ -54,10 +59,9 @@ def read_npz(archive: ZipArchive) -> Contents:
                 part = archive.window.part(archive.locate(entry), entry.size)
                 head = part.read
             else:
-                raw = archive.head(entry, MAX_HEADER + 12)
-                head = lambda at, n, raw=raw: raw[at : at + n]  # noqa: E731
+                head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
             key = name.removesuffix(".npy")
-            tree[key] = _array(label, key, head, entry.size, lambda at, n, e=entry: RecordBytes(archive, e, at, n))
+            tree[key] = _array(label, key, head, entry.size, partial(RecordBytes, archive, entry))
     return Contents(format="npz", tree=tree, warnings=warnings)
 
 
@@ -70,7 +74,9 @@ def _array(
         raise CorruptCheckpointError(f"{label}: no numpy array (its first bytes are {head[:6]!r}), or truncated")
     version = (head[6], head[7])
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise CorruptCheckpointError(f"{label}: numpy format version {version[0]}.{version[1]}, expected 1.0, 2.0 or 3.0")
+        raise CorruptCheckpointError(
+            f"{label}: numpy format version {version[0]}.{version[1]}, expected 1.0, 2.0 or 3.0"
+        )
     start = 10 if version == (1, 0) else 12
     length = int.from_bytes(head[8:start], "little")
     if length > min(MAX_HEADER, size - start):
@@ -97,9 +103,12 @@ def _header(label: str, raw: bytes) -> tuple[str, bool, tuple[int, ...]]:
 
 def _dtype(label: str, name: str, descr: str) -> DType:
     if descr.lstrip("|<>=").startswith("O"):
-        raise UnsafeCheckpointError(f"{label}: array {printable(name)} holds pickled Python objects (object dtype), not numbers")
+        raise UnsafeCheckpointError(
+            f"{label}: array {printable(name)} holds pickled Python objects (object dtype), not numbers"
+        )
     dtype = _DTYPES.get(descr.lstrip("|<>="))
     if dtype is None:
-        raise UnsupportedCheckpointError(f"{label}: array {printable(name)} has dtype {descr!r:.60}, which is no tensor's")
+        raise UnsupportedCheckpointError(
+            f"{label}: array {printable(name)} has dtype {descr!r:.60}, which is no tensor's"
+        )
     return dtype
-

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_STACK = 8_000_000
 
+
 def _constant(value: Any) -> Callable[[Machine, int], int]:
     def op(m: Machine, pos: int) -> int:
         m.stack.append(value)

@@ -59,7 +59,9 @@ def _ref(archive: ZipArchive, folder: str, key: str, entry: Any) -> TensorRef:
         stride = tuple(n["as_int"] for n in meta["strides"])
         offset, dtype = meta["storage_offset"]["as_int"], _DTYPES.get(meta["dtype"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpointError(f"{label}: tensor {printable(key)} is described incompletely ({error!r:.60})") from error
+        raise CorruptCheckpointError(
+            f"{label}: tensor {printable(key)} is described incompletely ({error!r:.60})"
+        ) from error
     if dtype is None:
         raise UnsupportedCheckpointError(f"{label}: tensor {printable(key)} has dtype number {meta['dtype']!r:.20}")
     if not isinstance(path, str) or "/" in path or ".." in path:

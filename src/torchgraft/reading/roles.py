@@ -7,17 +7,74 @@ from typing import Any
 from torchgraft.core.names import words
 
 _OPTIMIZER = frozenset(
-    "optimizer optimizers optim opt optims scheduler schedulers sched scaler scalers gradscaler amp".split()
+    [
+        "optimizer",
+        "optimizers",
+        "optim",
+        "opt",
+        "optims",
+        "scheduler",
+        "schedulers",
+        "sched",
+        "scaler",
+        "scalers",
+        "gradscaler",
+        "amp",
+    ]
 )
 _EMA = frozenset({"ema", "swa", "polyak", "averaged", "avg", "shadow"})
 _OTHER = frozenset(
-    "rng rngs random history losses metrics callbacks loops callback hyper hparams config configs cfg args logs log "
-    "results stats".split()
+    [
+        "rng",
+        "rngs",
+        "random",
+        "history",
+        "losses",
+        "metrics",
+        "callbacks",
+        "loops",
+        "callback",
+        "hyper",
+        "hparams",
+        "config",
+        "configs",
+        "cfg",
+        "args",
+        "logs",
+        "log",
+        "results",
+        "stats",
+    ]
 )
 # Scalars of the training loop that lie beside a state dict as 0-d tensors.
 _COUNTERS = frozenset(
-    "epoch epochs step steps iteration iter iterations best loss acc accuracy score lr seed fitness "
-    "prec1 acc1 top1 metric map bleu wer cer updates decay".split()
+    [
+        "epoch",
+        "epochs",
+        "step",
+        "steps",
+        "iteration",
+        "iter",
+        "iterations",
+        "best",
+        "loss",
+        "acc",
+        "accuracy",
+        "score",
+        "lr",
+        "seed",
+        "fitness",
+        "prec1",
+        "acc1",
+        "top1",
+        "metric",
+        "map",
+        "bleu",
+        "wer",
+        "cer",
+        "updates",
+        "decay",
+    ]
 )
 
 

@@ -87,7 +87,11 @@ def _entry(window: Window, name: str, entry: Any, warnings: list[str]) -> tuple[
         raise _bad(window, name, f"has offsets {begin}, {end}: expected one after the other")
     dtype = _dtype(window, name, label, shape, end - begin)
     if prod(shape) * dtype.itemsize != end - begin:
-        raise _bad(window, name, f"of {label} {shape!r:.60} needs {prod(shape) * dtype.itemsize} bytes, its offsets give {end - begin}")
+        raise _bad(
+            window,
+            name,
+            f"of {label} {shape!r:.60} needs {prod(shape) * dtype.itemsize} bytes, its offsets give {end - begin}",
+        )
     if len(shape) > MAX_DIMS:
         raise LimitExceededError(f"{window.label}: tensor {printable(name)} has {len(shape)} dimensions")
     return dtype, tuple(shape), begin, end
@@ -100,7 +104,9 @@ def _dtype(window: Window, name: str, label: Any, shape: list[int], nbytes: int)
     if isinstance(label, str) and label in _BITS:
         if prod(shape) * _BITS[label] != 8 * nbytes:
             raise _bad(window, name, f"of {label} {shape!r:.60} doesn't fill its {nbytes} bytes")
-        raise UnsupportedCheckpointError(f"{window.label}: tensor {printable(name)} has dtype {label}, which is not read")
+        raise UnsupportedCheckpointError(
+            f"{window.label}: tensor {printable(name)} has dtype {label}, which is not read"
+        )
     raise _bad(window, name, f"has the unknown dtype {label!r:.40}")
 
 

@@ -39,7 +39,9 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
     index = loads(window.read(0, min(window.size, MAX_INDEX)), label)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if places is None:
-        raise UnsupportedCheckpointError(f"{label}: a JSON file without weight_map: neither a checkpoint nor an index of one")
+        raise UnsupportedCheckpointError(
+            f"{label}: a JSON file without weight_map: neither a checkpoint nor an index of one"
+        )
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise CorruptCheckpointError(f"{label}: weight_map is no table of names of keys and files")
     names = list(dict.fromkeys(places.values()))
@@ -69,7 +71,9 @@ def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stac
     wanted = [re.sub(r"-\d{5}-of-", f"-{i:05d}-of-", names[0]) for i in range(1, min(count, MAX_SHARDS) + 1)]
     missing = [n for n in wanted if n not in names]
     if missing:
-        raise CorruptCheckpointError(f"{shown(folder)}: shard {missing[0]} is missing; {len(names)} of {count} are there")
+        raise CorruptCheckpointError(
+            f"{shown(folder)}: shard {missing[0]} is missing; {len(names)} of {count} are there"
+        )
     return _gathered(folder, wanted, files, stack)
 
 
@@ -80,7 +84,8 @@ def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack
     for number, name in enumerate(names):
         inner = os.path.join(folder, name)  # noqa: PTH118
         if os.path.isdir(inner):  # noqa: PTH112
-            held = [n for n in sorted(os.listdir(inner)) if n.endswith((".pt", ".pth", ".bin")) and "optim_states" not in n]  # noqa: PTH208
+            listed = sorted(os.listdir(inner))  # noqa: PTH208
+            held = [n for n in listed if n.endswith((".pt", ".pth", ".bin")) and "optim_states" not in n]
             preferred = [n for n in ("model_optim_rng.pt", "model_rng.pt") if n in held] or held
             if not preferred:
                 raise CorruptCheckpointError(f"{shown(inner)}: the checkpoint of this rank is missing")
@@ -115,7 +120,9 @@ def _check_shard_name(label: str, name: str) -> None:
     elif not name or "\\" in name:
         bad = "no portable file name"
     if bad:
-        raise UnsafeCheckpointError(f"{label}: weight_map names the shard {printable(name)!r}: {bad}; expected a file beside it")
+        raise UnsafeCheckpointError(
+            f"{label}: weight_map names the shard {printable(name)!r}: {bad}; expected a file beside it"
+        )
 
 
 def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
@@ -132,7 +139,9 @@ def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack:
         out.metadata |= {k: v for k, v in contents.metadata.items() if k not in out.metadata}
         for key, leaf in leaves.items():
             if key in tree:
-                raise CorruptCheckpointError(f"{shown(path)}: key {printable(key)} is in two shards, {where[key]} and {name}")
+                raise CorruptCheckpointError(
+                    f"{shown(path)}: key {printable(key)} is in two shards, {where[key]} and {name}"
+                )
             tree[key], where[key] = leaf, name
     out.metadata["shards"] = names
     return out

@@ -43,7 +43,7 @@ def read_file(window: Window) -> Contents:
 def _reader(head: bytes) -> Callable[[Window], Contents] | None:
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return _zip
-    if head[:1] == b"\x80" and head[1:2] != b"\0":
+    if head[:1] == b"\x80" and head[1:2] != b"\0" and not _is_safetensors(head):
         return _legacy
     if head.startswith(b"\x93NUMPY"):
         return _npy
@@ -56,6 +56,14 @@ def _reader(head: bytes) -> Callable[[Window], Contents] | None:
     if head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0:
         return _safetensors
     return None
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Whether what could be a pickle is a safetensors header whose length happens to start with the byte 0x80.
+
+    A pickle has opcodes where the length has zeros: one of protocol 2 to 5 can't go on with six zero bytes.
+    """
+    return head[4:8] == bytes(4) and head[8:9] == b"{"
 
 
 def _zip(window: Window) -> Contents:
@@ -140,7 +148,9 @@ def _last_resort(window: Window, head: bytes) -> Contents:
         raise window.corrupt(f"truncated zip archive of {window.size} bytes")
     if window.size < 9:
         count = f"{window.size} byte{'s' * (window.size != 1)}"
-        raise window.corrupt(f"truncated: {count}, while the shortest header has 8 and its length would have to be over 0")
+        raise window.corrupt(
+            f"truncated: {count}, while the shortest header has 8 and its length would have to be over 0"
+        )
     length = int.from_bytes(head[:8], "little")
     raise window.corrupt(
         f"not a checkpoint of a known format: it begins with {head[:8].hex()} (as a safetensors header length that is {length})"

@@ -50,7 +50,7 @@ class OpenedCheckpoint:
             spec_bytes *= n
         raw = torch.empty(spec_bytes, dtype=torch.uint8)
         if spec_bytes:
-            self.read_into(network, key, memoryview(raw.numpy()))
+            self.read_into(network, key, raw.numpy().data)
         return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype)
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
@@ -65,7 +65,9 @@ class OpenedCheckpoint:
             return
         leaf.fill(view, start)
         if leaf.dtype is DType.BOOL and bytes(view).translate(None, b"\0\1"):
-            raise CorruptCheckpointError(f"{self.origin}: tensor {printable(key)} is bool but holds other bytes than 0 and 1")
+            raise CorruptCheckpointError(
+                f"{self.origin}: tensor {printable(key)} is bool but holds other bytes than 0 and 1"
+            )
 
     def close(self) -> None:
         """Close the files."""

@@ -53,7 +53,9 @@ def _add(window: Window, head: bytes, data: int, size: int, out: dict[str, Windo
         name = f"{_text(head[345:500])}/{name}"
     kind = head[156:157]
     if kind in _LINKS:
-        raise UnsafeCheckpointError(f"{window.label}: tar member {printable(name)} is a {_LINKS[kind]}, expected a file")
+        raise UnsafeCheckpointError(
+            f"{window.label}: tar member {printable(name)} is a {_LINKS[kind]}, expected a file"
+        )
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
         raise UnsafeCheckpointError(f"{window.label}: tar member {printable(name)} leads outside the archive (.. or /)")
     if kind in (b"5", b"x", b"g"):

@@ -118,7 +118,9 @@ class _Storages:
         known = {k for k in self.refs if "\0" not in k}
         if len(set(names)) != len(names) or set(names) != known:
             odd = sorted(set(names) ^ known) or ["(one twice)"]
-            raise CorruptCheckpointError(f"{label}: storage {odd[0]!r:.60} is not in both the pickle and the list of keys")
+            raise CorruptCheckpointError(
+                f"{label}: storage {odd[0]!r:.60} is not in both the pickle and the list of keys"
+            )
         at = start
         for name in names:
             at = self._place(name, self.refs[name], at)
@@ -147,5 +149,3 @@ class _Storages:
             base = self.found[root]
             found = self.found[ref.key] = FileBytes(self.window, base.offset + offset, size)
         return found
-
-

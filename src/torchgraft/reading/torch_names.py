@@ -160,7 +160,7 @@ def _encode(m: Machine, args: tuple[Any, ...]) -> bytes:
     return args[0].encode(args[1])
 
 
-def _number(kind: type[int] | type[float] | type[complex] | type[bool]) -> Callable[[Machine, tuple[Any, ...]], Any]:
+def _number(kind: type[int | float | complex | bool]) -> Callable[[Machine, tuple[Any, ...]], Any]:
     def run(m: Machine, args: tuple[Any, ...]) -> Any:
         if not all(isinstance(a, (int, float)) for a in args):
             raise m.corrupt(f"a {kind.__name__} made of something else than numbers")

@@ -30,7 +30,9 @@ def read_torch_tar(window: Window) -> Contents:
     members = read_members(window)
     missing = [p for p in _PARTS if p not in members]
     if missing:
-        raise UnsupportedCheckpointError(f"{window.label}: a tar archive without {missing[0]}: no checkpoint; unpack it first")
+        raise UnsupportedCheckpointError(
+            f"{window.label}: a tar archive without {missing[0]}: no checkpoint; unpack it first"
+        )
     reader = _Reader(window)
     reader.storages(members["storages"])
     reader.tensors(members["tensors"])
@@ -62,7 +64,9 @@ class _Reader:
             return pid[0]  # a class with its source code, which is not looked at
         found = self.made.get(int(pid)) if type(pid) is int or (isinstance(pid, str) and pid.isdecimal()) else None
         if found is None:
-            raise CorruptCheckpointError(f"{self.window.label}: persistent id {pid!r:.60} means no tensor of the archive")
+            raise CorruptCheckpointError(
+                f"{self.window.label}: persistent id {pid!r:.60} means no tensor of the archive"
+            )
         return found
 
     def storages(self, part: Window) -> None:

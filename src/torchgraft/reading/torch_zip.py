@@ -119,9 +119,13 @@ def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
         CheckpointError: it is something else.
     """
     if isinstance(pid, tuple) and pid[:1] == ("module",):
-        raise UnsafeCheckpointError(f"{label}: a persistent id of type module asks to import source code; nothing was run")
+        raise UnsafeCheckpointError(
+            f"{label}: a persistent id of type module asks to import source code; nothing was run"
+        )
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
-        raise CorruptCheckpointError(f"{label}: persistent id {_short(pid)}, expected (storage, type, key, device, size)")
+        raise CorruptCheckpointError(
+            f"{label}: persistent id {_short(pid)}, expected (storage, type, key, device, size)"
+        )
     _, kind, key, location, numel = pid[:5]
     key = str(key) if type(key) is int else key
     if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int:

@@ -95,15 +95,21 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
         ref.shape, ref.stride = tuple(ref.shape), tuple(ref.stride)
     shape, stride, offset = ref.shape, ref.stride, ref.offset
     if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:
-        raise _bad(label, name, f"has shape {shape!r:.60}, stride {stride!r:.60}, offset {offset!r:.30}: not whole tuples")
+        raise _bad(
+            label, name, f"has shape {shape!r:.60}, stride {stride!r:.60}, offset {offset!r:.30}: not whole tuples"
+        )
     if offset < 0:
         raise _bad(label, name, f"has the negative offset {offset}")
     if len(shape) > MAX_DIMS:
-        raise LimitExceededError(f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}")
+        raise LimitExceededError(
+            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
+        )
     numel, last, c_order = 1, 0, True
     for n, s in zip(shape[::-1], stride[::-1], strict=True):
         if type(n) is not int or type(s) is not int or n < 0 or s < 0:
-            raise _bad(label, name, f"has shape {shape!r:.60} and stride {stride!r:.60}: expected whole numbers from 0 on")
+            raise _bad(
+                label, name, f"has shape {shape!r:.60} and stride {stride!r:.60}: expected whole numbers from 0 on"
+            )
         if n != 1 and s != numel:
             c_order = False
         numel *= n
@@ -124,26 +130,32 @@ def array_view(label: str, name: str, array: Array) -> View:
     code = array.type.code if array.type is not None else ""
     dtype = _ARRAY_DTYPES.get(code)
     if code.startswith("O") or array.values:
-        raise UnsafeCheckpointError(f"{label}: array {printable(name)} holds Python objects, not numbers (object dtype)")
+        raise UnsafeCheckpointError(
+            f"{label}: array {printable(name)} holds Python objects, not numbers (object dtype)"
+        )
     if dtype is None:
         raise UnsupportedCheckpointError(f"{label}: array {printable(name)} has dtype {code!r}, which is no tensor's")
     big = array.type is not None and array.type.order == ">"
     return strided_array(label, name, HeldBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
 
 
-def strided_array(
+def strided_array(  # noqa: PLR0913  # one per fact of the geometry
     label: str, name: str, source: Bytes, dtype: DType, shape: Any, *, fortran: bool, big: bool
 ) -> View:
     """Return a numpy array as a view: its whole memory, in C or Fortran order, of either byte order."""
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise _bad(label, name, f"has the shape {shape!r:.60}: expected whole numbers from 0 on")
     if len(shape) > MAX_DIMS:
-        raise LimitExceededError(f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}")
+        raise LimitExceededError(
+            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
+        )
     numel = 1
     for n in shape:
         numel *= n
     if numel * dtype.itemsize != source.nbytes:
-        raise _bad(label, name, f"has size {source.nbytes} bytes, its shape {shape!r:.60} needs {numel * dtype.itemsize}")
+        raise _bad(
+            label, name, f"has size {source.nbytes} bytes, its shape {shape!r:.60} needs {numel * dtype.itemsize}"
+        )
     unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
     strides = fortran_strides(shape) if fortran and len(shape) > 1 else None
     return View(source, dtype, shape, 0, strides, unit if big and unit > 1 else 0)

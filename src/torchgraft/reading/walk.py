@@ -39,7 +39,9 @@ def _stub_children(node: Stub) -> list[tuple[Any, Any]]:
     out: list[tuple[Any, Any]] = [*node.items.items(), *enumerate(node.values)]
     state = node.state
     if isinstance(state, tuple) and len(state) == 2:
-        state = {**(state[0] or {}), **(state[1] or {})} if all(isinstance(s, (dict, type(None))) for s in state) else state
+        state = (
+            {**(state[0] or {}), **(state[1] or {})} if all(isinstance(s, (dict, type(None))) for s in state) else state
+        )
     if isinstance(state, dict):
         out += state.items()
     elif state is not None:

@@ -75,7 +75,7 @@ class ZipArchive:
             raise self.window.corrupt(f"local header of {entry.name}: has another name than the directory")
         if method != entry.method or (flags ^ entry.flags) & 0x2041 or not same:
             raise self.window.corrupt(f"local header of {entry.name}: differs from the directory")
-        data = entry.header + len(head) + extra
+        data: int = entry.header + len(head) + extra
         if data + entry.packed > self._ends[entry.header]:
             raise self.window.corrupt(f"record {entry.name}: overlaps the next one")
         return data
@@ -156,7 +156,9 @@ def _unusable(window: Window, name: str, flags: int, method: int, disk: int) -> 
     if flags & 0x41:
         return window.corrupt(f"record {name} is marked as encrypted")
     if method not in (STORED, DEFLATED):
-        return window.corrupt(f"record {name}: unknown compression, method {method}; expected 0 (stored) or 8 (deflate)")
+        return window.corrupt(
+            f"record {name}: unknown compression, method {method}; expected 0 (stored) or 8 (deflate)"
+        )
     if disk:
         return window.corrupt(f"record {name} says it lies on disk {disk} of a split archive")
     return window.corrupt(f"record {name}: stored, but its two sizes differ")

@@ -67,7 +67,9 @@ def _only_end(window: Window, tail: bytes) -> int:
     fits, last, at = [], -1, tail.find(_SIGN)
     while at >= 0:
         last = at
-        if at + _END.size <= len(tail) and at + _END.size + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail):
+        if at + _END.size <= len(tail) and at + _END.size + int.from_bytes(tail[at + 20 : at + 22], "little") == len(
+            tail
+        ):
             fits.append(at)
         at = tail.find(_SIGN, at + 1)
     if last < 0 or (not fits and last + _END.size > len(tail)):
@@ -88,7 +90,7 @@ def _wide_end(window: Window, plain: End, position: int) -> tuple[End | None, in
     at = position - _LOCATOR.size
     head = window.read(at, _LOCATOR.size) if at >= 0 else b""
     if not head.startswith(b"PK\6\7"):
-        if 0xFFFF == plain.count or 0xFFFFFFFF in (plain.size, plain.offset):
+        if plain.count == 0xFFFF or 0xFFFFFFFF in (plain.size, plain.offset):
             raise window.corrupt("zip end record asks for a ZIP64 record, which is missing")
         return None, position
     _, disk, where, disks = _LOCATOR.unpack(head)

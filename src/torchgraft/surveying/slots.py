@@ -12,7 +12,7 @@ from torchgraft.core.places import Place, modules, places
 from torchgraft.core.specs import Slot, Target, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
     import torch
     from torch import nn

@@ -170,7 +170,7 @@ def _to_still(found: Fates, frozen: set[int], picked: set[int], wish: _Wish) -> 
     owners: dict[str, list[Tensor]] = {}
     for tensor in found.buffers:
         for place in tensor.places:
-            if place.attr in MOVING:
+            if place.attr in MOVING and place.attr != COUNTER:
                 owners.setdefault(place.owner, []).append(tensor)
     quiet: dict[int, str] = {}
     moving: list[str] = []
@@ -178,7 +178,7 @@ def _to_still(found: Fates, frozen: set[int], picked: set[int], wish: _Wish) -> 
         own = list(found.modules[path].parameters(recurse=False))
         if not all(id(p) in frozen for p in own) or not (own or all(t.key in picked for t in statistics)):
             continue
-        unknown = [t.name for t in statistics if wish.reported and t.key not in picked and t.places[0].attr != COUNTER]
+        unknown = [t.name for t in statistics if wish.reported and t.key not in picked]
         if unknown:
             moving.extend(unknown)
         else:

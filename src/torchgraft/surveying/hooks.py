@@ -1,0 +1,151 @@
+"""Old names that the model's own loading code knows: what its hooks would rename, learned without loading anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.places import modules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.specs import TensorSpec
+
+_KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_PLAIN = ("torch.nn.modules.module", "torch.nn.modules.batchnorm", "torch.nn.modules.instancenorm")
+
+
+@dataclass(frozen=True, slots=True)
+class Renames:
+    """What the model's loading code does to the names of a checkpoint.
+
+    `renames` maps old keys to new ones: the very same tensor under another name. `dropped` are keys that the code
+    removes. `notes` say what can't be learned from names and shapes: values that are computed, and code that failed.
+    """
+
+    renames: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def rename_by_hooks(
+    model: nn.Module, specs: Mapping[str, TensorSpec], versions: Mapping[str, Any] | None = None
+) -> Renames | None:
+    """Return what the pre-hooks and overridden `_load_from_state_dict` of `model` make of the keys in `specs`.
+
+    They run on tensors without memory, and the model shows them none of its own either, so no value can change; all
+    attributes of its modules are put back afterwards. `versions` are those of the checkpoint's state dict (its
+    `_metadata`), by module path. None when the model has no such code or it leaves all names alone.
+    """
+    walked = [(path, module) for path, module in modules(model) if _has_code(module)]
+    if not walked:
+        return None
+    import torch
+
+    state: dict[str, Any] = {
+        name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label), device="meta")
+        for name, spec in specs.items()
+        if not name.endswith("_extra_state")
+    }
+    given = {id(tensor): name for name, tensor in state.items()}
+    keep = list(state.values())  # no identity may be used twice
+    everything = {id(module): module for _, module in modules(model)}.values()
+    notes: list[str] = []
+    with torch.no_grad():
+        saved = _hide_values(everything)
+        try:
+            for path, module in walked:
+                _run(path, module, state, versions or {}, notes)
+        finally:
+            _put_back(saved)
+    found = _compare(state, given, notes)
+    del keep
+    return found if found.renames or found.dropped or found.notes else None
+
+
+def _compare(state: Mapping[str, Any], given: Mapping[int, str], notes: list[str]) -> Renames:
+    """Return what became of the given tensors."""
+    renames: dict[str, str] = {}
+    computed: list[str] = []
+    seen: set[str] = set()
+    for name, tensor in state.items():
+        old = given.get(id(tensor))
+        if old is None:
+            computed.append(name)
+            continue
+        seen.add(old)
+        if old != name and old not in state:
+            renames.setdefault(old, name)
+    if computed:
+        more = f" and {len(computed) - 4} more" if len(computed) > 4 else ""
+        notes.append(
+            f"the model's loading code computes {', '.join(computed[:4])}{more} from the checkpoint; torchgraft takes "
+            "the tensors as they are in the file"
+        )
+    changed = set(computed)
+    dropped = tuple(name for name in given.values() if name not in seen and name not in changed)
+    return Renames(renames, dropped, tuple(notes))
+
+
+def _has_code(module: nn.Module) -> bool:
+    """Return whether loading into `module` runs code other than torch's own plain copying."""
+    if module._load_state_dict_pre_hooks:  # noqa: SLF001
+        return True
+    return type(module)._load_from_state_dict.__module__ not in _PLAIN  # noqa: SLF001
+
+
+def _run(path: str, module: nn.Module, state: dict[str, Any], versions: Mapping[str, Any], notes: list[str]) -> None:
+    """Run the loading code of one module; code that fails changes nothing and is noted."""
+    prefix = path + "." if path else ""
+    before = dict(state)
+    facts = dict(versions.get(path) or {})
+    lists: tuple[list[str], list[str], list[str]] = ([], [], [])
+    try:
+        if type(module)._load_from_state_dict.__module__ in _PLAIN:  # noqa: SLF001
+            for hook in module._load_state_dict_pre_hooks.values():  # noqa: SLF001
+                hook(state, prefix, facts, False, *lists)
+        else:
+            module._load_from_state_dict(state, prefix, facts, False, *lists)  # noqa: SLF001
+    except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is only asked for names
+        state.clear()
+        state.update(before)
+        notes.append(
+            f"the loading code of {path or 'the model'} ({type(module).__name__}) could not be followed: {error}"
+        )
+
+
+def _hide_values(everything: Iterable[nn.Module]) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """Let every module show meta tensors in place of its own; return what to put back."""
+    saved: list[tuple[nn.Module, dict[str, Any]]] = []
+    for module in everything:
+        attributes = dict(module.__dict__)
+        saved.append((module, attributes))
+        for name in _KEPT:
+            inner = attributes[name]
+            module.__dict__[name] = type(inner)(inner)
+        for name in ("_parameters", "_buffers"):
+            home = module.__dict__[name]
+            for attr, tensor in home.items():
+                home[attr] = None if tensor is None else _ghost(tensor)
+    return saved
+
+
+def _ghost(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the same kind without memory."""
+    import torch
+
+    try:
+        ghost = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    except RuntimeError:  # lazy parameters have no shape
+        return tensor
+    return torch.nn.Parameter(ghost, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else ghost
+
+
+def _put_back(saved: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+    for module, attributes in saved:
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
