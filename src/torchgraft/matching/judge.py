@@ -62,14 +62,18 @@ class Context:
     def is_unquestioned(self, i: int, j: int, evidence: Evidence) -> bool:
         """Return whether a pair of the same name has no other reading.
 
-        It has one where a source and a target near by, both left over by name, have the same shapes: a layer may have
-        been inserted or moved, and then the same number means another layer.
+        It has one where a source and a target near by, both left over by name, have the same shapes; and where names
+        near by lead to other shapes, one of them is enough: a layer may have been inserted or moved, and then the same
+        number means another layer.
         """
-        taken = set(self.named.values())
+        sure = {a: b for a, b in self.named.items() if evidence.fits[a, b]}
+        taken = set(sure.values())
         free_sources = [
-            k for k in map(int, np.flatnonzero(evidence.fits[:, j])) if k not in self.named and self._near(0, i, k)
+            k for k in map(int, np.flatnonzero(evidence.fits[:, j])) if k not in sure and self._near(0, i, k)
         ]
         free_targets = [k for k in map(int, np.flatnonzero(evidence.fits[i])) if k not in taken and self._near(1, j, k)]
+        if any(self._near(0, i, a) for a in self.named if a not in sure):
+            return not (free_sources or free_targets)
         return not (free_sources and free_targets)
 
     def _near(self, side: int, first: int, second: int) -> bool:
