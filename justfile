@@ -29,8 +29,8 @@ pages *names:
 golden:
     {{python}} tests/golden/golden_models.py
 
-# figures: planning, start-up, matchers side by side
+# figures: planning, start-up, loading beside torch
 bench:
     {{python}} bench/plan_time.py
     {{python}} bench/startup.py
-    {{python}} bench/matchers.py
+    {{python}} bench/load_time.py

@@ -1,0 +1,77 @@
+"""Time and peak memory of planning, by number of tensors: equal names, a prefix, and other names throughout.
+
+python bench/plan_time.py [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+WORK = [("equal", 1), ("prefix", 1), ("renamed", 1), ("renamed", 3), ("equal", 100), ("prefix", 100)]
+
+
+def names(layers: int, experts: int, dialect: str):
+    prefix = "model." if dialect == "prefix" else ""
+    moe, parts = ("moe", ("w1", "w3", "w2")) if dialect == "renamed" else ("mlp", ("gate_proj", "up_proj", "down_proj"))
+    for layer in range(layers):
+        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            yield f"{prefix}layers.{layer}.self_attn.{part}.weight", (64, 64)
+        for part in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{prefix}layers.{layer}.{part}.weight", (64,)
+        for expert in range(experts):
+            for part, shape in zip(parts, ((128, 64), (128, 64), (64, 128)), strict=True):
+                yield f"{prefix}layers.{layer}.{moe}.experts.{expert}.{part}.weight", shape
+
+
+def measure(dialect: str, thousands: int) -> dict[str, object]:
+    import resource
+
+    from torchgraft.api import make_plan, request
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.specs import Network, TensorSpec
+    from torchgraft.surveying import target_from_specs
+
+    class Specs:
+        origin, format, metadata, warnings = "<specs>", "specs", {}, ()
+
+        def __init__(self, specs):
+            self.networks = (Network("", specs),)
+
+    layers, experts = (10, 32 * thousands) if thousands < 10 else (62, 5 * thousands + 36)
+    given, wanted = (
+        {name: TensorSpec(name, shape, DType.F32) for name, shape in names(layers, experts, d)}
+        for d in (dialect, "equal")
+    )
+    target = target_from_specs(wanted)
+    start = time.perf_counter()
+    plan = make_plan(Specs(given), target, request(on_doubt="take"))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"names": dialect, "tensors": len(given), "seconds": round(seconds, 3), "peak_MiB": peak,
+            "placed": len(plan.copied)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=2)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(measure(asked.one[0], int(asked.one[1]))))
+        return
+    rows = []
+    for dialect, thousands in WORK:
+        call = [sys.executable, __file__, "--one", dialect, str(thousands)]
+        rows.append(json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout))
+        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
