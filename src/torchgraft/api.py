@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
-from torchgraft.adapting import Brief, ClassRows, Options, Wishes, adapt, requested_steps
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from torchgraft.adapting import ClassRows, Options
     from torchgraft.core.diff import Diff
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.surveying.hooks import Renames
@@ -73,6 +73,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     Raises:
         UsageError: an argument makes no sense.
     """
+    from torchgraft.adapting import Options
+
     if on_doubt not in ON_DOUBT:
         raise UsageError(f"on_doubt={on_doubt!r}: use one of {', '.join(map(repr, ON_DOUBT))}")
     if accept not in ACCEPT:
@@ -108,6 +110,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
 
 
 def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] | None) -> ClassRows | None:
+    from torchgraft.adapting import ClassRows
+
     if names is None and rows is None:
         return None
     if names is None or rows is None or set(names) != {"source", "target"}:
@@ -128,6 +132,8 @@ def make_plan(source: Source, target: Target, asked: Request, model: object = No
 
 
 def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
+    from torchgraft.adapting import Brief, Wishes, adapt, requested_steps
+
     start = time.perf_counter()
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)

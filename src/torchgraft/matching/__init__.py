@@ -13,7 +13,6 @@ from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
 from torchgraft.matching.select import choose, keep_part
-from torchgraft.matching.structure import by_structure
 from torchgraft.matching.undotted import restored
 from torchgraft.matching.units import flat_class, shape_class
 
@@ -66,7 +65,11 @@ def _match_part(
     keys = {back.get(name, name): key for name, key in shown}
     sources, derived = source_leaves({name: _renamed(specs[key], name) for name, key in keys.items()})
     naming = by_name(sources, targets)
-    matching = _settled(sources, targets, naming) or by_structure(sources, targets, naming)
+    matching = _settled(sources, targets, naming)
+    if matching is None:
+        from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
+
+        matching = by_structure(sources, targets, naming)
     return _under_own_keys(spread(matching), keys, derived, naming)
 
 
