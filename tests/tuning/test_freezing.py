@@ -188,6 +188,12 @@ def test_statistics_that_the_checkpoint_lacks_move_on():
     assert "blocks.0.bn.running_mean" in frozen.left
 
 
+def test_a_missing_counter_alone_lets_no_statistics_move():
+    model = Net(1)
+    steps = tuple(step(s, "fresh" if "batches" in s.name else "loaded") for s in survey(model).slots)
+    assert set(freeze(model, Plan(steps=steps)).modules) == {"blocks.0.bn", "norm"}
+
+
 def test_spectral_norm_stands_still():
     model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
     freeze(model, modules=["0"])
