@@ -117,6 +117,8 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
     if pair.named:
         return Certainty.CERTAIN if pair.unquestioned else Certainty.LIKELY
     context = max(pair.block, pair.tail)
+    if familiar and not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
+        return None  # the same words under another number, out of order, between blocks that don't agree otherwise
     if familiar and pair.name < 0.55:
         if pair.in_order and pair.block > 0.5 and pair.name > 0.3:
             return Certainty.LIKELY
