@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from contract import SourceContract
+from source_contract import SourceContract
 from safetensors.torch import save_file
 
 NO_NUMPY = ("brain", "f8")
