@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from source_contract import SourceContract
 from safetensors.torch import save_file
+from source_contract import SourceContract
 
 NO_NUMPY = ("brain", "f8")
 
