@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import nn
+    from torch.optim import Optimizer
 
     from torchgraft.adapting import ClassRows, Options
     from torchgraft.core.diff import Diff
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.surveying.hooks import Renames
+    from torchgraft.tuning import CarriedState
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
@@ -261,6 +263,34 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
         plan=final, checks=done.checks, cost=cost, initialised=done.initialised,
         renderers=Renderers(reporting.report_text, reporting.report_to_dict, reporting.report_html),
     )  # fmt: skip
+
+
+def optimizer_state(
+    model: nn.Module, optimizer: Optimizer, report: Report | Plan, checkpoint: object, *, prefer: str | None = None,
+    names: Sequence[str] | None = None,
+) -> CarriedState:  # fmt: skip
+    """Let every parameter that load() copied unchanged go on with the state that the old optimizer had for it.
+
+    The rest starts fresh and is named with the reason, as do parameters that were resized or filled in part. Learning
+    rates and other settings stay those of `optimizer`. All or nothing.
+
+    Args:
+        model: the model that was loaded.
+        optimizer: a new optimizer of the same kind as the old one, over parameters of `model`.
+        report: what load() returned.
+        checkpoint: what holds the old optimizer's state_dict(), as for load(); mostly the same file.
+        prefer: which of several optimizers in it: a container path, or a segment of one.
+        names: the old optimizer's parameters, group after group, where neither names in the file nor the order of
+            parameters tells.
+
+    Raises:
+        UsageError: the state can't be told apart, or belongs to other parameters or another kind of optimizer.
+        CheckpointError: the file can't be read.
+    """
+    from torchgraft.tuning import carry_state
+
+    with open_checkpoint(checkpoint) as source:
+        return carry_state(model, optimizer, report, source, prefer=prefer, names=names)
 
 
 def _target(model: object) -> Target:

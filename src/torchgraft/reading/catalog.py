@@ -149,6 +149,8 @@ class _Cataloguer:
             prefix, value, ids = todo.pop()
             if id(value) in ids:
                 continue
+            if role == "optimizer":
+                self._note_optimizer(value, path, prefix)
             if is_module(value):
                 entries += [(prefix + name, leaf) for name, leaf in module_entries(value, self.label)]
                 continue
@@ -238,6 +240,19 @@ class _Cataloguer:
                 fact = kept(value)
                 if fact is not None:
                     self.out.metadata.setdefault(name, fact)
+
+    def _note_optimizer(self, node: Any, path: tuple[str, ...], prefix: str) -> None:
+        """Keep an optimizer's groups, and those parts of its state that are plain numbers: what names can't tell."""
+        if not isinstance(node, dict) or not isinstance(node.get("param_groups"), (list, tuple)):
+            return
+        groups = kept(node["param_groups"], 200_000)
+        numbers: dict[str, dict[str, float]] = {}
+        for who, state in children(node.get("state")):
+            plain = {str(k): v for k, v in children(state) if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            if plain:
+                numbers[str(who)] = plain
+        facts = {"param_groups": groups, "numbers": numbers} if numbers else {"param_groups": groups}
+        self.out.metadata.setdefault("optimizers", {}).setdefault("/".join(path), {})[prefix] = facts
 
     # -- names
 

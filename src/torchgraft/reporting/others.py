@@ -98,7 +98,7 @@ def _rivals(found: Inspection) -> Section:
 
 
 def _facts(found: Inspection) -> Section:
-    facts = [f"{key} = {value!r}" for key, value in found.metadata.items() if key != "versions"]
+    facts = [f"{key} = {value!r}" for key, value in found.metadata.items() if key not in ("versions", "optimizers")]
     more = [f"… and {len(facts) - MOST_FACTS} more"] if len(facts) > MOST_FACTS else []
     groups = tuple(Group(cause=printable(fact, 160)) for fact in [*facts[:MOST_FACTS], *more])
     return Section(title="beside the tensors", figures=str(len(facts)), groups=groups)

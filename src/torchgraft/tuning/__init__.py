@@ -2,5 +2,6 @@
 
 from torchgraft.tuning.freezing import Frozen, freeze
 from torchgraft.tuning.groups import param_groups
+from torchgraft.tuning.optimizer import CarriedState, carry_state
 
-__all__ = ["Frozen", "freeze", "param_groups"]
+__all__ = ["CarriedState", "Frozen", "carry_state", "freeze", "param_groups"]

@@ -1,0 +1,194 @@
+"""Whose state is whose in what a checkpoint keeps of an optimizer.
+
+`torch.optim.Optimizer.state_dict` numbers parameters group by group and knows no names, unless the optimizer was built
+from `named_parameters()`. Names come, in this order, from the caller, from the file, or from the order of parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torchgraft.core.specs import Network, Shape, Source, TensorSpec
+
+_KEY = re.compile(r"(?P<prefix>(?:[^.]+\.)??)state\.(?P<who>.+)\.(?P<field>[^.]+)")
+_BARE = re.compile(r"(?P<prefix>)(?P<who>\d+)\.(?P<field>[^.]+)")
+# Ways of dealing parameters out to groups that are followed at a time; more of them are ambiguous anyway.
+MAX_WAYS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldState:
+    """The state of one optimizer in a checkpoint: for each of its parameters (by number or name) the tensors by field.
+
+    `numbers` are fields that are plain numbers (the step of optimizers before torch 1.12). `groups` are the parameters
+    of each group in the optimizer's order, `names` their names where the file has them.
+    """
+
+    network: str
+    prefix: str
+    fields: Mapping[str, Mapping[str, TensorSpec]]
+    numbers: Mapping[str, Mapping[str, float]]
+    groups: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What the state is called in messages."""
+        return printable("/".join(p for p in (self.network, self.prefix.rstrip(".")) if p) or "top level")
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All parameters, group after group."""
+        return tuple(who for group in self.groups for who in group)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the file says which parameter is which."""
+        return bool(self.names) or not all(map(str.isdecimal, self.order))
+
+    def key(self, who: str, field: str) -> str:
+        """Return the key of a tensor in the network."""
+        return self.fields[who][field].name
+
+
+def old_states(source: Source) -> list[OldState]:
+    """Return the state of every optimizer in a checkpoint that holds any."""
+    found = [state for network in source.networks if network.role == "optimizer" for state in _states(network, source)]
+    if found:
+        return found
+    alone = [n for n in source.networks if n.path == "state" and all(_BARE.fullmatch(key) for key in n.specs)]
+    return [state for network in alone for state in _states(network, source)]
+
+
+def _states(network: Network, source: Source) -> list[OldState]:
+    by_prefix: dict[str, dict[str, dict[str, TensorSpec]]] = {}
+    for key, spec in network.specs.items():
+        match = (_KEY if network.role == "optimizer" else _BARE).fullmatch(key)
+        if match:
+            by_prefix.setdefault(match["prefix"], {}).setdefault(match["who"], {})[match["field"]] = spec
+    return [_state(network.path, prefix, fields, source.metadata) for prefix, fields in by_prefix.items()]
+
+
+def _state(
+    path: str, prefix: str, fields: Mapping[str, Mapping[str, TensorSpec]], metadata: Mapping[str, object]
+) -> OldState:
+    facts: Any = metadata.get("optimizers")
+    facts = facts.get(path, {}).get(prefix, {}) if isinstance(facts, dict) else {}
+    listed = facts.get("param_groups") or metadata.get("param_groups")
+    listed = [g for g in listed if isinstance(g, dict)] if isinstance(listed, list) else []
+    groups = tuple(tuple(str(who) for who in g.get("params") or ()) for g in listed)
+    if not groups or not set(fields) <= {who for group in groups for who in group}:
+        groups = (tuple(sorted(fields, key=lambda who: (len(who), who))),)
+    names = [str(name) for g in listed for name in g.get("param_names") or ()]
+    return OldState(
+        network=path, prefix=prefix, fields=fields, numbers=facts.get("numbers") or {}, groups=groups,
+        names=tuple(names) if len(names) == sum(map(len, groups)) else (),
+    )  # fmt: skip
+
+
+def owners(old: OldState, parameters: Mapping[str, Shape], names: Sequence[str] | None) -> dict[str, str]:
+    """Return source parameter -> its number (or name) in the old optimizer.
+
+    `parameters` are those of the source in the order in which its model registered them. `names` are the caller's: the
+    old optimizer's parameters, group after group. Without names every group is taken to list its parameters in
+    registration order, and there must be one way only to deal them out so that all shapes agree.
+
+    Raises:
+        UsageError: numbers, names or shapes don't agree, or there are several ways.
+    """
+    named = names if names is not None else (old.names or old.order) if old.has_names else None
+    if named is not None:
+        if len(named) != len(old.order):
+            raise UsageError(f"names= has {len(named)} names, the old optimizer {len(old.order)} parameters")
+        dealt = dict(zip(_known(named, parameters), old.order, strict=True))
+    elif len(parameters) != len(old.order):
+        raise UsageError(
+            f"optimizer state {old.label!r} is for {len(old.order)} parameters without names, the checkpoint has "
+            f"{len(parameters)}; give names= (in the order of the old optimizer's groups)"
+        )
+    else:
+        dealt = dict(zip(parameters, _in_order(old, list(parameters.values())), strict=True))
+    for name, who in dealt.items():
+        if name in parameters and not _agrees(old, who, parameters[name]):
+            shapes = {field: list(spec.shape) for field, spec in old.fields[who].items()}
+            raise UsageError(
+                f"optimizer state {old.label!r}: number {who} should belong to {printable(name)} "
+                f"{list(parameters[name])}, but holds {shapes}; give names= (in the order of the old optimizer's groups)"
+            )
+    return dealt
+
+
+def _known(names: Sequence[str], parameters: Mapping[str, Shape]) -> Sequence[str]:
+    """Return the names as the checkpoint writes them: as they are, or without a wrapper that all of them have."""
+    if any(name in parameters for name in names):
+        return names
+    head = names[0]
+    while "." in head:
+        head = head.partition(".")[2]
+        cut = len(names[0]) - len(head)
+        if head in parameters and all(name.startswith(names[0][:cut]) for name in names):
+            return [name[cut:] for name in names]
+    raise UsageError(
+        f"the old optimizer's parameters have other names than the checkpoint's, e.g. {printable(names[0])}"
+    )
+
+
+def _in_order(old: OldState, shapes: Sequence[Shape]) -> list[str]:
+    """Return the number of each parameter, if one way only deals them out to the groups."""
+    if len(old.groups) == 1:
+        return list(old.groups[0])
+    ways = deal(old.groups, shapes, lambda who, shape: _agrees(old, who, shape))
+    if len(ways) == 1:
+        return ways[0]
+    how = "no way" if not ways else "more than one way"
+    raise UsageError(
+        f"optimizer state {old.label!r} has {len(old.groups)} groups of parameters without names, and there is {how} to "
+        "deal the checkpoint's parameters out to them by shape; give names= (in the order of the old optimizer's groups)"
+    )
+
+
+def deal(
+    groups: Sequence[Sequence[str]], shapes: Iterable[Shape], agrees: Callable[[str, Shape], bool]
+) -> list[list[str]]:
+    """Return up to two ways to interleave `groups`, each in its order, so that member n agrees with shape n."""
+    ways: dict[tuple[int, ...], list[tuple[object, ...]]] = {(0,) * len(groups): [()]}
+    for shape in shapes:
+        further: dict[tuple[int, ...], list[tuple[object, ...]]] = {}
+        for taken, paths in ways.items():
+            for at, group in enumerate(groups):
+                if taken[at] < len(group) and agrees(group[taken[at]], shape):
+                    after = (*taken[:at], taken[at] + 1, *taken[at + 1 :])
+                    longer = [(path, group[taken[at]]) for path in paths]
+                    further[after] = (further.get(after, []) + longer)[:2]
+        ways = dict(list(further.items())[:MAX_WAYS])
+    ends = ways.get(tuple(len(group) for group in groups), [])
+    return [_unrolled(path) for path in ends]
+
+
+def _unrolled(path: Any) -> list[str]:
+    out: list[str] = []
+    while path:
+        path, who = path
+        out.append(who)
+    return out[::-1]
+
+
+def _agrees(old: OldState, who: str, shape: Shape) -> bool:
+    """Whether state can belong to a parameter of `shape`: a tensor of its shape, or its row and column means.
+
+    Row and column means are those of Adafactor (Shazeer and Stern, 2018), with axes of size one or without. Scalars
+    say nothing.
+    """
+    held = {spec.shape for spec in old.fields.get(who, {}).values() if spec.shape}
+    if not held or not shape or shape in held:
+        return True
+    *front, rows, columns = (1, *shape)
+    bare, kept = {(*front, rows), (*front, columns)}, {(*front, rows, 1), (*front, 1, columns)}
+    return len(shape) > 1 and {(1, *one) for one in held} in (bare, kept)

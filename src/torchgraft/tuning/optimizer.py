@@ -1,0 +1,257 @@
+"""Optimizer state that goes with the weights: carried over by name for what maps one to one, fresh for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.places import places
+from torchgraft.core.plan import Action
+from torchgraft.tuning.fates import plan_of
+from torchgraft.tuning.old_optimizer import OldState, old_states, owners
+from torchgraft.tuning.stillness import MOVING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.report import Report
+    from torchgraft.core.specs import Shape, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedState:
+    """What became of the optimizer's state.
+
+    `carried` maps each parameter that goes on with old state to the source's parameter whose state it was; `fresh` maps
+    every other parameter of the optimizer to the reason. `dropped` are fields of the file that this optimizer lacks.
+    """
+
+    carried: Mapping[str, str] = field(default_factory=dict)
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"optimizer state: {len(self.carried)} parameters go on with theirs, {len(self.fresh)} start fresh"]
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.fresh.items():
+            reasons.setdefault(why, []).append(name)
+        lines += [f"  fresh, {why}: {_listed(names)}" for why, names in reasons.items()]
+        lines += [f"  not used: {', '.join(self.dropped)}"] if self.dropped else []
+        return "\n".join(lines)
+
+
+def carry_state(
+    model: nn.Module,
+    optimizer: Optimizer,
+    report: Report | Plan,
+    source: Source,
+    *,
+    prefer: str | None = None,
+    names: Sequence[str] | None = None,
+) -> CarriedState:
+    """Put the old optimizer's state of every parameter that was copied unchanged into `optimizer`; all or nothing.
+
+    Learning rates and other settings stay those of `optimizer`. See torchgraft.optimizer_state for the arguments.
+
+    Raises:
+        UsageError: the state can't be told apart, belongs to another kind of optimizer, or to other parameters.
+        CheckpointError: the file can't be read.
+    """
+    plan = plan_of(report)
+    old, whose = _chosen(source, plan, prefer, names)
+    steps = _steps_of(model, optimizer, plan)
+    kinds = _Kinds(type(optimizer))
+    carried, fresh, states = {}, {}, []
+    spare: set[str] = set()
+    for (label, parameter, group), step in steps:
+        reason = _unfit(step, parameter, old, whose)
+        if reason:
+            fresh[label] = reason
+            continue
+        key = step.feeds[0].key  # type: ignore[union-attr]  # a copy has one feed
+        state = _read(source, old, whose[key], parameter, group)
+        kept = _as_kept(state, kinds.fields(group, parameter.dim()), old, type(optimizer).__name__)
+        spare |= set(state) - set(kept)
+        if kept:
+            carried[label] = key
+            states.append((parameter, kept))
+        else:
+            fresh[label] = "this optimizer keeps no state"
+    for (_, parameter, _), _ in steps:
+        optimizer.state.pop(parameter, None)
+    optimizer.state.update(states)
+    return CarriedState(carried=carried, fresh=fresh, dropped=tuple(sorted(spare)))
+
+
+def _chosen(
+    source: Source, plan: Plan, prefer: str | None, names: Sequence[str] | None
+) -> tuple[OldState, dict[str, str]]:
+    """Return the state that is meant, and source parameter -> number in it."""
+    found = old_states(source)
+    wanted = [old for old in found if prefer in (None, old.label) or prefer in old.label.split("/")]
+    if not wanted:
+        there = ", ".join(repr(old.label) for old in found) or "none"
+        raise UsageError(
+            f"{source.origin}: no optimizer state {'' if prefer is None else repr(prefer)} in it; it has {there}"
+        )
+    shapes = _parameters(plan, source)
+    if len(wanted) == 1:
+        return wanted[0], _owners(wanted[0], shapes, names, plan)
+    fitting = []
+    for old in wanted:
+        try:
+            fitting.append((old, _owners(old, shapes, names, plan)))
+        except UsageError:
+            continue
+    if len(fitting) != 1:
+        labels = ", ".join(repr(old.label) for old in wanted)
+        raise UsageError(f"{source.origin} holds the state of several optimizers ({labels}); choose one with prefer=")
+    return fitting[0]
+
+
+def _owners(old: OldState, shapes: Mapping[str, Shape], names: Sequence[str] | None, plan: Plan) -> dict[str, str]:
+    """Return source parameter -> number.
+
+    Raises:
+        UsageError: only their order could tell, and the file is sorted by name (safetensors files are).
+    """
+    if names is None and not old.has_names and list(plan.source_specs) == sorted(plan.source_specs):
+        fed = [s.feeds[0].key for s in plan.copied if s.feeds[0].key in shapes]
+        if fed != sorted(fed):
+            raise UsageError(
+                "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its "
+                "parameters is lost; give names= (in the order of the old optimizer's groups)"
+            )
+    return owners(old, shapes, names)
+
+
+def _parameters(plan: Plan, source: Source) -> dict[str, Shape]:
+    """Return name -> shape of the source's parameters in registration order: buffers and second names left out."""
+    network = next((n for n in source.networks if n.path == plan.network and n.specs == plan.source_specs), None)
+    again = set(network.shared or ()) if network else set()
+    again |= {u.spec.name for u in plan.unused if u.why.rule == "alias"}
+    fed = [step for step in plan.steps if step.action is Action.COPY]
+    again |= {step.feeds[0].key for step in fed if step.slot.is_buffer}
+    return {
+        key: spec.shape
+        for key, spec in plan.source_specs.items()
+        if key not in again and spec.dtype.kind in ("float", "complex") and key.rpartition(".")[2] not in MOVING
+    }
+
+
+def _steps_of(
+    model: nn.Module, optimizer: Optimizer, plan: Plan
+) -> list[tuple[tuple[str, torch.Tensor, dict[str, Any]], Step | None]]:
+    """Return (name, parameter, group) of every parameter of the optimizer, with its step in the plan."""
+    by_key: dict[int, list[str]] = {}
+    for place in places(model):
+        by_key.setdefault(id(place.tensor), []).append(place.name)
+    out: list[tuple[tuple[str, torch.Tensor, dict[str, Any]], Step | None]] = []
+    for number, group in enumerate(optimizer.param_groups):
+        for at, parameter in enumerate(group["params"]):
+            own = by_key.get(id(parameter), [])
+            step = next((plan.by_name[name] for name in own if name in plan.by_name), None)
+            label = own[0] if own else f"group {number}, parameter {at}"
+            if parameter.is_meta:
+                raise UsageError(f"{label} is on the meta device: load the model, then make the optimizer")
+            out.append(((label, parameter, group), step))
+    if not any(step for _, step in out):
+        raise UsageError("the optimizer has no parameter of the model that was loaded: build it from this model")
+    return out
+
+
+def _unfit(step: Step | None, parameter: torch.Tensor, old: OldState, whose: Mapping[str, str]) -> str:
+    """Return why a parameter starts fresh, or nothing."""
+    if step is None or step.slot.spec.shape != tuple(parameter.shape):
+        return "the report doesn't know it"
+    if step.action is Action.FRESH:
+        return "not loaded"
+    if step.action is Action.ADAPT:
+        return "adapted: the old state is for other values"
+    who = whose.get(step.feeds[0].key)
+    if who is None:
+        return "the old optimizer didn't have it"
+    return "" if who in old.fields else "the file holds no state for it"
+
+
+class _Kinds:
+    """What an optimizer keeps for a parameter, found out by a step of its like on a parameter of its own."""
+
+    def __init__(self, kind: Callable[..., Optimizer]) -> None:
+        self._kind = kind
+        self._known: dict[tuple[int, int], dict[str, Any] | None] = {}
+
+    def fields(self, group: Mapping[str, Any], axes: int) -> dict[str, Any] | None:
+        """Return the state after one step of a parameter with so many axes in such a group.
+
+        None where it can't be known: it needs a closure, other arguments, or a device that is not there.
+        """
+        at = (id(group), axes)
+        if at not in self._known:
+            self._known[at] = self._tried(group, axes)
+        return self._known[at]
+
+    def _tried(self, group: Mapping[str, Any], axes: int) -> dict[str, Any] | None:
+        import torch
+
+        settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        probe = torch.nn.Parameter(torch.zeros((2,) * axes))
+        probe.grad = torch.zeros((2,) * axes)
+        try:
+            twin = self._kind([{**settings, "params": [probe]}])
+            twin.step()
+        except Exception:  # noqa: BLE001  # the optimizer's own code; what it keeps then stays unknown
+            return None
+        return {name: value for name, value in twin.state[probe].items() if value is not None}
+
+
+def _as_kept(state: dict[str, Any], expected: Mapping[str, Any] | None, old: OldState, kind: str) -> dict[str, Any]:
+    """Return the fields that the new optimizer keeps, numbers as tensors or plain as it keeps them.
+
+    Raises:
+        UsageError: it keeps fields that the file lacks.
+    """
+    if expected is None:
+        return state
+    if not set(expected) <= set(state):
+        raise UsageError(
+            f"optimizer state {old.label!r} keeps {', '.join(sorted(state))}, {kind} keeps "
+            f"{', '.join(sorted(expected))}: it is of another kind of optimizer, or of other settings"
+        )
+    return {name: _like(state[name], value) for name, value in expected.items()}
+
+
+def _like(value: Any, sample: Any) -> Any:
+    """Return a number as a tensor where `sample` is one, and as a plain number where it is not."""
+    import torch
+
+    if isinstance(sample, torch.Tensor):
+        return value if isinstance(value, torch.Tensor) else torch.tensor(float(value), dtype=sample.dtype)
+    plain = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+    return type(sample)(plain) if isinstance(sample, (int, float)) else plain
+
+
+def _read(source: Source, old: OldState, who: str, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of one parameter on its device and in its type, in memory of its own.
+
+    The step stays in float32 on the CPU unless the optimizer counts on the device, as torch's own
+    `Optimizer.load_state_dict` has it.
+    """
+    state: dict[str, Any] = dict(old.numbers.get(who, {}))
+    for name in old.fields[who]:
+        value = source.read(old.network, old.key(who, name)).detach()
+        dtype = parameter.dtype if value.is_floating_point() and name != "step" else value.dtype
+        on_device = name != "step" or group.get("capturable") or group.get("fused")
+        state[name] = value.to(parameter.device if on_device else "cpu", dtype, copy=True)
+    return state
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(printable(name, 80) for name in names[:6])
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
