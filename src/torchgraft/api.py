@@ -68,6 +68,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     permute: Mapping[str, Sequence[int]] | None = None,
     merge_lora: bool | float = False,
     fuse_branches: bool = False,
+    init: Mapping[str, str] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
 ) -> Request:
     """Return the checked request; see load() for what each argument means.
@@ -99,6 +100,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     options = Options(
         grow_rows=grow_rows, classes=_classes(class_names, class_rows), in_channels=in_channels or {},
         grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
+        init=init or {},
     )  # fmt: skip
     return Request(
         rules=rules,
@@ -228,6 +230,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
             layers: path of a layer list -> the source's layer number for each of the target's layers.
             copies: module name -> module name that starts as its copy.
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
+            init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
             accept: "likely", or "certain": everything less is doubt.

@@ -12,6 +12,7 @@ from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import ClassRows, Options
 from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_step, unused_sources
+from torchgraft.adapting.starts import start_steps
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Brief:
 
 
 def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str) -> dict[str, Step]:
-    """Return the steps that the caller asked for by kind, ahead of any matching: adapters merged, branches fused.
+    """Return the steps that the caller asked for by kind, ahead of any matching: adapters, fused branches, starts.
 
     Raises:
         UsageError: what was asked for can't be done with this file.
@@ -62,6 +63,8 @@ def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Op
         steps |= lora_steps(specs, target.slots, network, scale)
     if options.fuse_branches:
         steps |= branch_steps(specs, target.slots, network)
+    if options.init:
+        steps |= start_steps(target.slots, options.init)
     return steps
 
 

@@ -12,7 +12,7 @@ from torchgraft.core.errors import UsageError, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PAIRS = ("rename", "in_channels", "copies")
+PAIRS = ("rename", "in_channels", "copies", "init")
 PLAN_OPTIONS = (
     click.option("--model", "model", required=True, metavar="MODEL",
                  help="The model to fill: module:callable (imported and called), or another checkpoint of its layout."),
@@ -22,6 +22,8 @@ PLAN_OPTIONS = (
     click.option("--prefer", metavar="NAME", default=None, help="Which of several networks: a container path, or ema."),
     click.option("--fresh", multiple=True, metavar="PATTERN", help="Tensors that keep their initial values."),
     click.option("--zero", multiple=True, metavar="PATTERN", help="Tensors that start at zero."),
+    click.option("--init", multiple=True, metavar="PATTERN=KIND",
+                 help="How added layers start: identity, zero or zero-gamma."),
     click.option("--copies", multiple=True, metavar="A=B", help="Module B starts as a copy of module A."),
     click.option("--grow-rows", multiple=True, metavar="NAME", help="A table that may grow at its end."),
     click.option("--in-channels", multiple=True, metavar="NAME=RULE", help="How a weight gets other input channels."),

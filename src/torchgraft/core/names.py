@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 
 _DIGITS = re.compile(r"(\d+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -34,3 +35,9 @@ def template(name: str) -> tuple[str, tuple[int, ...]]:
     if not numbers:
         return name, ()
     return ".".join("{}" if p.isdecimal() else p for p in parts), numbers
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern."""
+    stem = pattern.removesuffix("*").removesuffix(".")
+    return name == pattern or name.startswith(stem + ".") or fnmatchcase(name, pattern)

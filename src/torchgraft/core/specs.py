@@ -37,12 +37,24 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a convolution or norm is set to that its tensors don't show.
+
+    `keeps_size`: the output is as large as the input (stride one, and padding to match). `eps` is a norm's.
+    """
+
+    groups: int = 1
+    keeps_size: bool = True
+    eps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """One storage of the model, under all its names.
 
     `owner` is the dotted path of the module that registers the tensor, `kind` that module's class name ("Linear",
     "Conv2d", "" where unknown: the target is only a list of names and shapes), `persistent` is False for buffers that
-    no state dict holds. `order` counts in registration order.
+    no state dict holds. `order` counts in registration order. `setting` is there for convolutions and norms.
     """
 
     spec: TensorSpec
@@ -53,6 +65,7 @@ class Slot:
     persistent: bool = True
     trainable: bool = True
     order: int = 0
+    setting: Setting | None = None
 
     @property
     def name(self) -> str:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Ranks, Shares
-from torchgraft.core.names import words
+from torchgraft.core.names import covers, words
 from torchgraft.core.specs import Network
 from torchgraft.matching.dialect import FUSED
 from torchgraft.matching.leaves import source_leaves, target_leaves
 from torchgraft.matching.prefixes import by_name
-from torchgraft.matching.rules import covers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.names import covers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,12 +77,6 @@ class Rules:
             for at, part in enumerate(parts)
             if part == old
         ]
-
-
-def covers(pattern: str, name: str) -> bool:
-    """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern."""
-    stem = pattern.removesuffix("*").removesuffix(".")
-    return name == pattern or name.startswith(stem + ".") or fnmatchcase(name, pattern)
 
 
 def _dotted(prefix: str) -> str:

@@ -12,6 +12,7 @@ from torchgraft.ops.channels import AdaptInputChannels, CropKernel, InflateKerne
 from torchgraft.ops.exact import Cast, Index, Permute, Reshape, SelectRows, SliceDim, Transpose
 from torchgraft.ops.fusing import FuseBranches, FuseNormBias, FuseNormWeight
 from torchgraft.ops.heads import HeadsToParts, PartsToHeads, RotaryLayout
+from torchgraft.ops.identity import Identity
 from torchgraft.ops.joining import Concat, Constant, InsertZeros, JoinRanks, Stack
 from torchgraft.ops.plain import read_op
 from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
@@ -32,6 +33,7 @@ OPS: tuple[type[BaseOp], ...] = (
     Stack,
     JoinRanks,
     Constant,
+    Identity,
     InsertZeros,
     HeadsToParts,
     PartsToHeads,
@@ -92,6 +94,7 @@ __all__ = [
     "FuseNormBias",
     "FuseNormWeight",
     "HeadsToParts",
+    "Identity",
     "Index",
     "InflateKernel",
     "InsertZeros",

@@ -9,7 +9,7 @@ from torchgraft.core.collector import collector_paused
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Place, modules, places
-from torchgraft.core.specs import Slot, Target, TensorSpec
+from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -80,7 +80,25 @@ def _slot(group: list[Place], kinds: Mapping[str, str], order: int) -> Slot:
         persistent=first.persistent,
         trainable=tensor.requires_grad,
         order=order,
+        setting=_setting(first.module),
     )
+
+
+def _setting(module: nn.Module) -> Setting | None:
+    """Return what a convolution or norm is set to; None for all other modules."""
+    own = module.__dict__
+    if "eps" in own:
+        eps = own["eps"]
+        return Setting(eps=float(eps) if isinstance(eps, (int, float)) else None)
+    if "kernel_size" not in own or "groups" not in own:
+        return None
+    sides = [own["kernel_size"], own.get("stride"), own.get("dilation"), own.get("padding")]
+    if sides[3] == "same":
+        return Setting(groups=int(own["groups"]))
+    if not all(isinstance(side, tuple) for side in sides):
+        return Setting(groups=int(own["groups"]), keeps_size=False)
+    fits = all(s == 1 and 2 * p == d * (k - 1) for k, s, d, p in zip(*sides, strict=True))
+    return Setting(groups=int(own["groups"]), keeps_size=fits)
 
 
 def _identity(tensor: torch.Tensor) -> Hashable:
