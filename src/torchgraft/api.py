@@ -68,6 +68,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     permute: Mapping[str, Sequence[int]] | None = None,
     merge_lora: bool | float = False,
     fuse_branches: bool = False,
+    fold_norms: bool | float = False,
     init: Mapping[str, str] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
 ) -> Request:
@@ -100,7 +101,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     options = Options(
         grow_rows=grow_rows, classes=_classes(class_names, class_rows), in_channels=in_channels or {},
         grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
-        init=init or {},
+        fold_norms=fold_norms, init=init or {},
     )  # fmt: skip
     return Request(
         rules=rules,
@@ -136,7 +137,7 @@ def make_plan(source: Source, target: Target, asked: Request, model: object = No
 
 
 def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
-    from torchgraft.adapting import Brief, Wishes, adapt, requested_steps
+    from torchgraft.adapting import Brief, Wishes, adapt, requested_folding, requested_steps
 
     start = time.perf_counter()
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
@@ -145,6 +146,8 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     settled = requested_steps(specs, target, asked.options, choice.network.path)
     taken = {feed.key for step in settled.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
+    folding = requested_folding(left, target, asked.options)
+    left = folding.shown if folding else left
     hooks = _renames(model, source, choice.network)
     matching = match(left, target, asked.rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
     wishes = Wishes(
@@ -157,6 +160,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
         network=choice.network.path,
         settled=settled,
         ranks=ranks,
+        folding=folding,
     )
     plan = adapt(matching, target, specs, brief)
     objections = plan.objections
@@ -237,6 +241,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
             min_coverage: least share of elements that must find a place, on the better of the two sides.
             strict: refuse anything that stays fresh or unused. policy: a verdict for each kind of objection.
             grow_rows: tables that may grow at their end. class_names, class_rows: class rows move by name.
+            merge_lora, fuse_branches, fold_norms: adapters, branches and batch norms of the file computed into weights.
             in_channels: rule for other input channels. grids: grids of position tables. permute: axis orders.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.adapting.branches import branch_steps
 from torchgraft.adapting.compose import compose, gather_facts
+from torchgraft.adapting.folding_norms import Folding, fold_norms, unfold_steps, unfold_unused
 from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import ClassRows, Options
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["Brief", "ClassRows", "Options", "Wishes", "adapt", "requested_steps"]
+__all__ = ["Brief", "ClassRows", "Options", "Wishes", "adapt", "requested_folding", "requested_steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Brief:
     """All that a plan depends on besides the matching.
 
     `network` is the container path of the source. `settled` are the steps of slots that were decided ahead of matching;
-    `ranks` are there when the checkpoint is spread over tensor-parallel ranks.
+    `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `folding` when norms were folded.
     """
 
     options: Options
@@ -49,6 +50,7 @@ class Brief:
     network: str = ""
     settled: Mapping[str, Step] = field(default_factory=dict)
     ranks: Ranks | None = None
+    folding: Folding | None = None
 
 
 def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str) -> dict[str, Step]:
@@ -68,19 +70,33 @@ def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Op
     return steps
 
 
+def requested_folding(specs: Mapping[str, TensorSpec], target: Target, options: Options) -> Folding | None:
+    """Return the file with its batch norms folded, if the caller asked for that.
+
+    Raises:
+        UsageError: there is nothing to fold.
+    """
+    if options.fold_norms is False:
+        return None
+    return fold_norms(specs, target.slots, None if options.fold_norms is True else float(options.fold_norms))
+
+
 def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], brief: Brief) -> Plan:
     """Return the plan that the matching comes to. Nothing is read and nothing is touched."""
     leaves = (
         [*(m.source for m in matching.matches), *matching.free_sources],
         [*(m.target for m in matching.matches), *matching.free_targets],
     )
-    wishes = brief.wishes
-    facts = gather_facts(matching.matches, leaves, specs, target, brief.options, brief.network)
+    wishes, folding = brief.wishes, brief.folding
+    shown = folding.shown if folding else specs
+    facts = gather_facts(matching.matches, leaves, shown, target, brief.options, brief.network)
     draft = compose(matching.matches, facts)
-    decided = {name: _undoubted(step, wishes) for name, step in draft.steps.items()} | dict(brief.settled)
+    drafted = unfold_steps(draft.steps, folding) if folding else draft.steps
+    decided = {name: _undoubted(step, wishes) for name, step in drafted.items()} | dict(brief.settled)
     steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
-    unused = unused_sources(steps, specs, draft.rejected, matching, brief.network)
+    unused = unused_sources(steps, shown, draft.rejected, matching, brief.network)
+    unused = unfold_unused(unused, steps, folding, brief.network) if folding else unused
     plan = Plan(
         steps=steps, unused=unused, notes=matching.notes, network=brief.network, source_specs=specs, policy=brief.policy
     )

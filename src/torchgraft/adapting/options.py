@@ -29,6 +29,7 @@ class Options:
     grids: source and target grid (height, width) of a position table by slot name.
     permute: order of dimensions by pattern of slot names.
     merge_lora: add low-rank adapters to the model's weights; a number is their scale where the file holds no alpha.
+    fold_norms: fold the file's batch norms into the layers before them; a number is their eps.
     init: start of added layers by pattern: "identity", "zero" or "zero-gamma".
     fuse_branches: fuse parallel training branches into the model's single convolutions.
     """
@@ -40,4 +41,5 @@ class Options:
     permute: Mapping[str, Sequence[int]] = field(default_factory=dict)
     merge_lora: bool | float = False
     fuse_branches: bool = False
+    fold_norms: bool | float = False
     init: Mapping[str, str] = field(default_factory=dict)
