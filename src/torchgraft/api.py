@@ -217,7 +217,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     """
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
-        return make_plan(source, _target(model), wanted, model)
+        return _with_values(make_plan(source, _target(model), wanted, model), source)
 
 
 def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked: Any) -> Report:
@@ -256,10 +256,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
         target = _target(model)
-        made = make_plan(source, target, wanted, model)
-        made = replace(
-            made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source)
-        )
+        made = _with_values(make_plan(source, target, wanted, model), source)
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
     cost = Cost(
@@ -319,6 +316,11 @@ def _renames(model: object, source: Source, network: Network) -> Renames:
     versions = source.metadata.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None
     return rename_by_hooks(model, network.specs, mine) or Renames()  # type: ignore[arg-type]  # a module, as asked
+
+
+def _with_values(made: Plan, source: Source) -> Plan:
+    """Return the plan with what only values tell: tied tensors that differ, and unused ones that repeat a used one."""
+    return replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
 
 
 def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.broadcast import spread
-from torchgraft.matching.dialect import HARMLESS_ROLES
+from torchgraft.matching.dialect import HARMLESS_ROLES, ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
@@ -88,7 +88,7 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     taken = set(naming.pairs.values())
     free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
     free_targets = [leaf for leaf in targets if leaf.name not in taken]
-    if any(not _same_elements(a, b) for a, b in pairs):
+    if any(not _same_elements(a, b) for a, b in pairs) or _of_other_kinds(pairs, sources, targets):
         return None
     if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
         return None
@@ -97,6 +97,12 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
         free_targets=tuple(free_targets),
         free_sources=tuple(free_sources),
     )
+
+
+def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:
+    """Whether a name means a norm with statistics on one side and something without on the other."""
+    ours, theirs = ({leaf.owner for leaf in side if ROLES.get(leaf.role) == "var"} for side in (sources, targets))
+    return any((a.owner in ours) != (b.owner in theirs) for a, b in pairs)
 
 
 def _same_elements(a: Leaf, b: Leaf) -> bool:

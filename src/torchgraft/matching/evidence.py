@@ -11,7 +11,7 @@ import numpy as np
 
 from torchgraft.matching.dialect import EXCLUSIVE
 from torchgraft.matching.likeness import block_likeness
-from torchgraft.matching.units import BARE, flat_class, shape_class
+from torchgraft.matching.units import BARE, flat_class, keeps_statistics, shape_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +75,15 @@ def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarra
         shared |= lone[0]
         wrong |= lone[0] & ~lone[1]
         ranks |= lone[0] & ~lone[1] & ~lone[2]
+    wrong |= shared & _other_kind(sources, targets)
     return shared & ~wrong, shared & wrong & ~ranks
+
+
+def _other_kind(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where only one of the two keeps statistics of its inputs: a batch norm is no layer norm."""
+    ours, theirs = (np.array([keeps_statistics(u.leaves) for u in units], bool) for units in (sources, targets))
+    other: np.ndarray = ours[:, None] != theirs
+    return other
 
 
 def _role_cells(sources: Sequence[Unit], targets: Sequence[Unit], role: str) -> tuple[np.ndarray, ...]:

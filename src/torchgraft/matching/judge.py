@@ -12,7 +12,7 @@ from torchgraft.matching.units import shape_class
 from torchgraft.matching.words import stem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from torchgraft.matching.evidence import Evidence
@@ -26,7 +26,8 @@ NAME_GAP, BLOCK_GAP = 0.05, 0.07
 class Pair:
     """A source and a target unit that belong together, with the evidence.
 
-    `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `named`: the same name under
+    `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
+    shapes that stays free stands beside, with nothing in between that could tell; `named`: the same name under
     the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well by name or block; `rare`: how few units
     share the shapes; `lead`: total score over the next best; `rival`: that next best source.
     """
@@ -37,6 +38,7 @@ class Pair:
     block: float
     tail: float
     in_order: bool
+    adjoined: bool
     named: bool
     unquestioned: bool
     told_apart: bool
@@ -50,14 +52,15 @@ class Context:
     """What all pairs are judged against.
 
     `path` are the pairs on the alignment, `named` those of the same name, `regions` the part of the network that each
-    unit of either side lies in. `orders` is there when the two sides agree from end to end: then order itself tells
-    rivals apart.
+    unit of either side lies in, `sequences` both sides in order. `orderly`: the two agree from end to end; then order
+    itself tells rivals apart.
     """
 
     path: AbstractSet[tuple[int, int]]
     named: Mapping[int, int]
     regions: tuple[Sequence[str], Sequence[str]]
-    orders: tuple[Order, Order] | None = None
+    sequences: tuple[Order, Order]
+    orderly: bool
 
     def is_unquestioned(self, i: int, j: int, evidence: Evidence) -> bool:
         """Return whether a pair of the same name has no other reading.
@@ -75,6 +78,35 @@ class Context:
         if any(self._near(0, i, a) for a in self.named if a not in sure):
             return not (free_sources or free_targets)
         return not (free_sources and free_targets)
+
+    def is_adjoined(
+        self, pair: tuple[int, int], evidence: Evidence, taken: tuple[Container[int], Container[int]]
+    ) -> bool:
+        """Return whether the list of a pair has shifted and the pair could as well be the one beside it.
+
+        Where a layer was inserted into a run of layers of the same shapes, or taken out of one, nothing but the values
+        tells which of them it was.
+        """
+        i, j = pair
+        if not self._has_shifted(i, j, evidence):
+            return False
+        beside = (evidence.fits[:, j], evidence.fits[i])
+        return any(
+            k not in taken[side] and self.sequences[side].adjoin(pair[side], k)
+            for side in (0, 1)
+            for k in map(int, np.flatnonzero(beside[side]))
+        )
+
+    def _has_shifted(self, i: int, j: int, evidence: Evidence) -> bool:
+        if self.named.get(i) != j:
+            return True
+        ours, theirs = self.sequences
+        if any(ours.beside(i, a) and not evidence.fits[a, b] for a, b in self.named.items()):
+            return True
+        taken = set(self.named.values())
+        return any(ours.beside(i, a) for a in range(len(ours.paths)) if a not in self.named) and any(
+            theirs.beside(j, b) for b in range(len(theirs.paths)) if b not in taken
+        )
 
     def _near(self, side: int, first: int, second: int) -> bool:
         return self.regions[side][first] == self.regions[side][second]
@@ -102,6 +134,15 @@ class Order:
                 return stem(x) is not None and stem(x) == stem(y)
         return False
 
+    def beside(self, first: int, second: int) -> bool:
+        """Return whether two units are members of one numbered list themselves."""
+        a, b = self.paths[first].rpartition("."), self.paths[second].rpartition(".")
+        return a[0] == b[0] and a[2].isdecimal() and b[2].isdecimal()
+
+    def adjoin(self, first: int, second: int) -> bool:
+        """Return whether two members of one list have nothing of other shapes between them."""
+        return first != second and self.beside(first, second) and not self.separates(first, second)
+
     def separates(self, first: int, second: int) -> bool:
         """Return whether something of other shapes stands between two units."""
         return self.changes[first] != self.changes[second]
@@ -111,13 +152,14 @@ class Order:
 ORDERLY = 0.97
 
 
-def orders_of(
-    path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]
-) -> tuple[Order, Order] | None:
-    """Return both sides as sequences if they agree from end to end, else None."""
-    if len(path) < ORDERLY * max(len(sources), len(targets)):
-        return None
+def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:
+    """Return both sides as sequences."""
     return Order.of(sources), Order.of(targets)
+
+
+def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
+    """Return whether the two sides agree in order from end to end."""
+    return len(path) >= ORDERLY * max(len(sources), len(targets))
 
 
 def judged(
@@ -141,7 +183,7 @@ def _judge(
     apart = all(_by_order(pair, k, side, context, partners) for side in (0, 1) for k in _rivals(i, j, evidence, side))
     return Pair(
         source=i, target=j, name=float(evidence.names[i, j]), block=float(votes[0][i, j]), tail=float(votes[1][i, j]),
-        in_order=pair in context.path, named=context.named.get(i) == j, unquestioned=context.named.get(i) == j and context.is_unquestioned(i, j, evidence),
+        in_order=pair in context.path, adjoined=context.is_adjoined(pair, evidence, partners), named=context.named.get(i) == j, unquestioned=context.named.get(i) == j and context.is_unquestioned(i, j, evidence),
         told_apart=apart, rare=float(evidence.rare[i, j]), lead=float(lead),
         rival=rival if column[rival] > 0.4 else None,
     )  # fmt: skip
@@ -166,7 +208,7 @@ def _by_order(
     partners: tuple[Mapping[int, int], Mapping[int, int]],
 ) -> bool:  # fmt: skip
     """Return whether order tells a rival apart: numbers on one side at least, and other shapes in between."""
-    if context.orders is None or pair not in context.path:
+    if not context.orderly or pair not in context.path:
         return False
     other = partners[side].get(rival)
     if other is None:
@@ -174,6 +216,6 @@ def _by_order(
     ours, theirs = (rival, other) if side == 0 else (other, rival)
     if (ours, theirs) not in context.path:
         return False
-    first, second = context.orders
+    first, second = context.sequences
     numbered = first.numbers(pair[0], ours) or second.numbers(pair[1], theirs)
     return numbered and first.separates(pair[0], ours)

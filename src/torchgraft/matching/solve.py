@@ -8,7 +8,7 @@ import numpy as np
 
 from torchgraft.matching.align import align
 from torchgraft.matching.evidence import Evidence, gather
-from torchgraft.matching.judge import Context, Pair, judged, orders_of
+from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
 
@@ -49,7 +49,8 @@ def solve(
             break
     total = fixed + votes + _marks(path, fixed.shape)
     total[evidence.fits == 0] -= 0.5
-    context = Context(path, named, _regions(sources, targets), orders_of(path, sources, targets))
+    sequences = sequences_of(sources, targets)
+    context = Context(path, named, _regions(sources, targets), sequences, is_orderly(path, sources, targets))
     final = uncrossed(_assign(total), fixed, sources, targets)
     return judged(final, total, evidence, parts, context)
 

@@ -114,8 +114,12 @@ def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
 
     In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
     """
+    if pair.named and pair.unquestioned:
+        return Certainty.CERTAIN
+    if pair.adjoined:
+        return Certainty.DOUBT
     if pair.named:
-        return Certainty.CERTAIN if pair.unquestioned else Certainty.LIKELY
+        return Certainty.LIKELY
     context = max(pair.block, pair.tail)
     if familiar and not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
         return None  # the same words under another number, out of order, between blocks that don't agree otherwise

@@ -10,7 +10,7 @@ from torchgraft.matching.dialect import ROLES, WEIGHT_BESIDE_BIAS
 from torchgraft.matching.words import blocks_of, canonical, numbered_lists, numbers, stem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -106,6 +106,11 @@ def _words(path: str, lists: set[tuple[str, str]]) -> tuple[str, ...]:
         if before and (".".join(parts[:at]), before) in lists:
             parts[at] = before.rstrip("-_")
     return canonical(".".join(parts))
+
+
+def keeps_statistics(roles: Container[str]) -> bool:
+    """Whether a module of these roles keeps mean and variance of what it sees."""
+    return "mean" in roles and "var" in roles
 
 
 def shape_class(shape: Shape) -> Shape:
