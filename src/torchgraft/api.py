@@ -137,7 +137,7 @@ def make_plan(source: Source, target: Target, asked: Request, model: object = No
 
 
 def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
-    from torchgraft.adapting import Brief, Wishes, adapt, requested_folding, requested_steps
+    from torchgraft.adapting import Brief, Wishes, adapt, requested_steps, views_of
 
     start = time.perf_counter()
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
@@ -146,13 +146,14 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     settled = requested_steps(specs, target, asked.options, choice.network.path)
     taken = {feed.key for step in settled.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
-    folding = requested_folding(left, target, asked.options)
-    left = folding.shown if folding else left
-    hooks = _renames(model, source, choice.network)
-    matching = match(left, target, asked.rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
-    wishes = Wishes(
-        is_fresh=asked.rules.is_fresh, is_zero=asked.rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
+    rules = asked.rules
+    views = views_of(
+        left, target, asked.options, lambda name: name in settled or rules.is_fresh(name) or rules.is_zero(name)
     )
+    left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
+    hooks = _renames(model, source, choice.network)
+    matching = match(left, seen, rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
+    wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
     brief = Brief(
         options=asked.options,
         policy=asked.policy,
@@ -160,7 +161,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
         network=choice.network.path,
         settled=settled,
         ranks=ranks,
-        folding=folding,
+        views=views,
     )
     plan = adapt(matching, target, specs, brief)
     objections = plan.objections
@@ -320,7 +321,9 @@ def _renames(model: object, source: Source, network: Network) -> Renames:
 
 def _with_values(made: Plan, source: Source) -> Plan:
     """Return the plan with what only values tell: tied tensors that differ, and unused ones that repeat a used one."""
-    return replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
+    return replace(
+        made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source)
+    )
 
 
 def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:

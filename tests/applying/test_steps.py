@@ -11,6 +11,7 @@ from torch import nn
 
 from torchgraft.applying import apply, transaction
 from torchgraft.core.plan import Feed, Rows, Step
+from torchgraft.ops import Index, SliceDim
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
 
@@ -136,3 +137,19 @@ def test_random_models_are_filled_or_unchanged(model, data):
         state = model.state_dict()
         assert all(torch.equal(state[k], v) for k, v in source.tensors.items())
     assert flags == [(id(p), p.requires_grad, p.dtype, p.stride()) for p in model.parameters()]
+
+
+def test_what_several_steps_cut_up_is_read_once():
+    model = nn.ModuleList(nn.Linear(3, 2, bias=False) for _ in range(4))
+    target = survey(model)
+    source = MemorySource({"stack": torch.randn(4, 2, 3), "qkv": torch.randn(4, 3)})
+    feeds = [Feed("stack", (Index(0, 0),)), Feed("stack", (Index(0, 1),)), Feed("qkv", (SliceDim(0, 0, 2),))]
+    feeds.append(Feed("qkv", (SliceDim(0, 2, 4),)))
+    steps = {
+        slot.name.replace(".", "__"): Step(slot=slot, feeds=(f,), why=WHY)
+        for slot, f in zip(target.slots, feeds, strict=True)
+    }
+    apply(model, target, plan_for(target, source, **steps), source, verify=compare_values)
+    assert source.reads == 2
+    assert torch.equal(model[1].weight, source.tensors["stack"][1])
+    assert torch.equal(model[3].weight, source.tensors["qkv"][2:])

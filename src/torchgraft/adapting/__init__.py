@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 from torchgraft.adapting.branches import branch_steps
 from torchgraft.adapting.compose import compose, gather_facts
-from torchgraft.adapting.folding_norms import Folding, fold_norms, unfold_steps, unfold_unused
 from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import ClassRows, Options
 from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.starts import start_steps
+from torchgraft.adapting.views import View, views_of
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torchgraft.core.match import Matching, Ranks
     from torchgraft.core.policy import Policy
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["Brief", "ClassRows", "Options", "Wishes", "adapt", "requested_folding", "requested_steps"]
+__all__ = ["Brief", "ClassRows", "Options", "Wishes", "adapt", "requested_steps", "views_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,8 @@ class Brief:
     """All that a plan depends on besides the matching.
 
     `network` is the container path of the source. `settled` are the steps of slots that were decided ahead of matching;
-    `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `folding` when norms were folded.
+    `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
+    matched under.
     """
 
     options: Options
@@ -50,7 +51,7 @@ class Brief:
     network: str = ""
     settled: Mapping[str, Step] = field(default_factory=dict)
     ranks: Ranks | None = None
-    folding: Folding | None = None
+    views: Sequence[View] = ()
 
 
 def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str) -> dict[str, Step]:
@@ -70,33 +71,25 @@ def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Op
     return steps
 
 
-def requested_folding(specs: Mapping[str, TensorSpec], target: Target, options: Options) -> Folding | None:
-    """Return the file with its batch norms folded, if the caller asked for that.
-
-    Raises:
-        UsageError: there is nothing to fold.
-    """
-    if options.fold_norms is False:
-        return None
-    return fold_norms(specs, target.slots, None if options.fold_norms is True else float(options.fold_norms))
-
-
 def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], brief: Brief) -> Plan:
     """Return the plan that the matching comes to. Nothing is read and nothing is touched."""
     leaves = (
         [*(m.source for m in matching.matches), *matching.free_sources],
         [*(m.target for m in matching.matches), *matching.free_targets],
     )
-    wishes, folding = brief.wishes, brief.folding
-    shown = folding.shown if folding else specs
-    facts = gather_facts(matching.matches, leaves, shown, target, brief.options, brief.network)
+    wishes, views = brief.wishes, brief.views
+    shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
+    facts = gather_facts(matching.matches, leaves, shown, seen, brief.options, brief.network)
     draft = compose(matching.matches, facts)
-    drafted = unfold_steps(draft.steps, folding) if folding else draft.steps
+    drafted: Mapping[str, Step] = draft.steps
+    for view in reversed(views):
+        drafted = view.own_steps(drafted)
     decided = {name: _undoubted(step, wishes) for name, step in drafted.items()} | dict(brief.settled)
     steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
     unused = unused_sources(steps, shown, draft.rejected, matching, brief.network)
-    unused = unfold_unused(unused, steps, folding, brief.network) if folding else unused
+    for view in reversed(views):
+        unused = view.own_unused(unused, steps, brief.network)
     plan = Plan(
         steps=steps, unused=unused, notes=matching.notes, network=brief.network, source_specs=specs, policy=brief.policy
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Slot
+    from torchgraft.core.specs import Target
 
 EPS = 1e-5
 _NUMBER = re.compile(r"\d*$")
@@ -57,17 +57,53 @@ class Folding:
 
     specs: Mapping[str, TensorSpec]
     shown: Mapping[str, TensorSpec]
+    target: Target
     folds: Mapping[str, Fold]
     eps: float | None
 
+    def own_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
+        """Return the steps with layers and norms of the file in place of the folded layers.
 
-def fold_norms(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], eps: float | None) -> Folding:
+        Raises:
+            UsageError: a folded layer goes to one without a bias, or through an op that joins several tensors.
+        """
+        placed: dict[str, list[Step]] = {}
+        for step in steps.values():
+            for feed in step.feeds:
+                placed.setdefault(feed.key, []).append(step)
+        for fold in dict.fromkeys(self.folds.values()):
+            weights, biases = ({s.slot.owner for s in placed.get(f"{fold.layer}.{r}", ())} for r in ("weight", "bias"))
+            if weights - biases:
+                raise UsageError(
+                    f"norm {printable(fold.norm)} of the file can't be folded into {printable(min(weights - biases))}: "
+                    "that has no bias to take its shift; give the model's layer a bias, or keep the norm in the model"
+                )
+        return {name: _unfolded(step, self) for name, step in steps.items()}
+
+    def own_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
+        """Return the fates of the file's own tensors: those of a folded norm follow its layer, its counter is quiet."""
+        used = {feed.key for step in steps for feed in step.feeds}
+        fates = {u.spec.name: u for u in unused}
+        out = [u for u in unused if u.spec.name in self.specs]
+        for fold in dict.fromkeys(self.folds.values()):
+            layer = fates.get(f"{fold.layer}.weight")
+            for key in sorted(fold.keys):
+                if key.startswith(f"{fold.norm}.") and key not in used:
+                    why = Why("folded norm", "the norm is folded, and nothing counts its batches")
+                    is_lost = layer is not None and not key.endswith(".num_batches_tracked")
+                    why = layer.why if layer is not None and is_lost else why
+                    out.append(Unused(spec=self.specs[key], network=network, why=why, quiet=not is_lost))
+        order = {key: at for at, key in enumerate(self.specs)}
+        return tuple(sorted(out, key=lambda u: order[u.spec.name]))
+
+
+def fold_norms(specs: Mapping[str, TensorSpec], target: Target, eps: float | None) -> Folding:
     """Return the file with each norm folded that the model doesn't have.
 
     Raises:
         UsageError: there is none behind a layer of as many channels.
     """
-    kept = [name for slot in slots for name in slot.names if name.endswith(".running_var")]
+    kept = [name for slot in target.slots for name in slot.names if name.endswith(".running_var")]
     found = [fold for fold in _pairs(specs) if not _has(kept, f"{fold.norm}.running_var")]
     if not found:
         raise UsageError(
@@ -85,7 +121,7 @@ def fold_norms(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], eps: floa
         bias = f"{fold.layer}.bias" if fold else ""
         if fold and key.endswith(".weight") and bias not in specs:
             shown[bias] = TensorSpec(bias, specs[f"{fold.norm}.running_mean"].shape, spec.dtype)
-    return Folding(specs, shown, folds, eps)
+    return Folding(specs, shown, target, folds, eps)
 
 
 def _has(names: Iterable[str], key: str) -> bool:
@@ -132,28 +168,6 @@ def _twin(norm: str, layers: Iterable[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def unfold_steps(steps: Mapping[str, Step], folding: Folding) -> dict[str, Step]:
-    """Return the steps with layers and norms of the file in place of the folded layers.
-
-    Raises:
-        UsageError: a folded layer goes to one without a bias, or through an op that joins several tensors.
-    """
-    placed: dict[str, list[Step]] = {}
-    for step in steps.values():
-        for feed in step.feeds:
-            placed.setdefault(feed.key, []).append(step)
-    for fold in dict.fromkeys(folding.folds.values()):
-        weights, biases = (
-            {s.slot.owner for s in placed.get(f"{fold.layer}.{role}", ())} for role in ("weight", "bias")
-        )
-        if weights - biases:
-            raise UsageError(
-                f"norm {printable(fold.norm)} of the file can't be folded into {printable(min(weights - biases))}: that has "
-                "no bias to take its shift; give the model's layer a bias, or keep the norm in the model"
-            )
-    return {name: _unfolded(step, folding) for name, step in steps.items()}
-
-
 def _unfolded(step: Step, folding: Folding) -> Step:
     folds = [folding.folds[feed.key] for feed in step.feeds if feed.key in folding.folds]
     if not folds:
@@ -176,22 +190,3 @@ def _unfolded(step: Step, folding: Folding) -> Step:
         why=Why("folded norm", f"{step.why.text}; {said}", step.why.evidence),
         certainty=step.certainty if sure or step.certainty is Certainty.DOUBT else Certainty.LIKELY,
     )
-
-
-def unfold_unused(
-    unused: Sequence[Unused], steps: Iterable[Step], folding: Folding, network: str
-) -> tuple[Unused, ...]:
-    """Return the fates of the file's own tensors: those of a folded norm follow its layer, its counter is not needed."""
-    used = {feed.key for step in steps for feed in step.feeds}
-    fates = {u.spec.name: u for u in unused}
-    out = [u for u in unused if u.spec.name in folding.specs]
-    for fold in dict.fromkeys(folding.folds.values()):
-        layer = fates.get(f"{fold.layer}.weight")
-        for key in sorted(fold.keys):
-            if key.startswith(f"{fold.norm}.") and key not in used:
-                why = Why("folded norm", "the norm is folded, and nothing counts its batches")
-                is_lost = layer is not None and not key.endswith(".num_batches_tracked")
-                why = layer.why if layer is not None and is_lost else why
-                out.append(Unused(spec=folding.specs[key], network=network, why=why, quiet=not is_lost))
-    order = {key: at for at, key in enumerate(folding.specs)}
-    return tuple(sorted(out, key=lambda u: order[u.spec.name]))

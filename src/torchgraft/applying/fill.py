@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
+    from torchgraft.applying.reading_once import ReadOnce
     from torchgraft.core.plan import Rows, Step
-    from torchgraft.core.specs import Source
 
 
-def fill(step: Step, value: torch.Tensor, source: Source, findings: Findings) -> int:
+def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) -> int:
     """Compute what `step` puts into its slot, write it to `value`, and return the checksum of what was to be written.
 
     In memory at one time: the inputs of this step, and one result of each op after the other.
     """
-    result = _computed(step, value, source)
+    result = _computed(step, value, reader)
     expected = result_shape(step.slot.spec.shape, step.rows)
     if tuple(result.shape) != expected:
         raise ApplyError(f"{step.slot.name}: the plan gives {list(result.shape)}, the slot takes {list(expected)}")
@@ -49,11 +49,11 @@ def _cpu_bytes(tensor: torch.Tensor) -> Bytes:
     return bytes_of(tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous())
 
 
-def _computed(step: Step, value: torch.Tensor, source: Source) -> torch.Tensor:
+def _computed(step: Step, value: torch.Tensor, reader: ReadOnce) -> torch.Tensor:
     """Return the result of the ops of `step`."""
     values = [value.detach().to("cpu", copy=True)] if step.base else []
     for feed in step.feeds:
-        tensor = source.read(feed.network, feed.key)
+        tensor = reader.read(feed)
         for op in feed.ops:
             tensor = op.run([tensor])
         values.append(tensor)

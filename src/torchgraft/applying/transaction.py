@@ -10,6 +10,7 @@ from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
 from torchgraft.applying.memory import bytes_of, is_plain
+from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.shield import Shield
 from torchgraft.applying.stream import Stream, Transfer
@@ -89,10 +90,12 @@ class _Work:
     digests: dict[str, int] = field(default_factory=dict)
     undo: Undo = field(init=False)
     stream: Stream = field(init=False)
+    reader: ReadOnce = field(init=False)
     installation: Installation = field(default_factory=Installation)
 
     def __post_init__(self) -> None:
         self.undo = Undo([self._cell(step).value for step in self.steps if not self._cell(step).staged])
+        self.reader = ReadOnce(self.source)
         self.stream = Stream(self.source, self.undo, self.findings)
 
     def _cell(self, step: Step) -> Cell:
@@ -127,7 +130,7 @@ class _Work:
         try:
             if not cell.staged:
                 self.undo.keep(cell.value)
-            self.digests[step.slot.name] = fill(step, cell.value, self.source, self.findings)
+            self.digests[step.slot.name] = fill(step, cell.value, self.reader, self.findings)
         except Exception as error:
             error.add_note(step.slot.name)
             raise

@@ -1,0 +1,209 @@
+"""Experts in one stack on one side and apart on the other: every expert lands in its place, or nothing is taken."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+
+WIDTH = 6
+
+
+class Apart(nn.Module):
+    """Experts as modules: `experts.{e}.{up,down}.weight`."""
+
+    def __init__(self, count, hidden, bias):
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, count, bias=False)
+        self.experts = nn.ModuleList(
+            nn.ModuleDict({"up": nn.Linear(WIDTH, hidden, bias=bias), "down": nn.Linear(hidden, WIDTH, bias=bias)})
+            for _ in range(count)
+        )
+
+    def forward(self, x):
+        gates = self.gate(x).softmax(-1)
+        return sum(gates[..., e, None] * m["down"](m["up"](x).relu()) for e, m in enumerate(self.experts))
+
+
+class Stacked(nn.Module):
+    """Experts as parameters: `experts.up` [E, hidden, width], or turned; biases `experts.up_bias`."""
+
+    def __init__(self, count, hidden, bias, *, turned=False):
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, count, bias=False)
+        self.turned, self.bias = turned, bias
+        self.experts = nn.Module()
+        for name, out, inner in (("up", hidden, WIDTH), ("down", WIDTH, hidden)):
+            shape = (count, inner, out) if turned else (count, out, inner)
+            setattr(self.experts, name, nn.Parameter(torch.randn(shape)))
+            if bias:
+                setattr(self.experts, name + "_bias", nn.Parameter(torch.randn(count, out)))
+
+    def _linear(self, name, x):
+        weight = getattr(self.experts, name)
+        out = torch.einsum("ebi,eio->ebo" if self.turned else "ebi,eoi->ebo", x, weight)
+        return out + getattr(self.experts, name + "_bias")[:, None] if self.bias else out
+
+    def forward(self, x):
+        gates = self.gate(x).softmax(-1)
+        out = self._linear("down", self._linear("up", x.expand(gates.shape[-1], *x.shape)).relu())
+        return torch.einsum("be,ebo->bo", gates, out)
+
+
+class Net(nn.Module):
+    def __init__(self, kind, layers, count=3, hidden=10, *, bias=False, **more):
+        super().__init__()
+        self.stem = nn.Linear(4, WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"norm": nn.LayerNorm(WIDTH), "mlp": kind(count, hidden, bias, **more)})
+            for _ in range(layers)
+        )
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block["mlp"](block["norm"](x))
+        return self.head(x)
+
+
+def agree(model, old):
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        return torch.allclose(model(x), old(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_apart_into_a_stack(bias, turned, prefix):
+    torch.manual_seed(0)
+    old, model = Net(Apart, 2, bias=bias), Net(Stacked, 2, bias=bias, turned=turned)
+    report = tg.load(model, {prefix + k: v for k, v in old.state_dict().items()})
+    assert agree(model, old)
+    step = report.plan.by_name["blocks.1.mlp.experts.up"]
+    assert step.certainty is Certainty.LIKELY
+    assert step.why.text == "3 experts stacked in the order of their numbers"
+    assert not report.plan.fresh
+    assert not report.plan.unused
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_stack_taken_apart(bias, turned):
+    torch.manual_seed(0)
+    old, model = Net(Stacked, 2, bias=bias, turned=turned), Net(Apart, 2, bias=bias)
+    report = tg.load(model, old.state_dict())
+    assert agree(model, old)
+    assert report.plan.by_name["blocks.0.mlp.experts.2.down.weight"].certainty is Certainty.LIKELY
+    assert not report.plan.unused
+
+
+def test_accepting_only_what_is_certain_refuses_the_order():
+    old, model = Net(Apart, 1), Net(Stacked, 1)
+    with pytest.raises(tg.PlanRefusedError, match="order of their numbers"):
+        tg.load(model, old.state_dict(), accept="certain")
+
+
+class FusedStack(nn.Module):
+    """Gate and up projections joined in one stack, as transformers keeps Mixtral's."""
+
+    def __init__(self, count, hidden):
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, count, bias=False)
+        self.experts = nn.Module()
+        self.experts.gate_up_proj = nn.Parameter(torch.randn(count, 2 * hidden, WIDTH))
+        self.experts.down_proj = nn.Parameter(torch.randn(count, WIDTH, hidden))
+
+
+def split_by_hand(stack):
+    """The state dict of a fused stack with experts apart, under Mixtral's older names."""
+    out = {}
+    for key, value in stack.state_dict().items():
+        for number in range(len(value)) if "experts." in key else ():
+            home = f"{key.rpartition('.')[0]}.{number}"
+            if key.endswith("gate_up_proj"):
+                gate, up = value[number].chunk(2)
+                out |= {f"{home}.w1.weight": gate, f"{home}.w3.weight": up}
+            else:
+                out[f"{home}.w2.weight"] = value[number]
+        if "experts." not in key:
+            out[key] = value
+    return out
+
+
+def test_gate_and_up_apart_into_a_fused_stack_and_back():
+    torch.manual_seed(0)
+    old = nn.ModuleDict({"mlp": FusedStack(3, 10)})
+    apart = split_by_hand(old)
+    model = nn.ModuleDict({"mlp": FusedStack(3, 10)})
+    tg.load(model, apart)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), old.parameters(), strict=True))
+    plan = tg.plan(apart, old)
+    for key, value in apart.items():
+        step = plan.by_name[key]
+        got = old.state_dict()[step.feeds[0].key]
+        for op in step.feeds[0].ops:
+            got = op.run([got])
+        assert torch.equal(got, value), key
+
+
+def test_experts_that_the_file_lacks_stay_fresh_and_are_named():
+    torch.manual_seed(0)
+    old, model = Net(Apart, 1), Net(Stacked, 1)
+    before = model.blocks[0]["mlp"].experts.up.detach().clone()
+    kept = {k: v for k, v in old.state_dict().items() if ".experts.1." not in k}
+    report = tg.load(model, kept)
+    up = model.blocks[0]["mlp"].experts.up
+    assert torch.equal(up[1], before[1])
+    assert torch.equal(up[2], old.blocks[0]["mlp"].experts[2]["up"].weight)
+    assert "experts 1" in report.plan.by_name["blocks.0.mlp.experts.up"].why.text
+    assert "blocks.0.mlp.experts.up" in tg.freeze(model, report).left
+
+
+def test_square_experts_are_doubt_unless_a_matrix_beside_shows():
+    old = Net(Apart, 1, hidden=WIDTH)
+    with pytest.raises(tg.PlanRefusedError, match="square"):
+        tg.load(Net(Stacked, 1, hidden=WIDTH), old.state_dict())
+    with pytest.raises(tg.PlanRefusedError, match="square"):
+        tg.load(old, Net(Stacked, 1, hidden=WIDTH))
+
+
+def test_what_the_caller_decided_stays_so():
+    old, model = Net(Apart, 1), Net(Stacked, 1)
+    before = model.blocks[0]["mlp"].experts.up.detach().clone()
+    tg.load(model, old.state_dict(), fresh=["blocks.0.mlp.experts.up"])
+    assert torch.equal(model.blocks[0]["mlp"].experts.up, before)
+    tg.load(model, old.state_dict(), zero=["blocks.0.mlp.experts.up"])
+    assert not model.blocks[0]["mlp"].experts.up.any()
+
+
+def test_other_counts_of_experts_are_left_alone():
+    old, model = Net(Apart, 1, count=3), Net(Stacked, 1, count=4)
+    plan = tg.plan(model, old.state_dict(), on_doubt="skip")
+    assert {s.slot.name for s in plan.fresh} >= {"blocks.0.mlp.experts.up", "blocks.0.mlp.experts.down"}
+
+
+NETS = st.fixed_dictionaries({"layers": st.integers(1, 3), "count": st.integers(2, 5), "hidden": st.integers(2, 9)})
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@given(NETS, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_there_and_back_changes_nothing(sizes, bias, turned, shuffled, seed):
+    torch.manual_seed(seed)
+    old, back = Net(Apart, **sizes, bias=bias), Net(Apart, **sizes, bias=bias)
+    stack = Net(Stacked, **sizes, bias=bias, turned=turned)
+    state = list(old.state_dict().items())
+    if shuffled:
+        state = [state[i] for i in torch.randperm(len(state))]
+    if sizes["hidden"] == WIDTH:
+        with pytest.raises(tg.PlanRefusedError, match="square"):
+            tg.load(stack, dict(state))
+        return
+    tg.load(stack, dict(state))
+    tg.load(back, stack)
+    assert agree(stack, old)
+    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), old.parameters(), strict=True))
