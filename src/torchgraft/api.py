@@ -321,9 +321,7 @@ def _renames(model: object, source: Source, network: Network) -> Renames:
 
 def _with_values(made: Plan, source: Source) -> Plan:
     """Return the plan with what only values tell: tied tensors that differ, and unused ones that repeat a used one."""
-    return replace(
-        made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source)
-    )
+    return replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
 
 
 def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:
