@@ -3,131 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
 from torchgraft.core.collector import collector_paused
-from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
-from torchgraft.core.plan import Objection, Plan, Unused, Why
-from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Cost, Report
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import Rules, choose, join_ranks, match
+from torchgraft.matching import choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
     from torch.optim import Optimizer
 
-    from torchgraft.adapting import ClassRows, Options
     from torchgraft.core.diff import Diff
     from torchgraft.core.specs import Network, Source, Target
+    from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
     from torchgraft.tuning import CarriedState
-
-ON_DOUBT = ("refuse", "skip", "take")
-ACCEPT = ("certain", "likely")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """All keyword arguments of plan() and load(), checked."""
-
-    rules: Rules
-    options: Options
-    policy: Policy
-    prefer: str | None = None
-    on_doubt: str = "refuse"
-    accept: str = "likely"
-    tensor_parallel: Mapping[str, str] = field(default_factory=dict)
-
-
-def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
-    *,
-    rename: Mapping[str, str] | None = None,
-    fan_out: Mapping[str, Sequence[str]] | None = None,
-    layers: Mapping[str, Sequence[int]] | None = None,
-    copies: Mapping[str, str] | None = None,
-    fresh: Sequence[str] = (),
-    zero: Sequence[str] = (),
-    prefer: str | None = None,
-    on_doubt: str = "refuse",
-    accept: str = "likely",
-    min_coverage: float | None = None,
-    strict: bool = False,
-    policy: Policy | None = None,
-    grow_rows: Sequence[str] = (),
-    class_names: Mapping[str, Sequence[str]] | None = None,
-    class_rows: Mapping[str, int] | None = None,
-    in_channels: Mapping[str, str] | None = None,
-    grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] | None = None,
-    permute: Mapping[str, Sequence[int]] | None = None,
-    merge_lora: bool | float = False,
-    fuse_branches: bool = False,
-    fold_norms: bool | float = False,
-    init: Mapping[str, str] | None = None,
-    tensor_parallel: Mapping[str, str] | None = None,
-) -> Request:
-    """Return the checked request; see load() for what each argument means.
-
-    Raises:
-        UsageError: an argument makes no sense.
-    """
-    from torchgraft.adapting import Options
-
-    if on_doubt not in ON_DOUBT:
-        raise UsageError(f"on_doubt={on_doubt!r}: use one of {', '.join(map(repr, ON_DOUBT))}")
-    if accept not in ACCEPT:
-        raise UsageError(f"accept={accept!r}: use one of {', '.join(map(repr, ACCEPT))}")
-    if min_coverage is not None and not 0 <= min_coverage <= 1:
-        raise UsageError(f"min_coverage={min_coverage!r}: use a share between 0 and 1")
-    for name, value in (("fresh", fresh), ("zero", zero), ("grow_rows", grow_rows)):
-        if isinstance(value, str):
-            raise UsageError(f"{name}={value!r}: give a list of patterns, e.g. {name}=[{value!r}]")
-    chosen = policy or Policy()
-    if on_doubt != "refuse":
-        chosen = replace(chosen, doubt=Verdict.WARN)
-    if strict:
-        chosen = replace(chosen, missing=Verdict.REFUSE, unused=Verdict.REFUSE)
-    if min_coverage is not None:
-        chosen = replace(chosen, min_coverage=min_coverage)
-    rules = Rules(
-        rename=rename or {}, fan_out=fan_out or {}, layers=layers or {}, copies=copies or {}, fresh=fresh, zero=zero
-    )
-    options = Options(
-        grow_rows=grow_rows, classes=_classes(class_names, class_rows), in_channels=in_channels or {},
-        grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
-        fold_norms=fold_norms, init=init or {},
-    )  # fmt: skip
-    return Request(
-        rules=rules,
-        options=options,
-        policy=chosen,
-        prefer=prefer,
-        on_doubt=on_doubt,
-        accept=accept,
-        tensor_parallel=tensor_parallel or {},
-    )
-
-
-def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] | None) -> ClassRows | None:
-    from torchgraft.adapting import ClassRows
-
-    if names is None and rows is None:
-        return None
-    if names is None or rows is None or set(names) != {"source", "target"}:
-        raise UsageError(
-            "class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}"
-        )
-    for side, listed in names.items():
-        twice = sorted({n for n in listed if list(listed).count(n) > 1})
-        if twice:
-            raise UsageError(f"class_names[{side!r}] holds {', '.join(map(repr, twice[:4]))} more than once")
-    return ClassRows(source=tuple(names["source"]), target=tuple(names["target"]), modules=dict(rows))
 
 
 def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
@@ -216,9 +114,12 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
         UsageError: an argument makes no sense.
         CheckpointError: the file can't be read.
     """
+    from torchgraft.request import request
+    from torchgraft.verifying import with_values
+
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
-        return _with_values(make_plan(source, _target(model), wanted, model), source)
+        return with_values(make_plan(source, _target(model), wanted, model), source)
 
 
 def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked: Any) -> Report:
@@ -252,12 +153,13 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
         ApplyError: writing failed. In every case the model is as it was before.
     """
     from torchgraft.applying import apply
-    from torchgraft.verifying import compare_values
+    from torchgraft.request import request
+    from torchgraft.verifying import compare_values, with_values
 
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
         target = _target(model)
-        made = _with_values(make_plan(source, target, wanted, model), source)
+        made = with_values(make_plan(source, target, wanted, model), source)
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
     cost = Cost(
@@ -317,45 +219,3 @@ def _renames(model: object, source: Source, network: Network) -> Renames:
     versions = source.metadata.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None
     return rename_by_hooks(model, network.specs, mine) or Renames()  # type: ignore[arg-type]  # a module, as asked
-
-
-def _with_values(made: Plan, source: Source) -> Plan:
-    """Return the plan with what only values tell: tied tensors that differ, and unused ones that repeat a used one."""
-    return replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
-
-
-def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:
-    """Return an objection for each tied slot that two source tensors of different values claim."""
-    from torchgraft.verifying.sources import same_values
-
-    network = next(n for n in source.networks if n.path == made.network)
-    out = []
-    for unused in made.unused:
-        if unused.why.rule != "alias":
-            continue
-        key = unused.spec.name
-        fed = made.by_name[key].feeds[0].key
-        shared = network.shared or {}
-        if shared.get(key, key) != shared.get(fed, fed) and not same_values(source, made.network, key, fed):
-            text = f"{key} and {fed} are one tensor in the model (tied) and hold different values in the file"
-            out.append(
-                Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, fed))
-            )
-    return tuple(out)
-
-
-def _without_echoes(made: Plan, source: Source) -> tuple[Unused, ...]:
-    """Return the unused tensors; those that repeat a used one, value for value, are nothing to worry about."""
-    from torchgraft.verifying.sources import echoes
-
-    spare = [u.spec for u in made.unused if not u.quiet and u.why.rule == "no counterpart"]
-    if not spare:
-        return made.unused
-    used = {feed.key: made.source_specs[feed.key] for step in made.steps for feed in step.feeds}
-    twins = echoes(source, made.network, spare, used.values())
-    return tuple(
-        replace(u, quiet=True, why=Why("echo", f"holds the same values as {twins[u.spec.name]}"))
-        if u.spec.name in twins
-        else u
-        for u in made.unused
-    )

@@ -127,7 +127,7 @@ def test_every_public_name_is_documented():
 def test_every_keyword_of_load_is_documented():
     import inspect
 
-    from torchgraft.api import request
+    from torchgraft.request import request
 
     reference = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     assert [name for name in inspect.signature(request).parameters if f"`{name}`" not in reference] == []

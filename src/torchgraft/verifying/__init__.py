@@ -1,5 +1,6 @@
 """Proof that a load did what it says."""
 
+from torchgraft.verifying.told_by_values import with_values
 from torchgraft.verifying.values import compare_values
 
-__all__ = ["compare_values"]
+__all__ = ["compare_values", "with_values"]
