@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchgraft.api import diff, inspect, load, optimizer_state, plan
+    from torchgraft.api import diff, inspect, load, measure_benefit, optimizer_state, plan
     from torchgraft.core.errors import (
         ApplyError,
         CheckpointError,
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.report import Report
     from torchgraft.reading import open_checkpoint
-    from torchgraft.tuning import CarriedState, Frozen, freeze, param_groups
+    from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, param_groups
     from torchgraft.writing import save, save_model
 
 __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
-    **dict.fromkeys(("load", "plan", "inspect", "diff", "optimizer_state"), "api"),
-    **dict.fromkeys(("freeze", "param_groups", "Frozen", "CarriedState"), "tuning"),
+    **dict.fromkeys(("load", "plan", "inspect", "diff", "optimizer_state", "measure_benefit"), "api"),
+    **dict.fromkeys(("freeze", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
         (
@@ -47,6 +47,7 @@ _HOMES = {
 
 __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "ApplyError",
+    "Benefit",
     "CarriedState",
     "CheckpointError",
     "CorruptCheckpointError",
@@ -67,6 +68,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "freeze",
     "inspect",
     "load",
+    "measure_benefit",
     "open_checkpoint",
     "optimizer_state",
     "param_groups",

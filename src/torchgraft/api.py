@@ -16,7 +16,7 @@ from torchgraft.matching import choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
-    from torchgraft.tuning import CarriedState
+    from torchgraft.tuning import Benefit, CarriedState
 
 
 def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
@@ -199,6 +199,33 @@ def optimizer_state(
 
     with open_checkpoint(checkpoint) as source:
         return carry_state(model, optimizer, report, source, prefer=prefer, names=names)
+
+
+def measure_benefit(
+    build: Callable[[], nn.Module],
+    checkpoint: object,
+    train: Callable[[nn.Module, Report | None], float],
+    *,
+    seeds: Sequence[int] = tuple(range(5)),
+    **asked: Any,
+) -> Benefit:
+    """Return whether loading `checkpoint` helps: the score after training with it, without it, and with its values shuffled.
+
+    Args:
+        build: returns a new model, its initial values drawn from torch's random state.
+        checkpoint: as for load().
+        train: trains the model it is given and returns its score on data that it was not trained on; higher is better.
+            It gets the report of the load, too, for freezing and groups: None for the model from scratch.
+        seeds: one run of each kind for each seed; 3 at least. All random draws of a run follow from its seed.
+        **asked: as for load().
+
+    Raises:
+        UsageError: too few seeds, a score that is no finite number, or an argument that makes no sense.
+        CheckpointError, PlanRefusedError: as for load().
+    """
+    from torchgraft.tuning import measure
+
+    return measure(build, lambda model: load(model, checkpoint, **asked), train, seeds)
 
 
 def _target(model: object) -> Target:

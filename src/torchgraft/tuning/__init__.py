@@ -1,7 +1,8 @@
 """Afterwards: freeze what was loaded, and train what is new at a rate of its own."""
 
+from torchgraft.tuning.benefit import Benefit, measure
 from torchgraft.tuning.freezing import Frozen, freeze
 from torchgraft.tuning.groups import param_groups
 from torchgraft.tuning.optimizer import CarriedState, carry_state
 
-__all__ = ["CarriedState", "Frozen", "carry_state", "freeze", "param_groups"]
+__all__ = ["Benefit", "CarriedState", "Frozen", "carry_state", "freeze", "measure", "param_groups"]

@@ -1,0 +1,198 @@
+"""Did the load help? Trained with it and without it, on the same draws, several times, with an interval.
+
+The third arm keeps of every loaded tensor how its values are spread, but not where they stand. A gain that it has as well
+comes from the scale of the weights, not from what they learned (the "mean var" start of Raghu et al. 2019, "Transfusion:
+Understanding Transfer Learning for Medical Imaging", arXiv 1902.07208, here with the values themselves).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.tuning.fates import Fate, fates, plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.report import Report
+
+    Build = Callable[[], nn.Module]
+    Fill = Callable[[nn.Module], Report]
+    Train = Callable[[nn.Module, Report | None], float]
+
+SCRATCH, LOADED, SHUFFLED = "scratch", "loaded", "shuffled"
+CONFIDENCE = 0.95
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean, and half the width of its 95 % interval (Student's t: the values are taken as draws of a normal)."""
+
+    mean: float
+    half_width: float
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return self.mean + self.half_width
+
+    def __str__(self) -> str:
+        width = self.half_width
+        decimals = max(0, 1 - math.floor(math.log10(width))) if width > 0 else 3
+        return f"{self.mean:+.{decimals}f} ± {width:.{decimals}f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benefit:
+    """Scores of models that were trained alike from different starts; higher is better.
+
+    `scores` maps "scratch", "loaded" and "shuffled" to one score for each of `seeds`. Within a seed all three had the
+    same initial values where nothing was loaded, and the same random draws in training, so differences are taken seed
+    by seed.
+    """
+
+    seeds: tuple[int, ...]
+    scores: Mapping[str, tuple[float, ...]]
+
+    @property
+    def gain(self) -> Interval:
+        """How much better the loaded start did than the one from scratch."""
+        return self.over(SCRATCH)
+
+    def over(self, start: str) -> Interval:
+        """Return how much better the loaded start did than another one, seed by seed."""
+        pairs = zip(self.scores[LOADED], self.scores[start], strict=True)
+        return interval([mine - other for mine, other in pairs])
+
+    @property
+    def helped(self) -> bool | None:
+        """Whether the load helped; None where these scores can't tell."""
+        found = self.gain
+        if found.low > 0:
+            return True
+        return False if found.high < 0 else None
+
+    @property
+    def verdict(self) -> str:
+        """What the scores say, in a line."""
+        if self.helped is None:
+            return f"no difference can be told from {len(self.seeds)} seeds"
+        if not self.helped:
+            return "the load hurt"
+        if self.over(SHUFFLED).low > 0:
+            return "the load helped"
+        return "the load helped, perhaps by the scale of its values alone: in random order they did about as well"
+
+    def __str__(self) -> str:
+        lines = [f"{self.verdict}: {self.gain} against scratch"]
+        lines.append(f"  score of {len(self.seeds)} seeds, higher is better (± is half the {CONFIDENCE:.0%} interval)")
+        for start in (LOADED, SCRATCH, SHUFFLED):
+            mine = self.scores[start]
+            better = "" if start == LOADED else f"; loaded {self.over(start)} against it"
+            lines.append(f"  {start:9} {fmean(mine):8.4g}, from {min(mine):.4g} to {max(mine):.4g}{better}")
+        return "\n".join(lines)
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return the mean of two or more values and its 95 % interval."""
+    from scipy.special import stdtrit
+
+    t = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
+    return Interval(fmean(values), t * stdev(values) / math.sqrt(len(values)))
+
+
+def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Benefit:
+    """Return what `train` scores on models of `build`: as they are, filled, and filled with values in random order.
+
+    Random states of Python, numpy and torch are set from the seed before each build and each training, and put back at
+    the end. In memory at one time: one model.
+
+    Raises:
+        UsageError: too few seeds, or a score that is no finite number.
+    """
+    if len(set(seeds)) < FEWEST_SEEDS or len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds={list(seeds)}: give {FEWEST_SEEDS} or more different ones; fewer tell nothing")
+    scores: dict[str, list[float]] = {SCRATCH: [], LOADED: [], SHUFFLED: []}
+    for seed in seeds:
+        for start, found in scores.items():
+            with _seeded(seed) as again:
+                model = build()
+                report = None if start == SCRATCH else fill(model)
+                if report is not None and start == SHUFFLED:
+                    shuffle_loaded(model, report, seed)
+                again()
+                found.append(_finite(train(model, report), start, seed))
+    return Benefit(seeds=tuple(seeds), scores={start: tuple(found) for start, found in scores.items()})
+
+
+def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:
+    """Put the values of each loaded tensor of `model` in random order; of tensors filled in part, those of these rows."""
+    import torch
+
+    steps = plan_of(report).by_name
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in fates(model, report).tensors:
+            value = tensor.places[0].tensor.data
+            if tensor.fate in (Fate.FRESH, Fate.CONSTANT) or not value.is_floating_point():
+                continue
+            step = next(steps[place.name] for place in tensor.places if place.name in steps)
+            if step.rows is None:
+                value.copy_(_shuffled(value, generator))
+                continue
+            rows = torch.tensor(step.rows.indices, device=value.device)
+            value.index_copy_(step.rows.dim, rows, _shuffled(value.index_select(step.rows.dim, rows), generator))
+
+
+def _shuffled(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    order = torch.randperm(values.numel(), generator=generator).to(values.device)
+    return values.reshape(-1)[order].reshape(values.shape)
+
+
+def _finite(score: object, start: str, seed: int) -> float:
+    try:
+        found = float(score.detach() if hasattr(score, "detach") else score)  # type: ignore[arg-type]  # numpy's, too
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UsageError(f"train returned {score!r} for the {start} start with seed {seed}: return one finite number")
+    return found
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[Callable[[], None]]:
+    """Set all random states from a seed, and put them back at the end; gives a function that sets them once more."""
+    import numpy as np
+    import torch
+
+    def again() -> None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  # what users' code may draw from
+        torch.manual_seed(seed)
+
+    kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
+    with torch.random.fork_rng():
+        again()
+        try:
+            yield again
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002

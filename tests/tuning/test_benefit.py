@@ -1,0 +1,153 @@
+"""Whether a load helped is measured on equal terms, and said no more surely than the scores allow."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.errors import PlanRefusedError, UsageError
+from torchgraft.tuning.benefit import LOADED, SCRATCH, SHUFFLED, Benefit, interval, shuffle_loaded
+
+SEEDS = range(5)
+
+
+def net(outputs=3):
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def taught():
+    """Return a network that stands for one that was trained; its values have structure, as trained ones do."""
+    torch.manual_seed(99)
+    model = net()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.linspace(-1, 1, p.numel()).reshape(p.shape).sin() + 0.1 * torch.randn(p.shape))
+    return model
+
+
+def likeness_to(teacher):
+    """Return a way to train for a few steps towards what `teacher` says; the score is minus the error."""
+
+    def train(model, report):
+        del report
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        x = torch.randn(32, 6)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = (model(x) - teacher(x).detach()).square().mean()
+            loss.backward()
+            optimizer.step()
+        return -loss
+
+    return train
+
+
+def test_a_load_that_helps_is_said_to_help():
+    teacher = taught()
+    found = tg.measure_benefit(net, teacher, likeness_to(teacher), seeds=SEEDS)
+    assert found.helped is True
+    assert found.gain.low > 0
+    assert found.over(SHUFFLED).low > 0
+    assert str(found).startswith("the load helped: +")
+    assert all(score > -1e-6 for score in found.scores[LOADED])
+
+
+def test_a_load_that_hurts_is_said_to_hurt():
+    teacher, scaled = taught(), taught()
+    with torch.no_grad():
+        for p in scaled.parameters():
+            p.mul_(-3)
+    found = tg.measure_benefit(net, scaled, likeness_to(teacher), seeds=SEEDS)
+    assert found.helped is False
+    assert str(found).startswith("the load hurt: -")
+
+
+def test_values_like_those_of_a_new_model_make_no_difference():
+    torch.manual_seed(5)
+    untrained = net()
+    found = tg.measure_benefit(net, untrained, likeness_to(taught()), seeds=range(8))
+    assert found.helped is None
+    assert str(found).startswith("no difference can be told from 8 seeds: ")
+
+
+def test_what_values_in_random_order_do_as_well_is_put_down_to_scale():
+    scores = {SCRATCH: (1.0, 1.1, 0.9), LOADED: (3.0, 3.1, 2.9), SHUFFLED: (3.1, 3.0, 2.9)}
+    assert "perhaps by the scale of its values alone" in Benefit(seeds=(0, 1, 2), scores=scores).verdict
+
+
+def test_starts_of_one_seed_differ_only_in_what_was_loaded():
+    seen = []
+
+    def train(model, report):
+        draws = (random.random(), np.random.rand(), torch.rand(3).tolist())  # noqa: NPY002, S311
+        seen.append((report is None, model[2].weight.detach().clone(), model[0].weight.detach().clone(), draws))
+        return 1
+
+    tg.measure_benefit(lambda: net(7), taught(), train, seeds=(3, 4, 5), fresh=["2.*"])
+    for one in range(0, 9, 3):
+        scratch, loaded, shuffled = seen[one : one + 3]
+        assert (scratch[0], loaded[0], shuffled[0]) == (True, False, False)
+        assert torch.equal(scratch[1], loaded[1])
+        assert torch.equal(scratch[1], shuffled[1])
+        assert scratch[3] == loaded[3] == shuffled[3]
+        assert torch.equal(loaded[2], taught()[0].weight)
+        assert not torch.equal(shuffled[2], loaded[2])
+        assert torch.equal(shuffled[2].flatten().sort().values, loaded[2].flatten().sort().values)
+    assert not torch.equal(seen[0][1], seen[3][1])
+
+
+def test_of_tensors_filled_in_part_only_those_rows_are_put_in_random_order():
+    model = nn.Embedding(9, 4)
+    before = model.weight.detach().clone()
+    report = tg.load(model, {"weight": torch.arange(20.0).reshape(5, 4)}, grow_rows=["weight"])
+    shuffle_loaded(model, report, 0)
+    assert torch.equal(model.weight[5:], before[5:])
+    assert torch.equal(model.weight[:5].flatten().sort().values, torch.arange(20.0))
+    assert not torch.equal(model.weight[:5], torch.arange(20.0).reshape(5, 4))
+
+
+def test_random_states_are_put_back_also_after_an_error():
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    teacher = taught()
+    before = states()
+    with pytest.raises(UsageError, match="for the scratch start with seed 0: return one finite number"):
+        tg.measure_benefit(net, teacher, lambda model, report: float("nan"), seeds=SEEDS)
+    assert states() == before
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 2), (1, 1, 2)])
+def test_too_few_seeds_are_refused(seeds):
+    with pytest.raises(UsageError, match="give 3 or more different ones"):
+        tg.measure_benefit(net, taught(), lambda model, report: 1.0, seeds=seeds)
+
+
+@pytest.mark.parametrize("score", ["much", None, float("inf"), torch.ones(2)])
+def test_a_score_is_one_finite_number(score):
+    with pytest.raises(UsageError, match="return one finite number"):
+        tg.measure_benefit(net, taught(), lambda model, report: score, seeds=SEEDS)
+
+
+def test_a_refused_plan_is_refused_here_too():
+    with pytest.raises(PlanRefusedError):
+        tg.measure_benefit(net, {"other": torch.ones(77)}, lambda model, report: 1.0, seeds=SEEDS)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=3, max_size=20), st.floats(-50, 50))
+def test_intervals_move_with_the_values(values, shift):
+    base, moved = interval(values), interval([v + shift for v in values])
+    assert moved.mean == pytest.approx(base.mean + shift, abs=1e-9)
+    assert moved.half_width == pytest.approx(base.half_width, abs=1e-6)
+    assert base.low <= base.mean <= base.high
+
+
+def test_an_interval_known_from_tables():
+    """Five values of deviation 1 around 0: t(0.975, 4) = 2.776 (Student's table) over the root of 5."""
+    values = [-(2**0.5), 0.0, 0.0, 0.0, 2**0.5]
+    assert interval(values).half_width == pytest.approx(2.776 / 5**0.5, rel=1e-3)
