@@ -76,10 +76,11 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     )  # fmt: skip
 
 
-def inspect(checkpoint: object, *, prefer: str | None = None) -> Inspection:
+def inspect(checkpoint: object, *, prefer: str | None = None, verify: bool = False) -> Inspection:
     """Return what a checkpoint holds: format, networks, names, shapes, types and the facts beside them.
 
-    Reads no values, runs nothing of the file, and doesn't import torch for files.
+    Reads no values, runs nothing of the file, and doesn't import torch for files. With `verify` every tensor of the
+    chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`.
 
     Raises:
         CheckpointError: the file can't be read.
@@ -88,6 +89,10 @@ def inspect(checkpoint: object, *, prefer: str | None = None) -> Inspection:
     with open_checkpoint(checkpoint) as source:
         choice = choose(source.networks, (), prefer)
         found = summarise(source, choice.network, choice.rivals, choice.note)
+        if verify:
+            from torchgraft.verifying import check_digests
+
+            found = replace(found, verification=check_digests(source, choice.network))
     return replace(found, renderers=Renderers(reporting.inspect_text, reporting.inspection_to_dict))
 
 

@@ -32,6 +32,9 @@ def tensors():
         "turned": torch.randn(4, 3).t(),
         "eight": torch.randn(5).to(torch.float8_e4m3fn),
         "part": torch.arange(100.0)[10:14],
+        "complex": torch.randn(3, dtype=torch.complex64),
+        "sixteen": torch.arange(5).to(torch.uint16),
+        "eight two": torch.randn(5).to(torch.float8_e5m2fnuz),
     }
 
 
@@ -39,9 +42,13 @@ def load(path):
     return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
 
 
+def plain(tensor):
+    return tensor if tensor.is_complex() else tensor.double()
+
+
 def same(one, two):
     return one.keys() == two.keys() and all(
-        one[k].dtype == two[k].dtype and one[k].shape == two[k].shape and torch.equal(one[k].float(), two[k].float())
+        one[k].dtype == two[k].dtype and one[k].shape == two[k].shape and torch.equal(plain(one[k]), plain(two[k]))
         for k in one
     )
 
@@ -66,7 +73,9 @@ def test_metadata_and_order(tmp_path):
     path = tmp_path / "model.safetensors"
     save(path, tensors(), {"epoch": "3"})
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "pt", "epoch": "3"}
+        found = file.metadata()
+        assert set(json.loads(found.pop("torchgraft.sha256"))) == set(tensors())
+        assert found == {"format": "pt", "epoch": "3"}
     raw = path.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert [k for k in header if k != "__metadata__"] == list(tensors())

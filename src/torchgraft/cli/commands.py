@@ -10,7 +10,7 @@ import click
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy
 from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
 from torchgraft.cli.output import show, write_page
-from torchgraft.core.errors import PlanRefusedError, UsageError, printable
+from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
 
 LINES = 24
 MANY_LINES = 60
@@ -26,16 +26,20 @@ def cli() -> None:
 @cli.command()
 @FILE
 @click.option("--prefer", metavar="NAME", default=None, help="Which of several networks to list.")
+@click.option("--verify", is_flag=True, help="Read every tensor and compare it with the SHA-256 that the file states.")
 @with_options(JSON_OPTION, LINES_OPTION)
-def inspect(checkpoint: str, prefer: str | None, **given: Any) -> None:
-    """Say what CHECKPOINT holds: networks, names, shapes, types. No tensor is read, nothing in it is run."""
+@click.pass_context
+def inspect(ctx: click.Context, /, checkpoint: str, *, prefer: str | None, verify: bool, **given: Any) -> None:
+    """Say what CHECKPOINT holds: networks, names, shapes, types. Nothing in it is run, and no tensor is read unasked."""
     from torchgraft import api
     from torchgraft.reporting import inspection_to_dict, inspection_view
 
     shown = Shown.taken_from(given)
     with busy(f"reading {checkpoint}"):
-        found = api.inspect(checkpoint, prefer=prefer)
+        found = api.inspect(checkpoint, prefer=prefer, verify=verify)
     show(lambda: inspection_view(found), lambda: inspection_to_dict(found), shown, MANY_LINES)
+    if found.verification and not found.verification.passed:
+        ctx.exit(CorruptCheckpointError.exit_code)
 
 
 @cli.command()

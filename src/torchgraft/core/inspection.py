@@ -28,11 +28,30 @@ class NetworkSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What came of reading every tensor and comparing it with the SHA-256 that the file states.
+
+    `compared` tensors have a digest; `differing` are those of them whose values are others, `missing` names that have
+    a digest and no tensor, `without` tensors that have none (they were read, and nothing more can be said of them).
+    """
+
+    compared: int
+    differing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the file."""
+        return not self.differing and not self.missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection(Shown):
     """All that is known of a checkpoint before any value is read.
 
     `chosen` is the path of the network that load() would take, `specs` its tensors in file order. `rivals` are paths
-    that fit as well: load() would ask for prefer=.
+    that fit as well: load() would ask for prefer=. `verification` is there where values were to be read.
     """
 
     origin: str
@@ -45,6 +64,7 @@ class Inspection(Shown):
     shared: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    verification: Verification | None = None
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
 

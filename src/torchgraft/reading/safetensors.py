@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.core.facts import from_texts
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.leaves import MAX_DIMS, FileBytes, View
 from torchgraft.reading.strict_json import loads
@@ -51,7 +52,7 @@ def read_safetensors(window: Window) -> Contents:
         raise window.corrupt("__metadata__ holds something else than texts")
     warnings: list[str] = []
     tensors = _tensors(window, header, 8 + length, warnings)
-    return Contents(format="safetensors", tree=tensors, metadata=dict(facts), warnings=warnings)
+    return Contents(format="safetensors", tree=tensors, metadata=from_texts(facts), warnings=warnings)
 
 
 def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[str]) -> dict[str, View]:

@@ -12,6 +12,7 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
+from torchgraft.core.facts import merged
 from torchgraft.reading.catalog import catalogue
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.files import CheckpointFile, open_inside, shown
@@ -136,7 +137,7 @@ def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack:
         leaves, contents = _networks(folder, name, files, stack)
         out.format = f"{contents.format} shards"
         out.warnings += contents.warnings
-        out.metadata |= {k: v for k, v in contents.metadata.items() if k not in out.metadata}
+        out.metadata = merged(out.metadata, contents.metadata)
         for key, leaf in leaves.items():
             if key in tree:
                 raise CorruptCheckpointError(

@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError
+from torchgraft.core.facts import from_texts
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.inert import StorageRef, StorageType
 from torchgraft.reading.leaves import RecordBytes
 from torchgraft.reading.names import Table
+from torchgraft.reading.strict_json import loads
 from torchgraft.reading.torch_names import TORCH_NAMES
 from torchgraft.reading.unpickle import Machine
 from torchgraft.reading.views import Resolver
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.zipdir import ZipArchive
 
 MAX_VERSION = 10
+NOTES = "torchgraft.json"
 _KEY = re.compile(r"[A-Za-z0-9_]+")
 _DEVICE = re.compile(r"[a-z]+(?::\d+)?|meta|privateuseone:\d+")
 
@@ -41,10 +44,22 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     return Contents(
         format="TorchScript" if script else "torch zip",
         tree=tree,
+        metadata=_notes(archive, f"{root}/{NOTES}", warnings),
         resolve=Resolver(label, storages, big=big),
         foreign=tuple(sorted({str(n) for n in table.met if not str(n).startswith("__torch__")})),
         warnings=archive.warnings + warnings,
     )
+
+
+def _notes(archive: ZipArchive, record: str, warnings: list[str]) -> dict[str, Any]:
+    """Return the digests and facts of a file that torchgraft wrote."""
+    if record not in archive.entries:
+        return {}
+    notes = loads(archive.read(record), f"{archive.window.label}: {record}")
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        warnings.append(f"record {record} was left out: it is no table of texts")
+        return {}
+    return from_texts(notes)
 
 
 def _check_facts(archive: ZipArchive, root: str, warnings: list[str]) -> bool:

@@ -8,7 +8,7 @@ from torchgraft.reporting.json import Data, plain
 
 if TYPE_CHECKING:
     from torchgraft.core.diff import Change, Diff
-    from torchgraft.core.inspection import Inspection, NetworkSummary
+    from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
     from torchgraft.core.specs import TensorSpec
 
 INSPECTION_SCHEMA = "torchgraft.inspection/1"
@@ -28,7 +28,18 @@ def inspection_to_dict(found: Inspection) -> Data:
         "warnings": list(found.warnings),
         "metadata": plain(found.metadata),
         "shared": dict(found.shared),
+        "verification": None if found.verification is None else _verification(found.verification),
         "tensors": [_spec(spec) for spec in found.specs],
+    }
+
+
+def _verification(found: Verification) -> Data:
+    return {
+        "passed": found.passed,
+        "compared": found.compared,
+        "differing": list(found.differing),
+        "missing": list(found.missing),
+        "without": list(found.without),
     }
 
 

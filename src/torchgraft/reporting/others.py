@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
+from torchgraft.core.facts import shown as listed
 from torchgraft.reporting.folding import Fold, Row, fold
 from torchgraft.reporting.sections import remark_section
 from torchgraft.reporting.text import view_text
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torchgraft.core.diff import Change, Diff
-    from torchgraft.core.inspection import Inspection, NetworkSummary
+    from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
     from torchgraft.core.specs import TensorSpec
 
 MOST_FACTS = 12
@@ -32,6 +33,7 @@ def inspection_view(found: Inspection) -> View:
         *([_networks(found)] if others > 0 else []),
         *([_rivals(found)] if found.rivals else []),
         *_some(remark_section("warnings", found.warnings, "care")),
+        *([_verification(found.verification)] if found.verification else []),
         *_some(remark_section("notes", [found.note] if found.note else [])),
         *_some(_facts(found)),
         *_some(_tied(found)),
@@ -40,9 +42,15 @@ def inspection_view(found: Inspection) -> View:
     size_words = size(sum(network.nbytes for network in found.networks))
     return View(
         verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size_words}",
-        tone="care" if found.rivals or found.warnings else "good", origin="", sections=tuple(sections),
+        tone=_tone(found), origin="", sections=tuple(sections),
         counts={"tensors": len(found.specs)},
     )  # fmt: skip
+
+
+def _tone(found: Inspection) -> str:
+    if found.verification and not found.verification.passed:
+        return "bad"
+    return "care" if found.rivals or found.warnings else "good"
 
 
 def inspect_text(found: Inspection, *, most_lines: int = MOST_LINES) -> str:
@@ -98,10 +106,25 @@ def _rivals(found: Inspection) -> Section:
 
 
 def _facts(found: Inspection) -> Section:
-    facts = [f"{key} = {value!r}" for key, value in found.metadata.items() if key not in ("versions", "optimizers")]
+    facts = [f"{key} = {value!r}" for key, value in listed(found.metadata).items()]
     more = [f"… and {len(facts) - MOST_FACTS} more"] if len(facts) > MOST_FACTS else []
     groups = tuple(Group(cause=printable(fact, 160)) for fact in [*facts[:MOST_FACTS], *more])
     return Section(title="beside the tensors", figures=str(len(facts)), groups=groups)
+
+
+def _verification(found: Verification) -> Section:
+    """Return what came of comparing digests: what is wrong by name, else one line."""
+    compared = f"{tensors(found.compared)} compared with the SHA-256 that the file states"
+    wrong = [f"{printable(name)} holds other values" for name in found.differing]
+    wrong += [f"{printable(name)} has a digest, and no tensor" for name in found.missing]
+    if wrong:
+        groups = tuple(Group(cause=text) for text in wrong)
+        said = f"FAILED for {len(wrong)}; {compared}: the file was damaged or changed after it was written"
+        return Section(title="verified", tone="bad", figures=said, groups=groups)
+    told = [f"{compared}: all hold"] if found.compared else []
+    if found.without:
+        told.append(f"{tensors(len(found.without))} read to the end; the file states no SHA-256 to compare with")
+    return remark_section("verified", ["; ".join(told)], "good" if found.compared else "care")
 
 
 def _tied(found: Inspection) -> Section:

@@ -1,6 +1,7 @@
 """Proof that a load did what it says."""
 
+from torchgraft.verifying.digests import check_digests
 from torchgraft.verifying.told_by_values import with_values
 from torchgraft.verifying.values import compare_values
 
-__all__ = ["compare_values", "with_values"]
+__all__ = ["check_digests", "compare_values", "with_values"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from contextlib import contextmanager, suppress
@@ -14,6 +15,13 @@ from torchgraft.core.errors import TorchgraftError, WriteError, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  Windows, where a file that is open can't be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR)
+_PART = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{12}\.part", re.DOTALL)
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -32,7 +40,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Give a file to write to; when the block ends well it stands at `path`, on disk, else nothing has changed.
 
     A symbolic link is followed: its target is replaced. A file that is replaced hands on its permissions; a new one
-    gets those of the umask. Until the rename there is a hidden file beside the target, removed on any failure.
+    gets those of the umask. Until the rename there is a hidden file beside the target, removed on any failure; one
+    that a killed writer left there is removed by the next.
 
     Raises:
         WriteError: the file could not be written; what stood at its place is intact.
@@ -41,7 +50,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         final = os.path.realpath(path)
         mode = _mode_of(final, shown)
-        temporary, handle = _open_beside(final)
+        folder, name = os.path.split(final)
+        sweep(folder, name)
+        temporary, handle = _open_beside(folder, name)
     except OSError as error:
         raise _refused(shown, error) from error
     try:
@@ -57,7 +68,32 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise _refused(shown, error) from error
         raise
-    _flush_folder(os.path.dirname(final))  # noqa: PTH120
+    flush_folder(folder, shown)
+
+
+def sweep(folder: str, name: str) -> None:
+    """Remove what killed writers of `name` (or of names that begin like it) left in `folder`.
+
+    A writer holds a lock on its hidden file as long as it lives, so a file that can be locked has lost its writer.
+    """
+    with suppress(OSError):
+        for entry in os.listdir(folder or "."):  # noqa: PTH208
+            match = _PART.fullmatch(entry)
+            if match and match[1].startswith(_short(name)):
+                _remove_if_dead(os.path.join(folder, entry))  # noqa: PTH118
+
+
+def _remove_if_dead(path: str) -> None:
+    with suppress(OSError):
+        if fcntl is None:  # pragma: no cover
+            os.unlink(path)  # noqa: PTH108
+            return
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)  # noqa: PTH108
+        finally:
+            os.close(handle)
 
 
 def _mode_of(final: str, shown: str) -> int | None:
@@ -74,24 +110,50 @@ def _mode_of(final: str, shown: str) -> int | None:
     return stat.S_IMODE(facts.st_mode)
 
 
-def _open_beside(final: str) -> tuple[str, int]:
-    """Create a hidden file in the folder of `final`; return its path and descriptor."""
-    folder, name = os.path.split(final)
-    temporary = os.path.join(folder, f".{name[:60]}.{secrets.token_hex(6)}.part")  # noqa: PTH118
+def _short(name: str) -> str:
+    """Return as much of a name as leaves room for what a hidden file's name has besides."""
+    return os.fsencode(name)[:120].decode("utf-8", "ignore")
+
+
+def _open_beside(folder: str, name: str) -> tuple[str, int]:
+    """Create a hidden file in `folder` and lock it; return its path and descriptor."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return temporary, os.open(temporary, flags, 0o666)
+    while True:
+        hidden = f".{_short(name)}.{os.getpid()}.{secrets.token_hex(6)}.part"
+        temporary = os.path.join(folder, hidden)  # noqa: PTH118
+        handle = os.open(temporary, flags, 0o666)
+        if _hold(handle):
+            return temporary, handle
+        os.close(handle)
 
 
-def _flush_folder(folder: str) -> None:
-    """Make the rename durable, where folders can be flushed. The file is in place already: failing here is no error."""
+def _hold(handle: int) -> bool:
+    """Lock a new file; return False where a sweep came first, took it for an orphan and removed it."""
+    if fcntl is None:  # pragma: no cover
+        return True
+    with suppress(OSError):  # a file system without locks: then nobody sweeps, either
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return os.fstat(handle).st_nlink > 0
+
+
+def flush_folder(folder: str, shown: str) -> None:
+    """Make a rename in `folder` durable, where folders can be flushed.
+
+    Raises:
+        WriteError: the disk failed; the new file stands there, but a power cut might undo it.
+    """
     if os.name == "nt":
         return
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder or ".", os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            text = f"{shown} is written, but the disk failed to note it in the folder ({error.strerror or error})"
+            raise WriteError(f"{text}; a power cut might bring back what stood there before") from error
 
 
 def _refused(shown: str, error: OSError) -> TorchgraftError:

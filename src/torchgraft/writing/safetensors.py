@@ -1,4 +1,4 @@
-"""The safetensors format: eight bytes of length, a JSON header, and the values, one tensor in memory at a time.
+"""The safetensors format: eight bytes of length, a JSON header, and the values.
 
 Source of the layout: the format description in the README of huggingface/safetensors.
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import UsageError, WriteError, printable
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.facts import DIGESTS
+from torchgraft.writing.streaming import Streamer, put
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    import torch
+    from torchgraft.writing.items import Item
 
 NAMES = {
     DType.BOOL: "BOOL",
@@ -30,6 +31,8 @@ NAMES = {
     DType.I64: "I64",
     DType.F8_E4M3FN: "F8_E4M3",
     DType.F8_E5M2: "F8_E5M2",
+    DType.F8_E4M3FNUZ: "F8_E4M3FNUZ",
+    DType.F8_E5M2FNUZ: "F8_E5M2FNUZ",
     DType.F8_E8M0FNU: "F8_E8M0",
     DType.F16: "F16",
     DType.BF16: "BF16",
@@ -37,84 +40,90 @@ NAMES = {
     DType.F64: "F64",
     DType.C64: "C64",
 }
+MAX_HEADER = 100_000_000
 _ALIGN = 8
-_PIECE = 16 << 20
+_NOTHING_YET = "0" * 64
 
 
-def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> int:
-    """Write `tensors` and return the number of bytes.
+def write(handle: int, items: Sequence[Item], metadata: Mapping[str, str], tick: Callable[[int], None]) -> int:
+    """Write `items` with their digests to a new file and return the number of bytes.
 
     Raises:
-        UsageError: a name or an element type that the format can't hold.
+        UsageError: a name or an element type that the format can't hold, or more names than its header takes.
     """
-    layout = _layout(tensors)
-    head = _header(tensors, layout, metadata)
-    size = _put(file, memoryview(head))
-    for name in layout:
-        size += _put(file, _bytes(name, tensors[name]))
-    return size
+    table, size = _table(items)
+    head = _header(table, metadata, dict.fromkeys(table, _NOTHING_YET))
+    offsets = [len(head) + _offset(table[item.name]) for item in items]
+    order = sorted(range(len(items)), key=offsets.__getitem__)
+    sums = Streamer(handle, [(items[i], offsets[i]) for i in order], tick).run()
+    digests = {items[i].name: found.sha256 for i, found in zip(order, sums, strict=True)}
+    put(handle, _header(table, metadata, {name: digests[name] for name in table}), 0)
+    return len(head) + size
 
 
-def _layout(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
-    """Return the byte range of each tensor, in the order of writing: wide elements first, so that all are aligned."""
-    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    offsets: dict[str, tuple[int, int]] = {}
+def header_cost(item: Item) -> int:
+    """Return about how many bytes of header a tensor takes, its digest included."""
+    return 2 * len(item.name.encode("utf-8", "replace")) + 180 + 8 * len(item.spec.shape)
+
+
+def check(items: Sequence[Item], metadata: Mapping[str, str]) -> None:
+    """Refuse what the format can't hold, before anything is written.
+
+    Raises:
+        UsageError: a name or an element type that the format can't hold, or more names than its header takes.
+    """
+    table, _ = _table(items)
+    _header(table, metadata, dict.fromkeys(table, _NOTHING_YET))
+
+
+def _offset(entry: dict[str, object]) -> int:
+    offsets = entry["data_offsets"]
+    return int(offsets[0]) if isinstance(offsets, list) else 0
+
+
+def _table(items: Sequence[Item]) -> tuple[dict[str, dict[str, object]], int]:
+    """Return the header's entries and the size of the data: wide elements lie first, so that all are aligned."""
+    spans: dict[str, list[int]] = {}
     at = 0
-    for name in order:
-        end = at + tensors[name].numel() * tensors[name].element_size()
-        offsets[name] = (at, end)
-        at = end
-    return offsets
-
-
-def _header(
-    tensors: Mapping[str, torch.Tensor], layout: Mapping[str, tuple[int, int]], metadata: Mapping[str, str]
-) -> bytes:
-    """Return length and JSON header, padded with spaces so that the values are aligned."""
-    table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    for name, tensor in tensors.items():
-        if name == "__metadata__":
+    for item in sorted(items, key=lambda item: -item.spec.dtype.itemsize):
+        spans[item.name] = [at, at + item.spec.nbytes]
+        at += item.spec.nbytes
+    table: dict[str, dict[str, object]] = {}
+    for item in items:
+        if item.name == "__metadata__":
             raise UsageError("a tensor can't be called __metadata__ in a safetensors file; rename it")
-        table[name] = {
-            "dtype": _type_name(name, tensor),
-            "shape": list(tensor.shape),
-            "data_offsets": list(layout[name]),
-        }
+        table[item.name] = {
+            "dtype": _type_name(item), "shape": list(item.spec.shape), "data_offsets": spans[item.name]
+        }  # fmt: skip
+    return table, at
+
+
+def _header(table: Mapping[str, object], metadata: Mapping[str, str], digests: Mapping[str, str]) -> bytes:
+    """Return length and JSON header, padded with spaces so that the values are aligned. Its size is that of any digests."""
+    facts = {**metadata, DIGESTS: json.dumps(digests, separators=(",", ":"), ensure_ascii=False)}
     try:
-        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps({"__metadata__": facts, **table}, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"a name is not valid Unicode ({printable(str(error.object)[:80])}); rename it") from error
+        odd = next((n for n in (*table, *metadata, *metadata.values()) if not _is_unicode(n)), "")
+        raise UsageError(f"a name is not valid Unicode ({printable(odd, 80)}); rename it") from error
     text += b" " * (-len(text) % _ALIGN)
+    if len(text) > MAX_HEADER:
+        raise UsageError(
+            f"{len(table)} tensors need a safetensors header of {len(text)} bytes, the format's limit is {MAX_HEADER}: "
+            "write several files (shard_size, --shard-size), or a .pt file"
+        )
     return struct.pack("<Q", len(text)) + text
 
 
-def _type_name(name: str, tensor: torch.Tensor) -> str:
+def _is_unicode(text: str) -> bool:
+    return text.encode("utf-8", "ignore").decode() == text
+
+
+def _type_name(item: Item) -> str:
     try:
-        return NAMES[DType.of(str(tensor.dtype))]
+        return NAMES[item.spec.dtype]
     except KeyError:
         raise UsageError(
-            f"{printable(name)} is {tensor.dtype}, which the safetensors format does not hold; save as .pt, or cast it"
+            f"{printable(item.name)} is torch.{item.spec.dtype}, which the safetensors format does not hold; "
+            "save as .pt, or cast it"
         ) from None
-
-
-def _put(file: BinaryIO, data: memoryview) -> int:
-    """Write all of `data` in pieces; a write may take less than it was given."""
-    done = 0
-    while done < len(data):
-        count = file.write(data[done : done + _PIECE])
-        if not count:
-            raise WriteError("the disk takes no more bytes")
-        done += count
-    return done
-
-
-def _bytes(name: str, tensor: torch.Tensor) -> memoryview:
-    """Return the values in C order, little-endian: a view of plain CPU memory, else a copy of this one tensor."""
-    import torch
-
-    if sys.byteorder != "little":
-        raise WriteError(
-            f"{printable(name)}: writing safetensors on a big-endian machine is not supported; save as .pt"
-        )
-    plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data

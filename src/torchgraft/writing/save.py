@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
-from torchgraft.writing import safetensors
-from torchgraft.writing.commit import whole_file
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.writing.content import SAFETENSORS, TORCH, Content
+from torchgraft.writing.items import of_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMATS = {
-    ".safetensors": "safetensors",
-    ".pt": "torch zip",
-    ".pth": "torch zip",
-    ".bin": "torch zip",
-    ".ckpt": "torch zip",
+    ".safetensors": SAFETENSORS,
+    ".pt": TORCH,
+    ".pth": TORCH,
+    ".bin": TORCH,
+    ".ckpt": TORCH,
 }
 
 
@@ -59,25 +58,15 @@ def save(
     """Write `tensors`, in their order, to `path`: the whole file or none.
 
     Names of one and the same memory are stored once; a safetensors file states the other names in its metadata, as
-    safetensors' own `save_model` does. Metadata goes into safetensors files only. The format follows the ending
-    unless `file_format` names it. Extra memory: one tensor, and only where its values don't lie in order on the CPU.
+    safetensors' own `save_model` does. The file holds a SHA-256 of each tensor, which inspect(verify=True) compares.
+    The format follows the ending unless `file_format` names it. Extra memory: one tensor for each thread, and only
+    where its values don't lie in order on the CPU.
 
     Raises:
         UsageError: a name, value or ending that can't be written.
         WriteError: the file could not be written; what stood at its place is intact.
     """
-    kind = file_format or format_of(path)
-    _check(tensors, metadata or {})
-    stored, shared = _without_duplicates(tensors)
-    with whole_file(path) as file:
-        if kind == "safetensors":
-            facts = _facts(metadata or {}, shared, stored)
-            size = safetensors.write(file, stored, facts)
-        elif kind == "torch zip":
-            size = _write_torch(file, tensors)
-        else:
-            raise UsageError(f"file_format={kind!r}: use one of {', '.join(map(repr, sorted(set(FORMATS.values()))))}")
-    return Saved(os.fsdecode(path), kind, len(stored), size, shared)
+    return _written(path, tensors, metadata or {}, file_format)
 
 
 def save_model(
@@ -93,18 +82,30 @@ def save_model(
         UsageError: the model holds what the format can't.
         WriteError: the file could not be written; what stood at its place is intact.
     """
+    return _written(path, model.state_dict(), metadata or {}, file_format)
+
+
+def _written(
+    path: str | os.PathLike[str], state: Mapping[str, object], metadata: Mapping[str, str], file_format: str | None
+) -> Saved:
     import torch
 
-    state = model.state_dict()
-    other = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     kind = file_format or format_of(path)
-    if other and kind == "safetensors":
-        raise UsageError(f"{', '.join(map(printable, other[:4]))}: extra state that is no tensor; save as .pt")
-    if other:
-        with whole_file(path) as file:
-            size = _write_torch(file, state)
-        return Saved(os.fsdecode(path), kind, len(state) - len(other), size, {})
-    return save(path, state, metadata, file_format=kind)
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    _check(tensors, metadata)
+    stored, shared = _without_duplicates(tensors)
+    content = Content(
+        items=[of_tensor(name, tensor) for name, tensor in stored.items()], names=list(state), shared=shared,
+        others={name: value for name, value in state.items() if name not in tensors},
+        versions=getattr(state, "_metadata", None), facts=metadata,
+    )  # fmt: skip
+    content.check(kind)
+    size = content.write(path, kind, _nobody)
+    return Saved(os.fsdecode(path), kind, len(stored), size, shared)
+
+
+def _nobody(count: int) -> None:
+    """Nobody watches the progress."""
 
 
 def _check(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -139,40 +140,3 @@ def _identity(tensor: torch.Tensor) -> Hashable:
         return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
     except (RuntimeError, NotImplementedError):  # tensors without a storage of their own
         return id(tensor)
-
-
-def _facts(metadata: Mapping[str, str], shared: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, str]:
-    """Return the file's metadata. `format: pt` is what transformers asks of every file that it loads."""
-    clash = sorted(set(metadata) & (set(shared) | set(stored)))
-    if clash:
-        raise UsageError(f"metadata key {clash[0]!r} is also the name of a tensor; rename it")
-    return {"format": "pt", **metadata, **shared}
-
-
-def _write_torch(file: BinaryIO, state: Mapping[str, Any]) -> int:
-    """Write with torch.save. Views into larger memory are copied, so that only what they show is stored."""
-    import torch
-
-    compact = state if isinstance(state, OrderedDict) else OrderedDict(state)
-    spread = {n: v.clone() for n, v in compact.items() if isinstance(v, torch.Tensor) and _is_part(v)}
-    if spread:
-        replaced = OrderedDict((n, spread.get(n, v)) for n, v in compact.items())
-        replaced.__dict__.update(compact.__dict__)  # the state dict's versions of modules
-        compact = replaced
-    try:
-        torch.save(compact, file)
-    except (OSError, TorchgraftError):
-        raise
-    except RuntimeError as error:  # torch's zip writer hides the cause, such as a full disk
-        cause = error.__context__ if isinstance(error.__context__, OSError) else None
-        raise cause or WriteError(
-            f"torch could not write the file: {error}; whatever stood there before is intact"
-        ) from error
-    return file.tell()
-
-
-def _is_part(tensor: torch.Tensor) -> bool:
-    try:
-        return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-    except (RuntimeError, NotImplementedError):
-        return False

@@ -1,0 +1,64 @@
+"""What torchgraft writes beside the tensors of a file, and how it is read back: digests, and facts that are no texts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Entries of a file's metadata. DIGESTS: JSON, name -> SHA-256 (hex) of the tensor's bytes, C order and little-endian.
+# FACTS: JSON of what is beside the tensors and no text. PART: which run of which conversion wrote a shard.
+DIGESTS = "torchgraft.sha256"
+FACTS = "torchgraft.facts"
+PART = "torchgraft.part"
+OWN = (DIGESTS, FACTS, PART)
+# What readers say about a file that is true of that file only.
+OF_THE_FILE = ("shards", "foreign_classes", "left_out", "optimizers")
+
+
+def as_texts(facts: Mapping[str, object]) -> dict[str, str]:
+    """Return facts as metadata: texts under their own name, everything else as JSON under one."""
+    texts = {key: value for key, value in facts.items() if isinstance(value, str)}
+    others = {key: value for key, value in facts.items() if not isinstance(value, str)}
+    return {**texts, FACTS: json.dumps(others, separators=(",", ":"))} if others else texts
+
+
+def from_texts(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return the facts that `as_texts` made into metadata, the digests as a table; what can't be read stays text."""
+    facts: dict[str, object] = dict(metadata)
+    for key in (FACTS, DIGESTS):
+        if key not in metadata:
+            continue
+        try:
+            table = json.loads(metadata[key])
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(table, dict):
+            continue
+        if key == FACTS:
+            del facts[key]
+            facts = {**table, **facts}
+        elif all(isinstance(value, str) for value in table.values()):
+            facts[key] = table
+    return facts
+
+
+def digests_of(facts: Mapping[str, object]) -> dict[str, str]:
+    """Return the digests among a source's facts by the name of the tensor; empty where there are none."""
+    table = facts.get(DIGESTS)
+    return {str(name): str(digest) for name, digest in table.items()} if isinstance(table, dict) else {}
+
+
+def merged(first: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:
+    """Return the facts of two files of one checkpoint: the first one's count, digests are put together."""
+    out = {**more, **first}
+    table = {**digests_of(more), **digests_of(first)}
+    return {**out, DIGESTS: table} if table else out
+
+
+def shown(facts: Mapping[str, object]) -> dict[str, object]:
+    """Return the facts that a report lists: without what has a line of its own, or is only for programs."""
+    hidden = {*OWN, "versions", "optimizers"}
+    return {key: value for key, value in facts.items() if key not in hidden}

@@ -1,0 +1,47 @@
+"""Whether the values in a checkpoint are those that its writer took the digests of."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from torchgraft.core.facts import digests_of
+from torchgraft.core.inspection import Verification
+
+if TYPE_CHECKING:
+    from torchgraft.core.specs import Network, Source, TensorSpec
+
+PIECE = 4 << 20
+
+
+def check_digests(source: Source, network: Network) -> Verification:
+    """Read every tensor of `network`, in file order, and compare it with the SHA-256 that the checkpoint states.
+
+    In memory at one time: a piece of one tensor. A tensor that lies there under several names is read once.
+
+    Raises:
+        CheckpointError: a tensor can't be read, or a checksum of the format itself is wrong.
+    """
+    stated, shared = digests_of(source.metadata), network.shared or {}
+    differing, without = [], []
+    names = [name for name in network.specs if name not in shared]
+    for name in sorted(names, key=lambda name: source.position(network.path, name)):
+        found = digest(source, network.path, network.specs[name])
+        if name not in stated:
+            without.append(name)
+        elif stated[name] != found:
+            differing.append(name)
+    missing = tuple(name for name in stated if name not in network.specs)
+    compared = len(names) - len(without)
+    return Verification(compared=compared, differing=tuple(differing), missing=missing, without=tuple(without))
+
+
+def digest(source: Source, network: str, spec: TensorSpec) -> str:
+    """Return the SHA-256 (hex) of a tensor's bytes in C order, little-endian on the machines that torchgraft writes on."""
+    found = sha256()
+    buffer = memoryview(bytearray(min(PIECE, spec.nbytes)))
+    for at in range(0, spec.nbytes, PIECE):
+        piece = buffer[: min(PIECE, spec.nbytes - at)]
+        source.read_into(network, spec.name, piece, at)
+        found.update(piece)
+    return found.hexdigest()

@@ -1,0 +1,77 @@
+"""What goes into one file, in either format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.facts import OWN, as_texts
+from torchgraft.writing import safetensors, torch_zip
+from torchgraft.writing.commit import whole_file
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torchgraft.writing.items import Item
+
+SAFETENSORS, TORCH = "safetensors", "torch zip"
+KINDS = (SAFETENSORS, TORCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """Tensors and what lies beside them.
+
+    `items` are stored once each; `shared` maps further names to the stored one. `others` are entries of the state dict
+    that are no tensors, `versions` those of its modules (None: it states none), `facts` plain data beside it. `names`
+    is the order of all names.
+    """
+
+    items: Sequence[Item]
+    names: Sequence[str]
+    shared: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, object] | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    def check(self, kind: str) -> None:
+        """Refuse what a file of `kind` can't hold, before anything is opened.
+
+        Raises:
+            UsageError: a name, an element type or a value that the format can't hold.
+        """
+        if kind not in KINDS:
+            raise UsageError(f"file_format={kind!r}: use one of {', '.join(map(repr, KINDS))}")
+        taken = {*self.names, *OWN, "format"} - {"format"}
+        clash = next((key for key in self.facts if key in taken), None)
+        if clash is not None:
+            raise UsageError(f"metadata key {printable(clash)!r} is also the name of a tensor; rename it")
+        if kind == TORCH:
+            torch_zip.check(self.items, self._state())
+            return
+        if self.others:
+            shown = ", ".join(map(printable, list(self.others)[:4]))
+            raise UsageError(f"{shown}: extra state that is no tensor; save as .pt")
+        safetensors.check(self.items, self._texts())
+
+    def write(self, path: str | os.PathLike[str], kind: str, tick: Callable[[int], None]) -> int:
+        """Write the file whole, or leave what stands there; return its size. `tick` hears of bytes as they are written.
+
+        Raises:
+            UsageError: as for `check`.
+            WriteError: the file could not be written; what stood at its place is intact.
+        """
+        with whole_file(path) as file:
+            if kind == TORCH:
+                return torch_zip.write(file.fileno(), self.items, self._state(), self.facts, tick)
+            return safetensors.write(file.fileno(), self.items, self._texts(), tick)
+
+    def _texts(self) -> dict[str, str]:
+        """Return the metadata of a safetensors file. `format: pt` is what transformers asks of every file it loads."""
+        versions = {"versions": {"": dict(self.versions)}} if self.versions is not None else {}
+        return {"format": "pt", **as_texts({**versions, **self.facts}), **self.shared}
+
+    def _state(self) -> torch_zip.State:
+        return torch_zip.State(self.names, self.shared, self.others, self.versions)
