@@ -52,7 +52,8 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     inner = _innermost(live)
     pool = inner if len(inner) < len(live) else outer
     rivals = tuple(n.path for n in pool[1:]) if best > 0 and prefer is None else ()
-    note = _note(pool[0], usable, prefer) if len(usable) > 1 else ""
+    rule = "it shares most with the model" if slots else "the first that holds a model's weights"
+    note = _note(pool[0], usable, "as you prefer" if prefer else rule) if len(usable) > 1 else ""
     return Choice(pool[0], note, rivals)
 
 
@@ -100,10 +101,9 @@ def _end(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
 
-def _note(chosen: Network, usable: Sequence[Network], prefer: str | None) -> str:
+def _note(chosen: Network, usable: Sequence[Network], rule: str) -> str:
     others = [n for n in usable if n is not chosen and not _inside(chosen.path, n.path)]
-    rule = "as you prefer" if prefer else "it shares most with the model"
-    if not prefer and any(n.role == "ema" for n in others) and chosen.role == "model":
+    if rule != "as you prefer" and any(n.role == "ema" for n in others) and chosen.role == "model":
         rule = "live weights come before averaged ones"
     names = ", ".join(repr(n.path or "top level") for n in others[:6])
     return f"network {chosen.path or 'top level'!r} of the file is used ({rule})" + (f"; not {names}" if names else "")
