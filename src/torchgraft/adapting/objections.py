@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
+from torchgraft.core.listing import listed
 from torchgraft.core.plan import Action, Objection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torchgraft.core.plan import Plan, Step
 
-SHOWN = 6
 LOW = 0.5
 
 
@@ -54,10 +54,10 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         groups.setdefault(step.why.text, []).append(step)
     for text, steps in groups.items():
         names = tuple(s.slot.name for s in steps)
-        other = next((a for s in steps for a in s.alternatives), None)
-        hint = f"; or else from {printable(', '.join(other.keys[:2]))}" if other else ""
-        fed = steps[0].feeds[0].key if steps[0].feeds else "nothing"
-        fact = f"{_listed(names)} <- {printable(fed)} is in doubt: {text}{hint}"
+        others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]
+        hint = f"; or else from {listed(others, 2)}" if others else ""
+        fed = [feed.key for s in steps for feed in s.feeds]
+        fact = f"{listed(names)} <- {listed(fed, 3) or 'nothing'} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
         remedy = "rename= (which tensor) or permute= (which layout), keep it fresh with fresh=, or on_doubt='take'"
         yield Objection("doubt", f"{fact}; settle it with {remedy}", names)
 
@@ -68,7 +68,7 @@ def _quantised(plan: Plan) -> Iterator[Objection]:
     if names:
         text = packed[0].why.text
         yield Objection(
-            "quantised", f"{_listed(names)}: {text}; dequantise the file with the library that packed it", names
+            "quantised", f"{listed(names)}: {text}; dequantise the file with the library that packed it", names
         )
 
 
@@ -92,7 +92,7 @@ def _missing(plan: Plan) -> Iterator[Objection]:
         remedy = "name them in fresh= if that is meant"
         yield Objection(
             "missing",
-            f"{_count(len(names), 'tensor')} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {_listed(names)}; {remedy}",
+            f"{_count(len(names), 'tensor')} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {listed(names)}; {remedy}",
             names,
         )
 
@@ -102,7 +102,7 @@ def _unused(plan: Plan) -> Iterator[Objection]:
     if names:
         yield Objection(
             "unused",
-            f"{_count(len(names), 'tensor')} of the checkpoint {'finds' if len(names) == 1 else 'find'} no place: {_listed(names)}",
+            f"{_count(len(names), 'tensor')} of the checkpoint {'finds' if len(names) == 1 else 'find'} no place: {listed(names)}",
             names,
         )
 
@@ -113,8 +113,3 @@ def _percent(share: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name, 80) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

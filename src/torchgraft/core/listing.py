@@ -1,0 +1,61 @@
+"""Many names in one line: `blocks.{0-3,5}.norm.{weight,bias}`, where the braces multiply out to just these names."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+from torchgraft.core.names import template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+LONGEST = 80
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return the names as few patterns, in the order of their first names; after `most` patterns, how many are left."""
+    patterns = folded(names)
+    shown = ", ".join(printable(text, LONGEST) for text, _ in patterns[:most])
+    left = sum(count for _, count in patterns[most:])
+    return f"{shown} and {left} more" if left else shown
+
+
+def folded(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Return patterns, each with the number of names that it stands for."""
+    leaves: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name in dict.fromkeys(names):
+        stem, dot, leaf = name.rpartition(".")
+        leaves.setdefault(template(stem) if dot else ("", ()), []).append(leaf)
+    alike: dict[tuple[str, tuple[str, ...]], list[tuple[int, ...]]] = {}
+    for (stem, numbers), ends in leaves.items():
+        alike.setdefault((stem, tuple(ends)), []).append(numbers)
+    return [one for (stem, ends), rows in alike.items() for one in _patterns(stem, ends, rows)]
+
+
+def _patterns(stem: str, ends: tuple[str, ...], rows: list[tuple[int, ...]]) -> list[tuple[str, int]]:
+    """Return one pattern where the numbers are all combinations of what stands in each place, else one for each row."""
+    places = [sorted(set(column)) for column in zip(*rows, strict=True)]
+    if prod(len(place) for place in places) == len(rows) and set(product(*places)) == set(rows):
+        return [(_join(stem.split("{}"), [_runs(place) for place in places], ends), len(rows) * len(ends))]
+    return [(_join(stem.split("{}"), [str(n) for n in row], ends), len(ends)) for row in rows]
+
+
+def _join(texts: list[str], numbers: list[str], ends: tuple[str, ...]) -> str:
+    stem = texts[0] + "".join(number + text for number, text in zip(numbers, texts[1:], strict=True))
+    leaf = ends[0] if len(ends) == 1 else "{" + ",".join(ends) + "}"
+    return f"{stem}.{leaf}" if stem else ", ".join(ends)
+
+
+def _runs(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return "{" + ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs) + "}"
