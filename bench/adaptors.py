@@ -48,9 +48,8 @@ def _transfer(source: dict[str, Any], model: nn.Module, source_model: nn.Module 
     from torchgraft import api
     from torchgraft.core.policy import Policy, Verdict
 
-    del source_model
     lenient = Policy(coverage=Verdict.WARN, container=Verdict.WARN, quantised=Verdict.WARN, nonfinite=Verdict.WARN)
-    api.load(model, source, policy=lenient, **how)
+    api.load(model, source, policy=lenient, source_model=source_model, **how)
 
 
 def _options(hints: dict[str, Any]) -> dict[str, Any]:

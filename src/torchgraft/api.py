@@ -12,7 +12,7 @@ from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Cost, Report
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import choose, join_ranks, match
+from torchgraft.matching import Models, choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     )
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     hooks = _renames(model, source, choice.network)
-    matching = match(left, seen, rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
+    origin = _target(asked.source_model) if asked.source_model is not None else None
+    matching = match(left, Models(seen, origin), rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
     wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
     brief = Brief(
         options=asked.options,
@@ -124,6 +125,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
 
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
+        wanted = _with_origin(wanted, checkpoint)
         return with_values(make_plan(source, _target(model), wanted, model), source)
 
 
@@ -142,6 +144,8 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
             copies: module name -> module name that starts as its copy.
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
+            source_model: the module that the checkpoint was saved from (meta is fine): its layer types and numbers of heads
+                are used as well. Needless where `checkpoint` is that module.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
             accept: "likely", or "certain": everything less is doubt.
@@ -164,6 +168,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
     wanted = request(**asked)
     with open_checkpoint(checkpoint) as source:
         target = _target(model)
+        wanted = _with_origin(wanted, checkpoint)
         made = with_values(make_plan(source, target, wanted, model), source)
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
@@ -240,6 +245,12 @@ def _target(model: object) -> Target:
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
         return target_from_specs(choose(source.networks, (), None).network.specs)
+
+
+def _with_origin(asked: Request, checkpoint: object) -> Request:
+    """Return the request with the source's model, which is the checkpoint itself where that is a module."""
+    given = asked.source_model is None and hasattr(checkpoint, "named_parameters")
+    return replace(asked, source_model=checkpoint) if given else asked
 
 
 def _renames(model: object, source: Source, network: Network) -> Renames:

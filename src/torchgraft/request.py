@@ -28,6 +28,7 @@ class Request:
     on_doubt: str = "refuse"
     accept: str = "likely"
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
+    source_model: object = None
 
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
@@ -55,6 +56,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     fold_norms: bool | float = False,
     init: Mapping[str, str] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
+    source_model: object = None,
 ) -> Request:
     """Return the checked request; see load() for what each argument means.
 
@@ -70,6 +72,9 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     for name, value in (("fresh", fresh), ("zero", zero), ("grow_rows", grow_rows)):
         if isinstance(value, str):
             raise UsageError(f"{name}={value!r}: give a list of patterns, e.g. {name}=[{value!r}]")
+    if source_model is not None and not hasattr(source_model, "named_parameters"):
+        kind = type(source_model).__name__
+        raise UsageError(f"source_model is a {kind}: give the module that the checkpoint was saved from")
     chosen = policy or Policy()
     if on_doubt != "refuse":
         chosen = replace(chosen, doubt=Verdict.WARN)
@@ -93,6 +98,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         on_doubt=on_doubt,
         accept=accept,
         tensor_parallel=tensor_parallel or {},
+        source_model=source_model,
     )
 
 

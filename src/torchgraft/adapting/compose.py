@@ -12,13 +12,13 @@ from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
 from torchgraft.core.plan import Certainty, Feed, Step, Why
-from torchgraft.ops import Concat, InsertZeros, Permute, SliceDim
+from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchgraft.adapting.options import Options
-    from torchgraft.core.match import Leaf, Match
+    from torchgraft.core.match import Leaf, Match, Part
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Slot, Target, TensorSpec
 
@@ -133,15 +133,14 @@ def _fit(match: Match, facts: Facts) -> Fit:
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
-    cut: tuple[Op, ...] = ()
-    part = match.source.part
-    if part is not None:
-        cut = (SliceDim(part.dim, part.start, part.stop, part.total),)
+    cut = _cut(match.source.part)
     feeds = tuple(Feed(key, cut, facts.network) for key in piece.keys)
     ops = (*piece.ops, *(fit.ops or ()))
     if len(feeds) == 1:
         feeds, ops = (Feed(feeds[0].key, (*cut, *ops), facts.network),), ()
-    said = "; ".join(t for t in (match.why.text, piece.text, fit.text) if t)
+    said = "; ".join(
+        t for t in (match.why.text, piece.text, fit.text, *(f"order of parts {c}" for c in _conventions([match]))) if t
+    )
     rule = fit.rule or match.why.rule
     return Step(
         slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows,
@@ -189,6 +188,25 @@ def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None
     draft.steps[slot] = _joined(slot, ordered, fits, lacking, facts)
 
 
+def _cut(part: Part | None) -> tuple[Op, ...]:
+    """Return the ops that cut a part out of its fused tensor."""
+    if part is None:
+        return ()
+    apart = () if part.groups == 1 else (HeadsToParts(groups=part.groups, parts=part.sizes, dim=part.dim),)
+    return (*apart, SliceDim(part.dim, part.start, part.stop, part.total))
+
+
+def _packed(part: Part) -> tuple[Op, ...]:
+    """Return the op that puts joined parts in the order of rows that the fused tensor has."""
+    return () if part.groups == 1 else (PartsToHeads(groups=part.groups, parts=part.sizes, dim=part.dim),)
+
+
+def _conventions(found: Sequence[Match]) -> list[str]:
+    """Return where the orders of parts can be read that the matches rest on."""
+    parts = (part for m in found for part in (m.source.part, m.target.part) if part)
+    return list(dict.fromkeys(part.convention for part in parts if part.convention))
+
+
 def _lacking(ordered: Sequence[Match], spec: TensorSpec) -> tuple[Op, ...] | None:
     """Return ops for the parts that the file lacks: none, or zeros for a key bias; None when others are missing.
 
@@ -217,16 +235,15 @@ def _lacking(ordered: Sequence[Match], spec: TensorSpec) -> tuple[Op, ...] | Non
 def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tuple[Op, ...], facts: Facts) -> Step:
     feeds = []
     for match, fit in zip(ordered, fits, strict=True):
-        cut = match.source.part
-        ops = () if cut is None else (SliceDim(cut.dim, cut.start, cut.stop, cut.total),)
-        feeds.append(Feed(match.source.keys[0], (*ops, *(fit.ops or ())), facts.network))
-    labels = " + ".join(m.target.part.label for m in ordered if m.target.part)
-    dim = ordered[0].target.part.dim if ordered[0].target.part else 0
-    text = f"{labels} joined in that order" + (", zeros for k" if zeros else "")
+        feeds.append(Feed(match.source.keys[0], (*_cut(match.source.part), *(fit.ops or ())), facts.network))
+    parts = [m.target.part for m in ordered if m.target.part]
+    dim, conventions = parts[0].dim, _conventions(ordered)
+    text = f"{' + '.join(part.label for part in parts)} joined in that order" + (", zeros for k" if zeros else "")
+    text += f" ({'; '.join(conventions)})" if conventions else ""
     return Step(
         slot=facts.slots[slot],
         feeds=tuple(feeds),
-        ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros,
+        ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros + _packed(parts[0]),
         why=Why("fused", text, ordered[0].why.evidence),
         certainty=_worst(*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(_order_of, ordered)),
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
@@ -239,6 +256,6 @@ def _is_whole(ordered: Sequence[Match]) -> bool:
     if first.part is None or len({m.source.keys for m in ordered}) != 1:
         return False
     ends = [(m.source.part, m.target.part) for m in ordered]
-    same = all(a and b and (a.dim, a.start, a.stop, a.total) == (b.dim, b.start, b.stop, b.total) for a, b in ends)
-    turned = all(a and b and (a.start, a.stop, a.total) == (b.start, b.stop, b.total) for a, b in ends)
-    return (same or turned) and sum(b.stop - b.start for _, b in ends if b) == ordered[0].target.part.total  # type: ignore[union-attr]
+    alike = all(a and b and a.packing == b.packing for a, b in ends)
+    alike &= all(a and b and (a.start, a.stop, a.total) == (b.start, b.stop, b.total) for a, b in ends)
+    return alike and sum(b.stop - b.start for _, b in ends if b) == ordered[0].target.part.total  # type: ignore[union-attr]

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Part:
     """Which slice of a fused tensor a leaf is: `start:stop` along `dim` of `total`, called `label` (q, k, v, gate ...).
 
-    `contested`: libraries disagree on the order of parts under this name, so the usual one is likely and not certain.
+    Where the rows go head by head, `start` and `stop` count after they were put part by part: `groups` times, parts of
+    the relative sizes `sizes` follow each other. `contested`: libraries disagree on the order of parts under this name,
+    so the usual one is likely and not certain. `convention`: where that order can be read.
     """
 
     label: str
@@ -29,6 +31,14 @@ class Part:
     stop: int
     total: int
     contested: bool = False
+    groups: int = 1
+    sizes: tuple[int, ...] = ()
+    convention: str = ""
+
+    @property
+    def packing(self) -> tuple[int, tuple[int, ...]]:
+        """What two fused tensors have in common whose rows are in the same order: groups, and sizes within one."""
+        return (self.groups, self.sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -88,13 +88,23 @@ class Target:
     """A model as its slots: persistent ones first-registered first, and the fresh-only buffers that no file holds.
 
     `classes` maps the dotted path of each module to its class name ("" is the model itself). `library` is the package
-    that most of the model's own modules come from, "" when that is torch alone or unknown.
+    that most of the model's own modules come from, "" when that is torch alone or unknown. `heads` maps the path of
+    modules that say how many attention heads they have to that number.
     """
 
     slots: tuple[Slot, ...]
     classes: Mapping[str, str]
     is_meta: bool = False
     library: str = ""
+    heads: Mapping[str, int] = field(default_factory=dict)
+
+    def heads_at(self, path: str) -> int | None:
+        """Return the number of heads that the module at `path` says, or else the nearest module around it."""
+        while path not in self.heads:
+            if not path:
+                return None
+            path = path.rpartition(".")[0]
+        return self.heads[path]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.broadcast import spread
 from torchgraft.matching.dialect import HARMLESS_ROLES, ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
+from torchgraft.matching.models import Models
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from torchgraft.core.plan import Why
-    from torchgraft.core.specs import Target, TensorSpec
+    from torchgraft.core.specs import TensorSpec
 
-__all__ = ["Rules", "choose", "join_ranks", "match"]
+__all__ = ["Models", "Rules", "choose", "join_ranks", "match"]
 
 
 def match(
     specs: Mapping[str, TensorSpec],
-    target: Target,
+    models: Models,
     rules: Rules,
     *,
     prefer: str | None = None,
@@ -42,34 +43,42 @@ def match(
     `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
     inside, outside = keep_part(specs, prefer)
-    targets = [leaf for leaf in target_leaves(target.slots) if not _reserved(leaf, rules)]
+    targets = [leaf for leaf in target_leaves(models.target.slots) if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
-    found = _match_part(inside, specs, targets, rules, renamed or {})
+    given = Given(specs, rules, renamed or {}, models)
+    found = _match_part(inside, targets, given)
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
-        rest = _match_part(outside, specs, open_buffers, rules, renamed or {})
+        rest = _match_part(outside, open_buffers, given)
         found = _merged(found, rest)
     return found
 
 
-def _match_part(
-    part: Sequence[str],
-    specs: Mapping[str, TensorSpec],
-    targets: Sequence[Leaf],
-    rules: Rules,
-    renamed: Mapping[str, str],
-) -> Matching:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller gave, the same for every part of the file."""
+
+    specs: Mapping[str, TensorSpec]
+    rules: Rules
+    renamed: Mapping[str, str]
+    models: Models
+
+
+def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
-    shown = [(renamed.get(name, name), key) for name, key in rules.present(part)]
+    shown = [(given.renamed.get(name, name), key) for name, key in given.rules.present(part)]
     back = restored([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
-    sources, derived = source_leaves({name: _renamed(specs[key], name) for name, key in keys.items()})
+    origin = given.models.source
+    sources, derived = source_leaves(
+        {name: _renamed(given.specs[key], name) for name, key in keys.items()}, origin.classes if origin else None
+    )
     naming = by_name(sources, targets)
     matching = _settled(sources, targets, naming)
     if matching is None:
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
-        matching = by_structure(sources, targets, naming)
+        matching = by_structure(sources, targets, naming, given.models)
     return _under_own_keys(spread(matching), keys, derived, naming)
 
 

@@ -205,26 +205,6 @@ ROLES = {
 }
 WEIGHT_BESIDE_BIAS = frozenset({"gamma", "scale", "g"})
 
-# Fused projections: the last word of the module (or the tensor) and the order of its parts along the rows.
-# q, k, v: nn.MultiheadAttention.in_proj_weight and every library that names the module after the order.
-FUSED: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("qkv",): ("q", "k", "v"),
-    ("qkv", "proj"): ("q", "k", "v"),
-    ("to", "qkv"): ("q", "k", "v"),
-    ("wqkv",): ("q", "k", "v"),
-    ("in", "proj"): ("q", "k", "v"),
-    ("c", "attn"): ("q", "k", "v"),
-    ("kv",): ("k", "v"),
-    ("kv", "proj"): ("k", "v"),
-    ("to", "kv"): ("k", "v"),
-    ("gate", "up", "proj"): ("gate", "up"),
-    ("gate", "up"): ("gate", "up"),
-}
-
-# Fused names that another library packs in another order, so that the convention is likely and not certain:
-# CodeGen's qkv_proj holds q, v, k per parallel rank.
-CONTESTED_FUSED: frozenset[tuple[str, ...]] = frozenset({("qkv", "proj")})
-
 # Buffers that hold no knowledge: counters, indices and masks that a model derives from its configuration.
 HARMLESS_ROLES = frozenset(
     {

@@ -7,27 +7,41 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
-from torchgraft.matching.dialect import CONTESTED_FUSED, FUSED
 from torchgraft.matching.forms import Form, find_forms
+from torchgraft.matching.packing import FUSED, packing_of
 from torchgraft.matching.words import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from torchgraft.core.specs import Slot, TensorSpec
+    from torchgraft.matching.packing import Packing
+
+    Heads = Callable[[str], int | None]
 
 _SINGLE = frozenset({"q", "k", "v", "o"})
 
 
-def source_leaves(specs: Mapping[str, TensorSpec]) -> tuple[list[Leaf], dict[str, str]]:
-    """Return the leaves of a checkpoint (not yet cut into parts) in file order, and its derived keys."""
+# Whether a module of this class stores its matrix [in, out] (True) or [out, in].
+TURNED = {"Linear": False, "NonDynamicallyQuantizableLinear": False, "Conv1D": True}
+
+
+def source_leaves(
+    specs: Mapping[str, TensorSpec], kinds: Mapping[str, str] | None = None
+) -> tuple[list[Leaf], dict[str, str]]:
+    """Return the leaves of a checkpoint (not yet cut into parts) in file order, and its derived keys.
+
+    `kinds` are the class names of the modules that the source consists of, where they are known.
+    """
     forms, derived = find_forms(specs)
     leaves: list[Leaf] = []
     for order, (key, spec) in enumerate(specs.items()):
         form = forms.get(key)
         if form is None:
             if key not in derived:
-                leaves.append(_plain(key, spec, order))
+                leaf = _plain(key, spec, order)
+                kind = (kinds or {}).get(key.rpartition(".")[0], "")
+                leaves.append(replace(leaf, kind=kind, turned=TURNED.get(kind)) if kind else leaf)
         elif form.keys[0] == key:
             leaves.append(_formed(form, order))
     return leaves, derived
@@ -44,8 +58,8 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
         if form is not None and form.keys[0] != slot.name:
             continue
         leaf = _plain(slot.name, slot.spec, slot.order) if form is None else _formed(form, slot.order)
-        turned = {"Linear": False, "NonDynamicallyQuantizableLinear": False, "Conv1D": True}.get(slot.kind)
         also = slot.aliases if form is None else ()
+        turned = TURNED.get(slot.kind)
         leaves.append(replace(leaf, kind=slot.kind, is_buffer=slot.is_buffer, also=also, turned=turned))
     return leaves
 
@@ -71,24 +85,26 @@ def _unfold(key: str) -> str:
     return key
 
 
-def cut(leaves: Sequence[Leaf], whole: Container[str] = ()) -> list[Leaf]:
-    """Return the leaves with fused projections cut into parts; those named in `whole`, and unclear ones, stay whole."""
+def cut(leaves: Sequence[Leaf], whole: Container[str] = (), heads: Heads | None = None) -> list[Leaf]:
+    """Return the leaves with fused projections cut into parts; those named in `whole`, and unclear ones, stay whole.
+
+    `heads` tells how many query heads the module at a path has, if that is known.
+    """
     rows_of_q = _query_rows(leaves)
+    owners = {leaf.owner for leaf in leaves}
     out: list[Leaf] = []
     for leaf in leaves:
-        out.extend((_parts(leaf, rows_of_q) if leaf.name not in whole else None) or [leaf])
+        packing = None if leaf.name in whole else packing_of_leaf(leaf, owners)
+        count = heads(leaf.owner) if heads and packing else None
+        out.extend((packing and _parts(leaf, packing, rows_of_q, count)) or [leaf])
     return out
 
 
-def _fused_labels(leaf: Leaf) -> tuple[str, ...] | None:
-    if leaf.role not in ("weight", "bias") or leaf.form != "plain":
+def packing_of_leaf(leaf: Leaf, owners: Container[str]) -> Packing | None:
+    """Return how a leaf packs its parts, None for one that isn't fused."""
+    if leaf.role not in ("weight", "bias") or leaf.form != "plain" or not leaf.shape:
         return None
-    spelled = words(leaf.owner.rpartition(".")[2])
-    for size in (3, 2, 1):
-        labels = FUSED.get(spelled[-size:])
-        if labels is not None and len(spelled) == size:
-            return labels
-    return None
+    return packing_of(leaf.owner, owners)
 
 
 def _query_rows(leaves: Sequence[Leaf]) -> dict[str, int]:
@@ -100,33 +116,49 @@ def _query_rows(leaves: Sequence[Leaf]) -> dict[str, int]:
     return found
 
 
-def _parts(leaf: Leaf, rows_of_q: Mapping[str, int]) -> list[Leaf] | None:
-    labels = _fused_labels(leaf)
-    if labels is None or not leaf.shape:
-        return None
-    count = len(labels)
+def _parts(leaf: Leaf, packing: Packing, rows_of_q: Mapping[str, int], heads: int | None) -> list[Leaf] | None:
+    count = len(packing.parts)
     dim = 1 if len(leaf.shape) == 2 and leaf.shape[1] == count * leaf.shape[0] else 0
     total = leaf.shape[dim]
     parent = leaf.owner.rpartition(".")[0]
-    sizes = _sizes(labels, total, rows_of_q.get(parent) if dim == 0 else None)
-    if sizes is None:
+    sizes = _sizes(count, total, rows_of_q.get(parent) if dim == 0 else None)
+    grouping = _grouping(packing, sizes, heads) if sizes else None
+    if sizes is None or grouping is None:
         return None
     out: list[Leaf] = []
-    at, contested = 0, words(leaf.owner.rpartition(".")[2]) in CONTESTED_FUSED
-    turned = leaf.turned
+    at, turned = 0, leaf.turned
     if len(leaf.shape) == 2 and count * min(leaf.shape) == max(leaf.shape):
         turned = dim == 1
-    for label, size in zip(labels, sizes, strict=True):
+    for label, size in zip(packing.parts, sizes, strict=True):
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
-        part = Part(label, dim, at, at + size, total, contested)
+        part = Part(
+            label, dim, at, at + size, total, contested=packing.contested, groups=grouping[0], sizes=grouping[1],
+            convention=packing.source,
+        )  # fmt: skip
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"
         out.append(replace(leaf, name=name, shape=shape, part=part, also=(), turned=turned))
         at += size
     return out
 
 
-def _sizes(labels: tuple[str, ...], total: int, query: int | None) -> tuple[int, ...] | None:
-    count = len(labels)
+def _grouping(packing: Packing, sizes: tuple[int, ...], heads: int | None) -> tuple[int, tuple[int, ...]] | None:
+    """Return how often the parts follow each other, and their relative sizes; None where the heads aren't known.
+
+    With grouped queries there are as many groups as key heads, each with its share of the query heads.
+    """
+    if packing.groups == 1:
+        return 1, ()
+    if isinstance(packing.groups, int):
+        return (packing.groups, (1,) * len(sizes)) if sizes[0] % packing.groups == 0 else None
+    if not heads or sizes[0] % heads or (heads * sizes[-1]) % sizes[0]:
+        return None
+    groups = heads * sizes[-1] // sizes[0]
+    if groups == 0 or heads % groups:
+        return None
+    return (groups, (heads // groups, *(1,) * (len(sizes) - 1))) if groups > 1 else (1, ())
+
+
+def _sizes(count: int, total: int, query: int | None) -> tuple[int, ...] | None:
     if count == 3 and query and query != total // 3 and query < total and (total - query) % 2 == 0:
         rest = (total - query) // 2
         return (query, rest, rest) if query % rest == 0 else None

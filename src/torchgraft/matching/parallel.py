@@ -14,8 +14,8 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import covers, words
 from torchgraft.core.specs import Network
-from torchgraft.matching.dialect import FUSED
 from torchgraft.matching.leaves import source_leaves, target_leaves
+from torchgraft.matching.packing import FUSED
 from torchgraft.matching.prefixes import by_name
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def join_ranks(networks: Sequence[Network], slots: Sequence[Slot], stated: Mappi
 
 
 def _shares(key: str, share: Shape, wanted: Shape | None, count: int, stated: Mapping[str, str]) -> Shares:
-    parts = FUSED.get(words(key.split(".")[-2]) if "." in key else ())
+    parts = _parts(words(key.split(".")[-2]) if "." in key else ())
     for pattern, kind in stated.items():
         if covers(pattern, key):
             return _stated(key, kind)
@@ -65,10 +65,16 @@ def _shares(key: str, share: Shape, wanted: Shape | None, count: int, stated: Ma
 def _stated(key: str, kind: str) -> Shares:
     if kind in ("replicated", "rows", "columns"):
         return Shares(kind, stated=True)
-    parts = FUSED.get((kind,))
-    if parts is None:
+    parts = _parts((kind,))
+    if not parts:
         raise UsageError(f"tensor_parallel[{key!r}]={kind!r}: use replicated, rows, columns, qkv or kv")
     return Shares("parts", (1,) * len(parts), stated=True)
+
+
+def _parts(spelled: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts of fused tensors of that name, () where it means none or rows go head by head."""
+    known = FUSED.get(spelled)
+    return known[-1].parts if known and known[-1].groups == 1 else ()
 
 
 def _whole(share: Shape, kind: str, count: int) -> Shape:

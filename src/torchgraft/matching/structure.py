@@ -8,7 +8,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.matching.dialect import HARMLESS_ROLES
-from torchgraft.matching.leaves import cut
+from torchgraft.matching.leaves import cut, packing_of_leaf
 from torchgraft.matching.solve import solve
 from torchgraft.matching.units import Unit, group, same_roles
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchgraft.matching.judge import Pair
+    from torchgraft.matching.models import Models
     from torchgraft.matching.prefixes import Naming
 
 
-def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -> Matching:
+def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
     """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
     named = naming.pairs
-    source_units, target_units = _units(sources, targets, named)
+    source_units, target_units = _units(sources, targets, named, models)
     pinned = _pinned(source_units, target_units, named)
     if _alphabetical(sources):
         source_units = sorted(source_units, key=lambda u: natural_key(u.path))
@@ -49,12 +50,21 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     )
 
 
-def _units(sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str, str]) -> tuple[list[Unit], list[Unit]]:
+def _units(
+    sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str, str], models: Models
+) -> tuple[list[Unit], list[Unit]]:
     """Return the units of both sides; fused tensors that agree by name and shape stay whole, all others are cut."""
     by_target = {leaf.name: leaf for leaf in targets}
-    whole = {a.name for a in sources if a.name in named and by_target[named[a.name]].shape == a.shape}
-    kept = {named[name] for name in whole}
-    return group(cut(sources, whole)), group(cut(targets, kept))
+    owners = tuple({leaf.owner for leaf in side} for side in (sources, targets))
+    pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
+    same = [
+        (a, b)
+        for a, b in pairs
+        if a.shape == b.shape and packing_of_leaf(a, owners[0]) == packing_of_leaf(b, owners[1])
+    ]
+    ours = cut(sources, {a.name for a, _ in same}, models.source_heads)
+    theirs = cut(targets, {b.name for _, b in same}, models.target.heads_at)
+    return group(ours), group(theirs)
 
 
 def _pinned(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:

@@ -10,6 +10,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Place, modules, places
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
+from torchgraft.surveying.heads import head_counts
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -35,7 +36,9 @@ def survey(model: nn.Module) -> Target:
             groups.setdefault(_identity(place.tensor), []).append(place)
         slots = tuple(_slot(group, kinds, order) for order, group in enumerate(groups.values()))
         is_meta = any(group[0].tensor.is_meta for group in groups.values())
-    return Target(slots, classes, is_meta=is_meta, library=_library(module for _, module in walked))
+    return Target(
+        slots, classes, is_meta=is_meta, library=_library(module for _, module in walked), heads=head_counts(walked)
+    )
 
 
 def _library(walked: Iterable[nn.Module]) -> str:

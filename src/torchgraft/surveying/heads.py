@@ -1,0 +1,61 @@
+"""How many attention heads the modules of a model say they have: by their own attributes, or by their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+# What modules and configurations call the number of query heads: torch.nn.MultiheadAttention, timm, torchvision,
+# transformers, fairseq, nanoGPT, litgpt, x-transformers and vit-pytorch, as their public code names it.
+NAMES = (
+    "num_heads",
+    "num_attention_heads",
+    "n_heads",
+    "n_head",
+    "nhead",
+    "nheads",
+    "heads",
+    "num_query_heads",
+    "n_local_heads",
+)
+
+
+def head_counts(walked: Iterable[tuple[str, nn.Module]]) -> dict[str, int]:
+    """Return path -> number of heads for the modules that say it."""
+    found: dict[str, int] = {}
+    configs: dict[int, int | None] = {}
+    for path, module in walked:
+        own = module.__dict__
+        count = _said_by(own)
+        config = own.get("config")
+        if count is None and config is not None:
+            if id(config) not in configs:
+                configs[id(config)] = _said_by(config if isinstance(config, Mapping) else _Attributes(config))
+            count = configs[id(config)]
+        if count is not None:
+            found[path] = count
+    return found
+
+
+class _Attributes:
+    """The attributes of a configuration object, asked by name; properties and aliases count."""
+
+    def __init__(self, config: object) -> None:
+        self.config = config
+
+    def get(self, name: str) -> object:
+        """Return an attribute, or None."""
+        return getattr(self.config, name, None)
+
+
+def _said_by(facts: Mapping[str, object] | _Attributes) -> int | None:
+    for name in NAMES:
+        count = facts.get(name)
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    return None

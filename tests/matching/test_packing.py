@@ -1,0 +1,100 @@
+"""Fused projections whose rows go head by head, in another order of parts, or with grouped queries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Certainty
+from torchgraft.matching.packing import FUSED, packing_of
+
+
+class Attention(nn.Module):
+    """Attention with the projections of the given names and widths."""
+
+    def __init__(self, width: int, heads: int | None, **rows: int) -> None:
+        super().__init__()
+        if heads:
+            self.num_heads = heads
+        for name, size in rows.items():
+            setattr(self, name, nn.Linear(width, size))
+
+
+class Net(nn.Module):
+    """Blocks of attention and a feed-forward part, under names of one's own."""
+
+    def __init__(self, block: str, attention: str, heads: int | None, **rows: int) -> None:
+        super().__init__()
+        made = [nn.ModuleDict({attention: Attention(24, heads, **rows), "mlp": nn.Linear(24, 40)}) for _ in range(2)]
+        setattr(self, block, nn.ModuleList(made))
+
+
+def head_by_head(rows: torch.Tensor, groups: int, sizes: tuple[int, ...]) -> list[torch.Tensor]:
+    """Cut rows that go group by group into parts, the way the models themselves view them."""
+    grouped = rows.reshape(groups, -1, *rows.shape[1:])
+    unit = grouped.shape[1] // sum(sizes)
+    return [part.reshape(-1, *rows.shape[1:]) for part in grouped.split([n * unit for n in sizes], 1)]
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 2), (4, 1)])
+def test_rows_head_by_head_are_taken_apart_with_the_models_own_number_of_heads(heads: int, key_heads: int) -> None:
+    kv = 24 * key_heads // heads
+    old = Net("h", "attn", None, query_key_value=24 + 2 * kv, dense=24)
+    new = Net("blocks", "attention", heads, q_proj=24, k_proj=kv, v_proj=kv, o_proj=24)
+    tg.load(new, old.state_dict())
+    parts = head_by_head(old.h[1]["attn"].query_key_value.weight, key_heads, (heads // key_heads, 1, 1))
+    for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+        assert torch.equal(getattr(new.blocks[1]["attention"], name).weight, part)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_a_way_there_and_back_changes_nothing(biases: bool) -> None:  # noqa: FBT001
+    old = Net("h", "attn", 4, query_key_value=72, dense=24)
+    if not biases:
+        for block in old.h:
+            block["attn"].query_key_value.bias = None
+    between = Net("blocks", "attention", 4, qkv=72, proj=24)
+    if not biases:
+        for block in between.blocks:
+            block["attention"].qkv.bias = None
+    again = Net("h", "attn", 4, query_key_value=72, dense=24)
+    if not biases:
+        for block in again.h:
+            block["attn"].query_key_value.bias = None
+    plan = tg.load(between, old.state_dict()).plan
+    assert not torch.equal(between.blocks[0]["attention"].qkv.weight, old.h[0]["attn"].query_key_value.weight)
+    tg.load(again, between.state_dict())
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in old.state_dict().items())
+    step = plan.by_slot["blocks.0.attention.qkv.weight"]
+    assert step.certainty is Certainty.LIKELY
+    assert "GPT-NeoX" in step.why.text
+
+
+def test_without_a_number_of_heads_nothing_is_guessed_and_the_source_model_tells() -> None:
+    old, new = (
+        Net("h", "attn", 4, query_key_value=72, dense=24),
+        Net("blocks", "attention", None, q=24, k=24, v=24, o=24),
+    )
+    assert "blocks.0.attention.q.weight" in {s.slot.name for s in tg.plan(new, old.state_dict()).fresh}
+    assert not tg.plan(new, old.state_dict(), source_model=old).fresh
+    assert not tg.plan(new, old).fresh
+
+
+def test_names_shared_by_two_conventions_are_told_apart_by_what_stands_beside() -> None:
+    owners = {"h.0.attn.out_proj", "h.0.mlp.fc_in"}
+    assert packing_of("h.0.attn.qkv_proj", owners).parts == ("q", "v", "k")
+    assert packing_of("h.0.attn.qkv_proj", {"h.0.attn.o_proj"}).parts == ("q", "k", "v")
+    assert packing_of("h.0.attn.proj", owners) is None
+
+
+def test_every_convention_says_where_it_can_be_read() -> None:
+    assert all(packing.source for known in FUSED.values() for packing in known)
+    assert all(not known[-1].beside for known in FUSED.values())
+
+
+def test_only_a_module_can_be_the_source_model() -> None:
+    with pytest.raises(UsageError, match="source_model is a dict"):
+        tg.plan(nn.Linear(2, 2), {}, source_model={})
