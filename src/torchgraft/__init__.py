@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchgraft.adapting import AxisNames
     from torchgraft.api import diff, inspect, load, measure_benefit, optimizer_state, plan
     from torchgraft.core.errors import (
         ApplyError,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.report import Report
     from torchgraft.reading import open_checkpoint
-    from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, param_groups
+    from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
     from torchgraft.writing import save, save_model
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
     **dict.fromkeys(("load", "plan", "inspect", "diff", "optimizer_state", "measure_benefit"), "api"),
-    **dict.fromkeys(("freeze", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
+    **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
         (
@@ -40,6 +41,7 @@ _HOMES = {
         "core.errors",
     ),
     **dict.fromkeys(("Policy", "Verdict"), "core.policy"),
+    "AxisNames": "adapting",
     "Plan": "core.plan",
     "Report": "core.report",
     "open_checkpoint": "reading",
@@ -47,6 +49,7 @@ _HOMES = {
 
 __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "ApplyError",
+    "AxisNames",
     "Benefit",
     "CarriedState",
     "CheckpointError",
@@ -68,6 +71,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "freeze",
     "inspect",
     "load",
+    "loaded_masks",
     "measure_benefit",
     "open_checkpoint",
     "optimizer_state",

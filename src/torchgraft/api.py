@@ -151,7 +151,8 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
             accept: "likely", or "certain": everything less is doubt.
             min_coverage: least share of elements that must find a place, on the better of the two sides.
             strict: refuse anything that stays fresh or unused. policy: a verdict for each kind of objection.
-            grow_rows: tables that may grow at their end. class_names, class_rows: class rows move by name.
+            grow_rows: tables that may grow at their end (a dict says how new rows start: "fresh", "zero", "mean").
+            axis_names: pattern -> AxisNames: rows or channels follow names. class_names, class_rows: the same for classes.
             merge_lora, fuse_branches, fold_norms: adapters, branches and batch norms of the file computed into weights.
             in_channels: rule for other input channels. grids: grids of position tables. permute: axis orders.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting import ClassRows, Options
+from torchgraft.adapting import NEW_INDICES, AxisNames, Options
 from torchgraft.core.errors import UsageError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.matching import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
@@ -45,7 +46,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     min_coverage: float | None = None,
     strict: bool = False,
     policy: Policy | None = None,
-    grow_rows: Sequence[str] = (),
+    grow_rows: Sequence[str] | Mapping[str, str] = (),
+    axis_names: Mapping[str, AxisNames] | None = None,
     class_names: Mapping[str, Sequence[str]] | None = None,
     class_rows: Mapping[str, int] | None = None,
     in_channels: Mapping[str, str] | None = None,
@@ -86,7 +88,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         rename=rename or {}, fan_out=fan_out or {}, layers=layers or {}, copies=copies or {}, fresh=fresh, zero=zero
     )
     options = Options(
-        grow_rows=grow_rows, classes=_classes(class_names, class_rows), in_channels=in_channels or {},
+        grow_rows=_grow_rows(grow_rows), axis_names=_axis_names(axis_names, class_names, class_rows), in_channels=in_channels or {},
         grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
         fold_norms=fold_norms, init=init or {},
     )  # fmt: skip
@@ -102,15 +104,29 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     )
 
 
-def _classes(names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] | None) -> ClassRows | None:
+def _axis_names(
+    given: Mapping[str, AxisNames] | None, names: Mapping[str, Sequence[str]] | None, rows: Mapping[str, int] | None
+) -> dict[str, AxisNames]:
+    """Return the names of indices by pattern: those given, and class names for the rows of modules."""
+    out = dict(given or {})
+    for pattern, value in out.items():
+        if not isinstance(value, AxisNames):
+            raise UsageError(
+                f"axis_names={{{pattern!r}: ...}}: give AxisNames(source, target), not {type(value).__name__}"
+            )
     if names is None and rows is None:
-        return None
+        return out
     if names is None or rows is None or set(names) != {"source", "target"}:
         raise UsageError(
             "class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}"
         )
-    for side, listed in names.items():
-        twice = sorted({n for n in listed if list(listed).count(n) > 1})
-        if twice:
-            raise UsageError(f"class_names[{side!r}] holds {', '.join(map(repr, twice[:4]))} more than once")
-    return ClassRows(source=tuple(names["source"]), target=tuple(names["target"]), modules=dict(rows))
+    return {m: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
+
+
+def _grow_rows(given: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Return how new rows start by table; fresh where only tables are given."""
+    out = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, "fresh")
+    for table, new in out.items():
+        if new not in NEW_INDICES:
+            raise UsageError(f"grow_rows={{{table!r}: {new!r}}}: use one of {', '.join(map(repr, NEW_INDICES))}")
+    return out

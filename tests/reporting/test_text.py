@@ -52,7 +52,7 @@ doubtful: 24 tensors, 192 elements
     or else from layers.{0-11}.ln2.{gamma,beta}: layers.{0-11}.ln2 has the same shapes
 adapted: 14 tensors, 2.35 k elements
   blocks.{0-11}.attn.qkv.weight [24, 8] <- layers.{0-11}.{q,k,v}_proj.weight (OPS): q + k + v joined in that order
-  vocab.weight [7, 8] <- vocab.weight [5, 8] (5 of 7 rows written): 5 rows copied, 2 new ones at the end stay fresh
+  vocab.weight [7, 8] <- vocab.weight [5, 8] (rows 0-4 of 7 from the file): 5 rows copied, 2 new ones at the end stay fresh
   gate [1] (zeros): starts at zero, as you said
 renamed: 13 tensors
   same names without 'module.'

@@ -9,7 +9,7 @@ from torchgraft.adapting.branches import branch_steps
 from torchgraft.adapting.compose import compose, gather_facts
 from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
-from torchgraft.adapting.options import ClassRows, Options
+from torchgraft.adapting.options import NEW_INDICES, AxisNames, Options
 from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.starts import start_steps
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["Brief", "ClassRows", "Options", "Wishes", "adapt", "requested_steps", "views_of"]
+__all__ = ["NEW_INDICES", "AxisNames", "Brief", "Options", "Wishes", "adapt", "requested_steps", "views_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Op
     Raises:
         UsageError: what was asked for can't be done with this file.
     """
+    options.check([name for slot in target.slots for name in slot.names])
     steps: dict[str, Step] = {}
     if options.merge_lora:
         scale = None if options.merge_lora is True else float(options.merge_lora)

@@ -103,9 +103,10 @@ def _single(match: Match, facts: Facts, draft: Draft) -> None:
     for piece in made:
         if fit.ops is None:
             _reject(match, fit.text, facts, draft, doubt=fit.certainty is Certainty.DOUBT)
+        elif match.target.form != "plain" and (fit.ops or fit.rows):
+            _reject(match, f"{fit.text}: can't be done to {match.target.form} tensors", facts, draft, doubt=True)
         else:
-            plain = match.target.form == "plain"
-            draft.steps[piece.slot] = _step(match, piece, fit if plain else Fit(()), facts)
+            draft.steps[piece.slot] = _step(match, piece, fit, facts)
 
 
 def _fit(match: Match, facts: Facts) -> Fit:
@@ -143,7 +144,7 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
     )
     rule = fit.rule or match.why.rule
     return Step(
-        slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows,
+        slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows, made=fit.made,
         why=Why(rule, said, match.why.evidence),
         certainty=_worst(match.certainty, fit.certainty, _order_of(match)),
         alternatives=match.alternatives,

@@ -220,7 +220,7 @@ def _stacked(slot: Slot, made: Sequence[Step | None]) -> Step:
         return Step(slot=slot, why=refused.why, certainty=refused.certainty, alternatives=refused.alternatives)
     first = present[0][1]
     joint = _joint(present)
-    if joint is None or any(step.rows or step.base for _, step in present):
+    if joint is None or any(step.rows or step.made or step.base for _, step in present):
         why = Why("experts", f"{len(present)} experts that are made in a way that can't be stacked", first.why.evidence)
         return Step(slot=slot, why=why, certainty=Certainty.DOUBT)
     whole = len(present) == len(made)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchgraft.core.plan import Certainty
-from torchgraft.ops import AdaptInputChannels, InflateKernel, Permute, Reshape, Transpose
+from torchgraft.core.plan import Certainty, Rows
+from torchgraft.ops import AdaptInputChannels, InflateKernel, Permute, Reshape, SelectRows, Transpose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torchgraft.core.match import Leaf, Match
-    from torchgraft.core.plan import Op, Rows
+    from torchgraft.core.plan import Op
     from torchgraft.core.specs import Shape
 
 # Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]:
@@ -27,13 +27,14 @@ MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The ops that make a tensor fit, or (`ops` None) why it stays fresh. `rows` limits what they fill."""
+    """The ops that make a tensor fit, or (`ops` None) why it stays fresh. `rows` and `made` are as in steps."""
 
     ops: tuple[Op, ...] | None
     text: str = ""
     rows: Rows | None = None
     certainty: Certainty = Certainty.CERTAIN
     rule: str = ""
+    made: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +132,24 @@ def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[s
     a, b = source.shape, target.shape
     rule = options.get(target.keys[0])
     if len(a) == len(b) > 2 and a[0] == b[0] and a[2:] == b[2:] and (first_conv or rule):
-        op = AdaptInputChannels(b[1], rule or "repeat")
-        return Fit((op,), f"input channels {a[1]} -> {b[1]}", rule="input channels")
+        return _channels(a[1], b[1], rule or "repeat")
     if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
         return Fit(
             (InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel"
         )
     return Fit(None, mismatch(a, b))
+
+
+def _channels(old: int, size: int, rule: str) -> Fit:
+    """Return how a kernel gets other input channels; rules that keep the old ones make only those behind them."""
+    text, old_ones = f"input channels {old} -> {size}", tuple(range(min(old, size)))
+    if rule == "fresh":
+        keeps = f"{text}, the first {len(old_ones)} kept, new ones fresh"
+        cut = () if old <= size else (SelectRows(1, old_ones),)
+        return Fit(cut, keeps, rows=Rows(1, old_ones) if old < size else None, rule="input channels")
+    keeps_old = rule in ("zero", "fill-mean") or (rule.startswith("copy:") and size > 1)
+    made = Rows(1, tuple(range(old, size))) if keeps_old and old < size else None
+    return Fit((AdaptInputChannels(size, rule),), text, rule="input channels", made=made)
 
 
 def mismatch(a: Shape, b: Shape) -> str:

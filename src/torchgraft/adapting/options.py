@@ -2,30 +2,90 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.names import covers
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     Grid = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassRows:
-    """Class names of both sides, and how many rows of which module belong to one class."""
+NEW_INDICES = ("fresh", "zero", "mean")
 
-    source: Sequence[str]
-    target: Sequence[str]
-    modules: Mapping[str, int]
+
+@dataclass(frozen=True, slots=True)
+class AxisNames:
+    """What the indices along one axis are called on both sides: classes, tokens, speakers, input channels.
+
+    Args:
+        source: the file's names in order, or, as tokenizers give them, a dict from name to index (which may leave out
+            indices: padding).
+        target: the model's, likewise.
+        dim: the axis: 0 for rows (classes, tokens), 1 for input channels and columns.
+        each: how many indices in a row belong to one name: 4 for boxes per class.
+        new: what becomes of the model's indices without a name in the file: "fresh" (they keep the model's values),
+            "zero", or "mean" (of all of the file's).
+
+    Raises:
+        UsageError: a name comes twice, or an argument makes no sense.
+    """
+
+    source: Sequence[str] | Mapping[str, int]
+    target: Sequence[str] | Mapping[str, int]
+    dim: int = field(default=0, kw_only=True)
+    each: int = field(default=1, kw_only=True)
+    new: str = field(default="fresh", kw_only=True)
+
+    def __post_init__(self) -> None:
+        for side in ("source", "target"):
+            object.__setattr__(self, side, _checked(side, getattr(self, side)))
+        if self.dim < 0 or self.each < 1:
+            raise UsageError(
+                f"AxisNames: dim={self.dim}, each={self.each}: use an axis from 0, and 1 index or more a name"
+            )
+        if self.new not in NEW_INDICES:
+            raise UsageError(f"AxisNames: new={self.new!r}: use one of {', '.join(map(repr, NEW_INDICES))}")
+        if self.new == "mean" and self.each > 1:
+            raise UsageError(
+                "AxisNames: new='mean' with each > 1 would mix indices of other meaning; use 'fresh' or 'zero'"
+            )
+
+    @staticmethod
+    def places(names: Sequence[str] | Mapping[str, int]) -> Mapping[str, int]:
+        """Return the place of each name."""
+        return names if isinstance(names, Mapping) else {name: at for at, name in enumerate(names)}
+
+    def size(self, names: Sequence[str] | Mapping[str, int]) -> int:
+        """Return how many indices the names of one side stand for (of a dict: at least)."""
+        return self.each * (max(names.values(), default=-1) + 1 if isinstance(names, Mapping) else len(names))
+
+
+def _checked(side: str, names: Sequence[str] | Mapping[str, int]) -> tuple[str, ...] | dict[str, int]:
+    """Return a copy of the names that a caller gave for one side."""
+    if isinstance(names, Mapping):
+        places = list(names.values())
+        if len(set(places)) < len(places) or any(at < 0 for at in places):
+            raise UsageError(f"names of the {side}: two names stand for one index, or an index is below zero")
+        return dict(names)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UsageError(f"names of the {side}: {', '.join(map(repr, twice[:4]))} more than once")
+    return tuple(names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What axes mean where tensors can't tell.
 
-    grow_rows: tables that may grow at their end; the old rows are copied, the new ones stay fresh.
-    classes: rows follow class names. in_channels: rule for further input channels by slot name.
+    grow_rows: tables that may grow at their end, and how new rows start: fresh, zero or mean; old ones are copied.
+    axis_names: indices follow names, by pattern of slot names. in_channels: rule for further input channels by slot name.
     grids: source and target grid (height, width) of a position table by slot name.
     permute: order of dimensions by pattern of slot names.
     merge_lora: add low-rank adapters to the model's weights; a number is their scale where the file holds no alpha.
@@ -34,8 +94,8 @@ class Options:
     fuse_branches: fuse parallel training branches into the model's single convolutions.
     """
 
-    grow_rows: Sequence[str] = ()
-    classes: ClassRows | None = None
+    grow_rows: Mapping[str, str] = field(default_factory=dict)
+    axis_names: Mapping[str, AxisNames] = field(default_factory=dict)
     in_channels: Mapping[str, str] = field(default_factory=dict)
     grids: Mapping[str, tuple[Grid, Grid]] = field(default_factory=dict)
     permute: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -43,3 +103,17 @@ class Options:
     fuse_branches: bool = False
     fold_norms: bool | float = False
     init: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise UsageError where something is said of a tensor that is not among `names`, all names of the model.
+
+        Raises:
+            UsageError: naming the pattern, and names that come close to it.
+        """
+        said = ("grow_rows", "axis_names", "in_channels", "grids", "permute")
+        for option in said:
+            for pattern in getattr(self, option):
+                if not any(covers(pattern, name) for name in names):
+                    near = get_close_matches(pattern, [*names, *{n.rpartition(".")[0] for n in names}], n=2, cutoff=0.5)
+                    hint = f"; did you mean {' or '.join(repr(printable(n, 80)) for n in near)}?" if near else ""
+                    raise UsageError(f"{option}: no tensor of the model is called {printable(pattern)!r}{hint}")

@@ -1,49 +1,98 @@
-"""Rows by meaning: class rows by name, tables that may grow at their end. Rows are never cut by position."""
+"""Rows and channels by meaning: they follow names, or a table grew at its end. They are never cut by position."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.fit import Fit
-from torchgraft.core.errors import UsageError
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.names import covers
 from torchgraft.core.plan import Rows
-from torchgraft.ops import SelectRows
+from torchgraft.ops import MeanRows, PadRows, SelectRows
 
 if TYPE_CHECKING:
-    from torchgraft.adapting.options import ClassRows, Options
+    from torchgraft.adapting.options import AxisNames, Options
     from torchgraft.core.match import Leaf
+    from torchgraft.core.plan import Op
+    from torchgraft.core.specs import Shape
+
+TOLD = 6
 
 
 def row_fit(source: Leaf, target: Leaf, options: Options) -> Fit | None:
-    """Return how the rows of a table move, or None when the caller has said nothing about them."""
-    if options.classes is not None:
-        for module, per in options.classes.modules.items():
-            if any(name.startswith(module + ".") for name in (target.name, *target.also)) or target.name == module:
-                return _by_class(source, target, options.classes, per)
-    grows = any(target.keys[0] == table or target.keys[0].startswith(table + ".") for table in options.grow_rows)
-    grows = grows or any(alias in options.grow_rows for alias in target.also)
+    """Return how the rows of a table move, or None when the caller has said nothing about them.
+
+    Raises:
+        UsageError: names that the caller gave don't fit the tensor.
+    """
+    called = (target.keys[0], target.name, *target.also)
+    for pattern, names in options.axis_names.items():
+        if any(covers(pattern, name) for name in called) and len(target.shape) > names.dim:
+            return _by_name(source, target, names)
+    new = next((new for table, new in options.grow_rows.items() if any(covers(table, name) for name in called)), None)
     a, b = source.shape, target.shape
-    if grows and len(a) == len(b) and a and a[0] < b[0] and a[1:] == b[1:]:
-        text = f"{a[0]} rows copied, {b[0] - a[0]} new ones at the end stay fresh"
-        return Fit((), text, rows=Rows(0, tuple(range(a[0]))), rule="grown rows")
+    if new is not None and len(a) == len(b) and a and a[0] < b[0] and a[1:] == b[1:]:
+        return _grown(a[0], b[0], new)
     return None
 
 
-def _by_class(source: Leaf, target: Leaf, classes: ClassRows, per: int) -> Fit:
-    sizes = (len(classes.source) * per, len(classes.target) * per)
-    if (source.shape[0], target.shape[0]) != sizes or source.shape[1:] != target.shape[1:]:
-        raise UsageError(
-            f"class names: {target.name} has {source.shape[0]} rows in the file and {target.shape[0]} in the model, but "
-            f"{len(classes.source)} and {len(classes.target)} names at {per} row(s) each give {sizes[0]} and {sizes[1]}"
-        )
-    old = {name: at for at, name in enumerate(classes.source)}
-    shared = [(old[name], at) for at, name in enumerate(classes.target) if name in old]
-    picks = tuple(i * per + k for i, _ in shared for k in range(per))
-    places = tuple(j * per + k for _, j in shared for k in range(per))
-    new = [name for name in classes.target if name not in old]
-    text = f"rows follow {len(shared)} shared class names" + (f"; fresh: {', '.join(new[:6])}" if new else "")
-    rows = None if len(places) == target.shape[0] else Rows(0, places)
-    if not shared:
-        return Fit(None, "no class name in common")
-    order = tuple(picks[places.index(at)] for at in range(target.shape[0])) if rows is None else picks
-    return Fit((SelectRows(0, order),), text, rows=rows, rule="class names")
+def _grown(old: int, size: int, new: str) -> Fit:
+    count = size - old
+    text = f"{old} rows copied, {count} new one{'s' * (count > 1)} at the end: {NEW[new]}"
+    if new == "fresh":
+        return Fit((), text, rows=Rows(0, tuple(range(old))), rule="grown rows")
+    op: Op = MeanRows(source=old, target=size) if new == "mean" else PadRows(source=old, target=size)
+    return Fit((op,), text, made=Rows(0, tuple(range(old, size))), rule="grown rows")
+
+
+# What becomes of indices that the checkpoint has no name for, in words.
+NEW = {"fresh": "fresh", "zero": "zero", "mean": "the mean of the old ones"}
+
+
+def _by_name(source: Leaf, target: Leaf, names: AxisNames) -> Fit:
+    dim = names.dim
+    _check(source, target, names)
+    old = names.places(names.source)
+    pairs = sorted((at, old[name]) for name, at in names.places(names.target).items() if name in old)
+    if not pairs:
+        return Fit(None, "no name of an index in common")
+    picks = tuple(i * names.each + k for _, i in pairs for k in range(names.each))
+    filled = tuple(at * names.each + k for at, _ in pairs for k in range(names.each))
+    size = target.shape[dim]
+    axis = "rows" if dim == 0 else "input channels" if len(target.shape) > 2 else "columns"
+    text = f"{axis} follow {len(pairs)} shared names"
+    if len(filled) == size:
+        return Fit((SelectRows(dim, picks),), text, rule="names")
+    new = [printable(name) for name in names.places(names.target) if name not in old]
+    new += [f"{size - len(filled) - len(new) * names.each} without a name"] * (
+        len(filled) + len(new) * names.each < size
+    )
+    told = ", ".join(new[:TOLD]) + (f" and {len(new) - TOLD} more" if len(new) > TOLD else "")
+    text += f"; {told}: {NEW[names.new]}"
+    if names.new == "fresh":
+        return Fit((SelectRows(dim, picks),), text, rows=Rows(dim, filled), rule="names")
+    rest = source.shape[dim]
+    more: Op = (MeanRows if names.new == "mean" else PadRows)(source=rest, target=rest + 1, dim=dim)
+    at = dict(zip(filled, picks, strict=True))
+    made = tuple(i for i in range(size) if i not in at)
+    order = SelectRows(dim, tuple(at.get(i, rest) for i in range(size)))
+    return Fit((more, order), text, made=Rows(dim, made), rule="names")
+
+
+def _check(source: Leaf, target: Leaf, names: AxisNames) -> None:
+    """Raise UsageError unless names and tensors agree on how many indices there are, and nothing else differs."""
+    if _without(source.shape, names.dim) != _without(target.shape, names.dim):
+        shapes = f"{list(source.shape)} in the file and {list(target.shape)} in the model"
+        raise UsageError(f"names of indices: {printable(target.name)} is {shapes}, which differ along other axes, too")
+    sides = (("file", source.shape, names.source), ("model", target.shape, names.target))
+    for where, shape, given in sides:
+        size, need = shape[names.dim], names.size(given)
+        if size != need if isinstance(given, tuple) else size < need:
+            raise UsageError(
+                f"names of indices: {printable(target.name)} has {size} along axis {names.dim} in the {where}, but the "
+                f"{len(given)} names of the {where} at {names.each} each stand for {need}"
+            )
+
+
+def _without(shape: Shape, dim: int) -> Shape:
+    return (*shape[:dim], *shape[dim + 1 :])

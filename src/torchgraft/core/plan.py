@@ -103,7 +103,8 @@ class Step:
 
     Each feed is read and goes through its own ops; then `ops` join and change the results (the first takes all
     feeds). With `base` the slot's present value is the first input of `ops` (adapters are added to it). Without feeds
-    and ops the slot stays fresh; with ops alone the ops make a constant. `rows` limits what is written.
+    and ops the slot stays fresh; with ops alone the ops make a constant. `rows` limits what is written; `made` are
+    the indices among these that a rule fills (zeros, the mean of the others), not the checkpoint.
     """
 
     slot: Slot
@@ -111,6 +112,7 @@ class Step:
     ops: tuple[Op, ...] = ()
     base: bool = False
     rows: Rows | None = None
+    made: Rows | None = None
     why: Why
     certainty: Certainty = Certainty.CERTAIN
     alternatives: tuple[Alternative, ...] = ()
@@ -125,14 +127,18 @@ class Step:
         return Action.COPY if plain else Action.ADAPT
 
     @property
+    def known(self) -> Rows | None:
+        """The part of the slot whose elements come out of the checkpoint; None when it is the whole, or nothing at all."""
+        if self.made is None:
+            return self.rows
+        made = frozenset(self.made.indices)
+        written = self.rows.indices if self.rows else range(self.slot.spec.shape[self.made.dim])
+        return Rows(self.made.dim, tuple(at for at in written if at not in made))
+
+    @property
     def filled(self) -> int:
-        """Number of elements of the slot that come out of the checkpoint (or are computed by the plan)."""
-        if self.action is Action.FRESH:
-            return 0
-        shape = list(self.slot.spec.shape)
-        if self.rows is not None:
-            shape[self.rows.dim] = len(self.rows.indices)
-        return prod(shape)
+        """Number of elements of the slot that come out of the checkpoint (or out of ops alone, a constant)."""
+        return 0 if self.action is Action.FRESH else prod(result_shape(self.slot.spec.shape, self.known))
 
     @property
     def renamed(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
-    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Step, Unused, Why
+    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
     from torchgraft.core.report import Report
     from torchgraft.core.specs import TensorSpec
 
@@ -98,7 +98,7 @@ def _objection(plan: Plan, objection: Objection) -> Data:
 
 
 def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
-    slot, rows = step.slot, step.rows
+    slot = step.slot
     return {
         "name": slot.name,
         "aliases": list(slot.aliases),
@@ -115,10 +115,15 @@ def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
         "feeds": [_feed(feed, specs) for feed in step.feeds],
         "ops": [plain(op.to_dict()) for op in step.ops],
         "base": step.base,
-        "rows": None if rows is None else {"dim": rows.dim, "indices": list(rows.indices)},
+        "rows": _rows(step.rows),
+        "known": _rows(step.known),
         "why": _why(step.why),
         "alternatives": [{"keys": list(a.keys), "text": a.text} for a in step.alternatives],
     }
+
+
+def _rows(rows: Rows | None) -> Data | None:
+    return None if rows is None else {"dim": rows.dim, "indices": list(rows.indices)}
 
 
 def _feed(feed: Feed, specs: Mapping[str, TensorSpec]) -> Data:

@@ -9,7 +9,7 @@ from torchgraft.core.errors import printable
 from torchgraft.core.plan import Action, Certainty
 from torchgraft.reporting.folding import Fold, Row, factored, fold
 from torchgraft.reporting.view import Group, Line, Section
-from torchgraft.reporting.words import figures, shape_words, tensors
+from torchgraft.reporting.words import figures, part_words, shape_words, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -158,8 +158,7 @@ def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "", other
     alternatives = step.alternatives if others else ()
     spec = step.slot.spec
     kind = str(spec.dtype) if shaped and spec.dtype is not usual else ""
-    part = "" if step.rows is None else f"{len(step.rows.indices)} of {spec.shape[step.rows.dim]} rows written"
-    words = "; ".join(text for text in (printable(step.words(), 120), part) if text)
+    words = "; ".join(text for text in (printable(step.words(), 120), part_words(step)) if text)
     said = (printable(step.why.text, 400), *(printable(a.text) for a in alternatives))
     network = step.feeds[0].network if step.feeds else ""
     return Row(

@@ -84,7 +84,7 @@ def counts(plan: Plan) -> dict[str, int]:
     return {
         **found,
         "slots": len(plan.steps),
-        "partly": sum(step.rows is not None for step in plan.steps),
+        "partly": sum(step.known is not None for step in plan.steps),
         "unused": loud,
         "quiet_unused": len(plan.unused) - loud,
     }
@@ -98,7 +98,7 @@ def placed_counts(plan: Plan) -> tuple[int, int]:
 
 def _placed(plan: Plan) -> str:
     filled, total = placed_counts(plan)
-    partly = sum(step.rows is not None for step in plan.steps)
+    partly = sum(step.known is not None for step in plan.steps)
     some = f", {partly} of them in part" if partly else ""
     count = f"all {tensors(total)}" if filled == total else f"{filled} of {tensors(total)}"
     return f"{count}{some}: {coverage_words(plan)}"

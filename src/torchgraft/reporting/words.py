@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchgraft.core.plan import Plan
+    from collections.abc import Sequence
+
+    from torchgraft.core.plan import Plan, Step
     from torchgraft.core.specs import Shape
 
 _STEPS = ("", "k", "M", "G", "T", "P", "E")
@@ -73,3 +75,36 @@ def coverage_words(plan: Plan) -> str:
     cover = plan.coverage
     placed = sizes(cover.target_bytes_filled, cover.target_bytes)
     return f"{percent(cover.target)} of the model's elements ({placed}), {percent(cover.source)} of the checkpoint's"
+
+
+# So many runs of indices are told one by one.
+MOST_RUNS = 4
+
+
+def part_words(step: Step) -> str:
+    """Return which part of a tensor came from the checkpoint, `rows 0-9 of 12 from the file`; nothing where all did."""
+    known = step.known
+    if known is None:
+        return ""
+    shape = step.slot.spec.shape
+    which = runs(known.indices) if known.indices else "none"
+    return f"{_axis(shape, known.dim)} {which} of {shape[known.dim]} from the file"
+
+
+def _axis(shape: Shape, dim: int) -> str:
+    """Return what indices along `dim` are called: rows of tables (also of [1, rows, width]), columns, input channels."""
+    if all(size == 1 for size in shape[:dim]) and (dim == 0 or dim == len(shape) - 2):
+        return "rows"
+    return "columns" if len(shape) == 2 else "input channels" if dim == 1 else f"along dim {dim},"
+
+
+def runs(indices: Sequence[int]) -> str:
+    """Return indices as runs, in order: `0-9, 12`; of many runs the first, and how many indices there are in all."""
+    found: list[list[int]] = []
+    for at in sorted(indices):
+        if found and at == found[-1][1] + 1:
+            found[-1][1] = at
+        else:
+            found.append([at, at])
+    told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found[:MOST_RUNS])
+    return told if len(found) <= MOST_RUNS else f"{told}, … ({len(indices)} in all)"

@@ -3,6 +3,7 @@
 from torchgraft.tuning.benefit import Benefit, measure
 from torchgraft.tuning.freezing import Frozen, freeze
 from torchgraft.tuning.groups import param_groups
+from torchgraft.tuning.masks import loaded_masks
 from torchgraft.tuning.optimizer import CarriedState, carry_state
 
-__all__ = ["Benefit", "CarriedState", "Frozen", "carry_state", "freeze", "measure", "param_groups"]
+__all__ = ["Benefit", "CarriedState", "Frozen", "carry_state", "freeze", "loaded_masks", "measure", "param_groups"]

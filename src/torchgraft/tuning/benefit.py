@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning.fates import Fate, fates, plan_of
+from torchgraft.tuning.fates import Fate, fates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -145,19 +145,17 @@ def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:
     """Put the values of each loaded tensor of `model` in random order; of tensors filled in part, those of these rows."""
     import torch
 
-    steps = plan_of(report).by_name
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in fates(model, report).tensors:
             value = tensor.places[0].tensor.data
             if tensor.fate in (Fate.FRESH, Fate.CONSTANT) or not value.is_floating_point():
                 continue
-            step = next(steps[place.name] for place in tensor.places if place.name in steps)
-            if step.rows is None:
+            if tensor.known is None:
                 value.copy_(_shuffled(value, generator))
                 continue
-            rows = torch.tensor(step.rows.indices, device=value.device)
-            value.index_copy_(step.rows.dim, rows, _shuffled(value.index_select(step.rows.dim, rows), generator))
+            dim, rows = tensor.known.dim, torch.tensor(tensor.known.indices, device=value.device)
+            value.index_copy_(dim, rows, _shuffled(value.index_select(dim, rows), generator))
 
 
 def _shuffled(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

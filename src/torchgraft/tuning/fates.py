@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.plan import Plan, Rows, Step
 
 # Ops after which a tensor has to learn again: its size or the meaning of its rows has changed. All others
 # (rearranging, joining, folding, merging) leave the function of the model as it was.
@@ -62,10 +62,11 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a model: all its places (more than one where it is tied), and its fate."""
+    """One tensor of a model: all its places (more than one where it is tied), its fate, and, of PARTLY, the part."""
 
     places: tuple[Place, ...]
     fate: Fate
+    known: Rows | None = None
 
     @property
     def name(self) -> str:
@@ -117,7 +118,7 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
     for place in places(model, walked):
         grouped.setdefault(id(place.tensor), []).append(place)
     steps = {} if given is None else plan_of(given).by_name
-    found = tuple(Tensor(tuple(group), _fate(group, steps)) for group in grouped.values())
+    found = tuple(Tensor(tuple(group), *_fate(group, steps)) for group in grouped.values())
     if given is not None and not any(place.name in steps for tensor in found for place in tensor.places):
         first = printable(found[0].name) if found else "no parameter at all"
         raise UsageError(
@@ -127,13 +128,14 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
     return Fates(found, dict(walked))
 
 
-def _fate(group: list[Place], steps: Mapping[str, Step]) -> Fate:
+def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | None]:
+    """Return the fate of a tensor, and the part of it that the checkpoint filled where it is a part."""
     step = next((steps[place.name] for place in group if place.name in steps), None)
     if step is None or tuple(group[0].tensor.shape) != step.slot.spec.shape or step.action is Action.FRESH:
-        return Fate.FRESH
-    if step.rows is not None:
-        return Fate.PARTLY
+        return Fate.FRESH, None
+    if step.known is not None:
+        return (Fate.PARTLY, step.known) if step.known.indices else (Fate.FRESH, None)
     if not step.feeds:
-        return Fate.CONSTANT
+        return Fate.CONSTANT, None
     ops = (*step.ops, *(op for feed in step.feeds for op in feed.ops))
-    return Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED
+    return (Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED), None

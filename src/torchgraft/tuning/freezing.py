@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
+from torchgraft.tuning.masks import hold, keep
 from torchgraft.tuning.patterns import chosen
 from torchgraft.tuning.stillness import MOVING, still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import torch
     from torch import nn
+    from torch.optim import Optimizer
 
     from torchgraft.core.plan import Plan
     from torchgraft.core.report import Report
     from torchgraft.tuning.patterns import Pattern
 
 WHATS = ("loaded", "all_but_fresh")
-PARTLY = ("skip", "freeze")
+PARTLY = ("skip", "freeze", "hold")
 DROPOUT = ("keep", "off")
 IN_PART = "filled in part: some of its rows are fresh"
 UNKNOWN_STATISTICS = "statistics that the checkpoint lacks: they move on"
@@ -32,19 +35,33 @@ class Frozen:
 
     Attributes:
         names: parameters that get no gradients now (the first name of each tied one).
+        held: parameters of which the part that the checkpoint filled gets no gradients, and the rest goes on learning.
         modules: paths of the modules that are kept in evaluation mode.
         left: parameters and statistics that could be expected here and still change, each with the reason.
     """
 
-    __slots__ = ("_undo", "left", "modules", "names")
+    __slots__ = ("_partial", "_undo", "held", "left", "modules", "names")
 
-    def __init__(
-        self, names: Sequence[str], modules: Sequence[str], left: Mapping[str, str], undo: list[Callable[[], None]]
-    ) -> None:
+    def __init__(  # one per attribute, all by keyword
+        self, *, names: Sequence[str], held: Mapping[str, torch.Tensor], modules: Sequence[str], left: Mapping[str, str],
+        undo: list[Callable[[], None]],
+    ) -> None:  # fmt: skip
         self.names = tuple(names)
+        self.held = tuple(held)
         self.modules = tuple(modules)
         self.left = dict(left)
+        self._partial = tuple(held.values())
         self._undo = undo
+
+    def keep(self, optimizer: Optimizer) -> None:
+        """Put what is held in part back after each step of `optimizer`, whatever decay and moments do to it.
+
+        Without this a part is held by gradients of zero alone, and weight decay or moments from before still move it.
+
+        Raises:
+            UsageError: nothing that is held in part is among the optimizer's parameters.
+        """
+        self._undo.append(keep(optimizer, self._partial))
 
     def undo(self) -> None:
         """Put gradient flags, gradients and modes back as they were before; a second call does nothing."""
@@ -53,7 +70,8 @@ class Frozen:
 
     def __repr__(self) -> str:
         left = f", {len(self.left)} left training" if self.left else ""
-        return f"<Frozen: {len(self.names)} parameters, {len(self.modules)} modules in evaluation mode{left}>"
+        held = f", {len(self.held)} held in part" if self.held else ""
+        return f"<Frozen: {len(self.names)} parameters{held}, {len(self.modules)} modules in evaluation mode{left}>"
 
 
 def freeze(  # noqa: PLR0913  # one per choice, all by keyword
@@ -70,10 +88,13 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         patterns: globs (`*` stands for dots, too) or compiled expressions over parameter names and module paths; a
             module stands for all in it. With a report they narrow it down.
         modules: module paths; all in them is frozen, whatever the report says, and without `patterns` nothing else.
-        partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them.
+        partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them;
+            "hold" takes the gradient from the part that was filled, and the rest learns. Weight decay and moments move a
+            held part all the same: give it no decay (param_groups does), or let `Frozen.keep` put it back.
         dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole.
 
-    Modules made later from a frozen one (say, by convert_sync_batchnorm) don't stay still: freeze after that.
+    Modules made later from a frozen one (say, by convert_sync_batchnorm) don't stay still: freeze after that. Parts are
+    held by hooks on parameters, which copies of the model don't have.
 
     Raises:
         UsageError: an argument makes no sense, selects nothing, or the report is for another model.
@@ -87,18 +108,22 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     wish = _Wish(named=named, within=within, reported=report is not None, what=what, partly=partly)
     picked = [tensor for tensor in found.tensors if wish.picks(tensor)]
     parameters = [tensor for tensor in picked if not tensor.is_buffer]
-    if not parameters:
+    part = [t for t in found.parameters if t not in picked and t.fate is Fate.PARTLY and wish.is_within(t)]
+    held = [t for t in part if partly == "hold" and t.places[0].tensor.requires_grad]
+    if not parameters and not held:
         raise UsageError(f"nothing to freeze: {_why_nothing(found, report)}")
-    left = {
-        t.name: IN_PART for t in found.parameters if t not in picked and t.fate is Fate.PARTLY and wish.is_within(t)
-    }
+    left = {t.name: IN_PART for t in part if partly != "hold"}
     frozen = {tensor.key for tensor in parameters}
     quiet, moving = _to_still(found, frozen, {tensor.key for tensor in picked}, wish)
     if dropout == "off":
         quiet = [*_whole(found, frozen), *quiet]
     undo = [_without_gradient(tensor) for tensor in parameters]
+    undo += [hold(t.places[0].tensor, t.known) for t in held if t.known]
     undo += [still(found.modules[path], model) for path in quiet]
-    return Frozen([t.name for t in parameters], quiet, left | dict.fromkeys(moving, UNKNOWN_STATISTICS), undo)
+    return Frozen(
+        names=[t.name for t in parameters], held={t.name: t.places[0].tensor for t in held}, modules=quiet,
+        left=left | dict.fromkeys(moving, UNKNOWN_STATISTICS), undo=undo,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.errors import UsageError
 from torchgraft.tuning.depth import depths
 from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
+from torchgraft.tuning.masks import held
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ _KINDS = {
     Fate.CONSTANT: "fresh",
     Fate.FRESH: "fresh",
 }
+HELD = "fresh part"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class _Rates:
 
     def of(self, kind: str, below: int) -> float:
         """Return the rate of a parameter `below` steps under the top."""
-        if kind == "fresh":
+        if kind in ("fresh", HELD):
             return self.lr if self.fresh_lr is None else self.fresh_lr
         base = self.adapted_lr if kind == "adapted" and self.adapted_lr is not None else self.lr
         return base if self.layer_decay is None else base * self.layer_decay**below
@@ -49,7 +51,9 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
     """Return groups for an optimizer: every trainable parameter exactly once, tied ones too, frozen ones not at all.
 
     Each group has `params`, `names`, `name`, `lr` and `weight_decay`. Parameters are *loaded* (in full), *adapted*
-    (resized, or filled in part) or *fresh* (the rest, and those that the report doesn't know).
+    (resized, or filled in part) or *fresh* (the rest, and those that the report doesn't know). Where freeze() holds the
+    loaded part of a parameter, it is the *fresh part* that learns: at the rate of fresh ones, and without decay, which
+    would shrink the held part.
 
     Args:
         model: the model that was loaded.
@@ -110,10 +114,10 @@ def _grouped(trained: list[tuple[Tensor, int]], rates: _Rates, spared: set[int])
     """Return the groups of (parameter, steps below the top)."""
     groups: dict[str, dict[str, Any]] = {}
     for tensor, below in trained:
-        kind = _KINDS[tensor.fate]
-        decay = 0.0 if tensor.key in spared else rates.weight_decay
+        kind = HELD if held(tensor.places[0].tensor) else _KINDS[tensor.fate]
+        decay = 0.0 if tensor.key in spared or kind == HELD else rates.weight_decay
         parts = [kind]
-        if rates.layer_decay is not None and kind != "fresh":
+        if rates.layer_decay is not None and kind not in ("fresh", HELD):
             parts.append(f"{below} below the top")
         if rates.weight_decay and not decay:
             parts.append("no decay")
