@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         CheckpointError,
         CorruptCheckpointError,
         LimitExceededError,
+        ModelLostError,
         PlanRefusedError,
         TorchgraftError,
         UnsafeCheckpointError,
@@ -37,6 +38,7 @@ _HOMES = {
         (
             "TorchgraftError", "UsageError", "CheckpointError", "CorruptCheckpointError", "UnsafeCheckpointError",
             "UnsupportedCheckpointError", "LimitExceededError", "PlanRefusedError", "WriteError", "ApplyError",
+            "ModelLostError",
         ),
         "core.errors",
     ),
@@ -56,6 +58,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "CorruptCheckpointError",
     "Frozen",
     "LimitExceededError",
+    "ModelLostError",
     "Plan",
     "PlanRefusedError",
     "Policy",

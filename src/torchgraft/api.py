@@ -129,7 +129,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
         return with_values(make_plan(source, _target(model), wanted, model), source)
 
 
-def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked: Any) -> Report:
+def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: str = "auto", **asked: Any) -> Report:
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
 
     Args:
@@ -137,6 +137,9 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
             whole, on `device` (CPU unless given).
         checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source.
         device: where the tensors of a meta model come to life.
+        undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
+            what is copied unchanged is read twice, to the end and checked before the first byte is written, so that
+            its old values needn't be kept. "auto": "keep" up to 64 MiB, else "check".
         **asked: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
@@ -160,7 +163,9 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
         UsageError: an argument makes no sense.
         CheckpointError: the file can't be read.
         PlanRefusedError: the policy refuses the plan, or a value in the file; all objections at once.
-        ApplyError: writing failed. In every case the model is as it was before.
+        ApplyError: writing failed. In every case the model is as it was before, but for one:
+        ModelLostError: the file changed or the disk failed between the two readings of "check"; what was to be filled is
+            NaN then. "keep" excludes it.
     """
     from torchgraft.applying import apply
     from torchgraft.request import request
@@ -172,7 +177,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, **asked
         wanted = _with_origin(wanted, checkpoint)
         made = with_values(make_plan(source, target, wanted, model), source)
         start = time.perf_counter()
-        done = apply(model, target, made, source, verify=compare_values, device=device)  # type: ignore[arg-type]
+        done = apply(model, target, made, source, verify=compare_values, device=device, undo=undo)  # type: ignore[arg-type]
     cost = Cost(
         plan_seconds=made.seconds, apply_seconds=time.perf_counter() - start, bytes_read=done.bytes_read,
         bytes_written=done.bytes_written, undo_bytes=done.undo_bytes,

@@ -29,13 +29,14 @@ RAISED = {
 }
 
 
+@pytest.mark.parametrize("undo", ["keep", "check"])
 @pytest.mark.parametrize("build", ALL, ids=lambda b: b.__name__)
-def test_everything_arrives(build):
+def test_everything_arrives(build, undo):
     model = build()
     target = survey(model)
     source = source_for(target)
     kept = dict(model.named_parameters())
-    done = apply(model, target, plan_for(target, source), source, verify=compare_values)
+    done = apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
     state = model.state_dict()
     assert all(torch.equal(state[key].cpu(), value) for key, value in source.tensors.items())
     assert all(p is kept[name] for name, p in model.named_parameters())

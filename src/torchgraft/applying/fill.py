@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.finite import odd_values
 from torchgraft.applying.memory import bytes_of
+from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import result_shape
@@ -42,7 +42,7 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
 
 def checksum(tensor: torch.Tensor) -> int:
     """Return a checksum of the values in C order, wherever and however they lie in memory."""
-    return zlib.crc32(_cpu_bytes(tensor).data)
+    return crc32(_cpu_bytes(tensor).data, 0)
 
 
 def _cpu_bytes(tensor: torch.Tensor) -> Bytes:

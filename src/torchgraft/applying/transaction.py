@@ -13,11 +13,12 @@ from torchgraft.applying.memory import bytes_of, is_plain
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.shield import Shield
-from torchgraft.applying.stream import Stream, Transfer
-from torchgraft.applying.undo import Undo
+from torchgraft.applying.transfers import Transfer, Transfers, apart
+from torchgraft.applying.undo import AUTO, CHECK, KEEP, KEPT, Undo, check_undo, spoil
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import ApplyError, CheckpointError, PlanRefusedError
+from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Action
+from torchgraft.core.written import Written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class Verifier(Protocol):
-    """Compares what lies in the model with what it should have got; `digests` has checksums of computed slots."""
+    """Compares what lies in the model with what it should have got."""
 
-    def __call__(self, model: nn.Module, plan: Plan, source: Source, digests: Mapping[str, int]) -> Sequence[Check]:
+    def __call__(self, model: nn.Module, plan: Plan, source: Source, written: Written) -> Sequence[Check]:
         """Return the checks, passed or failed."""
         ...
 
 
-def apply(
+def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     model: nn.Module,
     target: Target,
     plan: Plan,
@@ -46,33 +47,38 @@ def apply(
     *,
     verify: Verifier | None = None,
     device: str | torch.device | None = None,
+    undo: str = "auto",
 ) -> Applied:
     """Fill `model` by `plan`, or leave it exactly as it was.
 
     Tensors on the meta device come to life on `device` (the CPU by default). `verify` runs inside the transaction.
-    Extra memory: the old values of the slots that are filled, and one tensor per step that computes.
+    Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
+        UsageError: `undo` is none of UNDO.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
-        ApplyError: anything else went wrong. In all cases the model is unchanged.
+        ApplyError: anything else went wrong. In all these cases the model is unchanged.
+        ModelLostError: the checkpoint failed where old values were no longer kept, which `undo="keep"` excludes.
     """
     import torch
 
+    check_undo(undo)
     plan.raise_if_refused()
     with torch.no_grad(), Shield() as shield:
         cells = resolve(model, target, device)
-        work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy))
+        work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo)
         random = torch.get_rng_state()
         try:
             notes, initialised = work.carry_out(model, shield)
-            checks = tuple(verify(model, plan, source, work.digests)) if verify else ()
+            checks = tuple(verify(model, plan, source, work.written)) if verify else ()
             _raise_if_failed(checks)
-            shield.deliver()
+            if not work.transfers.begun:
+                shield.deliver()
         except BaseException as error:
-            work.roll_back()
+            lost = work.roll_back()
             torch.set_rng_state(random)
-            if (named := _translated(error)) is not error:
+            if (named := _lost(lost, error) if lost else _translated(error)) is not error:
                 raise named from error
             raise
         work.mark_changed()
@@ -87,59 +93,84 @@ class _Work:
     steps: Sequence[Step]
     source: Source
     findings: Findings
-    digests: dict[str, int] = field(default_factory=dict)
+    way: str
+    written: Written = field(default_factory=Written)
     undo: Undo = field(init=False)
-    stream: Stream = field(init=False)
+    direct: list[Step] = field(init=False)
+    transfers: Transfers = field(init=False)
     reader: ReadOnce = field(init=False)
     installation: Installation = field(default_factory=Installation)
 
     def __post_init__(self) -> None:
-        self.undo = Undo([self._cell(step).value for step in self.steps if not self._cell(step).staged])
+        specs = {network.path: network.specs for network in self.source.networks}
+        self.direct = [step for step in self.steps if _is_direct(step, self._cell(step), specs)]
+        self.way = self._settled()
+        kept = self.steps
+        if self.way != KEEP:
+            straight = {id(step) for step in self.direct}
+            kept = [step for step in self.steps if id(step) not in straight]
+        self.undo = Undo([self._cell(step).value for step in kept if not self._cell(step).staged])
         self.reader = ReadOnce(self.source)
-        self.stream = Stream(self.source, self.undo, self.findings)
+        self.transfers = Transfers(self.source, self.undo, self.findings, self.written)
 
     def _cell(self, step: Step) -> Cell:
         return self.cells[step.slot.name]
 
+    def _settled(self) -> str:
+        """Return what "auto" means here. Slots that share memory need their old values: the last write would win."""
+        if self.way != AUTO:
+            return self.way
+        old = sum(step.slot.spec.nbytes for step in self.direct if not self._cell(step).staged)
+        filled = [cell.value for cell in self.cells.values() if is_plain(cell.value)]
+        return KEEP if old <= KEPT or not apart(filled) else CHECK
+
     def carry_out(self, model: nn.Module, shield: Shield) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
         """Initialise, fill, settle what the values say, and put new tensors in; return notes and initialised slots."""
         initialised = initialise(model, self.cells, self.steps)
-        specs = {network.path: network.specs for network in self.source.networks}
-        direct = [step for step in self.steps if _is_direct(step, self._cell(step), specs)]
-        straight = {step.slot.name for step in direct}
-        self.stream.start([self._transfer(step) for step in direct])
+        straight = {step.slot.name for step in self.direct}
+        self.transfers.start([self._transfer(step) for step in self.direct])
         for step in self.steps:
             if step.slot.name not in straight:
                 self._fill(step)
                 shield.deliver()
-        self.stream.finish(shield.deliver)
+        self.transfers.finish(shield.deliver)
         notes = self.findings.settle()
         for cell in self.cells.values():
             if cell.staged:
                 self.installation.install(cell)
+        self.transfers.write()
         return notes, initialised
 
     def _transfer(self, step: Step) -> Transfer:
         cell = self._cell(step)
         data = bytes_of(cell.value)
-        room = 0 if cell.staged or not data.size else self.undo.reserve(data.size)
-        return Transfer(step, data, cell.value.data_ptr(), room)
+        if cell.staged or not data.size:
+            return Transfer(step, cell.value, data)
+        if self.way == KEEP:
+            return Transfer(step, cell.value, data, self.undo.reserve(data.size))
+        return Transfer(step, cell.value, data, proves=True)
 
     def _fill(self, step: Step) -> None:
         cell = self._cell(step)
         try:
             if not cell.staged:
                 self.undo.keep(cell.value)
-            self.digests[step.slot.name] = fill(step, cell.value, self.reader, self.findings)
+            self.written.digests[step.slot.name] = fill(step, cell.value, self.reader, self.findings)
         except Exception as error:
             error.add_note(step.slot.name)
             raise
 
-    def roll_back(self) -> None:
-        """Put everything back, once no helper writes any more."""
-        self.stream.stop()
+    def roll_back(self) -> list[str]:
+        """Put everything back, once no helper writes any more; return the slots whose old values are gone.
+
+        Those get NaN, or zero where the type has none: nobody may take them for weights.
+        """
+        self.transfers.stop()
         self.installation.undo()
         self.undo.restore()
+        for transfer in self.transfers.begun:
+            spoil(transfer.value)
+        return [transfer.step.slot.name for transfer in self.transfers.begun]
 
     def mark_changed(self) -> None:
         """Tell autograd that the values changed, as a copy in place would have."""
@@ -185,6 +216,15 @@ def _raise_if_failed(checks: Sequence[Check]) -> None:
     if failed:
         texts = "; ".join(f"{check.name}: {check.text}" for check in failed)
         raise ApplyError(f"what lies in the model is not what was to be written ({texts}); the model was put back")
+
+
+def _lost(names: Sequence[str], error: BaseException) -> ModelLostError:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ModelLostError(
+        f"{type(error).__name__}: {error}; the checkpoint had been read to its end and checked, and failed while it was read "
+        f"again: {', '.join(names[:3])}{more} hold NaN now, and all else is as it was. Build the model anew; a load with "
+        "undo='keep' needs as much memory again, and can always put it back"
+    )
 
 
 def _translated(error: BaseException) -> BaseException:

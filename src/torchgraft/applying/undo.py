@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.memory import Arena, is_dense, is_plain, move
+from torchgraft.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+AUTO, KEEP, CHECK = "auto", "keep", "check"
+UNDO = (AUTO, KEEP, CHECK)
+KEPT = 64 << 20  # as much is always kept, even where the file can be checked first
+
+
+def check_undo(way: str) -> None:
+    """Raise UsageError unless `way` is a way to be able to turn back."""
+    if way not in UNDO:
+        raise UsageError(f"undo={way!r}: use one of {', '.join(map(repr, UNDO))}")
 
 
 class Undo:
@@ -50,3 +61,8 @@ class Undo:
             tensor.copy_(copy)
         for address, room, size in reversed(self._moved):
             move(address, room, size)
+
+
+def spoil(tensor: torch.Tensor) -> None:
+    """Fill a tensor with NaN, or with zeros where its type has no NaN."""
+    tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)

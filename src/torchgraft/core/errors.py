@@ -10,6 +10,7 @@ TorchgraftError                     1   anything of ours
 ├── PlanRefusedError                7   the plan holds objections; the model is untouched
 ├── WriteError                      8   an output file could not be written; the old one is intact
 └── ApplyError                      9   writing into the model failed; it was rolled back
+    └── ModelLostError              9   the file failed where old values were no longer kept; they are NaN now
 """
 
 from __future__ import annotations
@@ -102,5 +103,14 @@ class WriteError(TorchgraftError):
 
 class ApplyError(TorchgraftError):
     """Filling the model failed half way; every tensor was put back as it was."""
+
+    exit_code = 9
+
+
+class ModelLostError(ApplyError):
+    """The file failed after it had been checked, where old values were no longer kept: what was to be filled is NaN.
+
+    Only a load that doesn't keep old values can end so: see `undo=` of load().
+    """
 
     exit_code = 9

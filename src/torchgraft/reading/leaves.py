@@ -7,9 +7,9 @@ from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Protocol
 
+from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
-from torchgraft.reading.checksums import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

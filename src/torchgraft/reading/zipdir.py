@@ -8,13 +8,13 @@ import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from torchgraft.core.checksums import crc32
 from torchgraft.core.errors import (
     CorruptCheckpointError,
     LimitExceededError,
     UnsafeCheckpointError,
     UnsupportedCheckpointError,
 )
-from torchgraft.reading.checksums import crc32
 from torchgraft.reading.zipend import End, find_end
 
 if TYPE_CHECKING:

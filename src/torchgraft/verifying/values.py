@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING
 
+from torchgraft.core.checksums import crc32
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
 from torchgraft.core.report import Check
+from torchgraft.core.written import SMALL, sample_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import torch
     from torch import nn
 
     from torchgraft.core.plan import Plan, Step
     from torchgraft.core.specs import Source
-
-PAGE = 4096
-SMALL = 4 * PAGE
+    from torchgraft.core.written import Written
 
 
-def compare_values(model: nn.Module, plan: Plan, source: Source, digests: Mapping[str, int]) -> tuple[Check, ...]:
+def compare_values(model: nn.Module, plan: Plan, source: Source, written: Written) -> tuple[Check, ...]:
     """Compare each filled slot, looked up in the model by each of its names, with the checkpoint or its checksum.
 
-    A slot that was computed has a checksum in `digests`, taken of the values before they were written: it is compared
-    in full. A slot that is a copy is read once more: in full up to 16 KiB, else its first, middle and last page. So
-    a slot that another one overwrote, a wrong order of elements and a broken tie are found; a single wrong element in
-    the middle of a large copy is the business of the file's own checksums.
+    A slot that was computed has a checksum in `written`, taken of the values before they were written: it is compared
+    in full. A slot that is a copy is compared in full up to 16 KiB, else by its first, middle and last page: with the
+    checksums of a first reading where there was one, else with the file, which is read once more. So a slot that
+    another one overwrote, a wrong order of elements, a file that changed and a broken tie are found; a single wrong
+    element in the middle of a large copy is the business of the file's own checksums.
     """
     found = {place.name: place.tensor for place in places(model)}
     tally = {"full": 0, "sampled": 0}
@@ -37,9 +37,9 @@ def compare_values(model: nn.Module, plan: Plan, source: Source, digests: Mappin
         if step.action is Action.FRESH:
             continue
         tensor = found[step.slot.name].detach()
-        how = "full" if step.slot.name in digests or step.slot.spec.nbytes <= SMALL else "sampled"
+        how = "full" if step.slot.name in written.digests or step.slot.spec.nbytes <= SMALL else "sampled"
         tally[how] += 1
-        if not _is_tied(step, found) or not _holds(step, tensor, source, digests):
+        if not _is_tied(step, found) or not _holds(step, tensor, source, written):
             wrong.append(step.slot.name)
     return (_check(tally, wrong),)
 
@@ -63,30 +63,21 @@ def _is_tied(step: Step, found: Mapping[str, torch.Tensor]) -> bool:
     return True
 
 
-def _holds(step: Step, tensor: torch.Tensor, source: Source, digests: Mapping[str, int]) -> bool:
-    digest = digests.get(step.slot.name)
+def _holds(step: Step, tensor: torch.Tensor, source: Source, written: Written) -> bool:
+    digest = written.digests.get(step.slot.name)
     if digest is not None:
         return _checksum(_region(step, tensor)) == digest
-    feed = step.feeds[0]
     lying = _bytes(tensor)
-    for start, stop in _samples(len(lying)):
+    samples = written.samples.get(step.slot.name)
+    if samples is not None:
+        return all(crc32(lying[start:stop], 0) == checksum for start, stop, checksum in samples)
+    feed = step.feeds[0]
+    for start, stop in sample_ranges(len(lying)):
         again = memoryview(bytearray(stop - start))
         source.read_into(feed.network, feed.key, again, start)
         if lying[start:stop] != again:
             return False
     return True
-
-
-def _samples(size: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges to compare: everything when small, else the first, middle and last page."""
-    if size <= SMALL:
-        if size:
-            yield 0, size
-        return
-    middle = size // 2 // PAGE * PAGE
-    yield 0, PAGE
-    yield middle, middle + PAGE
-    yield size - PAGE, size
 
 
 def _region(step: Step, tensor: torch.Tensor) -> torch.Tensor:
@@ -99,7 +90,7 @@ def _region(step: Step, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _checksum(tensor: torch.Tensor) -> int:
-    return zlib.crc32(_bytes(tensor))
+    return crc32(_bytes(tensor), 0)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

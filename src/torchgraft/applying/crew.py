@@ -1,0 +1,76 @@
+"""A few threads that take tensors from one queue, in the order of the file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torchgraft.applying.transfers import Transfer
+
+MAX_THREADS = 4
+_WORTH_THREADS = 4 << 20
+
+
+class Crew:
+    """Does `work` for each transfer, begun in the given order, several at a time."""
+
+    def __init__(self, work: Callable[[Transfer], None]) -> None:
+        self._work = work
+        self._queue: deque[Transfer] = deque()
+        self._failures: list[tuple[str, BaseException]] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, transfers: Sequence[Transfer]) -> None:
+        """Begin with helpers, as many as there are further cores and work for them."""
+        self._queue.extend(transfers)
+        if sum(t.data.size for t in transfers) < _WORTH_THREADS:
+            return
+        for number in range(min(os.cpu_count() or 1, MAX_THREADS, len(transfers)) - 1):
+            thread = threading.Thread(target=self._run, args=(_nothing,), name=f"torchgraft-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def finish(self, between: Callable[[], None] | None = None) -> None:
+        """Work along until everything is done; `between` is called now and then, and may raise.
+
+        Raises:
+            Exception: what the first failing transfer raised, with the name of its slot as a note.
+        """
+        between = between or _nothing
+        self._run(between)
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(0.05)
+                between()
+        if self._failures:
+            name, error = self._failures[0]
+            error.add_note(name)
+            raise error
+
+    def stop(self) -> None:
+        """Return when no helper works any more."""
+        self._queue.clear()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, between: Callable[[], None]) -> None:
+        while self._queue and not self._failures:
+            try:
+                transfer = self._queue.popleft()
+            except IndexError:
+                return
+            try:
+                self._work(transfer)
+            except BaseException as error:  # noqa: BLE001  # part of the transaction: raised again by `finish`
+                self._failures.append((transfer.step.slot.name, error))
+                return
+            between()
+
+
+def _nothing() -> None:
+    """Do nothing between two transfers: only the main thread handles signals."""

@@ -1,0 +1,44 @@
+"""What is known of the bytes that were to be written, so that what lies in the model can be compared with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = 4096
+SMALL = 4 * PAGE
+
+
+class Sample(NamedTuple):
+    """The CRC-32 of bytes `start` to `stop` of a tensor, taken before they were written."""
+
+    start: int
+    stop: int
+    checksum: int
+
+
+@dataclass(slots=True)
+class Written:
+    """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand."""
+
+    digests: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+
+
+def sample_ranges(size: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of a tensor to compare: all of it up to 16 KiB, else its first, middle and last page.
+
+    A page begins at a multiple of its size, so the last may be shorter.
+    """
+    if size <= SMALL:
+        if size:
+            yield 0, size
+        return
+    middle = size // 2 // PAGE * PAGE
+    last = (size - 1) // PAGE * PAGE
+    yield 0, PAGE
+    yield middle, middle + PAGE
+    yield last, size

@@ -1,0 +1,146 @@
+"""Without old values in memory: everything is checked before the first byte is written, and what then fails is plain."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from applying_helpers import MemorySource, fingerprint, plan_for, source_for
+from applying_models import ALL, conv
+from torch import nn
+
+from torchgraft.applying import apply
+from torchgraft.applying.transfers import apart
+from torchgraft.applying.undo import KEPT
+from torchgraft.core.errors import ApplyError, CorruptCheckpointError, ModelLostError, PlanRefusedError, UsageError
+from torchgraft.surveying import survey
+from torchgraft.verifying import compare_values
+
+
+def layers():
+    return nn.Sequential(*[nn.Linear(300, 300) for _ in range(6)])
+
+
+def first_reads(model, source):
+    """Return how many reads the first go takes: all but one again for each tensor that is read twice."""
+    target = survey(model)
+    writing = source_for(target, seed=1)
+    done = apply(model, target, plan_for(target, writing), writing, undo="check")
+    assert done.undo_bytes < 300
+    return writing.reads - len(source.tensors)
+
+
+@pytest.mark.parametrize("error", [OSError, CorruptCheckpointError, KeyboardInterrupt])
+@pytest.mark.parametrize("build", [conv, layers])
+def test_a_file_that_fails_at_first_reading_leaves_the_model_as_it_was(build, error):
+    model = build()
+    target = survey(model)
+    reads = first_reads(model, source_for(target))
+    before = fingerprint(model)
+    for at in range(reads):
+        source = source_for(target, fail_at=at, error=error)
+        with pytest.raises((ApplyError, CorruptCheckpointError, KeyboardInterrupt)) as caught:
+            apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+        assert not isinstance(caught.value, ModelLostError)
+        assert fingerprint(model) == before
+
+
+def test_a_file_that_fails_at_second_reading_leaves_nan_and_says_so():
+    model = layers()
+    target = survey(model)
+    reads = first_reads(model, source_for(target))
+    source = source_for(target, fail_at=reads + 3)
+    with pytest.raises(
+        ModelLostError, match=r"OSError: injected; .*0.weight, 0.bias, 1.weight and 9 more hold NaN now"
+    ):
+        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+    assert all(torch.isnan(p).all() for p in model.parameters())
+
+
+def test_values_that_change_between_the_readings_are_found():
+    model = layers()
+    target = survey(model)
+    source = source_for(target)
+    plain, seen = source.read_into, set()
+
+    def changing(network, key, buffer, start=0):
+        plain(network, key, buffer, start)
+        if key == "3.weight" and key in seen:
+            buffer[-1] ^= 1
+        seen.add(key)
+
+    source.read_into = changing
+    with pytest.raises(ModelLostError, match=r"1 of 12 tensors .* differing: 3.weight"):
+        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+
+
+def test_odd_values_are_refused_before_anything_is_written():
+    model = layers()
+    target = survey(model)
+    source = source_for(target)
+    source.tensors["5.weight"][7, 7] = float("nan")
+    before = fingerprint(model)
+    with pytest.raises(PlanRefusedError, match="1 NaN"):
+        apply(model, target, plan_for(target, source), source, undo="check")
+    assert fingerprint(model) == before
+
+
+def test_an_interrupt_during_the_second_reading_waits_until_the_model_is_whole():
+    model = layers()
+    target = survey(model)
+    source = source_for(target)
+    plain, seen = source.read_into, set()
+
+    def interrupted(network, key, buffer, start=0):
+        if key == "2.weight" and key in seen:
+            os.kill(os.getpid(), signal.SIGINT)
+        seen.add(key)
+        plain(network, key, buffer, start)
+
+    source.read_into = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+    assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
+
+
+def test_large_models_are_checked_first_and_small_ones_kept():
+    large = nn.Linear(KEPT // 4 // 1024 + 1, 1024)
+    for model, kept in ((large, 0), (conv(), 1)):
+        target = survey(model)
+        source = source_for(target)
+        done = apply(model, target, plan_for(target, source), source, verify=compare_values)
+        assert bool(done.undo_bytes) == bool(kept)
+        assert torch.equal(next(model.parameters()), next(iter(source.tensors.values())))
+
+
+def test_tensors_that_overlap_keep_their_old_values():
+    memory = torch.randn(KEPT // 4 + 4096)
+    model = nn.Module()
+    model.one = nn.Parameter(memory[:-4096])
+    model.two = nn.Parameter(memory[4096:])
+    before = memory.clone()
+    target = survey(model)
+    source = source_for(target)
+    with pytest.raises(ApplyError, match="put back"):
+        apply(model, target, plan_for(target, source), source, verify=compare_values)
+    assert torch.equal(memory, before)
+
+
+@pytest.mark.parametrize("build", ALL, ids=lambda b: b.__name__)
+def test_ordinary_models_are_apart(build):
+    assert apart({t.data_ptr(): t for t in build().state_dict().values()}.values())
+
+
+def test_strided_views_of_one_memory_are_not_apart():
+    memory = torch.zeros(8)
+    assert not apart([memory[::2], memory[1::2]])
+    assert apart([memory[:4], memory[4:]])
+
+
+def test_an_unknown_way_is_refused_at_once():
+    model = conv()
+    source = MemorySource({})
+    with pytest.raises(UsageError, match="undo='never': use one of 'auto', 'keep', 'check'"):
+        apply(model, survey(model), plan_for(survey(model), source), source, undo="never")
