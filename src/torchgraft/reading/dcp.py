@@ -20,10 +20,11 @@ from torchgraft.core.errors import (
 )
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
-from torchgraft.reading.files import CheckpointFile, Window, open_inside, shown
+from torchgraft.reading.files import CheckpointFile, Window, shown
 from torchgraft.reading.inert import Stub
 from torchgraft.reading.leaves import MAX_DIMS
 from torchgraft.reading.names import Table
+from torchgraft.reading.paths import open_inside
 from torchgraft.reading.torch_names import TORCH_NAMES
 from torchgraft.reading.unpickle import MAX_PICKLE, Machine
 

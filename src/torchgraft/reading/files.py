@@ -8,10 +8,10 @@ import stat
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
+from torchgraft.core.errors import CheckpointError, CorruptCheckpointError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 PIECE = 16 << 20
 _SEEK = Lock()
@@ -23,25 +23,29 @@ def shown(path: str) -> str:
 
 
 class CheckpointFile:
-    """A regular file, opened once. `number` orders the files of one checkpoint."""
+    """A regular file, opened once. `number` orders the files of one checkpoint; `companions` close with it."""
 
-    __slots__ = ("_stamp", "fd", "number", "path", "size")
+    __slots__ = ("_stamp", "companions", "fd", "number", "path", "size")
 
-    def __init__(self, path: str | os.PathLike[str], number: int = 0) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], number: int = 0, opener: Callable[[int], int] | None = None
+    ) -> None:
         self.path = os.fsdecode(path)
         self.number = number
+        self.companions: list[CheckpointFile] = []
         self.fd = -1
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  before open: opening a device can act
+            before = os.stat(path)  # noqa: PTH116  before open: opening a device can act
+            if not stat.S_ISREG(before.st_mode):
                 raise CorruptCheckpointError(f"{self}: not a regular file")
-            self.fd = os.open(path, flags)
+            self.fd = opener(flags) if opener else os.open(path, flags)
             facts = os.fstat(self.fd)
         except (OSError, ValueError) as error:
-            raise _unreadable(self.path, error) from error
-        if not stat.S_ISREG(facts.st_mode):
+            raise unreadable(self.path, error) from error
+        if facts.st_ino != before.st_ino:
             self.close()
-            raise CorruptCheckpointError(f"{self}: not a regular file")
+            raise CorruptCheckpointError(f"{self}: another file took its place while it was opened")
         self.size = facts.st_size
         self._stamp = (facts.st_size, facts.st_mtime_ns)
 
@@ -63,7 +67,7 @@ class CheckpointFile:
                 done += count
             facts = os.fstat(self.fd)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error) from error
         if (facts.st_size, facts.st_mtime_ns) != self._stamp:
             raise CorruptCheckpointError(f"{self}: changed while reading (size or time of change is not what it was)")
 
@@ -76,6 +80,8 @@ class CheckpointFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        for file in self.companions:
+            file.close()
 
 
 class Window:
@@ -119,35 +125,6 @@ class Window:
         return count
 
 
-def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
-    """Open the file `name` of `folder`, which must not lead out of it.
-
-    Links may point inside the folder, or, as in a Hugging Face cache, from `snapshots/…` to the `blobs` beside it.
-
-    Raises:
-        UnsafeCheckpointError: the name or a link leads elsewhere.
-    """
-    path = os.path.join(folder, name)  # noqa: PTH118  pathlib would normalise what must be seen
-    home = os.path.realpath(folder)
-    real = os.path.realpath(path)
-    if not _within(real, home) and not _within(real, _blobs(home)):
-        kind = "" if os.path.isfile(real) or not os.path.exists(real) else ", and is not a regular file"  # noqa: PTH110, PTH113
-        raise UnsafeCheckpointError(f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}")
-    return CheckpointFile(path, number)
-
-
-def _within(path: str, folder: str) -> bool:
-    return bool(folder) and path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _blobs(home: str) -> str:
-    parts = home.split(os.sep)  # noqa: PTH206  # bytes of a path, whatever it names
-    if "snapshots" not in parts:
-        return ""
-    at = len(parts) - 1 - parts[::-1].index("snapshots")
-    return os.sep.join([*parts[:at], "blobs"])  # noqa: PTH118  # as above
-
-
 def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
     if hasattr(os, "preadv"):
         return os.preadv(fd, [buffer], offset)
@@ -158,7 +135,8 @@ def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
         return len(data)
 
 
-def _unreadable(path: str | Path, error: OSError | ValueError) -> CheckpointError:
+def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> CheckpointError:
+    """Return an error that says in words why `path` can't be read."""
     code = getattr(error, "errno", None)
     words = {
         errno.ENOENT: "no such file or folder",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
 from torchgraft.reading.contents import Contents
+from torchgraft.reading.cursor import Cursor
 from torchgraft.reading.leaves import MAX_DIMS, FileBytes, View
 
 if TYPE_CHECKING:
@@ -32,38 +33,13 @@ _QUANTISED = {
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 MAX_ARRAY_DEPTH = 4
-_PIECE = 1 << 20
 
 
-class _Cursor:
-    """Reads the head of the file front to back."""
-
-    def __init__(self, window: Window) -> None:
-        self.window = window
-        self.at = 0
-        self.data = b""
-        self.base = 0
-
-    @property
-    def left(self) -> int:
-        return self.window.size - self.at
-
-    def take(self, count: int) -> bytes:
-        start = self.at - self.base
-        if start + count > len(self.data):
-            self.base, start = self.at, 0
-            self.data = self.window.read(self.at, count if count > self.left else min(max(count, _PIECE), self.left))
-        self.at += count
-        return self.data[start : start + count]
-
-    def number(self, code: str) -> Any:
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
-
-    def text(self, what: str) -> str:
-        count = self.number("Q")
-        if count > self.left:
-            raise self.window.corrupt(f"truncated: {what} of {count} bytes, {self.left} are left")
-        return self.take(count).decode("utf-8", "replace")
+def _text(cursor: Cursor, what: str) -> str:
+    count = cursor.number("Q")
+    if count > cursor.left:
+        raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
+    return cursor.take(count).decode("utf-8", "replace")
 
 
 def read_gguf(window: Window) -> Contents:
@@ -72,7 +48,7 @@ def read_gguf(window: Window) -> Contents:
     Raises:
         CheckpointError: it is broken, or holds quantised tensors.
     """
-    cursor = _Cursor(window)
+    cursor = Cursor(window)
     cursor.take(4)
     version = cursor.number("I")
     if version not in (2, 3):
@@ -92,10 +68,10 @@ def read_gguf(window: Window) -> Contents:
     return Contents(format="GGUF", tree=_tensors(window, rows, start, align), metadata=metadata)
 
 
-def _facts(cursor: _Cursor, count: int) -> dict[str, Any]:
+def _facts(cursor: Cursor, count: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for _ in range(count):
-        key = cursor.text("a key")
+        key = _text(cursor, "a key")
         if key in out:
             raise cursor.window.corrupt(f"duplicate key {printable(key)}")
         value = _value(cursor, cursor.number("I"), key, 0)
@@ -103,10 +79,10 @@ def _facts(cursor: _Cursor, count: int) -> dict[str, Any]:
     return {k: v for k, v in out.items() if not isinstance(v, list) or len(v) <= 64}
 
 
-def _value(cursor: _Cursor, kind: int, key: str, depth: int) -> Any:
+def _value(cursor: Cursor, kind: int, key: str, depth: int) -> Any:
     window = cursor.window
     if kind == _TEXT:
-        return cursor.text(f"the text of {printable(key)}")
+        return _text(cursor, f"the text of {printable(key)}")
     if kind == _ARRAY:
         if depth >= MAX_ARRAY_DEPTH:
             raise LimitExceededError(
@@ -124,8 +100,8 @@ def _value(cursor: _Cursor, kind: int, key: str, depth: int) -> Any:
     return cursor.number(_SCALARS[kind])
 
 
-def _row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name = cursor.text("a tensor's name")
+def _row(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    name = _text(cursor, "a tensor's name")
     dims = cursor.number("I")
     if dims > MAX_DIMS:
         raise cursor.window.corrupt(f"tensor {printable(name)} has {dims} dimensions, the limit is {MAX_DIMS}")

@@ -12,7 +12,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     import torch
 
@@ -107,6 +107,31 @@ class HeldBytes:
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
         buffer[:] = self.data[start : start + len(buffer)]
+
+
+class JoinedBytes:
+    """Runs of bytes one after the other."""
+
+    __slots__ = ("nbytes", "parts")
+
+    def __init__(self, parts: Sequence[Bytes]) -> None:
+        self.parts = parts
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the first byte."""
+        return self.parts[0].place if self.parts else (0, 0)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        done = 0
+        for part in self.parts:
+            count = min(part.nbytes - start, len(buffer) - done)
+            if count > 0:
+                part.fill(buffer[done : done + count], start)
+                done += count
+            start = max(start - part.nbytes, 0)
 
 
 class RecordBytes:

@@ -44,6 +44,7 @@ _OTHER = frozenset(
         "log",
         "results",
         "stats",
+        "constants",
     ]
 )
 # Scalars of the training loop that lie beside a state dict as 0-d tensors.

@@ -15,7 +15,8 @@ from torchgraft.core.errors import (
 from torchgraft.core.facts import merged
 from torchgraft.reading.catalog import catalogue
 from torchgraft.reading.contents import Contents
-from torchgraft.reading.files import CheckpointFile, open_inside, shown
+from torchgraft.reading.files import CheckpointFile, shown
+from torchgraft.reading.paths import name_fault, open_inside
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.strict_json import loads
 
@@ -111,18 +112,10 @@ def _networks(
 
 
 def _check_shard_name(label: str, name: str) -> None:
-    bad = ""
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name):
-        bad = "an absolute path"
-    elif "://" in name or "\0" in name:
-        bad = "no file name"
-    elif ".." in re.split(r"[\\/]", name):
-        bad = "a path that leaves the folder (..)"
-    elif not name or "\\" in name:
-        bad = "no portable file name"
-    if bad:
+    fault = name_fault(name)
+    if fault:
         raise UnsafeCheckpointError(
-            f"{label}: weight_map names the shard {printable(name)!r}: {bad}; expected a file beside it"
+            f"{label}: weight_map names the shard {printable(name)!r}: {fault}; expected a file beside it"
         )
 
 

@@ -19,6 +19,9 @@ _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR",
 }  # fmt: skip
+# Keys of the fields that follow the version in a ModelProto: producer's name and version, domain, model's version, texts,
+# graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
 _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
@@ -41,29 +44,38 @@ def read_file(window: Window) -> Contents:
 
 
 def _reader(head: bytes) -> Callable[[Window], Contents] | None:
-    if head.startswith((b"PK\3\4", b"PK\5\6")):
-        return _zip
-    if head[:1] == b"\x80" and head[1:2] != b"\0" and not _is_safetensors(head):
-        return _legacy
-    if head.startswith(b"\x93NUMPY"):
-        return _npy
-    if head.startswith(b"GGUF"):
-        return _gguf
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _hdf5
-    if looks_like_tar(head):
-        return _tar
-    if head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0:
-        return _safetensors
-    return None
+    signs: tuple[tuple[bool, Callable[[Window], Contents]], ...] = (
+        (_is_safetensors(head), _safetensors),
+        (head.startswith((b"PK\3\4", b"PK\5\6")), _zip),
+        (head[:1] == b"\x80" and head[1:2] != b"\0", _legacy),
+        (head.startswith(b"\x93NUMPY"), _npy),
+        (head.startswith(b"GGUF"), _gguf),
+        (head.startswith(b"\x89HDF\r\n\x1a\n"), _hdf5),
+        (looks_like_tar(head), _tar),
+        (_is_onnx(head), _onnx),
+        (_is_msgpack(head), _flax),
+        (head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0, _safetensors),
+    )
+    return next((reader for fits, reader in signs if fits), None)
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Whether what could be a pickle is a safetensors header whose length happens to start with the byte 0x80.
+    """Whether it begins with a length of less than 4 GiB and a JSON table, whatever the bytes of the length may look like.
 
-    A pickle has opcodes where the length has zeros: one of protocol 2 to 5 can't go on with six zero bytes.
+    Pickles and archives have other things where the length has zeros: one of protocol 2 to 5 can't go on with six zeros.
     """
     return head[4:8] == bytes(4) and head[8:9] == b"{"
+
+
+def _is_onnx(head: bytes) -> bool:
+    """Whether it begins as an ONNX model: field 1, the version of the format, and then another field of a model."""
+    return head[:1] == b"\x08" and b"\0" < head[1:2] < b"\x80" and head[2:3] in _MODEL_FIELDS
+
+
+def _is_msgpack(head: bytes) -> bool:
+    """Whether it begins as a msgpack map whose first key is text."""
+    at = 1 if 0x81 <= head[0] <= 0x8F else {0xDE: 3, 0xDF: 5}.get(head[0])
+    return at is not None and len(head) > at and (0xA0 <= head[at] <= 0xBF or head[at] in (0xD9, 0xDA, 0xDB))
 
 
 def _zip(window: Window) -> Contents:
@@ -118,6 +130,18 @@ def _hdf5(window: Window) -> Contents:
     from torchgraft.reading.hdf5 import read_hdf5
 
     return read_hdf5(window)
+
+
+def _onnx(window: Window) -> Contents:
+    from torchgraft.reading.onnx import read_onnx
+
+    return read_onnx(window)
+
+
+def _flax(window: Window) -> Contents:
+    from torchgraft.reading.flax import read_flax
+
+    return read_flax(window)
 
 
 def _safetensors(window: Window) -> Contents:
