@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-WORK = [("equal", 1), ("prefix", 1), ("renamed", 1), ("renamed", 3), ("equal", 100), ("prefix", 100)]
+WORK = [("equal", 1), ("prefix", 1), ("renamed", 1), ("renamed", 3), ("equal", 100), ("prefix", 100), ("renamed", 100)]
 
 
 def names(layers: int, experts: int, dialect: str):

@@ -47,7 +47,8 @@ class Evidence:
 def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     """Return the evidence that needs no other pair to be known."""
     fits, soft = _shapes(sources, targets)
-    class_size = fits.sum(axis=1, keepdims=True) + fits.sum(axis=0, keepdims=True)
+    ours, theirs = (np.array([u.weight for u in units], np.float32) for units in (sources, targets))
+    class_size = (fits @ theirs)[:, None] + ours @ fits
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
     return Evidence(
         fits,
@@ -117,8 +118,10 @@ def _names(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     """Cosine of word bags; rare words weigh more, and words near the end of the name more than those near its start."""
     from scipy import sparse
 
-    counts = Counter(w for units in (sources, targets) for u in units for w in set(u.words))
-    total = len(sources) + len(targets)
+    counts: Counter[str] = Counter()
+    for unit in (*sources, *targets):
+        counts.update(dict.fromkeys(unit.words, unit.weight))
+    total = sum(unit.weight for unit in (*sources, *targets))
     vocabulary = {w: i for i, w in enumerate(counts)}
     idf = {w: np.log(1.0 + total / n) - 0.6 for w, n in counts.items()}
 

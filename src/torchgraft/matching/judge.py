@@ -159,7 +159,8 @@ def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Orde
 
 def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
     """Return whether the two sides agree in order from end to end."""
-    return len(path) >= ORDERLY * max(len(sources), len(targets))
+    shares = sum(min(sources[i].weight, targets[j].weight) for i, j in path)
+    return shares >= ORDERLY * max(sum(u.weight for u in units) for units in (sources, targets))
 
 
 def judged(

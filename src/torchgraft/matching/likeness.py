@@ -11,7 +11,7 @@ from torchgraft.matching.units import shape_class
 from torchgraft.matching.words import stem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torchgraft.matching.units import Unit
 
@@ -54,11 +54,12 @@ class _Blocks:
             kind = tuple(
                 sorted((role, shape_class(leaf.shape)) for role, leaf in unit.leaves.items() if role != "count")
             )
-            for block in unit.blocks:
-                self.held[block][kind] += 1
+            for block, weight in zip(unit.blocks, unit.group_weights, strict=False):
+                self.held[block][kind] += weight  # type: ignore[assignment]  # a few units may stand for many
         self.names = {name: n for n, name in enumerate(self.held)}
         self.sizes = np.array([sum(held.values()) for held in self.held.values()] + [0], np.float32)
-        self.places = _places(list(self.held))
+        known = {block: place for u in units for block, place in zip(u.blocks, u.places, strict=False) if place}
+        self.places = _places(list(self.held), known)
         depth = max((len(unit.blocks) for unit in units), default=0)
         none = len(self.names)
         self.levels = [
@@ -71,11 +72,14 @@ class _Blocks:
         return np.array([held[kind] for held in self.held.values()] + [0], np.float32)
 
 
-def _places(blocks: list[str]) -> np.ndarray:
-    """Return (place in the list, length of the list) for each block, and an impossible place for none."""
+def _places(blocks: list[str], known: Mapping[str, tuple[int, int]]) -> np.ndarray:
+    """Return (place in the list, length of the list) for each block, and an impossible place for none.
+
+    Those that are `known` are of lists of which only a few members are here.
+    """
     lists: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for block in blocks:
         parent, _, last = block.rpartition(".")
         lists[parent, stem(last)].append(block)
-    place = {block: (at, len(members)) for members in lists.values() for at, block in enumerate(members)}
+    place = {block: (at, len(members)) for members in lists.values() for at, block in enumerate(members)} | dict(known)
     return np.array([place[block] for block in blocks] + [(-1, 0)], int)

@@ -8,8 +8,8 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.matching.dialect import HARMLESS_ROLES
+from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut, packing_of_leaf
-from torchgraft.matching.solve import solve
 from torchgraft.matching.units import Unit, group, same_roles
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         source_units = sorted(source_units, key=lambda u: natural_key(u.path))
         pinned = _pinned(source_units, target_units, named)
     trusted = _trusted(pinned, source_units, target_units)
-    pairs = solve(source_units, target_units, trusted, named=pinned)
+    pairs = solve_large(source_units, target_units, trusted, named=pinned)
     familiar = _share(pinned, source_units, target_units) > 0.5
     matches: list[Match] = []
     spare = _spare_norms(pairs, source_units)

@@ -23,7 +23,8 @@ class Unit:
     """Leaves of one module by canonical role.
 
     `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
-    outermost first.
+    outermost first. Where a few members of a list stand for all, `times` says for how many each of the blocks stands,
+    and at last the unit itself, and `places` where its blocks stand in the whole list, and how long that is.
     """
 
     path: str
@@ -32,6 +33,8 @@ class Unit:
     blocks: tuple[str, ...]
     numbers: tuple[int, ...]
     order: int
+    times: tuple[float, ...] = ()
+    places: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def block(self) -> str:
@@ -53,6 +56,22 @@ class Unit:
     def tail(self) -> str:
         """The path within the innermost block."""
         return self.tails[-1]
+
+    @property
+    def weight(self) -> float:
+        """For how many units it stands."""
+        return prod(self.times)
+
+    @property
+    def group_weights(self) -> tuple[float, ...]:
+        """For how many units it stands inside each of the `groups`; inside of none where there are none."""
+        inside = [prod(self.times[at + 1 :]) for at in range(len(self.blocks))]
+        return (*inside, prod(self.times[-1:]))
+
+    @property
+    def tail_weights(self) -> tuple[float, ...]:
+        """For how many blocks that have such a tail it stands, for each of the `tails`."""
+        return tuple(prod(self.times[: at + 1]) for at in range(len(self.blocks))) or (1.0,)
 
     @property
     def numel(self) -> int:

@@ -20,31 +20,30 @@ def block_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targe
 
     The mean over the source's blocks, outermost to innermost, of the best share with any of the target's.
     """
-    return _votes(pairs, [u.groups or ("",) for u in sources], [u.groups or ("",) for u in targets], larger=True)
+    ours, theirs = (_Groups([u.groups or ("",) for u in s], [u.group_weights for u in s]) for s in (sources, targets))
+    return _votes(pairs, ours, theirs, larger=True)
 
 
 def tail_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     """Return, for all pairs of units, how often units of the same place in their block are paired, 0 to 1."""
-    return _votes(pairs, [u.tails for u in sources], [u.tails for u in targets], larger=False)
+    ours, theirs = (_Groups([u.tails for u in s], [u.tail_weights for u in s]) for s in (sources, targets))
+    return _votes(pairs, ours, theirs, larger=False)
 
 
-def _votes(
-    pairs: Sequence[tuple[int, int]], ours: list[tuple[str, ...]], theirs: list[tuple[str, ...]], *, larger: bool
-) -> np.ndarray:
-    rows, columns = _Groups(ours), _Groups(theirs)
-    counts = np.zeros((len(rows.ids) + 1, len(columns.ids) + 1), np.float32)
-    goes = np.zeros((len(ours), len(columns.ids) + 1), np.float32)
-    comes = np.zeros((len(rows.ids) + 1, len(theirs)), np.float32)
-    mine = np.zeros((len(ours), len(theirs)), np.float32)
+def _votes(pairs: Sequence[tuple[int, int]], rows: _Groups, columns: _Groups, *, larger: bool) -> np.ndarray:
+    counts = np.zeros((len(rows.sizes), len(columns.sizes)), np.float32)
+    goes = np.zeros((len(rows.of), len(columns.sizes)), np.float32)
+    comes = np.zeros((len(rows.sizes), len(columns.of)), np.float32)
+    mine = np.zeros((len(rows.of), len(columns.of)), np.float32)
     for i, j in pairs:
         mine[i, j] = 1.0
-        ins, outs = [rows.ids[a] for a in set(ours[i])], [columns.ids[b] for b in set(theirs[j])]
-        counts[np.ix_(ins, outs)] += 1
+        ins, outs = list(rows.of[i]), list(columns.of[j])
+        counts[np.ix_(ins, outs)] += np.minimum.outer(list(rows.of[i].values()), list(columns.of[j].values()))
         goes[i, outs] = 1.0
         comes[ins, j] = 1.0
     pick = np.maximum if larger else np.minimum
     whole = np.maximum(pick(rows.sizes[:, None], columns.sizes), 1)
-    total, levels = np.zeros_like(mine), np.zeros((len(ours), 1), np.float32)
+    total, levels = np.zeros_like(mine), np.zeros((len(rows.of), 1), np.float32)
     for a in rows.levels:
         best = np.zeros_like(mine)
         for b in columns.levels:
@@ -58,16 +57,21 @@ def _votes(
 
 
 class _Groups:
-    """Group names numbered, their sizes, and per level the group of each unit (the last number stands for none)."""
+    """Groups numbered, their sizes, per unit its weight in each of its groups, and per level the group of each unit.
 
-    def __init__(self, groups: list[tuple[str, ...]]) -> None:
-        self.ids = {name: n for n, name in enumerate(dict.fromkeys(g for unit in groups for g in unit))}
-        self.sizes = np.zeros(len(self.ids) + 1, np.float32)
-        for unit in groups:
-            for name in set(unit):
-                self.sizes[self.ids[name]] += 1
+    The last number stands for no group.
+    """
+
+    def __init__(self, groups: list[tuple[str, ...]], weights: list[tuple[float, ...]]) -> None:
+        ids = {name: n for n, name in enumerate(dict.fromkeys(g for unit in groups for g in unit))}
+        self.of = [
+            {ids[g]: w for g, w in zip(unit, mine, strict=False)} for unit, mine in zip(groups, weights, strict=True)
+        ]
+        self.sizes = np.zeros(len(ids) + 1, np.float32)
+        for unit in self.of:
+            for n, weight in unit.items():
+                self.sizes[n] += weight
         depth = max(map(len, groups), default=0)
-        none = len(self.ids)
         self.levels = [
-            np.array([self.ids[unit[at]] if at < len(unit) else none for unit in groups], int) for at in range(depth)
+            np.array([ids[unit[at]] if at < len(unit) else len(ids) for unit in groups], int) for at in range(depth)
         ]
