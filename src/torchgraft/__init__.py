@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
-    from torchgraft.api import diff, inspect, load, measure_benefit, optimizer_state, plan
+    from torchgraft.api import convert, diff, inspect, load, measure_benefit, optimizer_state, plan
     from torchgraft.core.errors import (
         ApplyError,
         CheckpointError,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.report import Report
+    from torchgraft.core.saved import Saved
     from torchgraft.reading import open_checkpoint
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
     from torchgraft.writing import save, save_model
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
-    **dict.fromkeys(("load", "plan", "inspect", "diff", "optimizer_state", "measure_benefit"), "api"),
+    **dict.fromkeys(("load", "plan", "inspect", "diff", "convert", "optimizer_state", "measure_benefit"), "api"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
@@ -46,6 +47,7 @@ _HOMES = {
     "AxisNames": "adapting",
     "Plan": "core.plan",
     "Report": "core.report",
+    "Saved": "core.saved",
     "open_checkpoint": "reading",
 }  # fmt: skip
 
@@ -63,6 +65,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "PlanRefusedError",
     "Policy",
     "Report",
+    "Saved",
     "TorchgraftError",
     "UnsafeCheckpointError",
     "UnsupportedCheckpointError",
@@ -70,6 +73,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "Verdict",
     "WriteError",
     "__version__",
+    "convert",
     "diff",
     "freeze",
     "inspect",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
 from torchgraft.core.collector import collector_paused
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Cost, Report
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from torchgraft.core.diff import Diff
+    from torchgraft.core.saved import Saved
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
@@ -108,6 +111,51 @@ def diff(old: object, new: object, *, values: bool = False, prefer: str | None =
         left, right = ((s, choose(s.networks, (), prefer).network) for s in (first, second))
         found = diffing.compare_with_values(left, right) if values else diffing.compare(left, right)
     return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
+
+
+def convert(  # noqa: PLR0913  # each is one wish
+    checkpoint: object,
+    path: str | os.PathLike[str],
+    *,
+    dtype: object = None,
+    shard_size: str | int | None = None,
+    prefer: str | None = None,
+    file_format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write what `checkpoint` holds to `path`, in the format of its ending: whole files or none, and nothing lost unsaid.
+
+    Values go through in pieces of a few megabytes, read and written by a few threads. Element types stay, tied names
+    stay tied, plain facts and state-dict versions stay. A SHA-256 that the source states is compared on the way.
+
+    Args:
+        checkpoint: as for load().
+        path: ends with .safetensors, or .pt, .pth, .bin, .ckpt for torch's own format.
+        dtype: what real floating-point tensors are rounded to: float16, bfloat16, float32 or float64.
+        shard_size: bytes, or "5GB": several files of at most that many, and `path` + ".index.json". An interrupted
+            run goes on where it was when the same call is made again and the source is unchanged.
+        prefer: which of several networks; the others are left out then, and named.
+        file_format: "safetensors" or "torch zip", whatever the ending.
+        progress: called with bytes done and bytes in all.
+
+    Raises:
+        UsageError: an argument makes no sense, or the format can't hold something; or there is more than one network.
+        CheckpointError: the source can't be read.
+        WriteError: a file could not be written; what stood there is intact.
+    """
+    from torchgraft.writing import content_of, dtype_of, format_of, run_name, write
+
+    kind, cast = file_format or format_of(path), dtype_of(dtype) if dtype is not None else None
+    with open_checkpoint(checkpoint) as source:
+        _refuse_own_input(path, source)
+        network, left = _network_to_write(source, prefer)
+        made = content_of(source, network, kind, cast)
+        run = run_name(source, made.content, kind, shard_size)
+        saved = write(path, kind, made.content, shard_size=shard_size, run=run, progress=progress)
+    return replace(
+        saved, origin=source.origin, network=network.path, cast=made.cast, left_out=tuple(left),
+        notes=(*made.notes, *saved.notes), renderers=Renderers(reporting.saved_text, reporting.saved_to_dict),
+    )  # fmt: skip
 
 
 def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
@@ -242,6 +290,26 @@ def measure_benefit(
     from torchgraft.tuning import measure
 
     return measure(build, lambda model: load(model, checkpoint, **asked), train, seeds)
+
+
+def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list[str]]:
+    """Return the network that is meant, and the paths of those that hold more: none, unless the caller said which."""
+    from torchgraft.writing import uncovered
+
+    if prefer is not None:
+        chosen = choose(source.networks, (), prefer).network
+        return chosen, uncovered(source, chosen)
+    whole = next((network for network in source.networks if not uncovered(source, network)), None)
+    if whole is None:
+        names = ", ".join(repr(printable(network.path)) for network in source.networks)
+        raise UsageError(f"{printable(source.origin)} holds several networks ({names}): choose one with prefer=")
+    return whole, []
+
+
+def _refuse_own_input(path: str | os.PathLike[str], source: Source) -> None:
+    for place in (os.fsdecode(path), f"{os.fsdecode(path)}.index.json"):
+        if os.path.realpath(place) in source.stamps:
+            raise UsageError(f"{printable(place)} is the checkpoint that is read: choose another path")
 
 
 def _target(model: object) -> Target:

@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
-from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy
+from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
 from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
 from torchgraft.cli.output import show, write_page
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
 
 LINES = 24
 MANY_LINES = 60
+SHARDS = click.option(
+    "--shard-size", metavar="SIZE", default=None, help="Write several files of at most SIZE (5GB, 500MiB) and an index."
+)
 FILE = click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path())
 
 
@@ -73,26 +76,54 @@ def plan(ctx: click.Context, /, checkpoint: str, model: str, kwargs: str | None,
     metavar="FILE",
     help="The filled model's state dict: .safetensors, .pt or .pth. An existing file is replaced as a whole.",
 )
+@SHARDS
 @with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
-def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: Any) -> None:
+def load(  # one for each option
+    checkpoint: str, output: str, model: str, kwargs: str | None, shard_size: str | None, **given: Any
+) -> None:
     """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
     from torchgraft import api
     from torchgraft.cli.targets import for_loading
     from torchgraft.reporting import report_html, report_to_dict, report_view
-    from torchgraft.writing import format_of, save_model
+    from torchgraft.writing import format_of, save_model, size_of
 
     shown = Shown.taken_from(given)
     wanted = asked(given)
     format_of(output)
+    if shard_size is not None:
+        size_of(shard_size)
     _refuse_own_input(output, checkpoint)
     with busy(f"loading {checkpoint} into {model}"):
         target = for_loading(model, kwargs)
         report = api.load(target, checkpoint, **wanted)
-        saved = save_model(output, target)
+        saved = save_model(output, target, shard_size=shard_size)
     if shown.html is not None:
         write_page(shown.html, report_html(report))
     show(lambda: report_view(report), lambda: report_to_dict(report), shown, LINES)
-    click.echo(f"saved {saved.tensors} tensors to {printable(output)} ({saved.format})", err=shown.as_json)
+    click.echo(f"saved {saved.tensors} tensors to {printable(saved.path)} ({saved.format})", err=shown.as_json)
+
+
+@cli.command()
+@FILE
+@click.argument("output", metavar="OUTPUT", type=click.Path(dir_okay=False))
+@click.option(
+    "--dtype",
+    metavar="TYPE",
+    default=None,
+    help="Round floating-point tensors to float16, bfloat16, float32 or float64.",
+)
+@SHARDS
+@click.option("--prefer", metavar="NAME", default=None, help="Which of several networks; the others are left out.")
+@with_options(JSON_OPTION, LINES_OPTION)
+def convert(checkpoint: str, output: str, **given: Any) -> None:
+    """Write what CHECKPOINT holds to OUTPUT, in the format of its ending: .safetensors, .pt, .pth, .bin or .ckpt."""
+    from torchgraft import api
+    from torchgraft.reporting import saved_to_dict, saved_view
+
+    shown = Shown.taken_from(given)
+    with progress(f"converting {checkpoint}") as tell:
+        saved = api.convert(checkpoint, output, progress=tell, **given)
+    show(lambda: saved_view(saved), lambda: saved_to_dict(saved), shown, LINES)
 
 
 @cli.command()

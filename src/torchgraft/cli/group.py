@@ -12,7 +12,7 @@ import click
 from torchgraft.core.errors import TorchgraftError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EXIT_CODES = """\b
 Exit codes:
@@ -69,3 +69,25 @@ def busy(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(Text(printable(what))):
         yield
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function of bytes done and in all that moves a bar on stderr; None where nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(printable(what)), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

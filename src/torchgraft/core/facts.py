@@ -9,13 +9,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Entries of a file's metadata. DIGESTS: JSON, name -> SHA-256 (hex) of the tensor's bytes, C order and little-endian.
-# FACTS: JSON of what is beside the tensors and no text. PART: which run of which conversion wrote a shard.
+# FACTS: JSON of what is beside the tensors and no text. PART: run, number and index of a shard, see `part`.
 DIGESTS = "torchgraft.sha256"
 FACTS = "torchgraft.facts"
 PART = "torchgraft.part"
 OWN = (DIGESTS, FACTS, PART)
 # What readers say about a file that is true of that file only.
 OF_THE_FILE = ("shards", "foreign_classes", "left_out", "optimizers")
+
+
+def part(run: str, number: int, count: int, index: str) -> str:
+    """Return the mark of shard `number` of `count` that `run` wrote for the index file called `index`."""
+    return f"{run} {number}/{count} {index}"
+
+
+def run_of(mark: object) -> str:
+    """Return the run that a mark names; empty where there is no mark."""
+    return str(mark).partition(" ")[0] if mark else ""
 
 
 def as_texts(facts: Mapping[str, object]) -> dict[str, str]:
@@ -60,5 +70,5 @@ def merged(first: Mapping[str, object], more: Mapping[str, object]) -> dict[str,
 
 def shown(facts: Mapping[str, object]) -> dict[str, object]:
     """Return the facts that a report lists: without what has a line of its own, or is only for programs."""
-    hidden = {*OWN, "versions", "optimizers"}
+    hidden = {*OWN, "versions", "optimizers", "left_out"}
     return {key: value for key, value in facts.items() if key not in hidden}

@@ -152,6 +152,11 @@ class Source(Protocol):
         """Harmless oddities found while opening."""
         ...
 
+    @property
+    def stamps(self) -> Mapping[str, tuple[int, int]]:
+        """Size and time of change of each file by its path, links resolved; empty for what lies in memory."""
+        ...
+
     def position(self, network: str, key: str) -> tuple[int, int]:
         """Return (file number, byte offset) of a tensor: reading in this order is reading in file order."""
         ...

@@ -240,6 +240,8 @@ class _Cataloguer:
                 fact = kept(value)
                 if fact is not None:
                     self.out.metadata.setdefault(name, fact)
+                elif value is not None:
+                    self.out.metadata.setdefault("left_out", []).append(name)
 
     def _note_optimizer(self, node: Any, path: tuple[str, ...], prefix: str) -> None:
         """Keep an optimizer's groups, and those parts of its state that are plain numbers: what names can't tell."""

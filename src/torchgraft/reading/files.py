@@ -25,7 +25,7 @@ def shown(path: str) -> str:
 class CheckpointFile:
     """A regular file, opened once. `number` orders the files of one checkpoint; `companions` close with it."""
 
-    __slots__ = ("_stamp", "companions", "fd", "number", "path", "size")
+    __slots__ = ("companions", "fd", "number", "path", "size", "stamp")
 
     def __init__(
         self, path: str | os.PathLike[str], number: int = 0, opener: Callable[[int], int] | None = None
@@ -47,7 +47,7 @@ class CheckpointFile:
             self.close()
             raise CorruptCheckpointError(f"{self}: another file took its place while it was opened")
         self.size = facts.st_size
-        self._stamp = (facts.st_size, facts.st_mtime_ns)
+        self.stamp = (facts.st_size, facts.st_mtime_ns)
 
     def __str__(self) -> str:
         return shown(self.path)
@@ -68,7 +68,7 @@ class CheckpointFile:
             facts = os.fstat(self.fd)
         except OSError as error:
             raise unreadable(self.path, error) from error
-        if (facts.st_size, facts.st_mtime_ns) != self._stamp:
+        if (facts.st_size, facts.st_mtime_ns) != self.stamp:
             raise CorruptCheckpointError(f"{self}: changed while reading (size or time of change is not what it was)")
 
     def window(self) -> Window:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import (
@@ -12,7 +13,7 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
-from torchgraft.core.facts import merged
+from torchgraft.core.facts import PART, merged, run_of
 from torchgraft.reading.catalog import catalogue
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.files import CheckpointFile, shown
@@ -107,6 +108,7 @@ def _networks(
     files.append(file)
     contents = read_file(file.window())
     found = catalogue(contents.tree, contents.resolve, str(file), contents.foreign)
+    contents.metadata = {**contents.metadata, **found.metadata}
     weights = [n for n in found.networks if n.role == "model"] or list(found.networks)
     return found.leaves[weights[0].path], contents
 
@@ -130,6 +132,11 @@ def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack:
         leaves, contents = _networks(folder, name, files, stack)
         out.format = f"{contents.format} shards"
         out.warnings += contents.warnings
+        runs = run_of(out.metadata.get(PART)), run_of(contents.metadata.get(PART))
+        if all(runs) and runs[0] != runs[1]:
+            raise CorruptCheckpointError(
+                f"{shown(path)}: shard {name} and those before it were written by two different runs; write them again"
+            )
         out.metadata = merged(out.metadata, contents.metadata)
         for key, leaf in leaves.items():
             if key in tree:
@@ -153,12 +160,14 @@ def _compare(label: str, places: dict[str, str], out: Contents) -> None:
 
 
 def _check_total(facts: Any, out: Contents) -> None:
+    """Warn where the index gives another sum of bytes; of tied tensors some programs count one, some all."""
     total = facts.get("total_size") if isinstance(facts, dict) else None
-    found = 0
+    found = once = 0
+    seen = set()
     for leaf in out.tree.values():
-        count = leaf.dtype.itemsize
-        for n in leaf.shape:
-            count *= n
+        count = leaf.dtype.itemsize * prod(leaf.shape)
         found += count
-    if total is not None and total != found:
+        once += count if leaf.identity not in seen else 0
+        seen.add(leaf.identity)
+    if total is not None and total not in (found, once):
         out.warnings.append(f"the index gives a total_size of {total!r:.30} bytes, the shards hold {found}")

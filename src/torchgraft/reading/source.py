@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Self
 
 from torchgraft.core.dtypes import DType
@@ -32,6 +33,12 @@ class OpenedCheckpoint:
         self.warnings: tuple[str, ...] = tuple(found.warnings)
         self._leaves = found.leaves
         self._files = files
+
+    @property
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change of each file by its path, links resolved; empty for what lies in memory."""
+        files = [one for file in self._files for one in (file, *file.companions)]
+        return {os.path.realpath(file.path): file.stamp for file in files}
 
     def position(self, network: str, key: str) -> tuple[int, int]:
         """Return (file number, byte offset) of a tensor: reading in this order is reading in file order."""

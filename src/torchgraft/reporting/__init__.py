@@ -2,8 +2,8 @@
 
 from torchgraft.reporting.html import plan_html, report_html
 from torchgraft.reporting.json import plan_to_dict, report_to_dict
-from torchgraft.reporting.json_others import diff_to_dict, inspection_to_dict
-from torchgraft.reporting.others import diff_text, diff_view, inspect_text, inspection_view
+from torchgraft.reporting.json_others import diff_to_dict, inspection_to_dict, saved_to_dict
+from torchgraft.reporting.others import diff_text, diff_view, inspect_text, inspection_view, saved_text, saved_view
 from torchgraft.reporting.terminal import view_renderable
 from torchgraft.reporting.text import plan_text, report_text
 from torchgraft.reporting.views import plan_view, report_view
@@ -23,5 +23,8 @@ __all__ = [
     "report_text",
     "report_to_dict",
     "report_view",
+    "saved_text",
+    "saved_to_dict",
+    "saved_view",
     "view_renderable",
 ]

@@ -9,10 +9,12 @@ from torchgraft.reporting.json import Data, plain
 if TYPE_CHECKING:
     from torchgraft.core.diff import Change, Diff
     from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
+    from torchgraft.core.saved import Saved
     from torchgraft.core.specs import TensorSpec
 
 INSPECTION_SCHEMA = "torchgraft.inspection/1"
 DIFF_SCHEMA = "torchgraft.diff/1"
+SAVED_SCHEMA = "torchgraft.saved/1"
 
 
 def inspection_to_dict(found: Inspection) -> Data:
@@ -58,6 +60,24 @@ def diff_to_dict(diff: Diff) -> Data:
         "dtype_changed": [_change(change) for change in diff.dtype_changed],
         "value_changed": [_change(change) for change in diff.value_changed],
         "same": [spec.name for spec in diff.same],
+    }
+
+
+def saved_to_dict(saved: Saved) -> Data:
+    """Return what was written as data that `json.dumps` takes as it is."""
+    return {
+        "schema": SAVED_SCHEMA,
+        "origin": saved.origin,
+        "network": saved.network,
+        "path": saved.path,
+        "format": saved.format,
+        "files": list(saved.files),
+        "tensors": saved.tensors,
+        "bytes": saved.nbytes,
+        "cast": saved.cast,
+        "shared": dict(saved.shared),
+        "left_out": list(saved.left_out),
+        "notes": list(saved.notes),
     }
 
 

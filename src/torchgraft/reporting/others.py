@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torchgraft.core.diff import Change, Diff
     from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
+    from torchgraft.core.saved import Saved
     from torchgraft.core.specs import TensorSpec
 
 MOST_FACTS = 12
@@ -86,6 +87,31 @@ def diff_text(diff: Diff, *, most_lines: int = MOST_LINES) -> str:
     return view_text(diff_view(diff), most_lines=most_lines)
 
 
+def saved_view(saved: Saved) -> View:
+    """Return the view of what was written: where, how much, what is tied, what was left out."""
+    shards = f" and {len(saved.files)} shards" if saved.path not in saved.files else ""
+    which = f", network {printable(saved.network)}" if saved.network else ""
+    left = [f"network {printable(path) or 'at the top level'}" for path in saved.left_out]
+    sections = [
+        *_some(_tied(saved)),
+        *_some(remark_section("left out", left, "care")),
+        *_some(remark_section("notes", saved.notes)),
+    ]
+    cast = f", {saved.cast} of them cast" if saved.cast else ""
+    verdict = (
+        f"wrote {printable(saved.path)}{shards}: {saved.format}, {tensors(saved.tensors)}{cast}, {size(saved.nbytes)}"
+    )
+    origin = f"from {printable(saved.origin)}{which}" if saved.origin else ""
+    return View(
+        verdict=verdict, tone="good", origin=origin, sections=tuple(sections), counts={"tensors": saved.tensors}
+    )
+
+
+def saved_text(saved: Saved, *, most_lines: int = MOST_LINES) -> str:
+    """Return what was written as text."""
+    return view_text(saved_view(saved), most_lines=most_lines)
+
+
 def _networks(found: Inspection) -> Section:
     groups = tuple(Group(cause=_network(network, found.chosen)) for network in found.networks)
     return Section(title="networks", figures=str(len(groups)), groups=groups)
@@ -127,7 +153,7 @@ def _verification(found: Verification) -> Section:
     return remark_section("verified", ["; ".join(told)], "good" if found.compared else "care")
 
 
-def _tied(found: Inspection) -> Section:
+def _tied(found: Inspection | Saved) -> Section:
     folds = fold(Row(printable(name), ((printable(first),),)) for name, first in found.shared.items())
     groups = tuple(Group(cause=f"{one.pattern} = {one.related(0)[0]}", count=one.count) for one in folds)
     return Section(title="tied", figures=tensors(len(found.shared)), groups=groups)

@@ -1,5 +1,20 @@
-"""Checkpoints out: whole files or none, in safetensors or in torch's own zip format."""
+"""Checkpoints out: whole files or none, in safetensors or in torch's own zip format, in one file or in shards."""
 
-from torchgraft.writing.save import FORMATS, Saved, format_of, save, save_model
+from torchgraft.writing.content import TORCH
+from torchgraft.writing.convert import content_of, dtype_of, run_name, uncovered
+from torchgraft.writing.save import FORMATS, format_of, save, save_model, write
+from torchgraft.writing.shards import size_of
 
-__all__ = ["FORMATS", "Saved", "format_of", "save", "save_model"]
+__all__ = [
+    "FORMATS",
+    "TORCH",
+    "content_of",
+    "dtype_of",
+    "format_of",
+    "run_name",
+    "save",
+    "save_model",
+    "size_of",
+    "uncovered",
+    "write",
+]

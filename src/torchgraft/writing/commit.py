@@ -71,6 +71,33 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     flush_folder(folder, shown)
 
 
+@contextmanager
+def only_writer(folder: str, path: str) -> Iterator[None]:
+    """Keep other writers of several files out of `folder`, where folders can be locked.
+
+    Raises:
+        WriteError: another one is at work there, or the folder can't be opened.
+    """
+    if fcntl is None:  # pragma: no cover
+        yield
+        return
+    shown = printable(path)
+    try:
+        handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(shown, error) from error
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                said = f"{shown} can't be written: another program writes shards into this folder"
+                raise WriteError(f"{said}; wait until it is done, or choose another folder") from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def sweep(folder: str, name: str) -> None:
     """Remove what killed writers of `name` (or of names that begin like it) left in `folder`.
 

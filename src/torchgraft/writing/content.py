@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.facts import OWN, as_texts
+from torchgraft.core.facts import OWN, PART, as_texts
 from torchgraft.writing import safetensors, torch_zip
 from torchgraft.writing.commit import whole_file
 
@@ -26,7 +26,7 @@ class Content:
 
     `items` are stored once each; `shared` maps further names to the stored one. `others` are entries of the state dict
     that are no tensors, `versions` those of its modules (None: it states none), `facts` plain data beside it. `names`
-    is the order of all names.
+    is the order of all names, `mark` says which shard of which run this is.
     """
 
     items: Sequence[Item]
@@ -35,6 +35,12 @@ class Content:
     others: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, object] | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    mark: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in bytes."""
+        return sum(item.spec.nbytes for item in self.items)
 
     def check(self, kind: str) -> None:
         """Refuse what a file of `kind` can't hold, before anything is opened.
@@ -65,13 +71,16 @@ class Content:
         """
         with whole_file(path) as file:
             if kind == TORCH:
-                return torch_zip.write(file.fileno(), self.items, self._state(), self.facts, tick)
+                return torch_zip.write(file.fileno(), self.items, self._state(), self._beside(), tick)
             return safetensors.write(file.fileno(), self.items, self._texts(), tick)
 
     def _texts(self) -> dict[str, str]:
         """Return the metadata of a safetensors file. `format: pt` is what transformers asks of every file it loads."""
         versions = {"versions": {"": dict(self.versions)}} if self.versions is not None else {}
-        return {"format": "pt", **as_texts({**versions, **self.facts}), **self.shared}
+        return {"format": "pt", **as_texts({**versions, **self._beside()}), **self.shared}
+
+    def _beside(self) -> dict[str, object]:
+        return {**self.facts, PART: self.mark} if self.mark else dict(self.facts)
 
     def _state(self) -> torch_zip.State:
         return torch_zip.State(self.names, self.shared, self.others, self.versions)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import UsageError, WriteError, printable
+from torchgraft.core.errors import CorruptCheckpointError, UsageError, WriteError, printable
 from torchgraft.core.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ Pieces = Callable[[], Iterator[memoryview]]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A tensor to be written. `pieces` gives its bytes in order: C order, little-endian; a piece is valid until the next."""
+    """A tensor to be written. `pieces` gives its bytes in order: C order, little-endian; a piece is valid until the next.
+
+    `stated` is the SHA-256 that those bytes should have, where the source says so.
+    """
 
     spec: TensorSpec
     pieces: Pieces
+    stated: str = ""
 
     @property
     def name(self) -> str:
@@ -58,7 +63,7 @@ def of_tensor(name: str, tensor: torch.Tensor) -> Item:
     return Item(TensorSpec(name, tuple(tensor.shape), dtype), pieces)
 
 
-def of_source(source: Source, network: str, spec: TensorSpec) -> Item:
+def of_source(source: Source, network: str, spec: TensorSpec, stated: str = "") -> Item:
     """Return a tensor of an opened checkpoint as an item, read into one buffer of a few megabytes.
 
     Raises:
@@ -73,7 +78,49 @@ def of_source(source: Source, network: str, spec: TensorSpec) -> Item:
             yield piece
 
     _little_endian()
-    return Item(spec, pieces)
+    return Item(spec, pieces, stated)
+
+
+def cast(item: Item, dtype: DType) -> Item:
+    """Return a real floating-point item with its values rounded to `dtype`, piece by piece.
+
+    Raises (while it is written):
+        UsageError: a finite value is too large for `dtype`.
+        CorruptCheckpointError: the values are not those that the source states the SHA-256 of.
+    """
+    import torch
+
+    old, new = (getattr(torch, kind.label) for kind in (item.spec.dtype, dtype))
+    narrower = dtype.exponent < item.spec.dtype.exponent
+
+    def pieces() -> Iterator[memoryview]:
+        digest = sha256()
+        for piece in item.pieces():
+            if item.stated:
+                digest.update(piece)
+            values = torch.frombuffer(piece, dtype=old)
+            rounded = values.to(new)
+            if narrower and not torch.equal(values.isfinite(), rounded.isfinite()):
+                largest = float(values[values.isfinite()].abs().max())
+                said = f"{printable(item.name)} holds {largest:.4g}, which {dtype} can't"
+                raise UsageError(f"{said}; choose a type with more range (bfloat16, float32)")
+            yield rounded.view(torch.uint8).numpy().data
+        check_stated(item, digest.hexdigest())
+
+    return Item(TensorSpec(item.name, item.spec.shape, dtype), pieces)
+
+
+def check_stated(item: Item, found: str) -> None:
+    """Compare the SHA-256 of an item's bytes with the one its source states.
+
+    Raises:
+        CorruptCheckpointError: they differ.
+    """
+    if item.stated and item.stated != found:
+        raise CorruptCheckpointError(
+            f"{printable(item.name)} holds other values than the SHA-256 beside it states: the file was damaged or "
+            "changed after it was written"
+        )
 
 
 def _little_endian() -> None:

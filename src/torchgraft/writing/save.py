@@ -1,17 +1,21 @@
-"""Saving tensors, or a model with its ties."""
+"""Writing checkpoints: tensors, a model with its ties, or what another checkpoint holds."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import secrets
+from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.saved import Saved
 from torchgraft.writing.content import SAFETENSORS, TORCH, Content
 from torchgraft.writing.items import of_tensor
+from torchgraft.writing.shards import ShardWriter, size_of, split
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     import torch
     from torch import nn
@@ -23,17 +27,6 @@ FORMATS = {
     ".bin": TORCH,
     ".ckpt": TORCH,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """A file that was written: its path and format, tensors and bytes stored, and names stored under another one."""
-
-    path: str
-    format: str
-    tensors: int
-    nbytes: int
-    shared: Mapping[str, str]
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -54,19 +47,21 @@ def save(
     metadata: Mapping[str, str] | None = None,
     *,
     file_format: str | None = None,
+    shard_size: str | int | None = None,
 ) -> Saved:
     """Write `tensors`, in their order, to `path`: the whole file or none.
 
     Names of one and the same memory are stored once; a safetensors file states the other names in its metadata, as
     safetensors' own `save_model` does. The file holds a SHA-256 of each tensor, which inspect(verify=True) compares.
-    The format follows the ending unless `file_format` names it. Extra memory: one tensor for each thread, and only
-    where its values don't lie in order on the CPU.
+    The format follows the ending unless `file_format` names it. With `shard_size` (bytes, or "5GB") there are several
+    files and, written last, `path` + ".index.json". Extra memory: one tensor for each thread, and only where its
+    values don't lie in order on the CPU.
 
     Raises:
-        UsageError: a name, value or ending that can't be written.
-        WriteError: the file could not be written; what stood at its place is intact.
+        UsageError: a name, value, size or ending that can't be written.
+        WriteError: a file could not be written; what stood at its place is intact.
     """
-    return _written(path, tensors, metadata or {}, file_format)
+    return _written(path, tensors, metadata or {}, file_format, shard_size)
 
 
 def save_model(
@@ -75,18 +70,23 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     *,
     file_format: str | None = None,
+    shard_size: str | int | None = None,
 ) -> Saved:
     """Write the state dict of `model` to `path`; see `save`. Extra state that is no tensor goes into torch files only.
 
     Raises:
         UsageError: the model holds what the format can't.
-        WriteError: the file could not be written; what stood at its place is intact.
+        WriteError: a file could not be written; what stood at its place is intact.
     """
-    return _written(path, model.state_dict(), metadata or {}, file_format)
+    return _written(path, model.state_dict(), metadata or {}, file_format, shard_size)
 
 
 def _written(
-    path: str | os.PathLike[str], state: Mapping[str, object], metadata: Mapping[str, str], file_format: str | None
+    path: str | os.PathLike[str],
+    state: Mapping[str, object],
+    metadata: Mapping[str, str],
+    file_format: str | None,
+    shard_size: str | int | None,
 ) -> Saved:
     import torch
 
@@ -99,9 +99,49 @@ def _written(
         others={name: value for name, value in state.items() if name not in tensors},
         versions=getattr(state, "_metadata", None), facts=metadata,
     )  # fmt: skip
-    content.check(kind)
-    size = content.write(path, kind, _nobody)
-    return Saved(os.fsdecode(path), kind, len(stored), size, shared)
+    return write(path, kind, content, shard_size=shard_size)
+
+
+def write(
+    path: str | os.PathLike[str],
+    kind: str,
+    content: Content,
+    *,
+    shard_size: str | int | None = None,
+    run: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write `content` to one file, or to shards that bear the mark of `run`; `progress` hears bytes done and in all."""
+    tick = _Ticks(progress, content.nbytes).tick if progress else _nobody
+    text = os.fsdecode(path)
+    made = Saved(path=text, format=kind, tensors=len(content.items), nbytes=0, shared=content.shared, files=(text,))
+    if shard_size is None:
+        content.check(kind)
+        return replace(made, nbytes=content.write(path, kind, tick))
+    parts = split(content, kind, size_of(shard_size))
+    writer = ShardWriter(path=text, kind=kind, run=run or secrets.token_hex(12), tick=tick)
+    done = writer.write(parts)
+    notes = (
+        (f"{done.kept} shards that an earlier run of this conversion wrote were kept", *done.notes)
+        if done.kept
+        else done.notes
+    )
+    return replace(made, path=done.index, format=f"{kind} shards", nbytes=done.nbytes, files=done.files, notes=notes)
+
+
+class _Ticks:
+    """Adds up bytes that several threads wrote, and tells one listener."""
+
+    def __init__(self, tell: Callable[[int, int], None], total: int) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = 0
+        self._lock = Lock()
+
+    def tick(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            self._tell(self._done, self._total)
 
 
 def _nobody(count: int) -> None:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.errors import WriteError
+from torchgraft.writing.items import check_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ class Streamer:
         """Write everything and return the sums, one for each item.
 
         Raises:
-            CheckpointError: an item can't be read.
+            CheckpointError: an item can't be read, or has not the SHA-256 that its source states.
             OSError: the file can't be written. No thread writes any more when this returns or raises.
         """
         threads: list[threading.Thread] = []
@@ -104,4 +105,6 @@ class Streamer:
             crc = zlib.crc32(piece, crc)
             done += put(self._handle, piece, at + done)
             self._tick(len(piece))
+        else:
+            check_stated(item, digest.hexdigest())
         return Sums(digest.hexdigest(), crc)
