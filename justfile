@@ -21,6 +21,10 @@ fmt:
 test *args:
     {{python}} -m pytest {{args}}
 
+# the tests that take long: ten thousand random checkpoints and others
+slow:
+    {{python}} -m pytest -m slow
+
 # put the present output into README and docs; read the diff before you commit it
 pages *names:
     {{python}} tests/docs/pages.py {{names}}
