@@ -79,6 +79,8 @@ def _entry(window: Window, name: str, entry: Any, warnings: list[str]) -> tuple[
         extra = ", ".join(printable(k, 40) for k in entry if k not in _FIELDS)
         warnings.append(f"tensor {printable(name, 80)} has unknown fields: {extra}")
     label, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if isinstance(shape, list) and len(shape) > MAX_DIMS:  # before any arithmetic: a million numbers multiply slowly
+        raise LimitExceededError(f"{window.label}: tensor {printable(name)} has {len(shape)} dimensions")
     if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
         raise _bad(window, name, f"has shape {shape!r:.80}, expected whole numbers from 0 on")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int for n in offsets):
@@ -93,8 +95,6 @@ def _entry(window: Window, name: str, entry: Any, warnings: list[str]) -> tuple[
             name,
             f"of {label} {shape!r:.60} needs {prod(shape) * dtype.itemsize} bytes, its offsets give {end - begin}",
         )
-    if len(shape) > MAX_DIMS:
-        raise LimitExceededError(f"{window.label}: tensor {printable(name)} has {len(shape)} dimensions")
     return dtype, tuple(shape), begin, end
 
 
