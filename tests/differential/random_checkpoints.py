@@ -29,7 +29,7 @@ class Draw:
     """One checkpoint, drawn from a seed."""
 
     def __init__(self, seed):
-        self.dice = random.Random(seed)
+        self.dice = random.Random(seed)  # noqa: S311
         self.numbers = torch.Generator().manual_seed(seed)
         self.format = self.dice.choice(FORMATS)
         self.protocol = self.dice.randint(2, 5)
