@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
-    from torchgraft.api import convert, diff, inspect, load, measure_benefit, optimizer_state, plan
+    from torchgraft.api import convert, diff, inspect, learn, load, measure_benefit, optimizer_state, plan
     from torchgraft.core.errors import (
         ApplyError,
         CheckpointError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.report import Report
     from torchgraft.core.saved import Saved
+    from torchgraft.learning import Learned
     from torchgraft.reading import open_checkpoint
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
     from torchgraft.writing import save, save_model
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
-    **dict.fromkeys(("load", "plan", "inspect", "diff", "convert", "optimizer_state", "measure_benefit"), "api"),
+    **dict.fromkeys(("load", "plan", "inspect", "diff", "convert", "learn", "optimizer_state", "measure_benefit"), "api"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
@@ -48,6 +49,7 @@ _HOMES = {
     "Plan": "core.plan",
     "Report": "core.report",
     "Saved": "core.saved",
+    "Learned": "learning",
     "open_checkpoint": "reading",
 }  # fmt: skip
 
@@ -59,6 +61,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "CheckpointError",
     "CorruptCheckpointError",
     "Frozen",
+    "Learned",
     "LimitExceededError",
     "ModelLostError",
     "Plan",
@@ -77,6 +80,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "diff",
     "freeze",
     "inspect",
+    "learn",
     "load",
     "loaded_masks",
     "measure_benefit",

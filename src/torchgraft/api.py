@@ -20,12 +20,14 @@ from torchgraft.reading import open_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
     from torch import nn
     from torch.optim import Optimizer
 
     from torchgraft.core.diff import Diff
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import Network, Source, Target
+    from torchgraft.learning import Learned
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
     from torchgraft.tuning import Benefit, CarriedState
@@ -172,7 +174,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     from torchgraft.verifying import with_values
 
     wanted = request(**asked)
-    with open_checkpoint(checkpoint) as source:
+    with _opened(checkpoint, wanted) as source:
         wanted = _with_origin(wanted, checkpoint)
         return with_values(make_plan(source, _target(model), wanted, model), source)
 
@@ -198,6 +200,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
             source_model: the module that the checkpoint was saved from (meta is fine): its layer types and numbers of heads
                 are used as well. Needless where `checkpoint` is that module.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
+            learned: what learn() returned, or the file it was saved to: the checkpoint is converted as it is read.
             on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
             accept: "likely", or "certain": everything less is doubt.
             min_coverage: least share of elements that must find a place, on the better of the two sides.
@@ -220,7 +223,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
     from torchgraft.verifying import compare_values, with_values
 
     wanted = request(**asked)
-    with open_checkpoint(checkpoint) as source:
+    with _opened(checkpoint, wanted) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
         made = with_values(make_plan(source, target, wanted, model), source)
@@ -235,6 +238,34 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
         plan=final, checks=done.checks, cost=cost, initialised=done.initialised,
         renderers=Renderers(reporting.report_text, reporting.report_to_dict, reporting.report_html),
     )  # fmt: skip
+
+
+def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, prefer: str | None = None) -> Learned:
+    """Return what a conversion function does to a state dict, as a plan of renames, cuts, permutations and joins.
+
+    The function is run a few times on tensors whose elements say where they come from (see `learning.probes`), then on
+    random values, on which the learned plan must give the same to the last bit. What is not a pure move of data is in
+    `computed`, with the source tensors that it depends on. What depends on values (a branch on a sum) shows only as far
+    as those runs take it.
+
+    Args:
+        convert: gets a dictionary of tensors, and returns one (or a module), or changes the one that it was given.
+        source: the names, shapes and types to convert: a checkpoint, a module, or a dictionary name -> TensorSpec.
+        prefer: which of several networks of the checkpoint.
+
+    Raises:
+        UsageError: the function fails, or gives no state dict.
+        CheckpointError: the checkpoint can't be read.
+    """
+    from torchgraft import learning
+    from torchgraft.core.specs import TensorSpec
+
+    renderers = Renderers(reporting.conversion_text, learning.to_plain)
+    if isinstance(source, dict) and source and all(isinstance(spec, TensorSpec) for spec in source.values()):
+        return learning.learn(convert, source, renderers)
+    with open_checkpoint(source) as opened:
+        specs = choose(opened.networks, (), prefer).network.specs
+    return learning.learn(convert, specs, renderers)
 
 
 def optimizer_state(
@@ -319,6 +350,18 @@ def _target(model: object) -> Target:
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
         return target_from_specs(choose(source.networks, (), None).network.specs)
+
+
+def _opened(checkpoint: object, asked: Request) -> Source:
+    """Return the opened checkpoint, seen through the conversion that was asked for."""
+    source = open_checkpoint(checkpoint)
+    if asked.learned is None:
+        return source
+    try:
+        return asked.learned.opened(source, asked.prefer)
+    except BaseException:
+        source.close()
+        raise
 
 
 def _with_origin(asked: Request, checkpoint: object) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from torchgraft.matching import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torchgraft.learning import Learned
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
@@ -30,6 +33,7 @@ class Request:
     accept: str = "likely"
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
     source_model: object = None
+    learned: Learned | None = None
 
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
@@ -59,6 +63,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     init: Mapping[str, str] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
     source_model: object = None,
+    learned: Learned | str | os.PathLike[str] | None = None,
 ) -> Request:
     """Return the checked request; see load() for what each argument means.
 
@@ -101,7 +106,21 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         accept=accept,
         tensor_parallel=tensor_parallel or {},
         source_model=source_model,
+        learned=_learned(learned),
     )
+
+
+def _learned(given: object) -> Learned | None:
+    if given is None:
+        return None
+    from torchgraft.learning import Learned
+
+    if isinstance(given, Learned):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return Learned.read(given)
+    kind = type(given).__name__
+    raise UsageError(f"learned is a {kind}: give what learn() returned, or the path of a file that it was saved to")
 
 
 def _axis_names(

@@ -14,6 +14,7 @@ from torchgraft.ops import (
     Index,
     InsertZeros,
     JoinRanks,
+    Literal,
     Permute,
     Reshape,
     SelectRows,
@@ -197,6 +198,22 @@ class TestConstant(OpContract):
 
     def test_words(self):
         assert [Constant((2,), "float32", v).describe() for v in (0.0, 1.0, 0.5)] == ["zeros", "ones", "constant 0.5"]
+
+
+class TestLiteral(OpContract):
+    kind = Literal
+    good: ClassVar[list] = [
+        (Literal((2, 2), "float32", (0.5, 1, -2, 3)), []),
+        (Literal((), "int64", (7,)), []),
+        (Literal((3,), "bool", (1, 0, 1)), []),
+        (Literal((0,), "float16", ()), []),
+    ]
+    bad: ClassVar[list] = [(Literal((2,), "float32", (0, 1)), [spec(2)])]
+
+    @pytest.mark.parametrize(("values", "text"), [((1.0,), "1 values don't fill"), ((0.5, 1.0), "whole numbers")])
+    def test_refuses_values_that_the_tensor_cannot_hold(self, values, text):
+        with pytest.raises(UsageError, match=text):
+            Literal((2,), "int64", values)
 
 
 class TestInsertZeros(OpContract):

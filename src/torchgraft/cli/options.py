@@ -20,6 +20,8 @@ PLAN_OPTIONS = (
     click.option("--rename", multiple=True, metavar="A=B",
                  help="Names under A in the checkpoint are under B in the model. {i} is a number; a final dot a prefix."),
     click.option("--prefer", metavar="NAME", default=None, help="Which of several networks: a container path, or ema."),
+    click.option("--learned", type=click.Path(), default=None, metavar="FILE",
+                 help="A learned conversion: the checkpoint is converted as it is read."),
     click.option("--fresh", multiple=True, metavar="PATTERN", help="Tensors that keep their initial values."),
     click.option("--zero", multiple=True, metavar="PATTERN", help="Tensors that start at zero."),
     click.option("--init", multiple=True, metavar="PATTERN=KIND",

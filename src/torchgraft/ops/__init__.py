@@ -14,6 +14,7 @@ from torchgraft.ops.fusing import FuseBranches, FuseNormBias, FuseNormWeight
 from torchgraft.ops.heads import HeadsToParts, PartsToHeads, RotaryLayout
 from torchgraft.ops.identity import Identity
 from torchgraft.ops.joining import Concat, Constant, InsertZeros, JoinRanks, Stack
+from torchgraft.ops.literal import Literal
 from torchgraft.ops.plain import read_op
 from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
 from torchgraft.ops.reparam import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit
@@ -33,6 +34,7 @@ OPS: tuple[type[BaseOp], ...] = (
     Stack,
     JoinRanks,
     Constant,
+    Literal,
     Identity,
     InsertZeros,
     HeadsToParts,
@@ -99,6 +101,7 @@ __all__ = [
     "InflateKernel",
     "InsertZeros",
     "JoinRanks",
+    "Literal",
     "LohaMerge",
     "LoraMerge",
     "MeanRows",

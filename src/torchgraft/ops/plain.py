@@ -38,6 +38,7 @@ KINDS: Mapping[str, Callable[[object], bool]] = {
     "bool": lambda value: isinstance(value, bool),
     "int | None": lambda value: value is None or _is_int(value),
     "tuple[int, ...]": _all(_is_int),
+    "tuple[float, ...]": _all(_is_float),
     "tuple[str, ...]": _all(_is_str),
 }
 

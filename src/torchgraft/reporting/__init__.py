@@ -1,5 +1,6 @@
 """Plans, reports, inspections and diffs for people (text, terminal, HTML) and for programs (JSON)."""
 
+from torchgraft.reporting.conversions import conversion_text, conversion_view
 from torchgraft.reporting.html import plan_html, report_html
 from torchgraft.reporting.json import plan_to_dict, report_to_dict
 from torchgraft.reporting.json_others import diff_to_dict, inspection_to_dict, saved_to_dict
@@ -9,6 +10,8 @@ from torchgraft.reporting.text import plan_text, report_text
 from torchgraft.reporting.views import plan_view, report_view
 
 __all__ = [
+    "conversion_text",
+    "conversion_view",
     "diff_text",
     "diff_to_dict",
     "diff_view",

@@ -1,0 +1,85 @@
+"""A conversion of a state dict as plain data: where every element of every tensor that it makes comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torchgraft.core.shown import Renderers, Shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.plan import Feed, Op
+    from torchgraft.core.specs import TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A tensor that a conversion makes by moving data: feeds go through their own ops, then `ops` join the results.
+
+    Without feeds the ops make a constant.
+    """
+
+    spec: TensorSpec
+    feeds: tuple[Feed, ...] = ()
+    ops: tuple[Op, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.spec.name
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The source tensors that feed it, each once."""
+        return tuple(dict.fromkeys(feed.key for feed in self.feeds))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one source tensor as it is, under whatever name."""
+        return len(self.feeds) == 1 and not self.feeds[0].ops and not self.ops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """A tensor that a conversion makes by more than moving data, why that is known, and what it depends on.
+
+    `keys` are source tensors whose values change it; `complete` is False where there are too many to name.
+    """
+
+    spec: TensorSpec
+    why: str
+    keys: tuple[str, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion(Shown):
+    """What a conversion does to a state dict of these `sources`: `outputs` are moves of data, `computed` are not.
+
+    `skipped` are entries of its result that are no tensors.
+    """
+
+    sources: Mapping[str, TensorSpec]
+    outputs: tuple[Output, ...]
+    computed: tuple[Computed, ...] = ()
+    skipped: tuple[str, ...] = ()
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Output]:
+        """Outputs by name."""
+        return {output.name: output for output in self.outputs}
+
+    @cached_property
+    def dropped(self) -> tuple[str, ...]:
+        """Source tensors that nothing is made of, in the order of the source."""
+        used = {key for output in self.outputs for key in output.keys} | {k for c in self.computed for k in c.keys}
+        return tuple(name for name in self.sources if name not in used)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor that the conversion makes is a move of data or a constant."""
+        return not self.computed

@@ -1,0 +1,122 @@
+"""Learning a conversion, and what can be done with what was learned."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from torchgraft.core.conversion import Conversion
+from torchgraft.core.errors import CheckpointError, UsageError, printable
+from torchgraft.learning.outputs import output_of
+from torchgraft.learning.plain import from_plain, to_plain
+from torchgraft.learning.probes import Numbering, trace
+from torchgraft.learning.proving import proved
+from torchgraft.learning.running import expect_fit, value_of
+from torchgraft.learning.source import ConvertedSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from torchgraft.core.shown import Renderers
+    from torchgraft.core.specs import Source, TensorSpec
+    from torchgraft.learning.probes import Convert
+
+LARGEST = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned(Conversion):
+    """A conversion that was learned: read it, run it on other values, turn it round, keep it in a file."""
+
+    def convert(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what the conversion makes of `state`, computed outputs left out. May share memory with `state`.
+
+        Raises:
+            UsageError: a tensor is missing or has another shape than when the conversion was learned.
+        """
+        from torchgraft.learning.probes import spec_of
+
+        expect_fit(self, {name: spec_of(name, value) for name, value in state.items()}, "the state dict")
+        return {output.name: value_of(output, state.__getitem__) for output in self.outputs}
+
+    def opened(self, source: Source, prefer: str | None = None) -> Source:
+        """Return an opened checkpoint as the conversion sees it: other names, values computed as they are read.
+
+        Of several networks in the checkpoint the first that fits is taken, or the one that `prefer` names.
+
+        Raises:
+            UsageError: no network of the checkpoint has the names and shapes that the conversion was learned for.
+        """
+        return ConvertedSource(self, source, prefer)
+
+    def inverse(self) -> Self:
+        """Return the conversion that gives the source back.
+
+        Raises:
+            UsageError: a part of the source is not in the outputs, or is rounded there; all such tensors are named.
+        """
+        from torchgraft.learning.inverse import inverted
+
+        return inverted(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the conversion to a JSON file, whole or not at all; `Learned.read` reads it back.
+
+        Raises:
+            OSError: the file can't be written; what stood there is intact.
+        """
+        text = json.dumps(to_plain(self), separators=(",", ":"), allow_nan=False)
+        part = f"{os.fsdecode(path)}.{os.getpid()}.part"
+        try:
+            with open(part, "w", encoding="utf-8") as file:  # noqa: PTH123  # any path-like, bytes included
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)  # noqa: PTH105
+        except BaseException:
+            if os.path.exists(part):  # noqa: PTH110
+                os.unlink(part)  # noqa: PTH108
+            raise
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], renderers: Renderers | None = None) -> Self:
+        """Return the conversion that `save` wrote. The file is data: nothing in it is run.
+
+        Raises:
+            CheckpointError: there is no such file, or it is too large.
+            UsageError: the file is no learned conversion, or a broken one.
+        """
+        shown = printable(os.fsdecode(path))
+        try:
+            if os.path.getsize(path) > LARGEST:  # noqa: PTH202
+                raise CheckpointError(f"{shown} has more than {LARGEST >> 20} MiB, which no learned conversion needs")
+            with open(path, encoding="utf-8") as file:  # noqa: PTH123
+                data = json.load(file)
+        except OSError as error:
+            raise CheckpointError(f"{shown} can't be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{shown} is no learned conversion: it is no JSON ({error})") from error
+        found = from_plain(data, shown)
+        return cls(
+            sources=found.sources, outputs=found.outputs, computed=found.computed, skipped=found.skipped,
+            renderers=renderers,
+        )  # fmt: skip
+
+
+def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderers | None = None) -> Learned:
+    """Return what `convert` does to a state dict with these specs; see `torchgraft.learn`.
+
+    Raises:
+        UsageError: it fails on probe tensors, or gives no state dict, or another form each time.
+    """
+    numbering = Numbering(specs)
+    traced, skipped = trace(convert, numbering)
+    found = [output_of(traced.pop(name), numbering) for name in list(traced)]
+    outputs, computed = proved(found, convert, specs)
+    return Learned(
+        sources=dict(specs), outputs=tuple(outputs), computed=tuple(computed), skipped=skipped, renderers=renderers
+    )

@@ -1,0 +1,231 @@
+"""Running a conversion on tensors whose elements say where they come from.
+
+Every element of the source gets a number of its own. Its digits go through the conversion one run after the other, as
+values that are exact in the source's element type, so they survive casts down to bfloat16. One more run has the last
+digit turned round (9 - d in decimal): a moved element follows it, a constant doesn't.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.int64]
+    Convert = Callable[[dict[str, torch.Tensor]], Any]
+
+# Digits are 0 to 255 where the types allow: bfloat16 has eight significant bits, unsigned bytes end there.
+BASE = 256
+CONSTANT = -1
+OTHER = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Where the elements of one output come from.
+
+    `ids` has the number of each element's origin, CONSTANT for elements that are the same in every run, or OTHER.
+    `values` are those of one run: the constants are there (None where none are).
+    """
+
+    spec: TensorSpec
+    ids: Ids
+    values: torch.Tensor | None
+
+
+class Numbering:
+    """Numbers for the elements of all source tensors: those of one tensor follow each other in C order."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        self.specs = specs
+        self.names = list(specs)
+        counts = [specs[name].numel for name in self.names]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+        self.base = min((capacity(spec.dtype) for spec in specs.values()), default=BASE)
+
+    @property
+    def total(self) -> int:
+        """Number of elements."""
+        return int(self.starts[-1])
+
+    def digits(self) -> int:
+        """Return how many digits a number has."""
+        count, reach = 1, self.base
+        while reach < self.total:
+            count, reach = count + 1, reach * self.base
+        return count
+
+    def probe(self, number: int, *, turned: bool = False) -> dict[str, torch.Tensor]:
+        """Return the source with digit `number` of each element's number as its value."""
+        import torch
+
+        out = {}
+        for at, name in enumerate(self.names):
+            spec = self.specs[name]
+            digit = torch.arange(int(self.starts[at]), int(self.starts[at + 1]))
+            digit = torch.div(digit, self.base**number, rounding_mode="floor") % self.base
+            digit = (self.base - 1) - digit if turned else digit
+            out[name] = digit.to(getattr(torch, spec.dtype.label)).reshape(spec.shape)
+        return out
+
+
+def capacity(dtype: DType) -> int:
+    """Return how many whole numbers from 0 on an element type holds exactly, BASE at most."""
+    if dtype.kind in ("float", "complex"):
+        return 2 if dtype is DType.F8_E8M0FNU else min(BASE, 1 << dtype.mantissa)
+    return min(BASE, 1 << dtype.mantissa)
+
+
+def trace(convert: Convert, numbering: Numbering) -> tuple[dict[str, Traced], tuple[str, ...]]:
+    """Return where all outputs of `convert` come from, and the names of results that are no tensors.
+
+    Takes one run for each digit (three for a million elements, four up to four thousand million) and one more.
+    Memory: the source and the outputs once, and 8 bytes for each output element.
+
+    Raises:
+        UsageError: the conversion fails on the probes, or its result is no state dict or changes its form.
+    """
+    last, skipped = run(convert, numbering.probe(0))
+    turned, _ = run(convert, numbering.probe(0, turned=True))
+    _expect_same_form(last, turned)
+    found: dict[str, Ids] = {}
+    for name, value in last.items():
+        first, back = _whole(value, numbering.base), _whole(turned[name], numbering.base)
+        moved = (first >= 0) & (first + back == numbering.base - 1)
+        ids = np.where(moved, first, OTHER)
+        ids[_equal(value, turned[name])] = CONSTANT
+        found[name] = ids
+    for number in range(1, numbering.digits()):
+        outputs, _ = run(convert, numbering.probe(number))
+        _expect_same_form(last, outputs)
+        for name, value in outputs.items():
+            digit, ids = _whole(value, numbering.base), found[name]
+            ids[(ids >= 0) & (digit < 0)] = OTHER
+            ids[(ids == CONSTANT) & ~_equal(value, last[name])] = OTHER
+            np.add(ids, digit * numbering.base**number, out=ids, where=ids >= 0)
+    for ids in found.values():
+        ids[ids >= numbering.total] = OTHER
+    return {name: Traced(spec_of(name, value), found[name], value) for name, value in last.items()}, skipped
+
+
+def run(convert: Convert, given: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Return copies of the tensors that `convert` makes of `given`, on the CPU, and the names of what is no tensor.
+
+    A function that returns nothing has changed the dictionary that it was given.
+
+    Raises:
+        UsageError: it fails, or returns no state dict.
+    """
+    try:
+        result = convert(given)
+    except Exception as error:
+        text = f"the conversion fails on probe tensors ({type(error).__name__}: {error})"
+        raise UsageError(
+            f"{printable(text, 300)}; it must run on a state dict of the source's names and shapes"
+        ) from error
+    result = given if result is None else result
+    if hasattr(result, "state_dict") and not hasattr(result, "keys"):
+        result = result.state_dict()
+    return _tensors(result)
+
+
+def _tensors(result: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    import torch
+
+    if not hasattr(result, "items"):
+        kind = type(result).__name__
+        raise UsageError(f"the conversion returns a {kind}; a dictionary of tensors, a module or None is accepted")
+    found, skipped = {}, []
+    for name, value in result.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value))  # noqa: PLW2901
+        if isinstance(value, torch.Tensor):
+            # A copy: the next run may write into the same memory, as loading into one model does.
+            found[str(name)] = value.detach().to("cpu", copy=True)
+        else:
+            skipped.append(str(name))
+    nested = next((str(name) for name, value in result.items() if hasattr(value, "keys")), None)
+    if not found and nested is not None:
+        raise UsageError(
+            f"the conversion returns dictionaries within a dictionary; return the state dict itself, as in "
+            f"lambda state: convert(state)[{nested!r}]"
+        )
+    return found, tuple(skipped)
+
+
+def spec_of(name: str, value: torch.Tensor) -> TensorSpec:
+    """Return the spec of a tensor.
+
+    Raises:
+        UsageError: an element type that is unknown here.
+    """
+    try:
+        return TensorSpec(name, tuple(value.shape), DType.of(str(value.dtype)))
+    except KeyError:
+        raise UsageError(f"the conversion makes {printable(name)} of type {value.dtype}, which is not known") from None
+
+
+def _whole(value: torch.Tensor, base: int) -> Ids:
+    """Return the values as digits, -1 for those that are none. Complex numbers count by their real part."""
+    import torch
+
+    plain = value.real if value.is_complex() else value
+    if plain.dtype is torch.float64 or not plain.is_floating_point():
+        wide = plain.contiguous()
+    else:
+        wide = plain.to(torch.float32)
+    array = wide.to(torch.uint8 if wide.dtype is torch.bool else wide.dtype).numpy()
+    whole: Ids = np.full(array.shape, -1, dtype=np.int64)
+    is_digit = (array >= 0) & (array < base)
+    whole[is_digit] = array[is_digit].astype(np.int64)
+    whole[is_digit & (whole != array)] = -1
+    return whole
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = ((a == b) | ((a != a) & (b != b))).numpy()  # noqa: PLR0124  # NaN equals NaN here
+    return same
+
+
+def _expect_same_form(first: Mapping[str, torch.Tensor], again: Mapping[str, torch.Tensor]) -> None:
+    for name in {**first, **again}:
+        forms = [(tuple(side[name].shape), str(side[name].dtype)) if name in side else None for side in (first, again)]
+        if forms[0] != forms[1]:
+            said = " and ".join(
+                "nothing" if f is None else f"{list(f[0])} {f[1].removeprefix('torch.')}" for f in forms
+            )
+            raise UsageError(
+                f"the conversion makes {printable(name)} {said} of a source of the same shapes: what it does depends on "
+                "values, or on how often it is called, and can't be learned"
+            )
+
+
+def random_values(specs: Mapping[str, TensorSpec], seed: int) -> dict[str, torch.Tensor]:
+    """Return a source of random values of all signs, as wild as the element types allow without NaN or overflow."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _random(spec, generator) for name, spec in specs.items()}
+
+
+def _random(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, spec.dtype.label)
+    if spec.dtype.kind in ("float", "complex"):
+        wide = torch.complex64 if spec.dtype.kind == "complex" else torch.float32
+        wide = torch.float64 if spec.dtype is DType.F64 else wide
+        return torch.randn(spec.shape, generator=generator, dtype=wide).to(dtype)
+    low = -100 if spec.dtype.kind == "int" else 0
+    return torch.randint(low, 2 if dtype is torch.bool else 100, spec.shape, generator=generator).to(dtype)

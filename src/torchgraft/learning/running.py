@@ -1,0 +1,80 @@
+"""Running a learned conversion, on values or on specs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.listing import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import torch
+
+    from torchgraft.core.conversion import Conversion, Output
+    from torchgraft.core.specs import TensorSpec
+
+
+def value_of(output: Output, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """Return the tensor that `output` describes; `read` gives source tensors. May share memory with what was read."""
+    values = []
+    for feed in output.feeds:
+        value = read(feed.key)
+        for op in feed.ops:
+            value = op.run([value])
+        values.append(value)
+    for op in output.ops:
+        values = [op.run(values)]
+    return values[0]
+
+
+def spec_of(output: Output, specs: Mapping[str, TensorSpec]) -> TensorSpec:
+    """Return the spec of what `output` makes of a source with these specs, under the output's name.
+
+    Raises:
+        UsageError: the source doesn't fit.
+    """
+    found = []
+    for feed in output.feeds:
+        spec = specs[feed.key]
+        for op in feed.ops:
+            spec = op.out_spec([spec])
+        found.append(spec)
+    for op in output.ops:
+        found = [op.out_spec(found)]
+    return type(output.spec)(output.name, found[0].shape, found[0].dtype)
+
+
+def misfits(conversion: Conversion, specs: Mapping[str, TensorSpec]) -> Iterator[tuple[str, str]]:
+    """Yield (name, what is wrong) for each source tensor that is used, and is missing from `specs` or of another shape.
+
+    Element types may differ, unless the conversion joins tensors of one type.
+    """
+    dropped = set(conversion.dropped)
+    for name, spec in conversion.sources.items():
+        if name in dropped:
+            continue
+        given = specs.get(name)
+        if given is None:
+            yield name, f"{printable(name)} {list(spec.shape)} is missing"
+        elif given.shape != spec.shape:
+            yield (
+                name,
+                f"{printable(name)} is {list(given.shape)}, was {list(spec.shape)} when the conversion was learned",
+            )
+
+
+def expect_fit(conversion: Conversion, specs: Mapping[str, TensorSpec], origin: str) -> None:
+    """Refuse a source that the conversion was not learned for.
+
+    Raises:
+        UsageError: names or shapes differ, with up to four of them.
+    """
+    wrong = list(misfits(conversion, specs))
+    if wrong:
+        said = "; ".join(text for _, text in wrong[:4])
+        more = f" and {len(wrong) - 4} more ({listed([name for name, _ in wrong[4:]], 3)})" if len(wrong) > 4 else ""
+        raise UsageError(
+            f"{origin} is not what this conversion was learned for: {said}{more}; learn it again from this one"
+        )
