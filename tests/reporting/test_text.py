@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
-from reporting_plans import HELD, changed_head, converted, full, plan, plans, report, unused
+from reporting_plans import HELD, changed_head, converted, copy, full, plan, plans, report, unused
 
-from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.plan import Certainty, Objection, Plan, Why
 from torchgraft.core.report import Check, Report
 from torchgraft.ops import Concat
 from torchgraft.reporting import plan_text, plan_view, report_text, report_view
@@ -62,6 +62,30 @@ cast: 12 tensors
 harmless: 1 tensor of the model keeps its value, 1 tensor of the checkpoint is not needed: counters, indices and the like
 notes: took 'model', the only network""".replace("OPS", Concat(0).describe())
     )
+
+
+def test_what_is_likely_is_told_as_likely_and_counted():
+    moved = Why("sequence", "layers.4 stands where layers.5 does")
+    steps = [
+        copy("layers.0.weight", 4, 4),
+        copy("layers.1.weight", 4, 4, certainty=Certainty.LIKELY),
+        copy("layers.5.weight", 4, 4, source="layers.4.weight", why=moved, certainty=Certainty.LIKELY),
+        copy("out.weight", 2, 4, source="head.weight", why=Why("structure", "head corresponds to out")),
+    ]
+    assert plan_text(plan(steps)).splitlines()[1:] == [
+        "renamed: 2 tensors; 1 of them likely, not certain",
+        "  layers.5.weight <- layers.4.weight (likely): layers.4 stands where layers.5 does",
+        "  out.weight <- head.weight: head corresponds to out",
+        "same name, likely the same: 1 tensor",
+        "  layers.1.weight <- layers.1.weight (likely): same name",
+    ]
+
+
+def test_a_doubt_says_what_is_missing():
+    why = Why("structure", "a corresponds to b", doubt="names don't say it")
+    text = plan_text(plan([copy("b.weight", 4, 4, source="a.weight", why=why, certainty=Certainty.DOUBT)]))
+    assert "b.weight [4, 4] <- a.weight: names don't say it" in text
+    assert "corresponds" not in text
 
 
 def test_only_what_was_compared_is_called_loaded():

@@ -142,10 +142,9 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
     said = "; ".join(
         t for t in (match.why.text, piece.text, fit.text, *(f"order of parts {c}" for c in _conventions([match]))) if t
     )
-    rule = fit.rule or match.why.rule
     return Step(
         slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows, made=fit.made,
-        why=Why(rule, said, match.why.evidence),
+        why=replace(match.why, rule=fit.rule or match.why.rule, text=said),
         certainty=_worst(match.certainty, fit.certainty, _order_of(match)),
         alternatives=match.alternatives,
     )  # fmt: skip
@@ -245,10 +244,14 @@ def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tup
         slot=facts.slots[slot],
         feeds=tuple(feeds),
         ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros + _packed(parts[0]),
-        why=Why("fused", text, ordered[0].why.evidence),
+        why=replace(_least_sure(ordered).why, rule="fused", text=text),
         certainty=_worst(*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(_order_of, ordered)),
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
     )
+
+
+def _least_sure(found: Sequence[Match]) -> Match:
+    return max(found, key=lambda match: _ORDER[match.certainty])
 
 
 def _is_whole(ordered: Sequence[Match]) -> bool:

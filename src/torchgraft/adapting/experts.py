@@ -84,7 +84,9 @@ class Experts:
         for name, (rows, columns) in matrices.items():
             if rows == columns and shown != {_is_turned(steps[name])}:
                 text = f"{steps[name].why.text}; the matrices are square, so they may be stored [in, out] or [out, in]"
-                out[name] = replace(steps[name], why=replace(steps[name].why, text=text), certainty=Certainty.DOUBT)
+                out[name] = replace(
+                    steps[name], why=replace(steps[name].why, text=text, doubt=""), certainty=Certainty.DOUBT
+                )
         return out
 
     def _matrix(self, step: Step) -> Shape | None:

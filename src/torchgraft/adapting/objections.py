@@ -51,7 +51,7 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
     for step in plan.doubtful:
         if step.why.rule == "quantised":
             continue  # has an objection of its own
-        groups.setdefault(step.why.text, []).append(step)
+        groups.setdefault(step.why.doubt or step.why.text, []).append(step)
     for text, steps in groups.items():
         names = tuple(s.slot.name for s in steps)
         others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]

@@ -82,11 +82,15 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The ground of a decision: the rule that made it, in one sentence, and the evidence for it."""
+    """The ground of a decision: the rule that made it, in one sentence, and the evidence for it.
+
+    `doubt` says what is missing where the decision is in doubt, if that isn't what `text` says.
+    """
 
     rule: str
     text: str
     evidence: tuple[str, ...] = ()
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class Pair:
 
     `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
     shapes that stays free stands beside, with nothing in between that could tell; `named`: the same name under
-    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well by name or block; `rare`: how few units
+    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well by name or block; `placed`: where one does, it stands
+    elsewhere on both sides, or would fit worse as part of an exchange; `rare`: how few units
     share the shapes; `lead`: total score over the next best; `rival`: that next best source.
     """
 
@@ -42,6 +43,7 @@ class Pair:
     named: bool
     unquestioned: bool
     told_apart: bool
+    placed: bool
     rare: float
     lead: float
     rival: int | None
@@ -112,32 +114,51 @@ class Context:
         return self.regions[side][first] == self.regions[side][second]
 
 
+class Exchange(NamedTuple):
+    """Two units of a list, the first at the lower number (`rising`) or not; `likes`: the first at the number of the
+    second, and the second at that of the first.
+    """
+
+    rising: bool
+    likes: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """One side as a sequence: the paths of its units, and how often the shapes changed up to each."""
 
     paths: tuple[str, ...]
     changes: tuple[int, ...]
+    index: Mapping[str, int]
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:
         """Return the sequence of `units`."""
         kinds = [sorted((r, shape_class(leaf.shape)) for r, leaf in u.leaves.items() if r != "count") for u in units]
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
-        return cls(tuple(u.path for u in units), tuple(accumulate(steps)))
+        paths = tuple(u.path for u in units)
+        return cls(paths, tuple(accumulate(steps)), {path: at for at, path in enumerate(paths)})
 
-    def numbers(self, first: int, second: int) -> bool:
-        """Return whether two units stand at different numbers of one list."""
+    def exchange(self, first: int, second: int) -> Exchange | None:
+        """Return what two units at different numbers of one list would be with numbers exchanged.
+
+        None where no such list has both, or one of them has no like at the number of the other.
+        """
         a, b = self.paths[first].split("."), self.paths[second].split(".")
-        for x, y in zip(a, b, strict=False):
-            if x != y:
-                return stem(x) is not None and stem(x) == stem(y)
-        return False
+        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        head = None if at is None else stem(a[at])
+        if at is None or head is None or head != stem(b[at]):
+            return None
+        swapped = [*a[:at], b[at], *a[at + 1 :]], [*b[:at], a[at], *b[at + 1 :]]
+        likes = [self.index.get(".".join(path)) for path in swapped]
+        if likes[0] is None or likes[1] is None:
+            return None
+        return Exchange(rising=int(a[at][len(head) :]) < int(b[at][len(head) :]), likes=(likes[0], likes[1]))
 
     def beside(self, first: int, second: int) -> bool:
         """Return whether two units are members of one numbered list themselves."""
         a, b = self.paths[first].rpartition("."), self.paths[second].rpartition(".")
-        return a[0] == b[0] and a[2].isdecimal() and b[2].isdecimal()
+        return a[0] == b[0] and stem(a[2]) is not None and stem(a[2]) == stem(b[2])
 
     def adjoin(self, first: int, second: int) -> bool:
         """Return whether two members of one list have nothing of other shapes between them."""
@@ -150,6 +171,8 @@ class Order:
 
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97
+# Likeness of names that an exchange of two pairs must lose before names count as settling which is which.
+SWAP_GAP = 0.3
 
 
 def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:
@@ -181,11 +204,12 @@ def _judge(
     column[i] = row[j] = -9.0
     rival = int(column.argmax())
     lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
-    apart = all(_by_order(pair, k, side, context, partners) for side in (0, 1) for k in _rivals(i, j, evidence, side))
+    rivals = [(k, side) for side in (0, 1) for k in _rivals(i, j, evidence, side)]
     return Pair(
         source=i, target=j, name=float(evidence.names[i, j]), block=float(votes[0][i, j]), tail=float(votes[1][i, j]),
         in_order=pair in context.path, adjoined=context.is_adjoined(pair, evidence, partners), named=context.named.get(i) == j, unquestioned=context.named.get(i) == j and context.is_unquestioned(i, j, evidence),
-        told_apart=apart, rare=float(evidence.rare[i, j]), lead=float(lead),
+        told_apart=all(_by_order(pair, *rival, context, partners) for rival in rivals),
+        placed=all(_by_place(pair, *rival, evidence, context, partners) for rival in rivals), rare=float(evidence.rare[i, j]), lead=float(lead),
         rival=rival if column[rival] > 0.4 else None,
     )  # fmt: skip
 
@@ -218,5 +242,29 @@ def _by_order(
     if (ours, theirs) not in context.path:
         return False
     first, second = context.sequences
-    numbered = first.numbers(pair[0], ours) or second.numbers(pair[1], theirs)
-    return numbered and first.separates(pair[0], ours)
+    numbered = first.exchange(pair[0], ours) or second.exchange(pair[1], theirs)
+    return numbered is not None and first.separates(pair[0], ours)
+
+
+def _by_place(
+    pair: tuple[int, int], rival: int, side: int, evidence: Evidence, context: Context,
+    partners: tuple[Mapping[int, int], Mapping[int, int]],
+) -> bool:  # fmt: skip
+    """Return whether a rival stands elsewhere: where the two sides agree on the place of both, or by their names.
+
+    Numbers on both sides say it, or other shapes in between on both sides; and where names differ, an exchange of the
+    partners may speak against it.
+    """
+    other = partners[side].get(rival)
+    if other is None:
+        return False
+    ours, theirs = (rival, other) if side == 0 else (other, rival)
+    (i, j), (first, second), names = pair, context.sequences, evidence.names
+    here, there = first.exchange(i, ours), second.exchange(j, theirs)
+    if here and there and all(partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
+        return here.rising == there.rising
+    if names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j] >= SWAP_GAP:
+        return True
+    if not {pair, (ours, theirs)} <= context.path:
+        return False
+    return first.separates(i, ours) and second.separates(j, theirs)

@@ -11,6 +11,7 @@ from torchgraft.matching.evidence import Evidence, gather
 from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
+from torchgraft.matching.words import stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +57,14 @@ def solve(
 
 
 def _regions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[str], list[str]]:
-    return [u.path.partition(".")[0] for u in sources], [u.path.partition(".")[0] for u in targets]
+    return [_region(u.path) for u in sources], [_region(u.path) for u in targets]
+
+
+def _region(path: str) -> str:
+    """Return the part of a network that a module lies in: its first segment; members of one list there are together."""
+    first = path.partition(".")[0]
+    head = stem(first)
+    return first if head is None else head
 
 
 def _fixed(

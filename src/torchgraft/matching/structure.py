@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.matching.certainty import folded, sureness
 from torchgraft.matching.dialect import HARMLESS_ROLES
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut, packing_of_leaf
@@ -15,6 +17,7 @@ from torchgraft.matching.units import Unit, group, same_roles
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torchgraft.matching.certainty import Sureness
     from torchgraft.matching.judge import Pair
     from torchgraft.matching.models import Models
     from torchgraft.matching.prefixes import Naming
@@ -34,13 +37,11 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     matches: list[Match] = []
     spare = _spare_norms(pairs, source_units)
     for pair in pairs:
-        verdict = _certainty(pair, familiar=familiar)
-        if verdict is not None and _is_folded(source_units[pair.source], target_units[pair.target], spare):
-            verdict = Certainty.DOUBT
-        if verdict is Certainty.DOUBT and _is_harmless(target_units[pair.target]):
-            verdict = None
-        if verdict is not None:
-            matches += _leaf_matches(pair, verdict, source_units, target_units)
+        sure = sureness(pair, familiar=familiar)
+        if sure is not None and _is_folded(source_units[pair.source], target_units[pair.target], spare):
+            sure = folded(sure)
+        if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
+            matches += _leaf_matches(pair, sure, source_units, target_units)
     fed = {m.target.name for m in matches}
     used = {m.source.name for m in matches}
     return Matching(
@@ -119,34 +120,6 @@ def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence
     return sum(min(sources[i].numel, targets[j].numel) for i, j in pinned.items()) / max(total, 1)
 
 
-def _certainty(pair: Pair, *, familiar: bool) -> Certainty | None:
-    """Return how sure a pair is; None: too little speaks for it.
-
-    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
-    """
-    if pair.named and pair.unquestioned:
-        return Certainty.CERTAIN
-    if pair.adjoined:
-        return Certainty.DOUBT
-    if pair.named:
-        return Certainty.LIKELY
-    context = max(pair.block, pair.tail)
-    if familiar and not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
-        return None  # the same words under another number, out of order, between blocks that don't agree otherwise
-    if familiar and pair.name < 0.55:
-        if pair.in_order and pair.block > 0.5 and pair.name > 0.3:
-            return Certainty.LIKELY
-        plausible = (pair.in_order and pair.block > 0.5) or (pair.rare > 0.9 and pair.rival is None)
-        return Certainty.DOUBT if plausible else None
-    if pair.name < 0.15 and context < 0.4 and pair.rare < 0.9 and (familiar or not pair.in_order):
-        return None
-    if pair.told_apart and pair.lead > 0.2 and (pair.name > 0.35 or context > 0.6 or pair.in_order):
-        return Certainty.CERTAIN
-    if pair.lead > 0.2 and (pair.in_order or pair.told_apart):
-        return Certainty.LIKELY
-    return Certainty.DOUBT
-
-
 def _is_harmless(unit: Unit) -> bool:
     return all(leaf.role in HARMLESS_ROLES for leaf in unit.leaves.values())
 
@@ -164,16 +137,16 @@ def _is_folded(source: Unit, target: Unit, spare: set[str]) -> bool:
     return bare and source.path.rpartition(".")[0] in spare
 
 
-def _leaf_matches(pair: Pair, verdict: Certainty, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:
+def _leaf_matches(pair: Pair, sure: Sureness, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:
     source, target = sources[pair.source], targets[pair.target]
-    why = _why(pair, source, target)
+    why = replace(_why(pair, source, target), doubt=sure.doubt)
     alternatives: tuple[Alternative, ...] = ()
-    if pair.rival is not None and verdict is not Certainty.CERTAIN:
+    if pair.rival is not None and sure.certainty is not Certainty.CERTAIN:
         rival = sources[pair.rival]
         keys = tuple(k for leaf in rival.leaves.values() for k in leaf.keys)
         alternatives = (Alternative(keys, f"{rival.path} has the same shapes"),)
     return [
-        Match(target=b, source=a, why=why, certainty=verdict, alternatives=alternatives)
+        Match(target=b, source=a, why=why, certainty=sure.certainty, alternatives=alternatives)
         for a, b in same_roles(source, target)
     ]
 

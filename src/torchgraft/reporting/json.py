@@ -150,4 +150,4 @@ def _unused(unused: Unused) -> Data:
 
 
 def _why(why: Why) -> Data:
-    return {"rule": why.rule, "text": why.text, "evidence": list(why.evidence)}
+    return {"rule": why.rule, "text": why.text, "evidence": list(why.evidence), "doubt": why.doubt}

@@ -81,8 +81,18 @@ def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) ->
 def adapted_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
     """Return what goes through ops or fills a slot in part, by cause."""
     rows = (_row(step, usual, shaped=True, came=_came(step, plan)) for step in steps)
-    amount = figures(len(steps), sum(step.filled for step in steps))
+    amount = figures(len(steps), sum(step.filled for step in steps)) + _likely_words(steps)
     return Section(title="adapted", tone="good", figures=amount, groups=_groups(fold(rows)), count=len(steps))
+
+
+def likely_section(steps: Sequence[Step]) -> Section:
+    """Return what keeps its name although the number in it may mean another layer: likely the same, not certain."""
+    likely = [step for step in steps if step.certainty is Certainty.LIKELY]
+    rows = (_row(step, None, shaped=False) for step in likely)
+    return Section(
+        title="same name, likely the same", tone="good", figures=tensors(len(likely)), groups=_groups(fold(rows)),
+        count=len(likely),
+    )  # fmt: skip
 
 
 def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
@@ -98,7 +108,15 @@ def renamed_section(steps: Sequence[Step]) -> Section:
     rows = (_row(step, None, shaped=False) for step in steps if not _prefix_rule(step))
     heads = tuple(Group(cause=text, count=count) for text, count in plain.items() if text)
     groups = (*heads, *_groups(fold(rows)))
-    return Section(title="renamed", tone="good", figures=tensors(len(steps)), groups=groups, count=len(steps))
+    amount = tensors(len(steps)) + _likely_words(steps)
+    return Section(title="renamed", tone="good", figures=amount, groups=groups, count=len(steps))
+
+
+def _likely_words(steps: Sequence[Step]) -> str:
+    likely = sum(step.certainty is Certainty.LIKELY for step in steps)
+    if not likely:
+        return ""
+    return "; likely, not certain" if likely == len(steps) else f"; {likely} of them likely, not certain"
 
 
 def _prefix_rule(step: Step) -> str:
@@ -159,7 +177,7 @@ def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "", other
     spec = step.slot.spec
     kind = str(spec.dtype) if shaped and spec.dtype is not usual else ""
     words = "; ".join(text for text in (printable(step.words(), 120), part_words(step)) if text)
-    said = (printable(step.why.text, 400), *(printable(a.text) for a in alternatives))
+    said = (printable(step.why.doubt or step.why.text, 400), *(printable(a.text) for a in alternatives))
     network = step.feeds[0].network if step.feeds else ""
     return Row(
         printable(spec.name), (feeds, *map(_other_names, alternatives)), said=said,
@@ -248,7 +266,12 @@ def _line(one: Fold, other: str) -> Line:
     return Line(
         text=" ".join(parts),
         source=source,
-        detail=tensors(one.count) if facts.whole else facts.words,
+        detail=tensors(one.count) if facts.whole else _detail(facts),
         others=others,
         count=one.count,
     )
+
+
+def _detail(facts: Facts) -> str:
+    likely = "likely" if facts.certainty is Certainty.LIKELY else ""
+    return "; ".join(text for text in (facts.words, likely) if text)

@@ -125,6 +125,7 @@ def _told(plan: Plan, fates: dict[str, list[Step]], initialised: int) -> list[Se
         *_if_any(parts.doubtful_section(fates["doubtful"], plan, usual)),
         *_if_any(parts.adapted_section(fates["adapted"], plan, usual)),
         *_if_any(parts.renamed_section(fates["renamed"])),
+        *_if_any(parts.likely_section(fates["copied"])),
         *([cast] if cast else []),
         *_quiet(len(fates["quiet"]), len(plan.unused) - len(unused)),
     ]

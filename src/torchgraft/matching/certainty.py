@@ -1,0 +1,81 @@
+"""How sure a pair may be taken for, and what is missing where it is in doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Certainty
+
+if TYPE_CHECKING:
+    from torchgraft.matching.judge import Pair
+
+BESIDE = "a layer of the same shapes stays free beside it, and nothing in between tells which of them it was"
+BY_ORDER = "names don't say it, and layers of the same shapes could change places"
+OTHER_NAME = "its shape fits, its name doesn't"
+NO_LEAD = "another reading fits nearly as well"
+FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it"
+
+# Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair.
+STRANGE, AKIN = 0.15, 0.55
+# Share of the total score by which a pair must lead its best rival.
+LEAD = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure a pair is; `doubt` says what is missing, and is empty for what isn't in doubt."""
+
+    certainty: Certainty
+    doubt: str = ""
+
+
+CERTAIN, LIKELY = Sureness(Certainty.CERTAIN), Sureness(Certainty.LIKELY)
+
+
+def sureness(pair: Pair, *, familiar: bool) -> Sureness | None:
+    """Return how sure a pair is; None: too little speaks for it.
+
+    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
+    """
+    if pair.named and pair.unquestioned:
+        return CERTAIN
+    if pair.adjoined:
+        return _doubt(BESIDE)
+    if pair.named:
+        return LIKELY
+    return _left_over(pair) if familiar else _foreign(pair)
+
+
+def _left_over(pair: Pair) -> Sureness | None:
+    """Return how sure a pair is that names leave open in a file whose other names agree."""
+    if not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
+        return None  # the same words under another number, out of order, between blocks that don't agree otherwise
+    if pair.name >= AKIN:
+        return _foreign(pair)
+    if pair.in_order and pair.block > 0.5:
+        return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
+    return _doubt(OTHER_NAME) if pair.rare > 0.9 and pair.rival is None else None
+
+
+def _foreign(pair: Pair) -> Sureness | None:
+    """Return how sure a pair is by all the evidence there is."""
+    context = max(pair.block, pair.tail)
+    if pair.name < STRANGE and context < 0.4 and pair.rare < 0.9 and not pair.in_order:
+        return None
+    if pair.name < STRANGE and not (pair.told_apart or pair.placed):
+        return _doubt(BY_ORDER)
+    if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):
+        return CERTAIN
+    if pair.lead > LEAD and (pair.in_order or pair.told_apart):
+        return LIKELY
+    return LIKELY if pair.in_order and pair.placed else _doubt(NO_LEAD)
+
+
+def folded(sure: Sureness) -> Sureness:
+    """Return the doubt of a pair that fits but for a norm that may have been folded into the model's layer."""
+    return sure if sure.certainty is Certainty.DOUBT else _doubt(FOLDED)
+
+
+def _doubt(reason: str) -> Sureness:
+    return Sureness(Certainty.DOUBT, reason)

@@ -1,0 +1,86 @@
+"""What names, order and neighbours don't tell apart is doubt, and the doubt says what is missing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+from torchgraft.matching.certainty import BESIDE, BY_ORDER
+
+
+def linears(*names, width=8):
+    torch.manual_seed(len(names))
+    model = nn.Module()
+    for name in names:
+        model.add_module(name, nn.Linear(width, width))
+    return model
+
+
+def test_equal_layers_under_unrelated_names_are_doubt_although_their_order_agrees():
+    target, source = linears("ape", "bee", "cat", "dog", "elk"), linears("vex", "wry", "yaw", "zip", "hub")
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(tg.PlanRefusedError, match="could change places"):
+        tg.load(target, source.state_dict())
+    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+    made = tg.plan(target, source.state_dict())
+    assert {step.why.doubt for step in made.steps} == {BY_ORDER}
+
+
+class Mixer(nn.Module):
+    """Blocks of two convolutions and two norms of one width, in block order."""
+
+    def __init__(self, depth, width=8):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Sequential(nn.Conv2d(width, width, 3, groups=width), nn.BatchNorm2d(width)),
+                nn.Conv2d(width, width, 1), nn.BatchNorm2d(width),
+            ) for _ in range(depth)
+        )  # fmt: skip
+
+
+class Grouped(nn.Module):
+    """The same layers, one list for each kind."""
+
+    def __init__(self, depth, width=8):
+        super().__init__()
+        self.spatial = nn.ModuleList(nn.Conv2d(width, width, 3, groups=width) for _ in range(depth))
+        self.spatial_bn = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
+        self.channel = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(depth))
+        self.channel_bn = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize(("source", "target"), [(Mixer, Grouped), (Grouped, Mixer)])
+def test_another_grouping_of_equal_norms_is_never_loaded_wrongly(source, target, depth):
+    there, here = source(depth), target(depth)
+    for tensor in there.state_dict().values():
+        tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else tensor)
+    state = there.state_dict()
+    order = {Mixer: ("0.0", "0.1", "1", "2"), Grouped: ("spatial", "spatial_bn", "channel", "channel_bn")}
+
+    def name(kind, part, at):
+        return f"{kind}.{at}" if source is Mixer else f"blocks.{at}.{part}"
+
+    def origin(kind, part, at):
+        return f"blocks.{at}.{part}" if source is Mixer else f"{kind}.{at}"
+
+    right = {
+        name(kind, part, at): origin(kind, part, at)
+        for part, kind in zip(order[Mixer], order[Grouped], strict=True) for at in range(depth)
+    }  # fmt: skip
+    made = tg.plan(here, state)
+    for step in made.steps:
+        if step.feeds and step.certainty is not Certainty.DOUBT:
+            assert step.feeds[0].key.rpartition(".")[0] == right[step.slot.name.rpartition(".")[0]]
+
+
+def test_an_inserted_layer_among_equal_ones_says_that_one_stays_free_beside():
+    def stack(depth):
+        return nn.Sequential(*(nn.Linear(6, 6) for _ in range(depth)), nn.Linear(6, 3))
+
+    made = tg.plan(stack(4), stack(3).state_dict())
+    assert BESIDE in {step.why.doubt for step in made.doubtful}
