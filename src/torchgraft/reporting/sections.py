@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
 NAME_RULES = frozenset({"same name", "name", "prefix"})
+LIKELY_SAME = "same name, likely the same"
 MOST_NAMES = 6
 # Up to this many lines nothing is gained by summing up whole modules.
 SHORT = 8
@@ -90,7 +91,7 @@ def likely_section(steps: Sequence[Step]) -> Section:
     likely = [step for step in steps if step.certainty is Certainty.LIKELY]
     rows = (_row(step, None, shaped=False) for step in likely)
     return Section(
-        title="same name, likely the same", tone="good", figures=tensors(len(likely)), groups=_groups(fold(rows)),
+        title=LIKELY_SAME, tone="good", figures=tensors(len(likely)), groups=_groups(fold(rows)),
         count=len(likely),
     )  # fmt: skip
 
