@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 _DIGITS = re.compile(r"(\d+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -19,6 +20,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part)
 
 
+@lru_cache(maxsize=50_000)
 def words(segment: str) -> tuple[str, ...]:
     """Return the lower-case words of one segment: `layerNorm_before2` -> layer, norm, before, 2."""
     out: list[str] = []

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.dialect import ROLES, WEIGHT_BESIDE_BIAS
-from torchgraft.matching.words import blocks_of, canonical, numbered_lists, numbers, stem
+from torchgraft.matching.words import canonical, members_of, numbered_lists, numbers, stem
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -94,7 +94,12 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         else:
             roles[role] = leaf
     lists = numbered_lists(found)
-    return [_unit(path, roles, lists) for path, roles in found.items()]
+    blocks: dict[str, tuple[str, ...]] = {}
+    for path in found:
+        parent = path.rpartition(".")[0]
+        if parent not in blocks:
+            blocks[parent] = members_of(parent, lists)
+    return [_unit(path, roles, blocks[path.rpartition(".")[0]]) for path, roles in found.items()]
 
 
 def _role(leaf: Leaf, beside: set[str]) -> str:
@@ -106,23 +111,24 @@ def _role(leaf: Leaf, beside: set[str]) -> str:
     return BARE
 
 
-def _unit(path: str, roles: dict[str, Leaf], lists: set[tuple[str, str]]) -> Unit:
+def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...]) -> Unit:
     return Unit(
         path=path,
         leaves=roles,
-        words=_words(path, lists),
-        blocks=blocks_of(path, lists),
+        words=_words(path, blocks),
+        blocks=blocks,
         numbers=numbers(path),
         order=min(leaf.order for leaf in roles.values()),
     )
 
 
-def _words(path: str, lists: set[tuple[str, str]]) -> tuple[str, ...]:
+def _words(path: str, blocks: tuple[str, ...]) -> tuple[str, ...]:
     """Return the words of a path, with the numbers of the lists that it stands in set aside."""
     parts = path.split(".")
-    for at, part in enumerate(parts[:-1]):
-        before = stem(part)
-        if before and (".".join(parts[:at]), before) in lists:
+    for block in blocks:
+        at = block.count(".")
+        before = stem(parts[at])
+        if before:
             parts[at] = before.rstrip("-_")
     return canonical(".".join(parts))
 

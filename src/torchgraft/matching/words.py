@@ -14,23 +14,18 @@ if TYPE_CHECKING:
 _LONGEST = max(len(phrase) for phrase in PHRASES)
 
 
-@lru_cache(maxsize=200_000)
 def canonical(name: str) -> tuple[str, ...]:
     """Return the words of a dotted `name` in canonical spelling.
 
     Numbers stay: an all-digit segment as `#` (the number itself counts elsewhere), a digit behind a word as `@n`.
     """
-    return _translate(_translate(_spell(name)))
+    return _canonical(tuple("#" if part.isdecimal() else part for part in name.split(".")))
 
 
-def _spell(name: str) -> tuple[str, ...]:
-    out: list[str] = []
-    for segment in name.split("."):
-        if segment.isdecimal():
-            out.append("#")
-            continue
-        out.extend(words(segment))
-    return tuple(out)
+@lru_cache(maxsize=50_000)
+def _canonical(segments: tuple[str, ...]) -> tuple[str, ...]:
+    spelled = (word for part in segments for word in ((part,) if part == "#" else words(part)))
+    return _translate(_translate(tuple(spelled)))
 
 
 def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,22 +58,32 @@ def stem(segment: str) -> str | None:
 
 def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:
     """Return the numbered lists among `paths`, as (parent path, stem): two or more modules that differ in a number."""
-    seen: dict[tuple[str, str], set[str]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    known: set[str] = set()
     for path in paths:
-        parts = path.split(".")
-        for at, part in enumerate(parts):
-            before = stem(part)
+        around = path
+        while around and around not in known:
+            known.add(around)
+            parent, _, last = around.rpartition(".")
+            before = stem(last)
             if before is not None:
-                seen.setdefault((".".join(parts[:at]), before), set()).add(part)
-    return {key for key, members in seen.items() if len(members) > 1}
+                seen[parent, before] = seen.get((parent, before), 0) + 1
+            around = parent
+    return {key for key, members in seen.items() if members > 1}
 
 
 def blocks_of(path: str, lists: Collection[tuple[str, str]]) -> tuple[str, ...]:
     """Return the members of numbered lists that hold a module, outermost first: `stages.1`, `stages.1.blocks.3`."""
-    parts = path.split(".")
-    blocks = []
-    for at, part in enumerate(parts[:-1]):
-        before = stem(part)
-        if before is not None and (".".join(parts[:at]), before) in lists:
-            blocks.append(".".join(parts[: at + 1]))
-    return tuple(blocks)
+    return members_of(path.rpartition(".")[0], lists)
+
+
+def members_of(path: str, lists: Collection[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the members of numbered lists on the way to `path`, which may be one itself, outermost first."""
+    blocks: list[str] = []
+    while path:
+        parent, _, last = path.rpartition(".")
+        before = stem(last)
+        if before is not None and (parent, before) in lists:
+            blocks.append(path)
+        path = parent
+    return tuple(reversed(blocks))
