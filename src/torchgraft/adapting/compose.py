@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting.fit import Fit, Layout, exact_fit, mismatch, read_layout, resized_fit
+from torchgraft.adapting.fit import UNCHANGED, Fit, Layout, exact_fit, mismatch, read_layout, resized_fit
 from torchgraft.adapting.forms import Piece, pieces
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rows import row_fit
@@ -74,8 +74,10 @@ def _alphabetical(leaves: Sequence[Leaf]) -> bool:
 
 def _tail(name: str) -> str:
     parts = name.split(".")
-    numbered = [at for at, part in enumerate(parts) if part.isdecimal()]
-    return ".".join(parts[numbered[-1] + 1 :] if numbered else parts)
+    for at in range(len(parts) - 1, -1, -1):
+        if parts[at].isdecimal():
+            return ".".join(parts[at + 1 :])
+    return name
 
 
 def compose(matches: Sequence[Match], facts: Facts) -> Draft:
@@ -94,6 +96,9 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
 
 
 def _single(match: Match, facts: Facts, draft: Draft) -> None:
+    if match.source.form == match.target.form == "plain" and match.source.part is None:
+        _plain(match, _fit(match, facts), facts, draft)
+        return
     shapes = {name: facts.slots[name].spec.shape for name in match.target.keys}
     made = pieces(match.source, match.target, facts.specs, shapes)
     if isinstance(made, str):
@@ -109,6 +114,20 @@ def _single(match: Match, facts: Facts, draft: Draft) -> None:
             draft.steps[piece.slot] = _step(match, piece, fit, facts)
 
 
+def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
+    """Fill a slot that is one tensor from one tensor, whole."""
+    slot, key = match.target.keys[0], match.source.keys[0]
+    if fit.ops is None:
+        _reject(match, fit.text, facts, draft, doubt=fit.certainty is Certainty.DOUBT)
+    elif fit is UNCHANGED:
+        draft.steps[slot] = Step(
+            slot=facts.slots[slot], feeds=(Feed(key, (), facts.network),), why=match.why, certainty=match.certainty,
+            alternatives=match.alternatives,
+        )  # fmt: skip
+    else:
+        draft.steps[slot] = _step(match, Piece(slot, (key,), ()), fit, facts)
+
+
 def _fit(match: Match, facts: Facts) -> Fit:
     source, target = match.source, match.target
     options, slot = facts.options, target.keys[0]
@@ -121,7 +140,7 @@ def _fit(match: Match, facts: Facts) -> Fit:
     grown = vocabulary_fit(source, target, facts.grown)
     if grown is not None:
         return grown
-    is_stem = bool({slot, source.keys[0]} & facts.first_convs)
+    is_stem = slot in facts.first_convs or source.keys[0] in facts.first_convs
     fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""), is_stem=is_stem)
     if fit is not None and target.form != "plain" and fit.ops:
         return Fit(None, mismatch(source.shape, target.shape))

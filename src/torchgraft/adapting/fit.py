@@ -37,6 +37,10 @@ class Fit:
     made: Rows | None = None
 
 
+# The tensor as it is.
+UNCHANGED = Fit(())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What the tensors whose shape shows it say about the source's layout.
@@ -59,6 +63,8 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     `is_stem`: the first layer of the network, which may cut patches.
     """
     a, b = source.shape, target.shape
+    if a == b and (len(a) < 2 or (len(a) == 2 and a[0] != a[1])):
+        return UNCHANGED
     if is_matrix(source, target):
         return _matrix(source, target, layout, tail)
     if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":
@@ -76,7 +82,7 @@ def _kernel(a: Shape, b: Shape, layout: Layout) -> Fit | None:
     if a == b and shared is not None and not layout.plain_kernels and _permuted(a, shared) == b:
         return Fit((Permute(shared),), "kernel axes in another order, like the other kernels of the file")
     if a == b:
-        return Fit(())
+        return UNCHANGED
     fits = (dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if _permuted(a, dims) == b)
     dims = next(fits, None)
     return None if dims is None else Fit((Permute(dims),), "kernel axes in another order")
@@ -99,8 +105,10 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
 
 def is_matrix(source: Leaf, target: Leaf) -> bool:
     """Whether the pair is a weight matrix that could be stored the other way round (tables of rows are not)."""
-    plain = len(source.shape) == len(target.shape) == 2 and target.role in ("weight", "kernel", "w")
-    return plain and target.kind not in MATRIX_TABLES and sorted(source.shape) == sorted(target.shape)
+    a, b = source.shape, target.shape
+    if len(a) != 2 or (a not in (b, b[::-1])):
+        return False
+    return target.role in ("weight", "kernel", "w") and target.kind not in MATRIX_TABLES
 
 
 def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
@@ -111,7 +119,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
             "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed",
         )
     if a[0] != a[1]:
-        return Fit(())
+        return UNCHANGED
     if source.turned is not None and target.turned is not None:
         same = source.turned == target.turned
         return Fit(
@@ -124,7 +132,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if layout.turned and layout.straight and tail not in layout.straight_tails:
         text = f"square: {layout.turned} matrices of the file are stored transposed and {layout.straight} are not"
         return Fit((), text, certainty=Certainty.DOUBT)
-    return Fit(())
+    return UNCHANGED
 
 
 def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[str, str]) -> Fit:  # noqa: FBT001  # a fact, not a mode

@@ -78,6 +78,8 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
             continue
         stored = plan.source_specs[step.feeds[0].key].dtype
         wanted = step.slot.spec.dtype
+        if stored is wanted:
+            continue
         order = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
         if order[stored.kind] > order[wanted.kind] and not step.ops:
             fact = (

@@ -53,6 +53,8 @@ def unused_sources(
 ) -> tuple[Unused, ...]:
     """Return the fate of every source tensor that feeds no slot."""
     used = {feed.key for step in steps for feed in step.feeds}
+    if used.issuperset(specs):
+        return ()
     fresh = [s for s in steps if s.action is Action.FRESH and s.why.rule == "no counterpart" and not s.quiet]
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for step in fresh:

@@ -31,7 +31,7 @@ def grown_vocabularies(matches: Iterable[Match]) -> frozenset[tuple[int, int]]:
 def vocabulary_fit(source: Leaf, target: Leaf, grown: frozenset[tuple[int, int]]) -> Fit | None:
     """Return the reading of a table, output layer or its bias whose rows are tokens; doubt, since order may differ."""
     a, b = source.shape, target.shape
-    if len(a) != len(b) or not a or a[1:] != b[1:] or (a[0], b[0]) not in grown:
+    if not grown or len(a) != len(b) or not a or a[1:] != b[1:] or (a[0], b[0]) not in grown:
         return None
     text = f"vocabulary {a[0]} -> {b[0]}: the first {a[0]} rows may be the same tokens (allow it with grow_rows=)"
     return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule="grown rows")

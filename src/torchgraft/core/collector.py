@@ -12,11 +12,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause the collector: a hundred thousand new objects would have it scan everything several times over."""
+    """Pause the collector: a hundred thousand new objects would have it scan everything several times over.
+
+    What was made meanwhile goes to the oldest generation at the end, through a freeze that is undone at once (unless
+    somebody else has frozen something): else the next allocation would have the collector look at all of it.
+    """
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if running:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -142,6 +142,8 @@ class Step:
     @property
     def filled(self) -> int:
         """Number of elements of the slot that come out of the checkpoint (or out of ops alone, a constant)."""
+        if self.rows is None and self.made is None:
+            return self.slot.spec.numel if self.feeds or self.ops else 0
         return 0 if self.action is Action.FRESH else prod(result_shape(self.slot.spec.shape, self.known))
 
     @property

@@ -43,7 +43,9 @@ def match(
     `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
     inside, outside = keep_part(specs, prefer)
-    targets = [leaf for leaf in target_leaves(models.target.slots) if not _reserved(leaf, rules)]
+    targets = target_leaves(models.target.slots)
+    if rules.fresh or rules.zero:
+        targets = [leaf for leaf in targets if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
     given = Given(specs, rules, renamed or {}, models)
     found = _match_part(inside, targets, given)
@@ -111,11 +113,13 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:
     """Whether a name means a norm with statistics on one side and something without on the other."""
     ours, theirs = ({leaf.owner for leaf in side if ROLES.get(leaf.role) == "var"} for side in (sources, targets))
-    return any((a.owner in ours) != (b.owner in theirs) for a, b in pairs)
+    return bool(ours or theirs) and any((a.owner in ours) != (b.owner in theirs) for a, b in pairs)
 
 
 def _same_elements(a: Leaf, b: Leaf) -> bool:
-    return shape_class(a.shape) == shape_class(b.shape) or flat_class(a.shape) == flat_class(b.shape)
+    return (
+        a.shape == b.shape or shape_class(a.shape) == shape_class(b.shape) or flat_class(a.shape) == flat_class(b.shape)
+    )
 
 
 def harmless(leaf: Leaf) -> bool:
@@ -127,11 +131,15 @@ def _under_own_keys(
     matching: Matching, keys: Mapping[str, str], derived: Mapping[str, str], naming: Naming
 ) -> Matching:
     """Put the file's own keys back in place of the names that rules gave them."""
+    moved = {name for name, key in keys.items() if name != key}
 
     def own(leaf: Leaf) -> Leaf:
-        return replace(leaf, keys=tuple(keys[k] for k in leaf.keys))
+        return leaf if moved.isdisjoint(leaf.keys) else replace(leaf, keys=tuple(keys[k] for k in leaf.keys))
 
-    matches = tuple(replace(m, source=own(m.source), why=_ruled(m, keys)) for m in matching.matches)
+    matches = tuple(
+        m if moved.isdisjoint(m.source.keys) else replace(m, source=own(m.source), why=_ruled(m, keys))
+        for m in matching.matches
+    )
     used = {k for m in matches for k in m.source.keys}
     free = tuple(own(leaf) for leaf in matching.free_sources)
     return Matching(
@@ -148,8 +156,6 @@ def _under_own_keys(
 def _ruled(found: Match, keys: Mapping[str, str]) -> Why:
     """Return the reason, with the new name where a rule, a load hook or lost dots gave the key another."""
     moved = [k for k in found.source.keys if keys[k] != k]
-    if not moved:
-        return found.why
     return replace(found.why, rule="user rule", text=f"{keys[moved[0]]} read as {moved[0]}; {found.why.text}")
 
 

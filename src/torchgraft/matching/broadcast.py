@@ -27,8 +27,11 @@ def spread(matching: Matching) -> Matching:
     members, when all of those are free: for sure only if the file doesn't number it, since a list of one may just be
     shorter.
     """
-    matching = _merged(matching, list(_by_role(matching)), _shared_kinds(matching))
-    return _merged(matching, list(_by_list(matching)), {})
+    shared = _shared_kinds(matching)
+    if shared:
+        matching = _merged(matching, list(_by_role(matching, shared)), shared)
+    copies = list(_by_list(matching))
+    return _merged(matching, copies, {}) if copies else matching
 
 
 def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> Matching:
@@ -44,9 +47,11 @@ def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> M
 
 
 def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
+    wanting = [*(m.target for m in matching.matches if m.source.name != m.target.name), *matching.free_targets]
+    if not wanting:
+        return {}
     sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
     bearers = Counter((leaf.role, leaf.shape) for leaf in sources.values())
-    wanting = [*(m.target for m in matching.matches if m.source.name != m.target.name), *matching.free_targets]
     places = Counter((leaf.role, leaf.shape) for leaf in wanting if _is_numbered(leaf))
     return {
         (leaf.role, leaf.shape): leaf
@@ -56,8 +61,7 @@ def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
     }  # fmt: skip
 
 
-def _by_role(matching: Matching) -> Iterator[Match]:
-    shared = _shared_kinds(matching)
+def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:
     for leaf in matching.free_targets:
         source = shared.get((leaf.role, leaf.shape))
         if source is not None and _is_numbered(leaf):

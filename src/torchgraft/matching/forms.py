@@ -33,6 +33,8 @@ def find_forms(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Form], dict[s
     forms: dict[str, Form] = {}
     derived: dict[str, str] = {}
     for key in specs:
+        if not key.endswith(_SUFFIXES):
+            continue
         for suffix, finder in _FINDERS:
             if key.endswith(suffix):
                 form = finder(key, key[: -len(suffix)], specs)
@@ -121,3 +123,4 @@ _FINDERS: tuple[tuple[str, Callable[[str, str, Mapping[str, TensorSpec]], Form |
     ("_scale", _scaled),
     (".absmax", _bnb),
 )
+_SUFFIXES = tuple(suffix for suffix, _ in _FINDERS)

@@ -57,10 +57,14 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
         form = forms.get(slot.name)
         if form is not None and form.keys[0] != slot.name:
             continue
-        leaf = _plain(slot.name, slot.spec, slot.order) if form is None else _formed(form, slot.order)
-        also = slot.aliases if form is None else ()
-        turned = TURNED.get(slot.kind)
-        leaves.append(replace(leaf, kind=slot.kind, is_buffer=slot.is_buffer, also=also, turned=turned))
+        kept = form or Form(slot.name, "plain", (slot.name,), slot.spec.shape, slot.spec.dtype)
+        leaves.append(
+            Leaf(
+                name=_unfold(kept.name), shape=kept.shape, dtype=kept.dtype, keys=kept.keys, form=kept.kind,
+                order=slot.order, also=slot.aliases if form is None else (), turned=TURNED.get(slot.kind),
+                kind=slot.kind, is_buffer=slot.is_buffer,
+            )
+        )  # fmt: skip
     return leaves
 
 
@@ -76,6 +80,8 @@ def _formed(form: Form, order: int) -> Leaf:
 
 def _unfold(key: str) -> str:
     """Give `attn.in_proj_weight` and `attn.q_bias` the form of their module spelling: `attn.in_proj.weight`."""
+    if not key.endswith(("_weight", "_bias")):
+        return key
     owner, dot, role = key.rpartition(".")
     for end in ("_weight", "_bias"):
         if role.endswith(end):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Why
@@ -33,12 +34,20 @@ class Naming:
 
     def reason(self, source: Leaf, target: Leaf) -> Why:
         """Return why two leaves belong together by name."""
-        if source.name in (target.name, *target.also):
-            return Why("same name", "same name")
+        if source.name == target.name or source.name in target.also:
+            return SAME_NAME
         for old, new in self.prefixes:
             if source.name.startswith(old) and target.name == new + source.name[len(old) :]:
-                return Why("prefix", f"same name, with {_said(old)} read as {_said(new)}")
+                return _prefixed(old, new)
         return Why("prefix", "same name once prefixes are set aside")
+
+
+SAME_NAME = Why("same name", "same name")
+
+
+@lru_cache
+def _prefixed(old: str, new: str) -> Why:
+    return Why("prefix", f"same name, with {_said(old)} read as {_said(new)}")
 
 
 def _said(prefix: str) -> str:
@@ -57,11 +66,10 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     rules: list[Prefix] = []
     rivals: tuple[str, ...] = ()
     while left and wanted:
-        rule, others = _best(left, wanted)
+        rule, placed, others = _best(left, wanted)
         if rule is None:
             break
         rivals = rivals or others
-        placed = _apply(rule, left, wanted)
         rules.append(rule)
         for name, to in placed.items():
             leaf = wanted[to]
@@ -92,8 +100,10 @@ def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -
     return placed
 
 
-def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix | None, tuple[str, ...]]:
-    """Return the best rule, and the source prefixes of others that fill the same slots with the same shapes."""
+def _best(
+    left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]
+) -> tuple[Prefix | None, Mapping[str, str], tuple[str, ...]]:
+    """Return the best rule, what it pairs, and the source prefixes of others that fill the same slots as well."""
     rated: list[tuple[float, Prefix, dict[str, str]]] = []
     for rule in _candidates(left, wanted):
         placed = _apply(rule, left, wanted)
@@ -107,7 +117,7 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
         if rule == ("", "") and len(placed) == len(wanted) == len(left):
             break
     if not rated:
-        return None, ()
+        return None, {}, ()
     rated.sort(key=lambda item: -item[0])
     best = rated[0]
     slots = set(best[2].values())
@@ -115,7 +125,7 @@ def _best(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> tuple[Prefix 
         rule[0] for value, rule, placed in rated[1:]
         if best[1][0] and 2 * len(slots) >= len(wanted) and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
     )  # fmt: skip
-    return best[1], rivals
+    return best[1], best[2], rivals
 
 
 def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:

@@ -36,6 +36,8 @@ class Rules:
 
     def present(self, keys: Iterable[str]) -> list[tuple[str, str]]:
         """Return (name to match by, source key); a key appears once for every place that the rules send it to."""
+        if not (self.rename or self.fan_out or self.layers or self.copies):
+            return [(key, key) for key in keys]
         shown: list[tuple[str, str]] = []
         renames = [(_compile(a), b) for a, b in self.rename.items()]
         for key in keys:
