@@ -110,10 +110,10 @@ def test_a_hundred_thousand_names_take_linear_time():
         for b in range(400)
         for n in ("up", "down")
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     folds = fold(many)
     assert [one.pattern for one in folds] == [
         "layers.{0-39}.experts.{0-399}.up.weight",
         "layers.{0-39}.experts.{0-399}.down.weight",
     ]
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
