@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.report import Report
     from torchgraft.core.saved import Saved
+    from torchgraft.core.verification import Hyperparameters, Verification
     from torchgraft.learning import Learned
+    from torchgraft.proofs import compare_hyperparameters, verify
     from torchgraft.reading import open_checkpoint
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
     from torchgraft.writing import save, save_model
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("load", "plan", "inspect", "diff", "convert", "learn", "optimizer_state", "measure_benefit"), "api"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
+    **dict.fromkeys(("verify", "compare_hyperparameters"), "proofs"),
     **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
         (
@@ -50,6 +53,7 @@ _HOMES = {
     "Report": "core.report",
     "Saved": "core.saved",
     "Learned": "learning",
+    **dict.fromkeys(("Verification", "Hyperparameters"), "core.verification"),
     "open_checkpoint": "reading",
 }  # fmt: skip
 
@@ -61,6 +65,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "CheckpointError",
     "CorruptCheckpointError",
     "Frozen",
+    "Hyperparameters",
     "Learned",
     "LimitExceededError",
     "ModelLostError",
@@ -74,8 +79,10 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "UnsupportedCheckpointError",
     "UsageError",
     "Verdict",
+    "Verification",
     "WriteError",
     "__version__",
+    "compare_hyperparameters",
     "convert",
     "diff",
     "freeze",
@@ -90,6 +97,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "plan",
     "save",
     "save_model",
+    "verify",
 ]
 
 

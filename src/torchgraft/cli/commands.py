@@ -17,6 +17,7 @@ MANY_LINES = 60
 SHARDS = click.option(
     "--shard-size", metavar="SIZE", default=None, help="Write several files of at most SIZE (5GB, 500MiB) and an index."
 )
+OUTPUTS_DIFFER = 10
 FILE = click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path())
 
 
@@ -124,6 +125,68 @@ def convert(checkpoint: str, output: str, **given: Any) -> None:
     with progress(f"converting {checkpoint}") as tell:
         saved = api.convert(checkpoint, output, progress=tell, **given)
     show(lambda: saved_view(saved), lambda: saved_to_dict(saved), shown, LINES)
+
+
+@cli.command()
+@FILE
+@click.option(
+    "--source-model", required=True, metavar="MODEL", help="The model that CHECKPOINT was saved from: module:callable."
+)
+@click.option("--source-kwargs", metavar="JSON", default=None, help="Keyword arguments for it, as a JSON object.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="[NAME=]SHAPE",
+    help="What both are run on: 1x3x224x224 (random), ids=1x16:0-999 (random whole numbers), or a file of tensors.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=None,
+    metavar="T",
+    help="Greatest relative difference that passes; else by the type of the outputs.",
+)
+@with_options(*PLAN_OPTIONS, JSON_OPTION, LINES_OPTION)
+@click.pass_context
+def verify(  # noqa: PLR0913  # one parameter for each option
+    ctx: click.Context,
+    /,
+    checkpoint: str,
+    model: str,
+    kwargs: str | None,
+    *,
+    source_model: str,
+    source_kwargs: str | None,
+    inputs: tuple[str, ...],
+    tolerance: float | None,
+    **given: Any,
+) -> None:
+    """Load CHECKPOINT into MODEL and into the model it was saved from, run both, and say where and why they differ.
+
+    Ends with 10 when the outputs differ. Both models are built in this process; nothing is saved.
+    """
+    from torchgraft import api, proofs
+    from torchgraft.cli.inputs import given_inputs
+    from torchgraft.cli.targets import for_running
+    from torchgraft.reporting import verification_to_dict, verification_view
+
+    shown = Shown.taken_from(given)
+    wanted = asked(given)
+    example = given_inputs(inputs)
+    with busy(f"loading {checkpoint} twice"):
+        target, origin = (
+            for_running(model, kwargs, "--model"),
+            for_running(source_model, source_kwargs, "--source-model"),
+        )
+        api.load(origin, checkpoint, **({"prefer": wanted["prefer"]} if "prefer" in wanted else {}))
+        report = api.load(target, checkpoint, source_model=origin, **wanted)
+    with busy("running both models"):
+        found = proofs.verify(target, origin, example, plan=report, tolerance=tolerance)
+    show(lambda: verification_view(found), lambda: verification_to_dict(found), shown, LINES)
+    if not found.passed:
+        ctx.exit(OUTPUTS_DIFFER)
 
 
 @cli.command()

@@ -26,6 +26,7 @@ Exit codes:
   7  the plan is refused; nothing was changed
   8  the output could not be written; what stood there is intact
   9  filling the model failed; it was rolled back
+  10 verify: the outputs of the two models differ
 
 Set TORCHGRAFT_TRACEBACK=1 to see where an unexpected error came from."""
 

@@ -46,6 +46,13 @@ def for_loading(model: str, kwargs: str | None) -> nn.Module:
     return _built(_callable(model), _arguments(kwargs), model)
 
 
+def for_running(model: str, kwargs: str | None, option: str) -> nn.Module:
+    """Return a model that can be run: built by its callable."""
+    if is_path(model):
+        raise UsageError(f"{option} {printable(model)} can't be run: give module:callable")
+    return _built(_callable(model), _arguments(kwargs), model)
+
+
 def _without_kwargs(model: str, kwargs: str | None) -> None:
     if kwargs is not None:
         raise UsageError(f"--kwargs goes with module:callable; --model {printable(model)} is a checkpoint")

@@ -7,6 +7,14 @@ from torchgraft.reporting.json_others import diff_to_dict, inspection_to_dict, s
 from torchgraft.reporting.others import diff_text, diff_view, inspect_text, inspection_view, saved_text, saved_view
 from torchgraft.reporting.terminal import view_renderable
 from torchgraft.reporting.text import plan_text, report_text
+from torchgraft.reporting.verification import (
+    hyperparameters_text,
+    hyperparameters_to_dict,
+    hyperparameters_view,
+    verification_text,
+    verification_to_dict,
+    verification_view,
+)
 from torchgraft.reporting.views import plan_view, report_view
 
 __all__ = [
@@ -15,6 +23,9 @@ __all__ = [
     "diff_text",
     "diff_to_dict",
     "diff_view",
+    "hyperparameters_text",
+    "hyperparameters_to_dict",
+    "hyperparameters_view",
     "inspect_text",
     "inspection_to_dict",
     "inspection_view",
@@ -29,5 +40,8 @@ __all__ = [
     "saved_text",
     "saved_to_dict",
     "saved_view",
+    "verification_text",
+    "verification_to_dict",
+    "verification_view",
     "view_renderable",
 ]

@@ -1,0 +1,110 @@
+"""What one run of a model was, without its values: every operation, and a fingerprint of every activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf, isfinite, sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.specs import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Figures of a tensor that don't depend on how it is laid out: number, sum, sum of squares, extremes; in float64.
+
+    Entries of 5000 and more in magnitude are counted in `huge` and left out of the rest: a mask added to attention
+    scores would drown all other entries.
+    """
+
+    numel: int
+    total: float
+    squares: float
+    least: float
+    greatest: float
+    huge: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all entries are equal: such tensors (masks, zeros) agree by chance."""
+        return self.least == self.greatest
+
+    def distance(self, other: Fingerprint) -> float:
+        """Return how far two tensors are apart at least, relative to the size of their entries; 0 for the same figures.
+
+        The sums are compared relative to numel * rms, which bounds them by Cauchy and Schwarz; the extremes, which
+        carry the rounding of one entry and not its average, count a tenth.
+        """
+        if (self.numel, self.huge) != (other.numel, other.huge):
+            return inf
+        mine, theirs = self._figures(), other._figures()
+        if not all(map(isfinite, (*mine, *theirs))):
+            return 0.0 if list(map(str, mine)) == list(map(str, theirs)) else inf
+        squares = max(self.squares, other.squares)
+        if squares == 0:
+            return 0.0
+        size = sqrt(squares / self.numel)
+        widest = max(abs(self.least), abs(self.greatest), abs(other.least), abs(other.greatest))
+        return max(
+            abs(self.total - other.total) / (self.numel * size),
+            abs(self.squares - other.squares) / (2 * squares),
+            0.1 * abs(self.least - other.least) / widest,
+            0.1 * abs(self.greatest - other.greatest) / widest,
+        )
+
+    def _figures(self) -> tuple[float, float, float, float]:
+        return (self.total, self.squares, self.least, self.greatest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """One tensor of a run. `op` is the operation that made it, -1 for what was there before: inputs and weights.
+
+    `weights` are names of the model's tensors that it was made of, where it was made of nothing else. `live`: it
+    depends on the inputs. `fingerprint` is None where none was taken.
+    """
+
+    op: int = -1
+    shape: Shape = ()
+    fingerprint: Fingerprint | None = None
+    weights: tuple[str, ...] = ()
+    live: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One ATen operation: which, where, on what. Numbers in `inputs` and `outputs` count the values of the recording.
+
+    `module` is the dotted path of the innermost module that ran, `kind` its class. `settings` are the arguments that
+    are no tensors, by the names of the operator's schema. `arguments` names each of `inputs`; `shapes` are those in
+    which the operation saw them. `is_view`: it only picks entries.
+    """
+
+    name: str
+    module: str = ""
+    kind: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    inputs: tuple[int, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    outputs: tuple[int, ...] = ()
+    is_view: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """One run: operations in the order in which they ran, values, and which values the outputs are.
+
+    `training` are modules that were in training mode, `random` operations that drew random numbers. `failure` says
+    what the model raised, where it did; the operations before it are there.
+    """
+
+    operations: tuple[Operation, ...]
+    values: tuple[Value, ...]
+    outputs: tuple[int, ...] = ()
+    training: tuple[str, ...] = ()
+    random: tuple[int, ...] = ()
+    failure: str = ""

@@ -1,0 +1,153 @@
+"""What came of running two models on the same inputs: their outputs, where they part, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torchgraft.core.shown import Renderers, Shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torchgraft.core.specs import Shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputComparison:
+    """One output of both models. `greatest` is max |a - b|, `relative` that over max |b|, b being the source's.
+
+    Both are infinite where shapes differ or one side has NaN or infinity at a place where the other has not.
+    """
+
+    source: str
+    target: str
+    source_shape: Shape
+    target_shape: Shape
+    greatest: float
+    relative: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One operation of one run: the how-many-th of how many, its name, and where it ran.
+
+    `weights` are names of parameters and buffers that feed it, `shapes` those of its inputs, `settings` its other
+    arguments.
+    """
+
+    number: int
+    total: int
+    name: str
+    module: str
+    kind: str
+    weights: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """The first operation whose result the other side has nothing like, on both sides; None where a side has none.
+
+    `input` is the number of the input at which it was seen, from 0.
+    """
+
+    source: Site | None
+    target: Site | None
+    input: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """A likely reason why outputs differ: its kind, the fact with both values, and what to do.
+
+    `kind` is one of `KINDS`. `module` and `source_module` are dotted paths; `source` and `target` the two values.
+    """
+
+    kind: str
+    text: str
+    remedy: str = ""
+    module: str = ""
+    source_module: str = ""
+    source: object = None
+    target: object = None
+
+
+KINDS = (
+    "value",  # a tensor differs from what the plan says, in some elements or in all
+    "swapped",  # a tensor holds what the plan has for another
+    "transposed",  # a tensor holds its planned values transposed
+    "order",  # a tensor or an operation has its parts in another order: q, k and v, gate and up
+    "scaled",  # a tensor is its planned value times a number
+    "not filled",  # a tensor that nothing filled takes part
+    "buffer",  # a buffer or table that no file holds differs
+    "setting",  # a hyper-parameter of matched modules differs
+    "activation",  # another activation function
+    "heads",  # another number of attention heads
+    "padding",  # another way of padding
+    "rotary",  # another base or layout of rotary positions
+    "scale",  # another constant factor
+    "mode",  # training mode or dropout
+    "structure",  # another operation, or another order of operations
+    "failure",  # the model raised an error
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingDifference:
+    """A hyper-parameter in which two matched modules differ. `matters`: it can change outputs in evaluation mode."""
+
+    name: str
+    module: str
+    source_module: str
+    target: object
+    source: object
+    matters: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters(Shown):
+    """All settings in which the matched modules of two models differ; `compared` pairs of modules were looked at."""
+
+    differences: tuple[SettingDifference, ...]
+    compared: int
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def equal(self) -> bool:
+        """Whether no setting differs that can change outputs."""
+        return not any(one.matters for one in self.differences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification(Shown):
+    """Whether two models compute the same on some inputs, and if not, where they part and why.
+
+    `inputs` is the number of inputs, `tolerance` the greatest relative difference that passes. `operations` are how
+    many the source and the target ran, `matched` how many results of the target the source has, too. `settings` are
+    those in which matched modules differ, whether or not that was seen in the outputs.
+    """
+
+    outputs: tuple[OutputComparison, ...]
+    inputs: int
+    tolerance: float
+    divergence: Divergence | None = None
+    causes: tuple[Cause, ...] = ()
+    settings: tuple[SettingDifference, ...] = ()
+    operations: tuple[int, int] = (0, 0)
+    matched: int = 0
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    renderers: Renderers | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all outputs agree within the tolerance."""
+        return bool(self.outputs) and all(one.passed for one in self.outputs)
+
+    @property
+    def relative(self) -> float:
+        """The greatest relative difference of all outputs; infinite where there is nothing to compare."""
+        return max((one.relative for one in self.outputs), default=float("inf"))

@@ -1,0 +1,228 @@
+"""Verifications and comparisons of settings: as views for people, and as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+from torchgraft.core.families import family
+from torchgraft.reporting.json import Data, plain
+from torchgraft.reporting.text import view_text
+from torchgraft.reporting.view import Group, Line, Section, View
+from torchgraft.reporting.words import shape_words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torchgraft.core.verification import (
+        Cause,
+        Divergence,
+        Hyperparameters,
+        OutputComparison,
+        SettingDifference,
+        Site,
+        Verification,
+    )
+
+SCHEMA = "torchgraft.verification/1"
+HYPERPARAMETERS_SCHEMA = "torchgraft.hyperparameters/1"
+MOST_LINES = 24
+
+
+def verification_view(found: Verification) -> View:
+    """Return the view of a verification: the verdict, outputs, the first difference, causes, settings."""
+    many = f"{found.inputs} input{'s' * (found.inputs != 1)}"
+    if found.passed:
+        verdict = f"equal on {many}: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
+    elif found.outputs:
+        verdict = f"outputs differ: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
+    else:
+        verdict = "the model could not be run to its end"
+    sections = [
+        _outputs(found.outputs),
+        *([_divergence(found.divergence, found)] if found.divergence else []),
+        *([_causes(found.causes)] if found.causes else []),
+        *([_settings(found.settings)] if found.settings else []),
+        *(
+            [Section(title="notes", groups=tuple(Group(cause=printable(n, 2000)) for n in found.notes))]
+            if found.notes
+            else []
+        ),
+    ]
+    return View(
+        verdict=verdict, tone="good" if found.passed else "bad", origin="",
+        sections=tuple(s for s in sections if s.groups), counts={"outputs": len(found.outputs)},
+    )  # fmt: skip
+
+
+def verification_text(found: Verification, *, most_lines: int = MOST_LINES) -> str:
+    """Return a verification as text."""
+    return view_text(verification_view(found), most_lines=most_lines)
+
+
+def hyperparameters_view(found: Hyperparameters) -> View:
+    """Return the view of the settings in which two models differ."""
+    loud = sum(one.matters for one in found.differences)
+    said = (
+        f"{loud} setting{'s' * (loud != 1)} that can change outputs" if loud else "no setting that can change outputs"
+    )
+    verdict = f"{said} differ{'s' * (loud <= 1)}: {found.compared} pairs of modules compared"
+    sections = (_settings(found.differences),) if found.differences else ()
+    return View(
+        verdict=verdict, tone="care" if loud else "good", origin="", sections=sections,
+        counts={"settings": len(found.differences)},
+    )  # fmt: skip
+
+
+def hyperparameters_text(found: Hyperparameters, *, most_lines: int = MOST_LINES) -> str:
+    """Return a comparison of settings as text."""
+    return view_text(hyperparameters_view(found), most_lines=most_lines)
+
+
+def _outputs(outputs: Sequence[OutputComparison]) -> Section:
+    groups = tuple(Group(cause=_output_words(one)) for one in outputs)
+    return Section(title="outputs", figures=str(len(outputs)), groups=groups)
+
+
+def _output_words(one: OutputComparison) -> str:
+    name = printable(one.target) + (f" (source: {printable(one.source)})" if one.source != one.target else "")
+    if one.source_shape != one.target_shape:
+        return f"{name}: {shape_words(one.target_shape)}, in the source {shape_words(one.source_shape)}"
+    held = "equal" if one.passed else "DIFFERS"
+    return f"{name} {shape_words(one.target_shape)}: {held}, max abs. diff {one.greatest:.2g}, rel. {one.relative:.2g}"
+
+
+def _divergence(found: Divergence, whole: Verification) -> Section:
+    sides = [("model", found.target), ("source", found.source)]
+    groups = tuple(Group(cause=f"{side}: {_site_words(site)}") for side, site in sides)
+    matched = f"{whole.matched} of {whole.operations[1]} operations have the source's results"
+    seen = f"seen at input {found.input}; " if whole.inputs > 1 else ""
+    return Section(title="first difference", tone="bad", figures=seen + matched, groups=groups)
+
+
+def _site_words(site: Site | None) -> str:
+    if site is None:
+        return "nothing like it"
+    where = printable(site.module) or "the model itself"
+    kind = f" ({site.kind})" if site.kind else ""
+    shapes = f" on {' and '.join(shape_words(s) for s in site.shapes[:3])}" if site.shapes else ""
+    weights = f", fed by {', '.join(map(printable, site.weights[:6]))}" if site.weights else ""
+    name = site.name.strip("_")
+    sort = family(site.name)
+    return f"{where}{kind}, operation {site.number + 1} of {site.total}: {name if sort == name else f'{name} ({sort})'}{shapes}{weights}"
+
+
+def _causes(causes: Sequence[Cause]) -> Section:
+    groups = tuple(
+        Group(cause=printable(one.text, 2000) + (f"; {printable(one.remedy, 400)}" if one.remedy else ""))
+        for one in causes
+    )
+    return Section(title="likely causes", tone="care", figures=str(len(causes)), groups=groups)
+
+
+def _settings(differences: Sequence[SettingDifference]) -> Section:
+    grouped: dict[tuple[str, str, str, bool], list[SettingDifference]] = {}
+    for one in differences:
+        grouped.setdefault((one.name, str(one.target), str(one.source), one.matters), []).append(one)
+    groups = []
+    for (name, ours, theirs, matters), members in grouped.items():
+        idle = "" if matters else ", without effect in evaluation mode"
+        lines = tuple(
+            Line(
+                text=printable(one.module) or "the model itself",
+                source=printable(one.source_module) or "the source itself",
+            )
+            for one in members
+        )
+        groups.append(Group(cause=f"{name} is {ours}, in the source {theirs}{idle}", lines=lines, count=len(members)))
+    loud = any(one.matters for one in differences)
+    return Section(
+        title="settings that differ",
+        tone="care" if loud else "plain",
+        figures=str(len(differences)),
+        groups=tuple(groups),
+    )
+
+
+def verification_to_dict(found: Verification) -> Data:
+    """Return a verification as data that `json.dumps` takes as it is."""
+    return {
+        "schema": SCHEMA,
+        "verdict": verification_view(found).verdict,
+        "passed": found.passed,
+        "inputs": found.inputs,
+        "tolerance": found.tolerance,
+        "outputs": [_output(one) for one in found.outputs],
+        "divergence": None if found.divergence is None else _divergence_data(found.divergence),
+        "causes": [_cause(one) for one in found.causes],
+        "settings": [_setting(one) for one in found.settings],
+        "operations": {"source": found.operations[0], "target": found.operations[1], "matched": found.matched},
+        "notes": list(found.notes),
+        "seconds": found.seconds,
+    }
+
+
+def hyperparameters_to_dict(found: Hyperparameters) -> Data:
+    """Return a comparison of settings as data that `json.dumps` takes as it is."""
+    return {
+        "schema": HYPERPARAMETERS_SCHEMA,
+        "equal": found.equal,
+        "compared": found.compared,
+        "settings": [_setting(one) for one in found.differences],
+    }
+
+
+def _output(one: OutputComparison) -> Data:
+    return {
+        "source": one.source,
+        "target": one.target,
+        "source_shape": list(one.source_shape),
+        "target_shape": list(one.target_shape),
+        "greatest": plain(one.greatest),
+        "relative": plain(one.relative),
+        "passed": one.passed,
+    }
+
+
+def _divergence_data(found: Divergence) -> Data:
+    return {
+        "source": None if found.source is None else _site(found.source),
+        "target": None if found.target is None else _site(found.target),
+        "input": found.input,
+    }
+
+
+def _site(site: Site) -> Data:
+    return {
+        "number": site.number,
+        "total": site.total,
+        "name": site.name,
+        "module": site.module,
+        "kind": site.kind,
+        "weights": list(site.weights),
+        "shapes": [list(shape) for shape in site.shapes],
+        "settings": plain(site.settings),
+    }
+
+
+def _cause(one: Cause) -> Data:
+    return {
+        "kind": one.kind,
+        "text": one.text,
+        "remedy": one.remedy,
+        "module": one.module,
+        "source_module": one.source_module,
+        "source": plain(one.source),
+        "target": plain(one.target),
+    }
+
+
+def _setting(one: SettingDifference) -> Data:
+    return {
+        "name": one.name,
+        "module": one.module,
+        "source_module": one.source_module,
+        "source": plain(one.source),
+        "target": plain(one.target),
+        "matters": one.matters,
+    }

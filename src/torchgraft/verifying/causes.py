@@ -1,0 +1,318 @@
+"""Why two runs part at an operation: each reason with both values and a remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.families import family
+from torchgraft.core.verification import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torchgraft.core.recording import Operation, Recording
+    from torchgraft.verifying.divergence import Matches, Parting
+
+DEEPEST = 8
+_WORDS = {"heads": "num_heads"}
+
+
+def facts_at(matches: Matches, parting: Parting) -> list[Cause]:
+    """Return what differs at the two operations at which runs part: modes, settings, heads, tables; the surest first."""
+    if parting.target is None or parting.source is None:
+        return []
+    mine, other = matches.target.operations[parting.target], matches.source.operations[parting.source]
+    return [cause for look in (_modes, _settings, _heads, _tables) for cause in look(matches, mine, other)]
+
+
+def signs_at(matches: Matches, parting: Parting) -> list[Cause]:
+    """Return what the operations look like where nothing else explains it: inputs in another order, other operations."""
+    if parting.target is None or parting.source is None:
+        return [_alone(matches, parting)]
+    mine, other = matches.target.operations[parting.target], matches.source.operations[parting.source]
+    return [cause for look in (_arguments, _structure) for cause in look(matches, mine, other)]
+
+
+def _where(mine: Operation, other: Operation) -> dict[str, str]:
+    return {"module": mine.module, "source_module": other.module}
+
+
+def _modes(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
+    """Yield training mode: statistics of the batch in place of the running ones, or dropout."""
+    if bool(mine.settings.get("training")) != bool(other.settings.get("training")):
+        modes = ["training" if op.settings.get("training") else "evaluation" for op in (mine, other)]
+        yield Cause(
+            kind="mode", text=f"{_at(mine)} runs in {modes[0]} mode, in the source in {modes[1]} mode",
+            remedy="call eval() on the model, or on both", target=modes[0], source=modes[1], **_where(mine, other),
+        )  # fmt: skip
+    for op, side in ((mine, "the model"), (other, "the source")):
+        if family(op.name) == "dropout" and op.settings.get("train", True):
+            yield Cause(
+                kind="mode", text=f"{side} applies dropout in {_at(op)}", remedy="call eval(), or set p to 0",
+                **_where(mine, other),
+            )  # fmt: skip
+
+
+def _arguments(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
+    """Yield another order of arguments: what the target uses as query is what the source uses as key."""
+    seen = 0
+    pairs = [(mine, other)]
+    while pairs and seen < DEEPEST:
+        seen += 1
+        a, b = pairs.pop(0)
+        if family(a.name) == family(b.name) and (swap := _permuted(matches, a, b)):
+            said = ", ".join(f"{name} of the model is {there} of the source" for name, there in swap)
+            yield Cause(
+                kind="order", text=f"{_at(a)} takes its inputs in another order: {said}",
+                remedy="exchange the weights that make them, or the parts of the fused weight", **_where(a, b),
+                target=tuple(name for name, _ in swap), source=tuple(there for _, there in swap),
+            )  # fmt: skip
+            return
+        pairs.extend(_makers(matches, a, b))
+
+
+def _permuted(matches: Matches, a: Operation, b: Operation) -> list[tuple[str, str]]:
+    """Return (argument here, argument there) where the arguments of `a` are those of `b`, in another order."""
+    if len(a.inputs) != len(b.inputs):
+        return []
+    there = dict(enumerate(b.inputs))
+    out = []
+    for at, number in enumerate(a.inputs):
+        values = matches.found.get(number, ())
+        if not matches.target.values[number].live or not values:
+            continue
+        if there[at] in values:
+            continue
+        place = next((i for i, n in there.items() if n in values), None)
+        if place is None:
+            return []
+        out.append((_argument(a, at), _argument(b, place)))
+    commutes = family(a.name) in ("sum", "product") and a.name.rstrip("_") in ("add", "mul")
+    return [] if commutes or len(out) < 2 else out
+
+
+def _argument(op: Operation, at: int) -> str:
+    return op.arguments[at] if op.arguments.count(op.arguments[at]) == 1 else f"{op.arguments[at]}[{at}]"
+
+
+def _makers(matches: Matches, a: Operation, b: Operation) -> list[tuple[Operation, Operation]]:
+    """Return pairs of operations that made inputs of both which have equal entries, in whatever order."""
+    out = []
+    for number in a.inputs:
+        mine = matches.target.values[number]
+        for there in matches.found.get(number, ()):
+            other = matches.source.values[there]
+            if there in b.inputs and mine.op >= 0 and other.op >= 0 and mine.live:
+                out.append((matches.target.operations[mine.op], matches.source.operations[other.op]))
+                break
+    return out
+
+
+def _heads(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
+    """Yield other numbers of heads: as many elements, cut in another way."""
+    if family(mine.name) not in ("attention", "matrix product", "softmax") or family(mine.name) != family(other.name):
+        return
+    for a, b in zip(mine.shapes, other.shapes, strict=False):
+        if len(a) < 3 or len(b) < 3 or a == b or _size(a[-2:]) == 0:
+            continue
+        ours, theirs = _heads_of(a), _heads_of(b)
+        if ours != theirs and (a[-1] * ours == b[-1] * theirs or _size(a) == _size(b)):
+            yield Cause(
+                kind="heads", text=f"{_at(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
+                remedy="build the model with the source's number of heads", target=ours, source=theirs,
+                **_where(mine, other),
+            )  # fmt: skip
+            return
+
+
+def _heads_of(shape: tuple[int, ...]) -> int:
+    return shape[-3]
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    out = 1
+    for n in shape:
+        out *= n
+    return out
+
+
+def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
+    """Yield other settings of one kind of operation, and other activation functions."""
+    kind = family(mine.name)
+    if kind != family(other.name):
+        return
+    if kind == "activation" and (mine.name.rstrip("_") != other.name.rstrip("_") or _differing(mine, other)):
+        names = [_signature(op) for op in (mine, other)]
+        yield Cause(
+            kind="activation", text=f"{_at(mine)} applies {names[0]}, the source {names[1]}",
+            remedy=f"build the model with {names[1]}", target=names[0], source=names[1], **_where(mine, other),
+        )  # fmt: skip
+        return
+    for name, (a, b) in _differing(mine, other).items():
+        sort = {"padding": "padding", "pad": "padding", "scale": "scale"}.get(name, "setting")
+        if kind == "product" and name == "other":
+            sort = "scale"
+        yield Cause(
+            kind=sort, text=f"{_at(mine)}: {name} is {a}, in the source {b}", target=a, source=b,
+            remedy=_remedy(mine, name, b), **_where(mine, other),
+        )  # fmt: skip
+
+
+def _remedy(op: Operation, name: str, value: object) -> str:
+    if op.module and name in ("eps", "stride", "padding", "dilation", "groups", "negative_slope"):
+        return f"set {op.module}.{name} = {value}, or build the model with it"
+    return f"build the model with {name} {value}"
+
+
+_IDLE = frozenset({"momentum", "training", "train", "memory_format", "dtype", "layout", "device", "pin_memory",
+                   "implicit", "sparse", "scale_grad_by_freq", "attn_mask", "size", "dropout_p"})  # fmt: skip
+
+
+def _differing(mine: Operation, other: Operation) -> dict[str, tuple[object, object]]:
+    both = [name for name in mine.settings if name in other.settings and name not in _IDLE]
+    both.sort(key=lambda name: name == "padding")  # it mostly follows from the others
+    return {n: (mine.settings[n], other.settings[n]) for n in both if not _alike(mine.settings[n], other.settings[n])}
+
+
+def _alike(a: object, b: object) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) != len(b):
+        return set(a) == set(b)
+    return a == b
+
+
+def _signature(op: Operation) -> str:
+    values = [f"{k}={v}" for k, v in op.settings.items() if k in ("approximate", "negative_slope", "alpha", "min", "max",
+              "min_val", "max_val", "beta", "threshold", "lambd") and v is not None]  # fmt: skip
+    return op.name.rstrip("_") + (f"({', '.join(values)})" if values else "")
+
+
+def _tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
+    """Yield tables that enter on both sides and differ: rotary positions, biases, masks that no file holds."""
+    a, b = (_table(rec, op) for rec, op in ((matches.target, mine), (matches.source, other)))
+    if a is None or b is None:
+        return
+    rotary = any(word in f"{op.module} {op.kind} {' '.join(names)}".lower() for op, names in ((mine, a[1]), (other, b[1]))
+                 for word in ("rot", "rope", "inv_freq")) or {"cos", "sin"} & {*a[2], *b[2]}  # fmt: skip
+    bases = [_bases(rec, number) for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
+    looks = [rec.values[number].fingerprint for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
+    if looks[0] is None or looks[1] is None:
+        return
+    where = _where(mine, other)
+    kind = "rotary" if rotary else "buffer"
+    if looks[0].distance(looks[1]) <= 1e-5:
+        if family(mine.name) in ("product", "sum") and mine.shapes and other.shapes:
+            yield Cause(
+                kind=kind, text=f"{_at(mine)} uses a table of the same entries in another order",
+                remedy="use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k", **where,
+            )  # fmt: skip
+        return
+    if bases[0] and bases[1] and bases[0] != bases[1]:
+        text = f"{_at(mine)} uses a table made with base {_listed(bases[0])}, the source one with {_listed(bases[1])}"
+        yield Cause(
+            kind=kind, text=text, target=bases[0], source=bases[1],
+            remedy=f"build the model with base {_listed(bases[1])}", **where,
+        )  # fmt: skip
+        return
+    names = [", ".join(names) or "a computed table" for _, names, _ in (a, b)]
+    yield Cause(
+        kind=kind, text=f"{_at(mine)} uses {names[0]}, whose values differ from {names[1]} of the source",
+        remedy="build both with the same settings, or copy the table by hand", target=names[0], source=names[1], **where,
+    )  # fmt: skip
+
+
+def _table(recording: Recording, op: Operation) -> tuple[int, list[str], set[str]] | None:
+    """Return the input that doesn't depend on the model's inputs and is no parameter: number, buffers, operations."""
+    if family(op.name) not in ("product", "sum", "attention", "where", "matrix product"):
+        return None
+    for number in op.inputs:
+        value = recording.values[number]
+        if value.live or value.fingerprint is None or value.op < 0:
+            continue
+        return number, list(value.weights), {o.name for o in _ancestors(recording, number)}
+    return None
+
+
+def _ancestors(recording: Recording, number: int) -> list[Operation]:
+    out: dict[int, Operation] = {}
+    stack = [number]
+    while stack:
+        at = recording.values[stack.pop()].op
+        if at >= 0 and at not in out:
+            out[at] = recording.operations[at]
+            stack.extend(recording.operations[at].inputs)
+    return list(out.values())
+
+
+def _bases(recording: Recording, number: int) -> tuple[object, ...]:
+    """Return the numbers that are raised to powers or taken logarithms of in making a table."""
+    found: list[object] = []
+    for op in _ancestors(recording, number):
+        if op.name == "pow":
+            found.extend(v for k, v in op.settings.items() if k == "self")
+        elif op.name in ("mul", "div", "exp"):
+            found.extend(v for k, v in op.settings.items() if k == "other" and isinstance(v, float))
+    return tuple(dict.fromkeys(found))
+
+
+def _listed(values: object) -> str:
+    return ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)
+
+
+def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
+    """Yield another operation at the same place: a padding, a norm in another place, a step left out."""
+    kinds = [family(op.name) for op in (mine, other)]
+    where = _where(mine, other)
+    if "padding" in kinds and kinds[0] != kinds[1]:
+        side = "the model" if kinds[0] == "padding" else "the source"
+        padding = (mine if kinds[0] == "padding" else other).settings.get("pad")
+        yield Cause(
+            kind="padding", text=f"{side} pads by {padding} before {_at(other if kinds[0] == 'padding' else mine)}",
+            remedy="build the model with the source's padding (TensorFlow's `same` pads one side more)", **where,
+            target=mine.settings.get("padding", mine.settings.get("pad")),
+            source=other.settings.get("padding", other.settings.get("pad")),
+        )  # fmt: skip
+        return
+    if kinds[0] != kinds[1]:
+        yield Cause(
+            kind="structure", text=f"the model goes on with {kinds[0]} in {_at(mine)}, the source with {kinds[1]} in "
+            f"{_at(other)}", remedy="compare how the two are built: a step is missing, added, or in another place",
+            target=kinds[0], source=kinds[1], **where,
+        )  # fmt: skip
+        return
+    if family(mine.name) == "pick" and mine.settings != other.settings:
+        yield Cause(
+            kind="order", text=f"{_at(mine)} picks {_plainly(mine)}, the source {_plainly(other)}",
+            remedy="the parts are laid out in another order: check heads, parts of fused weights, and rotary pairs",
+            **where,
+        )  # fmt: skip
+        return
+    live = [
+        [n for n in op.inputs if rec.values[n].live] for op, rec in ((mine, matches.target), (other, matches.source))
+    ]
+    if any(n in matches.found and not set(matches.found[n]) & set(live[1]) for n in live[0]):
+        yield Cause(
+            kind="structure", text=f"{_at(mine)} works on another value than {_at(other)} of the source",
+            remedy="compare the order of layers: the step stands in another place", **where,
+        )  # fmt: skip
+
+
+def _plainly(op: Operation) -> str:
+    return ", ".join(f"{k}={v}" for k, v in op.settings.items())
+
+
+def _alone(matches: Matches, parting: Parting) -> Cause:
+    if parting.target is not None:
+        mine = matches.target.operations[parting.target]
+        return Cause(
+            kind="structure", text=f"the model does {_at(mine)}, which the source has nothing like", module=mine.module,
+            remedy="compare how the two are built",
+        )  # fmt: skip
+    other = matches.source.operations[parting.source or 0]
+    return Cause(
+        kind="structure", text=f"the source does {_at(other)}, which the model leaves out", source_module=other.module,
+        remedy="compare how the two are built",
+    )  # fmt: skip
+
+
+def _at(op: Operation) -> str:
+    return f"{op.name.rstrip('_')} in {op.module or 'the model itself'}" + (f" ({op.kind})" if op.kind else "")

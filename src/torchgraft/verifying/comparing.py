@@ -1,0 +1,95 @@
+"""Outputs of two models side by side: which belongs to which, and how far they are apart."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.verification import OutputComparison
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+# The greatest relative difference that passes, by element type: about a hundred times what rounding alone does to
+# networks of a hundred layers.
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+def coarsest(*sides: Mapping[str, torch.Tensor]) -> str:
+    """Return the coarsest floating-point type of the outputs."""
+    kinds = {str(t.dtype).removeprefix("torch.") for side in sides for t in side.values()}
+    return max((k for k in kinds if k in TOLERANCES), key=lambda k: TOLERANCES[k], default="float32")
+
+
+def paired(
+    source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return pairs of output names (source's, target's), and remarks on outputs that were left out.
+
+    Outputs of one name belong together; else, with equally many, the order decides; else shapes do where they can.
+
+    Raises:
+        UsageError: nothing can be compared.
+    """
+    both = [name for name in target if name in source]
+    if both:
+        pairs = [(name, name) for name in both]
+    elif len(source) == len(target):
+        pairs = list(zip(source, target, strict=True))
+    else:
+        pairs = _by_shape(source, target)
+    if not pairs:
+        ours, theirs = (
+            ", ".join(f"{name} {list(t.shape)}" for name, t in side.items()) or "no tensors"
+            for side in (target, source)
+        )
+        raise UsageError(
+            f"the outputs can't be compared: the model gives {ours}, the source {theirs}; give callables as inputs= and "
+            "source_inputs= that run each model and return what belongs together"
+        )
+    used = ({s for s, _ in pairs}, {t for _, t in pairs})
+    left = [f"{side}'s {name}" for side, names, done in
+            (("the source", source, used[0]), ("the model", target, used[1])) for name in names if name not in done]  # fmt: skip
+    return tuple(pairs), ((f"outputs without a counterpart, not compared: {', '.join(left)}",) if left else ())
+
+
+def _by_shape(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
+    free = dict(source)
+    pairs = []
+    for name, tensor in target.items():
+        same = next((other for other, t in free.items() if t.shape == tensor.shape), None)
+        if same is not None:
+            pairs.append((same, name))
+            del free[same]
+    return pairs
+
+
+def compared(pair: tuple[str, str], source: torch.Tensor, target: torch.Tensor, tolerance: float) -> OutputComparison:
+    """Return how far one output of the target is from that of the source."""
+    greatest, relative = distance(source, target)
+    return OutputComparison(
+        source=pair[0], target=pair[1], source_shape=tuple(source.shape), target_shape=tuple(target.shape),
+        greatest=greatest, relative=relative, passed=relative <= tolerance,
+    )  # fmt: skip
+
+
+def distance(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal."""
+    import torch
+
+    if source.shape != target.shape:
+        return inf, inf
+    if not source.numel():
+        return 0.0, 0.0
+    a, b = (t.detach().to("cpu").to(torch.complex128 if t.is_complex() else torch.float64) for t in (target, source))
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(same, 0.0, (a - b).abs())
+    if not bool(apart.isfinite().all()):
+        return inf, inf
+    finite = b[b.isfinite()]
+    size = float(finite.abs().max()) if finite.numel() else 0.0
+    greatest = float(apart.max())
+    return greatest, greatest / size if size else (0.0 if greatest == 0 else inf)

@@ -1,0 +1,142 @@
+"""What a plan says that each tensor of the model holds, computed anew from the source, and how the model differs."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Action
+from torchgraft.core.verification import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import torch
+
+    from torchgraft.core.plan import Plan, Step
+
+CLOSE = 1e-6
+FEW = 0.02
+
+
+class Planned:
+    """The planned values of a model's tensors, each made from the source's when it is asked for."""
+
+    def __init__(self, plan: Plan, target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> None:
+        self.plan = plan
+        self.target = target
+        self.source = source
+
+    def expected(self, step: Step) -> torch.Tensor | None:
+        """Return what the plan puts into a slot; None where that can't be told (fresh, added to, not in the source)."""
+        there = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
+        if step.action is Action.FRESH or step.base or not there:
+            return None
+        values = []
+        for feed in step.feeds:
+            value = self.source[feed.key].detach().to("cpu")
+            for op in feed.ops:
+                value = op.run([value])
+            values.append(value)
+        for op in step.ops:
+            values = [op.run(values)]
+        return values[0]
+
+    def actual(self, step: Step) -> torch.Tensor:
+        """Return the part of the model's tensor that the plan writes."""
+        import torch
+
+        found = self.target[step.slot.name].detach().to("cpu")
+        if step.rows is None:
+            return found
+        return found.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long))
+
+    def differing(self, names: Iterable[str] | None = None) -> list[Step]:
+        """Return the steps, of all or of those with these names, whose slots hold something else than planned."""
+        steps = self.plan.steps if names is None else [self.plan.by_name[n] for n in names if n in self.plan.by_name]
+        out = []
+        for step in dict.fromkeys(steps):
+            expected = self.expected(step)
+            if expected is not None and not _same(expected, self.actual(step)):
+                out.append(step)
+        return out
+
+    def cause(self, step: Step) -> Cause:
+        """Return how the value of a slot differs from the planned one."""
+        expected, actual = self.expected(step), self.actual(step)
+        name = step.slot.name
+        if expected is None:
+            return self._unfilled(step)
+        fed = ", ".join(feed.key for feed in step.feeds[:3])
+        plan = f"the plan says {fed}" + (f" ({words})" if (words := step.words()) else "")
+        kind, fact = self._relation(step, expected, actual)
+        return Cause(
+            kind=kind, text=f"{name} {fact}; {plan}", remedy="load again by the plan, or correct the plan with rename=",
+            module=step.slot.owner, source_module=_owner(step), target=name, source=fed,
+        )  # fmt: skip
+
+    def _unfilled(self, step: Step) -> Cause:
+        name = step.slot.name
+        return Cause(
+            kind="not filled", text=f"{name} was not filled: {step.why.text}", module=step.slot.owner, target=name,
+            remedy=f"name its source with rename=, or give {name} its value by hand",
+        )  # fmt: skip
+
+    def _relation(self, step: Step, expected: torch.Tensor, actual: torch.Tensor) -> tuple[str, str]:
+        import torch
+
+        if expected.shape == actual.shape:
+            if actual.dim() == 2 and actual.shape[0] == actual.shape[1] and _same(expected.T, actual):
+                return "transposed", "holds its planned values transposed"
+            if other := self._holder(step, actual):
+                return "swapped", f"holds what the plan has for {other}"
+            if parts := _reordered(expected, actual):
+                return "order", f"holds its {len(parts)} parts in the order {', '.join(str(p + 1) for p in parts)}"
+            differing = int((~_near(expected, actual)).sum())
+            if differing <= max(1, FEW * actual.numel()):
+                return "value", f"differs from its planned values in {differing} of {actual.numel()} elements"
+            ratio = (actual.double() * expected.double()).sum() / (expected.double() ** 2).sum().clamp_min(1e-300)
+            if bool(torch.allclose(actual.double(), expected.double() * ratio, rtol=1e-4, atol=1e-12)):
+                return "scaled", f"is its planned value times {float(ratio):.6g}"
+        return "value", "holds other values than planned"
+
+    def _holder(self, step: Step, actual: torch.Tensor) -> str | None:
+        """Return the name of another slot whose planned values these are."""
+        for other in self.plan.steps:
+            if other is step or other.slot.spec.shape != step.slot.spec.shape:
+                continue
+            expected = self.expected(other)
+            if expected is not None and _same(expected, actual):
+                return other.slot.name
+        return None
+
+
+def _owner(step: Step) -> str:
+    return step.feeds[0].key.rpartition(".")[0] if step.feeds else ""
+
+
+def _near(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
+    cast = expected.to(actual.dtype)
+    if not actual.is_floating_point():
+        return cast == actual
+    size = float(cast.abs().max()) if cast.numel() else 0.0
+    return ((cast - actual).abs() <= CLOSE * size) | (cast == actual) | (cast.isnan() & actual.isnan())
+
+
+def _same(expected: torch.Tensor, actual: torch.Tensor) -> bool:
+    return expected.shape == actual.shape and bool(_near(expected, actual).all())
+
+
+def _reordered(expected: torch.Tensor, actual: torch.Tensor) -> tuple[int, ...] | None:
+    """Return the order in which `actual` has the equal parts (two, three or four) of `expected`; None if it hasn't."""
+    import torch
+
+    for dim in range(min(2, actual.dim())):
+        for count in (2, 3, 4):
+            if actual.shape[dim] % count or actual.shape[dim] < 2 * count:
+                continue
+            parts = expected.chunk(count, dim)
+            for order in permutations(range(count)):
+                if order != tuple(range(count)) and _same(torch.cat([parts[i] for i in order], dim), actual):
+                    return order
+    return None

@@ -1,0 +1,58 @@
+"""What a caller wants verified, checked and in one shape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.report import Report
+from torchgraft.verifying.models import Question
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchgraft.core.plan import Plan
+
+MODES = ("eval", "as is")
+
+
+def question(  # noqa: PLR0913  # the arguments of verify()
+    model: nn.Module, source_model: nn.Module, inputs: object, *, source_inputs: object, plan: Plan | Report,
+    tolerance: float | None, mode: str,
+) -> Question:  # fmt: skip
+    """Return the checked question.
+
+    Raises:
+        UsageError: an argument makes no sense.
+    """
+    checked_models(model, source_model)
+    if mode not in MODES:
+        raise UsageError(f"mode={mode!r}: use one of {', '.join(map(repr, MODES))}")
+    if tolerance is not None and not tolerance >= 0:
+        raise UsageError(f"tolerance={tolerance!r}: use a number of at least 0, such as 1e-4")
+    return Question(
+        model=model, source=source_model, plan=plan.plan if isinstance(plan, Report) else plan,
+        pairs=input_pairs(inputs, source_inputs), tolerance=tolerance, evaluating=mode == "eval",
+    )  # fmt: skip
+
+
+def checked_models(model: object, source_model: object) -> None:
+    """Raise UsageError unless both are modules."""
+    for name, value in (("model", model), ("source_model", source_model)):
+        if not hasattr(value, "named_parameters"):
+            raise UsageError(f"{name} is a {type(value).__name__}: give an nn.Module")
+
+
+def input_pairs(inputs: object, source_inputs: object) -> tuple[tuple[Any, Any], ...]:
+    """Return (input of the source, input of the target) for each input.
+
+    Raises:
+        UsageError: no inputs, or unequally many.
+    """
+    mine = inputs if isinstance(inputs, list) else [inputs]
+    theirs = mine if source_inputs is None else source_inputs if isinstance(source_inputs, list) else [source_inputs]
+    if not mine or inputs is None:
+        raise UsageError("inputs is empty: give at least one input, such as a tensor of the shape that the model takes")
+    if len(mine) != len(theirs):
+        raise UsageError(f"{len(mine)} inputs and {len(theirs)} source_inputs: give as many of each")
+    return tuple(zip(theirs, mine, strict=True))

@@ -1,0 +1,60 @@
+"""Runs models and records what they do. Needs torch, and is imported only when something is to be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import places
+from torchgraft.verifying.tracing.outputs import call, named_tensors
+from torchgraft.verifying.tracing.prints import fingerprint
+from torchgraft.verifying.tracing.recorder import Recorder
+from torchgraft.verifying.tracing.restore import untouched
+from torchgraft.verifying.tracing.whereabouts import Whereabouts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.recording import Recording
+
+__all__ = ["Run", "fingerprint", "record_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a model: what it returned, by name, and what it did."""
+
+    outputs: Mapping[str, torch.Tensor]
+    recording: Recording
+
+
+def record_run(model: nn.Module, given: Any, *, evaluating: bool = True) -> Run:
+    """Run `model` on one input and record every operation; the model is afterwards as it was before.
+
+    A model that raises leaves the recording of what it did until then, with `failure`.
+
+    Raises:
+        UsageError: a tensor of the model has no values (meta).
+    """
+    found = places(model)
+    if empty := next((place.name for place in found if place.tensor.is_meta), None):
+        raise UsageError(f"{empty} has no values (meta device): a model can only be run once it is filled")
+    names: dict[int, str] = {}
+    for place in found:
+        names.setdefault(id(place.tensor), place.name)
+    where = Whereabouts(model)
+    outputs: dict[str, torch.Tensor] = {}
+    failure = ""
+    recorder = Recorder(where, names)
+    with untouched(model, evaluating=evaluating) as training:
+        with where.followed(), recorder:
+            try:
+                outputs = named_tensors(call(model, given))
+            except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is told, not hidden
+                failure = f"{type(error).__name__}: {error}"
+        recording = recorder.recording(list(outputs.values()), training, failure)
+    return Run(outputs, recording)

@@ -1,0 +1,233 @@
+"""Records what a model does: a dispatch mode sees every ATen operation, below autograd and above the kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from torchgraft.core.recording import Operation, Recording, Value
+from torchgraft.verifying.tracing.prints import fingerprint, scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torchgraft.core.recording import Fingerprint
+    from torchgraft.verifying.tracing.whereabouts import Whereabouts
+
+# Operations whose output holds exactly the entries of their first input: what comes out is the same value.
+_SAME = frozenset(
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "t",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "alias",
+        "detach",
+        "clone",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "contiguous",
+        "_reshape_alias",
+        "movedim",
+        "swapaxes",
+        "view_as",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "expand",
+        "_to_copy",
+        "to",
+    ]
+)
+_VIEWS = frozenset(
+    [
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "chunk",
+        "narrow",
+        "diagonal",
+        "unfold",
+        "as_strided",
+        "expand",
+        "index_select",
+        "cat",
+        "stack",
+    ]
+)
+_RANDOM = frozenset(
+    [
+        "native_dropout",
+        "bernoulli",
+        "bernoulli_",
+        "rand",
+        "rand_like",
+        "randn",
+        "randn_like",
+        "normal_",
+        "uniform_",
+        "randint",
+    ]
+)
+_UNSET = ("empty", "new_empty")  # memory without values as yet
+_SMALL = 1 << 20
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, records every operation with fingerprints; `recording` returns what was seen.
+
+    Tensors are known by identity; a tensor whose memory was written to since (through a view, say) is looked at anew.
+    """
+
+    def __init__(self, whereabouts: Whereabouts, names: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._where = whereabouts
+        self._names = names
+        self._operations: list[Operation] = []
+        self._values: list[Value] = []
+        self._known: Any = WeakIdKeyDictionary()
+        self._writes: dict[int, tuple[int, int]] = {}
+        self._clock = 0
+        self._random: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and record it."""
+        del types
+        kwargs = kwargs or {}
+        schema = func._schema  # noqa: SLF001  # the operator's own description; it has no public name
+        name = schema.name.partition("::")[2]
+        arguments, tensors, settings = _sorted_out(schema.arguments, args, kwargs)
+        inputs = [self._value_of(t) for t in tensors]
+        shapes = tuple(tuple(t.shape) for t in tensors)
+        out = func(*args, **kwargs)
+        outs = [t for t in _tensors_in(out) if isinstance(t, torch.Tensor)]
+        if not outs:
+            return out
+        self._clock += 1
+        mutable = schema.is_mutable
+        if self._is_same(name, tensors, outs, mutable=mutable):
+            self._known[outs[0]] = (inputs[0], self._clock)
+            return out
+        index = len(self._operations)
+        if name in _RANDOM:
+            self._random.append(index)
+        live, weights = self._origin(inputs)
+        numbers = []
+        has_float = any(t.is_floating_point() or t.is_complex() for t in outs)
+        for t in outs:
+            look = None
+            held = not name.startswith(_UNSET) and (t.is_floating_point() or t.is_complex() or not has_float)
+            if held:
+                look = self._look(name, t, tensors, inputs)
+            numbers.append(
+                self._add(t, Value(op=index, shape=tuple(t.shape), fingerprint=look, weights=weights, live=live))
+            )
+            if mutable:
+                self._writes[_memory(t)] = (index, self._clock)
+        path, kind = self._where.now
+        self._operations.append(
+            Operation(
+                name=name, module=path, kind=kind, settings=settings, arguments=tuple(arguments), inputs=tuple(inputs),
+                shapes=shapes, outputs=tuple(numbers), is_view=name in _VIEWS,
+            )
+        )  # fmt: skip
+        return out
+
+    def recording(self, outputs: Sequence[torch.Tensor], training: Sequence[str], failure: str = "") -> Recording:
+        """Return what was seen; `outputs` are the tensors that the model returned."""
+        numbers = tuple(self._value_of(t) for t in outputs)
+        return Recording(
+            operations=tuple(self._operations), values=tuple(self._values), outputs=numbers, training=tuple(training),
+            random=tuple(self._random), failure=failure,
+        )  # fmt: skip
+
+    def _is_same(self, name: str, tensors: list[Any], outs: list[Any], *, mutable: bool) -> bool:
+        if name not in _SAME or mutable or len(outs) != 1 or not tensors:
+            return False
+        return bool(tensors[0].numel() == outs[0].numel() and tensors[0].dtype == outs[0].dtype)
+
+    def _value_of(self, tensor: torch.Tensor) -> int:
+        """Return the number of the value that a tensor now holds."""
+        known = self._known.get(tensor)
+        written = self._writes.get(_memory(tensor))
+        if known is not None and (written is None or written[1] <= known[1]):
+            return int(known[0])
+        if known is None:
+            name = self._names.get(id(tensor))
+            if written is None or name is not None:
+                look = None if name is not None or tensor.numel() > _SMALL else fingerprint(tensor)
+                weights = () if name is None else (name,)
+                return self._add(
+                    tensor, Value(shape=tuple(tensor.shape), fingerprint=look, weights=weights, live=name is None)
+                )
+        op = written[0] if written else -1
+        return self._add(tensor, Value(op=op, shape=tuple(tensor.shape), fingerprint=fingerprint(tensor)))
+
+    def _look(self, name: str, out: torch.Tensor, tensors: list[Any], inputs: list[int]) -> Fingerprint | None:
+        if name == "expand" and tensors[0].numel():
+            base = self._values[inputs[0]].fingerprint
+            if base is not None and out.numel() % base.numel == 0:
+                return scaled(base, out.numel() // base.numel)
+        return fingerprint(out)
+
+    def _origin(self, inputs: list[int]) -> tuple[bool, tuple[str, ...]]:
+        """Return whether a result depends on the model's inputs, and else the weights that it was made of."""
+        used = [self._values[n] for n in inputs]
+        if any(value.live for value in used):
+            return True, ()
+        return False, tuple(dict.fromkeys(name for value in used for name in value.weights))
+
+    def _add(self, tensor: torch.Tensor, value: Value) -> int:
+        self._values.append(value)
+        number = len(self._values) - 1
+        self._known[tensor] = (number, self._clock)
+        return number
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
+
+
+def _sorted_out(schema: Any, args: Any, kwargs: Any) -> tuple[list[str], list[torch.Tensor], dict[str, object]]:
+    """Return the names of tensor arguments, these tensors, and all other arguments by name."""
+    names: list[str] = []
+    tensors: list[torch.Tensor] = []
+    settings: dict[str, object] = {}
+    given = [(schema[i].name if i < len(schema) else str(i), a) for i, a in enumerate(args)] + list(kwargs.items())
+    for name, value in given:
+        found = list(_tensors_in(value))
+        if found:
+            names.extend([name] * len(found))
+            tensors.extend(found)
+        else:
+            settings[name] = _plain(value)
+    for argument in schema[len(args) :]:
+        if argument.name not in kwargs and argument.has_default_value():
+            settings.setdefault(argument.name, _plain(argument.default_value))
+    return names, tensors, settings
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

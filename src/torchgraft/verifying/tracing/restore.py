@@ -1,0 +1,81 @@
+"""Runs a model in a way that leaves no trace: modes, buffers, random state and hooks are as before."""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchgraft.core.places import modules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+SEED = 0
+
+
+@contextmanager
+def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]]:
+    """Prepare `model` for one run without gradients, and put everything back afterwards.
+
+    Yields the paths of modules that were in training mode. With `evaluating` all run in evaluation mode. Random numbers
+    are drawn from the same seed each time.
+    """
+    walked = {id(module): (path, module) for path, module in reversed(modules(model))}.values()
+    training = tuple(path for path, module in reversed(list(walked)) if module.training)
+    modes = [(module, module.training) for _, module in walked]
+    buffers = [(module, dict(module._buffers)) for _, module in walked if module._buffers]  # noqa: SLF001
+    kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
+    with ExitStack() as stack:
+        stack.enter_context(_same_random())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_plain_attention())
+        try:
+            if evaluating:
+                for _, module in walked:
+                    module.training = False
+            yield training
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for module, named in buffers:
+                module._buffers.clear()  # noqa: SLF001
+                module._buffers.update(named)  # noqa: SLF001
+            for buffer, old in kept.values():
+                if not torch.equal(buffer, old):
+                    buffer.copy_(old)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let attention layers run as they are written: their fast path would be a single operation, q, k and v unseen."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _same_random() -> Iterator[None]:
+    """Seed all generators, and give them back as they were."""
+    numpy: Any = sys.modules.get("numpy")
+    states = (random.getstate(), numpy.random.get_state() if numpy else None)
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
+        torch.manual_seed(SEED)
+        random.seed(SEED)
+        if numpy:
+            numpy.random.seed(SEED)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            if numpy:
+                numpy.random.set_state(states[1])

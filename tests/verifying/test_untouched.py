@@ -1,0 +1,85 @@
+"""Verification leaves no trace in either model, nor in the process."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from faulty_models import Speech, randomised
+from torch import nn
+from torch.nn.modules import module as internals
+
+import torchgraft as tg
+
+
+class Noisy(nn.Module):
+    """Draws random numbers, and counts its calls in a buffer and in batch statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(1))
+        self.late = None
+
+    def forward(self, x):
+        self.calls += 1
+        self.register_buffer("table", x.mean(0), persistent=False)
+        return self.drop(self.norm(x)) + torch.rand(1)
+
+
+def state(model):
+    return {
+        "values": {n: t.clone() for n, t in [*model.named_parameters(), *model.named_buffers()]},
+        "modes": [m.training for m in model.modules()],
+        "grads": {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()},
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+        "wanted": [p.requires_grad for p in model.parameters()],
+    }
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("mode", ["eval", "as is"])
+def test_both_models_are_as_before(mode):
+    source, target = Noisy().train(), Noisy().train()
+    target.norm.eval()
+    target.load_state_dict(source.state_dict())
+    for model in (source, target):
+        model(torch.randn(3, 4)).sum().backward()
+        del model.table
+    before, inputs = [state(source), state(target)], torch.randn(5, 4)
+    drawn = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    tg.verify(target, source, inputs, mode=mode)
+    assert same(before[0], state(source))
+    assert same(before[1], state(target))
+    assert torch.equal(drawn[0], torch.get_rng_state())
+    assert drawn[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert not internals._global_forward_hooks
+    assert not internals._global_forward_pre_hooks
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_model_that_raises_is_as_before_and_its_error_is_told():
+    source, target = randomised(Speech()), randomised(Speech())
+    target.head = nn.Linear(7, 5)
+    target.train()
+    before = state(target)
+    found = tg.verify(target, source, torch.randn(2, 8, 24))
+    assert not found.passed
+    assert found.causes[0].kind == "failure"
+    assert "mat1 and mat2" in found.causes[0].text
+    assert same(before, state(target))
+
+
+def test_dropout_in_both_draws_the_same_numbers():
+    source = randomised(Speech())
+    target = copy.deepcopy(source)
+    source.drop.train()
+    target.drop.train()
+    assert tg.verify(target, source, torch.randn(2, 8, 24), mode="as is").passed
