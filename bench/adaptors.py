@@ -23,6 +23,7 @@ def cases(model: nn.Module, given: Any, hints: dict[str, Any]) -> dict[str, list
         "coverage": "low_coverage",
         "missing": "incomplete",
         "nonfinite": "nonfinite",
+        "infinite": "nonfinite",
     }
     objections = [o for o in plan.objections if o.kind in flags]
     return {
@@ -56,7 +57,8 @@ def _options(hints: dict[str, Any]) -> dict[str, Any]:
     """Turn hints into keyword arguments of load()."""
     same = {"prefer": "prefer", "map": "fan_out", "layers": "layers", "copy": "copies", "grow_rows": "grow_rows",
             "class_names": "class_names", "class_rows": "class_rows", "in_channels": "in_channels",
-            "permute": "permute", "exclude": "fresh", "merge_lora": "merge_lora", "tensor_parallel": "tensor_parallel"}  # fmt: skip
+            "permute": "permute", "exclude": "fresh", "merge_lora": "merge_lora", "tensor_parallel": "tensor_parallel",
+            "qkv_layout": "qkv_layout", "num_heads": "num_heads"}  # fmt: skip
     options = {ours: hints[theirs] for theirs, ours in same.items() if theirs in hints}
     options["fuse_branches"] = "fuse" in hints
     if "zero_in" in hints:

@@ -46,7 +46,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
     specs = choice.network.specs
-    settled = requested_steps(specs, target, asked.options, choice.network.path)
+    settled = requested_steps(specs, target, asked.options, choice.network.path, source.metadata)
     taken = {feed.key for step in settled.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
     rules = asked.rules
@@ -56,7 +56,9 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     hooks = _renames(model, source, choice.network)
     origin = _target(asked.source_model) if asked.source_model is not None else None
-    matching = match(left, Models(seen, origin), rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames)
+    matching = match(
+        left, Models(seen, origin, asked.stated), rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames
+    )
     wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
     brief = Brief(
         options=asked.options,
@@ -176,7 +178,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     wanted = request(**asked)
     with _opened(checkpoint, wanted) as source:
         wanted = _with_origin(wanted, checkpoint)
-        return with_values(make_plan(source, _target(model), wanted, model), source)
+        return with_values(make_plan(source, _target(model), wanted, model), source, model)
 
 
 def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: str = "auto", **asked: Any) -> Report:
@@ -208,6 +210,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
             grow_rows: tables that may grow at their end (a dict says how new rows start: "fresh", "zero", "mean").
             axis_names: pattern -> AxisNames: rows or channels follow names. class_names, class_rows: the same for classes.
             merge_lora, fuse_branches, fold_norms: adapters, branches and batch norms of the file computed into weights.
+            qkv_layout, num_heads: "per_head" or "flat": the order of rows of fused q, k, v, where names can't tell.
             in_channels: rule for other input channels. grids: grids of position tables. permute: axis orders.
 
     Raises:
@@ -226,7 +229,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
     with _opened(checkpoint, wanted) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = with_values(make_plan(source, target, wanted, model), source)
+        made = with_values(make_plan(source, target, wanted, model), source, model)
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device, undo=undo)  # type: ignore[arg-type]
     cost = Cost(

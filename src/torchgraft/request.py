@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torchgraft.adapting import NEW_INDICES, AxisNames, Options
 from torchgraft.core.errors import UsageError
 from torchgraft.core.policy import Policy, Verdict
-from torchgraft.matching import Rules
+from torchgraft.matching import LAYOUTS, Rules, Stated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ class Request:
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
     source_model: object = None
     learned: Learned | None = None
+    stated: Stated = field(default_factory=Stated)
 
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
@@ -62,6 +63,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     fold_norms: bool | float = False,
     init: Mapping[str, str] | None = None,
     tensor_parallel: Mapping[str, str] | None = None,
+    qkv_layout: str | Mapping[str, str] | None = None,
+    num_heads: int | None = None,
     source_model: object = None,
     learned: Learned | str | os.PathLike[str] | None = None,
 ) -> Request:
@@ -107,6 +110,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         tensor_parallel=tensor_parallel or {},
         source_model=source_model,
         learned=_learned(learned),
+        stated=_stated(qkv_layout, num_heads),
     )
 
 
@@ -121,6 +125,17 @@ def _learned(given: object) -> Learned | None:
         return Learned.read(given)
     kind = type(given).__name__
     raise UsageError(f"learned is a {kind}: give what learn() returned, or the path of a file that it was saved to")
+
+
+def _stated(layout: str | Mapping[str, str] | None, heads: int | None) -> Stated:
+    """Return what the caller says of fused projections."""
+    layouts = {"*": layout} if isinstance(layout, str) else dict(layout or {})
+    for pattern, kind in layouts.items():
+        if kind not in LAYOUTS:
+            raise UsageError(f"qkv_layout={{{pattern!r}: {kind!r}}}: use one of {', '.join(map(repr, LAYOUTS))}")
+    if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
+        raise UsageError(f"num_heads={heads!r}: give the number of query heads")
+    return Stated(layouts, heads)
 
 
 def _axis_names(

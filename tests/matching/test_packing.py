@@ -98,3 +98,75 @@ def test_every_convention_says_where_it_can_be_read() -> None:
 def test_only_a_module_can_be_the_source_model() -> None:
     with pytest.raises(UsageError, match="source_model is a dict"):
         tg.plan(nn.Linear(2, 2), {}, source_model={})
+
+
+def heads_first(flat: torch.Tensor, heads: int) -> torch.Tensor:
+    """Return rows that go part by part (q, k, v) in the order head by head, as a model would view them."""
+    parts = flat.reshape(3, heads, -1, *flat.shape[1:])
+    return parts.transpose(0, 1).reshape(flat.shape)
+
+
+@pytest.mark.parametrize("said", ["per_head", {"attn.qkv": "per_head"}, {"h.*.attn.qkv.*": "per_head"}])
+@pytest.mark.parametrize("heads", [2, 4])
+def test_the_caller_says_that_the_files_rows_go_head_by_head(said: object, heads: int) -> None:
+    old, new = Net("h", "attn", None, qkv=72, proj=24), Net("h", "attn", None, qkv=72, proj=24)
+    if isinstance(said, dict) and "attn.qkv" in said:
+        said = {f"h.{n}.attn.qkv": "per_head" for n in range(2)}
+    saved = {k: heads_first(v, heads) if "qkv" in k else v for k, v in old.state_dict().items()}
+    report = tg.load(new, saved, qkv_layout=said, num_heads=heads)
+    assert all(torch.equal(v, old.state_dict()[k]) for k, v in new.state_dict().items())
+    assert "as you said" in str(report)
+
+
+def test_the_caller_says_that_the_models_rows_go_head_by_head() -> None:
+    old = Net("h", "attn", None, q=24, k=24, v=24, proj=24)
+    new = Net("h", "attn", None, fused=72, proj=24)
+    layout = {f"h.{n}.attn.fused": "per_head" for n in range(2)}
+    tg.load(new, old.state_dict(), qkv_layout=layout, num_heads=3)
+    apart = torch.cat([getattr(old.h[1]["attn"], name).weight for name in "qkv"])
+    assert torch.equal(new.h[1]["attn"].fused.weight, heads_first(apart, 3))
+
+
+def test_a_name_that_is_usual_for_rows_head_by_head_can_be_said_to_hold_them_part_by_part() -> None:
+    old = Net("h", "attn", None, query_key_value=72, dense=24)
+    new = Net("h", "attn", None, q_proj=24, k_proj=24, v_proj=24, o_proj=24)
+    tg.load(new, old.state_dict(), qkv_layout="flat")
+    assert torch.equal(new.h[0]["attn"].k_proj.weight, old.h[0]["attn"].query_key_value.weight[24:48])
+
+
+def test_of_two_fused_sides_the_one_with_the_usual_name_is_meant() -> None:
+    old, new = Net("h", "attn", None, qkv=72, proj=24), Net("h", "attn", None, query_key_value=72, dense=24)
+    tg.load(new, old.state_dict(), qkv_layout="per_head", num_heads=2)
+    assert torch.equal(new.h[1]["attn"].query_key_value.weight, heads_first(old.h[1]["attn"].qkv.weight, 2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"qkv_layout": "per_head"}, "needs num_heads"),
+        ({"qkv_layout": "by_head", "num_heads": 2}, "use one of 'flat', 'per_head'"),
+        ({"qkv_layout": {"attn.qvk": "flat"}}, "no tensor is called 'attn.qvk'"),
+        ({"num_heads": 0}, "num_heads=0"),
+    ],
+)
+def test_what_is_said_of_fused_rows_must_make_sense(asked: dict, said: str) -> None:
+    new = Net("h", "attn", None, qkv=72, proj=24)
+    with pytest.raises(UsageError, match=said):
+        tg.plan(new, new.state_dict(), **asked)
+
+
+def test_a_layout_of_nothing_fused_is_an_error() -> None:
+    new = Net("h", "attn", None, q=24, k=24, v=24, proj=24)
+    with pytest.raises(UsageError, match="neither side has fused q, k, v"):
+        tg.plan(new, new.state_dict(), qkv_layout="flat")
+
+
+def test_a_part_that_the_file_lacks_leaves_the_whole_fused_tensor_fresh() -> None:
+    old = Net("h", "attn", None, q_proj=24, k_proj=24, v_proj=24, o_proj=24)
+    new = Net("h", "attn", None, qkv_proj=72, o_proj=24)
+    before = new.h[1]["attn"].qkv_proj.weight.detach().clone()
+    saved = {k: v for k, v in old.state_dict().items() if k != "h.1.attn.v_proj.weight"}
+    report = tg.load(new, saved)
+    assert torch.equal(new.h[1]["attn"].qkv_proj.weight, before)
+    assert "only q and k of the fused tensor" in str(report)
+    assert {u.spec.name for u in report.plan.unused} == {"h.1.attn.q_proj.weight", "h.1.attn.k_proj.weight"}

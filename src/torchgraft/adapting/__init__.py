@@ -54,8 +54,12 @@ class Brief:
     views: Sequence[View] = ()
 
 
-def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str) -> dict[str, Step]:
+def requested_steps(
+    specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str, metadata: Mapping[str, object]
+) -> dict[str, Step]:
     """Return the steps that the caller asked for by kind, ahead of any matching: adapters, fused branches, starts.
+
+    `metadata` are the facts beside the tensors, of which the configuration of adapters is used.
 
     Raises:
         UsageError: what was asked for can't be done with this file.
@@ -64,7 +68,7 @@ def requested_steps(specs: Mapping[str, TensorSpec], target: Target, options: Op
     steps: dict[str, Step] = {}
     if options.merge_lora:
         scale = None if options.merge_lora is True else float(options.merge_lora)
-        steps |= lora_steps(specs, target.slots, network, scale)
+        steps |= lora_steps(specs, target.slots, network, scale, metadata.get("adapter_config"))
     if options.fuse_branches:
         steps |= branch_steps(specs, target.slots, network)
     if options.init:

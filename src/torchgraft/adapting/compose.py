@@ -11,6 +11,7 @@ from torchgraft.adapting.forms import Piece, pieces
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
+from torchgraft.core.derived import is_derived
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
@@ -185,7 +186,8 @@ def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool,
     for slot in match.target.keys:
         certainty = Certainty.DOUBT if doubt else Certainty.CERTAIN
         why = Why(rule, text, match.why.evidence)
-        draft.steps[slot] = Step(slot=facts.slots[slot], why=why, certainty=certainty)
+        quiet = not doubt and is_derived(facts.slots[slot].spec)
+        draft.steps[slot] = Step(slot=facts.slots[slot], why=why, certainty=certainty, quiet=quiet)
 
 
 def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None:
@@ -198,11 +200,18 @@ def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None
         return
     fits = [_fit(match, facts) for match in ordered]
     lacking = _lacking(ordered, facts.slots[slot].spec)
-    odd = next((fit.text for fit in fits if fit.ops is None), "")
-    if lacking is None or odd or any(m.source.form != "plain" for m in ordered):
-        said = " + ".join(m.target.part.label for m in ordered if m.target.part)
+    odd = next((fit for fit in fits if fit.ops is None), None)
+    formed = any(m.source.form != "plain" for m in ordered)
+    if lacking is None or odd or formed:
+        had = " and ".join(m.target.part.label for m in ordered if m.target.part)
+        text = (
+            odd.text
+            if odd
+            else f"only {had} of the fused tensor can be had from the file; it is filled whole or not at all"
+        )
+        doubt = formed or bool(odd and odd.certainty is Certainty.DOUBT)
         for match in ordered:
-            _reject(match, odd or f"only {said} of the fused tensor can be had from the file", facts, draft, doubt=True)
+            _reject(match, text, facts, draft, doubt=doubt, rule="shape" if odd else "fused")
         return
     draft.steps[slot] = _joined(slot, ordered, fits, lacking, facts)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
-from torchgraft.core.plan import Certainty, Feed, Rows, Step, Unused, Why
+from torchgraft.core.plan import Action, Certainty, Feed, Step, Unused, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _APART = re.compile(r"(?P<head>(?:.*\.)?[^.]*expert[^.]*)\.(?:expert_?)?(?P<number>\d+)\.(?P<rest>.+)")
 _HOMES = frozenset({"expert", "experts", "moe"})
 _ROLES = ("weight", "bias")
+LACKING = "experts lacking"
+MOST = 8
 _ORDER = (Certainty.CERTAIN, Certainty.LIKELY, Certainty.DOUBT)
 
 
@@ -50,11 +52,16 @@ class Experts:
 
     def own_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
         """Return the fates of the file's own tensors: a stack is unused when all its experts are."""
+        steps = tuple(steps)
         used = {feed.key for step in steps for feed in step.feeds}
+        lacking = [step for step in steps if step.action is Action.FRESH and step.why.rule == LACKING]
         out: dict[str, Unused] = {}
         for fate in unused:
             key, _ = self.parts.get(fate.spec.name, (fate.spec.name, 0))
             if key not in used:
+                if lacking and _is_apart(key):
+                    text = f"belongs into a stack that can't be filled whole: {lacking[0].slot.name} or one beside it"
+                    fate = replace(fate, why=Why(LACKING, text), similar=())  # noqa: PLW2901
                 whole = (
                     fate if key == fate.spec.name else replace(fate, spec=self.specs[key], network=network, similar=())
                 )
@@ -215,31 +222,35 @@ def _laid_out(
 
 
 def _stacked(slot: Slot, made: Sequence[Step | None]) -> Step:
-    """Return the one step of a stack; experts that the file lacks stay fresh."""
+    """Return the one step of a stack; it is filled whole or not at all."""
     present = [(at, step) for at, step in enumerate(made) if step is not None and step.feeds]
     if not present:
         refused = next(step for step in made if step is not None)
         return Step(slot=slot, why=refused.why, certainty=refused.certainty, alternatives=refused.alternatives)
     first = present[0][1]
+    if len(present) < len(made):
+        lacking = [str(at) for at in range(len(made)) if at not in dict(present)]
+        text = f"the file lacks {_count(lacking)} of {len(made)}; a stack is filled whole or not at all"
+        return Step(slot=slot, why=Why(LACKING, text, first.why.evidence))
     joint = _joint(present)
     if joint is None or any(step.rows or step.made or step.base for _, step in present):
         why = Why("experts", f"{len(present)} experts that are made in a way that can't be stacked", first.why.evidence)
         return Step(slot=slot, why=why, certainty=Certainty.DOUBT)
-    whole = len(present) == len(made)
     said = f"{len(present)} experts stacked in the order of their numbers"
-    if not whole:
-        lacking = [str(at) for at in range(len(made)) if at not in dict(present)]
-        said += f"; fresh, as the file lacks them: experts {', '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}"
     asked = first.why.rule == "user rule"
     moved = not asked and any(_number(feed.key) not in (at, None) for at, step in present for feed in step.feeds)
     sure = Certainty.DOUBT if moved else Certainty.LIKELY
     return Step(
         slot=slot, feeds=tuple(feed for _, step in present for feed in step.feeds), ops=joint,
-        rows=None if whole else Rows(0, tuple(at for at, _ in present)),
         why=Why("experts", said + (", some under another number" if moved else ""), first.why.evidence),
         certainty=_worst([sure, *(step.certainty for _, step in present)]),
         alternatives=tuple(a for _, step in present for a in step.alternatives)[:3],
     )  # fmt: skip
+
+
+def _count(numbers: Sequence[str]) -> str:
+    more = f" and {len(numbers) - MOST} more" if len(numbers) > MOST else ""
+    return f"expert{'s' * (len(numbers) > 1)} {', '.join(numbers[:MOST])}{more}"
 
 
 def _joint(present: Sequence[tuple[int, Step]]) -> tuple[Op, ...] | None:

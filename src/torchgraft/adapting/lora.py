@@ -1,82 +1,119 @@
 """Low-rank adapters merged into the weights of the model, on request.
 
-PEFT files: `base_model.model.<module>.lora_A.weight` and `lora_B`, with the scale in adapter_config.json. Files of the
-kohya tools: `lora_unet_<module with _ for .>.lora_down.weight`, `lora_up` and a scalar `alpha` (scale alpha / rank).
+PEFT files: `base_model.model.<module>.lora_A.weight` and `lora_B` (`lora_embedding_A` and `B` of tables), with the scale in
+adapter_config.json. Files of the kohya tools: `lora_unet_<module with _ for .>.lora_down.weight`, `lora_up` and a scalar
+`alpha` (scale alpha / rank). DoRA adds a magnitude for each row, LoHa multiplies two products.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import UsageError
+from torchgraft.adapting.lora_scale import stated_scale
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Feed, Step, Why
-from torchgraft.ops import LoraMerge
+from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from torchgraft.core.plan import Op
     from torchgraft.core.specs import Slot, TensorSpec
 
-_DOWN = re.compile(r"(?P<stem>.+)\.(?:lora_down|lora_A)(?:\.(?P<adapter>[^.]+))?\.weight")
-_UP = ("lora_up", "lora_B")
+# What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
+PARTS = {
+    "lora_down": "down", "lora_A": "down", "lora_embedding_A": "down", "lora_up": "up", "lora_B": "up",
+    "lora_embedding_B": "up", "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
+    "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
+}  # fmt: skip
+# What is told by its name to belong to an adapter, whether it can be merged or not.
+_ADAPTERS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|dora_|ia3_)")
+# Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
+TURNED = frozenset({"Conv1D"})
+ORDER = ("up", "down", "up 2", "down 2", "magnitude", "alpha")
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The keys of one adapted module."""
+    """The keys of one adapted module by what they are."""
 
     stem: str
-    down: str
-    up: str
-    alpha: str | None
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 def lora_steps(
-    specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str, scale: float | None
+    specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str, scale: float | None, config: object = None
 ) -> dict[str, Step]:
-    """Return a merging step for each adapted weight. `scale` is lora_alpha / r where the file holds no alpha.
+    """Return a merging step for each adapted weight.
+
+    `scale` is lora_alpha / r where the file holds no alpha; without it `config`, the content of adapter_config.json, says it.
 
     Raises:
-        UsageError: the file holds no adapter, or adapts a module that the model lacks, or the scale is unknown.
+        UsageError: the file holds no adapter, or one of another kind, or adapts a module that the model lacks, or the
+            scale is unknown.
     """
     adapters = _adapters(specs)
     if not adapters:
         raise UsageError(
-            "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B or lora_down/lora_up tensors"
+            "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B, lora_down/lora_up or hada tensors"
         )
-    weights = {slot.name: slot for slot in slots if slot.role == "weight" and len(slot.spec.shape) > 1}
-    places = _places([a.stem for a in adapters], weights)
+    weights = {name: slot for slot in slots if len(slot.spec.shape) > 1 for name in slot.names}
+    places = _places([a.stem for a in adapters], [name for name in weights if name.endswith("weight")])
     lost = [a.stem for a in adapters if a.stem not in places]
     if lost:
-        raise UsageError(f"{len(lost)} adapted modules are not in the model (or not unique there), e.g. {lost[0]}")
-    bare = [a.stem for a in adapters if a.alpha is None]
-    if bare and scale is None:
-        raise UsageError(
-            f"{bare[0]} has no alpha in the file: give merge_lora=lora_alpha / r as in its adapter_config.json"
-        )
-    return {places[a.stem]: _step(a, weights[places[a.stem]], specs, network, scale) for a in adapters}
+        named = printable(lost[0])
+        raise UsageError(f"{len(lost)} adapted modules are not in the model (or not unique there), e.g. {named}")
+    steps = {}
+    for adapter in adapters:
+        slot = weights[places[adapter.stem]]
+        own = 1.0 if "alpha" in adapter.keys else scale
+        if own is None:
+            own = stated_scale(adapter.stem, specs[adapter.keys["down"]].shape[0], config)
+        steps[slot.name] = _step(adapter, slot, specs, network, own)
+    return steps
 
 
 def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
-    found = []
+    """Return the adapters of a file, each whole.
+
+    Raises:
+        UsageError: a tensor that is part of an adapter can't be merged.
+    """
+    found: dict[str, Adapter] = {}
+    taken: set[str] = set()
     for key in specs:
-        match = _DOWN.fullmatch(key)
-        if match is None:
-            continue
-        tail = f".{match['adapter']}" if match["adapter"] else ""
-        up = next((u for name in _UP if (u := f"{match['stem']}.{name}{tail}.weight") in specs), None)
-        if up is not None:
-            alpha = match["stem"] + ".alpha"
-            found.append(Adapter(match["stem"], key, up, alpha if alpha in specs else None))
-    return found
+        stem, part = _split(key)
+        if part:
+            found.setdefault(stem, Adapter(stem)).keys[part] = key
+    whole = [
+        a for a in found.values() if {"up", "down"} <= a.keys.keys() and ("up 2" in a.keys) == ("down 2" in a.keys)
+    ]
+    taken.update(key for adapter in whole for key in adapter.keys.values())
+    strange = [key for key in specs if _ADAPTERS.search(key) and key not in taken]
+    if whole and strange:
+        raise UsageError(
+            f"{len(strange)} tensors of adapters can't be merged, e.g. {printable(strange[0])}: LoRA, DoRA and LoHa can be; "
+            "merge this file with the library that wrote it"
+        )
+    return whole
 
 
-def _places(stems: Sequence[str], weights: Mapping[str, Slot]) -> dict[str, str]:
+def _split(key: str) -> tuple[str, str]:
+    """Return the adapted module, and what part of its adapter the tensor is; an empty part for all other tensors."""
+    segments = key.split(".")
+    for at in range(len(segments) - 1, max(len(segments) - 4, 0), -1):
+        part = PARTS.get(segments[at])
+        if part and all(s != "bias" for s in segments[at + 1 :]):
+            return ".".join(segments[:at]), part
+    return key, ""
+
+
+def _places(stems: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Return module stem -> weight: by the longest common run of whole segments, dots or underscores alike."""
     flat: dict[str, list[str]] = {}
-    for name in weights:
+    for name in names:
         path = name.removesuffix(".weight").replace(".", "_")
         flat.setdefault(path, []).append(name)
     places: dict[str, str] = {}
@@ -90,16 +127,28 @@ def _places(stems: Sequence[str], weights: Mapping[str, Slot]) -> dict[str, str]
     return {stem: name for stem, name in places.items() if name not in twice}
 
 
-def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network: str, scale: float | None) -> Step:
-    keys = [adapter.up, adapter.down] + ([adapter.alpha] if adapter.alpha else [])
-    op = LoraMerge(1.0 if adapter.alpha else float(scale or 1.0))
-    op.out_spec([slot.spec, *(specs[key] for key in keys)])
-    rank = specs[adapter.down].shape[0]
-    how = "alpha / rank" if adapter.alpha else f"{scale:g}"
+def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network: str, scale: float) -> Step:
+    parts = [part for part in ORDER if part in adapter.keys]
+    kind: Callable[[float], Op] = LohaMerge if "up 2" in parts else DoraMerge if "magnitude" in parts else LoraMerge
+    turned = slot.kind in TURNED or "lora_embedding_A" in adapter.keys["down"].split(".")
+    if turned and kind is not LoraMerge:
+        raise UsageError(f"{printable(adapter.stem)}: only plain LoRA can be merged into a weight of {slot.kind}")
+    feeds = [Feed(adapter.keys[part], (), network) for part in parts]
+    if turned:
+        # W stored [in, out] gets (B A)^T = A^T B^T.
+        up, down = (Feed(feed.key, (Transpose(),), network) for feed in feeds[:2])
+        feeds[:2] = [down, up]
+    op = kind(scale)
+    op.out_spec([slot.spec, *(_through(feed, specs[feed.key]) for feed in feeds)])
+    rank = specs[adapter.keys["down"]].shape[0]
+    how = "alpha / rank" if "alpha" in parts else f"{scale:g}"
     return Step(
-        slot=slot,
-        feeds=tuple(Feed(key, (), network) for key in keys),
-        ops=(op,),
-        base=True,
+        slot=slot, feeds=tuple(feeds), ops=(op,), base=True,
         why=Why("adapter", f"rank {rank} adapter added to the model's own weight, scale {how}"),
-    )
+    )  # fmt: skip
+
+
+def _through(feed: Feed, spec: TensorSpec) -> TensorSpec:
+    for op in feed.ops:
+        spec = op.out_spec([spec])
+    return spec

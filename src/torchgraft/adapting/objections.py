@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
 from torchgraft.core.listing import listed
+from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Objection
 
 if TYPE_CHECKING:
@@ -14,11 +15,22 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan, Step
 
 LOW = 0.5
+# What FSDP calls its flattened parameters (torch.distributed.fsdp, and fairscale before it).
+FLAT = frozenset({"_flat_param", "flat_param", "flat_param_0", "_flat_param_0"})
 
 
 def object_to(plan: Plan) -> tuple[Objection, ...]:
     """Return all objections to a plan, most serious first."""
-    return (*_coverage(plan), *_quantised(plan), *_doubt(plan), *_lossy(plan), *_missing(plan), *_unused(plan))
+    partial = tuple(_partial(plan))
+    return (
+        *partial,
+        *(() if partial else _coverage(plan)),
+        *_quantised(plan),
+        *_doubt(plan),
+        *_lossy(plan),
+        *_missing(plan),
+        *_unused(plan),
+    )
 
 
 def _coverage(plan: Plan) -> Iterator[Objection]:
@@ -35,6 +47,31 @@ def _coverage(plan: Plan) -> Iterator[Objection]:
         yield Objection("coverage", f"no match: {text}{sizes}; {remedy}")
     elif best < LOW:
         yield Objection("low_coverage", f"{text}{_sizes(plan)}")
+
+
+def _partial(plan: Plan) -> Iterator[Objection]:
+    """Files of one of several processes: parameters that lie elsewhere are empty, or all of them are one flat tensor."""
+    flat = tuple(key for key in plan.source_specs if FLAT & set(key.split(".")))
+    if flat:
+        yield Objection(
+            "partial",
+            f"{listed(flat)}: parameters flattened and shared out by FSDP, of which a file holds one process's share; save with "
+            "StateDictType.FULL_STATE_DICT, or put all shares together with torch.distributed.checkpoint first",
+            flat,
+        )
+    empty = [key for key, spec in plan.source_specs.items() if not spec.numel]
+    wanted = {name: step for step in plan.steps if step.slot.spec.numel for name in step.slot.names} if empty else {}
+    lost = {key: wanted[end] for key in empty for end in ends(key) if end in wanted}
+    if lost:
+        key, step = next(iter(lost.items()))
+        shapes = f"{list(plan.source_specs[key].shape)} in the file, {list(step.slot.spec.shape)} in the model"
+        yield Objection(
+            "partial",
+            f"{_count(len(lost), 'tensor')} of the file {'is' if len(lost) == 1 else 'are'} empty where the model's are not, e.g. "
+            f"{printable(key)} ({shapes}): saved by one of several processes that shared the parameters out (ZeRO-3, FSDP); "
+            "gather them before saving, or convert the shares with the tool of the trainer (zero_to_fp32.py)",
+            tuple(lost),
+        )
 
 
 def _sizes(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
+from torchgraft.core.derived import is_derived
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.ops import Constant
 
@@ -13,22 +14,6 @@ if TYPE_CHECKING:
 
     from torchgraft.core.match import Matching
     from torchgraft.core.specs import Slot, TensorSpec
-
-# Tensors without knowledge of their own: counters, and indices and masks that follow from the configuration.
-QUIET_ROLES = frozenset(
-    {
-        "num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index", "rel_pos_index",
-        "relative_coords_table", "attn_mask", "causal_mask", "masked_bias", "inv_freq", "decay", "num_updates",
-        "n_averaged",
-    }
-)  # fmt: skip
-
-
-def is_quiet(spec: TensorSpec) -> bool:
-    """Whether nobody needs to hear about the tensor: a counter, an index, a causal mask, an empty tensor."""
-    role = spec.name.rpartition(".")[2]
-    mask = role == "bias" and len(spec.shape) == 4 and spec.shape[:2] == (1, 1) and spec.shape[2] == spec.shape[3]
-    return role in QUIET_ROLES or mask or spec.numel == 0
 
 
 def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[str], bool]) -> Step:
@@ -41,7 +26,7 @@ def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[s
     if not slot.persistent:
         return Step(slot=slot, why=Why("derived", "a buffer that no file holds"), quiet=True)
     text = "nothing in the checkpoint corresponds to it"
-    return Step(slot=slot, why=Why("no counterpart", text), quiet=is_quiet(slot.spec))
+    return Step(slot=slot, why=Why("no counterpart", text), quiet=is_derived(slot.spec))
 
 
 def unused_sources(
@@ -65,7 +50,7 @@ def unused_sources(
     for key, spec in specs.items():
         if key in used:
             continue
-        quiet = is_quiet(spec) or key in matching.derived or key in aliases
+        quiet = is_derived(spec) or key in matching.derived or key in aliases
         why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
         if key in matching.derived:
             why = Why("derived", f"computed from {matching.derived[key]}")

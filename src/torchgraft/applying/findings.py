@@ -11,6 +11,7 @@ from torchgraft.core.policy import Policy, Verdict
 if TYPE_CHECKING:
     from torchgraft.applying.finite import Odd
     from torchgraft.core.plan import Step
+    from torchgraft.core.specs import Slot
 
 
 class Findings:
@@ -23,8 +24,16 @@ class Findings:
         self.looks_for_loss = policy.lossy is not Verdict.ACCEPT
 
     def odd(self, step: Step, odd: Odd) -> None:
-        """Note NaN and infinities on their way into a slot. Infinities in buffers are usual: masks are made of them."""
+        """Note NaN and infinities on their way into a slot. Infinities in buffers are usual: masks are made of them.
+
+        A buffer of nothing else is a normaliser that was never set.
+        """
         slot = step.slot
+        if slot.is_buffer and odd.inf == slot.spec.numel:
+            self.infinite(
+                slot, f"gets nothing but infinite values from {step.feeds[0].key if step.feeds else 'the plan'}"
+            )
+            return
         parts = [f"{odd.nan} NaN"] if odd.nan else []
         if odd.inf and not slot.is_buffer:
             parts.append(f"{odd.inf} infinite")
@@ -36,6 +45,11 @@ class Findings:
             "training diverged or the file is damaged; take another checkpoint, or let the policy accept nonfinite"
         )
         self._found.append((slot.order, Objection("nonfinite", text, (slot.name,))))
+
+    def infinite(self, slot: Slot, fact: str) -> None:
+        """Note a buffer without a single finite value."""
+        text = f"{slot.name} {list(slot.spec.shape)} {fact}: statistics that were never set; set them before you use the model"
+        self._found.append((slot.order, Objection("infinite", text, (slot.name,))))
 
     def lost(self, step: Step, count: int, given: str) -> None:
         """Note values that the slot's element type can't hold."""

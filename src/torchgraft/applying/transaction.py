@@ -134,12 +134,23 @@ class _Work:
                 self._fill(step)
                 shield.deliver()
         self.transfers.finish(shield.deliver)
+        self._look_at_fresh_buffers()
         notes = self.findings.settle()
         for cell in self.cells.values():
             if cell.staged:
                 self.installation.install(cell)
         self.transfers.write()
         return notes, initialised
+
+    def _look_at_fresh_buffers(self) -> None:
+        """Note buffers that keep their values, and have no finite one."""
+        filled = {step.slot.name for step in self.steps}
+        for name, cell in self.cells.items():
+            slot, value = cell.slot, cell.value
+            if name in filled or not (slot.is_buffer and slot.persistent and slot.spec.numel):
+                continue
+            if value.is_floating_point() and bool(value.isinf().all()):
+                self.findings.infinite(slot, "stays as it was, and holds nothing but infinite values")
 
     def _transfer(self, step: Step) -> Transfer:
         cell = self._cell(step)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _DIGITS = re.compile(r"(\d+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -43,3 +47,10 @@ def covers(pattern: str, name: str) -> bool:
     """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern."""
     stem = pattern.removesuffix("*").removesuffix(".")
     return name == pattern or name.startswith(stem + ".") or fnmatchcase(name, pattern)
+
+
+def ends(name: str) -> Iterator[str]:
+    """Yield `name`, and what is left of it behind each of its dots, the longest first."""
+    while name:
+        yield name
+        name = name.partition(".")[2]

@@ -172,7 +172,7 @@ class Unused:
 class Objection:
     """Something that speaks against applying the plan.
 
-    `kind` is a Policy field (doubt, missing, unused, lossy, coverage, nonfinite, container, conflict, quantised).
+    `kind` is a Policy field (doubt, missing, unused, lossy, coverage, nonfinite, container, conflict, quantised, ...).
     `text` has the fact, both sides with shapes, and the remedy. `names` are the slots or source keys concerned.
     """
 

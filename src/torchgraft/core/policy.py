@@ -25,7 +25,8 @@ class Policy:
     lossy: a cast that can lose values. nonfinite: NaN or Inf in the file. coverage: less than `min_coverage` of the
     target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
     low_coverage: less than half of either side finds a place. conflict: two source tensors claim one slot with
-    different values. quantised: packed weights that can't be decoded.
+    different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
+    infinite: a buffer without a single finite value. buffers: derived buffers that contradict the model or themselves.
     """
 
     doubt: Verdict = Verdict.REFUSE
@@ -38,6 +39,9 @@ class Policy:
     container: Verdict = Verdict.REFUSE
     conflict: Verdict = Verdict.REFUSE
     quantised: Verdict = Verdict.REFUSE
+    partial: Verdict = Verdict.REFUSE
+    infinite: Verdict = Verdict.WARN
+    buffers: Verdict = Verdict.WARN
     min_coverage: float = 0.05
 
     def verdict(self, kind: str) -> Verdict:

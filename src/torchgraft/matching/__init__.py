@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.broadcast import spread
-from torchgraft.matching.dialect import HARMLESS_ROLES, ROLES
+from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
 from torchgraft.matching.models import Models
+from torchgraft.matching.packing import LAYOUTS, NOTHING, Stated
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Why
     from torchgraft.core.specs import TensorSpec
 
-__all__ = ["Models", "Rules", "choose", "join_ranks", "match"]
+__all__ = ["LAYOUTS", "Models", "Rules", "Stated", "choose", "join_ranks", "match"]
 
 
 def match(
@@ -51,7 +53,7 @@ def match(
     found = _match_part(inside, targets, given)
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
-        rest = _match_part(outside, open_buffers, given)
+        rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING)))
         found = _merged(found, rest)
     return found
 
@@ -76,7 +78,8 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         {name: _renamed(given.specs[key], name) for name, key in keys.items()}, origin.classes if origin else None
     )
     naming = by_name(sources, targets)
-    matching = _settled(sources, targets, naming)
+    stated = given.models.stated.layouts
+    matching = None if stated else _settled(sources, targets, naming)
     if matching is None:
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
@@ -124,7 +127,7 @@ def _same_elements(a: Leaf, b: Leaf) -> bool:
 
 def harmless(leaf: Leaf) -> bool:
     """Whether the tensor holds no knowledge: a counter, an index, a mask."""
-    return leaf.role in HARMLESS_ROLES
+    return leaf.role in DERIVED_ROLES
 
 
 def _under_own_keys(

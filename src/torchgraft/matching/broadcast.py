@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty, Why
-from torchgraft.matching.dialect import HARMLESS_ROLES, ROLES
+from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.words import blocks_of, numbered_lists
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
     return {
         (leaf.role, leaf.shape): leaf
         for leaf in sources.values()
-        if leaf.role not in ROLES and leaf.role not in HARMLESS_ROLES and not _is_numbered(leaf)
+        if leaf.role not in ROLES and leaf.role not in DERIVED_ROLES and not _is_numbered(leaf)
         and bearers[leaf.role, leaf.shape] == 1 and places[leaf.role, leaf.shape] > 1
     }  # fmt: skip
 

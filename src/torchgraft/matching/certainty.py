@@ -16,6 +16,11 @@ OTHER_NAME = "its shape fits, its name doesn't"
 NO_LEAD = "another reading fits nearly as well"
 FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it"
 
+FUSED = (
+    "the file's layer has a bias where the model has a norm that nothing fills: norms or branches are fused into it, as for "
+    "deployment, and can't be taken out again"
+)
+
 # Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair.
 STRANGE, AKIN = 0.15, 0.55
 # Share of the total score by which a pair must lead its best rival.
@@ -72,9 +77,9 @@ def _foreign(pair: Pair) -> Sureness | None:
     return LIKELY if pair.in_order and pair.placed else _doubt(NO_LEAD)
 
 
-def folded(sure: Sureness) -> Sureness:
-    """Return the doubt of a pair that fits but for a norm that may have been folded into the model's layer."""
-    return sure if sure.certainty is Certainty.DOUBT else _doubt(FOLDED)
+def folded(sure: Sureness, lacking: str) -> Sureness:
+    """Return the doubt of a pair that fits but for a norm that may have been folded into the layer of one side."""
+    return sure if sure.certainty is Certainty.DOUBT else _doubt(lacking)
 
 
 def _doubt(reason: str) -> Sureness:

@@ -204,24 +204,3 @@ ROLES = {
     "num_batches_tracked": "count",
 }
 WEIGHT_BESIDE_BIAS = frozenset({"gamma", "scale", "g"})
-
-# Buffers that hold no knowledge: counters, indices and masks that a model derives from its configuration.
-HARMLESS_ROLES = frozenset(
-    {
-        "num_batches_tracked",
-        "position_ids",
-        "token_type_ids",
-        "relative_position_index",
-        "rel_pos_index",
-        "relative_coords_table",
-        "attn_mask",
-        "causal_mask",
-        "masked_bias",
-        "inv_freq",
-        "decay",
-        "num_updates",
-        "n_averaged",
-        "__extra_state__",
-        "dummy_tensor",
-    }
-)

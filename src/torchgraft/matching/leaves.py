@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
 from torchgraft.matching.forms import Form, find_forms
-from torchgraft.matching.packing import FUSED, packing_of
+from torchgraft.matching.packing import FUSED, NOTHING
 from torchgraft.matching.words import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from torchgraft.core.specs import Slot, TensorSpec
-    from torchgraft.matching.packing import Packing
+    from torchgraft.matching.packing import Packing, Stated
 
     Heads = Callable[[str], int | None]
 
@@ -91,26 +91,21 @@ def _unfold(key: str) -> str:
     return key
 
 
-def cut(leaves: Sequence[Leaf], whole: Container[str] = (), heads: Heads | None = None) -> list[Leaf]:
+def cut(
+    leaves: Sequence[Leaf], whole: Container[str] = (), heads: Heads | None = None, stated: Stated = NOTHING
+) -> list[Leaf]:
     """Return the leaves with fused projections cut into parts; those named in `whole`, and unclear ones, stay whole.
 
-    `heads` tells how many query heads the module at a path has, if that is known.
+    `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
     """
     rows_of_q = _query_rows(leaves)
     owners = {leaf.owner for leaf in leaves}
     out: list[Leaf] = []
     for leaf in leaves:
-        packing = None if leaf.name in whole else packing_of_leaf(leaf, owners)
-        count = heads(leaf.owner) if heads and packing else None
+        packing = None if leaf.name in whole else stated.of(leaf, owners)
+        count = stated.heads or (heads(leaf.owner) if heads and packing else None)
         out.extend((packing and _parts(leaf, packing, rows_of_q, count)) or [leaf])
     return out
-
-
-def packing_of_leaf(leaf: Leaf, owners: Container[str]) -> Packing | None:
-    """Return how a leaf packs its parts, None for one that isn't fused."""
-    if leaf.role not in ("weight", "bias") or leaf.form != "plain" or not leaf.shape:
-        return None
-    return packing_of(leaf.owner, owners)
 
 
 def _query_rows(leaves: Sequence[Leaf]) -> dict[str, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from torchgraft.matching.packing import Stated
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import Target
@@ -11,10 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The model to fill, and the one that the checkpoint was saved from where that is at hand."""
+    """The model to fill, the one that the checkpoint was saved from where that is at hand, and what the caller says."""
 
     target: Target
     source: Target | None = None
+    stated: Stated = field(default_factory=Stated)
 
     def source_heads(self, path: str) -> int | None:
         """Return the number of attention heads at a path of the source.

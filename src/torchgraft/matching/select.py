@@ -77,8 +77,13 @@ def _has_segment(specs: Mapping[str, TensorSpec], prefer: str) -> bool:
 
 
 def in_part(key: str, prefer: str) -> bool:
-    """Whether a key belongs to the part of a state dict that the caller prefers: one of its segments is so called."""
+    """Whether a key belongs to the part of a state dict that the caller prefers: one of its segments is so called.
+
+    A key without dots belongs to it if it begins so, as those that mmcv's EMA hook writes: `ema_backbone_conv1_weight`.
+    """
     parts = key.split(".")
+    if len(parts) == 1 and key.startswith(prefer + "_"):
+        return True
     if prefer == "ema":
         return bool(EMA_SEGMENTS & set(parts))
     return prefer in parts or key.startswith(prefer.rstrip(".") + ".")

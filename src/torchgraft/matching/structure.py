@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
-from torchgraft.matching.certainty import folded, sureness
-from torchgraft.matching.dialect import HARMLESS_ROLES
+from torchgraft.matching.certainty import FOLDED, FUSED, folded, sureness
 from torchgraft.matching.large import solve_large
-from torchgraft.matching.leaves import cut, packing_of_leaf
+from torchgraft.matching.leaves import cut
+from torchgraft.matching.packing import alike, sides_of
 from torchgraft.matching.units import Unit, group, same_roles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torchgraft.matching.certainty import Sureness
     from torchgraft.matching.judge import Pair
@@ -35,11 +36,13 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     pairs = solve_large(source_units, target_units, trusted, named=pinned)
     familiar = _share(pinned, source_units, target_units) > 0.5
     matches: list[Match] = []
-    spare = _spare_norms(pairs, source_units)
+    spare = _spare_norms([pair.source for pair in pairs], source_units)
+    hungry = _spare_norms([pair.target for pair in pairs], target_units)
     for pair in pairs:
         sure = sureness(pair, familiar=familiar)
-        if sure is not None and _is_folded(source_units[pair.source], target_units[pair.target], spare):
-            sure = folded(sure)
+        lacking = _folded(source_units[pair.source], target_units[pair.target], spare, hungry)
+        if sure is not None and lacking:
+            sure = folded(sure, lacking)
         if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
             matches += _leaf_matches(pair, sure, source_units, target_units)
     fed = {m.target.name for m in matches}
@@ -58,13 +61,14 @@ def _units(
     by_target = {leaf.name: leaf for leaf in targets}
     owners = tuple({leaf.owner for leaf in side} for side in (sources, targets))
     pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
+    stated = sides_of(models.stated, sources, targets)
     same = [
         (a, b)
         for a, b in pairs
-        if a.shape == b.shape and packing_of_leaf(a, owners[0]) == packing_of_leaf(b, owners[1])
+        if a.shape == b.shape and alike(stated.source.of(a, owners[0]), stated.target.of(b, owners[1]))
     ]
-    ours = cut(sources, {a.name for a, _ in same}, models.source_heads)
-    theirs = cut(targets, {b.name for _, b in same}, models.target.heads_at)
+    ours = cut(sources, {a.name for a, _ in same}, models.source_heads, stated.source)
+    theirs = cut(targets, {b.name for _, b in same}, models.target.heads_at, stated.target)
     return group(ours), group(theirs)
 
 
@@ -121,20 +125,24 @@ def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence
 
 
 def _is_harmless(unit: Unit) -> bool:
-    return all(leaf.role in HARMLESS_ROLES for leaf in unit.leaves.values())
+    return all(leaf.role in DERIVED_ROLES for leaf in unit.leaves.values())
 
 
-def _spare_norms(pairs: Sequence[Pair], sources: Sequence[Unit]) -> set[str]:
-    """Return the parents of norms with statistics that found no place: their layers may be folded in the model."""
-    used = {pair.source for pair in pairs}
-    spare = (u for i, u in enumerate(sources) if i not in used and "var" in u.leaves)
+def _spare_norms(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
+    """Return the parents of norms with statistics that found no partner: on the other side they may be folded."""
+    used = set(paired)
+    spare = (u for i, u in enumerate(units) if i not in used and "var" in u.leaves)
     return {unit.path.rpartition(".")[0] for unit in spare}
 
 
-def _is_folded(source: Unit, target: Unit, spare: set[str]) -> bool:
-    """Return whether the model's layer has a bias where the file has a norm beside a layer without one."""
-    bare = "bias" in target.leaves and "bias" not in source.leaves and "weight" in source.leaves
-    return bare and source.path.rpartition(".")[0] in spare
+def _folded(source: Unit, target: Unit, spare: set[str], hungry: set[str]) -> str:
+    """Return why a norm may be folded into the layer of one side: there it has a bias that the other side lacks."""
+    if "weight" not in source.leaves or "weight" not in target.leaves:
+        return ""
+    biased = ["bias" in unit.leaves for unit in (source, target)]
+    if biased == [False, True] and source.path.rpartition(".")[0] in spare:
+        return FOLDED
+    return FUSED if biased == [True, False] and target.path.rpartition(".")[0] in hungry else ""
 
 
 def _leaf_matches(pair: Pair, sure: Sureness, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from torchgraft.core.names import ends
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 MIN_VOTES = 1
+JOINTS = ("", "_")
 
 
 def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict[str, str]:
@@ -50,6 +53,13 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict
 def restored(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
     """Return undotted keys of a state dict that has any, for names that none of its dotted keys serves."""
     keys = list(keys)
+    served = _served(keys, names)
     long = [key for key in keys if key.count(".") <= 1 and key not in names]
-    found = undotted(long, names)
+    found = max((undotted(long, [n for n in names if n not in served], joint) for joint in JOINTS), key=len)
     return found if len(found) > 1 or (len(found) == len(names) > 0) else {}
+
+
+def _served(keys: Iterable[str], names: Collection[str]) -> set[str]:
+    """Return the names that a key ends with, after a dot."""
+    wanted = set(names)
+    return {end for key in keys for end in ends(key) if end in wanted}

@@ -20,6 +20,9 @@ _SINGLE = (
     "consolidated.safetensors", "consolidated.00.pth", "model.pth", "model.pt", "pytorch_model.pt",
     "checkpoint.pth", "checkpoint.pt", "model_state_dict.pt", "flax_model.msgpack", "model.onnx",
 )  # fmt: skip
+# What lies beside tensors, and what the facts call it. Beside a file, only the configuration of its own kind counts.
+_CONFIGS = {"config.json": "config", "adapter_config.json": "adapter_config"}
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = (
     "model.safetensors.index.json", "pytorch_model.bin.index.json", "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.bin.index.json", "flax_model.msgpack.index.json",
@@ -36,6 +39,9 @@ def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
         with ExitStack() as stack:
             files: list[CheckpointFile] = []
             contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)  # noqa: PTH112
+            beside = os.path.join(os.path.dirname(path), "adapter_config.json")  # noqa: PTH118, PTH120
+            if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):  # noqa: PTH113, PTH119
+                _note_config(beside, contents, stack)
             stack.pop_all()
             return contents, files
     finally:
@@ -56,7 +62,6 @@ def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
 
 def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
     from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
-    from torchgraft.reading.strict_json import loads
 
     names = sorted(os.listdir(path))  # noqa: PTH208
     contents: Contents
@@ -83,14 +88,21 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
             f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
         )
         raise UnsupportedCheckpointError(f"{shown(path)}: {found}")
-    if "config.json" in names:
-        try:
-            config = CheckpointFile(os.path.join(path, "config.json"))  # noqa: PTH118
-            stack.callback(config.close)
-            contents.metadata.setdefault(
-                "config", loads(config.window().read(0, min(config.size, 4 << 20)), config.path)
-            )
-            config.close()
-        except CorruptCheckpointError as error:
-            contents.warnings.append(f"config.json was left out: {error}")
+    for name in set(_CONFIGS) & set(names):
+        _note_config(os.path.join(path, name), contents, stack)  # noqa: PTH118
     return contents
+
+
+def _note_config(path: str, contents: Contents, stack: ExitStack) -> None:
+    """Put the configuration in the file at `path` among the facts; one that can't be read is said, and left out."""
+    from torchgraft.reading.strict_json import loads
+
+    name = os.path.basename(path)  # noqa: PTH119
+    try:
+        config = CheckpointFile(path)
+        stack.callback(config.close)
+        read = loads(config.window().read(0, min(config.size, 4 << 20)), config.path)
+        contents.metadata.setdefault(_CONFIGS[name], read)
+        config.close()
+    except CorruptCheckpointError as error:
+        contents.warnings.append(f"{name} was left out: {error}")

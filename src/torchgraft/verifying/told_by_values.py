@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Objection, Unused, Why
+from torchgraft.verifying.odd_buffers import odd_buffers
 from torchgraft.verifying.sources import echoes, same_values
 
 if TYPE_CHECKING:
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source
 
 
-def with_values(made: Plan, source: Source) -> Plan:
-    """Return the plan with what only values tell: tied tensors that differ, and unused ones that repeat a used one."""
-    return replace(made, objections=(*made.objections, *_conflicts(made, source)), unused=_without_echoes(made, source))
+def with_values(made: Plan, source: Source, model: object = None) -> Plan:
+    """Return the plan with what only values tell: tied tensors that differ, unused ones that repeat a used one, and
+    buffers that contradict the model's.
+    """
+    said = (*_conflicts(made, source), *odd_buffers(made, source, model))
+    return replace(made, objections=(*made.objections, *said), unused=_without_echoes(made, source))
 
 
 def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:

@@ -1,0 +1,126 @@
+"""Adapters as PEFT saves them, merged as PEFT merges them: scale from the configuration, all kinds of layers."""
+
+import json
+
+import peft
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+import torchgraft as tg
+from torchgraft.adapting.lora_scale import stated_scale
+from torchgraft.core.errors import UsageError
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 6)
+        self.turned, self.square = Conv1D(8, 6), Conv1D(6, 6)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.up = nn.Linear(6, 6)
+
+
+def merged_and_saved(folder, targets, **config):
+    """Return the base model's tensors and those that PEFT's merge makes; the adapter lies in `folder`."""
+    base = Net()
+    before = {k: v.clone() for k, v in base.state_dict().items()}
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=5, target_modules=list(targets), **config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    return before, model.merge_and_unload().state_dict()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", ["folder", "file"])
+@pytest.mark.parametrize(
+    ("targets", "config"),
+    [
+        (["up"], {}),
+        (["turned", "square"], {"fan_in_fan_out": True}),
+        (["embed", "conv"], {}),
+        (["up", "turned", "embed"], {"use_rslora": True}),
+        (["up", "square"], {"alpha_pattern": {"up": 9}, "rank_pattern": {"square": 4}}),
+        (["up"], {"use_dora": True}),
+    ],
+)
+def test_agrees_with_peft(tmp_path, targets, config, place):
+    torch.manual_seed(0)
+    before, wanted = merged_and_saved(tmp_path, targets, **config)
+    model = Net()
+    model.load_state_dict(before)
+    tg.load(model, tmp_path if place == "folder" else tmp_path / "adapter_model.safetensors", merge_lora=True)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, wanted[key], msg=key)
+        assert torch.equal(value, before[key]) != any(key.startswith(t + ".w") for t in targets)
+
+
+def factors(stem="base_model.model.up"):
+    return {f"{stem}.lora_A.weight": torch.randn(2, 6), f"{stem}.lora_B.weight": torch.randn(6, 2)}
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "said"),
+    [
+        ({}, True, "no adapter_config.json lies beside it"),
+        ({"base_model.model.up.lora_B.bias": torch.zeros(6)}, 0.5, "1 tensors of adapters can't be merged"),
+        ({"base_model.model.up.lokr_w1": torch.zeros(6, 2)}, 0.5, "merge this file with the library"),
+        ({"base_model.model.gone.lora_A.weight": torch.zeros(2, 6)}, 0.5, "can't be merged, e.g. .*gone.lora_A"),
+        (factors("base_model.model.gone"), 0.5, "1 adapted modules are not in the model"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_and_nothing_changes(more, asked, said):
+    model = Net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(UsageError, match=said):
+        tg.load(model, factors() | more, merge_lora=asked)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_tied_weight_is_adapted_under_any_of_its_names():
+    model = nn.ModuleDict({"embed": nn.Embedding(7, 6), "head": nn.Linear(6, 7, bias=False)})
+    model["head"].weight = model["embed"].weight
+    before = model["head"].weight.detach().clone()
+    a, b = torch.randn(2, 6), torch.randn(7, 2)
+    adapter = {"base_model.model.head.lora_A.weight": a, "base_model.model.head.lora_B.weight": b}
+    tg.load(model, adapter, merge_lora=2.0)
+    torch.testing.assert_close(model["embed"].weight.data, before + 2 * b @ a)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "no number"),
+        ({"lora_alpha": "8"}, "no number"),
+        ({"lora_alpha": True}, "no number"),
+        ({"lora_alpha": 8, "alpha_pattern": {"(a|b)+": 3}}, "no plain name"),
+        (None, "no adapter_config.json"),
+    ],
+)
+def test_a_configuration_that_does_not_say_the_scale(config, said):
+    with pytest.raises(UsageError, match=said):
+        stated_scale("model.up", 2, config)
+
+
+def test_patterns_name_ends_of_modules():
+    config = {"lora_alpha": 8, "alpha_pattern": {"layers.0.up": 3, "^model.down": 5}}
+    assert [stated_scale(m, 2, config) for m in ("a.layers.0.up", "players.0.up", "model.down", "up")] == [
+        1.5,
+        4,
+        2.5,
+        4,
+    ]
+
+
+def test_a_broken_configuration_is_said(tmp_path):
+    tg.save(tmp_path / "adapter_model.safetensors", factors())
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(UsageError, match="no adapter_config"):
+        tg.load(Net(), tmp_path, merge_lora=True)
+    assert any("adapter_config.json was left out" in w for w in tg.inspect(tmp_path).warnings)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4}))
+    assert "scale 2" in str(tg.load(Net(), tmp_path, merge_lora=True))

@@ -1,0 +1,145 @@
+"""What a file says of its own state: shares of the weights, values that were never set, norms that were folded away."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Net(nn.Module):
+    """A layer under spectral norm, one with a norm, and statistics that scale the input."""
+
+    def __init__(self, *, baked=False):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        first = nn.Linear(4, 6)
+        self.first = first if baked else nn.utils.parametrizations.spectral_norm(first)
+        self.out = nn.Linear(6, 2)
+
+
+def state(**changed):
+    return {k: v.clone() for k, v in Net().state_dict().items()} | changed
+
+
+@pytest.mark.parametrize("dead", ["file", "model"])
+def test_statistics_that_were_never_set_are_said_and_do_not_stop_the_load(dead):
+    never = torch.full((4,), float("inf"))
+    model, file = Net(), state()
+    if dead == "file":
+        file["mean"] = never
+    else:
+        del file["mean"]
+        model.mean = never
+    report = tg.load(model, file)
+    assert [o.kind for o in report.plan.warnings] == ["infinite"]
+    assert "mean [4]" in report.plan.warnings[0].text
+    with pytest.raises(tg.PlanRefusedError, match="never set"):
+        tg.load(model, file, policy=tg.Policy(infinite=tg.Verdict.REFUSE))
+
+
+def test_masks_of_infinities_are_usual():
+    model = nn.Module()
+    model.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+    model.fc = nn.Linear(2, 2)
+    assert not tg.load(model, model.state_dict()).plan.warnings
+
+
+@pytest.mark.parametrize("baked", [False, True])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_power_iteration_vectors_that_were_averaged_are_said(baked, averaged):
+    file = state()
+    key = "first.parametrizations.weight.0._u"
+    if averaged:
+        file[key] = (file[key] + nn.functional.normalize(torch.randn(6), dim=0)) / 2
+    found = [o.names for o in tg.load(Net(baked=baked), file).plan.warnings]
+    assert found == ([(key,)] if averaged else [])
+
+
+class Rotary(nn.Module):
+    def __init__(self, base, *, persistent):
+        super().__init__()
+        frequencies = 1 / base ** (torch.arange(0, 8, 2) / 8)
+        self.register_buffer("inv_freq", frequencies, persistent=persistent)
+        self.register_buffer("cos_cached", torch.outer(torch.arange(9.0), frequencies).cos(), persistent=persistent)
+
+
+class Attention(nn.Module):
+    def __init__(self, base=1e4, *, persistent=True):
+        super().__init__()
+        self.q = nn.Linear(8, 8)
+        self.rotary = Rotary(base, persistent=persistent)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_rotary_frequencies_of_another_base_are_said(persistent, half):
+    file = {k: v.bfloat16() if half else v for k, v in Attention().state_dict().items()}
+    assert not tg.load(Attention(persistent=persistent), file).plan.warnings
+    report = tg.load(Attention(5e5, persistent=persistent), file)
+    assert [o.kind for o in report.plan.warnings] == ["buffers"]
+    assert "another base or scaling" in str(report)
+
+
+def test_rotary_tables_of_another_length_are_nothing_to_hear_about():
+    model = Attention()
+    model.rotary.cos_cached = torch.zeros(20, 4)
+    report = tg.load(model, Attention().state_dict())
+    assert not report.plan.fresh
+    assert not model.rotary.cos_cached.any()
+
+
+def test_empty_tensors_are_shares_of_a_larger_whole():
+    model = Net(baked=True)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    file = {f"module.{k}": torch.empty(0) if "weight" in k else v for k, v in before.items()}
+    with pytest.raises(tg.PlanRefusedError, match=r"2 tensors of the file are empty .*module.first.weight \(\[0\]"):
+        tg.load(model, {"module": file})
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_empty_tensors_of_an_empty_model_are_fine():
+    model = nn.Module()
+    model.none, model.fc = nn.Parameter(torch.empty(0)), nn.Linear(2, 2)
+    assert not tg.load(model, model.state_dict()).plan.objections
+
+
+def test_flattened_parameters_are_named():
+    with pytest.raises(tg.PlanRefusedError, match="FSDP"):
+        tg.load(Net(), {"_fsdp_wrapped_module._flat_param": torch.ones(50), "mean": torch.ones(4)})
+
+
+class Branches(nn.Module):
+    """Parallel branches with norms, or the one convolution that they are fused into."""
+
+    def __init__(self, *, fused):
+        super().__init__()
+        if fused:
+            self.reparam = nn.Conv2d(4, 4, 3)
+        else:
+            self.dense = nn.ModuleDict({"conv": nn.Conv2d(4, 4, 3, bias=False), "bn": nn.BatchNorm2d(4)})
+            self.identity = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+
+def test_a_deployed_layer_is_not_taken_for_one_of_its_branches():
+    with pytest.raises(tg.PlanRefusedError, match=r"dense.conv.weight .* norms or branches are fused into it"):
+        tg.load(Branches(fused=False), Branches(fused=True).state_dict())
+
+
+def test_a_layer_with_its_norm_folded_in_is_not_taken_for_one_without():
+    model = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3, bias=False), "bn": nn.BatchNorm2d(4), "head": nn.Linear(4, 3)})
+    folded = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "head": nn.Linear(4, 3)})
+    with pytest.raises(tg.PlanRefusedError, match="that nothing fills"):
+        tg.load(model, folded.state_dict())
+
+
+@pytest.mark.parametrize(("joint", "front"), [("", "model_ema."), ("_", "ema_")])
+@pytest.mark.parametrize("prefer", [None, "ema"])
+def test_averages_under_names_without_dots_are_taken_when_asked_for(joint, front, prefer):
+    live, average, model = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)) for _ in range(3))
+    file = {f"net.{k}": v for k, v in live.state_dict().items()}
+    file |= {front + f"net.{k}".replace(".", joint): v for k, v in average.state_dict().items()}
+    wanted = average if prefer else live
+    tg.load(model, file, prefer=prefer)
+    assert all(torch.equal(v, wanted.state_dict()[k]) for k, v in model.state_dict().items())
