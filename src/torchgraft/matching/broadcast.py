@@ -13,7 +13,7 @@ from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.words import blocks_of, numbered_lists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torchgraft.core.specs import Shape
 
@@ -52,14 +52,22 @@ def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
     if not wanting:
         return {}
     sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
-    bearers = Counter((leaf.role, leaf.shape) for leaf in sources.values())
-    places = Counter((leaf.role, leaf.shape) for leaf in wanting if _is_numbered(leaf))
-    return {
-        (leaf.role, leaf.shape): leaf
-        for leaf in sources.values()
-        if leaf.role not in ROLES and leaf.role not in DERIVED_ROLES and not _is_numbered(leaf)
-        and bearers[leaf.role, leaf.shape] == 1 and places[leaf.role, leaf.shape] > 1
-    }  # fmt: skip
+    bearers = _of_own_kind(sources.values())
+    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not _is_numbered(found[0])}
+    if not alone:
+        return {}
+    places = {kind: sum(map(_is_numbered, found)) for kind, found in _of_own_kind(wanting).items()}
+    return {kind: leaf for kind, leaf in alone.items() if places.get(kind, 0) > 1}
+
+
+def _of_own_kind(leaves: Iterable[Leaf]) -> dict[Kind, list[Leaf]]:
+    """Return the leaves whose names say more than a role that every module has, by name and shape."""
+    found: dict[Kind, list[Leaf]] = {}
+    for leaf in leaves:
+        role = leaf.role
+        if role not in ROLES and role not in DERIVED_ROLES:
+            found.setdefault((role, leaf.shape), []).append(leaf)
+    return found
 
 
 def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:

@@ -98,11 +98,11 @@ def cut(
 
     `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
     """
-    rows_of_q = _query_rows(leaves)
     owners = {leaf.owner for leaf in leaves}
+    packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
+    rows_of_q = _query_rows(leaves) if any(packings) else {}
     out: list[Leaf] = []
-    for leaf in leaves:
-        packing = None if leaf.name in whole else stated.of(leaf, owners)
+    for leaf, packing in zip(leaves, packings, strict=True):
         count = stated.heads or (heads(leaf.owner) if heads and packing else None)
         out.extend((packing and _parts(leaf, packing, rows_of_q, count)) or [leaf])
     return out

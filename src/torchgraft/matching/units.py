@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -29,12 +30,20 @@ class Unit:
 
     path: str
     leaves: dict[str, Leaf]
-    words: tuple[str, ...]
     blocks: tuple[str, ...]
-    numbers: tuple[int, ...]
     order: int
     times: tuple[float, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The canonical words of the path, with the numbers of the lists that it stands in set aside."""
+        return _words(self.path, self.blocks)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers in the path."""
+        return numbers(self.path)
 
     @property
     def block(self) -> str:
@@ -55,7 +64,7 @@ class Unit:
     @property
     def tail(self) -> str:
         """The path within the innermost block."""
-        return self.tails[-1]
+        return self.path[len(self.blocks[-1]) + 1 :] if self.blocks else self.path
 
     @property
     def weight(self) -> float:
@@ -81,13 +90,14 @@ class Unit:
 
 def group(leaves: Sequence[Leaf]) -> list[Unit]:
     """Return the units in order of their first leaf."""
+    named = [(leaf, *leaf.name.rpartition(".")[::2]) for leaf in leaves]
     beside: dict[str, set[str]] = {}
-    for leaf in leaves:
-        beside.setdefault(leaf.owner, set()).add(leaf.role)
+    for _, owner, last in named:
+        beside.setdefault(owner, set()).add(last)
     found: dict[str, dict[str, Leaf]] = {}
-    for leaf in leaves:
-        role = _role(leaf, beside[leaf.owner])
-        path = leaf.name if role == BARE else leaf.owner
+    for leaf, owner, last in named:
+        role = _role(last, beside[owner])
+        path = leaf.name if role == BARE else owner
         roles = found.setdefault(path, {})
         if role in roles:
             found[leaf.name] = {BARE: leaf}
@@ -102,28 +112,21 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
     return [_unit(path, roles, blocks[path.rpartition(".")[0]]) for path, roles in found.items()]
 
 
-def _role(leaf: Leaf, beside: set[str]) -> str:
-    role = ROLES.get(leaf.role)
+def _role(last: str, beside: set[str]) -> str:
+    role = ROLES.get(last)
     if role is not None:
         return role
-    if leaf.role in WEIGHT_BESIDE_BIAS and beside & {"bias", "beta", "b"}:
+    if last in WEIGHT_BESIDE_BIAS and beside & {"bias", "beta", "b"}:
         return "weight"
     return BARE
 
 
 def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...]) -> Unit:
-    return Unit(
-        path=path,
-        leaves=roles,
-        words=_words(path, blocks),
-        blocks=blocks,
-        numbers=numbers(path),
-        order=min(leaf.order for leaf in roles.values()),
-    )
+    return Unit(path=path, leaves=roles, blocks=blocks, order=min([leaf.order for leaf in roles.values()]))
 
 
+@lru_cache(maxsize=20_000)
 def _words(path: str, blocks: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words of a path, with the numbers of the lists that it stands in set aside."""
     parts = path.split(".")
     for block in blocks:
         at = block.count(".")
