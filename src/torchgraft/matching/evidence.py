@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.matching.dialect import EXCLUSIVE
 from torchgraft.matching.likeness import block_likeness
 from torchgraft.matching.units import BARE, flat_class, keeps_statistics, shape_class
+from torchgraft.matching.wording import Wording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from scipy import sparse
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -50,18 +46,36 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     ours, theirs = (np.array([u.weight for u in units], np.float32) for units in (sources, targets))
     class_size = (fits @ theirs)[:, None] + ours @ fits
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
+    wording = Wording(sources, targets)
     return Evidence(
-        fits,
-        soft,
-        _names(sources, targets),
-        _clashes(sources, targets),
-        rare,
-        block_likeness(sources, targets),
-        _shared(sources, targets),
-    )
+        fits=fits, soft=soft, names=wording.likeness(), clash=wording.clash(), rare=rare,
+        likeness=block_likeness(sources, targets), shared=wording.shared(),
+    )  # fmt: skip
 
 
 def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
+    """Return where all shared tensors have the same elements, and where they differ in sizes only.
+
+    Units of the same roles and shapes are compared once.
+    """
+    (rows, ours), (columns, theirs) = _distinct(sources), _distinct(targets)
+    fits, soft = _compared(ours, theirs)
+    return fits[np.ix_(rows, columns)], soft[np.ix_(rows, columns)]
+
+
+def _distinct(units: Sequence[Unit]) -> tuple[list[int], list[Unit]]:
+    ids: dict[object, int] = {}
+    first: list[Unit] = []
+    at = []
+    for unit in units:
+        kind = tuple((role, leaf.shape) for role, leaf in unit.leaves.items())
+        at.append(ids.setdefault(kind, len(ids)))
+        if len(first) < len(ids):
+            first.append(unit)
+    return at, first
+
+
+def _compared(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
     shape = (len(sources), len(targets))
     shared = np.zeros(shape, bool)
     wrong = np.zeros(shape, bool)
@@ -112,68 +126,3 @@ def _cells(rows: list[Leaf | None], columns: list[Leaf | None]) -> tuple[np.ndar
     rank = [np.array([0 if leaf is None else len(leaf.shape) for leaf in leaves]) for leaves in (rows, columns)]
     near = np.abs(rank[0][:, None] - rank[1]) <= 1
     return have, same & have, near
-
-
-def _names(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    """Cosine of word bags; rare words weigh more, and words near the end of the name more than those near its start."""
-    from scipy import sparse
-
-    counts: Counter[str] = Counter()
-    for unit in (*sources, *targets):
-        counts.update(dict.fromkeys(unit.words, unit.weight))
-    total = sum(unit.weight for unit in (*sources, *targets))
-    vocabulary = {w: i for i, w in enumerate(counts)}
-    idf = {w: np.log(1.0 + total / n) - 0.6 for w, n in counts.items()}
-
-    def bags(units: Sequence[Unit]) -> sparse.csr_matrix:
-        data, rows, columns = [], [], []
-        for row, unit in enumerate(units):
-            for back, word in enumerate(reversed(unit.words)):
-                rows.append(row)
-                columns.append(vocabulary[word])
-                data.append(max(idf[word], 0.05) * max(0.35, 1.0 - 0.15 * back))
-        matrix = sparse.csr_matrix((data, (rows, columns)), shape=(len(units), max(len(vocabulary), 1)))
-        norms = np.sqrt(matrix.multiply(matrix).sum(axis=1)).A1
-        return sparse.diags(1.0 / np.maximum(norms, 1e-9)) @ matrix
-
-    return np.asarray((bags(sources) @ bags(targets).T).todense(), np.float32)
-
-
-def _shared(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    from scipy import sparse
-
-    vocabulary: dict[str, int] = {}
-
-    def sets(units: Sequence[Unit]) -> list[tuple[int, int]]:
-        return [
-            (row, vocabulary.setdefault(w, len(vocabulary))) for row, u in enumerate(units) for w in _telling(u.words)
-        ]
-
-    cells = sets(sources), sets(targets)
-    width = max(len(vocabulary), 1)
-    sides = []
-    for found, units in zip(cells, (sources, targets), strict=True):
-        at = np.array(found, int).reshape(-1, 2).T
-        sides.append(sparse.csr_matrix((np.ones(at.shape[1], np.float32), at), shape=(len(units), width)))
-    left, right = sides
-    return np.asarray((left @ right.T).todense(), np.float32)
-
-
-def _telling(words: tuple[str, ...]) -> set[str]:
-    """Return the words of a name, numbers joined to the word before them, list positions left out."""
-    out = {word for word in words if word[0] not in "#@"}
-    return out | {before + word for before, word in pairwise(words) if word[0] == "@" and before[0] not in "#@"}
-
-
-def _clashes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    clash = np.zeros((len(sources), len(targets)), bool)
-    for words in EXCLUSIVE:
-        sides = [[frozenset(w for w in u.words if w in words) for u in units] for units in (sources, targets)]
-        kinds = [sorted(set(side), key=sorted) for side in sides]
-        for a in kinds[0]:
-            for b in kinds[1]:
-                if a and b and not a & b:
-                    rows = np.array([s == a for s in sides[0]])
-                    columns = np.array([s == b for s in sides[1]])
-                    clash |= rows[:, None] & columns
-    return clash

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchgraft.matching.align import align
+from torchgraft.matching.assign import assign
 from torchgraft.matching.evidence import Evidence, gather
 from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
 from torchgraft.matching.uncross import uncrossed
@@ -98,7 +99,5 @@ def _marks(pairs: set[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
 
 
 def _assign(scores: np.ndarray) -> list[tuple[int, int]]:
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(np.maximum(scores, 0.0), maximize=True)
+    rows, columns = assign(np.maximum(scores, 0.0))
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > 0.4]
