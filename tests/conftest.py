@@ -1,10 +1,17 @@
-"""Every test starts from the same random numbers, so that a failure comes back when it is looked for."""
+"""Every test starts from the same random numbers, so that a failure comes back when it is looked for.
+
+How busy the machine is fails no test: hypothesis doesn't look at the clock.
+"""
 
 import random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 
 @pytest.fixture(autouse=True)
