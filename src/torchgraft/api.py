@@ -190,8 +190,8 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
         checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source.
         device: where the tensors of a meta model come to life.
         undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
-            what is copied unchanged is read twice, to the end and checked before the first byte is written, so that
-            its old values needn't be kept. "auto": "keep" up to 64 MiB, else "check".
+            what is only moved is read twice, to the end and checked before the first byte is written, so that its old
+            values needn't be kept. "auto": "keep" for small tensors, up to 64 MiB, and "check" for the rest.
         **asked: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
@@ -226,7 +226,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
     from torchgraft.verifying import compare_values, with_values
 
     wanted = request(**asked)
-    with _opened(checkpoint, wanted) as source:
+    with collector_paused(), _opened(checkpoint, wanted) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
         made = with_values(make_plan(source, target, wanted, model), source, model)

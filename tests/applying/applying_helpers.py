@@ -45,12 +45,30 @@ class MemorySource:
         self._count()
         return self.tensors[key]
 
+    def divisible(self, network, key):
+        return True
+
+    def check(self, network, key):
+        pass
+
     def read_into(self, network, key, buffer, start=0):
         data = self.tensors[key].reshape(-1).view(torch.uint8).numpy()
         half = len(buffer) // 2
         buffer[:half] = data[start : start + half].data
         self._count()
         buffer[half:] = data[start + half : start + len(buffer)].data
+
+
+def reads_in_parts(source):
+    """Count what is read of each key: return a dict that is filled while `source` is used."""
+    counted, plain = {}, source.read_into
+
+    def counting(network, key, buffer, start=0):
+        counted[key] = counted.get(key, 0) + len(buffer)
+        plain(network, key, buffer, start)
+
+    source.read_into = counting
+    return counted
 
 
 def source_for(target, seed=0, **kwargs):

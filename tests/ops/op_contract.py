@@ -13,6 +13,7 @@ from torchgraft import ops
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.ops.runs import Run
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=3),
@@ -66,6 +67,16 @@ class OpContract:
             assert again == op
             assert hash(again) == hash(op)
             assert type(op) is self.kind
+
+    def test_runs_of_elements_are_the_result(self):
+        for op, specs in self.good:
+            runs = op.runs(specs, [[Run(number, 0, s.numel)] for number, s in enumerate(specs)])
+            if runs is None:
+                continue
+            given = [v.reshape(-1) for v in self.inputs(op, specs)]
+            moved = [given[run.source][run.start : run.start + run.size] for run in runs]
+            result = op.run(self.inputs(op, specs)).reshape(-1)
+            assert same_bits(torch.cat(moved) if moved else result[:0], result), op
 
     def test_inverse_undoes_it(self):
         for op, specs in self.good:

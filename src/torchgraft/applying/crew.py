@@ -25,10 +25,10 @@ class Crew:
         self._failures: list[tuple[str, BaseException]] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, transfers: Sequence[Transfer]) -> None:
-        """Begin with helpers, as many as there are further cores and work for them."""
+    def start(self, transfers: Sequence[Transfer], *, helpers: bool = True) -> None:
+        """Begin with helpers, if they are wanted: as many as there are further cores and work for them."""
         self._queue.extend(transfers)
-        if sum(t.data.size for t in transfers) < _WORTH_THREADS:
+        if not helpers or sum(t.data.size for t in transfers) < _WORTH_THREADS:
             return
         for number in range(min(os.cpu_count() or 1, MAX_THREADS, len(transfers)) - 1):
             thread = threading.Thread(target=self._run, args=(_nothing,), name=f"torchgraft-{number}", daemon=True)

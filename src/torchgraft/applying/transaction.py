@@ -12,10 +12,10 @@ from torchgraft.applying.fresh import initialise
 from torchgraft.applying.memory import bytes_of, is_plain
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
+from torchgraft.applying.segments import segments
 from torchgraft.applying.shield import Shield
-from torchgraft.applying.transfers import Transfer, Transfers, apart
-from torchgraft.applying.undo import AUTO, CHECK, KEEP, KEPT, Undo, check_undo, spoil
-from torchgraft.core.dtypes import DType
+from torchgraft.applying.transfers import Transfer, Transfers, apart, keeps
+from torchgraft.applying.undo import Undo, check_undo
 from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Action
 from torchgraft.core.written import Written
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.report import Check
-    from torchgraft.core.specs import Source, Target, TensorSpec
+    from torchgraft.core.specs import Source, Target
 
 
 class Verifier(Protocol):
     """Compares what lies in the model with what it should have got."""
 
-    def __call__(self, model: nn.Module, plan: Plan, source: Source, written: Written) -> Sequence[Check]:
+    def __call__(self, model: nn.Module, plan: Plan, written: Written) -> Sequence[Check]:
         """Return the checks, passed or failed."""
         ...
 
@@ -71,7 +71,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
         random = torch.get_rng_state()
         try:
             notes, initialised = work.carry_out(model, shield)
-            checks = tuple(verify(model, plan, source, work.written)) if verify else ()
+            checks = tuple(verify(model, plan, work.written)) if verify else ()
             _raise_if_failed(checks)
             if not work.transfers.begun:
                 shield.deliver()
@@ -87,7 +87,11 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
 
 @dataclass(slots=True)
 class _Work:
-    """A load in progress."""
+    """A load in progress.
+
+    `direct` are the slots that are filled by reading alone, `others` are computed. `overlapping`: some slots share memory,
+    so that the last write wins, and old values can't be done without.
+    """
 
     cells: Mapping[str, Cell]
     steps: Sequence[Step]
@@ -96,43 +100,46 @@ class _Work:
     way: str
     written: Written = field(default_factory=Written)
     undo: Undo = field(init=False)
-    direct: list[Step] = field(init=False)
     transfers: Transfers = field(init=False)
     reader: ReadOnce = field(init=False)
+    direct: list[Transfer] = field(default_factory=list)
+    others: list[Step] = field(default_factory=list)
+    overlapping: bool = False
     installation: Installation = field(default_factory=Installation)
 
     def __post_init__(self) -> None:
         specs = {network.path: network.specs for network in self.source.networks}
-        self.direct = [step for step in self.steps if _is_direct(step, self._cell(step), specs)]
-        self.way = self._settled()
-        kept = self.steps
-        if self.way != KEEP:
-            straight = {id(step) for step in self.direct}
-            kept = [step for step in self.steps if id(step) not in straight]
-        self.undo = Undo([self._cell(step).value for step in kept if not self._cell(step).staged])
+        moved: list[Transfer] = []
+        for step in self.steps:
+            cell = self._cell(step)
+            found = segments(step, self.source, specs) if is_plain(cell.value) and cell.value.is_contiguous() else None
+            if found is None:
+                self.others.append(step)
+            else:
+                moved.append(Transfer(step, cell.value, bytes_of(cell.value), found))
+        real = [t for t in moved if not self._cell(t.step).staged and t.data.size]
+        self.overlapping = not apart(cell.value for cell in self.cells.values() if is_plain(cell.value))
+        kept = real if self.overlapping else keeps(real, self.way)
+        changed = [self._cell(step) for step in self.others]
+        self.undo = Undo([*(cell.value for cell in changed if not cell.staged), *(t.value for t in kept)])
+        rooms = {t.step.slot.name: self.undo.reserve(t.data.size) for t in kept}
+        proved = {t.step.slot.name for t in real} - rooms.keys()
+        for t in moved:
+            name = t.step.slot.name
+            self.direct.append(t._replace(room=rooms.get(name, 0), proves=name in proved))
         self.reader = ReadOnce(self.source)
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written)
 
     def _cell(self, step: Step) -> Cell:
         return self.cells[step.slot.name]
 
-    def _settled(self) -> str:
-        """Return what "auto" means here. Slots that share memory need their old values: the last write would win."""
-        if self.way != AUTO:
-            return self.way
-        old = sum(step.slot.spec.nbytes for step in self.direct if not self._cell(step).staged)
-        filled = [cell.value for cell in self.cells.values() if is_plain(cell.value)]
-        return KEEP if old <= KEPT or not apart(filled) else CHECK
-
     def carry_out(self, model: nn.Module, shield: Shield) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
         """Initialise, fill, settle what the values say, and put new tensors in; return notes and initialised slots."""
         initialised = initialise(model, self.cells, self.steps)
-        straight = {step.slot.name for step in self.direct}
-        self.transfers.start([self._transfer(step) for step in self.direct])
-        for step in self.steps:
-            if step.slot.name not in straight:
-                self._fill(step)
-                shield.deliver()
+        self.transfers.start(self.direct, in_turn=self.overlapping)
+        for step in self.others:
+            self._fill(step)
+            shield.deliver()
         self.transfers.finish(shield.deliver)
         self._look_at_fresh_buffers()
         notes = self.findings.settle()
@@ -151,15 +158,6 @@ class _Work:
                 continue
             if value.is_floating_point() and bool(value.isinf().all()):
                 self.findings.infinite(slot, "stays as it was, and holds nothing but infinite values")
-
-    def _transfer(self, step: Step) -> Transfer:
-        cell = self._cell(step)
-        data = bytes_of(cell.value)
-        if cell.staged or not data.size:
-            return Transfer(step, cell.value, data)
-        if self.way == KEEP:
-            return Transfer(step, cell.value, data, self.undo.reserve(data.size))
-        return Transfer(step, cell.value, data, proves=True)
 
     def _fill(self, step: Step) -> None:
         cell = self._cell(step)
@@ -180,7 +178,7 @@ class _Work:
         self.installation.undo()
         self.undo.restore()
         for transfer in self.transfers.begun:
-            spoil(transfer.value)
+            transfer.spoil()
         return [transfer.step.slot.name for transfer in self.transfers.begun]
 
     def mark_changed(self) -> None:
@@ -195,7 +193,8 @@ class _Work:
         specs = {network.path: network.specs for network in self.source.networks}
         return Applied(
             initialised=initialised,
-            bytes_read=sum(specs[f.network][f.key].nbytes for step in self.steps for f in step.feeds),
+            bytes_read=sum(t.size for t in self.direct)
+            + sum(specs[f.network][f.key].nbytes for step in self.others for f in step.feeds),
             bytes_written=sum(step.filled * step.slot.spec.dtype.itemsize for step in self.steps),
             undo_bytes=self.undo.size,
             checks=checks,
@@ -208,18 +207,6 @@ def _in_file_order(steps: Sequence[Step], source: Source) -> list[Step]:
     writing = [step for step in steps if step.action is not Action.FRESH]
     first = (-1, -1)
     return sorted(writing, key=lambda s: source.position(s.feeds[0].network, s.feeds[0].key) if s.feeds else first)
-
-
-def _is_direct(step: Step, cell: Cell, specs: Mapping[str, Mapping[str, TensorSpec]]) -> bool:
-    """Return whether the file's bytes are the slot's bytes. Bytes of a bool may be anything, so those are cast."""
-    if step.action is not Action.COPY:
-        return False
-    feed = step.feeds[0]
-    spec = specs[feed.network][feed.key]
-    slot = step.slot.spec
-    if spec.dtype is not slot.dtype or spec.shape != slot.shape or slot.dtype is DType.BOOL:
-        return False
-    return is_plain(cell.value) and cell.value.is_contiguous()
 
 
 def _raise_if_failed(checks: Sequence[Check]) -> None:

@@ -61,8 +61,3 @@ class Undo:
             tensor.copy_(copy)
         for address, room, size in reversed(self._moved):
             move(address, room, size)
-
-
-def spoil(tensor: torch.Tensor) -> None:
-    """Fill a tensor with NaN, or with zeros where its type has no NaN."""
-    tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)

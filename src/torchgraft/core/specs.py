@@ -173,6 +173,18 @@ class Source(Protocol):
         """
         ...
 
+    def divisible(self, network: str, key: str) -> bool:
+        """Return whether a part of the tensor can be read without reading the rest."""
+        ...
+
+    def check(self, network: str, key: str) -> None:
+        """Compare the checksum of a tensor that was read in part, where it covers all of it; large ones are let be.
+
+        Raises:
+            CheckpointError: it is wrong.
+        """
+        ...
+
     def close(self) -> None:
         """Close the files."""
         ...

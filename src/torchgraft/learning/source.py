@@ -83,6 +83,16 @@ class ConvertedSource:
             self._last.held = (key, data)
         return data
 
+    def divisible(self, network: str, key: str) -> bool:
+        """Return whether a part of the tensor can be read without making all of it."""
+        output = self._output(network, key)
+        return output.plain and self._source.divisible(self._network, output.feeds[0].key)
+
+    def check(self, network: str, key: str) -> None:
+        """Compare the checksums of the tensors that feed one that was read in part."""
+        for feed in self._output(network, key).feeds:
+            self._source.check(self._network, feed.key)
+
     def close(self) -> None:
         """Close the checkpoint."""
         self._source.close()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.specs import Shape, TensorSpec
+    from torchgraft.ops.runs import Run
 
 
 class BaseOp(ABC):
@@ -36,6 +37,14 @@ class BaseOp(ABC):
     @abstractmethod
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the result; inputs are never changed. May return a view of an input."""
+
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the result as runs of elements of what `given` are runs of, None where it isn't made of such.
+
+        Only ops that move whole stretches of memory have an answer: their work can be left to the reading.
+        """
+        del specs, given
+        return None
 
     @abstractmethod
     def describe(self) -> str:

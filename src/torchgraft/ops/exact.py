@@ -18,6 +18,7 @@ from torchgraft.ops.base import (
     replaced,
     with_shape,
 )
+from torchgraft.ops.runs import cut, inner, picked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.specs import Shape, TensorSpec
+    from torchgraft.ops.runs import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,11 @@ class Reshape(BaseOp):
         """Return the reshaped tensor, a view where strides allow it."""
         return values[0].reshape(self.shape)
 
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the same runs."""
+        del specs
+        return list(given[0])
+
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return the reshape to the input's shape."""
         self.out_spec(specs)
@@ -165,6 +172,11 @@ class SliceDim(BaseOp):
         """Return the cut as a view."""
         return values[0].narrow(self.dim, self.start, self.stop - self.start)
 
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the runs of the cut, None where a row has gaps."""
+        row = inner(specs[0].shape, self.dim)
+        return None if row is None else cut(given[0], self.start * row, self.stop * row)
+
     def describe(self) -> str:
         """Return the words for the report."""
         whole = "" if self.of is None else f" of {self.of}"
@@ -198,6 +210,10 @@ class SelectRows(BaseOp):
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the picked indices as a new tensor."""
         return gather(values[0], self.dim, self.indices)
+
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the runs of the picked rows, None where a row has gaps."""
+        return picked(specs[0].shape, self.dim, self.indices, given[0])
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return the opposite order.
@@ -241,6 +257,10 @@ class Index(BaseOp):
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the part as a view."""
         return values[0].select(self.dim, self.i)
+
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the runs of the part, None where it has gaps."""
+        return picked(specs[0].shape, self.dim, (self.i,), given[0])
 
     def describe(self) -> str:
         """Return the words for the report."""

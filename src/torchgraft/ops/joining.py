@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
@@ -21,11 +22,14 @@ from torchgraft.ops.base import (
     with_shape,
 )
 from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, torch_dtype
+from torchgraft.ops.runs import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+    from torchgraft.ops.runs import Run
 
 
 def _expect_alike(op: str, specs: Sequence[TensorSpec]) -> None:
@@ -62,6 +66,10 @@ class Concat(BaseOp):
         import torch
 
         return torch.cat(list(values), self.dim)
+
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the runs of all inputs one after the other, None where they interleave."""
+        return joined(given) if prod(specs[0].shape[: self.dim]) == 1 else None
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return, for each input, the slice where it lies."""
@@ -100,6 +108,10 @@ class Stack(BaseOp):
         import torch
 
         return torch.stack(list(values), self.dim)
+
+    def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
+        """Return the runs of all inputs one after the other, None where they interleave."""
+        return joined(given) if prod(specs[0].shape[: self.dim]) == 1 else None
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return, for each input, its index."""

@@ -7,7 +7,7 @@ from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Protocol
 
-from torchgraft.core.checksums import crc32
+from torchgraft.core.checksums import Pieces, crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.zipdir import ZipArchive, ZipEntry
 
 MAX_DIMS = 64
+PIECE = 1 << 20
 MAX_SPREAD = 256 << 20
 SPREAD = 64
 
@@ -50,6 +51,15 @@ class Leaf(ABC):
     @abstractmethod
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with the bytes from `start` on, C order and native byte order."""
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part can be read without reading the rest."""
+        return False
+
+    def check(self) -> None:
+        """Compare a checksum that covers more than the parts that were read, where there is one."""
+        return
 
 
 class Bytes(Protocol):
@@ -135,9 +145,12 @@ class JoinedBytes:
 
 
 class RecordBytes:
-    """A record of a zip archive, or its bytes from `skip` on. Its checksum is taken on the way when all of it is read."""
+    """A record of a zip archive, or its bytes from `skip` on. Its checksum is compared once all of it was read.
 
-    __slots__ = ("_at", "_checked", "_run", "archive", "entry", "nbytes", "skip")
+    The pieces may come in any order and from several threads. What is read again is not summed up again.
+    """
+
+    __slots__ = ("_at", "_checked", "_lock", "_pieces", "archive", "entry", "nbytes", "skip")
 
     def __init__(self, archive: ZipArchive, entry: ZipEntry, skip: int = 0, nbytes: int = -1) -> None:
         self.archive = archive
@@ -145,7 +158,8 @@ class RecordBytes:
         self.skip = skip
         self.nbytes = nbytes if nbytes >= 0 else entry.size
         self._at = -1
-        self._run = (-1, 0)
+        self._pieces: Pieces | None = None
+        self._lock = archive.lock
         self._checked = archive.without_crc
 
     @property
@@ -162,30 +176,34 @@ class RecordBytes:
             self._at = self.archive.locate(self.entry)
         self.archive.window.read_into(buffer, self._at + self.skip + start)
         if not self._checked:
-            self._follow(buffer, start)
+            self._add(start, len(buffer), crc32(buffer, 0))
 
     def check(self, limit: int = 64 << 20) -> None:
         """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
-        if not self._checked and not self.entry.method and self.nbytes <= limit:
-            self.fill(memoryview(bytearray(self.nbytes)), 0)
-
-    def _follow(self, buffer: memoryview, start: int) -> None:
-        """Go on with the checksum where `buffer` continues what was read before; compare it at the end."""
-        reached, total = self._run  # one value, so that threads can't mix two runs
-        if start == 0:
-            total = crc32(self._head(), 0)
-        elif start != reached:
+        if self._checked or self.entry.method or self.nbytes > limit:
             return
-        total = crc32(buffer, total)
-        reached = start + len(buffer)
-        self._run = (reached, total)
-        if reached == self.nbytes:
+        if self._at < 0:
+            self._at = self.archive.locate(self.entry)
+        end, total = self.skip + self.nbytes, 0
+        buffer = memoryview(bytearray(min(PIECE, end)))
+        for start in range(0, end, PIECE):
+            piece = buffer[: min(PIECE, end - start)]
+            self.archive.window.read_into(piece, self._at + start)
+            total = crc32(piece, total)
+        self.archive.check_crc(self.entry, total)
+        self._checked = True
+
+    def _add(self, start: int, size: int, checksum: int) -> None:
+        """Take in the checksum of a piece; compare the whole when nothing is missing."""
+        with self._lock:
+            if self._pieces is None:
+                self._pieces = Pieces()
+                if self.skip:  # the checksum covers the bytes before `skip`, too
+                    self._pieces.add(0, self.skip, crc32(self.archive.window.read(self._at, self.skip), 0))
+            stop, total = self._pieces.add(self.skip + start, self.skip + start + size, checksum) or (0, 0)
+        if stop == self.skip + self.nbytes:
             self.archive.check_crc(self.entry, total)
             self._checked = True
-
-    def _head(self) -> bytes:
-        """Return the bytes before `skip`, which the checksum covers too."""
-        return self.archive.window.read(self._at, self.skip) if self.skip else b""
 
 
 class View(Leaf):
@@ -227,6 +245,17 @@ class View(Leaf):
             return
         data = self._gathered(start + len(buffer))
         buffer[:] = data[start : start + len(buffer)]
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the bytes lie as they are wanted, and uncompressed."""
+        packed = isinstance(self.source, RecordBytes) and self.source.entry.method
+        return self.strides is None and not self.swap and not packed
+
+    def check(self) -> None:
+        """Compare the checksum of the record it lies in."""
+        if isinstance(self.source, RecordBytes):
+            self.source.check()
 
     def _apart(self) -> bool:
         """Whether the view is only a part of its storage."""
@@ -296,6 +325,11 @@ class Held(Leaf):
         if self.tensor.is_meta or not self.tensor.numel():
             return None
         return (self.tensor.data_ptr(), self.shape, self.tensor.stride(), self.dtype)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the tensor's bytes can be had without making it anew."""
+        return self.tensor.device.type == "cpu" and self.tensor.is_contiguous()
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Copy the bytes from `start` on."""

@@ -76,6 +76,18 @@ class OpenedCheckpoint:
                 f"{self.origin}: tensor {printable(key)} is bool but holds other bytes than 0 and 1"
             )
 
+    def divisible(self, network: str, key: str) -> bool:
+        """Return whether a part of the tensor can be read without reading the rest."""
+        return self._leaf(network, key).divisible
+
+    def check(self, network: str, key: str) -> None:
+        """Compare the checksum of a tensor that was read in part, where it covers all of it; large ones are let be.
+
+        Raises:
+            CheckpointError: it is wrong.
+        """
+        self._leaf(network, key).check()
+
     def close(self) -> None:
         """Close the files."""
         for file in self._files:

@@ -6,6 +6,7 @@ import re
 import struct
 import zlib
 from itertools import pairwise
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.checksums import crc32
@@ -44,10 +45,11 @@ class ZipEntry(NamedTuple):
 class ZipArchive:
     """An archive whose directory was checked; its records are checked against it as they are read."""
 
-    __slots__ = ("_ends", "entries", "warnings", "window", "without_crc")
+    __slots__ = ("_ends", "entries", "lock", "warnings", "window", "without_crc")
 
     def __init__(self, window: Window) -> None:
         self.window = window
+        self.lock = Lock()
         self.warnings: list[str] = []
         end = find_end(window, self.warnings)
         found = _entries(window, end)

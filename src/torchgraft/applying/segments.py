@@ -1,0 +1,109 @@
+"""Steps that only move bytes, as the stretches of the file that go into stretches of the slot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Action
+from torchgraft.ops import BaseOp
+from torchgraft.ops.runs import Run, joined, picked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.plan import Step
+    from torchgraft.core.specs import Source, TensorSpec
+
+FEW = 64
+WORTH = 16 << 10
+
+
+class Segment(NamedTuple):
+    """Bytes of one source tensor, from `start` on, that go to byte `at` of the slot."""
+
+    network: str
+    key: str
+    start: int
+    at: int
+    size: int
+
+
+def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> tuple[Segment, ...] | None:
+    """Return what the step moves, in the order of the slot; None where it does more than that.
+
+    Bytes of a bool may be anything, so those are cast. Many short stretches are no gain over reading all of it.
+    """
+    slot = step.slot.spec
+    if step.action is Action.FRESH or step.base or not step.feeds or slot.dtype is DType.BOOL:
+        return None
+    given = [specs[feed.network][feed.key] for feed in step.feeds]
+    if any(spec.dtype is not slot.dtype for spec in given):
+        return None
+    if step.action is Action.COPY:
+        only, size = step.feeds[0], slot.nbytes
+        return (Segment(only.network, only.key, 0, 0, size),) if given[0].shape == slot.shape else None
+    if not all(source.divisible(feed.network, feed.key) for feed in step.feeds):
+        return None
+    runs = _result(step, given)
+    places = _places(step)
+    if runs is None or places is None or sum(run.size for run in runs) != sum(run.size for run in places):
+        return None
+    unit = slot.dtype.itemsize
+    found = tuple(
+        Segment(
+            step.feeds[run.source].network, step.feeds[run.source].key, run.start * unit, at * unit, run.size * unit
+        )
+        for run, at in _laid(runs, places)
+    )
+    small = len(found) > FEW and sum(s.size for s in found) < WORTH * len(found)
+    return None if small else found
+
+
+def _result(step: Step, given: Sequence[TensorSpec]) -> list[Run] | None:
+    """Return the result of all ops as runs of the feeds' elements."""
+    specs: list[TensorSpec] = []
+    runs: list[Sequence[Run]] = []
+    for number, (feed, spec) in enumerate(zip(step.feeds, given, strict=True)):
+        done = _through(feed.ops, [spec], [[Run(number, 0, spec.numel)]])
+        if done is None:
+            return None
+        specs.append(done[0])
+        runs.append(done[1])
+    done = _through(step.ops, specs, runs)
+    return done[1] if done else None
+
+
+def _through(
+    ops: Sequence[Any], specs: list[TensorSpec], runs: list[Sequence[Run]]
+) -> tuple[TensorSpec, list[Run]] | None:
+    """Return spec and runs of what comes out of `ops`, the first of which takes all of `runs`."""
+    for op in ops:
+        moved = op.runs(specs, runs) if isinstance(op, BaseOp) else None
+        if moved is None:
+            return None
+        specs, runs = [op.out_spec(specs)], [moved]
+    return (specs[0], list(runs[0])) if len(runs) == 1 else None
+
+
+def _places(step: Step) -> list[Run] | None:
+    """Return the runs of the slot that the step writes."""
+    slot = step.slot.spec
+    whole = [Run(0, 0, slot.numel)]
+    return whole if step.rows is None else picked(slot.shape, step.rows.dim, step.rows.indices, whole)
+
+
+def _laid(runs: Sequence[Run], places: Sequence[Run]) -> list[tuple[Run, int]]:
+    """Return each stretch that is whole on both sides, with the element of the slot where it goes."""
+    out: list[tuple[Run, int]] = []
+    left = list(reversed(joined([runs])))
+    for place in places:
+        at, end = place.start, place.start + place.size
+        while at < end:
+            run = left.pop()
+            size = min(run.size, end - at)
+            out.append((Run(run.source, run.start, size), at))
+            if size < run.size:
+                left.append(Run(run.source, run.start + size, run.size - size))
+            at += size
+    return out
