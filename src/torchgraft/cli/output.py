@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from torchgraft.core.errors import WriteError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +34,11 @@ def show(view: Callable[[], View], data: Callable[[], dict[str, Any]], how: Show
 
 
 def write_page(path: str, page: str) -> None:
-    """Write an HTML page.
+    """Write an HTML page, whole or not at all.
 
     Raises:
         WriteError: it can't be written.
     """
-    try:
-        Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise WriteError(f"{printable(path)}: {error.strerror or error}") from error
+    from torchgraft.writing import write_bytes
+
+    write_bytes(path, page.encode("utf-8", "backslashreplace"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PIECE = 16 << 20
+TRIES = 8
 _SEEK = Lock()
 
 
@@ -35,19 +36,33 @@ class CheckpointFile:
         self.companions: list[CheckpointFile] = []
         self.fd = -1
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            before = os.stat(path)  # noqa: PTH116  before open: opening a device can act
-            if not stat.S_ISREG(before.st_mode):
-                raise CorruptCheckpointError(f"{self}: not a regular file")
-            self.fd = opener(flags) if opener else os.open(path, flags)
-            facts = os.fstat(self.fd)
-        except (OSError, ValueError) as error:
-            raise unreadable(self.path, error) from error
-        if facts.st_ino != before.st_ino:
-            self.close()
-            raise CorruptCheckpointError(f"{self}: another file took its place while it was opened")
+        facts = self._opened(opener or (lambda flags: os.open(path, flags)), flags)
         self.size = facts.st_size
         self.stamp = (facts.st_size, facts.st_mtime_ns)
+
+    def _opened(self, opener: Callable[[int], int], flags: int) -> os.stat_result:
+        """Open the file that was looked at before: opening a device can act. One that was replaced is looked at again."""
+        for _ in range(TRIES):
+            try:
+                before = os.stat(self.path)  # noqa: PTH116
+                if not stat.S_ISREG(before.st_mode):
+                    raise CorruptCheckpointError(f"{self}: not a regular file")
+                self.fd = opener(flags)
+                facts = os.fstat(self.fd)
+            except (OSError, ValueError) as error:
+                raise unreadable(self.path, error) from error
+            if (facts.st_dev, facts.st_ino) == (before.st_dev, before.st_ino):
+                return facts
+            self.close()
+        raise CorruptCheckpointError(f"{self}: other files took its place again and again while it was opened")
+
+    def is_replaced(self) -> bool:
+        """Whether another file stands at its path now."""
+        try:
+            facts = os.stat(self.path)  # noqa: PTH116
+        except OSError:
+            return True
+        return (facts.st_size, facts.st_mtime_ns) != self.stamp
 
     def __str__(self) -> str:
         return shown(self.path)

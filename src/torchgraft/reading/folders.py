@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
-from torchgraft.reading.files import CheckpointFile, shown
+from torchgraft.core.collector import collector_paused
+from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.sniff import read_file
 
 if TYPE_CHECKING:
@@ -32,21 +32,29 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".
 
 
 def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
-    """Return the contents at `path` and the files that must stay open for it."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        with ExitStack() as stack:
+    """Return the contents at `path` and the files that must stay open for it.
+
+    Files that a writer replaced while they were opened one by one are opened again.
+    """
+    with collector_paused():
+        for _ in range(TRIES - 1):
             files: list[CheckpointFile] = []
-            contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)  # noqa: PTH112
-            beside = os.path.join(os.path.dirname(path), "adapter_config.json")  # noqa: PTH118, PTH120
-            if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):  # noqa: PTH113, PTH119
-                _note_config(beside, contents, stack)
-            stack.pop_all()
-            return contents, files
-    finally:
-        if paused:
-            gc.enable()
+            try:
+                return _opened(path, files)
+            except CheckpointError:
+                if not any(file.is_replaced() for file in files):
+                    raise
+        return _opened(path, [])
+
+
+def _opened(path: str, files: list[CheckpointFile]) -> tuple[Contents, list[CheckpointFile]]:
+    with ExitStack() as stack:
+        contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)  # noqa: PTH112
+        beside = os.path.join(os.path.dirname(path), "adapter_config.json")  # noqa: PTH118, PTH120
+        if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):  # noqa: PTH113, PTH119
+            _note_config(beside, contents, stack)
+        stack.pop_all()
+        return contents, files
 
 
 def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from torchgraft.core.errors import TorchgraftError, WriteError, printable
+from torchgraft.writing.streaming import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 os.fchmod(file.fileno(), mode)
             yield file
             os.fsync(file.fileno())
-        os.replace(temporary, final)  # noqa: PTH105  # the path must stay as it was resolved
+            if fcntl is not None:  # the lock that closing gives up keeps sweeps away until the file has its name
+                os.replace(temporary, final)  # noqa: PTH105  # the path must stay as it was resolved
+        if fcntl is None:  # pragma: no cover  Windows, where an open file can't be renamed
+            os.replace(temporary, final)  # noqa: PTH105
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
@@ -69,6 +73,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise _refused(shown, error) from error
         raise
     flush_folder(folder, shown)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file of these bytes, whole or not at all.
+
+    Raises:
+        WriteError: as for `whole_file`.
+    """
+    with whole_file(path) as file:
+        put(file.fileno(), data, 0)
 
 
 @contextmanager

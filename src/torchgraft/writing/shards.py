@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import part
-from torchgraft.writing.commit import flush_folder, only_writer, sweep, whole_file
+from torchgraft.writing.commit import flush_folder, only_writer, sweep, write_bytes
 from torchgraft.writing.content import SAFETENSORS, Content
 from torchgraft.writing.marks import mark_of
 from torchgraft.writing.safetensors import MAX_HEADER, header_cost
-from torchgraft.writing.streaming import put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -159,8 +158,7 @@ class ShardWriter:
             places |= {name: shard for name in held if name not in content.others}
         facts = {"total_size": sum(content.nbytes for content in contents)}
         text = json.dumps({"metadata": facts, "weight_map": places}, indent=2, ensure_ascii=False)
-        with whole_file(self._at(index)) as file:
-            put(file.fileno(), (text + "\n").encode(), 0)
+        write_bytes(self._at(index), (text + "\n").encode())
 
     def _clear(self, name: str, index: str, names: set[str], before: frozenset[str]) -> tuple[str, ...]:
         """Remove shards of earlier runs of ours to the same place; say which of the old index's stay, being another's."""
