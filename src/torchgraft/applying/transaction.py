@@ -65,7 +65,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
 
     check_undo(undo)
     plan.raise_if_refused()
-    with torch.no_grad(), Shield() as shield:
+    with Shield() as shield, torch.no_grad():  # in this order: a signal must not leave gradients off
         cells = resolve(model, target, device)
         work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo)
         random = torch.get_rng_state()
