@@ -10,6 +10,7 @@ from torchgraft.matching.align import align
 from torchgraft.matching.assign import assign
 from torchgraft.matching.evidence import Evidence, gather
 from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
+from torchgraft.matching.lessons import taught
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
 from torchgraft.matching.words import stem
@@ -44,7 +45,7 @@ def solve(
         scores = fixed + votes
         path = set(align(scores))
         total = scores + _marks(path, scores.shape)
-        before, pairs = pairs, uncrossed(_assign(total), fixed, sources, targets)
+        before, pairs = pairs, taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
         parts = block_votes(pairs, sources, targets), tail_votes(pairs, sources, targets)
         votes = BLOCK * parts[0] + TAIL * parts[1]
         if pairs == before:
@@ -53,7 +54,7 @@ def solve(
     total[evidence.fits == 0] -= 0.5
     sequences = sequences_of(sources, targets)
     context = Context(path, named, _regions(sources, targets), sequences, is_orderly(path, sources, targets))
-    final = uncrossed(_assign(total), fixed, sources, targets)
+    final = taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
     return judged(final, total, evidence, parts, context)
 
 

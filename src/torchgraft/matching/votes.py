@@ -25,7 +25,11 @@ def block_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targe
 
 
 def tail_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    """Return, for all pairs of units, how often units of the same place in their block are paired, 0 to 1."""
+    """Return, for all pairs of units, how often units of the same place in their block are paired, 0 to 1.
+
+    Of the pairs that either place takes part in, those of the two with each other: a place of which one block has a
+    single one doesn't outvote a place that all blocks have.
+    """
     ours, theirs = (_Groups([u.tails for u in s], [u.tail_weights for u in s]) for s in (sources, targets))
     return _votes(pairs, ours, theirs, larger=False)
 
@@ -35,21 +39,23 @@ def _votes(pairs: Sequence[tuple[int, int]], rows: _Groups, columns: _Groups, *,
     goes = np.zeros((len(rows.of), len(columns.sizes)), np.float32)
     comes = np.zeros((len(rows.sizes), len(columns.of)), np.float32)
     mine = np.zeros((len(rows.of), len(columns.of)), np.float32)
+    paired = np.zeros(len(rows.sizes), np.float32), np.zeros(len(columns.sizes), np.float32)
     for i, j in pairs:
         mine[i, j] = 1.0
         ins, outs = list(rows.of[i]), list(columns.of[j])
         counts[np.ix_(ins, outs)] += np.minimum.outer(list(rows.of[i].values()), list(columns.of[j].values()))
+        paired[0][ins] += list(rows.of[i].values())
+        paired[1][outs] += list(columns.of[j].values())
         goes[i, outs] = 1.0
         comes[ins, j] = 1.0
-    pick = np.maximum if larger else np.minimum
-    whole = np.maximum(pick(rows.sizes[:, None], columns.sizes), 1)
+    whole = np.maximum.outer(rows.sizes, columns.sizes) if larger else np.sqrt(np.multiply.outer(*paired))
     total, levels = np.zeros_like(mine), np.zeros((len(rows.of), 1), np.float32)
     for a in rows.levels:
         best = np.zeros_like(mine)
         for b in columns.levels:
             size, count = whole[np.ix_(a, b)], counts[np.ix_(a, b)]
             others = (count - goes[:, b] - comes[a] + mine) / np.maximum(size - 1, 1)
-            np.maximum(best, np.where(size > 1, others if larger else count / size, 0.0), out=best)
+            np.maximum(best, np.where(size > 1, others, 0.0), out=best)
         counted = (rows.sizes[a] > 1)[:, None]
         total += np.where(counted, best, 0.0)
         levels += counted

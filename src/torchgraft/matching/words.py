@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torchgraft.matching.dialect import PHRASES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+_NUMBER = re.compile(r"\d+")
 _LONGEST = max(len(phrase) for phrase in PHRASES)
 
 
@@ -57,8 +59,12 @@ def stem(segment: str) -> str | None:
 
 
 def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:
-    """Return the numbered lists among `paths`, as (parent path, stem): two or more modules that differ in a number."""
-    seen: dict[tuple[str, str], int] = {}
+    """Return the numbered lists among `paths`, as (parent path, stem): two or more modules that differ in a number.
+
+    A list of one counts where the same place of another block holds more: `layer1.0` beside `layer2.0` and `layer2.1`.
+    """
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    members: dict[tuple[str, str], set[str]] = {}
     known: set[str] = set()
     for path in paths:
         around = path
@@ -67,9 +73,18 @@ def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:
             parent, _, last = around.rpartition(".")
             before = stem(last)
             if before is not None:
-                seen[parent, before] = seen.get((parent, before), 0) + 1
+                place = seen.get((parent, before))
+                if place is None:
+                    place = seen[parent, before] = place_of(parent), place_of(before)
+                members.setdefault(place, set()).add(last[len(before) :])
             around = parent
-    return {key for key, members in seen.items() if members > 1}
+    return {key for key, place in seen.items() if len(members[place]) > 1}
+
+
+@lru_cache(maxsize=200_000)
+def place_of(path: str) -> str:
+    """Return a path with its numbers set aside: what members of lists in corresponding places share."""
+    return _NUMBER.sub("#", path)
 
 
 def blocks_of(path: str, lists: Collection[tuple[str, str]]) -> tuple[str, ...]:

@@ -1,0 +1,120 @@
+"""Blocks that agree from end to end teach the other blocks of their lists.
+
+The first block of a stage often holds a branch more, registered before the others on one side and after them on the
+other. Order then leads astray there, though the remaining blocks tell which part is which.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.matching.words import place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    import numpy as np
+
+    from torchgraft.matching.units import Unit
+
+# Score that the new reading may lose by names and shapes, for each pair that it changes: a lesson outweighs a few words.
+SLACK = 0.5
+FITS = 0.4
+
+Lists = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A block of either side that correspond: their paths, their units, and the places (patterns) of their lists."""
+
+    ours: str
+    theirs: str
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    lists: Lists
+
+
+def taught(
+    pairs: list[tuple[int, int]],
+    path: AbstractSet[tuple[int, int]],
+    scores: np.ndarray,
+    sources: Sequence[Unit],
+    targets: Sequence[Unit],
+) -> list[tuple[int, int]]:
+    """Return the pairs with what orderly blocks teach; `path` are those in order, `scores` what speaks for each alone.
+
+    Only blocks of as many units are compared, and a lesson is taken only if all units of the block still find a place
+    that fits.
+    """
+    to = dict(pairs)
+    blocks = list(_corresponding(to, sources, targets))
+    rules = _lessons([b for b in blocks if _is_clean(b, to, path)], to, sources, targets)
+    for block in blocks:
+        found = _reread(block, rules.get(block.lists, {}), scores, sources, targets)
+        if found and _gains(found, to, scores):
+            to.update(found)
+    return sorted(to.items())
+
+
+def _corresponding(to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> Iterator[Blocks]:
+    """Yield the pairs of blocks of equal size whose units are mostly paired with each other."""
+    ours, theirs = _members(sources), _members(targets)
+    for block, members in ours.items():
+        met = Counter(b for i in members if i in to for b in targets[to[i]].blocks if len(theirs[b]) == len(members))
+        for other, count in met.items():
+            if 2 * count > len(members) > 1:
+                yield Blocks(block, other, members, theirs[other], (place_of(block), place_of(other)))
+
+
+def _members(units: Sequence[Unit]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, list[int]] = {}
+    for at, unit in enumerate(units):
+        for block in unit.blocks:
+            found.setdefault(block, []).append(at)
+    return {block: tuple(members) for block, members in found.items()}
+
+
+def _is_clean(block: Blocks, to: Mapping[int, int], path: AbstractSet[tuple[int, int]]) -> bool:
+    return all(to.get(i) == j and (i, j) in path for i, j in zip(block.sources, block.targets, strict=True))
+
+
+def _lessons(
+    clean: Sequence[Blocks], to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]
+) -> dict[Lists, dict[str, str]]:
+    """Return, for each pair of lists, the place within a target block of each place within a source block."""
+    seen: dict[Lists, dict[str, set[str]]] = {}
+    for block in clean:
+        rules = seen.setdefault(block.lists, {})
+        for i in block.sources:
+            rules.setdefault(sources[i].path[len(block.ours) :], set()).add(targets[to[i]].path[len(block.theirs) :])
+    return {
+        lists: {tail: next(iter(other)) for tail, other in rules.items() if len(other) == 1}
+        for lists, rules in seen.items()
+    }
+
+
+def _reread(
+    block: Blocks, rules: Mapping[str, str], scores: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]
+) -> dict[int, int] | None:
+    """Return the pairs of a block by its lists' rules, with the rest in order; None where something doesn't fit."""
+    at = {targets[j].path[len(block.theirs) :]: j for j in block.targets}
+    found = {i: at.get(rules.get(sources[i].path[len(block.ours) :], "")) for i in block.sources}
+    known = {i: j for i, j in found.items() if j is not None}
+    if not known or len(set(known.values())) < len(known):
+        return None
+    used = set(known.values())
+    rest = [i for i in block.sources if i not in known], [j for j in block.targets if j not in used]
+    known.update(zip(*rest, strict=True))
+    return known if all(scores[i, j] >= FITS for i, j in known.items()) else None
+
+
+def _gains(found: Mapping[int, int], to: Mapping[int, int], scores: np.ndarray) -> bool:
+    changed = [(i, j) for i, j in found.items() if to.get(i) != j]
+    if not changed or {to.get(i) for i, _ in changed} != {j for _, j in changed}:
+        return False  # nothing new, or a place that another block's unit has
+    loss = sum(float(scores[i, to[i]]) - float(scores[i, j]) for i, j in changed)
+    return loss <= SLACK * len(changed)
