@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import AdaptInputChannels, InflateKernel, Permute, Reshape, SelectRows, Transpose
 
@@ -22,6 +23,43 @@ KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     4: ((3, 2, 0, 1), (0, 3, 1, 2)),
     5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
 }
+WEIGHTS = frozenset({"weight", "kernel", "w"})
+# Words of what holds a row for each position, token or pair, and is never turned.
+TABLE_WORDS = frozenset(
+    [
+        "bias",
+        "biases",
+        "cls",
+        "embed",
+        "embedding",
+        "embeddings",
+        "embs",
+        "emb",
+        "mask",
+        "pos",
+        "position",
+        "positional",
+        "positions",
+        "queries",
+        "query",
+        "register",
+        "rel",
+        "relative",
+        "segment",
+        "table",
+        "tables",
+        "tok",
+        "token",
+        "tokens",
+        "wpe",
+        "wte",
+    ]
+)
+# Why a bare matrix is turned to become a layer's weight: nn.Linear keeps [out, in].
+RAW = "a bare parameter is multiplied as x @ W (as in CLIP's projections), a layer keeps [out, in]"
+# A first layer over patches that code cuts itself. Kernels unroll to [in, height, width] in torch, but such code nearly
+# always moves the channels last first: vit-pytorch, SigLIP 2 and Fuyu in transformers, NaFlex in timm.
+PATCHES = "as [height, width, in] (as in vit-pytorch, SigLIP 2 and Fuyu)"
 MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 
 
@@ -65,10 +103,13 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     a, b = source.shape, target.shape
     if a == b and (len(a) < 2 or (len(a) == 2 and a[0] != a[1])):
         return UNCHANGED
-    if is_matrix(source, target):
+    if is_matrix(source, target) and not (a == b[::-1] and _is_raw_matrix(source, target)):
         return _matrix(source, target, layout, tail)
     if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":
         return Fit((Transpose(),), "stored transposed")
+    if a == b[::-1] and _is_raw_matrix(source, target):
+        sure = Certainty.CERTAIN if a != b else Certainty.LIKELY
+        return Fit((Transpose(),), f"stored [in, out]: {RAW}", certainty=sure)
     if len(a) == len(b):
         same = _kernel(a, b, layout)
         if same is not None:
@@ -93,8 +134,10 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
     if _squeezed(a) == _squeezed(b):
         return Fit((Reshape(b),), f"{_form(a)} is {_form(b)} with axes of size one set aside")
     if _flattened(a, b):
-        # [out, in, height, width] unrolls to in * height * width in torch; patches cut by hand may run otherwise.
-        sure = Certainty.LIKELY if is_stem and any(d != 1 for d in (*a[2:], *b[2:])) else Certainty.CERTAIN
+        cuts_patches = is_stem and any(d != 1 for d in (*a[2:], *b[2:]))
+        if cuts_patches and 4 in (len(a), len(b)):
+            return Fit(_patches(a, b), f"patches unrolled {PATCHES}", certainty=Certainty.LIKELY)
+        sure = Certainty.LIKELY if cuts_patches else Certainty.CERTAIN
         return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled", certainty=sure)
     if len(b) > 2 and len(a) == 2 and _squeezed(a)[::-1] == _squeezed(b):
         return Fit((Transpose(), Reshape(b)), "stored [in, out]")
@@ -103,12 +146,32 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
     return None
 
 
+def _patches(a: Shape, b: Shape) -> tuple[Op, ...]:
+    """Return the ops between a kernel [out, in, height, width] and a matrix over patches cut by hand."""
+    if len(a) == 4:
+        return (Permute((0, 2, 3, 1)), Reshape(b))
+    return (Reshape((b[0], *b[2:], b[1])), Permute((0, 3, 1, 2)))
+
+
 def is_matrix(source: Leaf, target: Leaf) -> bool:
     """Whether the pair is a weight matrix that could be stored the other way round (tables of rows are not)."""
     a, b = source.shape, target.shape
     if len(a) != 2 or (a not in (b, b[::-1])):
         return False
     return target.role in ("weight", "kernel", "w") and target.kind not in MATRIX_TABLES
+
+
+def _is_raw_matrix(source: Leaf, target: Leaf) -> bool:
+    """Whether one of the two is a layer's weight and the other a bare parameter that isn't a table of rows."""
+    if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
+        return False
+    if target.kind in MATRIX_TABLES or {*_last_words(source), *_last_words(target)} & TABLE_WORDS:
+        return False
+    return (source.role in WEIGHTS) != (target.role in WEIGHTS)
+
+
+def _last_words(leaf: Leaf) -> tuple[str, ...]:
+    return tuple(word for segment in leaf.name.split(".")[-2:] for word in words(segment))
 
 
 def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
@@ -198,6 +261,8 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
     for found in matches:
         a, b = found.source.shape, found.target.shape
         tail = tails.get(found.target.name, "")
+        if _is_raw_matrix(found.source, found.target):
+            continue
         if is_matrix(found.source, found.target) and a[0] != a[1]:
             (straight if a == b else turned).append(tail)
         elif is_matrix(found.source, found.target) and None not in (found.source.turned, found.target.turned):

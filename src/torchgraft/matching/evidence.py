@@ -53,6 +53,11 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     )  # fmt: skip
 
 
+def gather_shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where every shared tensor has the same elements up to rearrangement."""
+    return _shapes(sources, targets)[0]
+
+
 def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
     """Return where all shared tensors have the same elements, and where they differ in sizes only.
 

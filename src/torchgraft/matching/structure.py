@@ -9,6 +9,7 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.matching.beside import in_step
 from torchgraft.matching.certainty import FOLDED, FUSED, folded, sureness
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut
@@ -69,7 +70,7 @@ def _units(
     ]
     ours = cut(sources, {a.name for a, _ in same}, models.source_heads, stated.source)
     theirs = cut(targets, {b.name for _, b in same}, models.target.heads_at, stated.target)
-    return group(ours), group(theirs)
+    return in_step(group(ours), group(theirs))
 
 
 def _pinned(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:

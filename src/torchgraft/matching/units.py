@@ -8,7 +8,15 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.dialect import ROLES, WEIGHT_BESIDE_BIAS
-from torchgraft.matching.words import canonical, members_of, numbered_lists, numbers, stem
+from torchgraft.matching.words import (
+    canonical,
+    counted_from_one,
+    counted_from_zero,
+    members_of,
+    numbered_lists,
+    numbers,
+    stem,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -24,21 +32,23 @@ class Unit:
     """Leaves of one module by canonical role.
 
     `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
-    outermost first. Where a few members of a list stand for all, `times` says for how many each of the blocks stands,
-    and at last the unit itself, and `places` where its blocks stand in the whole list, and how long that is.
+    outermost first. `from_zero`: the number at the end of its path is counted from zero. Where a few members of a list
+    stand for all, `times` says for how many each of the blocks stands, and at last the unit itself, and `places` where
+    its blocks stand in the whole list, and how long that is.
     """
 
     path: str
     leaves: dict[str, Leaf]
     blocks: tuple[str, ...]
     order: int
+    from_zero: bool = False
     times: tuple[float, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
         """The canonical words of the path, with the numbers of the lists that it stands in set aside."""
-        return _words(self.path, self.blocks)
+        return _words(counted_from_one(self.path) if self.from_zero else self.path, self.blocks)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -109,7 +119,11 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         parent = path.rpartition(".")[0]
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
-    return [_unit(path, roles, blocks[path.rpartition(".")[0]]) for path, roles in found.items()]
+    from_zero = counted_from_zero(found)
+    return [
+        _unit(path, roles, blocks[path.rpartition(".")[0]], from_zero=path in from_zero)
+        for path, roles in found.items()
+    ]
 
 
 def _role(last: str, beside: set[str]) -> str:
@@ -121,8 +135,9 @@ def _role(last: str, beside: set[str]) -> str:
     return BARE
 
 
-def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...]) -> Unit:
-    return Unit(path=path, leaves=roles, blocks=blocks, order=min([leaf.order for leaf in roles.values()]))
+def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...], *, from_zero: bool) -> Unit:
+    order = min([leaf.order for leaf in roles.values()])
+    return Unit(path=path, leaves=roles, blocks=blocks, order=order, from_zero=from_zero)
 
 
 @lru_cache(maxsize=20_000)

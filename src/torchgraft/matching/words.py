@@ -58,6 +58,23 @@ def stem(segment: str) -> str | None:
     return bare if len(bare) < len(segment) else None
 
 
+def counted_from_zero(paths: Iterable[str]) -> set[str]:
+    """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`."""
+    rows: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for path in paths:
+        parent, _, last = path.rpartition(".")
+        before = stem(last)
+        if before:
+            rows.setdefault((place_of(parent), before), {}).setdefault(int(last[len(before) :]), []).append(path)
+    return {path for row in rows.values() if 0 in row and len(row) > 1 for paths in row.values() for path in paths}
+
+
+def counted_from_one(path: str) -> str:
+    """Return a path with the number at its end one higher, as for a row counted from one."""
+    bare = path.rstrip("0123456789")
+    return f"{bare}{int(path[len(bare) :]) + 1}"
+
+
 def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:
     """Return the numbered lists among `paths`, as (parent path, stem): two or more modules that differ in a number.
 

@@ -1,0 +1,65 @@
+"""Lists side by side on one side, a list of blocks on the other."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+
+DEPTH = 3
+
+
+def distinct(model):
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.normal_()
+    return model
+
+
+def blocks():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)) for _ in range(DEPTH))
+        ),
+    )
+
+
+def lists(*, twins=False):
+    parts = {"stem": nn.Conv2d(3, 8, 1)}
+    for name, make in (
+        ("wide", lambda: nn.Conv2d(8, 8, 3)),
+        ("norms", lambda: nn.BatchNorm2d(8)),
+        ("narrow", lambda: nn.Conv2d(8, 8, 1)),
+    ):
+        parts[name] = nn.ModuleList(make() for _ in range(DEPTH))
+    if twins:
+        parts["more"] = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(DEPTH))
+    return nn.ModuleDict(parts)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_members_of_one_number_are_a_block(turned):
+    source, target = (lists(), blocks()) if turned else (blocks(), lists())
+    tg.load(target, distinct(source).state_dict(), on_doubt="take")
+    one, many = (source, target) if turned else (target, source)
+    for at in range(DEPTH):
+        for name, place in (("wide", 0), ("norms", 1), ("narrow", 2)):
+            assert torch.equal(one[name][at].weight, many[1][at][place].weight)
+
+
+def test_lists_of_the_same_names_stay_lists():
+    source, target = distinct(lists()), lists()
+    plan = tg.plan(target, {f"net.{key}": value for key, value in source.state_dict().items()})
+    assert all(
+        step.feeds[0].key == f"net.{step.slot.name}" and step.certainty is Certainty.CERTAIN for step in plan.steps
+    )
+
+
+def test_what_only_the_lists_have_is_not_filled_for_sure():
+    plan = tg.plan(lists(twins=True), distinct(blocks()).state_dict(), on_doubt="take")
+    for step in plan.steps:
+        if step.slot.name.startswith(("norms", "more")) and step.feeds:
+            assert step.certainty is not Certainty.CERTAIN
