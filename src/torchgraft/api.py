@@ -84,11 +84,14 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     )  # fmt: skip
 
 
-def inspect(checkpoint: object, *, prefer: str | None = None, verify: bool = False) -> Inspection:
+def inspect(
+    checkpoint: object, *, prefer: str | None = None, verify: bool = False, statistics: bool = False
+) -> Inspection:
     """Return what a checkpoint holds: format, networks, names, shapes, types and the facts beside them.
 
     Reads no values, runs nothing of the file, and doesn't import torch for files. With `verify` every tensor of the
     chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`.
+    With `statistics` every tensor is read, too, and what is strange about values is told: see `statistics`.
 
     Raises:
         CheckpointError: the file can't be read.
@@ -101,6 +104,10 @@ def inspect(checkpoint: object, *, prefer: str | None = None, verify: bool = Fal
             from torchgraft.verifying import check_digests
 
             found = replace(found, verification=check_digests(source, choice.network))
+        if statistics:
+            from torchgraft.verifying import suspect
+
+            found = replace(found, statistics=suspect(source, choice.network, choice.network.specs))
     return replace(found, renderers=Renderers(reporting.inspect_text, reporting.inspection_to_dict))
 
 
@@ -173,12 +180,11 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
         CheckpointError: the file can't be read.
     """
     from torchgraft.request import request
-    from torchgraft.verifying import with_values
 
     wanted = request(**asked)
     with _opened(checkpoint, wanted) as source:
         wanted = _with_origin(wanted, checkpoint)
-        return with_values(make_plan(source, _target(model), wanted, model), source, model)
+        return _seen(make_plan(source, _target(model), wanted, model), source, wanted, model)
 
 
 def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: str = "auto", **asked: Any) -> Report:
@@ -203,6 +209,7 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
                 are used as well. Needless where `checkpoint` is that module.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             learned: what learn() returned, or the file it was saved to: the checkpoint is converted as it is read.
+            statistics: warn of values that look strange: variances of zero, layers that seem untrained, dead rows.
             on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
             accept: "likely", or "certain": everything less is doubt.
             min_coverage: least share of elements that must find a place, on the better of the two sides.
@@ -223,13 +230,13 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
     """
     from torchgraft.applying import apply
     from torchgraft.request import request
-    from torchgraft.verifying import compare_values, with_values
+    from torchgraft.verifying import compare_values
 
     wanted = request(**asked)
     with collector_paused(), _opened(checkpoint, wanted) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = with_values(make_plan(source, target, wanted, model), source, model)
+        made = _seen(make_plan(source, target, wanted, model), source, wanted, model)
         start = time.perf_counter()
         done = apply(model, target, made, source, verify=compare_values, device=device, undo=undo)  # type: ignore[arg-type]
     cost = Cost(
@@ -365,6 +372,14 @@ def _opened(checkpoint: object, asked: Request) -> Source:
     except BaseException:
         source.close()
         raise
+
+
+def _seen(made: Plan, source: Source, asked: Request, model: object) -> Plan:
+    """Return the plan with what only values tell; all of them are read where statistics were asked for."""
+    from torchgraft.verifying import with_suspicions, with_values
+
+    told = with_values(made, source, model)
+    return with_suspicions(told, source) if asked.statistics else told
 
 
 def _with_origin(asked: Request, checkpoint: object) -> Request:

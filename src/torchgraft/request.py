@@ -35,6 +35,7 @@ class Request:
     source_model: object = None
     learned: Learned | None = None
     stated: Stated = field(default_factory=Stated)
+    statistics: bool = False
 
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
@@ -67,6 +68,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     num_heads: int | None = None,
     source_model: object = None,
     learned: Learned | str | os.PathLike[str] | None = None,
+    statistics: bool = False,
 ) -> Request:
     """Return the checked request; see load() for what each argument means.
 
@@ -111,6 +113,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         source_model=source_model,
         learned=_learned(learned),
         stated=_stated(qkv_layout, num_heads),
+        statistics=statistics,
     )
 
 

@@ -31,16 +31,19 @@ def cli() -> None:
 @FILE
 @click.option("--prefer", metavar="NAME", default=None, help="Which of several networks to list.")
 @click.option("--verify", is_flag=True, help="Read every tensor and compare it with the SHA-256 that the file states.")
+@click.option("--statistics", is_flag=True, help="Read every tensor and say what is strange about its values.")
 @with_options(JSON_OPTION, LINES_OPTION)
 @click.pass_context
-def inspect(ctx: click.Context, /, checkpoint: str, *, prefer: str | None, verify: bool, **given: Any) -> None:
+def inspect(
+    ctx: click.Context, /, checkpoint: str, *, prefer: str | None, verify: bool, statistics: bool, **given: Any
+) -> None:
     """Say what CHECKPOINT holds: networks, names, shapes, types. Nothing in it is run, and no tensor is read unasked."""
     from torchgraft import api
     from torchgraft.reporting import inspection_to_dict, inspection_view
 
     shown = Shown.taken_from(given)
     with busy(f"reading {checkpoint}"):
-        found = api.inspect(checkpoint, prefer=prefer, verify=verify)
+        found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics)
     show(lambda: inspection_view(found), lambda: inspection_to_dict(found), shown, MANY_LINES)
     if found.verification and not found.verification.passed:
         ctx.exit(CorruptCheckpointError.exit_code)

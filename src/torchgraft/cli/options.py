@@ -36,6 +36,7 @@ PLAN_OPTIONS = (
     click.option("--merge-lora", is_flag=True, help="Add low-rank adapters of the checkpoint to the weights."),
     click.option("--fuse-branches", is_flag=True, help="Fuse parallel training branches into one convolution."),
     click.option("--fold-norms", is_flag=True, help="Fold batch norms of the checkpoint into the layers before them."),
+    click.option("--statistics", is_flag=True, help="Warn of values that look strange; reads every tensor once more."),
     click.option("--on-doubt", type=click.Choice(["refuse", "skip", "take"]), default="refuse", show_default=True,
                  help="What becomes of a tensor with more than one reading."),
     click.option("--accept", type=click.Choice(["certain", "likely"]), default="likely", show_default=True,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from torchgraft.core.dtypes import DType
     from torchgraft.core.specs import Network, Source, TensorSpec
+    from torchgraft.core.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Inspection(Shown):
     """All that is known of a checkpoint before any value is read.
 
     `chosen` is the path of the network that load() would take, `specs` its tensors in file order. `rivals` are paths
-    that fit as well: load() would ask for prefer=. `verification` is there where values were to be read.
+    that fit as well: load() would ask for prefer=. `verification` and `statistics` are there where values were to be read.
     """
 
     origin: str
@@ -65,6 +66,7 @@ class Inspection(Shown):
     metadata: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     verification: Verification | None = None
+    statistics: Statistics | None = None
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
 

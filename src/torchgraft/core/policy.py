@@ -27,6 +27,7 @@ class Policy:
     low_coverage: less than half of either side finds a place. conflict: two source tensors claim one slot with
     different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
     infinite: a buffer without a single finite value. buffers: derived buffers that contradict the model or themselves.
+    suspect: what `statistics=True` finds strange.
     """
 
     doubt: Verdict = Verdict.REFUSE
@@ -42,6 +43,7 @@ class Policy:
     partial: Verdict = Verdict.REFUSE
     infinite: Verdict = Verdict.WARN
     buffers: Verdict = Verdict.WARN
+    suspect: Verdict = Verdict.WARN
     min_coverage: float = 0.05
 
     def verdict(self, kind: str) -> Verdict:

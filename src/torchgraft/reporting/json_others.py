@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import TensorSpec
+    from torchgraft.core.statistics import Statistics
 
 INSPECTION_SCHEMA = "torchgraft.inspection/1"
 DIFF_SCHEMA = "torchgraft.diff/1"
@@ -31,6 +32,7 @@ def inspection_to_dict(found: Inspection) -> Data:
         "metadata": plain(found.metadata),
         "shared": dict(found.shared),
         "verification": None if found.verification is None else _verification(found.verification),
+        "statistics": None if found.statistics is None else _statistics(found.statistics),
         "tensors": [_spec(spec) for spec in found.specs],
     }
 
@@ -43,6 +45,19 @@ def _verification(found: Verification) -> Data:
         "missing": list(found.missing),
         "without": list(found.without),
     }
+
+
+def _statistics(found: Statistics) -> Data:
+    return {
+        "suspicions": [{"rule": s.rule, "text": s.text, "names": list(s.names)} for s in found.suspicions],
+        "tensors": {
+            name: {
+                "numel": m.numel, "odd": m.odd, "min": plain(m.least), "max": plain(m.greatest), "mean": plain(m.mean),
+                "std": plain(m.std), "kurtosis": plain(m.kurtosis), "zero_rows": m.zero_rows, "even_rows": m.even_rows,
+            }
+            for name, m in found.tensors.items()
+        },
+    }  # fmt: skip
 
 
 def diff_to_dict(diff: Diff) -> Data:

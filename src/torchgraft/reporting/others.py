@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import TensorSpec
+    from torchgraft.core.statistics import Statistics
 
 MOST_FACTS = 12
 MOST_LINES = 60
@@ -35,6 +36,7 @@ def inspection_view(found: Inspection) -> View:
         *([_rivals(found)] if found.rivals else []),
         *_some(remark_section("warnings", found.warnings, "care")),
         *([_verification(found.verification)] if found.verification else []),
+        *([_statistics(found.statistics)] if found.statistics else []),
         *_some(remark_section("notes", [found.note] if found.note else [])),
         *_some(_facts(found)),
         *_some(_tied(found)),
@@ -51,7 +53,8 @@ def inspection_view(found: Inspection) -> View:
 def _tone(found: Inspection) -> str:
     if found.verification and not found.verification.passed:
         return "bad"
-    return "care" if found.rivals or found.warnings else "good"
+    strange = found.statistics is not None and found.statistics.suspicions
+    return "care" if found.rivals or found.warnings or strange else "good"
 
 
 def inspect_text(found: Inspection, *, most_lines: int = MOST_LINES) -> str:
@@ -151,6 +154,16 @@ def _verification(found: Verification) -> Section:
     if found.without:
         told.append(f"{tensors(len(found.without))} read to the end; the file states no SHA-256 to compare with")
     return remark_section("verified", ["; ".join(told)], "good" if found.compared else "care")
+
+
+def _statistics(found: Statistics) -> Section:
+    """Return what is strange about values, else one line."""
+    measured = f"{tensors(len(found.tensors))} of real numbers measured"
+    if not found.suspicions:
+        return remark_section("values", [f"{measured}: nothing strange"], "good")
+    groups = tuple(Group(cause=printable(s.text, 400)) for s in found.suspicions)
+    said = f"{measured}, {len(found.suspicions)} remark{'s' * (len(found.suspicions) != 1)}"
+    return Section(title="values", tone="care", figures=said, groups=groups)
 
 
 def _tied(found: Inspection | Saved) -> Section:
