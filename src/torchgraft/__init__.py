@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
-    from torchgraft.api import convert, diff, inspect, learn, load, measure_benefit, optimizer_state, plan
+    from torchgraft.api import convert, diff, inspect, load, measure_benefit, optimizer_state, plan
+    from torchgraft.conversions import learn
     from torchgraft.core.errors import (
         ApplyError,
         CheckpointError,
@@ -35,7 +36,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
-    **dict.fromkeys(("load", "plan", "inspect", "diff", "convert", "learn", "optimizer_state", "measure_benefit"), "api"),
+    **dict.fromkeys(("load", "plan", "inspect", "diff", "convert", "optimizer_state", "measure_benefit"), "api"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("verify", "compare_hyperparameters"), "proofs"),
     **dict.fromkeys(("save", "save_model"), "writing"),
@@ -53,6 +54,7 @@ _HOMES = {
     "Report": "core.report",
     "Saved": "core.saved",
     "Learned": "learning",
+    "learn": "conversions",
     **dict.fromkeys(("Verification", "Hyperparameters"), "core.verification"),
     "open_checkpoint": "reading",
 }  # fmt: skip

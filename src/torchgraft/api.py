@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
@@ -16,18 +17,17 @@ from torchgraft.core.report import Cost, Report
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import Models, choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
+from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import torch
     from torch import nn
     from torch.optim import Optimizer
 
     from torchgraft.core.diff import Diff
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import Network, Source, Target
-    from torchgraft.learning import Learned
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
     from torchgraft.tuning import Benefit, CarriedState
@@ -233,12 +233,15 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
     from torchgraft.verifying import compare_values
 
     wanted = request(**asked)
-    with collector_paused(), _opened(checkpoint, wanted) as source:
+    with collector_paused(), team_of(model) as team, team.together(lambda: _opened(checkpoint, wanted)) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = _seen(make_plan(source, target, wanted, model), source, wanted, model)
+        made = team.planned(
+            lambda: _seen(make_plan(source, target, wanted, model), source, wanted, model), target, source
+        )
         start = time.perf_counter()
-        done = apply(model, target, made, source, verify=compare_values, device=device, undo=undo)  # type: ignore[arg-type]
+        fill = partial(apply, model, verify=compare_values, device=device)  # type: ignore[arg-type]
+        done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds, apply_seconds=time.perf_counter() - start, bytes_read=done.bytes_read,
         bytes_written=done.bytes_written, undo_bytes=done.undo_bytes,
@@ -248,34 +251,6 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
         plan=final, checks=done.checks, cost=cost, initialised=done.initialised,
         renderers=Renderers(reporting.report_text, reporting.report_to_dict, reporting.report_html),
     )  # fmt: skip
-
-
-def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, prefer: str | None = None) -> Learned:
-    """Return what a conversion function does to a state dict, as a plan of renames, cuts, permutations and joins.
-
-    The function is run a few times on tensors whose elements say where they come from (see `learning.probes`), then on
-    random values, on which the learned plan must give the same to the last bit. What is not a pure move of data is in
-    `computed`, with the source tensors that it depends on. What depends on values (a branch on a sum) shows only as far
-    as those runs take it.
-
-    Args:
-        convert: gets a dictionary of tensors, and returns one (or a module), or changes the one that it was given.
-        source: the names, shapes and types to convert: a checkpoint, a module, or a dictionary name -> TensorSpec.
-        prefer: which of several networks of the checkpoint.
-
-    Raises:
-        UsageError: the function fails, or gives no state dict.
-        CheckpointError: the checkpoint can't be read.
-    """
-    from torchgraft import learning
-    from torchgraft.core.specs import TensorSpec
-
-    renderers = Renderers(reporting.conversion_text, learning.to_plain)
-    if isinstance(source, dict) and source and all(isinstance(spec, TensorSpec) for spec in source.values()):
-        return learning.learn(convert, source, renderers)
-    with open_checkpoint(source) as opened:
-        specs = choose(opened.networks, (), prefer).network.specs
-    return learning.learn(convert, specs, renderers)
 
 
 def optimizer_state(

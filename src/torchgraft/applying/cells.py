@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.applying.memory import ask_huge_pages, is_dense
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import Place, places
+from torchgraft.core.places import Place, here, is_spread, places
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +40,12 @@ def resolve(model: nn.Module, target: Target, device: str | torch.device | None)
     cells: dict[str, Cell] = {}
     for slot in target.slots:
         mine = tuple(found[name] for name in slot.names if name in found)
-        if not mine or tuple(mine[0].tensor.shape) != slot.spec.shape:
-            now = f"is now {list(mine[0].tensor.shape)}" if mine else "is gone"
+        if not mine or tuple(here(mine[0].tensor).shape) != slot.spec.shape:
+            now = f"is now {list(here(mine[0].tensor).shape)}" if mine else "is gone"
             raise UsageError(
                 f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
             )
-        tensor = mine[0].tensor
+        tensor = here(mine[0].tensor)
         staged = tensor.is_meta
         cells[slot.name] = Cell(slot, mine, _memory_like(tensor, device) if staged else tensor.data, staged)
     return cells
@@ -110,9 +110,24 @@ def _dressed(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Return `value` as a tensor of the class, the attributes and the gradient flag of `old`."""
     import torch
 
-    if isinstance(old, torch.nn.Parameter) or type(old) is not torch.Tensor:
+    if is_spread(old):
+        new = _spread_like(old, value)
+    elif isinstance(old, torch.nn.Parameter) or type(old) is not torch.Tensor:
         new = torch.Tensor._make_subclass(type(old), value, old.requires_grad)  # noqa: SLF001  # as nn.Parameter does
     else:
         new = value.detach().requires_grad_(old.requires_grad)
     new.__dict__.update(old.__dict__)
     return new
+
+
+def _spread_like(old: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that is spread as `old` is, and of which this process holds `local`."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    new: torch.Tensor = DTensor.from_local(
+        local, old.device_mesh, old.placements, run_check=False, shape=old.shape, stride=old.stride()  # type: ignore[attr-defined]
+    )  # fmt: skip
+    if isinstance(old, torch.nn.Parameter):
+        return torch.nn.Parameter(new, requires_grad=old.requires_grad)
+    return new.requires_grad_(old.requires_grad)

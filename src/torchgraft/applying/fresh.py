@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.applying.standin import StandIn, rebuilt
 from torchgraft.core.errors import PlanRefusedError
-from torchgraft.core.places import modules
+from torchgraft.core.places import is_spread, modules
 from torchgraft.core.plan import Objection
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step
     }
     if not remaining:
         return ()
+    spread = [cell for cell in remaining.values() if is_spread(cell.places[0].tensor)]
+    if spread:
+        raise PlanRefusedError([_spread(cell) for cell in spread])
     wanted = tuple(remaining)
     by_path = dict(modules(model))
     for attempt in (_by_ancestors, _by_resets, _by_building):
@@ -60,6 +63,14 @@ def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step
     if remaining:
         raise PlanRefusedError([_objection(cell) for cell in remaining.values()])
     return wanted
+
+
+def _spread(cell: Cell) -> Objection:
+    text = (
+        f"{cell.slot.name} is on the meta device and spread over processes, and the checkpoint does not fill it: no process "
+        "has the whole of it to initialise; give the model memory first (to_empty, then its own initialisation)"
+    )
+    return Objection("missing", text, (cell.slot.name,))
 
 
 def _objection(cell: Cell) -> Objection:

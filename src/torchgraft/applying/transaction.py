@@ -21,7 +21,7 @@ from torchgraft.core.plan import Action
 from torchgraft.core.written import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -48,10 +48,12 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     verify: Verifier | None = None,
     device: str | torch.device | None = None,
     undo: str = "auto",
+    agree: Callable[[None], None] | None = None,
 ) -> Applied:
     """Fill `model` by `plan`, or leave it exactly as it was.
 
     Tensors on the meta device come to life on `device` (the CPU by default). `verify` runs inside the transaction.
+    `agree` is called when nothing of ours can fail any more, and may raise because others failed.
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
@@ -75,6 +77,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
             _raise_if_failed(checks)
             if not work.transfers.begun:
                 shield.deliver()
+            if agree is not None:
+                agree(None)
         except BaseException as error:
             lost = work.roll_back()
             torch.set_rng_state(random)

@@ -34,6 +34,19 @@ class Place(NamedTuple):
         return self.module._buffers if self.is_buffer else self.module._parameters  # type: ignore[return-value]  # noqa: SLF001
 
 
+def is_spread(tensor: torch.Tensor) -> bool:
+    """Return whether several processes hold the tensor together (a DTensor)."""
+    return hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
+
+
+def here(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor: the local shard, sharing its memory; an ordinary tensor as it is."""
+    if not is_spread(tensor):
+        return tensor
+    local: torch.Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+    return local
+
+
 def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return every module under every one of its dotted paths, parents first, in registration order.
 

@@ -171,6 +171,9 @@ def _kinds(walked: list[tuple[str, nn.Module]], classes: Mapping[str, str]) -> M
 def _class_name(module: nn.Module) -> str:
     """Return the class name; for the class that torch's parametrize makes up, that of the class it was made from."""
     kind = type(module)
+    wrapped = next((base for base in kind.__bases__ if kind.__name__ == f"FSDP{base.__name__}"), None)
+    if wrapped is not None:  # what torch's fully_shard makes of a module's class
+        return wrapped.__name__
     if "parametrizations" in module._modules and kind.__name__.startswith("Parametrized"):  # noqa: SLF001
         return kind.__bases__[0].__name__
     return kind.__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.checksums import crc32
-from torchgraft.core.places import places
+from torchgraft.core.places import here, places
 from torchgraft.core.plan import Action
 from torchgraft.core.report import Check
 from torchgraft.core.written import SMALL
@@ -29,7 +29,7 @@ def compare_values(model: nn.Module, plan: Plan, written: Written) -> tuple[Chec
     file that changed and a broken tie are found; a single wrong element in the middle of a large copy is the business
     of the file's own checksums.
     """
-    found = {place.name: place.tensor for place in places(model)}
+    found = {place.name: here(place.tensor) for place in places(model)}
     tally = {"full": 0, "sampled": 0}
     wrong: list[str] = []
     for step in plan.steps:

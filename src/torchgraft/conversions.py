@@ -1,0 +1,41 @@
+"""Conversion functions of others, learned: reading says what they are given, learning what they do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchgraft import learning, reporting
+from torchgraft.core.shown import Renderers
+from torchgraft.core.specs import TensorSpec
+from torchgraft.matching import choose
+from torchgraft.reading import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from torchgraft.learning import Learned
+
+
+def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, prefer: str | None = None) -> Learned:
+    """Return what a conversion function does to a state dict, as a plan of renames, cuts, permutations and joins.
+
+    The function is run a few times on tensors whose elements say where they come from, then on random values, on which
+    the learned plan must give the same to the last bit. What is no move of data is in `computed`, with its sources.
+
+    Args:
+        convert: gets a dictionary of tensors, and returns one (or a module), or changes the one that it was given.
+        source: the names, shapes and types to convert: a checkpoint, a module, or a dictionary name -> TensorSpec.
+        prefer: which of several networks of the checkpoint.
+
+    Raises:
+        UsageError: the function fails, or gives no state dict.
+        CheckpointError: the checkpoint can't be read.
+    """
+    renderers = Renderers(reporting.conversion_text, learning.to_plain)
+    if isinstance(source, dict) and source and all(isinstance(spec, TensorSpec) for spec in source.values()):
+        return learning.learn(convert, source, renderers)
+    with open_checkpoint(source) as opened:
+        specs = choose(opened.networks, (), prefer).network.specs
+    return learning.learn(convert, specs, renderers)

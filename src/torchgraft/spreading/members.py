@@ -1,0 +1,148 @@
+"""Loading into a model, whether this process holds all of it or several hold it together."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import is_spread, places
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.specs import Source, Target
+    from torchgraft.spreading.team import Team
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What is to be done: to a whole model, or to what one process holds of it."""
+
+    target: Target
+    plan: Plan
+    source: Source
+
+
+class Members(Protocol):
+    """Who holds the model. With several processes every call is collective, and fails in all where it fails in one."""
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives in this process."""
+        ...
+
+    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+        """Return the plan that `work` makes, the same in all processes."""
+        ...
+
+    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
+        """Return what `fill` gives on what this process has to do."""
+        ...
+
+
+class Alone:
+    """This process holds all of the model."""
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives."""
+        return work()
+
+    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+        """Return the plan that `work` makes."""
+        del target, source
+        return work()
+
+    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
+        """Return what `fill` gives on everything."""
+        del model
+        return fill(whole.target, whole.plan, whole.source, undo=undo)
+
+
+class Together:
+    """Several processes hold the model: one plans, each fills what it holds, and all do or none does."""
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives in this process, once it has given something in all.
+
+        Raises:
+            Exception: what `work` raised here; ApplyError where it raised in another process.
+        """
+        return self._team.together(work)
+
+    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+        """Return the plan that `work` makes in the first process.
+
+        Raises:
+            UsageError: another process sees another model or another checkpoint.
+            TorchgraftError: what `work` raised, of the same kind in all processes.
+        """
+        self._team.alike(_digest(target.slots), "model")
+        self._team.alike(_digest(network.specs for network in source.networks), "checkpoint")
+        made = self._team.once(work)
+        return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._team.size} of them"))
+
+    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
+        """Return what `fill` gives on this process's share; where one process fails, all put their share back.
+
+        Raises:
+            UsageError: `undo` is one that can't put a share back at the end.
+            Exception: what `fill` raised here; ApplyError where it raised in another process.
+        """
+        from torchgraft.spreading.share import share
+
+        if undo not in ("auto", "keep"):
+            raise UsageError(f"undo={undo!r}: several processes hold the model, and put it back together: use 'keep'")
+        mine = share(self._team, model, whole)
+        try:
+            return fill(mine.target, mine.plan, mine.source, undo="keep", agree=self._team.vote)
+        except BaseException as error:
+            self._team.vote(error)
+            raise
+
+
+@contextmanager
+def team_of(model: object) -> Iterator[Members]:
+    """Give those who hold `model`. Collective where these are several.
+
+    Raises:
+        UsageError: parts of the model are held by different sets of processes.
+    """
+    ranks = _ranks(model) if hasattr(model, "named_parameters") else []  # type: ignore[arg-type]
+    if not ranks:
+        yield Alone()
+        return
+    from torchgraft.spreading.team import Team, group_of
+
+    with group_of(ranks) as group:
+        yield Together(Team(group))
+
+
+def _ranks(model: nn.Module) -> list[int]:
+    """Return the ranks of all meshes that tensors of the model are spread over."""
+    spread: list[Any] = [place.tensor for place in places(model) if is_spread(place.tensor)]
+    sets = {tuple(sorted(tensor.device_mesh.mesh.flatten().tolist())) for tensor in spread}
+    if not sets:
+        return []
+    widest = max(sets, key=len)
+    if any(not set(one) <= set(widest) for one in sets):
+        said = " and ".join(str(list(one)) for one in sorted(sets)[:3])
+        raise UsageError(f"parts of the model are spread over different processes ({said}); load each part by itself")
+    return list(widest)
+
+
+def _digest(facts: Any) -> str:
+    """Return a short text that differs where facts do."""
+    found = hashlib.sha256()
+    for fact in facts:
+        found.update(repr(fact).encode())
+    return found.hexdigest()

@@ -1,0 +1,195 @@
+"""From the plan for a whole model to the plan for what one process holds of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import is_spread, places
+from torchgraft.core.plan import Feed, Rows, Step, Why
+from torchgraft.core.specs import TensorSpec
+from torchgraft.ops import Constant
+from torchgraft.spreading.boxes import Box
+from torchgraft.spreading.members import Share
+from torchgraft.spreading.parts import Part, limited, part_of
+from torchgraft.spreading.slices import MADE, SlicedSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.plan import Op
+    from torchgraft.core.specs import Source
+    from torchgraft.spreading.parts import Specs
+    from torchgraft.spreading.team import Team
+
+EMPTY = Why("shard", "this process holds no part of it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A step, this process's box of its slot, and which rows of the box it writes."""
+
+    step: Step
+    box: Box
+    rows: Rows | None
+    positions: tuple[int, ...]
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return limited(self.step, self.positions)
+
+    @property
+    def wanted(self) -> Box:
+        """The box of the step's result, behind `ops`."""
+        if self.rows is None:
+            return self.box
+        return self.box.along(self.rows.dim, 0, len(self.rows.indices))
+
+
+def share(team: Team, model: nn.Module, whole: Share) -> Share:
+    """Return what this process has to do of what is to be done to the `whole` model. Collective.
+
+    A step is cut down to the boxes of source tensors that it needs here. Where that can't be, one process makes the
+    whole tensor and sends it to all, which keep their part: one such tensor is in memory at a time.
+
+    Raises:
+        PlanRefusedError: the plan holds objections.
+        UsageError: a tensor is spread in a way that is not boxes.
+        CheckpointError: a tensor that must be made whole can't be read.
+    """
+    plan, source = whole.plan, whole.source
+    plan.raise_if_refused()
+    specs = {(network.path, key): spec for network in source.networks for key, spec in network.specs.items()}
+    sliced = SlicedSource(source)
+    tensors = {place.name: place.tensor for place in places(model)}
+    tasks = team.together(lambda: [_task(step, tensors[step.slot.name]) for step in plan.steps])
+    parts = [part_of(replace(t.step, ops=t.ops, rows=None), specs, t.wanted) for t in tasks]
+    uncut = team.largest([int(part is None and _reads(task)) for task, part in zip(tasks, parts, strict=True)])
+    steps = []
+    for number, (task, part) in enumerate(zip(tasks, parts, strict=True)):
+        if uncut[number]:
+            value = _made_whole(team, number % team.size, task, tensors, source, specs)
+            sliced.keep(task.step.slot.name, value)
+            steps.append(_local(task, (Feed(task.step.slot.name, (), MADE),), ()))
+        else:
+            steps.append(_own(task, part, sliced))
+    slots = tuple(step.slot for step in steps)
+    mine = replace(plan, steps=tuple(steps), source_specs={})
+    return Share(replace(whole.target, slots=slots), mine, sliced)
+
+
+def box_of(tensor: Any, name: str) -> Box:
+    """Return which part of a tensor this process holds: all of an ordinary one.
+
+    Raises:
+        UsageError: it holds sums to be added up, or several boxes.
+    """
+    shape = tuple(tensor.shape)
+    if not is_spread(tensor):
+        return Box.whole(shape)
+    if any(placement.is_partial() for placement in tensor.placements):
+        raise UsageError(
+            f"{name} is spread as partial sums ({tensor.placements}); only shards and replicas can be filled"
+        )
+    chunks = tensor.__create_chunk_list__()  # what distributed checkpoints go by
+    local = tuple(tensor.to_local().shape)
+    if 0 in local:
+        return Box((0,) * len(shape), local)
+    if len(chunks) != 1 or tuple(chunks[0].sizes) != local:
+        raise UsageError(f"{name} {list(shape)} is spread in {len(chunks)} boxes a process, which is not supported")
+    return Box(tuple(chunks[0].offsets), local)
+
+
+def _task(step: Step, tensor: torch.Tensor) -> _Task:
+    box = box_of(tensor, step.slot.name)
+    if step.rows is None:
+        return _Task(step, box, None, ())
+    dim, start = step.rows.dim, box.starts[step.rows.dim]
+    mine = [(p, i - start) for p, i in enumerate(step.rows.indices) if 0 <= i - start < box.sizes[dim]]
+    return _Task(step, box, Rows(dim, tuple(i for _, i in mine)), tuple(p for p, _ in mine))
+
+
+def _reads(task: _Task) -> bool:
+    """Whether this process needs anything from the file for the step."""
+    return bool(task.step.feeds or task.step.base) and task.wanted.numel > 0
+
+
+def _own(task: _Task, part: Part | None, sliced: SlicedSource) -> Step:
+    """Return the local step of what this process makes alone: from its own boxes, from nothing, or not at all."""
+    step = task.step
+    if part is not None:
+        feeds = tuple(replace(p.feed, key=sliced.add(p.feed.network, p.feed.key, p.box)) for p in part.feeds)
+        return _local(task, feeds, part.ops)
+    if not step.feeds and not step.ops:
+        return _local(task, (), ())
+    if not task.wanted.numel:
+        empty = Constant(task.wanted.sizes, step.slot.spec.dtype.label, 0.0)
+        return replace(_local(task, (), (empty,)), why=EMPTY)
+    if len(step.ops) == 1 and isinstance(step.ops[0], Constant):
+        return _local(task, (), (replace(step.ops[0], shape=task.wanted.sizes),))
+    sliced.keep(step.slot.name, _cut(_run(task.ops, []), task.wanted))
+    return _local(task, (Feed(step.slot.name, (), MADE),), ())
+
+
+def _local(task: _Task, feeds: tuple[Feed, ...], ops: tuple[Op, ...]) -> Step:
+    slot = task.step.slot
+    spec = TensorSpec(slot.name, task.box.sizes, slot.spec.dtype)
+    return replace(task.step, slot=replace(slot, spec=spec), feeds=feeds, ops=ops, rows=task.rows, base=False)
+
+
+def _made_whole(
+    team: Team, maker: int, task: _Task, tensors: Mapping[str, torch.Tensor], source: Source, specs: Specs
+) -> torch.Tensor:  # fmt: skip
+    """Return this process's part of a tensor that one process makes and sends to all."""
+    import torch
+
+    step = task.step
+    base = [_gathered(tensors[step.slot.name])] if step.base else []
+    made: list[torch.Tensor] = []
+
+    def make() -> None:
+        if team.rank == maker:
+            values = [_run(feed.ops, [source.read(feed.network, feed.key)]) for feed in step.feeds]
+            made.append(_run(step.ops, [*base, *values]))
+
+    team.together(make)
+    if not made:
+        spec = _result(step, specs)
+        made.append(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label)))
+    whole = team.spread(made[0], maker)
+    if task.rows is not None:
+        whole = whole.index_select(task.rows.dim, torch.tensor(task.positions, dtype=torch.long))
+    return _cut(whole, task.wanted)
+
+
+def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+    whole: torch.Tensor = tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return whole.detach().to("cpu")
+
+
+def _result(step: Step, specs: Specs) -> TensorSpec:
+    found = [step.slot.spec] if step.base else []
+    for feed in step.feeds:
+        spec = specs[feed.network, feed.key]
+        for op in feed.ops:
+            spec = op.out_spec([spec])
+        found.append(spec)
+    for op in step.ops:
+        found = [op.out_spec(found)]
+    return found[0]
+
+
+def _run(ops: Sequence[Op], values: list[torch.Tensor]) -> torch.Tensor:
+    for op in ops:
+        values = [op.run(values)]
+    return values[0]
+
+
+def _cut(value: torch.Tensor, box: Box) -> torch.Tensor:
+    for dim, (start, size) in enumerate(zip(box.starts, box.sizes, strict=True)):
+        value = value.narrow(dim, start, size)
+    return value.clone()

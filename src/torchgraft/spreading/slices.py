@@ -1,0 +1,199 @@
+"""A checkpoint of which one process reads boxes of tensors, each under a name of its own."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Self
+
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.specs import Network, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    import torch
+
+    from torchgraft.core.specs import Shape, Source
+    from torchgraft.spreading.boxes import Box
+
+# Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
+SHORT = 1024
+BAND = 4 << 20
+MADE = "(made whole)"
+
+
+class SlicedSource:
+    """The Source of boxes of another one's tensors, and of tensors that were made beforehand.
+
+    Of a box only its own bytes are read, in runs; where runs are very short, the rows that hold them, in bands.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._specs = {network.path: network.specs for network in source.networks}
+        self._boxes: dict[tuple[str, str], tuple[str, Box]] = {}
+        self._made: dict[str, torch.Tensor] = {}
+        self.origin = source.origin
+        self.format = source.format
+        self.metadata = source.metadata
+        self.warnings = source.warnings
+
+    def add(self, network: str, key: str, box: Box) -> str:
+        """Return the name under which `box` of a tensor can be read."""
+        name = key + box.words(self._specs[network][key].shape)
+        self._boxes[network, name] = (key, box)
+        return name
+
+    def keep(self, name: str, value: torch.Tensor) -> None:
+        """Have a tensor that was made beforehand, in network MADE."""
+        self._made[name] = value
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The boxes that were added, by the network they lie in, and what was made."""
+        specs: dict[str, dict[str, TensorSpec]] = {}
+        for (network, name), (key, box) in self._boxes.items():
+            specs.setdefault(network, {})[name] = TensorSpec(name, box.sizes, self._specs[network][key].dtype)
+        from torchgraft.core.dtypes import DType
+
+        made = {n: TensorSpec(n, tuple(v.shape), DType.of(str(v.dtype))) for n, v in self._made.items()}
+        return (*(Network(path, found) for path, found in specs.items()), *([Network(MADE, made)] if made else []))
+
+    @property
+    def stamps(self) -> Mapping[str, tuple[int, int]]:
+        """Size and time of change of the checkpoint's files, by path."""
+        return self._source.stamps
+
+    def position(self, network: str, key: str) -> tuple[int, int]:
+        """Return the position of the tensor that the box is cut from."""
+        return (-1, -1) if network == MADE else self._source.position(network, self._box(network, key)[0])
+
+    def read(self, network: str, key: str) -> torch.Tensor:
+        """Return the box in memory of its own, or a tensor that was made."""
+        import torch
+
+        if network == MADE:
+            return self._made[key]
+        name, box = self._box(network, key)
+        spec = self._specs[network][name]
+        if box.covers(spec.shape):
+            return self._source.read(network, name)
+        dtype: torch.dtype = getattr(torch, spec.dtype.label)
+        out = torch.empty(box.sizes, dtype=dtype)
+        if out.numel():
+            self.read_into(network, key, out.reshape(-1).view(torch.uint8).numpy().data)
+        return out
+
+    def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
+        """Fill `buffer` with the box's bytes from byte `start` on, the box seen as a tensor in C order.
+
+        Raises:
+            CheckpointError: the bytes can't be read.
+        """
+        view = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
+        if not view:
+            return
+        if network == MADE:
+            view[:] = _bytes(self._made[key])[start : start + len(view)]
+            return
+        name, box = self._box(network, key)
+        spec = self._specs[network][name]
+        runs, length = runs_of(spec.shape, box, spec.dtype.itemsize)
+        if length < SHORT and not box.covers(spec.shape):
+            self._read_bands(network, name, box, view, start)
+            return
+        first, skip = divmod(start, length)
+        done = 0
+        for at in runs(first):
+            size = min(length - skip, len(view) - done)
+            self._source.read_into(network, name, view[done : done + size], at + skip)
+            done, skip = done + size, 0
+            if done == len(view):
+                return
+
+    def _read_bands(self, network: str, key: str, box: Box, view: memoryview, start: int) -> None:
+        """Fill `view` from bands of whole rows along the first dimension; a single row may be larger than a band."""
+        import numpy as np
+
+        spec = self._specs[network][key]
+        item = spec.dtype.itemsize
+        row, mine = prod(spec.shape[1:]) * item, prod(box.sizes[1:]) * item
+        rows = max(BAND // row, 1)
+        inner = tuple(slice(a, a + n) for a, n in zip(box.starts[1:], box.sizes[1:], strict=True))
+        low, high = start // mine, -(-(start + len(view)) // mine)
+        for at in range(low, high, rows):
+            count = min(rows, high - at)
+            band = np.empty((count, *spec.shape[1:], item), dtype=np.uint8)
+            self._source.read_into(network, key, band.reshape(-1).data, (box.starts[0] + at) * row)
+            cut = np.ascontiguousarray(band[(slice(None), *inner)]).reshape(-1).data
+            begin, end = max(start, at * mine), min(start + len(view), at * mine + len(cut))
+            view[begin - start : end - start] = cut[begin - at * mine : end - at * mine]
+
+    def close(self) -> None:
+        """Close the checkpoint."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _box(self, network: str, key: str) -> tuple[str, Box]:
+        try:
+            return self._boxes[network, key]
+        except KeyError:
+            raise UsageError(f"{self.origin}: no part {printable(key)!r} in network {printable(network)!r}") from None
+
+
+class Runs:
+    """Where the runs of a box begin, in bytes, from a given one on."""
+
+    def __init__(self, offsets: list[range]) -> None:
+        self._offsets = offsets
+
+    def __call__(self, first: int) -> Iterator[int]:
+        """Yield the beginnings of run number `first` and all later ones."""
+        counts = [len(r) for r in self._offsets]
+        at = []
+        for count in reversed(counts):
+            first, index = divmod(first, count)
+            at.append(index)
+        at.reverse()
+        yield from self._from(at, 0)
+
+    def _from(self, at: list[int], depth: int) -> Iterator[int]:
+        """Yield sums of one offset of each level, beginning at `at`."""
+        if depth == len(self._offsets):
+            yield 0
+            return
+        level = self._offsets[depth]
+        for rest in self._from(at, depth + 1):
+            yield level[at[depth]] + rest
+        for offset in level[at[depth] + 1 :]:
+            for tail in product(*self._offsets[depth + 1 :]):
+                yield offset + sum(tail)
+
+
+def runs_of(shape: Shape, box: Box, itemsize: int) -> tuple[Runs, int]:
+    """Return where the gapless runs of bytes of a box begin, and the length of each. The box is not empty."""
+    inner = len(shape)
+    while inner > 1 and box.sizes[inner - 1] == shape[inner - 1]:
+        inner -= 1
+    length = prod(box.sizes[inner - 1 :]) * itemsize if shape else itemsize
+    offsets = []
+    for dim in range(inner):
+        step = prod(shape[dim + 1 :]) * itemsize
+        count = 1 if dim == inner - 1 else box.sizes[dim]
+        offsets.append(range(box.starts[dim] * step, box.starts[dim] * step + count * step, step))
+    return Runs(offsets), length
+
+
+def _bytes(value: torch.Tensor) -> memoryview:
+    import torch
+
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data

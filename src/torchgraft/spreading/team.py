@@ -1,0 +1,174 @@
+"""The processes that hold a model together, and what they must agree on.
+
+Everything here is collective: all members call the same methods in the same order, and an error in one of them is an
+error in all, so that nobody waits for a process that gave up.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from torchgraft.core import errors
+from torchgraft.core.errors import ApplyError, PlanRefusedError, TorchgraftError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+    from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
+
+class Team:
+    """The members of one process group, for one load."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        import torch.distributed as dist
+
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self._voted = False
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives in this process, once it has given something in all.
+
+        Raises:
+            Exception: what `work` raised here; ApplyError where it raised in another process.
+        """
+        found: list[T] = []
+        error = None
+        try:
+            found.append(work())
+        except Exception as raised:  # noqa: BLE001  # raised again below, when the others know
+            error = raised
+        self._agree(error)
+        return found[0]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives in the first process; the others get a copy.
+
+        Raises:
+            TorchgraftError: what `work` raised there, of the same kind in all processes.
+        """
+        import torch.distributed as dist
+
+        box: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                box[0] = (True, work())
+            except Exception as error:  # noqa: BLE001  # raised again below, in all processes
+                mine = error
+                box[0] = (False, _told(error))
+        dist.broadcast_object_list(box, group=self.group, group_src=0, device=self._wire())
+        good, value = box[0]
+        if good:
+            result: T = value
+            return result
+        raise mine if self.rank == 0 else _again(value)
+
+    def alike(self, fact: str, what: str) -> None:
+        """Refuse to go on where `fact` is not the same text in all processes.
+
+        Raises:
+            UsageError: in the processes that differ from the first; ApplyError in the others.
+        """
+        first = self.once(lambda: fact)
+
+        def compare() -> None:
+            if fact != first:
+                raise UsageError(f"process {self.rank} has another {what} than the first one; all must load the same")
+
+        self.together(compare)
+
+    def vote(self, error: BaseException | None) -> None:
+        """Say whether this process could do its part; raise where another one couldn't. Later calls do nothing.
+
+        Raises:
+            ApplyError: another process failed, with its words.
+        """
+        if self._voted:
+            return
+        self._voted = True
+        self._agree(error, own=False)
+
+    def largest(self, flags: list[int]) -> list[int]:
+        """Return for each place the largest number that any process has there (0 to 255)."""
+        import torch
+        import torch.distributed as dist
+
+        if not flags:
+            return flags
+        values = torch.tensor(flags, dtype=torch.uint8, device=self._wire())
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
+        found: list[int] = values.tolist()
+        return found
+
+    def spread(self, value: torch.Tensor, source: int) -> torch.Tensor:
+        """Return the tensor that process `source` of the team has; the others give memory of its shape and type."""
+        import torch
+        import torch.distributed as dist
+
+        raw = value.contiguous().reshape(-1).view(torch.uint8).to(self._wire())
+        dist.broadcast(raw, group=self.group, group_src=source)
+        return raw.cpu().view(value.dtype).reshape(value.shape)
+
+    def _wire(self) -> torch.device:
+        """Return the device whose tensors the group can send."""
+        import torch
+        import torch.distributed as dist
+
+        backends = dist.get_backend_config(self.group) if hasattr(dist, "get_backend_config") else "cpu"
+        if "cpu" in str(backends) or not torch.accelerator.is_available():
+            return torch.device("cpu")
+        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+
+    def _agree(self, error: BaseException | None, *, own: bool = True) -> None:
+        """Find out whether all went well. `own`: raise this process's own error, too."""
+        import torch.distributed as dist
+
+        failed = self.largest([0 if error is None else 1])[0]
+        if failed:
+            told: list[Any] = [None] * self.size
+            dist.all_gather_object(told, None if error is None else _told(error), group=self.group)
+            if error is None:
+                lines = [f"process {at}: {t[0]}: {t[1]}" for at, t in enumerate(told) if t is not None]
+                raise ApplyError("nothing was loaded, because another process failed; " + "; ".join(lines[:3]))
+        if error is not None and own:
+            raise error
+
+
+def _told(error: BaseException) -> tuple[str, str, tuple[Any, ...]]:
+    return type(error).__name__, str(error), error.objections if isinstance(error, PlanRefusedError) else ()
+
+
+def _again(told: tuple[str, str, tuple[Any, ...]]) -> TorchgraftError:
+    """Return an error of the kind that another process raised."""
+    kind, text, objections = told
+    if objections:
+        return PlanRefusedError(objections)
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, TorchgraftError) and known is not PlanRefusedError:
+        return known(text)
+    return ApplyError(f"the first process failed while planning: {kind}: {text}")
+
+
+@contextmanager
+def group_of(ranks: list[int]) -> Iterator[ProcessGroup]:
+    """Give a process group of just these ranks: the one of all processes where they are all, else a new one.
+
+    Collective over these ranks only.
+    """
+    import torch.distributed as dist
+
+    if ranks == list(range(dist.get_world_size())):
+        everybody: Any = dist.group.WORLD
+        yield everybody
+        return
+    group = cast("ProcessGroup", dist.new_group(ranks, use_local_synchronization=True))
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
