@@ -146,7 +146,7 @@ def convert(  # noqa: PLR0913  # each is one wish
         shard_size: bytes, or "5GB": several files of at most that many, and `path` + ".index.json". An interrupted
             run goes on where it was when the same call is made again and the source is unchanged.
         prefer: which of several networks; the others are left out then, and named.
-        file_format: "safetensors" or "torch zip", whatever the ending.
+        file_format: "safetensors" or "torch zip", whatever the ending, or "dcp": a folder for torch.distributed.checkpoint.
         progress: called with bytes done and bytes in all.
 
     Raises:

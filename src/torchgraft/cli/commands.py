@@ -117,6 +117,13 @@ def load(  # one for each option
     help="Round floating-point tensors to float16, bfloat16, float32 or float64.",
 )
 @SHARDS
+@click.option(
+    "--to",
+    "file_format",
+    type=click.Choice(["safetensors", "torch zip", "dcp"]),
+    default=None,
+    help="The format, whatever the ending; dcp is a folder for torch.distributed.checkpoint.",
+)
 @click.option("--prefer", metavar="NAME", default=None, help="Which of several networks; the others are left out.")
 @with_options(JSON_OPTION, LINES_OPTION)
 def convert(checkpoint: str, output: str, **given: Any) -> None:

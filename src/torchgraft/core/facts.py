@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 DIGESTS = "torchgraft.sha256"
 FACTS = "torchgraft.facts"
 PART = "torchgraft.part"
+# The entry of a distributed checkpoint that holds metadata, as JSON.
+BESIDE = "torchgraft.beside"
 OWN = (DIGESTS, FACTS, PART)
 # What readers say about a file that is true of that file only.
 OF_THE_FILE = ("shards", "foreign_classes", "left_out", "optimizers")
@@ -53,6 +55,15 @@ def from_texts(metadata: Mapping[str, str]) -> dict[str, object]:
         elif all(isinstance(value, str) for value in table.values()):
             facts[key] = table
     return facts
+
+
+def from_json(text: str) -> dict[str, object]:
+    """Return the facts that `as_texts` made, from JSON; none where the text is something else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return from_texts({k: v for k, v in found.items() if isinstance(v, str)}) if isinstance(found, dict) else {}
 
 
 def digests_of(facts: Mapping[str, object]) -> dict[str, str]:

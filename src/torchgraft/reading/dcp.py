@@ -18,6 +18,7 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
+from torchgraft.core.facts import BESIDE, from_json
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
 from torchgraft.reading.files import CheckpointFile, Window, shown
@@ -52,8 +53,10 @@ def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Cont
     root, _ = Machine(file.window().read(0, min(file.size, MAX_PICKLE)), str(file), table).run()
     reader = _Reader(folder, str(file), files, stack)
     tree = reader.tree(_attributes(root, str(file)))
+    beside = tree.pop(BESIDE, None)
+    facts = from_json(beside) if isinstance(beside, str) else {}
     foreign = sorted(str(n) for n in table.met if not str(n).startswith(("torch.distributed.checkpoint.", "pathlib.")))
-    return Contents(format="DCP", tree=tree, foreign=tuple(foreign), warnings=reader.warnings)
+    return Contents(format="DCP", tree=tree, foreign=tuple(foreign), metadata=facts, warnings=reader.warnings)
 
 
 @dataclass(frozen=True, slots=True)

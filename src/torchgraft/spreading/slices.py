@@ -131,6 +131,19 @@ class SlicedSource:
             begin, end = max(start, at * mine), min(start + len(view), at * mine + len(cut))
             view[begin - start : end - start] = cut[begin - at * mine : end - at * mine]
 
+    def divisible(self, network: str, key: str) -> bool:
+        """Return whether a part of the box can be read without reading the rest."""
+        return network != MADE and self._source.divisible(network, self._box(network, key)[0])
+
+    def check(self, network: str, key: str) -> None:
+        """Compare the checksum of the tensor that the box is cut from, where it covers all of it; large ones are let be.
+
+        Raises:
+            CheckpointError: it is wrong.
+        """
+        if network != MADE:
+            self._source.check(network, self._box(network, key)[0])
+
     def close(self) -> None:
         """Close the checkpoint."""
         self._source.close()

@@ -1,4 +1,4 @@
-"""What goes into one file, in either format."""
+"""What goes into one file, in either format, or into the folder of a distributed checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import OWN, PART, as_texts
-from torchgraft.writing import safetensors, torch_zip
+from torchgraft.writing import dcp, safetensors, torch_zip
 from torchgraft.writing.commit import whole_file
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from torchgraft.writing.items import Item
 
-SAFETENSORS, TORCH = "safetensors", "torch zip"
-KINDS = (SAFETENSORS, TORCH)
+SAFETENSORS, TORCH, DCP = "safetensors", "torch zip", "dcp"
+KINDS = (SAFETENSORS, TORCH, DCP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,9 @@ class Content:
         clash = next((key for key in self.facts if key in taken), None)
         if clash is not None:
             raise UsageError(f"metadata key {printable(clash)!r} is also the name of a tensor; rename it")
+        if kind == DCP:
+            dcp.check(self)
+            return
         if kind == TORCH:
             torch_zip.check(self.items, self._state())
             return

@@ -11,7 +11,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS, OF_THE_FILE, OWN, digests_of
 from torchgraft.core.listing import listed
-from torchgraft.writing.content import TORCH, Content
+from torchgraft.writing.content import DCP, TORCH, Content
 from torchgraft.writing.items import cast, of_source
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _extra_state(facts: dict[str, object], network: Network, kind: str) -> dict[
     """Take the extra state of modules out of `facts`; torch files hold it in the state dict itself."""
     start = f"{network.path}/" if network.path else ""
     keys = [k for k in facts if k.startswith(start) and k.endswith(_EXTRA)]
-    if keys and kind != TORCH:
+    if keys and kind not in (TORCH, DCP):
         said = f"{listed(keys, 4)}: extra state that is no tensor, which a safetensors file can't hold"
         raise UsageError(f"{said}; convert to .pt")
     return {key.removeprefix(start): facts.pop(key) for key in keys}

@@ -9,8 +9,11 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.listing import listed
+from torchgraft.core.places import is_spread
 from torchgraft.core.saved import Saved
-from torchgraft.writing.content import SAFETENSORS, TORCH, Content
+from torchgraft.writing import dcp
+from torchgraft.writing.content import DCP, SAFETENSORS, TORCH, Content
 from torchgraft.writing.items import of_tensor
 from torchgraft.writing.shards import ShardWriter, size_of, split
 
@@ -53,7 +56,7 @@ def save(
 
     Names of one and the same memory are stored once; a safetensors file states the other names in its metadata, as
     safetensors' own `save_model` does. The file holds a SHA-256 of each tensor, which inspect(verify=True) compares.
-    The format follows the ending unless `file_format` names it. With `shard_size` (bytes, or "5GB") there are several
+    The format follows the ending unless `file_format` names it; "dcp" is a folder for torch.distributed.checkpoint. With `shard_size` (bytes, or "5GB") there are several
     files and, written last, `path` + ".index.json". Extra memory: one tensor for each thread, and only where its
     values don't lie in order on the CPU.
 
@@ -91,6 +94,9 @@ def _written(
     import torch
 
     kind = file_format or format_of(path)
+    spread = [name for name, value in state.items() if is_spread(value)]  # type: ignore[arg-type]  # asks for attributes
+    if spread:
+        return _written_by_all(path, state, metadata, kind, spread)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     _check(tensors, metadata)
     stored, shared = _without_duplicates(tensors)
@@ -100,6 +106,18 @@ def _written(
         versions=getattr(state, "_metadata", None), facts=metadata,
     )  # fmt: skip
     return write(path, kind, content, shard_size=shard_size)
+
+
+def _written_by_all(
+    path: str | os.PathLike[str], state: Mapping[str, object], metadata: Mapping[str, str], kind: str, spread: list[str]
+) -> Saved:
+    if kind != DCP:
+        said = f"{listed(spread, 3)}: several processes hold it together, and a {kind} file is written by one"
+        raise UsageError(f"{said}; save with file_format='dcp' in all of them, and convert the folder")
+    versions = getattr(state, "_metadata", None)
+    facts = {**({"versions": {"": dict(versions)}} if versions else {}), **metadata}
+    nbytes = dcp.write_spread(path, state, facts)
+    return Saved(path=os.fsdecode(path), format=kind, tensors=len(state), nbytes=nbytes, files=dcp.measured(path)[1])
 
 
 def write(
@@ -115,6 +133,11 @@ def write(
     tick = _Ticks(progress, content.nbytes).tick if progress else _nobody
     text = os.fsdecode(path)
     made = Saved(path=text, format=kind, tensors=len(content.items), nbytes=0, shared=content.shared, files=(text,))
+    if kind == DCP:
+        content.check(kind)
+        nbytes, files = dcp.write(path, content, tick, None if shard_size is None else size_of(shard_size))
+        copied = (f"a distributed checkpoint can't tie names: {listed(list(content.shared), 4)} got copies",)
+        return replace(made, nbytes=nbytes, files=files, shared={}, notes=copied if content.shared else ())
     if shard_size is None:
         content.check(kind)
         return replace(made, nbytes=content.write(path, kind, tick))

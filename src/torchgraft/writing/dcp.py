@@ -1,0 +1,214 @@
+"""PyTorch's distributed checkpoints out: a folder that torch.distributed.checkpoint loads onto any number of processes.
+
+torch's own planner and file writer make the folder, so that it is as torch makes it. The planner is asked for values one
+tensor at a time, and reads them then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from contextlib import contextmanager
+from hashlib import sha256
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
+from torchgraft.core.facts import BESIDE, as_texts
+from torchgraft.writing.commit import flush_folder
+from torchgraft.writing.items import check_stated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import torch
+
+    from torchgraft.writing.content import Content
+    from torchgraft.writing.items import Item
+
+
+def check(content: Content) -> None:
+    """Refuse names that a distributed checkpoint can't hold.
+
+    Raises:
+        UsageError: an entry has the name of the one for facts.
+    """
+    if BESIDE in content.names:
+        raise UsageError(f"{BESIDE!r} is the entry for facts in a distributed checkpoint; rename the tensor")
+
+
+def write(
+    path: str | os.PathLike[str], content: Content, tick: Callable[[int], None], most: int | None = None
+) -> tuple[int, tuple[str, ...]]:
+    """Write the folder whole, or nothing; return its size and data files. `most`: bytes of values in a file, about.
+
+    The format can't tie names: each of `content.shared` gets a copy of the values. Memory: one tensor for each file.
+
+    Raises:
+        UsageError: something lies at `path` that is no empty folder.
+        WriteError: the folder could not be written.
+        CheckpointError: an item can't be read.
+    """
+    with whole_folder(path) as part:
+        _write(part, content, tick, most)
+    return measured(path)
+
+
+def measured(path: str | os.PathLike[str]) -> tuple[int, tuple[str, ...]]:
+    """Return the size of all files of a distributed checkpoint, and its data files."""
+    folder = os.fsdecode(path)
+    files = sorted(os.listdir(folder))  # noqa: PTH208
+    size = sum(os.path.getsize(os.path.join(folder, file)) for file in files)  # noqa: PTH118, PTH202
+    return size, tuple(os.path.join(folder, f) for f in files if f != ".metadata")  # noqa: PTH118
+
+
+def expect_free(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError unless nothing, or an empty folder, lies at `path`: a folder can't be replaced at once."""
+    final = os.path.realpath(path)
+    if os.path.lexists(final) and not (os.path.isdir(final) and not os.listdir(final)):  # noqa: PTH112, PTH208
+        shown = printable(os.fsdecode(path))
+        raise UsageError(f"{shown} exists; a distributed checkpoint is written to a new folder: give another path")
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a folder to write to; when the block ends well it stands at `path`, else nothing has changed.
+
+    Raises:
+        UsageError: something lies at `path` that is no empty folder.
+        WriteError: the folder could not be written.
+    """
+    expect_free(path)
+    final, shown = os.path.realpath(path), printable(os.fsdecode(path))
+    part = f"{final}.{os.getpid()}.part"
+    try:
+        yield part
+        _put_in_place(part, final, shown)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        cause = _cause(error)
+        if isinstance(cause, TorchgraftError) or not isinstance(cause, Exception):
+            raise cause from error
+        raise WriteError(f"{shown} can't be written: {cause}; nothing was left there") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what really happened: torch wraps errors of its writer, and of its threads."""
+    inner = next(iter(getattr(error, "failures", {}).values()), None)
+    found = inner[0] if isinstance(inner, tuple) else error
+    while found.__cause__ is not None and not isinstance(found, TorchgraftError):
+        found = found.__cause__
+    return found if isinstance(found, BaseException) else error
+
+
+def _write(part: str, content: Content, tick: Callable[[int], None], most: int | None) -> None:
+    import torch
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    stored = {item.name: item for item in content.items}
+    by_name = {**stored, **{name: stored[first] for name, first in content.shared.items()}}
+
+    class Planner(DefaultSavePlanner):
+        """Plans by specs; gives values when the writer comes to them."""
+
+        def resolve_data(self, write_item: Any) -> Any:
+            item = by_name.get(write_item.index.fqn)
+            if item is None:
+                return super().resolve_data(write_item)
+            value = _value(item)
+            tick(item.spec.nbytes)
+            return value
+
+    state: dict[str, Any] = {
+        name: torch.empty(item.spec.shape, dtype=getattr(torch, item.spec.dtype.label), device="meta")
+        for name, item in by_name.items()
+    }
+    state |= content.others
+    facts = {**({"versions": {"": dict(content.versions)}} if content.versions else {}), **content.facts}
+    if facts:
+        state[BESIDE] = json.dumps(as_texts(facts))
+    total = sum(item.spec.nbytes for item in by_name.values())
+    files = 1 if most is None else max(ceil(total / most), 1)
+    writer = FileSystemWriter(part, single_file_per_rank=True, sync_files=True, thread_count=files)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no process group is as it should be
+        save(state, storage_writer=writer, planner=Planner(flatten_state_dict=False), no_dist=True)
+
+
+def _value(item: Item) -> torch.Tensor:
+    """Return the tensor, read whole."""
+    import torch
+
+    raw = torch.empty(item.spec.nbytes, dtype=torch.uint8)
+    view, at = raw.numpy().data, 0
+    for piece in item.pieces():
+        view[at : at + len(piece)] = piece
+        at += len(piece)
+    if item.stated:
+        check_stated(item, sha256(view).hexdigest())
+    dtype: torch.dtype = getattr(torch, item.spec.dtype.label)
+    if not item.spec.numel:
+        return torch.empty(item.spec.shape, dtype=dtype)
+    return raw.view(dtype).reshape(item.spec.shape)
+
+
+def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], facts: Mapping[str, object]) -> int:
+    """Write the state dict of a model that is spread over all processes; return the folder's size. Collective.
+
+    Each process writes the shards that it holds, through torch's own planner and writer.
+
+    Raises:
+        UsageError: something lies at `path` that is no empty folder.
+        WriteError: a process could not write its part; nothing stands at `path` then.
+    """
+    import torch.distributed as dist
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    final, shown = os.path.realpath(path), printable(os.fsdecode(path))
+    part = f"{final}.spread.part"
+    first = dist.get_rank() == 0
+    entries = {**state, **({BESIDE: json.dumps(as_texts(facts))} if facts else {})}
+    _in_first(lambda: _make_ready(path, part))
+    try:
+        save(entries, storage_writer=FileSystemWriter(part, sync_files=True))
+    except BaseException as error:
+        if first:
+            shutil.rmtree(part, ignore_errors=True)
+        cause = _cause(error)
+        if not isinstance(cause, Exception):
+            raise
+        raise WriteError(f"{shown} can't be written: {cause}; nothing was left there") from error
+    _in_first(lambda: _put_in_place(part, final, shown))
+    return measured(path)[0]
+
+
+def _make_ready(path: str | os.PathLike[str], part: str) -> None:
+    expect_free(path)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_in_place(part: str, final: str, shown: str) -> None:
+    if os.path.isdir(final):  # noqa: PTH112
+        os.rmdir(final)  # noqa: PTH106
+    os.rename(part, final)  # noqa: PTH104
+    flush_folder(os.path.dirname(final), shown)  # noqa: PTH120
+
+
+def _in_first(work: Callable[[], object]) -> None:
+    """Let the first process do something; raise in all where it fails."""
+    import torch.distributed as dist
+
+    told: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            work()
+        except (OSError, TorchgraftError) as error:
+            told = [str(error)]
+    dist.broadcast_object_list(told, src=0)
+    if told[0] is not None:
+        raise UsageError(told[0])
