@@ -25,6 +25,10 @@ test *args:
 slow:
     {{python}} -m pytest -m slow
 
+# mutants of every format, a minute for each; `just fuzz --seconds 3600 onnx flax` for longer
+fuzz *args:
+    {{python}} tests/fuzz/run.py {{args}}
+
 # put the present output into README and docs; read the diff before you commit it
 pages *names:
     {{python}} tests/docs/pages.py {{names}}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.files import Window
 
 MAX_DEPTH = 64
+MAX_AGAIN = 1000
 MAX_GROWTH = 64 << 20
 _PARTS = ("model_weights", "optimizer_weights")
 
@@ -74,7 +75,7 @@ def read_hdf5(window: Window) -> Contents:
         file = h5py.File(_Reader(window), "r")
         walker = _Walker(window, h5py)
         walker.group(file["/"], (), ())
-        facts = {str(k): kept(_plain(v)) for k, v in file.attrs.items()}
+        facts = _facts(file, h5py)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         word = "truncated or broken" if "truncated" in str(error) or "eof" in str(error) else "broken"
         raise CorruptCheckpointError(f"{window.label}: {word} HDF5 file ({str(error)[:160]})") from error
@@ -96,6 +97,8 @@ class _Walker:
         self.h5py = h5py
         self.found: dict[str, H5Leaf] = {}
         self.warnings: list[str] = []
+        self.seen: set[int] = set()
+        self.again = 0
 
     def group(self, group: Any, path: tuple[str, ...], above: tuple[int, ...]) -> None:
         """Collect the datasets below `group`."""
@@ -105,10 +108,15 @@ class _Walker:
             raise self.window.corrupt(f"group {printable(where)} is a loop: it contains itself")
         if len(path) > MAX_DEPTH:
             raise LimitExceededError(f"{self.window.label}: groups nested to a depth of more than {MAX_DEPTH}")
+        self.again += address in self.seen
+        self.seen.add(address)
+        if self.again > MAX_AGAIN:
+            raise LimitExceededError(f"{self.window.label}: more than {MAX_AGAIN} further ways to groups seen before")
         for name in group:
-            self._member(group, name, (*path, name), (*above, address))
+            shown = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
+            self._member(group, name, (*path, shown), (*above, address))
 
-    def _member(self, group: Any, name: str, path: tuple[str, ...], above: tuple[int, ...]) -> None:
+    def _member(self, group: Any, name: str | bytes, path: tuple[str, ...], above: tuple[int, ...]) -> None:
         where = printable("/".join(path))
         link = group.get(name, getlink=True)
         if isinstance(link, self.h5py.ExternalLink):
@@ -177,6 +185,18 @@ class H5Leaf(Leaf):
             ) from error
         native = value.astype(value.dtype.newbyteorder("="), copy=False)
         buffer[:] = native.reshape(-1).view(np.uint8).data[start : start + len(buffer)]
+
+
+def _facts(file: Any, h5py: Any) -> dict[str, Any]:
+    """Return the file's attributes. Those of variable length are left out: in broken files the library loops over them."""
+    out = {}
+    for name in file.attrs:
+        kind = file.attrs.get_id(name).get_type()
+        if isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID) or (
+            isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
+        ):
+            out[str(name)] = kept(_plain(file.attrs[name]))
+    return out
 
 
 def _plain(value: Any) -> Any:

@@ -27,9 +27,9 @@ _DTYPES = {
     "c8": DType.C64, "c16": DType.C128,
 }  # fmt: skip
 _FIELDS = {
-    "descr": re.compile(r"'descr'\s*:\s*(?:'([^']*)'|\"([^\"]*)\"|(\[.*\]))\s*[,}]", re.DOTALL),
+    "descr": re.compile(r"'descr'\s*:\s*(?:'([^']*)'\s*[,}]|\"([^\"]*)\"\s*[,}]|(\[))"),
     "fortran_order": re.compile(r"'fortran_order'\s*:\s*(True|False)\s*[,}]"),
-    "shape": re.compile(r"'shape'\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,?\s*)*)\)\s*[,}]"),
+    "shape": re.compile(r"'shape'\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,\s*)*(?:-?\d{1,30}L?\s*)?)\)\s*[,}]"),
 }
 _WHOLE = re.compile(r"\s*\{[^(){}]*\([^(){}]*\)[^(){}]*\}\s*")
 MAX_HEADER = 65_536
@@ -98,7 +98,8 @@ def _header(label: str, raw: bytes) -> tuple[str, bool, tuple[int, ...]]:
             f"{label}: header {printable(text.strip(), 60)!r} is no table of descr, fortran_order and shape ({missing})"
         )
     numbers = tuple(int(n.strip().rstrip("L")) for n in shape[1].split(",") if n.strip())
-    return descr[1] or descr[2] or descr[3], order[1] == "True", numbers
+    structured = text[descr.start(3) :].partition("'fortran_order'")[0] if descr[3] else ""
+    return descr[1] or descr[2] or structured, order[1] == "True", numbers
 
 
 def _dtype(label: str, name: str, descr: str) -> DType:

@@ -145,6 +145,8 @@ def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
     key = str(key) if type(key) is int else key
     if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int:
         raise CorruptCheckpointError(f"{label}: persistent id with wrong parts: {_short(pid)}")
+    if "\0" in key:
+        raise CorruptCheckpointError(f"{label}: storage key {key!r:.60} holds a NUL, which no name of a record has")
     if numel < 0:
         raise CorruptCheckpointError(f"{label}: storage {key!r:.60} of {numel} elements")
     return kind, key, location if isinstance(location, str) else repr(location)[:60], numel
