@@ -20,6 +20,7 @@ DTYPES = (
 )  # fmt: skip
 # torch.load can't read its own files of the legacy format with types that have no storage class of their own.
 TYPED = tuple(t for t in DTYPES if t not in (torch.uint16, torch.uint32, torch.uint64) and "float8" not in str(t))
+TURNED = (torch.float32, torch.float16, torch.complex64, torch.complex128)
 OLDEST = (torch.float32, torch.float64, torch.float16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 WORDS = ("weight", "bias", "layers", "0", "11", "attn", "größe", "a b", "qkv", "running_mean", "x", "Ω", "_", "conv1")
 FORMATS = ("zip", "legacy", "big-endian", "tar")
@@ -64,6 +65,11 @@ class Draw:
             out = base[: len(base) // 6 * 6].reshape(2, 3, -1).permute(self.dice.sample(range(3), 3))
         else:
             out = self.strided(base)
+        turned = self.format != "tar" and out.dtype in TURNED and not out.isnan().any()
+        if turned and out.is_complex() and self.dice.random() < 0.4:  # of NaN, torch may change the bits
+            return self.dice.choice((out.conj(), torch._neg_view(out), torch._neg_view(out.conj())))
+        if turned and not out.is_complex() and self.dice.random() < 0.1:
+            return torch._neg_view(out)
         if self.dice.random() < 0.15 and out.dtype.is_floating_point and self.format != "tar":
             return nn.Parameter(out, requires_grad=self.dice.random() < 0.5)
         return out

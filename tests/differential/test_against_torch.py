@@ -13,7 +13,7 @@ from torchgraft.reading import open_checkpoint
 
 def raw(tensor):
     """The bytes of a tensor in C order."""
-    flat = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1)
+    flat = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
@@ -27,7 +27,7 @@ def ties(tensors, *, exact):
     for key, t in tensors.items():
         if t.numel():
             strides = t.stride() if exact else [s for n, s in zip(t.shape, t.stride(), strict=True) if n > 1]
-            view[key] = (t.data_ptr(), t.dtype, t.shape, tuple(strides))
+            view[key] = (t.data_ptr(), t.dtype, t.shape, tuple(strides), t.is_conj(), t.is_neg())
     return {frozenset(pair) for pair in combinations(view, 2) if view[pair[0]] == view[pair[1]]}
 
 

@@ -269,6 +269,8 @@ class _Cataloguer:
             except UnicodeDecodeError:
                 self.odd["not UTF-8"] = name = raw.decode("latin-1")
                 return name
+        if is_tensor(key):
+            raise CorruptCheckpointError(f"{self.label}: a tensor stands where the name of one belongs")
         self.odd["no text"] = str(key)
         return str(key)
 

@@ -56,9 +56,13 @@ def read_gguf(window: Window) -> Contents:
         raise UnsupportedCheckpointError(f"{window.label}: GGUF version {version}, versions 2 and 3 are read{big}")
     tensors, facts = cursor.number("Q"), cursor.number("Q")
     if tensors > cursor.left // 24:
-        raise window.corrupt(f"says it holds {tensors} tensors, more than its {window.size} bytes can describe")
+        raise window.corrupt(
+            f"truncated or false: says it holds {tensors} tensors, more than its {window.size} bytes can describe"
+        )
     if facts > cursor.left // 12:
-        raise window.corrupt(f"says it holds {facts} key-value pairs, more than its {window.size} bytes can hold")
+        raise window.corrupt(
+            f"truncated or false: says it holds {facts} key-value pairs, more than its {window.size} bytes can hold"
+        )
     metadata = _facts(cursor, facts)
     align = metadata.get("general.alignment", 32)
     if not isinstance(align, int) or align <= 0 or align & (align - 1):
@@ -140,7 +144,14 @@ def _tensors(
             f"{window.label}: {len(quantised)} tensors are quantised, as {printable(name, 80)} ({label}); convert the file "
             "to F16, BF16 or F32 first"
         )
-    for (_, end, a), (begin, stop, b) in pairwise(sorted(spans)):
+    _check_cover(window, sorted(spans), start, align)
+    return out
+
+
+def _check_cover(window: Window, spans: list[tuple[int, int, str]], start: int, align: int) -> None:
+    for (_, end, a), (begin, stop, b) in pairwise(spans):
         if begin < end and stop > begin:
             raise window.corrupt(f"tensors {a} and {b} overlap")
-    return out
+    last = start + (-(-spans[-1][1] // align) * align if spans else 0)
+    if last < window.size:
+        raise window.corrupt(f"{window.size - last} bytes after the last tensor belong to nothing")

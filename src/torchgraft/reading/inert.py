@@ -76,9 +76,12 @@ class StorageRef:
 
 
 class TensorRef:
-    """A view of a storage, exactly as the pickle has it: nothing about it is checked yet."""
+    """A view of a storage, exactly as the pickle has it: nothing about it is checked yet.
 
-    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
+    `conj` and `neg` say that it is read conjugated or negated.
+    """
+
+    __slots__ = ("conj", "dtype", "neg", "offset", "shape", "storage", "stride")
 
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, dtype: DType | None = None) -> None:
         self.storage = storage
@@ -86,6 +89,8 @@ class TensorRef:
         self.shape = shape
         self.stride = stride
         self.dtype = dtype
+        self.conj = False
+        self.neg = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

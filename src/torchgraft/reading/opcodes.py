@@ -86,7 +86,9 @@ def _int(width: int, *, signed: bool) -> Callable[[Machine, int], int]:
 
 def _long(width: int) -> Callable[[Machine, int], int]:
     def op(m: Machine, pos: int) -> int:
-        count = int.from_bytes(m.take(pos, width), "little")
+        count = int.from_bytes(m.take(pos, width), "little", signed=width == 4)
+        if count < 0:
+            raise m.corrupt(f"an integer of {count} bytes")
         if count > 1024:
             raise LimitExceededError(f"{m.where}: an integer of {count} bytes")
         m.stack.append(int.from_bytes(m.take(pos + width, count), "little", signed=True))

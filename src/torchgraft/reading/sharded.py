@@ -53,8 +53,9 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
     if os.path.basename(file.path) in names:  # noqa: PTH119
         raise CorruptCheckpointError(f"{label}: weight_map names the index itself as a shard")
     folder = os.path.dirname(file.path) or "."  # noqa: PTH120
-    out = _gathered(folder, names, files, stack)
-    _compare(label, places, out)
+    where: dict[str, str] = {}
+    out = _gathered(folder, names, files, stack, where)
+    _compare(label, places, where, out)
     facts = index.get("metadata")
     _check_total(facts, out)
     out.metadata.update({k: v for k, v in facts.items() if k != "total_size"} if isinstance(facts, dict) else {})
@@ -77,7 +78,7 @@ def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stac
         raise CorruptCheckpointError(
             f"{shown(folder)}: shard {missing[0]} is missing; {len(names)} of {count} are there"
         )
-    return _gathered(folder, wanted, files, stack)
+    return _gathered(folder, wanted, files, stack, {})
 
 
 def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
@@ -121,9 +122,11 @@ def _check_shard_name(label: str, name: str) -> None:
         )
 
 
-def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def _gathered(
+    folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack, where: dict[str, str]
+) -> Contents:
+    """Return the tensors of all shards; `where` gets the shard of each key."""
     tree: dict[str, Leaf] = {}
-    where: dict[str, str] = {}
     out = Contents(format="shards", tree=tree)
     for name in names:
         path = os.path.join(folder, name)  # noqa: PTH118
@@ -148,11 +151,17 @@ def _gathered(folder: str, names: list[str], files: list[CheckpointFile], stack:
     return out
 
 
-def _compare(label: str, places: dict[str, str], out: Contents) -> None:
+def _compare(label: str, places: dict[str, str], where: dict[str, str], out: Contents) -> None:
     missing = [k for k in places if k not in out.tree]
     if missing:
         raise CorruptCheckpointError(
             f"{label}: {len(missing)} keys are missing from their shards, as {printable(missing[0])} from {places[missing[0]]}"
+        )
+    moved = [k for k, name in places.items() if where[k] != name]
+    if moved:
+        raise CorruptCheckpointError(
+            f"{label}: {len(moved)} keys lie in other shards than it says, as {printable(moved[0])} in {where[moved[0]]}, "
+            f"not in {places[moved[0]]}"
         )
     extra = [k for k in out.tree if k not in places]
     if extra:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
@@ -19,6 +20,10 @@ _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR",
 }  # fmt: skip
+# How pickles of protocols 0 and 1 begin, which have no header: a mark, a container, a name of a class.
+_TEXT_PICKLE = re.compile(
+    rb"\((?:dp?\d*\n|lp?\d*\n|[dl][.S(VpI]|i[\w.]+\n)|[}\]](?:q.|\.|[(])|c[\w.]+\n[\w.<>]+\n|L\d+L\n\."
+)
 # Keys of the fields that follow the version in a ModelProto: producer's name and version, domain, model's version, texts,
 # graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
@@ -52,6 +57,7 @@ def _reader(head: bytes) -> Callable[[Window], Contents] | None:
         (head.startswith(b"GGUF"), _gguf),
         (head.startswith(b"\x89HDF\r\n\x1a\n"), _hdf5),
         (looks_like_tar(head), _tar),
+        (_TEXT_PICKLE.match(head) is not None, _legacy),
         (_is_onnx(head), _onnx),
         (_is_msgpack(head), _flax),
         (head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0, _safetensors),

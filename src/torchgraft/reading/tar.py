@@ -57,7 +57,9 @@ def _add(window: Window, head: bytes, data: int, size: int, out: dict[str, Windo
             f"{window.label}: tar member {printable(name)} is a {_LINKS[kind]}, expected a file"
         )
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-        raise UnsafeCheckpointError(f"{window.label}: tar member {printable(name)} leads outside the archive (.. or /)")
+        raise UnsafeCheckpointError(
+            f"{window.label}: tar member {printable(name)} leads outside the archive (an absolute path or ..)"
+        )
     if kind in (b"5", b"x", b"g"):
         return
     if kind not in (b"0", b"\0", b"7"):

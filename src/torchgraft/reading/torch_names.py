@@ -29,7 +29,7 @@ def _tensor(m: Machine, args: tuple[Any, ...]) -> TensorRef:
     return TensorRef(storage, offset, shape, stride)
 
 
-def _tensor_v2(m: Machine, args: tuple[Any, ...]) -> TensorRef | Unreadable:
+def _tensor_v2(m: Machine, args: tuple[Any, ...]) -> TensorRef:
     if len(args) not in (6, 7):
         raise m.corrupt(f"a tensor of {len(args)} facts, expected 6 or 7")
     if args[5]:
@@ -38,9 +38,9 @@ def _tensor_v2(m: Machine, args: tuple[Any, ...]) -> TensorRef | Unreadable:
     return _flagged(ref, args[6]) if len(args) == 7 else ref
 
 
-def _flagged(ref: TensorRef, flags: Any) -> TensorRef | Unreadable:
-    if isinstance(flags, dict) and (flags.get("conj") or flags.get("neg")):
-        return Unreadable("a lazily conjugated or negated view, which is not read", ref)
+def _flagged(ref: TensorRef, flags: Any) -> TensorRef:
+    if isinstance(flags, dict):
+        ref.conj, ref.neg = bool(flags.get("conj")), bool(flags.get("neg"))
     return ref
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_VERSION = 10
 NOTES = "torchgraft.json"
+_RECORDS = ("data.pkl", "version", "byteorder", NOTES, "constants.pkl")
 _KEY = re.compile(r"[A-Za-z0-9_]+")
 _DEVICE = re.compile(r"[a-z]+(?::\d+)?|meta|privateuseone:\d+")
 
@@ -41,6 +42,9 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     if packed:
         warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
     script = f"{root}/constants.pkl" in archive.entries
+    if script:
+        _check_constants(archive, root, warnings)
+    _note_rest(archive, root, storages, warnings, script=script)
     return Contents(
         format="TorchScript" if script else "torch zip",
         tree=tree,
@@ -49,6 +53,27 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
         foreign=tuple(sorted({str(n) for n in table.met if not str(n).startswith("__torch__")})),
         warnings=archive.warnings + warnings,
     )
+
+
+def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> None:
+    """Run over the constants of TorchScript code, which belong to the code: they may not ask for calls either."""
+    record = f"{root}/constants.pkl"
+    found = ZipStorages(archive, f"{root}/constants/", warnings)
+    Machine(archive.read(record), f"{archive.window.label}: {record}", Table(TORCH_NAMES), found.persistent).run()
+    if found.refs:
+        warnings.append(f"{len(found.refs)} constants of the code hold tensors, which are not read")
+
+
+def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: list[str], *, script: bool) -> None:
+    """Say what of the archive is not read: storages of no tensor, and records that belong to nothing."""
+    known = {f"{root}/{name}" for name in _RECORDS} | {storages.prefix + key for key in storages.refs}
+    rest = [n for n in archive.entries if n not in known and not n.endswith("/") and not n.startswith(f"{root}/.")]
+    unused = [n for n in rest if n.startswith(storages.prefix)]
+    others = [n for n in rest if not n.startswith(storages.prefix)] if not script else []
+    if unused:
+        warnings.append(f"{len(unused)} storages belong to no tensor, as record {unused[0]}")
+    if others:
+        warnings.append(f"{len(others)} records are no part of the checkpoint and were left out, as {others[0]}")
 
 
 def _notes(archive: ZipArchive, record: str, warnings: list[str]) -> dict[str, Any]:

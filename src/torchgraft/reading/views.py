@@ -12,12 +12,13 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
+from torchgraft.reading.flipped import Flipped
 from torchgraft.reading.inert import Array, StorageRef, TensorRef, Unreadable
 from torchgraft.reading.leaves import MAX_DIMS, HeldBytes, View, check_spread
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import Shape
-    from torchgraft.reading.leaves import Bytes
+    from torchgraft.reading.leaves import Bytes, Leaf
 
 _ARRAY_DTYPES = {
     "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,
@@ -45,19 +46,25 @@ class Resolver:
         self.storages = storages
         self.big = big
 
-    def leaf(self, ref: TensorRef | Unreadable | Array, name: str) -> View:
+    def leaf(self, ref: TensorRef | Unreadable | Array, name: str) -> Leaf:
         """Return the tensor called `name`.
 
         Raises:
             CheckpointError: it reaches outside its storage, or is of a kind that is not read.
         """
         if isinstance(ref, TensorRef):
-            return self._view(ref, name)
+            view = self._view(ref, name)
+            return self._flipped(view, ref, name) if ref.conj or ref.neg else view
         if isinstance(ref, Array):
             return array_view(self.label, name, ref)
         if ref.view is not None:
             self._geometry(ref.view, name)
         raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is {ref.why}")
+
+    def _flipped(self, view: View, ref: TensorRef, name: str) -> Leaf:
+        if view.dtype.kind not in ("float", "complex"):
+            raise self._bad(name, f"of {view.dtype} is marked as conjugated or negated")
+        return Flipped(view, conj=ref.conj, neg=ref.neg) if view.dtype.kind == "complex" or ref.neg else view
 
     def _view(self, ref: TensorRef, name: str) -> View:
         storage = ref.storage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import struct
 import zlib
 from itertools import pairwise
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 STORED, DEFLATED = 0, 8
 MAX_RATIO = 200
+_UNIX = 3
 RATIO_FREE = 8 << 20
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -140,7 +142,7 @@ def _entries(window: Window, end: End) -> list[ZipEntry]:
 
 def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
     fields = _CENTRAL.unpack_from(raw, at)
-    _, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, note, disk, _, _, header = fields
+    _, maker, _, flags, method, _, _, crc, packed, size, name_length, extra_length, note, disk, _, mode, header = fields
     name_at = at + _CENTRAL.size
     extra_at = name_at + name_length
     after = extra_at + extra_length + note
@@ -151,6 +153,8 @@ def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
         packed, size, header = _wide(window, name, raw[extra_at : extra_at + extra_length], (packed, size, header))
     if flags & 0x41 or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size):
         raise _unusable(window, name, flags, method, disk)
+    if maker >> 8 == _UNIX and stat.S_ISLNK(mode >> 16):
+        raise UnsafeCheckpointError(f"{window.label}: record {name} is a symlink, expected a file")
     return ZipEntry(name, method, flags, crc, packed, size, header), after
 
 
