@@ -9,7 +9,7 @@ import torch
 from torchgraft.reading import open_checkpoint
 
 
-@pytest.mark.parametrize("low_byte", [0x80, 0x50, 0x1F, 0x93, 0x47])
+@pytest.mark.parametrize("low_byte", [0x80, 0x50, 0x1F, 0x93, 0x47, 0x7B, 0x5B, 0x08, 0x81, 0x28, 0x63, 0x3C])
 @pytest.mark.parametrize("high_byte", [1, 2, 5])
 def test_a_safetensors_header_of_any_length_is_a_safetensors_header(tmp_path, low_byte, high_byte):
     length = high_byte * 256 + low_byte

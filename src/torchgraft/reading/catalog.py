@@ -77,6 +77,7 @@ class _Cataloguer:
         self.count = 0
         self.odd: dict[str, str] = {}
         self.arrays_count = True
+        self.again: dict[str, int] = {}
 
     def run(self, tree: Any, foreign: tuple[str, ...]) -> Catalog:
         found = survey(tree, self.label)
@@ -215,9 +216,10 @@ class _Cataloguer:
         self.out.leaves[where] = leaves
 
     def _free_path(self, path: str) -> str:
-        found, n = path, 2
+        found = path
         while found in self.out.leaves:
-            found, n = f"{path}#{n}", n + 1
+            self.again[path] = self.again.get(path, 1) + 1
+            found = f"{path}#{self.again[path]}"
         return found
 
     def _count(self, more: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.files import TRIES, CheckpointFile, shown
-from torchgraft.reading.sniff import read_file
+from torchgraft.reading.sniff import is_safetensors, read_file
 
 if TYPE_CHECKING:
     from torchgraft.reading.contents import Contents
@@ -61,7 +61,8 @@ def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
     file = CheckpointFile(path)
     stack.callback(file.close)
     files.append(file)
-    if (file.size and file.window().read(0, 1) in (b"{", b"[")) or path.endswith(".index.json"):
+    head = file.window().read(0, min(file.size, 9))
+    if (head[:1] in (b"{", b"[") and not is_safetensors(head)) or path.endswith(".index.json"):
         from torchgraft.reading.sharded import read_index
 
         return read_index(file, files, stack)

@@ -50,7 +50,7 @@ def read_file(window: Window) -> Contents:
 
 def _reader(head: bytes) -> Callable[[Window], Contents] | None:
     signs: tuple[tuple[bool, Callable[[Window], Contents]], ...] = (
-        (_is_safetensors(head), _safetensors),
+        (is_safetensors(head), _safetensors),
         (head.startswith((b"PK\3\4", b"PK\5\6")), _zip),
         (head[:1] == b"\x80" and head[1:2] != b"\0", _legacy),
         (head.startswith(b"\x93NUMPY"), _npy),
@@ -65,7 +65,7 @@ def _reader(head: bytes) -> Callable[[Window], Contents] | None:
     return next((reader for fits, reader in signs if fits), None)
 
 
-def _is_safetensors(head: bytes) -> bool:
+def is_safetensors(head: bytes) -> bool:
     """Whether it begins with a length of less than 4 GiB and a JSON table, whatever the bytes of the length may look like.
 
     Pickles and archives have other things where the length has zeros: one of protocol 2 to 5 can't go on with six zeros.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MAX_DEPTH = 200
+FREE_WAYS = 10_000
+MAX_WAYS = 64
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None), complex})
 
 
@@ -104,7 +106,7 @@ def survey(tree: Any, label: str) -> Survey:
     out = Survey({})
     if type(tree) in _SCALARS or is_tensor(tree):
         return out
-    holds, path = out.holds, {id(tree)}
+    holds, path, ways = out.holds, {id(tree)}, _Ways(label)
     stack: list[tuple[Any, Iterator[tuple[Any, Any]]]] = [(tree, iter(_inner(tree)))]
     holds[id(tree)] = False
     while stack:
@@ -115,6 +117,7 @@ def survey(tree: Any, label: str) -> Survey:
                 continue
             if is_tensor(child):
                 holds[id(node)] = True
+                ways.tensor(node)
                 out.torch_tensors |= kind is not Array
                 continue
             if id(child) in path:
@@ -122,6 +125,7 @@ def survey(tree: Any, label: str) -> Survey:
                 continue
             if id(child) in holds:
                 holds[id(node)] |= holds[id(child)]
+                ways.join(node, child)
                 continue
             if len(stack) > MAX_DEPTH:
                 raise LimitExceededError(f"{label}: nested to a depth of more than {MAX_DEPTH}")
@@ -134,7 +138,38 @@ def survey(tree: Any, label: str) -> Survey:
             path.discard(id(node))
             if stack:
                 holds[id(stack[-1][0])] |= holds[id(node)]
+                ways.join(stack[-1][0], node)
     return out
+
+
+class _Ways:
+    """Counts the ways from each container to tensors, without going them: a container may be part of many others.
+
+    Names are made for each way, so that a small file in which each list holds the one before it twice would have names
+    without end.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.known: dict[int, int] = {}
+        self.tensors = 0
+
+    def tensor(self, node: Any) -> None:
+        """Count a tensor directly in `node`."""
+        self.tensors += 1
+        self.known[id(node)] = self.known.get(id(node), 0) + 1
+
+    def join(self, node: Any, child: Any) -> None:
+        """Count those of a part of `node`.
+
+        Raises:
+            LimitExceededError: they are out of all proportion to the tensors there are.
+        """
+        count = self.known[id(node)] = self.known.get(id(node), 0) + self.known.get(id(child), 0)
+        if count > FREE_WAYS and count > MAX_WAYS * self.tensors:
+            raise LimitExceededError(
+                f"{self.label}: more than {FREE_WAYS} ways to {self.tensors} tensors: containers are reused without end"
+            )
 
 
 def _inner(node: Any) -> Iterable[tuple[Any, Any]]:
