@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,6 @@ def read_hdf5(window: Window) -> Contents:
         raise UnsupportedCheckpointError(
             f"{window.label}: an HDF5 file; to read it install h5py (pip install torchgraft[hdf5])"
         ) from error
-    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
     try:
         file = h5py.File(_Reader(window), "r")
         walker = _Walker(window, h5py)
