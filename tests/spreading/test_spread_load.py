@@ -44,6 +44,8 @@ def test_two_processes_get_what_one_gets(file, tmp_path):
     for found, _, _ in results:
         same(found, wanted)
     assert results[0][2] == results[1][2]
+    stored = tg.inspect(file).networks[0].nbytes
+    assert all(0.3 * stored < read < 0.7 * stored for _, read, _ in results)
 
 
 @pytest.mark.slow

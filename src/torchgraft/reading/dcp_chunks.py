@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CorruptCheckpointError, printable
@@ -27,7 +28,10 @@ class Chunk:
 
 
 class ChunkedLeaf(Leaf):
-    """A tensor made of chunks that cover it exactly. Several chunks are put together whole; takes the tensor's size."""
+    """A tensor made of chunks that cover it exactly.
+
+    Of several chunks, those rows are read and put together in which the wanted bytes lie; takes the size of these rows.
+    """
 
     __slots__ = ("chunks", "dtype", "name", "shape", "views")
 
@@ -53,15 +57,36 @@ class ChunkedLeaf(Leaf):
         if len(self.chunks) == 1:
             self._view(0).fill(buffer, start)
             return
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        first, last = start // row, -(-(start + len(buffer)) // row)
+        band = self._rows(first, last)
+        buffer[:] = band[start - first * row : start - first * row + len(buffer)]
+
+    def _rows(self, first: int, last: int) -> memoryview:
+        """Return these indices along the first dimension, put together from the chunks that hold parts of them."""
         import numpy as np
 
-        whole = np.empty((*self.shape, self.dtype.itemsize), dtype=np.uint8)
-        for i, chunk in enumerate(self.chunks):
-            part = np.empty((*chunk.sizes, self.dtype.itemsize), dtype=np.uint8)
-            if part.size:
-                self._view(i).fill(part.reshape(-1).data, 0)
-            whole[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))] = part
-        buffer[:] = whole.reshape(-1).data[start : start + len(buffer)]
+        band = np.empty((last - first, *self.shape[1:], self.dtype.itemsize), dtype=np.uint8)
+        for number, chunk in enumerate(self.chunks):
+            low, high = max(first, chunk.offsets[0]), min(last, chunk.offsets[0] + chunk.sizes[0])
+            if low >= high or 0 in chunk.sizes:
+                continue
+            part = np.empty((high - low, *chunk.sizes[1:], self.dtype.itemsize), dtype=np.uint8)
+            row = prod(chunk.sizes[1:]) * self.dtype.itemsize
+            self._view(number).fill(part.reshape(-1).data, (low - chunk.offsets[0]) * row)
+            inner = (slice(o, o + n) for o, n in zip(chunk.offsets[1:], chunk.sizes[1:], strict=True))
+            band[(slice(low - first, high - first), *inner)] = part
+        return band.reshape(-1).data
+
+    @property
+    def divisible(self) -> bool:
+        """Whether all chunks can be read in part."""
+        return all(self._view(number).divisible for number in range(len(self.chunks)))
+
+    def check(self) -> None:
+        """Compare the checksums of chunks that were read."""
+        for view in self.views.values():
+            view.check()
 
     def _view(self, number: int) -> View:
         """Return the one tensor of a chunk, which must be as the table says."""

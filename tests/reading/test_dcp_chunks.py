@@ -1,0 +1,75 @@
+"""Tensors in chunks of any layout are read whole and in pieces, and pieces cost what they hold."""
+
+import itertools
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+import torchgraft as tg
+
+
+class Cut(dcp.DefaultSavePlanner):
+    """Writes each tensor in boxes of at most `size` along each dimension."""
+
+    def __init__(self, values, size):
+        super().__init__(flatten_state_dict=False)
+        self.values, self.size = values, size
+
+    def create_local_plan(self):
+        plan = super().create_local_plan()
+        plan.items[:] = [item for name, value in self.values.items() for item in self.boxes(name, value)]
+        return plan
+
+    def boxes(self, name, value):
+        for at in itertools.product(*(range(0, n, self.size) for n in value.shape)):
+            sizes = [min(self.size, n - a) for a, n in zip(at, value.shape, strict=True)]
+            chunk = ChunkStorageMetadata(torch.Size(at), torch.Size(sizes))
+            data = TensorWriteData(chunk, TensorProperties.create_from_tensor(value), value.size())
+            yield WriteItem(MetadataIndex(name, torch.Size(at)), WriteItemType.SHARD, tensor_data=data)
+
+    def resolve_data(self, write_item):
+        chunk = write_item.tensor_data.chunk
+        value = self.values[write_item.index.fqn]
+        for dim, (start, size) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
+            value = value.narrow(dim, start, size)
+        return value.contiguous()
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_chunks_of_any_layout_are_put_together(tmp_path, size, dtype):
+    values = {
+        "flat": torch.arange(7).to(dtype),
+        "matrix": torch.arange(30).reshape(5, 6).to(dtype),
+        "cube": torch.arange(24).reshape(2, 3, 4).to(dtype),
+    }
+    dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, size), no_dist=True)
+    with tg.open_checkpoint(tmp_path / "out") as source:
+        for name, value in values.items():
+            assert torch.equal(source.read("", name), value)
+            raw = value.reshape(-1).view(torch.uint8).numpy().tobytes()
+            for start, stop in itertools.combinations(range(0, len(raw) + 1, 3), 2):
+                piece = bytearray(stop - start)
+                source.read_into("", name, memoryview(piece), start)
+                assert bytes(piece) == raw[start:stop]
+            source.check("", name)
+
+
+def test_of_rows_only_the_chunks_that_hold_them_are_read(tmp_path, monkeypatch):
+    values = {"matrix": torch.arange(8000.0).reshape(1000, 8)}
+    dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, 100), no_dist=True)
+    from torchgraft.reading.leaves import View
+
+    read = []
+    real = View.fill
+    with tg.open_checkpoint(tmp_path / "out") as source:
+        monkeypatch.setattr(
+            View, "fill", lambda self, buffer, start: (read.append(len(buffer)), real(self, buffer, start))[1]
+        )
+        piece = bytearray(150 * 32)
+        source.read_into("", "matrix", memoryview(piece), 50 * 32)
+    assert bytes(piece) == values["matrix"][50:200].numpy().tobytes()
+    assert sum(read) == len(piece)
