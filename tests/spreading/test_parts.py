@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Feed, Step, Why
 from torchgraft.core.specs import Slot, TensorSpec
-from torchgraft.ops import Cast, Concat, Index, InsertZeros, Permute, Reshape, SelectRows, SliceDim, Stack, Transpose
+from torchgraft.ops import (
+    Cast,
+    Concat,
+    Index,
+    InsertZeros,
+    JoinRanks,
+    Permute,
+    Reshape,
+    SelectRows,
+    SliceDim,
+    Stack,
+    Transpose,
+    TrimRows,
+)
 from torchgraft.spreading.boxes import Box
 from torchgraft.spreading.parts import part_of
 
@@ -66,6 +79,9 @@ CASES = {
     "fused": (QKV, [Feed(n) for n in "qkv"], [Concat(0)]),
     "fused along columns": ({"a": (8, 2), "b": (8, 4)}, [Feed("a"), Feed("b")], [Concat(1)]),
     "fused of turned ones": ({"q": (6, 4), "k": (6, 4)}, [Feed("q", (Transpose(),)), Feed("k", (Transpose(),))], [Concat(0)]),
+    "rows of ranks": ({"a": (4, 6), "b": (4, 6)}, [Feed("a"), Feed("b")], [JoinRanks("rows")]),
+    "columns of ranks": ({"a": (8, 3), "b": (8, 3)}, [Feed("a"), Feed("b")], [JoinRanks("columns")]),
+    "trimmed": ({"w": (11, 6)}, [Feed("w", (TrimRows(source=11, target=8),))], []),
     "split": ({"w": (24, 6)}, [Feed("w", (SliceDim(0, 8, 16, 24),))], []),
     "split and cast": ({"w": (24, 6)}, [Feed("w", (SliceDim(0, 8, 16, 24), Cast("float16")))], []),
     "expert": ({"w": (4, 8, 6)}, [Feed("w", (Index(0, 2),))], []),

@@ -9,12 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torchgraft.ops import Cast, Concat, Index, Permute, Reshape, SelectRows, SliceDim, Stack, Transpose
+from torchgraft.ops import (
+    Cast,
+    Concat,
+    Index,
+    JoinRanks,
+    Permute,
+    Reshape,
+    SelectRows,
+    SliceDim,
+    Stack,
+    Transpose,
+    TrimRows,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Shape, TensorSpec
@@ -63,32 +75,53 @@ class Pulled:
 
 def pull(op: Op, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
     """Return what makes `box` of the result of `op` on inputs with these specs, None where the op must run whole."""
-    if isinstance(op, Cast):
-        return Pulled((box,), (op,))
-    if isinstance(op, Transpose):
-        return Pulled((Box(box.starts[::-1], box.sizes[::-1]),), (op,))
-    if isinstance(op, Permute):
-        order = sorted(range(len(op.dims)), key=op.dims.__getitem__)
-        turned = Box(tuple(box.starts[d] for d in order), tuple(box.sizes[d] for d in order))
-        return Pulled((turned,), (op,))
-    if isinstance(op, SliceDim):
-        return Pulled((box.along(op.dim, box.starts[op.dim] + op.start, box.sizes[op.dim]),), ())
-    if isinstance(op, Index):
-        starts = (*box.starts[: op.dim], op.i, *box.starts[op.dim :])
-        sizes = (*box.sizes[: op.dim], 1, *box.sizes[op.dim :])
-        return Pulled((Box(starts, sizes),), (Index(op.dim, 0),))
-    if isinstance(op, SelectRows):
-        return _picked(op, box)
-    if isinstance(op, Concat):
-        return _joined(op, specs, box)
-    if isinstance(op, Stack):
-        return _stacked(op, specs, box)
-    if isinstance(op, Reshape):
-        return _reshaped(specs[0].shape, op.shape, box)
-    return None
+    way = _WAYS.get(type(op))
+    return way(op, specs, box) if way else None
 
 
-def _picked(op: SelectRows, box: Box) -> Pulled | None:
+def _same(op: Cast, specs: Sequence[TensorSpec], box: Box) -> Pulled:
+    del specs
+    return Pulled((box,), (op,))
+
+
+def _first(op: TrimRows, specs: Sequence[TensorSpec], box: Box) -> Pulled:
+    """The rows that are kept are the first ones: they lie where they lay."""
+    del op, specs
+    return Pulled((box,), ())
+
+
+def _turned(op: Transpose, specs: Sequence[TensorSpec], box: Box) -> Pulled:
+    del specs
+    return Pulled((Box(box.starts[::-1], box.sizes[::-1]),), (op,))
+
+
+def _permuted(op: Permute, specs: Sequence[TensorSpec], box: Box) -> Pulled:
+    del specs
+    order = sorted(range(len(op.dims)), key=op.dims.__getitem__)
+    back = Box(tuple(box.starts[d] for d in order), tuple(box.sizes[d] for d in order))
+    return Pulled((back,), (op,))
+
+
+def _sliced(op: SliceDim, specs: Sequence[TensorSpec], box: Box) -> Pulled:
+    del specs
+    return Pulled((box.along(op.dim, box.starts[op.dim] + op.start, box.sizes[op.dim]),), ())
+
+
+def _indexed(op: Index, specs: Sequence[TensorSpec], box: Box) -> Pulled:
+    del specs
+    starts = (*box.starts[: op.dim], op.i, *box.starts[op.dim :])
+    sizes = (*box.sizes[: op.dim], 1, *box.sizes[op.dim :])
+    return Pulled((Box(starts, sizes),), (Index(op.dim, 0),))
+
+
+def _shares(op: JoinRanks, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
+    """Shares of rows or columns follow each other; those of fused parts take turns."""
+    dims = {"rows": 0, "columns": 1}
+    return _joined(Concat(dims[op.kind]), specs, box) if op.kind in dims else None
+
+
+def _picked(op: SelectRows, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
+    del specs
     start, size = box.starts[op.dim], box.sizes[op.dim]
     indices = op.indices[start : start + size]
     if not indices:
@@ -121,12 +154,13 @@ def _stacked(op: Stack, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
     return Pulled(tuple(flat if start <= i < start + size else None for i in range(len(specs))), (op,))
 
 
-def _reshaped(old: Shape, new: Shape, box: Box) -> Pulled | None:
+def _reshaped(op: Reshape, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
     """Return what makes a box after a change of shape.
 
     Last dimensions that both shapes share stay as they are. What the box takes of the others is a range of elements in
     C order; whole rows of the old first dimension are read around it, and what is too much is cut off.
     """
+    old, new = specs[0].shape, op.shape
     if not prod(old) or not box.numel:
         return None
     if not old or not new:
@@ -169,3 +203,19 @@ def _put(shape: Shape, dim: int, size: int) -> Shape:
 
 def _drop(shape: Shape, dim: int) -> Shape:
     return (*shape[:dim], *shape[dim + 1 :])
+
+
+# How to go back through each op that moves data; the others have no entry.
+_WAYS: Mapping[type, Callable[[Any, Sequence[TensorSpec], Box], Pulled | None]] = {
+    Cast: _same,
+    Transpose: _turned,
+    Permute: _permuted,
+    SliceDim: _sliced,
+    TrimRows: _first,
+    Index: _indexed,
+    SelectRows: _picked,
+    Concat: _joined,
+    JoinRanks: _shares,
+    Stack: _stacked,
+    Reshape: _reshaped,
+}
