@@ -84,3 +84,33 @@ def test_an_inserted_layer_among_equal_ones_says_that_one_stays_free_beside():
 
     made = tg.plan(stack(4), stack(3).state_dict())
     assert BESIDE in {step.why.doubt for step in made.doubtful}
+
+
+class Layer(nn.Module):
+    def __init__(self, names, width=8):
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.LayerNorm(width) if "n" in name.lower()[:1] else nn.Linear(width, width))
+
+
+def tower(stack, names, depth):
+    model = nn.Module()
+    model.add_module(stack, nn.ModuleList(Layer(names) for _ in range(depth)))
+    return model
+
+
+@pytest.mark.parametrize("order", [list, sorted], ids=["as registered", "sorted by name"])
+@pytest.mark.parametrize("depths", [(6, 3), (3, 6), (4, 4), (5, 2), (2, 5)])
+def test_layers_of_another_depth_and_other_names_keep_their_numbers(depths, order):
+    source = tower("encoder", ("query", "key", "value", "out_proj", "norm1", "norm2"), depths[0])
+    target = tower("blocks", ("q_proj", "k_proj", "v_proj", "to_out", "norm_1", "norm_2"), depths[1])
+    parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "to_out": "out_proj"}
+    parts |= {"norm_1": "norm1", "norm_2": "norm2"}
+    state = source.state_dict()
+    made = tg.plan(target, {name: state[name] for name in order(state)})
+    filled = [step for step in made.steps if step.feeds]
+    assert len(filled) == 12 * min(depths)
+    for step in filled:
+        _, at, part, leaf = step.slot.name.split(".")
+        assert step.feeds[0].key == f"encoder.{at}.{parts[part]}.{leaf}"
+    assert not made.doubtful

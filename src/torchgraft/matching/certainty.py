@@ -38,10 +38,11 @@ class Sureness:
 CERTAIN, LIKELY = Sureness(Certainty.CERTAIN), Sureness(Certainty.LIKELY)
 
 
-def sureness(pair: Pair, *, familiar: bool) -> Sureness | None:
+def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
     """Return how sure a pair is; None: too little speaks for it.
 
-    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape.
+    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape. An unordered file is sorted
+    by name: that a pair is out of order says nothing against it.
     """
     if pair.named and pair.unquestioned:
         return CERTAIN
@@ -49,21 +50,21 @@ def sureness(pair: Pair, *, familiar: bool) -> Sureness | None:
         return _doubt(BESIDE)
     if pair.named:
         return LIKELY
-    return _left_over(pair) if familiar else _foreign(pair)
+    return (_left_over if familiar else _foreign)(pair, unordered=unordered)
 
 
-def _left_over(pair: Pair) -> Sureness | None:
+def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is that names leave open in a file whose other names agree."""
     if not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
         return None  # the same words under another number, out of order, between blocks that don't agree otherwise
     if pair.name >= AKIN:
-        return _foreign(pair)
+        return _foreign(pair, unordered=unordered)
     if pair.in_order and pair.block > 0.5:
         return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
     return _doubt(OTHER_NAME) if pair.rare > 0.9 and pair.rival is None else None
 
 
-def _foreign(pair: Pair) -> Sureness | None:
+def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is by all the evidence there is."""
     context = max(pair.block, pair.tail)
     if pair.name < STRANGE and context < 0.4 and pair.rare < 0.9 and not pair.in_order:
@@ -74,7 +75,8 @@ def _foreign(pair: Pair) -> Sureness | None:
         return CERTAIN
     if pair.lead > LEAD and (pair.in_order or pair.told_apart):
         return LIKELY
-    return LIKELY if pair.in_order and pair.placed else _doubt(NO_LEAD)
+    far_ahead = pair.in_order or (unordered and pair.lead > LEAD)
+    return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)
 
 
 def folded(sure: Sureness, lacking: str) -> Sureness:

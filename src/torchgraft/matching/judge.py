@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from torchgraft.matching.units import shape_class
-from torchgraft.matching.words import stem
+from torchgraft.matching.words import numbers, stem
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -125,10 +125,13 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One side as a sequence: the paths of its units, and how often the shapes changed up to each."""
+    """One side as a sequence: the paths of its units, how often the shapes changed up to each, and in how many lists
+    each stands.
+    """
 
     paths: tuple[str, ...]
     changes: tuple[int, ...]
+    depths: tuple[int, ...]
     index: Mapping[str, int]
 
     @classmethod
@@ -137,7 +140,8 @@ class Order:
         kinds = [sorted((r, shape_class(leaf.shape)) for r, leaf in u.leaves.items() if r != "count") for u in units]
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
         paths = tuple(u.path for u in units)
-        return cls(paths, tuple(accumulate(steps)), {path: at for at, path in enumerate(paths)})
+        depths = tuple(len(u.blocks) for u in units)
+        return cls(paths, tuple(accumulate(steps)), depths, {path: at for at, path in enumerate(paths)})
 
     def exchange(self, first: int, second: int) -> Exchange | None:
         """Return what two units at different numbers of one list would be with numbers exchanged.
@@ -252,12 +256,12 @@ def _by_place(
 ) -> bool:  # fmt: skip
     """Return whether a rival stands elsewhere: where the two sides agree on the place of both, or by their names.
 
-    Numbers on both sides say it, or other shapes in between on both sides; and where names differ, an exchange of the
-    partners may speak against it.
+    Numbers on both sides say it; or, for what is in order, that one of the two is deeper in lists on both sides, or has
+    other shapes in between; and where names differ, an exchange of the partners may speak against it.
     """
     other = partners[side].get(rival)
     if other is None:
-        return False
+        return _stands_elsewhere(pair, rival, side, context.sequences)
     ours, theirs = (rival, other) if side == 0 else (other, rival)
     (i, j), (first, second), names = pair, context.sequences, evidence.names
     here, there = first.exchange(i, ours), second.exchange(j, theirs)
@@ -267,4 +271,14 @@ def _by_place(
         return True
     if not {pair, (ours, theirs)} <= context.path:
         return False
-    return first.separates(i, ours) and second.separates(j, theirs)
+    deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
+    return (first.separates(i, ours) and second.separates(j, theirs)) or deeper[0] * deeper[1] > 0
+
+
+def _stands_elsewhere(pair: tuple[int, int], rival: int, side: int, sequences: tuple[Order, Order]) -> bool:
+    """Return whether both of a pair stand at the same numbers, and a rival that stays free at another, or in a list."""
+    here, there = (numbers(order.paths[at]) for order, at in zip(sequences, pair, strict=True))
+    if here != there:
+        return False
+    other = numbers(sequences[side].paths[rival])
+    return len(other) > len(here) or sequences[side].exchange(pair[side], rival) is not None

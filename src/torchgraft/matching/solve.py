@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 4
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
-NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.5, 1.0, 1.0, 0.5, 0.2
+NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.5, 1.0, 1.0, 0.5, 0.8
 
 
 def solve(

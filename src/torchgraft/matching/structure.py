@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
@@ -30,7 +31,8 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     named = naming.pairs
     source_units, target_units = _units(sources, targets, named, models)
     pinned = _pinned(source_units, target_units, named)
-    if _alphabetical(sources):
+    unordered = _alphabetical(sources)
+    if unordered:
         source_units = sorted(source_units, key=lambda u: natural_key(u.path))
         pinned = _pinned(source_units, target_units, named)
     trusted = _trusted(pinned, source_units, target_units)
@@ -40,7 +42,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     spare = _spare_norms([pair.source for pair in pairs], source_units)
     hungry = _spare_norms([pair.target for pair in pairs], target_units)
     for pair in pairs:
-        sure = sureness(pair, familiar=familiar)
+        sure = sureness(pair, familiar=familiar, unordered=unordered)
         lacking = _folded(source_units[pair.source], target_units[pair.target], spare, hungry)
         if sure is not None and lacking:
             sure = folded(sure, lacking)
@@ -116,8 +118,11 @@ def _list_of(unit: Unit) -> str:
 
 
 def _alphabetical(leaves: Sequence[Leaf]) -> bool:
-    names = [leaf.keys[0] for leaf in leaves]
-    return len(names) > 8 and names == sorted(names)
+    """Return whether names are sorted: all of them, or those of each element type, as safetensors writes them."""
+    if len(leaves) <= 8:
+        return False
+    runs = [[leaf.keys[0] for leaf in run] for _, run in groupby(leaves, key=lambda leaf: leaf.dtype)]
+    return all(run == sorted(run) for run in runs) and len(runs) <= len({leaf.dtype for leaf in leaves})
 
 
 def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:

@@ -12,8 +12,20 @@ from torchgraft.matching.dialect import PHRASES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+
+def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Return the phrases; those with `attn` also with its other spellings, which come first in a name."""
+    spellings = [phrase[0] for phrase, meant in PHRASES.items() if len(phrase) == 1 and meant == ("attn",)]
+    out = dict(PHRASES)
+    for phrase, meant in PHRASES.items():
+        for spelling in spellings if len(phrase) > 1 else ():
+            out.setdefault(tuple(spelling if word == "attn" else word for word in phrase), meant)
+    return out
+
+
+_PHRASES = _respelled()
+_LONGEST = max(map(len, _PHRASES))
 _NUMBER = re.compile(r"\d+")
-_LONGEST = max(len(phrase) for phrase in PHRASES)
 
 
 def canonical(name: str) -> tuple[str, ...]:
@@ -35,7 +47,7 @@ def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:
     at = 0
     while at < len(spelled):
         for size in range(min(_LONGEST, len(spelled) - at), 0, -1):
-            found = PHRASES.get(spelled[at : at + size])
+            found = _PHRASES.get(spelled[at : at + size])
             if found is not None:
                 out.extend(found)
                 at += size
