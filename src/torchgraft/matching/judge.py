@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from torchgraft.matching.units import shape_class
-from torchgraft.matching.words import numbers, stem
+from torchgraft.matching.words import counted, stem
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -125,13 +125,14 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One side as a sequence: the paths of its units, how often the shapes changed up to each, and in how many lists
-    each stands.
+    """One side as a sequence: the paths of its units, how often the shapes changed up to each, in how many lists
+    each stands, and its numbers in them, counted from the first of each list.
     """
 
     paths: tuple[str, ...]
     changes: tuple[int, ...]
     depths: tuple[int, ...]
+    numbers: tuple[tuple[int, ...], ...]
     index: Mapping[str, int]
 
     @classmethod
@@ -141,7 +142,9 @@ class Order:
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
         paths = tuple(u.path for u in units)
         depths = tuple(len(u.blocks) for u in units)
-        return cls(paths, tuple(accumulate(steps)), depths, {path: at for at, path in enumerate(paths)})
+        return cls(
+            paths, tuple(accumulate(steps)), depths, tuple(counted(paths)), {path: at for at, path in enumerate(paths)}
+        )
 
     def exchange(self, first: int, second: int) -> Exchange | None:
         """Return what two units at different numbers of one list would be with numbers exchanged.
@@ -277,8 +280,8 @@ def _by_place(
 
 def _stands_elsewhere(pair: tuple[int, int], rival: int, side: int, sequences: tuple[Order, Order]) -> bool:
     """Return whether both of a pair stand at the same numbers, and a rival that stays free at another, or in a list."""
-    here, there = (numbers(order.paths[at]) for order, at in zip(sequences, pair, strict=True))
+    here, there = (order.numbers[at] for order, at in zip(sequences, pair, strict=True))
     if here != there:
         return False
-    other = numbers(sequences[side].paths[rival])
+    other = sequences[side].numbers[rival]
     return len(other) > len(here) or sequences[side].exchange(pair[side], rival) is not None

@@ -13,7 +13,7 @@ from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequenc
 from torchgraft.matching.lessons import taught
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
-from torchgraft.matching.words import stem
+from torchgraft.matching.words import counted, stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,10 @@ def _fixed(
 
 def _same_numbers(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     ids: dict[tuple[int, ...], int] = {}
-    rows, columns = (np.array([ids.setdefault(u.numbers, len(ids)) for u in units]) for units in (sources, targets))
+    rows, columns = (
+        np.array([ids.setdefault(n, len(ids)) for n in counted([u.path for u in units])])
+        for units in (sources, targets)
+    )
     same: np.ndarray = rows[:, None] == columns
     return same.astype(np.float32)
 

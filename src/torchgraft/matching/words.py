@@ -10,7 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.matching.dialect import PHRASES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -62,6 +62,22 @@ def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:
 def numbers(path: str) -> tuple[int, ...]:
     """Return the all-digit segments of `path` as numbers."""
     return tuple(int(part) for part in path.split(".") if part.isdecimal())
+
+
+def counted(paths: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the numbers in each path, each counted from the first of its list: of layers 1 to 9 the first is 0."""
+    firsts: dict[str, int] = {}
+    split = [_numbered(path) for path in paths]
+    for found in split:
+        for before, number in found:
+            firsts[before] = min(number, firsts.get(before, number))
+    return [tuple(number - firsts[before] for before, number in found) for found in split]
+
+
+def _numbered(path: str) -> list[tuple[str, int]]:
+    """Return the all-digit segments of a path, each with what stands before it."""
+    parts = path.split(".")
+    return [(".".join(parts[:at]), int(part)) for at, part in enumerate(parts) if part.isdecimal()]
 
 
 def stem(segment: str) -> str | None:
