@@ -24,5 +24,13 @@ def test_both_give_the_same_output(size, turned):
     image = torch.randn(3, 8, 8)
     assert torch.allclose(matrix[0](cut(image, size)), conv[0](image).flatten(1).T, atol=1e-5)
     stem = next(step for step in report.plan.steps if step.slot.name == "0.weight")
-    assert stem.certainty is Certainty.LIKELY
+    assert stem.certainty is Certainty.DOUBT
     assert "vit-pytorch" in stem.why.text
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_what_is_no_image_unrolls_as_torch_does(channels):
+    matrix, conv = nn.Sequential(nn.Linear(channels * 9, 8)), nn.Sequential(nn.Conv2d(channels, 8, 3))
+    tg.load(conv, matrix.state_dict(), on_doubt="take")
+    x = torch.randn(1, channels, 3, 3)
+    assert torch.allclose(conv(x).flatten(1), matrix(x.flatten(1)), atol=1e-5)

@@ -57,9 +57,11 @@ TABLE_WORDS = frozenset(
 )
 # Why a bare matrix is turned to become a layer's weight: nn.Linear keeps [out, in].
 RAW = "a bare parameter is multiplied as x @ W (as in CLIP's projections), a layer keeps [out, in]"
-# A first layer over patches that code cuts itself. Kernels unroll to [in, height, width] in torch, but such code nearly
-# always moves the channels last first: vit-pytorch, SigLIP 2 and Fuyu in transformers, NaFlex in timm.
-PATCHES = "as [height, width, in] (as in vit-pytorch, SigLIP 2 and Fuyu)"
+# A first layer over patches that code cuts itself from images of three channels. Kernels unroll to [in, height, width] in
+# torch, and so do packed latents (Flux); code that cuts images mostly moves the channels last: vit-pytorch, SigLIP 2 and
+# Fuyu in transformers, NaFlex in timm. Some unfolds them and has channels first, so the order stays in doubt.
+PATCHES = "as [height, width, in] (as in vit-pytorch, SigLIP 2 and Fuyu; torch.nn.Unfold has the channels first)"
+COLOURS = ((3,), 4)
 MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 
 
@@ -135,8 +137,8 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
         return Fit((Reshape(b),), f"{_form(a)} is {_form(b)} with axes of size one set aside")
     if _flattened(a, b):
         cuts_patches = is_stem and any(d != 1 for d in (*a[2:], *b[2:]))
-        if cuts_patches and 4 in (len(a), len(b)):
-            return Fit(_patches(a, b), f"patches unrolled {PATCHES}", certainty=Certainty.LIKELY)
+        if cuts_patches and COLOURS in ((a[1:2], len(a)), (b[1:2], len(b))):
+            return Fit(_patches(a, b), f"patches unrolled {PATCHES}", certainty=Certainty.DOUBT)
         sure = Certainty.LIKELY if cuts_patches else Certainty.CERTAIN
         return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled", certainty=sure)
     if len(b) > 2 and len(a) == 2 and _squeezed(a)[::-1] == _squeezed(b):

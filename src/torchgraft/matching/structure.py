@@ -15,6 +15,7 @@ from torchgraft.matching.certainty import FOLDED, FUSED, folded, sureness
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut
 from torchgraft.matching.packing import alike, sides_of
+from torchgraft.matching.trust import trusted
 from torchgraft.matching.units import Unit, group, same_roles
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     if unordered:
         source_units = sorted(source_units, key=lambda u: natural_key(u.path))
         pinned = _pinned(source_units, target_units, named)
-    trusted = _trusted(pinned, source_units, target_units)
-    pairs = solve_large(source_units, target_units, trusted, named=pinned)
+    pins = trusted(pinned, source_units, target_units)
+    pairs = solve_large(source_units, target_units, pins, named=pinned)
     familiar = _share(pinned, source_units, target_units) > 0.5
     matches: list[Match] = []
     spare = _spare_norms([pair.source for pair in pairs], source_units)
@@ -83,38 +84,6 @@ def _pinned(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str
         if len(places) == 1:
             pinned[i] = places.pop()  # type: ignore[assignment]
     return pinned
-
-
-def _trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> dict[int, int]:
-    """Return the pins that names may decide.
-
-    In a numbered list where both sides have layers that names don't settle (left over, moved, or of another shape), a
-    number proves nothing: a layer may have been inserted. There the order of the whole list decides.
-    """
-    used = set(pinned.values())
-    sure = {i: j for i, j in pinned.items() if _agree(sources[i], targets[j])}
-    open_sources = {_list_of(u) for i, u in enumerate(sources) if i not in sure}
-    open_targets = {_list_of(u) for j, u in enumerate(targets) if j not in used}
-    open_targets |= {_list_of(targets[j]) for i, j in pinned.items() if i not in sure}
-    return {
-        i: j
-        for i, j in pinned.items()
-        if not (_list_of(sources[i]) and _list_of(sources[i]) in open_sources and _list_of(targets[j]) in open_targets)
-    }
-
-
-def _agree(source: Unit, target: Unit) -> bool:
-    if source.numbers != target.numbers:
-        return False
-    pairs = same_roles(source, target)
-    return bool(pairs) and all(a.shape == b.shape for a, b in pairs) and len(source.leaves) == len(target.leaves)
-
-
-def _list_of(unit: Unit) -> str:
-    """Return the path up to the first number: the list that the unit stands in."""
-    parts = unit.path.split(".")
-    at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
-    return ".".join(parts[:at]) + "." if at is not None else ""
 
 
 def _alphabetical(leaves: Sequence[Leaf]) -> bool:
