@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -10,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft import diffing, reporting
 from torchgraft.core.collector import collector_paused
-from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Cost, Report
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import Models, choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
+from torchgraft.saving import PLAN_RENDERERS, read_plan
 from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
 
     from torchgraft.core.diff import Diff
-    from torchgraft.core.saved import Saved
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
@@ -80,7 +80,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     return replace(
         plan, objections=objections, notes=notes, origin=source.origin, format=source.format,
         seconds=time.perf_counter() - start,
-        renderers=Renderers(reporting.plan_text, reporting.plan_to_dict, reporting.plan_html),
+        renderers=PLAN_RENDERERS,
     )  # fmt: skip
 
 
@@ -124,51 +124,6 @@ def diff(old: object, new: object, *, values: bool = False, prefer: str | None =
     return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
 
 
-def convert(  # noqa: PLR0913  # each is one wish
-    checkpoint: object,
-    path: str | os.PathLike[str],
-    *,
-    dtype: object = None,
-    shard_size: str | int | None = None,
-    prefer: str | None = None,
-    file_format: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Saved:
-    """Write what `checkpoint` holds to `path`, in the format of its ending: whole files or none, and nothing lost unsaid.
-
-    Values go through in pieces of a few megabytes, read and written by a few threads. Element types stay, tied names
-    stay tied, plain facts and state-dict versions stay. A SHA-256 that the source states is compared on the way.
-
-    Args:
-        checkpoint: as for load().
-        path: ends with .safetensors, or .pt, .pth, .bin, .ckpt for torch's own format.
-        dtype: what real floating-point tensors are rounded to: float16, bfloat16, float32 or float64.
-        shard_size: bytes, or "5GB": several files of at most that many, and `path` + ".index.json". An interrupted
-            run goes on where it was when the same call is made again and the source is unchanged.
-        prefer: which of several networks; the others are left out then, and named.
-        file_format: "safetensors" or "torch zip", whatever the ending, or "dcp": a folder for torch.distributed.checkpoint.
-        progress: called with bytes done and bytes in all.
-
-    Raises:
-        UsageError: an argument makes no sense, or the format can't hold something; or there is more than one network.
-        CheckpointError: the source can't be read.
-        WriteError: a file could not be written; what stood there is intact.
-    """
-    from torchgraft.writing import content_of, dtype_of, format_of, run_name, write
-
-    kind, cast = file_format or format_of(path), dtype_of(dtype) if dtype is not None else None
-    with open_checkpoint(checkpoint) as source:
-        _refuse_own_input(path, source)
-        network, left = _network_to_write(source, prefer)
-        made = content_of(source, network, kind, cast)
-        run = run_name(source, made.content, kind, shard_size)
-        saved = write(path, kind, made.content, shard_size=shard_size, run=run, progress=progress)
-    return replace(
-        saved, origin=source.origin, network=network.path, cast=made.cast, left_out=tuple(left),
-        notes=(*made.notes, *saved.notes), renderers=Renderers(reporting.saved_text, reporting.saved_to_dict),
-    )  # fmt: skip
-
-
 def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     """Return what load() would do, and touch nothing.
 
@@ -187,13 +142,23 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
         return _seen(make_plan(source, _target(model), wanted, model), source, wanted, model)
 
 
-def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: str = "auto", **asked: Any) -> Report:
+def load(  # what, and how
+    model: nn.Module,
+    checkpoint: object,
+    *,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    device: object = None,
+    undo: str = "auto",
+    **asked: Any,
+) -> Report:
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
 
     Args:
         model: the module to fill; parameters keep their identity, dtype, device and ties. A module on meta comes out
             whole, on `device` (CPU unless given).
         checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source.
+        plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
+            checkpoint must have the names, shapes and types that it was made for; values are looked at as ever.
         device: where the tensors of a meta model come to life.
         undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
             what is only moved is read twice, to the end and checked before the first byte is written, so that its old
@@ -236,9 +201,10 @@ def load(model: nn.Module, checkpoint: object, *, device: object = None, undo: s
     with collector_paused(), team_of(model) as team, team.together(lambda: _opened(checkpoint, wanted)) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = team.planned(
-            lambda: _seen(make_plan(source, target, wanted, model), source, wanted, model), target, source
-        )
+        decide = partial(make_plan, source, target, wanted, model)
+        if plan is not None:
+            decide = partial(_kept, plan, source, target, asked)
+        made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
         fill = partial(apply, model, verify=compare_values, device=device)  # type: ignore[arg-type]
         done = team.fill(fill, undo, model, Share(target, made, source))
@@ -308,26 +274,6 @@ def measure_benefit(
     return measure(build, lambda model: load(model, checkpoint, **asked), train, seeds)
 
 
-def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list[str]]:
-    """Return the network that is meant, and the paths of those that hold more: none, unless the caller said which."""
-    from torchgraft.writing import uncovered
-
-    if prefer is not None:
-        chosen = choose(source.networks, (), prefer).network
-        return chosen, uncovered(source, chosen)
-    whole = next((network for network in source.networks if not uncovered(source, network)), None)
-    if whole is None:
-        names = ", ".join(repr(printable(network.path)) for network in source.networks)
-        raise UsageError(f"{printable(source.origin)} holds several networks ({names}): choose one with prefer=")
-    return whole, []
-
-
-def _refuse_own_input(path: str | os.PathLike[str], source: Source) -> None:
-    for place in (os.fsdecode(path), f"{os.fsdecode(path)}.index.json"):
-        if os.path.realpath(place) in source.stamps:
-            raise UsageError(f"{printable(place)} is the checkpoint that is read: choose another path")
-
-
 def _target(model: object) -> Target:
     from torchgraft.surveying import survey, target_from_specs
 
@@ -335,6 +281,19 @@ def _target(model: object) -> Target:
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
         return target_from_specs(choose(source.networks, (), None).network.specs)
+
+
+def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: dict[str, Any]) -> Plan:
+    """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
+    from torchgraft.planfile import fitted
+
+    others = sorted(set(asked) - {"learned", "statistics"})
+    if others:
+        raise UsageError(
+            f"plan= holds all decisions: {', '.join(f'{name}=' for name in others)} can't be given beside it"
+        )
+    found = plan if isinstance(plan, Plan) else read_plan(plan)
+    return fitted(found, source, target)
 
 
 def _opened(checkpoint: object, asked: Request) -> Source:

@@ -13,6 +13,7 @@ from applying_models import ALL, Masked, Tied, channels_last, conv
 from torch import nn
 
 from torchgraft.applying import apply
+from torchgraft.applying.shield import Shield
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, PlanRefusedError, UsageError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.report import Check
@@ -231,3 +232,35 @@ def test_a_plan_with_the_wrong_shape_fails_and_rolls_back():
     with pytest.raises(ApplyError, match=r"bias: the plan gives \[5\], the slot takes \[4\]"):
         apply(model, target, plan_for(target, source), source)
     assert fingerprint(model) == before
+
+
+class Alarm(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_signals_get_their_handlers_back_even_if_one_comes_while_they_change_hands(monkeypatch, at):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    mine = {number: signal.getsignal(number) for number in handlers}
+    real, left = signal.signal, [at]
+
+    def interrupted(number, handler):
+        left[0] -= 1
+        if left[0] == -1:
+            raise Alarm
+        return real(number, handler)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "signal", interrupted)
+            try:
+                with Shield():
+                    pass
+            except Alarm:
+                pass
+        assert {number: signal.getsignal(number) for number in handlers} == mine
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -22,26 +22,45 @@ class Shield:
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
+        self._held: list[int] = []
         self._pending: deque[tuple[int, FrameType | None]] = deque()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
-        for name in HELD:
-            number = getattr(signal, name, None)
-            if number is None or not callable(signal.getsignal(number)):
-                continue
-            self._handlers[number] = signal.getsignal(number)
-            signal.signal(number, self._hold)
+        try:
+            for name in HELD:
+                number = getattr(signal, name, None)
+                if number is not None and callable(handler := signal.getsignal(number)):
+                    self._handlers[number] = handler
+                    self._held.append(number)
+                    signal.signal(number, self._hold)
+        except BaseException:  # the handler of a signal that isn't held yet
+            self._restore()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._restore()
         if kind is None:
             self.deliver()
+
+    def _restore(self) -> None:
+        """Give all signals their handlers back, even if one of these raises meanwhile."""
+        raised: BaseException | None = None
+        for _ in range(4 * len(HELD)):
+            if not self._held:
+                break
+            try:
+                number = self._held[-1]
+                signal.signal(number, self._handlers[number])
+                self._held.pop()
+            except BaseException as error:  # noqa: BLE001  # raised again below
+                raised = error
+        if raised is not None:
+            raise raised
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         self._pending.append((number, frame))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
 from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
@@ -51,18 +52,31 @@ def inspect(
 
 @cli.command()
 @FILE
+@click.option(
+    "-o",
+    "--output",
+    default=None,
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the plan in a JSON file, for load --plan.",
+)
 @with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
 @click.pass_context
-def plan(ctx: click.Context, /, checkpoint: str, model: str, kwargs: str | None, **given: Any) -> None:
+def plan(
+    ctx: click.Context, /, checkpoint: str, output: str | None, model: str, kwargs: str | None, **given: Any
+) -> None:
     """Say what load would do with CHECKPOINT, and touch nothing. A plan that load would refuse ends with code 7."""
     from torchgraft import api
     from torchgraft.cli.targets import for_planning
     from torchgraft.reporting import plan_html, plan_to_dict, plan_view
+    from torchgraft.saving import save_plan
 
     shown = Shown.taken_from(given)
     wanted = asked(given)
     with busy(f"planning for {model}"):
         made = api.plan(for_planning(model, kwargs), checkpoint, **wanted)
+    if output is not None:
+        save_plan(output, made)
     if shown.html is not None:
         write_page(shown.html, plan_html(made))
     show(lambda: plan_view(made), lambda: plan_to_dict(made), shown, LINES)
@@ -81,10 +95,17 @@ def plan(ctx: click.Context, /, checkpoint: str, model: str, kwargs: str | None,
     help="The filled model's state dict: .safetensors, .pt or .pth. An existing file is replaced as a whole.",
 )
 @SHARDS
+@click.option(
+    "--plan",
+    "kept",
+    default=None,
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Carry out a plan that was kept by plan -o; refused where MODEL or CHECKPOINT is another.",
+)
 @with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
-def load(  # one for each option
-    checkpoint: str, output: str, model: str, kwargs: str | None, shard_size: str | None, **given: Any
-) -> None:
+@click.pass_context
+def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs: str | None, **given: Any) -> None:
     """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
     from torchgraft import api
     from torchgraft.cli.targets import for_loading
@@ -92,7 +113,11 @@ def load(  # one for each option
     from torchgraft.writing import format_of, save_model, size_of
 
     shown = Shown.taken_from(given)
+    shard_size, kept = given.pop("shard_size"), given.pop("kept")
     wanted = asked(given)
+    if kept is not None:
+        said = {name for name in wanted if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        wanted = {"plan": kept, **{name: wanted[name] for name in said}}
     format_of(output)
     if shard_size is not None:
         size_of(shard_size)
@@ -128,12 +153,12 @@ def load(  # one for each option
 @with_options(JSON_OPTION, LINES_OPTION)
 def convert(checkpoint: str, output: str, **given: Any) -> None:
     """Write what CHECKPOINT holds to OUTPUT, in the format of its ending: .safetensors, .pt, .pth, .bin or .ckpt."""
-    from torchgraft import api
+    from torchgraft import saving
     from torchgraft.reporting import saved_to_dict, saved_view
 
     shown = Shown.taken_from(given)
     with progress(f"converting {checkpoint}") as tell:
-        saved = api.convert(checkpoint, output, progress=tell, **given)
+        saved = saving.convert(checkpoint, output, progress=tell, **given)
     show(lambda: saved_view(saved), lambda: saved_to_dict(saved), shown, LINES)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from torchgraft.core.fingerprints import of_slots, of_specs
+from torchgraft.core.policy import Verdict
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
@@ -76,6 +79,14 @@ def _body(plan: Plan) -> Data:
         "notes": list(plan.notes),
         "slots": [_step(step, plan.source_specs) for step in plan.steps],
         "unused": [_unused(unused) for unused in plan.unused],
+        "policy": {
+            field.name: value.value if isinstance(value := getattr(plan.policy, field.name), Verdict) else value
+            for field in fields(plan.policy)
+        },
+        "fingerprints": {
+            "source": of_specs(plan.source_specs.values()),
+            "target": of_slots(step.slot for step in plan.steps),
+        },
     }
 
 
@@ -116,6 +127,7 @@ def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
         "ops": [plain(op.to_dict()) for op in step.ops],
         "base": step.base,
         "rows": _rows(step.rows),
+        "made": _rows(step.made),
         "known": _rows(step.known),
         "why": _why(step.why),
         "alternatives": [{"keys": list(a.keys), "text": a.text} for a in step.alternatives],

@@ -18,7 +18,7 @@ def with_values(made: Plan, source: Source, model: object = None) -> Plan:
     """Return the plan with what only values tell: tied tensors that differ, unused ones that repeat a used one, and
     buffers that contradict the model's.
     """
-    said = (*_conflicts(made, source), *odd_buffers(made, source, model))
+    said = [o for o in (*_conflicts(made, source), *odd_buffers(made, source, model)) if o not in made.objections]
     return replace(made, objections=(*made.objections, *said), unused=_without_echoes(made, source))
 
 

@@ -1,0 +1,109 @@
+"""What is written: checkpoints converted, plans kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft import planfile, reporting
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.shown import Renderers
+from torchgraft.matching import choose
+from torchgraft.reading import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.saved import Saved
+    from torchgraft.core.specs import Network, Source
+
+PLAN_RENDERERS = Renderers(reporting.plan_text, reporting.plan_to_dict, reporting.plan_html)
+
+
+def convert(  # noqa: PLR0913  # each is one wish
+    checkpoint: object,
+    path: str | os.PathLike[str],
+    *,
+    dtype: object = None,
+    shard_size: str | int | None = None,
+    prefer: str | None = None,
+    file_format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write what `checkpoint` holds to `path`, in the format of its ending: whole files or none, and nothing lost unsaid.
+
+    Values go through in pieces of a few megabytes, read and written by a few threads. Element types stay, tied names
+    stay tied, plain facts and state-dict versions stay. A SHA-256 that the source states is compared on the way.
+
+    Args:
+        checkpoint: as for load().
+        path: ends with .safetensors, or .pt, .pth, .bin, .ckpt for torch's own format.
+        dtype: what real floating-point tensors are rounded to: float16, bfloat16, float32 or float64.
+        shard_size: bytes, or "5GB": several files of at most that many, and `path` + ".index.json". An interrupted
+            run goes on where it was when the same call is made again and the source is unchanged.
+        prefer: which of several networks; the others are left out then, and named.
+        file_format: "safetensors" or "torch zip", whatever the ending, or "dcp": a folder for torch.distributed.checkpoint.
+        progress: called with bytes done and bytes in all.
+
+    Raises:
+        UsageError: an argument makes no sense, or the format can't hold something; or there is more than one network.
+        CheckpointError: the source can't be read.
+        WriteError: a file could not be written; what stood there is intact.
+    """
+    from torchgraft.writing import content_of, dtype_of, format_of, run_name, write
+
+    kind, cast = file_format or format_of(path), dtype_of(dtype) if dtype is not None else None
+    with open_checkpoint(checkpoint) as source:
+        _refuse_own_input(path, source)
+        network, left = _network_to_write(source, prefer)
+        made = content_of(source, network, kind, cast)
+        run = run_name(source, made.content, kind, shard_size)
+        saved = write(path, kind, made.content, shard_size=shard_size, run=run, progress=progress)
+    return replace(
+        saved, origin=source.origin, network=network.path, cast=made.cast, left_out=tuple(left),
+        notes=(*made.notes, *saved.notes), renderers=Renderers(reporting.saved_text, reporting.saved_to_dict),
+    )  # fmt: skip
+
+
+def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:
+    """Write a plan to a JSON file, whole or not at all; load(plan=path) does what it says, and read_plan() reads it.
+
+    Raises:
+        WriteError: the file could not be written; what stood at its place is intact.
+    """
+    from torchgraft.writing import write_bytes
+
+    write_bytes(path, (json.dumps(reporting.plan_to_dict(plan), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Return the plan that save_plan(), or `torchgraft plan -o`, wrote. The file is data: nothing in it is run.
+
+    Raises:
+        CheckpointError: there is no such file, or it can't be read.
+        UsageError: it holds no plan, or a broken one.
+    """
+    return replace(planfile.read_plan(path), renderers=PLAN_RENDERERS)
+
+
+def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list[str]]:
+    """Return the network that is meant, and the paths of those that hold more: none, unless the caller said which."""
+    from torchgraft.writing import uncovered
+
+    if prefer is not None:
+        chosen = choose(source.networks, (), prefer).network
+        return chosen, uncovered(source, chosen)
+    whole = next((network for network in source.networks if not uncovered(source, network)), None)
+    if whole is None:
+        names = ", ".join(repr(printable(network.path)) for network in source.networks)
+        raise UsageError(f"{printable(source.origin)} holds several networks ({names}): choose one with prefer=")
+    return whole, []
+
+
+def _refuse_own_input(path: str | os.PathLike[str], source: Source) -> None:
+    for place in (os.fsdecode(path), f"{os.fsdecode(path)}.index.json"):
+        if os.path.realpath(place) in source.stamps:
+            raise UsageError(f"{printable(place)} is the checkpoint that is read: choose another path")
