@@ -97,7 +97,7 @@ def inspect(
         CheckpointError: the file can't be read.
         UsageError: `prefer` names no network of the file.
     """
-    with open_checkpoint(checkpoint) as source:
+    with collector_paused(), open_checkpoint(checkpoint) as source:
         choice = choose(source.networks, (), prefer)
         found = summarise(source, choice.network, choice.rivals, choice.note)
         if verify:

@@ -14,7 +14,7 @@ from torchgraft.reading.leaves import MAX_DIMS, FileBytes, View
 from torchgraft.reading.strict_json import loads
 
 if TYPE_CHECKING:
-    from torchgraft.core.errors import CorruptCheckpointError
+    from torchgraft.core.errors import CheckpointError, CorruptCheckpointError
     from torchgraft.reading.files import Window
 
 MAX_HEADER = 100_000_000
@@ -45,6 +45,7 @@ def read_safetensors(window: Window) -> Contents:
     if not raw.startswith(b"{"):
         raise window.corrupt(f"safetensors header begins with {raw[:4]!r}, expected {{")
     header = loads(raw, f"{window.label}: header")
+    del raw
     if not isinstance(header, dict):
         raise window.corrupt("safetensors header is no JSON object")
     facts = header.pop("__metadata__", {})
@@ -58,10 +59,12 @@ def read_safetensors(window: Window) -> Contents:
 def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[str]) -> dict[str, View]:
     rows: list[tuple[int, int, str]] = []
     out: dict[str, View] = {}
-    for name, entry in header.items():
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for name in list(header):
+        entry = header.pop(name)  # of a million entries, each is let go as its view is made
         dtype, shape, begin, end = _entry(window, name, entry, warnings)
         rows.append((begin, end, name))
-        out[name] = View(FileBytes(window, base + begin, end - begin), dtype, shape)
+        out[name] = View(FileBytes(window, base + begin, end - begin), dtype, shapes.setdefault(shape, shape))
     _check_cover(window, rows, window.size - base)
     if not "".join(out).isprintable():
         for name in out:
@@ -73,42 +76,50 @@ def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[s
 
 
 def _entry(window: Window, name: str, entry: Any, warnings: list[str]) -> tuple[DType, tuple[int, ...], int, int]:
-    if not isinstance(entry, dict) or not all(f in entry for f in _FIELDS):
-        raise _bad(window, name, f"lacks one of {', '.join(_FIELDS)}")
+    try:
+        label, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (KeyError, TypeError):
+        raise _bad(window, name, f"lacks one of {', '.join(_FIELDS)}") from None
     if len(entry) > len(_FIELDS):
         extra = ", ".join(printable(k, 40) for k in entry if k not in _FIELDS)
         warnings.append(f"tensor {printable(name, 80)} has unknown fields: {extra}")
-    label, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if isinstance(shape, list) and len(shape) > MAX_DIMS:  # before any arithmetic: a million numbers multiply slowly
-        raise LimitExceededError(f"{window.label}: tensor {printable(name)} has {len(shape)} dimensions")
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
-        raise _bad(window, name, f"has shape {shape!r:.80}, expected whole numbers from 0 on")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int for n in offsets):
+    numel = _numel(window, name, shape)
+    if not isinstance(offsets, list) or len(offsets) != 2 or type(offsets[0]) is not int or type(offsets[1]) is not int:
         raise _bad(window, name, f"has data_offsets {offsets!r:.80}, expected two whole numbers")
     begin, end = offsets
     if not 0 <= begin <= end:
         raise _bad(window, name, f"has offsets {begin}, {end}: expected one after the other")
-    dtype = _dtype(window, name, label, shape, end - begin)
-    if prod(shape) * dtype.itemsize != end - begin:
-        raise _bad(
-            window,
-            name,
-            f"of {label} {shape!r:.60} needs {prod(shape) * dtype.itemsize} bytes, its offsets give {end - begin}",
-        )
+    dtype = _DTYPES.get(label) if isinstance(label, str) else None
+    if dtype is None:
+        raise _no_dtype(window, name, label, shape, end - begin)
+    if numel * dtype.itemsize != end - begin:
+        needs = f"of {label} {shape!r:.60} needs {numel * dtype.itemsize} bytes, its offsets give {end - begin}"
+        raise _bad(window, name, needs)
     return dtype, tuple(shape), begin, end
 
 
-def _dtype(window: Window, name: str, label: Any, shape: list[int], nbytes: int) -> DType:
-    dtype = _DTYPES.get(label) if isinstance(label, str) else None
-    if dtype is not None:
-        return dtype
+def _numel(window: Window, name: str, shape: Any) -> int:
+    if not isinstance(shape, list):
+        raise _bad(window, name, f"has shape {shape!r:.80}, expected whole numbers from 0 on")
+    if len(shape) > MAX_DIMS:  # before any arithmetic: a million numbers multiply slowly
+        raise LimitExceededError(f"{window.label}: tensor {printable(name)} has {len(shape)} dimensions")
+    numel = 1
+    for n in shape:
+        if type(n) is not int or not 0 <= n < 1 << 63:
+            raise _bad(window, name, f"has shape {shape!r:.80}, expected whole numbers from 0 on")
+        numel *= n
+    return numel
+
+
+def _no_dtype(window: Window, name: str, label: Any, shape: list[int], nbytes: int) -> CheckpointError:
+    """Return what is wrong with an element type that is not read."""
     if isinstance(label, str) and label in _BITS:
         if prod(shape) * _BITS[label] != 8 * nbytes:
-            raise _bad(window, name, f"of {label} {shape!r:.60} doesn't fill its {nbytes} bytes")
-        raise UnsupportedCheckpointError(
+            return _bad(window, name, f"of {label} {shape!r:.60} doesn't fill its {nbytes} bytes")
+        return UnsupportedCheckpointError(
             f"{window.label}: tensor {printable(name)} has dtype {label}, which is not read"
         )
-    raise _bad(window, name, f"has the unknown dtype {label!r:.40}")
+    return _bad(window, name, f"has the unknown dtype {label!r:.40}")
 
 
 def _check_cover(window: Window, rows: list[tuple[int, int, str]], size: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError
 from torchgraft.reading.inert import Array, Stub, TensorRef, Unreadable
-from torchgraft.reading.leaves import Leaf
+from torchgraft.reading.leaves import Held, Leaf, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -191,4 +191,4 @@ def is_tensor(value: Any) -> bool:
     return type(value) in _TENSORS or isinstance(value, Leaf)
 
 
-_TENSORS = frozenset({TensorRef, Array, Unreadable})
+_TENSORS = frozenset({TensorRef, Array, Unreadable, View, Held})  # the usual ones; the ABC is slow to ask

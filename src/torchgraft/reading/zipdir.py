@@ -189,7 +189,8 @@ def _wide(window: Window, name: str, extra: bytes, fields: tuple[int, int, int])
 
 def _unique(window: Window, found: list[ZipEntry]) -> dict[str, ZipEntry]:
     entries = {e.name: e for e in found}
-    if len(entries) != len(found) or len({e.name.casefold() for e in found}) != len(found):
+    text = "\n".join(entries)
+    if len(entries) != len(found) or (text != text.casefold() and len({e.casefold() for e in entries}) != len(found)):
         seen: set[str] = set()
         for entry in found:
             if entry.name.casefold() in seen:

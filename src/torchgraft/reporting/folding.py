@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import TYPE_CHECKING, NamedTuple
 
+from torchgraft.core.collector import collector_paused
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
 
@@ -131,12 +133,22 @@ class Fold:
 def fold(rows: Iterable[Row]) -> list[Fold]:
     """Return the folds of `rows`, in the order of their first rows."""
     families: dict[Hashable, list[tuple[int, Row, tuple[Numbers, ...]]]] = {}
-    for order, row in enumerate(rows):
-        texts, numbers = zip(*map(_cut, (row.name, *chain.from_iterable(row.related), *row.said)), strict=True)
-        key = (texts, tuple(map(len, row.related)), row.facts, row.shape)
-        families.setdefault(key, []).append((order, row, numbers))
-    folds = list(chain.from_iterable(_family(members) for members in families.values()))
-    return sorted(_leaves_joined(folds), key=lambda f: f.first)
+    with collector_paused():
+        for order, row in enumerate(rows):
+            texts, numbers = _all_cut(row)
+            key = (texts, tuple(map(len, row.related)), row.facts, row.shape)
+            families.setdefault(key, []).append((order, row, numbers))
+        folds = list(chain.from_iterable(_family(members) for members in families.values()))
+        return sorted(_leaves_joined(folds), key=lambda f: f.first)
+
+
+def _all_cut(row: Row) -> tuple[tuple[Texts, ...], tuple[Numbers, ...]]:
+    """Return the texts and the numbers of a row's name, related names and sentences."""
+    if not row.related and not row.said:
+        texts, numbers = _cut(row.name)
+        return (texts,), (numbers,)
+    cut = [_cut(text) for text in (row.name, *chain.from_iterable(row.related), *row.said)]
+    return tuple([texts for texts, _ in cut]), tuple([numbers for _, numbers in cut])
 
 
 def braced(items: Sequence[str]) -> str:
@@ -233,9 +245,12 @@ def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fol
     parts: dict[Numbers, dict[tuple[Cell, ...], Tally]] = {}
     for order, member, (mine, *others) in members:
         fixed = tuple([others[at][place] for at, place in constant])
-        cells: tuple[Cell, ...] = tuple([
-            ((n, *[others[at][place] for at, place in led]),) for n, led in zip(mine, followers, strict=True)
-        ])  # fmt: skip
+        cells: tuple[Cell, ...]
+        if others:
+            led = [[others[at][place] for at, place in own] for own in followers]
+            cells = tuple([((n, *more),) for n, more in zip(mine, led, strict=True)])
+        else:
+            cells = tuple([((n,),) for n in mine])
         grown = parts.setdefault(fixed, {})
         before = grown.get(cells, NOTHING)
         first = order if before is NOTHING else before.first
