@@ -40,7 +40,7 @@ class Moves:
 class Origins:
     """For each element of a result: the number of the source tensor, and the place within it in C order.
 
-    `names` and `shapes` are those of the source tensors.
+    `names` and `shapes` are those of the source tensors, all of which are used.
     """
 
     tensor: Ids
@@ -55,8 +55,7 @@ class Origins:
 
 def explain(origins: Origins) -> Moves | None:
     """Return feeds and ops that make the result, None where no short plan does."""
-    sources = np.unique(origins.tensor)
-    if len(sources) == 1:
+    if len(origins.names) == 1:
         return _of_one(origins)
     axes = [d for d in range(origins.tensor.ndim) if _varies(origins.tensor, d)]
     return _along(origins, axes[0]) if len(axes) == 1 else _merged(origins, axes)

@@ -65,12 +65,16 @@ def _as_floats(values: torch.Tensor) -> list[float]:
 
 def _moved(traced: Traced, ids: Ids, numbering: Numbering, more: tuple[Op, ...] = ()) -> Output | Computed:
     spec = traced.spec
-    tensor = np.searchsorted(numbering.starts, ids.reshape(-1), side="right").reshape(ids.shape) - 1
-    used = np.unique(tensor)
-    place = ids - numbering.starts[tensor]
+    ends = np.searchsorted(numbering.starts, [ids.min(), ids.max()], side="right") - 1
+    if ends[0] == ends[1]:  # the usual case, in which nothing need be looked up for each element
+        used, tensor = ends[:1], np.broadcast_to(np.int64(0), ids.shape)
+        place = ids - numbering.starts[ends[0]]
+    else:
+        owner = np.searchsorted(numbering.starts, ids.reshape(-1), side="right").reshape(ids.shape) - 1
+        used = np.unique(owner)
+        tensor, place = np.searchsorted(used, owner), ids - numbering.starts[owner]
     names = [numbering.names[i] for i in used]
-    shapes = [numbering.specs[name].shape for name in names]
-    found = explain(Origins(np.searchsorted(used, tensor), place, names, shapes))
+    found = explain(Origins(tensor, place, names, [numbering.specs[name].shape for name in names]))
     if found is None:
         text = f"its elements are moved from {len(used)} tensors, in an order that no short plan describes"
         return Computed(spec=spec, why=text, keys=tuple(names))

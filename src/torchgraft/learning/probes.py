@@ -74,7 +74,8 @@ class Numbering:
         for at, name in enumerate(self.names):
             spec = self.specs[name]
             digit = torch.arange(int(self.starts[at]), int(self.starts[at + 1]))
-            digit = torch.div(digit, self.base**number, rounding_mode="floor") % self.base
+            digit >>= number * (self.base.bit_length() - 1)  # the base is a power of two
+            digit &= self.base - 1
             digit = (self.base - 1) - digit if turned else digit
             out[name] = digit.to(getattr(torch, spec.dtype.label)).reshape(spec.shape)
         return out
@@ -99,24 +100,37 @@ def trace(convert: Convert, numbering: Numbering) -> tuple[dict[str, Traced], tu
     last, skipped = run(convert, numbering.probe(0))
     turned, _ = run(convert, numbering.probe(0, turned=True))
     _expect_same_form(last, turned)
-    found: dict[str, Ids] = {}
-    for name, value in last.items():
-        first, back = _whole(value, numbering.base), _whole(turned[name], numbering.base)
-        moved = (first >= 0) & (first + back == numbering.base - 1)
-        ids = np.where(moved, first, OTHER)
-        ids[_equal(value, turned[name])] = CONSTANT
-        found[name] = ids
+    found = {name: _begun(value, turned.pop(name), numbering.base) for name, value in last.items()}
     for number in range(1, numbering.digits()):
         outputs, _ = run(convert, numbering.probe(number))
         _expect_same_form(last, outputs)
-        for name, value in outputs.items():
-            digit, ids = _whole(value, numbering.base), found[name]
-            ids[(ids >= 0) & (digit < 0)] = OTHER
-            ids[(ids == CONSTANT) & ~_equal(value, last[name])] = OTHER
-            np.add(ids, digit * numbering.base**number, out=ids, where=ids >= 0)
+        for name in last:
+            _go_on(found[name], outputs.pop(name), last[name], numbering, number)
     for ids in found.values():
-        ids[ids >= numbering.total] = OTHER
-    return {name: Traced(spec_of(name, value), found[name], value) for name, value in last.items()}, skipped
+        ids.masked_fill_(ids >= numbering.total, OTHER)
+    traced = {name: Traced(spec_of(name, value), found[name].numpy(), value) for name, value in last.items()}
+    return traced, skipped
+
+
+def _begun(value: torch.Tensor, turned: torch.Tensor, base: int) -> torch.Tensor:
+    """Return the last digit of each element's number, CONSTANT or OTHER, from the first run and the turned one."""
+    digit = _digits(value, base)
+    ids = digit.long()
+    ids.masked_fill_((digit < 0) | (digit + _digits(turned, base) != base - 1), OTHER)
+    if bool((ids == OTHER).any()):
+        ids.masked_fill_(_equal(value, turned), CONSTANT)
+    return ids
+
+
+def _go_on(ids: torch.Tensor, value: torch.Tensor, first: torch.Tensor, numbering: Numbering, number: int) -> None:
+    """Add digit `number` to the numbers, in place; what is no digit, or no constant after all, becomes OTHER."""
+    digit = _digits(value, numbering.base)
+    constant = ids == CONSTANT
+    if bool(constant.any()):
+        ids.masked_fill_(constant & ~_equal(value, first), OTHER)
+    moved = ids >= 0
+    ids.masked_fill_(moved & (digit < 0), OTHER)
+    ids += digit.long().mul_(numbering.base**number) * (ids >= 0)
 
 
 def run(convert: Convert, given: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
@@ -176,26 +190,22 @@ def spec_of(name: str, value: torch.Tensor) -> TensorSpec:
         raise UsageError(f"the conversion makes {printable(name)} of type {value.dtype}, which is not known") from None
 
 
-def _whole(value: torch.Tensor, base: int) -> Ids:
-    """Return the values as digits, -1 for those that are none. Complex numbers count by their real part."""
+def _digits(value: torch.Tensor, base: int) -> torch.Tensor:
+    """Return the values as whole numbers from 0 to base - 1, -1 for those that are none (complex: by the real part)."""
     import torch
 
     plain = value.real if value.is_complex() else value
-    if plain.dtype is torch.float64 or not plain.is_floating_point():
-        wide = plain.contiguous()
-    else:
-        wide = plain.to(torch.float32)
-    array = wide.to(torch.uint8 if wide.dtype is torch.bool else wide.dtype).numpy()
-    whole: Ids = np.full(array.shape, -1, dtype=np.int64)
-    is_digit = (array >= 0) & (array < base)
-    whole[is_digit] = array[is_digit].astype(np.int64)
-    whole[is_digit & (whole != array)] = -1
-    return whole
+    if not plain.is_floating_point():
+        plain = plain.to(torch.int64)
+    elif plain.dtype is not torch.float64:
+        plain = plain.to(torch.float32)
+    digit = (plain.nan_to_num(-1.0) if plain.is_floating_point() else plain).clamp(-1, base).to(torch.int32)
+    return digit.masked_fill_((digit != plain) | (digit >= base), -1)
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> NDArray[np.bool_]:
-    same: NDArray[np.bool_] = ((a == b) | ((a != a) & (b != b))).numpy()  # noqa: PLR0124  # NaN equals NaN here
-    return same
+def _equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return where two tensors agree; NaN equals NaN."""
+    return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
 
 
 def _expect_same_form(first: Mapping[str, torch.Tensor], again: Mapping[str, torch.Tensor]) -> None:
