@@ -73,9 +73,17 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     objections = plan.objections
     rivals = (*choice.rivals, *matching.rivals)
     if rivals:
-        mine = choice.network.path or matching.chosen or "top level"
+        mine = (choice.network.path if choice.rivals else matching.chosen) or "top level"
         text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
         objections = (Objection("container", text, (mine, *rivals)), *objections)
+    if matching.homes:
+        first = matching.homes[0]
+        text = (
+            f"what the file holds under {matching.chosen!r} fits several parts of the model equally: "
+            f"{', '.join(map(repr, matching.homes))}; fill all of them with fan_out={{{matching.chosen!r}: "
+            f"[...]}}, or name one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
+        )
+        objections = (Objection("container", text, matching.homes), *objections)
     notes = tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n)
     return replace(
         plan, objections=objections, notes=notes, origin=source.origin, format=source.format,

@@ -124,3 +124,20 @@ def test_a_broken_configuration_is_said(tmp_path):
     assert any("adapter_config.json was left out" in w for w in tg.inspect(tmp_path).warnings)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4}))
     assert "scale 2" in str(tg.load(Net(), tmp_path, merge_lora=True))
+
+
+@pytest.mark.parametrize("base", ["base_layer.", ""])
+def test_a_weight_in_the_file_is_what_its_adapter_is_added_to(base):
+    model, weight = Net(), torch.randn(6, 6)
+    file = factors() | {f"base_model.model.up.{base}weight": weight}
+    tg.load(model, file, merge_lora=0.5)
+    b, a = file["base_model.model.up.lora_B.weight"], file["base_model.model.up.lora_A.weight"]
+    torch.testing.assert_close(model.up.weight.data, weight + 0.5 * b @ a)
+
+
+def test_adapters_that_are_not_merged_are_said():
+    with pytest.raises(tg.PlanRefusedError, match="it holds low-rank adapters"):
+        tg.load(Net(), factors())
+    report = tg.load(Net(), factors() | Net().state_dict())
+    assert [o.kind for o in report.plan.warnings] == ["adapters"]
+    assert "are not merged" in str(report)

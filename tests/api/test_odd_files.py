@@ -143,3 +143,72 @@ def test_averages_under_names_without_dots_are_taken_when_asked_for(joint, front
     wanted = average if prefer else live
     tg.load(model, file, prefer=prefer)
     assert all(torch.equal(v, wanted.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def body():
+    return nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "fc": nn.Linear(4, 4)})
+
+
+def under(**parts):
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+def test_of_two_networks_side_by_side_both_are_named():
+    with pytest.raises(tg.PlanRefusedError, match=r"fit equally: 'student.body.', 'teacher.body.'"):
+        tg.load(body(), {"model": under(**{"student.body": body(), "teacher.body": body()})})
+
+
+@pytest.mark.parametrize("front", ["", "net."])
+def test_one_network_for_two_equal_parts_of_the_model_is_a_question(front):
+    model, file = nn.ModuleDict({"left": body(), "right": body()}), body()
+    saved = {front + key: value for key, value in file.state_dict().items()}
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(tg.PlanRefusedError, match=r"several parts of the model equally: 'left.', 'right.'; .*fan_out"):
+        tg.load(model, saved)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    tg.load(model, saved, fan_out={front: ["left", "right"]})
+    assert all(torch.equal(v, file.state_dict()[k.partition(".")[2]]) for k, v in model.state_dict().items())
+
+
+def test_a_part_of_the_same_name_is_no_question():
+    model, file = nn.ModuleDict({"online_rgb": body(), "online_depth": body()}), body()
+    report = tg.load(model, under(**{"net.depth": file}))
+    assert torch.equal(model["online_depth"]["fc"].weight, file["fc"].weight)
+    assert {s.slot.name.partition(".")[0] for s in report.plan.fresh} == {"online_rgb"}
+
+
+def test_names_with_slashes_are_read_with_dots():
+    file = {"conv/kernel:0": torch.randn(3, 3, 3, 4), "conv/bias:0": torch.randn(4)}
+    file |= {f"norm/{name}:0": torch.rand(4) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+    file |= {"fc/kernel:0": torch.randn(4, 6), "fc/bias:0": torch.randn(6)}
+    model = body()
+    model["fc"] = nn.Linear(4, 6)
+    report = tg.load(model, file)
+    assert not report.plan.fresh
+    assert torch.equal(model["conv"].weight, file["conv/kernel:0"].permute(3, 2, 0, 1))
+    assert torch.equal(model["norm"].running_var, file["norm/moving_variance:0"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weight": torch.ones(4, 4, dtype=torch.int8), "SCB": torch.ones(4)}, "8-bit integers"),
+        ({"weight": torch.ones(4, 4, dtype=torch.uint8)}, "8-bit integers"),
+        ({"weight": torch.ones(4, 4).to(torch.float8_e4m3fn)}, "8-bit floats"),
+        (
+            {"weight": None, "qweight": torch.ones(1, 4, dtype=torch.int32), "scales": torch.ones(1, 4)},
+            "qweight: packed",
+        ),
+    ],
+)
+def test_packed_numbers_are_no_weights(change, said):
+    file = nn.Linear(4, 4).state_dict() | change
+    with pytest.raises(tg.PlanRefusedError, match=said):
+        tg.load(nn.Linear(4, 4), {k: v for k, v in file.items() if v is not None})
+
+
+def test_floats_of_eight_bits_are_taken_as_they_are_on_request():
+    file = {"weight": torch.randn(4, 4).to(torch.float8_e4m3fn), "bias": torch.zeros(4)}
+    model = nn.Linear(4, 4)
+    tg.load(model, file, policy=tg.Policy(quantised=tg.Verdict.WARN))
+    assert torch.equal(model.weight, file["weight"].float())

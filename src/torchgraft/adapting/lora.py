@@ -32,6 +32,8 @@ PARTS = {
 _ADAPTERS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|dora_|ia3_)")
 # Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
 TURNED = frozenset({"Conv1D"})
+# Where a file holds the weight that the adapter belongs to as well, behind the name of the module.
+BASES = (".base_layer.weight", ".weight")
 ORDER = ("up", "down", "up 2", "down 2", "magnitude", "alpha")
 
 
@@ -75,6 +77,11 @@ def lora_steps(
     return steps
 
 
+def is_adapter(key: str) -> bool:
+    """Whether the name says that a tensor belongs to an adapter."""
+    return _ADAPTERS.search(key) is not None
+
+
 def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
     """Return the adapters of a file, each whole.
 
@@ -91,7 +98,7 @@ def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
         a for a in found.values() if {"up", "down"} <= a.keys.keys() and ("up 2" in a.keys) == ("down 2" in a.keys)
     ]
     taken.update(key for adapter in whole for key in adapter.keys.values())
-    strange = [key for key in specs if _ADAPTERS.search(key) and key not in taken]
+    strange = [key for key in specs if is_adapter(key) and key not in taken]
     if whole and strange:
         raise UsageError(
             f"{len(strange)} tensors of adapters can't be merged, e.g. {printable(strange[0])}: LoRA, DoRA and LoHa can be; "
@@ -139,12 +146,14 @@ def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network
         up, down = (Feed(feed.key, (Transpose(),), network) for feed in feeds[:2])
         feeds[:2] = [down, up]
     op = kind(scale)
-    op.out_spec([slot.spec, *(_through(feed, specs[feed.key]) for feed in feeds)])
+    base = next((key for end in BASES if (key := adapter.stem + end) in specs), None)
+    op.out_spec([specs[base] if base else slot.spec, *(_through(feed, specs[feed.key]) for feed in feeds)])
     rank = specs[adapter.keys["down"]].shape[0]
     how = "alpha / rank" if "alpha" in parts else f"{scale:g}"
+    to = base or "the model's own weight"
     return Step(
-        slot=slot, feeds=tuple(feeds), ops=(op,), base=True,
-        why=Why("adapter", f"rank {rank} adapter added to the model's own weight, scale {how}"),
+        slot=slot, feeds=(*([Feed(base, (), network)] if base else []), *feeds), ops=(op,), base=base is None,
+        why=Why("adapter", f"rank {rank} adapter added to {to}, scale {how}"),
     )  # fmt: skip
 
 

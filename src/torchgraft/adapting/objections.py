@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchgraft.adapting.lora import is_adapter
+from torchgraft.adapting.packed import packed
 from torchgraft.core.errors import printable
 from torchgraft.core.listing import listed
 from torchgraft.core.names import ends
@@ -25,7 +27,8 @@ def object_to(plan: Plan) -> tuple[Objection, ...]:
     return (
         *partial,
         *(() if partial else _coverage(plan)),
-        *_quantised(plan),
+        *packed(plan),
+        *_adapters(plan),
         *_doubt(plan),
         *_lossy(plan),
         *_missing(plan),
@@ -44,6 +47,8 @@ def _coverage(plan: Plan) -> Iterator[Objection]:
     if placed == 0 or best < plan.policy.min_coverage:
         sizes = _sizes(plan)
         remedy = "is it the right file? Otherwise say which names correspond (rename=), or lower min_coverage="
+        if any(is_adapter(key) for key in plan.source_specs):
+            remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
         yield Objection("coverage", f"no match: {text}{sizes}; {remedy}")
     elif best < LOW:
         yield Objection("low_coverage", f"{text}{_sizes(plan)}")
@@ -74,6 +79,17 @@ def _partial(plan: Plan) -> Iterator[Objection]:
         )
 
 
+def _adapters(plan: Plan) -> Iterator[Objection]:
+    names = tuple(u.spec.name for u in plan.unused if is_adapter(u.spec.name))
+    if names and plan.coverage.target_filled:
+        yield Objection(
+            "adapters",
+            f"{_count(len(names), 'tensor')} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged: "
+            f"{listed(names)}; the weights are those without them: merge_lora= adds them",
+            names,
+        )
+
+
 def _sizes(plan: Plan) -> str:
     differ = [s for s in plan.steps if s.why.rule == "shape"]
     if not differ:
@@ -97,16 +113,6 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         fact = f"{listed(names)} <- {listed(fed, 3) or 'nothing'} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
         remedy = "rename= (which tensor) or permute= (which layout), keep it fresh with fresh=, or on_doubt='take'"
         yield Objection("doubt", f"{fact}; settle it with {remedy}", names)
-
-
-def _quantised(plan: Plan) -> Iterator[Objection]:
-    packed = [s for s in plan.steps if s.why.rule == "quantised"]
-    names = tuple(s.slot.name for s in packed)
-    if names:
-        text = packed[0].why.text
-        yield Objection(
-            "quantised", f"{listed(names)}: {text}; dequantise the file with the library that packed it", names
-        )
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:

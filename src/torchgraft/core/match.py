@@ -96,7 +96,8 @@ class Matching:
     """All claims, and what is left on both sides.
 
     `derived` maps source keys that are computed from others to what they come from. `rivals` are parts of the file
-    that fit the same slots as well as the `chosen` one. `notes` are remarks for the report.
+    that fit the same slots as well as the `chosen` one, `homes`
+    parts of the model that it would fit equally well. `notes` are remarks for the report.
     """
 
     matches: tuple[Match, ...]
@@ -105,6 +106,7 @@ class Matching:
     derived: Mapping[str, str] = field(default_factory=dict)
     chosen: str = ""
     rivals: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -26,8 +26,8 @@ class Policy:
     target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
     low_coverage: less than half of either side finds a place. conflict: two source tensors claim one slot with
     different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
-    infinite: a buffer without a single finite value. buffers: derived buffers that contradict the model or themselves.
-    suspect: what `statistics=True` finds strange.
+    adapters: the file holds adapters that are not merged. infinite: a buffer without a single finite value.
+    buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.
     """
 
     doubt: Verdict = Verdict.REFUSE
@@ -41,6 +41,7 @@ class Policy:
     conflict: Verdict = Verdict.REFUSE
     quantised: Verdict = Verdict.REFUSE
     partial: Verdict = Verdict.REFUSE
+    adapters: Verdict = Verdict.WARN
     infinite: Verdict = Verdict.WARN
     buffers: Verdict = Verdict.WARN
     suspect: Verdict = Verdict.WARN

@@ -16,7 +16,7 @@ from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
 from torchgraft.matching.select import choose, keep_part
-from torchgraft.matching.undotted import restored
+from torchgraft.matching.undotted import dotted, restored
 from torchgraft.matching.units import flat_class, shape_class
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Given:
 
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
-    shown = [(given.renamed.get(name, name), key) for name, key in given.rules.present(part)]
+    shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present(part)]
     back = restored([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
     origin = given.models.source
@@ -152,6 +152,7 @@ def _under_own_keys(
         derived={keys[k]: keys[v] for k, v in derived.items()},
         chosen=naming.prefixes[0][0] if naming.prefixes else "",
         rivals=naming.rivals,
+        homes=naming.homes,
         notes=matching.notes,
     )
 

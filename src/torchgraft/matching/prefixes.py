@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from torchgraft.core.names import words
 from torchgraft.core.plan import Why
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ Prefix = tuple[str, str]
 class Naming:
     """Source name -> target name, the prefix rules behind it (source prefix, target prefix).
 
-    `rivals` are source prefixes that would place as much in the same slots.
+    `rivals` are source prefixes that would place as much in the same slots; `homes` are target prefixes (the chosen one
+    first, if there are any) that the same tensors would fit as well.
     """
 
     pairs: Mapping[str, str]
     prefixes: tuple[Prefix, ...]
     rivals: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
 
     def reason(self, source: Leaf, target: Leaf) -> Why:
         """Return why two leaves belong together by name."""
@@ -65,11 +68,13 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     pairs: dict[str, str] = {}
     rules: list[Prefix] = []
     rivals: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
     while left and wanted:
-        rule, placed, others = _best(left, wanted)
+        rule, placed, others, places = _best(left, wanted)
         if rule is None:
             break
         rivals = rivals or others
+        homes = homes or (places if not rules else ())
         rules.append(rule)
         for name, to in placed.items():
             leaf = wanted[to]
@@ -77,7 +82,7 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             del left[name]
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
-    return Naming(pairs, tuple(rules), rivals)
+    return Naming(pairs, tuple(rules), rivals, homes)
 
 
 def _keeps_numbers(rule: Prefix) -> bool:
@@ -102,8 +107,10 @@ def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -
 
 def _best(
     left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]
-) -> tuple[Prefix | None, Mapping[str, str], tuple[str, ...]]:
-    """Return the best rule, what it pairs, and the source prefixes of others that fill the same slots as well."""
+) -> tuple[Prefix | None, Mapping[str, str], tuple[str, ...], tuple[str, ...]]:
+    """Return the best rule, what it pairs, and others as good: source prefixes that fill the same slots, target prefixes
+    under which the same tensors fill other ones (the rule's own first).
+    """
     rated: list[tuple[float, Prefix, dict[str, str]]] = []
     for rule in _candidates(left, wanted):
         placed = _apply(rule, left, wanted)
@@ -117,15 +124,28 @@ def _best(
         if rule == ("", "") and len(placed) == len(wanted) == len(left):
             break
     if not rated:
-        return None, {}, ()
-    rated.sort(key=lambda item: -item[0])
+        return None, {}, (), ()
+    rated.sort(key=lambda item: (-item[0], -_akin(item[1])))
     best = rated[0]
     slots = set(best[2].values())
     rivals = tuple(
         rule[0] for value, rule, placed in rated[1:]
         if best[1][0] and 2 * len(slots) >= len(wanted) and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
     )  # fmt: skip
-    return best[1], best[2], rivals
+    same = [
+        rule for value, rule, placed in rated
+        if rule[0] == best[1][0] and best[1][1] and 2 * len(placed) >= len(left) and value >= best[0] - 0.5
+        and placed.keys() == best[2].keys() and _akin(rule) >= _akin(best[1])
+    ]  # fmt: skip
+    apart = len({wanted[to].name for _, rule, placed in rated if rule in same for to in placed.values()})
+    homes = tuple(new for _, new in same) if apart == len(same) * len(best[2]) and len(same) > 1 else ()
+    return best[1], best[2], rivals, homes
+
+
+def _akin(rule: Prefix) -> int:
+    """Return how many words the two prefixes of a rule share."""
+    ours, theirs = ({word for part in prefix.split(".") for word in words(part)} for prefix in rule)
+    return len(ours & theirs)
 
 
 def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:

@@ -63,3 +63,11 @@ def _served(keys: Iterable[str], names: Collection[str]) -> set[str]:
     """Return the names that a key ends with, after a dot."""
     wanted = set(names)
     return {end for key in keys for end in ends(key) if end in wanted}
+
+
+def dotted(name: str) -> str:
+    """Return a name of TensorFlow's spelling (`block1/conv/kernel:0`) with dots; every other name as it is."""
+    if "/" not in name or "." in name:
+        return name
+    stem, _, output = name.rpartition(":")
+    return (stem if stem and output.isdecimal() else name).strip("/").replace("/", ".")
