@@ -31,6 +31,8 @@ RESAMPLING: dict[str, dict[str, Any]] = {
 PREFIX_TOKENS = (("cls", "class"), ("dist", "distillation"), ("reg", "register"))
 POSITION_WORDS = frozenset({"pos", "position", "positional", "positions", "wpe"})
 BIAS_WORDS = frozenset({"relative", "rel"})
+# Words of relative tables of one axis (SAM, MViT); others hold a row for each offset within a window.
+AXIS_WORDS = frozenset({"h", "w", "t", "height", "width", "time"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ def position_fit(
 ) -> Fit | None:
     """Return how a position table changes its size; None when the pair is none, or only other axes differ."""
     if BIAS_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
-        return _bias_table(source.shape, target.shape)
+        axis = bool(AXIS_WORDS & set(words(source.role)))
+        return _axis_table(source.shape, target.shape) if axis else _window_table(source, target, grids)
     if not is_position_table(target) or source.shape[-1:] != target.shape[-1:]:
         return None
     if len(source.shape) == len(target.shape) == 4:
@@ -196,20 +199,50 @@ def _open_grid(a: Shape, b: Shape) -> Fit | None:
     return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule="positions")
 
 
-def _bias_table(a: Shape, b: Shape) -> Fit | None:
-    """Relative tables: [(2h-1)(2w-1) (+3), heads] for square windows, or [2S-1, head size] for one axis."""
-    if a[1] != b[1] or a[0] == b[0]:
+def _axis_table(a: Shape, b: Shape) -> Fit | None:
+    """Relative tables of one axis: [2S-1, head size]."""
+    if a[1] != b[1] or a[0] == b[0] or a[0] % 2 == 0 or b[0] % 2 == 0:
         return None
+    return Fit((Resample1d(b[0], "linear"),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
+
+
+def _window_table(source: Leaf, target: Leaf, grids: Mapping[str, tuple[Grid, Grid]]) -> Fit | None:
+    """Relative tables of windows: [(2h-1)(2w-1), heads], with three rows more where a class token has offsets of its own.
+
+    Windows that aren't stated are taken to be square. Where the number of rows could also be that of another one, that is
+    the convention that settles it.
+    """
+    a, b = source.shape, target.shape
+    if a[1] != b[1] or a[0] == b[0] or "table" not in words(source.role):
+        return None
+    stated = grids.get(target.keys[0])
+    if stated is not None:
+        extras = {n - _offsets(*window) for n, window in zip((a[0], b[0]), stated, strict=True)}
+        if extras not in ({0}, {3}):
+            return Fit(
+                None, f"the stated windows {stated[0]} and {stated[1]} don't make tables of {a[0]} and {b[0]} rows"
+            )
+        return _rewindowed(stated, extras.pop(), Certainty.CERTAIN)
     for extra in (0, 3):
         sides = [isqrt(n - extra) for n in (a[0], b[0])]
         if all(s * s == n - extra and s % 2 for s, n in zip(sides, (a[0], b[0]), strict=True)):
-            windows = [((s + 1) // 2, (s + 1) // 2) for s in sides]
-            op = ResampleBiasTable(windows[0], windows[1], extra)
-            return Fit(
-                (op,),
-                f"relative positions of a {windows[0][0]}x{windows[0][1]} window -> {windows[1][0]}x{windows[1][1]}",
-                rule="positions",
-            )
-    if a[0] % 2 and b[0] % 2:
-        return Fit((Resample1d(b[0], "linear"),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
-    return None
+            first, second = ((s + 1) // 2 for s in sides)
+            sure = Certainty.CERTAIN if all(map(_is_prime, sides)) else Certainty.LIKELY
+            return _rewindowed(((first, first), (second, second)), extra, sure)
+    text = f"relative tables of {a[0]} and {b[0]} rows are of no square windows: state them with grids="
+    return Fit(None, text)
+
+
+def _offsets(height: int, width: int) -> int:
+    return (2 * height - 1) * (2 * width - 1)
+
+
+def _is_prime(number: int) -> bool:
+    """Whether a square of this side is the only window with as many offsets."""
+    return number > 1 and all(number % n for n in range(2, isqrt(number) + 1))
+
+
+def _rewindowed(windows: tuple[Grid, Grid], extra: int, sure: Certainty) -> Fit:
+    op = ResampleBiasTable(windows[0], windows[1], extra)
+    text = f"relative positions of a {_times(windows[0])} window -> {_times(windows[1])}"
+    return Fit((op,), text, certainty=sure, rule="positions")

@@ -44,6 +44,7 @@ def match(
     state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks. Slots in
     `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
+    rules.check(list(specs))
     inside, outside = keep_part(specs, prefer)
     targets = target_leaves(models.target.slots)
     if rules.fresh or rules.zero:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.words import blocks_of, numbered_lists
@@ -66,13 +67,20 @@ def _of_own_kind(leaves: Iterable[Leaf]) -> dict[Kind, list[Leaf]]:
     for leaf in leaves:
         role = leaf.role
         if role not in ROLES and role not in DERIVED_ROLES:
-            found.setdefault((role, leaf.shape), []).append(leaf)
+            found.setdefault(_kind(leaf), []).append(leaf)
     return found
+
+
+def _kind(leaf: Leaf) -> Kind:
+    """Return the kind of name and shape; of tables of relative positions only the width counts: windows may differ."""
+    said = words(leaf.role)
+    table = len(leaf.shape) == 2 and "table" in said and ("relative" in said or "rel" in said)
+    return (leaf.role, leaf.shape[1:] if table else leaf.shape)
 
 
 def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:
     for leaf in matching.free_targets:
-        source = shared.get((leaf.role, leaf.shape))
+        source = shared.get(_kind(leaf))
         if source is not None and _is_numbered(leaf):
             yield Match(target=leaf, source=source, why=_why(source))
 
@@ -120,7 +128,7 @@ def _why(source: Leaf) -> Why:
 
 
 def _explained(found: Match, shared: dict[Kind, Leaf]) -> Match:
-    source = shared.get((found.target.role, found.target.shape))
+    source = shared.get(_kind(found.target))
     if source is None or source.keys != found.source.keys:
         return found
     return Match(target=found.target, source=source, why=_why(source))

@@ -14,7 +14,7 @@ BESIDE = "a layer of the same shapes stays free beside it, and nothing in betwee
 BY_ORDER = "names don't say it, and layers of the same shapes could change places"
 OTHER_NAME = "its shape fits, its name doesn't"
 NO_LEAD = "another reading fits nearly as well"
-FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it"
+FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it in)"
 
 FUSED = (
     "the file's layer has a bias where the model has a norm that nothing fills: norms or branches are fused into it, as for "

@@ -160,6 +160,16 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("h",): ("block",),
     ("stages",): ("stage",),
     ("layer", "scale"): ("ls",),
+    ("gamma", "1"): ("ls", "@1"),
+    ("gamma", "2"): ("ls", "@2"),
+    ("lambda", "1"): ("ls", "@1"),
+    ("lambda", "2"): ("ls", "@2"),
+    ("ls", "1", "gamma"): ("ls", "@1"),
+    ("ls", "2", "gamma"): ("ls", "@2"),
+    ("layer", "scale", "1"): ("ls", "@1"),
+    ("layer", "scale", "2"): ("ls", "@2"),
+    ("layer", "scale", "1", "lambda", "1"): ("ls", "@1"),
+    ("layer", "scale", "2", "lambda", "1"): ("ls", "@2"),
     ("gamma",): ("ls",),
     ("lambda",): ("ls",),
     ("feed", "forward"): ("mlp",),
@@ -193,7 +203,7 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
     frozenset({"dw", "pw"}),
 )
 
-# Roles of a module's own tensors; the right side is canonical. `scale`, `gamma` and `g` only beside a bias.
+# Roles of a module's own tensors; the right side is canonical. `scale`, `gamma` and `g` only beside a bias, or alone.
 ROLES = {
     "weight": "weight",
     "kernel": "weight",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import UsageError
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import covers
+from torchgraft.matching.dialect import WRAPPERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +50,24 @@ class Rules:
             shown += [(name, key) for name in names]
         return shown
 
+    def check(self, keys: Sequence[str]) -> None:
+        """Raise UsageError where a rule means no tensor of the file.
+
+        Raises:
+            UsageError: naming the rule, and what comes close to it.
+        """
+        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        for (pattern, _), said in zip(renames, self.rename, strict=True):
+            _expect(any(pattern.match(key) for key in keys), "rename", said, keys)
+        names = [_renamed(key, renames) for key in keys]
+        for old in self.fan_out:
+            _expect(any(_behind(_dotted(old), name) is not None for name in names), "fan_out", old, names)
+        names = [n for name in names for n in self._spread(name)]
+        for path in self.layers:
+            _expect(any(_list_at(path, name) for name in names), "layers", path, names)
+        for old in self.copies:
+            _expect(any(old in name.split(".") for name in names), "copies", old, names)
+
     def is_fresh(self, name: str) -> bool:
         """Whether the caller wants the slot to stay fresh."""
         return any(covers(pattern, name) for pattern in self.fresh)
@@ -58,14 +78,14 @@ class Rules:
 
     def _spread(self, name: str) -> list[str]:
         for old, places in self.fan_out.items():
-            prefix = _dotted(old)
-            if name.startswith(prefix):
-                return [_dotted(place) + name[len(prefix) :] for place in places]
+            rest = _behind(_dotted(old), name)
+            if rest is not None:
+                return [_dotted(place) + rest for place in places]
         return [name]
 
     def _relayered(self, name: str) -> list[str]:
         for path, picks in self.layers.items():
-            found = re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
+            found = _list_at(path, name)
             if found:
                 number = int(found["n"])
                 return [f"{found['head']}{j}{found['rest']}" for j, i in enumerate(picks) if i == number]
@@ -79,6 +99,31 @@ class Rules:
             for at, part in enumerate(parts)
             if part == old
         ]
+
+
+def _behind(prefix: str, name: str) -> str | None:
+    """Return what stands behind a prefix, at the start of a name or behind segments of wrappers; None if it isn't there."""
+    left = name
+    while not left.startswith(prefix):
+        wrapper, _, left = left.partition(".")
+        if wrapper not in WRAPPERS or not left:
+            return None
+    return left[len(prefix) :]
+
+
+def _list_at(path: str, name: str) -> re.Match[str] | None:
+    """Return the parts of a name in the layer list at `path`, whatever stands before it; None for all other names."""
+    return re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
+
+
+def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  # noqa: FBT001  # a fact, not a mode
+    """Raise UsageError unless a rule hit something."""
+    if hit:
+        return
+    inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
+    near = inside or get_close_matches(said, [".".join(name.split(".")[:n]) for name in names for n in (1, 2)], n=2)
+    hint = f"; did you mean {' or '.join(repr(printable(n, 80)) for n in near[:2])}?" if near else ""
+    raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{hint}")
 
 
 def _dotted(prefix: str) -> str:

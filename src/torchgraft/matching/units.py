@@ -130,7 +130,7 @@ def _role(last: str, beside: set[str]) -> str:
     role = ROLES.get(last)
     if role is not None:
         return role
-    if last in WEIGHT_BESIDE_BIAS and beside & {"bias", "beta", "b"}:
+    if last in WEIGHT_BESIDE_BIAS and (beside & {"bias", "beta", "b"} or len(beside) == 1):
         return "weight"
     return BARE
 

@@ -1,0 +1,85 @@
+"""Tables of positions: which axis of what a row is decides how it is resized; what can't be known stays and is said."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+from torchgraft.ops import Resample1d, ResampleBiasTable
+
+
+class Window(nn.Module):
+    """Attention with one table of relative positions, as Swin and BEiT have it."""
+
+    def __init__(self, rows, *, name="relative_position_bias_table", index=None, coords=None):
+        super().__init__()
+        setattr(self, name, nn.Parameter(torch.randn(rows, 2)))
+        if index is not None:
+            self.register_buffer("relative_position_index", torch.arange(index * index).reshape(index, index))
+        if coords is not None:
+            self.register_buffer("relative_coords_table", torch.rand(1, coords, coords, 2))
+        self.qkv = nn.Linear(4, 12)
+
+
+def offsets(height, width):
+    return (2 * height - 1) * (2 * width - 1)
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+@pytest.mark.parametrize(
+    ("old", "new", "sure"), [(4, 6, Certainty.CERTAIN), (7, 8, Certainty.LIKELY), (5, 4, Certainty.LIKELY)]
+)
+def test_square_windows_are_resampled(extra, old, new, sure):
+    file, model = Window(offsets(old, old) + extra), Window(offsets(new, new) + extra)
+    report = tg.load(model, file)
+    step = report.plan.by_name["relative_position_bias_table"]
+    op = ResampleBiasTable((old, old), (new, new), extra)
+    assert torch.equal(model.relative_position_bias_table, op.run([file.relative_position_bias_table.detach()]))
+    assert step.certainty is sure, "225 rows (8x8) could also be those of a window of 13 by 5; 169 only of 7 by 7"
+
+
+def test_windows_that_are_not_square_stay_unless_they_are_stated():
+    file, model = Window(offsets(4, 3)), Window(offsets(6, 4))
+    before = model.relative_position_bias_table.detach().clone()
+    report = tg.load(model, file)
+    assert torch.equal(model.relative_position_bias_table, before)
+    assert "no square windows: state them with grids=" in str(report)
+    tg.load(model, file, grids={"relative_position_bias_table": ((4, 3), (6, 4))})
+    op = ResampleBiasTable((4, 3), (6, 4), 0)
+    assert torch.equal(model.relative_position_bias_table, op.run([file.relative_position_bias_table.detach()]))
+    report = tg.load(model, file, grids={"relative_position_bias_table": ((4, 4), (6, 4))})
+    assert "don't make tables of 35 and 77 rows" in str(report)
+
+
+def test_tables_of_one_axis_are_resampled_along_it():
+    file, model = Window(9, name="rel_pos_h"), Window(15, name="rel_pos_h")
+    tg.load(model, file)
+    assert torch.equal(model.rel_pos_h, Resample1d(15, "linear").run([file.rel_pos_h.detach()]))
+
+
+def test_buckets_of_distances_are_no_positions():
+    file, model = Window(31, name="relative_attention_bias"), Window(33, name="relative_attention_bias")
+    before = model.relative_attention_bias.detach().clone()
+    tg.load(model, file)
+    assert torch.equal(model.relative_attention_bias, before)
+
+
+def test_what_follows_from_the_window_is_nothing_to_hear_about():
+    file, model = Window(49, index=16, coords=7), Window(121, index=36, coords=11)
+    before = {k: v.clone() for k, v in model.state_dict().items() if k.startswith("relative_coords") or "index" in k}
+    report = tg.load(model, file)
+    assert not report.plan.fresh
+    assert not [u for u in report.plan.unused if not u.quiet]
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in before.items())
+
+
+@pytest.mark.parametrize("window", [4, 6])
+def test_one_table_for_all_blocks_goes_to_each_also_under_another_window(window):
+    file = {f"blocks.{n}.qkv.{role}": value for n in range(3) for role, value in nn.Linear(4, 12).state_dict().items()}
+    file["rel_pos_bias.relative_position_bias_table"] = torch.randn(offsets(4, 4), 2)
+    model = nn.ModuleDict({"blocks": nn.ModuleList([Window(offsets(window, window)) for _ in range(3)])})
+    tg.load(model, file)
+    table = file["rel_pos_bias.relative_position_bias_table"]
+    wanted = table if window == 4 else ResampleBiasTable((4, 4), (6, 6), 0).run([table])
+    assert all(torch.equal(block.relative_position_bias_table, wanted) for block in model["blocks"])

@@ -1,0 +1,75 @@
+"""What the caller says of names must mean something in the file."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def net():
+    return nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(3, 3) for _ in range(3)]), "head": nn.Linear(3, 2)})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"rename": {"heads": "head"}}, r"rename: no tensor of the file is called 'heads'; did you mean 'head'"),
+        ({"fan_out": {"layer": ["layers"]}}, r"fan_out: .*'layer'; did you mean 'layers'"),
+        ({"layers": {"blocks": [0]}}, r"layers: no tensor of the file is called 'blocks'"),
+        ({"copies": {"attn": "head"}}, r"copies: no tensor of the file is called 'attn'"),
+        ({"rename": {"ayers.0": "layers.0"}}, r"rename: no tensor"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_an_error(asked, said):
+    model = net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(tg.UsageError, match=said):
+        tg.load(model, net().state_dict(), **asked)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_later_rules_see_what_earlier_ones_made():
+    file = {f"blocks.{k.partition('.')[2]}" if k.startswith("layers") else k: v for k, v in net().state_dict().items()}
+    model = net()
+    tg.load(model, file, rename={"blocks": "layers"}, layers={"layers": [2, 0, 0]})
+    assert torch.equal(model["layers"][0].weight, file["blocks.2.weight"])
+    assert torch.equal(model["layers"][2].weight, file["blocks.0.weight"])
+
+
+@pytest.mark.parametrize("front", ["", "module.", "_orig_mod.module.", "model."])
+def test_prefixes_are_found_behind_wrappers(front):
+    file = {f"{front}enc.{k}": v for k, v in net().state_dict().items()}
+    model = nn.ModuleDict({"a": net(), "b": net()})
+    tg.load(model, file, fan_out={"enc": ["a", "b"]})
+    assert all(torch.equal(v, file[f"{front}enc.{k.partition('.')[2]}"]) for k, v in model.state_dict().items())
+
+
+def test_layer_scales_are_told_apart_under_other_names():
+    def blocks(names):
+        made = []
+        for _ in range(3):
+            parts = {"norm1": nn.LayerNorm(4), "fc1": nn.Linear(4, 8), "fc2": nn.Linear(8, 4)}
+            block = nn.ModuleDict(parts)
+            for name in names:
+                owner, _, own = name.rpartition(".")
+                if owner:
+                    block[owner] = nn.Module()
+                (block[owner] if owner else block).register_parameter(own, nn.Parameter(torch.randn(4)))
+            made.append(block)
+        return nn.ModuleDict({"blocks": nn.ModuleList(made)})
+
+    file, model = blocks(["gamma_1", "gamma_2"]), blocks(["ls1.gamma", "ls2.gamma"])
+    tg.load(model, file)
+    for old, new in zip(file["blocks"], model["blocks"], strict=True):
+        assert torch.equal(new["ls1"].gamma, old.gamma_1)
+        assert torch.equal(new["ls2"].gamma, old.gamma_2)
+
+
+def test_an_optimizer_alone_is_no_network():
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model["head"](torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    with pytest.raises(tg.CheckpointError, match="only optimizer state"):
+        tg.load(model, optimizer.state_dict())
