@@ -16,7 +16,7 @@ from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
 from torchgraft.matching.select import choose, keep_part
-from torchgraft.matching.undotted import dotted, restored
+from torchgraft.matching.undotted import dotted, respelled, restored
 from torchgraft.matching.units import flat_class, shape_class
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
     shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present(part)]
     back = restored([name for name, _ in shown], names)
+    shown = [(back.get(name, name), key) for name, key in shown]
+    back = respelled([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
     origin = given.models.source
     sources, derived = source_leaves(

@@ -5,15 +5,17 @@ Dots can't be put back from the source's side; taking them out of the target's n
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import ends
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 MIN_VOTES = 1
+_LOOSE = re.compile(r"(?<=[A-Za-z])[._](?=\d+(?:\.|$))")
 JOINTS = ("", "_")
 
 
@@ -71,3 +73,25 @@ def dotted(name: str) -> str:
         return name
     stem, _, output = name.rpartition(":")
     return (stem if stem and output.isdecimal() else name).strip("/").replace("/", ".")
+
+
+def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    """Return key -> the same with numbers written as the model writes them: `norm.1` for `norm1`, `layer_2`, `layer2`.
+
+    Only what stands between a letter and a number is another spelling: `blocks.1.2` and `blocks.12` are not the same. The
+    keys may stand under a prefix, which is kept.
+    """
+    wanted = set(names)
+    loose: dict[str, str] = {}
+    for name in wanted:
+        short = _LOOSE.sub("", name)
+        loose[short] = "" if short in loose else name
+    found: dict[str, str] = {}
+    for key in keys:
+        if not any(end in wanted for end in ends(key)):
+            end = next((end for end in ends(key) if loose.get(_LOOSE.sub("", end))), "")
+            if end:
+                found[key] = key[: len(key) - len(end)] + loose[_LOOSE.sub("", end)]
+    taken = Counter(found.values())
+    here = set(keys)
+    return {key: name for key, name in found.items() if taken[name] == 1 and name not in here}

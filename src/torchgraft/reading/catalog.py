@@ -16,7 +16,7 @@ from torchgraft.core.errors import (
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.reading.inert import Array, Name, Py2Text, Record, Stub
 from torchgraft.reading.plain import kept
-from torchgraft.reading.roles import is_counter, is_optimizer, role_of
+from torchgraft.reading.roles import is_counter, role_of
 from torchgraft.reading.walk import children, is_module, is_tensor, module_entries, survey
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _Cataloguer:
                 "without names; expected a dictionary of named tensors"
             )
         if self.holds.get(id(tree)):
-            self._emit(tree, (), "optimizer" if is_optimizer(tree) else "model", ())
+            self._emit(tree, (), "model", ())
         if not self.out.networks:
             raise self._nothing(tree, foreign)
         if all(n.role == "optimizer" for n in self.out.networks):

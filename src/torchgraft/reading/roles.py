@@ -84,7 +84,7 @@ def role_of(key: str, value: Any, inherited: str) -> str:
     if inherited in ("optimizer", "other"):
         return inherited
     parts = set(words(key)) if "." not in key else set()
-    if parts & _OPTIMIZER or is_optimizer(value):
+    if parts & _OPTIMIZER or _is_optimizer(value):
         return "optimizer"
     if parts & _OTHER and not parts & {"state", "model", "net", "weights"} - ({"state"} if "rng" in parts else set()):
         return "other"
@@ -101,6 +101,5 @@ def is_counter(key: str, numel: int) -> bool:
     return "rng" in parts or (numel <= 1 and bool(parts & _COUNTERS))
 
 
-def is_optimizer(value: Any) -> bool:
-    """Return whether a part is what an optimizer's `state_dict()` gives."""
+def _is_optimizer(value: Any) -> bool:
     return isinstance(value, dict) and "param_groups" in value and "state" in value
