@@ -9,6 +9,8 @@ from torchgraft.core.derived import is_derived
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.ops import Constant
 
+LONGEST = 1000  # comparing takes the square of the length, and a file may hold a name of a megabyte
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -74,5 +76,8 @@ def _class(spec: TensorSpec) -> tuple[int, ...]:
 
 def _similar(key: str, names: Sequence[str]) -> tuple[str, ...]:
     """Return up to three fresh slots of the same shape whose names come closest; the only one of a shape in any case."""
-    rated = sorted(((SequenceMatcher(None, key, name).ratio(), name) for name in names[:200]), reverse=True)
-    return tuple(name for ratio, name in rated[:3] if ratio > 0.5 or len(rated) == 1)
+    if len(key) > LONGEST:
+        return ()
+    few = [name for name in names[:200] if len(name) <= LONGEST]
+    rated = sorted(((SequenceMatcher(None, key, name).ratio(), name) for name in few), reverse=True)
+    return tuple(name for ratio, name in rated[:3] if ratio > 0.5 or len(names) == 1)

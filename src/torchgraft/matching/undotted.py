@@ -39,7 +39,10 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict
         return {}
     ends = {key: key.rpartition(".")[2] for key in keys}
     whole = {key: ("." in key and end) or key for key, end in ends.items()}
-    votes = Counter(end[:at] for end in whole.values() for at in range(len(end)) if end[at:] in flat)
+    longest = max(map(len, flat))  # a key may be a megabyte long: only its end can be a name
+    votes = Counter(
+        end[:at] for end in whole.values() for at in range(max(len(end) - longest, 0), len(end)) if end[at:] in flat
+    )
     if not votes:
         return {}
     before, count = votes.most_common(1)[0]

@@ -1,0 +1,144 @@
+"""Files around the checkpoint: links, devices, files that change or are swapped while they are read."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from source_contract import distinct, same
+
+from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
+from torchgraft.reading import open_checkpoint, paths
+
+A, B = distinct(2000, 500), distinct(2000, 500, seed=1)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save({"w": A}))
+    return path
+
+
+def test_a_file_that_shrinks_is_noticed(file):
+    with open_checkpoint(file) as source:
+        os.truncate(file, 4096)
+        with pytest.raises(CorruptCheckpointError, match="changed while reading"):
+            source.read("", "w")
+
+
+def test_a_file_that_is_written_into_is_noticed(file):
+    with open_checkpoint(file) as source:
+        with file.open("r+b") as other:
+            other.seek(3000)
+            other.write(b"\xff" * 3000)
+        os.utime(file, ns=(0, 12345))
+        with pytest.raises(CorruptCheckpointError, match="changed while reading"):
+            source.read("", "w")
+
+
+def test_a_file_put_in_its_place_later_changes_nothing(file, tmp_path):
+    with open_checkpoint(file) as source:
+        (tmp_path / "other").write_bytes(save({"w": B}))
+        (tmp_path / "other").replace(file)
+        assert same(source.read("", "w"), A)
+
+
+def sharded(folder, name="a.safetensors"):
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    return folder
+
+
+def test_a_link_put_there_after_the_check_is_not_followed(file, tmp_path, monkeypatch):
+    """The folder on the way becomes a link between the check and the opening."""
+    inner = sharded(tmp_path / "ckpt", "sub/a.safetensors")
+    (inner / "sub").mkdir()
+    (inner / "sub" / "a.safetensors").write_bytes(save({"w": A}))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.safetensors").write_bytes(save({"w": B}))
+    walk = paths._walk
+
+    def swapped(*args):
+        if (inner / "sub").is_dir() and not (inner / "sub").is_symlink():
+            (inner / "sub").rename(inner / "was")
+            (inner / "sub").symlink_to(outside)
+        return walk(*args)
+
+    monkeypatch.setattr(paths, "_walk", swapped)
+    with pytest.raises(CheckpointError):
+        open_checkpoint(inner)
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    for name in ("pipe.pt", "zero.pt"):
+        with pytest.raises(CorruptCheckpointError, match="not a regular file"):
+            open_checkpoint(tmp_path / name)
+    inner = sharded(tmp_path / "ckpt")
+    os.mkfifo(inner / "a.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_checkpoint(inner)
+
+
+def test_links_within_a_cache_are_followed_and_others_not(tmp_path):
+    root = tmp_path / "models--org--name"
+    snapshot = root / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (root / "blobs").mkdir()
+    (root / "blobs" / "ff").write_bytes(save({"w": A}))
+    sharded(snapshot)
+    (snapshot / "a.safetensors").symlink_to("../../blobs/ff")
+    with open_checkpoint(snapshot) as source:
+        assert same(source.read("", "w"), A)
+    (snapshot / "a.safetensors").unlink()
+    (tmp_path / "secret").write_bytes(save({"w": B}))
+    (snapshot / "a.safetensors").symlink_to(tmp_path / "secret")
+    with pytest.raises(UnsafeCheckpointError, match="leads outside"):
+        open_checkpoint(snapshot)
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors where Linux lists them")
+def test_no_descriptor_is_left_open(file, tmp_path):
+    from onnx_files import model
+    from test_onnx import outside
+
+    (tmp_path / "weights.data").write_bytes(bytes(8))
+    (tmp_path / "m.onnx").write_bytes(model([outside("w", torch.ones(2))]).SerializeToString())
+    (tmp_path / "bad.onnx").write_bytes(
+        model([outside("w", torch.ones(2)), outside("v", torch.ones(9))]).SerializeToString()
+    )
+    before = descriptors()
+    for path in (file, tmp_path / "m.onnx"):
+        with open_checkpoint(path) as source:
+            source.read("", "w")
+    with pytest.raises(CorruptCheckpointError):
+        open_checkpoint(tmp_path / "bad.onnx")
+    assert descriptors() == before
+
+
+def test_threads_that_read_while_the_file_is_replaced_see_one_of_the_two(file, tmp_path):
+    seen, done = [], threading.Event()
+
+    def replace():
+        for i in range(30):
+            (tmp_path / f"{i}").write_bytes(save({"w": (A, B)[i % 2]}))
+            (tmp_path / f"{i}").replace(file)
+        done.set()
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    while not done.is_set():
+        with open_checkpoint(file) as source:
+            seen.append(source.read("", "w"))
+    writer.join()
+    assert all(same(value, A) or same(value, B) for value in seen)
