@@ -19,6 +19,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import BESIDE, from_json
+from torchgraft.reading.brief import brief
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
 from torchgraft.reading.files import CheckpointFile, Window, shown
@@ -86,7 +87,7 @@ class _Reader:
         out: dict[str, Any] = {}
         for name, entry in entries.items():
             if not isinstance(name, str) or not isinstance(entry, Stub):
-                raise CorruptCheckpointError(f"{self.label}: an entry that is none: {name!r:.60}")
+                raise CorruptCheckpointError(f"{self.label}: an entry that is none: {brief(name)}")
             value = self._entry(name, entry, places)
             path = paths.get(name) if isinstance(paths, dict) else None
             _put(out, path if isinstance(path, tuple) and path else (name,), value, self.label)
@@ -99,13 +100,13 @@ class _Reader:
             name, offset = at.get("fqn"), at.get("offset")
             path, start, length = place.get("relative_path"), place.get("offset"), place.get("length")
             if not isinstance(path, str) or type(start) is not int or type(length) is not int:
-                raise CorruptCheckpointError(f"{self.label}: the place of {name!r:.60} is incomplete")
+                raise CorruptCheckpointError(f"{self.label}: the place of {brief(name)} is incomplete")
             if place.get("transform_descriptors"):
                 raise UnsupportedCheckpointError(
-                    f"{self.label}: {name!r:.60} went through a transform ({place['transform_descriptors']!r:.60}), which is not read"
+                    f"{self.label}: {brief(name)} went through a transform ({brief(place['transform_descriptors'])}), which is not read"
                 )
             if start < 0 or length < 0:
-                raise CorruptCheckpointError(f"{self.label}: {name!r:.60} has offset {start} and length {length}")
+                raise CorruptCheckpointError(f"{self.label}: {brief(name)} has offset {start} and length {length}")
             out[str(name), tuple(offset) if isinstance(offset, (tuple, list)) else None] = _Info(path, start, length)
         return out
 
@@ -171,7 +172,7 @@ class _Reader:
 
     def _shape(self, name: str, value: Any) -> tuple[int, ...]:
         if not isinstance(value, (tuple, list)) or not all(type(n) is int and 0 <= n < 1 << 63 for n in value):
-            raise self._bad(name, f"has the size or offset {value!r:.60}, expected whole numbers from 0 on")
+            raise self._bad(name, f"has the size or offset {brief(value)}, expected whole numbers from 0 on")
         if len(value) > MAX_DIMS:
             raise LimitExceededError(f"{self.label}: tensor {printable(name)} has {len(value)} dimensions")
         return tuple(value)
@@ -203,9 +204,9 @@ def _put(tree: dict[str, Any], path: tuple[Any, ...], value: Any, label: str) ->
     for part in path[:-1]:
         node = node.setdefault(str(part), {})
         if not isinstance(node, dict):
-            raise CorruptCheckpointError(f"{label}: {part!r:.60} is both an entry and a container")
+            raise CorruptCheckpointError(f"{label}: {brief(part)} is both an entry and a container")
     if str(path[-1]) in node:
-        raise CorruptCheckpointError(f"{label}: duplicate entry {path[-1]!r:.60}")
+        raise CorruptCheckpointError(f"{label}: duplicate entry {brief(path[-1])}")
     node[str(path[-1])] = value
 
 

@@ -37,7 +37,7 @@ class Py2Text(str):
     __slots__ = ()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Stub:
     """A dead object of some class: what was given to make it, its state, and what was put into it."""
 
@@ -48,8 +48,12 @@ class Stub:
     values: list[Any] = field(default_factory=list)
 
     def __str__(self) -> str:
-        inner = [str(a) for a in self.args if isinstance(a, (Name, Stub))]
+        named = [a for a in self.args[:4] if isinstance(a, (Name, Stub))]
+        inner = [str(a.kind if isinstance(a, Stub) else a) for a in named]  # one step down: an object may hold itself
         return f"{self.kind}({', '.join(inner)})" if inner else str(self.kind)
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class ArrayType:
     order: str = "<"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Array:
     """A numpy array out of a pickle: shape, type, and the bytes (or, for objects, the values)."""
 

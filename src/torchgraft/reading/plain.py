@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchgraft.core.dtypes import DType
+from torchgraft.reading.brief import brief
 from torchgraft.reading.inert import Name, Stub
 
 MAX_TEXT = 4096
@@ -49,7 +50,7 @@ def _stub(value: Stub, left: list[int], depth: int) -> Any:
     if value.values:
         return _plain(value.values, left, depth + 1)
     if value.args and value.kind.module in ("pathlib", "pathlib._local"):
-        return "/".join(str(a) for a in value.args)
+        return "/".join(a if isinstance(a, str) else brief(a) for a in value.args[:100])
     return _plain(value.args[0], left, depth + 1) if len(value.args) == 1 else str(value.kind)
 
 

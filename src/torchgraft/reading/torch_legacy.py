@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.brief import brief
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.inert import Name, StorageRef
 from torchgraft.reading.leaves import FileBytes
@@ -94,16 +95,16 @@ class _Storages:
         if known is None:
             known = self.refs[key] = StorageRef(key, kind, numel)
         elif known.numel != numel or known.kind.dtype is not kind.dtype:
-            raise CorruptCheckpointError(f"{label}: storage {key!r:.60} is described in two ways")
+            raise CorruptCheckpointError(f"{label}: storage {brief(key)} is described in two ways")
         view = pid[5] if len(pid) == 6 else None
         if view is None:
             return known
         if not isinstance(view, tuple) or len(view) != 3 or not all(type(n) is int for n in view[1:]):
-            raise CorruptCheckpointError(f"{label}: storage {key!r:.60} has a view that is no (key, offset, size)")
+            raise CorruptCheckpointError(f"{label}: storage {brief(key)} has a view that is no (key, offset, size)")
         name, offset, size = view
         if offset < 0 or size < 0 or offset + size > numel:
             raise CorruptCheckpointError(
-                f"{label}: view {str(name)!r:.60} reaches from {offset} to {offset + size} of a storage of {numel} elements"
+                f"{label}: view {brief(str(name))} reaches from {offset} to {offset + size} of a storage of {numel} elements"
             )
         own = f"{key}\0{name}"
         self.views[own] = (key, offset * kind.itemsize, size * kind.itemsize)
@@ -119,7 +120,7 @@ class _Storages:
         if len(set(names)) != len(names) or set(names) != known:
             odd = sorted(set(names) ^ known) or ["(one twice)"]
             raise CorruptCheckpointError(
-                f"{label}: storage {odd[0]!r:.60} is not in both the pickle and the list of keys"
+                f"{label}: storage {brief(odd[0])} is not in both the pickle and the list of keys"
             )
         at = start
         for name in names:
@@ -130,13 +131,13 @@ class _Storages:
     def _place(self, name: str, ref: StorageRef, at: int) -> int:
         left = self.window.size - at - 8
         if left < 0:
-            raise self.window.corrupt(f"truncated: the size of storage {name!r:.60} is missing at byte {at}")
+            raise self.window.corrupt(f"truncated: the size of storage {brief(name)} is missing at byte {at}")
         count = int.from_bytes(self.window.read(at, 8), "little", signed=True)
         if count != ref.numel:
-            raise self.window.corrupt(f"storage {name!r:.60} has size {count}, the pickle says {ref.numel} elements")
+            raise self.window.corrupt(f"storage {brief(name)} has size {count}, the pickle says {ref.numel} elements")
         if ref.nbytes > left:
             raise self.window.corrupt(
-                f"truncated: storage {name!r:.60} has a size of {ref.nbytes} bytes, {left} are left in the file"
+                f"truncated: storage {brief(name)} has a size of {ref.nbytes} bytes, {left} are left in the file"
             )
         self.found[name] = FileBytes(self.window, at + 8, ref.nbytes)
         return at + 8 + ref.nbytes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
+from torchgraft.reading.brief import brief
 from torchgraft.reading.inert import Record, StorageType, Stub, TensorRef, Unreadable
 from torchgraft.reading.names import Builder
 from torchgraft.reading.numpy_names import NUMPY_NAMES
@@ -105,7 +106,7 @@ def _made_of_numbers(name: str) -> Callable[[Machine, tuple[Any, ...]], Any]:
         if size > _MAX_MADE:
             raise LimitExceededError(f"{m.where}: asks for {name} of {size} elements without giving their values")
         if args:
-            raise UnsupportedCheckpointError(f"{m.where}: makes {name} out of {args!r:.60}; it has no stored values")
+            raise UnsupportedCheckpointError(f"{m.where}: makes {name} out of {brief(args)}; it has no stored values")
         return Unreadable(f"{name} without values")
 
     return run
@@ -186,7 +187,7 @@ def _newobj(m: Machine, args: tuple[Any, ...]) -> Any:
 def _text(m: Machine, args: tuple[Any, ...]) -> str:
     if len(args) > 2 or not all(isinstance(a, (str, int)) for a in args):
         raise m.corrupt("a device or layout that is no text")
-    return ":".join(str(a) for a in args)
+    return ":".join(a if isinstance(a, str) else brief(a) for a in args[:4])
 
 
 _DTYPE_ALIASES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32",

@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.brief import brief
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.inert import Name, StorageRef, StorageType, TensorRef
 from torchgraft.reading.leaves import FileBytes
@@ -65,7 +66,7 @@ class _Reader:
         found = self.made.get(int(pid)) if type(pid) is int or (isinstance(pid, str) and pid.isdecimal()) else None
         if found is None:
             raise CorruptCheckpointError(
-                f"{self.window.label}: persistent id {pid!r:.60} means no tensor of the archive"
+                f"{self.window.label}: persistent id {brief(pid)} means no tensor of the archive"
             )
         return found
 
@@ -113,16 +114,16 @@ class _Reader:
                 (dims,) = struct.unpack_from("<i", data, at)
                 numbers = struct.unpack_from(f"<{2 * max(dims, 0) + 1}q", data, at + 8) if dims <= 64 else ()
             except struct.error as error:
-                raise part.corrupt(f"truncated: the shape of tensor {facts[0]!r:.40} is cut short") from error
+                raise part.corrupt(f"truncated: the shape of tensor {brief(facts[0], 40)} is cut short") from error
             if dims < 0 or not numbers:
-                raise part.corrupt(f"tensor {facts[0]!r:.40} of {dims} dimensions")
+                raise part.corrupt(f"tensor {brief(facts[0], 40)} of {dims} dimensions")
             at += 8 + 8 * len(numbers)
             self.made[facts[0]] = TensorRef(self.refs[facts[1]], numbers[-1], numbers[:dims], numbers[dims:-1])
 
     def _counted(self, data: bytes, part: str) -> tuple[int, int]:
         count, at = self.run(data, 0, part)
         if not isinstance(count, int) or not 0 <= count <= len(data):
-            raise CorruptCheckpointError(f"{self.window.label}: member {part} says {count!r:.40} as its number")
+            raise CorruptCheckpointError(f"{self.window.label}: member {part} says {brief(count, 40)} as its number")
         return count, at
 
     def find(self, ref: StorageRef) -> FileBytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError
 from torchgraft.core.facts import from_texts
+from torchgraft.reading.brief import brief
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.inert import StorageRef, StorageType
 from torchgraft.reading.leaves import RecordBytes
@@ -125,7 +126,7 @@ class ZipStorages:
         known = self.refs.get(key)
         if known is None:
             if not _KEY.fullmatch(key):
-                raise CorruptCheckpointError(f"{label}: storage key {key!r:.80}, expected letters and digits")
+                raise CorruptCheckpointError(f"{label}: storage key {brief(key, 80)}, expected letters and digits")
             known = self.refs[key] = StorageRef(key, kind, numel)
         elif known.numel != numel or known.kind.dtype is not kind.dtype:
             raise CorruptCheckpointError(
@@ -135,7 +136,7 @@ class ZipStorages:
         if location not in self._devices:
             self._devices.add(location)
             if not _DEVICE.fullmatch(location):
-                self.warnings.append(f"storage {key} was saved on an unknown device {location!r:.60}")
+                self.warnings.append(f"storage {key} was saved on an unknown device {brief(location)}")
         return known
 
     def find(self, ref: StorageRef) -> RecordBytes:
@@ -171,10 +172,10 @@ def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
     if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int:
         raise CorruptCheckpointError(f"{label}: persistent id with wrong parts: {_short(pid)}")
     if "\0" in key:
-        raise CorruptCheckpointError(f"{label}: storage key {key!r:.60} holds a NUL, which no name of a record has")
+        raise CorruptCheckpointError(f"{label}: storage key {brief(key)} holds a NUL, which no name of a record has")
     if numel < 0:
-        raise CorruptCheckpointError(f"{label}: storage {key!r:.60} of {numel} elements")
-    return kind, key, location if isinstance(location, str) else repr(location)[:60], numel
+        raise CorruptCheckpointError(f"{label}: storage {brief(key)} of {numel} elements")
+    return kind, key, location if isinstance(location, str) else brief(location), numel
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ from torchgraft.core.errors import (
     LimitExceededError,
     UnsafeCheckpointError,
 )
+from torchgraft.reading.brief import brief
 from torchgraft.reading.inert import Array, ArrayType, Name, Record, Stub, TensorRef
 from torchgraft.reading.opcodes import OPCODES
 
@@ -141,7 +142,7 @@ class Machine:
             seen: set[Any] = set()
             for key in values[::2]:
                 if key in seen or before:
-                    raise self.corrupt(f"duplicate key {key!r}")
+                    raise self.corrupt(f"duplicate key {brief(key, 160)}")
                 seen.add(key)
 
     def checked_key(self, key: Any, depth: int = 0) -> Any:

@@ -12,6 +12,7 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
+from torchgraft.reading.brief import brief
 from torchgraft.reading.flipped import Flipped
 from torchgraft.reading.inert import Array, StorageRef, TensorRef, Unreadable
 from torchgraft.reading.leaves import MAX_DIMS, HeldBytes, View, check_spread
@@ -103,7 +104,9 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     shape, stride, offset = ref.shape, ref.stride, ref.offset
     if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:
         raise _bad(
-            label, name, f"has shape {shape!r:.60}, stride {stride!r:.60}, offset {offset!r:.30}: not whole tuples"
+            label,
+            name,
+            f"has shape {brief(shape)}, stride {brief(stride)}, offset {brief(offset, 30)}: not whole tuples",
         )
     if offset < 0:
         raise _bad(label, name, f"has the negative offset {offset}")
@@ -115,7 +118,7 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     for n, s in zip(shape[::-1], stride[::-1], strict=True):
         if type(n) is not int or type(s) is not int or n < 0 or s < 0:
             raise _bad(
-                label, name, f"has shape {shape!r:.60} and stride {stride!r:.60}: expected whole numbers from 0 on"
+                label, name, f"has shape {brief(shape)} and stride {brief(stride)}: expected whole numbers from 0 on"
             )
         if n != 1 and s != numel:
             c_order = False
@@ -124,7 +127,7 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     end = (offset + last + 1) * itemsize if numel else 0
     if end > stored or numel * itemsize >= 1 << 63:
         raise _bad(
-            label, name, f"is out of bounds: shape {shape!r:.60}, stride {stride!r:.60} and offset {offset} need {end} "
+            label, name, f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and offset {offset} need {end} "
             f"bytes, its storage has {stored}"
         )  # fmt: skip
     if not c_order and numel:
@@ -151,7 +154,7 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
 ) -> View:
     """Return a numpy array as a view: its whole memory, in C or Fortran order, of either byte order."""
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise _bad(label, name, f"has the shape {shape!r:.60}: expected whole numbers from 0 on")
+        raise _bad(label, name, f"has the shape {brief(shape)}: expected whole numbers from 0 on")
     if len(shape) > MAX_DIMS:
         raise LimitExceededError(
             f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
@@ -161,7 +164,7 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
         numel *= n
     if numel * dtype.itemsize != source.nbytes:
         raise _bad(
-            label, name, f"has size {source.nbytes} bytes, its shape {shape!r:.60} needs {numel * dtype.itemsize}"
+            label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {numel * dtype.itemsize}"
         )
     unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
     strides = fortran_strides(shape) if fortran and len(shape) > 1 else None
