@@ -179,7 +179,7 @@ def load_onto_meta(rank, size, file):
     with torch.device("meta"):
         model = WAYS["fsdp"](net(), size)
     state = checkpoint() | {"extra.weight": torch.ones(3, 3), "extra.bias": torch.ones(3)}
-    tg.load(model, state, permute=ASKED["permute"])
+    tg.load(model, state, permute=ASKED["permute"], on_doubt="take")
     return whole(model), all(isinstance(p, DTensor) and p.to_local().device.type == "cpu" for p in model.parameters())
 
 
@@ -187,7 +187,10 @@ def load_onto_meta(rank, size, file):
 def test_a_spread_model_on_meta_comes_out_whole(file, tmp_path):
     model = net()
     tg.load(
-        model, checkpoint() | {"extra.weight": torch.ones(3, 3), "extra.bias": torch.ones(3)}, permute=ASKED["permute"]
+        model,
+        checkpoint() | {"extra.weight": torch.ones(3, 3), "extra.bias": torch.ones(3)},
+        permute=ASKED["permute"],
+        on_doubt="take",
     )
     for found, real in in_processes(2, load_onto_meta, tmp_path, 2, file):
         assert real
