@@ -30,6 +30,8 @@ def printable(text: str, limit: int = 160) -> str:
 
     Names come out of files from strangers: a key may hold terminal escapes, line breaks or 64 kB of text.
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
     if len(text) > limit:

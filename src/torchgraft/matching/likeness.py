@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.core.names import natural_key
 from torchgraft.matching.units import shape_class
 from torchgraft.matching.words import stem
 
@@ -73,7 +74,7 @@ class _Blocks:
 
 
 def _places(blocks: list[str], known: Mapping[str, tuple[int, int]]) -> np.ndarray:
-    """Return (place in the list, length of the list) for each block, and an impossible place for none.
+    """Return (place in the list by number, length of the list) for each block, and an impossible place for none.
 
     Those that are `known` are of lists of which only a few members are here.
     """
@@ -81,5 +82,9 @@ def _places(blocks: list[str], known: Mapping[str, tuple[int, int]]) -> np.ndarr
     for block in blocks:
         parent, _, last = block.rpartition(".")
         lists[parent, stem(last)].append(block)
-    place = {block: (at, len(members)) for members in lists.values() for at, block in enumerate(members)} | dict(known)
+    place = {
+        block: (at, len(members))
+        for members in lists.values()
+        for at, block in enumerate(sorted(members, key=natural_key))
+    } | dict(known)
     return np.array([place[block] for block in blocks] + [(-1, 0)], int)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.fingerprints import of_slots, of_specs
 from torchgraft.core.policy import Verdict
+from torchgraft.reporting.sections import by_fate
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _head(plan: Plan, verdict: str) -> Data:
         "network": plan.network,
         "tensors": {"placed": filled, "total": total},
         "coverage": _coverage(plan.coverage),
-        "counts": counts(plan),
+        "counts": counts(plan, by_fate(plan)),
     }
 
 

@@ -41,11 +41,12 @@ class Facts(NamedTuple):
 
 def fate(step: Step) -> str:
     """Return the one section of a report in which the slot is told of."""
-    if step.action is Action.FRESH:
+    action = step.action
+    if action is Action.FRESH:
         return "quiet" if step.quiet else "fresh"
     if step.certainty is Certainty.DOUBT:
         return "doubtful"
-    if step.action is Action.ADAPT:
+    if action is Action.ADAPT:
         return "adapted"
     return "renamed" if step.renamed else "copied"
 
@@ -64,7 +65,7 @@ def fresh_section(steps: Sequence[Step], plan: Plan, usual: DType | None, initia
     amount = figures(len(steps), sum(step.slot.spec.numel for step in steps))
     if initialised:
         amount += f"; {initialised} initialised by the model's own code"
-    names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"]
+    names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"] if steps else []
     groups = _groups(folded(rows, names))
     return Section(title="fresh", tone="care", figures=amount, groups=groups, count=len(steps))
 
@@ -72,7 +73,7 @@ def fresh_section(steps: Sequence[Step], plan: Plan, usual: DType | None, initia
 def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) -> Section:
     """Return what the checkpoint holds and the model has no place for, by cause."""
     quiet = {one.spec.name for one in plan.unused if one.quiet}
-    names = [printable(name) for name in plan.source_specs if name not in quiet]
+    names = [printable(name) for name in plan.source_specs if name not in quiet] if unused else []
     rows = [_unused_row(one, usual) for one in unused]
     amount = figures(len(unused), sum(one.spec.numel for one in unused))
     groups = _groups(folded(rows, names), other="similar: ")
@@ -137,6 +138,8 @@ def cast_section(plan: Plan) -> Section | None:
     """Return which element types change on the way, None when none does."""
     pairs: Counter[str] = Counter()
     for step in plan.steps:
+        if len(step.feeds) == 1 and _keeps_type(step, plan):
+            continue
         specs = [plan.source_specs[feed.key] for feed in step.feeds if feed.key in plan.source_specs]
         kinds = {str(spec.dtype) for spec in specs} - {str(step.slot.spec.dtype)}
         if kinds:
@@ -145,6 +148,11 @@ def cast_section(plan: Plan) -> Section | None:
         return None
     groups = tuple(Group(cause=text, count=count) for text, count in pairs.items())
     return Section(title="cast", figures=tensors(sum(pairs.values())), groups=groups)
+
+
+def _keeps_type(step: Step, plan: Plan) -> bool:
+    spec = plan.source_specs.get(step.feeds[0].key)
+    return spec is not None and spec.dtype is step.slot.spec.dtype
 
 
 def objection_section(title: str, tone: str, objections: Sequence[Objection]) -> Section:
@@ -177,7 +185,8 @@ def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "", other
     alternatives = step.alternatives if others else ()
     spec = step.slot.spec
     kind = str(spec.dtype) if shaped and spec.dtype is not usual else ""
-    words = "; ".join(text for text in (printable(step.words(), 120), part_words(step)) if text)
+    plain = not step.ops and step.known is None and not any(feed.ops for feed in step.feeds)
+    words = "" if plain else "; ".join(text for text in (printable(step.words(), 120), part_words(step)) if text)
     said = (printable(step.why.doubt or step.why.text, 400), *(printable(a.text) for a in alternatives))
     network = step.feeds[0].network if step.feeds else ""
     return Row(

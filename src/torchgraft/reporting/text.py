@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchgraft.core.collector import collector_paused
 from torchgraft.reporting.views import plan_view, report_view
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ MOST_LINES = 24
 
 def plan_text(plan: Plan, *, most_lines: int = MOST_LINES) -> str:
     """Return a plan as text; a section longer than `most_lines` is cut short, and says by how much."""
-    return view_text(plan_view(plan), most_lines=most_lines)
+    with collector_paused():
+        return view_text(plan_view(plan), most_lines=most_lines)
 
 
 def report_text(report: Report, *, most_lines: int = MOST_LINES) -> str:
     """Return a report as text; a section longer than `most_lines` is cut short, and says by how much."""
-    return view_text(report_view(report), most_lines=most_lines)
+    with collector_paused():
+        return view_text(report_view(report), most_lines=most_lines)
 
 
 def view_text(view: View, *, most_lines: int = MOST_LINES) -> str:

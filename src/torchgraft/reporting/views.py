@@ -11,7 +11,7 @@ from torchgraft.reporting.view import Section, View
 from torchgraft.reporting.words import coverage_words, seconds, size, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torchgraft.core.plan import Plan, Step
     from torchgraft.core.report import Check, Report
@@ -30,19 +30,20 @@ def plan_view(plan: Plan) -> View:
     ]
     return View(
         verdict=plan_verdict(plan), tone=_tone(plan), origin=_origin(plan),
-        sections=tuple(sections), counts=counts(plan),
+        sections=tuple(sections), counts=counts(plan, fates),
     )  # fmt: skip
 
 
 def report_view(report: Report) -> View:
     """Return the view of a report: what happened. Only what was compared after writing is called loaded."""
     plan = report.plan
+    fates = parts.by_fate(plan)
     failed = [check for check in report.checks if not check.passed]
     compared = _compared(report)
     sections = [
         *_if_any(parts.remark_section("failed", map(_check_words, failed), "bad")),
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
-        *_told(plan, parts.by_fate(plan), len(report.initialised)),
+        *_told(plan, fates, len(report.initialised)),
         *_if_any(parts.objection_section("warnings", "care", plan.warnings)),
         *_if_any(parts.remark_section("notes", plan.notes)),
     ]
@@ -52,7 +53,7 @@ def report_view(report: Report) -> View:
     return View(
         verdict=report_verdict(report), tone=_tone(plan) if compared and not failed else "bad",
         origin="; ".join(text for text in (_origin(plan), _cost(report)) if text),
-        sections=tuple(sections), counts=counts(plan),
+        sections=tuple(sections), counts=counts(plan, fates),
     )  # fmt: skip
 
 
@@ -77,9 +78,9 @@ def _compared(report: Report) -> bool:
     return any(check.name == VALUES and check.passed for check in report.checks)
 
 
-def counts(plan: Plan) -> dict[str, int]:
+def counts(plan: Plan, fates: Mapping[str, Sequence[Step]]) -> dict[str, int]:
     """Return how many slots met each fate, and how many source tensors are used, unused and quietly unused."""
-    found = {name: len(steps) for name, steps in parts.by_fate(plan).items()}
+    found = {name: len(steps) for name, steps in fates.items()}
     loud = sum(not one.quiet for one in plan.unused)
     return {
         **found,
