@@ -266,16 +266,16 @@ class Plan(Shown):
     def coverage(self) -> Coverage:
         """Elements and bytes placed, on both sides. Harmless buffers (quiet) count on neither side."""
         loud = [s for s in self.steps if not (s.quiet and s.action is Action.FRESH) and s.slot.persistent]
-        quiet = {(u.network, u.spec.name) for u in self.unused if u.quiet}
-        dropped = {(u.network, u.spec.name) for u in self.unused}
-        sources = [s for k, s in self.source_specs.items() if (self.network, k) not in quiet]
+        target = [(s.slot.spec.numel, s.filled, s.slot.spec.dtype.itemsize) for s in loud]
+        dropped = {u.spec.name: u.quiet for u in self.unused if u.network == self.network}
+        source = [(s.numel, dropped.get(key)) for key, s in self.source_specs.items()]
         return Coverage(
-            target_elements=sum(s.slot.spec.numel for s in loud),
-            target_filled=sum(s.filled for s in loud),
-            target_bytes=sum(s.slot.spec.nbytes for s in loud),
-            target_bytes_filled=sum(s.filled * s.slot.spec.dtype.itemsize for s in loud),
-            source_elements=sum(s.numel for s in sources),
-            source_used=sum(s.numel for s in sources if (self.network, s.name) not in dropped),
+            target_elements=sum([count for count, _, _ in target]),
+            target_filled=sum([filled for _, filled, _ in target]),
+            target_bytes=sum([count * size for count, _, size in target]),
+            target_bytes_filled=sum([filled * size for _, filled, size in target]),
+            source_elements=sum([count for count, quiet in source if not quiet]),
+            source_used=sum([count for count, quiet in source if quiet is None]),
         )
 
     def raise_if_refused(self) -> None:
