@@ -2,9 +2,11 @@
 
 from unittest.mock import patch
 
+import pytest
 from decoders import Decoder, matched, pairs
 from hypothesis import HealthCheck, given, settings
 
+from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.solve import solve
 
@@ -70,6 +72,15 @@ def test_reasons_and_alternatives_speak_of_the_member_they_stand_for():
 def test_lists_of_unequal_length_are_matched_as_a_whole():
     source, target = Decoder("d" * 20, spelling="meta"), Decoder("d" * 17)
     assert asked(source, target) == [(20 * 9 + 3, 17 * 9 + 3)]
+
+
+def test_what_is_too_much_to_compare_is_said_before_memory_runs_out():
+    source, target = Decoder("m" * 12, experts=9, spelling="meta"), Decoder("m" * 11, experts=10)
+    with (
+        patch("torchgraft.matching.large.MOST", 50_000),
+        pytest.raises(UsageError, match=r"411 modules .* 410 in the model .* rename="),
+    ):
+        by_few(source, target)
 
 
 def test_lists_that_look_alike_but_do_not_correspond_are_taken_whole_in_another_round():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.errors import UsageError
 from torchgraft.matching.extend import DisagreeError, Extension
 from torchgraft.matching.repeats import cut_down, find_repeats
 from torchgraft.matching.solve import solve
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Up to so many possible pairs all are looked at: that takes a fraction of a second.
 AT_ONCE = 160_000
+# More pairs than these are not compared: at about so many bytes each, memory would run out and time with it.
+MOST, BYTES = 40_000_000, 60
 
 
 def solve_large(
@@ -29,6 +32,9 @@ def solve_large(
 
     Lists that are alike on both sides, place by place, are cut down to a few members of each class. Where those turn out to
     speak for the others no longer (two of a class go different ways), these lists are taken whole in another round.
+
+    Raises:
+        UsageError: too much differs to compare each with each.
     """
     if len(sources) * len(targets) <= AT_ONCE:
         return solve(sources, targets, pinned, named)
@@ -41,11 +47,21 @@ def solve_large(
     while True:
         few = cut_down((sources, targets), (_without(repeats[0], 0, whole), _without(repeats[1], 1, whole)))
         if few is None:
+            _check_size(len(sources), len(targets))
             return solve(sources, targets, pinned, named)
         try:
             return _solve_few((sources, targets), few, pinned, named)
         except DisagreeError as error:
             whole |= error.kinds
+
+
+def _check_size(sources: int, targets: int) -> None:
+    if sources * targets > MOST:
+        raise UsageError(
+            f"names leave open who feeds whom, {sources} modules in the file and {targets} in the model repeat in "
+            f"different ways, and comparing each with each would take some {sources * targets * BYTES / 2**30:.0f} GB of "
+            "memory: say how names correspond with rename= (or which layers with layers=)"
+        )
 
 
 def _without(repeats: Sequence[Repeat], side: int, whole: AbstractSet[tuple[int, Kind]]) -> list[Repeat]:
@@ -64,6 +80,7 @@ def _solve_few(
     pins, names = (
         {ours[i]: theirs[j] for i, j in pairs.items() if i in ours and j in theirs} for pairs in (pinned, named)
     )
+    _check_size(len(few[0].units), len(few[1].units))
     pairs = solve(few[0].units, few[1].units, pins, names)
     return extension.all([_on_whole(pair, few) for pair in pairs])
 
