@@ -93,12 +93,18 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
 
 
 def inspect(
-    checkpoint: object, *, prefer: str | None = None, verify: bool = False, statistics: bool = False
+    checkpoint: object,
+    *,
+    prefer: str | None = None,
+    verify: bool = False,
+    statistics: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Return what a checkpoint holds: format, networks, names, shapes, types and the facts beside them.
 
     Reads no values, runs nothing of the file, and doesn't import torch for files. With `verify` every tensor of the
-    chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`.
+    chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`;
+    `progress` hears bytes done and in all meanwhile.
     With `statistics` every tensor is read, too, and what is strange about values is told: see `statistics`.
 
     Raises:
@@ -111,7 +117,7 @@ def inspect(
         if verify:
             from torchgraft.verifying import check_digests
 
-            found = replace(found, verification=check_digests(source, choice.network))
+            found = replace(found, verification=check_digests(source, choice.network, progress))
         if statistics:
             from torchgraft.verifying import suspect
 

@@ -43,8 +43,8 @@ def inspect(
     from torchgraft.reporting import inspection_to_dict, inspection_view
 
     shown = Shown.taken_from(given)
-    with busy(f"reading {checkpoint}"):
-        found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics)
+    with progress(f"reading {checkpoint}") as tell:
+        found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics, progress=tell)
     show(lambda: inspection_view(found), lambda: inspection_to_dict(found), shown, MANY_LINES)
     if found.verification and not found.verification.passed:
         ctx.exit(CorruptCheckpointError.exit_code)
@@ -125,7 +125,8 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
     with busy(f"loading {checkpoint} into {model}"):
         target = for_loading(model, kwargs)
         report = api.load(target, checkpoint, **wanted)
-        saved = save_model(output, target, shard_size=shard_size)
+    with progress(f"writing {output}") as tell:
+        saved = save_model(output, target, shard_size=shard_size, progress=tell)
     if shown.html is not None:
         write_page(shown.html, report_html(report))
     show(lambda: report_view(report), lambda: report_to_dict(report), shown, LINES)

@@ -9,15 +9,18 @@ from torchgraft.core.facts import digests_of
 from torchgraft.core.inspection import Verification
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torchgraft.core.specs import Network, Source, TensorSpec
 
 PIECE = 4 << 20
 
 
-def check_digests(source: Source, network: Network) -> Verification:
+def check_digests(source: Source, network: Network, progress: Callable[[int, int], None] | None = None) -> Verification:
     """Read every tensor of `network`, in file order, and compare it with the SHA-256 that the checkpoint states.
 
-    In memory at one time: a piece of one tensor. A tensor that lies there under several names is read once.
+    In memory at one time: a piece of one tensor. A tensor that lies there under several names is read once. `progress`
+    hears bytes done and in all.
 
     Raises:
         CheckpointError: a tensor can't be read, or a checksum of the format itself is wrong.
@@ -25,8 +28,16 @@ def check_digests(source: Source, network: Network) -> Verification:
     stated, shared = digests_of(source.metadata), network.shared or {}
     differing, without = [], []
     names = [name for name in network.specs if name not in shared]
+    done, total = 0, sum(network.specs[name].nbytes for name in names)
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
     for name in sorted(names, key=lambda name: source.position(network.path, name)):
-        found = digest(source, network.path, network.specs[name])
+        found = digest(source, network.path, network.specs[name], tick)
         if name not in stated:
             without.append(name)
         elif stated[name] != found:
@@ -36,12 +47,16 @@ def check_digests(source: Source, network: Network) -> Verification:
     return Verification(compared=compared, differing=tuple(differing), missing=missing, without=tuple(without))
 
 
-def digest(source: Source, network: str, spec: TensorSpec) -> str:
-    """Return the SHA-256 (hex) of a tensor's bytes in C order, little-endian on the machines that torchgraft writes on."""
+def digest(source: Source, network: str, spec: TensorSpec, tick: Callable[[int], None]) -> str:
+    """Return the SHA-256 (hex) of a tensor's bytes in C order, little-endian on the machines that torchgraft writes on.
+
+    `tick` hears of bytes as they are read.
+    """
     found = sha256()
     buffer = memoryview(bytearray(min(PIECE, spec.nbytes)))
     for at in range(0, spec.nbytes, PIECE):
         piece = buffer[: min(PIECE, spec.nbytes - at)]
         source.read_into(network, spec.name, piece, at)
         found.update(piece)
+        tick(len(piece))
     return found.hexdigest()

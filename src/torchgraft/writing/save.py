@@ -51,20 +51,21 @@ def save(
     *,
     file_format: str | None = None,
     shard_size: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Saved:
     """Write `tensors`, in their order, to `path`: the whole file or none.
 
     Names of one and the same memory are stored once; a safetensors file states the other names in its metadata, as
     safetensors' own `save_model` does. The file holds a SHA-256 of each tensor, which inspect(verify=True) compares.
     The format follows the ending unless `file_format` names it; "dcp" is a folder for torch.distributed.checkpoint. With `shard_size` (bytes, or "5GB") there are several
-    files and, written last, `path` + ".index.json". Extra memory: one tensor for each thread, and only where its
+    files and, written last, `path` + ".index.json". `progress` hears bytes done and in all. Extra memory: one tensor for each thread, and only where its
     values don't lie in order on the CPU.
 
     Raises:
         UsageError: a name, value, size or ending that can't be written.
         WriteError: a file could not be written; what stood at its place is intact.
     """
-    return _written(path, tensors, metadata or {}, file_format, shard_size)
+    return _written(path, tensors, metadata or {}, file_format, shard_size, progress)
 
 
 def save_model(
@@ -74,6 +75,7 @@ def save_model(
     *,
     file_format: str | None = None,
     shard_size: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Saved:
     """Write the state dict of `model` to `path`; see `save`. Extra state that is no tensor goes into torch files only.
 
@@ -81,7 +83,7 @@ def save_model(
         UsageError: the model holds what the format can't.
         WriteError: a file could not be written; what stood at its place is intact.
     """
-    return _written(path, model.state_dict(), metadata or {}, file_format, shard_size)
+    return _written(path, model.state_dict(), metadata or {}, file_format, shard_size, progress)
 
 
 def _written(
@@ -90,6 +92,7 @@ def _written(
     metadata: Mapping[str, str],
     file_format: str | None,
     shard_size: str | int | None,
+    progress: Callable[[int, int], None] | None,
 ) -> Saved:
     import torch
 
@@ -105,7 +108,7 @@ def _written(
         others={name: value for name, value in state.items() if name not in tensors},
         versions=getattr(state, "_metadata", None), facts=metadata,
     )  # fmt: skip
-    return write(path, kind, content, shard_size=shard_size)
+    return write(path, kind, content, shard_size=shard_size, progress=progress)
 
 
 def _written_by_all(
