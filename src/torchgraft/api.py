@@ -176,7 +176,8 @@ def load(  # what, and how
         device: where the tensors of a meta model come to life.
         undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
             what is only moved is read twice, to the end and checked before the first byte is written, so that its old
-            values needn't be kept. "auto": "keep" for small tensors, up to 64 MiB, and "check" for the rest.
+            values needn't be kept. "auto": "keep" for small tensors, up to 8 MiB, and "check" for the rest. "none": neither,
+            for a model whose values are worth nothing yet: read once, and NaN if that fails.
         **asked: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
@@ -204,8 +205,8 @@ def load(  # what, and how
         CheckpointError: the file can't be read.
         PlanRefusedError: the policy refuses the plan, or a value in the file; all objections at once.
         ApplyError: writing failed. In every case the model is as it was before, but for one:
-        ModelLostError: the file changed or the disk failed between the two readings of "check"; what was to be filled is
-            NaN then. "keep" excludes it.
+        ModelLostError: the file changed or the disk failed between the two readings of "check", or anything failed with
+            "none"; what was to be filled is NaN then. "keep" excludes it.
     """
     from torchgraft.applying import apply
     from torchgraft.request import request

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from applying_helpers import MemorySource, fingerprint, plan_for, source_for
+from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts, source_for
 from applying_models import ALL, conv
 from torch import nn
 
@@ -105,6 +105,39 @@ def test_an_interrupt_during_the_second_reading_waits_until_the_model_is_whole()
     assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("error", [OSError, CorruptCheckpointError, KeyboardInterrupt])
+def test_without_a_way_back_any_failure_leaves_nan_and_says_so(error):
+    model = layers()
+    target = survey(model)
+    source = source_for(target, fail_at=5, error=error)
+    with pytest.raises(ModelLostError, match=rf"{error.__name__}: injected; old values were not kept: 0.weight"):
+        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="none")
+    assert all(torch.isnan(p).all() for p in model.parameters())
+
+
+def test_without_a_way_back_each_byte_is_read_once_but_for_samples():
+    model = layers()
+    target = survey(model)
+    source = source_for(target)
+    counted = reads_in_parts(source)
+    done = apply(model, target, plan_for(target, source), source, verify=compare_values, undo="none")
+    assert done.undo_bytes == 0
+    assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
+    assert counted["0.weight"] == 4 * 300 * 300 + 2 * 4096 + 4 * 300 * 300 % 4096
+    assert counted["0.bias"] == 4 * 300
+
+
+@pytest.mark.parametrize("undo", ["check", "none"])
+def test_a_model_on_meta_has_nothing_to_lose(undo):
+    with torch.device("meta"):
+        model = layers()
+    target = survey(model)
+    source = source_for(target, fail_at=9)
+    with pytest.raises(ApplyError, match="put back"):
+        apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+    assert all(p.is_meta for p in model.parameters())
+
+
 def test_large_models_are_checked_first_and_small_ones_kept():
     large = nn.Linear(KEPT // 4 // 1024 + 1, 1024)
     for model, kept in ((large, 4096), (conv(), 1176)):
@@ -142,5 +175,5 @@ def test_strided_views_of_one_memory_are_not_apart():
 def test_an_unknown_way_is_refused_at_once():
     model = conv()
     source = MemorySource({})
-    with pytest.raises(UsageError, match="undo='never': use one of 'auto', 'keep', 'check'"):
+    with pytest.raises(UsageError, match="undo='never': use one of 'auto', 'keep', 'check', 'none'"):
         apply(model, survey(model), plan_for(survey(model), source), source, undo="never")

@@ -48,6 +48,7 @@ def resolve(model: nn.Module, target: Target, device: str | torch.device | None)
         tensor = here(mine[0].tensor)
         staged = tensor.is_meta
         cells[slot.name] = Cell(slot, mine, _memory_like(tensor, device) if staged else tensor.data, staged)
+    ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")
     return cells
 
 
@@ -57,12 +58,8 @@ def _memory_like(tensor: torch.Tensor, device: str | torch.device | None) -> tor
 
     where = torch.device(device or "cpu")
     if is_dense(tensor):
-        fresh = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=where)
-    else:
-        fresh = torch.empty(tensor.shape, dtype=tensor.dtype, device=where)
-    if where.type == "cpu":
-        ask_huge_pages(fresh.data_ptr(), fresh.numel() * fresh.element_size())
-    return fresh
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=where)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=where)
 
 
 class Installation:

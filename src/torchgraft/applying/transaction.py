@@ -15,7 +15,7 @@ from torchgraft.applying.result import Applied
 from torchgraft.applying.segments import segments
 from torchgraft.applying.shield import Shield
 from torchgraft.applying.transfers import Transfer, Transfers, apart, keeps
-from torchgraft.applying.undo import Undo, check_undo
+from torchgraft.applying.undo import NONE, Undo, check_undo
 from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Action
 from torchgraft.core.written import Written
@@ -127,10 +127,13 @@ class _Work:
         changed = [self._cell(step) for step in self.others]
         self.undo = Undo([*(cell.value for cell in changed if not cell.staged), *(t.value for t in kept)])
         rooms = {t.step.slot.name: self.undo.reserve(t.data.size) for t in kept}
-        proved = {t.step.slot.name for t in real} - rooms.keys()
+        loose = {t.step.slot.name for t in real} - rooms.keys()
         for t in moved:
-            name = t.step.slot.name
-            self.direct.append(t._replace(room=rooms.get(name, 0), proves=name in proved))
+            name, is_loose = t.step.slot.name, t.step.slot.name in loose
+            once = self.way == NONE
+            self.direct.append(
+                t._replace(room=rooms.get(name, 0), proves=is_loose and not once, bare=is_loose and once)
+            )
         self.reader = ReadOnce(self.source)
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written)
 
@@ -140,11 +143,12 @@ class _Work:
     def carry_out(self, model: nn.Module, shield: Shield) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
         """Initialise, fill, settle what the values say, and put new tensors in; return notes and initialised slots."""
         initialised = initialise(model, self.cells, self.steps)
+        deliver = shield.deliver if self.way != NONE else _wait
         self.transfers.start(self.direct, in_turn=self.overlapping)
         for step in self.others:
             self._fill(step)
-            shield.deliver()
-        self.transfers.finish(shield.deliver)
+            deliver()
+        self.transfers.finish(deliver)
         self._look_at_fresh_buffers()
         notes = self.findings.settle()
         for cell in self.cells.values():
@@ -206,6 +210,10 @@ class _Work:
         )
 
 
+def _wait() -> None:
+    """Let signals wait: there is no way back."""
+
+
 def _in_file_order(steps: Sequence[Step], source: Source) -> list[Step]:
     """Return the steps that write, in the order in which their first inputs lie in the file."""
     writing = [step for step in steps if step.action is not Action.FRESH]
@@ -223,9 +231,8 @@ def _raise_if_failed(checks: Sequence[Check]) -> None:
 def _lost(names: Sequence[str], error: BaseException) -> ModelLostError:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ModelLostError(
-        f"{type(error).__name__}: {error}; the checkpoint had been read to its end and checked, and failed while it was read "
-        f"again: {', '.join(names[:3])}{more} hold NaN now, and all else is as it was. Build the model anew; a load with "
-        "undo='keep' needs as much memory again, and can always put it back"
+        f"{type(error).__name__}: {error}; old values were not kept: {', '.join(names[:3])}{more} hold NaN now, and all else "
+        "is as it was. Build the model anew; a load with undo='keep' needs as much memory again, and can always put it back"
     )
 
 

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source
 
 PIECE = 1 << 20
+SMALL = 64 << 10
 
 
 class Transfer(NamedTuple):
     """One slot to be filled by reading: its bytes, and where they come from.
 
     `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
-    no more when the second time begins.
+    no more when the second time begins. `bare`: there is no way back from the first byte on.
     """
 
     step: Step
@@ -43,6 +44,7 @@ class Transfer(NamedTuple):
     segments: tuple[Segment, ...]
     room: int = 0
     proves: bool = False
+    bare: bool = False
 
     @property
     def size(self) -> int:
@@ -79,6 +81,7 @@ class Transfers:
 
     def start(self, transfers: Sequence[Transfer], *, in_turn: bool = False) -> None:
         """Begin with the first go, beside whatever the caller does meanwhile; `in_turn`: one after the other."""
+        self.begun = [t for t in transfers if t.bare]
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
@@ -92,7 +95,7 @@ class Transfers:
 
     def write(self) -> None:
         """Do the second go: from here on only a file that changes or a disk that fails stands in the way."""
-        self.begun = self._later
+        self.begun += self._later
         self._second.start(self._later)
         self._second.finish()
 
@@ -103,9 +106,9 @@ class Transfers:
 
     def _take(self, transfer: Transfer) -> None:
         """Read one slot piece by piece, in order, so that a piece is kept, read and looked at while in the cache."""
-        step, data, proves = transfer.step, transfer.data, transfer.proves
-        dtype = step.slot.spec.dtype
-        scratch = self._buffer() if proves else data
+        step, data, dtype = transfer.step, transfer.data, transfer.step.slot.spec.dtype
+        aside = transfer.proves or transfer.size <= SMALL  # a copy costs less than reading samples again
+        scratch = self._buffer()
         ranges = list(sample_ranges(transfer.size))
         samples: list[Sample] = []
         odd, done = NONE, 0
@@ -114,16 +117,18 @@ class Transfers:
                 at, size = segment.at + start, min(PIECE, segment.size - start)
                 if transfer.room:
                     self._undo.keep_bytes(transfer.room + at, transfer.value.data_ptr() + at, size)
-                piece = scratch[:size] if proves else data[at : at + size]
+                piece = scratch[:size] if aside else data[at : at + size]
                 self._source.read_into(segment.network, segment.key, piece.data, segment.start + start)
                 if self._findings.looks_for_odd:
                     odd += odd_values(piece, dtype)
-                if proves:
+                if aside:
                     samples += _sampled(piece, done, at, ranges)
+                    if not transfer.proves:
+                        data[at : at + size] = piece
                 done += size
         if odd:
             self._findings.odd(step, odd)
-        self._written.samples[step.slot.name] = tuple(samples) if proves else tuple(self._again(transfer, ranges))
+        self._written.samples[step.slot.name] = tuple(samples if aside else self._again(transfer, ranges))
 
     def _again(self, transfer: Transfer, ranges: Sequence[tuple[int, int]]) -> Iterator[Sample]:
         """Read the sampled parts once more, apart from the model, and yield their checksums."""

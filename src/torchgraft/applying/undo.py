@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     import torch
 
-AUTO, KEEP, CHECK = "auto", "keep", "check"
-UNDO = (AUTO, KEEP, CHECK)
-KEPT = 64 << 20  # as much is always kept, even where the file can be checked first
+AUTO, KEEP, CHECK, NONE = "auto", "keep", "check", "none"
+UNDO = (AUTO, KEEP, CHECK, NONE)
+KEPT = 8 << 20  # as much is kept by default even where the file can be checked first
 
 
 def check_undo(way: str) -> None:
