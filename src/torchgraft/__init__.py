@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
     from torchgraft.api import diff, inspect, load, measure_benefit, optimizer_state, plan
+    from torchgraft.building import build
     from torchgraft.conversions import learn
     from torchgraft.core.errors import (
         ApplyError,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         ModelLostError,
         PlanRefusedError,
         TorchgraftError,
+        UninitialisedError,
         UnsafeCheckpointError,
         UnsupportedCheckpointError,
         UsageError,
@@ -46,13 +48,14 @@ _HOMES = {
         (
             "TorchgraftError", "UsageError", "CheckpointError", "CorruptCheckpointError", "UnsafeCheckpointError",
             "UnsupportedCheckpointError", "LimitExceededError", "PlanRefusedError", "WriteError", "ApplyError",
-            "ModelLostError",
+            "ModelLostError", "UninitialisedError",
         ),
         "core.errors",
     ),
     **dict.fromkeys(("Policy", "Verdict"), "core.policy"),
     "AxisNames": "adapting",
     "Plan": "core.plan",
+    "build": "building",
     "Report": "core.report",
     "Saved": "core.saved",
     "Learned": "learning",
@@ -79,6 +82,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "Report",
     "Saved",
     "TorchgraftError",
+    "UninitialisedError",
     "UnsafeCheckpointError",
     "UnsupportedCheckpointError",
     "UsageError",
@@ -86,6 +90,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "Verification",
     "WriteError",
     "__version__",
+    "build",
     "compare_hyperparameters",
     "convert",
     "diff",

@@ -11,7 +11,7 @@ from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.standin import StandIn, rebuilt
-from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.errors import PlanRefusedError, UninitialisedError
 from torchgraft.core.places import is_spread, modules
 from torchgraft.core.plan import Objection
 
@@ -45,7 +45,7 @@ def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step
     those of its ancestors, and for buffers the module's constructor, where all its arguments are at hand.
 
     Raises:
-        PlanRefusedError: the model's code gives no initial values to some slots without being built anew.
+        UninitialisedError: the model's code gives no initial values to some slots without being built anew.
     """
     filled = {step.slot.name for step in steps if step.rows is None and not step.base}
     remaining = {
@@ -61,7 +61,7 @@ def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step
     for attempt in (_by_ancestors, _by_resets, _by_building):
         attempt(by_path, remaining)
     if remaining:
-        raise PlanRefusedError([_objection(cell) for cell in remaining.values()])
+        raise UninitialisedError([_objection(cell) for cell in remaining.values()])
     return wanted
 
 

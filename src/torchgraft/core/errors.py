@@ -8,6 +8,7 @@ TorchgraftError                     1   anything of ours
 │   ├── UnsupportedCheckpointError  5   sound, but nothing that we read
 │   └── LimitExceededError          6   larger or deeper than any honest file
 ├── PlanRefusedError                7   the plan holds objections; the model is untouched
+│   └── UninitialisedError          7   nothing gives some tensors of a meta model their initial values
 ├── WriteError                      8   an output file could not be written; the old one is intact
 └── ApplyError                      9   writing into the model failed; it was rolled back
     └── ModelLostError              9   the file failed where old values were no longer kept; they are NaN now
@@ -95,6 +96,10 @@ class PlanRefusedError(TorchgraftError):
         lines = [f"- {objection.text}" for objection in self.objections]
         head = header or f"refused for {len(lines)} reason{'s' if len(lines) != 1 else ''}; the model is unchanged"
         super().__init__("\n".join([head, *lines]))
+
+
+class UninitialisedError(PlanRefusedError):
+    """A model on the meta device has tensors that the checkpoint doesn't fill and its own code can't initialise."""
 
 
 class WriteError(TorchgraftError):

@@ -1,0 +1,132 @@
+"""Models that are built without values for their parameters, so that a constructor costs next to nothing."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import TorchgraftError, UsageError, printable
+from torchgraft.core.places import modules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+    from torch import nn
+
+
+def on_meta(factory: Callable[[], nn.Module]) -> tuple[nn.Module | None, str]:
+    """Return the model that `factory` makes with its parameters on the meta device, or None and why that can't be.
+
+    Buffers and other tensors are real: constructors compute with them, and nobody else knows their values. An attempt
+    that fails leaves torch's random state as it was.
+
+    Raises:
+        UsageError: the factory returns no module.
+    """
+    import torch
+
+    random = torch.get_rng_state()
+    try:
+        with _parameters_on_meta():
+            model = factory()
+    except TorchgraftError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the model's own code may raise anything on tensors without values
+        torch.set_rng_state(random)
+        return None, f"its code needs values ({type(error).__name__}: {printable(str(error), 120)})"
+    _expect_module(model)
+    stray = next(_stray(model), None)
+    if stray is None:
+        return model, ""
+    torch.set_rng_state(random)
+    return None, f"it keeps a tensor, {stray}, that is made from parameters and is none itself"
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Let modules that this thread builds register every parameter without its values.
+
+    The memory that a parameter had before is given back untouched; what initialises it later does so on meta, for
+    nothing. (Hugging Face's accelerate builds empty models at the same place.)
+    """
+    from torch import nn
+
+    plain, here = nn.Module.register_parameter, threading.get_ident()
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the real ones are kept, so that no id comes twice
+
+    def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and threading.get_ident() == here and _has_values(param):
+            if id(param) not in made:
+                made[id(param)] = (param, _without_values(param))
+            param = made[id(param)][1]
+        plain(self, name, param)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = plain  # type: ignore[method-assign]
+
+
+def _has_values(param: nn.Parameter) -> bool:
+    from torch import nn
+
+    return not isinstance(param, nn.parameter.UninitializedParameter) and not param.is_meta
+
+
+def _without_values(param: nn.Parameter) -> nn.Parameter:
+    """Return a parameter of the same class, shape, strides and attributes on the meta device."""
+    import torch
+
+    empty = torch.Tensor._make_subclass(type(param), param.detach().to("meta"), param.requires_grad)  # noqa: SLF001
+    empty.__dict__.update(param.__dict__)
+    found: nn.Parameter = empty
+    return found
+
+
+def with_values(factory: Callable[[], nn.Module], device: str | torch.device | None) -> nn.Module:
+    """Return the model that `factory` makes, on `device`.
+
+    Raises:
+        UsageError: the factory returns no module.
+    """
+    model = factory()
+    _expect_module(model)
+    return model if device is None else model.to(device)
+
+
+def _expect_module(made: object) -> None:
+    from torch import nn
+
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"the factory gives a {type(made).__name__}; an nn.Module is needed")
+
+
+def _stray(model: nn.Module) -> Iterator[str]:
+    """Yield the names of tensors without values that neither a checkpoint nor an initialisation would reach."""
+    reached = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    for path, module in modules(model):
+        for name, value in module.__dict__.items():
+            if name not in _OWN:
+                yield from (f"{path}.{name}{where}".removeprefix(".") for where in _meta_in(value, reached))
+
+
+_OWN = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+def _meta_in(value: Any, reached: set[int], depth: int = 2) -> Iterator[str]:
+    """Yield where unreached tensors on meta lie in an attribute: in itself, or inside of lists and dicts."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if value.is_meta and id(value) not in reached:
+            yield ""
+    elif depth and isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from (f"[{number}]{rest}" for rest in _meta_in(inner, reached, depth - 1))
+    elif depth and isinstance(value, dict):
+        for key, inner in value.items():
+            yield from (f"[{key!r}]{rest}" for rest in _meta_in(inner, reached, depth - 1))

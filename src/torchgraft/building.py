@@ -1,0 +1,50 @@
+"""A model from its constructor and a checkpoint, without initialising what the checkpoint overwrites anyway."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.api import load
+from torchgraft.core.errors import UninitialisedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.report import Report
+
+
+def build(
+    factory: Callable[[], nn.Module], checkpoint: object, *, device: str | torch.device | None = None, **asked: Any
+) -> tuple[nn.Module, Report]:
+    """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
+
+    The model is made with its parameters on the meta device, where they have no memory and initialising them costs
+    nothing; then memory is taken, the checkpoint is read straight into it, and only what stays fresh is initialised, by
+    the modules' own code. Where that can't be done the model is made the ordinary way and loaded; a note says why.
+
+    Args:
+        factory: a function without arguments, or a class of modules that needs none. It may be called twice.
+        checkpoint: as for load().
+        device: where the model is to live; the CPU unless given.
+        **asked: as for load().
+
+    Raises:
+        UsageError: the factory returns no module, or an argument makes no sense.
+        CheckpointError, PlanRefusedError, ApplyError: as for load().
+    """
+    from torchgraft.applying import on_meta, with_values
+
+    model, reason = on_meta(factory)
+    if model is not None:
+        try:
+            return model, load(model, checkpoint, device=device, **asked)
+        except UninitialisedError as error:
+            reason = error.objections[0].text.partition(";")[0]
+    model = with_values(factory, device)
+    report = load(model, checkpoint, **asked)
+    note = f"the model was made with all its values first: {reason}"
+    return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))

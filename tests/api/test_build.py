@@ -1,0 +1,138 @@
+"""A model built with its checkpoint is the one that was built and then loaded, without the work in between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        self.register_buffer("steps", torch.arange(4), persistent=False)
+        self.head = nn.Linear(8, classes)
+        self.again = self.head
+
+
+class Computes(nn.Module):
+    """A constructor that computes, tensors that no checkpoint reaches, and a tie made by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, int(torch.ones(3).sum().item()))
+        self.tables = {"scale": [torch.full((3,), 2.0)]}
+        both = nn.Parameter(torch.randn(2))
+        self.one, self.two = both, both
+
+
+class Needs(nn.Module):
+    """A constructor that looks at its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.bound = float(self.lin.weight.abs().max())
+
+
+class Keeps(nn.Module):
+    """A tensor that is made from a parameter and is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.tables = {"norms": [self.lin.weight.detach().norm(dim=0)]}
+
+
+class Bare(nn.Module):
+    """A parameter whose initial values nothing but the constructor knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.token = nn.Parameter(torch.randn(2, 5))
+
+
+def test_it_equals_building_and_loading(tmp_path):
+    old = Net().state_dict()
+    torch.save(old, tmp_path / "m.pt")
+    model, report = tg.build(Net, tmp_path / "m.pt")
+    assert all(torch.equal(value, old[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.steps, torch.arange(4))
+    assert model.again.weight is model.head.weight
+    assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    assert report.cost.undo_bytes == sum(t.numel() * t.element_size() for t in model.body[1].buffers())
+    assert not report.plan.notes
+    model.head(torch.randn(1, 8)).sum().backward()
+
+
+def test_only_what_stays_fresh_is_initialised(monkeypatch):
+    drawn, plain = set(), nn.init.kaiming_uniform_
+
+    def counting(tensor, **settings):
+        if not tensor.is_meta:
+            drawn.add(tuple(tensor.shape))
+        return plain(tensor, **settings)
+
+    old = Net().state_dict()
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", counting)
+    model, report = tg.build(lambda: Net(7), old)
+    assert drawn == {(7, 8)}
+    assert set(report.initialised) == {"head.weight", "head.bias"}
+    assert 0 < model.head.weight.abs().max() <= 8**-0.5
+    assert torch.equal(model.body[0].weight, old["body.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (Needs, "its code needs values (RuntimeError: "),
+        (Keeps, "it keeps a tensor, tables['norms'][0], that is made from parameters and is none itself"),
+        (Bare, "parameter token [2, 5] is on the meta device, the checkpoint does not fill it"),
+    ],
+)
+def test_what_needs_values_is_made_with_them_and_says_so(made, reason):
+    old = made()
+    with torch.no_grad():
+        old.lin.weight.fill_(5)
+    model, report = tg.build(made, {"lin.weight": old.lin.weight, "lin.bias": old.lin.bias}, min_coverage=0)
+    assert any(note.startswith("the model was made with all its values first: " + reason) for note in report.plan.notes)
+    assert torch.equal(model.lin.weight, old.lin.weight)
+    assert all(not t.is_meta for t in (*model.parameters(), *model.buffers()))
+
+
+def test_constructors_may_compute():
+    old = Computes()
+    model, report = tg.build(Computes, old.state_dict())
+    assert not report.plan.notes
+    assert torch.equal(model.tables["scale"][0], torch.full((3,), 2.0))
+    assert model.one is model.two
+    assert torch.equal(model.one, old.one)
+    assert nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_a_recurrent_module_runs_on_the_weights_it_was_given():
+    old = nn.LSTM(3, 4)
+    model, report = tg.build(lambda: nn.LSTM(3, 4), old.state_dict())
+    assert not report.plan.notes
+    given = torch.randn(5, 1, 3)
+    assert torch.equal(model(given)[0], old(given)[0])
+
+
+def test_a_failed_attempt_draws_nothing():
+    torch.manual_seed(3)
+    model, _ = tg.build(Needs, {"lin.weight": torch.zeros(3, 4)}, min_coverage=0)
+    torch.manual_seed(3)
+    assert torch.equal(model.lin.bias, Needs().lin.bias)
+
+
+def test_refusals_and_mistakes_are_those_of_load():
+    with pytest.raises(tg.UsageError, match=r"the factory gives a dict; an nn\.Module is needed"):
+        tg.build(dict, {"w": torch.zeros(1)})
+    with pytest.raises(tg.PlanRefusedError, match="no match"):
+        tg.build(Net, {"w": torch.zeros(77)})
+    with pytest.raises(tg.UsageError):
+        tg.build(Net, Net().state_dict(), on_doubt="maybe")
