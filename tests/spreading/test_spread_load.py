@@ -132,6 +132,39 @@ def test_where_one_fails_all_put_back_what_they_had(way, spoil, file, tmp_path):
     assert second[0] == ("KeyboardInterrupt" if isinstance(spoil, KeyboardInterrupt) else "ApplyError")
 
 
+def fail_early(rank, size, file, where):
+    from torchgraft import api
+    from torchgraft.spreading import share
+
+    model = WAYS["fsdp"](net(seed=1), size)
+    before = local_bytes(model)
+
+    def broken(*args, **asked):
+        raise KeyboardInterrupt
+
+    if rank == 0 and where == "plan":
+        api.make_plan = broken
+    if rank == 1 and where == "parts":
+        share.part_of = broken
+    if rank == 1 and where == "own":
+        share._own = broken
+    try:
+        tg.load(model, file, **ASKED)
+    except BaseException as error:  # noqa: BLE001 - its kind is what is asked for
+        return type(error).__name__, local_bytes(model) == before
+    return "loaded", False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "kinds"), [
+    ("plan", ("KeyboardInterrupt", "ApplyError")), ("parts", ("ApplyError", "KeyboardInterrupt")), ("own", ("ApplyError", "KeyboardInterrupt")),
+])  # fmt: skip
+def test_nobody_waits_for_a_process_that_gave_up_early(where, kinds, file, tmp_path):
+    ends = in_processes(2, fail_early, tmp_path, 2, file, where)
+    assert tuple(kind for kind, _ in ends) == kinds
+    assert all(kept for _, kept in ends)
+
+
 def refuse_all(rank, folder, other):
     """Run several loads that are refused; return how each ended here."""
     model = WAYS["fsdp"](net(seed=1), 2)

@@ -102,8 +102,8 @@ class Together:
 
         if undo not in ("auto", "keep"):
             raise UsageError(f"undo={undo!r}: several processes hold the model, and put it back together: use 'keep'")
-        mine = share(self._team, model, whole)
         try:
+            mine = share(self._team, model, whole)
             return fill(mine.target, mine.plan, mine.source, undo="keep", agree=self._team.vote)
         except BaseException as error:
             self._team.vote(error)

@@ -67,7 +67,7 @@ def share(team: Team, model: nn.Module, whole: Share) -> Share:
     sliced = SlicedSource(source)
     tensors = {place.name: place.tensor for place in places(model)}
     tasks = team.together(lambda: [_task(step, tensors[step.slot.name]) for step in plan.steps])
-    parts = [part_of(replace(t.step, ops=t.ops, rows=None), specs, t.wanted) for t in tasks]
+    parts = team.together(lambda: [part_of(replace(t.step, ops=t.ops, rows=None), specs, t.wanted) for t in tasks])
     uncut = team.largest([int(part is None and _reads(task)) for task, part in zip(tasks, parts, strict=True)])
     steps = []
     for number, (task, part) in enumerate(zip(tasks, parts, strict=True)):

@@ -39,10 +39,10 @@ class Team:
             Exception: what `work` raised here; ApplyError where it raised in another process.
         """
         found: list[T] = []
-        error = None
+        error: BaseException | None = None
         try:
             found.append(work())
-        except Exception as raised:  # noqa: BLE001  # raised again below, when the others know
+        except BaseException as raised:  # noqa: BLE001  # raised again below, when the others know
             error = raised
         self._agree(error)
         return found[0]
@@ -59,7 +59,7 @@ class Team:
         if self.rank == 0:
             try:
                 box[0] = (True, work())
-            except Exception as error:  # noqa: BLE001  # raised again below, in all processes
+            except BaseException as error:  # noqa: BLE001  # raised again below, in all processes
                 mine = error
                 box[0] = (False, _told(error))
         dist.broadcast_object_list(box, group=self.group, group_src=0, device=self._wire())
