@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting import NEW_INDICES, AxisNames, Options
+from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
 from torchgraft.core.errors import UsageError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.matching import LAYOUTS, Rules, Stated
@@ -57,6 +57,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     class_names: Mapping[str, Sequence[str]] | None = None,
     class_rows: Mapping[str, int] | None = None,
     in_channels: Mapping[str, str] | None = None,
+    kernels: Mapping[str, str] | None = None,
     grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] | None = None,
     permute: Mapping[str, Sequence[int]] | None = None,
     merge_lora: bool | float = False,
@@ -98,7 +99,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         rename=rename or {}, fan_out=fan_out or {}, layers=layers or {}, copies=copies or {}, fresh=fresh, zero=zero
     )
     options = Options(
-        grow_rows=_grow_rows(grow_rows), axis_names=_axis_names(axis_names, class_names, class_rows), in_channels=in_channels or {},
+        grow_rows=_grow_rows(grow_rows), axis_names=_axis_names(axis_names, class_names, class_rows), in_channels=in_channels or {}, kernels=_kernels(kernels),
         grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
         fold_norms=fold_norms, init=init or {},
     )  # fmt: skip
@@ -158,6 +159,14 @@ def _axis_names(
             "class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}"
         )
     return {m: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
+
+
+def _kernels(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the rules for kernels of another size by pattern."""
+    for pattern, rule in (given or {}).items():
+        if rule not in KERNEL_RULES:
+            raise UsageError(f"kernels={{{pattern!r}: {rule!r}}}: use one of {', '.join(map(repr, KERNEL_RULES))}")
+    return dict(given or {})
 
 
 def _grow_rows(given: Sequence[str] | Mapping[str, str]) -> dict[str, str]:

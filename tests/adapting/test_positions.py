@@ -6,7 +6,7 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
-from torchgraft.ops import Resample1d, ResampleBiasTable
+from torchgraft.ops import CropKernel, PadKernel, Resample1d, ResampleBiasTable, ResamplePatch
 
 
 class Window(nn.Module):
@@ -83,3 +83,33 @@ def test_one_table_for_all_blocks_goes_to_each_also_under_another_window(window)
     table = file["rel_pos_bias.relative_position_bias_table"]
     wanted = table if window == 4 else ResampleBiasTable((4, 4), (6, 6), 0).run([table])
     assert all(torch.equal(block.relative_position_bias_table, wanted) for block in model["blocks"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "old", "new", "op"),
+    [
+        ("resample", 8, 6, ResamplePatch((6, 6))),
+        ("pad", 3, 5, PadKernel(source=(3, 3), target=(5, 5))),
+        ("crop", 5, 3, CropKernel(source=(5, 5), target=(3, 3))),
+    ],
+)
+def test_kernels_of_another_size_are_resized_on_request_only(rule, old, new, op):
+    file, model = nn.Conv2d(3, 4, old), nn.Conv2d(3, 4, new)
+    before = model.weight.detach().clone()
+    report = tg.load(model, file, min_coverage=0.0)
+    assert torch.equal(model.weight, before)
+    assert f"kernel {old}x{old} in the file, {new}x{new} in the model; kernels= resizes it" in str(report)
+    tg.load(model, file, kernels={"weight": rule})
+    assert torch.equal(model.weight, op.run([file.weight.detach()]))
+    with pytest.raises(tg.UsageError, match="use one of 'resample'"):
+        tg.load(model, file, kernels={"weight": "stretch"})
+
+
+def test_another_rotary_convention_is_said():
+    file = {f"attn.w{part}.weight": torch.randn(4, 4) for part in "qkvo"}
+    model = nn.ModuleDict({"attn": nn.ModuleDict({f"{part}_proj": nn.Linear(4, 4, bias=False) for part in "qkvo"})})
+    report = tg.load(model, file, on_doubt="take")
+    assert [o.names for o in report.plan.warnings if o.kind == "rotary"] == [
+        ("attn.q_proj.weight", "attn.k_proj.weight")
+    ]
+    assert not [o for o in tg.load(model, model.state_dict()).plan.warnings if o.kind == "rotary"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.adapting.branches import branch_steps
 from torchgraft.adapting.compose import compose, gather_facts
+from torchgraft.adapting.fit import KERNEL_RULES
 from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import NEW_INDICES, AxisNames, Options
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["NEW_INDICES", "AxisNames", "Brief", "Options", "Wishes", "adapt", "requested_steps", "views_of"]
+__all__ = [
+    "KERNEL_RULES",
+    "NEW_INDICES",
+    "AxisNames",
+    "Brief",
+    "Options",
+    "Wishes",
+    "adapt",
+    "requested_steps",
+    "views_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

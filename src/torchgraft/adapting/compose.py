@@ -12,6 +12,7 @@ from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
+from torchgraft.core.names import covers
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
@@ -150,7 +151,8 @@ def _fit(match: Match, facts: Facts) -> Fit:
     moved = position_fit(source, target, facts.sides, facts.library, options.grids)
     if moved is not None:
         return moved
-    return resized_fit(source, target, is_stem, options.in_channels)
+    kernel = next((rule for pattern, rule in options.kernels.items() if covers(pattern, slot)), "")
+    return resized_fit(source, target, is_stem, options.in_channels, kernel)
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
-from torchgraft.ops import AdaptInputChannels, InflateKernel, Permute, Reshape, SelectRows, Transpose
+from torchgraft.ops import (
+    AdaptInputChannels,
+    CropKernel,
+    InflateKernel,
+    PadKernel,
+    Permute,
+    ResamplePatch,
+    Reshape,
+    SelectRows,
+    Transpose,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torchgraft.core.match import Leaf, Match
     from torchgraft.core.plan import Op
@@ -200,7 +210,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     return UNCHANGED
 
 
-def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[str, str]) -> Fit:  # noqa: FBT001  # a fact, not a mode
+def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[str, str], kernel: str = "") -> Fit:  # noqa: FBT001  # a fact, not a mode
     """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh."""
     a, b = source.shape, target.shape
     rule = options.get(target.keys[0])
@@ -210,7 +220,26 @@ def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[s
         return Fit(
             (InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel"
         )
+    if len(a) == len(b) > 2 and a[:2] == b[:2]:
+        return _kernel_size(a[2:], b[2:], kernel)
     return Fit(None, mismatch(a, b))
+
+
+# How a kernel may get another size: new weights for patches of another size, or the same weights among zeros, or cut.
+KERNEL_RULES = ("resample", "pad", "crop")
+
+
+def _kernel_size(a: Shape, b: Shape, rule: str) -> Fit:
+    """Return how a kernel gets another size, on request only: other patches may as well mean that it is the wrong file."""
+    size = f"kernel {'x'.join(map(str, a))} in the file, {'x'.join(map(str, b))} in the model"
+    if not rule:
+        return Fit(None, f"{size}; kernels= resizes it")
+    ops: dict[str, Callable[[], Op]] = {
+        "resample": lambda: ResamplePatch(target=b, source=a),
+        "pad": lambda: PadKernel(source=a, target=b),
+        "crop": lambda: CropKernel(source=a, target=b),
+    }
+    return Fit((ops[rule](),), size, rule="kernel size")
 
 
 def _channels(old: int, size: int, rule: str) -> Fit:

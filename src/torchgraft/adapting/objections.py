@@ -29,6 +29,7 @@ def object_to(plan: Plan) -> tuple[Objection, ...]:
         *(() if partial else _coverage(plan)),
         *packed(plan),
         *_adapters(plan),
+        *_rotary(plan),
         *_doubt(plan),
         *_lossy(plan),
         *_missing(plan),
@@ -87,6 +88,31 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
             f"{_count(len(names), 'tensor')} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged: "
             f"{listed(names)}; the weights are those without them: merge_lora= adds them",
             names,
+        )
+
+
+# How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
+# beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
+PAIRED, HALVED = frozenset({"wq", "wk"}), frozenset({"q_proj", "k_proj"})
+
+
+def _rotary(plan: Plan) -> Iterator[Objection]:
+    """Names of one convention on one side and of the other one on the other: the rows may be in another order."""
+    names = []
+    for step in plan.steps:
+        ends_ = {
+            step.slot.owner.rpartition(".")[2],
+            *(feed.key.split(".")[-2] for feed in step.feeds if "." in feed.key),
+        }
+        if ends_ & PAIRED and ends_ & HALVED:
+            names.append(step.slot.name)
+    if names:
+        yield Objection(
+            "rotary",
+            f"{listed(names)}: if the model has rotary embeddings, names like wq and wk go with rows in pairs beside each other, "
+            "and q_proj and k_proj with pairs half a head apart; the rows are copied as they are: convert the file with the script "
+            "of the model's library first, unless you know that both sides agree",
+            tuple(names),
         )
 
 

@@ -86,6 +86,7 @@ class Options:
 
     grow_rows: tables that may grow at their end, and how new rows start: fresh, zero or mean; old ones are copied.
     axis_names: indices follow names, by pattern of slot names. in_channels: rule for further input channels by slot name.
+    kernels: how kernels of another size are resized, by pattern of slot names: resample, pad or crop.
     grids: source and target grid (height, width) of a position table by slot name.
     permute: order of dimensions by pattern of slot names.
     merge_lora: add low-rank adapters to the model's weights; a number is their scale where the file holds no alpha.
@@ -97,6 +98,7 @@ class Options:
     grow_rows: Mapping[str, str] = field(default_factory=dict)
     axis_names: Mapping[str, AxisNames] = field(default_factory=dict)
     in_channels: Mapping[str, str] = field(default_factory=dict)
+    kernels: Mapping[str, str] = field(default_factory=dict)
     grids: Mapping[str, tuple[Grid, Grid]] = field(default_factory=dict)
     permute: Mapping[str, Sequence[int]] = field(default_factory=dict)
     merge_lora: bool | float = False
@@ -110,7 +112,7 @@ class Options:
         Raises:
             UsageError: naming the pattern, and names that come close to it.
         """
-        said = ("grow_rows", "axis_names", "in_channels", "grids", "permute")
+        said = ("grow_rows", "axis_names", "in_channels", "kernels", "grids", "permute")
         for option in said:
             for pattern in getattr(self, option):
                 if not any(covers(pattern, name) for name in names):

@@ -27,7 +27,7 @@ class Policy:
     low_coverage: less than half of either side finds a place. conflict: two source tensors claim one slot with
     different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
     adapters: the file holds adapters that are not merged. infinite: a buffer without a single finite value.
-    buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.
+    rotary: names of rotary conventions differ. buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.
     """
 
     doubt: Verdict = Verdict.REFUSE
@@ -42,6 +42,7 @@ class Policy:
     quantised: Verdict = Verdict.REFUSE
     partial: Verdict = Verdict.REFUSE
     adapters: Verdict = Verdict.WARN
+    rotary: Verdict = Verdict.WARN
     infinite: Verdict = Verdict.WARN
     buffers: Verdict = Verdict.WARN
     suspect: Verdict = Verdict.WARN
