@@ -62,6 +62,12 @@ def test_scalars_and_complex_numbers_are_no_obstacle(tmp_path):
         assert source.read("", "a.s") == 2.5
 
 
+def test_a_list_of_numbers_is_a_fact_beside_the_weights(tmp_path):
+    with opened(tmp_path, flax_bytes({"w": distinct(2), "sizes": [1, 2, 3]})) as source:
+        assert list(source.networks[0].specs) == ["w"]
+        assert source.metadata["sizes"] == [1, 2, 3]
+
+
 def array(shape=(2,), name="float32", data=bytes(8)):
     return msgpack.packb({"w": msgpack.ExtType(1, msgpack.packb((list(shape), name, data), use_bin_type=True))})
 

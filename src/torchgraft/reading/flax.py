@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.files import Window
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
+MAX_PLAIN = 64  # of plain values in a list, which are facts beside the weights
 _CHUNKED = "__msgpack_chunked_array__"
 PARAMS, STATS = "params", "batch_stats"
 
@@ -80,6 +81,8 @@ def _whole(window: Window, node: Any, name: str) -> Any:
         if _CHUNKED in node:
             return _chunked(window, node, name)
         return {k: _whole(window, v, f"{name}.{k}" if name else str(k)) for k, v in node.items()}
+    if isinstance(node, list) and not any(isinstance(v, (View, dict, list)) for v in node):
+        return [None if isinstance(v, Blob) else v for v in node[:MAX_PLAIN]]
     if isinstance(node, list):
         return {str(i): _whole(window, v, f"{name}.{i}") for i, v in enumerate(node)}
     return None if isinstance(node, Blob) else node

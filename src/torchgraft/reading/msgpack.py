@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.files import Window
 
 MAX_DEPTH = 64
-MAX_NODES = 5_000_000
+MAX_NODES = 1_000_000
 MAX_TEXT = 1 << 20
 _SCALARS = {
     0xCA: "f",
