@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from archive_level import length_prefixed
@@ -49,9 +50,9 @@ def _change(tree: Any, dice: Random) -> None:
     if kind == 0:
         del node[key]
     elif kind == 1 and isinstance(node, dict):
-        node[dice.choice(HOSTILE)] = node[key]
+        node[dice.choice(HOSTILE)] = deepcopy(node[key])
     elif kind == 2:
-        node[key] = dice.choice(VALUES)
+        node[key] = deepcopy(dice.choice(VALUES))  # or else the next mutant would change the choice
     elif kind == 3:
         node[key] = number(dice)
     elif isinstance(node, dict):

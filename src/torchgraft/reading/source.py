@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import CorruptCheckpointError, UsageError, printable
+from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
 from torchgraft.reading.leaves import Held
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class OpenedCheckpoint:
         self.format = format
         self.networks: tuple[Network, ...] = tuple(found.networks)
         self.metadata: Mapping[str, object] = found.metadata
-        self.warnings: tuple[str, ...] = tuple(found.warnings)
+        self.warnings: tuple[str, ...] = tuple(printable(text, MAX_MESSAGE) for text in found.warnings)
         self._leaves = found.leaves
         self._files = files
 
