@@ -7,13 +7,17 @@ were changed to something else (`wrong`). Counters and tensors of one element ar
 
 The matchers: `name+shape` (strict=False that skips other shapes), `suffix` (longest common dotted suffix, as detectron2),
 `order` (zip in file order where shapes agree), `sorted` (the same, by name), `hungarian` (assignment by likeness of names
-within equal shapes). `torchgraft` takes its best reading; `certain` fills only what it is certain of.
+within equal shapes), and weightbridge (unmatched tensors ignored) where it is installed. `torchgraft` takes its best
+reading; `certain` fills only what it is certain of.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import importlib.util
+import io
 import json
 import re
 import time
@@ -216,6 +220,18 @@ def hungarian(source: State, target: nn.Module) -> None:
     fill(target, source, mapping)
 
 
+def weightbridge(source: State, target: nn.Module) -> None:
+    tree = importlib.import_module("weightbridge")
+    state = target.state_dict()
+    inputs, outputs = ({k: v.numpy() for k, v in side.items() if v.ndim} for side in (source, state))
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = tree.adapt(
+            inputs, outputs, in_format="pytorch", out_format="pytorch", in_separator=".", out_separator=".",
+            ignore_unmatched_inputs=True, ignore_unmatched_outputs=True,
+        )  # fmt: skip
+    target.load_state_dict({k: torch.as_tensor(v) for k, v in found.items()}, strict=False)
+
+
 def ours(source: State, target: nn.Module) -> None:
     import torchgraft as tg
 
@@ -232,6 +248,8 @@ MATCHERS = {
     "name+shape": name_and_shape, "suffix": suffix, "order": order, "sorted": by_name, "hungarian": hungarian,
     "torchgraft": ours, "certain": certain,
 }  # fmt: skip
+if importlib.util.find_spec("weightbridge") is not None:
+    MATCHERS = {"weightbridge": weightbridge, **MATCHERS}
 
 
 def score(pair: str, matcher: str) -> dict[str, object]:
