@@ -177,9 +177,9 @@ def _is_raw_matrix(source: Leaf, target: Leaf) -> bool:
     """Whether one of the two is a layer's weight and the other a bare parameter that isn't a table of rows."""
     if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
         return False
-    if target.kind in MATRIX_TABLES or {*_last_words(source), *_last_words(target)} & TABLE_WORDS:
+    if (source.role in WEIGHTS) == (target.role in WEIGHTS) or target.kind in MATRIX_TABLES:
         return False
-    return (source.role in WEIGHTS) != (target.role in WEIGHTS)
+    return not {*_last_words(source), *_last_words(target)} & TABLE_WORDS
 
 
 def _last_words(leaf: Leaf) -> tuple[str, ...]:

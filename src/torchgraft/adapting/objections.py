@@ -57,7 +57,7 @@ def _coverage(plan: Plan) -> Iterator[Objection]:
 
 def _partial(plan: Plan) -> Iterator[Objection]:
     """Files of one of several processes: parameters that lie elsewhere are empty, or all of them are one flat tensor."""
-    flat = tuple(key for key in plan.source_specs if FLAT & set(key.split(".")))
+    flat = tuple(key for key in plan.source_specs if "flat_param" in key and FLAT & set(key.split(".")))
     if flat:
         yield Objection(
             "partial",

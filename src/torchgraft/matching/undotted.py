@@ -58,8 +58,10 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict
 def restored(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
     """Return undotted keys of a state dict that has any, for names that none of its dotted keys serves."""
     keys = list(keys)
-    served = _served(keys, names)
     long = [key for key in keys if key.count(".") <= 1 and key not in names]
+    if not long:
+        return {}
+    served = _served(keys, names)
     found = max((undotted(long, [n for n in names if n not in served], joint) for joint in JOINTS), key=len)
     return found if len(found) > 1 or (len(found) == len(names) > 0) else {}
 
