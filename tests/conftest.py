@@ -4,6 +4,7 @@ How busy the machine is fails no test: hypothesis doesn't look at the clock.
 """
 
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -19,3 +20,11 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries that tests compare with draw from it
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises, also where the tests run in the background of a shell, which ignores it there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -80,6 +80,7 @@ def test_the_error_names_the_slot_and_the_cause():
     assert isinstance(caught.value.__cause__, OSError)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_during_reading_arrives_after_the_model_was_put_back():
     model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(20)])
     target = survey(model)

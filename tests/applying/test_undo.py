@@ -87,6 +87,7 @@ def test_odd_values_are_refused_before_anything_is_written():
     assert fingerprint(model) == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_during_the_second_reading_waits_until_the_model_is_whole():
     model = layers()
     target = survey(model)
