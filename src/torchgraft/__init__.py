@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torchgraft.core.saved import Saved
     from torchgraft.core.verification import Hyperparameters, Verification
     from torchgraft.learning import Learned
-    from torchgraft.proofs import compare_hyperparameters, verify
+    from torchgraft.proofs import compare_hyperparameters, record, verify
     from torchgraft.reading import open_checkpoint
     from torchgraft.saving import convert, read_plan, save_plan
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
@@ -42,7 +42,7 @@ _HOMES = {
     **dict.fromkeys(("load", "plan", "inspect", "diff", "optimizer_state", "measure_benefit"), "api"),
     **dict.fromkeys(("convert", "save_plan", "read_plan"), "saving"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
-    **dict.fromkeys(("verify", "compare_hyperparameters"), "proofs"),
+    **dict.fromkeys(("verify", "compare_hyperparameters", "record"), "proofs"),
     **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
         (
@@ -105,6 +105,7 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "param_groups",
     "plan",
     "read_plan",
+    "record",
     "save",
     "save_model",
     "save_plan",

@@ -12,7 +12,7 @@ from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan
-from torchgraft.core.report import Cost, Report
+from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import Models, choose, join_ranks, match
 from torchgraft.reading import open_checkpoint
@@ -153,7 +153,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     wanted = request(**asked)
     with _opened(checkpoint, wanted) as source:
         wanted = _with_origin(wanted, checkpoint)
-        return _seen(make_plan(source, _target(model), wanted, model), source, wanted, model)
+        return _seen(_tried(source, wanted, model), source, wanted, model)
 
 
 def load(  # what, and how
@@ -187,6 +187,7 @@ def load(  # what, and how
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
             source_model: the module that the checkpoint was saved from (meta is fine): its layer types and numbers of heads
                 are used as well. Needless where `checkpoint` is that module.
+            inputs, source_inputs: what both models are run on, as for verify(): outputs prove the plan, or correct it.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             learned: what learn() returned, or the file it was saved to: the checkpoint is converted as it is read.
             statistics: warn of values that look strange: variances of zero, layers that seem untrained, dead rows.
@@ -217,7 +218,7 @@ def load(  # what, and how
     with collector_paused(), team_of(model) as team, team.together(lambda: _opened(checkpoint, wanted)) as source:
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
-        decide = partial(make_plan, source, target, wanted, model)
+        decide = partial(_tried, source, wanted, model, target)
         if plan is not None:
             decide = partial(_kept, plan, source, target, asked)
         made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
@@ -230,7 +231,7 @@ def load(  # what, and how
     )  # fmt: skip
     final = replace(made, objections=(*made.objections, *done.notes))
     return Report(
-        plan=final, checks=done.checks, cost=cost, initialised=done.initialised,
+        plan=final, checks=(*done.checks, *_proved(final)), cost=cost, initialised=done.initialised,
         renderers=Renderers(reporting.report_text, reporting.report_to_dict, reporting.report_html),
     )  # fmt: skip
 
@@ -288,6 +289,20 @@ def measure_benefit(
     from torchgraft.tuning import measure
 
     return measure(build, lambda model: load(model, checkpoint, **asked), train, seeds)
+
+
+def _tried(source: Source, asked: Request, model: object, target: Target | None = None) -> Plan:
+    """Return the plan, and with inputs one that both models were run for."""
+    if asked.inputs is None:
+        return make_plan(source, target or _target(model), asked, model)
+    from torchgraft.settled import settled
+
+    return settled(source, asked, model, lambda one, wanted: make_plan(source, _target(one), wanted, one))
+
+
+def _proved(plan: Plan) -> tuple[Check, ...]:
+    """Return the check that both models gave the same, where that was asked for and held."""
+    return (Check("outputs", passed=True, text=plan.proof.words()),) if plan.proof and plan.proof.passed else ()
 
 
 def _target(model: object) -> Target:

@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING
 
 from torchgraft import reporting
 from torchgraft.api import make_plan
+from torchgraft.core.errors import UsageError
 from torchgraft.core.report import Report
 from torchgraft.core.shown import Renderers
 from torchgraft.core.verification import Hyperparameters
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
+    import os
+
     from torch import nn
 
     from torchgraft.core.plan import Plan
     from torchgraft.core.verification import Verification
+    from torchgraft.verifying.golden import Golden
 
 _VERIFICATION = Renderers(reporting.verification_text, reporting.verification_to_dict)
 
 
 def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     model: nn.Module,
-    source_model: nn.Module,
-    inputs: object,
+    source_model: nn.Module | None = None,
+    inputs: object = None,
     *,
+    golden: str | os.PathLike[str] | None = None,
     source_inputs: object = None,
     plan: Plan | Report | None = None,
     tolerance: float | None = None,
@@ -39,6 +44,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     Args:
         model: the module that was loaded.
         source_model: the module that the weights came from, with its weights.
+        golden: in place of the source: a file that record() wrote, with its inputs, in whatever process and version.
         inputs: a tensor, a tuple of arguments, a mapping of keywords, or a callable that gets the model, runs it in its
             own way and returns what is to be compared; a list of such for several inputs.
         source_inputs: the same for the source, where it takes them in another way.
@@ -51,13 +57,73 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         UsageError: an argument makes no sense, the source fails on an input, or no output can be compared.
     """
     from torchgraft.verifying.models import verify_models
-    from torchgraft.verifying.questions import question
+    from torchgraft.verifying.questions import golden_question, question
 
+    if golden is not None:
+        if source_model is not None or source_inputs is not None:
+            raise UsageError("golden= stands in place of source_model= and source_inputs=: give one of them")
+        recorded = read_golden(golden)
+        asked = golden_question(model, recorded, inputs, plan=plan, tolerance=tolerance, mode=mode)
+        return replace(verify_models(asked), renderers=_VERIFICATION)
+    if source_model is None:
+        raise UsageError("verify needs source_model=, or golden= with what it was recorded to give")
     asked = question(
         model, source_model, inputs, source_inputs=source_inputs, tolerance=tolerance, mode=mode,
         plan=plan or _plan_between(model, source_model),
     )  # fmt: skip
     return replace(verify_models(replace(asked, stated=plan is not None)), renderers=_VERIFICATION)
+
+
+def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: str = "eval") -> Golden:
+    """Run a model and write what it gave and did to `path`, so that verify(golden=path) needs the model no more.
+
+    The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation; nothing in it is code.
+
+    Args:
+        model: the source, with its weights.
+        inputs: as for verify(). Callables can be recorded; verify() then needs its own.
+        path: where to write.
+        mode: as for verify().
+
+    Raises:
+        UsageError: an argument makes no sense, or the model fails on an input.
+        WriteError: the file could not be written; what stood there is intact.
+    """
+    from torchgraft.verifying.golden import Golden, packed
+    from torchgraft.verifying.questions import checked_mode, checked_models, input_pairs
+    from torchgraft.verifying.tracing import record_run
+    from torchgraft.writing import save
+
+    checked_models(model, model)
+    given = tuple(mine for _, mine in input_pairs(inputs, None))
+    runs = []
+    for number, one in enumerate(given):
+        run = record_run(model, one, evaluating=checked_mode(mode))
+        if run.recording.failure:
+            raise UsageError(f"the model fails on input {number}: {run.recording.failure}")
+        runs.append(run)
+    golden = Golden(tuple(None if _is_code(one) else one for one in given), tuple(runs))
+    tensors, metadata = packed(golden)
+    save(path, tensors, metadata)
+    return golden
+
+
+def read_golden(path: str | os.PathLike[str]) -> Golden:
+    """Return what record() wrote.
+
+    Raises:
+        CheckpointError: it can't be read, or is something else.
+    """
+    from torchgraft.verifying.golden import unpacked
+
+    with open_checkpoint(path) as source:
+        network = source.networks[0]
+        tensors = {name: source.read(network.path, name) for name in network.specs}
+        return unpacked(tensors, source.metadata, source.origin)
+
+
+def _is_code(one: object) -> bool:
+    return callable(one) and not hasattr(one, "dtype")
 
 
 def compare_hyperparameters(

@@ -33,6 +33,8 @@ class Request:
     accept: str = "likely"
     tensor_parallel: Mapping[str, str] = field(default_factory=dict)
     source_model: object = None
+    inputs: object = None
+    source_inputs: object = None
     learned: Learned | None = None
     stated: Stated = field(default_factory=Stated)
     statistics: bool = False
@@ -68,6 +70,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     qkv_layout: str | Mapping[str, str] | None = None,
     num_heads: int | None = None,
     source_model: object = None,
+    inputs: object = None,
+    source_inputs: object = None,
     learned: Learned | str | os.PathLike[str] | None = None,
     statistics: bool = False,
 ) -> Request:
@@ -112,6 +116,8 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         accept=accept,
         tensor_parallel=tensor_parallel or {},
         source_model=source_model,
+        inputs=inputs,
+        source_inputs=source_inputs,
         learned=_learned(learned),
         stated=_stated(qkv_layout, num_heads),
         statistics=statistics,

@@ -15,7 +15,7 @@ from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.starts import start_steps
 from torchgraft.adapting.views import View, views_of
-from torchgraft.core.plan import Certainty, Plan, Step, Why
+from torchgraft.core.plan import Certainty, Plan, Step, Unused, Why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +32,8 @@ __all__ = [
     "Options",
     "Wishes",
     "adapt",
+    "decided",
+    "object_to",
     "requested_steps",
     "views_of",
 ]
@@ -110,6 +112,28 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], b
         steps=steps, unused=unused, notes=matching.notes, network=brief.network, source_specs=specs, policy=brief.policy
     )
     return replace(plan, objections=object_to(plan))
+
+
+def decided(plan: Plan, wishes: Wishes) -> Plan:
+    """Return a plan, made with all doubt taken, under the caller's view of doubt; its objections are made anew."""
+    made = replace(plan, steps=tuple(_undoubted(step, wishes) for step in plan.steps), objections=())
+    made = replace(made, unused=_with_skipped(plan, made))
+    return replace(made, objections=object_to(made))
+
+
+def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
+    """Return the unused sources, with those whose slots are now left fresh, and second names of such."""
+    why = Why("doubt", "the tensor that it would fill is left fresh for doubt")
+    old, new = ({(f.network, f.key) for step in plan.steps for f in step.feeds} for plan in (before, after))
+    lost = [
+        Unused(spec=after.source_specs[key], network=network, why=why)
+        for network, key in sorted(old - new) if key in after.source_specs
+    ]  # fmt: skip
+    kept = [
+        replace(u, why=why) if u.why.rule == "alias" and not after.by_name[u.spec.name].feeds else u
+        for u in after.unused
+    ]
+    return (*kept, *lost)
 
 
 def _undoubted(step: Step, wishes: Wishes) -> Step:

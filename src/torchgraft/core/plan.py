@@ -181,6 +181,22 @@ class Objection:
     names: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What running both models on the same inputs came to: the greatest relative difference of their outputs."""
+
+    inputs: int
+    relative: float
+    tolerance: float
+    passed: bool
+
+    def words(self) -> str:
+        """Return it in words: `proved on 1 input, max rel. diff 3e-07`."""
+        many = f"{self.inputs} input{'s' * (self.inputs != 1)}"
+        held = "proved" if self.passed else "not proved: outputs differ"
+        return f"{held} on {many}, max rel. diff {self.relative:.1g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """Elements and bytes that were placed, of all that could be: of the target and of the source."""
@@ -220,6 +236,7 @@ class Plan(Shown):
     source_specs: Mapping[str, TensorSpec] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     seconds: float = 0.0
+    proof: Proof | None = None
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @cached_property

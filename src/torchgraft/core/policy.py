@@ -20,6 +20,7 @@ class Verdict(Enum):
 class Policy:
     """A verdict per kind of objection, and the least coverage.
 
+    outputs: with `inputs=`, the filled model gives other outputs than the source's.
     doubt: a slot with two readings. `on_doubt="skip"` (fresh) and `"take"` (best reading) make it a warning.
     missing: slots that stay fresh without the caller having said so. unused: source tensors without a slot.
     lossy: a cast that can lose values. nonfinite: NaN or Inf in the file. coverage: less than `min_coverage` of the
@@ -30,6 +31,7 @@ class Policy:
     rotary: names of rotary conventions differ. buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.
     """
 
+    outputs: Verdict = Verdict.REFUSE
     doubt: Verdict = Verdict.REFUSE
     missing: Verdict = Verdict.ACCEPT
     unused: Verdict = Verdict.ACCEPT

@@ -13,7 +13,7 @@ from torchgraft.reporting.sections import by_fate
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
-    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
+    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Proof, Rows, Step, Unused, Why
     from torchgraft.core.report import Report
     from torchgraft.core.specs import TensorSpec
 
@@ -78,6 +78,7 @@ def _body(plan: Plan) -> Data:
     return {
         "objections": [_objection(plan, objection) for objection in plan.objections],
         "notes": list(plan.notes),
+        "proof": None if plan.proof is None else _proof(plan.proof),
         "slots": [_step(step, plan.source_specs) for step in plan.steps],
         "unused": [_unused(unused) for unused in plan.unused],
         "policy": {
@@ -101,6 +102,15 @@ def _coverage(cover: Coverage) -> Data:
         "target_bytes_filled": cover.target_bytes_filled,
         "source_elements": cover.source_elements,
         "source_used": cover.source_used,
+    }
+
+
+def _proof(proof: Proof) -> Data:
+    return {
+        "inputs": proof.inputs,
+        "relative": plain(proof.relative),
+        "tolerance": proof.tolerance,
+        "passed": proof.passed,
     }
 
 

@@ -42,7 +42,7 @@ class Matches:
     def __init__(self, source: Recording, target: Recording, floor: float) -> None:
         self.source, self.target = source, target
         self._floor = floor
-        self._index = _Index(source)
+        self._index = Index(source)
         self.found: dict[int, tuple[int, ...]] = {}
         self.noise: dict[int, float] = {}
         self._match()
@@ -161,7 +161,7 @@ def _maker(recording: Recording, number: int, found: Container[int]) -> int:
     return number
 
 
-class _Index:
+class Index:
     """Fingerprints of a recording, to be found by likeness."""
 
     def __init__(self, recording: Recording) -> None:

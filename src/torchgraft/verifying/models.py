@@ -35,14 +35,15 @@ ROUNDING = 10
 class Question:
     """What is to be verified: two models, the plan between them, and inputs for each side.
 
-    `pairs` are (input of the source, input of the target). `tolerance` is None for that of the outputs' type.
+    `pairs` are (input of the source, input of the target). Without a source, its runs are `recorded`, one for each pair. `tolerance` is None for that of the outputs' type.
     `evaluating`: whether both run in evaluation mode, or as they are. `stated`: the caller vouches for the plan.
     """
 
     model: nn.Module
-    source: nn.Module
+    source: nn.Module | None
     plan: Plan
     pairs: tuple[tuple[Any, Any], ...]
+    recorded: tuple[Run, ...] = ()
     tolerance: float | None = None
     evaluating: bool = True
     stated: bool = True
@@ -66,7 +67,7 @@ def verify_models(asked: Question) -> Verification:
     from torchgraft.verifying.tracing import record_run
 
     start = time.perf_counter()
-    alike = Compared(*compare_settings(asked.model, asked.source, asked.plan))
+    alike = Compared(*compare_settings(asked.model, asked.source, asked.plan)) if asked.source else Compared((), ())
     outputs: list[OutputComparison] = []
     notes: list[str] = []
     last: tuple[Matches, tuple[int, int]] | None = None
@@ -74,7 +75,10 @@ def verify_models(asked: Question) -> Verification:
     causes: list[Cause] = []
     limit = 0.0
     for number, (theirs, mine) in enumerate(asked.pairs):
-        source = record_run(asked.source, theirs, evaluating=asked.evaluating)
+        if asked.source is None:
+            source = asked.recorded[number]
+        else:
+            source = record_run(asked.source, theirs, evaluating=asked.evaluating)
         if source.recording.failure:
             raise UsageError(f"the source's model fails on input {number}: {source.recording.failure}")
         target = record_run(asked.model, mine, evaluating=asked.evaluating)
@@ -159,7 +163,7 @@ def _unfilled(asked: Question, fed: set[str]) -> list[Step]:
 
 
 def _planned(asked: Question) -> Planned:
-    mine, theirs = ({p.name: p.tensor for p in places(m)} for m in (asked.model, asked.source))
+    mine, theirs = ({p.name: p.tensor for p in places(m)} if m else {} for m in (asked.model, asked.source))
     return Planned(asked.plan, mine, theirs)
 
 
@@ -207,6 +211,8 @@ def _matched(matches: Matches) -> int:
 
 def _plan_notes(asked: Question) -> list[str]:
     """Return a remark where tensors of the plan are not in the models, so that nothing can be said of their values."""
+    if asked.source is None:
+        return []
     mine, theirs = ({p.name for p in places(model)} for model in (asked.model, asked.source))
     lost = [s.slot.name for s in asked.plan.steps if s.slot.name not in mine]
     lost += [feed.key for step in asked.plan.steps for feed in step.feeds if feed.key not in theirs]
@@ -222,6 +228,6 @@ def _mode_notes(asked: Question) -> list[str]:
         return []
     out = []
     for side, model in (("the model", asked.model), ("the source's model", asked.source)):
-        if any(module.training for module in model.modules()):
+        if model is not None and any(module.training for module in model.modules()):
             out.append(f"{side} is in training mode; both were compared in evaluation mode")
     return out

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Plan
 from torchgraft.core.report import Report
 from torchgraft.verifying.models import Question
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from torchgraft.core.plan import Plan
+    from torchgraft.verifying.golden import Golden
 
 MODES = ("eval", "as is")
+EMPTY = Plan(steps=())
 
 
 def question(  # noqa: PLR0913  # the arguments of verify()
@@ -26,14 +28,48 @@ def question(  # noqa: PLR0913  # the arguments of verify()
         UsageError: an argument makes no sense.
     """
     checked_models(model, source_model)
-    if mode not in MODES:
-        raise UsageError(f"mode={mode!r}: use one of {', '.join(map(repr, MODES))}")
+    evaluating = checked_mode(mode)
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"tolerance={tolerance!r}: use a number of at least 0, such as 1e-4")
     return Question(
         model=model, source=source_model, plan=plan.plan if isinstance(plan, Report) else plan,
-        pairs=input_pairs(inputs, source_inputs), tolerance=tolerance, evaluating=mode == "eval",
+        pairs=input_pairs(inputs, source_inputs), tolerance=tolerance, evaluating=evaluating,
     )  # fmt: skip
+
+
+def golden_question(  # the arguments of verify()
+    model: nn.Module,
+    recorded: Golden,
+    inputs: object,
+    *,
+    plan: Plan | Report | None,
+    tolerance: float | None,
+    mode: str,
+) -> Question:
+    """Return the question whether a model gives what was recorded.
+
+    Raises:
+        UsageError: an argument makes no sense.
+    """
+    from torchgraft.verifying.golden import inputs_of
+
+    checked_models(model, model)
+    given = plan.plan if isinstance(plan, Report) else plan
+    return Question(
+        model=model, source=None, plan=given or EMPTY, pairs=tuple((None, one) for one in inputs_of(recorded, inputs)),
+        recorded=recorded.runs, tolerance=tolerance, evaluating=checked_mode(mode), stated=False,
+    )  # fmt: skip
+
+
+def checked_mode(mode: str) -> bool:
+    """Return whether models run in evaluation mode.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    if mode not in MODES:
+        raise UsageError(f"mode={mode!r}: use one of {', '.join(map(repr, MODES))}")
+    return mode == "eval"
 
 
 def checked_models(model: object, source_model: object) -> None:

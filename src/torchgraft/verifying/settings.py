@@ -46,6 +46,7 @@ SETTINGS = {
 }
 # What has no effect in evaluation mode.
 QUIET = frozenset({"momentum", "dropout", "padding_idx"})
+_IDLE = frozenset({"training", "inplace"})
 # Classes of activation functions; anything else without tensors is compared by its settings alone.
 _ACTIVATIONS = frozenset(
     [
@@ -173,7 +174,7 @@ def _same_class(pair: ModulePair, target: nn.Module, source: nn.Module) -> Itera
     known = {spelling for spellings in SETTINGS.values() for spelling in spellings}
     mine, other = target.__dict__, source.__dict__
     for name, value in mine.items():
-        if name in known or name.startswith("_") or name == "training" or name not in other:
+        if name in known or name.startswith("_") or name in _IDLE or name not in other:
             continue
         if isinstance(value, (bool, int, float, str)) and isinstance(other[name], (bool, int, float, str)):
             if value != other[name]:

@@ -9,19 +9,19 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
 from torchgraft.verifying.tracing.outputs import call, named_tensors
 from torchgraft.verifying.tracing.prints import fingerprint
-from torchgraft.verifying.tracing.recorder import Recorder
+from torchgraft.verifying.tracing.recorder import Call, Recorder
 from torchgraft.verifying.tracing.restore import untouched
 from torchgraft.verifying.tracing.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
     from torch import nn
 
     from torchgraft.core.recording import Recording
 
-__all__ = ["Run", "fingerprint", "record_run"]
+__all__ = ["Call", "Recorder", "Run", "fingerprint", "record_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,12 @@ class Run:
     recording: Recording
 
 
-def record_run(model: nn.Module, given: Any, *, evaluating: bool = True) -> Run:
+def record_run(
+    model: nn.Module, given: Any, *, evaluating: bool = True, kind: Callable[..., Recorder] = Recorder
+) -> Run:
     """Run `model` on one input and record every operation; the model is afterwards as it was before.
 
-    A model that raises leaves the recording of what it did until then, with `failure`.
+    A model that raises leaves the recording of what it did until then, with `failure`. `kind` makes the recorder.
 
     Raises:
         UsageError: a tensor of the model has no values (meta).
@@ -49,7 +51,7 @@ def record_run(model: nn.Module, given: Any, *, evaluating: bool = True) -> Run:
     where = Whereabouts(model)
     outputs: dict[str, torch.Tensor] = {}
     failure = ""
-    recorder = Recorder(where, names)
+    recorder = kind(where, names)
     with untouched(model, evaluating=evaluating) as training:
         with where.followed(), recorder:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -83,6 +83,22 @@ _UNSET = ("empty", "new_empty")  # memory without values as yet
 _SMALL = 1 << 20
 
 
+class Call(NamedTuple):
+    """One operation that is about to run: its tensors, their argument names, and the numbers of their values."""
+
+    func: Any
+    args: Any
+    kwargs: Any
+    name: str
+    arguments: tuple[str, ...]
+    tensors: tuple[torch.Tensor, ...]
+    inputs: tuple[int, ...]
+
+    def run(self) -> Any:
+        """Return the result."""
+        return self.func(*self.args, **self.kwargs)
+
+
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While entered, records every operation with fingerprints; `recording` returns what was seen.
 
@@ -109,7 +125,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments, tensors, settings = _sorted_out(schema.arguments, args, kwargs)
         inputs = [self._value_of(t) for t in tensors]
         shapes = tuple(tuple(t.shape) for t in tensors)
-        out = func(*args, **kwargs)
+        out = self._execute(Call(func, args, kwargs, name, tuple(arguments), tuple(tensors), tuple(inputs)))
         outs = [t for t in _tensors_in(out) if isinstance(t, torch.Tensor)]
         if not outs:
             return out
@@ -142,6 +158,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         )  # fmt: skip
         return out
+
+    def _execute(self, call: Call) -> Any:
+        """Run one operation; a recorder that chooses weights does so here."""
+        return call.run()
 
     def recording(self, outputs: Sequence[torch.Tensor], training: Sequence[str], failure: str = "") -> Recording:
         """Return what was seen; `outputs` are the tensors that the model returned."""

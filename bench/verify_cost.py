@@ -1,0 +1,97 @@
+"""What verification costs: time and peak memory beside two plain forward passes of the same models.
+
+    python bench/verify_cost.py [--size 224] [--batch 2] [--rounds 5]
+
+Times are the processor's, taken in turn, so that what else the machine does counts little; the ratio is that of the
+medians. Peak
+memory is that of fresh processes, less that of one that only builds the models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from statistics import median
+
+import torch
+
+
+def models() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Return torchvision's ResNet-50 as the source, and timm's, loaded from it."""
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    source = torchvision.models.resnet50().eval()
+    target = timm.create_model("resnet50").eval()
+    target.load_state_dict(source.state_dict())
+    return source, target
+
+
+def plain(source: torch.nn.Module, target: torch.nn.Module, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        source(images)
+        target(images)
+
+
+def verified(source: torch.nn.Module, target: torch.nn.Module, images: torch.Tensor, plan: object) -> None:
+    import torchgraft as tg
+
+    assert tg.verify(target, source, images, plan=plan).passed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", choices=["build", "plain", "verify"])
+    given = parser.parse_args()
+    if given.peak:
+        print(_peak(given.peak, given.batch, given.size))
+        return
+    import torchgraft as tg
+
+    source, target = models()
+    plan = tg.plan(target, source)
+    images = torch.randn(given.batch, 3, given.size, given.size)
+    times: dict[str, list[float]] = {"plain": [], "verify": []}
+    for _ in range(given.rounds + 1):
+        for name, run in (("plain", lambda: plain(source, target, images)),
+                          ("verify", lambda: verified(source, target, images, plan))):  # fmt: skip
+            start = time.process_time()
+            run()
+            times[name].append(time.process_time() - start)
+    middle = {name: median(found[1:]) for name, found in times.items()}
+    peaks = {name: _in_fresh_process(name, given) for name in ("build", "plain", "verify")}
+    print(json.dumps({
+        "seconds": middle, "time_ratio": middle["verify"] / middle["plain"], "peak_bytes": peaks,
+        "peak_ratio": peaks["verify"] / peaks["plain"],
+        "activations_ratio": (peaks["verify"] - peaks["build"]) / max(1, peaks["plain"] - peaks["build"]),
+    }, indent=2))  # fmt: skip
+
+
+def _in_fresh_process(what: str, given: argparse.Namespace) -> int:
+    call = [sys.executable, __file__, "--peak", what, "--batch", str(given.batch), "--size", str(given.size)]
+    return int(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+
+
+def _peak(what: str, batch: int, size: int) -> int:
+    import torchgraft as tg
+
+    source, target = models()
+    plan = tg.plan(target, source)
+    images = torch.randn(batch, 3, size, size)
+    if what == "plain":
+        plain(source, target, images)
+    elif what == "verify":
+        verified(source, target, images, plan)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What a model gave and did, as tensors and plain text: recorded in one process, compared with in another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UnsupportedCheckpointError, UsageError
+from torchgraft.core.recording import Fingerprint, Operation, Recording, Value
+from torchgraft.verifying.tracing import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+FORMAT = "torchgraft.golden/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Recorded runs: each input (None where it was a callable) with what came of it."""
+
+    inputs: tuple[Any, ...]
+    runs: tuple[Run, ...]
+
+
+def packed(golden: Golden) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return golden runs as named tensors and text, as files of tensors hold them.
+
+    Raises:
+        UsageError: an input holds something else than tensors and plain values.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    entries = []
+    for number, (given, run) in enumerate(zip(golden.inputs, golden.runs, strict=True)):
+        for name, tensor in run.outputs.items():
+            tensors[f"output.{number}.{name}"] = tensor.detach().to("cpu").contiguous()
+        entry = {"input": _described(given, f"input.{number}", tensors), "outputs": list(run.outputs)}
+        entries.append(entry | {"recording": _plain(run.recording)})
+    return tensors, {"format": FORMAT, "runs": json.dumps(entries)}
+
+
+def unpacked(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object], origin: str) -> Golden:
+    """Return the golden runs that `packed` gave as tensors and text.
+
+    Raises:
+        UnsupportedCheckpointError: they are no golden runs.
+    """
+    if metadata.get("format") != FORMAT:
+        raise UnsupportedCheckpointError(f"{origin} holds no recorded runs (format {FORMAT}): make it with tg.record()")
+    try:
+        entries = json.loads(str(metadata["runs"]))
+        inputs = tuple(_given(entry["input"], tensors) for entry in entries)
+        runs = tuple(
+            Run({name: tensors[f"output.{n}.{name}"] for name in entry["outputs"]}, _recording(entry["recording"]))
+            for n, entry in enumerate(entries)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnsupportedCheckpointError(
+            f"{origin}: the recorded runs are broken ({error!r}): record them anew"
+        ) from error
+    return Golden(inputs, runs)
+
+
+def _described(given: Any, name: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return an input as plain data; its tensors go into `tensors`."""
+    import torch
+
+    if isinstance(given, torch.Tensor):
+        tensors[name] = given.detach().to("cpu").contiguous().clone()
+        return {"tensor": name}
+    if isinstance(given, Mapping):
+        return {"mapping": {str(k): _described(v, f"{name}.{k}", tensors) for k, v in given.items()}}
+    if isinstance(given, (tuple, list)):
+        return {"tuple": [_described(v, f"{name}.{n}", tensors) for n, v in enumerate(given)]}
+    if given is None or isinstance(given, (bool, int, float, str)):
+        return {"plain": given}
+    if callable(given):
+        return {"callable": True}
+    raise UsageError(
+        f"{name} is a {type(given).__name__}: give tensors, plain values, or a callable that runs the model"
+    )
+
+
+def _given(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    if "tensor" in described:
+        return tensors[described["tensor"]]
+    if "mapping" in described:
+        return {k: _given(v, tensors) for k, v in described["mapping"].items()}
+    if "tuple" in described:
+        return tuple(_given(v, tensors) for v in described["tuple"])
+    return described.get("plain")
+
+
+def _plain(recording: Recording) -> dict[str, Any]:
+    prints = [None if v.fingerprint is None else list(asdict(v.fingerprint).values()) for v in recording.values]
+    return {
+        "operations": [
+            [o.name, o.module, o.kind, dict(o.settings), o.arguments, o.inputs, o.shapes, o.outputs, o.is_view]
+            for o in recording.operations
+        ],
+        "values": [[v.op, v.shape, p, v.weights, v.live] for v, p in zip(recording.values, prints, strict=True)],
+        "outputs": recording.outputs,
+        "training": recording.training,
+        "random": recording.random,
+    }
+
+
+def _recording(data: Mapping[str, Any]) -> Recording:
+    operations = tuple(
+        Operation(
+            name=name, module=module, kind=kind, settings={k: _tupled(v) for k, v in settings.items()},
+            arguments=tuple(arguments), inputs=tuple(inputs), shapes=_tupled(shapes), outputs=tuple(outputs),
+            is_view=is_view,
+        )
+        for name, module, kind, settings, arguments, inputs, shapes, outputs, is_view in data["operations"]
+    )  # fmt: skip
+    values = tuple(
+        Value(
+            op=op, shape=tuple(shape), fingerprint=None if look is None else Fingerprint(*look), weights=tuple(weights),
+            live=live,
+        )
+        for op, shape, look, weights, live in data["values"]
+    )  # fmt: skip
+    return Recording(
+        operations=operations, values=values, outputs=tuple(data["outputs"]), training=tuple(data["training"]),
+        random=tuple(data["random"]),
+    )  # fmt: skip
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
+def inputs_of(golden: Golden, given: object) -> Sequence[Any]:
+    """Return the inputs to run a model on: the given ones, else those that were recorded.
+
+    Raises:
+        UsageError: a recorded input was a callable, or the numbers differ.
+    """
+    if given is None:
+        if any(one is None for one in golden.inputs):
+            raise UsageError(
+                "the inputs were recorded as callables, which no file holds: give inputs= that run the model"
+            )
+        return golden.inputs
+    mine = given if isinstance(given, list) else [given]
+    if len(mine) != len(golden.runs):
+        raise UsageError(f"{len(mine)} inputs, and {len(golden.runs)} recorded runs: give one for each")
+    return mine

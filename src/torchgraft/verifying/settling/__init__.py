@@ -1,0 +1,273 @@
+"""Doubt settled by numbers: the plan is tried, corrected where the source's run says otherwise, and tried again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import places
+from torchgraft.core.plan import Certainty, Proof, Unused, Why
+from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paired
+from torchgraft.verifying.divergence import FLOORS, Matches
+from torchgraft.verifying.settling.guide import Guidance, Guide
+from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.settling.siblings import follow_siblings
+from torchgraft.verifying.settling.uses import Uses
+from torchgraft.verifying.tracing import record_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.plan import Feed, Plan, Step
+    from torchgraft.core.specs import Source
+    from torchgraft.verifying.settling.guide import Reading
+    from torchgraft.verifying.tracing import Run
+
+MOST_RUNS = 48
+MOST_ORDERS = 6
+GUIDED_RUNS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a plan is tried with: the two models, inputs of both, and the names of the source's tensors in the file."""
+
+    model: nn.Module
+    source_model: nn.Module
+    pairs: tuple[tuple[Any, Any], ...]
+    keys: Mapping[str, str]
+    tolerance: float | None = None
+
+
+def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
+    """Return the plan, corrected and marked by what runs of both models show; nothing is left changed.
+
+    The source is run on the first input. If the target, filled by the plan, gives the same, all is proved that took
+    part. Else the target is run with each weight chosen by what the source does with the same values, and what several
+    weights could do is tried in other orders, some tens of runs at most. The outcome must hold on all inputs.
+
+    Raises:
+        UsageError: the source fails on an input, or no output can be compared.
+    """
+    sources = [record_run(trial.source_model, theirs) for theirs, _ in trial.pairs]
+    for number, run in enumerate(sources):
+        if run.recording.failure:
+            raise UsageError(f"source_model fails on input {number}: {run.recording.failure}")
+    with Hands(trial.model, Cached(source)) as hands:
+        search = Search(plan, trial, hands, sources[0])
+        search.run()
+        worst = search.outcome.relative
+        used = {n for v in search.target.recording.values for n in v.weights} if search.target else set()
+        for (_, mine), theirs in zip(trial.pairs[1:], sources[1:], strict=True):
+            again = record_run(trial.model, mine)
+            worst = max(worst, search.measure(theirs, again).relative)
+    proof = Proof(inputs=len(sources), relative=worst, tolerance=search.limit, passed=worst <= search.limit)
+    return _concluded(plan, search, used, proof)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: the greatest relative difference of outputs, and how far it agreed with the source's."""
+
+    relative: float
+    agreed: int
+
+    def better(self, other: Outcome) -> bool:
+        """Whether this is nearer to the source than `other`."""
+        return (self.relative < other.relative and self.agreed >= other.agreed) or self.agreed > other.agreed
+
+
+class Search:
+    """The steps of a plan under trial; `run` leaves the best that was found, in the model, too."""
+
+    def __init__(self, plan: Plan, trial: Trial, hands: Hands, source: Run) -> None:
+        self.steps: dict[str, Step] = {step.slot.name: step for step in plan.steps}
+        self.target: Run | None = None
+        self._plan, self._trial, self._hands, self._source = plan, trial, hands, source
+        self._uses = Uses(source.recording)
+        self._floor = FLOORS[coarsest(source.outputs)]
+        self.limit = TOLERANCES[coarsest(source.outputs)] if trial.tolerance is None else trial.tolerance
+        self._shapes = {key: spec.shape for key, spec in plan.source_specs.items()}
+        self.outcome = Outcome(float("inf"), -1)
+        self.improved = False
+        self._runs = 0
+
+    @property
+    def proved(self) -> bool:
+        """Whether outputs agree."""
+        return self.outcome.relative <= self.limit
+
+    def run(self) -> None:
+        """Try the plan; where outputs differ, choose weights by the source's run; then try other orders."""
+        for step in self.steps.values():
+            if step.feeds or step.ops:
+                self._hands.fill(step)
+        first = self._try()
+        choices: dict[int, list[Reading]] = {}
+        for _ in range(GUIDED_RUNS):
+            if self.proved:
+                break
+            guidance = self._guided()
+            choices = guidance.choices
+            if not guidance.changed:
+                break
+        if not self.proved:
+            self._try_orders(choices)
+        self.improved = self.outcome.better(first)
+
+    def measure(self, source: Run, target: Run) -> Outcome:
+        """Return how near a run of the target comes to one of the source."""
+        matches = Matches(source.recording, target.recording, self._floor)
+        agreed = sum(n in matches.found for n, v in enumerate(target.recording.values) if v.op >= 0 and v.live)
+        if target.recording.failure:
+            return Outcome(float("inf"), agreed)
+        pairs, _ = paired(source.outputs, target.outputs)
+        apart = [distance(source.outputs[s], target.outputs[t])[1] for s, t in pairs]
+        return Outcome(max(apart), agreed)
+
+    def _try(self) -> Outcome:
+        """Run the model as it is filled now."""
+        self._runs += 1
+        self.target = record_run(self._trial.model, self._trial.pairs[0][1])
+        self.outcome = self.measure(self._source, self.target)
+        return self.outcome
+
+    def _guided(self) -> Guidance:
+        """Run the target with weights chosen on the way; keep what was chosen."""
+        guidance = Guidance(
+            source=self._source.recording, uses=self._uses, steps=self.steps, keys=self._trial.keys,
+            target_uses=Uses(self.target.recording) if self.target else None, shapes=self._shapes,
+            network=self._plan.network, floor=self._floor, hands=self._hands,
+        )  # fmt: skip
+        self._runs += 1
+        self.target = record_run(self._trial.model, self._trial.pairs[0][1], kind=partial(Guide, guidance=guidance))
+        self._put({name: self.steps[name] for name in guidance.changed})  # a run gives buffers back as they were
+        self._try()
+        return guidance
+
+    def _try_orders(self, choices: Mapping[int, list[Reading]]) -> None:
+        """Exchange weights that could be meant as well, group by group, as long as that brings outputs nearer."""
+        for group in self._groups(choices):
+            if self.proved or self._runs >= MOST_RUNS:
+                return
+            present = {name: self.steps[name] for name in group}
+            best, kept = self.outcome, present
+            for order in list(permutations(group))[1:MOST_ORDERS]:
+                if self._runs >= MOST_RUNS:
+                    break
+                self._put(
+                    {name: _moved(present[other], present[name]) for name, other in zip(group, order, strict=True)}
+                )
+                if self._try().better(best):
+                    best, kept = self.outcome, {name: self.steps[name] for name in group}
+                if self.proved:
+                    return
+            self._put(kept)
+            self.outcome = best
+
+    def _put(self, steps: Mapping[str, Step]) -> None:
+        for name, step in steps.items():
+            self.steps[name] = step
+            self._hands.fill(step)
+
+    def _groups(self, choices: Mapping[int, list[Reading]]) -> Iterator[tuple[str, ...]]:
+        """Yield names of slots whose sources could be exchanged: those that were chosen among, and parts of one tensor."""
+        by_reading: dict[frozenset[int], list[str]] = {}
+        for readings in choices.values():
+            by_reading.setdefault(frozenset(r.operation for r in readings), []).append(next(iter(readings[0].steps)))
+        yield from (tuple(names) for names in by_reading.values() if 1 < len(names) <= 3)
+        by_key: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        for name, step in self.steps.items():
+            if len(step.feeds) == 1 and step.feeds[0].ops:
+                by_key.setdefault((step.feeds[0].key, step.slot.spec.shape), []).append(name)
+        yield from (tuple(names) for names in by_key.values() if 1 < len(names) <= 3)
+
+
+def _moved(step: Step, to: Step) -> Step:
+    """Return how a slot is filled in the way of another."""
+    why = Why("numbers", f"fits as {to.slot.name}: the other order gave other outputs")
+    return replace(step, slot=to.slot, why=why, certainty=Certainty.LIKELY, alternatives=())
+
+
+def _concluded(plan: Plan, search: Search, used: set[str], proof: Proof) -> Plan:
+    """Return the plan with the steps that were found, what was proved, and the fates of sources that changed."""
+    if not proof.passed and not search.improved:
+        return replace(plan, proof=proof)
+    follow_siblings(search.steps, plan)
+    steps = []
+    for old in plan.steps:
+        step = search.steps[old.slot.name]
+        if proof.passed and (step.feeds or step.ops) and used.intersection(step.slot.names):
+            why = Why(step.why.rule, step.why.text, (*step.why.evidence, proof.words()))
+            step = replace(step, certainty=Certainty.CERTAIN, alternatives=(), why=why)
+        steps.append(step)
+    feeding, before = ({(f.network, f.key) for step in some for f in step.feeds} for some in (steps, plan.steps))
+    unused = [u for u in plan.unused if (u.network, u.spec.name) not in feeding]
+    why = Why("numbers", "the run of the model has no place for it")
+    unused += [
+        Unused(spec=plan.source_specs[key], network=network, why=why)
+        for network, key in sorted(before - feeding) if key in plan.source_specs
+    ]  # fmt: skip
+    return replace(plan, steps=tuple(steps), unused=tuple(unused), proof=proof)
+
+
+def names_in_file(source_model: nn.Module, plan: Plan, source: Source) -> dict[str, str]:
+    """Return name of the source's model -> key of the checkpoint with the very same values.
+
+    `plan` is one that fills the model from the checkpoint; where its reading has other values, all keys of that shape
+    are looked at. Tensors that the checkpoint doesn't hold are left out.
+
+    Raises:
+        UsageError: less than half of the model's tensors hold what the checkpoint does.
+    """
+    held = {place.name: place.tensor for place in places(source_model)}
+    cached = Cached(source)
+    found: dict[str, str] = {}
+    missing = []
+    for step in plan.steps:
+        if not step.slot.persistent:
+            continue
+        own, shape = held[step.slot.name], step.slot.spec.shape
+        keys = [feed.key for feed in step.feeds[:1]]
+        keys += [key for key, spec in plan.source_specs.items() if spec.shape == shape and key not in keys]
+        key = next((k for k in keys if not own.is_meta and cached.holds(plan.network, k, own)), None)
+        if key is None:
+            missing.append(step.slot.name)
+        else:
+            found.update(dict.fromkeys(step.slot.names, key))
+    if len(missing) > len(found):
+        raise UsageError(
+            f"source_model holds other values than the checkpoint, in {missing[0]} and {len(missing) - 1} more: "
+            "fill it first, tg.load(source_model, checkpoint), so that its run shows what the weights do"
+        )
+    return found
+
+
+class Cached:
+    """Tensors of a source, each read once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._read: dict[tuple[str, str], torch.Tensor] = {}
+
+    def __call__(self, feed: Feed) -> torch.Tensor:
+        """Return what a feed names."""
+        return self.value(feed.network, feed.key)
+
+    def value(self, network: str, key: str) -> torch.Tensor:
+        """Return a tensor."""
+        at = (network, key)
+        if at not in self._read:
+            self._read[at] = self._source.read(*at)
+        return self._read[at]
+
+    def holds(self, network: str, key: str, own: torch.Tensor) -> bool:
+        """Whether a tensor has the values of another."""
+        value = self.value(network, key)
+        return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())

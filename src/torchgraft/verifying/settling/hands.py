@@ -1,0 +1,65 @@
+"""Writes values into a model for a while, and puts back what was there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from torchgraft.core.places import places
+from torchgraft.core.plan import Action
+from torchgraft.verifying.planned import computed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from torch import nn
+
+    from torchgraft.core.plan import Feed, Step
+
+
+class Hands:
+    """A context in which tensors of a model may hold other values; at its end all hold what they held before."""
+
+    def __init__(self, model: nn.Module, read: Callable[[Feed], torch.Tensor]) -> None:
+        self._tensors = {place.name: place.tensor for place in places(model)}
+        self._read = read
+        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with torch.no_grad():
+            for tensor, old in self._before.values():
+                tensor.copy_(old)
+
+    def fill(self, step: Step) -> None:
+        """Write what a step says into its slot; a fresh one gets its old values back."""
+        tensor = self._tensors[step.slot.name]
+        before = self._before.get(id(tensor))
+        if before is None:
+            before = self._before[id(tensor)] = (tensor, tensor.detach().clone())
+        with torch.no_grad():
+            if step.action is Action.FRESH:
+                tensor.copy_(before[1])
+                return
+            if step.base:  # adapters are added to the values that the model came with
+                value = step.ops[0].run([before[1].to("cpu"), *(self._fed(feed) for feed in step.feeds)])
+            else:
+                value = computed(step, self._read)
+            if step.rows is None:
+                tensor.copy_(value)
+                return
+            tensor.copy_(before[1])
+            indices = torch.tensor(step.rows.indices, dtype=torch.long, device=tensor.device)
+            tensor.index_copy_(step.rows.dim, indices, value.to(tensor.device, tensor.dtype))
+
+    def _fed(self, feed: Feed) -> torch.Tensor:
+        value = self._read(feed)
+        for op in feed.ops:
+            value = op.run([value])
+        return value

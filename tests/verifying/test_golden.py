@@ -1,0 +1,107 @@
+"""Runs recorded in one process stand for the source in another."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from faulty_models import Speech, randomised
+
+import torchgraft as tg
+from torchgraft.proofs import read_golden
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    model = randomised(Speech())
+    inputs = torch.randn(2, 8, 24)
+    path = tmp_path / "runs.safetensors"
+    tg.record(model, inputs, path)
+    return model, inputs, path
+
+
+def test_what_was_recorded_is_read_back(recorded):
+    model, inputs, path = recorded
+    again = tg.record(model, inputs, path.with_name("again.safetensors"))
+    read = read_golden(path)
+    assert torch.equal(read.inputs[0], inputs)
+    assert torch.equal(read.runs[0].outputs["output"], model(inputs))
+    assert read.runs[0].recording == again.runs[0].recording
+
+
+def test_a_model_is_verified_without_its_source(recorded):
+    model, _, path = recorded
+    assert tg.verify(model, golden=path).passed
+    model.act.negative_slope = 0.5
+    found = tg.verify(model, golden=path)
+    assert (found.divergence.target.module, found.causes[0].kind) == ("act", "activation")
+    model.act.negative_slope = 0.1
+    with torch.no_grad():
+        model.conv2.weight[3, 2, 1] += 1
+    found = tg.verify(model, golden=path)
+    assert (
+        found.divergence.target.weights == ("conv2.bias", "conv2.weight") or found.divergence.target.module == "conv2"
+    )
+
+
+def test_another_process_records(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import torch, torchgraft as tg;"
+        "from faulty_models import Speech, randomised;"
+        "model = randomised(Speech()); torch.save(model.state_dict(), 'speech.pt');"
+        "tg.record(model, [torch.randn(2, 8, 24), (torch.randn(1, 8, 16),)], 'runs.safetensors')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(HERE)], check=True, cwd=tmp_path)
+    model = Speech()
+    report = tg.load(model, tmp_path / "speech.pt")
+    found = tg.verify(model, golden=tmp_path / "runs.safetensors", plan=report)
+    assert found.passed
+    assert found.inputs == 2
+
+
+def test_nested_inputs_and_plain_values(tmp_path):
+    class Net(torch.nn.Module):
+        def forward(self, x, scale=1.0, parts=()):
+            return {"sum": x * scale + sum(parts)}
+
+    given = {"x": torch.ones(2, 3), "scale": 2.0, "parts": (torch.ones(3), torch.ones(2, 1))}
+    tg.record(Net(), given, tmp_path / "runs.safetensors")
+    assert tg.verify(Net(), golden=tmp_path / "runs.safetensors").passed
+
+
+def test_a_callable_is_given_again(recorded, tmp_path):
+    model, inputs, _ = recorded
+    path = tmp_path / "called.safetensors"
+    tg.record(model, lambda net: net(inputs).softmax(-1), path)
+    with pytest.raises(tg.UsageError, match="recorded as callables"):
+        tg.verify(model, golden=path)
+    assert tg.verify(model, golden=path, inputs=lambda net: net(inputs).softmax(-1)).passed
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "needs source_model="),
+        ({"golden": "runs.safetensors", "source_model": Speech()}, "give one of them"),
+        ({"golden": "runs.safetensors", "inputs": [1, 2]}, "2 inputs, and 1 recorded runs"),
+        ({"golden": "runs.safetensors", "mode": "train"}, "use one of 'eval', 'as is'"),
+    ],
+)
+def test_what_makes_no_sense_is_said(recorded, monkeypatch, asked, said):
+    model, _, path = recorded
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(tg.UsageError, match=said):
+        tg.verify(model, **asked)
+
+
+def test_another_file_is_no_recording(recorded, tmp_path):
+    model, _, _ = recorded
+    tg.save_model(tmp_path / "model.safetensors", model)
+    with pytest.raises(tg.UnsupportedCheckpointError, match="no recorded runs"):
+        tg.verify(model, golden=tmp_path / "model.safetensors")
+    with pytest.raises(tg.UsageError, match="fails on input 0"):
+        tg.record(model, torch.randn(3), tmp_path / "never.safetensors")
+    assert not (tmp_path / "never.safetensors").exists()
