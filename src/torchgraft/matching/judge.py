@@ -146,16 +146,26 @@ class Order:
             paths, tuple(accumulate(steps)), depths, tuple(counted(paths)), {path: at for at, path in enumerate(paths)}
         )
 
+    def numbered(self, first: int, second: int) -> bool:
+        """Return whether two units stand at different numbers of one list."""
+        return self._numbers(first, second) is not None
+
+    def _numbers(self, first: int, second: int) -> tuple[list[str], list[str], int, str] | None:
+        """Return the segments of two paths, where they first differ, and the name of the list whose numbers these are."""
+        a, b = self.paths[first].split("."), self.paths[second].split(".")
+        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        head = None if at is None else stem(a[at])
+        return None if at is None or head is None or head != stem(b[at]) else (a, b, at, head)
+
     def exchange(self, first: int, second: int) -> Exchange | None:
         """Return what two units at different numbers of one list would be with numbers exchanged.
 
         None where no such list has both, or one of them has no like at the number of the other.
         """
-        a, b = self.paths[first].split("."), self.paths[second].split(".")
-        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
-        head = None if at is None else stem(a[at])
-        if at is None or head is None or head != stem(b[at]):
+        found = self._numbers(first, second)
+        if found is None:
             return None
+        a, b, at, head = found
         swapped = [*a[:at], b[at], *a[at + 1 :]], [*b[:at], a[at], *b[at + 1 :]]
         likes = [self.index.get(".".join(path)) for path in swapped]
         if likes[0] is None or likes[1] is None:
@@ -249,8 +259,8 @@ def _by_order(
     if (ours, theirs) not in context.path:
         return False
     first, second = context.sequences
-    numbered = first.exchange(pair[0], ours) or second.exchange(pair[1], theirs)
-    return numbered is not None and first.separates(pair[0], ours)
+    numbered = first.numbered(pair[0], ours) or second.numbered(pair[1], theirs)
+    return numbered and first.separates(pair[0], ours)
 
 
 def _by_place(
