@@ -29,7 +29,7 @@ class NetworkSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class DigestCheck:
     """What came of reading every tensor and comparing it with the SHA-256 that the file states.
 
     `compared` tensors have a digest; `differing` are those of them whose values are others, `missing` names that have
@@ -65,7 +65,7 @@ class Inspection(Shown):
     shared: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    verification: Verification | None = None
+    verification: DigestCheck | None = None
     statistics: Statistics | None = None
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 

@@ -8,7 +8,7 @@ from torchgraft.reporting.json import Data, plain
 
 if TYPE_CHECKING:
     from torchgraft.core.diff import Change, Diff
-    from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
+    from torchgraft.core.inspection import DigestCheck, Inspection, NetworkSummary
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import TensorSpec
     from torchgraft.core.statistics import Statistics
@@ -37,7 +37,7 @@ def inspection_to_dict(found: Inspection) -> Data:
     }
 
 
-def _verification(found: Verification) -> Data:
+def _verification(found: DigestCheck) -> Data:
     return {
         "passed": found.passed,
         "compared": found.compared,

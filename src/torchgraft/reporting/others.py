@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torchgraft.core.diff import Change, Diff
-    from torchgraft.core.inspection import Inspection, NetworkSummary, Verification
+    from torchgraft.core.inspection import DigestCheck, Inspection, NetworkSummary
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import TensorSpec
     from torchgraft.core.statistics import Statistics
@@ -141,7 +141,7 @@ def _facts(found: Inspection) -> Section:
     return Section(title="beside the tensors", figures=str(len(facts)), groups=groups)
 
 
-def _verification(found: Verification) -> Section:
+def _verification(found: DigestCheck) -> Section:
     """Return what came of comparing digests: what is wrong by name, else one line."""
     compared = f"{tensors(found.compared)} compared with the SHA-256 that the file states"
     wrong = [f"{printable(name)} holds other values" for name in found.differing]

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from torchgraft.core.facts import digests_of
-from torchgraft.core.inspection import Verification
+from torchgraft.core.inspection import DigestCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PIECE = 4 << 20
 
 
-def check_digests(source: Source, network: Network, progress: Callable[[int, int], None] | None = None) -> Verification:
+def check_digests(source: Source, network: Network, progress: Callable[[int, int], None] | None = None) -> DigestCheck:
     """Read every tensor of `network`, in file order, and compare it with the SHA-256 that the checkpoint states.
 
     In memory at one time: a piece of one tensor. A tensor that lies there under several names is read once. `progress`
@@ -44,7 +44,7 @@ def check_digests(source: Source, network: Network, progress: Callable[[int, int
             differing.append(name)
     missing = tuple(name for name in stated if name not in network.specs)
     compared = len(names) - len(without)
-    return Verification(compared=compared, differing=tuple(differing), missing=missing, without=tuple(without))
+    return DigestCheck(compared=compared, differing=tuple(differing), missing=missing, without=tuple(without))
 
 
 def digest(source: Source, network: str, spec: TensorSpec, tick: Callable[[int], None]) -> str:
