@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import torchgraft as tg
-from torchgraft.writing import commit, size_of
+from torchgraft.core import commit
+from torchgraft.writing import size_of
 
 
 def state(seed, count=6):

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from torchgraft.core.commit import write_bytes
 from torchgraft.core.conversion import Conversion
 from torchgraft.core.errors import CheckpointError, UsageError, printable
 from torchgraft.learning.outputs import output_of
@@ -67,20 +68,9 @@ class Learned(Conversion):
         """Write the conversion to a JSON file, whole or not at all; `Learned.read` reads it back.
 
         Raises:
-            OSError: the file can't be written; what stood there is intact.
+            WriteError: the file can't be written; what stood there is intact.
         """
-        text = json.dumps(to_plain(self), separators=(",", ":"), allow_nan=False)
-        part = f"{os.fsdecode(path)}.{os.getpid()}.part"
-        try:
-            with open(part, "w", encoding="utf-8") as file:  # noqa: PTH123  # any path-like, bytes included
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)  # noqa: PTH105
-        except BaseException:
-            if os.path.exists(part):  # noqa: PTH110
-                os.unlink(part)  # noqa: PTH108
-            raise
+        write_bytes(path, json.dumps(to_plain(self), separators=(",", ":"), allow_nan=False).encode())
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], renderers: Renderers | None = None) -> Self:

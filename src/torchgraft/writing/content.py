@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torchgraft.core.commit import whole_file
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import OWN, PART, as_texts
 from torchgraft.writing import dcp, safetensors, torch_zip
-from torchgraft.writing.commit import whole_file
 
 if TYPE_CHECKING:
     import os

@@ -9,7 +9,7 @@ from collections import deque
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.errors import WriteError
+from torchgraft.core.commit import put
 from torchgraft.writing.items import check_stated
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 4
 _WORTH_THREADS = 8 << 20
-_SEEK = threading.Lock()
 
 
 class Sums(NamedTuple):
@@ -27,26 +26,6 @@ class Sums(NamedTuple):
 
     sha256: str
     crc: int
-
-
-def put(handle: int, data: bytes | memoryview, at: int) -> int:
-    """Write all of `data` at byte `at` and return its length; a write may take less than it was given."""
-    view = memoryview(data)
-    done = 0
-    while done < len(view):
-        count = _write_at(handle, view[done:], at + done)
-        if count <= 0:
-            raise WriteError("the disk takes no more bytes")
-        done += count
-    return done
-
-
-def _write_at(handle: int, data: memoryview, at: int) -> int:
-    if hasattr(os, "pwrite"):
-        return os.pwrite(handle, data, at)
-    with _SEEK:  # pragma: no cover  Windows has no positioned write
-        os.lseek(handle, at, os.SEEK_SET)
-        return os.write(handle, data)
 
 
 class Streamer:

@@ -12,9 +12,10 @@ import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from torchgraft.core.commit import put
 from torchgraft.core.facts import DIGESTS, as_texts
 from torchgraft.writing.pickled import Stored, pickled
-from torchgraft.writing.streaming import Streamer, put
+from torchgraft.writing.streaming import Streamer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,11 +7,11 @@ import os
 import re
 import secrets
 import stat
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from torchgraft.core.errors import TorchgraftError, WriteError, printable
-from torchgraft.writing.streaming import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,7 @@ except ImportError:  # pragma: no cover  Windows, where a file that is open can'
     fcntl = None  # type: ignore[assignment]
 
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR)
+_SEEK = threading.Lock()
 _PART = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{12}\.part", re.DOTALL)
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
@@ -83,6 +84,26 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """
     with whole_file(path) as file:
         put(file.fileno(), data, 0)
+
+
+def put(handle: int, data: bytes | memoryview, at: int) -> int:
+    """Write all of `data` at byte `at` and return its length; a write may take less than it was given."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        count = _write_at(handle, view[done:], at + done)
+        if count <= 0:
+            raise WriteError("the disk takes no more bytes")
+        done += count
+    return done
+
+
+def _write_at(handle: int, data: memoryview, at: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(handle, data, at)
+    with _SEEK:  # pragma: no cover  Windows has no positioned write
+        os.lseek(handle, at, os.SEEK_SET)
+        return os.write(handle, data)
 
 
 @contextmanager
