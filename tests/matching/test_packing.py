@@ -84,15 +84,47 @@ def test_without_a_number_of_heads_nothing_is_guessed_and_the_source_model_tells
 
 
 def test_names_shared_by_two_conventions_are_told_apart_by_what_stands_beside() -> None:
-    owners = {"h.0.attn.out_proj", "h.0.mlp.fc_in"}
+    owners = dict.fromkeys(("h.0.attn.out_proj", "h.0.mlp.fc_in"), False)
     assert packing_of("h.0.attn.qkv_proj", owners).parts == ("q", "v", "k")
-    assert packing_of("h.0.attn.qkv_proj", {"h.0.attn.o_proj"}).parts == ("q", "k", "v")
+    assert packing_of("h.0.attn.qkv_proj", {"h.0.attn.o_proj": False}).parts == ("q", "k", "v")
     assert packing_of("h.0.attn.proj", owners) is None
+
+
+def test_matrices_stored_input_first_are_gpt2s_and_others_under_that_name_are_contested() -> None:
+    old = Net("h", "attn", None, c_attn=72, c_proj=24)
+    new = Net("blocks", "attn", None, q_proj=24, k_proj=24, v_proj=24, out_proj=24)
+    saved = old.state_dict()
+    plan = tg.plan(new, saved)
+    steps = [plan.by_slot[f"blocks.1.attn.{name}_proj.{role}"] for name in "qkv" for role in ("weight", "bias")]
+    assert {s.certainty for s in steps} == {Certainty.LIKELY}
+    assert "GPTBigCode in transformers" in steps[0].why.text
+    turned = {k: v.T.contiguous() if v.ndim == 2 and ".attn." in k else v for k, v in saved.items()}
+    plan = tg.plan(new, turned)
+    assert {plan.by_slot[s.slot.name].certainty for s in steps} == {Certainty.CERTAIN}
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "sure"),
+    [
+        ("c_attn", 1, Certainty.CERTAIN),
+        ("c_attn", 2, Certainty.LIKELY),
+        ("c_attn", None, Certainty.LIKELY),
+        ("query_key_value", 1, Certainty.CERTAIN),
+        ("query_key_value", 2, Certainty.LIKELY),
+        ("qkv_proj", 1, Certainty.LIKELY),
+    ],
+)
+def test_with_one_head_it_does_not_matter_whether_parts_repeat_in_each_head(
+    name: str, heads: int | None, sure: Certainty
+) -> None:
+    old = Net("h", "attn", None, q_proj=24, k_proj=24, v_proj=24, out_proj=24)
+    new = Net("h", "attn", heads, **{name: 72}, out_proj=24)
+    assert tg.plan(new, old.state_dict()).by_slot[f"h.0.attn.{name}.weight"].certainty is sure
 
 
 def test_every_convention_says_where_it_can_be_read() -> None:
     assert all(packing.source for known in FUSED.values() for packing in known)
-    assert all(not known[-1].beside for known in FUSED.values())
+    assert all(not known[-1].beside and not known[-1].turned for known in FUSED.values())
 
 
 def test_only_a_module_can_be_the_source_model() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
 from torchgraft.matching.forms import Form, find_forms
-from torchgraft.matching.packing import FUSED, NOTHING
+from torchgraft.matching.packing import FUSED, NOTHING, owners_of
 from torchgraft.matching.words import canonical
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def cut(
 
     `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
     """
-    owners = {leaf.owner for leaf in leaves}
+    owners = owners_of(leaves)
     packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
     rows_of_q = _query_rows(leaves) if any(packings) else {}
     out: list[Leaf] = []
@@ -126,6 +126,8 @@ def _parts(leaf: Leaf, packing: Packing, rows_of_q: Mapping[str, int], heads: in
     grouping = _grouping(packing, sizes, heads) if sizes else None
     if sizes is None or grouping is None:
         return None
+    one_group = _grouping(replace(packing, groups="heads"), sizes, heads) == (1, ())
+    contested = packing.contested == "parts" or (packing.contested == "groups" and not one_group)
     out: list[Leaf] = []
     at, turned = 0, leaf.turned
     if len(leaf.shape) == 2 and count * min(leaf.shape) == max(leaf.shape):
@@ -133,7 +135,7 @@ def _parts(leaf: Leaf, packing: Packing, rows_of_q: Mapping[str, int], heads: in
     for label, size in zip(packing.parts, sizes, strict=True):
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
         part = Part(
-            label, dim, at, at + size, total, contested=packing.contested, groups=grouping[0], sizes=grouping[1],
+            label, dim, at, at + size, total, contested=contested, groups=grouping[0], sizes=grouping[1],
             convention=packing.source,
         )  # fmt: skip
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"

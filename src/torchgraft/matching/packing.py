@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import covers, words
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from torchgraft.core.match import Leaf
 
@@ -21,14 +21,16 @@ class Packing:
     `parts` are its parts in order. `groups` says how often that order repeats: 1 (each part once and whole), "heads"
     (within each head; with grouped queries, within each key head and its query heads) or a number of ranks. `beside`
     are paths, seen from the block around the attention module, that must be there too: names alone may be shared.
-    `contested`: libraries disagree on what this name means, so that the convention is likely and not certain.
+    `turned`: the matrix must be stored [in, out]. `contested`: libraries disagree on what this name means, so that the
+    convention is likely and not certain; "groups" where all they disagree on is whether the order repeats in each head.
     `source` is where the convention can be read.
     """
 
     parts: tuple[str, ...]
     groups: int | str = 1
     beside: tuple[str, ...] = ()
-    contested: bool = False
+    turned: bool = False
+    contested: Literal["", "parts", "groups"] = ""
     source: str = ""
 
 
@@ -43,27 +45,31 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("qkv",): (Packing(parts=QKV, source=SPELLED),),
     ("to", "qkv"): (Packing(parts=QKV, source=SPELLED),),
     ("qkv", "proj"): (
-        Packing(parts=("q", "v", "k"), groups=4, beside=("attn.out_proj", "mlp.fc_in"), contested=True,
+        Packing(parts=("q", "v", "k"), groups=4, beside=("attn.out_proj", "mlp.fc_in"), contested="parts",
                 source="as in CodeGen in transformers, four ranks"),
-        Packing(parts=QKV, contested=True, source="as in Phi-3 in transformers"),
+        Packing(parts=QKV, contested="parts", source="as in Phi-3 in transformers"),
     ),
     ("wqkv",): (
-        Packing(parts=QKV, groups="heads", beside=("attention.wo", "feed_forward.w2"), contested=True,
+        Packing(parts=QKV, groups="heads", beside=("attention.wo", "feed_forward.w2"), contested="groups",
                 source="as in InternLM2, head by head"),
         Packing(parts=QKV, source="as in MPT, ModernBERT and flash-attention"),
     ),
     ("in", "proj"): (
-        Packing(parts=QKV, groups="heads", beside=("self.pos_proj",), contested=True,
+        Packing(parts=QKV, groups="heads", beside=("self.pos_proj",), contested="groups",
                 source="as in DeBERTa in transformers, head by head"),
         Packing(parts=QKV, source=TORCH),
     ),
-    ("c", "attn"): (Packing(parts=QKV, source="as in GPT-2"),),
+    ("c", "attn"): (
+        Packing(parts=QKV, turned=True, source="as in GPT-2"),
+        Packing(parts=QKV, contested="groups",
+                source="as in nanoGPT and Qwen; GPTBigCode in transformers without multi-query goes head by head"),
+    ),
     ("query", "key", "value"): (
-        Packing(parts=QKV, groups="heads", contested=True,
+        Packing(parts=QKV, groups="heads", contested="groups",
                 source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head"),
     ),
     ("linear", "qkv"): (
-        Packing(parts=QKV, groups="heads", contested=True, source="as in Megatron-Core, head by head"),
+        Packing(parts=QKV, groups="heads", contested="groups", source="as in Megatron-Core, head by head"),
     ),
     ("kv",): (Packing(parts=KV, source=SPELLED),),
     ("kv", "proj"): (Packing(parts=KV, source=SPELLED),),
@@ -73,15 +79,28 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
 }  # fmt: skip
 
 
-def packing_of(owner: str, owners: Container[str]) -> Packing | None:
+def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
+    """Return the paths of all modules with tensors on a side, and whether their matrix is stored [in, out].
+
+    Where the module's class doesn't tell, the shape does: of three parts side by side, [n, 3n] is [in, out].
+    """
+    found: dict[str, bool] = {}
+    for leaf in leaves:
+        rows, columns = leaf.shape if len(leaf.shape) == 2 else (1, 1)
+        found[leaf.owner] = found.get(leaf.owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
+    return found
+
+
+def packing_of(owner: str, owners: Mapping[str, bool]) -> Packing | None:
     """Return how the fused module at the path `owner` packs its parts; None where its name is no fused one.
 
-    `owners` are the paths of all modules with tensors on that side.
+    `owners` are the paths of all modules with tensors on that side, with whether their matrix is stored [in, out].
     """
     attention, _, last = owner.rpartition(".")
     block = attention.rpartition(".")[0]
     found = FUSED.get(words(last), ())
-    return next((p for p in found if all(_under(block, path) in owners for path in p.beside)), None)
+    fitting = (p for p in found if owners.get(owner) or not p.turned)
+    return next((p for p in fitting if all(_under(block, path) in owners for path in p.beside)), None)
 
 
 def _under(block: str, path: str) -> str:
@@ -100,14 +119,14 @@ class Stated:
     layouts: Mapping[str, str] = field(default_factory=dict)
     heads: int | None = None
 
-    def of(self, leaf: Leaf, owners: Container[str]) -> Packing | None:
+    def of(self, leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
         """Return how a leaf packs its parts: as stated, else as its name says; None for one that isn't fused."""
         named = packing_of_leaf(leaf, owners)
         for pattern, layout in self.layouts.items():
             general = pattern == "*" and (named is None or "q" not in named.parts)
             if not general and _holds_rows(leaf) and any(covers(pattern, name) for name in (leaf.name, *leaf.keys)):
                 base = named or Packing(parts=QKV)
-                return replace(base, groups=LAYOUTS[layout], contested=False, source=SAID)
+                return replace(base, groups=LAYOUTS[layout], contested="", source=SAID)
         return named
 
 
@@ -158,14 +177,14 @@ def alike(a: Packing | None, b: Packing | None) -> bool:
 
 def _meant(pattern: str, leaves: list[Leaf]) -> list[Packing | None]:
     """Return the packings by name of the leaves that a pattern is about."""
-    owners = {leaf.owner for leaf in leaves}
+    owners = owners_of(leaves)
     packings = [(leaf, packing_of_leaf(leaf, owners)) for leaf in leaves if _holds_rows(leaf)]
     if pattern == "*":
         return [packing for _, packing in packings if packing and "q" in packing.parts]
     return [packing for leaf, packing in packings if any(covers(pattern, name) for name in (leaf.name, *leaf.keys))]
 
 
-def packing_of_leaf(leaf: Leaf, owners: Container[str]) -> Packing | None:
+def packing_of_leaf(leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
     """Return how a leaf packs its parts by its name, None for one that isn't fused."""
     return packing_of(leaf.owner, owners) if _holds_rows(leaf) else None
 

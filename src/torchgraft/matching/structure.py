@@ -14,7 +14,7 @@ from torchgraft.matching.beside import in_step
 from torchgraft.matching.certainty import FOLDED, FUSED, folded, sureness
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut
-from torchgraft.matching.packing import alike, sides_of
+from torchgraft.matching.packing import alike, owners_of, sides_of
 from torchgraft.matching.trust import trusted
 from torchgraft.matching.units import Unit, group, same_roles
 
@@ -63,7 +63,7 @@ def _units(
 ) -> tuple[list[Unit], list[Unit]]:
     """Return the units of both sides; fused tensors that agree by name and shape stay whole, all others are cut."""
     by_target = {leaf.name: leaf for leaf in targets}
-    owners = tuple({leaf.owner for leaf in side} for side in (sources, targets))
+    owners = tuple(owners_of(side) for side in (sources, targets))
     pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
     stated = sides_of(models.stated, sources, targets)
     same = [
