@@ -38,38 +38,37 @@ def as_texts(facts: Mapping[str, object]) -> dict[str, str]:
 
 
 def from_texts(metadata: Mapping[str, str]) -> dict[str, object]:
-    """Return the facts that `as_texts` made into metadata, the digests as a table; what can't be read stays text."""
+    """Return the facts that `as_texts` made into metadata; what can't be read stays text.
+
+    The digests stay the text that they are: a million of them are slow to read, and seldom asked for. See `digests_of`.
+    """
     facts: dict[str, object] = dict(metadata)
-    for key in (FACTS, DIGESTS):
-        if key not in metadata:
-            continue
-        try:
-            table = json.loads(metadata[key])
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(table, dict):
-            continue
-        if key == FACTS:
-            del facts[key]
-            facts = {**table, **facts}
-        elif all(isinstance(value, str) for value in table.values()):
-            facts[key] = table
+    table = _table(metadata.get(FACTS))
+    if table is not None:
+        del facts[FACTS]
+        facts = {**table, **facts}
     return facts
+
+
+def _table(text: object) -> dict[str, object] | None:
+    """Return the table that a JSON text holds; None where it holds something else."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def from_json(text: str) -> dict[str, object]:
     """Return the facts that `as_texts` made, from JSON; none where the text is something else."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return from_texts({k: v for k, v in found.items() if isinstance(v, str)}) if isinstance(found, dict) else {}
+    return from_texts({k: v for k, v in (_table(text) or {}).items() if isinstance(v, str)})
 
 
 def digests_of(facts: Mapping[str, object]) -> dict[str, str]:
     """Return the digests among a source's facts by the name of the tensor; empty where there are none."""
-    table = facts.get(DIGESTS)
-    return {str(name): str(digest) for name, digest in table.items()} if isinstance(table, dict) else {}
+    kept = facts.get(DIGESTS)
+    table = kept if isinstance(kept, dict) else _table(kept)
+    return {n: d for n, d in table.items() if isinstance(d, str)} if table else {}
 
 
 def merged(first: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:

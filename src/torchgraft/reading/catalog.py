@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from array import array
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.core.errors import (
@@ -31,7 +33,11 @@ class Resolve(Protocol):
     """Makes a leaf out of a description."""
 
     def leaf(self, ref: Any, name: str) -> Leaf:
-        """Return the tensor called `name`; raises CheckpointError where it can't be one."""
+        """Return the tensor called `name`, the same one for the same `ref`.
+
+        Raises:
+            CheckpointError: it can't be one.
+        """
         ...
 
 
@@ -73,7 +79,6 @@ class _Cataloguer:
         self.label = label
         self.out = Catalog()
         self.holds: Mapping[int, bool] = {}
-        self.made: dict[int, Leaf] = {}
         self.count = 0
         self.odd: dict[str, str] = {}
         self.arrays_count = True
@@ -170,16 +175,18 @@ class _Cataloguer:
         """Return the tensors directly in `node`, its parts that hold some, and tensors that are not the model's."""
         direct: Entries = []
         parts: list[tuple[str, Any, str]] = []
-        holds, seen = self.holds, set()
+        holds = self.holds
+        seen: set[str] | None = None if type(node) is Record and all(type(k) is str for k in node) else set()
         numbered = not isinstance(node, (dict, Stub))
         for key, value in children(node):
             tensor = is_tensor(value)
             if not tensor and not holds.get(id(value)):
                 continue
             name = key if type(key) is str else str(key) if numbered else self._name(key)
-            if name in seen:
-                raise CorruptCheckpointError(f"{self.label}: two keys are both written {printable(name)!r}")
-            seen.add(name)
+            if seen is not None:  # else the dictionary's own keys are the names
+                if name in seen:
+                    raise CorruptCheckpointError(f"{self.label}: two keys are both written {printable(name)!r}")
+                seen.add(name)
             if tensor:
                 direct.append((name, value))
             else:
@@ -194,24 +201,15 @@ class _Cataloguer:
         where = self._free_path("/".join(path))
         leaves: dict[str, Leaf] = {}
         specs: dict[str, TensorSpec] = {}
-        first: dict[Any, str] = {}
-        shared: dict[str, str] = {}
         self._count(len(entries))
-        made, resolve = self.made, self.resolve.leaf
+        resolve = self.resolve.leaf
         for name, ref in entries:
-            leaf = made.get(id(ref))
-            if leaf is None:
-                leaf = made[id(ref)] = resolve(ref, name)
+            leaf = resolve(ref, name)
             if name in leaves:
                 raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
             leaves[name] = leaf
             specs[name] = TensorSpec(name, leaf.shape, leaf.dtype)
-            identity = leaf.identity
-            if identity is not None and 0 not in leaf.shape:
-                before = first.setdefault(identity, name)
-                if before is not name:
-                    shared[name] = before
-        network = Network(where, specs, role, shared or None)
+        network = Network(where, specs, role, _shared(leaves) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.leaves[where] = leaves
 
@@ -290,6 +288,27 @@ class _Cataloguer:
             count = sum(not n.isascii() for n in names)
             if len(forms) != count:
                 out.append(f"{count - len(forms)} keys differ from others in their Unicode form only")
+
+
+def _shared(leaves: Mapping[str, Leaf]) -> dict[str, str]:
+    """Return which names have the very same memory as an earlier one, and its name.
+
+    Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
+    """
+    hashes = array("q", [hash(leaf.identity) for leaf in leaves.values()])
+    order = sorted(hashes)
+    meet = {a for a, b in pairwise(order) if a == b}
+    if not meet:
+        return {}
+    first: dict[Any, str] = {}
+    shared: dict[str, str] = {}
+    for (name, leaf), found in zip(leaves.items(), hashes, strict=True):
+        identity = leaf.identity if found in meet and 0 not in leaf.shape else None
+        if identity is not None:
+            before = first.setdefault(identity, name)
+            if before is not name:
+                shared[name] = before
+    return shared
 
 
 def _stray(key: str, ref: Any, *, arrays: bool) -> bool:

@@ -67,11 +67,12 @@ class StorageType:
 
 @dataclass(slots=True, eq=False)
 class StorageRef:
-    """A storage by its key, with as many elements as the pickle says."""
+    """A storage by its key, with as many elements as the pickle says. `found` is where it lies, once that is known."""
 
     key: str
     kind: StorageType
     numel: int
+    found: Any = None
 
     @property
     def nbytes(self) -> int:
@@ -82,10 +83,10 @@ class StorageRef:
 class TensorRef:
     """A view of a storage, exactly as the pickle has it: nothing about it is checked yet.
 
-    `conj` and `neg` say that it is read conjugated or negated.
+    `conj` and `neg` say that it is read conjugated or negated. `leaf` is the tensor made of it, once there is one.
     """
 
-    __slots__ = ("conj", "dtype", "neg", "offset", "shape", "storage", "stride")
+    __slots__ = ("conj", "dtype", "leaf", "neg", "offset", "shape", "storage", "stride")
 
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, dtype: DType | None = None) -> None:
         self.storage = storage
@@ -95,6 +96,7 @@ class TensorRef:
         self.dtype = dtype
         self.conj = False
         self.neg = False
+        self.leaf: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

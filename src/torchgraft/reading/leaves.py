@@ -150,17 +150,21 @@ class RecordBytes:
     The pieces may come in any order and from several threads. What is read again is not summed up again.
     """
 
-    __slots__ = ("_at", "_checked", "_lock", "_pieces", "archive", "entry", "nbytes", "skip")
+    __slots__ = ("_at", "_checked", "_pieces", "archive", "name", "nbytes", "skip")
 
     def __init__(self, archive: ZipArchive, entry: ZipEntry, skip: int = 0, nbytes: int = -1) -> None:
         self.archive = archive
-        self.entry = entry
+        self.name = entry.name
         self.skip = skip
         self.nbytes = nbytes if nbytes >= 0 else entry.size
         self._at = -1
         self._pieces: Pieces | None = None
-        self._lock = archive.lock
         self._checked = archive.without_crc
+
+    @property
+    def entry(self) -> ZipEntry:
+        """What the directory says of the record; made anew each time, as there may be a million records."""
+        return self.archive.entries[self.name]
 
     @property
     def place(self) -> tuple[int, int]:
@@ -170,7 +174,7 @@ class RecordBytes:
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
         if self.entry.method:
-            buffer[:] = self.archive.read(self.entry.name)[self.skip + start : self.skip + start + len(buffer)]
+            buffer[:] = self.archive.read(self.name)[self.skip + start : self.skip + start + len(buffer)]
             return
         if self._at < 0:
             self._at = self.archive.locate(self.entry)
@@ -195,7 +199,7 @@ class RecordBytes:
 
     def _add(self, start: int, size: int, checksum: int) -> None:
         """Take in the checksum of a piece; compare the whole when nothing is missing."""
-        with self._lock:
+        with self.archive.lock:
             if self._pieces is None:
                 self._pieces = Pieces()
                 if self.skip:  # the checksum covers the bytes before `skip`, too

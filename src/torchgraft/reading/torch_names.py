@@ -35,7 +35,7 @@ def _tensor_v2(m: Machine, args: tuple[Any, ...]) -> TensorRef:
         raise m.corrupt(f"a tensor of {len(args)} facts, expected 6 or 7")
     if args[5]:
         _no_hooks(m, args[5])
-    ref = TensorRef(args[0], args[1], args[2], args[3])
+    ref = TensorRef(args[0], args[1], m.once(args[2]), m.once(args[3]))
     return _flagged(ref, args[6]) if len(args) == 7 else ref
 
 

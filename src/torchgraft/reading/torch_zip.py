@@ -32,13 +32,15 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     label = archive.window.label
     warnings: list[str] = []
     big = _check_facts(archive, root, warnings)
+    notes = _notes(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
     storages = ZipStorages(archive, f"{root}/data/", warnings)
     where = f"{label}: {root}/data.pkl"
     table = Table(TORCH_NAMES)
-    machine = Machine(archive.read(f"{root}/data.pkl"), where, table, storages.persistent)
-    tree, end = machine.run()
-    if end != len(machine.data):
-        raise CorruptCheckpointError(f"{where}: {len(machine.data) - end} bytes after STOP")
+    data = archive.read(f"{root}/data.pkl")
+    tree, end = Machine(data, where, table, storages.persistent).run()
+    if end != len(data):
+        raise CorruptCheckpointError(f"{where}: {len(data) - end} bytes after STOP")
+    del data
     packed = [n for n, e in archive.entries.items() if e.method and n.startswith(storages.prefix)]
     if packed:
         warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
@@ -46,10 +48,11 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     if script:
         _check_constants(archive, root, warnings)
     _note_rest(archive, root, storages, warnings, script=script)
+    storages.refs.clear()  # from here on the tensors hold what they need
     return Contents(
         format="TorchScript" if script else "torch zip",
         tree=tree,
-        metadata=_notes(archive, f"{root}/{NOTES}", warnings),
+        metadata=notes,
         resolve=Resolver(label, storages, big=big),
         foreign=tuple(sorted({str(n) for n in table.met if not str(n).startswith("__torch__")})),
         warnings=archive.warnings + warnings,
@@ -67,10 +70,15 @@ def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> Non
 
 def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: list[str], *, script: bool) -> None:
     """Say what of the archive is not read: storages of no tensor, and records that belong to nothing."""
-    known = {f"{root}/{name}" for name in _RECORDS} | {storages.prefix + key for key in storages.refs}
-    rest = [n for n in archive.entries if n not in known and not n.endswith("/") and not n.startswith(f"{root}/.")]
-    unused = [n for n in rest if n.startswith(storages.prefix)]
-    others = [n for n in rest if not n.startswith(storages.prefix)] if not script else []
+    known = {f"{root}/{name}" for name in _RECORDS}
+    prefix, refs, hidden = storages.prefix, storages.refs, f"{root}/."
+    unused, others = [], []
+    for name in archive.entries:
+        if name.startswith(prefix):
+            if name[len(prefix) :] not in refs and not name.endswith("/"):
+                unused.append(name)
+        elif name not in known and not name.endswith("/") and not name.startswith(hidden) and not script:
+            others.append(name)
     if unused:
         warnings.append(f"{len(unused)} storages belong to no tensor, as record {unused[0]}")
     if others:
@@ -116,7 +124,6 @@ class ZipStorages:
         self.prefix = prefix
         self.warnings = warnings
         self.refs: dict[str, StorageRef] = {}
-        self.found: dict[str, RecordBytes] = {}
         self._devices: set[str] = set()
 
     def persistent(self, pid: Any) -> StorageRef:
@@ -141,7 +148,7 @@ class ZipStorages:
 
     def find(self, ref: StorageRef) -> RecordBytes:
         """Return the record of a storage, which must be there and of the right size."""
-        found = self.found.get(ref.key)
+        found: RecordBytes | None = ref.found
         if found is None:
             name = self.prefix + ref.key
             entry = self.archive.entries.get(name)
@@ -149,7 +156,7 @@ class ZipStorages:
                 raise self.archive.window.corrupt(f"record {name} is missing: a storage of {ref.nbytes} bytes")
             if entry.size != ref.nbytes:
                 raise self.archive.window.corrupt(f"record {name} has {entry.size} bytes, expected {ref.nbytes}")
-            found = self.found[ref.key] = RecordBytes(self.archive, entry)
+            found = ref.found = RecordBytes(self.archive, entry)
         return found
 
 

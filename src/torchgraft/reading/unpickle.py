@@ -41,6 +41,7 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.fence = 0
+        self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def run(self, start: int = 0) -> tuple[Any, int]:
         """Return the pickled value and the position behind its STOP.
@@ -99,6 +100,15 @@ class Machine:
         return UnsafeCheckpointError(f"{self.where}: {text}; nothing was run" + (f". Also met: {also}" if also else ""))
 
     # -- helpers of the opcodes
+
+    def once(self, value: Any) -> Any:
+        """Return one tuple for all that hold the same whole numbers: shapes repeat, and there may be a million."""
+        if type(value) is not tuple:
+            return value
+        for number in value:
+            if type(number) is not int:  # True equals 1
+                return value
+        return self._numbers.setdefault(value, value)
 
     def take(self, pos: int, count: int) -> bytes:
         """Return `count` bytes at `pos`, all of which must be there."""

@@ -40,24 +40,31 @@ class Storages(Protocol):
 class Resolver:
     """Makes leaves out of descriptions. `label` names the file, `big` says that it is big-endian."""
 
-    __slots__ = ("big", "label", "storages")
+    __slots__ = ("_arrays", "big", "label", "storages")
 
     def __init__(self, label: str, storages: Storages, *, big: bool = False) -> None:
         self.label = label
         self.storages = storages
         self.big = big
+        self._arrays: dict[int, tuple[Array, Leaf]] = {}
 
     def leaf(self, ref: TensorRef | Unreadable | Array, name: str) -> Leaf:
-        """Return the tensor called `name`.
+        """Return the tensor called `name`, the same one for the same description.
 
         Raises:
             CheckpointError: it reaches outside its storage, or is of a kind that is not read.
         """
         if isinstance(ref, TensorRef):
-            view = self._view(ref, name)
-            return self._flipped(view, ref, name) if ref.conj or ref.neg else view
+            if ref.leaf is None:
+                view = self._view(ref, name)
+                ref.leaf = self._flipped(view, ref, name) if ref.conj or ref.neg else view
+                ref.storage = None  # a million of them count, and nothing asks again
+            made: Leaf = ref.leaf
+            return made
         if isinstance(ref, Array):
-            return array_view(self.label, name, ref)
+            if id(ref) not in self._arrays:
+                self._arrays[id(ref)] = ref, array_view(self.label, name, ref)
+            return self._arrays[id(ref)][1]
         if ref.view is not None:
             self._geometry(ref.view, name)
         raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is {ref.why}")

@@ -6,7 +6,9 @@ import re
 import stat
 import struct
 import zlib
-from itertools import pairwise
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +22,8 @@ from torchgraft.core.errors import (
 from torchgraft.reading.zipend import End, find_end
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torchgraft.reading.files import Window
 
 STORED, DEFLATED = 0, 8
@@ -28,12 +32,13 @@ _UNIX = 3
 RATIO_FREE = 8 << 20
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
+_FACTS = struct.Struct("<2HI3Q")
 _FULL32 = 0xFFFFFFFF
 _ODD_NAME = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
 
 
 class ZipEntry(NamedTuple):
-    """One record as the central directory has it (a tuple: there may be 100,000 of them)."""
+    """One record as the central directory has it."""
 
     name: str
     method: int
@@ -44,10 +49,31 @@ class ZipEntry(NamedTuple):
     header: int
 
 
+class Entries(Mapping[str, ZipEntry]):
+    """The records of an archive by name, in the directory's order, each packed into a few bytes: there may be a million."""
+
+    __slots__ = ("_packed",)
+
+    def __init__(self, found: list[ZipEntry]) -> None:
+        self._packed = {e[0]: _FACTS.pack(*e[1:]) for e in found}
+
+    def __getitem__(self, name: str) -> ZipEntry:
+        return ZipEntry(name, *_FACTS.unpack(self._packed[name]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._packed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
 class ZipArchive:
     """An archive whose directory was checked; its records are checked against it as they are read."""
 
-    __slots__ = ("_ends", "entries", "lock", "warnings", "window", "without_crc")
+    __slots__ = ("_starts", "entries", "lock", "warnings", "window", "without_crc")
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -56,7 +82,7 @@ class ZipArchive:
         end = find_end(window, self.warnings)
         found = _entries(window, end)
         self.entries = _unique(window, found)
-        self._ends = _check_layout(window, found, end.offset)
+        self._starts = _check_layout(window, found, end.offset)
         self.without_crc = bool(found) and any(e.size for e in found) and not any(e.crc for e in found)
         _check_names(window, found)
         if self.without_crc:
@@ -80,7 +106,7 @@ class ZipArchive:
         if method != entry.method or (flags ^ entry.flags) & 0x2041 or not same:
             raise self.window.corrupt(f"local header of {entry.name}: differs from the directory")
         data: int = entry.header + len(head) + extra
-        if data + entry.packed > self._ends[entry.header]:
+        if data + entry.packed > self._starts[bisect_right(self._starts, entry.header)]:
             raise self.window.corrupt(f"record {entry.name}: overlaps the next one")
         return data
 
@@ -187,8 +213,8 @@ def _wide(window: Window, name: str, extra: bytes, fields: tuple[int, int, int])
     raise window.corrupt(f"record {name}: its ZIP64 field is missing or too short")
 
 
-def _unique(window: Window, found: list[ZipEntry]) -> dict[str, ZipEntry]:
-    entries = {e.name: e for e in found}
+def _unique(window: Window, found: list[ZipEntry]) -> Entries:
+    entries = Entries(found)
     text = "\n".join(entries)
     if len(entries) != len(found) or (text != text.casefold() and len({e.casefold() for e in entries}) != len(found)):
         seen: set[str] = set()
@@ -199,20 +225,18 @@ def _unique(window: Window, found: list[ZipEntry]) -> dict[str, ZipEntry]:
     return entries
 
 
-def _check_layout(window: Window, found: list[ZipEntry], directory: int) -> dict[int, int]:
-    """Return where each record must end at the latest, by the offset of its header."""
+def _check_layout(window: Window, found: list[ZipEntry], directory: int) -> array[int]:
+    """Return where the records' headers lie, in order, and the directory: a record ends before the next one begins."""
     order = sorted(found, key=lambda e: e.header)
     if order and order[0].header:
         raise window.corrupt(f"{order[0].header} bytes before the archive begins")
-    ends = {a.header: b.header for a, b in pairwise(order)}
-    if order:
-        ends[order[-1].header] = directory
     _check_ratio(window, found)
-    for entry in order:
-        least = entry.header + _LOCAL.size + len(entry.name) + entry.packed
-        if len(ends) != len(order) or least > ends[entry.header]:
+    starts = array("Q", [e.header for e in order])
+    starts.append(directory)
+    for entry, end in zip(order, starts[1:], strict=True):
+        if entry.header + _LOCAL.size + len(entry.name) + entry.packed > end:
             raise window.corrupt(f"record {entry.name}: overlaps another record or the directory")
-    return ends
+    return starts
 
 
 def _check_names(window: Window, found: list[ZipEntry]) -> None:

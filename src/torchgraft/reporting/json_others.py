@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchgraft.core.facts import DIGESTS, digests_of
 from torchgraft.reporting.json import Data, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchgraft.core.diff import Change, Diff
     from torchgraft.core.inspection import DigestCheck, Inspection, NetworkSummary
     from torchgraft.core.saved import Saved
@@ -29,12 +32,18 @@ def inspection_to_dict(found: Inspection) -> Data:
         "rivals": list(found.rivals),
         "note": found.note,
         "warnings": list(found.warnings),
-        "metadata": plain(found.metadata),
+        "metadata": plain(_readable(found.metadata)),
         "shared": dict(found.shared),
         "verification": None if found.verification is None else _verification(found.verification),
         "statistics": None if found.statistics is None else _statistics(found.statistics),
         "tensors": [_spec(spec) for spec in found.specs],
     }
+
+
+def _readable(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Return the facts with the digests as a table: a file keeps them as one long text."""
+    digests = digests_of(metadata)
+    return {**metadata, DIGESTS: digests} if digests else dict(metadata)
 
 
 def _verification(found: DigestCheck) -> Data:
