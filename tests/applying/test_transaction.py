@@ -13,10 +13,10 @@ from applying_models import ALL, Masked, Tied, channels_last, conv
 from torch import nn
 
 from torchgraft.applying import apply
-from torchgraft.applying.shield import Shield
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, PlanRefusedError, UsageError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.report import Check
+from torchgraft.core.shield import Shield
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import torch
 import torchvision
 from torch import nn
@@ -93,3 +96,44 @@ def test_code_that_changes_the_model_changes_nothing():
     assert found.renames == {"b": "lin.bias"}
     assert same(before, snapshot(model))
     assert not hasattr(model, "extra")
+
+
+def test_a_signal_at_any_line_leaves_the_model_and_gradients_as_they_were():
+    ran = []
+    model = nn.Sequential(Hooked(lambda _, state, *rest: ran.append(len(state))), nn.BatchNorm1d(3))
+    before, old = snapshot(model), specs(model.state_dict())
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    left = 0
+
+    def trace(frame, event, _):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(("surveying/hooks.py", "grad_mode.py", "core/shield.py")):
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    interrupted = 0
+    try:
+        for at in range(1, 1000):
+            left = at
+            try:
+                sys.settrace(trace)
+                rename_by_hooks(model, old)
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                sys.settrace(None)
+            assert torch.is_grad_enabled(), at
+            assert same(before, snapshot(model)), at
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, at
+            if left > 0:
+                break
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        torch.set_grad_enabled(True)
+    assert left > 0
+    assert interrupted > 50
+    assert ran

@@ -13,11 +13,11 @@ from torchgraft.applying.memory import bytes_of, is_plain
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.segments import segments
-from torchgraft.applying.shield import Shield
 from torchgraft.applying.transfers import Transfer, Transfers, apart, keeps
 from torchgraft.applying.undo import NONE, Undo, check_undo
 from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Action
+from torchgraft.core.shield import Shield
 from torchgraft.core.written import Written
 
 if TYPE_CHECKING:

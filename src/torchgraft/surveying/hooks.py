@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.places import modules
+from torchgraft.core.shield import Shield
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,11 +56,13 @@ def rename_by_hooks(
     keep = list(state.values())  # no identity may be used twice
     everything = {id(module): module for _, module in modules(model)}.values()
     notes: list[str] = []
-    with torch.no_grad():
-        saved = _hide_values(everything)
+    with Shield() as shield, torch.no_grad():  # a signal must leave neither gradients off nor modules without values
+        saved: list[tuple[nn.Module, dict[str, Any]]] = []
         try:
+            _hide_values(everything, saved)
             for path, module in walked:
                 _run(path, module, state, versions or {}, notes)
+                shield.deliver()
         finally:
             _put_back(saved)
     found = _compare(state, given, notes)
@@ -118,9 +121,8 @@ def _run(path: str, module: nn.Module, state: dict[str, Any], versions: Mapping[
         )
 
 
-def _hide_values(everything: Iterable[nn.Module]) -> list[tuple[nn.Module, dict[str, Any]]]:
-    """Let every module show meta tensors in place of its own; return what to put back."""
-    saved: list[tuple[nn.Module, dict[str, Any]]] = []
+def _hide_values(everything: Iterable[nn.Module], saved: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+    """Let every module show meta tensors in place of its own; what to put back is added to `saved`."""
     for module in everything:
         attributes = dict(module.__dict__)
         saved.append((module, attributes))
@@ -131,7 +133,6 @@ def _hide_values(everything: Iterable[nn.Module]) -> list[tuple[nn.Module, dict[
             home = module.__dict__[name]
             for attr, tensor in home.items():
                 home[attr] = None if tensor is None else _ghost(tensor)
-    return saved
 
 
 def _ghost(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
+from torchgraft.core.shield import Shield
 from torchgraft.verifying.planned import computed
 
 if TYPE_CHECKING:
@@ -20,25 +21,34 @@ if TYPE_CHECKING:
 
 
 class Hands:
-    """A context in which tensors of a model may hold other values; at its end all hold what they held before."""
+    """A context in which tensors of a model may hold other values; at its end all hold what they held before.
+
+    Signals wait meanwhile: one in the middle of putting back would leave a model that is half of each.
+    """
 
     def __init__(self, model: nn.Module, read: Callable[[Feed], torch.Tensor]) -> None:
         self._tensors = {place.name: place.tensor for place in places(model)}
         self._read = read
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._shield = Shield()
 
     def __enter__(self) -> Self:
+        self._shield.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with torch.no_grad():
-            for tensor, old in self._before.values():
-                tensor.copy_(old)
+        try:
+            with torch.no_grad():
+                for tensor, old in self._before.values():
+                    tensor.copy_(old)
+        finally:
+            self._shield.__exit__(kind, error, trace)
 
     def fill(self, step: Step) -> None:
-        """Write what a step says into its slot; a fresh one gets its old values back."""
+        """Write what a step says into its slot; a fresh one gets its old values back. Signals arrive here."""
+        self._shield.deliver()
         tensor = self._tensors[step.slot.name]
         before = self._before.get(id(tensor))
         if before is None:

@@ -1,4 +1,4 @@
-"""Signals wait while a model is being written: they arrive between two tensors, never in the middle of an undo."""
+"""Signals wait while a model is not as it was: they arrive where we choose, never in the middle of an undo."""
 
 from __future__ import annotations
 
