@@ -34,7 +34,9 @@ class _Converter:
 
     def __init__(self) -> None:
         self.count = 0
-        self.made: dict[int, Held] = {}
+        self.made: dict[
+            int, tuple[Any, Held]
+        ] = {}  # with the tensor itself: an identity may be used again once it is gone
         self.above: list[int] = []
 
     def state_dict(self, module: Any) -> Record:
@@ -76,15 +78,15 @@ class _Converter:
             self.above.pop()
 
     def _tensor(self, value: Any, name: str) -> Held:
-        made = self.made.get(id(value))
-        if made is None:
+        known = self.made.get(id(value))
+        if known is None:
             if value.layout is not sys.modules["torch"].strided or value.is_quantized:
                 raise UnsupportedCheckpointError(
                     f"<dict>: tensor {printable(name)} is sparse or quantised, which is not read"
                 )
             self.count += 1
-            made = self.made[id(value)] = Held(value.detach(), self.count)
-        return made
+            known = self.made[id(value)] = (value, Held(value.detach(), self.count))
+        return known[1]
 
     def _array(self, value: Any, name: str) -> Any:
         import torch
