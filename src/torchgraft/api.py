@@ -15,7 +15,7 @@ from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import Models, choose, join_ranks, match
-from torchgraft.reading import open_checkpoint
+from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.saving import PLAN_RENDERERS, read_plan
 from torchgraft.spreading import Share, team_of
 
@@ -151,7 +151,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     from torchgraft.request import request
 
     wanted = request(**asked)
-    with _opened(checkpoint, wanted) as source:
+    with _opened(checkpoint, wanted, model if wanted.inputs is not None else None) as source:
         wanted = _with_origin(wanted, checkpoint)
         return _seen(_tried(source, wanted, model), source, wanted, model)
 
@@ -170,7 +170,8 @@ def load(  # what, and how
     Args:
         model: the module to fill; parameters keep their identity, dtype, device and ties. A module on meta comes out
             whole, on `device` (CPU unless given).
-        checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source.
+        checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source. Tensors
+            that lie in the model's own memory are copied first.
         plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
             checkpoint must have the names, shapes and types that it was made for; values are looked at as ever.
         device: where the tensors of a meta model come to life.
@@ -215,7 +216,11 @@ def load(  # what, and how
     from torchgraft.verifying import compare_values
 
     wanted = request(**asked)
-    with collector_paused(), team_of(model) as team, team.together(lambda: _opened(checkpoint, wanted)) as source:
+    with (
+        collector_paused(),
+        team_of(model) as team,
+        team.together(partial(_opened, checkpoint, wanted, model)) as source,
+    ):
         target = _target(model)
         wanted = _with_origin(wanted, checkpoint)
         decide = partial(_tried, source, wanted, model, target)
@@ -327,9 +332,9 @@ def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, a
     return fitted(found, source, target)
 
 
-def _opened(checkpoint: object, asked: Request) -> Source:
-    """Return the opened checkpoint, seen through the conversion that was asked for."""
-    source = open_checkpoint(checkpoint)
+def _opened(checkpoint: object, asked: Request, filled: object) -> Source:
+    """Return the opened checkpoint, seen through the conversion that was asked for, apart from the model to be filled."""
+    source = apart_from(open_checkpoint(checkpoint), filled)
     if asked.learned is None:
         return source
     try:

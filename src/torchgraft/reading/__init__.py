@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.reading.apart import apart_from
 from torchgraft.reading.catalog import catalogue
 from torchgraft.reading.source import OpenedCheckpoint
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source
     from torchgraft.reading.contents import Contents
 
-__all__ = ["open_checkpoint"]
+__all__ = ["apart_from", "open_checkpoint"]
 
 
 def open_checkpoint(checkpoint: Any) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 from torchgraft.core.dtypes import DType
@@ -10,7 +11,7 @@ from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageErr
 from torchgraft.reading.leaves import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     import torch
@@ -87,6 +88,20 @@ class OpenedCheckpoint:
             CheckpointError: it is wrong.
         """
         self._leaf(network, key).check()
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Yield the tensors of all networks, unread."""
+        for named in self._leaves.values():
+            yield from named.values()
+
+    def with_leaves(self, others: Mapping[int, Leaf]) -> Self:
+        """Return the same checkpoint with other leaves in place of those with these ids."""
+        made = copy(self)
+        made._leaves = {  # noqa: SLF001  # one of our own
+            path: {name: others.get(id(leaf), leaf) for name, leaf in named.items()}
+            for path, named in self._leaves.items()
+        }
+        return made
 
     def close(self) -> None:
         """Close the files."""
