@@ -11,6 +11,7 @@ from torchgraft.matching.assign import assign
 from torchgraft.matching.evidence import Evidence, gather
 from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
 from torchgraft.matching.lessons import taught
+from torchgraft.matching.strays import without_strays
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
 from torchgraft.matching.words import counted, stem
@@ -55,7 +56,7 @@ def solve(
     sequences = sequences_of(sources, targets)
     context = Context(path, named, _regions(sources, targets), sequences, is_orderly(path, sources, targets))
     final = taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
-    return judged(final, total, evidence, parts, context)
+    return judged(without_strays(final, evidence.names, sources, targets), total, evidence, parts, context)
 
 
 def _regions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[str], list[str]]:
