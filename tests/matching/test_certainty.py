@@ -114,3 +114,13 @@ def test_layers_of_another_depth_and_other_names_keep_their_numbers(depths, orde
         _, at, part, leaf = step.slot.name.split(".")
         assert step.feeds[0].key == f"encoder.{at}.{parts[part]}.{leaf}"
     assert not made.doubtful
+
+
+def test_what_is_left_over_elsewhere_is_no_part_of_a_layer_that_the_file_lacks():
+    names = ("query", "key", "value", "out_proj", "norm1", "norm2")
+    source, target = tower("encoder", names, 3), tower("blocks", names, 5)
+    source.pooler = nn.Linear(8, 8)
+    made = tg.plan(target, source.state_dict())
+    assert {u.spec.name for u in made.unused} == {"pooler.weight", "pooler.bias"}
+    assert {step.slot.name.split(".")[1] for step in made.fresh} == {"3", "4"}
+    assert not made.doubtful

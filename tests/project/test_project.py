@@ -145,3 +145,8 @@ def test_json_of_a_plan_is_json(files):
     import torchgraft as tg
 
     assert json.loads(json.dumps(tg.plan(str(files / "zip.pt"), str(files / "zip.pt")).to_dict()))["kind"] == "plan"
+
+
+def test_no_two_test_files_have_one_name():
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in {"conftest.py", "__init__.py"}]
+    assert len(names) == len(set(names)), "pytest would collect the first of them twice"
