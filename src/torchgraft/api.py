@@ -151,7 +151,7 @@ def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
     from torchgraft.request import request
 
     wanted = request(**asked)
-    with _opened(checkpoint, wanted, model if wanted.inputs is not None else None) as source:
+    with _opened(checkpoint, wanted, model if wanted.tries else None) as source:
         wanted = _with_origin(wanted, checkpoint)
         return _seen(_tried(source, wanted, model), source, wanted, model)
 
@@ -189,6 +189,7 @@ def load(  # what, and how
             source_model: the module that the checkpoint was saved from (meta is fine): its layer types and numbers of heads
                 are used as well. Needless where `checkpoint` is that module.
             inputs, source_inputs: what both models are run on, as for verify(): outputs prove the plan, or correct it.
+            golden: in place of source_inputs and of a source_model that runs: a file that record() wrote, with its inputs.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             learned: what learn() returned, or the file it was saved to: the checkpoint is converted as it is read.
             statistics: warn of values that look strange: variances of zero, layers that seem untrained, dead rows.
@@ -297,8 +298,8 @@ def measure_benefit(
 
 
 def _tried(source: Source, asked: Request, model: object, target: Target | None = None) -> Plan:
-    """Return the plan, and with inputs one that both models were run for."""
-    if asked.inputs is None:
+    """Return the plan, and with inputs or a recorded run one that the model was run for."""
+    if not asked.tries:
         return make_plan(source, target or _target(model), asked, model)
     from torchgraft.settled import settled
 

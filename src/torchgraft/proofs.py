@@ -12,6 +12,7 @@ from torchgraft.core.report import Report
 from torchgraft.core.shown import Renderers
 from torchgraft.core.verification import Hyperparameters
 from torchgraft.reading import open_checkpoint
+from torchgraft.settled import read_golden
 
 if TYPE_CHECKING:
     import os
@@ -75,9 +76,9 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
 
 
 def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: str = "eval") -> Golden:
-    """Run a model and write what it gave and did to `path`, so that verify(golden=path) needs the model no more.
+    """Run a model and write what it gave and did to `path`, so that verify() and load() with golden=path need the model no more.
 
-    The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation; nothing in it is code.
+    The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation and weight; nothing in it is code.
 
     Args:
         model: the source, with its weights.
@@ -89,7 +90,7 @@ def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mo
         UsageError: an argument makes no sense, or the model fails on an input.
         WriteError: the file could not be written; what stood there is intact.
     """
-    from torchgraft.verifying.golden import Golden, packed
+    from torchgraft.verifying.golden import Golden, packed, weights_of
     from torchgraft.verifying.questions import checked_mode, checked_models, input_pairs
     from torchgraft.verifying.tracing import record_run
     from torchgraft.writing import save
@@ -102,24 +103,10 @@ def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mo
         if run.recording.failure:
             raise UsageError(f"the model fails on input {number}: {run.recording.failure}")
         runs.append(run)
-    golden = Golden(tuple(None if _is_code(one) else one for one in given), tuple(runs))
+    golden = Golden(tuple(None if _is_code(one) else one for one in given), tuple(runs), weights_of(model))
     tensors, metadata = packed(golden)
     save(path, tensors, metadata)
     return golden
-
-
-def read_golden(path: str | os.PathLike[str]) -> Golden:
-    """Return what record() wrote.
-
-    Raises:
-        CheckpointError: it can't be read, or is something else.
-    """
-    from torchgraft.verifying.golden import unpacked
-
-    with open_checkpoint(path) as source:
-        network = source.networks[0]
-        tensors = {name: source.read(network.path, name) for name in network.specs}
-        return unpacked(tensors, source.metadata, source.origin)
 
 
 def _is_code(one: object) -> bool:

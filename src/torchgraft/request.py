@@ -35,9 +35,15 @@ class Request:
     source_model: object = None
     inputs: object = None
     source_inputs: object = None
+    golden: str | os.PathLike[str] | None = None
     learned: Learned | None = None
     stated: Stated = field(default_factory=Stated)
     statistics: bool = False
+
+    @property
+    def tries(self) -> bool:
+        """Whether the model is to be run before the plan is told."""
+        return self.inputs is not None or self.golden is not None
 
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
@@ -72,6 +78,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     source_model: object = None,
     inputs: object = None,
     source_inputs: object = None,
+    golden: str | os.PathLike[str] | None = None,
     learned: Learned | str | os.PathLike[str] | None = None,
     statistics: bool = False,
 ) -> Request:
@@ -89,9 +96,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     for name, value in (("fresh", fresh), ("zero", zero), ("grow_rows", grow_rows)):
         if isinstance(value, str):
             raise UsageError(f"{name}={value!r}: give a list of patterns, e.g. {name}=[{value!r}]")
-    if source_model is not None and not hasattr(source_model, "named_parameters"):
-        kind = type(source_model).__name__
-        raise UsageError(f"source_model is a {kind}: give the module that the checkpoint was saved from")
+    _check_source(source_model, source_inputs, golden)
     chosen = policy or Policy()
     if on_doubt != "refuse":
         chosen = replace(chosen, doubt=Verdict.WARN)
@@ -118,10 +123,22 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         source_model=source_model,
         inputs=inputs,
         source_inputs=source_inputs,
+        golden=golden,
         learned=_learned(learned),
         stated=_stated(qkv_layout, num_heads),
         statistics=statistics,
     )
+
+
+def _check_source(source_model: object, source_inputs: object, golden: object) -> None:
+    """Raise UsageError where what was said of the source makes no sense."""
+    if source_model is not None and not hasattr(source_model, "named_parameters"):
+        kind = type(source_model).__name__
+        raise UsageError(f"source_model is a {kind}: give the module that the checkpoint was saved from")
+    if golden is not None and not isinstance(golden, (str, os.PathLike)):
+        raise UsageError(f"golden is a {type(golden).__name__}: give the path of a file that record() wrote")
+    if golden is not None and source_inputs is not None:
+        raise UsageError("golden= holds what the source was run on: source_inputs= can't be given beside it")
 
 
 def _learned(given: object) -> Learned | None:

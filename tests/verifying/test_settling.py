@@ -184,3 +184,57 @@ def test_what_is_skipped_for_doubt_has_a_fate_too():
     )  # fmt: skip
     fates = [feed.key for step in plan.steps for feed in step.feeds] + [unused.spec.name for unused in plan.unused]
     assert sorted(fates) == sorted(plan.source_specs)
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_recorded_run_settles_what_names_leave_open(build, prefix, tmp_path):
+    source, target, inputs = build()
+    tg.record(source, inputs, tmp_path / "runs.safetensors")
+    tg.save(tmp_path / "old.safetensors", {prefix + name: value for name, value in source.state_dict().items()})
+    report = tg.load(target, tmp_path / "old.safetensors", golden=tmp_path / "runs.safetensors")
+    assert torch.allclose(target(inputs), source(inputs), atol=1e-6)
+    assert report.plan.proof.passed
+    assert not report.plan.doubtful
+
+
+def test_recorded_callables_need_inputs_of_the_models_own(tmp_path):
+    source, target, inputs = equal_layers()
+    tg.record(source, lambda net: net(inputs), tmp_path / "runs.safetensors")
+    with pytest.raises(tg.UsageError, match="recorded as callables"):
+        tg.plan(target, source.state_dict(), golden=tmp_path / "runs.safetensors")
+    plan = tg.plan(target, source.state_dict(), golden=tmp_path / "runs.safetensors", inputs=inputs)
+    assert plan.proof.passed
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"golden": 3}, "golden is a int: give the path"),
+        ({"source_inputs": 3}, "source_inputs= can't be given beside it"),
+        ({"inputs": [1, 2]}, "2 inputs, and 1 recorded runs"),
+    ],
+)
+def test_what_makes_no_sense_beside_a_recorded_run_is_said(asked, said, tmp_path):
+    source, target, inputs = gated()
+    tg.record(source, inputs, tmp_path / "runs.safetensors")
+    with pytest.raises(tg.UsageError, match=said):
+        tg.load(target, source.state_dict(), **({"golden": tmp_path / "runs.safetensors"} | asked))
+
+
+def test_a_run_with_other_weights_settles_nothing(tmp_path):
+    source, target, inputs = gated()
+    tg.record(randomised(Gated("a", "b"), 9), inputs, tmp_path / "runs.safetensors")
+    before = values(target)
+    with pytest.raises(
+        tg.UsageError, match=r"recorded with other values than the checkpoint has, in a\.weight and 5 more"
+    ):
+        tg.load(target, source.state_dict(), golden=tmp_path / "runs.safetensors")
+    assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
+
+
+def test_a_file_that_holds_no_run_is_refused(tmp_path):
+    source, target, _ = gated()
+    tg.save(tmp_path / "old.safetensors", source.state_dict())
+    with pytest.raises(tg.CheckpointError, match="holds no recorded runs"):
+        tg.load(target, source.state_dict(), golden=tmp_path / "old.safetensors")

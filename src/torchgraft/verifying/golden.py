@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError
+from torchgraft.core.places import here, places
 from torchgraft.core.recording import Fingerprint, Operation, Recording, Value
-from torchgraft.verifying.tracing import Run
+from torchgraft.verifying.tracing import Run, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+    from torch import nn
 
 FORMAT = "torchgraft.golden/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Recorded runs: each input (None where it was a callable) with what came of it."""
+    """Recorded runs: each input (None where it was a callable) with what came of it.
+
+    `weights` are fingerprints of the tensors that the model had: they say which tensor of a file is which.
+    """
 
     inputs: tuple[Any, ...]
     runs: tuple[Run, ...]
+    weights: Mapping[str, Fingerprint] = field(default_factory=dict)
+
+
+def weights_of(model: nn.Module) -> dict[str, Fingerprint]:
+    """Return fingerprints of a model's parameters and buffers by name; tensors without plain values are left out."""
+    looks = {place.name: fingerprint(here(place.tensor)) for place in places(model)}
+    return {name: look for name, look in looks.items() if look is not None}
 
 
 def packed(golden: Golden) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -40,7 +52,8 @@ def packed(golden: Golden) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             tensors[f"output.{number}.{name}"] = tensor.detach().to("cpu").contiguous()
         entry = {"input": _described(given, f"input.{number}", tensors), "outputs": list(run.outputs)}
         entries.append(entry | {"recording": _plain(run.recording)})
-    return tensors, {"format": FORMAT, "runs": json.dumps(entries)}
+    weights = json.dumps({name: list(asdict(look).values()) for name, look in golden.weights.items()})
+    return tensors, {"format": FORMAT, "runs": json.dumps(entries), "weights": weights}
 
 
 def unpacked(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object], origin: str) -> Golden:
@@ -58,11 +71,12 @@ def unpacked(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object]
             Run({name: tensors[f"output.{n}.{name}"] for name in entry["outputs"]}, _recording(entry["recording"]))
             for n, entry in enumerate(entries)
         )
+        weights = {name: Fingerprint(*look) for name, look in json.loads(str(metadata["weights"])).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnsupportedCheckpointError(
             f"{origin}: the recorded runs are broken ({error!r}): record them anew"
         ) from error
-    return Golden(inputs, runs)
+    return Golden(inputs, runs, weights)
 
 
 def _described(given: Any, name: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -7,24 +7,22 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import UsageError
-from torchgraft.core.places import places
 from torchgraft.core.plan import Certainty, Proof, Unused, Why
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.settling.guide import Guidance, Guide
 from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.settling.naming import Cached
 from torchgraft.verifying.settling.siblings import follow_siblings
 from torchgraft.verifying.settling.uses import Uses
 from torchgraft.verifying.tracing import record_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import torch
     from torch import nn
 
-    from torchgraft.core.plan import Feed, Plan, Step
+    from torchgraft.core.plan import Plan, Step
     from torchgraft.core.specs import Source
     from torchgraft.verifying.settling.guide import Reading
     from torchgraft.verifying.tracing import Run
@@ -36,11 +34,11 @@ GUIDED_RUNS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What a plan is tried with: the two models, inputs of both, and the names of the source's tensors in the file."""
+    """What a plan is tried with: the model and its inputs, runs of the source on the same, and its names in the file."""
 
     model: nn.Module
-    source_model: nn.Module
-    pairs: tuple[tuple[Any, Any], ...]
+    inputs: Sequence[Any]
+    sources: Sequence[Run]
     keys: Mapping[str, str]
     tolerance: float | None = None
 
@@ -48,23 +46,20 @@ class Trial:
 def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
     """Return the plan, corrected and marked by what runs of both models show; nothing is left changed.
 
-    The source is run on the first input. If the target, filled by the plan, gives the same, all is proved that took
-    part. Else the target is run with each weight chosen by what the source does with the same values, and what several
+    The target is filled by the plan and run on the first input. If it gives what the source gave, all is proved that took
+    part. Else it is run with each weight chosen by what the source does with the same values, and what several
     weights could do is tried in other orders, some tens of runs at most. The outcome must hold on all inputs.
 
     Raises:
-        UsageError: the source fails on an input, or no output can be compared.
+        UsageError: no output can be compared.
     """
-    sources = [record_run(trial.source_model, theirs) for theirs, _ in trial.pairs]
-    for number, run in enumerate(sources):
-        if run.recording.failure:
-            raise UsageError(f"source_model fails on input {number}: {run.recording.failure}")
+    sources = trial.sources
     with Hands(trial.model, Cached(source)) as hands:
         search = Search(plan, trial, hands, sources[0])
         search.run()
         worst = search.outcome.relative
         used = {n for v in search.target.recording.values for n in v.weights} if search.target else set()
-        for (_, mine), theirs in zip(trial.pairs[1:], sources[1:], strict=True):
+        for mine, theirs in zip(trial.inputs[1:], sources[1:], strict=True):
             again = record_run(trial.model, mine)
             worst = max(worst, search.measure(theirs, again).relative)
     proof = Proof(inputs=len(sources), relative=worst, tolerance=search.limit, passed=worst <= search.limit)
@@ -134,7 +129,7 @@ class Search:
     def _try(self) -> Outcome:
         """Run the model as it is filled now."""
         self._runs += 1
-        self.target = record_run(self._trial.model, self._trial.pairs[0][1])
+        self.target = record_run(self._trial.model, self._trial.inputs[0])
         self.outcome = self.measure(self._source, self.target)
         return self.outcome
 
@@ -146,7 +141,7 @@ class Search:
             network=self._plan.network, floor=self._floor, hands=self._hands,
         )  # fmt: skip
         self._runs += 1
-        self.target = record_run(self._trial.model, self._trial.pairs[0][1], kind=partial(Guide, guidance=guidance))
+        self.target = record_run(self._trial.model, self._trial.inputs[0], kind=partial(Guide, guidance=guidance))
         self._put({name: self.steps[name] for name in guidance.changed})  # a run gives buffers back as they were
         self._try()
         return guidance
@@ -215,59 +210,3 @@ def _concluded(plan: Plan, search: Search, used: set[str], proof: Proof) -> Plan
         for network, key in sorted(before - feeding) if key in plan.source_specs
     ]  # fmt: skip
     return replace(plan, steps=tuple(steps), unused=tuple(unused), proof=proof)
-
-
-def names_in_file(source_model: nn.Module, plan: Plan, source: Source) -> dict[str, str]:
-    """Return name of the source's model -> key of the checkpoint with the very same values.
-
-    `plan` is one that fills the model from the checkpoint; where its reading has other values, all keys of that shape
-    are looked at. Tensors that the checkpoint doesn't hold are left out.
-
-    Raises:
-        UsageError: less than half of the model's tensors hold what the checkpoint does.
-    """
-    held = {place.name: place.tensor for place in places(source_model)}
-    cached = Cached(source)
-    found: dict[str, str] = {}
-    missing = []
-    for step in plan.steps:
-        if not step.slot.persistent:
-            continue
-        own, shape = held[step.slot.name], step.slot.spec.shape
-        keys = [feed.key for feed in step.feeds[:1]]
-        keys += [key for key, spec in plan.source_specs.items() if spec.shape == shape and key not in keys]
-        key = next((k for k in keys if not own.is_meta and cached.holds(plan.network, k, own)), None)
-        if key is None:
-            missing.append(step.slot.name)
-        else:
-            found.update(dict.fromkeys(step.slot.names, key))
-    if len(missing) > len(found):
-        raise UsageError(
-            f"source_model holds other values than the checkpoint, in {missing[0]} and {len(missing) - 1} more: "
-            "fill it first, tg.load(source_model, checkpoint), so that its run shows what the weights do"
-        )
-    return found
-
-
-class Cached:
-    """Tensors of a source, each read once."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._read: dict[tuple[str, str], torch.Tensor] = {}
-
-    def __call__(self, feed: Feed) -> torch.Tensor:
-        """Return what a feed names."""
-        return self.value(feed.network, feed.key)
-
-    def value(self, network: str, key: str) -> torch.Tensor:
-        """Return a tensor."""
-        at = (network, key)
-        if at not in self._read:
-            self._read[at] = self._source.read(*at)
-        return self._read[at]
-
-    def holds(self, network: str, key: str, own: torch.Tensor) -> bool:
-        """Whether a tensor has the values of another."""
-        value = self.value(network, key)
-        return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())

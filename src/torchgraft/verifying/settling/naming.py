@@ -1,0 +1,120 @@
+"""Which tensor of a file is which of the source's model, by their values."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.places import places
+from torchgraft.verifying.tracing import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.plan import Feed, Plan
+    from torchgraft.core.recording import Fingerprint
+    from torchgraft.core.specs import Source
+
+SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
+
+
+def names_in_file(source_model: nn.Module, plan: Plan, source: Source) -> dict[str, str]:
+    """Return name of the source's model -> key of the checkpoint with the very same values.
+
+    `plan` is one that fills the model from the checkpoint; where its reading has other values, all keys of that shape
+    are looked at. Tensors that the checkpoint doesn't hold are left out.
+
+    Raises:
+        UsageError: less than half of the model's tensors hold what the checkpoint does.
+    """
+    held = {place.name: place.tensor for place in places(source_model)}
+    cached = Cached(source)
+    found: dict[str, str] = {}
+    missing = []
+    for step in plan.steps:
+        if not step.slot.persistent:
+            continue
+        own, shape = held[step.slot.name], step.slot.spec.shape
+        keys = [feed.key for feed in step.feeds[:1]]
+        keys += [key for key, spec in plan.source_specs.items() if spec.shape == shape and key not in keys]
+        key = next((k for k in keys if not own.is_meta and cached.holds(plan.network, k, own)), None)
+        if key is None:
+            missing.append(step.slot.name)
+        else:
+            found.update(dict.fromkeys(step.slot.names, key))
+    _expect_most(
+        found, missing, "source_model holds other values than the checkpoint",
+        "fill it first, tg.load(source_model, checkpoint), so that its run shows what the weights do",
+    )  # fmt: skip
+    return found
+
+
+def names_recorded(weights: Mapping[str, Fingerprint], plan: Plan, source: Source) -> dict[str, str]:
+    """Return name of a recorded model -> key of the checkpoint whose tensor has the same fingerprint.
+
+    Of several the one that is called alike is taken: their values are the same.
+
+    Raises:
+        UsageError: less than half of the model's tensors are in the checkpoint.
+    """
+    cached = Cached(source)
+    sized: defaultdict[int, list[str]] = defaultdict(list)
+    for key, spec in plan.source_specs.items():
+        sized[spec.numel].append(key)
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for name, look in weights.items():
+        keys = sorted(sized.get(look.numel, ()), key=lambda key: not f".{key}".endswith(f".{name}"))
+        match = next((k for k in keys if cached.looks_like(plan.network, k, look)), None)
+        if match is None:
+            missing.append(name)
+        else:
+            found[name] = match
+    _expect_most(
+        found, missing, "golden= was recorded with other values than the checkpoint has",
+        "record a model that holds the checkpoint",
+    )  # fmt: skip
+    return found
+
+
+def _expect_most(found: Mapping[str, str], missing: Sequence[str], fact: str, remedy: str) -> None:
+    if len(missing) > len(found):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UsageError(f"{fact}, in {missing[0]}{more}: {remedy}")
+
+
+class Cached:
+    """Tensors of a source, each read once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._read: dict[tuple[str, str], torch.Tensor] = {}
+        self._looks: dict[tuple[str, str], Fingerprint | None] = {}
+
+    def __call__(self, feed: Feed) -> torch.Tensor:
+        """Return what a feed names."""
+        return self.value(feed.network, feed.key)
+
+    def value(self, network: str, key: str) -> torch.Tensor:
+        """Return a tensor."""
+        at = (network, key)
+        if at not in self._read:
+            self._read[at] = self._source.read(*at)
+        return self._read[at]
+
+    def holds(self, network: str, key: str, own: torch.Tensor) -> bool:
+        """Whether a tensor has the values of another."""
+        value = self.value(network, key)
+        return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())
+
+    def looks_like(self, network: str, key: str, look: Fingerprint) -> bool:
+        """Whether a tensor has a fingerprint."""
+        at = (network, key)
+        if at not in self._looks:
+            self._looks[at] = fingerprint(self.value(*at))
+        own = self._looks[at]
+        return own is not None and own.distance(look) <= SAME
