@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from torchgraft.core.checksums import Pieces, crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
+from torchgraft.reading.inflating import check_inflated, inflate_into
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -174,7 +175,7 @@ class RecordBytes:
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
         if self.entry.method:
-            buffer[:] = self.archive.read(self.name)[self.skip + start : self.skip + start + len(buffer)]
+            inflate_into(self.archive, self.name, buffer, self.skip + start)
             return
         if self._at < 0:
             self._at = self.archive.locate(self.entry)
@@ -184,7 +185,13 @@ class RecordBytes:
 
     def check(self, limit: int = 64 << 20) -> None:
         """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
-        if self._checked or self.entry.method or self.nbytes > limit:
+        if self._checked:
+            return
+        if self.entry.method:
+            check_inflated(self.archive, self.name)
+            self._checked = True
+            return
+        if self.nbytes > limit:
             return
         if self._at < 0:
             self._at = self.archive.locate(self.entry)
