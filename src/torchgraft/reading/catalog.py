@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,7 +62,7 @@ class Catalog:
     warnings: list[str] = field(default_factory=list)
 
 
-Entries = list[tuple[str, Any]]
+Entries = Collection[tuple[str, Any]]
 
 
 def catalogue(tree: Any, resolve: Resolve, label: str, foreign: Iterable[str] = ()) -> Catalog:
@@ -136,7 +137,9 @@ class _Cataloguer:
                 self._flat(value, (*path, key), kind, (*above, id(node)))
             else:
                 inside.append((key, self._emit(value, (*path, key), kind, (*above, id(node)))))
-        joined = direct + [(f"{key}.{name}", leaf) for key, found in inside for name, leaf in found]
+        joined = (
+            [*direct, *((f"{key}.{name}", leaf) for key, found in inside for name, leaf in found)] if inside else direct
+        )
         whole = bool(direct) or len(inside) > 1
         if aside:
             self._add((*path, "(beside)") if whole else path, aside, "other", slot)
@@ -149,7 +152,7 @@ class _Cataloguer:
         if is_tensor(node):
             self._add(path, [("", node)], role)
             return
-        entries: Entries = []
+        entries: list[tuple[str, Any]] = []
         todo: list[tuple[str, Any, tuple[int, ...]]] = [("", node, above)]
         while todo:
             prefix, value, ids = todo.pop()
@@ -173,10 +176,13 @@ class _Cataloguer:
 
     def _split(self, node: Any, role: str) -> tuple[Entries, list[tuple[str, Any, str]], Entries]:
         """Return the tensors directly in `node`, its parts that hold some, and tensors that are not the model's."""
-        direct: Entries = []
+        named = type(node) is Record and all(type(k) is str for k in node)
+        if named and all(is_tensor(v) for v in node.values()):
+            return node.items(), [], ()
+        direct: list[tuple[str, Any]] = []
         parts: list[tuple[str, Any, str]] = []
         holds = self.holds
-        seen: set[str] | None = None if type(node) is Record and all(type(k) is str for k in node) else set()
+        seen: set[str] | None = None if named else set()
         numbered = not isinstance(node, (dict, Stub))
         for key, value in children(node):
             tensor = is_tensor(value)
@@ -191,7 +197,7 @@ class _Cataloguer:
                 direct.append((name, value))
             else:
                 parts.append((name, value, role_of(name, value, role)))
-        aside: Entries = []
+        aside: list[tuple[str, Any]] = []
         if parts:
             aside = [(k, v) for k, v in direct if _stray(k, v, arrays=self.arrays_count)]
             direct = [(k, v) for k, v in direct if not _stray(k, v, arrays=self.arrays_count)]
@@ -296,8 +302,10 @@ def _shared(leaves: Mapping[str, Leaf]) -> dict[str, str]:
     Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
     """
     hashes = array("q", [hash(leaf.identity) for leaf in leaves.values()])
-    order = sorted(hashes)
-    meet = {a for a, b in pairwise(order) if a == b}
+    meet: set[int] = set()
+    for part in range(16):  # one after the other, for the memory's sake
+        order = sorted(h for h in hashes if h & 15 == part) if len(hashes) > 1 else []
+        meet.update(a for a, b in pairwise(order) if a == b)
     if not meet:
         return {}
     first: dict[Any, str] = {}

@@ -16,7 +16,7 @@ from torchgraft.core.errors import (
 )
 from torchgraft.reading.brief import brief
 from torchgraft.reading.inert import Array, ArrayType, Name, Record, Stub, TensorRef
-from torchgraft.reading.opcodes import OPCODES
+from torchgraft.reading.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ class Machine:
 
     def _steps(self, pos: int) -> tuple[int, int]:
         """Run to STOP. The commonest opcodes are handled here, all others by the table of functions."""
-        data, stack, memo, table = self.data, self.stack, self.memo, OPCODES
+        data, stack, marks, memo, table = self.data, self.stack, self.marks, self.memo, OPCODES
         while True:
             self.at = pos
             op = data[pos]
@@ -78,6 +78,13 @@ class Machine:
             elif op == 0x4B:  # BININT1
                 stack.append(data[pos + 1])
                 pos += 2
+            elif op == 0x28 and len(stack) < MAX_STACK:  # MARK
+                marks.append(len(stack))
+                pos += 1
+            elif op == 0x74:  # TUPLE
+                at = marks.pop()
+                stack[at:] = [tuple(stack[at:])]
+                pos += 1
             elif op == 0x2E:  # STOP
                 return pos + 1, pos
             else:
