@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torchgraft import diffing, reporting
+from torchgraft import reporting
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
@@ -16,7 +16,8 @@ from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import Models, choose, join_ranks, match
 from torchgraft.reading import apart_from, open_checkpoint
-from torchgraft.saving import PLAN_RENDERERS, read_plan
+from torchgraft.reporting.deferred import PLAN_RENDERERS, REPORT_RENDERERS
+from torchgraft.saving import read_plan
 from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ def diff(old: object, new: object, *, values: bool = False, prefer: str | None =
     """
     with open_checkpoint(old) as first, open_checkpoint(new) as second:
         left, right = ((s, choose(s.networks, (), prefer).network) for s in (first, second))
+        from torchgraft import diffing
+
         found = diffing.compare_with_values(left, right) if values else diffing.compare(left, right)
     return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
 
@@ -238,7 +241,7 @@ def load(  # what, and how
     final = replace(made, objections=(*made.objections, *done.notes))
     return Report(
         plan=final, checks=(*done.checks, *_proved(final)), cost=cost, initialised=done.initialised,
-        renderers=Renderers(reporting.report_text, reporting.report_to_dict, reporting.report_html),
+        renderers=REPORT_RENDERERS,
     )  # fmt: skip
 
 

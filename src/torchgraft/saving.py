@@ -7,11 +7,12 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft import planfile, reporting
+from torchgraft import reporting
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import choose
 from torchgraft.reading import open_checkpoint
+from torchgraft.reporting.deferred import PLAN_RENDERERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import Network, Source
-
-PLAN_RENDERERS = Renderers(reporting.plan_text, reporting.plan_to_dict, reporting.plan_html)
 
 
 def convert(  # noqa: PLR0913  # each is one wish
@@ -86,6 +85,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         CheckpointError: there is no such file, or it can't be read.
         UsageError: it holds no plan, or a broken one.
     """
+    from torchgraft import planfile
+
     return replace(planfile.read_plan(path), renderers=PLAN_RENDERERS)
 
 

@@ -41,6 +41,8 @@ def packed(plan: Plan) -> Iterator[Objection]:
 
 def _unscaled(plan: Plan) -> Iterator[Objection]:
     """Bytes are no weights, and float8 is mostly a share of a weight whose scale lies beside it."""
+    if all(spec.dtype.itemsize > 1 for spec in plan.source_specs.values()):
+        return
     plain = [
         s for s in plan.steps if s.action is not Action.FRESH and s.feeds and not s.slot.is_buffer and not _decoded(s)
     ]

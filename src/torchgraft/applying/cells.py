@@ -40,12 +40,12 @@ def resolve(model: nn.Module, target: Target, device: str | torch.device | None)
     cells: dict[str, Cell] = {}
     for slot in target.slots:
         mine = tuple(found[name] for name in slot.names if name in found)
-        if not mine or tuple(here(mine[0].tensor).shape) != slot.spec.shape:
-            now = f"is now {list(here(mine[0].tensor).shape)}" if mine else "is gone"
+        tensor = here(mine[0].tensor) if mine else None
+        if tensor is None or tuple(tensor.shape) != slot.spec.shape:
+            now = "is gone" if tensor is None else f"is now {list(tensor.shape)}"
             raise UsageError(
                 f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
             )
-        tensor = here(mine[0].tensor)
         staged = tensor.is_meta
         cells[slot.name] = Cell(slot, mine, _memory_like(tensor, device) if staged else tensor.data, staged)
     ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")

@@ -129,11 +129,12 @@ class _Work:
         rooms = {t.step.slot.name: self.undo.reserve(t.data.size) for t in kept}
         loose = {t.step.slot.name for t in real} - rooms.keys()
         for t in moved:
-            name, is_loose = t.step.slot.name, t.step.slot.name in loose
-            once = self.way == NONE
-            self.direct.append(
-                t._replace(room=rooms.get(name, 0), proves=is_loose and not once, bare=is_loose and once)
-            )
+            name = t.step.slot.name
+            if name in loose:
+                once = self.way == NONE
+                self.direct.append(t._replace(proves=not once, bare=once))
+            else:
+                self.direct.append(t._replace(room=rooms[name]) if name in rooms else t)
         self.reader = ReadOnce(self.source)
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written)
 

@@ -74,7 +74,7 @@ def places(model: nn.Module, walked: list[tuple[str, nn.Module]] | None = None) 
     found: list[Place] = []
     for path, module in walked:
         _collect(path, module, found)
-    if any(_renames(module) for _, module in walked):
+    if _renames(walked):
         return _renamed(model, found)
     return found
 
@@ -97,12 +97,15 @@ def _collect(path: str, module: nn.Module, found: list[Place]) -> None:
             found.append(Place(prefix + attr, path, module, attr, buffer, True, False))
 
 
-def _renames(module: nn.Module) -> bool:
-    """Return whether the module can give its tensors other names in the state dict than their dotted paths."""
-    if module._state_dict_hooks or module._state_dict_pre_hooks:  # noqa: SLF001
+def _renames(walked: list[tuple[str, nn.Module]]) -> bool:
+    """Return whether some module can give its tensors other names in the state dict than their dotted paths."""
+    if any(module._state_dict_hooks or module._state_dict_pre_hooks for _, module in walked):  # noqa: SLF001
         return True
-    kind = type(module)
-    return _defined_outside_torch(kind.state_dict) or _defined_outside_torch(kind._save_to_state_dict)  # noqa: SLF001
+    kinds = {type(module) for _, module in walked}  # a large model has few classes
+    return any(
+        _defined_outside_torch(kind.state_dict) or _defined_outside_torch(kind._save_to_state_dict)  # noqa: SLF001
+        for kind in kinds
+    )
 
 
 def _defined_outside_torch(function: Callable[..., object]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import is_spread, places
+from torchgraft.core.places import is_spread, modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +129,13 @@ def team_of(model: object) -> Iterator[Members]:
 
 def _ranks(model: nn.Module) -> list[int]:
     """Return the ranks of all meshes that tensors of the model are spread over."""
-    spread: list[Any] = [place.tensor for place in places(model) if is_spread(place.tensor)]
+    spread: list[Any] = [
+        tensor
+        for _, module in modules(model)
+        for held in (module._parameters, module._buffers)  # noqa: SLF001  # names don't matter here
+        for tensor in held.values()
+        if tensor is not None and is_spread(tensor)
+    ]
     sets = {tuple(sorted(tensor.device_mesh.mesh.flatten().tolist())) for tensor in spread}
     if not sets:
         return []

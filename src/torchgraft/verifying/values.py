@@ -87,5 +87,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     """Return the bytes in C order: a view of plain CPU memory, else a copy."""
     import torch
 
-    plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    plain = tensor.detach()
+    if plain.device.type != "cpu" or plain.is_conj() or plain.is_neg() or not plain.is_contiguous():
+        plain = plain.to("cpu").resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data
