@@ -124,3 +124,33 @@ def test_what_is_left_over_elsewhere_is_no_part_of_a_layer_that_the_file_lacks()
     assert {u.spec.name for u in made.unused} == {"pooler.weight", "pooler.bias"}
     assert {step.slot.name.split(".")[1] for step in made.fresh} == {"3", "4"}
     assert not made.doubtful
+
+
+class Pooled(nn.Module):
+    """Blocks of norms and layers of one width, and a last norm under a name of one's own."""
+
+    def __init__(self, last, head, classes=0):
+        super().__init__()
+        self.stem = nn.Linear(12, 8)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"norm1": nn.LayerNorm(8), "fc": nn.Linear(8, 8)}) for _ in range(3))
+        self.add_module(last, nn.LayerNorm(8))
+        if classes:
+            self.add_module(head, nn.Linear(8, classes))
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder_q."])
+@pytest.mark.parametrize("names", [("norm", "fc_norm"), ("fc_norm", "norm"), ("norm", "norm_pre")])
+def test_a_norm_of_another_name_in_a_file_of_the_same_names_is_another_norm(prefix, names):
+    source, target = Pooled(names[0], ""), Pooled(names[1], "head", 5)
+    nn.init.normal_(getattr(source, names[0]).weight)
+    saved = {prefix + k: v for k, v in source.state_dict().items()}
+    made = tg.plan(target, saved)
+    assert {s.slot.name.partition(".")[0] for s in made.fresh} == {names[1], "head"}
+    assert (f"{names[1]}.weight",) in {u.similar[:1] for u in made.unused}
+
+
+def test_another_spelling_of_the_same_words_is_the_same_norm_still():
+    source, target = Pooled("layernorm", ""), Pooled("norm", "")
+    nn.init.normal_(source.layernorm.weight)
+    tg.load(target, source.state_dict())
+    assert torch.equal(target.norm.weight, source.layernorm.weight)

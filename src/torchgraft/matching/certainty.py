@@ -21,8 +21,8 @@ FUSED = (
     "deployment, and can't be taken out again"
 )
 
-# Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair.
-STRANGE, AKIN = 0.15, 0.55
+# Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair, from SAME on all words agree.
+STRANGE, AKIN, SAME = 0.15, 0.55, 0.9
 # Share of the total score by which a pair must lead its best rival.
 LEAD = 0.2
 
@@ -57,7 +57,8 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is that names leave open in a file whose other names agree."""
     if not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
         return None  # the same words under another number, out of order, between blocks that don't agree otherwise
-    if pair.name >= AKIN:
+    told = max(pair.block, pair.tail) > 0.5 or pair.rare > 0.9
+    if pair.name >= (AKIN if told else SAME):  # `norm` and `fc_norm` of one library are two things
         return _foreign(pair, unordered=unordered)
     if pair.in_order and pair.block > 0.5:
         return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
