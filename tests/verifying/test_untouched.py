@@ -83,3 +83,20 @@ def test_dropout_in_both_draws_the_same_numbers():
     source.drop.train()
     target.drop.train()
     assert tg.verify(target, source, torch.randn(2, 8, 24), mode="as is").passed
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.eye(4).to_sparse(), persistent=False)
+
+    def forward(self, x):
+        self.mask.mul_(2)
+        return self.last(x @ self.mask.to_dense())
+
+
+def test_sparse_buffers_are_put_back():
+    model = Masked()
+    assert tg.verify(model, model, torch.randn(2, 4)).passed
+    assert torch.equal(model.mask.to_dense(), torch.eye(4))

@@ -47,8 +47,14 @@ def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]
                 module._buffers.clear()  # noqa: SLF001
                 module._buffers.update(named)  # noqa: SLF001
             for buffer, old in kept.values():
-                if not torch.equal(buffer, old):
+                if not _equal(buffer, old):
                     buffer.copy_(old)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether values are equal; torch compares no sparse tensors."""
+    sparse = torch.strided not in (one.layout, other.layout)
+    return torch.equal(one.to_dense(), other.to_dense()) if sparse else torch.equal(one, other)
 
 
 @contextmanager
