@@ -142,6 +142,11 @@ def _fit(match: Match, facts: Facts) -> Fit:
     grown = vocabulary_fit(source, target, facts.grown)
     if grown is not None:
         return grown
+    grids = options.grids.get(slot)
+    if grids is not None and grids[0] != grids[1]:  # tables of as many rows may be of other grids: 2x3 and 3x2
+        regridded = position_fit(source, target, facts.sides, facts.library, options.grids)
+        if regridded is not None:
+            return regridded
     is_stem = slot in facts.first_convs or source.keys[0] in facts.first_convs
     fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""), is_stem=is_stem)
     if fit is not None and target.form != "plain" and fit.ops:
