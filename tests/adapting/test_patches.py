@@ -34,3 +34,16 @@ def test_what_is_no_image_unrolls_as_torch_does(channels):
     tg.load(conv, matrix.state_dict(), on_doubt="take")
     x = torch.randn(1, channels, 3, 3)
     assert torch.allclose(conv(x).flatten(1), matrix(x.flatten(1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kernel", [(2, 4, 4), (1, 4, 4)])
+def test_clips_cut_by_hand_are_never_loaded_unasked(kernel, turned):
+    conv = nn.Conv3d(3, 8, kernel)
+    matrix = nn.Linear(conv.weight[0].numel(), 8)
+    source, target = (nn.Sequential(m, nn.Linear(8, 5)) for m in ((matrix, conv) if turned else (conv, matrix)))
+    assert tg.plan(target, source.state_dict()).by_slot["0.weight"].certainty is Certainty.DOUBT
+    with pytest.raises(tg.PlanRefusedError, match="channels first"):
+        tg.load(target, source.state_dict())
+    tg.load(target, source.state_dict(), on_doubt="take")
+    assert torch.equal(matrix.weight, conv.weight.flatten(1))

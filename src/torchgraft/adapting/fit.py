@@ -71,7 +71,8 @@ RAW = "a bare parameter is multiplied as x @ W (as in CLIP's projections), a lay
 # torch, and so do packed latents (Flux); code that cuts images mostly moves the channels last: vit-pytorch, SigLIP 2 and
 # Fuyu in transformers, NaFlex in timm. Some unfolds them and has channels first, so the order stays in doubt.
 PATCHES = "as [height, width, in] (as in vit-pytorch, SigLIP 2 and Fuyu; torch.nn.Unfold has the channels first)"
-COLOURS = ((3,), 4)
+CHANNELS_FIRST = "with the channels first (as Qwen2-VL cuts clips; other code moves the channels last)"
+COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 
 
@@ -149,8 +150,10 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
         cuts_patches = is_stem and any(d != 1 for d in (*a[2:], *b[2:]))
         if cuts_patches and COLOURS in ((a[1:2], len(a)), (b[1:2], len(b))):
             return Fit(_patches(a, b), f"patches unrolled {PATCHES}", certainty=Certainty.DOUBT)
-        sure = Certainty.LIKELY if cuts_patches else Certainty.CERTAIN
-        return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled", certainty=sure)
+        disputed = cuts_patches and VIDEO in ((a[1:2], len(a)), (b[1:2], len(b)))
+        sure = Certainty.DOUBT if disputed else Certainty.LIKELY if cuts_patches else Certainty.CERTAIN
+        order = f" {CHANNELS_FIRST}" if disputed else ""
+        return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled{order}", certainty=sure)
     if len(b) > 2 and len(a) == 2 and _squeezed(a)[::-1] == _squeezed(b):
         return Fit((Transpose(), Reshape(b)), "stored [in, out]")
     if len(a) > 2 and len(b) == 2 and _squeezed(a)[::-1] == _squeezed(b):
