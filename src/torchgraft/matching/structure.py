@@ -11,7 +11,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.matching.beside import in_step
-from torchgraft.matching.certainty import FOLDED, FUSED, folded, sureness
+from torchgraft.matching.certainty import AKIN, FOLDED, FUSED, folded, sureness
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut
 from torchgraft.matching.packing import alike, owners_of, sides_of
@@ -43,7 +43,8 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     spare = _spare_norms([pair.source for pair in pairs], source_units)
     hungry = _spare_norms([pair.target for pair in pairs], target_units)
     for pair in pairs:
-        sure = sureness(pair, familiar=familiar, unordered=unordered)
+        strict = familiar and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
+        sure = sureness(pair, familiar=strict, unordered=unordered)
         lacking = _folded(source_units[pair.source], target_units[pair.target], spare, hungry)
         if sure is not None and lacking:
             sure = folded(sure, lacking)
@@ -97,6 +98,12 @@ def _alphabetical(leaves: Sequence[Leaf]) -> bool:
 def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:
     total = min(sum(u.numel for u in sources), sum(u.numel for u in targets))
     return sum(min(sources[i].numel, targets[j].numel) for i, j in pinned.items()) / max(total, 1)
+
+
+def _is_named_part(pair: Pair, source: Unit, target: Unit) -> bool:
+    """Return whether one is a part of a fused tensor and names are akin: a part has fewer words than a tensor apart."""
+    leaves = (*source.leaves.values(), *target.leaves.values())
+    return pair.name >= AKIN and any(leaf.part is not None for leaf in leaves)
 
 
 def _is_harmless(unit: Unit) -> bool:
