@@ -117,7 +117,10 @@ class _Reader:
         shape, dtype = self._shape(name, facts.get("size")), _dtype(facts.get("properties"))
         if dtype is None:
             raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} has a dtype that is not read")
-        chunks = [self._chunk(name, c, shape, dtype, places) for c in facts.get("chunks") or []]
+        listed = facts.get("chunks") or []
+        if not isinstance(listed, (list, tuple)):
+            raise CorruptCheckpointError(f"{self.label}: the chunks of {printable(name)} are no list")
+        chunks = [self._chunk(name, c, shape, dtype, places) for c in listed]
         self._check_cover(name, shape, chunks)
         return ChunkedLeaf(name, shape, dtype, tuple(chunks))
 

@@ -106,8 +106,7 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     Raises:
         CheckpointError: a number is impossible, the view reaches outside, or repeats bytes without end.
     """
-    if type(ref.shape) is list or type(ref.stride) is list:
-        ref.shape, ref.stride = tuple(ref.shape), tuple(ref.stride)
+    ref.shape, ref.stride = (tuple(n) if type(n) is list else n for n in (ref.shape, ref.stride))
     shape, stride, offset = ref.shape, ref.stride, ref.offset
     if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:
         raise _bad(
