@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import CheckpointError, UsageError, printable
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why, result_shape
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.specs import Slot, TensorSpec
+from torchgraft.core.stored import read_json
 from torchgraft.ops import from_dict
 
 if TYPE_CHECKING:
@@ -32,15 +32,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         UsageError: it holds no plan, or a broken one.
     """
     shown = printable(os.fsdecode(path))
-    try:
-        if os.path.getsize(path) > LARGEST:  # noqa: PTH202
-            raise CheckpointError(f"{shown} has more than {LARGEST >> 30} GiB, which no plan needs")
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            data = json.load(file)
-    except OSError as error:
-        raise CheckpointError(f"{shown} can't be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{shown} is no plan: it is no JSON ({error})") from error
+    data = read_json(path, LARGEST, "plan")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("policy"), dict):
         raise UsageError(f"{shown} is no plan: expected the JSON of `torchgraft plan`, schema {SCHEMA}, with a policy")
     try:

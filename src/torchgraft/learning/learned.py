@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from torchgraft.core.commit import write_bytes
 from torchgraft.core.conversion import Conversion
-from torchgraft.core.errors import CheckpointError, UsageError, printable
+from torchgraft.core.errors import printable
+from torchgraft.core.stored import read_json
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.plain import from_plain, to_plain
 from torchgraft.learning.probes import Numbering, trace
@@ -81,15 +82,7 @@ class Learned(Conversion):
             UsageError: the file is no learned conversion, or a broken one.
         """
         shown = printable(os.fsdecode(path))
-        try:
-            if os.path.getsize(path) > LARGEST:  # noqa: PTH202
-                raise CheckpointError(f"{shown} has more than {LARGEST >> 20} MiB, which no learned conversion needs")
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123
-                data = json.load(file)
-        except OSError as error:
-            raise CheckpointError(f"{shown} can't be read: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{shown} is no learned conversion: it is no JSON ({error})") from error
+        data = read_json(path, LARGEST, "learned conversion")
         found = from_plain(data, shown)
         return cls(
             sources=found.sources, outputs=found.outputs, computed=found.computed, skipped=found.skipped,
