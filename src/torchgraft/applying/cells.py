@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.memory import ask_huge_pages, is_dense
+from torchgraft.applying.memory import ask_huge_pages
 from torchgraft.core.errors import UsageError
+from torchgraft.core.layout import is_dense
 from torchgraft.core.places import Place, here, is_spread, places
 
 if TYPE_CHECKING:

@@ -34,20 +34,6 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
-def is_dense(tensor: torch.Tensor) -> bool:
-    """Return whether the elements fill one gapless run of memory, in whatever order of dimensions."""
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
 def bytes_of(tensor: torch.Tensor) -> Bytes:
     """Return the bytes of a plain contiguous tensor, as a view that can be written to."""
     import torch

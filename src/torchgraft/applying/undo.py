@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.memory import Arena, is_dense, is_plain, move
+from torchgraft.applying.memory import Arena, is_plain, move
 from torchgraft.core.errors import UsageError
+from torchgraft.core.layout import is_dense
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

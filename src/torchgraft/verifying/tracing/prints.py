@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from torchgraft.core.layout import is_dense
 from torchgraft.core.recording import Fingerprint
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _figures(tensor: torch.Tensor, *, limited: bool) -> list[float]:
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield all entries as flat tensors of at most about `PIECE` entries; in memory order where there are no gaps."""
-    if tensor.dim() <= 1 or tensor.is_contiguous() or _gapless(tensor):
+    if tensor.dim() <= 1 or is_dense(tensor):
         flat = tensor if tensor.dim() == 1 else torch.as_strided(tensor, (tensor.numel(),), (1,))
         yield from torch.split(flat, PIECE)
         return
@@ -69,14 +70,3 @@ def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         return
     for rows in torch.split(tensor, PIECE // per_row):
         yield rows.reshape(-1)
-
-
-def _gapless(tensor: torch.Tensor) -> bool:
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
