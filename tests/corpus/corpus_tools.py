@@ -114,6 +114,7 @@ class Record:
     size: int | None = None
     flags: int = 0
     mode: int = 0
+    dos: int = 0
     local_name: str | None = None
     local_crc: int | None = None
     local_flags: int | None = None
@@ -140,7 +141,7 @@ class Record:
     def central(self, at: int) -> bytes:
         raw = self.name.encode()
         sizes = (self.crc, len(self.packed), self.size)
-        facts = (len(raw), 0, 0, 0, 0, self.mode << 16, at if self.at is None else self.at)
+        facts = (len(raw), 0, 0, 0, 0, self.mode << 16 | self.dos, at if self.at is None else self.at)
         return struct.pack("<4s6H3I5H2I", b"PK\1\2", 0x314, 20, self.flags, self.method, 0, 33, *sizes, *facts) + raw
 
 

@@ -70,6 +70,7 @@ def containers() -> Iterator[Case]:
     yield one(
         "link_record", torch_zip(W, None, Record(name="m/data/1", data=b"/etc/passwd", mode=0o120777)), U, "symlink"
     )
+    yield one("folder_with_content", swapped(dos=0x10), C, "data/0 holds 24 bytes, and is marked as a folder")
     yield one("local_name", swapped(local_name="m/data/9"), C, "local header", "CVE-2025-1944")
     yield one("local_crc", swapped(local_crc=7), C, "local header")
     yield one("encrypted", swapped(flags=1), C, "encrypted", "CVE-2025-1945")

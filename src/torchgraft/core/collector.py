@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Fewer new objects than this are left to the collector: looking at them takes a few milliseconds.
+_MANY = 50_000
+# After so many objects that went past it, the collector looks at everything once: cycles among them are freed then.
+_UNSEEN_AT_MOST = 2_000_000
+_unseen = 0
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Pause the collector: a hundred thousand new objects would have it scan everything several times over.
 
-    What was made meanwhile goes to the oldest generation at the end, through a freeze that is undone at once (unless
-    somebody else has frozen something): else the next allocation would have the collector look at all of it.
+    Where many were made, they go to the oldest generation at the end, through a freeze that is undone at once (unless
+    somebody else has frozen something): else the next allocation would have the collector look at all of them. Such
+    objects don't count towards its next full round, so that round is made here, after two millions of them.
     """
     running = gc.isenabled()
     gc.disable()
@@ -23,7 +30,17 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if running:
-            if not gc.get_freeze_count():
-                gc.freeze()
-                gc.unfreeze()
+            made = gc.get_count()[0]
+            if made > _MANY and not gc.get_freeze_count():
+                _age(made)
             gc.enable()
+
+
+def _age(made: int) -> None:
+    global _unseen  # noqa: PLW0603  the collector is one for the whole process, and so is this count
+    gc.freeze()
+    gc.unfreeze()
+    _unseen += made
+    if _unseen > _UNSEEN_AT_MOST:
+        gc.collect()
+        _unseen = 0

@@ -5,10 +5,10 @@ Nothing in a checkpoint is ever executed, and torch is imported only when a valu
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import TYPE_CHECKING, Any
 
+from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.reading.apart import apart_from
 from torchgraft.reading.catalog import catalogue
@@ -55,14 +55,8 @@ def _open_path(path: str | os.PathLike[str]) -> Source:
 
 
 def _opened(origin: str, contents: Contents, files: Any) -> OpenedCheckpoint:
-    """Look for networks with the garbage collector paused: it would visit every new object many times."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_paused():
         found = catalogue(contents.tree, contents.resolve, origin, contents.foreign)
-    finally:
-        if paused:
-            gc.enable()
     found.metadata = {**contents.metadata, **found.metadata}
     found.warnings = [*contents.warnings, *found.warnings]
     return OpenedCheckpoint(origin=origin, format=contents.format, found=found, files=files)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STORED, DEFLATED = 0, 8
 MAX_RATIO = 200
 _UNIX = 3
+# The MS-DOS attribute of a folder, which some readers (miniz, and so torch) take at its word.
+_FOLDER = 0x10
 RATIO_FREE = 8 << 20
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -177,14 +179,16 @@ def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
     name = raw[name_at:extra_at].decode("utf-8", "surrogateescape")
     if _FULL32 in (packed, size, header):
         packed, size, header = _wide(window, name, raw[extra_at : extra_at + extra_length], (packed, size, header))
-    if flags & 0x41 or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size):
-        raise _unusable(window, name, flags, method, disk)
+    folder = mode & _FOLDER and size
+    if flags & 0x41 or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size) or folder:
+        raise _unusable(window, name, (flags, method, disk, packed, size))
     if maker >> 8 == _UNIX and stat.S_ISLNK(mode >> 16):
         raise UnsafeCheckpointError(f"{window.label}: record {name} is a symlink, expected a file")
     return ZipEntry(name, method, flags, crc, packed, size, header), after
 
 
-def _unusable(window: Window, name: str, flags: int, method: int, disk: int) -> CorruptCheckpointError:
+def _unusable(window: Window, name: str, facts: tuple[int, int, int, int, int]) -> CorruptCheckpointError:
+    flags, method, disk, packed, size = facts
     if flags & 0x41:
         return window.corrupt(f"record {name} is marked as encrypted")
     if method not in (STORED, DEFLATED):
@@ -193,7 +197,11 @@ def _unusable(window: Window, name: str, flags: int, method: int, disk: int) -> 
         )
     if disk:
         return window.corrupt(f"record {name} says it lies on disk {disk} of a split archive")
-    return window.corrupt(f"record {name}: stored, but its two sizes differ")
+    if method == STORED and packed != size:
+        return window.corrupt(f"record {name}: stored, but its two sizes differ")
+    return window.corrupt(
+        f"record {name} holds {size} bytes, and is marked as a folder; readers take it as one or the other"
+    )
 
 
 def _wide(window: Window, name: str, extra: bytes, fields: tuple[int, int, int]) -> tuple[int, int, int]:
