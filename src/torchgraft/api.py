@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchgraft import reporting
 from torchgraft.core.collector import collector_paused
@@ -22,11 +22,13 @@ from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Unpack
 
     from torch import nn
     from torch.optim import Optimizer
 
+    from torchgraft.asked import Asked
     from torchgraft.core.diff import Diff
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.request import Request
@@ -141,7 +143,7 @@ def diff(old: object, new: object, *, values: bool = False, prefer: str | None =
     return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
 
 
-def plan(model: object, checkpoint: object, **asked: Any) -> Plan:
+def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
     """Return what load() would do, and touch nothing.
 
     `model` is an nn.Module (meta is fine), or a checkpoint whose names and shapes stand for one. `checkpoint` is a
@@ -166,7 +168,7 @@ def load(  # what, and how
     plan: Plan | str | os.PathLike[str] | None = None,
     device: object = None,
     undo: str = "auto",
-    **asked: Any,
+    **asked: Unpack[Asked],
 ) -> Report:
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
 
@@ -279,7 +281,7 @@ def measure_benefit(
     train: Callable[[nn.Module, Report | None], float],
     *,
     seeds: Sequence[int] = tuple(range(5)),
-    **asked: Any,
+    **asked: Unpack[Asked],
 ) -> Benefit:
     """Return whether loading `checkpoint` helps: the score after training with it, without it, and with its values shuffled.
 
@@ -323,7 +325,7 @@ def _target(model: object) -> Target:
         return target_from_specs(choose(source.networks, (), None).network.specs)
 
 
-def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: dict[str, Any]) -> Plan:
+def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:
     """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
     from torchgraft.planfile import fitted
 

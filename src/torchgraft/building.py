@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchgraft.api import load
 from torchgraft.core.errors import UninitialisedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Unpack
 
     import torch
     from torch import nn
 
+    from torchgraft.asked import Asked
     from torchgraft.core.report import Report
 
 
 def build(
-    factory: Callable[[], nn.Module], checkpoint: object, *, device: str | torch.device | None = None, **asked: Any
+    factory: Callable[[], nn.Module],
+    checkpoint: object,
+    *,
+    device: str | torch.device | None = None,
+    **asked: Unpack[Asked],
 ) -> tuple[nn.Module, Report]:
     """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
 

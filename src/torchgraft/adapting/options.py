@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.hints import did_you_mean
 from torchgraft.core.names import covers
 
 if TYPE_CHECKING:
@@ -116,6 +116,5 @@ class Options:
         for option in said:
             for pattern in getattr(self, option):
                 if not any(covers(pattern, name) for name in names):
-                    near = get_close_matches(pattern, [*names, *{n.rpartition(".")[0] for n in names}], n=2, cutoff=0.5)
-                    hint = f"; did you mean {' or '.join(repr(printable(n, 80)) for n in near)}?" if near else ""
+                    hint = did_you_mean(pattern, [*names, *(n.rpartition(".")[0] for n in names)])
                     raise UsageError(f"{option}: no tensor of the model is called {printable(pattern)!r}{hint}")

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.hints import one_of
 from torchgraft.core.names import covers
 from torchgraft.matching.dialect import WRAPPERS
 
@@ -122,8 +123,7 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
         return
     inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
     near = inside or get_close_matches(said, [".".join(name.split(".")[:n]) for name in names for n in (1, 2)], n=2)
-    hint = f"; did you mean {' or '.join(repr(printable(n, 80)) for n in near[:2])}?" if near else ""
-    raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{hint}")
+    raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{one_of(near[:2])}")
 
 
 def _dotted(prefix: str) -> str:

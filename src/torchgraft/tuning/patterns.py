@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,6 +53,4 @@ def chosen(patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[
 
 def _nothing(pattern: Pattern, known: Sequence[str], argument: str) -> str:
     text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-    near = get_close_matches(text, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(printable(n, 80)) for n in near)}?" if near else ""
-    return f"{argument}: {printable(text)!r} is no parameter and no module of the model{hint}"
+    return f"{argument}: {printable(text)!r} is no parameter and no module of the model{did_you_mean(text, known)}"

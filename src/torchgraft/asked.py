@@ -1,0 +1,51 @@
+"""What a caller may say to plan(), load() and build(): their keyword arguments as one typed list (PEP 692)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.adapting import AxisNames
+    from torchgraft.core.policy import Policy
+    from torchgraft.learning import Learned
+
+
+class Asked(TypedDict, total=False):
+    """The keyword arguments that plan(), load() and build() share; load() says what each of them means."""
+
+    rename: Mapping[str, str] | None
+    fan_out: Mapping[str, Sequence[str]] | None
+    layers: Mapping[str, Sequence[int]] | None
+    copies: Mapping[str, str] | None
+    fresh: Sequence[str]
+    zero: Sequence[str]
+    init: Mapping[str, str] | None
+    source_model: object
+    inputs: object
+    source_inputs: object
+    golden: str | os.PathLike[str] | None
+    prefer: str | None
+    learned: Learned | str | os.PathLike[str] | None
+    statistics: bool
+    on_doubt: str
+    accept: str
+    min_coverage: float | None
+    strict: bool
+    policy: Policy | None
+    grow_rows: Sequence[str] | Mapping[str, str]
+    axis_names: Mapping[str, AxisNames] | None
+    class_names: Mapping[str, Sequence[str]] | None
+    class_rows: Mapping[str, int] | None
+    merge_lora: bool | float
+    fuse_branches: bool
+    fold_norms: bool | float
+    qkv_layout: str | Mapping[str, str] | None
+    num_heads: int | None
+    kernels: Mapping[str, str] | None
+    in_channels: Mapping[str, str] | None
+    grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] | None
+    permute: Mapping[str, Sequence[int]] | None
+    tensor_parallel: Mapping[str, str] | None
