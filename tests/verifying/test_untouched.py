@@ -100,3 +100,22 @@ def test_sparse_buffers_are_put_back():
     model = Masked()
     assert tg.verify(model, model, torch.randn(2, 4)).passed
     assert torch.equal(model.mask.to_dense(), torch.eye(4))
+
+
+class Growing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 4)
+        self.register_buffer("cache", torch.ones(2))
+
+    def forward(self, x):
+        self.cache.resize_(3).fill_(7)
+        return self.last(x)
+
+
+def test_buffers_that_grow_in_place_are_put_back():
+    model = Growing()
+    kept = model.cache
+    assert tg.verify(model, model, torch.randn(2, 4)).passed
+    assert model.cache is kept
+    assert torch.equal(kept, torch.ones(2))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType, TracebackType
 
 HELD = ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 
 
 class Shield:
-    """Holds back the signals that Python code handles; `deliver` hands them on at a moment of our choosing.
+    """Holds back the signals that Python code handles; `deliver` and `opened` hand them on at moments of our choosing.
 
     A handler such as that of Ctrl-C raises wherever the main thread stands, the middle of a rollback included.
     Outside the main thread no handler ever runs, and the shield does nothing.
@@ -24,6 +26,7 @@ class Shield:
         self._handlers: dict[int, Any] = {}
         self._held: list[int] = []
         self._pending: deque[tuple[int, FrameType | None]] = deque()
+        self._open = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -63,7 +66,22 @@ class Shield:
             raise raised
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
-        self._pending.append((number, frame))
+        if not self._open:
+            self._pending.append((number, frame))
+            return
+        self._open = False  # first: if this one raises, what undoes things must not be met by another
+        self._handlers[number](number, frame)
+        self._open = True
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Let signals through while foreign code runs for long, until one of them raises."""
+        self.deliver()
+        try:
+            self._open = True
+            yield
+        finally:
+            self._open = False
 
     @property
     def pending(self) -> bool:

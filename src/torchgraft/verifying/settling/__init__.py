@@ -60,7 +60,8 @@ def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
         worst = search.outcome.relative
         used = {n for v in search.target.recording.values for n in v.weights} if search.target else set()
         for mine, theirs in zip(trial.inputs[1:], sources[1:], strict=True):
-            again = record_run(trial.model, mine)
+            with hands.interruptible():
+                again = record_run(trial.model, mine)
             worst = max(worst, search.measure(theirs, again).relative)
     proof = Proof(inputs=len(sources), relative=worst, tolerance=search.limit, passed=worst <= search.limit)
     return _concluded(plan, search, used, proof)
@@ -129,7 +130,8 @@ class Search:
     def _try(self) -> Outcome:
         """Run the model as it is filled now."""
         self._runs += 1
-        self.target = record_run(self._trial.model, self._trial.inputs[0])
+        with self._hands.interruptible():
+            self.target = record_run(self._trial.model, self._trial.inputs[0])
         self.outcome = self.measure(self._source, self.target)
         return self.outcome
 
@@ -141,7 +143,8 @@ class Search:
             network=self._plan.network, floor=self._floor, hands=self._hands,
         )  # fmt: skip
         self._runs += 1
-        self.target = record_run(self._trial.model, self._trial.inputs[0], kind=partial(Guide, guidance=guidance))
+        with self._hands.interruptible():
+            self.target = record_run(self._trial.model, self._trial.inputs[0], kind=partial(Guide, guidance=guidance))
         self._put({name: self.steps[name] for name in guidance.changed})  # a run gives buffers back as they were
         self._try()
         return guidance

@@ -13,6 +13,7 @@ from torchgraft.verifying.planned import computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from torch import nn
@@ -45,6 +46,10 @@ class Hands:
                     tensor.copy_(old)
         finally:
             self._shield.__exit__(kind, error, trace)
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Let signals through, while the model runs."""
+        return self._shield.opened()
 
     def fill(self, step: Step) -> None:
         """Write what a step says into its slot; a fresh one gets its old values back. Signals arrive here."""

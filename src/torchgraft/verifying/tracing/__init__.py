@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
+from torchgraft.core.shield import Shield
 from torchgraft.verifying.tracing.outputs import call, named_tensors
 from torchgraft.verifying.tracing.prints import fingerprint
 from torchgraft.verifying.tracing.recorder import Call, Recorder
@@ -38,6 +39,7 @@ def record_run(
     """Run `model` on one input and record every operation; the model is afterwards as it was before.
 
     A model that raises leaves the recording of what it did until then, with `failure`. `kind` makes the recorder.
+    Signals arrive while the model's code runs, and wait while it is prepared and put back.
 
     Raises:
         UsageError: a tensor of the model has no values (meta).
@@ -52,8 +54,8 @@ def record_run(
     outputs: dict[str, torch.Tensor] = {}
     failure = ""
     recorder = kind(where, names)
-    with untouched(model, evaluating=evaluating) as training:
-        with where.followed(), recorder:
+    with Shield() as shield, untouched(model, evaluating=evaluating) as training:
+        with where.followed(), recorder, shield.opened():
             try:
                 outputs = named_tensors(call(model, given))
             except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is told, not hidden

@@ -24,7 +24,7 @@ def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]
     """Prepare `model` for one run without gradients, and put everything back afterwards.
 
     Yields the paths of modules that were in training mode. With `evaluating` all run in evaluation mode. Random numbers
-    are drawn from the same seed each time.
+    are drawn from the same seed each time. Signals must be held back outside the run itself: see `Shield`.
     """
     walked = {id(module): (path, module) for path, module in reversed(modules(model))}.values()
     training = tuple(path for path, module in reversed(list(walked)) if module.training)
@@ -47,7 +47,9 @@ def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]
                 module._buffers.clear()  # noqa: SLF001
                 module._buffers.update(named)  # noqa: SLF001
             for buffer, old in kept.values():
-                if not _equal(buffer, old):
+                if buffer.shape != old.shape:
+                    buffer.data = old
+                elif not _equal(buffer, old):
                     buffer.copy_(old)
 
 
