@@ -20,6 +20,9 @@ def net():
         ({"layers": {"blocks": [0]}}, r"layers: no tensor of the file is called 'blocks'"),
         ({"copies": {"attn": "head"}}, r"copies: no tensor of the file is called 'attn'"),
         ({"rename": {"ayers.0": "layers.0"}}, r"rename: no tensor"),
+        ({"rename": {"head": "haed"}}, r"rename: nothing in the model is called 'haed'; did you mean 'head'"),
+        ({"rename": {"layers.{i}.": "layer.{i}."}}, r"rename: nothing .* 'layer.\{i\}.'; did you mean 'layers.0'"),
+        ({"fan_out": {"head": ["head", "haed"]}}, r"fan_out: nothing in the model is called 'haed'; did"),
     ],
 )
 def test_a_rule_that_means_nothing_is_an_error(asked, said):
@@ -30,12 +33,30 @@ def test_a_rule_that_means_nothing_is_an_error(asked, said):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_a_rename_that_leads_out_of_the_model_is_said():
+    plan = tg.plan(net(), net().state_dict(), rename={"layers.1.": "nowhere.1."})
+    assert plan.notes == ("rename: nothing in the model is called 'nowhere.1.': what it renames stays unused",)
+    assert {u.spec.name for u in plan.unused} == {"layers.1.weight", "layers.1.bias"}
+
+
 def test_later_rules_see_what_earlier_ones_made():
     file = {f"blocks.{k.partition('.')[2]}" if k.startswith("layers") else k: v for k, v in net().state_dict().items()}
     model = net()
     tg.load(model, file, rename={"blocks": "layers"}, layers={"layers": [2, 0, 0]})
     assert torch.equal(model["layers"][0].weight, file["blocks.2.weight"])
     assert torch.equal(model["layers"][2].weight, file["blocks.0.weight"])
+
+
+@pytest.mark.parametrize("to", ["layers", "layers.", "model.layers.", "encoder.{i}.ffn"])
+def test_a_rename_may_lead_to_a_wrapper_or_name_a_part_of_what_follows(to):
+    """What a rule leads to needn't be a whole name: `encoder.0.ffn` is where names of the model go on."""
+    model = nn.ModuleDict({"wrap": nn.Module()}) if "{i}" in to else net()
+    if "{i}" in to:
+        model["wrap"].encoder = nn.ModuleList(nn.ModuleDict({"ffn": nn.Linear(3, 3)}) for _ in range(3))
+    state = {k.replace("layers", "blocks"): v for k, v in net().state_dict().items()}
+    tg.load(model, state, rename={"blocks.{i}" if "{i}" in to else "blocks" + "." * to.endswith("."): to})
+    filled = model["wrap"].encoder[1]["ffn"] if "{i}" in to else model["layers"][1]
+    assert torch.equal(filled.weight, state["blocks.1.weight"])
 
 
 @pytest.mark.parametrize("front", ["", "module.", "_orig_mod.module.", "model."])

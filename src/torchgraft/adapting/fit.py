@@ -67,6 +67,8 @@ TABLE_WORDS = frozenset(
 )
 # Why a bare matrix is turned to become a layer's weight: nn.Linear keeps [out, in].
 RAW = "a bare parameter is multiplied as x @ W (as in CLIP's projections), a layer keeps [out, in]"
+# How a bare matrix is called that is multiplied like a layer's, with a bias beside it.
+LAYER_ENDS = ("_w", "_weight")
 # A first layer over patches that code cuts itself from images of three channels. Kernels unroll to [in, height, width] in
 # torch, and so do packed latents (Flux); code that cuts images mostly moves the channels last: vit-pytorch, SigLIP 2 and
 # Fuyu in transformers, NaFlex in timm. Some unfolds them and has channels first, so the order stays in doubt.
@@ -106,6 +108,8 @@ class Layout:
     straight_tails: frozenset[str] = frozenset()
     kernel: tuple[int, ...] | None = None
     plain_kernels: int = 0
+    raw_turned: int = 0
+    raw_straight: int = 0
 
 
 def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem: bool = False) -> Fit | None:
@@ -121,8 +125,7 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":
         return Fit((Transpose(),), "stored transposed")
     if a == b[::-1] and _is_raw_matrix(source, target):
-        sure = Certainty.CERTAIN if a != b else Certainty.LIKELY
-        return Fit((Transpose(),), f"stored [in, out]: {RAW}", certainty=sure)
+        return Fit((Transpose(),), f"stored [in, out]: {RAW}") if a != b else _square_raw(source, target, layout)
     if len(a) == len(b):
         same = _kernel(a, b, layout)
         if same is not None:
@@ -183,6 +186,19 @@ def _is_raw_matrix(source: Leaf, target: Leaf) -> bool:
     if (source.role in WEIGHTS) == (target.role in WEIGHTS) or target.kind in MATRIX_TABLES:
         return False
     return not {*_last_words(source), *_last_words(target)} & TABLE_WORDS
+
+
+def _square_raw(source: Leaf, target: Leaf, layout: Layout) -> Fit:
+    """Return how a square bare matrix fits: like the bare matrices of the file whose shape shows it, or as most are."""
+    told = bool(layout.raw_straight) != bool(layout.raw_turned)
+    bare = next(leaf for leaf in (source, target) if leaf.role not in WEIGHTS)
+    ops = () if told and layout.raw_straight else (Transpose(),)
+    if told:
+        kept = "transposed" if ops else "kept as it is"
+        return Fit(ops, f"square, {kept} like every bare matrix whose shape shows it", certainty=Certainty.LIKELY)
+    if bare.role.endswith(LAYER_ENDS):
+        return Fit((), f"square: whether {bare.name} is stored [in, out] isn't shown", certainty=Certainty.DOUBT)
+    return Fit(ops, f"stored [in, out]: {RAW}", certainty=Certainty.LIKELY)
 
 
 def _last_words(leaf: Leaf) -> tuple[str, ...]:
@@ -291,11 +307,14 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
     turned: list[str] = []
     straight: list[str] = []
     kernels: list[tuple[int, ...]] = []
+    raw: list[bool] = []
     plain = 0
     for found in matches:
         a, b = found.source.shape, found.target.shape
         tail = tails.get(found.target.name, "")
         if _is_raw_matrix(found.source, found.target):
+            if a[0] != a[1] and a in (b, b[::-1]):
+                raw.append(a == b)
             continue
         if is_matrix(found.source, found.target) and a[0] != a[1]:
             (straight if a == b else turned).append(tail)
@@ -309,4 +328,5 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
     return Layout(
         turned=len(turned), straight=len(straight), turned_tails=frozenset(turned), straight_tails=frozenset(straight),
         kernel=kernels[0] if kernels and len(set(kernels)) == 1 else None, plain_kernels=plain,
+        raw_turned=raw.count(False), raw_straight=raw.count(True),
     )  # fmt: skip

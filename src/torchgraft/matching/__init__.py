@@ -17,6 +17,7 @@ from torchgraft.matching.prefixes import Naming, by_name
 from torchgraft.matching.rules import Rules
 from torchgraft.matching.select import choose, keep_part
 from torchgraft.matching.undotted import dotted, respelled, restored
+from torchgraft.matching.united import united
 from torchgraft.matching.units import flat_class, shape_class
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def match(
     `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
     rules.check(list(specs))
+    notes: tuple[str, ...] = ()
+    if rules.rename or rules.fan_out:
+        known = [name for slot in models.target.slots for name in slot.names]
+        notes = rules.astray(list(specs), [*known, *(renamed or {})])
     inside, outside = keep_part(specs, prefer)
     targets = target_leaves(models.target.slots)
     if rules.fresh or rules.zero:
@@ -56,7 +61,7 @@ def match(
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
         rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING)))
         found = _merged(found, rest)
-    return found
+    return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    return _under_own_keys(spread(matching), keys, derived, naming)
+    return _under_own_keys(united(spread(matching)), keys, derived, naming)
 
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:

@@ -188,6 +188,10 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("emb",): ("embed",),
     ("enc",): ("encoder",),
     ("dec",): ("decoder",),
+    ("w", "ih"): ("weight", "ih"),
+    ("w", "hh"): ("weight", "hh"),
+    ("b", "ih"): ("bias", "ih"),
+    ("b", "hh"): ("bias", "hh"),
     ("dwconv",): ("dw",),
     ("conv", "dw"): ("dw",),
     ("depthwise",): ("dw",),
@@ -223,3 +227,5 @@ ROLES = {
     "num_batches_tracked": "count",
 }
 WEIGHT_BESIDE_BIAS = frozenset({"gamma", "scale", "g"})
+# How the weight and the bias of one layer end where they are no module but raw tensors of their owner: `fc_w` and `fc_b`.
+RAW_PAIRS = (("_w", "_b"), ("_weight", "_bias"))

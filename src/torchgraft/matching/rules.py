@@ -13,7 +13,7 @@ from torchgraft.core.names import covers
 from torchgraft.matching.dialect import WRAPPERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _FIELD = re.compile(r"\{(\w*)\}")
 
@@ -68,6 +68,31 @@ class Rules:
             _expect(any(_list_at(path, name) for name in names), "layers", path, names)
         for old in self.copies:
             _expect(any(old in name.split(".") for name in names), "copies", old, names)
+
+    def astray(self, keys: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+        """Return a remark for each rename and fan-out that leads to nothing among `names`, the model's.
+
+        That may be meant: so a tensor is left out. A rule leads somewhere if what it puts in place of a key's beginning
+        is a run of whole segments of some name, apart from wrappers; or if another rule takes it further.
+
+        Raises:
+            UsageError: what a rule leads to is nearly, but not, what something in the model is called.
+        """
+        names = list(names)
+        text = "\n".join(f".{name}." for name in names)
+        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        heads: dict[str, list[str]] = {to: [] for to in self.rename.values()}
+        for key in keys:
+            found, to = next(((m, to) for pattern, to in renames if (m := pattern.match(key))), (None, ""))
+            if found:
+                head = _filled(to, found.groupdict())
+                name = head + key[found.end() :]
+                further = [n for one in self._spread(name) for n in self._relayered(one)] != [name] or self._copied(
+                    name
+                )
+                heads[to].append("" if further else head)
+        places = {place: [place] for places in self.fan_out.values() for place in places}
+        return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
 
     def is_fresh(self, name: str) -> bool:
         """Whether the caller wants the slot to stay fresh."""
@@ -124,6 +149,27 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
     inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
     near = inside or get_close_matches(said, [".".join(name.split(".")[:n]) for name in names for n in (1, 2)], n=2)
     raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{one_of(near[:2])}")
+
+
+def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], text: str) -> Iterator[str]:
+    """Yield a remark for each rule that puts nothing of the model in front of names; `text` has all names in dots."""
+    for said, made in heads.items():
+        parts = [_unwrapped(head) for head in dict.fromkeys(made)]
+        if not made or any(not part or f".{part}." in text for part in parts):
+            continue
+        fact = f"{option}: nothing in the model is called {printable(said)!r}"
+        size = parts[0].count(".") + 1
+        near = get_close_matches(parts[0], {".".join(name.split(".")[:size]) for name in names}, n=2)
+        if near:
+            raise UsageError(f"{fact}; did you mean {' or '.join(repr(printable(n, 80)) for n in near)}?")
+        yield f"{fact}: what it renames stays unused"
+
+
+def _unwrapped(head: str) -> str:
+    parts = head.strip(".").split(".")
+    while len(parts) > 1 and parts[0] in WRAPPERS:
+        del parts[0]
+    return ".".join(parts)
 
 
 def _dotted(prefix: str) -> str:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
-from torchgraft.matching.dialect import ROLES, WEIGHT_BESIDE_BIAS
+from torchgraft.matching.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 from torchgraft.matching.words import (
     canonical,
     counted_from_one,
@@ -19,7 +19,8 @@ from torchgraft.matching.words import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -101,13 +102,15 @@ class Unit:
 def group(leaves: Sequence[Leaf]) -> list[Unit]:
     """Return the units in order of their first leaf."""
     named = [(leaf, *leaf.name.rpartition(".")[::2]) for leaf in leaves]
-    beside: dict[str, set[str]] = {}
-    for _, owner, last in named:
-        beside.setdefault(owner, set()).add(last)
+    beside: dict[str, dict[str, Leaf]] = {}
+    for leaf, owner, last in named:
+        beside.setdefault(owner, {})[last] = leaf
     found: dict[str, dict[str, Leaf]] = {}
     for leaf, owner, last in named:
-        role = _role(last, beside[owner])
+        role = _role(last, beside[owner].keys())
         path = leaf.name if role == BARE else owner
+        if role == BARE:
+            path, role = _raw(leaf, owner, last, beside[owner])
         roles = found.setdefault(path, {})
         if role in roles:
             found[leaf.name] = {BARE: leaf}
@@ -126,7 +129,23 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
     ]
 
 
-def _role(last: str, beside: set[str]) -> str:
+def _raw(leaf: Leaf, owner: str, last: str, beside: Mapping[str, Leaf]) -> tuple[str, str]:
+    """Return path and role of a raw tensor: `fc_w` beside `fc_b` are weight and bias of `fc`, others stand alone.
+
+    The bias must be as long as one side of the weight.
+    """
+    for weight, bias in RAW_PAIRS:
+        for end, role in ((weight, "weight"), (bias, "bias")):
+            stem = last.removesuffix(end) if len(last) > len(end) else last
+            if stem == last:
+                continue
+            whole, added = beside.get(stem + weight), beside.get(stem + bias)
+            if whole and added and len(added.shape) == 1 < len(whole.shape) and added.shape[0] in whole.shape:
+                return (f"{owner}.{stem}" if owner else stem), role
+    return leaf.name, BARE
+
+
+def _role(last: str, beside: AbstractSet[str]) -> str:
     role = ROLES.get(last)
     if role is not None:
         return role
