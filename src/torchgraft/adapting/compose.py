@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.adapting.fit import UNCHANGED, Fit, Layout, exact_fit, mismatch, read_layout, resized_fit
 from torchgraft.adapting.forms import Piece, pieces
 from torchgraft.adapting.positions import Side, position_fit, read_side
+from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
 from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
@@ -131,6 +132,10 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
 
 
 def _fit(match: Match, facts: Facts) -> Fit:
+    return with_pairs(_shaped(match, facts), match.source, match.target)
+
+
+def _shaped(match: Match, facts: Facts) -> Fit:
     source, target = match.source, match.target
     options, slot = facts.options, target.keys[0]
     for pattern, dims in options.permute.items():
@@ -275,6 +280,7 @@ def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tup
     dim, conventions = parts[0].dim, _conventions(ordered)
     text = f"{' + '.join(part.label for part in parts)} joined in that order" + (", zeros for k" if zeros else "")
     text += f" ({'; '.join(conventions)})" if conventions else ""
+    text += "".join(f"; {said}" for said in dict.fromkeys(pairs_text(m.source, m.target) for m in ordered) if said)
     return Step(
         slot=facts.slots[slot],
         feeds=tuple(feeds),
@@ -295,6 +301,8 @@ def _is_whole(ordered: Sequence[Match]) -> bool:
     if first.part is None or len({m.source.keys for m in ordered}) != 1:
         return False
     ends = [(m.source.part, m.target.part) for m in ordered]
+    if any(other_pairs(m.source, m.target) for m in ordered):
+        return False
     alike = all(a and b and a.packing == b.packing for a, b in ends)
     alike &= all(a and b and (a.start, a.stop, a.total) == (b.start, b.stop, b.total) for a, b in ends)
     return alike and sum(b.stop - b.start for _, b in ends if b) == ordered[0].target.part.total  # type: ignore[union-attr]

@@ -41,6 +41,18 @@ class Part:
         return (self.groups, self.sizes)
 
 
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """How the rows of a query or key pair up for rotary positions: "half" or "interleaved", in each of `heads` heads.
+
+    `heads` is 0 where their number isn't known. `convention`: where the layout can be read.
+    """
+
+    layout: str
+    heads: int
+    convention: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
     """One tensor at its finest grain, on either side.
@@ -49,7 +61,8 @@ class Leaf:
     role. `shape` is that of the value it stands for. `keys` are the tensors it is made of (source keys, or slot
     names), in the order that `form` fixes: plain (one), weight_norm (g, v), spectral_norm (original, u, v), pruned
     (original, mask), fp8 (packed, scale), bnb4 (packed, absmax, code, state). `also` are further names of the same
-    tensor (ties). `turned` says whether a matrix is known to be stored [in, out] (True) or [out, in] (False).
+    tensor (ties). `turned` says whether a matrix is known to be stored [in, out] (True) or [out, in] (False). `rotary`:
+    how its rows pair up, for queries and keys whose names tell.
     """
 
     name: str
@@ -60,6 +73,7 @@ class Leaf:
     part: Part | None = None
     also: tuple[str, ...] = ()
     turned: bool | None = None
+    rotary: Rotary | None = None
     kind: str = ""
     order: int = 0
     is_buffer: bool = False

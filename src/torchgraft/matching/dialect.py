@@ -1,7 +1,7 @@
 """How libraries spell the same things: data, read by the matcher, with no rule for a particular model.
 
-Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT and
-ultralytics, as their public code names them.
+Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
+ultralytics and The Annotated Transformer (norms with `a_2` and `b_2`), as their public code names them.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("mha",): ("attn",),
     ("cross", "attn"): ("cross",),
     ("encoder", "attn"): ("cross",),
+    ("encoder", "decoder", "attn"): ("cross",),
+    ("enc", "dec", "attn"): ("cross",),
+    ("encdec", "attn"): ("cross",),
+    ("src", "attn"): ("cross",),
     ("crossattention",): ("cross",),
     ("query",): ("q",),
     ("q", "proj"): ("q",),
@@ -218,6 +222,8 @@ ROLES = {
     "bias": "bias",
     "b": "bias",
     "beta": "bias",
+    "a_2": "weight",
+    "b_2": "bias",
     "running_mean": "mean",
     "moving_mean": "mean",
     "mean": "mean",

@@ -9,11 +9,13 @@ from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
 from torchgraft.matching.forms import Form, find_forms
 from torchgraft.matching.packing import FUSED, NOTHING, owners_of
+from torchgraft.matching.rotary import with_rotary
 from torchgraft.matching.words import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
+    from torchgraft.core.match import Rotary
     from torchgraft.core.specs import Slot, TensorSpec
     from torchgraft.matching.packing import Packing, Stated
 
@@ -99,6 +101,7 @@ def cut(
     `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
     """
     owners = owners_of(leaves)
+    leaves = with_rotary(leaves, lambda path: stated.heads or (heads(path) if heads else None))
     packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
     rows_of_q = _query_rows(leaves) if any(packings) else {}
     out: list[Leaf] = []
@@ -133,15 +136,24 @@ def _parts(leaf: Leaf, packing: Packing, rows_of_q: Mapping[str, int], heads: in
     if len(leaf.shape) == 2 and count * min(leaf.shape) == max(leaf.shape):
         turned = dim == 1
     for label, size in zip(packing.parts, sizes, strict=True):
+        rotary = _rotary_of(leaf, label, size, sizes[0])
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
         part = Part(
             label, dim, at, at + size, total, contested=contested, groups=grouping[0], sizes=grouping[1],
             convention=packing.source,
         )  # fmt: skip
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"
-        out.append(replace(leaf, name=name, shape=shape, part=part, also=(), turned=turned))
+        out.append(replace(leaf, name=name, shape=shape, part=part, also=(), turned=turned, rotary=rotary))
         at += size
     return out
+
+
+def _rotary_of(leaf: Leaf, label: str, size: int, query: int) -> Rotary | None:
+    """Return how the rows of a part pair up: queries and keys alone do, and there may be fewer key heads."""
+    if leaf.rotary is None or label not in ("q", "k"):
+        return None
+    heads = leaf.rotary.heads * size
+    return replace(leaf.rotary, heads=heads // query if heads % query == 0 else 0)
 
 
 def _grouping(packing: Packing, sizes: tuple[int, ...], heads: int | None) -> tuple[int, tuple[int, ...]] | None:

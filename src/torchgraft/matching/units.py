@@ -16,6 +16,7 @@ from torchgraft.matching.words import (
     numbered_lists,
     numbers,
     stem,
+    without_third,
 )
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Unit:
     """Leaves of one module by canonical role.
 
     `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
-    outermost first. `from_zero`: the number at the end of its path is counted from zero. Where a few members of a list
-    stand for all, `times` says for how many each of the blocks stands, and at last the unit itself, and `places` where
+    outermost first. `said`: the path as it is read, where what stands beside it makes that another. Where a few members
+    of a list stand for all, `times` says for how many each of the blocks stands, and at last the unit itself, and `places` where
     its blocks stand in the whole list, and how long that is.
     """
 
@@ -42,14 +43,14 @@ class Unit:
     leaves: dict[str, Leaf]
     blocks: tuple[str, ...]
     order: int
-    from_zero: bool = False
+    said: str = ""
     times: tuple[float, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
         """The canonical words of the path, with the numbers of the lists that it stands in set aside."""
-        return _words(counted_from_one(self.path) if self.from_zero else self.path, self.blocks)
+        return _words(self.said or self.path, self.blocks)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -122,11 +123,8 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         parent = path.rpartition(".")[0]
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
-    from_zero = counted_from_zero(found)
-    return [
-        _unit(path, roles, blocks[path.rpartition(".")[0]], from_zero=path in from_zero)
-        for path, roles in found.items()
-    ]
+    said = {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found)
+    return [_unit(path, roles, blocks[path.rpartition(".")[0]], said.get(path, "")) for path, roles in found.items()]
 
 
 def _raw(leaf: Leaf, owner: str, last: str, beside: Mapping[str, Leaf]) -> tuple[str, str]:
@@ -154,9 +152,9 @@ def _role(last: str, beside: AbstractSet[str]) -> str:
     return BARE
 
 
-def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...], *, from_zero: bool) -> Unit:
+def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...], said: str) -> Unit:
     order = min([leaf.order for leaf in roles.values()])
-    return Unit(path=path, leaves=roles, blocks=blocks, order=order, from_zero=from_zero)
+    return Unit(path=path, leaves=roles, blocks=blocks, order=order, said=said)
 
 
 @lru_cache(maxsize=20_000)

@@ -87,12 +87,15 @@ def stem(segment: str) -> str | None:
 
 
 def counted_from_zero(paths: Iterable[str]) -> set[str]:
-    """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`."""
+    """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`.
+
+    Not those whose numbers have a meaning as they are: `wi_0` is a gate.
+    """
     rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for path in paths:
         parent, _, last = path.rpartition(".")
         before = stem(last)
-        if before:
+        if before and (*words(before), "0") not in PHRASES:
             rows.setdefault((place_of(parent), before), {}).setdefault(int(last[len(before) :]), []).append(path)
     return {path for row in rows.values() if 0 in row and len(row) > 1 for paths in row.values() for path in paths}
 
@@ -101,6 +104,24 @@ def counted_from_one(path: str) -> str:
     """Return a path with the number at its end one higher, as for a row counted from one."""
     bare = path.rstrip("0123456789")
     return f"{bare}{int(path[len(bare) :]) + 1}"
+
+
+def without_third(paths: Iterable[str]) -> dict[str, str]:
+    """Return how `w1` and `w2` are read where no `w3` is beside them: as the two layers of a plain network.
+
+    With a third they are gate and down of a gated one, as in Llama.
+    """
+    found: dict[str, dict[tuple[str, ...], str]] = {}
+    for path in paths:
+        parent, _, last = path.rpartition(".")
+        if last[:1] in "wW" and len(said := words(last)) == 2 and said[0] == "w":
+            found.setdefault(parent, {})[said] = path
+    return {
+        path: f"{parent}.fc{number}" if parent else f"fc{number}"
+        for parent, row in found.items()
+        if ("w", "3") not in row
+        for (_, number), path in row.items()
+    }
 
 
 def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:

@@ -1,0 +1,56 @@
+"""Rotary pairs of queries and keys: their rows reordered where file and model pair them in two ways."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Certainty
+from torchgraft.ops import RotaryLayout
+
+if TYPE_CHECKING:
+    from torchgraft.adapting.fit import Fit
+    from torchgraft.core.match import Leaf
+
+
+def other_pairs(source: Leaf, target: Leaf) -> bool:
+    """Whether both sides are known to pair the rows of a query or key, in two ways."""
+    return bool(source.rotary and target.rotary and source.rotary.layout != target.rotary.layout)
+
+
+def pairs_text(source: Leaf, target: Leaf) -> str:
+    """Return which layouts the pairs go from and to and where they can be read, "" where they stay."""
+    if source.rotary is None or target.rotary is None or not other_pairs(source, target):
+        return ""
+    ours, theirs = source.rotary, target.rotary
+    return f"rotary pairs from {ours.layout} ({ours.convention}) to {theirs.layout} ({theirs.convention})"
+
+
+def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
+    """Return the fit with the rows in the order of the model's pairs.
+
+    The layouts are read from names, which others may use for another layout: no more than likely. The same holds
+    where only one side's is known. Without the number of heads nothing is filled.
+    """
+    if fit.ops is None or (source.rotary is None and target.rotary is None):
+        return fit
+    if source.rotary is None or target.rotary is None:
+        return replace(fit, certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index))
+    if not other_pairs(source, target):
+        return fit
+    ours, theirs = source.rotary, target.rotary
+    heads = theirs.heads or ours.heads
+    dim = target.part.dim if target.part else int(bool(target.turned) and len(target.shape) == 2)
+    if not heads or target.shape[dim] % (2 * heads):
+        text = (
+            f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and the number of heads isn't known"
+        )
+        return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)
+    reordered = RotaryLayout(heads=heads, to=theirs.layout, dim=dim)
+    return replace(
+        fit, ops=(*fit.ops, reordered), text="; ".join(t for t in (fit.text, pairs_text(source, target)) if t),
+        certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index),
+    )  # fmt: skip
+
+
+_LEVELS = (Certainty.CERTAIN, Certainty.LIKELY, Certainty.DOUBT)

@@ -1,0 +1,98 @@
+"""How rotary queries and keys pair their rows: data with its source, and which entry a tensor falls under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.match import Rotary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from torchgraft.core.match import Leaf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """The pairs that go by the names of a block.
+
+    `query` and `key` are the paths of the projections in the block, or both that of the fused one. `beside` are paths
+    that must be there too: names of the projections alone are shared by models that pair otherwise, or not at all.
+    `layout` is "half" (row i with row i of the other half of its head) or "interleaved" (rows beside each other), and
+    `source` where that can be read.
+    """
+
+    query: str
+    key: str
+    beside: tuple[str, ...]
+    layout: str
+    source: str
+
+
+LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
+TRANSFORMERS = "as in Llama in transformers, half with half"
+
+PAIRINGS = (
+    Pairing(query="attention.wq", key="attention.wk", beside=("attention_norm", "ffn_norm", "attention.wo"),
+            layout="interleaved", source="as in Meta's code of Llama, row beside row"),
+    Pairing(query="attn.q_proj", key="attn.k_proj", beside=("sa_norm", "mlp.w1"),
+            layout="interleaved", source="as in torchtune, row beside row"),
+    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=("self_attn_layer_norm", "ffn.gate_proj"),
+            layout="interleaved", source="as in fairseq2, row beside row"),
+    Pairing(query="attn.c_attn", key="attn.c_attn", beside=("rms_1", "mlp.c_fc1"),
+            layout="interleaved", source="as in lit-llama, row beside row"),
+    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
+    Pairing(query="self_attn.qkv_proj", key="self_attn.qkv_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
+    Pairing(query="attn.qkv", key="attn.qkv", beside=("norm_1", "mlp.proj"),
+            layout="half", source="as in litgpt, half with half"),
+)  # fmt: skip
+
+
+def with_rotary(leaves: Sequence[Leaf], heads: Callable[[str], int | None]) -> list[Leaf]:
+    """Return the leaves with the pairs of their rows, where the names tell; `heads` tells the number of query heads."""
+    pairings = _pairings({leaf.owner for leaf in leaves})
+    if not pairings:
+        return list(leaves)
+    widths = {leaf.owner: leaf.shape[0] for leaf in leaves if leaf.shape and leaf.role == "weight"}
+    return [_told(leaf, pairings, widths, heads) for leaf in leaves]
+
+
+def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
+    """Return what goes for the projections among the modules `owners`, each with the block that it stands in."""
+    found: dict[str, tuple[Pairing, str]] = {}
+    for owner in owners:
+        for pairing in PAIRINGS:
+            for path in {pairing.query, pairing.key}:
+                block = _block(owner, path)
+                if block is not None and all(f"{block}{other}" in owners for other in _others(pairing, path)):
+                    found.setdefault(owner, (pairing, block))
+    return found
+
+
+def _others(pairing: Pairing, path: str) -> Iterable[str]:
+    return (other for other in (pairing.query, pairing.key, *pairing.beside) if other != path)
+
+
+def _block(owner: str, path: str) -> str | None:
+    """Return what stands before `path` in a dotted name, its dot included; None where the name ends otherwise."""
+    before = owner.removesuffix(path)
+    return before if before != owner and (not before or before.endswith(".")) else None
+
+
+def _told(
+    leaf: Leaf, pairings: dict[str, tuple[Pairing, str]], widths: dict[str, int], heads: Callable[[str], int | None]
+) -> Leaf:
+    found = pairings.get(leaf.owner)
+    if found is None or leaf.role not in ("weight", "bias") or leaf.form != "plain":
+        return leaf
+    pairing, block = found
+    count = heads(leaf.owner)
+    if count and pairing.query != pairing.key and leaf.owner == f"{block}{pairing.key}":
+        count = _key_heads(count, widths.get(f"{block}{pairing.query}", 0), leaf.shape[0])
+    return replace(leaf, rotary=Rotary(pairing.layout, count or 0, pairing.source))
+
+
+def _key_heads(heads: int, query: int, key: int) -> int:
+    """Return the number of key heads: with grouped queries there are fewer, of the same size."""
+    return heads * key // query if query and heads * key % query == 0 else 0
