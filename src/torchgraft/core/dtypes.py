@@ -37,6 +37,8 @@ class DType(Enum):
         self.mantissa = mantissa
         self.exponent = exponent
 
+    __hash__ = object.__hash__  # each is there once; Enum's own is slow, and a million specs hold one
+
     def __str__(self) -> str:
         return self.label
 

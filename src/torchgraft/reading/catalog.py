@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.leaves import Leaf
 
 MAX_ENTRIES = 20_000_000
+PART = 200_000
 
 
 class Resolve(Protocol):
@@ -303,8 +304,9 @@ def _shared(leaves: Mapping[str, Leaf]) -> dict[str, str]:
     """
     hashes = array("q", [hash(leaf.identity) for leaf in leaves.values()])
     meet: set[int] = set()
-    for part in range(16):  # one after the other, for the memory's sake
-        order = sorted(h for h in hashes if h & 15 == part) if len(hashes) > 1 else []
+    parts = 1 + len(hashes) // PART  # one after the other, for the memory's sake
+    for part in range(parts):
+        order = sorted([h for h in hashes if h % parts == part] if parts > 1 else hashes)
         meet.update(a for a, b in pairwise(order) if a == b)
     if not meet:
         return {}

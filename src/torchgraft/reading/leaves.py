@@ -153,11 +153,11 @@ class RecordBytes:
 
     __slots__ = ("_at", "_checked", "_pieces", "archive", "name", "nbytes", "skip")
 
-    def __init__(self, archive: ZipArchive, entry: ZipEntry, skip: int = 0, nbytes: int = -1) -> None:
+    def __init__(self, archive: ZipArchive, name: str, skip: int, nbytes: int) -> None:
         self.archive = archive
-        self.name = entry.name
+        self.name = name
         self.skip = skip
-        self.nbytes = nbytes if nbytes >= 0 else entry.size
+        self.nbytes = nbytes
         self._at = -1
         self._pieces: Pieces | None = None
         self._checked = archive.without_crc

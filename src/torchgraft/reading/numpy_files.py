@@ -61,7 +61,7 @@ def read_npz(archive: ZipArchive) -> Contents:
             else:
                 head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
             key = name.removesuffix(".npy")
-            tree[key] = _array(label, key, head, entry.size, partial(RecordBytes, archive, entry))
+            tree[key] = _array(label, key, head, entry.size, partial(RecordBytes, archive, name))
     return Contents(format="npz", tree=tree, warnings=warnings)
 
 

@@ -275,6 +275,8 @@ def _put(m: Machine, pos: int) -> int:
 
 
 def _memoize(m: Machine, pos: int) -> int:
+    if m.forgotten:
+        raise m.corrupt("memo entries both with numbers and without")
     m.memo[len(m.memo)] = m.stack[-1]
     return pos
 

@@ -13,6 +13,7 @@ from torchgraft.reading.inert import StorageRef, StorageType
 from torchgraft.reading.leaves import RecordBytes
 from torchgraft.reading.names import Table
 from torchgraft.reading.strict_json import loads
+from torchgraft.reading.tensor_runs import TensorRuns
 from torchgraft.reading.torch_names import TORCH_NAMES
 from torchgraft.reading.unpickle import Machine
 from torchgraft.reading.views import Resolver
@@ -37,11 +38,11 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     where = f"{label}: {root}/data.pkl"
     table = Table(TORCH_NAMES)
     data = archive.read(f"{root}/data.pkl")
-    tree, end = Machine(data, where, table, storages.persistent).run()
+    tree, end = Machine(data, where, table, storages.persistent, TensorRuns(storages)).run()
     if end != len(data):
         raise CorruptCheckpointError(f"{where}: {len(data) - end} bytes after STOP")
     del data
-    packed = [n for n, e in archive.entries.items() if e.method and n.startswith(storages.prefix)]
+    packed = [name for name in archive.compressed if name.startswith(storages.prefix)]
     if packed:
         warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
     script = f"{root}/constants.pkl" in archive.entries
@@ -128,16 +129,20 @@ class ZipStorages:
 
     def persistent(self, pid: Any) -> StorageRef:
         """Return the storage that a persistent id means."""
-        label = self.archive.window.label
-        kind, key, location, numel = checked_pid(label, pid)
+        return self.storage(*checked_pid(self.archive.window.label, pid))
+
+    def storage(self, kind: StorageType, key: str, location: str, numel: int) -> StorageRef:
+        """Return the storage that these facts mean, which must be the same each time."""
         known = self.refs.get(key)
         if known is None:
-            if not _KEY.fullmatch(key):
-                raise CorruptCheckpointError(f"{label}: storage key {brief(key, 80)}, expected letters and digits")
+            if not (key.isdecimal() and key.isascii()) and not _KEY.fullmatch(key):  # numbers are the rule
+                raise CorruptCheckpointError(
+                    f"{self.archive.window.label}: storage key {brief(key, 80)}, expected letters and digits"
+                )
             known = self.refs[key] = StorageRef(key, kind, numel)
         elif known.numel != numel or known.kind.dtype is not kind.dtype:
             raise CorruptCheckpointError(
-                f"{label}: record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
+                f"{self.archive.window.label}: record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
                 f"{kind.name}"
             )
         if location not in self._devices:
@@ -151,12 +156,12 @@ class ZipStorages:
         found: RecordBytes | None = ref.found
         if found is None:
             name = self.prefix + ref.key
-            entry = self.archive.entries.get(name)
-            if entry is None:
+            size = self.archive.entries.size(name)
+            if size < 0:
                 raise self.archive.window.corrupt(f"record {name} is missing: a storage of {ref.nbytes} bytes")
-            if entry.size != ref.nbytes:
-                raise self.archive.window.corrupt(f"record {name} has {entry.size} bytes, expected {ref.nbytes}")
-            found = ref.found = RecordBytes(self.archive, entry)
+            if size != ref.nbytes:
+                raise self.archive.window.corrupt(f"record {name} has {size} bytes, expected {ref.nbytes}")
+            found = ref.found = RecordBytes(self.archive, name, 0, size)
         return found
 
 

@@ -6,7 +6,9 @@ named stand-in. Nothing is imported. The interpreter has limits on size, depth o
 
 from __future__ import annotations
 
+import re
 import struct
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import (
@@ -20,28 +22,56 @@ from torchgraft.reading.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from torchgraft.reading.names import Table
+    from torchgraft.reading.tensor_runs import TensorRuns
 
 MAX_PICKLE = 512 << 20
+MAX_LIVE = 1 << 20
+_LONG_BINGET = re.compile(rb"j(?=(.{4}))", re.DOTALL)
+_SHORT = frozenset(number.to_bytes(4, "little") for number in range(256))
 _PLAIN_KEYS = (str, int, float, bytes, type(None))
 
 
 class Machine:
-    """One run over one pickle. `where` names the file and record in messages."""
+    """One run over one pickle. `where` names the file and record in messages, `runs` is a shortcut through tensors."""
 
-    def __init__(self, data: bytes, where: str, table: Table, persistent: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        where: str,
+        table: Table,
+        persistent: Callable[[Any], Any] | None = None,
+        runs: TensorRuns | None = None,
+    ) -> None:
         if len(data) > MAX_PICKLE:
             raise LimitExceededError(f"{where}: pickle of {len(data)} bytes, the limit is {MAX_PICKLE}")
         self.data = data
         self.where = where
         self.table = table
         self.persistent = persistent
+        self.runs = runs
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.fence = 0
+        self.forgotten = False
         self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    @cached_property
+    def live(self) -> AbstractSet[bytes] | None:
+        """The numbers, as LONG_BINPUT has them, under which a memo entry may be asked for; None: any.
+
+        A pickler numbers all that it writes, and few of it is ever asked for again: the memo of a million tensors would
+        take more memory than all else. Wherever the byte of LONG_BINGET stands, it counts as one.
+        """
+        found = set(_SHORT)
+        for get in _LONG_BINGET.finditer(self.data):
+            found.add(get[1])
+            if len(found) > MAX_LIVE:
+                return None
+        return found
 
     def run(self, start: int = 0) -> tuple[Any, int]:
         """Return the pickled value and the position behind its STOP.
@@ -62,15 +92,18 @@ class Machine:
 
     def _steps(self, pos: int) -> tuple[int, int]:
         """Run to STOP. The commonest opcodes are handled here, all others by the table of functions."""
-        data, stack, marks, memo, table = self.data, self.stack, self.marks, self.memo, OPCODES
+        data, stack, marks, memo, table, runs = self.data, self.stack, self.marks, self.memo, OPCODES, self.runs
         while True:
             self.at = pos
             op = data[pos]
-            if op == 0x71:  # BINPUT
+            if op == 0x58 and runs is not None:  # BINUNICODE
+                after = runs.take(self, pos)
+                pos = after if after > pos else table[op](self, pos + 1)
+            elif op == 0x71:  # BINPUT
                 memo[data[pos + 1]] = stack[-1]
                 pos += 2
             elif op == 0x72:  # LONG_BINPUT
-                memo[int.from_bytes(data[pos + 1 : pos + 5], "little")] = stack[-1]
+                self.put(data[pos + 1 : pos + 5])
                 pos += 5
             elif op == 0x68:  # BINGET
                 stack.append(memo[data[pos + 1]])
@@ -116,6 +149,15 @@ class Machine:
             if type(number) is not int:  # True equals 1
                 return value
         return self._numbers.setdefault(value, value)
+
+    def put(self, number: bytes) -> None:
+        """Keep the topmost value under a LONG_BINPUT's number if anything may ask for it."""
+        if not self.stack:
+            raise IndexError
+        if self.live is None or number in self.live:
+            self.memo[int.from_bytes(number, "little")] = self.stack[-1]
+        else:
+            self.forgotten = True
 
     def take(self, pos: int, count: int) -> bytes:
         """Return `count` bytes at `pos`, all of which must be there."""

@@ -32,9 +32,10 @@ _UNIX = 3
 # The MS-DOS attribute of a folder, which some readers (miniz, and so torch) take at its word.
 _FOLDER = 0x10
 RATIO_FREE = 8 << 20
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_CENTRAL = struct.Struct("<4sxB2xHH4x3I4H2x2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _FACTS = struct.Struct("<2HI3Q")
+_SIZE, _SIZE_AT = struct.Struct("<Q"), struct.calcsize("<2HIQ")
 _FULL32 = 0xFFFFFFFF
 _ODD_NAME = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
 
@@ -62,6 +63,11 @@ class Entries(Mapping[str, ZipEntry]):
     def __getitem__(self, name: str) -> ZipEntry:
         return ZipEntry(name, *_FACTS.unpack(self._packed[name]))
 
+    def size(self, name: str) -> int:
+        """Return the size of a record, -1 where there is none."""
+        packed = self._packed.get(name)
+        return -1 if packed is None else int(_SIZE.unpack_from(packed, _SIZE_AT)[0])
+
     def __contains__(self, name: object) -> bool:
         return name in self._packed
 
@@ -75,7 +81,7 @@ class Entries(Mapping[str, ZipEntry]):
 class ZipArchive:
     """An archive whose directory was checked; its records are checked against it as they are read."""
 
-    __slots__ = ("_starts", "entries", "lock", "warnings", "window", "without_crc")
+    __slots__ = ("_starts", "compressed", "entries", "lock", "warnings", "window", "without_crc")
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -85,6 +91,7 @@ class ZipArchive:
         found = _entries(window, end)
         self.entries = _unique(window, found)
         self._starts = _check_layout(window, found, end.offset)
+        self.compressed = [e.name for e in found if e.method]
         self.without_crc = bool(found) and any(e.size for e in found) and not any(e.crc for e in found)
         _check_names(window, found)
         if self.without_crc:
@@ -170,7 +177,7 @@ def _entries(window: Window, end: End) -> list[ZipEntry]:
 
 def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
     fields = _CENTRAL.unpack_from(raw, at)
-    _, maker, _, flags, method, _, _, crc, packed, size, name_length, extra_length, note, disk, _, mode, header = fields
+    _, system, flags, method, crc, packed, size, name_length, extra_length, note, disk, mode, header = fields
     name_at = at + _CENTRAL.size
     extra_at = name_at + name_length
     after = extra_at + extra_length + note
@@ -182,7 +189,7 @@ def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
     folder = mode & _FOLDER and size
     if flags & 0x41 or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size) or folder:
         raise _unusable(window, name, (flags, method, disk, packed, size))
-    if maker >> 8 == _UNIX and stat.S_ISLNK(mode >> 16):
+    if system == _UNIX and stat.S_ISLNK(mode >> 16):
         raise UnsafeCheckpointError(f"{window.label}: record {name} is a symlink, expected a file")
     return ZipEntry(name, method, flags, crc, packed, size, header), after
 
