@@ -58,6 +58,10 @@ class MemorySource:
         self._count()
         buffer[half:] = data[start + half : start + len(buffer)].data
 
+    def read_pieces(self, pieces):
+        for piece in pieces:
+            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
+
 
 def reads_in_parts(source):
     """Count what is read of each key: return a dict that is filled while `source` is used."""

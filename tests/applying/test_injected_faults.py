@@ -54,6 +54,10 @@ class Faulty:
         self.count()
         self.source.read_into(network, key, buffer[half:], start + half)
 
+    def read_pieces(self, pieces):
+        for piece in pieces:
+            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
+
 
 class Block(nn.Module):
     def __init__(self, fused):

@@ -75,7 +75,8 @@ def test_the_error_names_the_slot_and_the_cause():
     model = conv()
     target = survey(model)
     source = source_for(target, fail_at=0)
-    with pytest.raises(ApplyError, match=r"^0\.weight: OSError: injected; the model was put back as it was$") as caught:
+    text = r"^0\.weight \.\.\. 3\.bias: OSError: injected; the model was put back as it was$"
+    with pytest.raises(ApplyError, match=text) as caught:
         apply(model, target, plan_for(target, source), source)
     assert isinstance(caught.value.__cause__, OSError)
 

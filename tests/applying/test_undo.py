@@ -116,7 +116,7 @@ def test_without_a_way_back_any_failure_leaves_nan_and_says_so(error):
     assert all(torch.isnan(p).all() for p in model.parameters())
 
 
-def test_without_a_way_back_each_byte_is_read_once_but_for_samples():
+def test_without_a_way_back_each_byte_is_read_once():
     model = layers()
     target = survey(model)
     source = source_for(target)
@@ -124,7 +124,7 @@ def test_without_a_way_back_each_byte_is_read_once_but_for_samples():
     done = apply(model, target, plan_for(target, source), source, verify=compare_values, undo="none")
     assert done.undo_bytes == 0
     assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
-    assert counted["0.weight"] == 4 * 300 * 300 + 2 * 4096 + 4 * 300 * 300 % 4096
+    assert counted["0.weight"] == 4 * 300 * 300
     assert counted["0.bias"] == 4 * 300
 
 

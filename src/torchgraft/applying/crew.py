@@ -1,4 +1,4 @@
-"""A few threads that take tensors from one queue, in the order of the file."""
+"""A few threads that take chunks from one queue, in the order of the file."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torchgraft.applying.transfers import Transfer
+    from torchgraft.applying.chunks import Chunk
 
 MAX_THREADS = 4
 _WORTH_THREADS = 4 << 20
 
 
 class Crew:
-    """Does `work` for each transfer, begun in the given order, several at a time."""
+    """Does `work` for each chunk, begun in the given order, several at a time."""
 
-    def __init__(self, work: Callable[[Transfer], None]) -> None:
+    def __init__(self, work: Callable[[Chunk], None]) -> None:
         self._work = work
-        self._queue: deque[Transfer] = deque()
+        self._queue: deque[Chunk] = deque()
         self._failures: list[tuple[str, BaseException]] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, transfers: Sequence[Transfer], *, helpers: bool = True) -> None:
+    def start(self, chunks: Sequence[Chunk], *, helpers: bool = True) -> None:
         """Begin with helpers, if they are wanted: as many as there are further cores and work for them."""
-        self._queue.extend(transfers)
-        if not helpers or sum(t.data.size for t in transfers) < _WORTH_THREADS:
+        self._queue.extend(chunks)
+        if not helpers or sum([part.size for chunk in chunks for part in chunk]) < _WORTH_THREADS:
             return
-        for number in range(min(os.cpu_count() or 1, MAX_THREADS, len(transfers)) - 1):
+        for number in range(min(os.cpu_count() or 1, MAX_THREADS, len(chunks)) - 1):
             thread = threading.Thread(target=self._run, args=(_nothing,), name=f"torchgraft-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -39,7 +39,7 @@ class Crew:
         """Work along until everything is done; `between` is called now and then, and may raise.
 
         Raises:
-            Exception: what the first failing transfer raised, with the name of its slot as a note.
+            Exception: what the first failing chunk raised, with the names of its first and last slot as a note.
         """
         between = between or _nothing
         self._run(between)
@@ -61,16 +61,17 @@ class Crew:
     def _run(self, between: Callable[[], None]) -> None:
         while self._queue and not self._failures:
             try:
-                transfer = self._queue.popleft()
+                chunk = self._queue.popleft()
             except IndexError:
                 return
             try:
-                self._work(transfer)
+                self._work(chunk)
             except BaseException as error:  # noqa: BLE001  # part of the transaction: raised again by `finish`
-                self._failures.append((transfer.step.slot.name, error))
+                names = dict.fromkeys(chunk[at].transfer.step.slot.name for at in (0, -1))
+                self._failures.append((" ... ".join(names), error))
                 return
             between()
 
 
 def _nothing() -> None:
-    """Do nothing between two transfers: only the main thread handles signals."""
+    """Do nothing between two chunks: only the main thread handles signals."""

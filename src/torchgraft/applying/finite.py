@@ -12,7 +12,7 @@ from torchgraft.core.dtypes import DType
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

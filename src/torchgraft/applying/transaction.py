@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.cells import Cell, Installation, resolve
+from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
@@ -13,7 +14,7 @@ from torchgraft.applying.memory import bytes_of, is_plain
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.segments import segments
-from torchgraft.applying.transfers import Transfer, Transfers, apart, keeps
+from torchgraft.applying.transfers import Transfers, apart, keeps
 from torchgraft.applying.undo import NONE, Undo, check_undo
 from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Action

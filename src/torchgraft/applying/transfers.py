@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from torchgraft.applying.chunks import MOST_PARTS, chunks
 from torchgraft.applying.crew import Crew
-from torchgraft.applying.finite import NONE, odd_values
+from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.undo import AUTO, KEEP, KEPT
 from torchgraft.core.checksums import crc32
 from torchgraft.core.plan import Action
+from torchgraft.core.specs import Piece
 from torchgraft.core.written import Sample, Written, sample_ranges
 
 if TYPE_CHECKING:
@@ -20,43 +23,27 @@ if TYPE_CHECKING:
 
     import torch
 
+    from torchgraft.applying.chunks import Chunk, Part, Transfer
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
-    from torchgraft.applying.segments import Segment
     from torchgraft.applying.undo import Undo
     from torchgraft.core.plan import Step
     from torchgraft.core.specs import Source
 
-PIECE = 1 << 20
+LOOKED_AT = 4 << 20  # of what is read and looked at: in the cache that cores share; less wakes other threads too often
+MOVED = 16 << 20  # of what is only moved
 SMALL = 64 << 10
+WIDEST = 16  # bytes of the widest element
 
 
-class Transfer(NamedTuple):
-    """One slot to be filled by reading: its bytes, and where they come from.
+class _Stretch(NamedTuple):
+    """Bytes of a part that are read to one place: into the slot, or aside, to byte `aside` of the scratch memory."""
 
-    `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
-    no more when the second time begins. `bare`: there is no way back from the first byte on.
-    """
-
-    step: Step
-    value: torch.Tensor
-    data: Bytes
-    segments: tuple[Segment, ...]
-    room: int = 0
-    proves: bool = False
-    bare: bool = False
-
-    @property
-    def size(self) -> int:
-        """Number of bytes that are moved."""
-        return sum(segment.size for segment in self.segments)
-
-    def spoil(self) -> None:
-        """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
-        flat, unit = self.value.view(-1), self.value.element_size()
-        filler = float("nan") if flat.is_floating_point() or flat.is_complex() else 0
-        for segment in self.segments:
-            flat[segment.at // unit : (segment.at + segment.size) // unit].fill_(filler)
+    part: Part
+    at: int
+    size: int
+    where: Bytes
+    aside: int = -1
 
 
 class Transfers:
@@ -77,6 +64,8 @@ class Transfers:
         self._second = Crew(self._write)
         self._later: list[Transfer] = []
         self._parted: list[tuple[str, str]] = []
+        self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
+        self._odd: list[tuple[Step, Odd]] = []
         self.begun: list[Transfer] = []
 
     def start(self, transfers: Sequence[Transfer], *, in_turn: bool = False) -> None:
@@ -85,18 +74,25 @@ class Transfers:
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
-        self._first.start(transfers, helpers=not in_turn)
+        self._samples.update((t.step.slot.name, []) for t in transfers)
+        self._first.start(list(chunks(transfers, LOOKED_AT)), helpers=not in_turn)
 
     def finish(self, between: Callable[[], None]) -> None:
         """Work along until the first go is done; `between` is called now and then, and may raise."""
         self._first.finish(between)
         for network, key in self._parted:
             self._source.check(network, key)
+        self._written.samples.update(self._samples)
+        found: dict[str, tuple[Step, Odd]] = {}
+        for step, odd in self._odd:
+            found[step.slot.name] = (step, odd + found.get(step.slot.name, (step, NONE))[1])
+        for step, odd in found.values():
+            self._findings.odd(step, odd)
 
     def write(self) -> None:
         """Do the second go: from here on only a file that changes or a disk that fails stands in the way."""
         self.begun += self._later
-        self._second.start(self._later)
+        self._second.start(list(chunks(self._later, MOVED)))
         self._second.finish()
 
     def stop(self) -> None:
@@ -104,62 +100,107 @@ class Transfers:
         self._first.stop()
         self._second.stop()
 
-    def _take(self, transfer: Transfer) -> None:
-        """Read one slot piece by piece, in order, so that a piece is kept, read and looked at while in the cache."""
-        step, data, dtype = transfer.step, transfer.data, transfer.step.slot.spec.dtype
-        aside = transfer.proves or transfer.size <= SMALL  # a copy costs less than reading samples again
+    def _take(self, chunk: Chunk) -> None:
+        """Keep old values, read, sum up what is compared later, look at every value, and put it into its place."""
+        for part in chunk:
+            if part.transfer.room:
+                address = part.transfer.value.data_ptr() + part.at
+                self._undo.keep_bytes(part.transfer.room + part.at, address, part.size)
         scratch = self._buffer()
-        ranges = list(sample_ranges(transfer.size))
-        samples: list[Sample] = []
-        odd, done = NONE, 0
-        for segment in transfer.segments:
-            for start in range(0, segment.size, PIECE):
-                at, size = segment.at + start, min(PIECE, segment.size - start)
-                if transfer.room:
-                    self._undo.keep_bytes(transfer.room + at, transfer.value.data_ptr() + at, size)
-                piece = scratch[:size] if aside else data[at : at + size]
-                self._source.read_into(segment.network, segment.key, piece.data, segment.start + start)
-                if self._findings.looks_for_odd:
-                    odd += odd_values(piece, dtype)
-                if aside:
-                    samples += _sampled(piece, done, at, ranges)
-                    if not transfer.proves:
-                        data[at : at + size] = piece
-                done += size
-        if odd:
-            self._findings.odd(step, odd)
-        self._written.samples[step.slot.name] = tuple(samples if aside else self._again(transfer, ranges))
+        stretches = list(_laid_out(chunk, scratch))
+        self._source.read_pieces([_piece(part, at, where) for part, at, _, where, _ in stretches])
+        for stretch in stretches:
+            if stretch.aside >= 0:
+                self._settle(stretch)
+        if self._findings.looks_for_odd:
+            self._look_at(stretches, scratch)
 
-    def _again(self, transfer: Transfer, ranges: Sequence[tuple[int, int]]) -> Iterator[Sample]:
-        """Read the sampled parts once more, apart from the model, and yield their checksums."""
-        done = 0
-        for segment in transfer.segments:
-            for low, high in ranges:
-                start, stop = max(low - done, 0), min(high - done, segment.size)
-                if start < stop:
-                    page = memoryview(bytearray(stop - start))
-                    self._source.read_into(segment.network, segment.key, page, segment.start + start)
-                    yield Sample(segment.at + start, segment.at + stop, crc32(page, 0))
-            done += segment.size
+    def _settle(self, stretch: _Stretch) -> None:
+        """Sum up what will be compared of bytes that were read aside, and put them into their place if they may be."""
+        part, at, size, where, _ = stretch
+        samples = self._samples[part.transfer.step.slot.name]
+        for start, stop in _sampled(part):
+            low, high = max(start, at), min(stop, at + size)
+            if low < high:
+                samples.append(Sample(low, high, crc32(where[low - at : high - at].data, 0)))
+        if not part.transfer.proves:
+            part.transfer.data[at : at + size] = where
 
-    def _write(self, transfer: Transfer) -> None:
-        for segment in transfer.segments:
-            place = transfer.data[segment.at : segment.at + segment.size]
-            self._source.read_into(segment.network, segment.key, place.data, segment.start)
+    def _look_at(self, stretches: Sequence[_Stretch], scratch: Bytes) -> None:
+        """Note NaN and infinities: of values of one type that lie side by side in `scratch`, with one look."""
+        for group in _side_by_side(stretches):
+            first, last = group[0], group[-1]
+            dtype = first.part.transfer.step.slot.spec.dtype
+            together = first.where if len(group) == 1 else scratch[first.aside : last.aside + last.size]
+            if odd_values(together, dtype):
+                found = ((s.part.transfer.step, odd_values(s.where, dtype)) for s in group)
+                self._odd += [(step, odd) for step, odd in found if odd]
+
+    def _write(self, chunk: Chunk) -> None:
+        self._source.read_pieces([_piece(p, p.at, p.transfer.data[p.at : p.at + p.size]) for p in chunk])
 
     def _buffer(self) -> Bytes:
         found: Bytes | None = getattr(self._scratch, "bytes", None)
         if found is None:
-            found = self._scratch.bytes = np.empty(PIECE, np.uint8)
+            found = self._scratch.bytes = np.empty(LOOKED_AT + MOST_PARTS * WIDEST, np.uint8)
         return found
 
 
-def _sampled(piece: Bytes, done: int, at: int, ranges: Sequence[tuple[int, int]]) -> Iterator[Sample]:
-    """Yield the checksums of the sampled parts that lie in a piece: byte `done` of what is moved, byte `at` of the slot."""
-    for low, high in ranges:
-        start, stop = max(low - done, 0), min(high - done, piece.size)
+def _piece(part: Part, at: int, where: Bytes) -> Piece:
+    """Return what is to be read from byte `at` of the part's slot on."""
+    return Piece(part.segment.network, part.segment.key, part.start + at - part.at, where.data)
+
+
+def _laid_out(chunk: Chunk, scratch: Bytes) -> Iterator[_Stretch]:
+    """Yield where each part is read to: aside what is not to be written yet, is small, or is compared later."""
+    used = 0
+    for part in chunk:
+        transfer = part.transfer
+        unit = transfer.step.slot.spec.dtype.itemsize
+        aside = transfer.proves or transfer.size <= SMALL
+        for at, end, sampled in [(part.at, part.at + part.size, True)] if aside else _cut(part):
+            if sampled:
+                used = -(-used // unit) * unit
+                yield _Stretch(part, at, end - at, scratch[used : used + end - at], used)
+                used += end - at
+            else:
+                yield _Stretch(part, at, end - at, transfer.data[at:end])
+
+
+def _cut(part: Part) -> Iterator[tuple[int, int, bool]]:
+    """Yield the stretches (start, stop) of the slot that a part fills, and of each whether it is compared later."""
+    at, end = part.at, part.at + part.size
+    for start, stop in _sampled(part):
+        if at < start:
+            yield at, start, False
+        yield start, stop, True
+        at = stop
+    if at < end:
+        yield at, end, False
+
+
+def _sampled(part: Part) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of the slot in this part that are compared after writing."""
+    shift = part.at - part.done
+    for low, high in sample_ranges(part.transfer.size):
+        start, stop = max(low, part.done), min(high, part.done + part.size)
         if start < stop:
-            yield Sample(at + start, at + stop, crc32(piece[start:stop].data, 0))
+            yield start + shift, stop + shift
+
+
+def _side_by_side(stretches: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
+    """Yield groups of stretches of one element type that follow on each other where they were read aside."""
+    group: list[_Stretch] = []
+    for stretch in stretches:
+        if group:
+            last = group[-1]
+            alike = stretch.part.transfer.step.slot.spec.dtype is last.part.transfer.step.slot.spec.dtype
+            if not alike or last.aside < 0 or stretch.aside != last.aside + last.size:
+                yield group
+                group = []
+        group.append(stretch)
+    if group:
+        yield group
 
 
 def keeps(transfers: Sequence[Transfer], way: str) -> list[Transfer]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     import torch
@@ -121,10 +121,19 @@ class Network:
     shared: Mapping[str, str] | None = None
 
 
+class Piece(NamedTuple):
+    """Bytes of one tensor, from byte `start` on, and the memory that they are read into."""
+
+    network: str
+    key: str
+    start: int
+    buffer: memoryview
+
+
 class Source(Protocol):
     """An opened checkpoint: everything about its tensors, and their values on request.
 
-    `read` and `read_into` name a tensor by network path and key. They may be called from several threads.
+    `read` and its like name a tensor by network path and key. They may be called from several threads.
     """
 
     @property
@@ -170,6 +179,14 @@ class Source(Protocol):
 
         Raises:
             CheckpointError: the bytes can't be read, or their checksum is wrong.
+        """
+        ...
+
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read_into` does for each piece; what lies side by side in a file comes with one system call.
+
+        Raises:
+            CheckpointError: as for `read_into`.
         """
         ...
 

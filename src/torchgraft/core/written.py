@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PAGE = 4096
 SMALL = 4 * PAGE
@@ -25,7 +25,7 @@ class Written:
     """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand."""
 
     digests: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+    samples: dict[str, Sequence[Sample]] = field(default_factory=dict)
 
 
 def sample_ranges(size: int) -> Iterator[tuple[int, int]]:

@@ -12,13 +12,13 @@ from torchgraft.core.specs import Network
 from torchgraft.learning.running import expect_fit, misfits, spec_of, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     import torch
 
     from torchgraft.core.conversion import Conversion, Output
-    from torchgraft.core.specs import Source
+    from torchgraft.core.specs import Piece, Source
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _OF_OLD_NAMES = (*OWN, "versions")
@@ -82,6 +82,11 @@ class ConvertedSource:
             data = value.reshape(-1).view(torch.uint8).numpy().data
             self._last.held = (key, data)
         return data
+
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read_into` does for each piece."""
+        for piece in pieces:
+            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
 
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without making all of it."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PIECE = 16 << 20
 TRIES = 8
+_MOST_BUFFERS = 1024  # of one system call (IOV_MAX of Linux)
 _SEEK = Lock()
 
 
@@ -80,9 +81,30 @@ class CheckpointFile:
                 if count == 0:
                     raise CorruptCheckpointError(f"{self}: truncated or changed while reading, at byte {offset + done}")
                 done += count
-            facts = os.fstat(self.fd)
+            self._compare_stamp()
         except OSError as error:
             raise unreadable(self.path, error) from error
+
+    def read_run(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill one buffer after the other with what comes from `offset` on, in one system call where that does.
+
+        Raises:
+            CorruptCheckpointError: as for `read_into`.
+        """
+        if len(buffers) > 1 and hasattr(os, "preadv"):
+            wanted = sum(map(len, buffers))
+            try:
+                if os.preadv(self.fd, buffers[:_MOST_BUFFERS], offset) == wanted:
+                    self._compare_stamp()
+                    return
+            except OSError as error:
+                raise unreadable(self.path, error) from error
+        for buffer in buffers:
+            self.read_into(buffer, offset)
+            offset += len(buffer)
+
+    def _compare_stamp(self) -> None:
+        facts = os.fstat(self.fd)
         if (facts.st_size, facts.st_mtime_ns) != self.stamp:
             raise CorruptCheckpointError(f"{self}: changed while reading (size or time of change is not what it was)")
 
@@ -133,6 +155,15 @@ class Window:
     def corrupt(self, text: str) -> CorruptCheckpointError:
         """Return an error that names the file."""
         return CorruptCheckpointError(f"{self.label}: {text}")
+
+    def checked(self, offset: int, count: int) -> int:
+        """Return the place in the file of `count` bytes from `offset` on.
+
+        Raises:
+            CorruptCheckpointError: they reach out of the window.
+        """
+        self._checked(offset, count)
+        return self.base + offset
 
     def _checked(self, offset: int, count: int) -> int:
         if not 0 <= offset <= offset + count <= self.size:

@@ -177,11 +177,20 @@ class RecordBytes:
         if self.entry.method:
             inflate_into(self.archive, self.name, buffer, self.skip + start)
             return
+        self.archive.window.read_into(buffer, self.located() + start)
+        if not self._checked:
+            self.add(start, len(buffer), crc32(buffer, 0))
+
+    def located(self) -> int:
+        """Return where its first byte lies in the archive's window, once its own header was compared."""
         if self._at < 0:
             self._at = self.archive.locate(self.entry)
-        self.archive.window.read_into(buffer, self._at + self.skip + start)
-        if not self._checked:
-            self._add(start, len(buffer), crc32(buffer, 0))
+        return self._at + self.skip
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether there is nothing to be compared any more."""
+        return self._checked
 
     def check(self, limit: int = 64 << 20) -> None:
         """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
@@ -193,19 +202,22 @@ class RecordBytes:
             return
         if self.nbytes > limit:
             return
-        if self._at < 0:
-            self._at = self.archive.locate(self.entry)
+        first = self.located() - self.skip
         end, total = self.skip + self.nbytes, 0
         buffer = memoryview(bytearray(min(PIECE, end)))
         for start in range(0, end, PIECE):
             piece = buffer[: min(PIECE, end - start)]
-            self.archive.window.read_into(piece, self._at + start)
+            self.archive.window.read_into(piece, first + start)
             total = crc32(piece, total)
         self.archive.check_crc(self.entry, total)
         self._checked = True
 
-    def _add(self, start: int, size: int, checksum: int) -> None:
+    def add(self, start: int, size: int, checksum: int) -> None:
         """Take in the checksum of a piece; compare the whole when nothing is missing."""
+        if size == self.nbytes and not self.skip:
+            self.archive.check_crc(self.entry, checksum)
+            self._checked = True
+            return
         with self.archive.lock:
             if self._pieces is None:
                 self._pieces = Pieces()
@@ -251,7 +263,7 @@ class View(Leaf):
         if self.strides is None and not self.swap:
             self.source.fill(buffer, self.offset + start)
             whole = len(buffer) == self.source.nbytes
-            if not whole and isinstance(self.source, RecordBytes) and self._apart():
+            if not whole and isinstance(self.source, RecordBytes) and not self.is_whole:
                 self.source.check()
             return
         data = self._gathered(start + len(buffer))
@@ -268,9 +280,10 @@ class View(Leaf):
         if isinstance(self.source, RecordBytes):
             self.source.check()
 
-    def _apart(self) -> bool:
-        """Whether the view is only a part of its storage."""
-        return prod(self.shape) * self.dtype.itemsize != self.source.nbytes
+    @property
+    def is_whole(self) -> bool:
+        """Whether the view takes up all of its storage."""
+        return prod(self.shape) * self.dtype.itemsize == self.source.nbytes
 
     def _gathered(self, end: int) -> memoryview:
         """Return all bytes in C order; kept for the next piece until the last was taken."""

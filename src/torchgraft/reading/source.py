@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
 from torchgraft.reading.leaves import Held
+from torchgraft.reading.together import read_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.specs import Network
+    from torchgraft.core.specs import Network, Piece
     from torchgraft.reading.catalog import Catalog
     from torchgraft.reading.leaves import Leaf
 
@@ -76,6 +77,14 @@ class OpenedCheckpoint:
             raise CorruptCheckpointError(
                 f"{self.origin}: tensor {printable(key)} is bool but holds other bytes than 0 and 1"
             )
+
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read_into` does for each piece; what lies side by side in a file comes with one system call.
+
+        Raises:
+            CheckpointError: as for `read_into`.
+        """
+        read_together([(self._leaf(piece.network, piece.key), piece) for piece in pieces], self.read_into)
 
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without reading the rest."""

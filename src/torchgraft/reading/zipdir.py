@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STORED, DEFLATED = 0, 8
 MAX_RATIO = 200
+AHEAD = 32 << 10
 _UNIX = 3
 # The MS-DOS attribute of a folder, which some readers (miniz, and so torch) take at its word.
 _FOLDER = 0x10
@@ -81,11 +82,12 @@ class Entries(Mapping[str, ZipEntry]):
 class ZipArchive:
     """An archive whose directory was checked; its records are checked against it as they are read."""
 
-    __slots__ = ("_starts", "compressed", "entries", "lock", "warnings", "window", "without_crc")
+    __slots__ = ("_ahead", "_starts", "compressed", "entries", "lock", "warnings", "window", "without_crc")
 
     def __init__(self, window: Window) -> None:
         self.window = window
         self.lock = Lock()
+        self._ahead = (0, b"")
         self.warnings: list[str] = []
         end = find_end(window, self.warnings)
         found = _entries(window, end)
@@ -104,7 +106,7 @@ class ZipArchive:
             CorruptCheckpointError: the two differ.
         """
         raw = entry.name.encode("utf-8", "surrogateescape")
-        head = self.window.read(entry.header, _LOCAL.size + len(raw))
+        head = self._header(entry, _LOCAL.size + len(raw))
         sign, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack_from(head)
         sizes = (crc, packed, size)
         later = flags & 8 and sizes == (0, 0, 0)
@@ -118,6 +120,16 @@ class ZipArchive:
         if data + entry.packed > self._starts[bisect_right(self._starts, entry.header)]:
             raise self.window.corrupt(f"record {entry.name}: overlaps the next one")
         return data
+
+    def _header(self, entry: ZipEntry, size: int) -> bytes:
+        """Return the local header of a record. Those of small records that follow come along, for the next calls."""
+        start, data = self._ahead
+        at = entry.header - start
+        if not 0 <= at <= len(data) - size:
+            ahead = AHEAD if entry.packed < AHEAD else size
+            data, at = self.window.read(entry.header, max(min(ahead, self.window.size - entry.header), size)), 0
+            self._ahead = (entry.header, data)
+        return data[at : at + size]
 
     def read(self, name: str, limit: int = 1 << 30) -> bytes:
         """Return the content of a record, its CRC checked.

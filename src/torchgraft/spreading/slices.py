@@ -10,12 +10,12 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.specs import Network, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     import torch
 
-    from torchgraft.core.specs import Shape, Source
+    from torchgraft.core.specs import Piece, Shape, Source
     from torchgraft.spreading.boxes import Box
 
 # Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
@@ -130,6 +130,11 @@ class SlicedSource:
             cut = np.ascontiguousarray(band[(slice(None), *inner)]).reshape(-1).data
             begin, end = max(start, at * mine), min(start + len(view), at * mine + len(cut))
             view[begin - start : end - start] = cut[begin - at * mine : end - at * mine]
+
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read_into` does for each piece."""
+        for piece in pieces:
+            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
 
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the box can be read without reading the rest."""

@@ -24,8 +24,8 @@ def compare_values(model: nn.Module, plan: Plan, written: Written) -> tuple[Chec
     """Compare each filled slot, looked up in the model by each of its names, with the checkpoint or its checksum.
 
     A slot that was computed has a checksum in `written`, taken of the values before they were written: it is compared
-    in full. Of a slot that was read straight from the file, samples of another reading are in `written`: all of it up to
-    16 KiB, else its first, middle and last page. So a slot that another one overwrote, a wrong order of elements, a
+    in full. Of a slot that was read straight from the file, samples are in `written`, of bytes that were read aside before
+    they were written: all of it up to 16 KiB, else its first, middle and last page. So a slot that another one overwrote, a wrong order of elements, a
     file that changed and a broken tie are found; a single wrong element in the middle of a large copy is the business
     of the file's own checksums.
     """

@@ -1,0 +1,85 @@
+"""What is to be read, cut and gathered into chunks: as much at a time as stays in a processor's cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from torchgraft.applying.memory import Bytes
+    from torchgraft.applying.segments import Segment
+    from torchgraft.core.plan import Step
+
+MOST_PARTS = 256
+
+
+class Transfer(NamedTuple):
+    """One slot to be filled by reading: its bytes, and where they come from.
+
+    `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
+    no more when the second time begins. `bare`: there is no way back from the first byte on.
+    """
+
+    step: Step
+    value: torch.Tensor
+    data: Bytes
+    segments: tuple[Segment, ...]
+    room: int = 0
+    proves: bool = False
+    bare: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of bytes that are moved."""
+        return sum([segment.size for segment in self.segments])
+
+    def spoil(self) -> None:
+        """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
+        flat, unit = self.value.view(-1), self.value.element_size()
+        filler = float("nan") if flat.is_floating_point() or flat.is_complex() else 0
+        for segment in self.segments:
+            flat[segment.at // unit : (segment.at + segment.size) // unit].fill_(filler)
+
+
+class Part(NamedTuple):
+    """Some bytes of a segment: `size` from byte `start` of the source tensor, to byte `at` of the slot.
+
+    `done` is how many bytes of the transfer come before it.
+    """
+
+    transfer: Transfer
+    segment: Segment
+    start: int
+    at: int
+    size: int
+    done: int
+
+
+Chunk = list[Part]
+
+
+def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
+    """Yield all bytes of `transfers` in their order, at most `most` at a time: many small tensors, or a part of one."""
+    chunk: Chunk = []
+    left = most
+    for part in _parts(transfers, most):
+        if part.size > left or len(chunk) == MOST_PARTS:
+            yield chunk
+            chunk, left = [], most
+        chunk.append(part)
+        left -= part.size
+    if chunk:
+        yield chunk
+
+
+def _parts(transfers: Sequence[Transfer], most: int) -> Iterator[Part]:
+    for transfer in transfers:
+        done = 0
+        for segment in transfer.segments:
+            for skip in range(0, segment.size, most):
+                size = min(most, segment.size - skip)
+                yield Part(transfer, segment, segment.start + skip, segment.at + skip, size, done)
+                done += size
