@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Slot, Target, TensorSpec
 
+GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"
 _ORDER = {Certainty.CERTAIN: 0, Certainty.LIKELY: 1, Certainty.DOUBT: 2}
 
 
@@ -176,7 +177,7 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
     )
     return Step(
         slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows, made=fit.made,
-        why=replace(match.why, rule=fit.rule or match.why.rule, text=said),
+        why=replace(match.why, rule=fit.rule or match.why.rule, text=said, doubt=_lacks(match)),
         certainty=_worst(match.certainty, fit.certainty, _order_of(match)),
         alternatives=match.alternatives,
     )  # fmt: skip
@@ -185,7 +186,14 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
 def _order_of(match: Match) -> Certainty:
     """Return how sure the order of parts is in the fused tensors of a match."""
     parts = (match.source.part, match.target.part)
+    if any(part and part.guessed for part in parts):
+        return Certainty.DOUBT
     return Certainty.LIKELY if any(part and part.contested for part in parts) else Certainty.CERTAIN
+
+
+def _lacks(match: Match) -> str:
+    """Return what is missing where a match is in doubt, "" where it isn't."""
+    return match.why.doubt or (GUESSED if _order_of(match) is Certainty.DOUBT else "")
 
 
 def _worst(*levels: Certainty) -> Certainty:
@@ -285,7 +293,7 @@ def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tup
         slot=facts.slots[slot],
         feeds=tuple(feeds),
         ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros + _packed(parts[0]),
-        why=replace(_least_sure(ordered).why, rule="fused", text=text),
+        why=replace(_least_sure(ordered).why, rule="fused", text=text, doubt=_lacks(_least_sure(ordered))),
         certainty=_worst(*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(_order_of, ordered)),
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
@@ -98,18 +98,24 @@ UNCHANGED = Fit(())
 class Layout:
     """What the tensors whose shape shows it say about the source's layout.
 
-    `turned`/`straight` count matrices that fit only transposed, or only as they are; `kernels` is the one permutation
+    `turned`/`straight` count matrices that fit only transposed, or only as they are, `among` the same for those of each
+    kind of layer: a model may have layers that are stored [in, out] beside others. `kernels` is the one permutation
     that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way.
     """
 
     turned: int = 0
     straight: int = 0
+    among: Mapping[Sides, tuple[int, int]] = field(default_factory=dict)
     turned_tails: frozenset[str] = frozenset()
     straight_tails: frozenset[str] = frozenset()
     kernel: tuple[int, ...] | None = None
     plain_kernels: int = 0
     raw_turned: int = 0
     raw_straight: int = 0
+
+
+# What is known of how the two layers of a pair are stored.
+Sides = tuple["bool | None", "bool | None"]
 
 
 def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem: bool = False) -> Fit | None:
@@ -221,10 +227,11 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
         )
     if tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
-    if layout.turned and not layout.straight:
+    turned, straight = layout.among.get((source.turned, target.turned), (layout.turned, layout.straight))
+    if turned and not straight:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
-    if layout.turned and layout.straight and tail not in layout.straight_tails:
-        text = f"square: {layout.turned} matrices of the file are stored transposed and {layout.straight} are not"
+    if turned and straight and tail not in layout.straight_tails:
+        text = f"square: {turned} matrices of the file are stored transposed and {straight} are not"
         return Fit((), text, certainty=Certainty.DOUBT)
     return UNCHANGED
 
@@ -308,6 +315,7 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
     straight: list[str] = []
     kernels: list[tuple[int, ...]] = []
     raw: list[bool] = []
+    among: dict[Sides, tuple[int, int]] = {}
     plain = 0
     for found in matches:
         a, b = found.source.shape, found.target.shape
@@ -318,6 +326,9 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
             continue
         if is_matrix(found.source, found.target) and a[0] != a[1]:
             (straight if a == b else turned).append(tail)
+            sides = (found.source.turned, found.target.turned)
+            before = among.get(sides, (0, 0))
+            among[sides] = (before[0] + (a != b), before[1] + (a == b))
         elif is_matrix(found.source, found.target) and None not in (found.source.turned, found.target.turned):
             (straight if found.source.turned == found.target.turned else turned).append(tail)
         elif len(a) == len(b) > 2 and sorted(a) == sorted(b):
@@ -326,7 +337,7 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
                 kernels.append(fits[0])
             plain += a == b and not fits
     return Layout(
-        turned=len(turned), straight=len(straight), turned_tails=frozenset(turned), straight_tails=frozenset(straight),
+        turned=len(turned), straight=len(straight), among=among, turned_tails=frozenset(turned), straight_tails=frozenset(straight),
         kernel=kernels[0] if kernels and len(set(kernels)) == 1 else None, plain_kernels=plain,
         raw_turned=raw.count(False), raw_straight=raw.count(True),
     )  # fmt: skip

@@ -22,7 +22,7 @@ class Part:
 
     Where the rows go head by head, `start` and `stop` count after they were put part by part: `groups` times, parts of
     the relative sizes `sizes` follow each other. `contested`: libraries disagree on the order of parts under this name,
-    so the usual one is likely and not certain. `convention`: where that order can be read.
+    so the usual one is likely and not certain. `guessed`: no name tells the order. `convention`: where it can be read.
     """
 
     label: str
@@ -31,6 +31,7 @@ class Part:
     stop: int
     total: int
     contested: bool = False
+    guessed: bool = False
     groups: int = 1
     sizes: tuple[int, ...] = ()
     convention: str = ""

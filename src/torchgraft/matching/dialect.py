@@ -85,6 +85,7 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("wo",): ("o",),
     ("attn", "proj"): ("attn", "o"),
     ("attn", "c", "proj"): ("attn", "o"),
+    ("attn", "linear", "proj"): ("attn", "o"),
     ("attn", "output", "dense"): ("attn", "o"),
     ("attn", "dense"): ("attn", "o"),
     ("attn", "output", "norm"): ("attn", "norm", "@1"),

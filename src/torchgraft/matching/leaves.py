@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from torchgraft.core.match import Rotary
-    from torchgraft.core.specs import Slot, TensorSpec
+    from torchgraft.core.specs import Shape, Slot, TensorSpec
     from torchgraft.matching.packing import Packing, Stated
 
     Heads = Callable[[str], int | None]
@@ -104,10 +104,11 @@ def cut(
     leaves = with_rotary(leaves, lambda path: stated.heads or (heads(path) if heads else None))
     packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
     rows_of_q = _query_rows(leaves) if any(packings) else {}
+    widths = _widths(leaves) if any(packings) else {}
     out: list[Leaf] = []
     for leaf, packing in zip(leaves, packings, strict=True):
         count = stated.heads or (heads(leaf.owner) if heads and packing else None)
-        out.extend((packing and _parts(leaf, packing, rows_of_q, count)) or [leaf])
+        out.extend((packing and _parts(leaf, packing, (rows_of_q, widths), count)) or [leaf])
     return out
 
 
@@ -120,27 +121,56 @@ def _query_rows(leaves: Sequence[Leaf]) -> dict[str, int]:
     return found
 
 
-def _parts(leaf: Leaf, packing: Packing, rows_of_q: Mapping[str, int], heads: int | None) -> list[Leaf] | None:
+def _widths(leaves: Sequence[Leaf]) -> dict[str, dict[str, Shape]]:
+    """Return the shapes of the matrices in each module, by their names."""
+    found: dict[str, dict[str, Shape]] = {}
+    for leaf in leaves:
+        if leaf.role == "weight" and len(leaf.shape) == 2:
+            found.setdefault(leaf.owner.rpartition(".")[0], {})[leaf.name] = leaf.shape
+    return found
+
+
+def _parts(
+    leaf: Leaf, packing: Packing, beside: tuple[Mapping[str, int], Mapping[str, Mapping[str, Shape]]], heads: int | None
+) -> list[Leaf] | None:
     count = len(packing.parts)
-    dim = 1 if len(leaf.shape) == 2 and leaf.shape[1] == count * leaf.shape[0] else 0
-    total = leaf.shape[dim]
     parent = leaf.owner.rpartition(".")[0]
+    rows_of_q, widths = beside
+    others = [shape for name, shape in widths.get(parent, {}).items() if name != leaf.name]
+    dim = int(_is_turned(leaf, count, others))
+    total = leaf.shape[dim]
     sizes = _sizes(count, total, rows_of_q.get(parent) if dim == 0 else None)
     grouping = _grouping(packing, sizes, heads) if sizes else None
     if sizes is None or grouping is None:
         return None
     one_group = _grouping(replace(packing, groups="heads"), sizes, heads) == (1, ())
-    contested = packing.contested == "parts" or (packing.contested == "groups" and not one_group)
+    same = packing.contested == "groups" and one_group
+    return parts_of(leaf, replace(packing, contested="") if same else packing, sizes, dim, grouping)
+
+
+def _is_turned(leaf: Leaf, count: int, others: Sequence[Shape]) -> bool:
+    """Whether parts lie side by side: `count` times as many columns as rows, which are as many as the model is wide."""
+    if len(leaf.shape) != 2 or leaf.shape[1] != count * leaf.shape[0]:
+        return False
+    return leaf.turned is not False and (not others or any(leaf.shape[0] in shape for shape in others))
+
+
+def parts_of(
+    leaf: Leaf, packing: Packing, sizes: tuple[int, ...], dim: int, grouping: tuple[int, tuple[int, ...]] = (1, ()),
+    *, guessed: bool = False,
+) -> list[Leaf]:  # fmt: skip
+    """Return the parts of a fused leaf, `sizes` rows each along `dim`; `grouping` as in `Part`."""
+    parent = leaf.owner.rpartition(".")[0]
     out: list[Leaf] = []
-    at, turned = 0, leaf.turned
-    if len(leaf.shape) == 2 and count * min(leaf.shape) == max(leaf.shape):
+    at, turned, total = 0, leaf.turned, leaf.shape[dim]
+    if len(leaf.shape) == 2 and len(sizes) * min(leaf.shape) == max(leaf.shape):
         turned = dim == 1
     for label, size in zip(packing.parts, sizes, strict=True):
-        rotary = _rotary_of(leaf, label, size, sizes[0])
+        rotary = _rotary_of(leaf, label, size, dict(zip(packing.parts, sizes, strict=True)).get("q", size))
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
         part = Part(
-            label, dim, at, at + size, total, contested=contested, groups=grouping[0], sizes=grouping[1],
-            convention=packing.source,
+            label, dim, at, at + size, total, contested=bool(packing.contested), guessed=guessed, groups=grouping[0],
+            sizes=grouping[1], convention=packing.source,
         )  # fmt: skip
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"
         out.append(replace(leaf, name=name, shape=shape, part=part, also=(), turned=turned, rotary=rotary))

@@ -9,7 +9,7 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import covers, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from torchgraft.core.match import Leaf
 
@@ -45,6 +45,8 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("qkv",): (Packing(parts=QKV, source=SPELLED),),
     ("to", "qkv"): (Packing(parts=QKV, source=SPELLED),),
     ("qkv", "proj"): (
+        Packing(parts=("k", "v", "q"), beside=("self_attn_layer_norm", "fc1"), contested="parts",
+                source="as in metaseq's OPT"),
         Packing(parts=("q", "v", "k"), groups=4, beside=("attn.out_proj", "mlp.fc_in"), contested="parts",
                 source="as in CodeGen in transformers, four ranks"),
         Packing(parts=QKV, contested="parts", source="as in Phi-3 in transformers"),
@@ -78,6 +80,21 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("gate", "up"): (Packing(parts=GATE_UP, source=SPELLED),),
 }  # fmt: skip
 
+# Names that are fused in some libraries and single in others: the shapes tell which, and then these entries count.
+SHAPED: dict[tuple[str, ...], tuple[Packing, ...]] = {
+    ("w", "pack"): (Packing(parts=QKV, contested="parts", source="as in Baichuan"),),
+    ("att", "proj"): (Packing(parts=QKV, contested="parts", source="as in OLMo and Bark"),),
+    ("ff", "proj"): (Packing(parts=("up", "gate"), contested="parts", source="as in OLMo"),),
+    ("dense", "h", "to", "4", "h"): (Packing(parts=GATE_UP, contested="parts", source="as in ChatGLM"),),
+    ("linear", "fc", "1"): (Packing(parts=GATE_UP, contested="parts", source="as in Megatron-Core"),),
+    ("weights", "in"): (Packing(parts=GATE_UP, contested="parts", source="as in DINOv2 in transformers"),),
+    ("w", "12"): (Packing(parts=GATE_UP, contested="parts", source="as in DINOv2"),),
+    ("wi",): (Packing(parts=GATE_UP, contested="parts", source="as in ModernBERT"),),
+    ("fc", "1"): (
+        Packing(parts=("up", "gate"), beside=("mixer.Wqkv",), contested="parts", source="as in flash-attention"),
+    ),
+}
+
 
 def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     """Return the paths of all modules with tensors on a side, and whether their matrix is stored [in, out].
@@ -96,11 +113,14 @@ def packing_of(owner: str, owners: Mapping[str, bool]) -> Packing | None:
 
     `owners` are the paths of all modules with tensors on that side, with whether their matrix is stored [in, out].
     """
-    attention, _, last = owner.rpartition(".")
-    block = attention.rpartition(".")[0]
-    found = FUSED.get(words(last), ())
-    fitting = (p for p in found if owners.get(owner) or not p.turned)
-    return next((p for p in fitting if all(_under(block, path) in owners for path in p.beside)), None)
+    found = FUSED.get(words(owner.rpartition(".")[2]), ())
+    return entry([p for p in found if owners.get(owner) or not p.turned], owner, owners)
+
+
+def entry(packings: Iterable[Packing], owner: str, owners: Container[str]) -> Packing | None:
+    """Return the first of the packings whose neighbours are there around the module at the path `owner`."""
+    block = owner.rpartition(".")[0].rpartition(".")[0]
+    return next((p for p in packings if all(_under(block, path) in owners for path in p.beside)), None)
 
 
 def _under(block: str, path: str) -> str:

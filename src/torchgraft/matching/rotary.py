@@ -44,6 +44,8 @@ PAIRINGS = (
             layout="interleaved", source="as in lit-llama, row beside row"),
     Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
     Pairing(query="self_attn.qkv_proj", key="self_attn.qkv_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
+    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=("self_attn.dense", "input_layernorm", "mlp.fc1"),
+            layout="half", source="as in Phi in transformers, half with half"),
     Pairing(query="attn.qkv", key="attn.qkv", beside=("norm_1", "mlp.proj"),
             layout="half", source="as in litgpt, half with half"),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from torchgraft.matching.certainty import AKIN, FOLDED, FUSED, folded, sureness
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut
 from torchgraft.matching.packing import alike, owners_of, sides_of
+from torchgraft.matching.shaped import cut_by_shape
 from torchgraft.matching.trust import trusted
 from torchgraft.matching.units import Unit, group, same_roles
 
@@ -72,8 +73,10 @@ def _units(
         for a, b in pairs
         if a.shape == b.shape and alike(stated.source.of(a, owners[0]), stated.target.of(b, owners[1]))
     ]
-    ours = cut(sources, {a.name for a, _ in same}, models.source_heads, stated.source)
-    theirs = cut(targets, {b.name for _, b in same}, models.target.heads_at, stated.target)
+    whole = {a.name for a, _ in same}, {b.name for _, b in same}
+    ours = cut(sources, whole[0], models.source_heads, stated.source)
+    theirs = cut(targets, whole[1], models.target.heads_at, stated.target)
+    ours, theirs = cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
     return in_step(group(ours), group(theirs))
 
 
