@@ -55,7 +55,8 @@ class Context:
 
     `path` are the pairs on the alignment, `named` those of the same name, `regions` the part of the network that each
     unit of either side lies in, `sequences` both sides in order. `orderly`: the two agree from end to end; then order
-    itself tells rivals apart.
+    itself tells rivals apart. `contested` are the units of either side in whose row something was put in or taken out,
+    and that have a place both from its start and from its end.
     """
 
     path: AbstractSet[tuple[int, int]]
@@ -63,6 +64,7 @@ class Context:
     regions: tuple[Sequence[str], Sequence[str]]
     sequences: tuple[Order, Order]
     orderly: bool
+    contested: tuple[Container[int], Container[int]] = ((), ())
 
     def is_unquestioned(self, i: int, j: int, evidence: Evidence) -> bool:
         """Return whether a pair of the same name has no other reading.
@@ -71,6 +73,8 @@ class Context:
         near by lead to other shapes, one of them is enough: a layer may have been inserted or moved, and then the same
         number means another layer.
         """
+        if self._is_contested(i, j):
+            return False
         sure = {a: b for a, b in self.named.items() if evidence.fits[a, b]}
         taken = set(sure.values())
         free_sources = [
@@ -90,6 +94,8 @@ class Context:
         tells which of them it was.
         """
         i, j = pair
+        if self._is_contested(i, j):
+            return True
         if not self._has_shifted(i, j, evidence):
             return False
         beside = (evidence.fits[:, j], evidence.fits[i])
@@ -98,6 +104,9 @@ class Context:
             for side in (0, 1)
             for k in map(int, np.flatnonzero(beside[side]))
         )
+
+    def _is_contested(self, i: int, j: int) -> bool:
+        return i in self.contested[0] or j in self.contested[1]
 
     def _has_shifted(self, i: int, j: int, evidence: Evidence) -> bool:
         if self.named.get(i) != j:

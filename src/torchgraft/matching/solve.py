@@ -11,6 +11,7 @@ from torchgraft.matching.assign import assign
 from torchgraft.matching.evidence import Evidence, gather
 from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
 from torchgraft.matching.lessons import taught
+from torchgraft.matching.shifts import find_shifts
 from torchgraft.matching.strays import without_strays
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
@@ -19,6 +20,7 @@ from torchgraft.matching.words import counted, stem
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torchgraft.matching.shifts import Shifts
     from torchgraft.matching.units import Unit
 
 ROUNDS = 4
@@ -37,7 +39,8 @@ def solve(
     if not sources or not targets:
         return []
     evidence = gather(sources, targets)
-    fixed = _fixed(evidence, sources, targets, pinned)
+    shifts = find_shifts(named, pinned, sources, targets, evidence.fits)
+    fixed = _fixed(evidence, sources, targets, pinned, shifts)
     votes = np.zeros_like(fixed)
     pairs: list[tuple[int, int]] = []
     path: set[tuple[int, int]] = set()
@@ -54,7 +57,8 @@ def solve(
     total = fixed + votes + _marks(path, fixed.shape)
     total[evidence.fits == 0] -= 0.5
     sequences = sequences_of(sources, targets)
-    context = Context(path, named, _regions(sources, targets), sequences, is_orderly(path, sources, targets))
+    orderly = is_orderly(path, sources, targets)
+    context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested)
     final = taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
     return judged(without_strays(final, evidence.names, sources, targets), total, evidence, parts, context)
 
@@ -71,12 +75,12 @@ def _region(path: str) -> str:
 
 
 def _fixed(
-    evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int]
+    evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int], shifts: Shifts
 ) -> np.ndarray:
     base = np.where(evidence.fits, 1.0, 0.0).astype(np.float32)
     score = base + NAME * evidence.names + RARE * evidence.rare - CLASH * evidence.clash
     score += LIKENESS * evidence.likeness
-    score += SAME_NUMBER * _same_numbers(sources, targets)
+    score += SAME_NUMBER * _same_numbers(sources, targets, shifts)
     for i, j in pinned.items():
         score[i, j] += PINNED
     soft = evidence.soft & ((evidence.names > 0.8) | (_marks(set(pinned.items()), score.shape) > 0))
@@ -85,13 +89,16 @@ def _fixed(
     return score
 
 
-def _same_numbers(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+def _same_numbers(sources: Sequence[Unit], targets: Sequence[Unit], shifts: Shifts) -> np.ndarray:
     ids: dict[tuple[int, ...], int] = {}
     rows, columns = (
         np.array([ids.setdefault(n, len(ids)) for n in counted([u.path for u in units])])
         for units in (sources, targets)
     )
     same: np.ndarray = rows[:, None] == columns
+    for pairs, said in ((shifts.misled, False), (shifts.partners, True)):
+        for i, j in pairs:
+            same[i, j] = said
     return same.astype(np.float32)
 
 

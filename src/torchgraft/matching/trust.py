@@ -26,9 +26,9 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
     sure = {i: j for i, j in pinned.items() if _agree(sources[i], targets[j])}
     left_sources = [u for i, u in enumerate(sources) if i not in sure]
     left_targets = [u for j, u in enumerate(targets) if j not in used]
-    open_sources = {_list_of(u) for u in left_sources}
-    open_targets = {_list_of(u) for u in left_targets} | {
-        _list_of(targets[j]) for i, j in pinned.items() if i not in sure
+    open_sources = {list_of(u) for u in left_sources}
+    open_targets = {list_of(u) for u in left_targets} | {
+        list_of(targets[j]) for i, j in pinned.items() if i not in sure
     }
     rows = (_rows(left_sources), _rows(left_targets))
     beside = (_beside(left_sources), _beside(left_targets))
@@ -46,7 +46,7 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
     return {
         i: j
         for i, j in pinned.items()
-        if not (_list_of(sources[i]) and _list_of(sources[i]) in open_sources and _list_of(targets[j]) in open_targets)
+        if not (list_of(sources[i]) and list_of(sources[i]) in open_sources and list_of(targets[j]) in open_targets)
         and not shifted(i, j)
     }
 
@@ -58,8 +58,8 @@ def _agree(source: Unit, target: Unit) -> bool:
     return bool(pairs) and all(a.shape == b.shape for a, b in pairs) and len(source.leaves) == len(target.leaves)
 
 
-def _list_of(unit: Unit) -> str:
-    """Return the path up to the first number: the list that the unit stands in."""
+def list_of(unit: Unit) -> str:
+    """Return the path up to the first number, the list that the unit stands in: "" without one, "." at the root."""
     parts = unit.path.split(".")
     at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
     return ".".join(parts[:at]) + "." if at is not None else ""
