@@ -119,6 +119,7 @@ class Record:
     local_crc: int | None = None
     local_flags: int | None = None
     at: int | None = None
+    extra: bytes = b""
     packed: bytes = field(default=b"", init=False)
 
     def __post_init__(self) -> None:
@@ -141,8 +142,12 @@ class Record:
     def central(self, at: int) -> bytes:
         raw = self.name.encode()
         sizes = (self.crc, len(self.packed), self.size)
-        facts = (len(raw), 0, 0, 0, 0, self.mode << 16 | self.dos, at if self.at is None else self.at)
-        return struct.pack("<4s6H3I5H2I", b"PK\1\2", 0x314, 20, self.flags, self.method, 0, 33, *sizes, *facts) + raw
+        facts = (len(raw), len(self.extra), 0, 0, 0, self.mode << 16 | self.dos, at if self.at is None else self.at)
+        return (
+            struct.pack("<4s6H3I5H2I", b"PK\1\2", 0x314, 20, self.flags, self.method, 0, 33, *sizes, *facts)
+            + raw
+            + self.extra
+        )
 
 
 def archive(

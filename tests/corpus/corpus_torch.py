@@ -191,7 +191,7 @@ def broken() -> Iterator[Case]:
         "no_stop": (b"\x80\2}", C, ""), "empty_pickle": (b"", C, "data.pkl"), "long_text": (b"\x80\2X\xff\xff\xff\xff12345", C, "truncated"),
         "long_text_8": (b"\x80\4\x8d" + bytes([255] * 7) + b"\x0f12", C, "truncated"), "frame": (b"\x80\4\x95" + bytes([255] * 8), C, "truncated"),
         "opcode": (b"\x80\2}\xffs.", C, "opcode"), "underflow": (b"\x80\2ss.", C, ""), "memo": (b"\x80\2h\7.", C, ""), "odd_items": (b"\x80\2}(K\1u.", C, ""),
-        "unhashable": (b"\x80\2}]K\1s.", C, "dictionary key"), "protocol": (b"\x80\xff}.", N, "protocol"), "negative_integer": (b"\x80\2\x8b\xff\xff\xff\xff.", C, ""),
+        "unhashable": (b"\x80\2}]K\1s.", C, "dictionary key"), "protocol": (b"\x80\7}.", N, "protocol"), "negative_integer": (b"\x80\2\x8b\xff\xff\xff\xff.", C, ""),
         "long_integer": (b"\x80\2\x8b\xff\xff\xff\x7f.", L, "integer"), "extension": (pickled(b"\x82\x01"), U, "copyreg"), "buffer": (b"\x80\5\x97.", C, "buffer"),
         "item_of_tensor": (pickled(tensor() + b"K\1K\2s"), C, "", "CVE-2026-24747"), "deep_tuples": (pickled(b")" + b"\x85" * 200_000), L, "depth"),
         "deep_key": (pickled(b"})" + b"\x85" * 50_000 + b"K\1s"), L, "depth"), "deep_dicts": (pickled(b"}" + (text("a") + b"}") * 2000 + tensor() + b"s" * 1), C, ""),

@@ -10,6 +10,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "fuzz")]
 
+import corpus_details
 import corpus_others
 import corpus_torch
 from corpus_tools import RAN
@@ -18,7 +19,7 @@ from harness import attempt
 from torchgraft.core.errors import CheckpointError
 from torchgraft.reading import open_checkpoint
 
-CASES = [*corpus_torch.ALL, *corpus_others.ALL]
+CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL]
 # Published faults of other readers that a file of one of our formats can show (CVE, GHSA, or repository and number).
 PUBLISHED = {known: [c for c in CASES if known in c.known] for known in sorted({k for c in CASES for k in c.known})}
 

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "fuzz")]
 
+import corpus_details
 import corpus_others
 import corpus_torch
 import numpy as np
@@ -26,7 +27,7 @@ from harness import attempt
 
 import torchgraft.reading
 
-CASES = [*corpus_torch.ALL, *corpus_others.ALL]
+CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL]
 READS = ("open", "os.listdir", "os.scandir")
 # Beside these, events of no consequence pass: garbage collection, frames, memory, lookups of attributes.
 FORBIDDEN = (

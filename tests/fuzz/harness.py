@@ -36,7 +36,7 @@ def attempt(path: Path) -> dict[tuple[str, str], bytes] | CheckpointError:
     Raises:
         Fault: another exception came out, it took too long, or the message is not fit to be shown.
     """
-    start = time.monotonic()
+    start = time.process_time()  # what else the machine does is no fault of the reader
     out: dict[tuple[str, str], bytes] | CheckpointError
     try:
         out = _read(path)
@@ -47,8 +47,8 @@ def attempt(path: Path) -> dict[tuple[str, str], bytes] | CheckpointError:
         raise Fault("RecursionError") from error
     except Exception as error:
         raise Fault(f"{type(error).__name__}: {str(error)[:200]}") from error
-    if time.monotonic() - start > SLOW:
-        raise Fault(f"took {time.monotonic() - start:.1f} s")
+    if time.process_time() - start > SLOW:
+        raise Fault(f"took {time.process_time() - start:.1f} s")
     return out
 
 

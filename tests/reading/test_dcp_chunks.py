@@ -1,6 +1,7 @@
 """Tensors in chunks of any layout are read whole and in pieces, and pieces cost what they hold."""
 
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -73,3 +74,18 @@ def test_of_rows_only_the_chunks_that_hold_them_are_read(tmp_path, monkeypatch):
         source.read_into("", "matrix", memoryview(piece), 50 * 32)
     assert bytes(piece) == values["matrix"][50:200].numpy().tobytes()
     assert sum(read) == len(piece)
+
+
+@pytest.mark.parametrize("size", [10, 2])
+def test_chunks_that_overlap_leave_holes_and_are_refused(tmp_path, size):
+    values = {"matrix": torch.arange(1600.0).reshape(40, 40)}
+    dcp.save(values, checkpoint_id=tmp_path, planner=Cut(values, size), no_dist=True)
+    table = tmp_path / ".metadata"
+    meta = pickle.loads(table.read_bytes())
+    chunks = meta.state_dict_metadata["matrix"].chunks
+    with tg.open_checkpoint(tmp_path) as source:
+        assert torch.equal(source.read("", "matrix"), values["matrix"])
+    chunks[-1] = chunks[0]  # the sum of the sizes stays right
+    table.write_bytes(pickle.dumps(meta))
+    with pytest.raises(tg.CorruptCheckpointError, match="matrix has chunks that overlap"):
+        tg.inspect(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_KINDS = {"Record": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object",
+          "Name": "class", "StorageRef": "storage", "StorageType": "type of storages"}  # fmt: skip
 _WHOLE = (bool, float, type(None))
 
 
@@ -23,4 +25,4 @@ def brief(value: Any, limit: int = 60) -> str:
         inner = ", ".join(brief(v, 20) if not isinstance(v, (tuple, list)) else "…" for v in value[:12])
         end = ", …" if len(value) > 12 else "," if len(value) == 1 and left == "(" else ""
         return f"{left}{inner}{end}{right}"[:limit]
-    return f"a {type(value).__name__}"
+    return f"a {_KINDS.get(type(value).__name__, type(value).__name__)}"

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.core.errors import (
@@ -25,9 +26,11 @@ from torchgraft.reading.walk import children, is_module, is_tensor, module_entri
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from torchgraft.core.specs import Shape
     from torchgraft.reading.leaves import Leaf
 
 MAX_ENTRIES = 20_000_000
+LONG_KEY = 1000
 PART = 200_000
 
 
@@ -214,11 +217,20 @@ class _Cataloguer:
             leaf = resolve(ref, name)
             if name in leaves:
                 raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
+            if 0 in leaf.shape:
+                self._check_empty(name, leaf.shape)
             leaves[name] = leaf
             specs[name] = TensorSpec(name, leaf.shape, leaf.dtype)
         network = Network(where, specs, role, _shared(leaves) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.leaves[where] = leaves
+
+    def _check_empty(self, name: str, shape: Shape) -> None:
+        """Refuse shapes that no tensor can have, though they take no bytes: their strides would not fit 64 bits."""
+        if prod(max(n, 1) for n in shape) >= 1 << 63:
+            raise CorruptCheckpointError(
+                f"{self.label}: tensor {printable(name)} has the shape {shape!s:.80}, too large for any tensor"
+            )
 
     def _free_path(self, path: str) -> str:
         found = path
@@ -290,6 +302,10 @@ class _Cataloguer:
             odd = sorted(n for n in names if not n.isprintable())
             shown = ", ".join(printable(n, 60) for n in odd[:4])
             out.append(f"{len(odd)} keys hold characters that can't be printed, as {shown}")
+        if "" in names:
+            out.append("there is a tensor whose key is empty")
+        if names and len(longest := max(names, key=len)) > LONG_KEY:
+            out.append(f"there are keys of up to {len(longest)} characters, as {printable(longest, 60)}")
         if not text.isascii():
             forms = {unicodedata.normalize("NFC", n) for n in names if not n.isascii()}
             count = sum(not n.isascii() for n in names)

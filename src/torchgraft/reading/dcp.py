@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
 MAX_SMALL = 1 << 20
-MAX_PAIRS = 2048
+MAX_PAIRS = 256
+MAX_CELLS = 1 << 26
 
 
 def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
@@ -100,7 +101,10 @@ class _Reader:
             name, offset = at.get("fqn"), at.get("offset")
             path, start, length = place.get("relative_path"), place.get("offset"), place.get("length")
             if not isinstance(path, str) or type(start) is not int or type(length) is not int:
-                raise CorruptCheckpointError(f"{self.label}: the place of {brief(name)} is incomplete")
+                raise CorruptCheckpointError(
+                    f"{self.label}: the place of {brief(name)} has the path {brief(path, 40)}, offset {brief(start, 40)} and "
+                    f"length {brief(length, 40)}, expected a text and two whole numbers"
+                )
             if place.get("transform_descriptors"):
                 raise UnsupportedCheckpointError(
                     f"{self.label}: {brief(name)} went through a transform ({brief(place['transform_descriptors'])}), which is not read"
@@ -143,11 +147,37 @@ class _Reader:
     def _check_cover(self, name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:
         if sum(prod(c.sizes) for c in chunks) != prod(shape):
             raise self._bad(name, f"of shape {shape}: its {len(chunks)} chunks don't cover it exactly")
-        for a, b in combinations(chunks, 2) if len(chunks) <= MAX_PAIRS else ():
+        if len(chunks) > MAX_PAIRS:
+            self._check_cells(name, chunks)
+            return
+        for a, b in combinations(chunks, 2):
             if all(
                 max(p, q) < min(p + n, q + m) for p, q, n, m in zip(a.offsets, b.offsets, a.sizes, b.sizes, strict=True)
             ):
                 raise self._bad(name, f"has chunks that overlap, at {a.offsets} and {b.offsets}; they don't cover it")
+
+    def _check_cells(self, name: str, chunks: list[Chunk]) -> None:
+        """Mark the cells of the coarsest grid that all chunks lie on: none may be taken twice."""
+        import numpy as np
+
+        edges = [
+            sorted({at for c in chunks for at in (c.offsets[d], c.offsets[d] + c.sizes[d])})
+            for d in range(len(chunks[0].offsets))
+        ]
+        if prod(map(len, edges)) > MAX_CELLS:
+            raise LimitExceededError(
+                f"{self.label}: tensor {printable(name, 80)} is cut into {len(chunks)} crossing chunks"
+            )
+        taken = np.zeros(tuple(map(len, edges)), dtype=bool)
+        numbers = [{at: number for number, at in enumerate(line)} for line in edges]
+        for chunk in chunks:
+            box = tuple(
+                slice(number[o], number[o + n])
+                for number, o, n in zip(numbers, chunk.offsets, chunk.sizes, strict=True)
+            )
+            if taken[box].any():
+                raise self._bad(name, f"has chunks that overlap, one of them at {chunk.offsets}; they don't cover it")
+            taken[box] = True
 
     def _small(self, name: str, info: _Info | None) -> Any:
         """Return a pickled value that is no tensor, read by the inert interpreter."""
@@ -190,7 +220,7 @@ def _attributes(value: Any, label: str) -> dict[str, Any]:
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
         state = state[1]
     if not isinstance(state, dict):
-        raise CorruptCheckpointError(f"{label}: no metadata of a distributed checkpoint, but {type(value).__name__}")
+        raise CorruptCheckpointError(f"{label}: no metadata of a distributed checkpoint, but {brief(value, 60)}")
     return state
 
 

@@ -58,6 +58,10 @@ def _opened(path: str, files: list[CheckpointFile]) -> tuple[Contents, list[Chec
 
 
 def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    if os.path.basename(path) == ".metadata":  # noqa: PTH119
+        from torchgraft.reading.dcp import read_dcp
+
+        return read_dcp(os.path.dirname(path) or ".", files, stack)  # noqa: PTH120
     file = CheckpointFile(path)
     stack.callback(file.close)
     files.append(file)

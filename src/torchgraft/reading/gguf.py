@@ -36,10 +36,23 @@ MAX_ARRAY_DEPTH = 4
 
 
 def _text(cursor: Cursor, what: str) -> str:
+    return _raw(cursor, what).decode("utf-8", "replace")
+
+
+def _raw(cursor: Cursor, what: str) -> bytes:
     count = cursor.number("Q")
     if count > cursor.left:
         raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
-    return cursor.take(count).decode("utf-8", "replace")
+    return cursor.take(count)
+
+
+def _name(cursor: Cursor, what: str) -> str:
+    """Return a name. In it nothing may be lost: replaced characters would make two names one."""
+    at = cursor.at
+    try:
+        return _raw(cursor, what).decode()
+    except UnicodeDecodeError as error:
+        raise cursor.window.corrupt(f"{what} at byte {at} is not UTF-8") from error
 
 
 def read_gguf(window: Window) -> Contents:
@@ -75,7 +88,7 @@ def read_gguf(window: Window) -> Contents:
 def _facts(cursor: Cursor, count: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for _ in range(count):
-        key = _text(cursor, "a key")
+        key = _name(cursor, "a key")
         if key in out:
             raise cursor.window.corrupt(f"duplicate key {printable(key)}")
         value = _value(cursor, cursor.number("I"), key, 0)
@@ -105,7 +118,7 @@ def _value(cursor: Cursor, kind: int, key: str, depth: int) -> Any:
 
 
 def _row(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name = _text(cursor, "a tensor's name")
+    name = _name(cursor, "a tensor's name")
     dims = cursor.number("I")
     if dims > MAX_DIMS:
         raise cursor.window.corrupt(f"tensor {printable(name)} has {dims} dimensions, the limit is {MAX_DIMS}")
@@ -152,6 +165,10 @@ def _check_cover(window: Window, spans: list[tuple[int, int, str]], start: int, 
     for (_, end, a), (begin, stop, b) in pairwise(spans):
         if begin < end and stop > begin:
             raise window.corrupt(f"tensors {a} and {b} overlap")
+        if begin > -(-end // align) * align:
+            raise window.corrupt(f"{begin - end} bytes between tensors {a} and {b} belong to nothing")
+    if spans and spans[0][0]:
+        raise window.corrupt(f"{spans[0][0]} bytes before the first tensor belong to nothing")
     last = start + (-(-spans[-1][1] // align) * align if spans else 0)
     if last < window.size:
         raise window.corrupt(f"{window.size - last} bytes after the last tensor belong to nothing")

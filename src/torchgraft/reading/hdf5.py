@@ -77,6 +77,8 @@ def read_hdf5(window: Window) -> Contents:
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         word = "truncated or broken" if "truncated" in str(error) or "eof" in str(error) else "broken"
         raise CorruptCheckpointError(f"{window.label}: {word} HDF5 file ({str(error)[:160]})") from error
+    if walker.warnings and not walker.found:
+        raise UnsupportedCheckpointError(f"{window.label}: no tensors in it: {walker.warnings[0]}")
     tree: dict[str, Any] = walker.found
     if any(k.startswith(f"{_PARTS[0]}.") for k in tree):
         parts: dict[str, Any] = {p: {} for p in _PARTS}
@@ -138,10 +140,13 @@ class _Walker:
         try:
             dtype = DType.of(name)
         except KeyError:
-            self.warnings.append(f"dataset {where} has dtype {item.dtype}, which is no tensor's; left out")
+            self.warnings.append(f"dataset {where} has dtype {item.dtype!s:.80}, which is no tensor's; left out")
             return
-        nbytes = prod(item.shape or ()) * dtype.itemsize
-        if item.shape is None or (nbytes > MAX_GROWTH and nbytes > 200 * max(item.id.get_storage_size(), 1)):
+        if item.shape is None:
+            self.warnings.append(f"dataset {where} is empty (it has no shape); left out")
+            return
+        nbytes = prod(item.shape) * dtype.itemsize
+        if nbytes > MAX_GROWTH and nbytes > 200 * max(item.id.get_storage_size(), 1):
             raise LimitExceededError(f"{label}: dataset {where} has {nbytes} bytes, of which hardly any are stored")
         key = ".".join(path)
         if key in self.found:

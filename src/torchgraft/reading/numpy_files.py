@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torchgraft.reading.files import Window
     from torchgraft.reading.leaves import Bytes
-    from torchgraft.reading.zipdir import ZipArchive
+    from torchgraft.reading.zipdir import ZipArchive, ZipEntry
 
 _MAGIC = b"\x93NUMPY"
 _DTYPES = {
@@ -27,11 +27,12 @@ _DTYPES = {
     "c8": DType.C64, "c16": DType.C128,
 }  # fmt: skip
 _FIELDS = {
-    "descr": re.compile(r"'descr'\s*:\s*(?:'([^']*)'\s*[,}]|\"([^\"]*)\"\s*[,}]|(\[))"),
-    "fortran_order": re.compile(r"'fortran_order'\s*:\s*(True|False)\s*[,}]"),
-    "shape": re.compile(r"'shape'\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,\s*)*(?:-?\d{1,30}L?\s*)?)\)\s*[,}]"),
+    "descr": re.compile(r"'descr'\s*:\s*(?:'([^']*)'(?=\s*[,}])|\"([^\"]*)\"(?=\s*[,}])|(\[))"),
+    "fortran_order": re.compile(r"'fortran_order'\s*:\s*(True|False)(?=\s*[,}])"),
+    "shape": re.compile(r"'shape'\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,\s*)*(?:-?\d{1,30}L?\s*)?)\)(?=\s*[,}])"),
 }
-_WHOLE = re.compile(r"\s*\{[^(){}]*\([^(){}]*\)[^(){}]*\}\s*")
+_OBJECT = re.compile(r"^[|<>=]?O|'[|<>=]?O\d*'")  # alone, or as a part of a structured type
+_NOTHING_ELSE = re.compile(r"\s*\{[\s,]*\}\s*")
 MAX_HEADER = 65_536
 
 
@@ -49,20 +50,30 @@ def read_npz(archive: ZipArchive) -> Contents:
     """Return the arrays of an .npz file by their names."""
     warnings = archive.warnings
     tree: dict[str, View] = {}
+    unfit: list[UnsupportedCheckpointError] = []
     others = [n for n in archive.entries if not n.endswith(".npy")]
     if others:
         warnings.append(f"{len(others)} members are no arrays and were left out, as {printable(others[0], 80)}")
     for name, entry in archive.entries.items():
         if name.endswith(".npy"):
-            label = f"{archive.window.label}: {printable(name, 80)}"
-            if entry.method == STORED:
-                part = archive.window.part(archive.locate(entry), entry.size)
-                head = part.read
-            else:
-                head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
-            key = name.removesuffix(".npy")
-            tree[key] = _array(label, key, head, entry.size, partial(RecordBytes, archive, name))
+            try:
+                tree[name.removesuffix(".npy")] = _member(archive, entry)
+            except UnsupportedCheckpointError as error:  # texts and dates, which lie beside weights
+                unfit.append(error)
+    if unfit and not tree:
+        raise unfit[0]
+    if unfit:
+        warnings.append(f"{len(unfit)} arrays are no tensors and were left out, as {unfit[0]}")
     return Contents(format="npz", tree=tree, warnings=warnings)
+
+
+def _member(archive: ZipArchive, entry: ZipEntry) -> View:
+    label = f"{archive.window.label}: {printable(entry.name, 80)}"
+    if entry.method == STORED:
+        head = archive.window.part(archive.locate(entry), entry.size).read
+    else:
+        head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
+    return _array(label, entry.name.removesuffix(".npy"), head, entry.size, partial(RecordBytes, archive, entry.name))
 
 
 def _array(
@@ -92,18 +103,21 @@ def _header(label: str, raw: bytes) -> tuple[str, bool, tuple[int, ...]]:
     text = raw.decode("latin-1")
     found = {name: pattern.search(text) for name, pattern in _FIELDS.items()}
     descr, order, shape = found["descr"], found["fortran_order"], found["shape"]
-    if descr is None or order is None or shape is None or not (descr[3] or _WHOLE.fullmatch(text)):
+    rest = text
+    for match in found.values():
+        rest = rest.replace(match[0], "", 1) if match else rest
+    if descr is None or order is None or shape is None or not (descr[3] or _NOTHING_ELSE.fullmatch(rest)):
         missing = ", ".join(n for n, m in found.items() if m is None) or "nothing but"
         raise CorruptCheckpointError(
             f"{label}: header {printable(text.strip(), 60)!r} is no table of descr, fortran_order and shape ({missing})"
         )
     numbers = tuple(int(n.strip().rstrip("L")) for n in shape[1].split(",") if n.strip())
-    structured = text[descr.start(3) :].partition("'fortran_order'")[0] if descr[3] else ""
+    structured = text[descr.start(3) :].partition("'fortran_order'")[0].rstrip(", ") if descr[3] else ""
     return descr[1] or descr[2] or structured, order[1] == "True", numbers
 
 
 def _dtype(label: str, name: str, descr: str) -> DType:
-    if descr.lstrip("|<>=").startswith("O"):
+    if _OBJECT.search(descr):
         raise UnsafeCheckpointError(
             f"{label}: array {printable(name)} holds pickled Python objects (object dtype), not numbers"
         )

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from torchgraft.reading.unpickle import Machine
 
-MAX_STACK = 8_000_000
+MAX_STACK = 4_000_000
+NO_PROTOCOL = 15  # Python is at 5 since 2019; a byte beyond this was no number of one
 
 
 def _constant(value: Any) -> Callable[[Machine, int], int]:
@@ -264,13 +265,17 @@ def _persid(m: Machine, pos: int) -> int:
 def _binpersid(m: Machine, pos: int) -> int:
     if m.persistent is None:
         raise m.corrupt("a persistent id, which this record can't have")
+    m.named += 1
     m.stack[-1] = m.persistent(m.stack[-1])
     return pos
 
 
 def _put(m: Machine, pos: int) -> int:
     text, pos = _line(m, pos)
-    m.memo[int(text)] = m.stack[-1]
+    number = int(text)
+    if not 0 <= number < 1 << 32:
+        raise m.corrupt(f"the memo entry {text[:20]}, expected a number of 32 bits")
+    m.memo[number] = m.stack[-1]
     return pos
 
 
@@ -293,6 +298,8 @@ def _long_binget(m: Machine, pos: int) -> int:
 
 
 def _proto(m: Machine, pos: int) -> int:
+    if m.data[pos] > NO_PROTOCOL:
+        raise m.corrupt(f"pickle protocol {m.data[pos]}, which there is none; protocols 0 to 5 are read")
     if m.data[pos] > 5:
         raise UnsupportedCheckpointError(f"{m.where}: pickle protocol {m.data[pos]}; protocols 0 to 5 are read")
     return pos + 1

@@ -51,6 +51,8 @@ def read_safetensors(window: Window) -> Contents:
     facts = header.pop("__metadata__", {})
     if not isinstance(facts, dict) or not all(isinstance(v, str) for v in facts.values()):
         raise window.corrupt("__metadata__ holds something else than texts")
+    for text in (part for pair in facts.items() for part in pair):
+        _check_unicode(window, text, "__metadata__")
     warnings: list[str] = []
     tensors = _tensors(window, header, 8 + length, warnings)
     return Contents(format="safetensors", tree=tensors, metadata=from_texts(facts), warnings=warnings)
@@ -68,11 +70,15 @@ def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[s
     _check_cover(window, rows, window.size - base)
     if not "".join(out).isprintable():
         for name in out:
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise window.corrupt(f"tensor name {printable(name)} holds half of a surrogate pair") from None
+            _check_unicode(window, name, "tensor name")
     return out
+
+
+def _check_unicode(window: Window, text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise window.corrupt(f"{what} {printable(text)} holds half of a surrogate pair") from None
 
 
 def _entry(window: Window, name: str, entry: Any, warnings: list[str]) -> tuple[DType, tuple[int, ...], int, int]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_INDEX = 256 << 20
 MAX_SHARDS = 10_000
+INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
 
 
@@ -40,13 +41,14 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
     label = str(file)
     window = file.window()
     index = loads(window.read(0, min(window.size, MAX_INDEX)), label)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if places is None:
+    promised = file.path.endswith(INDEX) or (isinstance(index, dict) and "weight_map" in index)
+    if not promised:
         raise UnsupportedCheckpointError(
             f"{label}: a JSON file without weight_map: neither a checkpoint nor an index of one"
         )
+    places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-        raise CorruptCheckpointError(f"{label}: weight_map is no table of names of keys and files")
+        raise CorruptCheckpointError(f"{label}: weight_map is missing, or no table of names of keys and files")
     names = list(dict.fromkeys(places.values()))
     for name in names:
         _check_shard_name(label, name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR",
+    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR", b"\x04\x22\x4d\x18": "lz4",
 }  # fmt: skip
 # How pickles of protocols 0 and 1 begin, which have no header: a mark, a container, a name of a class.
 _TEXT_PICKLE = re.compile(
@@ -27,6 +27,7 @@ _TEXT_PICKLE = re.compile(
 # Keys of the fields that follow the version in a ModelProto: producer's name and version, domain, model's version, texts,
 # graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
+_LINES = re.compile(rb"[\t\n\r -~]{8}")
 _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
@@ -60,7 +61,7 @@ def _reader(head: bytes) -> Callable[[Window], Contents] | None:
         (_TEXT_PICKLE.match(head) is not None, _legacy),
         (_is_onnx(head), _onnx),
         (_is_msgpack(head), _flax),
-        (head[8:9] in (b"{", b" ", b"\xef") and int.from_bytes(head[:8], "little") != 0, _safetensors),
+        (_nearly_safetensors(head), _safetensors),
     )
     return next((reader for fits, reader in signs if fits), None)
 
@@ -71,6 +72,13 @@ def is_safetensors(head: bytes) -> bool:
     Pickles and archives have other things where the length has zeros: one of protocol 2 to 5 can't go on with six zeros.
     """
     return head[4:8] == bytes(4) and head[8:9] == b"{"
+
+
+def _nearly_safetensors(head: bytes) -> bool:
+    """Whether it is best called a broken safetensors file: a length that may be false, and what could begin a JSON table."""
+    if not any(head[:8]) or _LINES.fullmatch(head[:8]):
+        return False
+    return head[8:9] == b"{" or (head[4:8] == bytes(4) and head[8:9] in (b" ", b"\xef"))
 
 
 def _is_onnx(head: bytes) -> bool:

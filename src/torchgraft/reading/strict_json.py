@@ -21,7 +21,8 @@ def loads(raw: bytes, where: str) -> Any:
     except RecursionError as error:
         raise CorruptCheckpointError(f"{where}: JSON nested too deeply") from error
     except ValueError as error:
-        raise CorruptCheckpointError(f"{where}: not JSON ({error})") from error
+        why = "a number of thousands of digits" if "digits" in str(error) else error
+        raise CorruptCheckpointError(f"{where}: not JSON ({why})") from error
 
 
 class _Once:

@@ -50,7 +50,7 @@ def _tensor_v3(m: Machine, args: tuple[Any, ...]) -> TensorRef | Unreadable:
         raise m.corrupt(f"a tensor of {len(args)} facts, expected 7 or 8")
     _no_hooks(m, args[5])
     if not isinstance(args[6], DType):
-        return Unreadable(f"an element type that is not read ({args[6]})")
+        return Unreadable(f"of an element type that is not read ({brief(args[6], 60)})")
     ref = TensorRef(args[0], args[1], args[2], args[3], args[6])
     return _flagged(ref, args[7]) if len(args) == 8 else ref
 
@@ -232,6 +232,8 @@ _FUNCTIONS: dict[str, Callable[[Machine, tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_nested_tensor": _unreadable("a nested tensor, which is not read"),
     "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("a meta tensor: the file holds no values for it"),
     "torch._utils._rebuild_wrapper_subclass": _unreadable("a wrapper subclass: the file holds no values for it"),
+    "torch.nn.parameter.UninitializedParameter": _unreadable("an uninitialised parameter: it never had values"),
+    "torch.nn.parameter.UninitializedBuffer": _unreadable("an uninitialised buffer: it never had values"),
     "torch.Size": _tuple, "torch.device": _text, "torch.serialization._get_layout": _text,
     "torch.jit._pickle.build_intlist": _first, "torch.jit._pickle.build_doublelist": _first,
     "torch.jit._pickle.build_boollist": _first, "torch.jit._pickle.build_tensorlist": _first,

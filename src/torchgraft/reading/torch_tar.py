@@ -17,6 +17,8 @@ from torchgraft.reading.unpickle import MAX_PICKLE, Machine
 from torchgraft.reading.views import Resolver
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torchgraft.reading.files import Window
 
 _PARTS = ("storages", "tensors", "pickle")
@@ -37,7 +39,7 @@ def read_torch_tar(window: Window) -> Contents:
     reader = _Reader(window)
     reader.storages(members["storages"])
     reader.tensors(members["tensors"])
-    tree, _ = reader.run(members["pickle"].read(0, min(members["pickle"].size, MAX_PICKLE)), 0, "pickle")
+    tree = reader.objects(members["pickle"])
     return Contents(
         format="torch tar",
         tree=tree,
@@ -51,9 +53,9 @@ class _Reader:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.table = Table(TORCH_NAMES)
-        self.refs: dict[Any, StorageRef] = {}
+        self.refs: dict[str, StorageRef] = {}
         self.found: dict[str, FileBytes] = {}
-        self.made: dict[int, TensorRef] = {}
+        self.made: dict[str, TensorRef] = {}
 
     def run(self, data: bytes, at: int, part: str) -> tuple[Any, int]:
         machine = Machine(data, f"{self.window.label}: member {part}", self.table, self._tensor)
@@ -63,12 +65,19 @@ class _Reader:
         """Return the tensor that a persistent id of the pickle means: its number."""
         if isinstance(pid, tuple) and pid and isinstance(pid[0], Name):
             return pid[0]  # a class with its source code, which is not looked at
-        found = self.made.get(int(pid)) if type(pid) is int or (isinstance(pid, str) and pid.isdecimal()) else None
+        found = self.made.get(str(pid)) if isinstance(pid, (int, str)) else None
         if found is None:
             raise CorruptCheckpointError(
                 f"{self.window.label}: persistent id {brief(pid)} means no tensor of the archive"
             )
         return found
+
+    def objects(self, part: Window) -> Any:
+        """Return what was saved, with the tensors read before in it."""
+        data = part.read(0, min(part.size, MAX_PICKLE))
+        tree, at = self.run(data, 0, "pickle")
+        self._end(part, data, at)
+        return tree
 
     def storages(self, part: Window) -> None:
         """Read what storages there are: for each its key, device and type, its number of elements, its bytes."""
@@ -81,21 +90,21 @@ class _Reader:
             if at + 8 > len(data):
                 raise part.corrupt("truncated: the size of a storage is missing")
             numel = int.from_bytes(data[at : at + 8], "little", signed=True)
-            ref = StorageRef(str(facts[0]), facts[2], numel)
+            ref = StorageRef(self._new_key(part, facts[0], self.refs), facts[2], numel)
             if numel < 0 or at + 8 + ref.nbytes > len(data):
                 raise part.corrupt(f"truncated: storage {ref.key} has a size of {numel} elements")
-            self.refs[facts[0]] = ref
+            self.refs[ref.key] = ref
             self.found[ref.key] = FileBytes(part, at + 8, ref.nbytes)
             at += 8 + ref.nbytes
-        views, _ = self.run(data, at, "storages")
+        views, at = self.run(data, at, "storages")
         self._views(part, views)
+        self._end(part, data, at)
 
     def _views(self, part: Window, views: Any) -> None:
         for view in views if isinstance(views, list) else [None]:
-            if not isinstance(view, tuple) or len(view) != 4 or view[1] not in self.refs:
-                raise part.corrupt("a view of a storage that is none")
-            key, root, offset, numel = view
-            base = self.refs[root]
+            if not isinstance(view, tuple) or len(view) != 4 or not all(type(n) is int for n in view[2:]):
+                raise part.corrupt("a view of a storage that is no (key, storage, offset, size)")
+            key, base, (offset, numel) = self._new_key(part, view[0], self.refs), self._storage(part, view[1]), view[2:]
             if not 0 <= offset <= offset + numel <= base.numel:
                 raise part.corrupt(f"a view reaches from {offset} to {offset + numel} of {base.numel} elements")
             self.refs[key] = ref = StorageRef(f"{base.key}\0{key}", base.kind, numel)
@@ -108,17 +117,35 @@ class _Reader:
         count, at = self._counted(data, "tensors")
         for _ in range(count):
             facts, at = self.run(data, at, "tensors")
-            if not isinstance(facts, tuple) or len(facts) != 3 or facts[1] not in self.refs:
+            if not isinstance(facts, tuple) or len(facts) != 3:
                 raise part.corrupt("a tensor without key, storage and type")
+            key, storage = self._new_key(part, facts[0], self.made), self._storage(part, facts[1])
             try:
                 (dims,) = struct.unpack_from("<i", data, at)
                 numbers = struct.unpack_from(f"<{2 * max(dims, 0) + 1}q", data, at + 8) if dims <= 64 else ()
             except struct.error as error:
-                raise part.corrupt(f"truncated: the shape of tensor {brief(facts[0], 40)} is cut short") from error
+                raise part.corrupt(f"truncated: the shape of tensor {brief(key, 40)} is cut short") from error
             if dims < 0 or not numbers:
-                raise part.corrupt(f"tensor {brief(facts[0], 40)} of {dims} dimensions")
+                raise part.corrupt(f"tensor {brief(key, 40)} of {dims} dimensions")
             at += 8 + 8 * len(numbers)
-            self.made[facts[0]] = TensorRef(self.refs[facts[1]], numbers[-1], numbers[:dims], numbers[dims:-1])
+            self.made[key] = TensorRef(storage, numbers[-1], numbers[:dims], numbers[dims:-1])
+        self._end(part, data, at)
+
+    def _new_key(self, part: Window, key: Any, known: Collection[str]) -> str:
+        """Return a key as text; the number 1 and the text "1" are one key."""
+        if not isinstance(key, (int, str)) or str(key) in known:
+            raise part.corrupt(f"{brief(key, 40)} is no key of its own, neither a number nor a text, or given twice")
+        return str(key)
+
+    def _storage(self, part: Window, key: Any) -> StorageRef:
+        found = self.refs.get(str(key)) if isinstance(key, (int, str)) else None
+        if found is None:
+            raise part.corrupt(f"{brief(key, 40)} is the key of no storage")
+        return found
+
+    def _end(self, part: Window, data: bytes, at: int) -> None:
+        if at != len(data):
+            raise part.corrupt(f"{len(data) - at} bytes after the end of what it describes")
 
     def _counted(self, data: bytes, part: str) -> tuple[int, int]:
         count, at = self.run(data, 0, part)

@@ -9,7 +9,7 @@ from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError
 from torchgraft.core.facts import from_texts
 from torchgraft.reading.brief import brief
 from torchgraft.reading.contents import Contents
-from torchgraft.reading.inert import StorageRef, StorageType
+from torchgraft.reading.inert import Name, StorageRef, StorageType
 from torchgraft.reading.leaves import RecordBytes
 from torchgraft.reading.names import Table
 from torchgraft.reading.strict_json import loads
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.zipdir import ZipArchive
 
 MAX_VERSION = 10
+MAX_CHECKED = 1000
 NOTES = "torchgraft.json"
 _RECORDS = ("data.pkl", "version", "byteorder", NOTES, "constants.pkl")
 _KEY = re.compile(r"[A-Za-z0-9_]+")
@@ -42,9 +43,8 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     if end != len(data):
         raise CorruptCheckpointError(f"{where}: {len(data) - end} bytes after STOP")
     del data
-    packed = [name for name in archive.compressed if name.startswith(storages.prefix)]
-    if packed:
-        warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
+    if archive.compressed:
+        warnings.append(f"{len(archive.compressed)} records are compressed, as {archive.compressed[0]}")
     script = f"{root}/constants.pkl" in archive.entries
     if script:
         _check_constants(archive, root, warnings)
@@ -73,13 +73,19 @@ def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: 
     """Say what of the archive is not read: storages of no tensor, and records that belong to nothing."""
     known = {f"{root}/{name}" for name in _RECORDS}
     prefix, refs, hidden = storages.prefix, storages.refs, f"{root}/."
-    unused, others = [], []
+    unused, others, unread = [], [], []
     for name in archive.entries:
         if name.startswith(prefix):
             if name[len(prefix) :] not in refs and not name.endswith("/"):
                 unused.append(name)
-        elif name not in known and not name.endswith("/") and not name.startswith(hidden) and not script:
-            others.append(name)
+        elif name not in known:
+            unread.append(name)
+            if not name.endswith("/") and not name.startswith(hidden) and not script:
+                others.append(name)
+    for name in [*unused, *unread][
+        :MAX_CHECKED
+    ]:  # by other readers, they may be taken for what their local headers say
+        archive.locate(archive.entries[name])
     if unused:
         warnings.append(f"{len(unused)} storages belong to no tensor, as record {unused[0]}")
     if others:
@@ -101,9 +107,11 @@ def _check_facts(archive: ZipArchive, root: str, warnings: list[str]) -> bool:
     """Check the small records beside data.pkl; return whether the file is big-endian."""
     if f"{root}/version" in archive.entries:
         text = archive.read(f"{root}/version", 1024).strip()
-        if not text.isdigit() or int(text) > MAX_VERSION:
+        if not text.isdigit():
+            raise archive.window.corrupt(f"record {root}/version says {text[:20]!r}, expected a number")
+        if not 0 < int(text) <= MAX_VERSION:
             raise UnsupportedCheckpointError(
-                f"{archive.window.label}: record {root}/version says {text[:20]!r}; versions up to {MAX_VERSION} are read"
+                f"{archive.window.label}: record {root}/version says {text[:20]!r}; versions 1 to {MAX_VERSION} are read"
             )
     else:
         warnings.append("the record with the format version is missing")
@@ -181,13 +189,25 @@ def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
         )
     _, kind, key, location, numel = pid[:5]
     key = str(key) if type(key) is int else key
-    if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int:
+    if not isinstance(kind, StorageType):
+        raise _no_storage_type(label, kind)
+    if not isinstance(key, str) or type(numel) is not int:
         raise CorruptCheckpointError(f"{label}: persistent id with wrong parts: {_short(pid)}")
     if "\0" in key:
         raise CorruptCheckpointError(f"{label}: storage key {brief(key)} holds a NUL, which no name of a record has")
     if numel < 0:
         raise CorruptCheckpointError(f"{label}: storage {brief(key)} of {numel} elements")
     return kind, key, location if isinstance(location, str) else brief(location), numel
+
+
+def _no_storage_type(label: str, kind: Any) -> Exception:
+    if isinstance(kind, Name) and kind.module.partition(".")[0] == "torch":
+        return UnsupportedCheckpointError(f"{label}: a storage of the type {kind}, which is not read")
+    if isinstance(kind, Name):
+        return UnsafeCheckpointError(
+            f"{label}: a storage of the type {kind}, which only its own code knows; nothing was run"
+        )
+    return CorruptCheckpointError(f"{label}: persistent id with {brief(kind, 40)} as the type of a storage")
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from functools import cached_property
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import (
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from torchgraft.reading.tensor_runs import TensorRuns
 
 MAX_PICKLE = 512 << 20
+ROUND = 1 << 20  # opcodes between two looks at what they have come to
+FREE_ROUNDS = 8
+OPCODES_EACH = 128  # for each storage that is named; a tensor of a state dict takes some 40
+MAX_TUPLE_KEYS = 10_000
+# Python hashes whole numbers modulo this one (sys.hash_info.modulus): from here on, any number of them can be made to meet.
+NO_KEY = (1 << 61) - 1
 MAX_LIVE = 1 << 20
 _LONG_BINGET = re.compile(rb"j(?=(.{4}))", re.DOTALL)
 _SHORT = frozenset(number.to_bytes(4, "little") for number in range(256))
@@ -57,6 +64,8 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.fence = 0
         self.forgotten = False
+        self.named = 0
+        self._tuple_keys = 0
         self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     @cached_property
@@ -81,19 +90,39 @@ class Machine:
         """
         pos = start
         try:
-            pos, at = self._steps(start)
+            pos = self._rounds(start)
         except (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error) as error:
             raise self.corrupt(self._cause(error)) from error
         if len(self.stack) != 1 or self.marks:
             raise self.corrupt(f"the stack holds {len(self.stack)} values at STOP, expected one")
         self.table.finish(self)
-        del at
         return self.stack[0], pos
 
-    def _steps(self, pos: int) -> tuple[int, int]:
-        """Run to STOP. The commonest opcodes are handled here, all others by the table of functions."""
+    def _rounds(self, pos: int) -> int:
+        """Run to STOP; return the position behind it.
+
+        Raises:
+            LimitExceededError: there are more opcodes, or values on the stack, than any honest pickle has.
+        """
+        for done in count(1):
+            pos = self._steps(pos)
+            if pos < 0:
+                return -pos
+            if max(len(self.stack), len(self.marks)) > MAX_STACK:
+                raise LimitExceededError(f"{self.where}: more than {MAX_STACK} values on the pickle's stack")
+            if done > FREE_ROUNDS and done * ROUND > OPCODES_EACH * self.named:
+                raise LimitExceededError(
+                    f"{self.where}: {done * ROUND} opcodes for {self.named} storages: no honest pickle has so many"
+                )
+        raise AssertionError
+
+    def _steps(self, pos: int) -> int:
+        """Run a round of opcodes; return where to go on, or the position behind STOP, negated.
+
+        The commonest opcodes are handled here, all others by the table of functions.
+        """
         data, stack, marks, memo, table, runs = self.data, self.stack, self.marks, self.memo, OPCODES, self.runs
-        while True:
+        for _ in repeat(None, ROUND):
             self.at = pos
             op = data[pos]
             if op == 0x58 and runs is not None:  # BINUNICODE
@@ -119,9 +148,10 @@ class Machine:
                 stack[at:] = [tuple(stack[at:])]
                 pos += 1
             elif op == 0x2E:  # STOP
-                return pos + 1, pos
+                return -pos - 1
             else:
                 pos = table[op](self, pos + 1)
+        return pos
 
     def _cause(self, error: Exception) -> str:
         if self.at >= len(self.data) or (isinstance(error, IndexError) and self.at + 5 > len(self.data)):
@@ -146,7 +176,7 @@ class Machine:
         if type(value) is not tuple:
             return value
         for number in value:
-            if type(number) is not int:  # True equals 1
+            if type(number) is not int or not -NO_KEY < number < NO_KEY:  # True equals 1
                 return value
         return self._numbers.setdefault(value, value)
 
@@ -193,10 +223,7 @@ class Machine:
             raise self.corrupt(f"items are set on a {kind_of(target)}")
         before = len(into)
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if type(key) is not str and not isinstance(key, _PLAIN_KEYS):
-                into[self.checked_key(key)] = value
-            else:
-                into[key] = value
+            into[key if type(key) is str else self.checked_key(key)] = value
         if len(into) != before + len(values) // 2:
             seen: set[Any] = set()
             for key in values[::2]:
@@ -205,10 +232,18 @@ class Machine:
                 seen.add(key)
 
     def checked_key(self, key: Any, depth: int = 0) -> Any:
-        """Return `key` if it can be one: plain, or a short and flat tuple of such; stand-ins become their names."""
+        """Return `key` if it can be one: plain, or a short and flat tuple of such; stand-ins become their names.
+
+        Hashes of numbers, and of tuples of numbers, can be foreseen: many that meet would take hours to tell apart.
+        """
         if isinstance(key, _PLAIN_KEYS):
+            if type(key) is int and not -NO_KEY < key < NO_KEY:
+                raise LimitExceededError(f"{self.where}: a whole number of {key.bit_length()} bits as a dictionary key")
             return key
         if isinstance(key, tuple) and len(key) <= 32 and depth < 4:
+            self._tuple_keys += 1
+            if self._tuple_keys > MAX_TUPLE_KEYS:
+                raise LimitExceededError(f"{self.where}: more than {MAX_TUPLE_KEYS} tuples as dictionary keys")
             return tuple([self.checked_key(k, depth + 1) for k in key])
         if isinstance(key, (Name, Stub, TensorRef)):
             return key
@@ -244,4 +279,6 @@ def kind_of(value: Any) -> str:
     """Return a word for the kind of `value`."""
     if isinstance(value, (Name, Stub)):
         return str(value)
-    return {"TensorRef": "tensor", "Record": "dict"}.get(type(value).__name__, type(value).__name__)
+    return {"TensorRef": "tensor", "Record": "dict", "Unreadable": "tensor"}.get(
+        type(value).__name__, type(value).__name__
+    )

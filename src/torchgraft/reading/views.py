@@ -142,7 +142,9 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
         numel *= n
         last += (n - 1) * s
     end = (offset + last + 1) * itemsize if numel else 0
-    if end > stored or numel * itemsize >= 1 << 63:
+    if numel * itemsize >= 1 << 63:
+        raise _bad(label, name, f"has shape {brief(shape)}: {numel} elements, more than any tensor can have")
+    if end > stored:
         raise _bad(
             label, name, f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and offset {offset} need {end} "
             f"bytes, its storage has {stored}"

@@ -32,13 +32,15 @@ AHEAD = 32 << 10
 _UNIX = 3
 # The MS-DOS attribute of a folder, which some readers (miniz, and so torch) take at its word.
 _FOLDER = 0x10
+_HIDDEN = 0x2041  # flags: encrypted, strongly encrypted, parts of the directory masked
 RATIO_FREE = 8 << 20
 _CENTRAL = struct.Struct("<4sxB2xHH4x3I4H2x2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _FACTS = struct.Struct("<2HI3Q")
 _SIZE, _SIZE_AT = struct.Struct("<Q"), struct.calcsize("<2HIQ")
 _FULL32 = 0xFFFFFFFF
-_ODD_NAME = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
+_OUTSIDE = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
+_ODD_NAME = re.compile(rf"{_OUTSIDE.pattern}|(?:^|/)\.?/", re.MULTILINE)
 
 
 class ZipEntry(NamedTuple):
@@ -114,7 +116,7 @@ class ZipArchive:
         same = later or sizes == large or (crc == entry.crc and sizes[1:] == (_FULL32, _FULL32))
         if sign != b"PK\3\4" or name_length != len(raw) or head[_LOCAL.size :] != raw:
             raise self.window.corrupt(f"local header of {entry.name}: has another name than the directory")
-        if method != entry.method or (flags ^ entry.flags) & 0x2041 or not same:
+        if method != entry.method or (flags ^ entry.flags) & _HIDDEN or not same:
             raise self.window.corrupt(f"local header of {entry.name}: differs from the directory")
         data: int = entry.header + len(head) + extra
         if data + entry.packed > self._starts[bisect_right(self._starts, entry.header)]:
@@ -199,7 +201,9 @@ def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
     if _FULL32 in (packed, size, header):
         packed, size, header = _wide(window, name, raw[extra_at : extra_at + extra_length], (packed, size, header))
     folder = mode & _FOLDER and size
-    if flags & 0x41 or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size) or folder:
+    if extra_length:
+        _check_fields(window, name, raw[extra_at : extra_at + extra_length])
+    if flags & _HIDDEN or method not in (STORED, DEFLATED) or disk or (method == STORED and packed != size) or folder:
         raise _unusable(window, name, (flags, method, disk, packed, size))
     if system == _UNIX and stat.S_ISLNK(mode >> 16):
         raise UnsafeCheckpointError(f"{window.label}: record {name} is a symlink, expected a file")
@@ -208,7 +212,7 @@ def _entry(window: Window, raw: bytes, at: int) -> tuple[ZipEntry, int]:
 
 def _unusable(window: Window, name: str, facts: tuple[int, int, int, int, int]) -> CorruptCheckpointError:
     flags, method, disk, packed, size = facts
-    if flags & 0x41:
+    if flags & _HIDDEN:
         return window.corrupt(f"record {name} is marked as encrypted")
     if method not in (STORED, DEFLATED):
         return window.corrupt(
@@ -221,6 +225,15 @@ def _unusable(window: Window, name: str, facts: tuple[int, int, int, int, int]) 
     return window.corrupt(
         f"record {name} holds {size} bytes, and is marked as a folder; readers take it as one or the other"
     )
+
+
+def _check_fields(window: Window, name: str, extra: bytes) -> None:
+    """Refuse extra fields that reach beyond their place. Some programs fill it up with zeros, up to three of them."""
+    at = 0
+    while at + 4 <= len(extra):
+        at += 4 + int.from_bytes(extra[at + 2 : at + 4], "little")
+    if at > len(extra) or any(extra[at:]):
+        raise window.corrupt(f"record {name}: its extra fields reach beyond their {len(extra)} bytes")
 
 
 def _wide(window: Window, name: str, extra: bytes, fields: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -271,9 +284,13 @@ def _check_names(window: Window, found: list[ZipEntry]) -> None:
         for entry in found:
             if "\0" in entry.name:
                 raise window.corrupt(f"record {entry.name!r}: NUL in its name")
-            if _ODD_NAME.search(entry.name):
+            if _OUTSIDE.search(entry.name):
                 raise UnsafeCheckpointError(
                     f"{window.label}: record {entry.name} leads outside the archive (../, an absolute path or a backslash)"
+                )
+            if _ODD_NAME.search(entry.name):
+                raise window.corrupt(
+                    f"record {entry.name}: its path has parts of no name, and means that of another record"
                 )
 
 
