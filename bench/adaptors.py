@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from example_inputs import shared_inputs
-
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -49,7 +47,6 @@ def pairs_certain(source: dict[str, Any], model: nn.Module, source_model: nn.Mod
 
 def _transfer(source: dict[str, Any], model: nn.Module, source_model: nn.Module | None, **how: Any) -> None:
     from torchgraft import api
-    from torchgraft.core.errors import UsageError
     from torchgraft.core.policy import Policy, Verdict
 
     lenient = Policy(
@@ -59,12 +56,8 @@ def _transfer(source: dict[str, Any], model: nn.Module, source_model: nn.Module 
         nonfinite=Verdict.WARN,
         outputs=Verdict.WARN,
     )
-    found = shared_inputs(source_model, model) if source_model is not None else None
-    tried = {} if found is None else {"source_inputs": found[0], "inputs": found[1]}
-    try:
-        api.load(model, source, policy=lenient, source_model=source_model, **how, **tried)
-    except UsageError:  # outputs of another kind on both sides: a guess at inputs that proves nothing
-        api.load(model, source, policy=lenient, source_model=source_model, **how)
+    tried = {} if source_model is None else {"inputs": "guess"}
+    api.load(model, source, policy=lenient, source_model=source_model, **how, **tried)
 
 
 def _options(hints: dict[str, Any]) -> dict[str, Any]:

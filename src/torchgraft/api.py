@@ -193,7 +193,8 @@ def load(  # what, and how
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
             source_model: the module that the checkpoint was saved from (meta is fine): its layer types and numbers of heads
                 are used as well. Needless where `checkpoint` is that module.
-            inputs, source_inputs: what both models are run on, as for verify(): outputs prove the plan, or correct it.
+            inputs, source_inputs: what both models are run on, as for verify(), "guess" included: outputs prove the plan, or
+                correct it; where they prove nothing, parts of the models do (`plan.proof`).
             golden: in place of source_inputs and of a source_model that runs: a file that record() wrote, with its inputs.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             learned: what learn() returned, or the file it was saved to: the checkpoint is converted as it is read.

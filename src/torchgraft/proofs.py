@@ -47,7 +47,8 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         source_model: the module that the weights came from, with its weights.
         golden: in place of the source: a file that record() wrote, with its inputs, in whatever process and version.
         inputs: a tensor, a tuple of arguments, a mapping of keywords, or a callable that gets the model, runs it in its
-            own way and returns what is to be compared; a list of such for several inputs.
+            own way and returns what is to be compared; a list of such for several inputs. "guess": something that
+            both run on, guessed by their layers and by what their forward methods take.
         source_inputs: the same for the source, where it takes them in another way.
         plan: what load() returned, or a plan: which tensor came from which. Without it, one is made between the two.
         tolerance: greatest relative difference, max |a - b| / max |b|, that passes; else 1e-4 for float32 outputs,
@@ -57,8 +58,9 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     Raises:
         UsageError: an argument makes no sense, the source fails on an input, or no output can be compared.
     """
+    from torchgraft.verifying.guessing import shown
     from torchgraft.verifying.models import verify_models
-    from torchgraft.verifying.questions import golden_question, question
+    from torchgraft.verifying.questions import GUESS, golden_question, question
 
     if golden is not None:
         if source_model is not None or source_inputs is not None:
@@ -68,11 +70,35 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         return replace(verify_models(asked), renderers=_VERIFICATION)
     if source_model is None:
         raise UsageError("verify needs source_model=, or golden= with what it was recorded to give")
+    guessed = isinstance(inputs, str) and inputs == GUESS
+    if guessed:
+        source_inputs, inputs = _guessed(source_model, model)
     asked = question(
         model, source_model, inputs, source_inputs=source_inputs, tolerance=tolerance, mode=mode,
         plan=plan or _plan_between(model, source_model),
     )  # fmt: skip
-    return replace(verify_models(replace(asked, stated=plan is not None)), renderers=_VERIFICATION)
+    found = replace(verify_models(replace(asked, stated=plan is not None)), renderers=_VERIFICATION)
+    return (
+        replace(found, notes=(*found.notes, f"run on inputs that were guessed: {shown(inputs)}")) if guessed else found
+    )
+
+
+def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]:
+    """Return inputs of both on which both run.
+
+    Raises:
+        UsageError: none was found.
+    """
+    from torchgraft.verifying.guessing import guessed_inputs
+    from torchgraft.verifying.questions import GUESS, checked_models
+
+    checked_models(model, source_model)
+    found = next(guessed_inputs(source_model, model), None)
+    if found is None:
+        raise UsageError(
+            f"inputs={GUESS!r}: no input was found on which both models run; give inputs= and source_inputs="
+        )
+    return found
 
 
 def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: str = "eval") -> Golden:

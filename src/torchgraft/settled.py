@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting import Wishes, decided, object_to
 from torchgraft.core.errors import UsageError
@@ -13,14 +13,17 @@ from torchgraft.request import request
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torchgraft.adapting import Options
     from torchgraft.core.plan import Plan
+    from torchgraft.core.proof import Proof
     from torchgraft.core.specs import Source
     from torchgraft.request import Request
     from torchgraft.verifying.golden import Golden
-    from torchgraft.verifying.tracing import Run
+    from torchgraft.verifying.settling import Trial
+
+MOST_GUESSES = 3
 
 
 def settled(source: Source, asked: Request, model: object, planned: Callable[[object, Request], Plan]) -> Plan:
@@ -32,16 +35,14 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
         UsageError: there is no source model, a model can't be run, or the source's holds other values than the file.
         CheckpointError: what was recorded can't be read.
     """
-    from torchgraft.verifying.settling import Trial, settle
+    from torchgraft.verifying.settling import prove_parts, settle
 
     if not hasattr(model, "named_parameters"):
         given = "golden=" if asked.golden is not None else "inputs="
         raise UsageError(f"{given} needs a model that can be run: give an nn.Module")
     taking = replace(asked, on_doubt="take", accept="likely")
     best = planned(model, taking)
-    side = _recorded(asked, best, source) if asked.golden is not None else _run(asked, planned, source)
-    trial = Trial(model=model, inputs=side.inputs, sources=side.runs, keys=side.keys)  # type: ignore[arg-type]  # a module, as checked
-    found = settle(best, source, trial)
+    found, trial = _first_proved(best, source, _sides(asked, best, planned, source, model))
     if not _is_proved(found):
         for options in _other_ways(asked.options):
             try:
@@ -52,6 +53,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
             if _is_proved(tried):
                 best, found = other, tried
                 break
+    found = prove_parts(found, source, trial)
     rules = asked.rules
     wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
     made = decided(found, wishes)
@@ -61,42 +63,86 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
     return replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)
 
 
-class _Side(NamedTuple):
-    """What is known of the source: inputs for the model, the source's runs on the same, and its names in the file."""
+def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[Plan, Trial]:
+    """Return the plan as the first trial leaves it that proves it, with that trial; else as the first leaves it.
 
-    inputs: Sequence[Any]
-    runs: Sequence[Run]
-    keys: Mapping[str, str]
+    That outputs differ on an input that was guessed before is told: it may mean nothing to the models, or a lot.
+    """
+    from torchgraft.verifying.guessing import shown
+    from torchgraft.verifying.settling import settle
+
+    tried: list[tuple[Plan, Trial]] = []
+    for trial in trials:
+        found = settle(plan, source, trial)
+        if _is_proved(found):
+            proof: Any = found.proof
+            if tried:
+                before = f"outputs differ on another guessed input, {' and '.join(map(shown, tried[0][1].inputs))}"
+                found = replace(found, proof=replace(proof, reason=before))
+            return found, trial
+        tried.append((found, trial))
+    return tried[0]
 
 
-def _run(asked: Request, planned: Callable[[object, Request], Plan], source: Source) -> _Side:
-    """Run the source's model."""
-    from torchgraft.verifying.questions import input_pairs
-    from torchgraft.verifying.settling.naming import names_in_file
-    from torchgraft.verifying.tracing import record_run
-
+def _sides(
+    asked: Request, plan: Plan, planned: Callable[[object, Request], Plan], source: Source, model: Any
+) -> Iterator[Trial]:
+    """Yield what the plan can be tried with: one trial, or where inputs are to be guessed several."""
+    if asked.golden is not None:
+        yield _recorded(asked, plan, source, model)
+        return
     origin: Any = asked.source_model
     if origin is None:
         raise UsageError(
             "inputs= needs source_model=: the module that the checkpoint was saved from, with its values; or golden=, "
             "the file of a run of it"
         )
+    from torchgraft.verifying.guessing import guessed_inputs
+    from torchgraft.verifying.questions import GUESS, input_pairs
+    from torchgraft.verifying.settling.naming import names_in_file
+
     keys = names_in_file(origin, planned(origin, request(on_doubt="take", prefer=asked.prefer)), source)
-    pairs = input_pairs(asked.inputs, asked.source_inputs)
+    if asked.inputs != GUESS:
+        yield _run(origin, input_pairs(asked.inputs, asked.source_inputs), keys, model)
+        return
+    guesses = 0
+    for pair in guessed_inputs(origin, model, MOST_GUESSES):
+        guesses += 1
+        yield _run(origin, (pair,), keys, model)
+    if not guesses:
+        yield _run(origin, (), keys, model)
+
+
+def _run(origin: Any, pairs: Sequence[tuple[Any, Any]], keys: Mapping[str, str], model: Any) -> Trial:
+    """Run the source's model.
+
+    Raises:
+        UsageError: it fails on an input.
+    """
+    from torchgraft.verifying.settling import Trial
+    from torchgraft.verifying.tracing import record_run
+
     runs = [record_run(origin, theirs) for theirs, _ in pairs]
     for number, run in enumerate(runs):
         if run.recording.failure:
             raise UsageError(f"source_model fails on input {number}: {run.recording.failure}")
-    return _Side([mine for _, mine in pairs], runs, keys)
+    return Trial(
+        model=model, inputs=[mine for _, mine in pairs], sources=runs, keys=keys, origin=origin,
+        source_inputs=[theirs for theirs, _ in pairs],
+    )  # fmt: skip
 
 
-def _recorded(asked: Request, plan: Plan, source: Source) -> _Side:
+def _recorded(asked: Request, plan: Plan, source: Source, model: Any) -> Trial:
     """Read what record() wrote."""
     from torchgraft.verifying.golden import inputs_of
+    from torchgraft.verifying.settling import Trial
     from torchgraft.verifying.settling.naming import names_recorded
 
     golden = read_golden(asked.golden)  # type: ignore[arg-type]  # a path, as checked
-    return _Side(inputs_of(golden, asked.inputs), golden.runs, names_recorded(golden.weights, plan, source))
+    return Trial(
+        model=model, inputs=inputs_of(golden, asked.inputs), sources=golden.runs,
+        keys=names_recorded(golden.weights, plan, source),
+    )  # fmt: skip
 
 
 def read_golden(path: str | os.PathLike[str]) -> Golden:
@@ -128,12 +174,17 @@ def _is_proved(plan: Plan) -> bool:
 def _unproved(plan: Plan, asked: Request) -> tuple[Objection, ...]:
     """Return an objection where outputs differ."""
     proof = plan.proof
-    if proof is None or proof.passed:
+    if proof is None or proof.passed or (proof.complete and proof.reason):
         return ()
     side = "source_model, inputs" if asked.golden is None else "golden=..."
     text = (
-        f"the model's outputs differ from the source's: max rel. diff {proof.relative:.2g} (tolerance "
-        f"{proof.tolerance:g}); tg.verify(model, {side}, plan=plan) says where and why; policy="
+        f"the model's outputs {_shortcoming(proof)}; tg.verify(model, {side}, plan=plan) says where and why; policy="
         "Policy(outputs=Verdict.WARN) loads all the same"
     )
     return (Objection("outputs", text),)
+
+
+def _shortcoming(proof: Proof) -> str:
+    if proof.reason:
+        return f"are not proved to be the source's: {proof.reason}"
+    return f"differ from the source's: max rel. diff {proof.relative:.2g} (tolerance {proof.tolerance:g})"

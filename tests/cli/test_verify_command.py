@@ -69,6 +69,12 @@ def test_a_difference_ends_with_ten_and_says_why(run, given):
     assert (data["causes"][0]["kind"], data["causes"][0]["target"]) == ("setting", 0.01)
 
 
+def test_inputs_may_be_guessed(run):
+    done = run("net.pt", "--model", "verify_nets:Net", "--source-model", "verify_nets:Net", "--input", "guess")
+    assert done.exit_code == 0, done.output
+    assert "run on inputs that were guessed: [2, 3, 32, 32]" in done.stdout
+
+
 def test_whole_numbers(run):
     done = run("words.pt", "--model", "verify_nets:words", "--source-model", "verify_nets:words", "--input", "2x5:0-19")
     assert done.exit_code == 0, done.output

@@ -3,7 +3,8 @@
 from hypothesis import strategies as st
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Proof, Rows, Step, Unused, Why
+from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why
+from torchgraft.core.proof import Part, Proof
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import Concat, Constant
@@ -102,7 +103,13 @@ def converted():
         format="torch zip",
         objections=objections,
         notes=("took 'model', the only network",),
-        proof=Proof(inputs=1, relative=3e-7, tolerance=1e-4, passed=True),
+        proof=Proof(
+            inputs=1,
+            relative=3e-7,
+            tolerance=1e-4,
+            passed=True,
+            parts=(Part(module="stem", source_module="body", slots=("stem.weight",), relative=2e-7),),
+        ),
     )
 
 

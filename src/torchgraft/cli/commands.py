@@ -175,7 +175,7 @@ def convert(checkpoint: str, output: str, **given: Any) -> None:
     multiple=True,
     required=True,
     metavar="[NAME=]SHAPE",
-    help="What both are run on: 1x3x224x224 (random), ids=1x16:0-999 (random whole numbers), or a file of tensors.",
+    help="What both are run on: 1x3x224x224 (random), ids=1x16:0-999 (random whole numbers), a file of tensors, or guess.",
 )
 @click.option(
     "--tolerance",

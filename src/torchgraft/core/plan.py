@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from torchgraft.core.proof import Proof
     from torchgraft.core.specs import Shape, Slot, TensorSpec
 
 
@@ -179,22 +180,6 @@ class Objection:
     kind: str
     text: str
     names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """What running both models on the same inputs came to: the greatest relative difference of their outputs."""
-
-    inputs: int
-    relative: float
-    tolerance: float
-    passed: bool
-
-    def words(self) -> str:
-        """Return it in words: `proved on 1 input, max rel. diff 3e-07`."""
-        many = f"{self.inputs} input{'s' * (self.inputs != 1)}"
-        held = "proved" if self.passed else "not proved: outputs differ"
-        return f"{held} on {many}, max rel. diff {self.relative:.1g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from torchgraft.reporting.sections import by_fate
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
-    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Proof, Rows, Step, Unused, Why
+    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
+    from torchgraft.core.proof import Proof
     from torchgraft.core.report import Report
     from torchgraft.core.specs import TensorSpec
 
@@ -111,6 +112,19 @@ def _proof(proof: Proof) -> Data:
         "relative": plain(proof.relative),
         "tolerance": proof.tolerance,
         "passed": proof.passed,
+        "parts": [
+            {
+                "module": part.module,
+                "source_module": part.source_module,
+                "slots": list(part.slots),
+                "relative": plain(part.relative),
+                "apart": part.apart,
+                "root": part.root,
+            }
+            for part in proof.parts
+        ],
+        "unproved": list(proof.unproved),
+        "reason": proof.reason,
     }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchgraft.verifying.golden import Golden
 
 MODES = ("eval", "as is")
+GUESS = "guess"
 EMPTY = Plan(steps=())
 
 

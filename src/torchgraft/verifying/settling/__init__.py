@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torchgraft.core.plan import Certainty, Proof, Unused, Why
+from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Certainty, Unused, Why
+from torchgraft.core.proof import Proof
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.settling.guide import Guidance, Guide
 from torchgraft.verifying.settling.hands import Hands
 from torchgraft.verifying.settling.naming import Cached
+from torchgraft.verifying.settling.parts import prove_parts, sure
 from torchgraft.verifying.settling.siblings import follow_siblings
+from torchgraft.verifying.settling.trial import Trial
 from torchgraft.verifying.settling.uses import Uses
 from torchgraft.verifying.tracing import record_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import nn
-
     from torchgraft.core.plan import Plan, Step
     from torchgraft.core.specs import Source
     from torchgraft.verifying.settling.guide import Reading
     from torchgraft.verifying.tracing import Run
 
+__all__ = ["Trial", "prove_parts", "settle"]
+
 MOST_RUNS = 48
 MOST_ORDERS = 6
 GUIDED_RUNS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """What a plan is tried with: the model and its inputs, runs of the source on the same, and its names in the file."""
-
-    model: nn.Module
-    inputs: Sequence[Any]
-    sources: Sequence[Run]
-    keys: Mapping[str, str]
-    tolerance: float | None = None
 
 
 def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
@@ -49,21 +42,20 @@ def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
     The target is filled by the plan and run on the first input. If it gives what the source gave, all is proved that took
     part. Else it is run with each weight chosen by what the source does with the same values, and what several
     weights could do is tried in other orders, some tens of runs at most. The outcome must hold on all inputs.
-
-    Raises:
-        UsageError: no output can be compared.
     """
-    sources = trial.sources
     with Hands(trial.model, Cached(source)) as hands:
-        search = Search(plan, trial, hands, sources[0])
+        search = Search(plan, trial, hands)
         search.run()
         worst = search.outcome.relative
         used = {n for v in search.target.recording.values for n in v.weights} if search.target else set()
-        for mine, theirs in zip(trial.inputs[1:], sources[1:], strict=True):
+        for mine, theirs in zip(trial.inputs[1:], trial.sources[1:], strict=True):
             with hands.interruptible():
                 again = record_run(trial.model, mine)
             worst = max(worst, search.measure(theirs, again).relative)
-    proof = Proof(inputs=len(sources), relative=worst, tolerance=search.limit, passed=worst <= search.limit)
+    proof = Proof(
+        inputs=len(trial.sources), relative=worst, tolerance=search.limit, passed=worst <= search.limit,
+        reason="" if worst <= search.limit else search.reason,
+    )  # fmt: skip
     return _concluded(plan, search, used, proof)
 
 
@@ -82,17 +74,26 @@ class Outcome:
 class Search:
     """The steps of a plan under trial; `run` leaves the best that was found, in the model, too."""
 
-    def __init__(self, plan: Plan, trial: Trial, hands: Hands, source: Run) -> None:
+    def __init__(self, plan: Plan, trial: Trial, hands: Hands) -> None:
         self.steps: dict[str, Step] = {step.slot.name: step for step in plan.steps}
         self.target: Run | None = None
-        self._plan, self._trial, self._hands, self._source = plan, trial, hands, source
-        self._uses = Uses(source.recording)
-        self._floor = FLOORS[coarsest(source.outputs)]
-        self.limit = TOLERANCES[coarsest(source.outputs)] if trial.tolerance is None else trial.tolerance
+        self.reason = "" if trial.sources else "no input is known on which both can be run"
+        self._plan, self._trial, self._hands = plan, trial, hands
+        kind = coarsest(*(run.outputs for run in trial.sources))
+        self._floor = FLOORS[kind]
+        self.limit = TOLERANCES[kind] if trial.tolerance is None else trial.tolerance
         self._shapes = {key: spec.shape for key, spec in plan.source_specs.items()}
         self.outcome = Outcome(float("inf"), -1)
         self.improved = False
         self._runs = 0
+
+    @property
+    def _source(self) -> Run:
+        return self._trial.sources[0]
+
+    @cached_property
+    def _uses(self) -> Uses:
+        return Uses(self._source.recording)
 
     @property
     def proved(self) -> bool:
@@ -104,6 +105,8 @@ class Search:
         for step in self.steps.values():
             if step.feeds or step.ops:
                 self._hands.fill(step)
+        if not self._trial.sources:
+            return
         first = self._try()
         choices: dict[int, list[Reading]] = {}
         for _ in range(GUIDED_RUNS):
@@ -122,10 +125,15 @@ class Search:
         matches = Matches(source.recording, target.recording, self._floor)
         agreed = sum(n in matches.found for n, v in enumerate(target.recording.values) if v.op >= 0 and v.live)
         if target.recording.failure:
+            self.reason = f"the model raised {target.recording.failure}"
             return Outcome(float("inf"), agreed)
-        pairs, _ = paired(source.outputs, target.outputs)
-        apart = [distance(source.outputs[s], target.outputs[t])[1] for s, t in pairs]
-        return Outcome(max(apart), agreed)
+        try:
+            pairs, _ = paired(source.outputs, target.outputs)
+        except UsageError as error:
+            self.reason = str(error)
+            return Outcome(float("inf"), agreed)
+        self.reason = _shapes_apart(source, target, pairs)
+        return Outcome(max(distance(source.outputs[s], target.outputs[t])[1] for s, t in pairs), agreed)
 
     def _try(self) -> Outcome:
         """Run the model as it is filled now."""
@@ -187,6 +195,15 @@ class Search:
         yield from (tuple(names) for names in by_key.values() if 1 < len(names) <= 3)
 
 
+def _shapes_apart(source: Run, target: Run, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return the first outputs whose shapes differ, in words; empty where none do."""
+    for theirs, mine in pairs:
+        shapes = [list(run.outputs[name].shape) for run, name in ((target, mine), (source, theirs))]
+        if shapes[0] != shapes[1]:
+            return f"output {mine} is {shapes[0]}, that of the source {shapes[1]}"
+    return ""
+
+
 def _moved(step: Step, to: Step) -> Step:
     """Return how a slot is filled in the way of another."""
     why = Why("numbers", f"fits as {to.slot.name}: the other order gave other outputs")
@@ -202,8 +219,7 @@ def _concluded(plan: Plan, search: Search, used: set[str], proof: Proof) -> Plan
     for old in plan.steps:
         step = search.steps[old.slot.name]
         if proof.passed and (step.feeds or step.ops) and used.intersection(step.slot.names):
-            why = Why(step.why.rule, step.why.text, (*step.why.evidence, proof.words()))
-            step = replace(step, certainty=Certainty.CERTAIN, alternatives=(), why=why)
+            step = sure(step, proof.words())
         steps.append(step)
     feeding, before = ({(f.network, f.key) for step in some for f in step.feeds} for some in (steps, plan.steps))
     unused = [u for u in plan.unused if (u.network, u.spec.name) not in feeding]

@@ -1,0 +1,155 @@
+"""Guesses what two models can be run on, by their layers and by what their forward methods take."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from torchgraft.core.places import modules
+from torchgraft.verifying.tracing.capture import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Pixels on a side: small ones first, then those that nets were built for, and what their windows and patches divide.
+SIZES = (32, 64, 224, 28, 16, 48, 96, 128, 56, 40, 24, 112)
+LENGTHS = (64, 400, 4000)
+KINDS = (
+    (nn.Conv2d, "image"),
+    (nn.Embedding, "words"),
+    (nn.Conv1d, "sound"),
+    ((nn.Linear, nn.LSTM, nn.GRU, nn.LayerNorm), "rows"),
+)
+SEED = 7
+
+
+def guessed_inputs(source: nn.Module, target: nn.Module, most: int = 1) -> Iterator[tuple[Any, Any]]:
+    """Yield up to `most` inputs of source and target with the same main tensor, on which both run.
+
+    Both models are run for that, and are afterwards as they were. The random state of the process is left alone.
+    """
+    seen: set[tuple[object, ...]] = set()
+    found = 0
+    for guess in _guesses(source, target):
+        mark = (tuple(guess.shape), guess.dtype)
+        if mark in seen:
+            continue
+        seen.add(mark)
+        for pair in _pairs(source, target, guess):
+            yield pair
+            found += 1
+            if found == most:
+                return
+
+
+def shown(given: Any) -> str:
+    """Return an input in words: the shapes of its tensors."""
+    if isinstance(given, torch.Tensor):
+        return f"{list(given.shape)}"
+    if isinstance(given, dict):
+        return ", ".join(f"{name} {shown(value)}" for name, value in given.items())
+    if isinstance(given, (tuple, list)):
+        return ", ".join(map(shown, given))
+    return "a callable" if callable(given) else repr(given)
+
+
+def _pairs(source: nn.Module, target: nn.Module, guess: torch.Tensor) -> Iterator[tuple[Any, Any]]:
+    """Yield for each form in which the source takes a guess the first form in which the target does."""
+    for theirs in _forms(source, guess):
+        if runs(source, theirs):
+            same = [theirs] if runs(target, theirs) else (form for form in _forms(target, guess) if runs(target, form))
+            mine = next(iter(same), None)
+            if mine is None:
+                return
+            yield theirs, mine
+
+
+def _forms(model: nn.Module, x: torch.Tensor) -> Iterator[Any]:
+    """Yield ways in which a model may take its main input."""
+    names = list(inspect.signature(model.forward).parameters)
+    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+                 for p in inspect.signature(model.forward).parameters.values())  # fmt: skip
+    if needed <= 1:
+        yield (x,)
+    if x.dim() == 3:
+        other = torch.cat([x, x], 1) if needed > 1 else x
+        yield (x, torch.full((len(x),), x.shape[1]))
+        tokens = torch.arange(1, 5).repeat(len(x), 1)  # sound in, words out
+        yield (x, tokens)
+        if "decoder_input_ids" in names:
+            yield {names[0]: x, "decoder_input_ids": tokens}
+        yield (x, other)
+        yield (x, x, x)
+        yield ((x, x),)
+    if x.dim() == 4:
+        times, labels = torch.arange(3, 3 + len(x)), torch.arange(1, 1 + len(x))
+        yield (x, times)
+        yield (x, times, labels)
+        yield ((x, times, labels),)
+    if x.dtype is torch.long:
+        yield {"input_ids": x, "decoder_input_ids": x}
+        yield (x, x)
+
+
+def _guesses(*models: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield main inputs, by layers that say what they take: those of the first kind that is there come first."""
+    draw = torch.Generator().manual_seed(SEED)
+    every = [module for model in models for _, module in modules(model)]
+    for kind in dict.fromkeys(kind for kind in map(_kind, every) if kind):
+        first = next(m for m in every if _kind(m) == kind)
+        yield from _of_kind(kind, first, every, draw)
+
+
+def _kind(module: nn.Module) -> str:
+    return next((kind for types, kind in KINDS if isinstance(module, types)), "")
+
+
+def _of_kind(kind: str, module: Any, every: list[nn.Module], draw: torch.Generator) -> Iterator[torch.Tensor]:
+    if kind == "words":
+        rows = min([m.num_embeddings for m in every if isinstance(m, nn.Embedding) and m.num_embeddings > 8], default=8)
+        for length in (8, 16, 4):
+            yield torch.randint(3, max(4, min(rows, module.num_embeddings)), (2, length), generator=draw)
+        return
+    shapes = {"image": _images, "sound": _sounds, "rows": _rows}[kind]
+    yield from (torch.randn(shape, generator=draw) for shape in shapes(module, every))
+
+
+def _images(module: Any, every: list[nn.Module]) -> Iterator[tuple[int, ...]]:
+    sizes = [getattr(m, "img_size", None) or getattr(m, "image_size", None) for m in every]
+    stated = [s if isinstance(s, int) else s[0] for s in sizes if isinstance(s, (int, tuple))]
+    for channels in dict.fromkeys((module.in_channels, 3, 1)):  # the layer registered first need not run first
+        yield from ((2, channels, size, size) for size in (*stated, *SIZES))
+
+
+def _sounds(module: Any, every: list[nn.Module]) -> Iterator[tuple[int, ...]]:
+    for length in (*LENGTHS, *_lengths(every)):
+        yield 2, module.in_channels, length
+        if module.in_channels == 1:
+            yield 2, length
+
+
+def _rows(module: Any, _: list[nn.Module]) -> Iterator[tuple[int, ...]]:
+    size = _width(module)
+    yield from ((2, size), (2, 12, size))
+    yield from ((2, 3, pixels, pixels) for pixels in SIZES)
+
+
+def _width(module: Any) -> int:
+    """Return how wide the rows are that a layer takes."""
+    if isinstance(module, nn.LayerNorm):
+        return int(module.normalized_shape[-1])
+    return int(module.in_features if isinstance(module, nn.Linear) else module.input_size)
+
+
+def _lengths(every: list[nn.Module]) -> list[int]:
+    """Return lengths of sound that tables of positions were made for, where two steps make one position."""
+    tables = [
+        tensor
+        for module in every
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if tensor.dim() == 2 and ("pos" in name or isinstance(module, nn.Embedding))
+    ]
+    return sorted({2 * len(table) for table in tables if len(table) <= 4096})

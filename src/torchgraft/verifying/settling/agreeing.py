@@ -1,0 +1,158 @@
+"""Values inside of two runs that agree entry by entry, and the weights that they are made with."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torchgraft.verifying.comparing import distance
+from torchgraft.verifying.divergence import Matches
+from torchgraft.verifying.tracing import record_run
+from torchgraft.verifying.tracing.capture import Capturing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+    from torch import nn
+
+    from torchgraft.core.recording import Recording
+
+# So many values are compared entry by entry, and so often others are looked for in place of those that disagree.
+MOST_VALUES = 48
+ROUNDS = 3
+
+
+class Agreed(NamedTuple):
+    """A value of the target's run that the source's run has, too: where both come out, weights, relative difference."""
+
+    module: str
+    source_module: str
+    weights: frozenset[str]
+    relative: float
+
+
+class Side(NamedTuple):
+    """A module, and what it is run on."""
+
+    module: nn.Module
+    given: Any
+
+
+class Measure(NamedTuple):
+    """How near is equal: the rounding of one operation, and the greatest relative difference that passes."""
+
+    floor: float
+    limit: float
+
+
+class Runs(NamedTuple):
+    """Runs of a source and a target, and which of their values look the same."""
+
+    source: Side
+    target: Side
+    matches: Matches
+    measure: Measure
+
+    @classmethod
+    def of(cls, source: Side, target: Side, measure: Measure) -> Runs:
+        """Run both. A run that fails counts until it fails."""
+        theirs, mine = (record_run(side.module, side.given).recording for side in (source, target))
+        return cls(source, target, Matches(theirs, mine, measure.floor), measure)
+
+
+def agreements(runs: Runs, wanted: frozenset[str]) -> list[Agreed]:
+    """Return values in which two runs agree, as few and as late as show the most of the `wanted` weights.
+
+    Weights are called as in the target. Both sides are run again for the values that seem equal.
+    """
+    matches = runs.matches
+    bits = {name: 1 << at for at, name in enumerate(sorted(wanted))}
+    made_with = _weights_behind(matches.target, bits)
+    refused: set[int] = set()
+    held: dict[int, tuple[int, float]] = {}
+    for _ in range(ROUNDS):
+        if not (new := [number for number in _latest(matches, made_with, refused) if number not in held]):
+            break
+        values = captured(runs.target, new)
+        others = captured(runs.source, [n for number in new for n in matches.found[number]])
+        for number in new:
+            found = _nearest(values.get(number), [(n, others.get(n)) for n in matches.found[number]])
+            if found is not None and found[1] <= runs.measure.limit:
+                held[number] = found
+            else:
+                refused.add(number)
+    return [
+        Agreed(
+            module=module_of(matches.target, number), source_module=module_of(matches.source, held[number][0]),
+            weights=frozenset(name for name, bit in bits.items() if made_with[number] & bit),
+            relative=held[number][1],
+        )
+        for number in _latest(matches, made_with, refused) if number in held
+    ]  # fmt: skip
+
+
+def _weights_behind(recording: Recording, bits: Mapping[str, int]) -> list[int]:
+    """Return for each value of a run the bits of the weights that it was made with."""
+    behind = [sum(bits.get(name, 0) for name in dict.fromkeys(value.weights)) for value in recording.values]
+    for operation in recording.operations:
+        union = 0
+        for number in operation.inputs:
+            union |= behind[number]
+        for number in operation.outputs:
+            behind[number] |= union
+    return behind
+
+
+def _latest(matches: Matches, made_with: list[int], refused: set[int]) -> list[int]:
+    """Return matched values, from the end of the run on, each of which shows weights that those after it don't."""
+    chosen: list[int] = []
+    shown = 0
+    for number in sorted(matches.found, reverse=True):
+        value = matches.target.values[number]
+        look = value.fingerprint
+        if number in refused or value.op < 0 or not value.live or look is None or look.is_plain:
+            continue
+        if made_with[number] & ~shown:
+            chosen.append(number)
+            shown |= made_with[number]
+            if len(chosen) == MOST_VALUES:
+                break
+    return chosen
+
+
+def captured(side: Side, numbers: list[int]) -> Mapping[int, torch.Tensor]:
+    """Run a module and return copies of some of its values by number."""
+    kept: dict[int, torch.Tensor] = {}
+    record_run(side.module, side.given, kind=partial(Capturing, wanted=frozenset(numbers), kept=kept))
+    return kept
+
+
+def _nearest(value: torch.Tensor | None, others: list[tuple[int, torch.Tensor | None]]) -> tuple[int, float] | None:
+    """Return which of several values is nearest, and how near: the first where several are."""
+    if value is None:
+        return None
+    found = [
+        (number, min(distance(form, value)[1] for form in forms))
+        for number, other in others
+        if other is not None and (forms := list(_laid_out(other, value.shape)))
+    ]
+    return min(found, key=lambda pair: pair[1], default=None)
+
+
+def _laid_out(value: torch.Tensor, shape: torch.Size) -> Iterator[torch.Tensor]:
+    """Yield a value in another shape: itself where it has that shape; else in the orders of axes that come to it."""
+    if value.shape == shape:
+        yield value
+        return
+    if value.numel() != shape.numel() or value.dim() > 5:
+        return
+    for order in permutations(range(value.dim())):
+        yield value.permute(order).reshape(shape)
+
+
+def module_of(recording: Recording, number: int) -> str:
+    """Return the path of the module that made a value."""
+    at = recording.values[number].op
+    return recording.operations[at].module if at >= 0 else ""
