@@ -85,7 +85,7 @@ def test_a_refused_plan_is_shown_and_ends_with_its_code(run, files):
 
 def test_options_reach_the_library(run, files):
     result = run(
-        "plan", files / "pre.pth", "--model", "toy_models:Net", "--json", "--rename", "module.body.2=head2", "--fresh", "body.0.*",
+        "plan", files / "pre.pth", "--model", "toy_models:Net", "--json", "--rename", "module.head=head", "--fresh", "body.0.*",
         "--on-doubt", "skip", "--min-coverage", "0.01",
     )  # fmt: skip
     slots = {s["name"]: s for s in json.loads(result.stdout)["slots"]}
