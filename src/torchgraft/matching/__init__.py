@@ -19,6 +19,7 @@ from torchgraft.matching.select import choose, keep_part
 from torchgraft.matching.undotted import dotted, respelled, restored
 from torchgraft.matching.united import united
 from torchgraft.matching.units import flat_class, shape_class
+from torchgraft.matching.whole import questioned
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -92,7 +93,8 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    return _under_own_keys(united(spread(matching)), keys, derived, naming)
+    matching = questioned(united(spread(matching)), (sources, targets), given.models)
+    return _under_own_keys(matching, keys, derived, naming)
 
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
