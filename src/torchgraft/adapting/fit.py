@@ -319,17 +319,20 @@ def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
     plain = 0
     for found in matches:
         a, b = found.source.shape, found.target.shape
+        if len(a) != len(b) or len(a) < 2:
+            continue
         tail = tails.get(found.target.name, "")
         if _is_raw_matrix(found.source, found.target):
             if a[0] != a[1] and a in (b, b[::-1]):
                 raw.append(a == b)
             continue
-        if is_matrix(found.source, found.target) and a[0] != a[1]:
+        matrix = is_matrix(found.source, found.target)
+        if matrix and a[0] != a[1]:
             (straight if a == b else turned).append(tail)
             sides = (found.source.turned, found.target.turned)
             before = among.get(sides, (0, 0))
             among[sides] = (before[0] + (a != b), before[1] + (a == b))
-        elif is_matrix(found.source, found.target) and None not in (found.source.turned, found.target.turned):
+        elif matrix and None not in (found.source.turned, found.target.turned):
             (straight if found.source.turned == found.target.turned else turned).append(tail)
         elif len(a) == len(b) > 2 and sorted(a) == sorted(b):
             fits = [dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if _permuted(a, dims) == b]

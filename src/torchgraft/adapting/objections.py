@@ -100,10 +100,10 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
     """Names of one convention on one side and of the other one on the other: the rows may be in another order."""
     names = []
     for step in plan.steps:
-        ends_ = {
-            step.slot.owner.rpartition(".")[2],
-            *(feed.key.split(".")[-2] for feed in step.feeds if "." in feed.key),
-        }
+        own = step.slot.owner.rpartition(".")[2]
+        if len(step.feeds) < 2 and own not in PAIRED and own not in HALVED:
+            continue  # the one feed can't be of both conventions
+        ends_ = {own, *(feed.key.split(".")[-2] for feed in step.feeds if "." in feed.key)}
         if ends_ & PAIRED and ends_ & HALVED:
             names.append(step.slot.name)
     if names:

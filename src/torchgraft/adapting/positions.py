@@ -53,7 +53,8 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
     counts = [0] * len(PREFIX_TOKENS)
     patches = False
     for leaf in leaves:
-        said = words(leaf.role if leaf.role != "weight" else leaf.owner.rpartition(".")[2])
+        role = leaf.role
+        said = words(role if role != "weight" else leaf.owner.rpartition(".")[2])
         patches |= len(leaf.shape) == 4 and leaf.shape[2] == leaf.shape[3] > 1
         if not said or said[-1] not in ("token", "tokens", "embedding") or "mask" in said:
             continue

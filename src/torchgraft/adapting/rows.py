@@ -25,6 +25,8 @@ def row_fit(source: Leaf, target: Leaf, options: Options) -> Fit | None:
     Raises:
         UsageError: names that the caller gave don't fit the tensor.
     """
+    if not options.axis_names and not options.grow_rows:
+        return None
     called = (target.keys[0], target.name, *target.also)
     for pattern, names in options.axis_names.items():
         if any(covers(pattern, name) for name in called) and len(target.shape) > names.dim:

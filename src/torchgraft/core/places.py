@@ -73,7 +73,8 @@ def places(model: nn.Module, walked: list[tuple[str, nn.Module]] | None = None) 
     walked = modules(model) if walked is None else walked
     found: list[Place] = []
     for path, module in walked:
-        _collect(path, module, found)
+        if module._parameters or module._buffers:  # noqa: SLF001  # most modules only hold others
+            _collect(path, module, found)
     if _renames(walked):
         return _renamed(model, found)
     return found

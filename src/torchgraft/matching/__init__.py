@@ -123,9 +123,12 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     )
 
 
+_VARIANCES = frozenset(role for role, meant in ROLES.items() if meant == "var")
+
+
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:
     """Whether a name means a norm with statistics on one side and something without on the other."""
-    ours, theirs = ({leaf.owner for leaf in side if ROLES.get(leaf.role) == "var"} for side in (sources, targets))
+    ours, theirs = ({leaf.owner for leaf in side if leaf.role in _VARIANCES} for side in (sources, targets))
     return bool(ours or theirs) and any((a.owner in ours) != (b.owner in theirs) for a, b in pairs)
 
 

@@ -59,12 +59,12 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
         form = forms.get(slot.name)
         if form is not None and form.keys[0] != slot.name:
             continue
-        kept = form or Form(slot.name, "plain", (slot.name,), slot.spec.shape, slot.spec.dtype)
+        seen = form or slot.spec
         leaves.append(
             Leaf(
-                name=_unfold(kept.name), shape=kept.shape, dtype=kept.dtype, keys=kept.keys, form=kept.kind,
-                order=slot.order, also=slot.aliases if form is None else (), turned=TURNED.get(slot.kind),
-                kind=slot.kind, is_buffer=slot.is_buffer,
+                name=_unfold(seen.name), shape=seen.shape, dtype=seen.dtype, keys=form.keys if form else (slot.name,),
+                form=form.kind if form else "plain", order=slot.order, also=() if form else slot.aliases,
+                turned=TURNED.get(slot.kind), kind=slot.kind, is_buffer=slot.is_buffer,
             )
         )  # fmt: skip
     return leaves

@@ -103,8 +103,9 @@ def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     """
     found: dict[str, bool] = {}
     for leaf in leaves:
+        owner = leaf.owner
         rows, columns = leaf.shape if len(leaf.shape) == 2 else (1, 1)
-        found[leaf.owner] = found.get(leaf.owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
+        found[owner] = found.get(owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
     return found
 
 
@@ -113,7 +114,9 @@ def packing_of(owner: str, owners: Mapping[str, bool]) -> Packing | None:
 
     `owners` are the paths of all modules with tensors on that side, with whether their matrix is stored [in, out].
     """
-    found = FUSED.get(words(owner.rpartition(".")[2]), ())
+    found = FUSED.get(words(owner.rpartition(".")[2]))
+    if found is None:
+        return None
     return entry([p for p in found if owners.get(owner) or not p.turned], owner, owners)
 
 

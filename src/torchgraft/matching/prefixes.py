@@ -12,7 +12,7 @@ from torchgraft.core.names import words
 from torchgraft.core.plan import Why
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torchgraft.core.match import Leaf
 
@@ -112,13 +112,13 @@ def _best(
     under which the same tensors fill other ones (the rule's own first).
     """
     rated: list[tuple[float, Prefix, dict[str, str]]] = []
-    for rule in _candidates(left, wanted):
+    for rule in filter(_keeps_numbers, _candidates(left, wanted)):
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
         sound = rule == ("", "") or (
             2 * fits >= len(placed) and _is_told(rule, placed) and _is_whole(rule, placed, left, wanted)
         )
-        if placed and sound and _keeps_numbers(rule):
+        if placed and sound:
             value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
             rated.append((value, rule, placed))
         if rule == ("", "") and len(placed) == len(wanted) == len(left):
@@ -162,30 +162,38 @@ def _is_whole(rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf],
     return 2 * len(placed) >= max(sizes)
 
 
-def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> list[Prefix]:
+def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterator[Prefix]:
+    """Yield the identity, and then the rules that most of a sample of the source's names ask for.
+
+    A name asks for what makes its longest end that some of the model's names have too into one of those; all of the
+    model's names count, so that the answer doesn't hang on which ones were drawn.
+    """
+    yield "", ""
+    sample = _spread(list(left), SAMPLE)
+    asked = {name[at:] for name in sample for at in _starts(name)}
     ends: dict[str, list[str]] = {}
-    for name in _spread(list(wanted), 4 * SAMPLE):
+    for name in wanted:
         for at in _starts(name):
-            ends.setdefault(name[at:], []).append(name[:at])
+            if name[at:] in asked:
+                ends.setdefault(name[at:], []).append(name[:at])
     votes: Counter[Prefix] = Counter()
-    for name in _spread(list(left), SAMPLE):
+    for name in sample:
         for at in _starts(name):
             prefixes = ends.get(name[at:], ())
             if 0 < len(prefixes) <= TOO_COMMON:
                 for prefix in prefixes:
                     votes[name[:at], prefix] += 1
                 break
-    return [("", ""), *(rule for rule, _ in votes.most_common(12) if rule != ("", ""))]
+    yield from (rule for rule, _ in votes.most_common(12) if rule != ("", ""))
 
 
 def _starts(name: str) -> list[int]:
     """Return where the segments of `name` start, whole name first; the last segment alone is no evidence."""
-    parts = name.split(".")
-    at, starts = 0, []
-    for part in parts[:-1]:
-        starts.append(at)
-        at += len(part) + 1
-    return starts or [0]
+    starts, dot, last = [0], name.find("."), name.rfind(".")
+    while dot < last:
+        starts.append(dot + 1)
+        dot = name.find(".", dot + 1)
+    return starts
 
 
 def _spread(names: list[str], count: int) -> list[str]:

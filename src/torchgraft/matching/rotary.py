@@ -49,6 +49,7 @@ PAIRINGS = (
     Pairing(query="attn.qkv", key="attn.qkv", beside=("norm_1", "mlp.proj"),
             layout="half", source="as in litgpt, half with half"),
 )  # fmt: skip
+_PATHS = tuple({path for pairing in PAIRINGS for path in (pairing.query, pairing.key)})
 
 
 def with_rotary(leaves: Sequence[Leaf], heads: Callable[[str], int | None]) -> list[Leaf]:
@@ -64,7 +65,7 @@ def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
     """Return what goes for the projections among the modules `owners`, each with the block that it stands in."""
     found: dict[str, tuple[Pairing, str]] = {}
     for owner in owners:
-        for pairing in PAIRINGS:
+        for pairing in PAIRINGS if owner.endswith(_PATHS) else ():
             for path in {pairing.query, pairing.key}:
                 block = _block(owner, path)
                 if block is not None and all(f"{block}{other}" in owners for other in _others(pairing, path)):

@@ -132,7 +132,8 @@ def _folded(source: Unit, target: Unit, spare: set[str], hungry: set[str]) -> st
 
 def _leaf_matches(pair: Pair, sure: Sureness, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:
     source, target = sources[pair.source], targets[pair.target]
-    why = replace(_why(pair, source, target), doubt=sure.doubt)
+    why = _why(pair, source, target)
+    why = replace(why, doubt=sure.doubt) if sure.doubt else why
     alternatives: tuple[Alternative, ...] = ()
     if pair.rival is not None and sure.certainty is not Certainty.CERTAIN:
         rival = sources[pair.rival]

@@ -87,16 +87,18 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     keys may stand under a prefix, which is kept.
     """
     wanted = set(names)
+    open_keys = [key for key in keys if key not in wanted and not any(end in wanted for end in ends(key))]
     loose: dict[str, str] = {}
-    for name in wanted:
+    for name in wanted if open_keys else ():
         short = _LOOSE.sub("", name)
         loose[short] = "" if short in loose else name
     found: dict[str, str] = {}
-    for key in keys:
-        if not any(end in wanted for end in ends(key)):
-            end = next((end for end in ends(key) if loose.get(_LOOSE.sub("", end))), "")
-            if end:
-                found[key] = key[: len(key) - len(end)] + loose[_LOOSE.sub("", end)]
+    for key in open_keys:
+        end = next((end for end in ends(key) if loose.get(_LOOSE.sub("", end))), "")
+        if end:
+            found[key] = key[: len(key) - len(end)] + loose[_LOOSE.sub("", end)]
+    if not found:
+        return {}
     taken = Counter(found.values())
     here = set(keys)
     return {key: name for key, name in found.items() if taken[name] == 1 and name not in here}

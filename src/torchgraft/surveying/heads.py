@@ -31,7 +31,7 @@ def head_counts(walked: Iterable[tuple[str, nn.Module]]) -> dict[str, int]:
     configs: dict[int, int | None] = {}
     for path, module in walked:
         own = module.__dict__
-        count = _said_by(own)
+        count = None if own.keys().isdisjoint(NAMES) else _said_by(own)
         config = own.get("config")
         if count is None and config is not None:
             if id(config) not in configs:

@@ -29,7 +29,7 @@ def survey(model: nn.Module) -> Target:
     """
     with collector_paused():
         walked = modules(model)
-        classes = {path: _class_name(module) for path, module in walked}
+        classes = _classes(walked)
         kinds = _kinds(walked, classes)
         groups: dict[Hashable, list[Place]] = {}
         for place in places(model, walked):
@@ -42,7 +42,9 @@ def survey(model: nn.Module) -> Target:
 
 
 def _library(walked: Iterable[nn.Module]) -> str:
-    packages = Counter(type(module).__module__.partition(".")[0] for module in walked)
+    packages: Counter[str] = Counter()
+    for kind, count in Counter(map(type, walked)).items():  # a large model has few classes
+        packages[kind.__module__.partition(".")[0]] += count
     packages.pop("torch", None)
     return packages.most_common(1)[0][0] if packages else ""
 
@@ -166,6 +168,21 @@ def _kinds(walked: list[tuple[str, nn.Module]], classes: Mapping[str, str]) -> M
         for name in inner._modules:  # noqa: SLF001
             kinds[f"{prefix}.{name}"] = kinds[path]
     return kinds
+
+
+def _classes(walked: list[tuple[str, nn.Module]]) -> dict[str, str]:
+    """Return the class name of every module."""
+    names: dict[type, str] = {}
+    found: dict[str, str] = {}
+    for path, module in walked:
+        kind = type(module)
+        name = names.get(kind)
+        if name is None:
+            name = _class_name(module)
+            if not kind.__name__.startswith("Parametrized"):  # there it hangs on the module
+                names[kind] = name
+        found[path] = name
+    return found
 
 
 def _class_name(module: nn.Module) -> str:
