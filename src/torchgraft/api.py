@@ -108,7 +108,8 @@ def inspect(
     Reads no values, runs nothing of the file, and doesn't import torch for files. With `verify` every tensor of the
     chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`;
     `progress` hears bytes done and in all meanwhile.
-    With `statistics` every tensor is read, too, and what is strange about values is told: see `statistics`.
+    With `statistics` every tensor is read, too, and what is strange about values is told: see `statistics`; `progress`
+    hears of that reading as well, counted anew.
 
     Raises:
         CheckpointError: the file can't be read.
@@ -124,12 +125,21 @@ def inspect(
         if statistics:
             from torchgraft.verifying import suspect
 
-            found = replace(found, statistics=suspect(source, choice.network, choice.network.specs))
+            found = replace(found, statistics=suspect(source, choice.network, choice.network.specs, progress))
     return replace(found, renderers=Renderers(reporting.inspect_text, reporting.inspection_to_dict))
 
 
-def diff(old: object, new: object, *, values: bool = False, prefer: str | None = None) -> Diff:
+def diff(
+    old: object,
+    new: object,
+    *,
+    values: bool = False,
+    prefer: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Diff:
     """Return how two checkpoints (or a checkpoint and a model) differ: names, shapes, types and, on request, values.
+
+    While values are compared, `progress` hears bytes done and in all.
 
     Raises:
         CheckpointError: a file can't be read.
@@ -139,7 +149,7 @@ def diff(old: object, new: object, *, values: bool = False, prefer: str | None =
         left, right = ((s, choose(s.networks, (), prefer).network) for s in (first, second))
         from torchgraft import diffing
 
-        found = diffing.compare_with_values(left, right) if values else diffing.compare(left, right)
+        found = diffing.compare_with_values(left, right, progress) if values else diffing.compare(left, right)
     return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
 
 
@@ -168,6 +178,7 @@ def load(  # what, and how
     plan: Plan | str | os.PathLike[str] | None = None,
     device: object = None,
     undo: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
     **asked: Unpack[Asked],
 ) -> Report:
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
@@ -184,6 +195,8 @@ def load(  # what, and how
             what is only moved is read twice, to the end and checked before the first byte is written, so that its old
             values needn't be kept. "auto": "keep" for small tensors, up to 8 MiB, and "check" for the rest. "none": neither,
             for a model whose values are worth nothing yet: read once, and NaN if that fails.
+        progress: called with bytes read and bytes to be read, from any thread, one call at a time. What it raises ends the
+            load, and the model is put back; in the second reading of "check" it is not heard any more.
         **asked: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
@@ -235,7 +248,7 @@ def load(  # what, and how
             decide = partial(_kept, plan, source, target, asked)
         made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
-        fill = partial(apply, model, verify=compare_values, device=device)  # type: ignore[arg-type]
+        fill = partial(apply, model, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]
         done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds, apply_seconds=time.perf_counter() - start, bytes_read=done.bytes_read,

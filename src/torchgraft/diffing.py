@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.diff import Change, Diff, Distance
+from torchgraft.core.progress import Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,21 +26,23 @@ def compare(old: tuple[Source, Network], new: tuple[Source, Network]) -> Diff:
 
 
 def compare_with_values(
-    old: tuple[Source, Network], new: tuple[Source, Network], progress: Callable[[int], None] | None = None
+    old: tuple[Source, Network], new: tuple[Source, Network], progress: Callable[[int, int], None] | None = None
 ) -> Diff:
     """Return the difference of two networks, values included.
 
-    `progress` is called with the bytes of each tensor that was compared. One tensor of each side is in memory at a time.
+    `progress` hears bytes done and in all, of both sides. One tensor of each side is in memory at a time.
 
     Raises:
         CheckpointError: a tensor can't be read.
     """
+    before, after = old[1].specs, new[1].specs
+    pairs = ((spec, after[name]) for name, spec in before.items() if name in after)
+    ticks = Ticks(progress, sum(a.nbytes + b.nbytes for a, b in pairs if a.shape == b.shape))
 
     def measure(name: str) -> Distance | None:
-        a, b = old[0].read(old[1].path, name), new[0].read(new[1].path, name)
-        if progress is not None:
-            progress(old[1].specs[name].nbytes)
-        return distance(a, b)
+        found = distance(old[0].read(old[1].path, name), new[0].read(new[1].path, name))
+        ticks.tick(before[name].nbytes + after[name].nbytes)
+        return found
 
     return _diff(old, new, measure)
 

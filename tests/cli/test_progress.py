@@ -18,9 +18,19 @@ def test_nobody_hears_of_progress_without_a_terminal(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("command", [("convert", "a.pt", "b.safetensors"), ("inspect", "a.pt", "--verify")])
+COMMANDS = {
+    ("convert", "a.pt", "b.safetensors"): "4.0/4.0 MB",
+    ("inspect", "a.pt", "--verify"): "4.0/4.0 MB",
+    ("inspect", "a.pt", "--statistics"): "4.0/4.0 MB",
+    ("diff", "a.pt", "a.pt", "--values"): "8.0/8.0 MB",
+    ("load", "a.pt", "--model", "b.pt", "-o", "c.pt"): "4.0/4.0 MB",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_terminal_shows_a_bar(tmp_path, command):
-    tg.save(tmp_path / "a.pt", {"w": torch.randn(1000, 1000)})
+    for name in ("a.pt", "b.pt"):
+        tg.save(tmp_path / name, {"w": torch.randn(1000, 1000)})
     ours, theirs = pty.openpty()
     call = [sys.executable, "-m", "torchgraft", *command]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
@@ -29,7 +39,7 @@ def test_a_terminal_shows_a_bar(tmp_path, command):
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
     assert "a.pt" in shown
-    assert "4.0/4.0 MB" in shown
+    assert COMMANDS[command] in shown
     assert "MB" not in done.stdout.decode().replace("4.00 MB", "")
 
 

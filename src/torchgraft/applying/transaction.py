@@ -18,6 +18,7 @@ from torchgraft.applying.transfers import Transfers, apart, keeps
 from torchgraft.applying.undo import NONE, Undo, check_undo
 from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Action
+from torchgraft.core.progress import Ticks
 from torchgraft.core.shield import Shield
 from torchgraft.core.written import Written
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.report import Check
-    from torchgraft.core.specs import Source, Target
+    from torchgraft.core.specs import Source, Target, TensorSpec
 
 
 class Verifier(Protocol):
@@ -50,11 +51,13 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     device: str | torch.device | None = None,
     undo: str = "auto",
     agree: Callable[[None], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Applied:
     """Fill `model` by `plan`, or leave it exactly as it was.
 
     Tensors on the meta device come to life on `device` (the CPU by default). `verify` runs inside the transaction.
-    `agree` is called when nothing of ours can fail any more, and may raise because others failed.
+    `agree` is called when nothing of ours can fail any more, and may raise because others failed. `progress` hears bytes
+    read and to be read, from any thread, one call at a time.
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
@@ -70,7 +73,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     plan.raise_if_refused()
     with Shield() as shield, torch.no_grad():  # in this order: a signal must not leave gradients off
         cells = resolve(model, target, device)
-        work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo)
+        work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo, progress)
         random = torch.get_rng_state()
         try:
             notes, initialised = work.carry_out(model, shield)
@@ -103,21 +106,27 @@ class _Work:
     source: Source
     findings: Findings
     way: str
+    progress: Callable[[int, int], None] | None = None
     written: Written = field(default_factory=Written)
     undo: Undo = field(init=False)
     transfers: Transfers = field(init=False)
     reader: ReadOnce = field(init=False)
+    ticks: Ticks = field(init=False)
     direct: list[Transfer] = field(default_factory=list)
     others: list[Step] = field(default_factory=list)
     overlapping: bool = False
     installation: Installation = field(default_factory=Installation)
+    specs: Mapping[str, Mapping[str, TensorSpec]] = field(init=False)
+    read: int = field(init=False)
 
     def __post_init__(self) -> None:
-        specs = {network.path: network.specs for network in self.source.networks}
+        self.specs = {network.path: network.specs for network in self.source.networks}
         moved: list[Transfer] = []
         for step in self.steps:
             cell = self._cell(step)
-            found = segments(step, self.source, specs) if is_plain(cell.value) and cell.value.is_contiguous() else None
+            found = (
+                segments(step, self.source, self.specs) if is_plain(cell.value) and cell.value.is_contiguous() else None
+            )
             if found is None:
                 self.others.append(step)
             else:
@@ -136,8 +145,10 @@ class _Work:
                 self.direct.append(t._replace(proves=not once, bare=once))
             else:
                 self.direct.append(t._replace(room=rooms[name]) if name in rooms else t)
+        self.read = sum(t.size for t in self.direct) + sum(map(self._fed, self.others))
         self.reader = ReadOnce(self.source)
-        self.transfers = Transfers(self.source, self.undo, self.findings, self.written)
+        self.ticks = Ticks(self.progress, self.read + sum(t.size for t in self.direct if t.proves))
+        self.transfers = Transfers(self.source, self.undo, self.findings, self.written, self.ticks.tick)
 
     def _cell(self, step: Step) -> Cell:
         return self.cells[step.slot.name]
@@ -178,6 +189,11 @@ class _Work:
         except Exception as error:
             error.add_note(step.slot.name)
             raise
+        self.ticks.tick(self._fed(step))
+
+    def _fed(self, step: Step) -> int:
+        """Return the bytes of all tensors that `step` is computed from."""
+        return sum(self.specs[feed.network][feed.key].nbytes for feed in step.feeds)
 
     def roll_back(self) -> list[str]:
         """Put everything back, once no helper writes any more; return the slots whose old values are gone.
@@ -200,11 +216,9 @@ class _Work:
 
     def applied(self, checks: tuple[Check, ...], notes: tuple[Objection, ...], initialised: tuple[str, ...]) -> Applied:
         """Return the result."""
-        specs = {network.path: network.specs for network in self.source.networks}
         return Applied(
             initialised=initialised,
-            bytes_read=sum(t.size for t in self.direct)
-            + sum(specs[f.network][f.key].nbytes for step in self.others for f in step.feeds),
+            bytes_read=self.read,
             bytes_written=sum(step.filled * step.slot.spec.dtype.itemsize for step in self.steps),
             undo_bytes=self.undo.size,
             checks=checks,

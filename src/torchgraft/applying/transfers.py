@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,11 +55,14 @@ class Transfers:
     nothing speaks against it any more, those are read again, into their places.
     """
 
-    def __init__(self, source: Source, undo: Undo, findings: Findings, written: Written) -> None:
+    def __init__(  # what it reads, and who hears of it
+        self, source: Source, undo: Undo, findings: Findings, written: Written, tick: Callable[[int], None]
+    ) -> None:
         self._source = source
         self._undo = undo
         self._findings = findings
         self._written = written
+        self._tick = tick
         self._scratch = threading.local()
         self._first = Crew(self._take)
         self._second = Crew(self._write)
@@ -114,6 +118,7 @@ class Transfers:
                 self._settle(stretch)
         if self._findings.looks_for_odd:
             self._look_at(stretches, scratch)
+        self._tick(sum([part.size for part in chunk]))
 
     def _settle(self, stretch: _Stretch) -> None:
         """Sum up what will be compared of bytes that were read aside, and put them into their place if they may be."""
@@ -138,6 +143,8 @@ class Transfers:
 
     def _write(self, chunk: Chunk) -> None:
         self._source.read_pieces([_piece(p, p.at, p.transfer.data[p.at : p.at + p.size]) for p in chunk])
+        with suppress(Exception):  # there is no way back: a listener that fails must not cost the model
+            self._tick(sum([part.size for part in chunk]))
 
     def _buffer(self) -> Bytes:
         found: Bytes | None = getattr(self._scratch, "bytes", None)

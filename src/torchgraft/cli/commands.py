@@ -122,9 +122,9 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
     if shard_size is not None:
         size_of(shard_size)
     _refuse_own_input(output, checkpoint)
-    with busy(f"loading {checkpoint} into {model}"):
+    with progress(f"loading {checkpoint} into {model}") as tell:
         target = for_loading(model, kwargs)
-        report = api.load(target, checkpoint, **wanted)
+        report = api.load(target, checkpoint, progress=tell, **wanted)
     with progress(f"writing {output}") as tell:
         saved = save_model(output, target, shard_size=shard_size, progress=tell)
     if shown.html is not None:
@@ -238,8 +238,8 @@ def diff(ctx: click.Context, /, old: str, new: str, *, values: bool, exit_code: 
     from torchgraft.reporting import diff_to_dict, diff_view
 
     shown = Shown.taken_from(given)
-    with busy(f"comparing {old} and {new}"):
-        found = api.diff(old, new, values=values)
+    with progress(f"comparing {old} and {new}") as tell:
+        found = api.diff(old, new, values=values, progress=tell)
     show(lambda: diff_view(found), lambda: diff_to_dict(found), shown, MANY_LINES)
     if exit_code and not found.equal:
         ctx.exit(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.facts import digests_of
 from torchgraft.core.inspection import DigestCheck
+from torchgraft.core.progress import Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +29,7 @@ def check_digests(source: Source, network: Network, progress: Callable[[int, int
     stated, shared = digests_of(source.metadata), network.shared or {}
     differing, without = [], []
     names = [name for name in network.specs if name not in shared]
-    done, total = 0, sum(network.specs[name].nbytes for name in names)
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
+    tick = Ticks(progress, sum(network.specs[name].nbytes for name in names)).tick
     for name in sorted(names, key=lambda name: source.position(network.path, name)):
         found = digest(source, network.path, network.specs[name], tick)
         if name not in stated:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
+from torchgraft.core.progress import Ticks
 from torchgraft.core.statistics import Moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
 
@@ -21,11 +22,13 @@ PIECE = 512 << 10
 LARGE = 1e9
 
 
-def measure(source: Source, network: Network, names: Iterable[str]) -> dict[str, Moments]:
+def measure(
+    source: Source, network: Network, names: Iterable[str], progress: Callable[[int, int], None] | None = None
+) -> dict[str, Moments]:
     """Return the figures of those tensors that hold real floating-point numbers, read in file order.
 
     In memory at one time: a piece of one tensor, and a few of its size. A tensor that lies there under
-    several names is read once, under the first.
+    several names is read once, under the first. `progress` hears bytes done and in all.
 
     Raises:
         CheckpointError: a tensor can't be read.
@@ -33,12 +36,13 @@ def measure(source: Source, network: Network, names: Iterable[str]) -> dict[str,
     shared = network.shared or {}
     wanted = [n for n in names if n not in shared and network.specs[n].dtype.is_float and network.specs[n].numel]
     found = {}
+    ticks = Ticks(progress, sum(network.specs[name].nbytes for name in wanted))
     for name in sorted(wanted, key=lambda name: source.position(network.path, name)):
-        found[name] = _moments(source, network.path, network.specs[name])
+        found[name] = _moments(source, network.path, network.specs[name], ticks)
     return {name: found[name] for name in wanted}
 
 
-def _moments(source: Source, network: str, spec: TensorSpec) -> Moments:
+def _moments(source: Source, network: str, spec: TensorSpec, ticks: Ticks) -> Moments:
     import torch
 
     rows = spec.shape[0] if len(spec.shape) > 1 else 0
@@ -55,6 +59,7 @@ def _moments(source: Source, network: str, spec: TensorSpec) -> Moments:
         source.read_into(network, spec.name, piece.numpy().data, start)
         values = piece.view(getattr(torch, spec.dtype.label))
         sums.add(values if values.dtype is torch.float64 else values.to(torch.float32), width)
+        ticks.tick(piece.numel())
     return sums.moments(spec.numel, rows)
 
 

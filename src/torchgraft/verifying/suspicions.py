@@ -40,13 +40,17 @@ LEAST_ROWS = 8
 LEAST_ELEMENTS = 1024
 
 
-def suspect(source: Source, network: Network, names: Iterable[str]) -> Statistics:
+def suspect(
+    source: Source, network: Network, names: Iterable[str], progress: Callable[[int, int], None] | None = None
+) -> Statistics:
     """Return the figures of these tensors of `network`, and what is strange about them. Reads every value once.
+
+    `progress` hears bytes done and in all.
 
     Raises:
         CheckpointError: a tensor can't be read.
     """
-    tensors = measure(source, network, names)
+    tensors = measure(source, network, names, progress)
     shapes = {name: network.specs[name].shape for name in tensors}
     return Statistics(tensors=tensors, suspicions=tuple(s for rule in RULES for s in rule(tensors, shapes)))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import replace
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
 from torchgraft.core.places import is_spread
+from torchgraft.core.progress import Ticks
 from torchgraft.core.saved import Saved
 from torchgraft.writing import dcp
 from torchgraft.writing.content import DCP, SAFETENSORS, TORCH, Content
@@ -133,7 +133,7 @@ def write(
     progress: Callable[[int, int], None] | None = None,
 ) -> Saved:
     """Write `content` to one file, or to shards that bear the mark of `run`; `progress` hears bytes done and in all."""
-    tick = _Ticks(progress, content.nbytes).tick if progress else _nobody
+    tick = Ticks(progress, content.nbytes).tick
     text = os.fsdecode(path)
     made = Saved(path=text, format=kind, tensors=len(content.items), nbytes=0, shared=content.shared, files=(text,))
     if kind == DCP:
@@ -153,25 +153,6 @@ def write(
         else done.notes
     )
     return replace(made, path=done.index, format=f"{kind} shards", nbytes=done.nbytes, files=done.files, notes=notes)
-
-
-class _Ticks:
-    """Adds up bytes that several threads wrote, and tells one listener."""
-
-    def __init__(self, tell: Callable[[int, int], None], total: int) -> None:
-        self._tell = tell
-        self._total = total
-        self._done = 0
-        self._lock = Lock()
-
-    def tick(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            self._tell(self._done, self._total)
-
-
-def _nobody(count: int) -> None:
-    """Nobody watches the progress."""
 
 
 def _check(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

@@ -1,0 +1,31 @@
+"""How far a long reading or writing is: bytes of several threads, added up for one listener."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Progress = Callable[[int, int], None]
+
+
+class Ticks:
+    """Adds up bytes, and tells a listener of bytes done and in all, one call at a time. Nobody may be listening."""
+
+    __slots__ = ("_done", "_lock", "_tell", "_total")
+
+    def __init__(self, tell: Progress | None, total: int) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = 0
+        self._lock = Lock()
+
+    def tick(self, count: int) -> None:
+        """Add `count` bytes; whatever the listener raises comes out here."""
+        if self._tell is None:
+            return
+        with self._lock:
+            self._done += count
+            self._tell(self._done, self._total)
