@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from torchgraft.matching.units import shape_class
-from torchgraft.matching.words import counted, stem
+from torchgraft.matching.units import kind_of
+from torchgraft.matching.words import counted, place_in_list, stem
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -147,7 +147,7 @@ class Order:
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:
         """Return the sequence of `units`."""
-        kinds = [sorted((r, shape_class(leaf.shape)) for r, leaf in u.leaves.items() if r != "count") for u in units]
+        kinds = [kind_of(u) for u in units]
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
         paths = tuple(u.path for u in units)
         depths = tuple(len(u.blocks) for u in units)
@@ -179,7 +179,9 @@ class Order:
         likes = [self.index.get(".".join(path)) for path in swapped]
         if likes[0] is None or likes[1] is None:
             return None
-        return Exchange(rising=int(a[at][len(head) :]) < int(b[at][len(head) :]), likes=(likes[0], likes[1]))
+        return Exchange(
+            rising=place_in_list(a[at][len(head) :]) < place_in_list(b[at][len(head) :]), likes=(likes[0], likes[1])
+        )
 
     def beside(self, first: int, second: int) -> bool:
         """Return whether two units are members of one numbered list themselves."""

@@ -1,7 +1,8 @@
 """Blocks that agree from end to end teach the other blocks of their lists.
 
 The first block of a stage often holds a branch more, registered before the others on one side and after them on the
-other. Order then leads astray there, though the remaining blocks tell which part is which.
+other. Order then leads astray there, though the remaining blocks tell which part is which. So does what stands alone with
+its shape in a block: where two branches have the same width in one block, other blocks tell which is which.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.units import kind_of
 from torchgraft.matching.words import place_of
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def taught(
     """
     to = dict(pairs)
     blocks = list(_corresponding(to, sources, targets))
-    rules = _lessons([b for b in blocks if _is_clean(b, to, path)], to, sources, targets)
+    rules = _lessons(blocks, to, path, sources, targets)
     for block in blocks:
         found = _reread(block, rules.get(block.lists, {}), scores, sources, targets)
         if found and _gains(found, to, scores):
@@ -83,18 +85,39 @@ def _is_clean(block: Blocks, to: Mapping[int, int], path: AbstractSet[tuple[int,
 
 
 def _lessons(
-    clean: Sequence[Blocks], to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]
+    blocks: Sequence[Blocks],
+    to: Mapping[int, int],
+    path: AbstractSet[tuple[int, int]],
+    sources: Sequence[Unit],
+    targets: Sequence[Unit],
 ) -> dict[Lists, dict[str, str]]:
-    """Return, for each pair of lists, the place within a target block of each place within a source block."""
-    seen: dict[Lists, dict[str, set[str]]] = {}
-    for block in clean:
-        rules = seen.setdefault(block.lists, {})
-        for i in block.sources:
-            rules.setdefault(sources[i].path[len(block.ours) :], set()).add(targets[to[i]].path[len(block.theirs) :])
+    """Return, for each pair of lists, the place within a target block of each place within a source block.
+
+    A block teaches the places whose shapes are alone in it, and one in order all others.
+    """
+    ordered: dict[Lists, dict[str, set[str]]] = {}
+    shaped: dict[Lists, dict[str, set[str]]] = {}
+    for block in blocks:
+        clean = {i: to[i] for i in block.sources} if _is_clean(block, to, path) else {}
+        for rules, sure in ((ordered, clean), (shaped, _alone(block, sources, targets))):
+            places = rules.setdefault(block.lists, {})
+            for i, j in sure.items():
+                places.setdefault(sources[i].path[len(block.ours) :], set()).add(targets[j].path[len(block.theirs) :])
     return {
-        lists: {tail: next(iter(other)) for tail, other in rules.items() if len(other) == 1}
-        for lists, rules in seen.items()
+        lists: {tail: next(iter(other)) for tail, other in (ordered[lists] | shaped[lists]).items() if len(other) == 1}
+        for lists in ordered
     }
+
+
+def _alone(block: Blocks, sources: Sequence[Unit], targets: Sequence[Unit]) -> dict[int, int]:
+    """Return the pairs of a block whose shapes one unit of either side has."""
+    ours, theirs = (
+        Counter(kind_of(units[at]) for at in members)
+        for units, members in ((sources, block.sources), (targets, block.targets))
+    )
+    at = {kind_of(targets[j]): j for j in block.targets}
+    kinds = {i: kind_of(sources[i]) for i in block.sources}
+    return {i: at[kind] for i, kind in kinds.items() if ours[kind] == theirs[kind] == 1}
 
 
 def _reread(

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import template
-from torchgraft.matching.words import stem
+from torchgraft.matching.words import place_in_list, stem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -131,7 +131,7 @@ def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]
 
 def _ascending(parent: str, before: str, members: Collection[str]) -> bool:
     start = len(parent) + bool(parent) + len(before)
-    numbers = [int(path[start:]) for path in members]
+    numbers = [place_in_list(path[start:]) for path in members]
     return all(a < b for a, b in pairwise(numbers))
 
 

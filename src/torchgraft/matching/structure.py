@@ -17,7 +17,7 @@ from torchgraft.matching.leaves import cut
 from torchgraft.matching.packing import alike, owners_of, sides_of
 from torchgraft.matching.shaped import cut_by_shape
 from torchgraft.matching.trust import trusted
-from torchgraft.matching.units import Unit, group, same_roles
+from torchgraft.matching.units import Unit, group, same_roles, shape_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -76,8 +76,28 @@ def _units(
     whole = {a.name for a, _ in same}, {b.name for _, b in same}
     ours = cut(sources, whole[0], models.source_heads, stated.source)
     theirs = cut(targets, whole[1], models.target.heads_at, stated.target)
+    needless = _needlessly_cut(ours, theirs, sources, targets)
+    if any(needless):
+        ours = cut(sources, whole[0] | needless[0], models.source_heads, stated.source)
+        theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target)
     ours, theirs = cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
     return in_step(group(ours), group(theirs))
+
+
+def _needlessly_cut(
+    ours: Sequence[Leaf], theirs: Sequence[Leaf], sources: Sequence[Leaf], targets: Sequence[Leaf]
+) -> tuple[set[str], set[str]]:
+    """Return the tensors of either side whose parts have shapes that the other side lacks, while the whole has not.
+
+    A name for fused tensors may stand for something else, or the other side call the same fused tensor otherwise.
+    """
+    there = {shape_class(leaf.shape) for leaf in ours}, {shape_class(leaf.shape) for leaf in theirs}
+    found: tuple[set[str], set[str]] = set(), set()
+    for side, (parts, leaves) in enumerate(((ours, sources), (theirs, targets))):
+        other = there[1 - side]
+        foreign = {leaf.keys for leaf in parts if leaf.part is not None and shape_class(leaf.shape) not in other}
+        found[side].update(leaf.name for leaf in leaves if leaf.keys in foreign and shape_class(leaf.shape) in other)
+    return found
 
 
 def _pinned(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:

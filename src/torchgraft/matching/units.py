@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -20,7 +21,7 @@ from torchgraft.matching.words import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from torchgraft.core.match import Leaf
@@ -34,8 +35,9 @@ class Unit:
     """Leaves of one module by canonical role.
 
     `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
-    outermost first. `said`: the path as it is read, where what stands beside it makes that another. Where a few members
-    of a list stand for all, `times` says for how many each of the blocks stands, and at last the unit itself, and `places` where
+    outermost first, `home` the innermost module around it that holds more than this. `said`: the path as it is read,
+    where what stands beside it makes that another. Where a few members of a list stand for all, `times` says for how
+    many each of the blocks stands, and at last the unit itself, and `places` where
     its blocks stand in the whole list, and how long that is.
     """
 
@@ -43,6 +45,7 @@ class Unit:
     leaves: dict[str, Leaf]
     blocks: tuple[str, ...]
     order: int
+    home: str = ""
     said: str = ""
     times: tuple[float, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
@@ -64,9 +67,8 @@ class Unit:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The numbered blocks around the module and its parent: those whose members belong together."""
-        parent = self.path.rpartition(".")[0]
-        return self.blocks if parent in self.blocks or not parent else (*self.blocks, parent)
+        """The numbered blocks around the module and its home: those whose members belong together."""
+        return self.blocks if self.home in self.blocks or not self.home else (*self.blocks, self.home)
 
     @property
     def tails(self) -> tuple[str, ...]:
@@ -124,7 +126,33 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
     said = {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found)
-    return [_unit(path, roles, blocks[path.rpartition(".")[0]], said.get(path, "")) for path, roles in found.items()]
+    homes = _homes(found)
+    return [
+        Unit(
+            path=path, leaves=roles, blocks=blocks[parent], order=min([leaf.order for leaf in roles.values()]),
+            home=homes[parent], said=said.get(path, ""),
+        )
+        for path, roles in found.items()
+        for parent in (path.rpartition(".")[0],)
+    ]  # fmt: skip
+
+
+def _homes(paths: Iterable[str]) -> dict[str, str]:
+    """Return, for the parent of each path, the innermost module from there on outwards that holds two units or more."""
+    held = Counter(path.rpartition(".")[0] for path in paths)
+    inside = Counter(held)
+    for parent in list(held):
+        around = parent
+        while around:
+            around = around.rpartition(".")[0]
+            inside[around] += held[parent]
+    homes: dict[str, str] = {}
+    for parent in held:
+        around = parent
+        while around and inside[around] < 2:
+            around = around.rpartition(".")[0]
+        homes[parent] = around
+    return homes
 
 
 def _raw(leaf: Leaf, owner: str, last: str, beside: Mapping[str, Leaf]) -> tuple[str, str]:
@@ -152,11 +180,6 @@ def _role(last: str, beside: AbstractSet[str]) -> str:
     return BARE
 
 
-def _unit(path: str, roles: dict[str, Leaf], blocks: tuple[str, ...], said: str) -> Unit:
-    order = min([leaf.order for leaf in roles.values()])
-    return Unit(path=path, leaves=roles, blocks=blocks, order=order, said=said)
-
-
 @lru_cache(maxsize=20_000)
 def _words(path: str, blocks: tuple[str, ...]) -> tuple[str, ...]:
     parts = path.split(".")
@@ -181,6 +204,11 @@ def shape_class(shape: Shape) -> Shape:
 def flat_class(shape: Shape) -> Shape:
     """Return what flattening all but the first dimension leaves unchanged."""
     return (shape[0], prod(shape[1:])) if len(shape) > 1 else (*shape, 1) if shape else (1, 1)
+
+
+def kind_of(unit: Unit) -> tuple[tuple[str, Shape], ...]:
+    """Return what units that could stand for each other have in common: their roles and shapes, counters left out."""
+    return tuple(sorted((role, shape_class(leaf.shape)) for role, leaf in unit.leaves.items() if role != "count"))
 
 
 def same_roles(a: Unit, b: Unit) -> list[tuple[Leaf, Leaf]]:

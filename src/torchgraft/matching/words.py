@@ -25,7 +25,7 @@ def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 _PHRASES = _respelled()
 _LONGEST = max(map(len, _PHRASES))
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d+(?:[a-z](?![^.]))?")
 
 
 def canonical(name: str) -> tuple[str, ...]:
@@ -81,9 +81,20 @@ def _numbered(path: str) -> list[tuple[str, int]]:
 
 
 def stem(segment: str) -> str | None:
-    """Return what stands before the number at the end of a segment: "" for `3`, `layer` for `layer3`; None without."""
+    """Return what stands before the number at the end of a segment: "" for `3`, `layer` for `layer3`; None without.
+
+    A letter behind a number counts as one: `block4` for `block4b`.
+    """
     bare = segment.rstrip("0123456789")
-    return bare if len(bare) < len(segment) else None
+    if len(bare) < len(segment):
+        return bare
+    lettered = segment[-1:].isalpha() and segment[-1:].islower() and segment[-2:-1].isdecimal()
+    return segment[:-1] if lettered else None
+
+
+def place_in_list(end: str) -> int:
+    """Return the number that a segment ends in, behind its stem; of a letter its place in the alphabet."""
+    return int(end) if end.isdecimal() else ord(end) - ord("a")
 
 
 def counted_from_zero(paths: Iterable[str]) -> set[str]:
@@ -95,7 +106,7 @@ def counted_from_zero(paths: Iterable[str]) -> set[str]:
     for path in paths:
         parent, _, last = path.rpartition(".")
         before = stem(last)
-        if before and (*words(before), "0") not in PHRASES:
+        if before and last[-1].isdecimal() and (*words(before), "0") not in PHRASES:
             rows.setdefault((place_of(parent), before), {}).setdefault(int(last[len(before) :]), []).append(path)
     return {path for row in rows.values() if 0 in row and len(row) > 1 for paths in row.values() for path in paths}
 
