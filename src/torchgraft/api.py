@@ -342,6 +342,7 @@ def _target(model: object) -> Target:
 def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:
     """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
     from torchgraft.planfile import fitted
+    from torchgraft.verifying.sealing import still_proved
 
     others = sorted(set(asked) - {"learned", "statistics"})
     if others:
@@ -349,7 +350,7 @@ def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, a
             f"plan= holds all decisions: {', '.join(f'{name}=' for name in others)} can't be given beside it"
         )
     found = plan if isinstance(plan, Plan) else read_plan(plan)
-    return fitted(found, source, target)
+    return still_proved(fitted(found, source, target), source)
 
 
 def _opened(checkpoint: object, asked: Request, filled: object) -> Source:

@@ -10,6 +10,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why, result_shape
 from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.proof import Part, Proof, Seal
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.core.stored import read_json
 from torchgraft.ops import from_dict
@@ -125,7 +126,31 @@ def _plan(data: Mapping[str, Any]) -> Plan:
             Objection(_text(o["kind"]), _text(o["text"]), tuple(map(_text, o["names"]))) for o in data["objections"]
         ),
         notes=tuple(map(_text, data["notes"])), origin=_text(data["origin"]), format=_text(data["format"]),
+        proof=_proof(data["proof"]) if data.get("proof") else None,
     )  # fmt: skip
+
+
+def _proof(data: Mapping[str, Any]) -> Proof:
+    seal = data["seal"]
+    return Proof(
+        inputs=int(data["inputs"]), relative=_number(data["relative"]), tolerance=_number(data["tolerance"]),
+        passed=data["passed"] is True, kept=data["kept"] is True, unproved=tuple(map(_text, data["unproved"])), reason=_text(data["reason"]),
+        parts=tuple(
+            Part(
+                module=_text(part["module"]), source_module=_text(part["source_module"]), apart=part["apart"] is True,
+                slots=tuple(map(_text, part["slots"])), relative=_number(part["relative"]), root=_text(part["root"]),
+            )
+            for part in data["parts"]
+        ),
+        seal=None if seal is None else Seal(**{name: _text(seal[name]) for name in ("inputs", "steps", "values")}),
+    )  # fmt: skip
+
+
+def _number(value: object) -> float:
+    """Return a number; infinity and NaN are text in JSON."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UsageError(f"a number is expected, not {value!r:.80}")
+    return float(value)
 
 
 def _policy(data: Mapping[str, Any]) -> Policy:

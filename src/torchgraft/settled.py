@@ -35,6 +35,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
         UsageError: there is no source model, a model can't be run, or the source's holds other values than the file.
         CheckpointError: what was recorded can't be read.
     """
+    from torchgraft.verifying.sealing import sealed
     from torchgraft.verifying.settling import prove_parts, settle
 
     if not hasattr(model, "named_parameters"):
@@ -60,7 +61,8 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
     usual = object_to(best)
     kept = tuple(o for o in best.objections if o not in usual)
     notes = (*made.notes, *([made.proof.words()] if made.proof else []))
-    return replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)
+    final = replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)
+    return sealed(final, source, trial.inputs)
 
 
 def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[Plan, Trial]:

@@ -177,3 +177,99 @@ def test_what_is_no_json(tmp_path, text):
         tg.read_plan(tmp_path / "p.json")
     with pytest.raises(tg.CheckpointError, match="No such file"):
         tg.read_plan(tmp_path / "none.json")
+
+
+class Runs(nn.Module):
+    """A model that can be run, with a head of some classes."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, classes)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x)))
+
+
+@pytest.fixture(params=[3, 6], ids=["whole", "parts"])
+def proved(request, tmp_path):
+    """Return a source, a builder of targets, and a file that holds a plan proved as a whole, or in parts."""
+    source = Runs()
+    made = tg.plan(
+        Runs(request.param), source, inputs=torch.randn(2, 4), on_doubt="take",
+        policy=tg.Policy(outputs=tg.Verdict.WARN, coverage=tg.Verdict.WARN, missing=tg.Verdict.WARN),
+    )  # fmt: skip
+    assert made.proof.passed == (request.param == 3)
+    tg.save_plan(tmp_path / "p.json", made)
+    return source, lambda: Runs(request.param), tmp_path / "p.json", made
+
+
+def test_a_proof_is_kept_as_data_and_shown_again(proved):
+    source, build, path, made = proved
+    read = tg.read_plan(path)
+    assert read.proof == made.proof
+    assert len(read.proof.seal.inputs) == 64
+    assert read.to_dict() == made.to_dict()
+    assert made.proof.words() in str(read)
+    other = path.with_name("weights.safetensors")
+    tg.save(other, source.state_dict())
+    report = tg.load(build(), other, plan=path)  # the same values, from another place
+    assert report.plan.proof.kept
+    assert report.plan.proof.relative == made.proof.relative
+    assert f"when the plan was made, {made.proof.words()}" in str(report)
+    again = path.with_name("again.json")
+    tg.save_plan(again, report.plan)
+    assert tg.read_plan(again).proof == report.plan.proof
+
+
+@pytest.mark.parametrize("what", ["values", "steps"])
+def test_a_proof_is_void_once_values_or_steps_are_others(proved, what):
+    source, build, path, made = proved
+    if what == "values":
+        with torch.no_grad():
+            source.body.weight[0, 0] += 1
+    else:
+        data = json.loads(path.read_text())
+        slot = next(slot for slot in data["slots"] if slot["name"] == "body.bias")
+        slot["rows"] = {"dim": 0, "indices": [0, 1, 2, 3, 4]}
+        path.write_text(json.dumps(data))
+    report = tg.load(build(), source, plan=path)
+    assert report.plan.proof is None
+    assert not [check for check in report.checks if check.name == "outputs"]
+    said = (
+        "the checkpoint holds other values than that it was made with"
+        if what == "values"
+        else "its steps were changed since"
+    )
+    assert f"the proof that the plan was kept with is void: {said}" in str(report)
+    assert made.proof.words() not in str(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (broken("proof", "relative", None), "a number is expected"),
+        (broken("proof", "parts", KeyError), "broken plan: KeyError: 'parts'"),
+        (broken("proof", "seal", {"inputs": 1}), "a text is expected, not 1"),
+        (broken("proof", "seal", "steps", KeyError), "broken plan: KeyError: 'steps'"),
+    ],
+)
+def test_broken_proofs_are_told(proved, change, text):
+    path = proved[2]
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(tg.UsageError) as told:
+        tg.read_plan(path)
+    assert text in str(told.value)
+
+
+def test_callables_have_no_digest_and_other_inputs_another():
+    source = Runs()
+    rows = torch.randn(2, 4)
+    seals = [
+        tg.plan(Runs(), source, inputs=inputs).proof.seal.inputs
+        for inputs in (rows, rows.clone(), rows + 1, (rows,), {"x": rows}, lambda model: model(rows))
+    ]
+    assert seals[0] == seals[1]
+    assert seals[-1] == ""
+    assert len(set(seals[1:])) >= 4

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why
-from torchgraft.core.proof import Part, Proof
+from torchgraft.core.proof import Part, Proof, Seal
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import Concat, Constant
@@ -109,6 +109,7 @@ def converted():
             tolerance=1e-4,
             passed=True,
             parts=(Part(module="stem", source_module="body", slots=("stem.weight",), relative=2e-7),),
+            seal=Seal(inputs="", steps="ab", values="cd"),
         ),
     )
 

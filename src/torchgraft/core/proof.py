@@ -32,12 +32,22 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """SHA-256 (hex) of what a proof holds for: inputs (empty for callables), steps, and the values that these read."""
+
+    inputs: str
+    steps: str
+    values: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
     """What running both models on the same inputs came to.
 
     `relative` is the greatest relative difference of their outputs, `passed` whether it is within the tolerance: only then
     the whole is proved. Where not, `parts` agree, `unproved` are filled tensors in none of them, and `reason` says why
     outputs can't be compared, if they can't, or what else is to be known.
+    `kept`: it was made before, for the same steps and values by its `seal`, and the models were not run again.
     """
 
     inputs: int
@@ -47,6 +57,8 @@ class Proof:
     parts: tuple[Part, ...] = ()
     unproved: tuple[str, ...] = ()
     reason: str = ""
+    seal: Seal | None = None
+    kept: bool = False
 
     @property
     def complete(self) -> bool:
@@ -55,6 +67,10 @@ class Proof:
 
     def words(self) -> str:
         """Return it in words: `proved on 1 input, max rel. diff 3e-07`."""
+        said = self._said()
+        return f"when the plan was made, {said}" if self.kept else said
+
+    def _said(self) -> str:
         many = f"{self.inputs} input{'s' * (self.inputs != 1)}"
         if self.passed:
             more = f"; {self.reason}" if self.reason else ""

@@ -125,6 +125,10 @@ def _proof(proof: Proof) -> Data:
         ],
         "unproved": list(proof.unproved),
         "reason": proof.reason,
+        "kept": proof.kept,
+        "seal": None
+        if proof.seal is None
+        else {"inputs": proof.seal.inputs, "steps": proof.seal.steps, "values": proof.seal.values},
     }
 
 
