@@ -85,3 +85,12 @@ def test_a_stated_layout_settles_it() -> None:
     plan = tg.load(target, source.state_dict(), qkv_layout="flat").plan
     assert how_sure(plan) == {Certainty.CERTAIN}
     assert torch.equal(target["h"][1]["attn"].c_attn.weight, source["h"][1]["attn"].c_attn.weight.T)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_square_matrices_are_stored_as_those_that_find_no_place_show(turned: bool) -> None:  # noqa: FBT001
+    source = net(layer=Conv1D if turned else nn.Linear, rows=2 * WIDTH)
+    target = net()
+    tg.load(target, source.state_dict(), on_doubt="take")
+    for ours, theirs in zip(source["h"], target["h"], strict=True):
+        assert torch.equal(theirs["fc"].weight, ours["fc"].weight.T if turned else ours["fc"].weight)

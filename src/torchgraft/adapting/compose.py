@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting.fit import UNCHANGED, Fit, Layout, exact_fit, mismatch, read_layout, resized_fit
+from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
 from torchgraft.adapting.forms import Piece, pieces
+from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
 from torchgraft.adapting.rows import row_fit
@@ -65,7 +66,7 @@ def gather_facts(
     if stored and not _alphabetical(leaves[0]):
         first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
     return Facts(
-        specs=specs, slots={slot.name: slot for slot in target.slots}, options=options, layout=read_layout(list(matches), tails),
+        specs=specs, slots={slot.name: slot for slot in target.slots}, options=options, layout=read_layout(matches, tails, specs),
         sides=(read_side(leaves[0]), read_side(leaves[1])), first_convs=first, network=network,
         library=target.library, grown=grown_vocabularies(matches), tails=tails,
     )  # fmt: skip

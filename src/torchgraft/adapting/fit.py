@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchgraft.core.names import words
+from torchgraft.adapting.orientation import KERNEL_LAYOUTS, WEIGHTS, is_matrix, is_raw_matrix, permuted
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import (
     AdaptInputChannels,
@@ -22,49 +22,11 @@ from torchgraft.ops import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torchgraft.core.match import Leaf, Match
+    from torchgraft.adapting.orientation import Layout
+    from torchgraft.core.match import Leaf
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Shape
 
-# Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]:
-# [..., in, out] (TensorFlow, Keras, Flax) and [out, ..., in] (channels last, MLX).
-KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
-    3: ((2, 1, 0), (0, 2, 1)),
-    4: ((3, 2, 0, 1), (0, 3, 1, 2)),
-    5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
-}
-WEIGHTS = frozenset({"weight", "kernel", "w"})
-# Words of what holds a row for each position, token or pair, and is never turned.
-TABLE_WORDS = frozenset(
-    [
-        "bias",
-        "biases",
-        "cls",
-        "embed",
-        "embedding",
-        "embeddings",
-        "embs",
-        "emb",
-        "mask",
-        "pos",
-        "position",
-        "positional",
-        "positions",
-        "queries",
-        "query",
-        "register",
-        "rel",
-        "relative",
-        "segment",
-        "table",
-        "tables",
-        "tok",
-        "token",
-        "tokens",
-        "wpe",
-        "wte",
-    ]
-)
 # Why a bare matrix is turned to become a layer's weight: nn.Linear keeps [out, in].
 RAW = "a bare parameter is multiplied as x @ W (as in CLIP's projections), a layer keeps [out, in]"
 # How a bare matrix is called that is multiplied like a layer's, with a bias beside it.
@@ -75,7 +37,6 @@ LAYER_ENDS = ("_w", "_weight")
 PATCHES = "as [height, width, in] (as in vit-pytorch, SigLIP 2 and Fuyu; torch.nn.Unfold has the channels first)"
 CHANNELS_FIRST = "with the channels first (as Qwen2-VL cuts clips; other code moves the channels last)"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
-MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +55,6 @@ class Fit:
 UNCHANGED = Fit(())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What the tensors whose shape shows it say about the source's layout.
-
-    `turned`/`straight` count matrices that fit only transposed, or only as they are, `among` the same for those of each
-    kind of layer: a model may have layers that are stored [in, out] beside others. `kernels` is the one permutation
-    that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way.
-    """
-
-    turned: int = 0
-    straight: int = 0
-    among: Mapping[Sides, tuple[int, int]] = field(default_factory=dict)
-    turned_tails: frozenset[str] = frozenset()
-    straight_tails: frozenset[str] = frozenset()
-    kernel: tuple[int, ...] | None = None
-    plain_kernels: int = 0
-    raw_turned: int = 0
-    raw_straight: int = 0
-
-
-# What is known of how the two layers of a pair are stored.
-Sides = tuple["bool | None", "bool | None"]
-
-
 def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem: bool = False) -> Fit | None:
     """Return how `source` becomes `target` without changing an element, or None when it can't.
 
@@ -126,11 +63,11 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     a, b = source.shape, target.shape
     if a == b and (len(a) < 2 or (len(a) == 2 and a[0] != a[1])):
         return UNCHANGED
-    if is_matrix(source, target) and not (a == b[::-1] and _is_raw_matrix(source, target)):
+    if is_matrix(source, target) and not (a == b[::-1] and is_raw_matrix(source, target)):
         return _matrix(source, target, layout, tail)
     if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":
         return Fit((Transpose(),), "stored transposed")
-    if a == b[::-1] and _is_raw_matrix(source, target):
+    if a == b[::-1] and is_raw_matrix(source, target):
         return Fit((Transpose(),), f"stored [in, out]: {RAW}") if a != b else _square_raw(source, target, layout)
     if len(a) == len(b):
         same = _kernel(a, b, layout)
@@ -142,11 +79,11 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
 def _kernel(a: Shape, b: Shape, layout: Layout) -> Fit | None:
     """Return how tensors of equal rank fit: as they are, or with the axes of a kernel in another order."""
     shared = layout.kernel
-    if a == b and shared is not None and not layout.plain_kernels and _permuted(a, shared) == b:
+    if a == b and shared is not None and not layout.plain_kernels and permuted(a, shared) == b:
         return Fit((Permute(shared),), "kernel axes in another order, like the other kernels of the file")
     if a == b:
         return UNCHANGED
-    fits = (dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if _permuted(a, dims) == b)
+    fits = (dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if permuted(a, dims) == b)
     dims = next(fits, None)
     return None if dims is None else Fit((Permute(dims),), "kernel axes in another order")
 
@@ -177,23 +114,6 @@ def _patches(a: Shape, b: Shape) -> tuple[Op, ...]:
     return (Reshape((b[0], *b[2:], b[1])), Permute((0, 3, 1, 2)))
 
 
-def is_matrix(source: Leaf, target: Leaf) -> bool:
-    """Whether the pair is a weight matrix that could be stored the other way round (tables of rows are not)."""
-    a, b = source.shape, target.shape
-    if len(a) != 2 or (a not in (b, b[::-1])):
-        return False
-    return target.role in ("weight", "kernel", "w") and target.kind not in MATRIX_TABLES
-
-
-def _is_raw_matrix(source: Leaf, target: Leaf) -> bool:
-    """Whether one of the two is a layer's weight and the other a bare parameter that isn't a table of rows."""
-    if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
-        return False
-    if (source.role in WEIGHTS) == (target.role in WEIGHTS) or target.kind in MATRIX_TABLES:
-        return False
-    return not {*_last_words(source), *_last_words(target)} & TABLE_WORDS
-
-
 def _square_raw(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     """Return how a square bare matrix fits: like the bare matrices of the file whose shape shows it, or as most are."""
     told = bool(layout.raw_straight) != bool(layout.raw_turned)
@@ -205,10 +125,6 @@ def _square_raw(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     if bare.role.endswith(LAYER_ENDS):
         return Fit((), f"square: whether {bare.name} is stored [in, out] isn't shown", certainty=Certainty.DOUBT)
     return Fit(ops, f"stored [in, out]: {RAW}", certainty=Certainty.LIKELY)
-
-
-def _last_words(leaf: Leaf) -> tuple[str, ...]:
-    return tuple(word for segment in leaf.name.split(".")[-2:] for word in words(segment))
 
 
 def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
@@ -287,10 +203,6 @@ def mismatch(a: Shape, b: Shape) -> str:
     return f"shape {_form(a)} in the file, {_form(b)} in the model"
 
 
-def _permuted(shape: Shape, dims: tuple[int, ...]) -> Shape | None:
-    return tuple(shape[d] for d in dims) if len(dims) == len(shape) else None
-
-
 def _squeezed(shape: Shape) -> Shape:
     return tuple(d for d in shape if d != 1)
 
@@ -307,40 +219,3 @@ def _flattened(a: Shape, b: Shape) -> bool:
 
 def _form(shape: Shape) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
-
-
-def read_layout(matches: list[Match], tails: Mapping[str, str]) -> Layout:
-    """Return what the tensors whose shape shows their orientation say about the file as a whole."""
-    turned: list[str] = []
-    straight: list[str] = []
-    kernels: list[tuple[int, ...]] = []
-    raw: list[bool] = []
-    among: dict[Sides, tuple[int, int]] = {}
-    plain = 0
-    for found in matches:
-        a, b = found.source.shape, found.target.shape
-        if len(a) != len(b) or len(a) < 2:
-            continue
-        tail = tails.get(found.target.name, "")
-        if _is_raw_matrix(found.source, found.target):
-            if a[0] != a[1] and a in (b, b[::-1]):
-                raw.append(a == b)
-            continue
-        matrix = is_matrix(found.source, found.target)
-        if matrix and a[0] != a[1]:
-            (straight if a == b else turned).append(tail)
-            sides = (found.source.turned, found.target.turned)
-            before = among.get(sides, (0, 0))
-            among[sides] = (before[0] + (a != b), before[1] + (a == b))
-        elif matrix and None not in (found.source.turned, found.target.turned):
-            (straight if found.source.turned == found.target.turned else turned).append(tail)
-        elif len(a) == len(b) > 2 and sorted(a) == sorted(b):
-            fits = [dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if _permuted(a, dims) == b]
-            if a != b and len(fits) == 1:
-                kernels.append(fits[0])
-            plain += a == b and not fits
-    return Layout(
-        turned=len(turned), straight=len(straight), among=among, turned_tails=frozenset(turned), straight_tails=frozenset(straight),
-        kernel=kernels[0] if kernels and len(set(kernels)) == 1 else None, plain_kernels=plain,
-        raw_turned=raw.count(False), raw_straight=raw.count(True),
-    )  # fmt: skip

@@ -1,0 +1,188 @@
+"""How matrices and kernels of a file are stored: what the tensors whose shape shows it say about the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.names import words
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Mapping, Sequence
+
+    from torchgraft.core.match import Leaf, Match
+    from torchgraft.core.specs import Shape, TensorSpec
+
+# Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]:
+# [..., in, out] (TensorFlow, Keras, Flax) and [out, ..., in] (channels last, MLX).
+KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
+    3: ((2, 1, 0), (0, 2, 1)),
+    4: ((3, 2, 0, 1), (0, 3, 1, 2)),
+    5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
+}
+WEIGHTS = frozenset({"weight", "kernel", "w"})
+# Words of what holds a row for each position, token or pair, and is never turned.
+TABLE_WORDS = frozenset(
+    [
+        "bias",
+        "biases",
+        "cls",
+        "embed",
+        "embedding",
+        "embeddings",
+        "embs",
+        "emb",
+        "mask",
+        "pos",
+        "position",
+        "positional",
+        "positions",
+        "queries",
+        "query",
+        "register",
+        "rel",
+        "relative",
+        "segment",
+        "table",
+        "tables",
+        "tok",
+        "token",
+        "tokens",
+        "wpe",
+        "wte",
+    ]
+)
+MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
+# The place within a block of what has none in the model.
+ELSEWHERE = "?"
+
+# What is known of how the two layers of a pair are stored.
+Sides = tuple["bool | None", "bool | None"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the tensors whose shape shows it say about the source's layout.
+
+    `turned`/`straight` count matrices that fit only transposed, or only as they are, `among` the same for those of each
+    kind of layer: a model may have layers that are stored [in, out] beside others. `kernels` is the one permutation
+    that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way.
+    """
+
+    turned: int = 0
+    straight: int = 0
+    among: Mapping[Sides, tuple[int, int]] = field(default_factory=dict)
+    turned_tails: frozenset[str] = frozenset()
+    straight_tails: frozenset[str] = frozenset()
+    kernel: tuple[int, ...] | None = None
+    plain_kernels: int = 0
+    raw_turned: int = 0
+    raw_straight: int = 0
+
+
+def read_layout(matches: Sequence[Match], tails: Mapping[str, str], specs: Mapping[str, TensorSpec]) -> Layout:
+    """Return what the tensors whose shape shows their orientation say about the file as a whole.
+
+    Of `specs`, all tensors of the file, those count too that find no place: beside a bias a matrix shows how it is stored.
+    """
+    matrices: list[Match] = []
+    kernels: list[Match] = []
+    raw: list[bool] = []
+    for found in matches:
+        a, b = found.source.shape, found.target.shape
+        if len(a) != len(b) or len(a) < 2:
+            continue
+        if is_raw_matrix(found.source, found.target):
+            if a[0] != a[1] and a in (b, b[::-1]):
+                raw.append(a == b)
+        elif len(a) > 2:
+            kernels.append(found)
+        elif is_matrix(found.source, found.target):
+            matrices.append(found)
+    kernel, plain = _permutation(kernels)
+    layout = Layout(kernel=kernel, plain_kernels=plain, raw_turned=raw.count(False), raw_straight=raw.count(True))
+    return _with_matrices(layout, matrices, tails, specs)
+
+
+def _with_matrices(
+    layout: Layout, matrices: Sequence[Match], tails: Mapping[str, str], specs: Mapping[str, TensorSpec]
+) -> Layout:
+    """Return the layout with what matrices say: their shapes, what is known of both layers, and biases beside them."""
+    turned: list[str] = []
+    straight: list[str] = []
+    among: dict[Sides, tuple[int, int]] = {}
+
+    def count(sides: Sides, *, other: bool) -> None:
+        before = among.get(sides, (0, 0))
+        among[sides] = (before[0] + other, before[1] + (not other))
+
+    told: set[str] = set()
+    for found in matrices:
+        shape, sides = found.source.shape, (found.source.turned, found.target.turned)
+        tail = tails.get(found.target.name, "")
+        if shape[0] != shape[1]:
+            (straight if shape == found.target.shape else turned).append(tail)
+            count(sides, other=shape != found.target.shape)
+            told.update(found.source.keys)
+        elif None not in sides:
+            (straight if sides[0] == sides[1] else turned).append(tail)
+    for in_out in _shown_by_bias(specs, told):
+        (turned if in_out else straight).append(ELSEWHERE)
+        for model in (False, True):  # what it means for a layer of the model depends on how that is stored
+            count((None, model), other=in_out != model)
+    return replace(
+        layout, turned=len(turned), straight=len(straight), among=among, turned_tails=frozenset(turned),
+        straight_tails=frozenset(straight),
+    )  # fmt: skip
+
+
+def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]:
+    """Return the one permutation that all permuted kernels share, and how many kernels fit in no other way than as they are."""
+    found: set[tuple[int, ...]] = set()
+    plain = 0
+    for match in kernels:
+        a, b = match.source.shape, match.target.shape
+        if sorted(a) == sorted(b):
+            fits = [dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if permuted(a, dims) == b]
+            if a != b and len(fits) == 1:
+                found.add(fits[0])
+            plain += a == b and not fits
+    return (next(iter(found)) if len(found) == 1 else None), plain
+
+
+def _shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[bool]:
+    """Yield whether a matrix is stored [in, out], for each that its bias tells and that isn't told otherwise."""
+    for key, spec in specs.items():
+        owner, _, role = key.rpartition(".")
+        bias = specs.get(f"{owner}.bias" if owner else "bias")
+        if role not in WEIGHTS or len(spec.shape) != 2 or bias is None or key in told:
+            continue
+        rows, columns = spec.shape
+        if rows != columns and bias.shape in ((rows,), (columns,)):
+            yield bias.shape == (columns,)
+
+
+def is_matrix(source: Leaf, target: Leaf) -> bool:
+    """Whether the pair is a weight matrix that could be stored the other way round (tables of rows are not)."""
+    a, b = source.shape, target.shape
+    if len(a) != 2 or (a not in (b, b[::-1])):
+        return False
+    return target.role in ("weight", "kernel", "w") and target.kind not in MATRIX_TABLES
+
+
+def is_raw_matrix(source: Leaf, target: Leaf) -> bool:
+    """Whether one of the two is a layer's weight and the other a bare parameter that isn't a table of rows."""
+    if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
+        return False
+    if (source.role in WEIGHTS) == (target.role in WEIGHTS) or target.kind in MATRIX_TABLES:
+        return False
+    return not {*_last_words(source), *_last_words(target)} & TABLE_WORDS
+
+
+def _last_words(leaf: Leaf) -> tuple[str, ...]:
+    return tuple(word for segment in leaf.name.split(".")[-2:] for word in words(segment))
+
+
+def permuted(shape: Shape, dims: tuple[int, ...]) -> Shape | None:
+    """Return a shape with its axes in another order, None where there are more or fewer."""
+    return tuple(shape[d] for d in dims) if len(dims) == len(shape) else None
