@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.memory import ask_huge_pages
+from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
 from torchgraft.core.places import Place, here, is_spread, places
@@ -22,13 +22,15 @@ class Cell:
     """A slot in the model: its places, and the tensor to write to.
 
     `value` is the model's own memory, or, where the model has none (meta), new memory that `Installation` puts in.
-    It has a version counter of its own, so that a load that was rolled back leaves no trace.
+    It has a version counter of its own, so that a load that was rolled back leaves no trace. `plain`: it is ordinary CPU
+    memory that bytes can be moved to and from.
     """
 
     slot: Slot
     places: tuple[Place, ...]
     value: torch.Tensor
     staged: bool
+    plain: bool
 
 
 def resolve(model: nn.Module, target: Target, device: str | torch.device | None) -> dict[str, Cell]:
@@ -48,7 +50,8 @@ def resolve(model: nn.Module, target: Target, device: str | torch.device | None)
                 f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
             )
         staged = tensor.is_meta
-        cells[slot.name] = Cell(slot, mine, _memory_like(tensor, device) if staged else tensor.data, staged)
+        value = _memory_like(tensor, device) if staged else tensor.data
+        cells[slot.name] = Cell(slot, mine, value, staged, is_plain(value))
     ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")
     return cells
 

@@ -35,7 +35,7 @@ def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, Tensor
     Bytes of a bool may be anything, so those are cast. Many short stretches are no gain over reading all of it.
     """
     slot = step.slot.spec
-    if step.action is Action.FRESH or step.base or not step.feeds or slot.dtype is DType.BOOL:
+    if step.base or not step.feeds or slot.dtype is DType.BOOL:
         return None
     given = [specs[feed.network][feed.key] for feed in step.feeds]
     if any(spec.dtype is not slot.dtype for spec in given):

@@ -10,7 +10,7 @@ from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
-from torchgraft.applying.memory import bytes_of, is_plain
+from torchgraft.applying.memory import bytes_of
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.segments import segments
@@ -124,15 +124,13 @@ class _Work:
         moved: list[Transfer] = []
         for step in self.steps:
             cell = self._cell(step)
-            found = (
-                segments(step, self.source, self.specs) if is_plain(cell.value) and cell.value.is_contiguous() else None
-            )
+            found = segments(step, self.source, self.specs) if cell.plain and cell.value.is_contiguous() else None
             if found is None:
                 self.others.append(step)
             else:
                 moved.append(Transfer(step, cell.value, bytes_of(cell.value), found))
         real = [t for t in moved if not self._cell(t.step).staged and t.data.size]
-        self.overlapping = not apart(cell.value for cell in self.cells.values() if is_plain(cell.value))
+        self.overlapping = not apart(cell.value for cell in self.cells.values() if cell.plain)
         kept = real if self.overlapping else keeps(real, self.way)
         changed = [self._cell(step) for step in self.others]
         self.undo = Undo([*(cell.value for cell in changed if not cell.staged), *(t.value for t in kept)])

@@ -126,9 +126,11 @@ class Step:
     @property
     def action(self) -> Action:
         """What happens to the slot."""
-        if not self.feeds and not self.ops:
+        if self.ops:
+            return Action.ADAPT
+        if not self.feeds:
             return Action.FRESH
-        plain = len(self.feeds) == 1 and not self.feeds[0].ops and not self.ops and self.rows is None and not self.base
+        plain = len(self.feeds) == 1 and not self.feeds[0].ops and self.rows is None and not self.base
         return Action.COPY if plain else Action.ADAPT
 
     @property
