@@ -31,12 +31,13 @@ def test_all_bytes_are_told(tmp_path, model, undo, times):
     assert len(told) > 3
 
 
-def test_what_is_computed_counts_as_much_as_it_reads(tmp_path, model):
+@pytest.mark.parametrize(("undo", "times"), [("keep", 1), ("check", 2)])
+def test_what_is_cast_counts_as_much_as_it_reads(tmp_path, model, undo, times):
     state = {name: value.double() for name, value in saved(model, tmp_path / "x.pt").items()}
     tg.save(tmp_path / "a.pt", state)
     told = []
-    report = tg.load(model, tmp_path / "a.pt", progress=lambda *now: told.append(now))
-    assert told[-1] == (report.cost.bytes_read, report.cost.bytes_read)
+    report = tg.load(model, tmp_path / "a.pt", undo=undo, progress=lambda *now: told.append(now))
+    assert told[-1] == (times * report.cost.bytes_read, times * report.cost.bytes_read)
     assert report.cost.bytes_read == sum(value.nbytes for value in state.values())
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.segments import Segment
+    from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Step
 
 MOST_PARTS = 256
@@ -20,7 +21,8 @@ class Transfer(NamedTuple):
     """One slot to be filled by reading: its bytes, and where they come from.
 
     `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
-    no more when the second time begins. `bare`: there is no way back from the first byte on.
+    no more when the second time begins. `bare`: there is no way back from the first byte on. `given`: the element type that
+    it is cast from; sizes of its segments count in that type then.
     """
 
     step: Step
@@ -30,10 +32,11 @@ class Transfer(NamedTuple):
     room: int = 0
     proves: bool = False
     bare: bool = False
+    given: DType | None = None
 
     @property
     def size(self) -> int:
-        """Number of bytes that are moved."""
+        """Number of bytes that are read."""
         return sum([segment.size for segment in self.segments])
 
     def spoil(self) -> None:
@@ -41,7 +44,8 @@ class Transfer(NamedTuple):
         flat, unit = self.value.view(-1), self.value.element_size()
         filler = float("nan") if flat.is_floating_point() or flat.is_complex() else 0
         for segment in self.segments:
-            flat[segment.at // unit : (segment.at + segment.size) // unit].fill_(filler)
+            count = segment.size // (self.given.itemsize if self.given else unit)
+            flat[segment.at // unit : segment.at // unit + count].fill_(filler)
 
 
 class Part(NamedTuple):

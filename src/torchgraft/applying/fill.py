@@ -77,17 +77,19 @@ def _write(value: torch.Tensor, cast: torch.Tensor, rows: Rows | None) -> None:
 
 
 def _look_for_loss(step: Step, given: torch.Tensor, cast: torch.Tensor, findings: Findings) -> None:
-    """Note finite numbers that became infinite, and integers that changed. Rounding is no loss in this sense."""
+    if lost := count_lost(given, cast):
+        findings.lost(step, lost, str(DType.of(str(given.dtype))))
+
+
+def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
+    """Return how many finite numbers became infinite, or integers changed. Rounding is no loss in this sense."""
     import torch
 
     source, target = DType.of(str(given.dtype)), DType.of(str(cast.dtype))
     if target.holds(source):
-        return
+        return 0
     if target.is_float and source.kind in ("float", "int", "uint", "bool"):
-        lost = int((torch.isfinite(given) & ~torch.isfinite(cast)).sum())
-    elif target.kind == "complex":
-        return
-    else:
-        lost = int((cast.to(given.dtype) != given).sum())
-    if lost:
-        findings.lost(step, lost, str(source))
+        return int((torch.isfinite(given) & ~torch.isfinite(cast)).sum())
+    if target.kind == "complex":
+        return 0
+    return int((cast.to(given.dtype) != given).sum())

@@ -1,4 +1,4 @@
-"""Steps that only move bytes, as the stretches of the file that go into stretches of the slot."""
+"""Steps that only move elements, as the stretches of the file that go into stretches of the slot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORTH = 16 << 10
 
 
 class Segment(NamedTuple):
-    """Bytes of one source tensor, from `start` on, that go to byte `at` of the slot."""
+    """`size` bytes of one source tensor, from `start` on, that go to byte `at` of the slot, cast on the way if need be."""
 
     network: str
     key: str
@@ -32,16 +32,17 @@ class Segment(NamedTuple):
 def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> tuple[Segment, ...] | None:
     """Return what the step moves, in the order of the slot; None where it does more than that.
 
-    Bytes of a bool may be anything, so those are cast. Many short stretches are no gain over reading all of it.
+    Bytes of a bool may be anything, so those are no such step. Many short stretches are no gain over reading all of it.
     """
     slot = step.slot.spec
     if step.base or not step.feeds or slot.dtype is DType.BOOL:
         return None
     given = [specs[feed.network][feed.key] for feed in step.feeds]
-    if any(spec.dtype is not slot.dtype for spec in given):
+    dtype = given[0].dtype
+    if dtype is DType.BOOL or any(spec.dtype is not dtype for spec in given):
         return None
     if step.action is Action.COPY:
-        only, size = step.feeds[0], slot.nbytes
+        only, size = step.feeds[0], given[0].nbytes
         return (Segment(only.network, only.key, 0, 0, size),) if given[0].shape == slot.shape else None
     if not all(source.divisible(feed.network, feed.key) for feed in step.feeds):
         return None
@@ -49,10 +50,10 @@ def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, Tensor
     places = _places(step)
     if runs is None or places is None or sum(run.size for run in runs) != sum(run.size for run in places):
         return None
-    unit = slot.dtype.itemsize
+    unit, wide = dtype.itemsize, slot.dtype.itemsize
     found = tuple(
         Segment(
-            step.feeds[run.source].network, step.feeds[run.source].key, run.start * unit, at * unit, run.size * unit
+            step.feeds[run.source].network, step.feeds[run.source].key, run.start * unit, at * wide, run.size * unit
         )
         for run, at in _laid(runs, places)
     )

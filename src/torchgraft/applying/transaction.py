@@ -97,8 +97,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
 class _Work:
     """A load in progress.
 
-    `direct` are the slots that are filled by reading alone, `others` are computed. `overlapping`: some slots share memory,
-    so that the last write wins, and old values can't be done without.
+    `direct` are the slots that are filled by reading, and by a cast at most, `others` are computed. `overlapping`: some
+    slots share memory, so that the last write wins, and old values can't be done without.
     """
 
     cells: Mapping[str, Cell]
@@ -122,15 +122,17 @@ class _Work:
     def __post_init__(self) -> None:
         self.specs = {network.path: network.specs for network in self.source.networks}
         moved: list[Transfer] = []
+        self.overlapping = not apart(cell.value for cell in self.cells.values() if cell.plain)
         for step in self.steps:
             cell = self._cell(step)
             found = segments(step, self.source, self.specs) if cell.plain and cell.value.is_contiguous() else None
-            if found is None:
+            given = self.specs[step.feeds[0].network][step.feeds[0].key].dtype if found else cell.slot.spec.dtype
+            cast = given is not cell.slot.spec.dtype
+            if found is None or (cast and self.overlapping):
                 self.others.append(step)
             else:
-                moved.append(Transfer(step, cell.value, bytes_of(cell.value), found))
+                moved.append(Transfer(step, cell.value, bytes_of(cell.value), found, given=given if cast else None))
         real = [t for t in moved if not self._cell(t.step).staged and t.data.size]
-        self.overlapping = not apart(cell.value for cell in self.cells.values() if cell.plain)
         kept = real if self.overlapping else keeps(real, self.way)
         changed = [self._cell(step) for step in self.others]
         self.undo = Undo([*(cell.value for cell in changed if not cell.staged), *(t.value for t in kept)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from torchgraft.applying.casting import Casts
 from torchgraft.applying.chunks import MOST_PARTS, chunks
 from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.undo import Undo
+    from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Step
     from torchgraft.core.specs import Source
 
@@ -66,6 +68,8 @@ class Transfers:
         self._scratch = threading.local()
         self._first = Crew(self._take)
         self._second = Crew(self._write)
+        self._casts = Casts(source, undo, findings, written)
+        self._cast: list[tuple[Transfer, DType]] = []
         self._later: list[Transfer] = []
         self._parted: list[tuple[str, str]] = []
         self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
@@ -78,11 +82,18 @@ class Transfers:
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
-        self._samples.update((t.step.slot.name, []) for t in transfers)
-        self._first.start(list(chunks(transfers, LOOKED_AT)), helpers=not in_turn)
+        self._cast = [(t, t.given) for t in transfers if t.given]
+        moved = [t for t in transfers if not t.given]
+        self._samples.update((t.step.slot.name, []) for t in moved)
+        self._first.start(list(chunks(moved, LOOKED_AT)), helpers=not in_turn)
 
     def finish(self, between: Callable[[], None]) -> None:
-        """Work along until the first go is done; `between` is called now and then, and may raise."""
+        """Cast, and work along until the first go is done; `between` is called now and then, and may raise."""
+        for transfer, given in self._cast:
+            with _named(transfer):
+                self._casts.take(transfer, given)
+            self._tick(transfer.size)
+            between()
         self._first.finish(between)
         for network, key in self._parted:
             self._source.check(network, key)
@@ -96,7 +107,11 @@ class Transfers:
     def write(self) -> None:
         """Do the second go: from here on only a file that changes or a disk that fails stands in the way."""
         self.begun += self._later
-        self._second.start(list(chunks(self._later, MOVED)))
+        self._second.start(list(chunks([t for t in self._later if not t.given], MOVED)))
+        for transfer, given in self._cast:
+            if transfer.proves:
+                self._casts.write(transfer, given)
+                self._told(transfer.size)
         self._second.finish()
 
     def stop(self) -> None:
@@ -143,14 +158,27 @@ class Transfers:
 
     def _write(self, chunk: Chunk) -> None:
         self._source.read_pieces([_piece(p, p.at, p.transfer.data[p.at : p.at + p.size]) for p in chunk])
+        self._told(sum([part.size for part in chunk]))
+
+    def _told(self, size: int) -> None:
         with suppress(Exception):  # there is no way back: a listener that fails must not cost the model
-            self._tick(sum([part.size for part in chunk]))
+            self._tick(size)
 
     def _buffer(self) -> Bytes:
         found: Bytes | None = getattr(self._scratch, "bytes", None)
         if found is None:
             found = self._scratch.bytes = np.empty(LOOKED_AT + MOST_PARTS * WIDEST, np.uint8)
         return found
+
+
+@contextmanager
+def _named(transfer: Transfer) -> Iterator[None]:
+    """Let an error name the slot."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(transfer.step.slot.name)
+        raise
 
 
 def _piece(part: Part, at: int, where: Bytes) -> Piece:

@@ -1,0 +1,119 @@
+"""Casts block by block give what a cast of the whole gives, and promise what copies promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts
+from torch import nn
+
+from torchgraft.applying import apply, casting
+from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
+from torchgraft.core.plan import Feed, Rows, Step
+from torchgraft.core.policy import Policy, Verdict
+from torchgraft.ops import Concat
+from torchgraft.surveying import survey
+from torchgraft.verifying import compare_values
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WAYS = ("auto", "keep", "check", "none")
+
+
+def model_of(dtype, sizes=((64, 33), (5,), (2000,), (0, 3))):
+    model = nn.Module()
+    for number, size in enumerate(sizes):
+        model.register_parameter(f"p{number}", nn.Parameter(torch.ones(size, dtype=dtype), requires_grad=False))
+    return model
+
+
+def source_of(model, dtype, **more):
+    torch.manual_seed(1)
+    return MemorySource({k: (torch.randn(v.shape) * 3).to(dtype) for k, v in model.state_dict().items()}, **more)
+
+
+def load(model, source, undo, **policy):
+    target = survey(model)
+    plan = plan_for(target, source, Policy(**policy))
+    return apply(model, target, plan, source, verify=compare_values, undo=undo)
+
+
+@pytest.fixture(params=[64, 4 << 20])
+def block(request, monkeypatch):
+    monkeypatch.setattr(casting, "BLOCK", request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("undo", WAYS)
+@pytest.mark.parametrize("given", FLOATS)
+@pytest.mark.parametrize("wanted", FLOATS)
+def test_values_are_those_of_a_cast_of_the_whole(given, wanted, undo):
+    model = model_of(wanted)
+    source = source_of(model, given)
+    done = load(model, source, undo)
+    assert all(check.passed for check in done.checks)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, source.tensors[name].to(wanted))
+
+
+@pytest.mark.parametrize(("undo", "kept", "times"), [("keep", 8, 1), ("check", 0, 2), ("none", 0, 1)])
+def test_casts_keep_old_values_only_where_that_was_asked_for(undo, kept, times):
+    model = model_of(torch.float64, sizes=((1000,),))
+    source = source_of(model, torch.float32)
+    counted = reads_in_parts(source)
+    assert load(model, source, undo).undo_bytes == 1000 * kept
+    assert counted["p0"] == 1000 * 4 * times
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("undo", ["auto", "keep", "check"])
+def test_odd_values_and_overflow_are_counted_and_nothing_is_written(undo):
+    model = model_of(torch.float16)
+    before = fingerprint(model)
+    source = source_of(model, torch.float32)
+    source.tensors["p0"][3, 3] = float("nan")
+    source.tensors["p2"][[0, 999, 1999]] = 1e6
+    with pytest.raises(PlanRefusedError) as caught:
+        load(model, source, undo)
+    texts = [o.text for o in caught.value.objections]
+    assert any("p0 [64, 33] would get 1 NaN" in text for text in texts)
+    assert any("p2 is float16, and 3 of its 2000 values, float32 in the checkpoint" in text for text in texts)
+    assert fingerprint(model) == before
+    load(model, source, undo, nonfinite=Verdict.ACCEPT, lossy=Verdict.ACCEPT)
+    assert model.p2[999].isinf()
+
+
+@pytest.mark.parametrize("undo", WAYS)
+def test_a_read_that_fails_leaves_all_or_names_what_is_lost(undo, monkeypatch):
+    monkeypatch.setattr(casting, "BLOCK", 1024)
+    model = model_of(torch.float64)
+    whole = source_of(model, torch.bfloat16)
+    load(model_of(torch.float64), whole, undo)
+    before = fingerprint(model)
+    for at in range(0, whole.reads, 3):
+        source = source_of(model, torch.bfloat16, fail_at=at)
+        with pytest.raises(ApplyError) as caught:
+            load(model, source, undo)
+        if isinstance(caught.value, ModelLostError):
+            assert undo in ("none", "check")
+            assert model.p0.isnan().all()
+            model = model_of(torch.float64)
+            before = fingerprint(model)
+        assert fingerprint(model) == before
+
+
+def test_joined_and_picked_rows_are_cast_on_the_way(block):
+    model = model_of(torch.float32, sizes=((6, 4), (5, 3)))
+    source = MemorySource({f"t{i}": torch.randn(n, m).half() for i, (n, m) in enumerate(((2, 4), (4, 4), (2, 3)))})
+    target = survey(model)
+    why = plan_for(target, source).steps[0].why
+    steps = {
+        "p0": Step(slot=target.slots[0], feeds=(Feed("t0"), Feed("t1")), ops=(Concat(0),), why=why),
+        "p1": Step(slot=target.slots[1], feeds=(Feed("t2"),), rows=Rows(0, (3, 1)), why=why),
+    }
+    counted = reads_in_parts(source)
+    apply(model, target, plan_for(target, source, **steps), source, verify=compare_values, undo="check")
+    assert torch.equal(model.p0, torch.cat([source.tensors["t0"], source.tensors["t1"]]).float())
+    assert torch.equal(model.p1[[3, 1]], source.tensors["t2"].float())
+    assert torch.equal(model.p1[[0, 2, 4]], torch.ones(3, 3))
+    assert counted == {"t0": 32, "t1": 64, "t2": 24}, f"each is read twice, in blocks of {block}"
