@@ -63,3 +63,30 @@ def test_what_only_the_lists_have_is_not_filled_for_sure():
     for step in plan.steps:
         if step.slot.name.startswith(("norms", "more")) and step.feeds:
             assert step.certainty is not Certainty.CERTAIN
+
+
+def attention():
+    return nn.ModuleDict({part: nn.Linear(6, 6) for part in ("q", "k", "v", "out")})
+
+
+def network():
+    return nn.ModuleDict({"fc1": nn.Linear(6, 10), "fc2": nn.Linear(10, 6)})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lists_of_modules_side_by_side_are_blocks_too(turned):
+    many = nn.ModuleList(
+        nn.ModuleDict({
+            "attention": attention(), "norm": nn.LayerNorm(6), "feed_forward": network(), "final": nn.LayerNorm(6),
+        })
+        for _ in range(DEPTH)
+    )  # fmt: skip
+    makers = {"attn_layers": attention, "norm_layers_1": lambda: nn.LayerNorm(6), "ffn_layers": network,
+              "norm_layers_2": lambda: nn.LayerNorm(6)}  # fmt: skip
+    one = nn.ModuleDict({name: nn.ModuleList(make() for _ in range(DEPTH)) for name, make in makers.items()})
+    source, target = (one, many) if turned else (many, one)
+    tg.load(target, distinct(source).state_dict(), on_doubt="take")
+    for at, block in enumerate(many):
+        for mine, other in zip(makers, block.values(), strict=True):
+            pairs = zip(one[mine][at].parameters(), other.parameters(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)

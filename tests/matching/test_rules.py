@@ -109,3 +109,11 @@ def test_numbers_behind_numbers_are_no_spelling():
     assert respelled(["a.norm.1.weight", "a.norm_1.weight"], ["a.norm1.weight"]) == {}
     assert respelled(["norm.1.weight", "norm1.weight"], ["norm1.weight"]) == {}
     assert respelled(["m.x_1.w", "m.y.0.w"], ["x.1.w", "y0.w"]) == {"m.x_1.w": "m.x.1.w", "m.y.0.w": "m.y0.w"}
+
+
+def test_a_module_is_respelled_whole_or_not_at_all() -> None:
+    keys = ["enc.layer_0.q.kernel", "enc.layer_0.q.bias", "enc.layer_1.q.kernel"]
+    assert respelled(keys, ["enc.layer.0.q.weight", "enc.layer.0.q.bias"]) == {
+        "enc.layer_0.q.kernel": "enc.layer.0.q.kernel",
+        "enc.layer_0.q.bias": "enc.layer.0.q.bias",
+    }

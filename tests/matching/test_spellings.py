@@ -16,6 +16,11 @@ def test_a_row_counted_from_zero_is_read_as_counted_from_one():
     assert words_of("a.bn0", "a.bn1") == {"a.bn0": "@1", "a.bn1": "@2"}
 
 
+def test_a_zero_in_few_blocks_is_something_more():
+    found = words_of("a.0.ln0", *(f"a.{block}.ln{number}" for block in range(3) for number in (1, 2)))
+    assert [found[f"a.1.ln{number}"] for number in (1, 2)] == ["@1", "@2"]
+
+
 def test_numbers_that_the_dialect_knows_are_no_counters():
     assert words_of("layer.ff.wi_0", "layer.ff.wi_1") == {"layer.ff.wi_0": "gate", "layer.ff.wi_1": "up"}
 

@@ -149,6 +149,8 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if turned and straight and tail not in layout.straight_tails:
         text = f"square: {turned} matrices of the file are stored transposed and {straight} are not"
         return Fit((), text, certainty=Certainty.DOUBT)
+    if not turned and not straight and (source.role == "kernel") != (target.role == "kernel"):
+        return Fit((Transpose(),), "stored [in, out], as a kernel is in TensorFlow and JAX", certainty=Certainty.LIKELY)
     return UNCHANGED
 
 

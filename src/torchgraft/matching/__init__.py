@@ -10,6 +10,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.broadcast import spread
 from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
+from torchgraft.matching.leftovers import with_leftovers
 from torchgraft.matching.models import Models
 from torchgraft.matching.packing import LAYOUTS, NOTHING, Stated
 from torchgraft.matching.parallel import join_ranks
@@ -93,7 +94,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    matching = questioned(united(spread(matching)), (sources, targets), given.models)
+    matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
     return _under_own_keys(matching, keys, derived, naming)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from torchgraft.matching.align import align
 from torchgraft.matching.evidence import gather_shapes
+from torchgraft.matching.words import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,24 +30,28 @@ MOST = 1_000_000
 # Up to so many lists are tried in each order of theirs.
 FEW = 3
 
+# Lists at so many places are looked at.
+MANY = 6
+
 
 def in_step(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
     """Return both sides, with lists side by side read as blocks where the two then agree further in their order.
 
     Within a block the order is that in which the lists come, or another one if the two sides then agree even further: a
-    model may register its lists in any order.
+    model may register its lists in any order. Lists at corresponding places of other blocks are read alike.
     """
     best = list(sources), list(targets)
     if len(sources) * len(targets) > MOST:
         return best
     most = -1
     for side in (0, 1):
-        for units in _as_blocks(best[side]):
-            most = most if most >= 0 else _length(*best)
-            other = (units, best[1]) if side == 0 else (best[0], units)
-            reached = _length(*other)
-            if reached > most:
-                best, most = other, reached
+        for place in list(dict.fromkeys(place for place, _ in _side_by_side(best[side])))[:MANY]:
+            for units in list(_as_blocks(best[side], place)):
+                most = most if most >= 0 else _length(*best)
+                other = (units, best[1]) if side == 0 else (best[0], units)
+                reached = _length(*other)
+                if reached > most:
+                    best, most = other, reached
     return best
 
 
@@ -54,45 +59,58 @@ def _length(sources: Sequence[Unit], targets: Sequence[Unit]) -> int:
     return len(align(np.where(gather_shapes(sources, targets), 1.0, 0.0).astype(np.float32)))
 
 
-def _as_blocks(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Yield the units in the order of blocks, under the blocks' paths, for each order within blocks that is tried."""
-    groups = _side_by_side(units)
-    if not groups:
-        return
-    usual = [list(range(len(lists))) for lists in groups]
-    orders = [usual]
-    for at, lists in enumerate(groups):
-        if len(lists) <= FEW:
-            others = [list(order) for order in permutations(usual[at])][1:]
-            orders += [[*usual[:at], order, *usual[at + 1 :]] for order in others]
-    for order in orders:
-        moved: dict[int, list[int]] = {}
-        for lists, within in zip(groups, order, strict=True):
-            inside = [lists[k][n] for n in range(len(lists[0])) for k in within]
-            moved[min(inside)] = inside
-        gone = {at for members in moved.values() for at in members}
+def _as_blocks(units: Sequence[Unit], place: str) -> Iterator[list[Unit]]:
+    """Yield the units with the lists at a place in the order of blocks, for each order within blocks that is tried."""
+    groups = [lists for at, lists in _side_by_side(units) if at == place]
+    usual = range(max(map(len, groups), default=0))
+    for order in permutations(usual) if len(usual) <= FEW else [tuple(usual)]:
+        moved: dict[int, list[Unit]] = {}
+        for lists in groups:
+            members = [lists[k][n] for n in range(len(lists[0])) for k in order if k < len(lists)]
+            inside = [(at, depth) for member in members for at, depth in member]
+            moved[min(inside)[0]] = [_in_block(units[at], depth) for at, depth in inside]
+        gone = {at for lists in groups for one in lists for member in one for at, _ in member}
         out: list[Unit] = []
         for at, unit in enumerate(units):
-            out += [_in_block(units[k]) for k in moved[at]] if at in moved else [] if at in gone else [unit]
+            out += moved.get(at, [] if at in gone else [unit])
         yield out
 
 
-def _side_by_side(units: Sequence[Unit]) -> list[list[list[int]]]:
-    """Return the groups of lists of equal length below one path, each list as the places of its members."""
-    lists: dict[tuple[str, str], dict[int, int]] = {}
+# A member of a list: the units in it, each as its place and how deep in its path the number of the member is.
+Member = list[tuple[int, int]]
+
+
+def _side_by_side(units: Sequence[Unit]) -> list[tuple[str, list[list[Member]]]]:
+    """Return the groups of lists of equal length below one path, outer ones first: their place, and lists of members.
+
+    No unit is in two of the groups.
+    """
+    lists: dict[tuple[str, str], dict[int, Member]] = {}
     for at, unit in enumerate(units):
-        path, _, number = unit.path.rpartition(".")
-        if number.isdecimal() and path:
-            parent, _, name = path.rpartition(".")
-            lists.setdefault((parent, name), {})[int(number)] = at
-    groups: dict[tuple[str, int], list[list[int]]] = {}
+        parts = unit.path.split(".")
+        for depth in range(1, len(parts)):
+            if parts[depth].isdecimal() and not parts[depth - 1].isdecimal():
+                place = ".".join(parts[: depth - 1]), parts[depth - 1]
+                lists.setdefault(place, {}).setdefault(int(parts[depth]), []).append((at, depth))
+    groups: dict[tuple[str, int], list[list[Member]]] = {}
     for (parent, _), members in lists.items():
         if set(members) == set(range(len(members))) and len(members) > 1:
             groups.setdefault((parent, len(members)), []).append([members[n] for n in range(len(members))])
-    return [found for found in groups.values() if len(found) > 1]
+    chosen: list[tuple[str, list[list[Member]]]] = []
+    taken: set[int] = set()
+    for (parent, _), found in sorted(groups.items(), key=lambda item: len(item[0][0].split("."))):
+        inside = {at for one in found for member in one for at, _ in member}
+        if len(found) > 1 and taken.isdisjoint(inside):
+            chosen.append((place_of(parent), found))
+            taken |= inside
+    return chosen
 
 
-def _in_block(unit: Unit) -> Unit:
-    *parents, name, number = unit.path.split(".")
-    block = ".".join([*parents, ANY, number])
-    return replace(unit, path=f"{block}.{name}", blocks=(*unit.blocks, block))
+def _in_block(unit: Unit, depth: int) -> Unit:
+    """Return the unit with its path read as in a block: `norms.2.scale` as `*.2.norms.scale`."""
+    parts = unit.path.split(".")
+    *parents, name, number = parts[: depth + 1]
+    old, block = ".".join(parts[: depth + 1]), ".".join([*parents, ANY, number])
+    outer = [path for path in unit.blocks if block.startswith(f"{path}.")]
+    inner = [f"{block}.{name}{path[len(old) :]}" for path in unit.blocks if path.startswith(f"{old}.")]
+    return replace(unit, path=f"{block}.{name}{unit.path[len(old) :]}", blocks=(*outer, block, *inner))

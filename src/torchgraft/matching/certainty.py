@@ -60,7 +60,7 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     told = max(pair.block, pair.tail) > 0.5 or pair.rare > 0.9
     if pair.name >= (AKIN if told else SAME):  # `norm` and `fc_norm` of one library are two things
         return _foreign(pair, unordered=unordered)
-    if pair.in_order and pair.block > 0.5:
+    if pair.in_order and max(pair.block, pair.tail) > 0.5:
         return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
     return _doubt(OTHER_NAME) if pair.rare > 0.9 and pair.rival is None else None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.names import ends
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 MIN_VOTES = 1
 _LOOSE = re.compile(r"(?<=[A-Za-z])[._](?=\d+(?:\.|$))")
@@ -99,6 +99,33 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
             found[key] = key[: len(key) - len(end)] + loose[_LOOSE.sub("", end)]
     if not found:
         return {}
+    found |= _alike(found, keys)
     taken = Counter(found.values())
     here = set(keys)
     return {key: name for key, name in found.items() if taken[name] == 1 and name not in here}
+
+
+def _alike(found: Mapping[str, str], keys: Iterable[str]) -> dict[str, str]:
+    """Return the other keys below the paths that were respelled: the tensors of one module stay together."""
+    heads: dict[str, set[str]] = {}
+    for key, name in found.items():
+        old, new = key.split("."), name.split(".")
+        while old and new and old[-1] == new[-1]:
+            old.pop()
+            new.pop()
+        heads.setdefault(".".join(old), set()).add(".".join(new))
+    out: dict[str, str] = {}
+    for key in keys:
+        if key in found:
+            continue
+        head = next((head for head in _paths(key) if head in heads), None)
+        if head is not None and len(heads[head]) == 1:
+            out[key] = next(iter(heads[head])) + key[len(head) :]
+    return out
+
+
+def _paths(key: str) -> Iterator[str]:
+    """Yield the paths above a key, the longest first."""
+    while "." in key:
+        key = key.rpartition(".")[0]
+        yield key

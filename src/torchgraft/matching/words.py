@@ -100,7 +100,8 @@ def place_in_list(end: str) -> int:
 def counted_from_zero(paths: Iterable[str]) -> set[str]:
     """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`.
 
-    Not those whose numbers have a meaning as they are: `wi_0` is a gate.
+    Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero: there it is
+    something more.
     """
     rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for path in paths:
@@ -108,7 +109,8 @@ def counted_from_zero(paths: Iterable[str]) -> set[str]:
         before = stem(last)
         if before and last[-1].isdecimal() and (*words(before), "0") not in PHRASES:
             rows.setdefault((place_of(parent), before), {}).setdefault(int(last[len(before) :]), []).append(path)
-    return {path for row in rows.values() if 0 in row and len(row) > 1 for paths in row.values() for path in paths}
+    whole = [row for row in rows.values() if len(row) > 1 and 0 in row and 2 * len(row[0]) > len(row.get(1, ()))]
+    return {path for row in whole for paths in row.values() for path in paths}
 
 
 def counted_from_one(path: str) -> str:
