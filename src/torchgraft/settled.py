@@ -57,12 +57,23 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
     found = prove_parts(found, source, trial)
     rules = asked.rules
     wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
-    made = decided(found, wishes)
+    made = _trimmed(decided(found, wishes))
     usual = object_to(best)
     kept = tuple(o for o in best.objections if o not in usual)
     notes = (*made.notes, *([made.proof.words()] if made.proof else []))
     final = replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)
     return sealed(final, source, trial.inputs)
+
+
+def _trimmed(plan: Plan) -> Plan:
+    """Return the plan with a proof that speaks of no tensor that stays fresh after all, as doubtful ones may."""
+    proof = plan.proof
+    if proof is None:
+        return plan
+    filled = {step.slot.name for step in plan.steps if step.feeds}
+    parts = [replace(part, slots=tuple(slot for slot in part.slots if slot in filled)) for part in proof.parts]
+    left = tuple(slot for slot in proof.unproved if slot in filled)
+    return replace(plan, proof=replace(proof, parts=tuple(part for part in parts if part.slots), unproved=left))
 
 
 def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[Plan, Trial]:

@@ -31,12 +31,12 @@ class Tokens(nn.Module):
 
     def __init__(self, words):
         super().__init__()
-        self.embed = nn.Embedding(words, 8)
+        self.embed_tokens = nn.Embedding(words, 8)
         self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, words, bias=False)
+        self.lm_head = nn.Linear(8, words, bias=False)
 
     def forward(self, ids):
-        return self.head(self.norm(self.embed(ids)))
+        return self.lm_head(self.norm(self.embed_tokens(ids)))
 
 
 class Detector(nn.Module):
@@ -85,11 +85,25 @@ def test_a_head_of_other_classes_leaves_the_body_proved_where_it_stands():
 
 def test_of_a_larger_table_and_head_the_filled_rows_are_compared():
     source, target = randomised(Tokens(9)), Tokens(12)
-    plan = tg.plan(target, source, inputs=torch.randint(0, 9, (2, 5)), grow_rows=["embed.weight", "head.weight"])
+    plan = tg.plan(
+        target, source, inputs=torch.randint(0, 9, (2, 5)), grow_rows=["embed_tokens.weight", "lm_head.weight"]
+    )
     assert plan.proof.complete
     assert {slot for part in plan.proof.parts for slot in part.slots} == {
-        "embed.weight", "norm.weight", "norm.bias", "head.weight"
+        "embed_tokens.weight", "norm.weight", "norm.bias", "lm_head.weight"
     }  # fmt: skip
+
+
+def test_rows_that_nothing_fills_keep_a_larger_table_as_sure_as_it_was():
+    source, target = randomised(Tokens(9)), Tokens(12)
+    asked = {"inputs": torch.randint(0, 9, (2, 5)), "policy": LENIENT}
+    taken = tg.plan(target, source, on_doubt="take", **asked)
+    assert taken.proof.complete
+    assert {taken.by_slot[name].certainty for name in ("norm.weight", "norm.bias")} == {Certainty.CERTAIN}
+    assert taken.by_slot["lm_head.weight"].certainty is not Certainty.CERTAIN
+    skipped = tg.plan(target, source, on_doubt="skip", accept="certain", **asked)
+    assert "lm_head.weight" in {step.slot.name for step in skipped.fresh}
+    assert "lm_head.weight" not in {slot for part in skipped.proof.parts for slot in part.slots}
 
 
 @pytest.mark.parametrize("order", ["cdefgh", "hgfedc", "axb"])

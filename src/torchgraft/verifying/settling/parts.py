@@ -64,19 +64,28 @@ def prove_parts(plan: Plan, source: Source, trial: Trial) -> Plan:
 
 
 def sure(step: Step, words: str) -> Step:
-    """Return a step that numbers have proved, in these words."""
-    why = Why(step.why.rule, step.why.text, (*step.why.evidence, words))
-    return replace(step, certainty=Certainty.CERTAIN, alternatives=(), why=why)
+    """Return a step that numbers have proved, in these words; where other rows stay as they are, only with the words.
+
+    Rows that nothing fills took no part, or nobody knows what they should be: whether they may stay is as open as before.
+    """
+    said = _said(step, words)
+    return (
+        said
+        if step.known is not None
+        else replace(said, certainty=Certainty.CERTAIN, alternatives=(), why=replace(said.why, doubt=""))
+    )
+
+
+def _said(step: Step, words: str) -> Step:
+    return replace(step, why=Why(step.why.rule, step.why.text, (*step.why.evidence, words), step.why.doubt))
 
 
 def _marked(step: Step, part: Part | None, keys: Mapping[str, str]) -> Step:
     """Return a step with what a part shows of it."""
     if part is None:
         return step
-    if not part.apart or (step.alternatives and _settled(step, part, keys)):
-        return sure(step, part.words())
-    why = Why(step.why.rule, step.why.text, (*step.why.evidence, part.words()), step.why.doubt)
-    return replace(step, why=why)
+    proved = not part.apart or (step.alternatives and _settled(step, part, keys))
+    return sure(step, part.words()) if proved else _said(step, part.words())
 
 
 def _settled(step: Step, part: Part, keys: Mapping[str, str]) -> bool:
