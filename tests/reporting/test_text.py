@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, full, plan, plans, report, unused
 
-from torchgraft.core.plan import Certainty, Objection, Plan, Why
+from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
 from torchgraft.core.report import Check, Report
 from torchgraft.ops import Concat
 from torchgraft.reporting import plan_text, plan_view, report_text, report_view
@@ -86,6 +86,19 @@ def test_a_doubt_says_what_is_missing():
     text = plan_text(plan([copy("b.weight", 4, 4, source="a.weight", why=why, certainty=Certainty.DOUBT)]))
     assert "b.weight [4, 4] <- a.weight: names don't say it" in text
     assert "corresponds" not in text
+
+
+def test_another_reading_whose_numbers_don_t_follow_is_one_of_several():
+    steps = [
+        copy(
+            f"b.{n}.weight", 4, source=f"a.{n}.weight", certainty=Certainty.DOUBT, why=Why("structure", "", doubt="why"),
+            alternatives=(Alternative((f"a.{other}.weight",), f"a.{other} has the same shapes"),),
+        )
+        for n, other in enumerate((1, 0, 0, 0, 0))
+    ]  # fmt: skip
+    text = plan_text(plan(steps))
+    assert "b.{0-4}.weight [4] <- a.{0-4}.weight: why" in text
+    assert "    or else from another of a.{0,1}.weight\n" in text + "\n"
 
 
 def test_only_what_was_compared_is_called_loaded():

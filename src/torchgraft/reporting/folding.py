@@ -88,10 +88,19 @@ class Fold:
 
     def related(self, group: int) -> tuple[str, ...]:
         """Return the patterns of one group of related names; braces are read in step with those of `pattern`."""
-        if group >= len(self.groups):
-            return ()
+        return tuple(self._spelled(at) for at in self._places(group))
+
+    def _places(self, group: int) -> range:
         start = 1 + sum(self.groups[:group])
-        return tuple(self._spelled(at) for at in range(start, start + self.groups[group]))
+        return range(start, start + self.groups[group]) if group < len(self.groups) else range(0)
+
+    def is_in_step(self, group: int) -> bool:
+        """Return whether each number of `pattern` has one of its own in a group of related names."""
+        return all(self._spelled(at) == self._spelled(at, once=True) for at in self._places(group))
+
+    def among(self, group: int) -> tuple[str, ...]:
+        """Return the patterns of a group of related names, each number once: some of these go with some of `pattern`."""
+        return tuple(self._spelled(at, once=True) for at in self._places(group))
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -116,7 +125,7 @@ class Fold:
             return self.fixed[at - 1][place]
         return combination[follows][_column(self.links, at - 1, place)]
 
-    def _spelled(self, at: int) -> str:
+    def _spelled(self, at: int, *, once: bool = False) -> str:
         sets = []
         for place in range(len(self.texts[at]) - 1):
             follows = place if at == 0 else self.links[at - 1][place]
@@ -124,7 +133,8 @@ class Fold:
                 sets.append(str(self.fixed[at - 1][place]))
             else:
                 column = 0 if at == 0 else _column(self.links, at - 1, place)
-                sets.append(braced_numbers([cell[column] for cell in self.cells[follows]]))
+                numbers = [cell[column] for cell in self.cells[follows]]
+                sets.append(braced_numbers(sorted(set(numbers)) if once else numbers))
         tails = list(dict.fromkeys(leaf[at] for leaf in self.leaves))
         tail = tails[0] if len(tails) == 1 else "." + braced([t.removeprefix(".") for t in tails])
         return _woven(self.texts[at], sets) + tail

@@ -252,7 +252,11 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[: at + 1]) + "." for at in range(min(len(parts), DEEPEST))]
 
 
-def _groups(folds: Sequence[Fold], other: str = "or else from ") -> tuple[Group, ...]:
+# What stands before another reading.
+INSTEAD = "or else from "
+
+
+def _groups(folds: Sequence[Fold], other: str = INSTEAD) -> tuple[Group, ...]:
     grouped: dict[str, list[Fold]] = {}
     for one in folds:
         grouped.setdefault(one.said[0], []).append(one)
@@ -270,8 +274,7 @@ def _line(one: Fold, other: str) -> Line:
     feeds = one.related(0)
     source = " ".join([factored(feeds), *([facts.came] if facts.came else [])]) if feeds else ""
     others = tuple(
-        f"{other}{factored(one.related(at + 1))}{': ' + text if text else ''}" if one.groups[at + 1] else text
-        for at, text in enumerate(one.said[1:])
+        _other(one, at + 1, other, text) if one.groups[at + 1] else text for at, text in enumerate(one.said[1:])
     )
     return Line(
         text=" ".join(parts),
@@ -280,6 +283,13 @@ def _line(one: Fold, other: str) -> Line:
         others=others,
         count=one.count,
     )
+
+
+def _other(one: Fold, group: int, other: str, text: str) -> str:
+    """Return another reading in words; where its numbers don't follow those of the names, only what it is one of."""
+    if one.is_in_step(group):
+        return f"{other}{factored(one.related(group))}{': ' + text if text else ''}"
+    return f"{other}{'another of ' if other == INSTEAD else ''}{factored(one.among(group))}"
 
 
 def _detail(facts: Facts) -> str:
