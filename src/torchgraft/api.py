@@ -14,7 +14,7 @@ from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import Models, choose, join_ranks, match
+from torchgraft.matching import Models, choose, join_ranks, match, origin_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting.deferred import PLAN_RENDERERS, REPORT_RENDERERS
 from torchgraft.saving import read_plan
@@ -58,7 +58,8 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     )
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     hooks = _renames(model, source, choice.network)
-    origin = _target(asked.source_model) if asked.source_model is not None else None
+    given = _target(asked.source_model) if asked.source_model is not None else None
+    origin = origin_of(given, specs, by_values=asked.tries) if given is not None else None
     matching = match(
         left, Models(seen, origin, asked.stated), rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames
     )
@@ -204,8 +205,8 @@ def load(  # what, and how
             copies: module name -> module name that starts as its copy.
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
-            source_model: the module that the checkpoint was saved from (meta is fine): its layer types and numbers of heads
-                are used as well. Needless where `checkpoint` is that module.
+            source_model: the module that the checkpoint was saved from (meta is fine): its layer types, their order
+                and numbers of heads are used as well. Needless where `checkpoint` is that module.
             inputs, source_inputs: what both models are run on, as for verify(), "guess" included: outputs prove the plan, or
                 correct it; where they prove nothing, parts of the models do (`plan.proof`).
             golden: in place of source_inputs and of a source_model that runs: a file that record() wrote, with its inputs.

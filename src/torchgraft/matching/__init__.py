@@ -12,6 +12,7 @@ from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.leaves import source_leaves, target_leaves
 from torchgraft.matching.leftovers import with_leftovers
 from torchgraft.matching.models import Models
+from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.packing import LAYOUTS, NOTHING, Stated
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.prefixes import Naming, by_name
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Why
     from torchgraft.core.specs import TensorSpec
 
-__all__ = ["LAYOUTS", "Models", "Rules", "Stated", "choose", "join_ranks", "match"]
+__all__ = ["LAYOUTS", "Models", "Rules", "Stated", "choose", "join_ranks", "match", "origin_of"]
 
 
 def match(
@@ -58,7 +59,7 @@ def match(
         targets = [leaf for leaf in targets if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
     given = Given(specs, rules, renamed or {}, models)
-    found = _match_part(inside, targets, given)
+    found = _match_part(in_order(list(inside), models.source), targets, given)
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
         rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING)))
@@ -83,10 +84,9 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     shown = [(back.get(name, name), key) for name, key in shown]
     back = respelled([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
-    origin = given.models.source
-    sources, derived = source_leaves(
-        {name: _renamed(given.specs[key], name) for name, key in keys.items()}, origin.classes if origin else None
-    )
+    classes = given.models.source.classes if given.models.source else {}
+    kinds = {_owner(name): classes.get(_owner(key), "") for name, key in keys.items()} if classes else None
+    sources, derived = source_leaves({name: _renamed(given.specs[key], name) for name, key in keys.items()}, kinds)
     naming = by_name(sources, targets)
     stated = given.models.stated.layouts
     matching = None if stated else _settled(sources, targets, naming)
@@ -96,6 +96,10 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         matching = by_structure(sources, targets, naming, given.models)
     matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
     return _under_own_keys(matching, keys, derived, naming)
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
