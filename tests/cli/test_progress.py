@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -34,13 +35,24 @@ def test_a_terminal_shows_a_bar(tmp_path, command):
     ours, theirs = pty.openpty()
     call = [sys.executable, "-m", "torchgraft", *command]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
-    done = subprocess.run(call, cwd=tmp_path, stderr=theirs, stdout=subprocess.PIPE, check=True, env=environment)
-    os.close(theirs)
-    shown = os.read(ours, 1 << 16).decode()
-    os.close(ours)
+    with subprocess.Popen(call, cwd=tmp_path, stderr=theirs, stdout=subprocess.PIPE, env=environment, text=True) as run:
+        os.close(theirs)
+        shown = all_of(ours).decode()
+        said = run.stdout.read()
+    assert run.returncode == 0
     assert "a.pt" in shown
     assert COMMANDS[command] in shown
-    assert "MB" not in done.stdout.decode().replace("4.00 MB", "")
+    assert "MB" not in said.replace("4.00 MB", "")
+
+
+def all_of(terminal):
+    """What a program shows until it ends: read meanwhile, since a terminal takes a few kilobytes ahead and no more."""
+    out = b""
+    with suppress(OSError):  # as the end of a terminal shows on Linux
+        while part := os.read(terminal, 1 << 16):
+            out += part
+    os.close(terminal)
+    return out
 
 
 def test_reading_tells_all_bytes(tmp_path):
