@@ -26,10 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import Fault, attempt, beside_torch, bounded, write
 from seeds import Format, formats
+from uses import use
 
 CRASHES = Path(__file__).parent / "crashes"
 TORCHS = ("torch-zip", "torch-legacy")
 EACH = 20
+USED = 16  # of so many mutants, one goes through the commands as well, which take longer
 # Files that are written anew thousands of times a second belong into memory.
 MEMORY_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 _ROOM = 16 << 20
@@ -44,6 +46,8 @@ def once(name: str, form: Format, seed: int, folder: Path) -> str:
     files = form.mutant(random.Random(seed))  # noqa: S311
     write(files, folder)
     target = form.target(files, folder)
+    if seed % USED == 0:
+        use(target, folder)
     out = attempt(target)
     if isinstance(out, Exception):
         return "refused"

@@ -3,9 +3,10 @@
 import random
 
 import pytest
-from harness import Fault, attempt, fit
+from harness import Fault, attempt, fit, write
 from run import CRASHES, once
 from seeds import formats
+from uses import use
 
 NAMES = (
     "torch-zip",
@@ -31,8 +32,6 @@ def known(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_are_read(known, name, tmp_path):
-    from harness import write
-
     for files in known[name].seeds:
         write(files, tmp_path)
         assert isinstance(attempt(known[name].target(files, tmp_path)), dict)
@@ -47,6 +46,16 @@ def test_mutants_are_read_or_refused(known, name, tmp_path):
 def test_what_was_found_stays_mended(place):
     opened = (place / "WHY").read_text(encoding="utf-8").splitlines()[0]
     attempt(place if opened == "folder" else place / opened)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_answer_for_mutants_or_refuse(known, name, tmp_path):
+    form, answers = known[name], []
+    mutants = [form.mutant(random.Random(seed)) for seed in range(500, 508)]  # noqa: S311
+    for files in [*form.seeds[:1], *mutants]:
+        write(files, tmp_path)
+        answers.append(use(form.target(files, tmp_path), tmp_path))
+    assert answers[0] >= 3
 
 
 def test_mutants_come_from_their_seed_alone(known):

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 # Entries of a file's metadata. DIGESTS: JSON, name -> SHA-256 (hex) of the tensor's bytes, C order and little-endian.
 # FACTS: JSON of what is beside the tensors and no text. PART: run, number and index of a shard, see `part`.
@@ -15,9 +15,13 @@ FACTS = "torchgraft.facts"
 PART = "torchgraft.part"
 # The entry of a distributed checkpoint that holds metadata, as JSON.
 BESIDE = "torchgraft.beside"
-OWN = (DIGESTS, FACTS, PART)
+# TIES is never written: what the metadata of a safetensors file says of tied names, name -> stored name.
+TIES = "torchgraft.ties"
+OWN = (DIGESTS, FACTS, PART, TIES)
 # What readers say about a file that is true of that file only.
 OF_THE_FILE = ("shards", "foreign_classes", "left_out", "optimizers")
+# What readers and writers mean something by: a value of that name that lies in a file is called otherwise.
+RESERVED = frozenset((*OWN, *OF_THE_FILE, "versions"))
 
 
 def part(run: str, number: int, count: int, index: str) -> str:
@@ -30,10 +34,13 @@ def run_of(mark: object) -> str:
     return str(mark).partition(" ")[0] if mark else ""
 
 
-def as_texts(facts: Mapping[str, object]) -> dict[str, str]:
-    """Return facts as metadata: texts under their own name, everything else as JSON under one."""
-    texts = {key: value for key, value in facts.items() if isinstance(value, str)}
-    others = {key: value for key, value in facts.items() if not isinstance(value, str)}
+def as_texts(facts: Mapping[str, object], names: Collection[str] = ()) -> dict[str, str]:
+    """Return facts as metadata: texts under their own name, everything else as JSON under one.
+
+    A text that is one of `names`, those of the tensors, is not left alone: readers would take it for a tie.
+    """
+    texts = {key: value for key, value in facts.items() if isinstance(value, str) and value not in names}
+    others = {key: value for key, value in facts.items() if key not in texts}
     return {**texts, FACTS: json.dumps(others, separators=(",", ":"))} if others else texts
 
 
@@ -48,6 +55,14 @@ def from_texts(metadata: Mapping[str, str]) -> dict[str, object]:
         del facts[FACTS]
         facts = {**table, **facts}
     return facts
+
+
+def stated_ties(metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Return the ties that the metadata of a safetensors file states, as safetensors' own save_model does.
+
+    Each is the name of no tensor, with the name of the stored one.
+    """
+    return {k: v for k, v in metadata.items() if v in names and k not in names and k != "format"}
 
 
 def _table(text: object) -> dict[str, object] | None:
@@ -75,7 +90,14 @@ def merged(first: Mapping[str, object], more: Mapping[str, object]) -> dict[str,
     """Return the facts of two files of one checkpoint: the first one's count, digests are put together."""
     out = {**more, **first}
     table = {**digests_of(more), **digests_of(first)}
-    return {**out, DIGESTS: table} if table else out
+    ties = {**ties_of(more), **ties_of(first)}
+    return {**out, **({DIGESTS: table} if table else {}), **({TIES: ties} if ties else {})}
+
+
+def ties_of(facts: Mapping[str, object]) -> dict[str, str]:
+    """Return the stated ties among a source's facts: name -> stored name."""
+    found = facts.get(TIES)
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def shown(facts: Mapping[str, object]) -> dict[str, object]:

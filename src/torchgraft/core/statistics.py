@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import sqrt
+from math import hypot
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Moments:
     @property
     def rms(self) -> float:
         """Root of the mean square."""
-        return sqrt(self.mean**2 + self.std**2)
+        return hypot(self.mean, self.std)
 
     @property
     def largest(self) -> float:

@@ -17,6 +17,7 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
+from torchgraft.core.facts import RESERVED
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.reading.inert import Array, Name, Py2Text, Record, Stub
 from torchgraft.reading.plain import kept
@@ -168,7 +169,8 @@ class _Cataloguer:
                 entries += [(prefix + name, leaf) for name, leaf in module_entries(value, self.label)]
                 continue
             found = []
-            for key, child in children(value):
+            for number, (key, child) in enumerate(children(value)):
+                key = number if is_tensor(key) else key  # noqa: PLW2901  # of an optimizer as a whole: its parameters
                 if is_tensor(child):
                     entries.append((f"{prefix}{key}", child))
                 elif self.holds.get(id(child)):
@@ -256,6 +258,7 @@ class _Cataloguer:
         for key, value in children(node):
             if not is_tensor(value) and not self.holds.get(id(value)) and not isinstance(node, (list, tuple)):
                 name = "/".join([*path, str(key)])
+                name = f"{name} (beside)" if name in RESERVED else name
                 fact = kept(value)
                 if fact is not None:
                     self.out.metadata.setdefault(name, fact)

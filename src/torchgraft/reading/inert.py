@@ -98,6 +98,9 @@ class TensorRef:
         self.neg = False
         self.leaf: Any = None
 
+    def __repr__(self) -> str:
+        return "a tensor"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unreadable:

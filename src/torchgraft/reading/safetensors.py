@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
-from torchgraft.core.facts import from_texts
+from torchgraft.core.facts import TIES, from_texts, stated_ties
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.leaves import MAX_DIMS, FileBytes, View
 from torchgraft.reading.strict_json import loads
@@ -55,7 +55,11 @@ def read_safetensors(window: Window) -> Contents:
         _check_unicode(window, text, "__metadata__")
     warnings: list[str] = []
     tensors = _tensors(window, header, 8 + length, warnings)
-    return Contents(format="safetensors", tree=tensors, metadata=from_texts(facts), warnings=warnings)
+    metadata = from_texts(facts)
+    metadata.pop(TIES, None)
+    if ties := stated_ties(facts, tensors):
+        metadata[TIES] = ties
+    return Contents(format="safetensors", tree=tensors, metadata=metadata, warnings=warnings)
 
 
 def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[str]) -> dict[str, View]:

@@ -245,7 +245,7 @@ class Machine:
             if self._tuple_keys > MAX_TUPLE_KEYS:
                 raise LimitExceededError(f"{self.where}: more than {MAX_TUPLE_KEYS} tuples as dictionary keys")
             return tuple([self.checked_key(k, depth + 1) for k in key])
-        if isinstance(key, (Name, Stub, TensorRef)):
+        if isinstance(key, (Name, Stub)) or (isinstance(key, TensorRef) and not depth):
             return key
         if isinstance(key, tuple):
             raise LimitExceededError(f"{self.where}: a dictionary key of too great depth or length")

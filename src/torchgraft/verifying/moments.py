@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PIECE = 512 << 10
 # Beyond this, fourth powers leave the range of float32.
 LARGE = 1e9
+# The largest variance that is told.
+HUGE = 1e300
 
 
 def measure(
@@ -118,9 +120,14 @@ class _Sums:
             return Moments(numel=numel, odd=self.odd, rows=rows)
         d, m2, m3, m4 = (s / self.count for s in (self.first, self.second, self.third, self.fourth))
         variance = max(m2 - d * d, 0.0)
-        central = m4 - 4 * d * m3 + 6 * d * d * m2 - 3 * d**4
+        central = m4 - 4 * d * m3 + 6 * d * d * m2 - 3 * d * d * d * d
+        if not isfinite(variance) or not isfinite(central):  # values whose powers leave the range of float64
+            variance, central = min(variance, HUGE) if variance >= 0 else HUGE, 0.0
+        mean = (self.center or 0.0) + d
+        if not isfinite(mean):
+            mean = self.least / 2 + self.greatest / 2
         return Moments(
-            numel=numel, odd=self.odd, least=self.least, greatest=self.greatest, mean=(self.center or 0.0) + d,
-            std=sqrt(variance), kurtosis=central / variance**2 if variance > 0 else 0.0, below=self.below, rows=rows,
+            numel=numel, odd=self.odd, least=self.least, greatest=self.greatest, mean=mean,
+            std=sqrt(variance), kurtosis=central / (variance * variance) if variance > 0 else 0.0, below=self.below, rows=rows,
             zero_rows=self.zero_rows, even_rows=self.even_rows,
         )  # fmt: skip

@@ -80,7 +80,7 @@ class Content:
     def _texts(self) -> dict[str, str]:
         """Return the metadata of a safetensors file. `format: pt` is what transformers asks of every file it loads."""
         versions = {"versions": {"": dict(self.versions)}} if self.versions is not None else {}
-        return {"format": "pt", **as_texts({**versions, **self._beside()}), **self.shared}
+        return {"format": "pt", **as_texts({**versions, **self._beside()}, frozenset(self.names)), **self.shared}
 
     def _beside(self) -> dict[str, object]:
         return {**self.facts, PART: self.mark} if self.mark else dict(self.facts)

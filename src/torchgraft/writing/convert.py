@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.facts import DIGESTS, OF_THE_FILE, OWN, digests_of
+from torchgraft.core.facts import DIGESTS, OF_THE_FILE, OWN, digests_of, ties_of
 from torchgraft.core.listing import listed
 from torchgraft.writing.content import DCP, TORCH, Content
 from torchgraft.writing.items import cast, of_source
@@ -77,7 +77,8 @@ def content_of(source: Source, network: Network, kind: str, dtype: DType | None)
         UsageError: extra state that only torch files hold.
     """
     facts, stated = dict(source.metadata), digests_of(source.metadata)
-    shared = {**(network.shared or {}), **_stated_ties(facts, network)}
+    stated_ties = {k: v for k, v in ties_of(facts).items() if v in network.specs and k not in network.specs}
+    shared = {**(network.shared or {}), **stated_ties}
     items = [
         of_source(source, network.path, spec, stated.get(name, ""))
         for name, spec in network.specs.items()
@@ -112,12 +113,6 @@ def run_name(source: Source, content: Content, *more: object) -> str:
 def _is_cast(item: Item, dtype: DType) -> bool:
     mine = item.spec.dtype
     return mine.is_float and mine.itemsize > 1 and mine is not dtype
-
-
-def _stated_ties(facts: Mapping[str, object], network: Network) -> dict[str, str]:
-    """Return the ties that safetensors metadata states, as safetensors' own save_model does: name -> stored name."""
-    specs = network.specs
-    return {k: v for k, v in facts.items() if isinstance(v, str) and v in specs and k not in specs and k != "format"}
 
 
 def _extra_state(facts: dict[str, object], network: Network, kind: str) -> dict[str, object]:
