@@ -9,8 +9,9 @@ import numpy as np
 from torchgraft.matching.align import align
 from torchgraft.matching.assign import assign
 from torchgraft.matching.evidence import Evidence, gather
-from torchgraft.matching.judge import Context, Pair, is_orderly, judged, sequences_of
+from torchgraft.matching.judge import Context, Pair, judged
 from torchgraft.matching.lessons import taught
+from torchgraft.matching.order import is_orderly, sequences_of
 from torchgraft.matching.shifts import find_shifts
 from torchgraft.matching.siblings import kept_whole
 from torchgraft.matching.strays import without_strays

@@ -1,0 +1,123 @@
+"""Both sides as sequences: where units stand in numbered lists, and what stands between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.matching.units import kind_of
+from torchgraft.matching.words import counted, place_in_list, stem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from torchgraft.matching.units import Unit
+
+# Share of both sides that must agree in order, end to end, before order counts.
+ORDERLY = 0.97
+
+
+class Exchange(NamedTuple):
+    """Two units of a list, the first at the lower number (`rising`) or not; `likes`: the first at the number of the
+    second, and the second at that of the first.
+    """
+
+    rising: bool
+    likes: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One side as a sequence.
+
+    `segments` are the paths of its units, cut at the dots, and `index` finds a unit by its path; `changes` says how often
+    the shapes changed up to each, `depths` in how many lists each stands, `numbers` its numbers in them, counted from the
+    first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
+    and `ends` the number in that list.
+    """
+
+    segments: tuple[tuple[str, ...], ...]
+    index: Mapping[str, int]
+    changes: tuple[int, ...]
+    depths: tuple[int, ...]
+    numbers: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[str, str] | None, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, units: Sequence[Unit]) -> Order:
+        """Return the sequence of `units`."""
+        kinds = [kind_of(u) for u in units]
+        steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
+        paths = [u.path for u in units]
+        rows = [_row(path) for path in paths]
+        return cls(
+            segments=tuple(tuple(path.split(".")) for path in paths),
+            index={path: at for at, path in enumerate(paths)},
+            changes=tuple(accumulate(steps)),
+            depths=tuple(len(u.blocks) for u in units),
+            numbers=tuple(counted(paths)),
+            rows=tuple(rows),
+            ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),
+        )
+
+    def numbered(self, first: int, second: int) -> bool:
+        """Return whether two units stand at different numbers of one list."""
+        row = self.rows[first]
+        if row is not None and row == self.rows[second]:
+            return first != second
+        return self._numbers(first, second) is not None
+
+    def _numbers(self, first: int, second: int) -> tuple[int, str] | None:
+        """Return at which segment two paths first differ, and the name of the list whose numbers these are."""
+        for at, (a, b) in enumerate(zip(self.segments[first], self.segments[second], strict=False)):
+            if a != b:
+                head = stem(a)
+                return None if head is None or head != stem(b) else (at, head)
+        return None
+
+    def exchange(self, first: int, second: int) -> Exchange | None:
+        """Return what two units at different numbers of one list would be with numbers exchanged.
+
+        None where no such list has both, or one of them has no like at the number of the other.
+        """
+        row = self.rows[first]
+        if row is not None and row == self.rows[second] and first != second:  # each is the other's like
+            return Exchange(self.ends[first] < self.ends[second], (second, first))
+        found = self._numbers(first, second)
+        if found is None:
+            return None
+        at, head = found
+        a, b = self.segments[first], self.segments[second]
+        swapped = (*a[:at], b[at], *a[at + 1 :]), (*b[:at], a[at], *b[at + 1 :])
+        likes = self.index.get(".".join(swapped[0])), self.index.get(".".join(swapped[1]))
+        if likes[0] is None or likes[1] is None:
+            return None
+        return Exchange(place_in_list(a[at][len(head) :]) < place_in_list(b[at][len(head) :]), (likes[0], likes[1]))
+
+    def separates(self, first: int, second: int) -> bool:
+        """Return whether something of other shapes stands between two units."""
+        return self.changes[first] != self.changes[second]
+
+
+def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:
+    """Return both sides as sequences."""
+    return Order.of(sources), Order.of(targets)
+
+
+def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
+    """Return whether the two sides agree in order from end to end."""
+    shares = sum(min(sources[i].weight, targets[j].weight) for i, j in path)
+    return shares >= ORDERLY * max(sum(u.weight for u in units) for units in (sources, targets))
+
+
+def _row(path: str) -> tuple[str, str] | None:
+    around, _, last = path.rpartition(".")
+    before = stem(last)
+    return None if before is None else (around, before)
+
+
+def _end(path: str, row: tuple[str, str] | None) -> int:
+    return -1 if row is None else place_in_list(path[len(row[0]) + bool(row[0]) + len(row[1]) :])
