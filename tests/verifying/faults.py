@@ -137,6 +137,20 @@ def one_sided(model):
     conv.register_forward_pre_hook(lambda _, given: F.pad(given[0], (0, pad, 0, pad)))
 
 
+def circular(model):
+    conv = model.layer1[0].conv2
+    conv.padding_mode, conv._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+
+
+def norm_after_activation(model):
+    block = model.layer2[0]
+    block.bn1, block.act1 = block.act1, block.bn1
+
+
+def norm_first(model):
+    model.layers[1].norm_first = True
+
+
 def swapped_query_key(model):
     model.query, model.key = model.key, model.query
 
@@ -153,6 +167,8 @@ FAULTS = [
     Fault("stride", "resnet", lambda m: (setting("layer4.0.conv1", stride=(1, 1))(m), setting("layer4.0.downsample.0", stride=(1, 1))(m)), "layer4.0.conv1", "convolution", "setting"),
     Fault("activation", "resnet", module("layer1.0.act1", lambda _: nn.LeakyReLU(0.1)), "layer1.0.act1", "activation", "activation"),
     Fault("train mode", "resnet", train("layer2.0.bn1"), "layer2.0.bn1", "batch norm", "mode", "as is"),
+    Fault("padding mode", "resnet", circular, "layer1.0.conv2", "copy", "padding"),
+    Fault("norm after activation", "resnet", norm_after_activation, "layer2.0.bn1", "activation", "structure"),
     Fault("scaled", "vit", parameter("blocks.0.mlp.fc1.weight", lambda t: t.mul_(1.1)), "blocks.0.mlp.fc1", "matrix product", "scaled"),
     Fault("order of q, k and v", "vit", parts("blocks.0.attn.qkv", (1, 0, 2)), "blocks.0.attn.qkv", "matrix product", "order"),
     Fault("heads", "vit", setting("blocks.1.attn", num_heads=2, head_dim=16, scale=0.25), "blocks.1.attn", "attention", "heads"),

@@ -72,6 +72,14 @@ def llama():
     return *models, {"input_ids": torch.randint(0, 50, (2, 9))}
 
 
+def encoder():
+    from torch import nn
+
+    return *(nn.TransformerEncoderLayer(16, 4, 32, norm_first=first).eval() for first in (False, True)), torch.randn(
+        3, 2, 16
+    )
+
+
 def image(size):
     torch.manual_seed(5)
     return torch.randn(2, 3, size, size)
@@ -83,7 +91,8 @@ PAIRS = {
     vit: ("layer norm", "setting", (1e-6, 1e-12)),
     clip: ("activation", "activation", None),
     resnet: ("convolution", "setting", ((2, 2), (1, 1))),
-    llama: ("product", "rotary", None),
+    llama: ("product", "rotary", (5e5, 1e4)),
+    encoder: ("layer norm", "structure", (True, False)),
 }
 
 

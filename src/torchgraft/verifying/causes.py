@@ -274,8 +274,8 @@ def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[
         return
     if kinds[0] != kinds[1]:
         yield Cause(
-            kind="structure", text=f"the model goes on with {kinds[0]} in {_at(mine)}, the source with {kinds[1]} in "
-            f"{_at(other)}", remedy="compare how the two are built: a step is missing, added, or in another place",
+            kind="structure", text=f"at this place the model runs {_at(mine)}, the source {_at(other)}",
+            remedy="compare how the two are built: a step is missing, added, or in another place",
             target=kinds[0], source=kinds[1], **where,
         )  # fmt: skip
         return

@@ -119,13 +119,22 @@ class Matches:
         return max(dict.fromkeys([*frontier, *users]), key=likeness, default=None)
 
 
+def _made_by(recording: Recording) -> list[tuple[int, ...]]:
+    """Return for each operation the values it made: what it returned, and what it wrote into memory seen elsewhere."""
+    made = [list(operation.outputs) for operation in recording.operations]
+    for number, value in enumerate(recording.values):
+        if value.op >= 0 and number not in made[value.op]:
+            made[value.op].append(number)
+    return [tuple(numbers) for numbers in made]
+
+
 def _sound(recording: Recording, found: Mapping[int, tuple[int, ...]]) -> frozenset[int]:
     sound = {
         n for n in found if (look := recording.values[n].fingerprint) is not None and not look.is_plain
     }  # fmt: skip
     plain = {n for n in found if n not in sound}
-    for operation in reversed(recording.operations):
-        if any(n in sound for n in operation.outputs):
+    for operation, made in zip(reversed(recording.operations), reversed(_made_by(recording)), strict=True):
+        if any(n in sound for n in made):
             sound.update(operation.inputs)
     return frozenset(sound | plain)
 
@@ -138,9 +147,9 @@ def _frontier(recording: Recording, sound: frozenset[int], found: Container[int]
     """Return operations on activations, in order, whose results are not sound while all that they are made of is."""
     consumed = _consumed(recording)
     out = []
-    for number, operation in enumerate(recording.operations):
-        values = recording.values
-        used = [n for n in operation.outputs if n in consumed and values[n].fingerprint is not None]
+    values = recording.values
+    for number, (operation, made_here) in enumerate(zip(recording.operations, _made_by(recording), strict=True)):
+        used = [n for n in made_here if n in consumed and values[n].fingerprint is not None]
         if not used or not any(values[n].live for n in used) or all(n in sound for n in used):
             continue
         made = [n for n in operation.inputs if values[n].live and values[n].op >= 0 and values[n].fingerprint]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.errors import UsageError
@@ -14,6 +15,7 @@ from torchgraft.verifying.causes import facts_at, signs_at
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.planned import Planned
+from torchgraft.verifying.rotary import with_bases
 from torchgraft.verifying.settings import compare_settings
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from torchgraft.verifying.tracing import Run
 
 MOST_CAUSES = 8
+# Settings of a module that change the order of what is in it.
+_ORDERS = frozenset({"normalize_before"})
 # Up to this many times the rounding of one operation, outputs of two implementations are taken as equal.
 ROUNDING = 10
 
@@ -93,6 +97,8 @@ def verify_models(asked: Question) -> Verification:
             divergence, causes = _explained(asked, matches, number, alike)
             if not all(one.passed for one in found) or not found:
                 break
+    if last and any(not isfinite(one.relative) for one in outputs):
+        notes.extend(_agreeing_note(last[0]))
     notes.extend(_mode_notes(asked))
     notes.extend(_plan_notes(asked))
     sums = last[1] if last else (0, 0)
@@ -133,13 +139,21 @@ def _explained(
     causes += [planned.cause(step) for step in _unfilled(asked, fed)]
     here, around = _from_settings(parting, matches, compared.settings)
     causes += here
-    causes += [fact for fact in facts if (fact.target, fact.source) not in {(c.target, c.source) for c in here}]
+    causes += [fact for fact in facts if not _is_said(fact, here)]
     if not causes:
         causes += [planned.cause(step) for step in list(wrong.values())[:MOST_CAUSES]]
         causes += signs_at(matches, parting)
     causes += around
     divergence = Divergence(source=sites[0], target=sites[1], input=number)
-    return divergence, list(dict.fromkeys(causes))[:MOST_CAUSES]
+    named = [with_bases(cause, planned.target, planned.source) for cause in dict.fromkeys(causes)]
+    return divergence, named[:MOST_CAUSES]
+
+
+def _is_said(fact: Cause, settings: list[Cause]) -> bool:
+    """Whether a setting says what an operation shows: the same two values, or another activation."""
+    return any(
+        (fact.target, fact.source) == (c.target, c.source) or fact.kind == c.kind == "activation" for c in settings
+    )
 
 
 def _first_use(recording: Recording, names: set[str]) -> int | None:
@@ -171,22 +185,28 @@ def _from_settings(
     parting: Parting, matches: Matches, settings: tuple[SettingDifference, ...]
 ) -> tuple[list[Cause], list[Cause]]:
     """Return settings that differ in the very module where the runs part, and in those around it and inside it."""
-    at = matches.target.operations[parting.target].module if parting.target is not None else ""
-    here, around = [], []
+    if parting.target is not None:
+        at = matches.target.operations[parting.target].module
+    else:
+        at = matches.source.operations[parting.source or 0].module
+    here: list[Cause] = []
+    around: list[Cause] = []
     for one in settings:
         if not one.matters:
             continue
-        cause = _setting_cause(one)
-        if one.module == at:
+        cause, where = _setting_cause(one), one.module if parting.target is not None else one.source_module
+        if where == at:
             here.append(cause)
-        elif one.module and (at.startswith(one.module + ".") or (at and one.module.startswith(at + "."))):
+        elif not where or at.startswith(where + "."):
+            (here if one.name in _ORDERS else around).append(cause)
+        elif at and where.startswith(at + "."):
             around.append(cause)
     return here, around
 
 
 def _setting_cause(one: SettingDifference) -> Cause:
     kinds = {"heads": "heads", "activation": "activation", "negative_slope": "activation", "approximate": "activation",
-             "scale": "scale", "rotary base": "rotary", "padding": "padding", "padding_mode": "padding"}  # fmt: skip
+             "scale": "scale", "normalize_before": "structure", "rotary base": "rotary", "padding": "padding", "padding_mode": "padding"}  # fmt: skip
     return Cause(
         kind=kinds.get(one.name, "setting"), text=f"{one.module or 'the model itself'}: {one.name} is {one.target}, in the source {one.source}",
         remedy=f"build the model with {one.name} {one.source}", module=one.module, source_module=one.source_module,
@@ -207,6 +227,19 @@ def _site(recording: Recording, number: int | None) -> Site | None:
 
 def _matched(matches: Matches) -> int:
     return sum(any(n in matches.found for n in operation.outputs) for operation in matches.target.operations)
+
+
+def _agreeing_note(matches: Matches) -> list[str]:
+    """Return a remark on how far runs agree whose outputs can't be compared entry by entry."""
+    for operation in reversed(matches.target.operations):
+        for number in operation.outputs:
+            value = matches.target.values[number]
+            if number in matches.found and value.live and value.fingerprint and not value.fingerprint.is_plain:
+                there = matches.source.values[matches.found[number][0]].op
+                other = matches.source.operations[there].module if there >= 0 else "its input"
+                names = [name or "the model itself" for name in (operation.module, other)]
+                return [f"the last result that both runs have comes out of {names[0]}, in the source out of {names[1]}"]
+    return []
 
 
 def _plan_notes(asked: Question) -> list[str]:

@@ -47,6 +47,10 @@ SETTINGS = {
 # What has no effect in evaluation mode.
 QUIET = frozenset({"momentum", "dropout", "padding_idx"})
 _IDLE = frozenset({"training", "inplace"})
+# Sizes that shapes of tensors show: what the plan makes of them is no difference in how the two compute.
+_SIZES = frozenset(
+    ["in_features", "out_features", "in_channels", "out_channels", "num_features", "num_embeddings", "embedding_dim"]
+)
 # Classes of activation functions; anything else without tensors is compared by its settings alone.
 _ACTIVATIONS = frozenset(
     [
@@ -174,7 +178,7 @@ def _same_class(pair: ModulePair, target: nn.Module, source: nn.Module) -> Itera
     known = {spelling for spellings in SETTINGS.values() for spelling in spellings}
     mine, other = target.__dict__, source.__dict__
     for name, value in mine.items():
-        if name in known or name.startswith("_") or name in _IDLE or name not in other:
+        if name in known or name.startswith("_") or name in _IDLE | _SIZES or name not in other:
             continue
         if isinstance(value, (bool, int, float, str)) and isinstance(other[name], (bool, int, float, str)):
             if value != other[name]:
