@@ -1,4 +1,7 @@
-"""Values of another element type than the slot's: cast block by block, so that no tensor is ever there twice."""
+"""Values of another element type than the slot's: cast block by block, so that no tensor is ever there twice.
+
+Blocks are cast in bits that torch does not share out among threads: on a busy machine these wait for each other at each.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 from torchgraft.applying.fill import count_lost
 from torchgraft.applying.finite import NONE, odd_values
 from torchgraft.core.checksums import crc32
+from torchgraft.core.dtypes import DType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +23,12 @@ if TYPE_CHECKING:
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.undo import Undo
-    from torchgraft.core.dtypes import DType
     from torchgraft.core.specs import Source
     from torchgraft.core.written import Written
 
-BLOCK = 4 << 20  # bytes of the wider of the two types: small enough for a cache, large enough for torch's threads
+BLOCK = 4 << 20  # bytes of the wider of the two types: stays in a cache
+BIT = 32768  # elements: the most that torch leaves to one thread (at::internal::GRAIN_SIZE)
+WITH_INFINITY = (DType.F16, DType.BF16, DType.F32, DType.F64)
 
 
 class _Block(NamedTuple):
@@ -37,7 +42,7 @@ class _Block(NamedTuple):
 
 
 class Casts:
-    """Reads, casts and writes one block after the other; torch itself uses the cores. Memory: two blocks."""
+    """Reads, casts and writes one block after the other. Memory: two blocks."""
 
     def __init__(self, source: Source, undo: Undo, findings: Findings, written: Written) -> None:
         self._source = source
@@ -64,8 +69,8 @@ class Casts:
             first = block.at * dtype.itemsize
             out = self._aside[:size] if transfer.proves else transfer.data[first : first + size]
             cast = as_tensor(out, dtype)
-            cast.copy_(values)
-            if self._findings.looks_for_loss:
+            copy(values, cast)
+            if self._findings.looks_for_loss and _may_have_lost(out, given, dtype):
                 lost += count_lost(values, cast)
             checksum = crc32(out.data, checksum)
         if odd:
@@ -78,7 +83,7 @@ class Casts:
         """Read and cast once more, into the slot."""
         place = as_tensor(transfer.data, transfer.step.slot.spec.dtype)
         for block in _blocks(transfer, given):
-            place[block.at : block.at + block.many].copy_(as_tensor(self._block(block, given), given))
+            copy(as_tensor(self._block(block, given), given), place[block.at : block.at + block.many])
 
     def _block(self, block: _Block, given: DType) -> Bytes:
         if not self._read.size:
@@ -94,6 +99,17 @@ def as_tensor(data: Bytes, dtype: DType) -> torch.Tensor:
 
     kind: torch.dtype = getattr(torch, dtype.label)
     return torch.from_numpy(data).view(kind)
+
+
+def copy(values: torch.Tensor, out: torch.Tensor) -> None:
+    """Write flat values to `out`, cast to its type, without torch's threads."""
+    for given, wanted in zip(values.split(BIT), out.split(BIT), strict=True):  # type: ignore[no-untyped-call]
+        wanted.copy_(given)
+
+
+def _may_have_lost(out: Bytes, given: DType, dtype: DType) -> bool:
+    """Return whether the exact count is worth its time: floats that are finite after a cast were not lost."""
+    return dtype not in WITH_INFINITY or given.kind == "complex" or bool(odd_values(out, dtype))
 
 
 def _blocks(transfer: Transfer, given: DType) -> Iterator[_Block]:
