@@ -2,12 +2,14 @@
 its own, which forks. Each state that is written holds one number all over, so that a mixture is seen.
 
     crowd.py kill FOLDER NAME ROUNDS [SHARD_SIZE]
+    crowd.py folders FOLDER NAME ROUNDS
     crowd.py race FOLDER NAME ROUNDS [SHARD_SIZE]
 """
 
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -77,6 +79,39 @@ def kill(place, rounds):
     return seen
 
 
+def folders(place, rounds):
+    """Kill a writer of a distributed checkpoint, which is never replaced; return what was seen."""
+    random.seed(0)
+    seen = {"none": 0, "new": 0, "torn": 0, "hidden": 0, "litter": 0}
+    home = place.path.parent
+
+    def write(number):
+        state = {f"layers.{n}.weight": torch.full((200, 200), float(number)) for n in range(6)}
+        tg.save(place.path, state, file_format="dcp")
+
+    write(0)
+    shutil.rmtree(place.path)
+    start = time.perf_counter()
+    write(0)
+    took = time.perf_counter() - start
+    for number in range(1, rounds + 1):
+        shutil.rmtree(place.path)
+        child = fork(lambda number=number: write(number))
+        time.sleep(random.uniform(0, 1.5 * took))  # noqa: S311
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if place.path.exists():
+            seen["new" if place.read() == {float(number)} else "torn"] += 1
+            shutil.rmtree(place.path)
+        else:
+            seen["none"] += 1
+        seen["hidden"] += any(p.name.endswith(".part") for p in home.iterdir())
+        write(number)
+        seen["torn"] += place.read() != {float(number)}
+        seen["litter"] += [p.name for p in home.iterdir()] != [place.path.name]
+    return seen
+
+
 def race(place, rounds):
     """Let two write and two read at the same time; return how many reads gave a mixture, or an error."""
     place.write(0)
@@ -109,4 +144,4 @@ def race(place, rounds):
 if __name__ == "__main__":
     what, folder, name, rounds, *size = sys.argv[1:]
     place = Place(folder, name, size[0] if size else None)
-    sys.stdout.write(json.dumps({"kill": kill, "race": race}[what](place, int(rounds))))
+    sys.stdout.write(json.dumps({"kill": kill, "race": race, "folders": folders}[what](place, int(rounds))))

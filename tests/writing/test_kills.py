@@ -37,6 +37,12 @@ def test_two_hundred_kills(tmp_path, way):
     assert min(seen["old"], seen["new"], seen["hidden"]) > 0, "the moments of the kills tell nothing"
 
 
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_kills_of_writers_of_folders(tmp_path, rounds):
+    seen, _ = crowd("folders", tmp_path, rounds, "out")
+    assert (seen["torn"], seen["litter"], seen["none"] + seen["new"]) == (0, 0, rounds), seen
+
+
 def check_race(folder, rounds, way):
     seen, said = crowd("race", folder, rounds, *way)
     assert seen == {"failed": 0, "hidden": 0}, said

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import threading
 from contextlib import contextmanager, suppress
@@ -148,14 +149,21 @@ def sweep(folder: str, name: str) -> None:
 def _remove_if_dead(path: str) -> None:
     with suppress(OSError):
         if fcntl is None:  # pragma: no cover
-            os.unlink(path)  # noqa: PTH108
+            _remove(path)
             return
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)  # noqa: PTH108
+            _remove(path)
         finally:
             os.close(handle)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        os.unlink(path)  # noqa: PTH108
 
 
 def _mode_of(final: str, shown: str) -> int | None:
@@ -181,12 +189,55 @@ def _open_beside(folder: str, name: str) -> tuple[str, int]:
     """Create a hidden file in `folder` and lock it; return its path and descriptor."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     while True:
-        hidden = f".{_short(name)}.{os.getpid()}.{secrets.token_hex(6)}.part"
-        temporary = os.path.join(folder, hidden)  # noqa: PTH118
+        temporary = os.path.join(folder, _hidden_name(name))  # noqa: PTH118
         handle = os.open(temporary, flags, 0o666)
         if _hold(handle):
             return temporary, handle
         os.close(handle)
+
+
+@contextmanager
+def hidden_folder(final: str, shown: str) -> Iterator[str]:
+    """Give a new hidden folder beside `final`, locked as long as the block lasts, and removed if it fails.
+
+    What killed writers of `final` left there is removed first.
+
+    Raises:
+        WriteError: it can't be made.
+    """
+    folder, name = os.path.split(final)
+    try:
+        sweep(folder, name)
+        part, handle = _folder_beside(folder, name)
+    except OSError as error:
+        raise _refused(shown, error) from error
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _folder_beside(folder: str, name: str) -> tuple[str, int | None]:
+    while True:
+        part = os.path.join(folder, _hidden_name(name))  # noqa: PTH118
+        os.mkdir(part)  # noqa: PTH102
+        if fcntl is None:  # pragma: no cover
+            return part, None
+        try:
+            handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # a sweep came first
+            continue
+        if _hold(handle) and os.path.isdir(part):  # noqa: PTH112  # on some file systems a removed folder keeps its links
+            return part, handle
+        os.close(handle)
+
+
+def _hidden_name(name: str) -> str:
+    return f".{_short(name)}.{os.getpid()}.{secrets.token_hex(6)}.part"
 
 
 def _hold(handle: int) -> bool:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.commit import flush_folder
+from torchgraft.core.commit import flush_folder, hidden_folder
 from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
 from torchgraft.core.facts import BESIDE, as_texts
 from torchgraft.writing.items import check_stated
@@ -82,12 +82,11 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[str]:
     """
     expect_free(path)
     final, shown = os.path.realpath(path), printable(os.fsdecode(path))
-    part = f"{final}.{os.getpid()}.part"
     try:
-        yield part
-        _put_in_place(part, final, shown)
+        with hidden_folder(final, shown) as part:
+            yield part
+            _put_in_place(part, final, shown)
     except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
         cause = _cause(error)
         if isinstance(cause, TorchgraftError) or not isinstance(cause, Exception):
             raise cause from error
@@ -193,6 +192,7 @@ def _make_ready(path: str | os.PathLike[str], part: str) -> None:
 
 
 def _put_in_place(part: str, final: str, shown: str) -> None:
+    flush_folder(part, shown)  # its files are on disk already, their names not yet
     if os.path.isdir(final):  # noqa: PTH112
         os.rmdir(final)  # noqa: PTH106
     os.rename(part, final)  # noqa: PTH104
