@@ -21,6 +21,14 @@ FUSED = (
     "deployment, and can't be taken out again"
 )
 
+UNORDERED = (
+    "the file is sorted by name, and a number alone doesn't tell whose norm it is in a block with several attentions"
+)
+
+EITHER_WAY = (
+    "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
+)
+
 # Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair, from SAME on all words agree.
 STRANGE, AKIN, SAME = 0.15, 0.55, 0.9
 # Share of the total score by which a pair must lead its best rival.
@@ -81,7 +89,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
 
 
 def folded(sure: Sureness, lacking: str) -> Sureness:
-    """Return the doubt of a pair that fits but for a norm that may have been folded into the layer of one side."""
+    """Return the doubt of a pair that fits but for what is `lacking`."""
     return sure if sure.certainty is Certainty.DOUBT else _doubt(lacking)
 
 

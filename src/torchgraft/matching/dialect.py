@@ -215,6 +215,17 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
     frozenset({"dw", "pw"}),
 )
 
+# Words of lists that libraries count from either end: from the coarsest map of a pyramid, or from the finest. DPT's
+# `refinenet4` is `fusion_stage.layers.0` in transformers, latent diffusion's `up.3` is `up_blocks.0` in diffusers.
+EITHER_END = frozenset(
+    {
+        "up", "ups", "upsample", "upconv", "upconvs", "deconv", "decoder", "decode",
+        "fpn", "neck", "fusion", "refinenet", "refine", "scratch", "pyramid", "lateral",
+    }
+)  # fmt: skip
+# Those whose highest number comes first when the model runs, as in MiDaS and DPT.
+FROM_THE_LAST = frozenset({"refinenet"})
+
 # Roles of a module's own tensors; the right side is canonical. `scale`, `gamma` and `g` only beside a bias, or alone.
 ROLES = {
     "weight": "weight",

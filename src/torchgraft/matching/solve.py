@@ -15,6 +15,7 @@ from torchgraft.matching.order import is_orderly, sequences_of
 from torchgraft.matching.shifts import find_shifts
 from torchgraft.matching.siblings import kept_whole
 from torchgraft.matching.strays import without_strays
+from torchgraft.matching.turned import turned
 from torchgraft.matching.uncross import uncrossed
 from torchgraft.matching.votes import block_votes, tail_votes
 from torchgraft.matching.words import counted, stem
@@ -62,7 +63,7 @@ def solve(
     orderly = is_orderly(path, sources, targets)
     context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested)
     final = taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
-    final = kept_whole(final, fixed, evidence.rare, sources, targets)
+    final = turned(kept_whole(final, fixed, evidence.rare, sources, targets), fixed, sources, targets)
     return judged(without_strays(final, evidence.names, sources, targets), total, evidence, parts, context)
 
 

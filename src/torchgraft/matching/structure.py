@@ -10,13 +10,24 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.matching.attentions import is_numbered_norm, with_attentions
 from torchgraft.matching.beside import in_step
-from torchgraft.matching.certainty import AKIN, FOLDED, FUSED, folded, sureness
+from torchgraft.matching.certainty import (
+    AKIN,
+    EITHER_WAY,
+    FOLDED,
+    FUSED,
+    UNORDERED,
+    folded,
+    sureness,
+)
+from torchgraft.matching.familiar import Familiar
 from torchgraft.matching.large import solve_large
 from torchgraft.matching.leaves import cut
 from torchgraft.matching.packing import alike, owners_of, sides_of
 from torchgraft.matching.shaped import cut_by_shape
 from torchgraft.matching.trust import trusted
+from torchgraft.matching.turned import undirected
 from torchgraft.matching.units import Unit, group, same_roles, shape_class
 
 if TYPE_CHECKING:
@@ -39,16 +50,22 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         pinned = _pinned(source_units, target_units, named)
     pins = trusted(pinned, source_units, target_units)
     pairs = solve_large(source_units, target_units, pins, named=pinned)
-    familiar = _share(pinned, source_units, target_units) > 0.5
+    familiar = Familiar(pairs, pinned, source_units, target_units)
     matches: list[Match] = []
     spare = _spare_norms([pair.source for pair in pairs], source_units)
     hungry = _spare_norms([pair.target for pair in pairs], target_units)
+    crowded = _norms_of_attentions(source_units, target_units) if unordered else (set(), set())
+    open_ended = undirected([(pair.source, pair.target) for pair in pairs], source_units, target_units)
     for pair in pairs:
-        strict = familiar and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
+        strict = familiar.holds(pair) and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
         sure = sureness(pair, familiar=strict, unordered=unordered)
         lacking = _folded(source_units[pair.source], target_units[pair.target], spare, hungry)
         if sure is not None and lacking:
             sure = folded(sure, lacking)
+        if sure is not None and _is_crowded(pair, crowded):
+            sure = folded(sure, UNORDERED)
+        if sure is not None and pair.target in open_ended and not pair.named:
+            sure = folded(sure, EITHER_WAY)
         if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
             matches += _leaf_matches(pair, sure, source_units, target_units)
     fed = {m.target.name for m in matches}
@@ -118,15 +135,26 @@ def _alphabetical(leaves: Sequence[Leaf]) -> bool:
     return all(run == sorted(run) for run in runs) and len(runs) <= len({leaf.dtype for leaf in leaves})
 
 
-def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:
-    total = min(sum(u.numel for u in sources), sum(u.numel for u in targets))
-    return sum(min(sources[i].numel, targets[j].numel) for i, j in pinned.items()) / max(total, 1)
-
-
 def _is_named_part(pair: Pair, source: Unit, target: Unit) -> bool:
     """Return whether one is a part of a fused tensor and names are akin: a part has fewer words than a tensor apart."""
     leaves = (*source.leaves.values(), *target.leaves.values())
     return pair.name >= AKIN and any(leaf.part is not None for leaf in leaves)
+
+
+def _norms_of_attentions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[set[int], set[int]]:
+    """Return the numbered norms of either side that stand in blocks with several attentions."""
+    found: list[set[int]] = []
+    for units in (sources, targets):
+        blocks = with_attentions(unit.path for unit in units)
+        found.append(
+            {n for n, u in enumerate(units) if u.path.rpartition(".")[0] in blocks and is_numbered_norm(u.path)}
+        )
+    return found[0], found[1]
+
+
+def _is_crowded(pair: Pair, crowded: tuple[set[int], set[int]]) -> bool:
+    """Return whether only one side's number says which attention of its block a norm belongs to."""
+    return not pair.named and (pair.source in crowded[0]) != (pair.target in crowded[1])
 
 
 def _is_harmless(unit: Unit) -> bool:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.attentions import read_attentions
 from torchgraft.matching.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 from torchgraft.matching.words import (
     canonical,
@@ -126,6 +127,7 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
     said = {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found)
+    said |= read_attentions(found)
     homes = _homes(found)
     return [
         Unit(

@@ -1,0 +1,81 @@
+"""Blocks with several attentions: whose norm a numbered norm is, and which attention is the cross-attention."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.matching.attentions import read_attentions
+
+
+def filled(model):
+    """Return the model with random values in every tensor."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.normal_()
+    return model
+
+
+def attention():
+    return nn.ModuleDict({part: nn.Linear(8, 8) for part in ("q_proj", "k_proj", "v_proj", "out_proj")})
+
+
+PARTS = {
+    "self": ("self_attn", "self_attn_layer_norm"),
+    "cross": ("encoder_attn", "encoder_attn_layer_norm"),
+    "mlp": ("fc1", "fc2", "final_layer_norm"),
+}
+
+
+def spelled():
+    """Every norm is named for what it stands behind."""
+    block = {}
+    for part in ("self", "cross"):
+        name, norm = PARTS[part]
+        block |= {name: attention(), norm: nn.LayerNorm(8)}
+    block |= {"fc1": nn.Linear(8, 16), "fc2": nn.Linear(16, 8), "final_layer_norm": nn.LayerNorm(8)}
+    return nn.ModuleDict(block)
+
+
+def numbered(first, second):
+    """Norms are numbered in the order in which they come, each right behind its attention."""
+    block = {}
+    for number, name in enumerate((first, second), 1):
+        block |= {name: attention(), f"norm{number}": nn.LayerNorm(8)}
+    block |= {"linear1": nn.Linear(8, 16), "linear2": nn.Linear(16, 8), "norm3": nn.LayerNorm(8)}
+    return nn.ModuleDict(block)
+
+
+def net(block, *given):
+    return filled(
+        nn.ModuleDict({"decoder": nn.ModuleDict({"layers": nn.ModuleList([block(*given) for _ in range(2)])})})
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("self_attn", "cross_attn"), ("cross_attn", "self_attn"), ("self_attn", "multihead_attn")]
+)
+def test_a_numbered_norm_belongs_to_the_attention_that_it_stands_behind(first, second):
+    source, target = net(numbered, first, second), net(spelled)
+    tg.load(target, source.state_dict(), on_doubt="take")
+    theirs = {"self_attn": "self_attn", "cross_attn": "encoder_attn", "multihead_attn": "encoder_attn"}
+    for ours, there in (("norm1", first), ("norm2", second)):
+        value = source["decoder"]["layers"][1][ours].weight
+        assert torch.equal(target["decoder"]["layers"][1][f"{theirs[there]}_layer_norm"].weight, value)
+        assert torch.equal(
+            target["decoder"]["layers"][1][theirs[there]]["q_proj"].weight,
+            source["decoder"]["layers"][1][there]["q_proj"].weight,
+        )
+
+
+def test_in_a_file_sorted_by_name_numbers_of_such_norms_prove_nothing():
+    source, target = net(numbered, "cross_attn", "self_attn"), net(spelled)
+    plan = tg.plan(target, dict(sorted(source.state_dict().items())), on_doubt="take")
+    for step in plan.steps:
+        if "attn_layer_norm" in step.slot.name and step.feeds:
+            assert step.certainty.name == "DOUBT"
+
+
+def test_a_block_of_one_attention_is_read_as_it_is():
+    assert read_attentions(["h.0.attn.qkv", "h.0.norm1", "h.0.mlp.fc1", "h.0.norm2"]) == {}
+    assert read_attentions(["attn", "norm1"]) == {}

@@ -1,0 +1,81 @@
+"""Lists that the two sides count from opposite ends."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def filled(model):
+    """Return the model with random values in every tensor."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.normal_()
+    return model
+
+
+def step(width, out, names):
+    return nn.ModuleDict({names[0]: nn.Conv2d(width, out, 3), names[1]: nn.Conv2d(out, out, 1)})
+
+
+def decoder(widths, around, name, names, *, back):
+    """A decoder from coarse to fine; its list is counted from the fine end where it is counted `back`."""
+    steps = [step(a, b, names) for a, b in pairwise(widths)]
+    listed = nn.ModuleList(reversed(steps) if back else steps)
+    return filled(nn.ModuleDict({around: nn.ModuleDict({"conv_in": nn.Conv2d(2, widths[0], 1), name: listed})}))
+
+
+def fed_members(source, target, **how):
+    plan = tg.plan(target, source.state_dict(), **how)
+    return {
+        tuple(map(int, (step.slot.name.split(".")[2], step.feeds[0].key.split(".")[2]))): step.certainty.name
+        for step in plan.steps
+        if step.feeds and "conv_in" not in step.slot.name
+    }
+
+
+SIDES = ("decoder", "up", ("conv1", "conv2")), ("decoder", "up_blocks", ("first", "second"))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("back", [False, True])
+def test_shapes_that_tell_some_members_apart_tell_the_direction_of_all(back, turned):
+    widths = (12, 12, 12, 8, 4)
+    ours = decoder(widths, *SIDES[0], back=back)
+    theirs = decoder(widths, *SIDES[1], back=False)
+    met = fed_members(*((theirs, ours) if turned else (ours, theirs)), on_doubt="take")
+    assert set(met) == {(at, 3 - at if back else at) for at in range(4)}
+
+
+@pytest.mark.parametrize("names", [("decoder.up", "decoder.up_blocks"), ("neck.fusion", "scratch.joined")])
+def test_where_nothing_tells_the_direction_of_a_decoder_its_members_are_in_doubt(names):
+    ours, theirs = (
+        decoder((6, 6, 6, 6), *name.split("."), side[2], back=False) for name, side in zip(names, SIDES, strict=True)
+    )
+    met = fed_members(ours, theirs, on_doubt="take")
+    assert set(met.values()) == {"DOUBT"}
+    with pytest.raises(tg.PlanRefusedError, match="counted from either end"):
+        tg.load(theirs, ours.state_dict())
+
+
+def test_layers_of_an_encoder_are_counted_from_its_input():
+    ours = decoder((6, 6, 6, 6), "encoder", "blocks", ("conv1", "conv2"), back=False)
+    theirs = decoder((6, 6, 6, 6), "encoder", "layers", ("first", "second"), back=False)
+    met = fed_members(ours, theirs, on_doubt="take")
+    assert set(met) == {(0, 0), (1, 1), (2, 2)}
+    assert "DOUBT" not in set(met.values())
+
+
+def test_the_last_of_a_list_that_is_counted_back_feeds_the_first():
+    ours = nn.ModuleDict({"scratch": nn.ModuleDict({f"refinenet{at}": step(6, 6, SIDES[0][2]) for at in range(1, 4)})})
+    theirs = nn.ModuleDict(
+        {"fusion_stage": nn.ModuleDict({"layers": nn.ModuleList([step(6, 6, SIDES[1][2]) for _ in range(3)])})}
+    )
+    plan = tg.plan(filled(theirs), filled(ours).state_dict(), on_doubt="take")
+    met = {(s.slot.name.split(".")[2], s.feeds[0].key.split(".")[1]) for s in plan.steps if s.feeds}
+    assert met == {("0", "refinenet3"), ("1", "refinenet2"), ("2", "refinenet1")}
+    assert {s.certainty.name for s in plan.steps} == {"DOUBT"}
