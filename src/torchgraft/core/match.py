@@ -63,7 +63,8 @@ class Leaf:
     names), in the order that `form` fixes: plain (one), weight_norm (g, v), spectral_norm (original, u, v), pruned
     (original, mask), fp8 (packed, scale), bnb4 (packed, absmax, code, state). `also` are further names of the same
     tensor (ties). `turned` says whether a matrix is known to be stored [in, out] (True) or [out, in] (False). `rotary`:
-    how its rows pair up, for queries and keys whose names tell.
+    how its rows pair up, for queries and keys whose names tell. `role` is the last segment of the name and `owner` the
+    name without it: kept, because each of a hundred thousand leaves is asked for them some twenty times.
     """
 
     name: str
@@ -78,21 +79,18 @@ class Leaf:
     kind: str = ""
     order: int = 0
     is_buffer: bool = False
+    role: str = field(init=False, repr=False, compare=False)
+    owner: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        owner, _, role = self.name.rpartition(".")
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "owner", owner)
 
     @property
     def numel(self) -> int:
         """Number of elements."""
         return prod(self.shape)
-
-    @property
-    def role(self) -> str:
-        """The last segment of the name."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def owner(self) -> str:
-        """The name without its last segment."""
-        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

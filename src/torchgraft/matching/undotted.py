@@ -6,6 +6,7 @@ Dots can't be put back from the source's side; taking them out of the target's n
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -94,9 +95,14 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
         loose[short] = "" if short in loose else name
     found: dict[str, str] = {}
     for key in open_keys:
-        end = next((end for end in ends(key) if loose.get(_LOOSE.sub("", end))), "")
-        if end:
-            found[key] = key[: len(key) - len(end)] + loose[_LOOSE.sub("", end)]
+        gaps = [gap.start() for gap in _LOOSE.finditer(key)]
+        short = _LOOSE.sub("", key)
+        for end in ends(key):
+            at = len(key) - len(end)
+            written = loose.get(short[at - bisect_left(gaps, at) :])
+            if written:
+                found[key] = key[:at] + written
+                break
     if not found:
         return {}
     found |= _alike(found, keys)

@@ -198,11 +198,13 @@ def keeps_statistics(roles: Container[str]) -> bool:
     return "mean" in roles and "var" in roles
 
 
+@lru_cache(maxsize=20_000)
 def shape_class(shape: Shape) -> Shape:
     """Return what transposing, permuting and squeezing leave unchanged: the sorted sizes above one."""
     return tuple(sorted(d for d in shape if d != 1))
 
 
+@lru_cache(maxsize=20_000)
 def flat_class(shape: Shape) -> Shape:
     """Return what flattening all but the first dimension leaves unchanged."""
     return (shape[0], prod(shape[1:])) if len(shape) > 1 else (*shape, 1) if shape else (1, 1)

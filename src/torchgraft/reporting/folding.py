@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, product
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -157,7 +158,8 @@ def _all_cut(row: Row) -> tuple[tuple[Texts, ...], tuple[Numbers, ...]]:
     if not row.related and not row.said:
         texts, numbers = _cut(row.name)
         return (texts,), (numbers,)
-    cut = [_cut(text) for text in (row.name, *chain.from_iterable(row.related), *row.said)]
+    cut = [_cut(text) for text in (row.name, *chain.from_iterable(row.related))]
+    cut += [_cut_sentence(text) for text in row.said]
     return tuple([texts for texts, _ in cut]), tuple([numbers for _, numbers in cut])
 
 
@@ -225,6 +227,9 @@ def _cut(name: str) -> tuple[Texts, Numbers]:
     if len(pieces) == 1:
         return (name,), ()
     return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
+
+
+_cut_sentence = lru_cache(maxsize=4096)(_cut)  # many rows say the same
 
 
 def _woven(texts: Texts, numbers: Sequence[str]) -> str:
