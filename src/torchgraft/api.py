@@ -169,7 +169,12 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
     wanted = request(**asked)
     with _opened(checkpoint, wanted, model if wanted.tries else None) as source:
         wanted = _with_origin(wanted, checkpoint)
-        return _seen(_tried(source, wanted, model), source, wanted, model)
+        made = _seen(_tried(source, wanted, model), source, wanted, model)
+        if not hasattr(model, "named_parameters"):
+            return made
+        from torchgraft.applying import memory_of
+
+        return replace(made, memory=memory_of(made, source, model))  # type: ignore[arg-type]  # a module, as asked
 
 
 def load(  # what, and how

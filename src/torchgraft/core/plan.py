@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from torchgraft.core.memory import Memory
     from torchgraft.core.proof import Proof
     from torchgraft.core.specs import Shape, Slot, TensorSpec
 
@@ -211,6 +212,7 @@ class Plan(Shown):
     """Exactly one step per slot and one fate per source tensor, with the objections of the policy.
 
     `network` is the container path that was chosen, `notes` says by which rule, and holds other remarks worth a line.
+    `memory` is what loading will take beside the model, where plan() was given a model to look at.
     """
 
     steps: tuple[Step, ...]
@@ -224,6 +226,7 @@ class Plan(Shown):
     policy: Policy = field(default_factory=Policy)
     seconds: float = 0.0
     proof: Proof | None = None
+    memory: Memory | None = field(default=None, compare=False)
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @cached_property

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torchgraft.core.report import Check, Report
 
 VALUES = "values"
+LARGE = 64 << 20
 
 
 def plan_view(plan: Plan) -> View:
@@ -26,7 +27,7 @@ def plan_view(plan: Plan) -> View:
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
         *_told(plan, fates, 0),
         *_if_any(parts.objection_section("warnings", "care", plan.warnings)),
-        *_if_any(parts.remark_section("notes", plan.notes)),
+        *_if_any(parts.remark_section("notes", [*plan.notes, *_memory(plan)])),
     ]
     return View(
         verdict=plan_verdict(plan), tone=_tone(plan), origin=_origin(plan),
@@ -161,6 +162,15 @@ def _cost(report: Report) -> str:
         return ""
     undo = f", {size(cost.undo_bytes)} kept for undoing meanwhile" if cost.undo_bytes else ""
     return f"{seconds(spent)}, {size(cost.bytes_read)} read{undo}"
+
+
+def _memory(plan: Plan) -> Sequence[str]:
+    """Return what loading takes beside the model, where that is worth a word."""
+    need = plan.memory
+    if need is None or need.total < LARGE:
+        return ()
+    shares = f"{size(need.kept)} of old values, {size(need.working)} for what is read and computed at a time"
+    return (f"loading takes up to {size(need.total)} of memory beside the model: {shares}",)
 
 
 def _check_words(check: Check) -> str:

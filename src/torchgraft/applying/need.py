@@ -1,0 +1,54 @@
+"""What carrying out a plan will take beside the model, told before anything is read."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from torchgraft.applying.casting import BLOCK
+from torchgraft.applying.crew import MAX_THREADS
+from torchgraft.applying.memory import is_plain
+from torchgraft.applying.segments import segments
+from torchgraft.applying.transfers import LOOKED_AT, apart
+from torchgraft.applying.undo import KEPT
+from torchgraft.core.memory import Memory
+from torchgraft.core.places import is_spread, places
+from torchgraft.core.plan import Action
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchgraft.core.plan import Plan
+    from torchgraft.core.specs import Source
+
+THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * LOOKED_AT + 2 * BLOCK
+
+
+def memory_of(plan: Plan, source: Source, model: nn.Module) -> Memory | None:
+    """Return how much memory loading by `plan` takes at most; None for a model that is spread over processes.
+
+    What is only moved takes a few mebibytes for each thread. What is computed takes its inputs and two results of its
+    size, and its old values, unless the model is on meta and has none. Where slots share memory all old values are kept.
+    """
+    found = {place.name: place.tensor for place in places(model)}
+    if any(is_spread(tensor) for tensor in found.values()):
+        return None
+    specs = {network.path: network.specs for network in source.networks}
+    tensors = {step.slot.name: found[step.slot.name] for step in plan.steps}
+    plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
+    overlapping = not apart(tensors[name] for name in plain if not tensors[name].is_meta)
+    moved = kept = working = 0
+    for step in plan.steps:
+        if step.action is Action.FRESH:
+            continue
+        name, spec = step.slot.name, step.slot.spec
+        read = sum(specs[feed.network][feed.key].nbytes for feed in step.feeds)
+        old = 0 if tensors[name].is_meta else spec.nbytes
+        straight = name in plain and tensors[name].is_contiguous() and segments(step, source, specs) is not None
+        if straight and not overlapping:
+            moved += old
+            working = max(working, THREADS_USE)
+        else:
+            kept += old
+            working = max(working, read + 2 * spec.nbytes)
+    return Memory(kept=kept + min(moved, KEPT), working=working)
