@@ -58,6 +58,6 @@ class Policy:
         """
         verdict = getattr(self, kind, None)
         if not isinstance(verdict, Verdict):
-            msg = f"no verdict for objections of kind {kind!r}"
+            msg = f"no verdict for objections of kind {kind[:60]!r}"
             raise UsageError(msg)
         return verdict

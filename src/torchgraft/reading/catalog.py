@@ -120,8 +120,12 @@ class _Cataloguer:
                 "could restore. Nothing was run. Expected a state dict"
             )
         if isinstance(tree, (dict, list, tuple, Stub)):
-            return UnsupportedCheckpointError(f"{self.label}: no tensors in it; expected a state dict")
-        return UnsupportedCheckpointError(f"{self.label}: no state dict, but {_kind(tree)}; expected named tensors")
+            return UnsupportedCheckpointError(
+                f"{self.label}: no tensors in it, so no state dict; expected a dictionary of named tensors"
+            )
+        return UnsupportedCheckpointError(
+            f"{self.label}: no state dict, but {_kind(tree)}; expected a dictionary of named tensors"
+        )
 
     # -- the walk; depth was bounded by survey()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import UnsupportedCheckpointError, UsageError
+from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
 from torchgraft.core.places import here, places
 from torchgraft.core.recording import Fingerprint, Operation, Recording, Value
 from torchgraft.verifying.tracing import Run, fingerprint
@@ -71,10 +71,10 @@ def unpacked(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object]
             Run({name: tensors[f"output.{n}.{name}"] for name in entry["outputs"]}, _recording(entry["recording"]))
             for n, entry in enumerate(entries)
         )
-        weights = {name: Fingerprint(*look) for name, look in json.loads(str(metadata["weights"])).items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        weights = {name: _look(look) for name, look in json.loads(str(metadata["weights"])).items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UnsupportedCheckpointError(
-            f"{origin}: the recorded runs are broken ({error!r}): record them anew"
+            f"{origin}: the recorded runs are broken ({printable(repr(error))}): record them anew"
         ) from error
     return Golden(inputs, runs, weights)
 
@@ -134,15 +134,33 @@ def _recording(data: Mapping[str, Any]) -> Recording:
     )  # fmt: skip
     values = tuple(
         Value(
-            op=op, shape=tuple(shape), fingerprint=None if look is None else Fingerprint(*look), weights=tuple(weights),
+            op=op, shape=tuple(shape), fingerprint=None if look is None else _look(look), weights=tuple(weights),
             live=live,
         )
         for op, shape, look, weights, live in data["values"]
     )  # fmt: skip
+    outputs, random = tuple(data["outputs"]), tuple(data["random"])
+    _check_numbers([*outputs, *(n for o in operations for n in (*o.inputs, *o.outputs))], 0, len(values))
+    _check_numbers([*random, *(value.op for value in values)], -1, len(operations))
     return Recording(
-        operations=operations, values=values, outputs=tuple(data["outputs"]), training=tuple(data["training"]),
-        random=tuple(data["random"]),
-    )  # fmt: skip
+        operations=operations, values=values, outputs=outputs, training=tuple(data["training"]), random=random
+    )
+
+
+def _check_numbers(numbers: Sequence[object], least: int, end: int) -> None:
+    for number in numbers:
+        if type(number) is not int or not least <= number < end:
+            raise ValueError(f"number {number!r:.40} of {end}")
+
+
+def _look(figures: Sequence[Any]) -> Fingerprint:
+    """Return a fingerprint, of figures that a tensor can have."""
+    numel, total, squares, least, greatest, huge = figures
+    _check_numbers((numel, huge), 0, 1 << 63)
+    found = Fingerprint(numel, float(total), float(squares), float(least), float(greatest), huge)
+    if found.squares < 0 or (found.squares > 0 and not (numel and (found.least or found.greatest))):
+        raise ValueError(f"figures that no tensor has: {figures!r:.120}")
+    return found
 
 
 def _tupled(value: Any) -> Any:
