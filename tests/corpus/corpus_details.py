@@ -59,7 +59,7 @@ def work() -> Iterator[Case]:
         "members_meet": (inside + b"\x8f(" + meeting(many) + b"\x90u", "bits as a"),
         "frozen_members_meet": (inside + b"(" + meeting(many) + b"\x91u", "bits as a"),
         "many_tuples_as_keys": (b"}(" + b"".join(number(k) + b"\x85N" for k in range(1, 20_001)) + text("w") + tensor() + b"u", "tuples as"),
-        "nothing_for_long": (b"N0" * (5 << 20) + value({"w": tensor()}), "opcodes for 0 storages"),
+        "nothing_for_long": (b"N0" * (5 << 20) + value({"w": tensor()}), "far too many for the file"),
         "high_stack": (b"N" * (5 << 20), "values on the pickle's stack"),
         "many_marks": (b"(" * (5 << 20), "values on the pickle's stack"),
     }  # fmt: skip

@@ -64,7 +64,8 @@ class _Stream:
     def next(self, part: str, persistent: Any = None) -> Any:
         while True:
             table = Table(TORCH_NAMES)
-            machine = Machine(self.data, f"{self.window.label}: pickle of the {part}", table, persistent)
+            where = f"{self.window.label}: pickle of the {part}"
+            machine = Machine(self.data, where, table, persistent, size=self.window.size)
             try:
                 value, self.pos = machine.run(self.pos)
             except CorruptCheckpointError:

@@ -58,7 +58,7 @@ class _Reader:
         self.made: dict[str, TensorRef] = {}
 
     def run(self, data: bytes, at: int, part: str) -> tuple[Any, int]:
-        machine = Machine(data, f"{self.window.label}: member {part}", self.table, self._tensor)
+        machine = Machine(data, f"{self.window.label}: member {part}", self.table, self._tensor, size=self.window.size)
         return machine.run(at)
 
     def _tensor(self, pid: Any) -> Any:

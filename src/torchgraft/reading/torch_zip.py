@@ -39,7 +39,8 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     where = f"{label}: {root}/data.pkl"
     table = Table(TORCH_NAMES)
     data = archive.read(f"{root}/data.pkl")
-    tree, end = Machine(data, where, table, storages.persistent, TensorRuns(storages)).run()
+    runs, size = TensorRuns(storages), archive.window.size
+    tree, end = Machine(data, where, table, storages.persistent, runs, size=size).run()
     if end != len(data):
         raise CorruptCheckpointError(f"{where}: {len(data) - end} bytes after STOP")
     del data

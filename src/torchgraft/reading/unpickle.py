@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from functools import cached_property
-from itertools import count, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_PICKLE = 512 << 20
 ROUND = 1 << 20  # opcodes between two looks at what they have come to
 FREE_ROUNDS = 8
-OPCODES_EACH = 128  # for each storage that is named; a tensor of a state dict takes some 40
+OPCODES_EACH = 128  # for each storage that is named, and each KiB of the file; a tensor takes 40 to 110
 MAX_TUPLE_KEYS = 10_000
 # Python hashes whole numbers modulo this one (sys.hash_info.modulus): from here on, any number of them can be made to meet.
 NO_KEY = (1 << 61) - 1
@@ -42,7 +42,10 @@ _PLAIN_KEYS = (str, int, float, bytes, type(None))
 
 
 class Machine:
-    """One run over one pickle. `where` names the file and record in messages, `runs` is a shortcut through tensors."""
+    """One run over one pickle. `where` names the file and record in messages, `runs` is a shortcut through tensors.
+
+    `size` is that of the files which the pickle describes, in bytes: large ones may have large pickles.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class Machine:
         table: Table,
         persistent: Callable[[Any], Any] | None = None,
         runs: TensorRuns | None = None,
+        *,
+        size: int = 0,
     ) -> None:
         if len(data) > MAX_PICKLE:
             raise LimitExceededError(f"{where}: pickle of {len(data)} bytes, the limit is {MAX_PICKLE}")
@@ -64,7 +69,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.fence = 0
         self.forgotten = False
-        self.named = 0
+        self.named = size >> 10
         self._tuple_keys = 0
         self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -104,17 +109,16 @@ class Machine:
         Raises:
             LimitExceededError: there are more opcodes, or values on the stack, than any honest pickle has.
         """
-        for done in count(1):
-            pos = self._steps(pos)
-            if pos < 0:
-                return -pos
+        done = 0
+        while (pos := self._steps(pos)) >= 0:
+            done += 1
             if max(len(self.stack), len(self.marks)) > MAX_STACK:
                 raise LimitExceededError(f"{self.where}: more than {MAX_STACK} values on the pickle's stack")
             if done > FREE_ROUNDS and done * ROUND > OPCODES_EACH * self.named:
                 raise LimitExceededError(
-                    f"{self.where}: {done * ROUND} opcodes for {self.named} storages: no honest pickle has so many"
+                    f"{self.where}: {done * ROUND} opcodes, far too many for the file: it describes nothing with them"
                 )
-        raise AssertionError
+        return -pos
 
     def _steps(self, pos: int) -> int:
         """Run a round of opcodes; return where to go on, or the position behind STOP, negated.
