@@ -102,8 +102,35 @@ def test_registering_modules_in_another_order(specs, draw):
 
 
 @few
-@given(transformers, st.randoms(use_true_random=False))
+@given(networks, st.randoms(use_true_random=False))
 def test_both_at_once(specs, draw):
-    """Without the residual networks: another order that shapes and names don't show is seen by nobody."""
     source, true = renamed(specs, draw)
     assert wrong(shuffled(source, draw), specs, true) == []
+
+
+rows = st.lists(st.tuples(st.sampled_from((8, 8, 16)), st.booleans()), min_size=2, max_size=7)
+
+
+@settings(max_examples=100)
+@given(rows, st.randoms(use_true_random=False), st.booleans())
+def test_numbers_against_words_in_any_order(row, draw, turned):
+    """A row of layers, some with a norm, beside the same under words, registered in another order."""
+    shapes, width = [], 8
+    for out, normed in row:
+        shapes += [[(out, width), (out,)] if normed else [(out, width)]]
+        width = out
+    numbered = [(f"net.{at}.weight", shape) for at, shape in enumerate(shape for one in shapes for shape in one)]
+    words = draw.sample([a + b + c for a in "bcdfg" for b in "aiou" for c in "lmnrst"], len(numbered))
+    true = {key: f"{word}.weight" for (key, _), word in zip(numbered, words, strict=True)}
+    groups, left = [], list(numbered)
+    for one in shapes:
+        groups.append([(true[key], shape) for key, shape in left[: len(one)]])
+        left = left[len(one) :]
+    draw.shuffle(groups)
+    ours, theirs = (
+        {name: TensorSpec(name, shape, DType.F32) for name, shape in side}
+        for side in (numbered, [pair for group in groups for pair in group])
+    )
+    if turned:
+        ours, theirs, true = theirs, ours, {b: a for a, b in true.items()}
+    assert wrong(ours, theirs, true) == []

@@ -27,7 +27,7 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1. `shared`: number of words that both names hold; a number counts
+    blocks around them are, 0 to 1. `turned`: a kernel has the same sizes in another order. `shared`: number of words that both names hold; a number counts
     with the word before it.
     """
 
@@ -37,6 +37,7 @@ class Evidence:
     clash: np.ndarray
     rare: np.ndarray
     likeness: np.ndarray
+    turned: np.ndarray
     shared: np.ndarray
 
 
@@ -49,8 +50,22 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     wording = Wording(sources, targets)
     return Evidence(
         fits=fits, soft=soft, names=wording.likeness(), clash=wording.clash(), rare=rare,
-        likeness=block_likeness(sources, targets), shared=wording.shared(),
+        likeness=block_likeness(sources, targets), turned=_turned(sources, targets), shared=wording.shared(),
     )  # fmt: skip
+
+
+def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where kernels of equal rank have other shapes: what code stores as kernels it doesn't store the other way."""
+    (rows, ours), (columns, theirs) = _distinct(sources), _distinct(targets)
+    kernels = [[_kernel(unit) for unit in side] for side in (ours, theirs)]
+    found = np.array([[len(a) == len(b) and a != b for b in kernels[1]] for a in kernels[0]], bool)
+    turned: np.ndarray = found.reshape(len(ours), len(theirs))[np.ix_(rows, columns)]
+    return turned
+
+
+def _kernel(unit: Unit) -> Shape:
+    leaf = unit.leaves.get("weight")
+    return leaf.shape if leaf is not None and len(leaf.shape) > 2 else ()
 
 
 def gather_shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:

@@ -119,16 +119,24 @@ def _rivals(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     apart = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (evidence.shared[line] < evidence.shared[i, j])
     apart |= evidence.clash[line] & ~evidence.clash[i, j]
     apart |= evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
+    apart |= evidence.turned[line] & ~evidence.turned[i, j]
     return [int(k) for k in np.flatnonzero(fits & ~apart)]
 
 
 def _by_order(pair: tuple[int, int], other: tuple[int, int], context: Context) -> bool:
-    """Return whether order tells the units of another pair apart: numbers on one side at least, and other shapes between."""
+    """Return whether order tells the units of another pair apart: numbers on both sides, and other shapes in between.
+
+    Modules under words may be registered in any order, `fc_out` before `fc_in`. Norms stand with their layers, though:
+    behind layers of different shapes numbers on one side are enough.
+    """
     if not context.orderly or pair not in context.path or other not in context.path:
         return False
     first, second = context.sequences
-    numbered = first.numbered(pair[0], other[0]) or second.numbered(pair[1], other[1])
-    return numbered and first.separates(pair[0], other[0])
+    numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
+    layers = first.layers[pair[0]], first.layers[other[0]]
+    if not (all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])):
+        return False
+    return first.separates(pair[0], other[0])
 
 
 def _by_place(

@@ -35,7 +35,8 @@ class Order:
     `segments` are the paths of its units, cut at the dots, and `index` finds a unit by its path; `changes` says how often
     the shapes changed up to each, `depths` in how many lists each stands, `numbers` its numbers in them, counted from the
     first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
-    and `ends` the number in that list.
+    `ends` the number in that list, and `layers`, of norms and other units of vectors only, what shapes the last layer
+    before them has.
     """
 
     segments: tuple[tuple[str, ...], ...]
@@ -45,6 +46,7 @@ class Order:
     numbers: tuple[tuple[int, ...], ...]
     rows: tuple[tuple[str, str] | None, ...]
     ends: tuple[int, ...]
+    layers: tuple[object, ...]
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:
@@ -61,6 +63,7 @@ class Order:
             numbers=tuple(counted(paths)),
             rows=tuple(rows),
             ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),
+            layers=_layers_before(units, kinds),
         )
 
     def numbered(self, first: int, second: int) -> bool:
@@ -121,3 +124,14 @@ def _row(path: str) -> tuple[str, str] | None:
 
 def _end(path: str, row: tuple[str, str] | None) -> int:
     return -1 if row is None else place_in_list(path[len(row[0]) + bool(row[0]) + len(row[1]) :])
+
+
+def _layers_before(units: Sequence[Unit], kinds: Sequence[object]) -> tuple[object, ...]:
+    """Return the kind of the last layer before each norm, () where it is the first; None for what is a layer itself."""
+    out: list[object] = []
+    last: object = ()
+    for unit, kind in zip(units, kinds, strict=True):
+        is_layer = any(len(leaf.shape) > 1 for leaf in unit.leaves.values())
+        out.append(None if is_layer else last)
+        last = kind if is_layer else last
+    return tuple(out)
