@@ -14,19 +14,23 @@ from torchgraft.matching.dialect import ROLES
 from torchgraft.matching.words import blocks_of, numbered_lists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from torchgraft.core.specs import Shape
 
 Kind = tuple[str, "Shape"]
+
+SHORTER = (
+    "the file has one member of a list of which the model has several: it may be shared by all, or the list is shorter"
+)
 
 
 def spread(matching: Matching) -> Matching:
     """Return the matching with tensors that the file shares sent to every block that has such a place.
 
     A tensor of its own kind of name (a table of relative positions, say), borne by a single source, goes to all blocks
-    that want one. A source outside any list whose place is in a list goes to the same place of the list's other
-    members, when all of those are free: for sure only if the file doesn't number it, since a list of one may just be
+    that want one. A source outside any list, or in one that goes to a single member as a whole, goes to the same place
+    of the other members of the list that it goes to, when all of those are free: for sure only if the file doesn't number it, since a list of one may just be
     shorter.
     """
     shared = _shared_kinds(matching)
@@ -96,21 +100,49 @@ def _by_list(matching: Matching) -> Iterator[Match]:
             free[place].append(leaf)
     filled = Counter(place for m in matching.matches for place in _places(m.target.name))
     done: set[str] = set()
+    spans = _spans(matching.matches, lists)
     for found in matching.matches:
-        if found.why.rule == "same name" or blocks_of(found.source.name, lists):
+        if found.why.rule == "same name":
             continue
+        around = {span for block in blocks_of(found.source.name, lists) for span in spans[_list_of(block)]}
         for place in _places(found.target.name):
+            if not all(span.startswith(_member(found.target.name, place)) for span in around):
+                continue  # a list of the file that goes to several members, and so may be the model's list
             siblings = [leaf for leaf in free.get(place, ()) if leaf.shape == found.target.shape]
             if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
                 done |= {leaf.name for leaf in siblings}
-                yield from (_copied(found, leaf) for leaf in siblings)
+                yield from (_copied(found, leaf, within=bool(around)) for leaf in siblings)
                 break
 
 
-def _copied(found: Match, target: Leaf) -> Match:
-    sure = Certainty.DOUBT if _is_numbered(found.source) else Certainty.LIKELY
+def _spans(matches: Iterable[Match], lists: Collection[tuple[str, str]]) -> Mapping[str, list[str]]:
+    """Return, for each numbered list of the file, where its members' tensors go."""
+    spans: dict[str, list[str]] = defaultdict(list)
+    for found in matches:
+        for block in blocks_of(found.source.name, lists):
+            spans[_list_of(block)].append(found.target.name)
+    return spans
+
+
+def _list_of(block: str) -> str:
+    return block.rstrip("0123456789")
+
+
+def _member(name: str, place: tuple[str, str]) -> str:
+    """Return the path, with its dot, of the member of a list that a name lies in: `before`, and the number."""
+    _, after = place
+    return name[: len(name) - len(after)] if after else name
+
+
+def _copied(found: Match, target: Leaf, *, within: bool) -> Match:
+    """Return a copy for another member; in doubt where the file numbers the source: a list of one may just be shorter.
+
+    `within`: its numbers are those of a list that lies within one member, as the layers of an embedding.
+    """
+    sure = Certainty.DOUBT if _is_numbered(found.source) and not within else Certainty.LIKELY
     worst = Certainty.DOUBT if Certainty.DOUBT in (sure, found.certainty) else sure
-    return Match(target=target, source=found.source, why=_why(found.source), certainty=worst)
+    why = replace(_why(found.source), doubt=SHORTER if worst is Certainty.DOUBT else "")
+    return Match(target=target, source=found.source, why=why, certainty=worst)
 
 
 def _places(name: str) -> list[tuple[str, str]]:

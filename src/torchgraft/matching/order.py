@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97
 
+# Letters that stand for numbers where all before them are there, too.
+LETTERS = "abcdef"
+
 
 class Exchange(NamedTuple):
     """Two units of a list, the first at the lower number (`rising`) or not; `likes`: the first at the number of the
@@ -67,11 +70,19 @@ class Order:
         )
 
     def numbered(self, first: int, second: int) -> bool:
-        """Return whether two units stand at different numbers of one list."""
+        """Return whether two units stand at different numbers of one list, or at different letters of `a`, `b`, `c`."""
         row = self.rows[first]
         if row is not None and row == self.rows[second]:
             return first != second
-        return self._numbers(first, second) is not None
+        return self._numbers(first, second) is not None or self._lettered(first, second)
+
+    def _lettered(self, first: int, second: int) -> bool:
+        a, b = self.segments[first], self.segments[second]
+        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+        if at >= len(a) or not {a[at], b[at]} <= set(LETTERS):
+            return False
+        before = LETTERS[: max(LETTERS.index(a[at]), LETTERS.index(b[at]))]
+        return all(any(path[: at + 1] == (*a[:at], letter) for path in self.segments) for letter in before)
 
     def _numbers(self, first: int, second: int) -> tuple[int, str] | None:
         """Return at which segment two paths first differ, and the name of the list whose numbers these are."""
