@@ -1,7 +1,8 @@
 """How libraries spell the same things: data, read by the matcher, with no rule for a particular model.
 
 Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
-ultralytics and The Annotated Transformer (norms with `a_2` and `b_2`), as their public code names them.
+ultralytics, NomicBERT (`fc11` is up, `fc12` the gate) and The Annotated Transformer (norms with `a_2` and `b_2`), as their
+public code names them.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("w", "1"): ("gate",),
     ("w", "2"): ("down",),
     ("w", "3"): ("up",),
+    ("fc", "11"): ("up",),
+    ("fc", "12"): ("gate",),
     ("gate", "proj"): ("gate",),
     ("up", "proj"): ("up",),
     ("down", "proj"): ("down",),
@@ -124,6 +127,7 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("norm", "after"): ("norm", "@2"),
     ("input", "norm"): ("norm", "@1"),
     ("post", "attn", "norm"): ("norm", "@2"),
+    ("post", "mlp", "norm"): ("norm", "@2"),
     ("pre", "norm"): ("norm", "@1"),
     ("attn", "layer", "norm"): ("attn", "norm", "@1"),
     ("sa", "norm"): ("norm", "@1"),
