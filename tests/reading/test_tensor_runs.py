@@ -145,3 +145,18 @@ def test_two_ways_of_numbering_the_memo_are_refused():
     data = pickled(TREES["plain"])
     mixed = data[:-1] + b"\x94."
     assert "memo entries both with numbers and without" in outcome(mixed, shortcut=True)
+
+
+def test_files_of_our_own_writer_are_taken_alike(monkeypatch, plain):
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.specs import TensorSpec
+    from torchgraft.writing.pickled import Stored, pickled
+
+    shapes = [(), (3,), (2, 3), (2, 1, 3), (1, 2, 1, 2, 300)]
+    stored = {f"a{n}": Stored(str(n), TensorSpec(f"a{n}", shapes[n % 5], DType.F32)) for n in range(3000)}
+    data = pickled(stored)
+    wanted, taken = plain(data), []
+    counting = [lambda m, pos, f=f: (taken.append(pos), f(m, pos))[1] for f in unpickle.OPCODES]
+    monkeypatch.setattr(unpickle, "OPCODES", counting)
+    assert outcome(data, shortcut=True) == wanted
+    assert len(taken) < 100

@@ -303,7 +303,8 @@ class _Cataloguer:
     def _warn_odd(self) -> None:
         out = self.out.warnings
         out += [f"there are keys that are {why}, as {printable(key, 60)}" for why, key in self.odd.items()]
-        names = {name for leaves in self.out.leaves.values() for name in leaves}
+        found = self.out.leaves.values()
+        names = next(iter(found)) if len(found) == 1 else {name for leaves in found for name in leaves}
         text = "".join(names)
         if not text.isprintable():
             odd = sorted(n for n in names if not n.isprintable())
@@ -325,7 +326,7 @@ def _shared(leaves: Mapping[str, Leaf]) -> dict[str, str]:
 
     Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
     """
-    hashes = array("q", [hash(leaf.identity) for leaf in leaves.values()])
+    hashes = array("q", (hash(leaf.identity) for leaf in leaves.values()))
     meet: set[int] = set()
     parts = 1 + len(hashes) // PART  # one after the other, for the memory's sake
     for part in range(parts):

@@ -1,7 +1,7 @@
 """A shortcut through the pickles of state dicts: a name and its tensor, taken in one step.
 
 torch.save (pickle protocol 2, since torch 0.4) spends the same 26 opcodes on every tensor of a dictionary, and few files
-hold anything else. One regular expression knows them by their bytes; whatever differs in the least is left to the
+hold anything else; our own writer spends them too, but numbers none of it. One regular expression knows them by their bytes; whatever differs in the least is left to the
 interpreter, opcode by opcode. The outcome is the same either way.
 """
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torchgraft.reading.unpickle import Machine
 
 _TEXT = 0x58
-_PUT = rb"r(.{4})"
+_PUT = rb"(?:r(.{4}))?"
 _GET = rb"(h.|j.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
-_INTS = rb"(?:\)|(" + rb"|".join([_INT + rb"\x85", _INT * 2 + rb"\x86", _INT * 3 + rb"\x87", rb"\(" + _INT + rb"{4,64}t"]) + rb")" + _PUT + rb")"  # fmt: skip
+_INTS = rb"(?:\)|(" + rb"|".join([_INT + rb"\x85", _INT * 2 + rb"\x86", _INT * 3 + rb"\x87", rb"\(" + _INT + rb"{1,64}t"]) + rb")" + _PUT + rb")"  # fmt: skip
 # What follows a name: _rebuild_tensor_v2(persistent id, offset, shape, stride, requires_grad, OrderedDict()), where the
 # persistent id is ("storage", type, key, device, number of elements).
 _TENSOR = re.compile(
@@ -72,7 +72,7 @@ class TensorRuns:
             name = str(data[pos + 5 : end], "utf-8", "surrogatepass")
             storage = self._storage(known[0], key.decode(), known[1], numel)
             stack += (name, TensorRef(storage, tuples[offset][0], tuples[shape], tuples[stride]))
-            m.forgotten = True
+            m.forgotten = m.forgotten or any(puts)
             pos = found.end()
         return pos
 
