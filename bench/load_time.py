@@ -1,10 +1,14 @@
 """Wall time, processor time and peak memory of loading, beside others and beside the limit of the machine, in one run.
 
-    python bench/load_time.py [--runs 7] [--models resnet50 vit_l] [--json FILE] [--picture FILE.svg]
+    python bench/load_time.py [--runs 7] [--models resnet50 vit_l decoder] [--decoder-mib 1024] [--json FILE] [--picture FILE.svg]
+
+What is loaded into what, and the ways of doing so, are in load_ways.py. `decoder` is a language model of the size that
+is asked for, in bfloat16, in shards.
 
 Each sample is a forked process: model built, memory touched, then one load, timed alone. The ways take turns, so that
 whatever else the machine does meets all of them. Files are written once to a temporary folder and read from the page
-cache. `limit` is a loop that does nothing but read the file into memory that was touched before, by two threads.
+cache. `limit` is a loop that does nothing but read the same bytes, by two threads, into memory that was touched before
+or, where the model has none, into fresh memory with huge pages.
 `peak_MiB` is the growth of the peak resident set over that before the load (mapped file pages count). `build` begins
 without a model: constructing it counts.
 """
@@ -17,149 +21,18 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
+import decoder  # noqa: E402
+from load_ways import CASES, MODELS, PREPARED, WAYS, ours, torch_mapped, write  # noqa: E402
 from picture import bars  # noqa: E402
-
-MODELS = {"resnet50": torchvision.models.resnet50, "vit_l": torchvision.models.vit_l_16}
-PIECE = 16 << 20
-
-
-def touched(name):
-    """Return a model of the given size with memory of its own, touched; initialising it would take far longer."""
-    with torch.device("meta"):
-        model = MODELS[name]()
-    model = model.to_empty(device="cpu").eval()
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.fill_(1)
-    return model
-
-
-def write(name, folder):
-    """Write the model's files with random values; return its size in MiB."""
-    import safetensors.torch
-
-    state = {k: torch.randn(v.shape).to(v.dtype) for k, v in touched(name).state_dict().items()}
-    torch.save(state, folder / f"{name}.pt")
-    safetensors.torch.save_file(state, folder / f"{name}.safetensors")
-    return sum(t.numel() * t.element_size() for t in state.values()) / 2**20
-
-
-def buffer_for(_, path):
-    """Return touched memory as large as the file."""
-    return np.ones(path.stat().st_size, np.uint8)
-
-
-def limit(buffer, path):
-    """Read the file into `buffer` by two threads."""
-    handle, view = os.open(path, os.O_RDONLY), memoryview(buffer)
-    middle = len(view) // 2
-
-    def read(at, stop):
-        while at < stop:
-            at += os.preadv(handle, [view[at : min(stop, at + PIECE)]], at)
-
-    helper = threading.Thread(target=read, args=(0, middle))
-    helper.start()
-    read(middle, len(view))
-    helper.join()
-    os.close(handle)
-
-
-def torch_mapped(model, path):
-    model.load_state_dict(torch.load(path, mmap=True, weights_only=True))
-
-
-def torch_plain(model, path):
-    model.load_state_dict(torch.load(path, weights_only=True))
-
-
-def safetensors_file(model, path):
-    from safetensors.torch import load_file
-
-    model.load_state_dict(load_file(path))
-
-
-def ours(model, path):
-    import torchgraft
-
-    torchgraft.load(model, path)
-
-
-def ours_bare(model, path):
-    import torchgraft
-
-    torchgraft.load(model, path, undo="none")
-
-
-def apply_only(model, path):
-    """The transaction alone: a plan of equal names, made outside of what is timed."""
-    from torchgraft.applying import apply
-    from torchgraft.core.plan import Feed, Plan, Step, Why
-    from torchgraft.reading import open_checkpoint
-    from torchgraft.surveying import survey
-    from torchgraft.verifying import compare_values
-
-    target = survey(model)
-    source = open_checkpoint(path)
-    why = Why("bench", "equal names")
-    plan = Plan(steps=tuple(Step(slot=s, feeds=(Feed(s.name),) if s.persistent else (), why=why) for s in target.slots))
-    start = time.perf_counter()
-    apply(model, target, plan, source, verify=compare_values)
-    return time.perf_counter() - start
-
-
-def construct_and_load(factory, path):
-    safetensors_file(factory(), path)
-
-
-def ours_build(factory, path):
-    import torchgraft
-
-    torchgraft.build(factory, path)
-
-
-def model_for(name, _):
-    return touched(name)
-
-
-def factory_for(name, _):
-    return MODELS[name]
-
-
-# (file, what is filled) -> way -> (what is made ready before the clock runs, what is timed). The first is the limit.
-WAYS = {
-    ("pt", "model"): {
-        "limit": (buffer_for, limit),
-        "torch.load(mmap=True) + load_state_dict": (model_for, torch_mapped),
-        "torch.load + load_state_dict": (model_for, torch_plain),
-        "torchgraft.load": (model_for, ours),
-        "torchgraft.load(undo='none')": (model_for, ours_bare),
-        "the transaction alone": (model_for, apply_only),
-    },
-    ("safetensors", "model"): {
-        "limit": (buffer_for, limit),
-        "load_file + load_state_dict": (model_for, safetensors_file),
-        "torchgraft.load": (model_for, ours),
-        "torchgraft.load(undo='none')": (model_for, ours_bare),
-    },
-    ("safetensors", "build"): {
-        "limit": (buffer_for, limit),
-        "constructor + load_file": (factory_for, construct_and_load),
-        "torchgraft.build": (factory_for, ours_build),
-    },
-}
 
 
 def warm_up(way, folder):
@@ -168,7 +41,7 @@ def warm_up(way, folder):
     path = folder / f"small{os.getpid()}.pt"
     torch.save(small.state_dict(), path)
     torch_mapped(small, path)
-    if "torchgraft" in way or "transaction" in way:
+    if "torchgraft" in way:
         import torchgraft
 
         ours(small, path)
@@ -200,8 +73,8 @@ def sample(name, case, way, folder):
     """Return (wall seconds, processor seconds, peak growth in MiB) of one load."""
     warm_up(way, folder)
     path = folder / f"{name}.{case[0]}"
-    prepare, run = WAYS[case][way]
-    given = prepare(name, path)
+    given = PREPARED[case[1] if way != "limit" else "limit"](name, path, case)
+    run = WAYS[case][way]
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmHWM")
     cpu, start = time.process_time(), time.perf_counter()
@@ -225,7 +98,7 @@ def resident(field):
 def measure(name, runs, folder):
     """Return one row per way of loading one model."""
     size = forked(write, name, folder)
-    todo = [(case, way) for case, ways in WAYS.items() for way in ways]
+    todo = [(case, way) for case in CASES[name] for way in WAYS[case]]
     samples = {pair: [] for pair in todo}
     for number in range(runs + 1):
         for case, way in todo if number % 2 else reversed(todo):
@@ -257,17 +130,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--decoder-mib", type=int, default=1024)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
+    decoder.MIB = asked.decoder_mib
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models:
-            rows += measure(name, asked.runs, Path(folder))
-    heads = list(rows[0])
-    print(" | ".join(heads))
-    for line in rows:
-        print(" | ".join(str(line[h]) for h in heads))
+            found = measure(name, asked.runs, Path(folder))
+            print(" | ".join(found[0]))
+            print("\n".join(" | ".join(map(str, line.values())) for line in found), flush=True)
+            rows += found
+            keep(rows, asked)  # after each model, so that a run that is broken off has something
+
+
+def keep(rows, asked):
+    """Write what was measured as JSON and as a picture."""
     facts = {"torch": torch.__version__, "cores": os.cpu_count(), "load": os.getloadavg(), "rows": rows}
     if asked.json:
         asked.json.write_text(json.dumps(facts, indent=1) + "\n")

@@ -8,22 +8,25 @@ from itertools import groupby
 WIDTH, LABEL, BAR, GAP = 860, 300, 18, 34
 COLOURS = {"limit": "#9aa0a6", "torchgraft": "#1a73e8"}
 OTHER = "#e8a33d"
+INTO = {
+    "model": "loaded into a model",
+    "meta": "loaded into a model on meta",
+    "build": "constructed and loaded",
+    "tenth": "a tenth of it loaded",
+    "joined": "loaded with q, k, v and gate, up joined",
+    "float32": "loaded into a float32 model",
+}
 
 
 def bars(rows):
     """Return the SVG text of `rows` with the keys model, MiB, file, into, way, wall_s, to_limit and peak_MiB."""
     parts, y = [], 10
     most = 0.0
-    groups = [
-        list(found)
-        for _, found in groupby(
-            (r for r in rows if "alone" not in r["way"]), key=lambda r: (r["model"], r["file"], r["into"])
-        )
-    ]
+    groups = [list(found) for _, found in groupby(rows, key=lambda r: (r["model"], r["file"], r["into"]))]
     for group in groups:
         most = max(r["wall_s"] for r in group)
         first = group[0]
-        what = "constructed and loaded" if first["into"] == "build" else "loaded into a model"
+        what = INTO[first["into"]]
         y += GAP - BAR
         parts.append(text(8, y, f"{first['model']}, {first['MiB']} MiB, {first['file']}: {what}", bold=True))
         y += 8
