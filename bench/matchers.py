@@ -162,7 +162,70 @@ def _fused(state: State) -> Expected:
     return out | {name: torch.cat([part[p] for p in "qkv"]) for name, part in parts.items()}
 
 
+def in_order(source: nn.Module, target: nn.Module) -> Expected:
+    """Return target name -> value where two libraries register the same layers in the same order.
+
+    That they do was seen by equal outputs. Index tables that one side keeps as buffers are left out.
+    """
+    sides = [
+        [(k, v) for k, v in model.state_dict().items() if "index" not in k and "mask" not in k]
+        for model in (distinct(source), distinct(target))
+    ]
+    return {name: value for (_, value), (name, _) in zip(*sides, strict=True)}
+
+
+def same_layers(name: str, timm_name: str) -> Pair:
+    """Return a pair of one architecture in torchvision and in timm."""
+
+    def pair() -> tuple[nn.Module, nn.Module, Expected]:
+        import timm
+        import torchvision
+
+        source, target = getattr(torchvision.models, name)(), timm.create_model(timm_name)
+        return source, target, in_order(source, target)
+
+    return pair
+
+
+def less_depth() -> tuple[nn.Module, nn.Module, Expected]:
+    source, target = distinct(vit(depth=6)), distinct(vit(depth=4))
+    return source, target, renamed(source, target, {})
+
+
+class LinearGPT(nn.Module):
+    """The layers of GPT-2 as nn.Linear, under nanoGPT's names."""
+
+    def __init__(self, width: int = 32, depth: int = 3, words: int = 50, length: int = 16) -> None:
+        super().__init__()
+
+        def block() -> nn.ModuleDict:
+            attn = nn.ModuleDict({"c_attn": nn.Linear(width, 3 * width), "c_proj": nn.Linear(width, width)})
+            mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
+            return nn.ModuleDict({"ln_1": nn.LayerNorm(width), "attn": attn, "ln_2": nn.LayerNorm(width), "mlp": mlp})
+
+        parts: dict[str, nn.Module] = {"wte": nn.Embedding(words, width), "wpe": nn.Embedding(length, width)}
+        parts |= {"h": nn.ModuleList(block() for _ in range(depth)), "ln_f": nn.LayerNorm(width)}
+        self.transformer = nn.ModuleDict(parts)
+        self.lm_head = nn.Linear(width, words, bias=False)
+        self.lm_head.weight = parts["wte"].weight
+
+
+def turned_matrices() -> tuple[nn.Module, nn.Module, Expected]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_embd=32, n_head=2, n_layer=3, vocab_size=50, n_positions=16)
+    source, target = distinct(GPT2LMHeadModel(config)), distinct(LinearGPT())
+    turned = re.compile(r"\.c_(attn|proj|fc)\.weight$")
+    return source, target, {k: v.T if turned.search(k) else v for k, v in source.state_dict().items()}
+
+
 PAIRS: dict[str, Pair] = {
+    "torchvision ResNet-50 -> timm": same_layers("resnet50", "resnet50"),
+    "torchvision ConvNeXt-T -> timm": same_layers("convnext_tiny", "convnext_tiny"),
+    "torchvision MobileNetV3-L -> timm": same_layers("mobilenet_v3_large", "mobilenetv3_large_100"),
+    "torchvision EfficientNet-B0 -> timm": same_layers("efficientnet_b0", "efficientnet_b0"),
+    "less depth": less_depth,
+    "transformers GPT-2 -> Linear": turned_matrices,
     "another head": resnet_head,
     "prefix and head": resnet_prefix,
     "layer inserted, indices shifted": inserted_layer,
