@@ -60,7 +60,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     """
     from torchgraft.verifying.guessing import shown
     from torchgraft.verifying.models import verify_models
-    from torchgraft.verifying.questions import GUESS, golden_question, question
+    from torchgraft.verifying.questions import are_guessed, golden_question, question
 
     if golden is not None:
         if source_model is not None or source_inputs is not None:
@@ -70,7 +70,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         return replace(verify_models(asked), renderers=_VERIFICATION)
     if source_model is None:
         raise UsageError("verify needs source_model=, or golden= with what it was recorded to give")
-    guessed = isinstance(inputs, str) and inputs == GUESS
+    guessed = are_guessed(inputs, source_inputs)
     if guessed:
         source_inputs, inputs = _guessed(source_model, model)
     asked = question(

@@ -111,11 +111,11 @@ def _sides(
             "the file of a run of it"
         )
     from torchgraft.verifying.guessing import guessed_inputs
-    from torchgraft.verifying.questions import GUESS, input_pairs
+    from torchgraft.verifying.questions import are_guessed, input_pairs
     from torchgraft.verifying.settling.naming import names_in_file
 
     keys = names_in_file(origin, planned(origin, request(on_doubt="take", prefer=asked.prefer)), source)
-    if asked.inputs != GUESS:
+    if not are_guessed(asked.inputs, asked.source_inputs):
         yield _run(origin, input_pairs(asked.inputs, asked.source_inputs), keys, model)
         return
     guesses = 0

@@ -1,5 +1,7 @@
 """Where outputs prove nothing, parts do: it is said that they are parts, which ones, and what is in none."""
 
+import re
+
 import pytest
 import torch
 from faulty_models import randomised
@@ -224,6 +226,28 @@ def test_nothing_to_guess_is_told():
     model = nn.ModuleDict({"last": nn.Linear(8, 3)})
     with pytest.raises(tg.UsageError, match="no input was found on which both models run"):
         tg.verify(model, model, "guess")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"inputs": "gues"}, "inputs='gues': give tensors, a callable, or 'guess'"),
+        ({"inputs": "guess", "source_inputs": torch.ones(1, 3)}, "source_inputs= can't be given beside it"),
+    ],
+)
+def test_other_words_are_refused(given, text):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    for call in (tg.verify, tg.plan):
+        with pytest.raises(tg.UsageError, match=re.escape(text)):
+            call(target, source, **given)
+
+
+def test_recorded_runs_hold_their_inputs(tmp_path):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    tg.record(source, torch.ones(1, 3), tmp_path / "runs.safetensors")
+    for call in (tg.verify, lambda one, **given: tg.plan(one, source, **given)):
+        with pytest.raises(tg.UsageError, match="a recorded run holds its inputs"):
+            call(target, golden=tmp_path / "runs.safetensors", inputs="guess")
 
 
 def test_guessing_draws_no_random_numbers():

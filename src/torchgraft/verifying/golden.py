@@ -173,6 +173,8 @@ def inputs_of(golden: Golden, given: object) -> Sequence[Any]:
     Raises:
         UsageError: a recorded input was a callable, or the numbers differ.
     """
+    if isinstance(given, str):
+        raise UsageError(f"inputs={given!r:.80}: a recorded run holds its inputs; leave them out, or give as many")
     if given is None:
         if any(one is None for one in golden.inputs):
             raise UsageError(

@@ -80,6 +80,21 @@ def checked_models(model: object, source_model: object) -> None:
             raise UsageError(f"{name} is a {type(value).__name__}: give an nn.Module")
 
 
+def are_guessed(inputs: object, source_inputs: object = None) -> bool:
+    """Return whether inputs are to be guessed.
+
+    Raises:
+        UsageError: some are given beside, or another word stands in their place.
+    """
+    if not isinstance(inputs, str):
+        return False
+    if inputs != GUESS:
+        raise UsageError(f"inputs={inputs!r:.80}: give tensors, a callable, or {GUESS!r}")
+    if source_inputs is not None:
+        raise UsageError(f"inputs={GUESS!r} looks for those of both sides: source_inputs= can't be given beside it")
+    return True
+
+
 def input_pairs(inputs: object, source_inputs: object) -> tuple[tuple[Any, Any], ...]:
     """Return (input of the source, input of the target) for each input.
 
