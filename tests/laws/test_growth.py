@@ -1,0 +1,61 @@
+"""The work of planning and of telling the plan grows with the number of tensors, and hardly faster."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from torchgraft.api import make_plan
+from torchgraft.core.dtypes import DType
+from torchgraft.core.specs import Network, TensorSpec
+from torchgraft.request import request
+from torchgraft.surveying import target_from_specs
+
+OLD, NEW = ("mlp", "gate_proj", "up_proj", "down_proj"), ("moe", "w1", "w3", "w2")
+NAMINGS = {"equal names": ("", OLD), "a prefix": ("model.", OLD), "other names": ("", NEW)}
+
+
+class Given:
+    """A checkpoint that is only names and shapes."""
+
+    origin, format, metadata, warnings = "<specs>", "specs", {}, ()
+
+    def __init__(self, specs):
+        self.networks = (Network("", specs),)
+
+
+def specs(layers, experts, prefix, parts):
+    names = [(f"{prefix}layers.{n}.attn.{part}.weight", (8, 8)) for n in range(layers) for part in ("q", "k", "v", "o")]
+    names += [
+        (f"{prefix}layers.{n}.{parts[0]}.experts.{expert}.{part}.weight", (8, 16) if part == parts[-1] else (16, 8))
+        for n in range(layers) for expert in range(experts) for part in parts[1:]
+    ]  # fmt: skip
+    return {name: TensorSpec(name, shape, DType.F32) for name, shape in names}
+
+
+def calls(work):
+    """How many functions are called, Python's own included: unlike time the same on each machine, however busy."""
+    count = 0
+
+    def seen(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(seen)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("naming", NAMINGS.values(), ids=NAMINGS)
+@pytest.mark.parametrize("wider", [(20, 40), (80, 10)], ids=["more experts", "more layers"])
+def test_four_times_the_tensors_take_about_four_times_the_calls(naming, wider):
+    def plan_and_tell(layers, experts):
+        source, target = specs(layers, experts, *naming), target_from_specs(specs(layers, experts, "", OLD))
+        return calls(lambda: str(make_plan(Given(source), target, request(on_doubt="take"))))
+
+    plan_and_tell(20, 10)  # what is imported, and remembered of words, counts for neither
+    assert plan_and_tell(*wider) < 5 * plan_and_tell(20, 10)
