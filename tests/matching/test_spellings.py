@@ -44,3 +44,11 @@ def test_norms_with_a_2_and_b_2_are_units_of_weight_and_bias():
     leaves = [Leaf(name=f"norm.{role}", shape=(4,), dtype=DType.F32, keys=(role,)) for role in ("a_2", "b_2")]
     [unit] = group(leaves)
     assert set(unit.leaves) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize(
+    "spelled", ["W_Q", "w_qs", "W_query", "conv_q", "q_linear", "query_projection", "q_proj", "wq"]
+)
+def test_queries_have_one_word(spelled):
+    [unit] = group([Leaf(name=f"attn.{spelled}.weight", shape=(4, 4), dtype=DType.F32, keys=("k",))])
+    assert unit.words == ("attn", "q")

@@ -145,7 +145,8 @@ def _by_place(
     """Return whether the units of another pair stand elsewhere: where both sides agree on the place, or by their names.
 
     Numbers on both sides say it; or, for what is in order, that one of the two is deeper in lists on both sides, or has
-    other shapes in between; and where names differ, an exchange of the partners may speak against it.
+    other shapes in between, unless both sides have them at one place of two branches that no name tells apart, such as
+    actor and critic: these come in any order. Where names differ, an exchange of the partners may speak against it.
     """
     (i, j), (ours, theirs), (first, second), names = pair, other, context.sequences, evidence.names
     here, there = first.exchange(i, ours), second.exchange(j, theirs)
@@ -156,7 +157,10 @@ def _by_place(
     if pair not in context.path or other not in context.path:
         return False
     deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
-    return (first.separates(i, ours) and second.separates(j, theirs)) or deeper[0] * deeper[1] > 0
+    if deeper[0] * deeper[1] > 0:
+        return True
+    branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
+    return not branches and first.separates(i, ours) and second.separates(j, theirs)
 
 
 def _stands_elsewhere(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:

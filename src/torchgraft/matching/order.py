@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.matching.units import kind_of
+from torchgraft.matching.units import kind_of, shape_class
 from torchgraft.matching.words import counted, place_in_list, stem
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Order:
     the shapes changed up to each, `depths` in how many lists each stands, `numbers` its numbers in them, counted from the
     first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
     `ends` the number in that list, and `layers`, of norms and other units of vectors only, what shapes the last layer
-    before them has.
+    before them has. `matrices`: how many matrices each module holds.
     """
 
     segments: tuple[tuple[str, ...], ...]
@@ -50,6 +51,7 @@ class Order:
     rows: tuple[tuple[str, str] | None, ...]
     ends: tuple[int, ...]
     layers: tuple[object, ...]
+    matrices: Mapping[tuple[str, ...], int]
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:
@@ -67,6 +69,7 @@ class Order:
             rows=tuple(rows),
             ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),
             layers=_layers_before(units, kinds),
+            matrices=Counter(around for unit in units if _has_matrix(unit) for around in _around(unit.path)),
         )
 
     def numbered(self, first: int, second: int) -> bool:
@@ -111,9 +114,27 @@ class Order:
             return None
         return Exchange(place_in_list(a[at][len(head) :]) < place_in_list(b[at][len(head) :]), (likes[0], likes[1]))
 
+    def branch(self, first: int, second: int) -> bool:
+        """Return whether two units stand at one place of two modules of several layers, side by side, without numbers."""
+        a, b = self.segments[first], self.segments[second]
+        differ = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+        if len(a) != len(b) or len(differ) != 1 or self.numbered(first, second):
+            return False
+        return all(self.matrices.get(path[: differ[0] + 1], 0) > 1 for path in (a, b))
+
     def separates(self, first: int, second: int) -> bool:
         """Return whether something of other shapes stands between two units."""
         return self.changes[first] != self.changes[second]
+
+
+def _has_matrix(unit: Unit) -> bool:
+    return any(len(shape_class(leaf.shape)) > 1 for leaf in unit.leaves.values())
+
+
+def _around(path: str) -> list[tuple[str, ...]]:
+    """Return the paths of the modules around a unit, cut at the dots."""
+    parts = tuple(path.split("."))
+    return [parts[:at] for at in range(1, len(parts))]
 
 
 def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:

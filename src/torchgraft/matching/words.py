@@ -119,6 +119,10 @@ def counted_from_one(path: str) -> str:
     return f"{bare}{int(path[len(bare) :]) + 1}"
 
 
+# Names of the layers of a gated network: gate, down and up.
+GATED = (("w", "1"), ("w", "2"), ("w", "3"))
+
+
 def without_third(paths: Iterable[str]) -> dict[str, str]:
     """Return how `w1` and `w2` are read where no `w3` is beside them: as the two layers of a plain network.
 
@@ -127,12 +131,12 @@ def without_third(paths: Iterable[str]) -> dict[str, str]:
     found: dict[str, dict[tuple[str, ...], str]] = {}
     for path in paths:
         parent, _, last = path.rpartition(".")
-        if last[:1] in "wW" and len(said := words(last)) == 2 and said[0] == "w":
+        if last[:1] in "wW" and (said := words(last)) in GATED:
             found.setdefault(parent, {})[said] = path
     return {
         path: f"{parent}.fc{number}" if parent else f"fc{number}"
         for parent, row in found.items()
-        if ("w", "3") not in row
+        if GATED[2] not in row
         for (_, number), path in row.items()
     }
 
