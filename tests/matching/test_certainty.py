@@ -8,7 +8,8 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.certainty import BESIDE, BY_ORDER
+from torchgraft.matching.certainty import BESIDE, BY_ORDER, sureness
+from torchgraft.matching.judge import Pair
 
 
 def linears(*names, width=8):
@@ -154,3 +155,15 @@ def test_another_spelling_of_the_same_words_is_the_same_norm_still():
     nn.init.normal_(source.layernorm.weight)
     tg.load(target, source.state_dict())
     assert torch.equal(target.norm.weight, source.layernorm.weight)
+
+
+@pytest.mark.parametrize(
+    ("rare", "in_order", "sure"), [(2 / 3, True, Certainty.DOUBT), (2 / 3, False, None), (0.4, True, None)]
+)
+def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_its_shape(rare, in_order, sure):
+    pair = Pair(
+        source=0, target=0, name=0.2, block=0.0, tail=0.0, in_order=in_order, adjoined=False, named=False,
+        unquestioned=False, told_apart=False, placed=False, rare=rare, lead=1.0, rival=1,
+    )  # fmt: skip
+    found = sureness(pair, familiar=True, unordered=False)
+    assert (found and found.certainty) is sure

@@ -202,3 +202,15 @@ def test_a_part_that_the_file_lacks_leaves_the_whole_fused_tensor_fresh() -> Non
     assert torch.equal(new.h[1]["attn"].qkv_proj.weight, before)
     assert "only q and k of the fused tensor" in str(report)
     assert {u.spec.name for u in report.plan.unused} == {"h.1.attn.q_proj.weight", "h.1.attn.k_proj.weight"}
+
+
+def test_beside_a_network_whose_gate_is_fused_rows_go_part_by_part() -> None:
+    def specs(rows: int) -> dict[str, torch.Tensor]:
+        shapes = {"self_attention.query_key_value": (72, 24), "self_attention.dense": (24, 24)}
+        shapes |= {"mlp.dense_h_to_4h": (rows, 24), "mlp.dense_4h_to_h": (24, 40)}
+        return {f"layers.{at}.{name}.weight": torch.randn(shape) for at in range(2) for name, shape in shapes.items()}
+
+    new = Net("blocks", "attention", 4, q_proj=24, k_proj=24, v_proj=24, o_proj=24)
+    for rows, told in ((80, "as in ChatGLM"), (40, "as in GPT-NeoX")):
+        plan = tg.plan(new, specs(rows), on_doubt="take")
+        assert told in plan.by_slot["blocks.1.attention.k_proj.weight"].why.text

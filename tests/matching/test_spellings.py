@@ -52,3 +52,10 @@ def test_norms_with_a_2_and_b_2_are_units_of_weight_and_bias():
 def test_queries_have_one_word(spelled):
     [unit] = group([Leaf(name=f"attn.{spelled}.weight", shape=(4, 4), dtype=DType.F32, keys=("k",))])
     assert unit.words == ("attn", "q")
+
+
+def test_members_of_a_list_are_projections_by_their_number():
+    found = words_of(*(f"self_attn.linears.{number}" for number in range(4)))
+    assert [found[f"self_attn.linears.{number}"] for number in range(4)] == ["q", "k", "v", "o"]
+    found = words_of(*(f"self_attn.linears.{number}" for number in range(5)))
+    assert "q" not in found.values()

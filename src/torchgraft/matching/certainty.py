@@ -31,6 +31,8 @@ EITHER_WAY = (
 
 # Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair, from SAME on all words agree.
 STRANGE, AKIN, SAME = 0.15, 0.55, 0.9
+# How rare shapes are of which the two sides have three: an embedding here, and the embedding and a tied head there.
+FEW = 0.6
 # Share of the total score by which a pair must lead its best rival.
 LEAD = 0.2
 
@@ -70,7 +72,8 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
         return _foreign(pair, unordered=unordered)
     if pair.in_order and max(pair.block, pair.tail) > 0.5:
         return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
-    return _doubt(OTHER_NAME) if pair.rare > 0.9 and pair.rival is None else None
+    alone = pair.rare > 0.9 and pair.rival is None
+    return _doubt(OTHER_NAME) if alone or (pair.in_order and pair.rare > FEW) else None
 
 
 def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:

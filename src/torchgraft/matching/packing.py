@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
     from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,10 @@ class Packing:
 
 
 QKV, KV, GATE_UP = ("q", "k", "v"), ("k", "v"), ("gate", "up")
+
+# Stands among the paths of a module for a network in which gate and up are one layer: it has twice the rows that the
+# layer behind it takes.
+GATED = "(gated)"
 
 # The order that the name of the module spells out, as everybody who uses these names has it.
 SPELLED = "as the name spells"
@@ -67,6 +72,8 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
                 source="as in nanoGPT and Qwen; GPTBigCode in transformers without multi-query goes head by head"),
     ),
     ("query", "key", "value"): (
+        Packing(parts=QKV, beside=("self_attention.dense", f"mlp.{GATED}"), contested="groups",
+                source="as in ChatGLM, part by part"),
         Packing(parts=QKV, groups="heads", contested="groups",
                 source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head"),
     ),
@@ -99,14 +106,19 @@ SHAPED: dict[tuple[str, ...], tuple[Packing, ...]] = {
 def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     """Return the paths of all modules with tensors on a side, and whether their matrix is stored [in, out].
 
-    Where the module's class doesn't tell, the shape does: of three parts side by side, [n, 3n] is [in, out].
+    Where the module's class doesn't tell, the shape does: of three parts side by side, [n, 3n] is [in, out]. Networks
+    whose gate and up are one layer are there, too, as `GATED` in their path.
     """
     found: dict[str, bool] = {}
+    inside: dict[str, set[Shape]] = {}
     for leaf in leaves:
         owner = leaf.owner
         rows, columns = leaf.shape if len(leaf.shape) == 2 else (1, 1)
         found[owner] = found.get(owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
-    return found
+        if len(leaf.shape) == 2 and leaf.role == "weight":
+            inside.setdefault(owner.rpartition(".")[0], set()).add(leaf.shape)
+    gated = (path for path, shapes in inside.items() if any((2 * f, d) in shapes for d, f in shapes))
+    return found | {f"{path}.{GATED}" if path else GATED: False for path in gated}
 
 
 def packing_of(owner: str, owners: Mapping[str, bool]) -> Packing | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torchgraft.matching.attentions import read_attentions
 from torchgraft.matching.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 from torchgraft.matching.words import (
+    by_position,
     canonical,
     counted_from_one,
     counted_from_zero,
@@ -126,7 +127,9 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         parent = path.rpartition(".")[0]
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
-    said = {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found)
+    said = (
+        {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found) | by_position(found)
+    )
     said |= read_attentions(found)
     homes = _homes(found)
     return [

@@ -119,6 +119,26 @@ def counted_from_one(path: str) -> str:
     return f"{bare}{int(path[len(bare) :]) + 1}"
 
 
+# What the members of a list are that an attention keeps its projections in, as in The Annotated Transformer and the BERT
+# that follows it, by the length of the list.
+PROJECTIONS = {"linears": ("q", "k", "v", "o"), "linear_layers": ("q", "k", "v")}
+
+
+def by_position(paths: Iterable[str]) -> dict[str, str]:
+    """Return how members of lists are read that are told by their number alone: `linears.1` is the key."""
+    found: dict[str, dict[int, str]] = {}
+    for path in paths:
+        row, _, number = path.rpartition(".")
+        if number.isdecimal() and row.rpartition(".")[2] in PROJECTIONS:
+            found.setdefault(row, {})[int(number)] = path
+    return {
+        path: ".".join(filter(None, (row.rpartition(".")[0], meant)))
+        for row, members in found.items()
+        if sorted(members) == list(range(len(said := PROJECTIONS[row.rpartition(".")[2]])))
+        for meant, (_, path) in zip(said, sorted(members.items()), strict=True)
+    }
+
+
 # Names of the layers of a gated network: gate, down and up.
 GATED = (("w", "1"), ("w", "2"), ("w", "3"))
 
