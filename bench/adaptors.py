@@ -90,7 +90,8 @@ def badfile(path: str) -> dict[str, torch.Tensor]:
                 value = source.read(network.path, key)
                 name = key if len(whole) == 1 else f"{network.path}.{key}"
                 out[name] = value
-                if spec.dtype.is_float and spec.dtype.itemsize > 1 and not bool(value.isfinite().all()):
+                wide = value.float() if spec.dtype.is_float and spec.dtype.itemsize == 1 else value
+                if spec.dtype.kind in ("float", "complex") and not bool(wide.isfinite().all()):
                     warnings.warn(f"{name} holds NaN or Inf", stacklevel=1)
         for text in source.warnings:
             warnings.warn(text, stacklevel=1)
