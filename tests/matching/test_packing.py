@@ -78,7 +78,12 @@ def test_without_a_number_of_heads_nothing_is_guessed_and_the_source_model_tells
         Net("h", "attn", 4, query_key_value=72, dense=24),
         Net("blocks", "attention", None, q=24, k=24, v=24, o=24),
     )
-    assert "blocks.0.attention.q.weight" in {s.slot.name for s in tg.plan(new, old.state_dict()).fresh}
+    blind = tg.plan(new, old.state_dict())
+    assert "blocks.0.attention.q.weight" in {s.slot.name for s in blind.fresh}
+    assert "num_heads= or source_model= tells" in " ".join(blind.notes)
+    told = tg.plan(new, old.state_dict(), num_heads=4)
+    assert not told.fresh
+    assert not told.notes
     assert not tg.plan(new, old.state_dict(), source_model=old).fresh
     assert not tg.plan(new, old).fresh
 

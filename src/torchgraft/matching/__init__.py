@@ -21,7 +21,7 @@ from torchgraft.matching.select import choose, keep_part
 from torchgraft.matching.undotted import dotted, respelled, restored
 from torchgraft.matching.united import united
 from torchgraft.matching.units import flat_class, shape_class
-from torchgraft.matching.whole import questioned
+from torchgraft.matching.whole import questioned, uncut
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -95,6 +95,8 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
 
         matching = by_structure(sources, targets, naming, given.models)
     matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
+    notes = uncut(matching, sources, given.models)
+    matching = replace(matching, notes=(*matching.notes, *notes)) if notes else matching
     return _under_own_keys(matching, keys, derived, naming)
 
 

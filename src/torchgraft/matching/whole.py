@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.listing import listed
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.packing import owners_of, packing_of_leaf
 
@@ -30,6 +31,24 @@ def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]],
     return replace(
         matching, matches=tuple(_likely(m, text) if (text := said.get(m.target.name)) else m for m in matching.matches)
     )
+
+
+def uncut(matching: Matching, sources: Sequence[Leaf], models: Models) -> tuple[str, ...]:
+    """Return a remark where fused tensors of the file find no place that could be cut if the number of heads were known."""
+    if not matching.free_sources:
+        return ()
+    owners = owners_of(sources)
+    names = [
+        leaf.name
+        for leaf in matching.free_sources
+        if (packing := packing_of_leaf(leaf, owners)) is not None
+        and packing.groups == "heads"
+        and (models.stated.heads or models.source_heads(leaf.owner)) is None
+    ]
+    if not names:
+        return ()
+    fact = f"{listed(names, 3)}: the rows go head by head, and how many heads there are isn't known"
+    return (f"{fact}; num_heads= or source_model= tells, and they are cut into parts",)
 
 
 def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models) -> str:
