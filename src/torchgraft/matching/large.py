@@ -26,7 +26,12 @@ MOST, BYTES = 40_000_000, 60
 
 
 def solve_large(
-    sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int], named: Mapping[int, int]
+    sources: Sequence[Unit],
+    targets: Sequence[Unit],
+    pinned: Mapping[int, int],
+    named: Mapping[int, int],
+    *,
+    unordered: bool = False,
 ) -> list[Pair]:
     """Return the pairs of the best reading, as `solve` does; time grows with what is different, not with what repeats.
 
@@ -37,7 +42,7 @@ def solve_large(
         UsageError: too much differs to compare each with each.
     """
     if len(sources) * len(targets) <= AT_ONCE:
-        return solve(sources, targets, pinned, named)
+        return solve(sources, targets, pinned, named, unordered=unordered)
     taken = set(named.values()), set(pinned.values())
     repeats = (
         find_repeats(sources, lambda n: (n in named, n in pinned)),
@@ -48,9 +53,9 @@ def solve_large(
         few = cut_down((sources, targets), (_without(repeats[0], 0, whole), _without(repeats[1], 1, whole)))
         if few is None:
             _check_size(len(sources), len(targets))
-            return solve(sources, targets, pinned, named)
+            return solve(sources, targets, pinned, named, unordered=unordered)
         try:
-            return _solve_few((sources, targets), few, pinned, named)
+            return _solve_few((sources, targets), few, pinned, named, unordered=unordered)
         except DisagreeError as error:
             whole |= error.kinds
 
@@ -73,6 +78,8 @@ def _solve_few(
     few: tuple[Few, Few],
     pinned: Mapping[int, int],
     named: Mapping[int, int],
+    *,
+    unordered: bool,
 ) -> list[Pair]:
     extension = Extension(sides, few)
     extension.check(named)
@@ -81,7 +88,7 @@ def _solve_few(
         {ours[i]: theirs[j] for i, j in pairs.items() if i in ours and j in theirs} for pairs in (pinned, named)
     )
     _check_size(len(few[0].units), len(few[1].units))
-    pairs = solve(few[0].units, few[1].units, pins, names)
+    pairs = solve(few[0].units, few[1].units, pins, names, unordered=unordered)
     return extension.all([_on_whole(pair, few) for pair in pairs])
 
 

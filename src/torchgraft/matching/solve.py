@@ -27,17 +27,24 @@ if TYPE_CHECKING:
     from torchgraft.matching.units import Unit
 
 ROUNDS = 4
+# What remains of the weight of order in a file that is sorted by name.
+UNORDERED = 0.2
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
 NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.5, 1.0, 1.0, 0.5, 0.8
 
 
 def solve(
-    sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int], named: Mapping[int, int]
+    sources: Sequence[Unit],
+    targets: Sequence[Unit],
+    pinned: Mapping[int, int],
+    named: Mapping[int, int],
+    *,
+    unordered: bool = False,
 ) -> list[Pair]:
     """Return the pairs of the best reading.
 
     `named` maps sources to targets of the same name under the naming rule, `pinned` those among them that names may
-    decide.
+    decide. In an `unordered` file (sorted by name) order counts for little.
     """
     if not sources or not targets:
         return []
@@ -48,21 +55,25 @@ def solve(
     pairs: list[tuple[int, int]] = []
     path: set[tuple[int, int]] = set()
     parts = (votes, votes)
+    order = UNORDERED if unordered else 1.0
     for _ in range(ROUNDS):
         scores = fixed + votes
         path = set(align(scores))
-        total = scores + _marks(path, scores.shape)
-        before, pairs = pairs, taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
+        total = scores + order * _marks(path, scores.shape)
+        before, pairs = (
+            pairs,
+            taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets),
+        )
         parts = block_votes(pairs, sources, targets), tail_votes(pairs, sources, targets)
         votes = BLOCK * parts[0] + TAIL * parts[1]
         if pairs == before:
             break
-    total = fixed + votes + _marks(path, fixed.shape)
+    total = fixed + votes + order * _marks(path, fixed.shape)
     total[evidence.fits == 0] -= 0.5
     sequences = sequences_of(sources, targets)
     orderly = is_orderly(path, sources, targets)
     context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested)
-    final = taught(uncrossed(_assign(total), fixed, sources, targets), path, fixed, sources, targets)
+    final = taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets)
     final = turned(kept_whole(final, fixed, evidence.rare, sources, targets), fixed, sources, targets)
     return judged(without_strays(final, evidence.names, sources, targets), total, evidence, parts, context)
 

@@ -49,7 +49,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         source_units = sorted(source_units, key=lambda u: natural_key(u.path))
         pinned = _pinned(source_units, target_units, named)
     pins = trusted(pinned, source_units, target_units)
-    pairs = solve_large(source_units, target_units, pins, named=pinned)
+    pairs = solve_large(source_units, target_units, pins, named=pinned, unordered=unordered)
     familiar = Familiar(pairs, pinned, source_units, target_units)
     matches: list[Match] = []
     spare = _spare_norms([pair.source for pair in pairs], source_units)

@@ -20,11 +20,11 @@ SWEEPS = 3
 
 
 def uncrossed(
-    pairs: list[tuple[int, int]], scores: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]
+    pairs: list[tuple[int, int]], scores: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit], order: float
 ) -> list[tuple[int, int]]:
-    """Return the pairs with needless crossings undone; `scores` is what speaks for a pair apart from order.
+    """Return the pairs with needless crossings undone.
 
-    Only pairs within the same outermost blocks are compared, so time grows with the blocks' sizes, not with the model's.
+    `scores` is what speaks for a pair apart from order, and `order` the weight of that, 0 to 1. Only pairs within the same outermost blocks are compared, so time grows with the blocks' sizes, not with the model's.
     """
     to = dict(pairs)
     groups: dict[tuple[str, str], list[int]] = {}
@@ -32,7 +32,7 @@ def uncrossed(
         groups.setdefault((_outer(sources[i]), _outer(targets[j])), []).append(i)
     for members in groups.values():
         for _ in range(SWEEPS):
-            if not _sweep(sorted(members), to, scores):
+            if not _sweep(sorted(members), to, scores, order * SLACK):
                 break
     return sorted(to.items())
 
@@ -41,14 +41,14 @@ def _outer(unit: Unit) -> str:
     return unit.blocks[0] if unit.blocks else ""
 
 
-def _sweep(members: list[int], to: dict[int, int], scores: np.ndarray) -> bool:
+def _sweep(members: list[int], to: dict[int, int], scores: np.ndarray, slack: float) -> bool:
     changed = False
     for at, i in enumerate(members):
         for k in members[at + 1 :]:
             a, b = to[i], to[k]
             if a <= b or scores[i, b] < 0.4 or scores[k, a] < 0.4:
                 continue
-            if scores[i, b] + scores[k, a] + SLACK >= scores[i, a] + scores[k, b]:
+            if scores[i, b] + scores[k, a] + slack >= scores[i, a] + scores[k, b]:
                 to[i], to[k] = b, a
                 changed = True
     return changed
