@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
-    from torchgraft.api import diff, inspect, load, measure_benefit, optimizer_state, plan
+    from torchgraft.api import diff, inspect, load, plan
     from torchgraft.building import build
     from torchgraft.conversions import learn
     from torchgraft.core.errors import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torchgraft.proofs import compare_hyperparameters, record, verify
     from torchgraft.reading import open_checkpoint
     from torchgraft.saving import convert, read_plan, save_plan
+    from torchgraft.training import measure_benefit, optimizer_state
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
     from torchgraft.writing import save, save_model
 
@@ -39,7 +40,8 @@ __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _HOMES = {
-    **dict.fromkeys(("load", "plan", "inspect", "diff", "optimizer_state", "measure_benefit"), "api"),
+    **dict.fromkeys(("load", "plan", "inspect", "diff"), "api"),
+    **dict.fromkeys(("optimizer_state", "measure_benefit"), "training"),
     **dict.fromkeys(("convert", "save_plan", "read_plan"), "saving"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("verify", "compare_hyperparameters", "record"), "proofs"),

@@ -22,18 +22,16 @@ from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from typing import Unpack
 
     from torch import nn
-    from torch.optim import Optimizer
 
     from torchgraft.asked import Asked
     from torchgraft.core.diff import Diff
     from torchgraft.core.specs import Network, Source, Target
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
-    from torchgraft.tuning import Benefit, CarriedState
 
 
 def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
@@ -90,10 +88,14 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
         objections = (Objection("container", text, matching.homes), *objections)
     notes = tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n)
     return replace(
-        plan, objections=objections, notes=notes, origin=source.origin, format=source.format,
+        plan,
+        objections=objections,
+        notes=notes,
+        origin=source.origin,
+        format=source.format,
         seconds=time.perf_counter() - start,
         renderers=PLAN_RENDERERS,
-    )  # fmt: skip
+    )
 
 
 def inspect(
@@ -257,69 +259,20 @@ def load(  # what, and how
         fill = partial(apply, model, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]
         done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
-        plan_seconds=made.seconds, apply_seconds=time.perf_counter() - start, bytes_read=done.bytes_read,
-        bytes_written=done.bytes_written, undo_bytes=done.undo_bytes,
-    )  # fmt: skip
+        plan_seconds=made.seconds,
+        apply_seconds=time.perf_counter() - start,
+        bytes_read=done.bytes_read,
+        bytes_written=done.bytes_written,
+        undo_bytes=done.undo_bytes,
+    )
     final = replace(made, objections=(*made.objections, *done.notes))
     return Report(
-        plan=final, checks=(*done.checks, *_proved(final)), cost=cost, initialised=done.initialised,
+        plan=final,
+        checks=(*done.checks, *_proved(final)),
+        cost=cost,
+        initialised=done.initialised,
         renderers=REPORT_RENDERERS,
-    )  # fmt: skip
-
-
-def optimizer_state(
-    model: nn.Module, optimizer: Optimizer, report: Report | Plan, checkpoint: object, *, prefer: str | None = None,
-    names: Sequence[str] | None = None,
-) -> CarriedState:  # fmt: skip
-    """Let every parameter that load() copied unchanged go on with the state that the old optimizer had for it.
-
-    The rest starts fresh and is named with the reason, as do parameters that were resized or filled in part. Learning
-    rates and other settings stay those of `optimizer`. All or nothing.
-
-    Args:
-        model: the model that was loaded.
-        optimizer: a new optimizer of the same kind as the old one, over parameters of `model`.
-        report: what load() returned.
-        checkpoint: what holds the old optimizer's state_dict(), as for load(); mostly the same file.
-        prefer: which of several optimizers in it: a container path, or a segment of one.
-        names: the old optimizer's parameters, group after group, where neither names in the file nor the order of
-            parameters tells.
-
-    Raises:
-        UsageError: the state can't be told apart, or belongs to other parameters or another kind of optimizer.
-        CheckpointError: the file can't be read.
-    """
-    from torchgraft.tuning import carry_state
-
-    with open_checkpoint(checkpoint) as source:
-        return carry_state(model, optimizer, report, source, prefer=prefer, names=names)
-
-
-def measure_benefit(
-    build: Callable[[], nn.Module],
-    checkpoint: object,
-    train: Callable[[nn.Module, Report | None], float],
-    *,
-    seeds: Sequence[int] = tuple(range(5)),
-    **asked: Unpack[Asked],
-) -> Benefit:
-    """Return whether loading `checkpoint` helps: the score after training with it, without it, and with its values shuffled.
-
-    Args:
-        build: returns a new model, its initial values drawn from torch's random state.
-        checkpoint: as for load().
-        train: trains the model it is given and returns its score on data that it was not trained on; higher is better.
-            It gets the report of the load, too, for freezing and groups: None for the model from scratch.
-        seeds: one run of each kind for each seed; 3 at least. All random draws of a run follow from its seed.
-        **asked: as for load().
-
-    Raises:
-        UsageError: too few seeds, a score that is no finite number, or an argument that makes no sense.
-        CheckpointError, PlanRefusedError: as for load().
-    """
-    from torchgraft.tuning import measure
-
-    return measure(build, lambda model: load(model, checkpoint, **asked), train, seeds)
+    )
 
 
 def _tried(source: Source, asked: Request, model: object, target: Target | None = None) -> Plan:

@@ -88,12 +88,17 @@ def _diff(old: tuple[Source, Network], new: tuple[Source, Network], measure: Mea
         else:
             same.append(spec)
     return Diff(
-        old=old[0].origin, new=new[0].origin, values=measure is not None,
+        old=old[0].origin,
+        new=new[0].origin,
+        values=measure is not None,
         added=tuple(spec for name, spec in after.items() if name not in before),
         removed=tuple(spec for name, spec in before.items() if name not in after),
-        shape_changed=tuple(shapes), dtype_changed=tuple(dtypes), value_changed=tuple(values), same=tuple(same),
+        shape_changed=tuple(shapes),
+        dtype_changed=tuple(dtypes),
+        value_changed=tuple(values),
+        same=tuple(same),
         hint=_hint(before, after),
-    )  # fmt: skip
+    )
 
 
 def _hint(before: Mapping[str, TensorSpec], after: Mapping[str, TensorSpec]) -> str:

@@ -121,29 +121,44 @@ def _plan(data: Mapping[str, Any]) -> Plan:
             if feed["network"] == network and feed["shape"] is not None:
                 specs[feed["key"]] = _spec(feed["key"], feed)
     return Plan(
-        steps=steps, unused=unused, network=network, source_specs=specs, policy=_policy(data["policy"]),
+        steps=steps,
+        unused=unused,
+        network=network,
+        source_specs=specs,
+        policy=_policy(data["policy"]),
         objections=tuple(
             Objection(_text(o["kind"]), _text(o["text"]), tuple(map(_text, o["names"]))) for o in data["objections"]
         ),
-        notes=tuple(map(_text, data["notes"])), origin=_text(data["origin"]), format=_text(data["format"]),
+        notes=tuple(map(_text, data["notes"])),
+        origin=_text(data["origin"]),
+        format=_text(data["format"]),
         proof=_proof(data["proof"]) if data.get("proof") else None,
-    )  # fmt: skip
+    )
 
 
 def _proof(data: Mapping[str, Any]) -> Proof:
     seal = data["seal"]
     return Proof(
-        inputs=int(data["inputs"]), relative=_number(data["relative"]), tolerance=_number(data["tolerance"]),
-        passed=data["passed"] is True, kept=data["kept"] is True, unproved=tuple(map(_text, data["unproved"])), reason=_text(data["reason"]),
+        inputs=int(data["inputs"]),
+        relative=_number(data["relative"]),
+        tolerance=_number(data["tolerance"]),
+        passed=data["passed"] is True,
+        kept=data["kept"] is True,
+        unproved=tuple(map(_text, data["unproved"])),
+        reason=_text(data["reason"]),
         parts=tuple(
             Part(
-                module=_text(part["module"]), source_module=_text(part["source_module"]), apart=part["apart"] is True,
-                slots=tuple(map(_text, part["slots"])), relative=_number(part["relative"]), root=_text(part["root"]),
+                module=_text(part["module"]),
+                source_module=_text(part["source_module"]),
+                apart=part["apart"] is True,
+                slots=tuple(map(_text, part["slots"])),
+                relative=_number(part["relative"]),
+                root=_text(part["root"]),
             )
             for part in data["parts"]
         ),
         seal=None if seal is None else Seal(**{name: _text(seal[name]) for name in ("inputs", "steps", "values")}),
-    )  # fmt: skip
+    )
 
 
 def _number(value: object) -> float:
@@ -161,17 +176,24 @@ def _policy(data: Mapping[str, Any]) -> Policy:
 
 def _step(item: Mapping[str, Any]) -> Step:
     slot = Slot(
-        spec=_spec(item["name"], item), aliases=tuple(map(_text, item["aliases"])), kind=_text(item["module"]),
-        is_buffer=item["buffer"] is True, persistent=item["persistent"] is not False,
-    )  # fmt: skip
+        spec=_spec(item["name"], item),
+        aliases=tuple(map(_text, item["aliases"])),
+        kind=_text(item["module"]),
+        is_buffer=item["buffer"] is True,
+        persistent=item["persistent"] is not False,
+    )
     return Step(
         slot=slot,
         feeds=tuple(Feed(_text(f["key"]), _ops(f["ops"]), _text(f["network"])) for f in item["feeds"]),
-        ops=_ops(item["ops"]), base=item["base"] is True, rows=_rows(item["rows"], slot),
-        made=_rows(item["made"], slot), why=_why(item["why"]), certainty=Certainty(item["certainty"]),
+        ops=_ops(item["ops"]),
+        base=item["base"] is True,
+        rows=_rows(item["rows"], slot),
+        made=_rows(item["made"], slot),
+        why=_why(item["why"]),
+        certainty=Certainty(item["certainty"]),
         alternatives=tuple(Alternative(tuple(map(_text, a["keys"])), _text(a["text"])) for a in item["alternatives"]),
         quiet=item["quiet"] is True,
-    )  # fmt: skip
+    )
 
 
 def _ops(data: Iterable[object]) -> tuple[Op, ...]:
@@ -191,9 +213,12 @@ def _rows(data: Mapping[str, Any] | None, slot: Slot) -> Rows | None:
 
 def _unused(item: Mapping[str, Any]) -> Unused:
     return Unused(
-        spec=_spec(item["key"], item), network=_text(item["network"]), why=_why(item["why"]),
-        quiet=item["quiet"] is True, similar=tuple(map(_text, item["similar"])),
-    )  # fmt: skip
+        spec=_spec(item["key"], item),
+        network=_text(item["network"]),
+        why=_why(item["why"]),
+        quiet=item["quiet"] is True,
+        similar=tuple(map(_text, item["similar"])),
+    )
 
 
 def _why(data: Mapping[str, Any]) -> Why:

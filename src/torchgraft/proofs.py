@@ -74,9 +74,14 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     if guessed:
         source_inputs, inputs = _guessed(source_model, model)
     asked = question(
-        model, source_model, inputs, source_inputs=source_inputs, tolerance=tolerance, mode=mode,
+        model,
+        source_model,
+        inputs,
+        source_inputs=source_inputs,
+        tolerance=tolerance,
+        mode=mode,
         plan=plan or _plan_between(model, source_model),
-    )  # fmt: skip
+    )
     found = replace(verify_models(replace(asked, stated=plan is not None)), renderers=_VERIFICATION)
     return (
         replace(found, notes=(*found.notes, f"run on inputs that were guessed: {shown(inputs)}")) if guessed else found

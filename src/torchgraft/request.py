@@ -108,10 +108,17 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         rename=rename or {}, fan_out=fan_out or {}, layers=layers or {}, copies=copies or {}, fresh=fresh, zero=zero
     )
     options = Options(
-        grow_rows=_grow_rows(grow_rows), axis_names=_axis_names(axis_names, class_names, class_rows), in_channels=in_channels or {}, kernels=_kernels(kernels),
-        grids=grids or {}, permute=permute or {}, merge_lora=merge_lora, fuse_branches=fuse_branches,
-        fold_norms=fold_norms, init=init or {},
-    )  # fmt: skip
+        grow_rows=_grow_rows(grow_rows),
+        axis_names=_axis_names(axis_names, class_names, class_rows),
+        in_channels=in_channels or {},
+        kernels=_kernels(kernels),
+        grids=grids or {},
+        permute=permute or {},
+        merge_lora=merge_lora,
+        fuse_branches=fuse_branches,
+        fold_norms=fold_norms,
+        init=init or {},
+    )
     return Request(
         rules=rules,
         options=options,

@@ -62,9 +62,14 @@ def convert(  # noqa: PLR0913  # each is one wish
         run = run_name(source, made.content, kind, shard_size)
         saved = write(path, kind, made.content, shard_size=shard_size, run=run, progress=progress)
     return replace(
-        saved, origin=source.origin, network=network.path, cast=made.cast, left_out=tuple(left),
-        notes=(*made.notes, *saved.notes), renderers=Renderers(reporting.saved_text, reporting.saved_to_dict),
-    )  # fmt: skip
+        saved,
+        origin=source.origin,
+        network=network.path,
+        cast=made.cast,
+        left_out=tuple(left),
+        notes=(*made.notes, *saved.notes),
+        renderers=Renderers(reporting.saved_text, reporting.saved_to_dict),
+    )
 
 
 def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:

@@ -140,9 +140,13 @@ def _run(origin: Any, pairs: Sequence[tuple[Any, Any]], keys: Mapping[str, str],
         if run.recording.failure:
             raise UsageError(f"source_model fails on input {number}: {run.recording.failure}")
     return Trial(
-        model=model, inputs=[mine for _, mine in pairs], sources=runs, keys=keys, origin=origin,
+        model=model,
+        inputs=[mine for _, mine in pairs],
+        sources=runs,
+        keys=keys,
+        origin=origin,
         source_inputs=[theirs for theirs, _ in pairs],
-    )  # fmt: skip
+    )
 
 
 def _recorded(asked: Request, plan: Plan, source: Source, model: Any) -> Trial:
@@ -153,9 +157,11 @@ def _recorded(asked: Request, plan: Plan, source: Source, model: Any) -> Trial:
 
     golden = read_golden(asked.golden)  # type: ignore[arg-type]  # a path, as checked
     return Trial(
-        model=model, inputs=inputs_of(golden, asked.inputs), sources=golden.runs,
+        model=model,
+        inputs=inputs_of(golden, asked.inputs),
+        sources=golden.runs,
         keys=names_recorded(golden.weights, plan, source),
-    )  # fmt: skip
+    )
 
 
 def read_golden(path: str | os.PathLike[str]) -> Golden:

@@ -55,9 +55,13 @@ class Draft:
 
 
 def gather_facts(
-    matches: Sequence[Match], leaves: tuple[Sequence[Leaf], Sequence[Leaf]], specs: Mapping[str, TensorSpec],
-    target: Target, options: Options, network: str,
-) -> Facts:  # fmt: skip
+    matches: Sequence[Match],
+    leaves: tuple[Sequence[Leaf], Sequence[Leaf]],
+    specs: Mapping[str, TensorSpec],
+    target: Target,
+    options: Options,
+    network: str,
+) -> Facts:
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
     tails = {m.target.name: _tail(m.target.name) for m in matches}
     convs = [leaf for leaf in leaves[1] if len(leaf.shape) >= 3 and leaf.role == "weight" and leaf.part is None]
@@ -66,10 +70,17 @@ def gather_facts(
     if stored and not _alphabetical(leaves[0]):
         first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
     return Facts(
-        specs=specs, slots={slot.name: slot for slot in target.slots}, options=options, layout=read_layout(matches, tails, specs),
-        sides=(read_side(leaves[0]), read_side(leaves[1])), first_convs=first, network=network,
-        library=target.library, grown=grown_vocabularies(matches), tails=tails,
-    )  # fmt: skip
+        specs=specs,
+        slots={slot.name: slot for slot in target.slots},
+        options=options,
+        layout=read_layout(matches, tails, specs),
+        sides=(read_side(leaves[0]), read_side(leaves[1])),
+        first_convs=first,
+        network=network,
+        library=target.library,
+        grown=grown_vocabularies(matches),
+        tails=tails,
+    )
 
 
 def _alphabetical(leaves: Sequence[Leaf]) -> bool:
@@ -126,9 +137,12 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
         _reject(match, fit.text, facts, draft, doubt=fit.certainty is Certainty.DOUBT)
     elif fit is UNCHANGED:
         draft.steps[slot] = Step(
-            slot=facts.slots[slot], feeds=(Feed(key, (), facts.network),), why=match.why, certainty=match.certainty,
+            slot=facts.slots[slot],
+            feeds=(Feed(key, (), facts.network),),
+            why=match.why,
+            certainty=match.certainty,
             alternatives=match.alternatives,
-        )  # fmt: skip
+        )
     else:
         draft.steps[slot] = _step(match, Piece(slot, (key,), ()), fit, facts)
 
@@ -177,11 +191,15 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
         t for t in (match.why.text, piece.text, fit.text, *(f"order of parts {c}" for c in _conventions([match]))) if t
     )
     return Step(
-        slot=facts.slots[piece.slot], feeds=feeds, ops=ops, rows=fit.rows, made=fit.made,
+        slot=facts.slots[piece.slot],
+        feeds=feeds,
+        ops=ops,
+        rows=fit.rows,
+        made=fit.made,
         why=replace(match.why, rule=fit.rule or match.why.rule, text=said, doubt=_lacks(match)),
         certainty=_worst(match.certainty, fit.certainty, _order_of(match)),
         alternatives=match.alternatives,
-    )  # fmt: skip
+    )
 
 
 def _order_of(match: Match) -> Certainty:

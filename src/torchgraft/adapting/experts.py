@@ -202,9 +202,12 @@ def _slots_apart(
         for own, _, name in _laid_out(slot.name, stacks, {n: by_name[n].spec.shape[0] for n in stacks}):
             spec = by_name[own].spec
             part = replace(
-                by_name[own], spec=TensorSpec(name, spec.shape[1:], spec.dtype), owner=name.rpartition(".")[0],
-                kind="Linear", order=len(seen),
-            )  # fmt: skip
+                by_name[own],
+                spec=TensorSpec(name, spec.shape[1:], spec.dtype),
+                owner=name.rpartition(".")[0],
+                kind="Linear",
+                order=len(seen),
+            )
             seen.append(part)
             homes[own].append(part)
     return tuple(seen), {name: (by_name[name], tuple(parts)) for name, parts in homes.items()}
@@ -241,11 +244,13 @@ def _stacked(slot: Slot, made: Sequence[Step | None]) -> Step:
     moved = not asked and any(_number(feed.key) not in (at, None) for at, step in present for feed in step.feeds)
     sure = Certainty.DOUBT if moved else Certainty.LIKELY
     return Step(
-        slot=slot, feeds=tuple(feed for _, step in present for feed in step.feeds), ops=joint,
+        slot=slot,
+        feeds=tuple(feed for _, step in present for feed in step.feeds),
+        ops=joint,
         why=Why("experts", said + (", some under another number" if moved else ""), first.why.evidence),
         certainty=_worst([sure, *(step.certainty for _, step in present)]),
         alternatives=tuple(a for _, step in present for a in step.alternatives)[:3],
-    )  # fmt: skip
+    )
 
 
 def _count(numbers: Sequence[str]) -> str:

@@ -152,9 +152,12 @@ def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network
     how = "alpha / rank" if "alpha" in parts else f"{scale:g}"
     to = base or "the model's own weight"
     return Step(
-        slot=slot, feeds=(*([Feed(base, (), network)] if base else []), *feeds), ops=(op,), base=base is None,
+        slot=slot,
+        feeds=(*([Feed(base, (), network)] if base else []), *feeds),
+        ops=(op,),
+        base=base is None,
         why=Why("adapter", f"rank {rank} adapter added to {to}, scale {how}"),
-    )  # fmt: skip
+    )
 
 
 def _through(feed: Feed, spec: TensorSpec) -> TensorSpec:

@@ -131,9 +131,13 @@ def _with_matrices(
         for model in (False, True):  # what it means for a layer of the model depends on how that is stored
             count((None, model), other=in_out != model)
     return replace(
-        layout, turned=len(turned), straight=len(straight), among=among, turned_tails=frozenset(turned),
+        layout,
+        turned=len(turned),
+        straight=len(straight),
+        among=among,
+        turned_tails=frozenset(turned),
         straight_tails=frozenset(straight),
-    )  # fmt: skip
+    )
 
 
 def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]:

@@ -136,9 +136,13 @@ def _square(rows: int, prefix: int) -> int | None:
 
 
 def _regrid(
-    grids: tuple[Grid, Grid] | None, prefixes: tuple[int, int], dim: int,
-    sides: tuple[Side, Side], library: str, rows: tuple[int, int] = (0, 0),
-) -> Fit:  # fmt: skip
+    grids: tuple[Grid, Grid] | None,
+    prefixes: tuple[int, int],
+    dim: int,
+    sides: tuple[Side, Side],
+    library: str,
+    rows: tuple[int, int] = (0, 0),
+) -> Fit:
     kept = _kept_tokens(prefixes, sides)
     if kept is None:
         text = f"{prefixes[0]} prefix rows in the file, {prefixes[1]} in the model, and no names that tell which"

@@ -48,9 +48,11 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
         return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)
     reordered = RotaryLayout(heads=heads, to=theirs.layout, dim=dim)
     return replace(
-        fit, ops=(*fit.ops, reordered), text="; ".join(t for t in (fit.text, pairs_text(source, target)) if t),
+        fit,
+        ops=(*fit.ops, reordered),
+        text="; ".join(t for t in (fit.text, pairs_text(source, target)) if t),
         certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index),
-    )  # fmt: skip
+    )
 
 
 _LEVELS = (Certainty.CERTAIN, Certainty.LIKELY, Certainty.DOUBT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError
@@ -126,9 +126,10 @@ def _spread_like(old: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
     import torch
     from torch.distributed.tensor import DTensor
 
+    spread = cast("DTensor", old)
     new: torch.Tensor = DTensor.from_local(
-        local, old.device_mesh, old.placements, run_check=False, shape=old.shape, stride=old.stride()  # type: ignore[attr-defined]
-    )  # fmt: skip
+        local, spread.device_mesh, spread.placements, run_check=False, shape=old.shape, stride=old.stride()
+    )
     if isinstance(old, torch.nn.Parameter):
         return torch.nn.Parameter(new, requires_grad=old.requires_grad)
     return new.requires_grad_(old.requires_grad)

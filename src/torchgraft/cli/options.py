@@ -14,37 +14,78 @@ if TYPE_CHECKING:
 
 PAIRS = ("rename", "in_channels", "copies", "init")
 PLAN_OPTIONS = (
-    click.option("--model", "model", required=True, metavar="MODEL",
-                 help="The model to fill: module:callable (imported and called), or another checkpoint of its layout."),
-    click.option("--kwargs", metavar="JSON", default=None, help="Keyword arguments for the callable, as a JSON object."),
-    click.option("--rename", multiple=True, metavar="A=B",
-                 help="Names under A in the checkpoint are under B in the model. {i} is a number; a final dot a prefix."),
+    click.option(
+        "--model",
+        "model",
+        required=True,
+        metavar="MODEL",
+        help="The model to fill: module:callable (imported and called), or another checkpoint of its layout.",
+    ),
+    click.option(
+        "--kwargs", metavar="JSON", default=None, help="Keyword arguments for the callable, as a JSON object."
+    ),
+    click.option(
+        "--rename",
+        multiple=True,
+        metavar="A=B",
+        help="Names under A in the checkpoint are under B in the model. {i} is a number; a final dot a prefix.",
+    ),
     click.option("--prefer", metavar="NAME", default=None, help="Which of several networks: a container path, or ema."),
-    click.option("--learned", type=click.Path(), default=None, metavar="FILE",
-                 help="A learned conversion: the checkpoint is converted as it is read."),
+    click.option(
+        "--learned",
+        type=click.Path(),
+        default=None,
+        metavar="FILE",
+        help="A learned conversion: the checkpoint is converted as it is read.",
+    ),
     click.option("--fresh", multiple=True, metavar="PATTERN", help="Tensors that keep their initial values."),
     click.option("--zero", multiple=True, metavar="PATTERN", help="Tensors that start at zero."),
-    click.option("--init", multiple=True, metavar="PATTERN=KIND",
-                 help="How added layers start: identity, zero or zero-gamma."),
+    click.option(
+        "--init", multiple=True, metavar="PATTERN=KIND", help="How added layers start: identity, zero or zero-gamma."
+    ),
     click.option("--copies", multiple=True, metavar="A=B", help="Module B starts as a copy of module A."),
     click.option("--grow-rows", multiple=True, metavar="NAME", help="A table that may grow at its end."),
     click.option("--in-channels", multiple=True, metavar="NAME=RULE", help="How a weight gets other input channels."),
-    click.option("--qkv-layout", type=click.Choice(["flat", "per_head"]), default=None,
-                 help="How rows of fused q, k, v go, where names can't tell."),
-    click.option("--num-heads", type=click.IntRange(min=1), default=None, metavar="N",
-                 help="Number of query heads, for --qkv-layout."),
+    click.option(
+        "--qkv-layout",
+        type=click.Choice(["flat", "per_head"]),
+        default=None,
+        help="How rows of fused q, k, v go, where names can't tell.",
+    ),
+    click.option(
+        "--num-heads",
+        type=click.IntRange(min=1),
+        default=None,
+        metavar="N",
+        help="Number of query heads, for --qkv-layout.",
+    ),
     click.option("--merge-lora", is_flag=True, help="Add low-rank adapters of the checkpoint to the weights."),
     click.option("--fuse-branches", is_flag=True, help="Fuse parallel training branches into one convolution."),
     click.option("--fold-norms", is_flag=True, help="Fold batch norms of the checkpoint into the layers before them."),
     click.option("--statistics", is_flag=True, help="Warn of values that look strange; reads every tensor once more."),
-    click.option("--on-doubt", type=click.Choice(["refuse", "skip", "take"]), default="refuse", show_default=True,
-                 help="What becomes of a tensor with more than one reading."),
-    click.option("--accept", type=click.Choice(["certain", "likely"]), default="likely", show_default=True,
-                 help="How sure a match must be."),
-    click.option("--min-coverage", type=click.FloatRange(0, 1), default=None, metavar="SHARE",
-                 help="Refuse when less than this share of elements finds a place."),
+    click.option(
+        "--on-doubt",
+        type=click.Choice(["refuse", "skip", "take"]),
+        default="refuse",
+        show_default=True,
+        help="What becomes of a tensor with more than one reading.",
+    ),
+    click.option(
+        "--accept",
+        type=click.Choice(["certain", "likely"]),
+        default="likely",
+        show_default=True,
+        help="How sure a match must be.",
+    ),
+    click.option(
+        "--min-coverage",
+        type=click.FloatRange(0, 1),
+        default=None,
+        metavar="SHARE",
+        help="Refuse when less than this share of elements finds a place.",
+    ),
     click.option("--strict", is_flag=True, help="Refuse anything that stays fresh or unused."),
-)  # fmt: skip
+)
 JSON_OPTION = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON (schema: docs/reference/report-schema.md)."
 )

@@ -73,17 +73,27 @@ class Inspection(Shown):
 def summarise(source: Source, chosen: Network, rivals: tuple[str, ...] = (), note: str = "") -> Inspection:
     """Return what `source` holds; `chosen` is the network to list."""
     return Inspection(
-        origin=source.origin, format=source.format, networks=tuple(_summary(n) for n in source.networks),
-        chosen=chosen.path, specs=tuple(chosen.specs.values()), rivals=rivals, note=note,
-        shared=dict(chosen.shared or {}), metadata=dict(source.metadata), warnings=tuple(source.warnings),
-    )  # fmt: skip
+        origin=source.origin,
+        format=source.format,
+        networks=tuple(_summary(n) for n in source.networks),
+        chosen=chosen.path,
+        specs=tuple(chosen.specs.values()),
+        rivals=rivals,
+        note=note,
+        shared=dict(chosen.shared or {}),
+        metadata=dict(source.metadata),
+        warnings=tuple(source.warnings),
+    )
 
 
 def _summary(network: Network) -> NetworkSummary:
     shared = network.shared or {}
     once = [spec for name, spec in network.specs.items() if name not in shared]
     return NetworkSummary(
-        path=network.path, role=network.role, tensors=len(network.specs),
-        elements=sum(spec.numel for spec in once), nbytes=sum(spec.nbytes for spec in once),
+        path=network.path,
+        role=network.role,
+        tensors=len(network.specs),
+        elements=sum(spec.numel for spec in once),
+        nbytes=sum(spec.nbytes for spec in once),
         dtypes=dict(Counter(spec.dtype for spec in network.specs.values()).most_common()),
-    )  # fmt: skip
+    )

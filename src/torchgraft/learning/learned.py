@@ -85,9 +85,12 @@ class Learned(Conversion):
         data = read_json(path, LARGEST, "learned conversion")
         found = from_plain(data, shown)
         return cls(
-            sources=found.sources, outputs=found.outputs, computed=found.computed, skipped=found.skipped,
+            sources=found.sources,
+            outputs=found.outputs,
+            computed=found.computed,
+            skipped=found.skipped,
             renderers=renderers,
-        )  # fmt: skip
+        )
 
 
 def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderers | None = None) -> Learned:

@@ -250,10 +250,24 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
 # `refinenet4` is `fusion_stage.layers.0` in transformers, latent diffusion's `up.3` is `up_blocks.0` in diffusers.
 EITHER_END = frozenset(
     {
-        "up", "ups", "upsample", "upconv", "upconvs", "deconv", "decoder", "decode",
-        "fpn", "neck", "fusion", "refinenet", "refine", "scratch", "pyramid", "lateral",
+        "up",
+        "ups",
+        "upsample",
+        "upconv",
+        "upconvs",
+        "deconv",
+        "decoder",
+        "decode",
+        "fpn",
+        "neck",
+        "fusion",
+        "refinenet",
+        "refine",
+        "scratch",
+        "pyramid",
+        "lateral",
     }
-)  # fmt: skip
+)
 # Those whose highest number comes first when the model runs, as in MiDaS and DPT.
 FROM_THE_LAST = frozenset({"refinenet"})
 

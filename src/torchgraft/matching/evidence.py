@@ -49,9 +49,15 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
     wording = Wording(sources, targets)
     return Evidence(
-        fits=fits, soft=soft, names=wording.likeness(), clash=wording.clash(), rare=rare,
-        likeness=block_likeness(sources, targets), turned=_turned(sources, targets), shared=wording.shared(),
-    )  # fmt: skip
+        fits=fits,
+        soft=soft,
+        names=wording.likeness(),
+        clash=wording.clash(),
+        rare=rare,
+        likeness=block_likeness(sources, targets),
+        turned=_turned(sources, targets),
+        shared=wording.shared(),
+    )
 
 
 def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:

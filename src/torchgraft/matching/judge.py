@@ -75,9 +75,12 @@ SWAP_GAP = 0.3
 
 
 def judged(
-    pairs: Sequence[tuple[int, int]], total: np.ndarray, evidence: Evidence, votes: tuple[np.ndarray, np.ndarray],
+    pairs: Sequence[tuple[int, int]],
+    total: np.ndarray,
+    evidence: Evidence,
+    votes: tuple[np.ndarray, np.ndarray],
     context: Context,
-) -> list[Pair]:  # fmt: skip
+) -> list[Pair]:
     """Return the pairs with all that speaks for and against them."""
     partners = dict(pairs), {j: i for i, j in pairs}
     left = openings(pairs, context.named, evidence.fits, context.regions, context.sequences)
@@ -85,9 +88,13 @@ def judged(
 
 
 def _judge(
-    pair: tuple[int, int], total: np.ndarray, evidence: Evidence, votes: tuple[np.ndarray, np.ndarray],
-    around: tuple[Context, Openings], partners: tuple[Mapping[int, int], Mapping[int, int]],
-) -> Pair:  # fmt: skip
+    pair: tuple[int, int],
+    total: np.ndarray,
+    evidence: Evidence,
+    votes: tuple[np.ndarray, np.ndarray],
+    around: tuple[Context, Openings],
+    partners: tuple[Mapping[int, int], Mapping[int, int]],
+) -> Pair:
     (i, j), (context, left) = pair, around
     contested, named = context.is_contested(i, j), context.named.get(i) == j
     column, row = total[:, j].copy(), total[i].copy()
@@ -98,14 +105,22 @@ def _judge(
     free = [(side, k) for side, k, other in rivals if other is None]
     others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
     return Pair(
-        source=i, target=j, name=float(evidence.names[i, j]), block=float(votes[0][i, j]), tail=float(votes[1][i, j]),
-        in_order=pair in context.path, adjoined=contested or left.is_adjoined(i, j), named=named,
+        source=i,
+        target=j,
+        name=float(evidence.names[i, j]),
+        block=float(votes[0][i, j]),
+        tail=float(votes[1][i, j]),
+        in_order=pair in context.path,
+        adjoined=contested or left.is_adjoined(i, j),
+        named=named,
         unquestioned=named and not contested and left.is_unquestioned(i, j),
         told_apart=not free and all(_by_order(pair, other, context) for other in others),
         placed=all(_stands_elsewhere(pair, *rival, context.sequences) for rival in free)
-        and all(_by_place(pair, other, evidence, context, partners[0]) for other in others), rare=float(evidence.rare[i, j]), lead=float(lead),
+        and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
+        rare=float(evidence.rare[i, j]),
+        lead=float(lead),
         rival=rival if column[rival] > 0.4 else None,
-    )  # fmt: skip
+    )
 
 
 def _rivals(i: int, j: int, evidence: Evidence, side: int) -> list[int]:

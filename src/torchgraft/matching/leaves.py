@@ -62,11 +62,18 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
         seen = form or slot.spec
         leaves.append(
             Leaf(
-                name=_unfold(seen.name), shape=seen.shape, dtype=seen.dtype, keys=form.keys if form else (slot.name,),
-                form=form.kind if form else "plain", order=slot.order, also=() if form else slot.aliases,
-                turned=TURNED.get(slot.kind), kind=slot.kind, is_buffer=slot.is_buffer,
+                name=_unfold(seen.name),
+                shape=seen.shape,
+                dtype=seen.dtype,
+                keys=form.keys if form else (slot.name,),
+                form=form.kind if form else "plain",
+                order=slot.order,
+                also=() if form else slot.aliases,
+                turned=TURNED.get(slot.kind),
+                kind=slot.kind,
+                is_buffer=slot.is_buffer,
             )
-        )  # fmt: skip
+        )
     return leaves
 
 
@@ -156,9 +163,14 @@ def _is_turned(leaf: Leaf, count: int, others: Sequence[Shape]) -> bool:
 
 
 def parts_of(
-    leaf: Leaf, packing: Packing, sizes: tuple[int, ...], dim: int, grouping: tuple[int, tuple[int, ...]] = (1, ()),
-    *, guessed: bool = False,
-) -> list[Leaf]:  # fmt: skip
+    leaf: Leaf,
+    packing: Packing,
+    sizes: tuple[int, ...],
+    dim: int,
+    grouping: tuple[int, tuple[int, ...]] = (1, ()),
+    *,
+    guessed: bool = False,
+) -> list[Leaf]:
     """Return the parts of a fused leaf, `sizes` rows each along `dim`; `grouping` as in `Part`."""
     parent = leaf.owner.rpartition(".")[0]
     out: list[Leaf] = []
@@ -169,9 +181,17 @@ def parts_of(
         rotary = _rotary_of(leaf, label, size, dict(zip(packing.parts, sizes, strict=True)).get("q", size))
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
         part = Part(
-            label, dim, at, at + size, total, contested=bool(packing.contested), guessed=guessed, groups=grouping[0],
-            sizes=grouping[1], convention=packing.source,
-        )  # fmt: skip
+            label,
+            dim,
+            at,
+            at + size,
+            total,
+            contested=bool(packing.contested),
+            guessed=guessed,
+            groups=grouping[0],
+            sizes=grouping[1],
+            convention=packing.source,
+        )
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"
         out.append(replace(leaf, name=name, shape=shape, part=part, also=(), turned=turned, rotary=rotary))
         at += size

@@ -69,9 +69,12 @@ class Openings:
 
 
 def openings(
-    pairs: Iterable[tuple[int, int]], named: Mapping[int, int], fits: np.ndarray,
-    regions: tuple[Sequence[str], Sequence[str]], sequences: tuple[Order, Order],
-) -> Openings:  # fmt: skip
+    pairs: Iterable[tuple[int, int]],
+    named: Mapping[int, int],
+    fits: np.ndarray,
+    regions: tuple[Sequence[str], Sequence[str]],
+    sequences: tuple[Order, Order],
+) -> Openings:
     """Return what `named` (pairs of equal name) and `pairs` leave over of two sides; `fits` is a matrix of truth values."""
     sure = {a: b for a, b in named.items() if fits[a, b]}
     taken, used = list(zip(*pairs, strict=True)) or [(), ()], set(named.values())

@@ -129,9 +129,14 @@ def _best(
     best = rated[0]
     slots = set(best[2].values())
     rivals = tuple(
-        rule[0] for value, rule, placed in rated[1:]
-        if best[1][0] and 2 * len(slots) >= len(wanted) and value >= best[0] - 0.5 and set(placed.values()) == slots and not set(placed) & set(best[2])
-    )  # fmt: skip
+        rule[0]
+        for value, rule, placed in rated[1:]
+        if best[1][0]
+        and 2 * len(slots) >= len(wanted)
+        and value >= best[0] - 0.5
+        and set(placed.values()) == slots
+        and not set(placed) & set(best[2])
+    )
     same = [
         rule for value, rule, placed in rated
         if rule[0] == best[1][0] and best[1][1] and 2 * len(placed) >= len(left) and value >= best[0] - 0.5

@@ -74,10 +74,15 @@ def find_repeats(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> lis
         if len(stay) < len(held):
             found.append(
                 Repeat(
-                    parent=parent, stem=before, members=tuple(held), units=tuple(map(tuple, held.values())),
-                    kinds=kinds, classes=classes, stay=stay,
+                    parent=parent,
+                    stem=before,
+                    members=tuple(held),
+                    units=tuple(map(tuple, held.values())),
+                    kinds=kinds,
+                    classes=classes,
+                    stay=stay,
                 )
-            )  # fmt: skip
+            )
     return sorted(found, key=lambda repeat: repeat.parent.count(".") if repeat.parent else -1)
 
 

@@ -34,21 +34,51 @@ LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
 TRANSFORMERS = "as in Llama in transformers, half with half"
 
 PAIRINGS = (
-    Pairing(query="attention.wq", key="attention.wk", beside=("attention_norm", "ffn_norm", "attention.wo"),
-            layout="interleaved", source="as in Meta's code of Llama, row beside row"),
-    Pairing(query="attn.q_proj", key="attn.k_proj", beside=("sa_norm", "mlp.w1"),
-            layout="interleaved", source="as in torchtune, row beside row"),
-    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=("self_attn_layer_norm", "ffn.gate_proj"),
-            layout="interleaved", source="as in fairseq2, row beside row"),
-    Pairing(query="attn.c_attn", key="attn.c_attn", beside=("rms_1", "mlp.c_fc1"),
-            layout="interleaved", source="as in lit-llama, row beside row"),
+    Pairing(
+        query="attention.wq",
+        key="attention.wk",
+        beside=("attention_norm", "ffn_norm", "attention.wo"),
+        layout="interleaved",
+        source="as in Meta's code of Llama, row beside row",
+    ),
+    Pairing(
+        query="attn.q_proj",
+        key="attn.k_proj",
+        beside=("sa_norm", "mlp.w1"),
+        layout="interleaved",
+        source="as in torchtune, row beside row",
+    ),
+    Pairing(
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        beside=("self_attn_layer_norm", "ffn.gate_proj"),
+        layout="interleaved",
+        source="as in fairseq2, row beside row",
+    ),
+    Pairing(
+        query="attn.c_attn",
+        key="attn.c_attn",
+        beside=("rms_1", "mlp.c_fc1"),
+        layout="interleaved",
+        source="as in lit-llama, row beside row",
+    ),
     Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
     Pairing(query="self_attn.qkv_proj", key="self_attn.qkv_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
-    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=("self_attn.dense", "input_layernorm", "mlp.fc1"),
-            layout="half", source="as in Phi in transformers, half with half"),
-    Pairing(query="attn.qkv", key="attn.qkv", beside=("norm_1", "mlp.proj"),
-            layout="half", source="as in litgpt, half with half"),
-)  # fmt: skip
+    Pairing(
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        beside=("self_attn.dense", "input_layernorm", "mlp.fc1"),
+        layout="half",
+        source="as in Phi in transformers, half with half",
+    ),
+    Pairing(
+        query="attn.qkv",
+        key="attn.qkv",
+        beside=("norm_1", "mlp.proj"),
+        layout="half",
+        source="as in litgpt, half with half",
+    ),
+)
 _PATHS = tuple({path for pairing in PAIRINGS for path in (pairing.query, pairing.key)})
 
 

@@ -39,9 +39,12 @@ class Shifts:
 
 
 def find_shifts(
-    named: Mapping[int, int], pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit],
+    named: Mapping[int, int],
+    pinned: Mapping[int, int],
+    sources: Sequence[Unit],
+    targets: Sequence[Unit],
     fits: np.ndarray,
-) -> Shifts:  # fmt: skip
+) -> Shifts:
     """Return what the rows say in which names may not decide: `pinned` are the pairs among `named` that may."""
     misled: set[tuple[int, int]] = set()
     partners: set[tuple[int, int]] = set()

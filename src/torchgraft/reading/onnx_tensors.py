@@ -26,8 +26,14 @@ _TEXT = 8
 _PACKED = {21: "uint4", 22: "int4", 23: "float4_e2m1", 25: "uint2", 26: "int2"}
 # The typed fields, and which types of element each may hold.
 _FLOATS, _INTS32, _INTS64, _RAW, _DOUBLES, _UINTS64 = 4, 5, 7, 9, 10, 11
-_FITS = {_FLOATS: {1, 14}, _INTS32: {2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 24}, _INTS64: {7}, _RAW: set(_TYPES),
-         _DOUBLES: {11, 15}, _UINTS64: {12, 13}}  # fmt: skip
+_FITS = {
+    _FLOATS: {1, 14},
+    _INTS32: {2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 24},
+    _INTS64: {7},
+    _RAW: set(_TYPES),
+    _DOUBLES: {11, 15},
+    _UINTS64: {12, 13},
+}
 _VARINTS = {_INTS32, _INTS64, _UINTS64}
 
 

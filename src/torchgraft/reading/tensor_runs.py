@@ -20,14 +20,44 @@ _TEXT = 0x58
 _PUT = rb"(?:r(.{4}))?"
 _GET = rb"(h.|j.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
-_INTS = rb"(?:\)|(" + rb"|".join([_INT + rb"\x85", _INT * 2 + rb"\x86", _INT * 3 + rb"\x87", rb"\(" + _INT + rb"{1,64}t"]) + rb")" + _PUT + rb")"  # fmt: skip
+_INTS = (
+    rb"(?:\)|("
+    + rb"|".join([_INT + rb"\x85", _INT * 2 + rb"\x86", _INT * 3 + rb"\x87", rb"\(" + _INT + rb"{1,64}t"])
+    + rb")"
+    + _PUT
+    + rb")"
+)
 # What follows a name: _rebuild_tensor_v2(persistent id, offset, shape, stride, requires_grad, OrderedDict()), where the
 # persistent id is ("storage", type, key, device, number of elements).
 _TENSOR = re.compile(
-    _PUT + _GET + rb"\(\(" + _GET + _GET + rb"X(.{4})(\d+)" + _PUT + _GET + rb"(" + _INT + rb")t" + _PUT + rb"Q"
-    + rb"(" + _INT + rb")" + _INTS + _INTS + rb"[\x88\x89]" + _GET + rb"\)R" + _PUT + rb"t" + _PUT + rb"R" + _PUT,
+    _PUT
+    + _GET
+    + rb"\(\("
+    + _GET
+    + _GET
+    + rb"X(.{4})(\d+)"
+    + _PUT
+    + _GET
+    + rb"("
+    + _INT
+    + rb")t"
+    + _PUT
+    + rb"Q"
+    + rb"("
+    + _INT
+    + rb")"
+    + _INTS
+    + _INTS
+    + rb"[\x88\x89]"
+    + _GET
+    + rb"\)R"
+    + _PUT
+    + rb"t"
+    + _PUT
+    + rb"R"
+    + _PUT,
     re.DOTALL,
-)  # fmt: skip
+)
 
 
 _NUMBERS = re.compile(_INT, re.DOTALL)
@@ -61,9 +91,26 @@ class TensorRuns:
             if found is None:
                 break
             (
-                put_name, function, tag, kind, length, key, put_key, device, count, put_id, offset,
-                shape, put_shape, stride, put_stride, hooks, put_hooks, put_args, put_tensor,
-            ) = found.groups()  # fmt: skip
+                put_name,
+                function,
+                tag,
+                kind,
+                length,
+                key,
+                put_key,
+                device,
+                count,
+                put_id,
+                offset,
+                shape,
+                put_shape,
+                stride,
+                put_stride,
+                hooks,
+                put_hooks,
+                put_args,
+                put_tensor,
+            ) = found.groups()
             puts = (put_name, put_key, put_id, put_shape, put_stride, put_hooks, put_args, put_tensor)
             known, (numel,) = kinds[function, tag, kind, device, hooks], tuples[count]
             if known is None or not live.isdisjoint(puts) or int.from_bytes(length, "little") != len(key) or numel < 0:

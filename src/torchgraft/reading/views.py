@@ -146,9 +146,11 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
         raise _bad(label, name, f"has shape {brief(shape)}: {numel} elements, more than any tensor can have")
     if end > stored:
         raise _bad(
-            label, name, f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and offset {offset} need {end} "
-            f"bytes, its storage has {stored}"
-        )  # fmt: skip
+            label,
+            name,
+            f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and offset {offset} need {end} "
+            f"bytes, its storage has {stored}",
+        )
     if not c_order and numel:
         check_spread(label, printable(name), numel * itemsize, stored)
     return c_order or not numel

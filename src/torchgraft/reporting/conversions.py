@@ -45,9 +45,17 @@ def conversion_view(found: Conversion) -> View:
         *_some(_outputs("renamed", parts["renamed"], _renamed)),
         *_some(_outputs("rearranged", parts["rearranged"], _rearranged)),
         *_some(_outputs("constant", parts["constant"], _constant)),
-        *_some(Section(title="left out", tone="care", figures=tensors(len(found.dropped)), groups=dropped, count=len(found.dropped))),
+        *_some(
+            Section(
+                title="left out",
+                tone="care",
+                figures=tensors(len(found.dropped)),
+                groups=dropped,
+                count=len(found.dropped),
+            )
+        ),
         *_some(remark_section("no tensors", [printable(name) for name in found.skipped])),
-    )  # fmt: skip
+    )
     counts = {
         "computed": len(found.computed),
         **{name: len(part) for name, part in parts.items()},

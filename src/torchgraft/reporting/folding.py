@@ -275,9 +275,18 @@ def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fol
         spread = tuple(tuple(known.get((at, place), OWN) for place in range(len(own))) for at, own in enumerate(links))
         for cells, tally in _merged(items, len(texts[0]) - 1).items():
             yield Fold(
-                texts=texts, groups=groups, cells=cells, links=links, fixed=spread, leaves=(("",) * len(texts),),
-                shapes=(row.shape,), facts=row.facts, numel=tally.numel, count=tally.tensors, first=tally.first,
-            )  # fmt: skip
+                texts=texts,
+                groups=groups,
+                cells=cells,
+                links=links,
+                fixed=spread,
+                leaves=(("",) * len(texts),),
+                shapes=(row.shape,),
+                facts=row.facts,
+                numel=tally.numel,
+                count=tally.tensors,
+                first=tally.first,
+            )
 
 
 def _merged(items: dict[tuple[Cell, ...], Tally], places: int) -> dict[tuple[Cell, ...], Tally]:
@@ -328,11 +337,18 @@ def _leaves_joined(folds: list[Fold]) -> Iterator[Fold]:
     for members in grouped.values():
         one, texts, _ = members[0]
         yield Fold(
-            texts=texts, groups=one.groups, cells=one.cells, links=one.links, fixed=one.fixed,
-            leaves=tuple(leaf for _, _, leaf in members), shapes=tuple(f.shapes[0] for f, _, _ in members),
-            facts=one.facts, numel=sum(f.numel for f, _, _ in members), count=sum(f.count for f, _, _ in members),
+            texts=texts,
+            groups=one.groups,
+            cells=one.cells,
+            links=one.links,
+            fixed=one.fixed,
+            leaves=tuple(leaf for _, _, leaf in members),
+            shapes=tuple(f.shapes[0] for f, _, _ in members),
+            facts=one.facts,
+            numel=sum(f.numel for f, _, _ in members),
+            count=sum(f.count for f, _, _ in members),
             first=min(f.first for f, _, _ in members),
-        )  # fmt: skip
+        )
 
 
 def _without_leaf(texts: tuple[Texts, ...], names: int) -> tuple[tuple[Texts, ...], Texts]:

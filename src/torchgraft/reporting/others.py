@@ -45,9 +45,11 @@ def inspection_view(found: Inspection) -> View:
     size_words = size(sum(network.nbytes for network in found.networks))
     return View(
         verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size_words}",
-        tone=_tone(found), origin="", sections=tuple(sections),
+        tone=_tone(found),
+        origin="",
+        sections=tuple(sections),
         counts={"tensors": len(found.specs)},
-    )  # fmt: skip
+    )
 
 
 def _tone(found: Inspection) -> str:
@@ -80,9 +82,12 @@ def diff_view(diff: Diff) -> View:
         *_some(remark_section("hint", [diff.hint] if diff.hint else [])),
     ]
     return View(
-        verdict=verdict, tone="good" if diff.equal else "care", sections=tuple(sections), counts=groups,
+        verdict=verdict,
+        tone="good" if diff.equal else "care",
+        sections=tuple(sections),
+        counts=groups,
         origin=f"from {printable(diff.old)} to {printable(diff.new)}",
-    )  # fmt: skip
+    )
 
 
 def diff_text(diff: Diff, *, most_lines: int = MOST_LINES) -> str:

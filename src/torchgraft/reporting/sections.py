@@ -92,9 +92,12 @@ def likely_section(steps: Sequence[Step]) -> Section:
     likely = [step for step in steps if step.certainty is Certainty.LIKELY]
     rows = (_row(step, None, shaped=False) for step in likely)
     return Section(
-        title=LIKELY_SAME, tone="good", figures=tensors(len(likely)), groups=_groups(fold(rows)),
+        title=LIKELY_SAME,
+        tone="good",
+        figures=tensors(len(likely)),
+        groups=_groups(fold(rows)),
         count=len(likely),
-    )  # fmt: skip
+    )
 
 
 def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
@@ -190,10 +193,13 @@ def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "", other
     said = (printable(step.why.doubt or step.why.text, 400), *(printable(a.text) for a in alternatives))
     network = step.feeds[0].network if step.feeds else ""
     return Row(
-        printable(spec.name), (feeds, *map(_other_names, alternatives)), said=said,
-        shape=spec.shape if shaped else None, numel=spec.numel,
+        printable(spec.name),
+        (feeds, *map(_other_names, alternatives)),
+        said=said,
+        shape=spec.shape if shaped else None,
+        numel=spec.numel,
         facts=Facts(kind, came, words, step.certainty, step.why.rule, network),
-    )  # fmt: skip
+    )
 
 
 def _other_names(other: Alternative) -> tuple[str, ...]:
@@ -205,9 +211,13 @@ def _unused_row(one: Unused, usual: DType | None) -> Row:
     kind = "" if one.spec.dtype is usual else str(one.spec.dtype)
     similar = (tuple(printable(name) for name in one.similar[:2]),) if one.similar else ()
     return Row(
-        printable(one.spec.name), ((), *similar), said=(printable(one.why.text, 400), *("",) * len(similar)),
-        shape=one.spec.shape, numel=one.spec.numel, facts=Facts(dtype=kind, rule=one.why.rule, network=one.network),
-    )  # fmt: skip
+        printable(one.spec.name),
+        ((), *similar),
+        said=(printable(one.why.text, 400), *("",) * len(similar)),
+        shape=one.spec.shape,
+        numel=one.spec.numel,
+        facts=Facts(dtype=kind, rule=one.why.rule, network=one.network),
+    )
 
 
 def folded(rows: Sequence[Row], names: Sequence[str]) -> list[Fold]:
@@ -240,9 +250,13 @@ def _joined(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
             continue
         before = out.get(whole)
         out[whole] = Row(
-            f"{whole}*", ((),), said=row.said[:1], numel=row.numel + (before.numel if before else 0),
-            weight=1 + (before.weight if before else 0), facts=Facts(whole=True),
-        )  # fmt: skip
+            f"{whole}*",
+            ((),),
+            said=row.said[:1],
+            numel=row.numel + (before.numel if before else 0),
+            weight=1 + (before.weight if before else 0),
+            facts=Facts(whole=True),
+        )
     return out.values()
 
 

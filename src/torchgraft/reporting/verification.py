@@ -50,9 +50,12 @@ def verification_view(found: Verification) -> View:
         ),
     ]
     return View(
-        verdict=verdict, tone="good" if found.passed else "bad", origin="",
-        sections=tuple(s for s in sections if s.groups), counts={"outputs": len(found.outputs)},
-    )  # fmt: skip
+        verdict=verdict,
+        tone="good" if found.passed else "bad",
+        origin="",
+        sections=tuple(s for s in sections if s.groups),
+        counts={"outputs": len(found.outputs)},
+    )
 
 
 def verification_text(found: Verification, *, most_lines: int = MOST_LINES) -> str:
@@ -69,9 +72,12 @@ def hyperparameters_view(found: Hyperparameters) -> View:
     verdict = f"{said} differ{'s' * (loud <= 1)}: {found.compared} pairs of modules compared"
     sections = (_settings(found.differences),) if found.differences else ()
     return View(
-        verdict=verdict, tone="care" if loud else "good", origin="", sections=sections,
+        verdict=verdict,
+        tone="care" if loud else "good",
+        origin="",
+        sections=sections,
         counts={"settings": len(found.differences)},
-    )  # fmt: skip
+    )
 
 
 def hyperparameters_text(found: Hyperparameters, *, most_lines: int = MOST_LINES) -> str:

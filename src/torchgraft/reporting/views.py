@@ -30,9 +30,12 @@ def plan_view(plan: Plan) -> View:
         *_if_any(parts.remark_section("notes", [*plan.notes, *_memory(plan)])),
     ]
     return View(
-        verdict=plan_verdict(plan), tone=_tone(plan), origin=_origin(plan),
-        sections=tuple(sections), counts=counts(plan, fates),
-    )  # fmt: skip
+        verdict=plan_verdict(plan),
+        tone=_tone(plan),
+        origin=_origin(plan),
+        sections=tuple(sections),
+        counts=counts(plan, fates),
+    )
 
 
 def report_view(report: Report) -> View:
@@ -52,10 +55,12 @@ def report_view(report: Report) -> View:
     if not plain:
         sections += _if_any(parts.remark_section("checks", [_check_words(c) for c in report.checks if c.passed]))
     return View(
-        verdict=report_verdict(report), tone=_tone(plan) if compared and not failed else "bad",
+        verdict=report_verdict(report),
+        tone=_tone(plan) if compared and not failed else "bad",
         origin="; ".join(text for text in (_origin(plan), _cost(report)) if text),
-        sections=tuple(sections), counts=counts(plan, fates),
-    )  # fmt: skip
+        sections=tuple(sections),
+        counts=counts(plan, fates),
+    )
 
 
 def plan_verdict(plan: Plan) -> str:

@@ -143,7 +143,7 @@ def _local(task: _Task, feeds: tuple[Feed, ...], ops: tuple[Op, ...]) -> Step:
 
 def _made_whole(
     team: Team, maker: int, task: _Task, tensors: Mapping[str, torch.Tensor], source: Source, specs: Specs
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Return this process's part of a tensor that one process makes and sends to all."""
     import torch
 

@@ -43,9 +43,14 @@ class Frozen:
     __slots__ = ("_partial", "_undo", "held", "left", "modules", "names")
 
     def __init__(  # one per attribute, all by keyword
-        self, *, names: Sequence[str], held: Mapping[str, torch.Tensor], modules: Sequence[str], left: Mapping[str, str],
+        self,
+        *,
+        names: Sequence[str],
+        held: Mapping[str, torch.Tensor],
+        modules: Sequence[str],
+        left: Mapping[str, str],
         undo: list[Callable[[], None]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.names = tuple(names)
         self.held = tuple(held)
         self.modules = tuple(modules)
@@ -75,9 +80,15 @@ class Frozen:
 
 
 def freeze(  # noqa: PLR0913  # one per choice, all by keyword
-    model: nn.Module, report: Report | Plan | None = None, what: str = "loaded", *, patterns: Sequence[Pattern] = (),
-    modules: Sequence[str] = (), partly: str = "skip", dropout: str = "keep",
-) -> Frozen:  # fmt: skip
+    model: nn.Module,
+    report: Report | Plan | None = None,
+    what: str = "loaded",
+    *,
+    patterns: Sequence[Pattern] = (),
+    modules: Sequence[str] = (),
+    partly: str = "skip",
+    dropout: str = "keep",
+) -> Frozen:
     """Freeze parameters of `model`, and keep the statistics that belong to them still through `model.train()`.
 
     Args:
@@ -121,9 +132,12 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     undo += [hold(t.places[0].tensor, t.known) for t in held if t.known]
     undo += [still(found.modules[path], model) for path in quiet]
     return Frozen(
-        names=[t.name for t in parameters], held={t.name: t.places[0].tensor for t in held}, modules=quiet,
-        left=left | dict.fromkeys(moving, UNKNOWN_STATISTICS), undo=undo,
-    )  # fmt: skip
+        names=[t.name for t in parameters],
+        held={t.name: t.places[0].tensor for t in held},
+        modules=quiet,
+        left=left | dict.fromkeys(moving, UNKNOWN_STATISTICS),
+        undo=undo,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

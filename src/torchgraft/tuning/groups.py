@@ -45,9 +45,16 @@ class _Rates:
 
 
 def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
-    model: nn.Module, report: Report | Plan, *, lr: float, fresh_lr: float | None = None, adapted_lr: float | None = None,
-    layer_decay: float | None = None, weight_decay: float = 0.0, no_decay_norm_bias: bool = True,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: nn.Module,
+    report: Report | Plan,
+    *,
+    lr: float,
+    fresh_lr: float | None = None,
+    adapted_lr: float | None = None,
+    layer_decay: float | None = None,
+    weight_decay: float = 0.0,
+    no_decay_norm_bias: bool = True,
+) -> list[dict[str, Any]]:
     """Return groups for an optimizer: every trainable parameter exactly once, tied ones too, frozen ones not at all.
 
     Each group has `params`, `names`, `name`, `lr` and `weight_decay`. Parameters are *loaded* (in full), *adapted*
@@ -71,9 +78,13 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
         UsageError: a rate makes no sense, nothing is trainable, or the report is for another model.
     """
     rates = _Rates(
-        lr=lr, fresh_lr=fresh_lr, adapted_lr=adapted_lr, layer_decay=layer_decay, weight_decay=weight_decay,
+        lr=lr,
+        fresh_lr=fresh_lr,
+        adapted_lr=adapted_lr,
+        layer_decay=layer_decay,
+        weight_decay=weight_decay,
         spare=no_decay_norm_bias,
-    )  # fmt: skip
+    )
     _check(rates)
     found = fates(model, report)
     deep = depths([tensor.name for tensor in found.parameters])

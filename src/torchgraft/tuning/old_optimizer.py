@@ -88,9 +88,13 @@ def _state(
         groups = (tuple(sorted(fields, key=lambda who: (len(who), who))),)
     names = [str(name) for g in listed for name in g.get("param_names") or ()]
     return OldState(
-        network=path, prefix=prefix, fields=fields, numbers=facts.get("numbers") or {}, groups=groups,
+        network=path,
+        prefix=prefix,
+        fields=fields,
+        numbers=facts.get("numbers") or {},
+        groups=groups,
         names=tuple(names) if len(names) == sum(map(len, groups)) else (),
-    )  # fmt: skip
+    )
 
 
 def owners(old: OldState, parameters: Mapping[str, Shape], names: Sequence[str] | None) -> dict[str, str]:

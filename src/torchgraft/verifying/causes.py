@@ -42,15 +42,21 @@ def _modes(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     if bool(mine.settings.get("training")) != bool(other.settings.get("training")):
         modes = ["training" if op.settings.get("training") else "evaluation" for op in (mine, other)]
         yield Cause(
-            kind="mode", text=f"{_at(mine)} runs in {modes[0]} mode, in the source in {modes[1]} mode",
-            remedy="call eval() on the model, or on both", target=modes[0], source=modes[1], **_where(mine, other),
-        )  # fmt: skip
+            kind="mode",
+            text=f"{_at(mine)} runs in {modes[0]} mode, in the source in {modes[1]} mode",
+            remedy="call eval() on the model, or on both",
+            target=modes[0],
+            source=modes[1],
+            **_where(mine, other),
+        )
     for op, side in ((mine, "the model"), (other, "the source")):
         if family(op.name) == "dropout" and op.settings.get("train", True):
             yield Cause(
-                kind="mode", text=f"{side} applies dropout in {_at(op)}", remedy="call eval(), or set p to 0",
+                kind="mode",
+                text=f"{side} applies dropout in {_at(op)}",
+                remedy="call eval(), or set p to 0",
                 **_where(mine, other),
-            )  # fmt: skip
+            )
 
 
 def _arguments(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
@@ -63,10 +69,13 @@ def _arguments(matches: Matches, mine: Operation, other: Operation) -> Iterator[
         if family(a.name) == family(b.name) and (swap := _permuted(matches, a, b)):
             said = ", ".join(f"{name} of the model is {there} of the source" for name, there in swap)
             yield Cause(
-                kind="order", text=f"{_at(a)} takes its inputs in another order: {said}",
-                remedy="exchange the weights that make them, or the parts of the fused weight", **_where(a, b),
-                target=tuple(name for name, _ in swap), source=tuple(there for _, there in swap),
-            )  # fmt: skip
+                kind="order",
+                text=f"{_at(a)} takes its inputs in another order: {said}",
+                remedy="exchange the weights that make them, or the parts of the fused weight",
+                **_where(a, b),
+                target=tuple(name for name, _ in swap),
+                source=tuple(there for _, there in swap),
+            )
             return
         pairs.extend(_makers(matches, a, b))
 
@@ -118,10 +127,13 @@ def _heads(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
         ours, theirs = _heads_of(a), _heads_of(b)
         if ours != theirs and (a[-1] * ours == b[-1] * theirs or _size(a) == _size(b)):
             yield Cause(
-                kind="heads", text=f"{_at(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
-                remedy="build the model with the source's number of heads", target=ours, source=theirs,
+                kind="heads",
+                text=f"{_at(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
+                remedy="build the model with the source's number of heads",
+                target=ours,
+                source=theirs,
                 **_where(mine, other),
-            )  # fmt: skip
+            )
             return
 
 
@@ -144,18 +156,26 @@ def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     if kind == "activation" and (mine.name.rstrip("_") != other.name.rstrip("_") or _differing(mine, other)):
         names = [_signature(op) for op in (mine, other)]
         yield Cause(
-            kind="activation", text=f"{_at(mine)} applies {names[0]}, the source {names[1]}",
-            remedy=f"build the model with {names[1]}", target=names[0], source=names[1], **_where(mine, other),
-        )  # fmt: skip
+            kind="activation",
+            text=f"{_at(mine)} applies {names[0]}, the source {names[1]}",
+            remedy=f"build the model with {names[1]}",
+            target=names[0],
+            source=names[1],
+            **_where(mine, other),
+        )
         return
     for name, (a, b) in _differing(mine, other).items():
         sort = {"padding": "padding", "pad": "padding", "scale": "scale"}.get(name, "setting")
         if kind == "product" and name == "other":
             sort = "scale"
         yield Cause(
-            kind=sort, text=f"{_at(mine)}: {name} is {a}, in the source {b}", target=a, source=b,
-            remedy=_remedy(mine, name, b), **_where(mine, other),
-        )  # fmt: skip
+            kind=sort,
+            text=f"{_at(mine)}: {name} is {a}, in the source {b}",
+            target=a,
+            source=b,
+            remedy=_remedy(mine, name, b),
+            **_where(mine, other),
+        )
 
 
 def _remedy(op: Operation, name: str, value: object) -> str:
@@ -164,8 +184,24 @@ def _remedy(op: Operation, name: str, value: object) -> str:
     return f"build the model with {name} {value}"
 
 
-_IDLE = frozenset({"momentum", "training", "train", "memory_format", "dtype", "layout", "device", "pin_memory",
-                   "implicit", "sparse", "scale_grad_by_freq", "attn_mask", "size", "dropout_p"})  # fmt: skip
+_IDLE = frozenset(
+    {
+        "momentum",
+        "training",
+        "train",
+        "memory_format",
+        "dtype",
+        "layout",
+        "device",
+        "pin_memory",
+        "implicit",
+        "sparse",
+        "scale_grad_by_freq",
+        "attn_mask",
+        "size",
+        "dropout_p",
+    }
+)
 
 
 def _differing(mine: Operation, other: Operation) -> dict[str, tuple[object, object]]:
@@ -181,8 +217,13 @@ def _alike(a: object, b: object) -> bool:
 
 
 def _signature(op: Operation) -> str:
-    values = [f"{k}={v}" for k, v in op.settings.items() if k in ("approximate", "negative_slope", "alpha", "min", "max",
-              "min_val", "max_val", "beta", "threshold", "lambd") and v is not None]  # fmt: skip
+    values = [
+        f"{k}={v}"
+        for k, v in op.settings.items()
+        if k
+        in ("approximate", "negative_slope", "alpha", "min", "max", "min_val", "max_val", "beta", "threshold", "lambd")
+        and v is not None
+    ]
     return op.name.rstrip("_") + (f"({', '.join(values)})" if values else "")
 
 
@@ -191,8 +232,11 @@ def _tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cau
     a, b = (_table(rec, op) for rec, op in ((matches.target, mine), (matches.source, other)))
     if a is None or b is None:
         return
-    rotary = any(word in f"{op.module} {op.kind} {' '.join(names)}".lower() for op, names in ((mine, a[1]), (other, b[1]))
-                 for word in ("rot", "rope", "inv_freq")) or {"cos", "sin"} & {*a[2], *b[2]}  # fmt: skip
+    rotary = any(
+        word in f"{op.module} {op.kind} {' '.join(names)}".lower()
+        for op, names in ((mine, a[1]), (other, b[1]))
+        for word in ("rot", "rope", "inv_freq")
+    ) or {"cos", "sin"} & {*a[2], *b[2]}
     bases = [_bases(rec, number) for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
     looks = [rec.values[number].fingerprint for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
     if looks[0] is None or looks[1] is None:
@@ -202,22 +246,32 @@ def _tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cau
     if looks[0].distance(looks[1]) <= 1e-5:
         if family(mine.name) in ("product", "sum") and mine.shapes and other.shapes:
             yield Cause(
-                kind=kind, text=f"{_at(mine)} uses a table of the same entries in another order",
-                remedy="use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k", **where,
-            )  # fmt: skip
+                kind=kind,
+                text=f"{_at(mine)} uses a table of the same entries in another order",
+                remedy="use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k",
+                **where,
+            )
         return
     if bases[0] and bases[1] and bases[0] != bases[1]:
         text = f"{_at(mine)} uses a table made with base {_listed(bases[0])}, the source one with {_listed(bases[1])}"
         yield Cause(
-            kind=kind, text=text, target=bases[0], source=bases[1],
-            remedy=f"build the model with base {_listed(bases[1])}", **where,
-        )  # fmt: skip
+            kind=kind,
+            text=text,
+            target=bases[0],
+            source=bases[1],
+            remedy=f"build the model with base {_listed(bases[1])}",
+            **where,
+        )
         return
     names = [", ".join(names) or "a computed table" for _, names, _ in (a, b)]
     yield Cause(
-        kind=kind, text=f"{_at(mine)} uses {names[0]}, whose values differ from {names[1]} of the source",
-        remedy="build both with the same settings, or copy the table by hand", target=names[0], source=names[1], **where,
-    )  # fmt: skip
+        kind=kind,
+        text=f"{_at(mine)} uses {names[0]}, whose values differ from {names[1]} of the source",
+        remedy="build both with the same settings, or copy the table by hand",
+        target=names[0],
+        source=names[1],
+        **where,
+    )
 
 
 def _table(recording: Recording, op: Operation) -> tuple[int, list[str], set[str]] | None:
@@ -266,34 +320,42 @@ def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[
         side = "the model" if kinds[0] == "padding" else "the source"
         padding = (mine if kinds[0] == "padding" else other).settings.get("pad")
         yield Cause(
-            kind="padding", text=f"{side} pads by {padding} before {_at(other if kinds[0] == 'padding' else mine)}",
-            remedy="build the model with the source's padding (TensorFlow's `same` pads one side more)", **where,
+            kind="padding",
+            text=f"{side} pads by {padding} before {_at(other if kinds[0] == 'padding' else mine)}",
+            remedy="build the model with the source's padding (TensorFlow's `same` pads one side more)",
+            **where,
             target=mine.settings.get("padding", mine.settings.get("pad")),
             source=other.settings.get("padding", other.settings.get("pad")),
-        )  # fmt: skip
+        )
         return
     if kinds[0] != kinds[1]:
         yield Cause(
-            kind="structure", text=f"at this place the model runs {_at(mine)}, the source {_at(other)}",
+            kind="structure",
+            text=f"at this place the model runs {_at(mine)}, the source {_at(other)}",
             remedy="compare how the two are built: a step is missing, added, or in another place",
-            target=kinds[0], source=kinds[1], **where,
-        )  # fmt: skip
+            target=kinds[0],
+            source=kinds[1],
+            **where,
+        )
         return
     if family(mine.name) == "pick" and mine.settings != other.settings:
         yield Cause(
-            kind="order", text=f"{_at(mine)} picks {_plainly(mine)}, the source {_plainly(other)}",
+            kind="order",
+            text=f"{_at(mine)} picks {_plainly(mine)}, the source {_plainly(other)}",
             remedy="the parts are laid out in another order: check heads, parts of fused weights, and rotary pairs",
             **where,
-        )  # fmt: skip
+        )
         return
     live = [
         [n for n in op.inputs if rec.values[n].live] for op, rec in ((mine, matches.target), (other, matches.source))
     ]
     if any(n in matches.found and not set(matches.found[n]) & set(live[1]) for n in live[0]):
         yield Cause(
-            kind="structure", text=f"{_at(mine)} works on another value than {_at(other)} of the source",
-            remedy="compare the order of layers: the step stands in another place", **where,
-        )  # fmt: skip
+            kind="structure",
+            text=f"{_at(mine)} works on another value than {_at(other)} of the source",
+            remedy="compare the order of layers: the step stands in another place",
+            **where,
+        )
 
 
 def _plainly(op: Operation) -> str:
@@ -304,14 +366,18 @@ def _alone(matches: Matches, parting: Parting) -> Cause:
     if parting.target is not None:
         mine = matches.target.operations[parting.target]
         return Cause(
-            kind="structure", text=f"the model does {_at(mine)}, which the source has nothing like", module=mine.module,
+            kind="structure",
+            text=f"the model does {_at(mine)}, which the source has nothing like",
+            module=mine.module,
             remedy="compare how the two are built",
-        )  # fmt: skip
+        )
     other = matches.source.operations[parting.source or 0]
     return Cause(
-        kind="structure", text=f"the source does {_at(other)}, which the model leaves out", source_module=other.module,
+        kind="structure",
+        text=f"the source does {_at(other)}, which the model leaves out",
+        source_module=other.module,
         remedy="compare how the two are built",
-    )  # fmt: skip
+    )
 
 
 def _at(op: Operation) -> str:

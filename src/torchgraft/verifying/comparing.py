@@ -51,8 +51,12 @@ def paired(
             "source_inputs= that run each model and return what belongs together"
         )
     used = ({s for s, _ in pairs}, {t for _, t in pairs})
-    left = [f"{side}'s {name}" for side, names, done in
-            (("the source", source, used[0]), ("the model", target, used[1])) for name in names if name not in done]  # fmt: skip
+    left = [
+        f"{side}'s {name}"
+        for side, names, done in (("the source", source, used[0]), ("the model", target, used[1]))
+        for name in names
+        if name not in done
+    ]
     return tuple(pairs), ((f"outputs without a counterpart, not compared: {', '.join(left)}",) if left else ())
 
 
@@ -71,9 +75,14 @@ def compared(pair: tuple[str, str], source: torch.Tensor, target: torch.Tensor, 
     """Return how far one output of the target is from that of the source."""
     greatest, relative = distance(source, target)
     return OutputComparison(
-        source=pair[0], target=pair[1], source_shape=tuple(source.shape), target_shape=tuple(target.shape),
-        greatest=greatest, relative=relative, passed=relative <= tolerance,
-    )  # fmt: skip
+        source=pair[0],
+        target=pair[1],
+        source_shape=tuple(source.shape),
+        target_shape=tuple(target.shape),
+        greatest=greatest,
+        relative=relative,
+        passed=relative <= tolerance,
+    )
 
 
 def distance(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:

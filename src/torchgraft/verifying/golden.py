@@ -126,19 +126,28 @@ def _plain(recording: Recording) -> dict[str, Any]:
 def _recording(data: Mapping[str, Any]) -> Recording:
     operations = tuple(
         Operation(
-            name=name, module=module, kind=kind, settings={k: _tupled(v) for k, v in settings.items()},
-            arguments=tuple(arguments), inputs=tuple(inputs), shapes=_tupled(shapes), outputs=tuple(outputs),
+            name=name,
+            module=module,
+            kind=kind,
+            settings={k: _tupled(v) for k, v in settings.items()},
+            arguments=tuple(arguments),
+            inputs=tuple(inputs),
+            shapes=_tupled(shapes),
+            outputs=tuple(outputs),
             is_view=is_view,
         )
         for name, module, kind, settings, arguments, inputs, shapes, outputs, is_view in data["operations"]
-    )  # fmt: skip
+    )
     values = tuple(
         Value(
-            op=op, shape=tuple(shape), fingerprint=None if look is None else _look(look), weights=tuple(weights),
+            op=op,
+            shape=tuple(shape),
+            fingerprint=None if look is None else _look(look),
+            weights=tuple(weights),
             live=live,
         )
         for op, shape, look, weights, live in data["values"]
-    )  # fmt: skip
+    )
     outputs, random = tuple(data["outputs"]), tuple(data["random"])
     _check_numbers([*outputs, *(n for o in operations for n in (*o.inputs, *o.outputs))], 0, len(values))
     _check_numbers([*random, *(value.op for value in values)], -1, len(operations))

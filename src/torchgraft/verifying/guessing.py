@@ -70,8 +70,10 @@ def _pairs(source: nn.Module, target: nn.Module, guess: torch.Tensor) -> Iterato
 def _forms(model: nn.Module, x: torch.Tensor) -> Iterator[Any]:
     """Yield ways in which a model may take its main input."""
     names = list(inspect.signature(model.forward).parameters)
-    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-                 for p in inspect.signature(model.forward).parameters.values())  # fmt: skip
+    needed = sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in inspect.signature(model.forward).parameters.values()
+    )
     if needed <= 1:
         yield (x,)
     if x.dim() == 3:

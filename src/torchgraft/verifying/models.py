@@ -103,10 +103,17 @@ def verify_models(asked: Question) -> Verification:
     notes.extend(_plan_notes(asked))
     sums = last[1] if last else (0, 0)
     return Verification(
-        outputs=tuple(outputs), inputs=len(asked.pairs), tolerance=limit, divergence=divergence, causes=tuple(causes),
-        settings=alike.settings, operations=sums, matched=_matched(last[0]) if last else 0, notes=tuple(notes),
+        outputs=tuple(outputs),
+        inputs=len(asked.pairs),
+        tolerance=limit,
+        divergence=divergence,
+        causes=tuple(causes),
+        settings=alike.settings,
+        operations=sums,
+        matched=_matched(last[0]) if last else 0,
+        notes=tuple(notes),
         seconds=time.perf_counter() - start,
-    )  # fmt: skip
+    )
 
 
 def _outputs(source: Run, target: Run, limit: float) -> tuple[list[OutputComparison], tuple[str, ...]]:
@@ -205,13 +212,26 @@ def _from_settings(
 
 
 def _setting_cause(one: SettingDifference) -> Cause:
-    kinds = {"heads": "heads", "activation": "activation", "negative_slope": "activation", "approximate": "activation",
-             "scale": "scale", "normalize_before": "structure", "rotary base": "rotary", "padding": "padding", "padding_mode": "padding"}  # fmt: skip
+    kinds = {
+        "heads": "heads",
+        "activation": "activation",
+        "negative_slope": "activation",
+        "approximate": "activation",
+        "scale": "scale",
+        "normalize_before": "structure",
+        "rotary base": "rotary",
+        "padding": "padding",
+        "padding_mode": "padding",
+    }
     return Cause(
-        kind=kinds.get(one.name, "setting"), text=f"{one.module or 'the model itself'}: {one.name} is {one.target}, in the source {one.source}",
-        remedy=f"build the model with {one.name} {one.source}", module=one.module, source_module=one.source_module,
-        target=one.target, source=one.source,
-    )  # fmt: skip
+        kind=kinds.get(one.name, "setting"),
+        text=f"{one.module or 'the model itself'}: {one.name} is {one.target}, in the source {one.source}",
+        remedy=f"build the model with {one.name} {one.source}",
+        module=one.module,
+        source_module=one.source_module,
+        target=one.target,
+        source=one.source,
+    )
 
 
 def _site(recording: Recording, number: int | None) -> Site | None:
@@ -220,9 +240,15 @@ def _site(recording: Recording, number: int | None) -> Site | None:
     op = recording.operations[number]
     weights = tuple(dict.fromkeys(name for n in op.inputs for name in recording.values[n].weights))
     return Site(
-        number=number, total=len(recording.operations), name=op.name, module=op.module, kind=op.kind, weights=weights,
-        shapes=op.shapes, settings=op.settings,
-    )  # fmt: skip
+        number=number,
+        total=len(recording.operations),
+        name=op.name,
+        module=op.module,
+        kind=op.kind,
+        weights=weights,
+        shapes=op.shapes,
+        settings=op.settings,
+    )
 
 
 def _matched(matches: Matches) -> int:

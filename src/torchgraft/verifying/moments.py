@@ -127,7 +127,15 @@ class _Sums:
         if not isfinite(mean):
             mean = self.least / 2 + self.greatest / 2
         return Moments(
-            numel=numel, odd=self.odd, least=self.least, greatest=self.greatest, mean=mean,
-            std=sqrt(variance), kurtosis=central / (variance * variance) if variance > 0 else 0.0, below=self.below, rows=rows,
-            zero_rows=self.zero_rows, even_rows=self.even_rows,
-        )  # fmt: skip
+            numel=numel,
+            odd=self.odd,
+            least=self.least,
+            greatest=self.greatest,
+            mean=mean,
+            std=sqrt(variance),
+            kurtosis=central / (variance * variance) if variance > 0 else 0.0,
+            below=self.below,
+            rows=rows,
+            zero_rows=self.zero_rows,
+            even_rows=self.even_rows,
+        )

@@ -63,16 +63,24 @@ class Planned:
         plan = f"the plan says {fed}" + (f" ({words})" if (words := step.words()) else "")
         kind, fact = self._relation(step, expected, actual)
         return Cause(
-            kind=kind, text=f"{name} {fact}; {plan}", remedy="load again by the plan, or correct the plan with rename=",
-            module=step.slot.owner, source_module=_owner(step), target=name, source=fed,
-        )  # fmt: skip
+            kind=kind,
+            text=f"{name} {fact}; {plan}",
+            remedy="load again by the plan, or correct the plan with rename=",
+            module=step.slot.owner,
+            source_module=_owner(step),
+            target=name,
+            source=fed,
+        )
 
     def _unfilled(self, step: Step) -> Cause:
         name = step.slot.name
         return Cause(
-            kind="not filled", text=f"{name} was not filled: {step.why.text}", module=step.slot.owner, target=name,
+            kind="not filled",
+            text=f"{name} was not filled: {step.why.text}",
+            module=step.slot.owner,
+            target=name,
             remedy=f"name its source with rename=, or give {name} its value by hand",
-        )  # fmt: skip
+        )
 
     def _relation(self, step: Step, expected: torch.Tensor, actual: torch.Tensor) -> tuple[str, str]:
         import torch

@@ -20,9 +20,15 @@ EMPTY = Plan(steps=())
 
 
 def question(  # noqa: PLR0913  # the arguments of verify()
-    model: nn.Module, source_model: nn.Module, inputs: object, *, source_inputs: object, plan: Plan | Report,
-    tolerance: float | None, mode: str,
-) -> Question:  # fmt: skip
+    model: nn.Module,
+    source_model: nn.Module,
+    inputs: object,
+    *,
+    source_inputs: object,
+    plan: Plan | Report,
+    tolerance: float | None,
+    mode: str,
+) -> Question:
     """Return the checked question.
 
     Raises:
@@ -33,9 +39,13 @@ def question(  # noqa: PLR0913  # the arguments of verify()
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"tolerance={tolerance!r}: use a number of at least 0, such as 1e-4")
     return Question(
-        model=model, source=source_model, plan=plan.plan if isinstance(plan, Report) else plan,
-        pairs=input_pairs(inputs, source_inputs), tolerance=tolerance, evaluating=evaluating,
-    )  # fmt: skip
+        model=model,
+        source=source_model,
+        plan=plan.plan if isinstance(plan, Report) else plan,
+        pairs=input_pairs(inputs, source_inputs),
+        tolerance=tolerance,
+        evaluating=evaluating,
+    )
 
 
 def golden_question(  # the arguments of verify()
@@ -57,9 +67,15 @@ def golden_question(  # the arguments of verify()
     checked_models(model, model)
     given = plan.plan if isinstance(plan, Report) else plan
     return Question(
-        model=model, source=None, plan=given or EMPTY, pairs=tuple((None, one) for one in inputs_of(recorded, inputs)),
-        recorded=recorded.runs, tolerance=tolerance, evaluating=checked_mode(mode), stated=False,
-    )  # fmt: skip
+        model=model,
+        source=None,
+        plan=given or EMPTY,
+        pairs=tuple((None, one) for one in inputs_of(recorded, inputs)),
+        recorded=recorded.runs,
+        tolerance=tolerance,
+        evaluating=checked_mode(mode),
+        stated=False,
+    )
 
 
 def checked_mode(mode: str) -> bool:

@@ -41,7 +41,10 @@ def with_bases(cause: Cause, model: Mapping[str, torch.Tensor], source: Mapping[
     if None in bases or bases[0] == bases[1]:
         return cause
     return replace(
-        cause, target=bases[0], source=bases[1], remedy=f"build the model with base {bases[1]:g}",
+        cause,
+        target=bases[0],
+        source=bases[1],
+        remedy=f"build the model with base {bases[1]:g}",
         text=f"{cause.target} is a table of rotary frequencies of base {bases[0]:g}, {cause.source} of the source one of "
         f"base {bases[1]:g}",
-    )  # fmt: skip
+    )

@@ -87,8 +87,14 @@ _ACTIVATIONS = frozenset(
     ]
 )
 # Other names of the same function.
-_ALIASES = {"SiLUActivation": "SiLU", "Swish": "SiLU", "HardSwish": "Hardswish", "HardSigmoid": "Hardsigmoid",
-            "GELUActivation": "GELU", "QuickGELUActivation": "QuickGELU"}  # fmt: skip
+_ALIASES = {
+    "SiLUActivation": "SiLU",
+    "Swish": "SiLU",
+    "HardSwish": "Hardswish",
+    "HardSigmoid": "Hardsigmoid",
+    "GELUActivation": "GELU",
+    "QuickGELUActivation": "QuickGELU",
+}
 
 
 class ModulePair(NamedTuple):
@@ -161,9 +167,13 @@ def _compared(pair: ModulePair, target: nn.Module, source: nn.Module) -> Iterato
         mine, other = _said(target, spellings), _said(source, spellings)
         if mine is not None and other is not None and not _equal(mine, other):
             yield SettingDifference(
-                name=name, module=pair.target, source_module=pair.source, target=mine, source=other,
+                name=name,
+                module=pair.target,
+                source_module=pair.source,
+                target=mine,
+                source=other,
                 matters=name not in QUIET,
-            )  # fmt: skip
+            )
     kinds = [_ALIASES.get(type(m).__name__, type(m).__name__) for m in (target, source)]
     if kinds[0] != kinds[1] and all(k in _ACTIVATIONS for k in kinds):
         yield SettingDifference(
@@ -187,9 +197,12 @@ def _same_class(pair: ModulePair, target: nn.Module, source: nn.Module) -> Itera
                 )
         elif _is_function(value) and _is_function(other[name]) and _function(value) != _function(other[name]):
             yield SettingDifference(
-                name=name, module=pair.target, source_module=pair.source, target=_function(value),
+                name=name,
+                module=pair.target,
+                source_module=pair.source,
+                target=_function(value),
                 source=_function(other[name]),
-            )  # fmt: skip
+            )
 
 
 def _said(module: nn.Module, spellings: tuple[str, ...]) -> object:

@@ -94,10 +94,13 @@ def content_of(source: Source, network: Network, kind: str, dtype: DType | None)
     taken = frozenset(names)
     gone = {"versions", DIGESTS, *OWN, *OF_THE_FILE, *shared}
     content = Content(
-        items=[changed.get(item.name, item) for item in items], names=[*names, *others], shared=shared, others=others,
+        items=[changed.get(item.name, item) for item in items],
+        names=[*names, *others],
+        shared=shared,
+        others=others,
         versions=mine if isinstance(mine, dict) else None,
         facts={_free(k, taken): v for k, v in facts.items() if k not in gone},
-    )  # fmt: skip
+    )
     return Converted(content=content, cast=len(changed), notes=tuple(_notes(facts, small)))
 
 

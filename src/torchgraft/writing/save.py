@@ -104,10 +104,13 @@ def _written(
     _check(tensors, metadata)
     stored, shared = _without_duplicates(tensors)
     content = Content(
-        items=[of_tensor(name, tensor) for name, tensor in stored.items()], names=list(state), shared=shared,
+        items=[of_tensor(name, tensor) for name, tensor in stored.items()],
+        names=list(state),
+        shared=shared,
         others={name: value for name, value in state.items() if name not in tensors},
-        versions=getattr(state, "_metadata", None), facts=metadata,
-    )  # fmt: skip
+        versions=getattr(state, "_metadata", None),
+        facts=metadata,
+    )
     return write(path, kind, content, shard_size=shard_size, progress=progress)
 
 

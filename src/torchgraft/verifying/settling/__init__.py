@@ -53,9 +53,12 @@ def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
                 again = record_run(trial.model, mine)
             worst = max(worst, search.measure(theirs, again).relative)
     proof = Proof(
-        inputs=len(trial.sources), relative=worst, tolerance=search.limit, passed=worst <= search.limit,
+        inputs=len(trial.sources),
+        relative=worst,
+        tolerance=search.limit,
+        passed=worst <= search.limit,
         reason="" if worst <= search.limit else search.reason,
-    )  # fmt: skip
+    )
     return _concluded(plan, search, used, proof)
 
 
@@ -146,10 +149,16 @@ class Search:
     def _guided(self) -> Guidance:
         """Run the target with weights chosen on the way; keep what was chosen."""
         guidance = Guidance(
-            source=self._source.recording, uses=self._uses, steps=self.steps, keys=self._trial.keys,
-            target_uses=Uses(self.target.recording) if self.target else None, shapes=self._shapes,
-            network=self._plan.network, floor=self._floor, hands=self._hands,
-        )  # fmt: skip
+            source=self._source.recording,
+            uses=self._uses,
+            steps=self.steps,
+            keys=self._trial.keys,
+            target_uses=Uses(self.target.recording) if self.target else None,
+            shapes=self._shapes,
+            network=self._plan.network,
+            floor=self._floor,
+            hands=self._hands,
+        )
         self._runs += 1
         with self._hands.interruptible():
             self.target = record_run(self._trial.model, self._trial.inputs[0], kind=partial(Guide, guidance=guidance))

@@ -47,9 +47,11 @@ def names_in_file(source_model: nn.Module, plan: Plan, source: Source) -> dict[s
         else:
             found.update(dict.fromkeys(step.slot.names, key))
     _expect_most(
-        found, missing, "source_model holds other values than the checkpoint",
+        found,
+        missing,
+        "source_model holds other values than the checkpoint",
         "fill it first, tg.load(source_model, checkpoint), so that its run shows what the weights do",
-    )  # fmt: skip
+    )
     return found
 
 
@@ -75,9 +77,11 @@ def names_recorded(weights: Mapping[str, Fingerprint], plan: Plan, source: Sourc
         else:
             found[name] = match
     _expect_most(
-        found, missing, "golden= was recorded with other values than the checkpoint has",
+        found,
+        missing,
+        "golden= was recorded with other values than the checkpoint has",
         "record a model that holds the checkpoint",
-    )  # fmt: skip
+    )
     return found
 
 

@@ -48,10 +48,13 @@ def prove_parts(plan: Plan, source: Source, trial: Trial) -> Plan:
             if step.feeds or step.ops:
                 hands.fill(step)
         proving = Parts(
-            model=trial.model, origin=trial.origin, steps=plan.by_slot, keys=trial.keys,
+            model=trial.model,
+            origin=trial.origin,
+            steps=plan.by_slot,
+            keys=trial.keys,
             shapes={key: spec.shape for key, spec in plan.source_specs.items()},
             measure=Measure(FLOORS[kind], proof.tolerance),
-        )  # fmt: skip
+        )
         with hands.interruptible():
             for mine, theirs in zip(trial.inputs, trial.source_inputs, strict=True):
                 proving.in_place(mine, theirs)
@@ -152,9 +155,13 @@ class Parts:
                 self.left -= slots
                 if slots:
                     part = Part(
-                        module=_joined(path, one.module), source_module=_joined(source_path, one.source_module),
-                        slots=tuple(sorted(slots)), relative=one.relative, apart=apart, root=source_path if apart else "",
-                    )  # fmt: skip
+                        module=_joined(path, one.module),
+                        source_module=_joined(source_path, one.source_module),
+                        slots=tuple(sorted(slots)),
+                        relative=one.relative,
+                        apart=apart,
+                        root=source_path if apart else "",
+                    )
                     self.parts.append(part)
 
         note(agreements(ran, wanted))

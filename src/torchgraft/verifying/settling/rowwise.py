@@ -101,9 +101,11 @@ def _does_the_same(runs: Runs, operation: Operation, other: Operation) -> bool:
     mine = [n for n in operation.inputs if target.values[n].live]
     theirs = [n for n in other.inputs if source.values[n].live]
     return (
-        bool(mine) and len(mine) == len(theirs) and family(operation.name) == family(other.name)
+        bool(mine)
+        and len(mine) == len(theirs)
+        and family(operation.name) == family(other.name)
         and all(b in found.get(a, ()) for a, b in zip(mine, theirs, strict=True))
-    )  # fmt: skip
+    )
 
 
 def _apart(mine: torch.Tensor, theirs: torch.Tensor, pick: Picked) -> float | None:
@@ -115,6 +117,8 @@ def _apart(mine: torch.Tensor, theirs: torch.Tensor, pick: Picked) -> float | No
     ]
     if not axes:
         return None
-    rows, sources = (torch.tensor(numbers, dtype=torch.long, device=value.device)
-                     for numbers, value in ((pick.rows, mine), (pick.sources, theirs)))  # fmt: skip
+    rows, sources = (
+        torch.tensor(numbers, dtype=torch.long, device=value.device)
+        for numbers, value in ((pick.rows, mine), (pick.sources, theirs))
+    )
     return distance(theirs.index_select(axes[-1], sources), mine.index_select(axes[-1], rows))[1]

@@ -153,10 +153,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         path, kind = self._where.now
         self._operations.append(
             Operation(
-                name=name, module=path, kind=kind, settings=settings, arguments=tuple(arguments), inputs=tuple(inputs),
-                shapes=shapes, outputs=tuple(numbers), is_view=name in _VIEWS,
+                name=name,
+                module=path,
+                kind=kind,
+                settings=settings,
+                arguments=tuple(arguments),
+                inputs=tuple(inputs),
+                shapes=shapes,
+                outputs=tuple(numbers),
+                is_view=name in _VIEWS,
             )
-        )  # fmt: skip
+        )
         return out
 
     def _execute(self, call: Call) -> Any:
@@ -167,9 +174,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return what was seen; `outputs` are the tensors that the model returned."""
         numbers = tuple(self._value_of(t) for t in outputs)
         return Recording(
-            operations=tuple(self._operations), values=tuple(self._values), outputs=numbers, training=tuple(training),
-            random=tuple(self._random), failure=failure,
-        )  # fmt: skip
+            operations=tuple(self._operations),
+            values=tuple(self._values),
+            outputs=numbers,
+            training=tuple(training),
+            random=tuple(self._random),
+            failure=failure,
+        )
 
     def _is_same(self, name: str, tensors: list[Any], outs: list[Any], *, mutable: bool) -> bool:
         if name not in _SAME or mutable or len(outs) != 1 or not tensors:
