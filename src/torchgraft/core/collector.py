@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 # Fewer new objects than this are left to the collector: looking at them takes a few milliseconds.
 _MANY = 50_000
-# After so many objects that went past it, the collector looks at everything once: cycles among them are freed then.
+# After so many objects that went past it, in so many pauses (those of one large job are all in use), the collector
+# looks at everything once: cycles among them are freed then.
 _UNSEEN_AT_MOST = 2_000_000
-_unseen = 0
+_PAUSES = 16
+_unseen: list[int] = []
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def collector_paused() -> Iterator[None]:
 
     Where many were made, they go to the oldest generation at the end, through a freeze that is undone at once (unless
     somebody else has frozen something): else the next allocation would have the collector look at all of them. Such
-    objects don't count towards its next full round, so that round is made here, after two millions of them.
+    objects don't count towards its next full round, so that round is made here, after some pauses and two millions of objects.
     """
     running = gc.isenabled()
     gc.disable()
@@ -37,10 +39,9 @@ def collector_paused() -> Iterator[None]:
 
 
 def _age(made: int) -> None:
-    global _unseen  # noqa: PLW0603  the collector is one for the whole process, and so is this count
     gc.freeze()
     gc.unfreeze()
-    _unseen += made
-    if _unseen > _UNSEEN_AT_MOST:
+    _unseen.append(made)
+    if len(_unseen) >= _PAUSES and sum(_unseen) > _UNSEEN_AT_MOST:
         gc.collect()
-        _unseen = 0
+        _unseen.clear()
