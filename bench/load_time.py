@@ -30,9 +30,9 @@ from torch import nn
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
-import decoder  # noqa: E402
-from load_ways import CASES, MODELS, PREPARED, WAYS, ours, torch_mapped, write  # noqa: E402
-from picture import bars  # noqa: E402
+import decoder
+from load_ways import CASES, MODELS, PREPARED, WAYS, ours, torch_mapped, write
+from picture import bars
 
 
 def warm_up(way, folder):

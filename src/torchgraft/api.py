@@ -22,14 +22,16 @@ from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Unpack
 
     from torch import nn
 
     from torchgraft.asked import Asked
     from torchgraft.core.diff import Diff
+    from torchgraft.core.match import Matching
     from torchgraft.core.specs import Network, Source, Target
+    from torchgraft.matching.select import Choice
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
 
@@ -72,12 +74,20 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
         views=views,
     )
     plan = adapt(matching, target, specs, brief)
-    objections = plan.objections
-    rivals = (*choice.rivals, *matching.rivals)
-    if rivals:
-        mine = (choice.network.path if choice.rivals else matching.chosen) or "top level"
-        text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
-        objections = (Objection("container", text, (mine, *rivals)), *objections)
+    notes = tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n)
+    return replace(
+        plan,
+        objections=(*_several(choice, matching), *plan.objections),
+        notes=notes,
+        origin=source.origin,
+        format=source.format,
+        seconds=time.perf_counter() - start,
+        renderers=PLAN_RENDERERS,
+    )
+
+
+def _several(choice: Choice, matching: Matching) -> Iterator[Objection]:
+    """Yield that several parts of the model, or several networks of the file, fit equally."""
     if matching.homes:
         first = matching.homes[0]
         text = (
@@ -85,17 +95,12 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
             f"{', '.join(map(repr, matching.homes))}; fill all of them with fan_out={{{matching.chosen!r}: "
             f"[...]}}, or name one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
         )
-        objections = (Objection("container", text, matching.homes), *objections)
-    notes = tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n)
-    return replace(
-        plan,
-        objections=objections,
-        notes=notes,
-        origin=source.origin,
-        format=source.format,
-        seconds=time.perf_counter() - start,
-        renderers=PLAN_RENDERERS,
-    )
+        yield Objection("container", text, matching.homes)
+    rivals = (*choice.rivals, *matching.rivals)
+    if rivals:
+        mine = (choice.network.path if choice.rivals else matching.chosen) or "top level"
+        text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
+        yield Objection("container", text, (mine, *rivals))
 
 
 def inspect(
@@ -256,7 +261,7 @@ def load(  # what, and how
             decide = partial(_kept, plan, source, target, asked)
         made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
-        fill = partial(apply, model, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]
+        fill = partial(apply, model, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]  # device: as torch takes it
         done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds,

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from corpus_tools import (
     SIX,
+    C,
     Case,
+    L,
+    N,
     Record,
+    U,
     W,
     archive,
     call,
@@ -40,7 +44,6 @@ from corpus_tools import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-C, U, N, L = "Corrupt", "Unsafe", "Unsupported", "Limit"
 # Python's hash of a whole number is its rest after division by this one: all multiples of it meet in a dictionary.
 MODULUS = (1 << 61) - 1
 

@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 from corpus_tools import (
     RAN,
     SIX,
+    C,
     Case,
+    L,
     Link,
+    N,
     Record,
+    U,
     archive,
     entry,
     fact,
@@ -34,7 +38,6 @@ from corpus_tools import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-C, U, N, L = "Corrupt", "Unsafe", "Unsupported", "Limit"
 GOOD = safetensors({"w": entry()})
 TWICE = (
     '{"w":{"dtype":"F32","shape":[6],"data_offsets":[0,24]},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'

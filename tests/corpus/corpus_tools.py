@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RAN = "ran"
+# The classes of errors, by the beginnings of their names.
+C, U, N, L = "Corrupt", "Unsafe", "Unsupported", "Limit"
 SIX = struct.pack("<6f", 0, 1, 2, 3, 4, 5)
 
 # -- pickles: each function returns the opcodes that push one value

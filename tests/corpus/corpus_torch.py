@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 from corpus_tools import (
     SIX,
+    C,
     Case,
+    L,
+    N,
     Record,
+    U,
     W,
     archive,
     call,
@@ -31,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GOOD = torch_zip()
-C, U, N, L = "Corrupt", "Unsafe", "Unsupported", "Limit"
 
 
 def swapped(**lies) -> bytes:

@@ -2,18 +2,11 @@
 
 import pytest
 import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
 from torchgraft.matching.attentions import read_attentions
-
-
-def filled(model):
-    """Return the model with random values in every tensor."""
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            value.normal_()
-    return model
 
 
 def attention():

@@ -2,20 +2,13 @@
 
 import pytest
 import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
 
 DEPTH = 3
-
-
-def distinct(model):
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            if value.is_floating_point():
-                value.normal_()
-    return model
 
 
 def blocks():
@@ -43,7 +36,7 @@ def lists(*, twins=False):
 @pytest.mark.parametrize("turned", [False, True])
 def test_members_of_one_number_are_a_block(turned):
     source, target = (lists(), blocks()) if turned else (blocks(), lists())
-    tg.load(target, distinct(source).state_dict(), on_doubt="take")
+    tg.load(target, filled(source).state_dict(), on_doubt="take")
     one, many = (source, target) if turned else (target, source)
     for at in range(DEPTH):
         for name, place in (("wide", 0), ("norms", 1), ("narrow", 2)):
@@ -51,7 +44,7 @@ def test_members_of_one_number_are_a_block(turned):
 
 
 def test_lists_of_the_same_names_stay_lists():
-    source, target = distinct(lists()), lists()
+    source, target = filled(lists()), lists()
     plan = tg.plan(target, {f"net.{key}": value for key, value in source.state_dict().items()})
     assert all(
         step.feeds[0].key == f"net.{step.slot.name}" and step.certainty is Certainty.CERTAIN for step in plan.steps
@@ -59,7 +52,7 @@ def test_lists_of_the_same_names_stay_lists():
 
 
 def test_what_only_the_lists_have_is_not_filled_for_sure():
-    plan = tg.plan(lists(twins=True), distinct(blocks()).state_dict(), on_doubt="take")
+    plan = tg.plan(lists(twins=True), filled(blocks()).state_dict(), on_doubt="take")
     for step in plan.steps:
         if step.slot.name.startswith(("norms", "more")) and step.feeds:
             assert step.certainty is not Certainty.CERTAIN
@@ -85,7 +78,7 @@ def test_lists_of_modules_side_by_side_are_blocks_too(turned):
               "norm_layers_2": lambda: nn.LayerNorm(6)}  # fmt: skip
     one = nn.ModuleDict({name: nn.ModuleList(make() for _ in range(DEPTH)) for name, make in makers.items()})
     source, target = (one, many) if turned else (many, one)
-    tg.load(target, distinct(source).state_dict(), on_doubt="take")
+    tg.load(target, filled(source).state_dict(), on_doubt="take")
     for at, block in enumerate(many):
         for mine, other in zip(makers, block.values(), strict=True):
             pairs = zip(one[mine][at].parameters(), other.parameters(), strict=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
@@ -10,15 +11,6 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.siblings import kept_whole
 from torchgraft.matching.units import group
-
-
-def filled(model):
-    """Return the model with random values in every tensor."""
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            if value.is_floating_point():
-                value.normal_()
-    return model
 
 
 def layer(width, out, size=1):

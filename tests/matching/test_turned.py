@@ -3,19 +3,10 @@
 from itertools import pairwise
 
 import pytest
-import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
-
-
-def filled(model):
-    """Return the model with random values in every tensor."""
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            if value.is_floating_point():
-                value.normal_()
-    return model
 
 
 def step(width, out, names):

@@ -73,8 +73,8 @@ def _arguments(kwargs: str | None) -> dict[str, Any]:
 def _callable(model: str) -> Any:
     """Import what `module:name` says; modules in the present folder are found, as by `python -m`."""
     home, _, name = model.partition(":")
-    if os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         found = import_module(home)
         for part in name.split("."):

@@ -65,12 +65,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             os.fsync(file.fileno())
             if fcntl is not None:  # the lock that closing gives up keeps sweeps away until the file has its name
-                os.replace(temporary, final)  # noqa: PTH105  # the path must stay as it was resolved
+                os.replace(temporary, final)  # the path must stay as it was resolved
         if fcntl is None:  # pragma: no cover  Windows, where an open file can't be renamed
-            os.replace(temporary, final)  # noqa: PTH105
+            os.replace(temporary, final)
     except BaseException as error:
         with suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
+            os.unlink(temporary)
         if isinstance(error, OSError):
             raise _refused(shown, error) from error
         raise
@@ -140,10 +140,10 @@ def sweep(folder: str, name: str) -> None:
     A writer holds a lock on its hidden file as long as it lives, so a file that can be locked has lost its writer.
     """
     with suppress(OSError):
-        for entry in os.listdir(folder or "."):  # noqa: PTH208
+        for entry in os.listdir(folder or "."):
             match = _PART.fullmatch(entry)
             if match and match[1].startswith(_short(name)):
-                _remove_if_dead(os.path.join(folder, entry))  # noqa: PTH118
+                _remove_if_dead(os.path.join(folder, entry))
 
 
 def _remove_if_dead(path: str) -> None:
@@ -160,16 +160,16 @@ def _remove_if_dead(path: str) -> None:
 
 
 def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
 
 
 def _mode_of(final: str, shown: str) -> int | None:
     """Return the permissions of the file that is to be replaced, None where there is none."""
     try:
-        facts = os.stat(final)  # noqa: PTH116
+        facts = os.stat(final)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(facts.st_mode):
@@ -189,7 +189,7 @@ def _open_beside(folder: str, name: str) -> tuple[str, int]:
     """Create a hidden file in `folder` and lock it; return its path and descriptor."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     while True:
-        temporary = os.path.join(folder, _hidden_name(name))  # noqa: PTH118
+        temporary = os.path.join(folder, _hidden_name(name))
         handle = os.open(temporary, flags, 0o666)
         if _hold(handle):
             return temporary, handle
@@ -223,15 +223,15 @@ def hidden_folder(final: str, shown: str) -> Iterator[str]:
 
 def _folder_beside(folder: str, name: str) -> tuple[str, int | None]:
     while True:
-        part = os.path.join(folder, _hidden_name(name))  # noqa: PTH118
-        os.mkdir(part)  # noqa: PTH102
+        part = os.path.join(folder, _hidden_name(name))
+        os.mkdir(part)
         if fcntl is None:  # pragma: no cover
             return part, None
         try:
             handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:  # a sweep came first
             continue
-        if _hold(handle) and os.path.isdir(part):  # noqa: PTH112  # on some file systems a removed folder keeps its links
+        if _hold(handle) and os.path.isdir(part):  # on some file systems a removed folder keeps its links
             return part, handle
         os.close(handle)
 

@@ -18,9 +18,9 @@ def read_json(path: str | os.PathLike[str], largest: int, noun: str) -> Any:
     """
     shown = printable(os.fsdecode(path))
     try:
-        if os.path.getsize(path) > largest:  # noqa: PTH202
+        if os.path.getsize(path) > largest:
             raise CheckpointError(f"{shown} has more than {largest >> 20} MiB, which no {noun} needs")
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        with open(path, encoding="utf-8") as file:
             return json.load(file)
     except OSError as error:
         raise CheckpointError(f"{shown} can't be read: {error.strerror or error}") from error

@@ -44,7 +44,7 @@ def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Cont
     Raises:
         CheckpointError: its table is missing or broken, or doesn't fit the files.
     """
-    names = os.listdir(folder)  # noqa: PTH208
+    names = os.listdir(folder)
     if ".metadata" not in names:
         hint = "; .metadata.tmp is there: the save was cut short" if ".metadata.tmp" in names else ""
         raise CorruptCheckpointError(f"{shown(folder)}: a distributed checkpoint whose .metadata is missing{hint}")

@@ -45,7 +45,7 @@ class CheckpointFile:
         """Open the file that was looked at before: opening a device can act. One that was replaced is looked at again."""
         for _ in range(TRIES):
             try:
-                before = os.stat(self.path)  # noqa: PTH116
+                before = os.stat(self.path)
                 if not stat.S_ISREG(before.st_mode):
                     raise CorruptCheckpointError(f"{self}: not a regular file")
                 self.fd = opener(flags)
@@ -60,7 +60,7 @@ class CheckpointFile:
     def is_replaced(self) -> bool:
         """Whether another file stands at its path now."""
         try:
-            facts = os.stat(self.path)  # noqa: PTH116
+            facts = os.stat(self.path)
         except OSError:
             return True
         return (facts.st_size, facts.st_mtime_ns) != self.stamp

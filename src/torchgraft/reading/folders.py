@@ -79,19 +79,19 @@ def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
 
 def _opened(path: str, files: list[CheckpointFile]) -> tuple[Contents, list[CheckpointFile]]:
     with ExitStack() as stack:
-        contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)  # noqa: PTH112
-        beside = os.path.join(os.path.dirname(path), "adapter_config.json")  # noqa: PTH118, PTH120
-        if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):  # noqa: PTH113, PTH119
+        contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)
+        beside = os.path.join(os.path.dirname(path), "adapter_config.json")
+        if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):
             _note_config(beside, contents, stack)
         stack.pop_all()
         return contents, files
 
 
 def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
-    if os.path.basename(path) == ".metadata":  # noqa: PTH119
+    if os.path.basename(path) == ".metadata":
         from torchgraft.reading.dcp import read_dcp
 
-        return read_dcp(os.path.dirname(path) or ".", files, stack)  # noqa: PTH120
+        return read_dcp(os.path.dirname(path) or ".", files, stack)
     file = CheckpointFile(path)
     stack.callback(file.close)
     files.append(file)
@@ -106,33 +106,33 @@ def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
 def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
     from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
 
-    names = sorted(os.listdir(path))  # noqa: PTH208
+    names = sorted(os.listdir(path))
     contents: Contents
     index = [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]
     single = [n for n in _SINGLE if n in names]
     ranks = [n for n in names if n.startswith("mp_rank_")]
-    others = [n for n in names if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]  # noqa: PTH113, PTH118
+    others = [n for n in names if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]
     if index:
-        contents = _file(os.path.join(path, index[0]), files, stack)  # noqa: PTH118
+        contents = _file(os.path.join(path, index[0]), files, stack)
     elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
         from torchgraft.reading.dcp import read_dcp
 
         contents = read_dcp(path, files, stack)
     elif single:
-        contents = _file(os.path.join(path, single[0]), files, stack)  # noqa: PTH118
+        contents = _file(os.path.join(path, single[0]), files, stack)
     elif ranks:
         contents = read_ranks(path, ranks, files, stack)
     elif shard_names(names):
         contents = read_shards(path, shard_names(names), files, stack)
     elif len(others) == 1:
-        contents = _file(os.path.join(path, others[0]), files, stack)  # noqa: PTH118
+        contents = _file(os.path.join(path, others[0]), files, stack)
     else:
         found = (
             f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
         )
         raise UnsupportedCheckpointError(f"{shown(path)}: {found}")
     for name in set(_CONFIGS) & set(names):
-        _note_config(os.path.join(path, name), contents, stack)  # noqa: PTH118
+        _note_config(os.path.join(path, name), contents, stack)
     return contents
 
 
@@ -140,7 +140,7 @@ def _note_config(path: str, contents: Contents, stack: ExitStack) -> None:
     """Put the configuration in the file at `path` among the facts; one that can't be read is said, and left out."""
     from torchgraft.reading.strict_json import loads
 
-    name = os.path.basename(path)  # noqa: PTH119
+    name = os.path.basename(path)
     try:
         config = CheckpointFile(path)
         stack.callback(config.close)

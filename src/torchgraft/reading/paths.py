@@ -35,12 +35,12 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
         UnsafeCheckpointError: the name or a link leads elsewhere.
         CorruptCheckpointError: there is no such file, it is no regular one, or can't be read.
     """
-    path = os.path.join(folder, name)  # noqa: PTH118  pathlib would normalise what must be seen
+    path = os.path.join(folder, name)
     try:
         home, real = os.path.realpath(folder), os.path.realpath(path)
         within = next((top for top in (home, _blobs(home)) if _within(real, top)), "")
         if not within:
-            kind = "" if os.path.isfile(real) or not os.path.exists(real) else ", and is not a regular file"  # noqa: PTH110, PTH113
+            kind = "" if os.path.isfile(real) or not os.path.exists(real) else ", and is not a regular file"
             raise UnsafeCheckpointError(f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}")
         return CheckpointFile(path, number, opener=lambda flags: _walk(within, real, flags))
     except (OSError, ValueError) as error:
@@ -53,8 +53,8 @@ def open_beside(file: CheckpointFile, name: str) -> CheckpointFile:
     Raises:
         CheckpointError: as `open_inside`.
     """
-    folder = os.path.dirname(file.path) or "."  # noqa: PTH120
-    path = os.path.join(folder, name)  # noqa: PTH118
+    folder = os.path.dirname(file.path) or "."
+    path = os.path.join(folder, name)
     for known in file.companions:
         if known.path == path:
             return known
@@ -70,7 +70,7 @@ def _walk(top: str, real: str, flags: int) -> int:
     with ExitStack() as stack:
         at = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, at)
-        *folders, last = os.path.relpath(real, top).split(os.sep)  # noqa: PTH206
+        *folders, last = os.path.relpath(real, top).split(os.sep)
         for part in folders:
             at = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             stack.callback(os.close, at)
@@ -82,8 +82,8 @@ def _within(path: str, folder: str) -> bool:
 
 
 def _blobs(home: str) -> str:
-    parts = home.split(os.sep)  # noqa: PTH206  # bytes of a path, whatever it names
+    parts = home.split(os.sep)  # bytes of a path, whatever it names
     if "snapshots" not in parts:
         return ""
     at = len(parts) - 1 - parts[::-1].index("snapshots")
-    return os.sep.join([*parts[:at], "blobs"])  # noqa: PTH118  # as above
+    return os.sep.join([*parts[:at], "blobs"])  # as above

@@ -52,9 +52,9 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
     names = list(dict.fromkeys(places.values()))
     for name in names:
         _check_shard_name(label, name)
-    if os.path.basename(file.path) in names:  # noqa: PTH119
+    if os.path.basename(file.path) in names:
         raise CorruptCheckpointError(f"{label}: weight_map names the index itself as a shard")
-    folder = os.path.dirname(file.path) or "."  # noqa: PTH120
+    folder = os.path.dirname(file.path) or "."
     where: dict[str, str] = {}
     out = _gathered(folder, names, files, stack, where)
     _compare(label, places, where, out)
@@ -88,9 +88,9 @@ def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack
     tree: dict[str, Any] = {}
     out = Contents(format="tensor-parallel ranks", tree=tree)
     for number, name in enumerate(names):
-        inner = os.path.join(folder, name)  # noqa: PTH118
-        if os.path.isdir(inner):  # noqa: PTH112
-            listed = sorted(os.listdir(inner))  # noqa: PTH208
+        inner = os.path.join(folder, name)
+        if os.path.isdir(inner):
+            listed = sorted(os.listdir(inner))
             held = [n for n in listed if n.endswith((".pt", ".pth", ".bin")) and "optim_states" not in n]
             preferred = [n for n in ("model_optim_rng.pt", "model_rng.pt") if n in held] or held
             if not preferred:
@@ -131,7 +131,7 @@ def _gathered(
     tree: dict[str, Leaf] = {}
     out = Contents(format="shards", tree=tree)
     for name in names:
-        path = os.path.join(folder, name)  # noqa: PTH118
+        path = os.path.join(folder, name)
         if not os.path.lexists(path):
             raise CorruptCheckpointError(f"{shown(path)}: shard {name} is missing")
         leaves, contents = _networks(folder, name, files, stack)

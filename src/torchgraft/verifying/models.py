@@ -79,12 +79,7 @@ def verify_models(asked: Question) -> Verification:
     causes: list[Cause] = []
     limit = 0.0
     for number, (theirs, mine) in enumerate(asked.pairs):
-        if asked.source is None:
-            source = asked.recorded[number]
-        else:
-            source = record_run(asked.source, theirs, evaluating=asked.evaluating)
-        if source.recording.failure:
-            raise UsageError(f"the source's model fails on input {number}: {source.recording.failure}")
+        source = _source_run(asked, number, theirs)
         target = record_run(asked.model, mine, evaluating=asked.evaluating)
         kind = coarsest(source.outputs, target.outputs)
         limit = max(limit, TOLERANCES[kind] if asked.tolerance is None else asked.tolerance)
@@ -114,6 +109,18 @@ def verify_models(asked: Question) -> Verification:
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def _source_run(asked: Question, number: int, given: Any) -> Run:
+    from torchgraft.verifying.tracing import record_run
+
+    if asked.source is None:
+        run = asked.recorded[number]
+    else:
+        run = record_run(asked.source, given, evaluating=asked.evaluating)
+    if run.recording.failure:
+        raise UsageError(f"the source's model fails on input {number}: {run.recording.failure}")
+    return run
 
 
 def _outputs(source: Run, target: Run, limit: float) -> tuple[list[OutputComparison], tuple[str, ...]]:

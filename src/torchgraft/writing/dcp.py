@@ -59,15 +59,15 @@ def write(
 def measured(path: str | os.PathLike[str]) -> tuple[int, tuple[str, ...]]:
     """Return the size of all files of a distributed checkpoint, and its data files."""
     folder = os.fsdecode(path)
-    files = sorted(os.listdir(folder))  # noqa: PTH208
-    size = sum(os.path.getsize(os.path.join(folder, file)) for file in files)  # noqa: PTH118, PTH202
-    return size, tuple(os.path.join(folder, f) for f in files if f != ".metadata")  # noqa: PTH118
+    files = sorted(os.listdir(folder))
+    size = sum(os.path.getsize(os.path.join(folder, file)) for file in files)
+    return size, tuple(os.path.join(folder, f) for f in files if f != ".metadata")
 
 
 def expect_free(path: str | os.PathLike[str]) -> None:
     """Raise UsageError unless nothing, or an empty folder, lies at `path`: a folder can't be replaced at once."""
     final = os.path.realpath(path)
-    if os.path.lexists(final) and not (os.path.isdir(final) and not os.listdir(final)):  # noqa: PTH112, PTH208
+    if os.path.lexists(final) and not (os.path.isdir(final) and not os.listdir(final)):
         shown = printable(os.fsdecode(path))
         raise UsageError(f"{shown} exists; a distributed checkpoint is written to a new folder: give another path")
 
@@ -193,10 +193,10 @@ def _make_ready(path: str | os.PathLike[str], part: str) -> None:
 
 def _put_in_place(part: str, final: str, shown: str) -> None:
     flush_folder(part, shown)  # its files are on disk already, their names not yet
-    if os.path.isdir(final):  # noqa: PTH112
-        os.rmdir(final)  # noqa: PTH106
-    os.rename(part, final)  # noqa: PTH104
-    flush_folder(os.path.dirname(final), shown)  # noqa: PTH120
+    if os.path.isdir(final):
+        os.rmdir(final)
+    os.rename(part, final)
+    flush_folder(os.path.dirname(final), shown)
 
 
 def _in_first(work: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ def mark_of(path: str) -> str:
 
 def _notes(path: str) -> object:
     """Return the metadata of a safetensors file, or the record of a torch file that it would stand in."""
-    with open(path, "rb") as file:  # noqa: PTH123
+    with open(path, "rb") as file:
         head = file.read(8)
         length = int.from_bytes(head, "little")
         if not head.startswith(b"PK"):

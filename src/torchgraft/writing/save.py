@@ -38,7 +38,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
     Raises:
         UsageError: the ending says nothing.
     """
-    ending = os.path.splitext(os.fsdecode(path))[1].lower()  # noqa: PTH122
+    ending = os.path.splitext(os.fsdecode(path))[1].lower()
     if ending not in FORMATS:
         raise UsageError(f"output {printable(os.fsdecode(path))}: use one of the endings {', '.join(FORMATS)}")
     return FORMATS[ending]

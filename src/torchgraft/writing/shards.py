@@ -114,7 +114,7 @@ class ShardWriter:
         with only_writer(folder, self.path):
             before = _named_by(self._at(index))
             names = self._free_names(name, marked, before)
-            sweep(folder, os.path.splitext(name)[0])  # noqa: PTH122
+            sweep(folder, os.path.splitext(name)[0])
             kept = sum(self._write_shard(file, content) for file, content in zip(names, marked, strict=True))
             self._write_index(index, names, marked)
             left = self._clear(name, index, set(names), before)
@@ -131,11 +131,11 @@ class ShardWriter:
         return False
 
     def _at(self, name: str) -> str:
-        return os.path.join(os.path.dirname(self.path), name)  # noqa: PTH118, PTH120
+        return os.path.join(os.path.dirname(self.path), name)
 
     def _free_names(self, name: str, contents: Sequence[Content], before: frozenset[str]) -> list[str]:
         """Return names for the shards that no index needs: those of transformers, else with a number before them."""
-        stem, ending = os.path.splitext(name)  # noqa: PTH122
+        stem, ending = os.path.splitext(name)
         total = len(contents)
         for attempt in count(1):
             more = f"-{attempt}" if attempt > 1 else ""
@@ -162,14 +162,14 @@ class ShardWriter:
 
     def _clear(self, name: str, index: str, names: set[str], before: frozenset[str]) -> tuple[str, ...]:
         """Remove shards of earlier runs of ours to the same place; say which of the old index's stay, being another's."""
-        stem, ending = map(re.escape, os.path.splitext(name))  # noqa: PTH122
+        stem, ending = map(re.escape, os.path.splitext(name))
         pattern = re.compile(rf"{stem}(-\d+)?-\d{{5}}-of-\d{{5}}{ending}", re.DOTALL)
-        folder = os.path.dirname(self.path)  # noqa: PTH120
-        others = [n for n in os.listdir(folder or ".") if n not in names and (n in before or pattern.fullmatch(n))]  # noqa: PTH208
+        folder = os.path.dirname(self.path)
+        others = [n for n in os.listdir(folder or ".") if n not in names and (n in before or pattern.fullmatch(n))]
         ours = [n for n in others if _index_of(mark_of(self._at(n))) == index]
         for old in ours:
             with suppress(OSError):
-                os.unlink(self._at(old))  # noqa: PTH108
+                os.unlink(self._at(old))
         if ours:
             flush_folder(folder, printable(self.path))
         left = sorted(set(others) & before - set(ours))
@@ -183,7 +183,7 @@ def _index_of(mark: str) -> str:
 def _named_by(index: str) -> frozenset[str]:
     """Return the files that the index at this place names; none where there is no index, or a broken one."""
     with suppress(OSError, ValueError, RecursionError):
-        with open(index, encoding="utf-8") as file:  # noqa: PTH123
+        with open(index, encoding="utf-8") as file:
             found = json.load(file)
         places = found.get("weight_map") if isinstance(found, dict) else None
         if isinstance(places, dict):
