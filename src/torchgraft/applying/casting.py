@@ -103,7 +103,7 @@ def as_tensor(data: Bytes, dtype: DType) -> torch.Tensor:
 
 def copy(values: torch.Tensor, out: torch.Tensor) -> None:
     """Write flat values to `out`, cast to its type, without torch's threads."""
-    for given, wanted in zip(values.split(BIT), out.split(BIT), strict=True):  # type: ignore[no-untyped-call]
+    for given, wanted in zip(values.split(BIT), out.split(BIT), strict=True):  # type: ignore[no-untyped-call]  # torch: split has no types
         wanted.copy_(given)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torchgraft.verifying.tracing.whereabouts import Whereabouts
 
 
-class Capturing(Recorder):  # type: ignore[no-untyped-call]
+class Capturing(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types
     """A recorder that copies the values of some numbers into `kept`: numbers that an earlier run of the same gave them."""
 
     def __init__(
