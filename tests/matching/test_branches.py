@@ -9,8 +9,8 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.siblings import kept_whole
-from torchgraft.matching.units import group
+from torchgraft.matching.parts.units import group
+from torchgraft.matching.solving.siblings import kept_whole
 
 
 def layer(width, out, size=1):

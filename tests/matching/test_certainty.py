@@ -8,8 +8,8 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.certainty import BESIDE, BY_ORDER, sureness
-from torchgraft.matching.judge import Pair
+from torchgraft.matching.judging.certainty import BESIDE, BY_ORDER, sureness
+from torchgraft.matching.judging.judge import Pair
 
 
 def linears(*names, width=8):

@@ -8,7 +8,7 @@ import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty, Why
-from torchgraft.matching.leftovers import with_leftovers
+from torchgraft.matching.completing.leftovers import with_leftovers
 
 
 class Tied(nn.Module):

@@ -9,10 +9,10 @@ import pytest
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.openings import openings
-from torchgraft.matching.order import Order
-from torchgraft.matching.units import group
-from torchgraft.matching.words import stem
+from torchgraft.matching.evidence.order import Order
+from torchgraft.matching.judging.openings import openings
+from torchgraft.matching.names.words import stem
+from torchgraft.matching.parts.units import group
 
 
 def side(dice, count):

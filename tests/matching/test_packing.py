@@ -9,7 +9,7 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.packing import FUSED, packing_of
+from torchgraft.matching.tables.packing import FUSED, packing_of
 
 
 class Attention(nn.Module):

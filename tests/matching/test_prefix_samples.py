@@ -6,7 +6,7 @@ import pytest
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.prefixes import by_name
+from torchgraft.matching.names.prefixes import by_name
 
 PARTS = [
     f"{owner}.{role}" for owner in ("attn.q", "attn.k", "mlp.up", "mlp.down", "norm") for role in ("weight", "bias")

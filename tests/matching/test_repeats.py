@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.solve import solve
+from torchgraft.matching.solving.solve import solve
 
 DEEP = Decoder("d" * 3 + "m" * 20, experts=12)
 
@@ -19,7 +19,7 @@ def said(matching):
 
 
 def by_few(source, target):
-    with patch("torchgraft.matching.large.AT_ONCE", 0):
+    with patch("torchgraft.matching.solving.large.AT_ONCE", 0):
         return matched(source, target)
 
 
@@ -30,7 +30,7 @@ def in_full(source, target):
 
 def asked(source, target):
     """Return how many units were matched with each other, each time."""
-    with patch("torchgraft.matching.large.solve", wraps=solve) as judge:
+    with patch("torchgraft.matching.solving.large.solve", wraps=solve) as judge:
         by_few(source, target)
     return [(len(call.args[0]), len(call.args[1])) for call in judge.call_args_list]
 
@@ -77,7 +77,7 @@ def test_lists_of_unequal_length_are_matched_as_a_whole():
 def test_what_is_too_much_to_compare_is_said_before_memory_runs_out():
     source, target = Decoder("m" * 12, experts=9, spelling="meta"), Decoder("m" * 11, experts=10)
     with (
-        patch("torchgraft.matching.large.MOST", 50_000),
+        patch("torchgraft.matching.solving.large.MOST", 50_000),
         pytest.raises(UsageError, match=r"411 modules .* 410 in the model .* rename="),
     ):
         by_few(source, target)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgraft.core.names import ends
-from torchgraft.matching.undotted import respelled
+from torchgraft.matching.names.undotted import respelled
 
 SEGMENTS = st.sampled_from(["a", "b1", "conv_1", "conv1", "1", "0", "norm.2", "norm_2", "_3", "x_y", "w", "layer_10"])
 NAMES = st.lists(SEGMENTS, min_size=1, max_size=5).map(".".join)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.matching.undotted import respelled
+from torchgraft.matching.names.undotted import respelled
 
 
 def net():

@@ -4,7 +4,7 @@ import pytest
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.units import group
+from torchgraft.matching.parts.units import group
 
 
 def words_of(*paths):

@@ -5,9 +5,9 @@ import pytest
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.solve import UNORDERED
-from torchgraft.matching.uncross import uncrossed
-from torchgraft.matching.units import group
+from torchgraft.matching.parts.units import group
+from torchgraft.matching.solving.solve import UNORDERED
+from torchgraft.matching.solving.uncross import uncrossed
 
 
 def norms(*names):

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.matching.broadcast import spread
-from torchgraft.matching.dialect import ROLES
-from torchgraft.matching.leaves import source_leaves, target_leaves
-from torchgraft.matching.leftovers import with_leftovers
-from torchgraft.matching.models import Models
+from torchgraft.matching.completing.broadcast import spread
+from torchgraft.matching.completing.leftovers import with_leftovers
+from torchgraft.matching.completing.united import united
+from torchgraft.matching.completing.whole import questioned, uncut
+from torchgraft.matching.names.prefixes import Naming, by_name
+from torchgraft.matching.names.rules import Rules
+from torchgraft.matching.names.undotted import dotted, respelled, restored
 from torchgraft.matching.origin import in_order, origin_of
-from torchgraft.matching.packing import LAYOUTS, NOTHING, Stated
 from torchgraft.matching.parallel import join_ranks
-from torchgraft.matching.prefixes import Naming, by_name
-from torchgraft.matching.rules import Rules
+from torchgraft.matching.parts.leaves import source_leaves, target_leaves
+from torchgraft.matching.parts.models import Models
+from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import choose, keep_part
-from torchgraft.matching.undotted import dotted, respelled, restored
-from torchgraft.matching.united import united
-from torchgraft.matching.units import flat_class, shape_class
-from torchgraft.matching.whole import questioned, uncut
+from torchgraft.matching.tables.dialect import ROLES
+from torchgraft.matching.tables.packing import LAYOUTS, NOTHING, Stated
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence

@@ -14,9 +14,9 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import covers, words
 from torchgraft.core.specs import Network
-from torchgraft.matching.leaves import source_leaves, target_leaves
-from torchgraft.matching.packing import FUSED
-from torchgraft.matching.prefixes import by_name
+from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.parts.leaves import source_leaves, target_leaves
+from torchgraft.matching.tables.packing import FUSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,9 +10,8 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
-from torchgraft.matching.attentions import is_numbered_norm, with_attentions
-from torchgraft.matching.beside import in_step
-from torchgraft.matching.certainty import (
+from torchgraft.matching.evidence.trust import trusted
+from torchgraft.matching.judging.certainty import (
     AKIN,
     EITHER_WAY,
     FOLDED,
@@ -21,22 +20,23 @@ from torchgraft.matching.certainty import (
     folded,
     sureness,
 )
-from torchgraft.matching.familiar import Familiar
-from torchgraft.matching.large import solve_large
-from torchgraft.matching.leaves import cut
-from torchgraft.matching.packing import alike, owners_of, sides_of
-from torchgraft.matching.shaped import cut_by_shape
-from torchgraft.matching.trust import trusted
-from torchgraft.matching.turned import undirected
-from torchgraft.matching.units import Unit, group, same_roles, shape_class
+from torchgraft.matching.judging.familiar import Familiar
+from torchgraft.matching.parts.attentions import is_numbered_norm, with_attentions
+from torchgraft.matching.parts.leaves import cut
+from torchgraft.matching.parts.shaped import cut_by_shape
+from torchgraft.matching.parts.units import Unit, group, same_roles, shape_class
+from torchgraft.matching.solving.beside import in_step
+from torchgraft.matching.solving.large import solve_large
+from torchgraft.matching.solving.turned import undirected
+from torchgraft.matching.tables.packing import alike, owners_of, sides_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from torchgraft.matching.certainty import Sureness
-    from torchgraft.matching.judge import Pair
-    from torchgraft.matching.models import Models
-    from torchgraft.matching.prefixes import Naming
+    from torchgraft.matching.judging.certainty import Sureness
+    from torchgraft.matching.judging.judge import Pair
+    from torchgraft.matching.names.prefixes import Naming
+    from torchgraft.matching.parts.models import Models
 
 
 def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:

@@ -1,0 +1,166 @@
+"""One source tensor for several places: what the file holds once and the model has in every block."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.derived import DERIVED_ROLES
+from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import words
+from torchgraft.core.plan import Certainty, Why
+from torchgraft.matching.names.words import blocks_of, numbered_lists
+from torchgraft.matching.tables.dialect import ROLES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from torchgraft.core.specs import Shape
+
+Kind = tuple[str, "Shape"]
+
+SHORTER = (
+    "the file has one member of a list of which the model has several: it may be shared by all, or the list is shorter"
+)
+
+
+def spread(matching: Matching) -> Matching:
+    """Return the matching with tensors that the file shares sent to every block that has such a place.
+
+    A tensor of its own kind of name (a table of relative positions, say), borne by a single source, goes to all blocks
+    that want one. A source outside any list, or in one that goes to a single member as a whole, goes to the same place
+    of the other members of the list that it goes to, when all of those are free: for sure only if the file doesn't number it, since a list of one may just be
+    shorter.
+    """
+    shared = _shared_kinds(matching)
+    if shared:
+        matching = _merged(matching, list(_by_role(matching, shared)), shared)
+    copies = list(_by_list(matching))
+    return _merged(matching, copies, {}) if copies else matching
+
+
+def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> Matching:
+    kept = [_explained(m, shared) for m in matching.matches]
+    fed = {m.target.name for m in new}
+    used = {m.source.name for m in [*kept, *new]}
+    return replace(
+        matching,
+        matches=(*kept, *new),
+        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.name not in fed),
+        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.name not in used),
+    )
+
+
+def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
+    wanting = [*(m.target for m in matching.matches if m.source.name != m.target.name), *matching.free_targets]
+    if not wanting:
+        return {}
+    sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
+    bearers = _of_own_kind(sources.values())
+    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not _is_numbered(found[0])}
+    if not alone:
+        return {}
+    places = {kind: sum(map(_is_numbered, found)) for kind, found in _of_own_kind(wanting).items()}
+    return {kind: leaf for kind, leaf in alone.items() if places.get(kind, 0) > 1}
+
+
+def _of_own_kind(leaves: Iterable[Leaf]) -> dict[Kind, list[Leaf]]:
+    """Return the leaves whose names say more than a role that every module has, by name and shape."""
+    found: dict[Kind, list[Leaf]] = {}
+    for leaf in leaves:
+        role = leaf.role
+        if role not in ROLES and role not in DERIVED_ROLES:
+            found.setdefault(_kind(leaf), []).append(leaf)
+    return found
+
+
+def _kind(leaf: Leaf) -> Kind:
+    """Return the kind of name and shape; of tables of relative positions only the width counts: windows may differ."""
+    said = words(leaf.role)
+    table = len(leaf.shape) == 2 and "table" in said and ("relative" in said or "rel" in said)
+    return (leaf.role, leaf.shape[1:] if table else leaf.shape)
+
+
+def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:
+    for leaf in matching.free_targets:
+        source = shared.get(_kind(leaf))
+        if source is not None and _is_numbered(leaf):
+            yield Match(target=leaf, source=source, why=_why(source))
+
+
+def _by_list(matching: Matching) -> Iterator[Match]:
+    """Yield copies of sources outside lists for the free members of the list that their place is in."""
+    if not matching.free_targets:
+        return
+    lists = numbered_lists(leaf.name for leaf in (*(m.source for m in matching.matches), *matching.free_sources))
+    free: dict[tuple[str, str], list[Leaf]] = defaultdict(list)
+    for leaf in matching.free_targets:
+        for place in _places(leaf.name):
+            free[place].append(leaf)
+    filled = Counter(place for m in matching.matches for place in _places(m.target.name))
+    done: set[str] = set()
+    spans = _spans(matching.matches, lists)
+    for found in matching.matches:
+        if found.why.rule == "same name":
+            continue
+        around = {span for block in blocks_of(found.source.name, lists) for span in spans[_list_of(block)]}
+        for place in _places(found.target.name):
+            if not all(span.startswith(_member(found.target.name, place)) for span in around):
+                continue  # a list of the file that goes to several members, and so may be the model's list
+            siblings = [leaf for leaf in free.get(place, ()) if leaf.shape == found.target.shape]
+            if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
+                done |= {leaf.name for leaf in siblings}
+                yield from (_copied(found, leaf, within=bool(around)) for leaf in siblings)
+                break
+
+
+def _spans(matches: Iterable[Match], lists: Collection[tuple[str, str]]) -> Mapping[str, list[str]]:
+    """Return, for each numbered list of the file, where its members' tensors go."""
+    spans: dict[str, list[str]] = defaultdict(list)
+    for found in matches:
+        for block in blocks_of(found.source.name, lists):
+            spans[_list_of(block)].append(found.target.name)
+    return spans
+
+
+def _list_of(block: str) -> str:
+    return block.rstrip("0123456789")
+
+
+def _member(name: str, place: tuple[str, str]) -> str:
+    """Return the path, with its dot, of the member of a list that a name lies in: `before`, and the number."""
+    _, after = place
+    return name[: len(name) - len(after)] if after else name
+
+
+def _copied(found: Match, target: Leaf, *, within: bool) -> Match:
+    """Return a copy for another member; in doubt where the file numbers the source: a list of one may just be shorter.
+
+    `within`: its numbers are those of a list that lies within one member, as the layers of an embedding.
+    """
+    sure = Certainty.DOUBT if _is_numbered(found.source) and not within else Certainty.LIKELY
+    worst = Certainty.DOUBT if Certainty.DOUBT in (sure, found.certainty) else sure
+    why = replace(_why(found.source), doubt=SHORTER if worst is Certainty.DOUBT else "")
+    return Match(target=target, source=found.source, why=why, certainty=worst)
+
+
+def _places(name: str) -> list[tuple[str, str]]:
+    """Return (path before, path after) for each number in a name: the place that members of a list share."""
+    parts = name.split(".")
+    return [(".".join(parts[:at]), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()]
+
+
+def _is_numbered(leaf: Leaf) -> bool:
+    return any(part.isdecimal() for part in leaf.name.split("."))
+
+
+def _why(source: Leaf) -> Why:
+    return Why("shared", f"{source.name} is there once in the file, the model has one per block")
+
+
+def _explained(found: Match, shared: dict[Kind, Leaf]) -> Match:
+    source = shared.get(_kind(found.target))
+    if source is None or source.keys != found.source.keys:
+        return found
+    return Match(target=found.target, source=source, why=_why(source))

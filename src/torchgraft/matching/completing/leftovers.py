@@ -1,0 +1,121 @@
+"""Tensors that are left of modules of which others were paired: a bias whose weight is kept, or tied, elsewhere."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from torchgraft.core.derived import DERIVED_ROLES
+from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.plan import Certainty, Why
+from torchgraft.matching.parts.units import shape_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torchgraft.core.specs import Shape
+
+DOUBT = "nothing else that is left has its shape, but neither its name nor what is paired beside it says so"
+
+
+def with_leftovers(matching: Matching) -> Matching:
+    """Return the matching with tensors paired that are left on both sides, alone of their shape where they belong.
+
+    Modules are paired one by one; where the weight of one goes here and its bias there (a head tied to an embedding, a
+    bias kept beside the layer), the bias is left over. It is likely where the modules around correspond, else in doubt.
+    """
+    sources, targets = _vectors(matching.free_sources), _vectors(matching.free_targets)
+    both = [(sources[shape], targets[shape]) for shape in sources if shape in targets]
+    if not both:
+        return matching
+    partial = _partial(matching)
+    open_ones = [pair for pair in both if any(leaf.name in partial for leaves in pair for leaf in leaves)]
+    near = _Neighbours(matching, [leaf for pair in open_ones for leaves in pair for leaf in leaves])
+    found = [m for ours, theirs in open_ones for m in _pairs(ours, theirs, near)]
+    if not found:
+        return matching
+    used, fed = {m.source.name for m in found}, {m.target.name for m in found}
+    return replace(
+        matching,
+        matches=(*matching.matches, *found),
+        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.name not in used),
+        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.name not in fed),
+    )
+
+
+def _vectors(free: Sequence[Leaf]) -> dict[Shape, list[Leaf]]:
+    """Return the free vectors by shape."""
+    found: dict[Shape, list[Leaf]] = defaultdict(list)
+    for leaf in free:
+        shape = shape_class(leaf.shape)
+        if leaf.role not in DERIVED_ROLES and leaf.form == "plain" and leaf.part is None and len(shape) == 1:
+            found[shape].append(leaf)
+    return found
+
+
+def _partial(matching: Matching) -> set[str]:
+    """Return the names of the free tensors of modules of which something is paired, under any of its names."""
+    found: set[str] = set()
+    for free, paired in (
+        (matching.free_sources, [m.source for m in matching.matches]),
+        (matching.free_targets, [m.target for m in matching.matches]),
+    ):
+        owners = {owner for leaf in paired for owner in _owners(leaf)}
+        found |= {leaf.name for leaf in free if owners.intersection(_owners(leaf))}
+    return found
+
+
+def _owners(leaf: Leaf) -> list[str]:
+    return [name.rpartition(".")[0] for name in (leaf.name, *leaf.also)]
+
+
+class _Neighbours:
+    """Which modules around left-over tensors correspond: something in the one feeds something in the other."""
+
+    def __init__(self, matching: Matching, leaves: Sequence[Leaf]) -> None:
+        wanted = {path for leaf in leaves for path in _around(leaf)}
+        self._pairs = {
+            (a, b)
+            for m in matching.matches
+            for a in wanted.intersection(_around(m.source))
+            for b in wanted.intersection(_around(m.target))
+        }
+
+    def depth(self, source: Leaf, target: Leaf) -> int:
+        """Return how deep in both names the innermost modules are that hold the two and correspond; 0: none."""
+        pairs = ((a, b) for a in _around(source) for b in _around(target) if (a, b) in self._pairs)
+        return max((a.count(".") + b.count(".") + 2 for a, b in pairs), default=0)
+
+
+def _around(leaf: Leaf) -> list[str]:
+    parts = leaf.owner.split(".") if leaf.owner else []
+    return [".".join(parts[: at + 1]) for at in range(len(parts))]
+
+
+def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> Iterator[Match]:
+    """Yield the pairs in which each is the other's best; one target takes the first of several that are as good."""
+    fits = {(a.name, b.name): (near.depth(a, b), _alike(a, b)) for a in sources for b in targets}
+    for b in targets:
+        ours = [fits[a.name, b.name] for a in sources]
+        best = sources[ours.index(max(ours))]
+        theirs = [fits[best.name, other.name] for other in targets]
+        if (
+            theirs.count(max(ours)) == 1
+            and max(theirs) == max(ours)
+            and (len(targets) == 1 or ours.count(max(ours)) == 1)
+        ):
+            yield _match(best, b, told=max(ours)[0] > 0 and ours.count(max(ours)) == 1)
+
+
+def _alike(source: Leaf, target: Leaf) -> int:
+    """Return how many segments at the end of the source's name one of the target's names has, too."""
+    ours = source.name.split(".")[::-1]
+    names = [name.split(".")[::-1] for name in (target.name, *target.also)]
+    return max(sum(1 for _ in takewhile(lambda ab: ab[0] == ab[1], zip(ours, name, strict=False))) for name in names)
+
+
+def _match(source: Leaf, target: Leaf, *, told: bool) -> Match:
+    why = Why("leftover", f"{source.name} is left where {target.name} is", doubt="" if told else DOUBT)
+    return Match(target=target, source=source, why=why, certainty=Certainty.LIKELY if told else Certainty.DOUBT)

@@ -1,0 +1,79 @@
+"""Fused tensors that go over whole are as sure as it is that both sides pack their parts in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.listing import listed
+from torchgraft.core.plan import Certainty
+from torchgraft.matching.tables.packing import owners_of, packing_of_leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.match import Leaf, Match, Matching
+    from torchgraft.matching.parts.models import Models
+
+
+def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:
+    """Return the matching with whole fused tensors likely where their name means several orders of parts.
+
+    Under one name and in one shape both sides are taken for the same code, unless the classes of their attention are known
+    to differ. A matrix that is stored the other way round comes from other code, and so do its parts.
+    """
+    if models.stated.layouts:
+        return matching
+    owners = owners_of(sides[0]), owners_of(sides[1])
+    said = {m.target.name: _disputed(m, owners, models) for m in matching.matches if m.target.part is None}
+    if not any(said.values()):
+        return matching
+    return replace(
+        matching, matches=tuple(_likely(m, text) if (text := said.get(m.target.name)) else m for m in matching.matches)
+    )
+
+
+def uncut(matching: Matching, sources: Sequence[Leaf], models: Models) -> tuple[str, ...]:
+    """Return a remark where fused tensors of the file find no place that could be cut if the number of heads were known."""
+    if not matching.free_sources:
+        return ()
+    owners = owners_of(sources)
+    names = [
+        leaf.name
+        for leaf in matching.free_sources
+        if (packing := packing_of_leaf(leaf, owners)) is not None
+        and packing.groups == "heads"
+        and (models.stated.heads or models.source_heads(leaf.owner)) is None
+    ]
+    if not names:
+        return ()
+    fact = f"{listed(names, 3)}: the rows go head by head, and how many heads there are isn't known"
+    return (f"{fact}; num_heads= or source_model= tells, and they are cut into parts",)
+
+
+def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models) -> str:
+    """Return where the order can be read that is contested, "" where there is nothing to doubt."""
+    source, target = found.source, found.target
+    if found.certainty is not Certainty.CERTAIN or source.part is not None:
+        return ""
+    theirs = packing_of_leaf(target, owners[1])
+    if theirs is None or models.target.heads_at(target.owner) == 1:
+        return ""
+    contested = [p for p in (packing_of_leaf(source, owners[0]), theirs) if p is not None and p.contested]
+    return contested[0].source if contested and not _is_one_code(source, target, owners, models) else ""
+
+
+def _is_one_code(
+    source: Leaf, target: Leaf, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models
+) -> bool:
+    if source.shape != target.shape or owners[0].get(source.owner) != owners[1].get(target.owner):
+        return False
+    if models.source is None:
+        return True
+    ours = models.source.classes.get(source.owner.rpartition(".")[0])
+    return ours is None or ours == models.target.classes.get(target.owner.rpartition(".")[0])
+
+
+def _likely(found: Match, convention: str) -> Match:
+    text = f"{found.why.text}; order of parts {convention}"
+    return replace(found, certainty=Certainty.LIKELY, why=replace(found.why, text=text))

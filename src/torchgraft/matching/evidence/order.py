@@ -1,0 +1,169 @@
+"""Both sides as sequences: where units stand in numbered lists, and what stands between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.matching.names.words import counted, place_in_list, stem
+from torchgraft.matching.parts.units import kind_of, shape_class
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from torchgraft.matching.parts.units import Unit
+
+# Share of both sides that must agree in order, end to end, before order counts.
+ORDERLY = 0.97
+
+# Letters that stand for numbers where all before them are there, too.
+LETTERS = "abcdef"
+
+
+class Exchange(NamedTuple):
+    """Two units of a list, the first at the lower number (`rising`) or not; `likes`: the first at the number of the
+    second, and the second at that of the first.
+    """
+
+    rising: bool
+    likes: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One side as a sequence.
+
+    `segments` are the paths of its units, cut at the dots, and `index` finds a unit by its path; `changes` says how often
+    the shapes changed up to each, `depths` in how many lists each stands, `numbers` its numbers in them, counted from the
+    first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
+    `ends` the number in that list, and `layers`, of norms and other units of vectors only, what shapes the last layer
+    before them has. `matrices`: how many matrices each module holds.
+    """
+
+    segments: tuple[tuple[str, ...], ...]
+    index: Mapping[str, int]
+    changes: tuple[int, ...]
+    depths: tuple[int, ...]
+    numbers: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[str, str] | None, ...]
+    ends: tuple[int, ...]
+    layers: tuple[object, ...]
+    matrices: Mapping[tuple[str, ...], int]
+
+    @classmethod
+    def of(cls, units: Sequence[Unit]) -> Order:
+        """Return the sequence of `units`."""
+        kinds = [kind_of(u) for u in units]
+        steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
+        paths = [u.path for u in units]
+        rows = [_row(path) for path in paths]
+        return cls(
+            segments=tuple(tuple(path.split(".")) for path in paths),
+            index={path: at for at, path in enumerate(paths)},
+            changes=tuple(accumulate(steps)),
+            depths=tuple(len(u.blocks) for u in units),
+            numbers=tuple(counted(paths)),
+            rows=tuple(rows),
+            ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),
+            layers=_layers_before(units, kinds),
+            matrices=Counter(around for unit in units if _has_matrix(unit) for around in _around(unit.path)),
+        )
+
+    def numbered(self, first: int, second: int) -> bool:
+        """Return whether two units stand at different numbers of one list, or at different letters of `a`, `b`, `c`."""
+        row = self.rows[first]
+        if row is not None and row == self.rows[second]:
+            return first != second
+        return self._numbers(first, second) is not None or self._lettered(first, second)
+
+    def _lettered(self, first: int, second: int) -> bool:
+        a, b = self.segments[first], self.segments[second]
+        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+        if at >= len(a) or not {a[at], b[at]} <= set(LETTERS):
+            return False
+        before = LETTERS[: max(LETTERS.index(a[at]), LETTERS.index(b[at]))]
+        return all(any(path[: at + 1] == (*a[:at], letter) for path in self.segments) for letter in before)
+
+    def _numbers(self, first: int, second: int) -> tuple[int, str] | None:
+        """Return at which segment two paths first differ, and the name of the list whose numbers these are."""
+        for at, (a, b) in enumerate(zip(self.segments[first], self.segments[second], strict=False)):
+            if a != b:
+                head = stem(a)
+                return None if head is None or head != stem(b) else (at, head)
+        return None
+
+    def exchange(self, first: int, second: int) -> Exchange | None:
+        """Return what two units at different numbers of one list would be with numbers exchanged.
+
+        None where no such list has both, or one of them has no like at the number of the other.
+        """
+        row = self.rows[first]
+        if row is not None and row == self.rows[second] and first != second:  # each is the other's like
+            return Exchange(self.ends[first] < self.ends[second], (second, first))
+        found = self._numbers(first, second)
+        if found is None:
+            return None
+        at, head = found
+        a, b = self.segments[first], self.segments[second]
+        swapped = (*a[:at], b[at], *a[at + 1 :]), (*b[:at], a[at], *b[at + 1 :])
+        likes = self.index.get(".".join(swapped[0])), self.index.get(".".join(swapped[1]))
+        if likes[0] is None or likes[1] is None:
+            return None
+        return Exchange(place_in_list(a[at][len(head) :]) < place_in_list(b[at][len(head) :]), (likes[0], likes[1]))
+
+    def branch(self, first: int, second: int) -> bool:
+        """Return whether two units stand at one place of two modules of several layers, side by side, without numbers."""
+        a, b = self.segments[first], self.segments[second]
+        differ = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+        if len(a) != len(b) or len(differ) != 1 or self.numbered(first, second):
+            return False
+        return all(self.matrices.get(path[: differ[0] + 1], 0) > 1 for path in (a, b))
+
+    def separates(self, first: int, second: int) -> bool:
+        """Return whether something of other shapes stands between two units."""
+        return self.changes[first] != self.changes[second]
+
+
+def _has_matrix(unit: Unit) -> bool:
+    return any(len(shape_class(leaf.shape)) > 1 for leaf in unit.leaves.values())
+
+
+def _around(path: str) -> list[tuple[str, ...]]:
+    """Return the paths of the modules around a unit, cut at the dots."""
+    parts = tuple(path.split("."))
+    return [parts[:at] for at in range(1, len(parts))]
+
+
+def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:
+    """Return both sides as sequences."""
+    return Order.of(sources), Order.of(targets)
+
+
+def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
+    """Return whether the two sides agree in order from end to end."""
+    shares = sum(min(sources[i].weight, targets[j].weight) for i, j in path)
+    return shares >= ORDERLY * max(sum(u.weight for u in units) for units in (sources, targets))
+
+
+def _row(path: str) -> tuple[str, str] | None:
+    around, _, last = path.rpartition(".")
+    before = stem(last)
+    return None if before is None else (around, before)
+
+
+def _end(path: str, row: tuple[str, str] | None) -> int:
+    return -1 if row is None else place_in_list(path[len(row[0]) + bool(row[0]) + len(row[1]) :])
+
+
+def _layers_before(units: Sequence[Unit], kinds: Sequence[object]) -> tuple[object, ...]:
+    """Return the kind of the last layer before each norm, () where it is the first; None for what is a layer itself."""
+    out: list[object] = []
+    last: object = ()
+    for unit, kind in zip(units, kinds, strict=True):
+        is_layer = any(len(leaf.shape) > 1 for leaf in unit.leaves.values())
+        out.append(None if is_layer else last)
+        last = kind if is_layer else last
+    return tuple(out)

@@ -1,0 +1,186 @@
+"""Repeats: members of a numbered list that hold the same units, so that a few of them can stand for all.
+
+A hundred layers of the same kind are one question, not a hundred. Members are of one class when they hold the same
+units (paths within the member, roles and shapes) in the same order and their neighbours in the list do so too; the first
+and the last, and those beside another kind, are thus classes of their own. Of each class the first and last few stay.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from torchgraft.core.names import template
+from torchgraft.matching.names.words import place_in_list, stem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+
+    from torchgraft.matching.parts.units import Unit
+
+# How many of a class stay at each end of it. A class of one more than all that stay isn't worth the detour.
+STAY = 2
+
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """One numbered list: its members' paths in order, the units of each by number, and what kind each is.
+
+    Kinds are numbered as they come, so that lists of different units have equal `kinds` where the same members are
+    alike. `classes` are the places of each class's members, `stay` the places that stay.
+    """
+
+    parent: str
+    stem: str
+    members: tuple[str, ...]
+    units: tuple[tuple[int, ...], ...]
+    kinds: tuple[int, ...]
+    classes: tuple[tuple[int, ...], ...]
+    stay: frozenset[int]
+
+    @property
+    def kind(self) -> Kind:
+        """What it shares with the same list in other members of a list around it: its path without numbers."""
+        return template(self.parent)[0], self.stem
+
+
+@dataclass(frozen=True, slots=True)
+class Few:
+    """One side cut down: the units that stay, their numbers on the whole side, the lists that were cut (outer first)."""
+
+    units: list[Unit]
+    at: list[int]
+    repeats: list[Repeat]
+
+
+def find_repeats(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> list[Repeat]:
+    """Return the numbered lists of which not all members have to stay, outer ones first.
+
+    `marks` is what else has to be equal in units that stand for each other. Lists whose members come in another order
+    than their numbers are left out.
+    """
+    signs = _signs(units, marks)
+    found: list[Repeat] = []
+    for (parent, before), held in _lists(units).items():
+        if len(held) <= 2 * STAY + 3 or not _ascending(parent, before, held):
+            continue
+        kinds = _kinds([tuple((units[n].path[len(path) :], signs[n]) for n in inside) for path, inside in held.items()])
+        classes = _classes(kinds)
+        stay = frozenset(at for places in classes for at in _ends(places))
+        if len(stay) < len(held):
+            found.append(
+                Repeat(
+                    parent=parent,
+                    stem=before,
+                    members=tuple(held),
+                    units=tuple(map(tuple, held.values())),
+                    kinds=kinds,
+                    classes=classes,
+                    stay=stay,
+                )
+            )
+    return sorted(found, key=lambda repeat: repeat.parent.count(".") if repeat.parent else -1)
+
+
+def _kinds(whole: Sequence[Hashable]) -> tuple[int, ...]:
+    ids: dict[Hashable, int] = {}
+    return tuple(ids.setdefault(kind, len(ids)) for kind in whole)
+
+
+def _classes(kinds: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    around = (-1, *kinds, -1)
+    for at in range(len(kinds)):
+        found.setdefault(around[at : at + 3], []).append(at)
+    return tuple(map(tuple, found.values()))
+
+
+def _ends(places: tuple[int, ...]) -> tuple[int, ...]:
+    return places if len(places) <= 2 * STAY + 1 else (*places[:STAY], *places[-STAY:])
+
+
+def _signs(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> list[int]:
+    """Return a number for each unit, equal where roles, shapes and marks are."""
+    ids: dict[Hashable, int] = {}
+    return [
+        ids.setdefault((tuple((role, leaf.role, leaf.shape) for role, leaf in unit.leaves.items()), marks(n)), len(ids))
+        for n, unit in enumerate(units)
+    ]
+
+
+def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]:
+    """Return the units inside each member of each list: (parent path, stem) -> member's path -> numbers of units."""
+    chains: dict[str, list[tuple[tuple[str, str], str]]] = {"": []}
+
+    def chain(path: str) -> list[tuple[tuple[str, str], str]]:
+        known = chains.get(path)
+        if known is None:
+            parent, _, last = path.rpartition(".")
+            known = chain(parent)
+            before = stem(last)
+            if before is not None:
+                known = [*known, ((parent, before), path)]
+            chains[path] = known
+        return known
+
+    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
+    for n, unit in enumerate(units):
+        for place, member in chain(unit.path):
+            found[place].setdefault(member, []).append(n)
+    return found
+
+
+def _ascending(parent: str, before: str, members: Collection[str]) -> bool:
+    start = len(parent) + bool(parent) + len(before)
+    numbers = [place_in_list(path[start:]) for path in members]
+    return all(a < b for a, b in pairwise(numbers))
+
+
+def cut_down(
+    sides: tuple[Sequence[Unit], Sequence[Unit]], repeats: tuple[Sequence[Repeat], Sequence[Repeat]]
+) -> tuple[Few, Few] | None:
+    """Return both sides with a few members of each list standing for all; None where nothing would go.
+
+    Only lists are cut that have a list of the same kinds, place by place, on the other side.
+    """
+    both = {r.kinds for r in repeats[0]} & {r.kinds for r in repeats[1]}
+    if not both:
+        return None
+    first, second = (
+        _few(units, [r for r in side if r.kinds in both]) for units, side in zip(sides, repeats, strict=True)
+    )
+    return first, second
+
+
+def _few(units: Sequence[Unit], repeats: Sequence[Repeat]) -> Few:
+    gone = bytearray(len(units))
+    times: dict[str, float] = {}
+    places: dict[str, tuple[int, int]] = {}
+    cut: list[Repeat] = []
+    for repeat in repeats:
+        if gone[repeat.units[0][0]]:
+            continue  # inside a member that is gone
+        cut.append(repeat)
+        for at, inside in enumerate(repeat.units):
+            places[repeat.members[at]] = (at, len(repeat.members))
+            if at not in repeat.stay:
+                for n in inside:
+                    gone[n] = 1
+        for same in repeat.classes:
+            left = [at for at in same if at in repeat.stay]
+            times.update((repeat.members[at], len(same) / len(left)) for at in left)
+    left_over = [n for n in range(len(units)) if not gone[n]]
+    return Few([_standing(units[n], times, places) for n in left_over], left_over, cut)
+
+
+def _standing(unit: Unit, times: Mapping[str, float], places: Mapping[str, tuple[int, int]]) -> Unit:
+    """Return the unit with how many it stands for, and its blocks' places in the whole lists."""
+    return replace(
+        unit,
+        times=tuple(times.get(path, 1.0) for path in (*unit.blocks, unit.path)),
+        places=tuple(places.get(block) for block in unit.blocks),
+    )

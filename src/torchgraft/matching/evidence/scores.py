@@ -1,0 +1,154 @@
+"""What speaks for feeding one unit from another: shapes, names, rules in common, neighbours. All as dense matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torchgraft.matching.evidence.likeness import block_likeness
+from torchgraft.matching.evidence.wording import Wording
+from torchgraft.matching.parts.units import BARE, flat_class, keeps_statistics, shape_class
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
+    from torchgraft.matching.parts.units import Unit
+
+ROLES = ("weight", "bias", "mean", "var", BARE)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Fixed evidence for all pairs (rows: sources, columns: targets).
+
+    `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
+    names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
+    blocks around them are, 0 to 1. `turned`: a kernel has the same sizes in another order. `shared`: number of words that both names hold; a number counts
+    with the word before it.
+    """
+
+    fits: np.ndarray
+    soft: np.ndarray
+    names: np.ndarray
+    clash: np.ndarray
+    rare: np.ndarray
+    likeness: np.ndarray
+    turned: np.ndarray
+    shared: np.ndarray
+
+
+def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
+    """Return the evidence that needs no other pair to be known."""
+    fits, soft = _shapes(sources, targets)
+    ours, theirs = (np.array([u.weight for u in units], np.float32) for units in (sources, targets))
+    class_size = (fits @ theirs)[:, None] + ours @ fits
+    rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
+    wording = Wording(sources, targets)
+    return Evidence(
+        fits=fits,
+        soft=soft,
+        names=wording.likeness(),
+        clash=wording.clash(),
+        rare=rare,
+        likeness=block_likeness(sources, targets),
+        turned=_turned(sources, targets),
+        shared=wording.shared(),
+    )
+
+
+def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where kernels of equal rank have other shapes: what code stores as kernels it doesn't store the other way."""
+    (rows, ours), (columns, theirs) = _distinct(sources), _distinct(targets)
+    kernels = [[_kernel(unit) for unit in side] for side in (ours, theirs)]
+    found = np.array([[len(a) == len(b) and a != b for b in kernels[1]] for a in kernels[0]], bool)
+    turned: np.ndarray = found.reshape(len(ours), len(theirs))[np.ix_(rows, columns)]
+    return turned
+
+
+def _kernel(unit: Unit) -> Shape:
+    leaf = unit.leaves.get("weight")
+    return leaf.shape if leaf is not None and len(leaf.shape) > 2 else ()
+
+
+def gather_shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where every shared tensor has the same elements up to rearrangement."""
+    return _shapes(sources, targets)[0]
+
+
+def _shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
+    """Return where all shared tensors have the same elements, and where they differ in sizes only.
+
+    Units of the same roles and shapes are compared once.
+    """
+    (rows, ours), (columns, theirs) = _distinct(sources), _distinct(targets)
+    fits, soft = _compared(ours, theirs)
+    return fits[np.ix_(rows, columns)], soft[np.ix_(rows, columns)]
+
+
+def _distinct(units: Sequence[Unit]) -> tuple[list[int], list[Unit]]:
+    ids: dict[object, int] = {}
+    first: list[Unit] = []
+    at = []
+    for unit in units:
+        kind = tuple((role, leaf.shape) for role, leaf in unit.leaves.items())
+        at.append(ids.setdefault(kind, len(ids)))
+        if len(first) < len(ids):
+            first.append(unit)
+    return at, first
+
+
+def _compared(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
+    shape = (len(sources), len(targets))
+    shared = np.zeros(shape, bool)
+    wrong = np.zeros(shape, bool)
+    ranks = np.zeros(shape, bool)
+    for role in ROLES:
+        cells = _role_cells(sources, targets, role)
+        shared |= cells[0]
+        wrong |= cells[0] & ~cells[1]
+        ranks |= cells[0] & ~cells[1] & ~cells[2]
+    for first, second in ((BARE, "weight"), ("weight", BARE)):
+        lone = _lone_cells(sources, targets, first, second)
+        shared |= lone[0]
+        wrong |= lone[0] & ~lone[1]
+        ranks |= lone[0] & ~lone[1] & ~lone[2]
+    wrong |= shared & _other_kind(sources, targets)
+    return shared & ~wrong, shared & wrong & ~ranks
+
+
+def _other_kind(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where only one of the two keeps statistics of its inputs: a batch norm is no layer norm."""
+    ours, theirs = (np.array([keeps_statistics(u.leaves) for u in units], bool) for units in (sources, targets))
+    other: np.ndarray = ours[:, None] != theirs
+    return other
+
+
+def _role_cells(sources: Sequence[Unit], targets: Sequence[Unit], role: str) -> tuple[np.ndarray, ...]:
+    return _cells([u.leaves.get(role) for u in sources], [u.leaves.get(role) for u in targets])
+
+
+def _lone_cells(sources: Sequence[Unit], targets: Sequence[Unit], first: str, second: str) -> tuple[np.ndarray, ...]:
+    return _cells(
+        [u.leaves.get(first) if len(u.leaves) == 1 else None for u in sources],
+        [u.leaves.get(second) if len(u.leaves) == 1 else None for u in targets],
+    )
+
+
+def _cells(rows: list[Leaf | None], columns: list[Leaf | None]) -> tuple[np.ndarray, ...]:
+    """Return matrices: both have the tensor; shapes have the same elements; ranks (up to ones) are near."""
+    ids: dict[object, int] = {}
+
+    def column(leaves: list[Leaf | None], of: Callable[[Shape], Shape]) -> np.ndarray:
+        keys = [None if leaf is None else (of, of(leaf.shape)) for leaf in leaves]
+        return np.array([-1 if key is None else ids.setdefault(key, len(ids)) for key in keys], int)
+
+    have = np.array([leaf is not None for leaf in rows])[:, None] & np.array([leaf is not None for leaf in columns])
+    same = column(rows, shape_class)[:, None] == column(columns, shape_class)
+    same |= column(rows, flat_class)[:, None] == column(columns, flat_class)
+    rank = [np.array([0 if leaf is None else len(leaf.shape) for leaf in leaves]) for leaves in (rows, columns)]
+    near = np.abs(rank[0][:, None] - rank[1]) <= 1
+    return have, same & have, near

@@ -1,0 +1,98 @@
+"""Which equal names may decide, and which may be the names of other layers after something was inserted or moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.matching.parts.units import same_roles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torchgraft.matching.parts.units import Unit
+
+Kind = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> dict[int, int]:
+    """Return the pins that names may decide.
+
+    In a numbered list where both sides have layers that names don't settle (left over, moved, or of another shape), a
+    number proves nothing: a layer may have been inserted. There the order of the whole list decides. The same holds in a
+    row of layers (`layers.0`, `layers.1`) where one side has a member left over, and the other a layer of the same shapes
+    left over beside the row (`proj_in`): the row may start with what the other side keeps outside.
+    """
+    used = set(pinned.values())
+    sure = {i: j for i, j in pinned.items() if _agree(sources[i], targets[j])}
+    left_sources = [u for i, u in enumerate(sources) if i not in sure]
+    left_targets = [u for j, u in enumerate(targets) if j not in used]
+    open_sources = {list_of(u) for u in left_sources}
+    open_targets = {list_of(u) for u in left_targets} | {
+        list_of(targets[j]) for i, j in pinned.items() if i not in sure
+    }
+    rows = (_rows(left_sources), _rows(left_targets))
+    beside = (_beside(left_sources), _beside(left_targets))
+
+    def shifted(i: int, j: int) -> bool:
+        ours, theirs = _row_of(sources[i]), _row_of(targets[j])
+        if not (ours and theirs):
+            return False
+        into, out_of = _parent(theirs), _parent(ours)
+        return bool(
+            rows[0].get(ours, set()) & beside[1].get(into, set())
+            or rows[1].get(theirs, set()) & beside[0].get(out_of, set())
+        )
+
+    return {
+        i: j
+        for i, j in pinned.items()
+        if not (list_of(sources[i]) and list_of(sources[i]) in open_sources and list_of(targets[j]) in open_targets)
+        and not shifted(i, j)
+    }
+
+
+def _agree(source: Unit, target: Unit) -> bool:
+    if source.numbers != target.numbers:
+        return False
+    pairs = same_roles(source, target)
+    return bool(pairs) and all(a.shape == b.shape for a, b in pairs) and len(source.leaves) == len(target.leaves)
+
+
+def list_of(unit: Unit) -> str:
+    """Return the path up to the first number, the list that the unit stands in: "" without one, "." at the root."""
+    parts = unit.path.split(".")
+    at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[:at]) + "." if at is not None else ""
+
+
+def _row_of(unit: Unit) -> str:
+    """Return the path of the list that the unit itself is a member of, "" for others."""
+    row, _, last = unit.path.rpartition(".")
+    return row if last.isdecimal() else ""
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _rows(units: Iterable[Unit]) -> dict[str, set[Kind]]:
+    """Return what kinds of layers are left over in each row."""
+    found: dict[str, set[Kind]] = {}
+    for unit in units:
+        row = _row_of(unit)
+        if row:
+            found.setdefault(row, set()).add(_kind(unit))
+    return found
+
+
+def _beside(units: Iterable[Unit]) -> dict[str, set[Kind]]:
+    """Return what kinds of layers are left over directly below each path, outside of rows."""
+    found: dict[str, set[Kind]] = {}
+    for unit in units:
+        if not _row_of(unit):
+            found.setdefault(_parent(unit.path), set()).add(_kind(unit))
+    return found
+
+
+def _kind(unit: Unit) -> Kind:
+    return tuple(sorted((role, leaf.shape) for role, leaf in unit.leaves.items()))

@@ -1,0 +1,100 @@
+"""How sure a pair may be taken for, and what is missing where it is in doubt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Certainty
+
+if TYPE_CHECKING:
+    from torchgraft.matching.judging.judge import Pair
+
+BESIDE = "a layer of the same shapes stays free beside it, and nothing in between tells which of them it was"
+BY_ORDER = "names don't say it, and layers of the same shapes could change places"
+OTHER_NAME = "its shape fits, its name doesn't"
+NO_LEAD = "another reading fits nearly as well"
+FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it in)"
+
+FUSED = (
+    "the file's layer has a bias where the model has a norm that nothing fills: norms or branches are fused into it, as for "
+    "deployment, and can't be taken out again"
+)
+
+UNORDERED = (
+    "the file is sorted by name, and a number alone doesn't tell whose norm it is in a block with several attentions"
+)
+
+EITHER_WAY = (
+    "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
+)
+
+# Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair, from SAME on all words agree.
+STRANGE, AKIN, SAME = 0.15, 0.55, 0.9
+# How rare shapes are of which the two sides have three: an embedding here, and the embedding and a tied head there.
+FEW = 0.6
+# Share of the total score by which a pair must lead its best rival.
+LEAD = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """How sure a pair is; `doubt` says what is missing, and is empty for what isn't in doubt."""
+
+    certainty: Certainty
+    doubt: str = ""
+
+
+CERTAIN, LIKELY = Sureness(Certainty.CERTAIN), Sureness(Certainty.LIKELY)
+
+
+def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
+    """Return how sure a pair is; None: too little speaks for it.
+
+    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape. An unordered file is sorted
+    by name: that a pair is out of order says nothing against it.
+    """
+    if pair.named and pair.unquestioned:
+        return CERTAIN
+    if pair.adjoined:
+        return _doubt(BESIDE)
+    if pair.named:
+        return LIKELY
+    return (_left_over if familiar else _foreign)(pair, unordered=unordered)
+
+
+def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
+    """Return how sure a pair is that names leave open in a file whose other names agree."""
+    if not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
+        return None  # the same words under another number, out of order, between blocks that don't agree otherwise
+    told = max(pair.block, pair.tail) > 0.5 or pair.rare > 0.9
+    if pair.name >= (AKIN if told else SAME):  # `norm` and `fc_norm` of one library are two things
+        return _foreign(pair, unordered=unordered)
+    if pair.in_order and max(pair.block, pair.tail) > 0.5:
+        return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
+    alone = pair.rare > 0.9 and pair.rival is None
+    return _doubt(OTHER_NAME) if alone or (pair.in_order and pair.rare > FEW) else None
+
+
+def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
+    """Return how sure a pair is by all the evidence there is."""
+    context = max(pair.block, pair.tail)
+    if pair.name < STRANGE and context < 0.4 and pair.rare < 0.9 and not pair.in_order:
+        return None
+    if pair.name < STRANGE and not (pair.told_apart or pair.placed):
+        return _doubt(BY_ORDER)
+    if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):
+        return CERTAIN
+    if pair.lead > LEAD and (pair.in_order or pair.told_apart):
+        return LIKELY
+    far_ahead = pair.in_order or (unordered and pair.lead > LEAD)
+    return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)
+
+
+def folded(sure: Sureness, lacking: str) -> Sureness:
+    """Return the doubt of a pair that fits but for what is `lacking`."""
+    return sure if sure.certainty is Certainty.DOUBT else _doubt(lacking)
+
+
+def _doubt(reason: str) -> Sureness:
+    return Sureness(Certainty.DOUBT, reason)

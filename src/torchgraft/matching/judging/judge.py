@@ -1,0 +1,187 @@
+"""How sure a pair is: what separates it from every rival that has the same shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from torchgraft.matching.judging.openings import openings
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from torchgraft.matching.evidence.order import Order
+    from torchgraft.matching.evidence.scores import Evidence
+    from torchgraft.matching.judging.openings import Openings
+
+# A rival is told apart by its name, or its block, from this much less likeness on.
+NAME_GAP, BLOCK_GAP = 0.05, 0.07
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A source and a target unit that belong together, with the evidence.
+
+    `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
+    shapes that stays free stands beside, with nothing in between that could tell; `named`: the same name under
+    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well by name or block; `placed`: where one does, it stands
+    elsewhere on both sides, or would fit worse as part of an exchange; `rare`: how few units
+    share the shapes; `lead`: total score over the next best; `rival`: that next best source.
+    """
+
+    source: int
+    target: int
+    name: float
+    block: float
+    tail: float
+    in_order: bool
+    adjoined: bool
+    named: bool
+    unquestioned: bool
+    told_apart: bool
+    placed: bool
+    rare: float
+    lead: float
+    rival: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all pairs are judged against.
+
+    `path` are the pairs on the alignment, `named` those of the same name, `regions` the part of the network that each
+    unit of either side lies in, `sequences` both sides in order. `orderly`: the two agree from end to end; then order
+    itself tells rivals apart. `contested` are the units of either side in whose row something was put in or taken out,
+    and that have a place both from its start and from its end.
+    """
+
+    path: AbstractSet[tuple[int, int]]
+    named: Mapping[int, int]
+    regions: tuple[Sequence[str], Sequence[str]]
+    sequences: tuple[Order, Order]
+    orderly: bool
+    contested: tuple[Container[int], Container[int]] = ((), ())
+
+    def is_contested(self, i: int, j: int) -> bool:
+        """Return whether one of a pair has two places in its row."""
+        return i in self.contested[0] or j in self.contested[1]
+
+
+# Likeness of names that an exchange of two pairs must lose before names count as settling which is which.
+SWAP_GAP = 0.3
+
+
+def judged(
+    pairs: Sequence[tuple[int, int]],
+    total: np.ndarray,
+    evidence: Evidence,
+    votes: tuple[np.ndarray, np.ndarray],
+    context: Context,
+) -> list[Pair]:
+    """Return the pairs with all that speaks for and against them."""
+    partners = dict(pairs), {j: i for i, j in pairs}
+    left = openings(pairs, context.named, evidence.fits, context.regions, context.sequences)
+    return [_judge((i, j), total, evidence, votes, (context, left), partners) for i, j in pairs]
+
+
+def _judge(
+    pair: tuple[int, int],
+    total: np.ndarray,
+    evidence: Evidence,
+    votes: tuple[np.ndarray, np.ndarray],
+    around: tuple[Context, Openings],
+    partners: tuple[Mapping[int, int], Mapping[int, int]],
+) -> Pair:
+    (i, j), (context, left) = pair, around
+    contested, named = context.is_contested(i, j), context.named.get(i) == j
+    column, row = total[:, j].copy(), total[i].copy()
+    column[i] = row[j] = -9.0
+    rival = int(column.argmax())
+    lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
+    rivals = [(side, k, partners[side].get(k)) for side in (0, 1) for k in _rivals(i, j, evidence, side)]
+    free = [(side, k) for side, k, other in rivals if other is None]
+    others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
+    return Pair(
+        source=i,
+        target=j,
+        name=float(evidence.names[i, j]),
+        block=float(votes[0][i, j]),
+        tail=float(votes[1][i, j]),
+        in_order=pair in context.path,
+        adjoined=contested or left.is_adjoined(i, j),
+        named=named,
+        unquestioned=named and not contested and left.is_unquestioned(i, j),
+        told_apart=not free and all(_by_order(pair, other, context) for other in others),
+        placed=all(_stands_elsewhere(pair, *rival, context.sequences) for rival in free)
+        and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
+        rare=float(evidence.rare[i, j]),
+        lead=float(lead),
+        rival=rival if column[rival] > 0.4 else None,
+    )
+
+
+def _rivals(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
+    """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
+
+    Votes of neighbours don't count here: they follow from the pairs themselves.
+    """
+    line = (slice(None), j) if side == 0 else (i, slice(None))
+    fits = evidence.fits[line].copy()
+    fits[i if side == 0 else j] = False
+    apart = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (evidence.shared[line] < evidence.shared[i, j])
+    apart |= evidence.clash[line] & ~evidence.clash[i, j]
+    apart |= evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
+    apart |= evidence.turned[line] & ~evidence.turned[i, j]
+    return [int(k) for k in np.flatnonzero(fits & ~apart)]
+
+
+def _by_order(pair: tuple[int, int], other: tuple[int, int], context: Context) -> bool:
+    """Return whether order tells the units of another pair apart: numbers on both sides, and other shapes in between.
+
+    Modules under words may be registered in any order, `fc_out` before `fc_in`. Norms stand with their layers, though:
+    behind layers of different shapes numbers on one side are enough.
+    """
+    if not context.orderly or pair not in context.path or other not in context.path:
+        return False
+    first, second = context.sequences
+    numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
+    layers = first.layers[pair[0]], first.layers[other[0]]
+    if not (all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])):
+        return False
+    return first.separates(pair[0], other[0])
+
+
+def _by_place(
+    pair: tuple[int, int], other: tuple[int, int], evidence: Evidence, context: Context, partners: Mapping[int, int]
+) -> bool:
+    """Return whether the units of another pair stand elsewhere: where both sides agree on the place, or by their names.
+
+    Numbers on both sides say it; or, for what is in order, that one of the two is deeper in lists on both sides, or has
+    other shapes in between, unless both sides have them at one place of two branches that no name tells apart, such as
+    actor and critic: these come in any order. Where names differ, an exchange of the partners may speak against it.
+    """
+    (i, j), (ours, theirs), (first, second), names = pair, other, context.sequences, evidence.names
+    here, there = first.exchange(i, ours), second.exchange(j, theirs)
+    if here and there and all(partners.get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
+        return here.rising == there.rising
+    if names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j] >= SWAP_GAP:
+        return True
+    if pair not in context.path or other not in context.path:
+        return False
+    deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
+    if deeper[0] * deeper[1] > 0:
+        return True
+    branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
+    return not branches and first.separates(i, ours) and second.separates(j, theirs)
+
+
+def _stands_elsewhere(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
+    """Return whether both of a pair stand at the same numbers, and a rival that stays free at another, or in a list."""
+    here, there = (order.numbers[at] for order, at in zip(sequences, pair, strict=True))
+    if here != there:
+        return False
+    other = sequences[side].numbers[rival]
+    return len(other) > len(here) or sequences[side].exchange(pair[side], rival) is not None

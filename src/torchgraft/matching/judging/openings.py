@@ -1,0 +1,108 @@
+"""What names leave open, counted once for all pairs: with a thousand layers in one list, each pair can't ask all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+
+    from torchgraft.matching.evidence.order import Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Openings:
+    """Units that names or pairs leave over, on either side; arrays have one entry for each unit of their side.
+
+    `fits` says which units have the same shapes. `unnamed`: no equal name leads to one of the same shapes; `unpaired`: in
+    no pair. `regions`, `rows` and `runs` number the part of the network, the list that a unit is a member of (-1 for
+    none), and the run of equal shapes it stands in. `misled` are source regions, and `broken` source rows, in which a
+    name leads to other shapes; `open_rows` are rows that have a unit without a partner of equal name.
+    """
+
+    fits: np.ndarray
+    named: Mapping[int, int]
+    unnamed: tuple[np.ndarray, np.ndarray]
+    unpaired: tuple[np.ndarray, np.ndarray]
+    regions: tuple[np.ndarray, np.ndarray]
+    rows: tuple[np.ndarray, np.ndarray]
+    runs: tuple[np.ndarray, np.ndarray]
+    misled: frozenset[int]
+    broken: frozenset[int]
+    open_rows: tuple[frozenset[int], frozenset[int]]
+
+    def is_unquestioned(self, i: int, j: int) -> bool:
+        """Return whether a pair of the same name has no other reading.
+
+        It has one where a source and a target near by, both left over by name, have the same shapes; and where names
+        near by lead to other shapes, one of them is enough: a layer may have been inserted or moved, and then the same
+        number means another layer.
+        """
+        ours, theirs = self.regions
+        sources = bool((self.fits[:, j] & self.unnamed[0] & (ours == ours[i])).any())
+        targets = bool((self.fits[i] & self.unnamed[1] & (theirs == theirs[j])).any())
+        return not (sources or targets) if int(ours[i]) in self.misled else not (sources and targets)
+
+    def is_adjoined(self, i: int, j: int) -> bool:
+        """Return whether the list of a pair has shifted and the pair could as well be the one beside it.
+
+        Where a layer was inserted into a run of layers of the same shapes, or taken out of one, nothing but the values
+        tells which of them it was.
+        """
+        return self._has_shifted(i, j) and (self._has_like(0, i, self.fits[:, j]) or self._has_like(1, j, self.fits[i]))
+
+    def _has_shifted(self, i: int, j: int) -> bool:
+        if self.named.get(i) != j:
+            return True
+        ours, theirs = int(self.rows[0][i]), int(self.rows[1][j])
+        return ours in self.broken or (ours in self.open_rows[0] and theirs in self.open_rows[1])
+
+    def _has_like(self, side: int, at: int, fitting: np.ndarray) -> bool:
+        """Return whether another one that fits stays unpaired in the same row and run as the unit `at`."""
+        rows, runs = self.rows[side], self.runs[side]
+        if rows[at] < 0:
+            return False
+        return bool((fitting & self.unpaired[side] & (rows == rows[at]) & (runs == runs[at])).any())
+
+
+def openings(
+    pairs: Iterable[tuple[int, int]],
+    named: Mapping[int, int],
+    fits: np.ndarray,
+    regions: tuple[Sequence[str], Sequence[str]],
+    sequences: tuple[Order, Order],
+) -> Openings:
+    """Return what `named` (pairs of equal name) and `pairs` leave over of two sides; `fits` is a matrix of truth values."""
+    sure = {a: b for a, b in named.items() if fits[a, b]}
+    taken, used = list(zip(*pairs, strict=True)) or [(), ()], set(named.values())
+    places = (_numbered(regions[0]), _numbered(regions[1]))
+    rows = (_numbered(sequences[0].rows), _numbered(sequences[1].rows))
+    misled = [a for a in named if a not in sure]
+    unnamed = [a for a in range(fits.shape[0]) if a not in named], [b for b in range(fits.shape[1]) if b not in used]
+    return Openings(
+        fits=fits.astype(bool),
+        named=named,
+        unnamed=(_all_but(sure, fits.shape[0]), _all_but(sure.values(), fits.shape[1])),
+        unpaired=(_all_but(taken[0], fits.shape[0]), _all_but(taken[1], fits.shape[1])),
+        regions=places,
+        rows=rows,
+        runs=(np.array(sequences[0].changes, int), np.array(sequences[1].changes, int)),
+        misled=frozenset(places[0][misled].tolist()),
+        broken=frozenset(rows[0][misled].tolist()) - {-1},
+        open_rows=(frozenset(rows[0][unnamed[0]].tolist()) - {-1}, frozenset(rows[1][unnamed[1]].tolist()) - {-1}),
+    )
+
+
+def _numbered(values: Iterable[Hashable]) -> np.ndarray:
+    """Return a number for each value, equal where they are; -1 for None."""
+    ids: dict[Hashable, int] = {None: -1}
+    return np.array([ids.setdefault(value, len(ids)) for value in values], int)
+
+
+def _all_but(numbers: Collection[int], count: int) -> np.ndarray:
+    found = np.ones(count, bool)
+    found[list(numbers)] = False
+    return found

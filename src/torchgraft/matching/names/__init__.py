@@ -1,0 +1,1 @@
+"""Names as texts: canonical words, prefixes, lost dots, and the caller's rules."""

@@ -1,0 +1,209 @@
+"""What the user knows, applied to the source's names before anything is matched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.hints import one_of
+from torchgraft.core.names import covers
+from torchgraft.matching.tables.dialect import WRAPPERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_FIELD = re.compile(r"\{(\w*)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The caller's facts.
+
+    rename: source pattern -> target pattern; `{i}` stands for a number, `{name}` for one whole segment; a pattern that
+    ends with a dot is a prefix, any other is a whole name or a run of whole segments at its start.
+    fan_out: source prefix -> target prefixes, one source for several places.
+    layers: path of a layer list -> number of the source layer for each target layer, repeats allowed.
+    copies: module name -> name of the module that starts as its copy.
+    fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
+    """
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    fan_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
+    fresh: Sequence[str] = ()
+    zero: Sequence[str] = ()
+
+    def present(self, keys: Iterable[str]) -> list[tuple[str, str]]:
+        """Return (name to match by, source key); a key appears once for every place that the rules send it to."""
+        if not (self.rename or self.fan_out or self.layers or self.copies):
+            return [(key, key) for key in keys]
+        shown: list[tuple[str, str]] = []
+        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        for key in keys:
+            names = [_renamed(key, renames)]
+            names = [n for name in names for n in self._spread(name)]
+            names = [n for name in names for n in self._relayered(name)]
+            names += [n for name in names for n in self._copied(name)]
+            shown += [(name, key) for name in names]
+        return shown
+
+    def check(self, keys: Sequence[str]) -> None:
+        """Raise UsageError where a rule means no tensor of the file.
+
+        Raises:
+            UsageError: naming the rule, and what comes close to it.
+        """
+        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        for (pattern, _), said in zip(renames, self.rename, strict=True):
+            _expect(any(pattern.match(key) for key in keys), "rename", said, keys)
+        names = [_renamed(key, renames) for key in keys]
+        for old in self.fan_out:
+            _expect(any(_behind(_dotted(old), name) is not None for name in names), "fan_out", old, names)
+        names = [n for name in names for n in self._spread(name)]
+        for path in self.layers:
+            _expect(any(_list_at(path, name) for name in names), "layers", path, names)
+        for old in self.copies:
+            _expect(any(old in name.split(".") for name in names), "copies", old, names)
+
+    def astray(self, keys: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+        """Return a remark for each rename and fan-out that leads to nothing among `names`, the model's.
+
+        That may be meant: so a tensor is left out. A rule leads somewhere if what it puts in place of a key's beginning
+        is a run of whole segments of some name, apart from wrappers; or if another rule takes it further.
+
+        Raises:
+            UsageError: what a rule leads to is nearly, but not, what something in the model is called.
+        """
+        names = list(names)
+        text = "\n".join(f".{name}." for name in names)
+        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        heads: dict[str, list[str]] = {to: [] for to in self.rename.values()}
+        for key in keys:
+            found, to = next(((m, to) for pattern, to in renames if (m := pattern.match(key))), (None, ""))
+            if found:
+                head = _filled(to, found.groupdict())
+                name = head + key[found.end() :]
+                further = [n for one in self._spread(name) for n in self._relayered(one)] != [name] or self._copied(
+                    name
+                )
+                heads[to].append("" if further else head)
+        places = {place: [place] for places in self.fan_out.values() for place in places}
+        return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
+
+    def is_fresh(self, name: str) -> bool:
+        """Whether the caller wants the slot to stay fresh."""
+        return any(covers(pattern, name) for pattern in self.fresh)
+
+    def is_zero(self, name: str) -> bool:
+        """Whether the caller wants the slot to start at zero."""
+        return any(covers(pattern, name) for pattern in self.zero)
+
+    def _spread(self, name: str) -> list[str]:
+        for old, places in self.fan_out.items():
+            rest = _behind(_dotted(old), name)
+            if rest is not None:
+                return [_dotted(place) + rest for place in places]
+        return [name]
+
+    def _relayered(self, name: str) -> list[str]:
+        for path, picks in self.layers.items():
+            found = _list_at(path, name)
+            if found:
+                number = int(found["n"])
+                return [f"{found['head']}{j}{found['rest']}" for j, i in enumerate(picks) if i == number]
+        return [name]
+
+    def _copied(self, name: str) -> list[str]:
+        parts = name.split(".")
+        return [
+            ".".join([*parts[:at], new, *parts[at + 1 :]])
+            for old, new in self.copies.items()
+            for at, part in enumerate(parts)
+            if part == old
+        ]
+
+
+def _behind(prefix: str, name: str) -> str | None:
+    """Return what stands behind a prefix, at the start of a name or behind segments of wrappers; None if it isn't there."""
+    left = name
+    while not left.startswith(prefix):
+        wrapper, _, left = left.partition(".")
+        if wrapper not in WRAPPERS or not left:
+            return None
+    return left[len(prefix) :]
+
+
+def _list_at(path: str, name: str) -> re.Match[str] | None:
+    """Return the parts of a name in the layer list at `path`, whatever stands before it; None for all other names."""
+    return re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
+
+
+def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  # noqa: FBT001  # a fact, not a mode
+    """Raise UsageError unless a rule hit something."""
+    if hit:
+        return
+    inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
+    near = inside or get_close_matches(said, [".".join(name.split(".")[:n]) for name in names for n in (1, 2)], n=2)
+    raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{one_of(near[:2])}")
+
+
+def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], text: str) -> Iterator[str]:
+    """Yield a remark for each rule that puts nothing of the model in front of names; `text` has all names in dots."""
+    for said, made in heads.items():
+        parts = [_unwrapped(head) for head in dict.fromkeys(made)]
+        if not made or any(not part or f".{part}." in text for part in parts):
+            continue
+        fact = f"{option}: nothing in the model is called {printable(said)!r}"
+        size = parts[0].count(".") + 1
+        near = get_close_matches(parts[0], {".".join(name.split(".")[:size]) for name in names}, n=2)
+        if near:
+            raise UsageError(f"{fact}; did you mean {' or '.join(repr(printable(n, 80)) for n in near)}?")
+        yield f"{fact}: what it renames stays unused"
+
+
+def _unwrapped(head: str) -> str:
+    parts = head.strip(".").split(".")
+    while len(parts) > 1 and parts[0] in WRAPPERS:
+        del parts[0]
+    return ".".join(parts)
+
+
+def _dotted(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith(".") else prefix + "."
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    out, at = [], 0
+    for found in _FIELD.finditer(pattern):
+        out.append(re.escape(pattern[at : found.start()]))
+        name = found.group(1)
+        if not name.isidentifier():
+            raise UsageError(f"rename pattern {pattern!r}: a field needs a name, as in {{i}}")
+        out.append(f"(?P<{name}>\\d+)" if len(name) == 1 else f"(?P<{name}>[^.]+)")
+        at = found.end()
+    out.append(re.escape(pattern[at:]))
+    end = "" if pattern.endswith(".") or not pattern else r"(?=\.|$)"
+    try:
+        return re.compile("".join(out) + end)
+    except re.error as error:
+        raise UsageError(f"rename pattern {pattern!r}: {error}") from error
+
+
+def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, to in renames:
+        found = pattern.match(key)
+        if found:
+            new = _filled(to, found.groupdict())
+            return new + key[found.end() :]
+    return key
+
+
+def _filled(to: str, fields: Mapping[str, str]) -> str:
+    try:
+        return _FIELD.sub(lambda m: fields[m.group(1)], to)
+    except KeyError as error:
+        raise UsageError(f"rename target {to!r} uses {error}, which its source pattern lacks") from error

@@ -1,0 +1,151 @@
+"""Fused projections that no name tells: one tensor here has the rows of the parts that lie apart on the other side."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.names import words
+from torchgraft.matching.names.words import canonical
+from torchgraft.matching.parts.leaves import parts_of
+from torchgraft.matching.parts.units import shape_class
+from torchgraft.matching.tables.packing import FUSED, GATE_UP, QKV, SHAPED, Packing, entry
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Sequence
+
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
+
+KINDS = (QKV, GATE_UP)
+# How a fused tensor is cut: the order of its parts, their rows in the usual order, and along which dimension.
+Cut = tuple[Packing, tuple[int, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Parts that lie apart in one module: what they are, their rows, and the columns that they have in common."""
+
+    parts: tuple[str, ...]
+    rows: tuple[int, ...]
+    columns: int
+
+
+def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Container[str]) -> list[Leaf]:
+    """Return the leaves, with those cut that are as tall as parts of the other side together.
+
+    Queries, keys and values of an attention; gate and up of a network whose way back down lies beside. The other side
+    must lack such a whole tensor, or have fewer of its shape, and have more of the shapes of its parts. The order of
+    rows is that of the entry for such a name, or else the usual one: no more than a guess.
+    """
+    templates = set(_apart(others))
+    theirs = _shapes_of(others)
+    out, owners = list(leaves), {key.rpartition(".")[0] for leaf in leaves for key in leaf.keys}
+    for _ in range(len(KINDS)):  # what is cut first shows what is left of a shape
+        ours = _shapes_of(out)
+        odd = [
+            leaf for leaf in out if _is_whole(leaf) and leaf.name not in whole and _is_more(leaf.shape, ours, theirs)
+        ]
+        found = _fitting(odd, [t for t in templates if _is_scarce(t, ours, theirs)], out)
+        if not found:
+            break
+        cuts = {leaf.owner: (_packing(leaf, apart.parts, owners), apart.rows, dim) for leaf, apart, dim in found}
+        out = [part for leaf in out for part in _cut(leaf, cuts.get(leaf.owner))]
+    return out
+
+
+def _shapes_of(leaves: Sequence[Leaf]) -> Counter[Shape]:
+    return Counter(shape_class(leaf.shape) for leaf in leaves if _is_matrix(leaf))
+
+
+def _is_more(shape: Shape, ours: Counter[Shape], theirs: Counter[Shape]) -> bool:
+    return ours[shape_class(shape)] > theirs[shape_class(shape)]
+
+
+def _fitting(odd: Sequence[Leaf], templates: Sequence[Apart], leaves: Sequence[Leaf]) -> list[tuple[Leaf, Apart, int]]:
+    """Return what leaves are to be cut into and along which dimension, where one thing fits.
+
+    Parts side by side, as in a matrix that is stored [in, out], only where nothing fits as parts below each other.
+    """
+    if not odd or not templates:
+        return []
+    inside: dict[str, set[Shape]] = defaultdict(set)
+    for leaf in leaves:
+        if _is_matrix(leaf):
+            inside[leaf.owner.rpartition(".")[0]].add(shape_class(leaf.shape))
+    for dim in (0, 1):
+        found = []
+        for leaf in odd:
+            beside = inside[leaf.owner.rpartition(".")[0]]
+            fits = [t for t in templates if dim in _row_dims(leaf) and _adds_up(leaf.shape, dim, t, beside)]
+            if len(fits) == 1:
+                found.append((leaf, fits[0], dim))
+        if found:
+            return found
+    return []
+
+
+def _is_scarce(apart: Apart, ours: Counter[Shape], theirs: Counter[Shape]) -> bool:
+    classes = {shape_class((rows, apart.columns)) for rows in apart.rows}
+    return all(ours[found] < theirs[found] for found in classes)
+
+
+def _cut(leaf: Leaf, cut: Cut | None) -> list[Leaf]:
+    if cut is None or leaf.form != "plain" or leaf.part is not None or leaf.role not in ("weight", "bias"):
+        return [leaf]
+    packing, rows, dim = cut
+    usual = next(kind for kind in KINDS if packing.parts[0] in kind)
+    sizes = tuple(rows[usual.index(label)] for label in packing.parts)
+    return parts_of(leaf, packing, sizes, dim if len(leaf.shape) == 2 else 0, guessed=not packing.source)
+
+
+def _is_matrix(leaf: Leaf) -> bool:
+    return leaf.role == "weight" and len(leaf.shape) == 2 and leaf.form == "plain"
+
+
+def _is_whole(leaf: Leaf) -> bool:
+    """Whether a leaf may be a fused matrix: what its name could not cut, such as rows head by head, stays whole."""
+    return _is_matrix(leaf) and leaf.part is None and words(leaf.owner.rpartition(".")[2]) not in FUSED
+
+
+def _oriented(leaf: Leaf) -> Shape:
+    """Return the shape as [out, in]."""
+    return leaf.shape[::-1] if leaf.turned else leaf.shape
+
+
+def _row_dims(leaf: Leaf) -> tuple[int, ...]:
+    return (0, 1) if leaf.turned is None else (int(leaf.turned),)
+
+
+def _apart(leaves: Sequence[Leaf]) -> Iterator[Apart]:
+    """Yield what lies apart in the modules of a side: by name or by number for q, k, v; by shape for gate and up."""
+    modules: dict[str, list[Leaf]] = defaultdict(list)
+    for leaf in leaves:
+        if leaf.role == "weight" and len(leaf.shape) == 2:
+            modules[leaf.owner.rpartition(".")[0]].append(leaf)
+    for inside in modules.values():
+        said = {canonical(leaf.owner)[-1:]: leaf for leaf in inside}
+        projections = [said.get((label,)) for label in QKV]
+        if None not in projections:
+            shapes = [_oriented(leaf) for leaf in projections if leaf]
+            if len({columns for _, columns in shapes}) == 1:
+                yield Apart(QKV, tuple(rows for rows, _ in shapes), shapes[0][1])
+        held = [_oriented(leaf) for leaf in inside]
+        for rows, columns in dict.fromkeys(held):
+            if rows == columns and held.count((rows, columns)) >= len(QKV):
+                yield Apart(QKV, (rows,) * 3, columns)
+            elif rows != columns and held.count((rows, columns)) == len(GATE_UP) and (columns, rows) in held:
+                yield Apart(GATE_UP, (rows, rows), columns)
+
+
+def _adds_up(shape: Shape, dim: int, apart: Apart, beside: Container[Shape]) -> bool:
+    if shape[dim] != sum(apart.rows) or shape[1 - dim] != apart.columns:
+        return False
+    return apart.parts == QKV or shape_class((apart.columns, apart.rows[0])) in beside
+
+
+def _packing(leaf: Leaf, parts: tuple[str, ...], owners: Container[str]) -> Packing:
+    """Return the entry for a name of these parts, or the usual order without a source."""
+    found = entry(SHAPED.get(words(leaf.owner.rpartition(".")[2]), ()), leaf.keys[0].rpartition(".")[0], owners)
+    return found if found and sorted(found.parts) == sorted(parts) else Packing(parts=parts)

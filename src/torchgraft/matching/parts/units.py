@@ -1,0 +1,226 @@
+"""Tensors of one module kept together: a unit is a module's weight, bias and statistics, or a single bare tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING
+
+from torchgraft.matching.names.words import (
+    by_position,
+    canonical,
+    counted_from_one,
+    counted_from_zero,
+    members_of,
+    numbered_lists,
+    numbers,
+    stem,
+    without_third,
+)
+from torchgraft.matching.parts.attentions import read_attentions
+from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Shape
+
+BARE = "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """Leaves of one module by canonical role.
+
+    `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
+    outermost first, `home` the innermost module around it that holds more than this. `said`: the path as it is read,
+    where what stands beside it makes that another. Where a few members of a list stand for all, `times` says for how
+    many each of the blocks stands, and at last the unit itself, and `places` where
+    its blocks stand in the whole list, and how long that is.
+    """
+
+    path: str
+    leaves: dict[str, Leaf]
+    blocks: tuple[str, ...]
+    order: int
+    home: str = ""
+    said: str = ""
+    times: tuple[float, ...] = ()
+    places: tuple[tuple[int, int] | None, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The canonical words of the path, with the numbers of the lists that it stands in set aside."""
+        return _words(self.said or self.path, self.blocks)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers in the path."""
+        return numbers(self.path)
+
+    @property
+    def block(self) -> str:
+        """The innermost numbered block around the module, or ""."""
+        return self.blocks[-1] if self.blocks else ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The numbered blocks around the module and its home: those whose members belong together."""
+        return self.blocks if self.home in self.blocks or not self.home else (*self.blocks, self.home)
+
+    @property
+    def tails(self) -> tuple[str, ...]:
+        """The path within each of the blocks; the whole path where there is none."""
+        return tuple(self.path[len(block) + 1 :] for block in self.blocks) or (self.path,)
+
+    @property
+    def tail(self) -> str:
+        """The path within the innermost block."""
+        return self.path[len(self.blocks[-1]) + 1 :] if self.blocks else self.path
+
+    @property
+    def weight(self) -> float:
+        """For how many units it stands."""
+        return prod(self.times)
+
+    @property
+    def group_weights(self) -> tuple[float, ...]:
+        """For how many units it stands inside each of the `groups`; inside of none where there are none."""
+        inside = [prod(self.times[at + 1 :]) for at in range(len(self.blocks))]
+        return (*inside, prod(self.times[-1:]))
+
+    @property
+    def tail_weights(self) -> tuple[float, ...]:
+        """For how many blocks that have such a tail it stands, for each of the `tails`."""
+        return tuple(prod(self.times[: at + 1]) for at in range(len(self.blocks))) or (1.0,)
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of all leaves."""
+        return sum(leaf.numel for leaf in self.leaves.values())
+
+
+def group(leaves: Sequence[Leaf]) -> list[Unit]:
+    """Return the units in order of their first leaf."""
+    named = [(leaf, *leaf.name.rpartition(".")[::2]) for leaf in leaves]
+    beside: dict[str, dict[str, Leaf]] = {}
+    for leaf, owner, last in named:
+        beside.setdefault(owner, {})[last] = leaf
+    found: dict[str, dict[str, Leaf]] = {}
+    for leaf, owner, last in named:
+        role = _role(last, beside[owner].keys())
+        path = leaf.name if role == BARE else owner
+        if role == BARE:
+            path, role = _raw(leaf, owner, last, beside[owner])
+        roles = found.setdefault(path, {})
+        if role in roles:
+            found[leaf.name] = {BARE: leaf}
+        else:
+            roles[role] = leaf
+    lists = numbered_lists(found)
+    blocks: dict[str, tuple[str, ...]] = {}
+    for path in found:
+        parent = path.rpartition(".")[0]
+        if parent not in blocks:
+            blocks[parent] = members_of(parent, lists)
+    said = (
+        {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found) | by_position(found)
+    )
+    said |= read_attentions(found)
+    homes = _homes(found)
+    return [
+        Unit(
+            path=path, leaves=roles, blocks=blocks[parent], order=min([leaf.order for leaf in roles.values()]),
+            home=homes[parent], said=said.get(path, ""),
+        )
+        for path, roles in found.items()
+        for parent in (path.rpartition(".")[0],)
+    ]  # fmt: skip
+
+
+def _homes(paths: Iterable[str]) -> dict[str, str]:
+    """Return, for the parent of each path, the innermost module from there on outwards that holds two units or more."""
+    held = Counter(path.rpartition(".")[0] for path in paths)
+    inside = Counter(held)
+    for parent in list(held):
+        around = parent
+        while around:
+            around = around.rpartition(".")[0]
+            inside[around] += held[parent]
+    homes: dict[str, str] = {}
+    for parent in held:
+        around = parent
+        while around and inside[around] < 2:
+            around = around.rpartition(".")[0]
+        homes[parent] = around
+    return homes
+
+
+def _raw(leaf: Leaf, owner: str, last: str, beside: Mapping[str, Leaf]) -> tuple[str, str]:
+    """Return path and role of a raw tensor: `fc_w` beside `fc_b` are weight and bias of `fc`, others stand alone.
+
+    The bias must be as long as one side of the weight.
+    """
+    for weight, bias in RAW_PAIRS:
+        for end, role in ((weight, "weight"), (bias, "bias")):
+            stem = last.removesuffix(end) if len(last) > len(end) else last
+            if stem == last:
+                continue
+            whole, added = beside.get(stem + weight), beside.get(stem + bias)
+            if whole and added and len(added.shape) == 1 < len(whole.shape) and added.shape[0] in whole.shape:
+                return (f"{owner}.{stem}" if owner else stem), role
+    return leaf.name, BARE
+
+
+def _role(last: str, beside: AbstractSet[str]) -> str:
+    role = ROLES.get(last)
+    if role is not None:
+        return role
+    if last in WEIGHT_BESIDE_BIAS and (beside & {"bias", "beta", "b"} or len(beside) == 1):
+        return "weight"
+    return BARE
+
+
+@lru_cache(maxsize=20_000)
+def _words(path: str, blocks: tuple[str, ...]) -> tuple[str, ...]:
+    parts = path.split(".")
+    for block in blocks:
+        at = block.count(".")
+        before = stem(parts[at])
+        if before:
+            parts[at] = before.rstrip("-_")
+    return canonical(".".join(parts))
+
+
+def keeps_statistics(roles: Container[str]) -> bool:
+    """Whether a module of these roles keeps mean and variance of what it sees."""
+    return "mean" in roles and "var" in roles
+
+
+@lru_cache(maxsize=20_000)
+def shape_class(shape: Shape) -> Shape:
+    """Return what transposing, permuting and squeezing leave unchanged: the sorted sizes above one."""
+    return tuple(sorted(d for d in shape if d != 1))
+
+
+@lru_cache(maxsize=20_000)
+def flat_class(shape: Shape) -> Shape:
+    """Return what flattening all but the first dimension leaves unchanged."""
+    return (shape[0], prod(shape[1:])) if len(shape) > 1 else (*shape, 1) if shape else (1, 1)
+
+
+def kind_of(unit: Unit) -> tuple[tuple[str, Shape], ...]:
+    """Return what units that could stand for each other have in common: their roles and shapes, counters left out."""
+    return tuple(sorted((role, shape_class(leaf.shape)) for role, leaf in unit.leaves.items() if role != "count"))
+
+
+def same_roles(a: Unit, b: Unit) -> list[tuple[Leaf, Leaf]]:
+    """Return the pairs of leaves that would feed each other; a bare tensor stands for a lone weight."""
+    pairs = [(leaf, b.leaves[role]) for role, leaf in a.leaves.items() if role in b.leaves]
+    if not pairs and len(a.leaves) == 1 and len(b.leaves) == 1 and set(a.leaves) | set(b.leaves) == {BARE, "weight"}:
+        pairs = [(next(iter(a.leaves.values())), next(iter(b.leaves.values())))]
+    return pairs

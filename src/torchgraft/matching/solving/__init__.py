@@ -1,0 +1,1 @@
+"""From evidence to pairs: sequences aligned, votes taken, pairs put in order; large models by their repeats."""

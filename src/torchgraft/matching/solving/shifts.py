@@ -1,0 +1,140 @@
+"""Rows of layers that are longer on one side: a layer was put in or taken out, and its number is now another's.
+
+In such a row a number means the same layer only as far as both sides agree from the start, or, counted from the end, from
+the end. Where both ways lead to a layer of the same shapes, nothing but the values tells which of them it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from torchgraft.matching.evidence.trust import list_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from torchgraft.matching.parts.units import Unit
+
+# Places of units, in order: a layer with the norm that belongs to it, or a block of layers.
+Group = tuple[int, ...]
+Row = list[Group]
+
+
+@dataclass(frozen=True, slots=True)
+class Shifts:
+    """What rows of unequal length say.
+
+    `misled` are pairs for which an equal number says nothing, `partners` those at the same place from the start or
+    the end; `contested` are the units of either side that have one of each kind.
+    """
+
+    misled: frozenset[tuple[int, int]]
+    partners: frozenset[tuple[int, int]]
+    contested: tuple[frozenset[int], frozenset[int]]
+
+
+def find_shifts(
+    named: Mapping[int, int],
+    pinned: Mapping[int, int],
+    sources: Sequence[Unit],
+    targets: Sequence[Unit],
+    fits: np.ndarray,
+) -> Shifts:
+    """Return what the rows say in which names may not decide: `pinned` are the pairs among `named` that may."""
+    misled: set[tuple[int, int]] = set()
+    partners: set[tuple[int, int]] = set()
+    contested: tuple[set[int], set[int]] = (set(), set())
+    ours, theirs = _rows(sources), _rows(targets)
+    for a, b in _counterparts(ours, theirs, named, fits):
+        if len(a) == len(b):
+            continue
+        to = dict.fromkeys(j for group in b for j in group)
+        misled |= {(i, j) for group in a for i in group for j in to if pinned.get(i) != j}
+        for group, other, twice in _ends(a, b, fits):
+            if twice:
+                contested[0].update(group)
+                contested[1].update(other)
+            partners |= set(zip(group, other, strict=True))
+    return Shifts(frozenset(misled - partners), frozenset(partners), (frozenset(contested[0]), frozenset(contested[1])))
+
+
+def _counterparts(
+    ours: Mapping[str, Row], theirs: Mapping[str, Row], named: Mapping[int, int], fits: np.ndarray
+) -> Iterator[tuple[Row, Row]]:
+    """Yield the rows that stand for each other: by the names of their units, else those left that agree the most."""
+    place = {j: path for path, row in theirs.items() for group in row for j in group}
+    left, free = dict(ours), dict(theirs)
+    for path, row in ours.items():
+        met = Counter(place[named[i]] for group in row for i in group if named.get(i) in place)
+        other = met.most_common(1)[0][0] if met else ""
+        if other in free:
+            yield left.pop(path), free.pop(other)
+    agree = {(a, b): _agreement(left[a], free[b], fits) for a in left for b in free}
+    for a, b in sorted(agree, key=lambda pair: -agree[pair]):
+        if a in left and b in free and 2 * agree[a, b] >= min(len(left[a]), len(free[b])):
+            yield left.pop(a), free.pop(b)
+
+
+def _agreement(ours: Row, theirs: Row, fits: np.ndarray) -> int:
+    first, last = _runs(ours, theirs, fits)
+    return min(first + last, len(ours), len(theirs))
+
+
+def _ends(ours: Row, theirs: Row, fits: np.ndarray) -> Iterator[tuple[Group, Group, bool]]:
+    """Yield groups that stand at the same place from the start or the end, and whether one of them does so twice."""
+    more = len(theirs) - len(ours)
+    first, last = _runs(ours, theirs, fits)
+    at_start = {k: k for k in range(first)}
+    goes_on = first == min(len(ours), len(theirs))  # the longer row just goes on
+    at_end = {} if goes_on else {k: k + more for k in range(len(ours) - last, len(ours))}
+    twice_ours, twice_theirs = at_start.keys() & at_end.keys(), set(at_start.values()) & set(at_end.values())
+    for pairs in (at_start, at_end):
+        for k, n in pairs.items():
+            twice = k in twice_ours or n in twice_theirs
+            if pairs is at_start or not twice:
+                yield ours[k], theirs[n], twice
+
+
+def _runs(ours: Row, theirs: Row, fits: np.ndarray) -> tuple[int, int]:
+    """Return how many groups agree from the start, and from the end, before the first that doesn't."""
+
+    def agree(pair: tuple[Group, Group]) -> bool:
+        return len(pair[0]) == len(pair[1]) and all(fits[i, j] for i, j in zip(*pair, strict=True))
+
+    start, end = zip(ours, theirs, strict=False), zip(reversed(ours), reversed(theirs), strict=False)
+    return sum(1 for _ in takewhile(agree, start)), sum(1 for _ in takewhile(agree, end))
+
+
+def _rows(units: Sequence[Unit]) -> dict[str, Row]:
+    """Return the members of each row in order of their numbers, each norm with its layer.
+
+    A norm goes with the layer before it; in a row that starts with a norm, with the layer behind it.
+    """
+    members: dict[str, dict[int, list[int]]] = {}
+    for at, unit in enumerate(units):
+        row = list_of(unit)
+        if row:
+            number = int(unit.path.removeprefix(row).partition(".")[0])
+            members.setdefault(row, {}).setdefault(number, []).append(at)
+    return {row: _groups(units, [tuple(found[n]) for n in sorted(found)]) for row, found in members.items()}
+
+
+def _groups(units: Sequence[Unit], members: Sequence[Group]) -> Row:
+    norms = [_is_norm(units, member) for member in members]
+    groups: list[Group] = []
+    for at, member in enumerate(members):
+        if at == 0 or not (norms[at - 1] if norms[0] else norms[at]):
+            groups.append(member)
+        else:
+            groups[-1] += member
+    return groups
+
+
+def _is_norm(units: Sequence[Unit], member: Group) -> bool:
+    """Return whether a member is a single unit of vectors: a norm, or what scales channels."""
+    return len(member) == 1 and all(len(leaf.shape) < 2 for leaf in units[member[0]].leaves.values())

@@ -1,0 +1,164 @@
+"""Lists that the two sides count from opposite ends, as decoders and pyramids are: from the coarsest map or the finest.
+
+`up` of the autoencoder of latent diffusion is `up_blocks` of diffusers the other way round, and `refinenet4` of DPT is
+`fusion_stage.layers.0` in transformers. Where shapes tell some of the members apart, they tell the direction for all.
+Where they don't, numbers prove nothing in such a list.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.names import natural_key
+from torchgraft.matching.names.words import canonical, stem
+from torchgraft.matching.parts.units import kind_of
+from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from torchgraft.matching.parts.units import Unit
+
+FITS = 0.4
+# Words that say what a list is for on both sides, and not from which end it is counted.
+LOOSE = frozenset({"up", "ups", "upsample", "decoder", "decode"})
+
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A numbered list: its name, its members in the order of their numbers, their units by the path inside, their kinds."""
+
+    name: Name
+    members: tuple[str, ...]
+    inside: tuple[Mapping[str, int], ...]
+    kinds: tuple[frozenset[tuple[object, int]], ...]
+
+
+def turned(
+    pairs: Sequence[tuple[int, int]], scores: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]
+) -> list[tuple[int, int]]:
+    """Return the pairs with lists turned round whose members go the other way where shapes tell them apart."""
+    to = dict(pairs)
+    for ours, theirs in _facing(to, sources, targets):
+        if (_direction(ours, theirs) or _by_convention(ours.name, theirs.name)) == -1:
+            found = _turn(ours, theirs, to, sources, targets)
+            if found and all(scores[i, j] >= FITS for i, j in found.items()):
+                to.update(found)
+    return sorted(to.items())
+
+
+def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
+    """Return the targets in lists of decoders and pyramids whose direction nothing tells: neither shapes nor names."""
+    to = dict(pairs)
+    return {
+        to[i]
+        for ours, theirs in _facing(to, sources, targets)
+        if _direction(ours, theirs) == 0 and _counted_from_either_end(ours.name, theirs.name)
+        for member, inside in zip(ours.members, ours.inside, strict=True)
+        for i in inside.values()
+        if not any("attn" in sources[k].words for k in inside.values())
+        if i in to and any(targets[to[i]].path.startswith(path + ".") for path in theirs.members)
+    }
+
+
+def _counted_from_either_end(ours: Name, theirs: Name) -> bool:
+    said = [_said(name) for name in (ours, theirs)]
+    shared = said[0] & said[1] & EITHER_END - LOOSE
+    return bool((said[0] | said[1]) & EITHER_END) and not shared and said[0] != said[1]
+
+
+def _by_convention(ours: Name, theirs: Name) -> int:
+    """Return -1 where the words of one of the two lists say that it is counted from the other end than most."""
+    return -1 if bool(_said(ours) & FROM_THE_LAST) != bool(_said(theirs) & FROM_THE_LAST) else 0
+
+
+def _said(name: Name) -> set[str]:
+    """Return the words of a list: of its members, or of the last two modules before their numbers."""
+    parent, before = name
+    near: list[str] = [before] if before else []
+    for part in reversed(parent.split(".")):
+        if part.isdecimal() or len(near) == 2:
+            break
+        near.append(part)
+    return {word for part in near for word in canonical(part)}
+
+
+def _facing(to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> Iterator[tuple[Row, Row]]:
+    """Yield the lists of as many members that mostly feed each other."""
+    ours, theirs = _rows(sources), _rows(targets)
+    homes = [_rows_around(rows) for rows in (ours, theirs)]
+    met: dict[Name, Counter[Name]] = defaultdict(Counter)
+    for i, j in to.items():
+        for mine in homes[0].get(i, ()):
+            met[mine].update(homes[1].get(j, ()))
+    for name, row in ours.items():
+        for best, count in met[name].most_common(1):
+            other = theirs[best]
+            if len(other.members) == len(row.members) and 2 * count > sum(map(len, row.inside)):
+                yield row, other
+
+
+def _rows_around(rows: Mapping[Name, Row]) -> dict[int, list[Name]]:
+    found: dict[int, list[Name]] = defaultdict(list)
+    for name, row in rows.items():
+        for inside in row.inside:
+            for at in inside.values():
+                found[at].append(name)
+    return found
+
+
+def _rows(units: Sequence[Unit]) -> dict[Name, Row]:
+    """Return the numbered lists of blocks; those of which a few members stand for all are left out."""
+    members: dict[Name, dict[str, dict[str, int]]] = {}
+    for at, unit in enumerate(units):
+        for block in unit.blocks if not unit.times else ():
+            parent, _, last = block.rpartition(".")
+            row = members.setdefault((parent, stem(last) or ""), {})
+            row.setdefault(block, {})[unit.path[len(block) + 1 :]] = at
+    return {
+        name: Row(
+            name,
+            tuple(paths := sorted(row, key=natural_key)),
+            tuple(row[path] for path in paths),
+            tuple(frozenset(Counter(kind_of(units[at]) for at in row[path].values()).items()) for path in paths),
+        )
+        for name, row in members.items()
+        if len(row) > 1
+    }
+
+
+def _direction(ours: Row, theirs: Row) -> int:
+    """Return 1 where shapes say that both count from the same end, -1 from opposite ends, 0 where they don't tell."""
+    counts = Counter(ours.kinds), Counter(theirs.kinds)
+    places = {kind: at for at, kind in enumerate(theirs.kinds)}
+    told = [(at, places[kind]) for at, kind in enumerate(ours.kinds) if counts[0][kind] == counts[1][kind] == 1]
+    last = len(ours.members) - 1
+    if any(p + q != last for p, q in told):
+        return 1
+    return -1 if any(p != q for p, q in told) else 0
+
+
+def _turn(
+    ours: Row, theirs: Row, to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]
+) -> dict[int, int]:
+    """Return the pairs of a list turned round; none where a member or a part of one finds no place there."""
+    homes = {at: n for n, inside in enumerate(theirs.inside) for at in inside.values()}
+    found: dict[int, int] = {}
+    for n, inside in enumerate(ours.inside):
+        there = theirs.inside[len(theirs.members) - 1 - n]
+        for i in inside.values():
+            j = to.get(i)
+            if j is None or j not in homes:
+                continue
+            tail = targets[j].path[len(theirs.members[homes[j]]) + 1 :]
+            if tail not in there or kind_of(targets[there[tail]]) != kind_of(sources[i]):
+                return {}
+            found[i] = there[tail]
+    same = set(found.values()) == {to[i] for i in found} and len(set(found.values())) == len(found)
+    return found if same and any(to[i] != j for i, j in found.items()) else {}
