@@ -48,7 +48,7 @@ def inside(path: Any, folder: str) -> bool:
 
 def load_all() -> None:
     """Import all of the readers, and the codecs that texts in old pickles need, so that no import is left to watch."""
-    for module in pkgutil.iter_modules(torchgraft.reading.__path__, "torchgraft.reading."):
+    for module in pkgutil.walk_packages(torchgraft.reading.__path__, "torchgraft.reading."):
         importlib.import_module(module.name)
     for codec in ("unicode_escape", "raw_unicode_escape", "latin-1"):
         codecs.lookup(codec)

@@ -62,7 +62,7 @@ def test_chunks_of_any_layout_are_put_together(tmp_path, size, dtype):
 def test_of_rows_only_the_chunks_that_hold_them_are_read(tmp_path, monkeypatch):
     values = {"matrix": torch.arange(8000.0).reshape(1000, 8)}
     dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, 100), no_dist=True)
-    from torchgraft.reading.leaves import View
+    from torchgraft.reading.tensors.leaves import View
 
     read = []
     real = View.fill

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchgraft as tg
-from torchgraft.reading import inflating
+from torchgraft.reading.containers import inflating
 
 
 def packed(tmp_path, tensors):

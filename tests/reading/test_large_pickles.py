@@ -5,7 +5,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 import torchgraft as tg
-from torchgraft.reading import unpickle
+from torchgraft.reading.pickles import unpickle
 
 
 @pytest.fixture(autouse=True)

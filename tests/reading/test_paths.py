@@ -11,7 +11,8 @@ from safetensors.torch import save
 from source_contract import distinct, same
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
-from torchgraft.reading import open_checkpoint, paths
+from torchgraft.reading import open_checkpoint
+from torchgraft.reading.disk import paths
 
 A, B = distinct(2000, 500), distinct(2000, 500, seed=1)
 

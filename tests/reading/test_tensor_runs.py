@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from torchgraft.core.errors import CheckpointError
-from torchgraft.reading import unpickle
-from torchgraft.reading.inert import StorageRef, TensorRef
-from torchgraft.reading.names import Table
-from torchgraft.reading.tensor_runs import TensorRuns
-from torchgraft.reading.torch_names import TORCH_NAMES
-from torchgraft.reading.torch_zip import ZipStorages
-from torchgraft.reading.unpickle import Machine
+from torchgraft.reading.formats.torch_zip import ZipStorages
+from torchgraft.reading.pickles import unpickle
+from torchgraft.reading.pickles.inert import StorageRef, TensorRef
+from torchgraft.reading.pickles.names import Table
+from torchgraft.reading.pickles.tensor_runs import TensorRuns
+from torchgraft.reading.pickles.torch_names import TORCH_NAMES
+from torchgraft.reading.pickles.unpickle import Machine
 
 
 class Archive:

@@ -13,7 +13,7 @@ import torchgraft as tg
 from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.core.specs import Piece
 from torchgraft.reading import open_checkpoint
-from torchgraft.reading.files import CheckpointFile
+from torchgraft.reading.disk.files import CheckpointFile
 
 KINDS = (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.uint8)
 

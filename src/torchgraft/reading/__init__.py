@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.reading.apart import apart_from
-from torchgraft.reading.catalog import catalogue
+from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.source import OpenedCheckpoint
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import Source
-    from torchgraft.reading.contents import Contents
+    from torchgraft.reading.finding.contents import Contents
 
 __all__ = ["apart_from", "open_checkpoint"]
 

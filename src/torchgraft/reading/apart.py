@@ -7,8 +7,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.places import here, places
-from torchgraft.reading.leaves import Held
 from torchgraft.reading.source import OpenedCheckpoint
+from torchgraft.reading.tensors.leaves import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.specs import Source
-    from torchgraft.reading.leaves import Leaf
+    from torchgraft.reading.tensors.leaves import Leaf
 
 
 class _Range(NamedTuple):

@@ -19,16 +19,16 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import BESIDE, from_json
-from torchgraft.reading.brief import brief
-from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
-from torchgraft.reading.files import CheckpointFile, Window, shown
-from torchgraft.reading.inert import Stub
-from torchgraft.reading.leaves import MAX_DIMS
-from torchgraft.reading.names import Table
-from torchgraft.reading.paths import open_inside
-from torchgraft.reading.torch_names import TORCH_NAMES
-from torchgraft.reading.unpickle import MAX_PICKLE, Machine
+from torchgraft.reading.disk.files import CheckpointFile, Window, shown
+from torchgraft.reading.disk.paths import open_inside
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.pickles.brief import brief
+from torchgraft.reading.pickles.inert import Stub
+from torchgraft.reading.pickles.names import Table
+from torchgraft.reading.pickles.torch_names import TORCH_NAMES
+from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
+from torchgraft.reading.tensors.leaves import MAX_DIMS
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

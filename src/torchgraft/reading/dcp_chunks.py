@@ -7,15 +7,15 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CorruptCheckpointError, printable
-from torchgraft.reading.inert import TensorRef
-from torchgraft.reading.leaves import Leaf, View
+from torchgraft.reading.pickles.inert import TensorRef
 from torchgraft.reading.sniff import read_file
+from torchgraft.reading.tensors.leaves import Leaf, View
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from torchgraft.core.dtypes import DType
-    from torchgraft.reading.files import Window
+    from torchgraft.reading.disk.files import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError
-from torchgraft.reading.files import TRIES, CheckpointFile, shown
+from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.sniff import is_safetensors, read_file
 
 if TYPE_CHECKING:
-    from torchgraft.reading.contents import Contents
+    from torchgraft.reading.finding.contents import Contents
 
 _SINGLE = (
     "model.safetensors",
@@ -138,7 +138,7 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
 
 def _note_config(path: str, contents: Contents, stack: ExitStack) -> None:
     """Put the configuration in the file at `path` among the facts; one that can't be read is said, and left out."""
-    from torchgraft.reading.strict_json import loads
+    from torchgraft.reading.containers.strict_json import loads
 
     name = os.path.basename(path)
     try:

@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
-from torchgraft.reading.contents import Contents
-from torchgraft.reading.inert import Record
-from torchgraft.reading.leaves import Held
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.pickles.inert import Record
+from torchgraft.reading.tensors.leaves import Held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

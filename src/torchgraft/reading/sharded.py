@@ -14,17 +14,17 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import PART, merged, run_of
-from torchgraft.reading.catalog import catalogue
-from torchgraft.reading.contents import Contents
-from torchgraft.reading.files import CheckpointFile, shown
-from torchgraft.reading.paths import name_fault, open_inside
+from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.disk.files import CheckpointFile, shown
+from torchgraft.reading.disk.paths import name_fault, open_inside
+from torchgraft.reading.finding.catalog import catalogue
+from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.sniff import read_file
-from torchgraft.reading.strict_json import loads
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from torchgraft.reading.leaves import Leaf
+    from torchgraft.reading.tensors.leaves import Leaf
 
 MAX_INDEX = 256 << 20
 MAX_SHARDS = 10_000

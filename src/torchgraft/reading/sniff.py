@@ -6,15 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
-from torchgraft.reading.tar import looks_like_tar
-from torchgraft.reading.zipdir import ZipArchive
-from torchgraft.reading.zipend import has_archive_at_end
+from torchgraft.reading.containers.tar import looks_like_tar
+from torchgraft.reading.containers.zipdir import ZipArchive
+from torchgraft.reading.containers.zipend import has_archive_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torchgraft.reading.contents import Contents
-    from torchgraft.reading.files import Window
+    from torchgraft.reading.disk.files import Window
+    from torchgraft.reading.finding.contents import Contents
 
 _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
@@ -100,66 +100,66 @@ def _zip(window: Window) -> Contents:
     if len(pickles) > 1 or (pickles and len(roots) > 1):
         raise window.corrupt(f"more than one root folder in the archive: {', '.join(roots[:4])}")
     if pickles:
-        from torchgraft.reading.torch_zip import read_torch_zip
+        from torchgraft.reading.formats.torch_zip import read_torch_zip
 
         return read_torch_zip(archive, pickles[0].rpartition("/")[0])
     if any(n.endswith("/archive_format") or n == "archive_format" for n in names):
-        from torchgraft.reading.pt2 import read_pt2
+        from torchgraft.reading.formats.pt2 import read_pt2
 
         return read_pt2(archive)
     if {"config.json", "model.weights.h5"} <= names.keys():
         raise UnsupportedCheckpointError(f"{window.label}: a Keras archive (.keras), not a checkpoint of PyTorch")
     if any(n.endswith(".npy") for n in names):
-        from torchgraft.reading.numpy_files import read_npz
+        from torchgraft.reading.formats.numpy_files import read_npz
 
         return read_npz(archive)
     raise UnsupportedCheckpointError(f"{window.label}: a zip archive without data.pkl: no checkpoint")
 
 
 def _legacy(window: Window) -> Contents:
-    from torchgraft.reading.torch_legacy import read_torch_legacy
+    from torchgraft.reading.formats.torch_legacy import read_torch_legacy
 
     return read_torch_legacy(window)
 
 
 def _tar(window: Window) -> Contents:
-    from torchgraft.reading.torch_tar import read_torch_tar
+    from torchgraft.reading.formats.torch_tar import read_torch_tar
 
     return read_torch_tar(window)
 
 
 def _npy(window: Window) -> Contents:
-    from torchgraft.reading.numpy_files import read_npy
+    from torchgraft.reading.formats.numpy_files import read_npy
 
     return read_npy(window)
 
 
 def _gguf(window: Window) -> Contents:
-    from torchgraft.reading.gguf import read_gguf
+    from torchgraft.reading.formats.gguf import read_gguf
 
     return read_gguf(window)
 
 
 def _hdf5(window: Window) -> Contents:
-    from torchgraft.reading.hdf5 import read_hdf5
+    from torchgraft.reading.formats.hdf5 import read_hdf5
 
     return read_hdf5(window)
 
 
 def _onnx(window: Window) -> Contents:
-    from torchgraft.reading.onnx import read_onnx
+    from torchgraft.reading.formats.onnx import read_onnx
 
     return read_onnx(window)
 
 
 def _flax(window: Window) -> Contents:
-    from torchgraft.reading.flax import read_flax
+    from torchgraft.reading.formats.flax import read_flax
 
     return read_flax(window)
 
 
 def _safetensors(window: Window) -> Contents:
-    from torchgraft.reading.safetensors import read_safetensors
+    from torchgraft.reading.formats.safetensors import read_safetensors
 
     return read_safetensors(window)
 

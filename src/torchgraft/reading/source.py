@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
-from torchgraft.reading.leaves import Held
-from torchgraft.reading.together import read_together
+from torchgraft.reading.tensors.leaves import Held
+from torchgraft.reading.tensors.together import read_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.specs import Network, Piece
-    from torchgraft.reading.catalog import Catalog
-    from torchgraft.reading.leaves import Leaf
+    from torchgraft.reading.finding.catalog import Catalog
+    from torchgraft.reading.tensors.leaves import Leaf
 
 
 class OpenedCheckpoint:

@@ -1,0 +1,120 @@
+"""The wire format of protocol buffers: fields of a message by number, without a schema and without copying data.
+
+Source of the format: https://protobuf.dev/programming-guides/encoding/.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.core.errors import LimitExceededError
+from torchgraft.reading.disk.cursor import Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torchgraft.reading.disk.files import Window
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+MAX_FIELDS = 4_000_000
+_BLOCK = 1 << 16
+
+
+class Span(NamedTuple):
+    """Where bytes lie in the file: a message, a text or data."""
+
+    at: int
+    size: int
+
+
+class Messages:
+    """Reads the messages of one file. All share one block of it and one count of fields."""
+
+    __slots__ = ("_cursor", "_fields", "window")
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self._cursor = Cursor(window, block=_BLOCK)
+        self._fields = 0
+
+    def fields(self, span: Span) -> Iterator[tuple[int, int, int, Span]]:
+        """Yield (number, wire type, value, span) of each field of the message at `span`.
+
+        The value is that of a varint, 0 for others; the span covers the payload.
+
+        Raises:
+            CheckpointError: a field reaches outside its message, or has a wire type that no message has.
+        """
+        at, end = span.at, span.at + span.size
+        while at < end:
+            self._fields += 1
+            if self._fields > MAX_FIELDS:
+                raise LimitExceededError(f"{self.window.label}: more than {MAX_FIELDS} protobuf fields")
+            key, after = self._varint(at, end)
+            number, wire = key >> 3, key & 7
+            if wire == VARINT:
+                value, stop = self._varint(after, end)
+                yield number, wire, value, Span(after, stop - after)
+                at = stop
+                continue
+            if wire == BYTES:
+                size, after = self._varint(after, end)
+            elif wire in (FIXED32, FIXED64):
+                size = 4 if wire == FIXED32 else 8
+            else:
+                raise self.window.corrupt(
+                    f"protobuf field {number} at byte {at} has the wire type {wire}, which none has"
+                )
+            if not number or size > end - after:
+                raise self.window.corrupt(
+                    f"truncated or false: protobuf field {number} at byte {at} has {size} bytes, its message {end - after}"
+                )
+            yield number, wire, 0, Span(after, size)
+            at = after + size
+
+    def text(self, span: Span, limit: int = 1 << 16) -> str:
+        """Return a text field; one that isn't UTF-8 is corrupt."""
+        raw = self.raw(span, limit)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise self.window.corrupt(f"the text at byte {span.at} is not UTF-8") from error
+
+    def raw(self, span: Span, limit: int) -> bytes:
+        """Return the bytes at `span`, which may be `limit` at most."""
+        if span.size > limit:
+            raise LimitExceededError(
+                f"{self.window.label}: {span.size} bytes at byte {span.at}, {limit} are read at most"
+            )
+        self._cursor.at = span.at
+        return self._cursor.take(span.size)
+
+    def integers(self, wire: int, value: int, span: Span, limit: int = 1 << 12) -> list[int]:
+        """Return the signed 64-bit numbers of a repeated field, packed or not, `limit` bytes at most."""
+        if wire == VARINT:
+            return [signed(value)]
+        if span.size > limit:
+            raise LimitExceededError(
+                f"{self.window.label}: {span.size} bytes of numbers at byte {span.at}, at most {limit}"
+            )
+        out, at = [], span.at
+        while at < span.at + span.size:
+            number, at = self._varint(at, span.at + span.size)
+            out.append(signed(number))
+        return out
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        """Return the number at `at` and the place after it."""
+        self._cursor.at = at
+        raw = self._cursor.take(min(10, end - at))
+        value = 0
+        for i, byte in enumerate(raw):
+            value |= (byte & 127) << 7 * i
+            if byte < 128:
+                return value & (1 << 64) - 1, at + i + 1
+        raise self.window.corrupt(f"truncated or false: no number ends within the message at byte {at}")
+
+
+def signed(value: int) -> int:
+    """Return an unsigned 64-bit number as the signed one of the same bits."""
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,145 @@
+"""Flax's msgpack files: nested maps of arrays, with the weights and the running statistics of one model as one network.
+
+How arrays are packed is read from https://github.com/google/flax/blob/main/flax/serialization.py: extension 1 is an array
+as (shape, name of the element type, bytes), 2 a complex number, 3 a numpy scalar packed as an array; arrays over 1 GiB
+are cut into chunks. What collections mean: https://flax-linen.readthedocs.io/ (params, batch_stats).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.reading.containers.msgpack import Blob, Unpacker
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, JoinedBytes, View
+
+if TYPE_CHECKING:
+    from torchgraft.reading.disk.files import Window
+
+_ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
+MAX_PLAIN = 64  # of plain values in a list, which are facts beside the weights
+_CHUNKED = "__msgpack_chunked_array__"
+PARAMS, STATS = "params", "batch_stats"
+
+
+def read_flax(window: Window) -> Contents:
+    """Return the arrays of a Flax checkpoint by dotted names, one network for each model in it.
+
+    Raises:
+        CheckpointError: it is broken, or holds arrays that no tensor can take.
+    """
+    tree = Unpacker(window, _extension).value()
+    return Contents(format="Flax msgpack", tree=_arranged(window, _whole(window, tree, "")))
+
+
+def _extension(kind: int, window: Window, at: int) -> Any:
+    if kind in (_ARRAY, _SCALAR):
+        return _array(window, at)
+    if kind == _COMPLEX:
+        pair = Unpacker(window, base=at).value()
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
+            raise window.corrupt(f"the complex number at byte {at} is no pair of numbers")
+        return complex(*pair)
+    raise UnsupportedCheckpointError(
+        f"{window.label}: a msgpack extension of type {kind} at byte {at}; Flax has 1 to 3"
+    )
+
+
+def _array(window: Window, at: int) -> View:
+    facts = Unpacker(window, base=at).value()
+    if not isinstance(facts, list) or len(facts) != 3 or not isinstance(facts[2], Blob):
+        raise window.corrupt(f"the array at byte {at} is not packed as shape, element type and bytes")
+    shape, label, data = facts
+    if isinstance(label, Blob):
+        label = window.read(label.at, min(label.size, 32)).decode("latin-1")
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise window.corrupt(f"the array at byte {at} has the shape {shape!r:.60}: expected whole numbers from 0 on")
+    if len(shape) > MAX_DIMS:
+        raise LimitExceededError(
+            f"{window.label}: the array at byte {at} has {len(shape)} dimensions, at most {MAX_DIMS}"
+        )
+    try:
+        dtype = DType.of(str(label))
+    except KeyError as error:
+        raise UnsupportedCheckpointError(
+            f"{window.label}: the array at byte {at} has the element type {printable(str(label), 40)!r}, which is no tensor's"
+        ) from error
+    need = prod(shape) * dtype.itemsize
+    if need != data.size:
+        raise window.corrupt(
+            f"the array at byte {at} has {data.size} bytes, its shape {shape!r:.60} of {dtype} needs {need}"
+        )
+    return View(FileBytes(window, data.at, data.size), dtype, tuple(shape))
+
+
+def _whole(window: Window, node: Any, name: str) -> Any:
+    """Return `node` with its chunked arrays put together, and without bytes that are no array."""
+    if isinstance(node, dict):
+        if _CHUNKED in node:
+            return _chunked(window, node, name)
+        return {k: _whole(window, v, f"{name}.{k}" if name else str(k)) for k, v in node.items()}
+    if isinstance(node, list) and not any(isinstance(v, (View, dict, list)) for v in node):
+        return [None if isinstance(v, Blob) else v for v in node[:MAX_PLAIN]]
+    if isinstance(node, list):
+        return {str(i): _whole(window, v, f"{name}.{i}") for i, v in enumerate(node)}
+    return None if isinstance(node, Blob) else node
+
+
+def _chunked(window: Window, node: dict[Any, Any], name: str) -> View:
+    sizes, chunks = _numbered(node.get("shape")), _numbered(node.get("chunks"))
+    if not chunks or not all(isinstance(c, View) and len(c.shape) == 1 for c in chunks):
+        raise window.corrupt(f"tensor {printable(name)} is in chunks, but they are no flat arrays numbered from 0 on")
+    if sizes is None or not all(type(n) is int and n >= 0 for n in sizes) or len(sizes) > MAX_DIMS:
+        raise window.corrupt(f"tensor {printable(name)} has the shape {node.get('shape')!r:.60}")
+    dtype = chunks[0].dtype
+    source = JoinedBytes([c.source for c in chunks])
+    if any(c.dtype is not dtype for c in chunks) or source.nbytes != prod(sizes) * dtype.itemsize:
+        raise window.corrupt(
+            f"tensor {printable(name)} has chunks of {source.nbytes} bytes in all, its shape {sizes!r:.60} of {dtype} needs "
+            f"{prod(sizes) * dtype.itemsize}"
+        )
+    return View(source, dtype, tuple(sizes))
+
+
+def _numbered(node: Any) -> list[Any] | None:
+    """Return the values of {"0": ..., "1": ...}, None where it is no such table."""
+    if not isinstance(node, dict) or set(node) != {str(i) for i in range(len(node))}:
+        return None
+    return [node[str(i)] for i in range(len(node))]
+
+
+def _arranged(window: Window, node: Any) -> Any:
+    """Return `node` with each model flat: a dictionary of dotted names."""
+    if not isinstance(node, dict):
+        return node
+    if isinstance(node.get(PARAMS), dict):
+        rest = {k: _flat(window, v) if isinstance(v, dict) else v for k, v in node.items() if k != PARAMS}
+        weights = _flat(window, node[PARAMS])
+        stats = rest.get(STATS)
+        if isinstance(stats, dict) and not stats.keys() & weights.keys():
+            weights |= rest.pop(STATS)
+        return {PARAMS: weights, **rest} if rest else weights
+    if any(_has_params(v) for v in node.values()):
+        return {k: _arranged(window, v) for k, v in node.items()}
+    return _flat(window, node)
+
+
+def _has_params(node: Any) -> bool:
+    return isinstance(node, dict) and (isinstance(node.get(PARAMS), dict) or any(_has_params(v) for v in node.values()))
+
+
+def _flat(window: Window, node: dict[Any, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    todo: list[tuple[str, Any]] = [(str(k), v) for k, v in reversed(node.items())]
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [(f"{name}.{k}", v) for k, v in reversed(value.items())]
+        elif name in out:
+            raise window.corrupt(f"two tensors would both be called {printable(name)}")
+        else:
+            out[name] = value
+    return out

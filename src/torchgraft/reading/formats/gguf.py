@@ -1,0 +1,174 @@
+"""The GGUF format: key-value facts, a table of tensors, and their data. Quantised tensors are named and refused."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.reading.disk.cursor import Cursor
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
+
+if TYPE_CHECKING:
+    from torchgraft.reading.disk.files import Window
+
+_TYPES = {
+    0: DType.F32,
+    1: DType.F16,
+    24: DType.I8,
+    25: DType.I16,
+    26: DType.I32,
+    27: DType.I64,
+    28: DType.F64,
+    30: DType.BF16,
+}
+_QUANTISED = {
+    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K",
+    14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_TEXT, _ARRAY = 8, 9
+MAX_ARRAY_DEPTH = 4
+
+
+def _text(cursor: Cursor, what: str) -> str:
+    return _raw(cursor, what).decode("utf-8", "replace")
+
+
+def _raw(cursor: Cursor, what: str) -> bytes:
+    count = cursor.number("Q")
+    if count > cursor.left:
+        raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
+    return cursor.take(count)
+
+
+def _name(cursor: Cursor, what: str) -> str:
+    """Return a name. In it nothing may be lost: replaced characters would make two names one."""
+    at = cursor.at
+    try:
+        return _raw(cursor, what).decode()
+    except UnicodeDecodeError as error:
+        raise cursor.window.corrupt(f"{what} at byte {at} is not UTF-8") from error
+
+
+def read_gguf(window: Window) -> Contents:
+    """Return the tensors of a GGUF file; shapes are in PyTorch's order (slowest dimension first).
+
+    Raises:
+        CheckpointError: it is broken, or holds quantised tensors.
+    """
+    cursor = Cursor(window)
+    cursor.take(4)
+    version = cursor.number("I")
+    if version not in (2, 3):
+        big = "; the file is big-endian" if version in (2 << 24, 3 << 24) else ""
+        raise UnsupportedCheckpointError(f"{window.label}: GGUF version {version}, versions 2 and 3 are read{big}")
+    tensors, facts = cursor.number("Q"), cursor.number("Q")
+    if tensors > cursor.left // 24:
+        raise window.corrupt(
+            f"truncated or false: says it holds {tensors} tensors, more than its {window.size} bytes can describe"
+        )
+    if facts > cursor.left // 12:
+        raise window.corrupt(
+            f"truncated or false: says it holds {facts} key-value pairs, more than its {window.size} bytes can hold"
+        )
+    metadata = _facts(cursor, facts)
+    align = metadata.get("general.alignment", 32)
+    if not isinstance(align, int) or align <= 0 or align & (align - 1):
+        raise window.corrupt(f"general.alignment is {align!r:.20}, expected a power of two (alignment of the data)")
+    rows = [_row(cursor) for _ in range(tensors)]
+    start = -(-cursor.at // align) * align
+    return Contents(format="GGUF", tree=_tensors(window, rows, start, align), metadata=metadata)
+
+
+def _facts(cursor: Cursor, count: int) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for _ in range(count):
+        key = _name(cursor, "a key")
+        if key in out:
+            raise cursor.window.corrupt(f"duplicate key {printable(key)}")
+        value = _value(cursor, cursor.number("I"), key, 0)
+        out[key] = value
+    return {k: v for k, v in out.items() if not isinstance(v, list) or len(v) <= 64}
+
+
+def _value(cursor: Cursor, kind: int, key: str, depth: int) -> Any:
+    window = cursor.window
+    if kind == _TEXT:
+        return _text(cursor, f"the text of {printable(key)}")
+    if kind == _ARRAY:
+        if depth >= MAX_ARRAY_DEPTH:
+            raise LimitExceededError(
+                f"{window.label}: array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}"
+            )
+        inner, count = cursor.number("I"), cursor.number("Q")
+        least = struct.calcsize("<" + _SCALARS[inner]) if inner in _SCALARS else 8
+        if count * least > cursor.left:
+            raise window.corrupt(f"truncated: array {printable(key)} of {count} values, {cursor.left} bytes are left")
+        if inner in _SCALARS:
+            return list(struct.unpack(f"<{count}{_SCALARS[inner]}", cursor.take(count * least)))
+        return [_value(cursor, inner, key, depth + 1) for _ in range(count)]
+    if kind not in _SCALARS:
+        raise window.corrupt(f"key {printable(key)} has the unknown type {kind}")
+    return cursor.number(_SCALARS[kind])
+
+
+def _row(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    name = _name(cursor, "a tensor's name")
+    dims = cursor.number("I")
+    if dims > MAX_DIMS:
+        raise cursor.window.corrupt(f"tensor {printable(name)} has {dims} dimensions, the limit is {MAX_DIMS}")
+    shape = struct.unpack(f"<{dims}Q", cursor.take(8 * dims))
+    return name, shape[::-1], cursor.number("I"), cursor.number("Q")
+
+
+def _tensors(
+    window: Window, rows: list[tuple[str, tuple[int, ...], int, int]], start: int, align: int
+) -> dict[str, View]:
+    out: dict[str, View] = {}
+    spans: list[tuple[int, int, str]] = []
+    quantised = [(name, _QUANTISED[kind]) for name, _, kind, _ in rows if kind in _QUANTISED]
+    for name, shape, kind, offset in rows:
+        shown = printable(name, 120)
+        if name in out:
+            raise window.corrupt(f"duplicate tensor {shown}")
+        if kind not in _TYPES and kind not in _QUANTISED:
+            raise UnsupportedCheckpointError(f"{window.label}: tensor {shown} has the unknown type {kind}")
+        if kind in _QUANTISED:
+            continue
+        numel = 1
+        for n in shape:
+            numel *= n
+        end = offset + numel * _TYPES[kind].itemsize
+        if offset % align or start + end > window.size:
+            raise window.corrupt(
+                f"tensor {shown} lies at offset {offset} (alignment {align}) and ends at byte {start + end}: truncated or "
+                f"false, the file has {window.size}"
+            )
+        spans.append((offset, end, shown))
+        out[name] = View(FileBytes(window, start + offset, end - offset), _TYPES[kind], shape)
+    if quantised:
+        name, label = quantised[0]
+        raise UnsupportedCheckpointError(
+            f"{window.label}: {len(quantised)} tensors are quantised, as {printable(name, 80)} ({label}); convert the file "
+            "to F16, BF16 or F32 first"
+        )
+    _check_cover(window, sorted(spans), start, align)
+    return out
+
+
+def _check_cover(window: Window, spans: list[tuple[int, int, str]], start: int, align: int) -> None:
+    for (_, end, a), (begin, stop, b) in pairwise(spans):
+        if begin < end and stop > begin:
+            raise window.corrupt(f"tensors {a} and {b} overlap")
+        if begin > -(-end // align) * align:
+            raise window.corrupt(f"{begin - end} bytes between tensors {a} and {b} belong to nothing")
+    if spans and spans[0][0]:
+        raise window.corrupt(f"{spans[0][0]} bytes before the first tensor belong to nothing")
+    last = start + (-(-spans[-1][1] // align) * align if spans else 0)
+    if last < window.size:
+        raise window.corrupt(f"{window.size - last} bytes after the last tensor belong to nothing")

@@ -1,0 +1,210 @@
+"""HDF5 files (Keras and others) through h5py. Nothing outside the file is followed: no external links or storage."""
+
+from __future__ import annotations
+
+import io
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+    printable,
+)
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.finding.plain import kept
+from torchgraft.reading.tensors.leaves import Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from torchgraft.reading.disk.files import Window
+
+MAX_DEPTH = 64
+MAX_AGAIN = 1000
+MAX_GROWTH = 64 << 20
+_PARTS = ("model_weights", "optimizer_weights")
+
+
+class _Reader(io.RawIOBase):
+    """The window as a file object, so that h5py reads through our descriptor."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.at = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, self.window.size)[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(min(len(view), self.window.size - self.at), 0)
+        self.window.read_into(view[:count], self.at)
+        self.at += count
+        return count
+
+
+def read_hdf5(window: Window) -> Contents:
+    """Return the numeric datasets of an HDF5 file by their dotted paths.
+
+    Raises:
+        CheckpointError: it is broken, reaches into other files, or h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UnsupportedCheckpointError(
+            f"{window.label}: an HDF5 file; to read it install h5py (pip install torchgraft[hdf5])"
+        ) from error
+    try:
+        file = h5py.File(_Reader(window), "r")
+        walker = _Walker(window, h5py)
+        walker.group(file["/"], (), ())
+        facts = _facts(file, h5py)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        word = "truncated or broken" if "truncated" in str(error) or "eof" in str(error) else "broken"
+        raise CorruptCheckpointError(f"{window.label}: {word} HDF5 file ({str(error)[:160]})") from error
+    if walker.warnings and not walker.found:
+        raise UnsupportedCheckpointError(f"{window.label}: no tensors in it: {walker.warnings[0]}")
+    tree: dict[str, Any] = walker.found
+    if any(k.startswith(f"{_PARTS[0]}.") for k in tree):
+        parts: dict[str, Any] = {p: {} for p in _PARTS}
+        for key, leaf in tree.items():
+            head, _, rest = key.partition(".")
+            parts.setdefault(head, {})[rest] = leaf
+        tree = parts
+    return Contents(
+        format="HDF5", tree=tree, metadata={k: v for k, v in facts.items() if v is not None}, warnings=walker.warnings
+    )
+
+
+class _Walker:
+    def __init__(self, window: Window, h5py: Any) -> None:
+        self.window = window
+        self.h5py = h5py
+        self.found: dict[str, H5Leaf] = {}
+        self.warnings: list[str] = []
+        self.seen: set[int] = set()
+        self.again = 0
+
+    def group(self, group: Any, path: tuple[str, ...], above: tuple[int, ...]) -> None:
+        """Collect the datasets below `group`."""
+        address = self.h5py.h5o.get_info(group.id).addr
+        where = "/".join(path)
+        if address in above:
+            raise self.window.corrupt(f"group {printable(where)} is a loop: it contains itself")
+        if len(path) > MAX_DEPTH:
+            raise LimitExceededError(f"{self.window.label}: groups nested to a depth of more than {MAX_DEPTH}")
+        self.again += address in self.seen
+        self.seen.add(address)
+        if self.again > MAX_AGAIN:
+            raise LimitExceededError(f"{self.window.label}: more than {MAX_AGAIN} further ways to groups seen before")
+        for name in group:
+            shown = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
+            self._member(group, name, (*path, shown), (*above, address))
+
+    def _member(self, group: Any, name: str | bytes, path: tuple[str, ...], above: tuple[int, ...]) -> None:
+        where = printable("/".join(path))
+        link = group.get(name, getlink=True)
+        if isinstance(link, self.h5py.ExternalLink):
+            raise UnsafeCheckpointError(f"{self.window.label}: {where} is an external link, to {link.filename!r:.60}")
+        try:
+            item = group[name]
+        except (KeyError, OSError, RuntimeError) as error:
+            raise self.window.corrupt(f"link {where} leads nowhere (a loop of links, or no target)") from error
+        if isinstance(item, self.h5py.Group):
+            self.group(item, path, above)
+        elif isinstance(item, self.h5py.Dataset):
+            self._dataset(item, path, where)
+
+    def _dataset(self, item: Any, path: tuple[str, ...], where: str) -> None:
+        label = self.window.label
+        if item.is_virtual:
+            raise UnsafeCheckpointError(f"{label}: dataset {where} is virtual: its values lie in other files")
+        if item.external:
+            raise UnsafeCheckpointError(f"{label}: dataset {where} has external storage, {item.external[0][0]!r:.60}")
+        name = "bool" if item.dtype.kind == "b" else item.dtype.newbyteorder("=").name
+        try:
+            dtype = DType.of(name)
+        except KeyError:
+            self.warnings.append(f"dataset {where} has dtype {item.dtype!s:.80}, which is no tensor's; left out")
+            return
+        if item.shape is None:
+            self.warnings.append(f"dataset {where} is empty (it has no shape); left out")
+            return
+        nbytes = prod(item.shape) * dtype.itemsize
+        if nbytes > MAX_GROWTH and nbytes > 200 * max(item.id.get_storage_size(), 1):
+            raise LimitExceededError(f"{label}: dataset {where} has {nbytes} bytes, of which hardly any are stored")
+        key = ".".join(path)
+        if key in self.found:
+            raise self.window.corrupt(f"two datasets would both be called {printable(key)}")
+        self.found[key] = H5Leaf(self.window, item, dtype, len(self.found))
+
+
+class H5Leaf(Leaf):
+    """A dataset. It is read as a whole, since it may be compressed; takes its size twice."""
+
+    __slots__ = ("dtype", "item", "number", "shape", "window")
+
+    def __init__(self, window: Window, item: Any, dtype: DType, number: int) -> None:
+        self.window = window
+        self.item = item
+        self.shape = tuple(item.shape)
+        self.dtype = dtype
+        self.number = number
+
+    @property
+    def identity(self) -> Hashable:
+        """Datasets are never the same memory."""
+        return None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of a contiguous dataset, its running number otherwise."""
+        return self.window.file.number, self.item.id.get_offset() or self.number
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on."""
+        import numpy as np
+
+        try:
+            value = np.ascontiguousarray(self.item[()])
+        except (OSError, RuntimeError, ValueError) as error:
+            raise self.window.corrupt(
+                f"dataset {printable(self.item.name)} can't be read: {str(error)[:120]}"
+            ) from error
+        native = value.astype(value.dtype.newbyteorder("="), copy=False)
+        buffer[:] = native.reshape(-1).view(np.uint8).data[start : start + len(buffer)]
+
+
+def _facts(file: Any, h5py: Any) -> dict[str, Any]:
+    """Return the file's attributes. Those of variable length are left out: in broken files the library loops over them."""
+    out = {}
+    for name in file.attrs:
+        kind = file.attrs.get_id(name).get_type()
+        if isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID) or (
+            isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
+        ):
+            out[str(name)] = kept(_plain(file.attrs[name]))
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if hasattr(value, "tolist"):
+        return [_plain(v) for v in value.tolist()] if getattr(value, "ndim", 0) else _plain(value.item())
+    return value

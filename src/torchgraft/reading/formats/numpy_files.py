@@ -1,0 +1,129 @@
+"""numpy's files: one array (.npy), or a zip of arrays (.npz). Headers are parsed by pattern, never evaluated."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError, printable
+from torchgraft.reading.containers.zipdir import STORED
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.pickles.views import strided_array
+from torchgraft.reading.tensors.leaves import FileBytes, RecordBytes, View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torchgraft.reading.containers.zipdir import ZipArchive, ZipEntry
+    from torchgraft.reading.disk.files import Window
+    from torchgraft.reading.tensors.leaves import Bytes
+
+_MAGIC = b"\x93NUMPY"
+_DTYPES = {
+    "b1": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16, "i4": DType.I32,
+    "u4": DType.U32, "i8": DType.I64, "u8": DType.U64, "f2": DType.F16, "f4": DType.F32, "f8": DType.F64,
+    "c8": DType.C64, "c16": DType.C128,
+}  # fmt: skip
+_FIELDS = {
+    "descr": re.compile(r"'descr'\s*:\s*(?:'([^']*)'(?=\s*[,}])|\"([^\"]*)\"(?=\s*[,}])|(\[))"),
+    "fortran_order": re.compile(r"'fortran_order'\s*:\s*(True|False)(?=\s*[,}])"),
+    "shape": re.compile(r"'shape'\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,\s*)*(?:-?\d{1,30}L?\s*)?)\)(?=\s*[,}])"),
+}
+_OBJECT = re.compile(r"^[|<>=]?O|'[|<>=]?O\d*'")  # alone, or as a part of a structured type
+_NOTHING_ELSE = re.compile(r"\s*\{[\s,]*\}\s*")
+MAX_HEADER = 65_536
+
+
+def read_npy(window: Window) -> Contents:
+    """Return the one array of an .npy file, under the name `arr_0`."""
+    view = _array(window.label, "arr_0", window.read, window.size, lambda at, n: FileBytes(window, at, n))
+    return Contents(format="npy", tree={"arr_0": view})
+
+
+def _cut(raw: bytes, at: int, size: int) -> bytes:
+    return raw[at : at + size]
+
+
+def read_npz(archive: ZipArchive) -> Contents:
+    """Return the arrays of an .npz file by their names."""
+    warnings = archive.warnings
+    tree: dict[str, View] = {}
+    unfit: list[UnsupportedCheckpointError] = []
+    others = [n for n in archive.entries if not n.endswith(".npy")]
+    if others:
+        warnings.append(f"{len(others)} members are no arrays and were left out, as {printable(others[0], 80)}")
+    for name, entry in archive.entries.items():
+        if name.endswith(".npy"):
+            try:
+                tree[name.removesuffix(".npy")] = _member(archive, entry)
+            except UnsupportedCheckpointError as error:  # texts and dates, which lie beside weights
+                unfit.append(error)
+    if unfit and not tree:
+        raise unfit[0]
+    if unfit:
+        warnings.append(f"{len(unfit)} arrays are no tensors and were left out, as {unfit[0]}")
+    return Contents(format="npz", tree=tree, warnings=warnings)
+
+
+def _member(archive: ZipArchive, entry: ZipEntry) -> View:
+    label = f"{archive.window.label}: {printable(entry.name, 80)}"
+    if entry.method == STORED:
+        head = archive.window.part(archive.locate(entry), entry.size).read
+    else:
+        head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
+    return _array(label, entry.name.removesuffix(".npy"), head, entry.size, partial(RecordBytes, archive, entry.name))
+
+
+def _array(
+    label: str, name: str, read: Callable[[int, int], bytes], size: int, make: Callable[[int, int], Bytes]
+) -> View:
+    """Return the array whose header `read` gives, `size` bytes in all; `make` gives its data."""
+    head = read(0, min(size, 12))
+    if not head.startswith(_MAGIC) or len(head) < 10:
+        raise CorruptCheckpointError(f"{label}: no numpy array (its first bytes are {head[:6]!r}), or truncated")
+    version = (head[6], head[7])
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise CorruptCheckpointError(
+            f"{label}: numpy format version {version[0]}.{version[1]}, expected 1.0, 2.0 or 3.0"
+        )
+    start = 10 if version == (1, 0) else 12
+    length = int.from_bytes(head[8:start], "little")
+    if length > min(MAX_HEADER, size - start):
+        raise CorruptCheckpointError(f"{label}: header of {length} bytes, truncated or false: the file has {size}")
+    descr, fortran, shape = _header(label, read(start, length))
+    dtype = _dtype(label, name, descr)
+    data = start + length
+    big = descr.startswith(">")
+    return strided_array(label, name, make(data, size - data), dtype, shape, fortran=fortran, big=big)
+
+
+def _header(label: str, raw: bytes) -> tuple[str, bool, tuple[int, ...]]:
+    text = raw.decode("latin-1")
+    found = {name: pattern.search(text) for name, pattern in _FIELDS.items()}
+    descr, order, shape = found["descr"], found["fortran_order"], found["shape"]
+    rest = text
+    for match in found.values():
+        rest = rest.replace(match[0], "", 1) if match else rest
+    if descr is None or order is None or shape is None or not (descr[3] or _NOTHING_ELSE.fullmatch(rest)):
+        missing = ", ".join(n for n, m in found.items() if m is None) or "nothing but"
+        raise CorruptCheckpointError(
+            f"{label}: header {printable(text.strip(), 60)!r} is no table of descr, fortran_order and shape ({missing})"
+        )
+    numbers = tuple(int(n.strip().rstrip("L")) for n in shape[1].split(",") if n.strip())
+    structured = text[descr.start(3) :].partition("'fortran_order'")[0].rstrip(", ") if descr[3] else ""
+    return descr[1] or descr[2] or structured, order[1] == "True", numbers
+
+
+def _dtype(label: str, name: str, descr: str) -> DType:
+    if _OBJECT.search(descr):
+        raise UnsafeCheckpointError(
+            f"{label}: array {printable(name)} holds pickled Python objects (object dtype), not numbers"
+        )
+    dtype = _DTYPES.get(descr.lstrip("|<>="))
+    if dtype is None:
+        raise UnsupportedCheckpointError(
+            f"{label}: array {printable(name)} has dtype {descr!r:.60}, which is no tensor's"
+        )
+    return dtype

@@ -1,0 +1,153 @@
+"""PyTorch's format before 1.6: five pickles one after the other, then the storages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.formats.torch_zip import checked_pid
+from torchgraft.reading.pickles.brief import brief
+from torchgraft.reading.pickles.inert import Name, StorageRef
+from torchgraft.reading.pickles.names import Builder, Table
+from torchgraft.reading.pickles.torch_names import TORCH_NAMES
+from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
+from torchgraft.reading.pickles.views import Resolver
+from torchgraft.reading.tensors.leaves import FileBytes
+
+if TYPE_CHECKING:
+    from torchgraft.reading.disk.files import Window
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+_FIRST = 1 << 20
+
+
+def read_torch_legacy(window: Window) -> Contents:
+    """Return the tensors of a file of the old format.
+
+    Raises:
+        CheckpointError: it is broken, or a plain pickle that PyTorch did not write.
+    """
+    stream = _Stream(window)
+    warnings: list[str] = []
+    if stream.next("magic number") != MAGIC:
+        raise UnsupportedCheckpointError(
+            f"{window.label}: a plain pickle, not written by torch.save (its magic number is missing); expected a state dict"
+        )
+    if stream.next("protocol") != PROTOCOL:
+        raise UnsupportedCheckpointError(f"{window.label}: legacy protocol other than {PROTOCOL}")
+    facts = stream.next("system information")
+    if isinstance(facts, dict) and facts.get("little_endian") is False:
+        warnings.append("saved on a big-endian machine; the format's storages are little-endian all the same")
+    storages = _Storages(window)
+    tree = stream.next("objects", storages.persistent)
+    storages.lay_out(stream.next("storage keys"), stream.pos)
+    return Contents(
+        format="torch legacy",
+        tree=tree,
+        resolve=Resolver(window.label, storages),
+        foreign=tuple(sorted({str(n) for n in stream.met})),
+        warnings=warnings,
+    )
+
+
+class _Stream:
+    """The pickles at the head of the file; more of it is read only when one of them needs it."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.pos = 0
+        self.met: dict[Any, None] = {}
+        self.data = window.read(0, min(window.size, _FIRST))
+
+    def next(self, part: str, persistent: Any = None) -> Any:
+        while True:
+            table = Table(TORCH_NAMES)
+            where = f"{self.window.label}: pickle of the {part}"
+            machine = Machine(self.data, where, table, persistent, size=self.window.size)
+            try:
+                value, self.pos = machine.run(self.pos)
+            except CorruptCheckpointError:
+                if len(self.data) >= min(self.window.size, MAX_PICKLE):
+                    raise
+                self.data = self.window.read(0, min(self.window.size, 8 * len(self.data), MAX_PICKLE))
+                continue
+            self.met |= table.met
+            return value
+
+
+class _Storages:
+    """The storages by key. Each is preceded by its number of elements, in the order of the key list."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.refs: dict[str, StorageRef] = {}
+        self.found: dict[str, FileBytes] = {}
+        self.views: dict[str, tuple[str, int, int]] = {}
+
+    def persistent(self, pid: Any) -> Any:
+        """Return the storage that a persistent id means; views of storages get a storage of their own."""
+        label = self.window.label
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], (Name, Builder)):
+            return pid[1]  # a class with its source code, which is not looked at
+        kind, key, _, numel = checked_pid(label, pid)
+        known = self.refs.get(key)
+        if known is None:
+            known = self.refs[key] = StorageRef(key, kind, numel)
+        elif known.numel != numel or known.kind.dtype is not kind.dtype:
+            raise CorruptCheckpointError(f"{label}: storage {brief(key)} is described in two ways")
+        view = pid[5] if len(pid) == 6 else None
+        if view is None:
+            return known
+        if not isinstance(view, tuple) or len(view) != 3 or not all(type(n) is int for n in view[1:]):
+            raise CorruptCheckpointError(f"{label}: storage {brief(key)} has a view that is no (key, offset, size)")
+        name, offset, size = view
+        if offset < 0 or size < 0 or offset + size > numel:
+            raise CorruptCheckpointError(
+                f"{label}: view {brief(str(name))} reaches from {offset} to {offset + size} of a storage of {numel} elements"
+            )
+        own = f"{key}\0{name}"
+        self.views[own] = (key, offset * kind.itemsize, size * kind.itemsize)
+        return self.refs.setdefault(own, StorageRef(own, kind, size))
+
+    def lay_out(self, keys: Any, start: int) -> None:
+        """Find each storage in the file, and nothing else in it."""
+        label = self.window.label
+        if not isinstance(keys, list) or not all(isinstance(k, (str, int)) for k in keys):
+            raise CorruptCheckpointError(f"{label}: the list of storage keys is none")
+        names = [str(k) for k in keys]
+        known = {k for k in self.refs if "\0" not in k}
+        if len(set(names)) != len(names) or set(names) != known:
+            odd = sorted(set(names) ^ known) or ["(one twice)"]
+            raise CorruptCheckpointError(
+                f"{label}: storage {brief(odd[0])} is not in both the pickle and the list of keys"
+            )
+        at = start
+        for name in names:
+            at = self._place(name, self.refs[name], at)
+        if at != self.window.size:
+            raise self.window.corrupt(f"{self.window.size - at} bytes after the last storage")
+
+    def _place(self, name: str, ref: StorageRef, at: int) -> int:
+        left = self.window.size - at - 8
+        if left < 0:
+            raise self.window.corrupt(f"truncated: the size of storage {brief(name)} is missing at byte {at}")
+        count = int.from_bytes(self.window.read(at, 8), "little", signed=True)
+        if count != ref.numel:
+            raise self.window.corrupt(f"storage {brief(name)} has size {count}, the pickle says {ref.numel} elements")
+        if ref.nbytes > left:
+            raise self.window.corrupt(
+                f"truncated: storage {brief(name)} has a size of {ref.nbytes} bytes, {left} are left in the file"
+            )
+        self.found[name] = FileBytes(self.window, at + 8, ref.nbytes)
+        return at + 8 + ref.nbytes
+
+    def find(self, ref: StorageRef) -> FileBytes:
+        """Return the bytes of a storage or of a view of one."""
+        found = self.found.get(ref.key)
+        if found is None:
+            root, offset, size = self.views[ref.key]
+            base = self.found[root]
+            found = self.found[ref.key] = FileBytes(self.window, base.offset + offset, size)
+        return found

@@ -1,0 +1,217 @@
+"""PyTorch's zip format (since 1.6), and TorchScript archives, which are built alike."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError
+from torchgraft.core.facts import from_texts
+from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.pickles.brief import brief
+from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType
+from torchgraft.reading.pickles.names import Table
+from torchgraft.reading.pickles.tensor_runs import TensorRuns
+from torchgraft.reading.pickles.torch_names import TORCH_NAMES
+from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.views import Resolver
+from torchgraft.reading.tensors.leaves import RecordBytes
+
+if TYPE_CHECKING:
+    from torchgraft.reading.containers.zipdir import ZipArchive
+
+MAX_VERSION = 10
+MAX_CHECKED = 1000
+NOTES = "torchgraft.json"
+_RECORDS = ("data.pkl", "version", "byteorder", NOTES, "constants.pkl")
+_KEY = re.compile(r"[A-Za-z0-9_]+")
+_DEVICE = re.compile(r"[a-z]+(?::\d+)?|meta|privateuseone:\d+")
+
+
+def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
+    """Return what `root`/data.pkl holds."""
+    label = archive.window.label
+    warnings: list[str] = []
+    big = _check_facts(archive, root, warnings)
+    notes = _notes(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
+    storages = ZipStorages(archive, f"{root}/data/", warnings)
+    where = f"{label}: {root}/data.pkl"
+    table = Table(TORCH_NAMES)
+    data = archive.read(f"{root}/data.pkl")
+    runs, size = TensorRuns(storages), archive.window.size
+    tree, end = Machine(data, where, table, storages.persistent, runs, size=size).run()
+    if end != len(data):
+        raise CorruptCheckpointError(f"{where}: {len(data) - end} bytes after STOP")
+    del data
+    if archive.compressed:
+        warnings.append(f"{len(archive.compressed)} records are compressed, as {archive.compressed[0]}")
+    script = f"{root}/constants.pkl" in archive.entries
+    if script:
+        _check_constants(archive, root, warnings)
+    _note_rest(archive, root, storages, warnings, script=script)
+    storages.refs.clear()  # from here on the tensors hold what they need
+    return Contents(
+        format="TorchScript" if script else "torch zip",
+        tree=tree,
+        metadata=notes,
+        resolve=Resolver(label, storages, big=big),
+        foreign=tuple(sorted({str(n) for n in table.met if not str(n).startswith("__torch__")})),
+        warnings=archive.warnings + warnings,
+    )
+
+
+def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> None:
+    """Run over the constants of TorchScript code, which belong to the code: they may not ask for calls either."""
+    record = f"{root}/constants.pkl"
+    found = ZipStorages(archive, f"{root}/constants/", warnings)
+    Machine(archive.read(record), f"{archive.window.label}: {record}", Table(TORCH_NAMES), found.persistent).run()
+    if found.refs:
+        warnings.append(f"{len(found.refs)} constants of the code hold tensors, which are not read")
+
+
+def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: list[str], *, script: bool) -> None:
+    """Say what of the archive is not read: storages of no tensor, and records that belong to nothing."""
+    known = {f"{root}/{name}" for name in _RECORDS}
+    prefix, refs, hidden = storages.prefix, storages.refs, f"{root}/."
+    unused, others, unread = [], [], []
+    for name in archive.entries:
+        if name.startswith(prefix):
+            if name[len(prefix) :] not in refs and not name.endswith("/"):
+                unused.append(name)
+        elif name not in known:
+            unread.append(name)
+            if not name.endswith("/") and not name.startswith(hidden) and not script:
+                others.append(name)
+    for name in [*unused, *unread][
+        :MAX_CHECKED
+    ]:  # by other readers, they may be taken for what their local headers say
+        archive.locate(archive.entries[name])
+    if unused:
+        warnings.append(f"{len(unused)} storages belong to no tensor, as record {unused[0]}")
+    if others:
+        warnings.append(f"{len(others)} records are no part of the checkpoint and were left out, as {others[0]}")
+
+
+def _notes(archive: ZipArchive, record: str, warnings: list[str]) -> dict[str, Any]:
+    """Return the digests and facts of a file that torchgraft wrote."""
+    if record not in archive.entries:
+        return {}
+    notes = loads(archive.read(record), f"{archive.window.label}: {record}")
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        warnings.append(f"record {record} was left out: it is no table of texts")
+        return {}
+    return from_texts(notes)
+
+
+def _check_facts(archive: ZipArchive, root: str, warnings: list[str]) -> bool:
+    """Check the small records beside data.pkl; return whether the file is big-endian."""
+    if f"{root}/version" in archive.entries:
+        text = archive.read(f"{root}/version", 1024).strip()
+        if not text.isdigit():
+            raise archive.window.corrupt(f"record {root}/version says {text[:20]!r}, expected a number")
+        if not 0 < int(text) <= MAX_VERSION:
+            raise UnsupportedCheckpointError(
+                f"{archive.window.label}: record {root}/version says {text[:20]!r}; versions 1 to {MAX_VERSION} are read"
+            )
+    else:
+        warnings.append("the record with the format version is missing")
+    if f"{root}/byteorder" not in archive.entries:
+        return False
+    order = archive.read(f"{root}/byteorder", 1024)
+    if order not in (b"little", b"big"):
+        raise archive.window.corrupt(f"record {root}/byteorder says {order[:20]!r}, expected little or big")
+    if order == b"big":
+        warnings.append("the file is big-endian; values are swapped")
+    return order == b"big"
+
+
+class ZipStorages:
+    """The storages of an archive by key: each named alike by the pickle and found once."""
+
+    def __init__(self, archive: ZipArchive, prefix: str, warnings: list[str]) -> None:
+        self.archive = archive
+        self.prefix = prefix
+        self.warnings = warnings
+        self.refs: dict[str, StorageRef] = {}
+        self._devices: set[str] = set()
+
+    def persistent(self, pid: Any) -> StorageRef:
+        """Return the storage that a persistent id means."""
+        return self.storage(*checked_pid(self.archive.window.label, pid))
+
+    def storage(self, kind: StorageType, key: str, location: str, numel: int) -> StorageRef:
+        """Return the storage that these facts mean, which must be the same each time."""
+        known = self.refs.get(key)
+        if known is None:
+            if not (key.isdecimal() and key.isascii()) and not _KEY.fullmatch(key):  # numbers are the rule
+                raise CorruptCheckpointError(
+                    f"{self.archive.window.label}: storage key {brief(key, 80)}, expected letters and digits"
+                )
+            known = self.refs[key] = StorageRef(key, kind, numel)
+        elif known.numel != numel or known.kind.dtype is not kind.dtype:
+            raise CorruptCheckpointError(
+                f"{self.archive.window.label}: record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
+                f"{kind.name}"
+            )
+        if location not in self._devices:
+            self._devices.add(location)
+            if not _DEVICE.fullmatch(location):
+                self.warnings.append(f"storage {key} was saved on an unknown device {brief(location)}")
+        return known
+
+    def find(self, ref: StorageRef) -> RecordBytes:
+        """Return the record of a storage, which must be there and of the right size."""
+        found: RecordBytes | None = ref.found
+        if found is None:
+            name = self.prefix + ref.key
+            size = self.archive.entries.size(name)
+            if size < 0:
+                raise self.archive.window.corrupt(f"record {name} is missing: a storage of {ref.nbytes} bytes")
+            if size != ref.nbytes:
+                raise self.archive.window.corrupt(f"record {name} has {size} bytes, expected {ref.nbytes}")
+            found = ref.found = RecordBytes(self.archive, name, 0, size)
+        return found
+
+
+def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
+    """Return (type, key, device, elements) of a persistent id ("storage", type, key, device, elements, ...).
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if isinstance(pid, tuple) and pid[:1] == ("module",):
+        raise UnsafeCheckpointError(
+            f"{label}: a persistent id of type module asks to import source code; nothing was run"
+        )
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+        raise CorruptCheckpointError(
+            f"{label}: persistent id {_short(pid)}, expected (storage, type, key, device, size)"
+        )
+    _, kind, key, location, numel = pid[:5]
+    key = str(key) if type(key) is int else key
+    if not isinstance(kind, StorageType):
+        raise _no_storage_type(label, kind)
+    if not isinstance(key, str) or type(numel) is not int:
+        raise CorruptCheckpointError(f"{label}: persistent id with wrong parts: {_short(pid)}")
+    if "\0" in key:
+        raise CorruptCheckpointError(f"{label}: storage key {brief(key)} holds a NUL, which no name of a record has")
+    if numel < 0:
+        raise CorruptCheckpointError(f"{label}: storage {brief(key)} of {numel} elements")
+    return kind, key, location if isinstance(location, str) else brief(location), numel
+
+
+def _no_storage_type(label: str, kind: Any) -> Exception:
+    if isinstance(kind, Name) and kind.module.partition(".")[0] == "torch":
+        return UnsupportedCheckpointError(f"{label}: a storage of the type {kind}, which is not read")
+    if isinstance(kind, Name):
+        return UnsafeCheckpointError(
+            f"{label}: a storage of the type {kind}, which only its own code knows; nothing was run"
+        )
+    return CorruptCheckpointError(f"{label}: persistent id with {brief(kind, 40)} as the type of a storage")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "(" + ", ".join(str(v)[:40] for v in value[:6] if isinstance(v, (str, int, StorageType))) + ")"
+    return f"of type {type(value).__name__}"

@@ -1,0 +1,202 @@
+"""Classes and functions that pickles mention, by exact name: what each becomes, and which calls are refused.
+
+Nothing named here is ever imported. Names that the table lacks are foreign: a class gives a dead stand-in, a call of
+a function is refused, since its author meant code to run.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.reading.pickles.inert import Name, Record, Stub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torchgraft.reading.pickles.inert import Array, ArrayType
+    from torchgraft.reading.pickles.unpickle import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """A name that is understood: what a call of it gives."""
+
+    name: str
+    run: Callable[[Machine, tuple[Any, ...]], Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins", "UserDict": "collections"}
+_STDLIB = sys.stdlib_module_names | {"commands", "cPickle", "urllib2", "popen2", "imp", "distutils", "asyncore"}
+
+# Modules of the standard library whose classes only hold data. None: all of their classes.
+_HARMLESS: Mapping[str, frozenset[str] | None] = {
+    "argparse": frozenset({"Namespace"}),
+    "array": frozenset({"array"}),
+    "builtins": frozenset(
+        [
+            "object",
+            "int",
+            "float",
+            "str",
+            "bytes",
+            "bool",
+            "list",
+            "dict",
+            "tuple",
+            "set",
+            "frozenset",
+            "complex",
+            "slice",
+            "range",
+            "type",
+            "bytearray",
+            "len",
+            "min",
+            "max",
+            "sum",
+            "abs",
+            "round",
+            "Ellipsis",
+            "NotImplemented",
+            "Exception",
+            "ValueError",
+            "KeyError",
+            "TypeError",
+            "RuntimeError",
+        ]
+    ),
+    "collections": None,
+    "copyreg": frozenset(),
+    "dataclasses": frozenset({"_HAS_DEFAULT_FACTORY_CLASS"}),
+    "datetime": None,
+    "decimal": frozenset({"Decimal"}),
+    "enum": None,
+    "fractions": frozenset({"Fraction"}),
+    "functools": frozenset({"partial"}),
+    "logging": frozenset({"Logger", "getLogger"}),
+    "math": None,
+    "numbers": None,
+    "pathlib": None,
+    "random": frozenset({"Random"}),
+    "types": frozenset({"SimpleNamespace"}),
+    "typing": None,
+    "uuid": frozenset({"UUID", "SafeUUID"}),
+}
+# Functions and lower-case classes that only make data out of their arguments.
+_MAKERS = frozenset({
+    "collections.deque", "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta",
+    "datetime.timezone", "functools.partial", "logging.getLogger", "pathlib._local.PosixPath", "array.array",
+    "builtins.object", "builtins.slice", "builtins.range",
+    "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
+    "numpy.random._pickle.__bit_generator_ctor", "numpy.ma.core._mareconstruct", "numpy.datetime64",
+    "pandas._libs.internals._unpickle_block", "pandas.core.indexes.base._new_Index",
+    "torch.random.fork_rng", "torch.distributed.fsdp._common_utils.clean_tensor_name",
+})  # fmt: skip
+_ACTING_KEYS = frozenset(
+    [
+        "__class__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__setstate__",
+        "__getstate__",
+        "__getattr__",
+        "__getattribute__",
+        "__setattr__",
+        "__dict__",
+        "__init__",
+        "__new__",
+        "__del__",
+        "__call__",
+        "__torch_function__",
+        "__torch_dispatch__",
+        "__init_subclass__",
+        "__code__",
+        "__globals__",
+    ]
+)
+
+
+def class_like(name: str) -> bool:
+    """Return whether `name` is spelled as a class: its last part begins with a capital."""
+    return name.rpartition(".")[2].lstrip("_")[:1].isupper()
+
+
+class Table:
+    """The names known to one run of the interpreter, and the foreign ones that it met."""
+
+    def __init__(self, known: Mapping[tuple[str, str], Any]) -> None:
+        self.known = known
+        self.met: dict[Name | str, None] = {}
+        self.warnings: list[str] = []
+
+    def find(self, machine: Machine, module: str, name: str) -> Any:
+        """Return the builder or value that (module, name) stands for, or a foreign Name."""
+        del machine
+        module = _OLD_MODULES.get(module, module)
+        found = self.known.get((module, name))
+        if found is not None:
+            return found
+        top = module.partition(".")[0]
+        allowed = _HARMLESS.get(module, frozenset())
+        forbidden = top in _STDLIB and not (allowed is None or name in allowed) and f"{module}.{name}" not in _MAKERS
+        foreign = Name(module, name, forbidden)
+        self.met[foreign] = None
+        return foreign
+
+    def call(self, machine: Machine, callee: Any, args: Any) -> Any:
+        """Return what calling `callee` stands for.
+
+        Raises:
+            UnsafeCheckpointError: it stands for running code.
+        """
+        if type(args) is not tuple:
+            raise machine.corrupt("the arguments of a call are no tuple")
+        if type(callee) is Builder:
+            return callee.run(machine, args)
+        if isinstance(callee, Name):
+            full = str(callee)
+            if callee.forbidden or not (class_like(callee.name) or full in _MAKERS):
+                raise machine.unsafe(f"asks to call {full}")
+            return Stub(callee, args)
+        if isinstance(callee, Stub):
+            raise machine.unsafe(f"asks to call an object of {callee}")
+        raise machine.corrupt(f"a call of a {type(callee).__name__}")
+
+    def new(self, machine: Machine, callee: Any, args: Any) -> Any:
+        """Return what a new object of class `callee` stands for."""
+        if type(args) is not tuple:
+            raise machine.corrupt("the arguments of a new object are no tuple")
+        if isinstance(callee, Name) and not callee.forbidden:
+            return Stub(callee, args)
+        return self.call(machine, callee, args)
+
+    def check_state(self, machine: Machine, target: object, state: Any) -> None:
+        """Raise UnsafeCheckpointError where a state would change what its object does."""
+        parts = state if isinstance(state, tuple) else (state,)
+        for part in parts[:8]:
+            if isinstance(part, dict) and not _ACTING_KEYS.isdisjoint(k for k in part if isinstance(k, str)):
+                keys = ", ".join(sorted(_ACTING_KEYS.intersection(k for k in part if isinstance(k, str))))
+                raise machine.unsafe(f"sets {keys} through the state of {_title(target)}")
+            if isinstance(part, Name) and part.forbidden:
+                raise machine.unsafe(f"puts {part} into an object of {_title(target)}")
+
+    def build_numpy(self, machine: Machine, target: Array | ArrayType, state: Any) -> None:
+        """Give a numpy array or type its state."""
+        from torchgraft.reading.pickles.numpy_names import build
+
+        build(machine, target, state)
+
+    def finish(self, machine: Machine) -> None:
+        """Refuse a pickle that mentioned something that only running code has a use for."""
+        for name in self.met:
+            if isinstance(name, Name) and name.forbidden:
+                raise machine.unsafe(f"refers to {name}")
+
+
+def _title(target: object) -> str:
+    return str(target) if isinstance(target, Stub) else "a dictionary" if isinstance(target, Record) else "a tensor"

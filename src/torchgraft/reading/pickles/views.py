@@ -1,0 +1,205 @@
+"""From descriptions in pickles to tensors that can be read: every number is checked before anything is allocated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import (
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+    printable,
+)
+from torchgraft.reading.pickles.brief import brief
+from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable
+from torchgraft.reading.tensors.flipped import Flipped
+from torchgraft.reading.tensors.leaves import MAX_DIMS, HeldBytes, View, check_spread
+
+if TYPE_CHECKING:
+    from torchgraft.core.specs import Shape
+    from torchgraft.reading.tensors.leaves import Bytes, Leaf
+
+_ARRAY_DTYPES = {
+    "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,
+    "i4": DType.I32, "u4": DType.U32, "i8": DType.I64, "u8": DType.U64, "f2": DType.F16, "f4": DType.F32,
+    "f8": DType.F64, "c8": DType.C64, "c16": DType.C128, "bfloat16": DType.BF16,
+    "float8_e4m3fn": DType.F8_E4M3FN, "float8_e5m2": DType.F8_E5M2,
+}  # fmt: skip
+# Of so many different geometries it is remembered that they are sound: few repeat in a million tensors.
+MAX_KNOWN = 4096
+
+
+class Storages(Protocol):
+    """Finds the bytes of a storage."""
+
+    def find(self, ref: StorageRef) -> Bytes:
+        """Return them; raises CheckpointError where they are missing or of another size."""
+        ...
+
+
+class Resolver:
+    """Makes leaves out of descriptions. `label` names the file, `big` says that it is big-endian."""
+
+    __slots__ = ("_arrays", "_sound", "big", "label", "storages")
+
+    def __init__(self, label: str, storages: Storages, *, big: bool = False) -> None:
+        self.label = label
+        self.storages = storages
+        self.big = big
+        self._arrays: dict[int, tuple[Array, Leaf]] = {}
+        self._sound: dict[tuple[int, ...], tuple[Any, Any, bool]] = {}
+
+    def leaf(self, ref: TensorRef | Unreadable | Array, name: str) -> Leaf:
+        """Return the tensor called `name`, the same one for the same description.
+
+        Raises:
+            CheckpointError: it reaches outside its storage, or is of a kind that is not read.
+        """
+        if isinstance(ref, TensorRef):
+            if ref.leaf is None:
+                view = self._view(ref, name)
+                ref.leaf = self._flipped(view, ref, name) if ref.conj or ref.neg else view
+                ref.storage = None  # a million of them count, and nothing asks again
+            made: Leaf = ref.leaf
+            return made
+        if isinstance(ref, Array):
+            if id(ref) not in self._arrays:
+                self._arrays[id(ref)] = ref, array_view(self.label, name, ref)
+            return self._arrays[id(ref)][1]
+        if ref.view is not None:
+            self._geometry(ref.view, name)
+        raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is {ref.why}")
+
+    def _flipped(self, view: View, ref: TensorRef, name: str) -> Leaf:
+        if view.dtype.kind not in ("float", "complex"):
+            raise self._bad(name, f"of {view.dtype} is marked as conjugated or negated")
+        return Flipped(view, conj=ref.conj, neg=ref.neg) if view.dtype.kind == "complex" or ref.neg else view
+
+    def _view(self, ref: TensorRef, name: str) -> View:
+        storage = ref.storage
+        contiguous = self._geometry(ref, name)
+        if storage.kind.dtype is None:
+            raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is quantised, which is not read")
+        dtype = ref.dtype or storage.kind.dtype
+        strides = None if contiguous else ref.stride
+        swap = 0
+        if self.big:
+            swap = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
+        return View(
+            self.storages.find(storage), dtype, ref.shape, ref.offset * dtype.itemsize, strides, swap if swap > 1 else 0
+        )
+
+    def _geometry(self, ref: TensorRef, name: str) -> bool:
+        """Return whether the view lies in C order, after checking that it lies in its storage at all."""
+        storage, shape, stride = ref.storage, ref.shape, ref.stride
+        if not isinstance(storage, StorageRef):
+            raise self._bad(name, "has no storage")
+        size = ref.dtype.itemsize if ref.dtype is not None else storage.kind.itemsize
+        if not type(shape) is type(stride) is tuple or type(ref.offset) is not int:
+            return check_geometry(self.label, name, ref, storage.nbytes, size)
+        facts = (id(shape), id(stride), ref.offset, storage.nbytes, size)
+        known = self._sound.get(facts)
+        if known is None:
+            known = shape, stride, check_geometry(self.label, name, ref, storage.nbytes, size)
+            if len(self._sound) < MAX_KNOWN:
+                self._sound[facts] = known  # the tuples are kept, so that no other one gets their ids
+        return known[2]
+
+    def _bad(self, name: str, text: str) -> CorruptCheckpointError:
+        return CorruptCheckpointError(f"{self.label}: tensor {printable(name)} {text}")
+
+
+def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize: int) -> bool:
+    """Return whether the view `ref` lies in C order in its storage of `stored` bytes.
+
+    Raises:
+        CheckpointError: a number is impossible, the view reaches outside, or repeats bytes without end.
+    """
+    ref.shape, ref.stride = (tuple(n) if type(n) is list else n for n in (ref.shape, ref.stride))
+    shape, stride, offset = ref.shape, ref.stride, ref.offset
+    if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:
+        raise _bad(
+            label,
+            name,
+            f"has shape {brief(shape)}, stride {brief(stride)}, offset {brief(offset, 30)}: not whole tuples",
+        )
+    if offset < 0:
+        raise _bad(label, name, f"has the negative offset {offset}")
+    if len(shape) > MAX_DIMS:
+        raise LimitExceededError(
+            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
+        )
+    numel, last, c_order = 1, 0, True
+    for n, s in zip(shape[::-1], stride[::-1], strict=True):
+        if type(n) is not int or type(s) is not int or n < 0 or s < 0:
+            raise _bad(
+                label, name, f"has shape {brief(shape)} and stride {brief(stride)}: expected whole numbers from 0 on"
+            )
+        if n != 1 and s != numel:
+            c_order = False
+        numel *= n
+        last += (n - 1) * s
+    end = (offset + last + 1) * itemsize if numel else 0
+    if numel * itemsize >= 1 << 63:
+        raise _bad(label, name, f"has shape {brief(shape)}: {numel} elements, more than any tensor can have")
+    if end > stored:
+        raise _bad(
+            label,
+            name,
+            f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and offset {offset} need {end} "
+            f"bytes, its storage has {stored}",
+        )
+    if not c_order and numel:
+        check_spread(label, printable(name), numel * itemsize, stored)
+    return c_order or not numel
+
+
+def array_view(label: str, name: str, array: Array) -> View:
+    """Return a numpy array that stood in a pickle as a tensor."""
+    code = array.type.code if array.type is not None else ""
+    dtype = _ARRAY_DTYPES.get(code)
+    if code.startswith("O") or array.values:
+        raise UnsafeCheckpointError(
+            f"{label}: array {printable(name)} holds Python objects, not numbers (object dtype)"
+        )
+    if dtype is None:
+        raise UnsupportedCheckpointError(f"{label}: array {printable(name)} has dtype {code!r}, which is no tensor's")
+    big = array.type is not None and array.type.order == ">"
+    return strided_array(label, name, HeldBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
+
+
+def strided_array(  # noqa: PLR0913  # one per fact of the geometry
+    label: str, name: str, source: Bytes, dtype: DType, shape: Any, *, fortran: bool, big: bool
+) -> View:
+    """Return a numpy array as a view: its whole memory, in C or Fortran order, of either byte order."""
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise _bad(label, name, f"has the shape {brief(shape)}: expected whole numbers from 0 on")
+    if len(shape) > MAX_DIMS:
+        raise LimitExceededError(
+            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
+        )
+    numel = 1
+    for n in shape:
+        numel *= n
+    if numel * dtype.itemsize != source.nbytes:
+        raise _bad(
+            label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {numel * dtype.itemsize}"
+        )
+    unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
+    strides = fortran_strides(shape) if fortran and len(shape) > 1 else None
+    return View(source, dtype, shape, 0, strides, unit if big and unit > 1 else 0)
+
+
+def fortran_strides(shape: Shape) -> Shape:
+    """Return the strides of Fortran order."""
+    strides, step = [], 1
+    for n in shape:
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(strides)
+
+
+def _bad(label: str, name: str, text: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{label}: tensor {printable(name)} {text}")

@@ -1,0 +1,377 @@
+"""Tensors as leaves of a checkpoint: shape, element type, and how their bytes are had on request."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import prod
+from threading import local
+from typing import TYPE_CHECKING, Protocol
+
+from torchgraft.core.checksums import Pieces, crc32
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import LimitExceededError
+from torchgraft.reading.containers.inflating import check_inflated, inflate_into
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    import torch
+
+    from torchgraft.core.specs import Shape
+    from torchgraft.reading.containers.zipdir import ZipArchive, ZipEntry
+    from torchgraft.reading.disk.files import Window
+
+MAX_DIMS = 64
+PIECE = 1 << 20
+MAX_SPREAD = 256 << 20
+SPREAD = 64
+
+
+class Leaf(ABC):
+    """One tensor of a checkpoint: shape and element type are known, its bytes come on request.
+
+    `identity` is what two leaves share when they are the very same memory, None where that can't be; `place` is the
+    file number and the offset.
+    """
+
+    __slots__ = ()
+
+    shape: Shape
+    dtype: DType
+
+    @property
+    @abstractmethod
+    def identity(self) -> Hashable:
+        """What two leaves of the same memory share."""
+
+    @property
+    @abstractmethod
+    def place(self) -> tuple[int, int]:
+        """File number and offset."""
+
+    @abstractmethod
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on, C order and native byte order."""
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part can be read without reading the rest."""
+        return False
+
+    def check(self) -> None:
+        """Compare a checksum that covers more than the parts that were read, where there is one."""
+        return
+
+
+class Bytes(Protocol):
+    """A run of bytes in which views lie: a storage."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        ...
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of its first byte."""
+        ...
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        ...
+
+
+class FileBytes:
+    """Bytes that lie in a file as they are."""
+
+    __slots__ = ("nbytes", "offset", "window")
+
+    def __init__(self, window: Window, offset: int, nbytes: int) -> None:
+        self.window = window
+        self.offset = offset
+        self.nbytes = nbytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the first byte."""
+        return self.window.place(self.offset)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        self.window.read_into(buffer, self.offset + start)
+
+
+class HeldBytes:
+    """Bytes that are in memory already, because they stood inside a pickle."""
+
+    __slots__ = ("data", "place")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.place = (0, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Their number."""
+        return len(self.data)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        buffer[:] = self.data[start : start + len(buffer)]
+
+
+class JoinedBytes:
+    """Runs of bytes one after the other."""
+
+    __slots__ = ("nbytes", "parts")
+
+    def __init__(self, parts: Sequence[Bytes]) -> None:
+        self.parts = parts
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the first byte."""
+        return self.parts[0].place if self.parts else (0, 0)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        done = 0
+        for part in self.parts:
+            count = min(part.nbytes - start, len(buffer) - done)
+            if count > 0:
+                part.fill(buffer[done : done + count], start)
+                done += count
+            start = max(start - part.nbytes, 0)
+
+
+class RecordBytes:
+    """A record of a zip archive, or its bytes from `skip` on. Its checksum is compared once all of it was read.
+
+    The pieces may come in any order and from several threads. What is read again is not summed up again.
+    """
+
+    __slots__ = ("_at", "_checked", "_pieces", "archive", "name", "nbytes", "skip")
+
+    def __init__(self, archive: ZipArchive, name: str, skip: int, nbytes: int) -> None:
+        self.archive = archive
+        self.name = name
+        self.skip = skip
+        self.nbytes = nbytes
+        self._at = -1
+        self._pieces: Pieces | None = None
+        self._checked = archive.without_crc
+
+    @property
+    def entry(self) -> ZipEntry:
+        """What the directory says of the record; made anew each time, as there may be a million records."""
+        return self.archive.entries[self.name]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset of the record's header."""
+        return self.archive.window.place(self.entry.header)
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` from byte `start` on."""
+        if self.entry.method:
+            inflate_into(self.archive, self.name, buffer, self.skip + start)
+            return
+        self.archive.window.read_into(buffer, self.located() + start)
+        if not self._checked:
+            self.add(start, len(buffer), crc32(buffer, 0))
+
+    def located(self) -> int:
+        """Return where its first byte lies in the archive's window, once its own header was compared."""
+        if self._at < 0:
+            self._at = self.archive.locate(self.entry)
+        return self._at + self.skip
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether there is nothing to be compared any more."""
+        return self._checked
+
+    def check(self, limit: int = 64 << 20) -> None:
+        """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
+        if self._checked:
+            return
+        if self.entry.method:
+            check_inflated(self.archive, self.name)
+            self._checked = True
+            return
+        if self.nbytes > limit:
+            return
+        first = self.located() - self.skip
+        end, total = self.skip + self.nbytes, 0
+        buffer = memoryview(bytearray(min(PIECE, end)))
+        for start in range(0, end, PIECE):
+            piece = buffer[: min(PIECE, end - start)]
+            self.archive.window.read_into(piece, first + start)
+            total = crc32(piece, total)
+        self.archive.check_crc(self.entry, total)
+        self._checked = True
+
+    def add(self, start: int, size: int, checksum: int) -> None:
+        """Take in the checksum of a piece; compare the whole when nothing is missing."""
+        if size == self.nbytes and not self.skip:
+            self.archive.check_crc(self.entry, checksum)
+            self._checked = True
+            return
+        with self.archive.lock:
+            if self._pieces is None:
+                self._pieces = Pieces()
+                if self.skip:  # the checksum covers the bytes before `skip`, too
+                    self._pieces.add(0, self.skip, crc32(self.archive.window.read(self._at, self.skip), 0))
+            stop, total = self._pieces.add(self.skip + start, self.skip + start + size, checksum) or (0, 0)
+        if stop == self.skip + self.nbytes:
+            self.archive.check_crc(self.entry, total)
+            self._checked = True
+
+
+class View(Leaf):
+    """A tensor in a run of bytes. `strides` count elements and are None where the elements lie in C order.
+
+    `offset` is in bytes; `swap` is the unit, in bytes, of which the byte order is the other one (0: none).
+    """
+
+    __slots__ = ("dtype", "offset", "shape", "source", "strides", "swap")
+
+    def __init__(
+        self, source: Bytes, dtype: DType, shape: Shape, offset: int = 0, strides: Shape | None = None, swap: int = 0
+    ) -> None:
+        self.source = source
+        self.dtype = dtype
+        self.shape = shape
+        self.offset = offset
+        self.strides = strides
+        self.swap = swap
+
+    @property
+    def identity(self) -> Hashable:
+        """Storage, offset, shape and strides."""
+        return (id(self.source), self.offset, self.shape, self.strides, self.dtype)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset."""
+        number, offset = self.source.place
+        return number, offset + self.offset
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on, C order and native byte order."""
+        if self.strides is None and not self.swap:
+            self.source.fill(buffer, self.offset + start)
+            whole = len(buffer) == self.source.nbytes
+            if not whole and isinstance(self.source, RecordBytes) and not self.is_whole:
+                self.source.check()
+            return
+        data = self._gathered(start + len(buffer))
+        buffer[:] = data[start : start + len(buffer)]
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the bytes lie as they are wanted, and uncompressed."""
+        packed = isinstance(self.source, RecordBytes) and self.source.entry.method
+        return self.strides is None and not self.swap and not packed
+
+    def check(self) -> None:
+        """Compare the checksum of the record it lies in."""
+        if isinstance(self.source, RecordBytes):
+            self.source.check()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the view takes up all of its storage."""
+        return prod(self.shape) * self.dtype.itemsize == self.source.nbytes
+
+    def _gathered(self, end: int) -> memoryview:
+        """Return all bytes in C order; kept for the next piece until the last was taken."""
+        kept: tuple[View, memoryview] | None = getattr(_KEPT, "last", None)
+        data = kept[1] if kept is not None and kept[0] is self else gather(self)
+        _KEPT.last = None if end >= len(data) else (self, data)
+        return data
+
+
+_KEPT = local()
+
+
+def gather(view: View) -> memoryview:
+    """Return the elements of a strided or foreign-order view as bytes. Takes its range of the storage and the result."""
+    import numpy as np
+
+    size = view.dtype.itemsize
+    if 0 in view.shape:
+        return memoryview(b"")
+    strides = view.strides if view.strides is not None else contiguous(view.shape)
+    last = sum((n - 1) * s for n, s in zip(view.shape, strides, strict=True))
+    raw = bytearray((last + 1) * size)
+    view.source.fill(memoryview(raw), view.offset)
+    if isinstance(view.source, RecordBytes):
+        view.source.check()
+    flat = np.frombuffer(raw, dtype=np.dtype((np.void, size)))
+    steps = tuple(s * size for s in strides)
+    taken = np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, view.shape, steps, writeable=False))
+    out = np.frombuffer(taken.tobytes(), dtype=np.uint8)
+    if view.swap > 1:
+        out = np.ascontiguousarray(out.reshape(-1, view.swap)[:, ::-1])
+    return memoryview(out.tobytes())
+
+
+def contiguous(shape: Shape) -> Shape:
+    """Return the strides of C order."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+class Held(Leaf):
+    """A tensor that the caller holds in memory."""
+
+    __slots__ = ("dtype", "number", "shape", "tensor")
+
+    def __init__(self, tensor: torch.Tensor, number: int = 0) -> None:
+        self.tensor = tensor
+        self.shape = tuple(tensor.shape)
+        self.dtype = DType.of(str(tensor.dtype))
+        self.number = number
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The order in which the tensors were given."""
+        return 0, self.number
+
+    @property
+    def identity(self) -> Hashable:
+        """Address, shape and strides; None for tensors without memory."""
+        if self.tensor.is_meta or not self.tensor.numel():
+            return None
+        return (self.tensor.data_ptr(), self.shape, self.tensor.stride(), self.dtype)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the tensor's bytes can be had without making it anew."""
+        return self.tensor.device.type == "cpu" and self.tensor.is_contiguous()
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Copy the bytes from `start` on."""
+        import torch
+
+        value = self.tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        raw = value.reshape(-1).view(torch.uint8)
+        buffer[:] = raw.numpy().data[start : start + len(buffer)]
+
+
+def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:
+    """Refuse a view that repeats few bytes into very many.
+
+    Raises:
+        LimitExceededError: `nbytes` is out of all proportion to the `stored` bytes.
+    """
+    if nbytes > MAX_SPREAD and nbytes > SPREAD * stored:
+        raise LimitExceededError(
+            f"{label}: tensor {name} repeats {stored} stored bytes into {nbytes}; at most {SPREAD} times is read "
+            f"beyond {MAX_SPREAD >> 20} MiB"
+        )
