@@ -55,6 +55,14 @@ def test_inspect(run, files):
     assert len(data["tensors"]) == 11
 
 
+@pytest.mark.parametrize("name", ["pre.pth", "mine.safetensors", "many.safetensors"])
+def test_inspection_is_printed_piece_by_piece(run, files, name):
+    torchgraft.save(files / "many.safetensors", {f"a.{n}": torch.full((1,), n) for n in range(2500)})
+    text = run("inspect", files / name, "--json").stdout
+    assert json.loads(text) == json.loads(json.dumps(torchgraft.inspect(files / name).to_dict()))
+    assert text.startswith('{\n  "schema": ')
+
+
 def test_plan_by_callable_tells_the_causes(run, files, tmp_path):
     page = tmp_path / "plan.html"
     result = run("plan", files / "pre.pth", "--model", "toy_models:Net", "--kwargs", '{"classes": 3}', "--html", page)

@@ -117,3 +117,11 @@ def test_a_hundred_thousand_names_take_linear_time():
         "layers.{0-39}.experts.{0-399}.down.weight",
     ]
     assert time.process_time() - start < 5
+
+
+def test_dozens_of_numbers_in_a_name_take_linear_time():
+    many = [Row(".".join(f"x{n * (place + 1) % 97}" for place in range(30)), numel=n) for n in range(97)]
+    many += [Row(".".join(f"x{n * n * (place + 7) % 991}" for place in range(30))) for n in range(100, 9000)]
+    start = time.process_time()
+    assert sum(one.count for one in fold(many)) == len(many)
+    assert time.process_time() - start < 4

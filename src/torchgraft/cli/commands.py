@@ -40,12 +40,12 @@ def inspect(
 ) -> None:
     """Say what CHECKPOINT holds: networks, names, shapes, types. Nothing in it is run, and no tensor is read unasked."""
     from torchgraft import api
-    from torchgraft.reporting import inspection_to_dict, inspection_view
+    from torchgraft.reporting import inspection_in_turn, inspection_view
 
     shown = Shown.taken_from(given)
     with progress(f"reading {checkpoint}") as tell:
         found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics, progress=tell)
-    show(lambda: inspection_view(found), lambda: inspection_to_dict(found), shown, MANY_LINES)
+    show(lambda: inspection_view(found), lambda: inspection_in_turn(found), shown, MANY_LINES)
     if found.verification and not found.verification.passed:
         ctx.exit(CorruptCheckpointError.exit_code)
 

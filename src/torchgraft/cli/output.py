@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,11 +16,17 @@ if TYPE_CHECKING:
     from torchgraft.cli.options import Shown
     from torchgraft.reporting.view import View
 
+_ITEMS = 1000
+
 
 def show(view: Callable[[], View], data: Callable[[], dict[str, Any]], how: Shown, usual: int) -> None:
-    """Print JSON, or a view: with colours and wrapped where stdout is a terminal, else plain, one fact a line."""
+    """Print JSON, or a view: with colours and wrapped where stdout is a terminal, else plain, one fact a line.
+
+    In `data`, an iterator stands for a long list: its items are printed one by one, each in a line.
+    """
     if how.as_json:
-        click.echo(json.dumps(data(), indent=2, allow_nan=False))
+        for piece in _json(data()):
+            click.echo(piece, nl=False)
         return
     most = how.lines or usual
     if sys.stdout.isatty():
@@ -31,6 +39,24 @@ def show(view: Callable[[], View], data: Callable[[], dict[str, Any]], how: Show
     from torchgraft.reporting.text import view_text
 
     click.echo(view_text(view(), most_lines=most))
+
+
+def _json(data: dict[str, Any]) -> Iterator[str]:
+    """Yield `data` as indented JSON, in pieces of a bounded size where iterators stand for lists."""
+    item = json.JSONEncoder(allow_nan=False).encode
+    before = "{"
+    for key, value in data.items():
+        yield f"{before}\n  {item(key)}: "
+        before = ","
+        if not isinstance(value, Iterator):
+            yield json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")  # no text has a line break in it
+            continue
+        gap = "["
+        while items := list(islice(value, _ITEMS)):
+            yield f"{gap}\n    " + ",\n    ".join(map(item, items))
+            gap = ","
+        yield "[]" if gap == "[" else "\n  ]"
+    yield "\n}\n"
 
 
 def write_page(path: str, page: str) -> None:

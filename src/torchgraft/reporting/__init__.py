@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from torchgraft.reporting.conversions import conversion_text, conversion_view
     from torchgraft.reporting.html import plan_html, report_html
     from torchgraft.reporting.json import plan_to_dict, report_to_dict
-    from torchgraft.reporting.json_others import diff_to_dict, inspection_to_dict, saved_to_dict
+    from torchgraft.reporting.json_others import (
+        diff_to_dict,
+        inspection_in_turn,
+        inspection_to_dict,
+        saved_to_dict,
+    )
     from torchgraft.reporting.others import diff_text, diff_view, inspect_text, inspection_view, saved_text, saved_view
     from torchgraft.reporting.terminal import view_renderable
     from torchgraft.reporting.text import plan_text, report_text
@@ -29,7 +34,7 @@ _HOMES = {
     **dict.fromkeys(("conversion_text", "conversion_view"), "conversions"),
     **dict.fromkeys(("plan_html", "report_html"), "html"),
     **dict.fromkeys(("plan_to_dict", "report_to_dict"), "json"),
-    **dict.fromkeys(("diff_to_dict", "inspection_to_dict", "saved_to_dict"), "json_others"),
+    **dict.fromkeys(("diff_to_dict", "inspection_in_turn", "inspection_to_dict", "saved_to_dict"), "json_others"),
     **dict.fromkeys(
         ("diff_text", "diff_view", "inspect_text", "inspection_view", "saved_text", "saved_view"), "others"
     ),
@@ -55,6 +60,7 @@ __all__ = [
     "hyperparameters_to_dict",
     "hyperparameters_view",
     "inspect_text",
+    "inspection_in_turn",
     "inspection_to_dict",
     "inspection_view",
     "plan_html",

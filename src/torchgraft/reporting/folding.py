@@ -15,6 +15,7 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.collector import collector_paused
+from torchgraft.reporting.joining import CONSTANT, Cell, Family, Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -23,13 +24,9 @@ if TYPE_CHECKING:
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
-CONSTANT = -1
-OWN = -2
 MOST_PIECES = 16
 
 Texts = tuple[str, ...]
-Numbers = tuple[int, ...]
-Cell = tuple[Numbers, ...]
 
 
 class Row(NamedTuple):
@@ -46,17 +43,6 @@ class Row(NamedTuple):
     facts: Hashable = ()
     numel: int = 0
     weight: int = 1
-
-
-class Tally(NamedTuple):
-    """Elements, tensors, and the place of the first row."""
-
-    numel: int
-    tensors: int
-    first: int
-
-
-NOTHING = Tally(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,24 +129,36 @@ class Fold:
 
 def fold(rows: Iterable[Row]) -> list[Fold]:
     """Return the folds of `rows`, in the order of their first rows."""
-    families: dict[Hashable, list[tuple[int, Row, tuple[Numbers, ...]]]] = {}
+    families: dict[tuple[tuple[Texts, ...], Hashable, Shape | None, Numbers], Family] = {}
+    firsts: list[Row] = []
     with collector_paused():
         for order, row in enumerate(rows):
             texts, numbers = _all_cut(row)
-            key = (texts, tuple(map(len, row.related)), row.facts, row.shape)
-            families.setdefault(key, []).append((order, row, numbers))
-        folds = list(chain.from_iterable(_family(members) for members in families.values()))
+            key = (texts, row.facts, row.shape, tuple(map(len, row.related)) if row.related else ())
+            family = families.get(key)
+            if family is None:
+                family = families[key] = Family(tuple([len(text) - 1 for text in texts]))
+                firsts.append(row)
+            family.numbers.append(numbers)
+            family.numels.append(row.numel)
+            family.weights.append(row.weight)
+            family.orders.append(order)
+        folds = [
+            one
+            for (texts, *_), family, row in zip(families, families.values(), firsts, strict=True)
+            for one in _folded(texts, family, row)
+        ]
         return sorted(_leaves_joined(folds), key=lambda f: f.first)
 
 
-def _all_cut(row: Row) -> tuple[tuple[Texts, ...], tuple[Numbers, ...]]:
-    """Return the texts and the numbers of a row's name, related names and sentences."""
+def _all_cut(row: Row) -> tuple[tuple[Texts, ...], Numbers]:
+    """Return the texts of a row's name, related names and sentences, and all their numbers in order."""
     if not row.related and not row.said:
         texts, numbers = _cut(row.name)
-        return (texts,), (numbers,)
+        return (texts,), numbers
     cut = [_cut(text) for text in (row.name, *chain.from_iterable(row.related))]
     cut += [_cut_sentence(text) for text in row.said]
-    return tuple([texts for texts, _ in cut]), tuple([numbers for _, numbers in cut])
+    return tuple([texts for texts, _ in cut]), tuple(chain.from_iterable([numbers for _, numbers in cut]))
 
 
 def braced(items: Sequence[str]) -> str:
@@ -246,40 +244,16 @@ def _column(links: tuple[Numbers, ...], at: int, place: int) -> int:
     return column
 
 
-def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fold]:
-    """Yield the folds of rows that differ only in numbers."""
-    row = members[0][1]
-    texts = tuple(_cut(name)[0] for name in (row.name, *chain.from_iterable(row.related), *row.said))
-    groups = tuple(len(group) for group in row.related)
-    links = _linked([numbers for _, _, numbers in members])
-    constant = [(at, place) for at, own in enumerate(links) for place, link in enumerate(own) if link == CONSTANT]
-    followers = [
-        [(at, place) for at, own in enumerate(links) for place, link in enumerate(own) if link == mine]
-        for mine in range(len(texts[0]) - 1)
-    ]
-    parts: dict[Numbers, dict[tuple[Cell, ...], Tally]] = {}
-    for order, member, (mine, *others) in members:
-        fixed = tuple([others[at][place] for at, place in constant])
-        cells: tuple[Cell, ...]
-        if others:
-            led = [[others[at][place] for at, place in own] for own in followers]
-            cells = tuple([((n, *more),) for n, more in zip(mine, led, strict=True)])
-        else:
-            cells = tuple([((n,),) for n in mine])
-        grown = parts.setdefault(fixed, {})
-        before = grown.get(cells, NOTHING)
-        first = order if before is NOTHING else before.first
-        grown[cells] = Tally(member.numel + before.numel, member.weight + before.tensors, first)
-    for fixed, items in parts.items():
-        known = dict(zip(constant, fixed, strict=True))
-        spread = tuple(tuple(known.get((at, place), OWN) for place in range(len(own))) for at, own in enumerate(links))
-        for cells, tally in _merged(items, len(texts[0]) - 1).items():
+def _folded(texts: tuple[Texts, ...], family: Family, row: Row) -> Iterator[Fold]:
+    """Yield the folds of rows that differ only in numbers; `row` is one of them."""
+    for part in family.parts():
+        for cells, tally in part.joined():
             yield Fold(
                 texts=texts,
-                groups=groups,
+                groups=tuple(map(len, row.related)),
                 cells=cells,
-                links=links,
-                fixed=spread,
+                links=part.links,
+                fixed=part.fixed,
                 leaves=(("",) * len(texts),),
                 shapes=(row.shape,),
                 facts=row.facts,
@@ -287,44 +261,6 @@ def _family(members: list[tuple[int, Row, tuple[Numbers, ...]]]) -> Iterator[Fol
                 count=tally.tensors,
                 first=tally.first,
             )
-
-
-def _merged(items: dict[tuple[Cell, ...], Tally], places: int) -> dict[tuple[Cell, ...], Tally]:
-    """Join cells place by place, the last first: items that agree in all other places become one."""
-    for place in reversed(range(places)):
-        grouped: dict[tuple[Cell, ...], list[tuple[Cell, Tally]]] = {}
-        for cells, tally in items.items():
-            rest = (*cells[:place], *cells[place + 1 :])
-            grouped.setdefault(rest, []).append((cells[place], tally))
-        items = {}
-        for rest, found in grouped.items():
-            joined = tuple(sorted(chain.from_iterable(cell for cell, _ in found)))
-            numels, counts, firsts = zip(*(tally for _, tally in found), strict=True)
-            items[(*rest[:place], joined, *rest[place:])] = Tally(sum(numels), sum(counts), min(firsts))
-    return items
-
-
-def _linked(numbers: list[tuple[Numbers, ...]]) -> tuple[Numbers, ...]:
-    """Return, for each number of each related name, which number of the name it follows."""
-    return tuple(
-        tuple(_link(numbers, at, place) for place in range(len(numbers[0][at]))) for at in range(1, len(numbers[0]))
-    )
-
-
-def _link(numbers: list[tuple[Numbers, ...]], at: int, place: int) -> int:
-    """Return the place in the name whose number decides this one: at a constant distance if there is such a one."""
-    values = [row[at][place] for row in numbers]
-    if len(set(values)) == 1:
-        return CONSTANT
-    mine = len(numbers[0][at]) - place
-    functions = []
-    for own in range(len(numbers[0][0])):
-        keys = [row[0][own] for row in numbers]
-        if len(set(zip(keys, values, strict=True))) == len(set(keys)):
-            distances = {value - key for key, value in zip(keys, values, strict=True)}
-            aligned = abs((len(numbers[0][0]) - own) - mine)
-            functions.append((len(distances) > 1, distances != {0}, aligned, own))
-    return min(functions)[-1] if functions else CONSTANT
 
 
 def _leaves_joined(folds: list[Fold]) -> Iterator[Fold]:

@@ -23,6 +23,11 @@ SAVED_SCHEMA = "torchgraft.saved/1"
 
 def inspection_to_dict(found: Inspection) -> Data:
     """Return an inspection as data that `json.dumps` takes as it is."""
+    return {**inspection_in_turn(found), "tensors": [_spec(spec) for spec in found.specs]}
+
+
+def inspection_in_turn(found: Inspection) -> Data:
+    """Return the same data with an iterator in place of the list of tensors: there may be a million."""
     return {
         "schema": INSPECTION_SCHEMA,
         "origin": found.origin,
@@ -36,7 +41,7 @@ def inspection_to_dict(found: Inspection) -> Data:
         "shared": dict(found.shared),
         "verification": None if found.verification is None else _verification(found.verification),
         "statistics": None if found.statistics is None else _statistics(found.statistics),
-        "tensors": [_spec(spec) for spec in found.specs],
+        "tensors": map(_spec, found.specs),
     }
 
 

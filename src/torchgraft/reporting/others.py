@@ -178,7 +178,7 @@ def _tied(found: Inspection | Saved) -> Section:
 
 
 def _specs(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
-    rows = (Row(printable(s.name), shape=s.shape, facts=str(s.dtype), numel=s.numel) for s in specs)
+    rows = (Row(printable(s.name), (), (), s.shape, s.dtype, s.numel) for s in specs)
     return tuple(
         Group(cause=" ".join((one.pattern, _shapes(one), str(one.facts))), count=one.count) for one in fold(rows)
     )
