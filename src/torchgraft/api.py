@@ -11,6 +11,7 @@ from torchgraft import reporting
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
+from torchgraft.core.places import Walk
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
@@ -174,14 +175,15 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
     from torchgraft.request import request
 
     wanted = request(**asked)
-    with _opened(checkpoint, wanted, model if wanted.tries else None) as source:
+    with collector_paused(), _opened(checkpoint, wanted, model if wanted.tries else None) as source:
+        seen = _walked(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = _seen(_tried(source, wanted, model), source, wanted, model)
-        if not hasattr(model, "named_parameters"):
+        made = _seen(_tried(source, wanted, model, (_target(seen or model), seen)), source, wanted, model)
+        if seen is None:
             return made
         from torchgraft.applying import memory_of
 
-        return replace(made, memory=memory_of(made, source, model))  # type: ignore[arg-type]  # a module, as asked
+        return replace(made, memory=memory_of(made, source, seen))
 
 
 def load(  # what, and how
@@ -251,17 +253,21 @@ def load(  # what, and how
     wanted = request(**asked)
     with (
         collector_paused(),
-        team_of(model) as team,
+        team_of(seen := _walked(model)) as team,
         team.together(partial(_opened, checkpoint, wanted, model)) as source,
     ):
-        target = _target(model)
+        if seen is None:
+            raise UsageError(
+                f"a {type(model).__name__} can't be filled: give an nn.Module; plan() takes other models, too"
+            )
+        target = _target(seen)
         wanted = _with_origin(wanted, checkpoint)
-        decide = partial(_tried, source, wanted, model, target)
+        decide = partial(_tried, source, wanted, model, (target, seen))
         if plan is not None:
             decide = partial(_kept, plan, source, target, asked)
         made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
-        fill = partial(apply, model, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]  # device: as torch takes it
+        fill = partial(apply, model if wanted.tries else seen, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]  # device: as torch takes it
         done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds,
@@ -280,10 +286,15 @@ def load(  # what, and how
     )
 
 
-def _tried(source: Source, asked: Request, model: object, target: Target | None = None) -> Plan:
-    """Return the plan, and with inputs or a recorded run one that the model was run for."""
+def _walked(model: object) -> Walk | None:
+    """Return one walk over a module, for all who look at it; None for what only stands for a model."""
+    return Walk(model) if hasattr(model, "named_parameters") else None  # type: ignore[arg-type]  # a module, by its looks
+
+
+def _tried(source: Source, asked: Request, model: object, seen: tuple[Target, Walk | None]) -> Plan:
+    """Return the plan, and with inputs or a recorded run one that the model was run for; `seen` is what it is now."""
     if not asked.tries:
-        return make_plan(source, target or _target(model), asked, model)
+        return make_plan(source, seen[0], asked, seen[1] or model)
     from torchgraft.settled import settled
 
     return settled(source, asked, model, lambda one, wanted: make_plan(source, _target(one), wanted, one))
@@ -297,7 +308,7 @@ def _proved(plan: Plan) -> tuple[Check, ...]:
 def _target(model: object) -> Target:
     from torchgraft.surveying import survey, target_from_specs
 
-    if hasattr(model, "named_parameters"):
+    if isinstance(model, Walk) or hasattr(model, "named_parameters"):
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
         return target_from_specs(choose(source.networks, (), None).network.specs)
@@ -347,7 +358,7 @@ def _renames(model: object, source: Source, network: Network) -> Renames:
     """Return what the model's own load hooks make of the file's names; nothing for models without such code."""
     from torchgraft.surveying.hooks import Renames, rename_by_hooks
 
-    if not hasattr(model, "named_parameters"):
+    if not isinstance(model, Walk) and not hasattr(model, "named_parameters"):
         return Renames()
     versions = source.metadata.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, cast
 from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
-from torchgraft.core.places import Place, here, is_spread, places
+from torchgraft.core.places import here, is_spread, walk_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.core.places import Place, Walk
     from torchgraft.core.specs import Slot, Target
 
 
@@ -33,13 +34,13 @@ class Cell:
     plain: bool
 
 
-def resolve(model: nn.Module, target: Target, device: str | torch.device | None) -> dict[str, Cell]:
+def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device | None) -> dict[str, Cell]:
     """Return the cells of `target` by the canonical name of their slot; tensors on meta get memory on `device`.
 
     Raises:
         UsageError: the model has changed since it was surveyed.
     """
-    found = {place.name: place for place in places(model)}
+    found = {place.name: place for place in walk_of(model).places}
     cells: dict[str, Cell] = {}
     for slot in target.slots:
         mine = tuple(found[name] for name in slot.names if name in found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.applying.standin import StandIn, rebuilt
 from torchgraft.core.errors import PlanRefusedError, UninitialisedError
-from torchgraft.core.places import is_spread, modules
+from torchgraft.core.places import is_spread, walk_of
 from torchgraft.core.plan import Objection
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.applying.cells import Cell
+    from torchgraft.core.places import Walk
     from torchgraft.core.plan import Step
 
 # What modules call the method that gives them initial values: torch, its Transformer parts, timm and others.
@@ -38,7 +39,7 @@ INITS = ("_init_weights",)
 MAX_REAL = 32 << 20
 
 
-def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step]) -> tuple[str, ...]:
+def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequence[Step]) -> tuple[str, ...]:
     """Give every staged cell that the writing `steps` do not fill whole its initial values; return their slots' names.
 
     Tried in this order: an ancestor's `_init_weights(module)`, the module's own `reset_parameters()` and its like,
@@ -57,7 +58,7 @@ def initialise(model: nn.Module, cells: Mapping[str, Cell], steps: Sequence[Step
     if spread:
         raise PlanRefusedError([_spread(cell) for cell in spread])
     wanted = tuple(remaining)
-    by_path = dict(modules(model))
+    by_path = dict(walk_of(model).modules)
     for attempt in (_by_ancestors, _by_resets, _by_building):
         attempt(by_path, remaining)
     if remaining:

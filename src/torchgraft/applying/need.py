@@ -12,25 +12,26 @@ from torchgraft.applying.segments import segments
 from torchgraft.applying.transfers import LOOKED_AT, apart
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.memory import Memory
-from torchgraft.core.places import is_spread, places
+from torchgraft.core.places import is_spread, walk_of
 from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchgraft.core.places import Walk
     from torchgraft.core.plan import Plan
     from torchgraft.core.specs import Source
 
 THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * LOOKED_AT + 2 * BLOCK
 
 
-def memory_of(plan: Plan, source: Source, model: nn.Module) -> Memory | None:
+def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | None:
     """Return how much memory loading by `plan` takes at most; None for a model that is spread over processes.
 
     What is only moved takes a few mebibytes for each thread. What is computed takes its inputs and two results of its
     size, and its old values, unless the model is on meta and has none. Where slots share memory all old values are kept.
     """
-    found = {place.name: place.tensor for place in places(model)}
+    found = {place.name: place.tensor for place in walk_of(model).places}
     if any(is_spread(tensor) for tensor in found.values()):
         return None
     specs = {network.path: network.specs for network in source.networks}

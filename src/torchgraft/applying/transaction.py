@@ -17,6 +17,7 @@ from torchgraft.applying.segments import segments
 from torchgraft.applying.transfers import Transfers, apart, keeps
 from torchgraft.applying.undo import NONE, Undo, check_undo
 from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
+from torchgraft.core.places import walk_of
 from torchgraft.core.plan import Action
 from torchgraft.core.progress import Ticks
 from torchgraft.core.shield import Shield
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.core.places import Walk
     from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.report import Check
     from torchgraft.core.specs import Source, Target, TensorSpec
@@ -36,13 +38,13 @@ if TYPE_CHECKING:
 class Verifier(Protocol):
     """Compares what lies in the model with what it should have got."""
 
-    def __call__(self, model: nn.Module, plan: Plan, written: Written) -> Sequence[Check]:
+    def __call__(self, model: nn.Module | Walk, plan: Plan, written: Written) -> Sequence[Check]:
         """Return the checks, passed or failed."""
         ...
 
 
 def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
-    model: nn.Module,
+    model: nn.Module | Walk,
     target: Target,
     plan: Plan,
     source: Source,
@@ -72,12 +74,13 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     check_undo(undo)
     plan.raise_if_refused()
     with Shield() as shield, torch.no_grad():  # in this order: a signal must not leave gradients off
-        cells = resolve(model, target, device)
+        seen = walk_of(model)
+        cells = resolve(seen, target, device)
         work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo, progress)
         random = torch.get_rng_state()
         try:
-            notes, initialised = work.carry_out(model, shield)
-            checks = tuple(verify(model, plan, work.written)) if verify else ()
+            notes, initialised = work.carry_out(seen, shield)
+            checks = tuple(verify(seen, plan, work.written)) if verify else ()
             _raise_if_failed(checks)
             if not work.transfers.begun:
                 shield.deliver()
@@ -153,7 +156,7 @@ class _Work:
     def _cell(self, step: Step) -> Cell:
         return self.cells[step.slot.name]
 
-    def carry_out(self, model: nn.Module, shield: Shield) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
+    def carry_out(self, model: Walk, shield: Shield) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
         """Initialise, fill, settle what the values say, and put new tensors in; return notes and initialised slots."""
         initialised = initialise(model, self.cells, self.steps)
         deliver = shield.deliver if self.way != NONE else _wait

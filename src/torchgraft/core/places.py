@@ -5,6 +5,7 @@ Works on any object with the inner dicts of a torch module; torch itself is neve
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,10 +34,36 @@ class Place(NamedTuple):
         """The module's dict that holds the tensor."""
         return self.module._buffers if self.is_buffer else self.module._parameters  # type: ignore[return-value]  # noqa: SLF001
 
+    @property
+    def now(self) -> torch.Tensor | None:
+        """The tensor that the module holds under this name at present; None when it holds none."""
+        return self.home.get(self.attr)
+
+
+class Walk:
+    """One walk over a model, handed on by those who look its tensors up one after the other.
+
+    `modules` and `places` are as the functions of these names return them, at the time of the walk.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = modules(model)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Every tensor under every one of its names."""
+        return places(self.model, self.modules)
+
+
+def walk_of(model: nn.Module | Walk) -> Walk:
+    """Return the walk over a model, unless it is there already."""
+    return model if isinstance(model, Walk) else Walk(model)
+
 
 def is_spread(tensor: torch.Tensor) -> bool:
     """Return whether several processes hold the tensor together (a DTensor)."""
-    return hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
+    return hasattr(type(tensor), "to_local") and hasattr(tensor, "device_mesh")  # a class is asked faster than a tensor
 
 
 def here(tensor: torch.Tensor) -> torch.Tensor:

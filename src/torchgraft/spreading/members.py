@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import is_spread, modules
+from torchgraft.core.places import Walk, is_spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,13 +111,13 @@ class Together:
 
 
 @contextmanager
-def team_of(model: object) -> Iterator[Members]:
+def team_of(model: Walk | None) -> Iterator[Members]:
     """Give those who hold `model`. Collective where these are several.
 
     Raises:
         UsageError: parts of the model are held by different sets of processes.
     """
-    ranks = _ranks(model) if hasattr(model, "named_parameters") else []  # type: ignore[arg-type]
+    ranks = _ranks(model) if model is not None else []
     if not ranks:
         yield Alone()
         return
@@ -127,11 +127,11 @@ def team_of(model: object) -> Iterator[Members]:
         yield Together(Team(group))
 
 
-def _ranks(model: nn.Module) -> list[int]:
+def _ranks(model: Walk) -> list[int]:
     """Return the ranks of all meshes that tensors of the model are spread over."""
     spread: list[Any] = [
         tensor
-        for _, module in modules(model)
+        for _, module in model.modules
         for held in (module._parameters, module._buffers)  # noqa: SLF001  # names don't matter here
         for tensor in held.values()
         if tensor is not None and is_spread(tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.places import modules
+from torchgraft.core.places import walk_of
 from torchgraft.core.shield import Shield
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.core.places import Walk
     from torchgraft.core.specs import TensorSpec
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -34,7 +35,7 @@ class Renames:
 
 
 def rename_by_hooks(
-    model: nn.Module, specs: Mapping[str, TensorSpec], versions: Mapping[str, Any] | None = None
+    model: nn.Module | Walk, specs: Mapping[str, TensorSpec], versions: Mapping[str, Any] | None = None
 ) -> Renames | None:
     """Return what the pre-hooks and overridden `_load_from_state_dict` of `model` make of the keys in `specs`.
 
@@ -42,7 +43,11 @@ def rename_by_hooks(
     attributes of its modules are put back afterwards. `versions` are those of the checkpoint's state dict (its
     `_metadata`), by module path. None when the model has no such code or it leaves all names alone.
     """
-    walked = [(path, module) for path, module in modules(model) if _has_code(module)]
+    everywhere = walk_of(model).modules
+    coded = {
+        kind for kind in {type(module) for _, module in everywhere} if _has_code(kind)
+    }  # a large model has few classes
+    walked = [(path, m) for path, m in everywhere if type(m) in coded or m._load_state_dict_pre_hooks]  # noqa: SLF001
     if not walked:
         return None
     import torch
@@ -54,7 +59,7 @@ def rename_by_hooks(
     }
     given = {id(tensor): name for name, tensor in state.items()}
     keep = list(state.values())  # no identity may be used twice
-    everything = {id(module): module for _, module in modules(model)}.values()
+    everything = {id(module): module for _, module in everywhere}.values()
     notes: list[str] = []
     with Shield() as shield, torch.no_grad():  # a signal must leave neither gradients off nor modules without values
         saved: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -94,11 +99,9 @@ def _compare(state: Mapping[str, Any], given: Mapping[int, str], notes: list[str
     return Renames(renames, dropped, tuple(notes))
 
 
-def _has_code(module: nn.Module) -> bool:
-    """Return whether loading into `module` runs code other than torch's own plain copying."""
-    if module._load_state_dict_pre_hooks:  # noqa: SLF001
-        return True
-    return type(module)._load_from_state_dict.__module__ not in _PLAIN  # noqa: SLF001
+def _has_code(kind: type[nn.Module]) -> bool:
+    """Return whether loading into a module of this class runs code other than torch's own plain copying."""
+    return kind._load_from_state_dict.__module__ not in _PLAIN  # noqa: SLF001
 
 
 def _run(path: str, module: nn.Module, state: dict[str, Any], versions: Mapping[str, Any], notes: list[str]) -> None:
@@ -108,7 +111,7 @@ def _run(path: str, module: nn.Module, state: dict[str, Any], versions: Mapping[
     facts = dict(versions.get(path) or {})
     lists: tuple[list[str], list[str], list[str]] = ([], [], [])
     try:
-        if type(module)._load_from_state_dict.__module__ in _PLAIN:  # noqa: SLF001
+        if not _has_code(type(module)):
             for hook in module._load_state_dict_pre_hooks.values():  # noqa: SLF001
                 hook(state, prefix, facts, False, *lists)
         else:

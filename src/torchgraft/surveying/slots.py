@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import Place, modules, places
+from torchgraft.core.places import walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.surveying.heads import head_counts
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.core.places import Place, Walk
 
-def survey(model: nn.Module) -> Target:
+
+def survey(model: nn.Module | Walk) -> Target:
     """Return the slots of `model`: one per storage, with all its names; persistent ones and hidden buffers alike.
 
     Nothing is read but names, shapes and types, so a model on the meta device is as good as any.
@@ -28,11 +30,12 @@ def survey(model: nn.Module) -> Target:
         UsageError: a module has not been given its shapes yet (lazy modules), or holds an element type unknown here.
     """
     with collector_paused():
-        walked = modules(model)
+        seen = walk_of(model)
+        walked = seen.modules
         classes = _classes(walked)
         kinds = _kinds(walked, classes)
         groups: dict[Hashable, list[Place]] = {}
-        for place in places(model, walked):
+        for place in seen.places:
             groups.setdefault(_identity(place.tensor), []).append(place)
         slots = tuple(_slot(group, kinds, order) for order, group in enumerate(groups.values()))
         is_meta = any(group[0].tensor.is_meta for group in groups.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.checksums import crc32
-from torchgraft.core.places import here, places
+from torchgraft.core.places import here, walk_of
 from torchgraft.core.report import Check
 from torchgraft.core.written import SMALL
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.core.places import Walk
     from torchgraft.core.plan import Plan, Step
     from torchgraft.core.written import Written
 
 
-def compare_values(model: nn.Module, plan: Plan, written: Written) -> tuple[Check, ...]:
+def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tuple[Check, ...]:
     """Compare each filled slot, looked up in the model by each of its names, with the checkpoint or its checksum.
 
     A slot that was computed has a checksum in `written`, taken of the values before they were written: it is compared
@@ -28,7 +29,7 @@ def compare_values(model: nn.Module, plan: Plan, written: Written) -> tuple[Chec
     file that changed and a broken tie are found; a single wrong element in the middle of a large copy is the business
     of the file's own checksums.
     """
-    found = {place.name: here(place.tensor) for place in places(model)}
+    found = {place.name: here(now) for place in walk_of(model).places if (now := place.now) is not None}
     tally = {"full": 0, "sampled": 0}
     wrong: list[str] = []
     for step in plan.steps:
