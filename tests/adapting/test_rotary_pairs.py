@@ -118,3 +118,28 @@ def test_without_the_number_of_heads_it_is_doubt_that_says_so():
     with pytest.raises(tg.PlanRefusedError, match="number of heads isn't known"):
         tg.load(target, Net(META, halves=False).state_dict())
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+@pytest.mark.parametrize("which", [slice(None), slice(2), slice(4, 6), slice(6, None)])
+def test_renaming_does_not_hide_how_the_files_own_names_pair_rows(which):
+    inside = [(f"attention.{a}", f"self_attn.{b}") for a, b in zip(META["parts"], HUB["parts"], strict=True)]
+    norms = list(zip(META["norms"], HUB["norms"], strict=True))
+    gated = [(f"feed_forward.{a}", f"mlp.{b}") for a, b in zip(META["mlp"][1], HUB["mlp"][1], strict=True)]
+    rules = {f"layers.{{i}}.{a}": f"layers.{{i}}.{b}" for a, b in [*inside, *norms, *gated][which]}
+    source, target = Net(META, halves=False), Net(HUB)
+    report = tg.load(target, source.state_dict(), rename=rules)
+    x = torch.randn(2, 5, 24)
+    assert torch.allclose(source(x), target(x), atol=1e-4)
+    assert "rows are copied as they are" not in str(report)
+
+
+def test_rows_of_a_fused_tensor_that_cannot_be_cut_are_not_reordered():
+    source, target = Net(META, halves=False, key_heads=1), Net(HUB, fused=True, key_heads=1)
+    saved = {k: v for k, v in source.state_dict().items() if ".wk." not in k and ".wv." not in k}
+    fused = {k: torch.cat([v, v[:16]]) if ".wq." in k else v for k, v in saved.items()}
+    fused = {k.replace("attention.wq", "attention.wqkv"): v for k, v in fused.items()} | {
+        "output.weight": torch.ones(2, 24)
+    }
+    rename = {"layers.{i}.attention.wqkv": "layers.{i}.self_attn.qkv_proj"}
+    with pytest.raises(tg.PlanRefusedError, match="which rows are queries and keys isn't known"):
+        tg.load(target, fused, rename=rename)

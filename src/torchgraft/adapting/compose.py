@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Slot, Target, TensorSpec
 
 GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"
+SETTLED_BY = "; qkv_layout= says it, 'flat' or 'per_head' (with num_heads=)"
 _ORDER = {Certainty.CERTAIN: 0, Certainty.LIKELY: 1, Certainty.DOUBT: 2}
 
 
@@ -212,7 +213,10 @@ def _order_of(match: Match) -> Certainty:
 
 def _lacks(match: Match) -> str:
     """Return what is missing where a match is in doubt, "" where it isn't."""
-    return match.why.doubt or (GUESSED if _order_of(match) is Certainty.DOUBT else "")
+    if match.why.doubt or _order_of(match) is not Certainty.DOUBT:
+        return match.why.doubt
+    labels = {part.label for part in (match.source.part, match.target.part) if part}
+    return GUESSED + SETTLED_BY if labels <= {"q", "k", "v"} else GUESSED
 
 
 def _worst(*levels: Certainty) -> Certainty:

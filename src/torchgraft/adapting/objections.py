@@ -10,6 +10,7 @@ from torchgraft.core.errors import printable
 from torchgraft.core.listing import listed
 from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Objection
+from torchgraft.ops import RotaryLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +104,8 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
         own = step.slot.owner.rpartition(".")[2]
         if len(step.feeds) < 2 and own not in PAIRED and own not in HALVED:
             continue  # the one feed can't be of both conventions
+        if any(isinstance(op, RotaryLayout) for feed in step.feeds for op in (*feed.ops, *step.ops)):
+            continue
         ends_ = {own, *(feed.key.split(".")[-2] for feed in step.feeds if "." in feed.key)}
         if ends_ & PAIRED and ends_ & HALVED:
             names.append(step.slot.name)

@@ -30,15 +30,22 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     """Return the fit with the rows in the order of the model's pairs.
 
     The layouts are read from names, which others may use for another layout: no more than likely. The same holds
-    where only one side's is known. Without the number of heads nothing is filled.
+    where only one side's is known, unless both have one name. Without the number of heads nothing is filled.
     """
     if fit.ops is None or (source.rotary is None and target.rotary is None):
         return fit
     if source.rotary is None or target.rotary is None:
-        return replace(fit, certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index))
+        return (
+            fit
+            if source.name == target.name
+            else replace(fit, certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index))
+        )
     if not other_pairs(source, target):
         return fit
     ours, theirs = source.rotary, target.rotary
+    if ours.fused or theirs.fused:
+        text = f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and which rows are queries and keys isn't known"
+        return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)
     heads = theirs.heads or ours.heads
     dim = target.part.dim if target.part else int(bool(target.turned) and len(target.shape) == 2)
     if not heads or target.shape[dim] % (2 * heads):

@@ -46,12 +46,14 @@ class Part:
 class Rotary:
     """How the rows of a query or key pair up for rotary positions: "half" or "interleaved", in each of `heads` heads.
 
-    `heads` is 0 where their number isn't known. `convention`: where the layout can be read.
+    `heads` is 0 where their number isn't known. `convention`: where the layout can be read. `fused`: the tensor has other
+    rows beside these.
     """
 
     layout: str
     heads: int
     convention: str
+    fused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,8 @@ class Leaf:
     names), in the order that `form` fixes: plain (one), weight_norm (g, v), spectral_norm (original, u, v), pruned
     (original, mask), fp8 (packed, scale), bnb4 (packed, absmax, code, state). `also` are further names of the same
     tensor (ties). `turned` says whether a matrix is known to be stored [in, out] (True) or [out, in] (False). `rotary`:
-    how its rows pair up, for queries and keys whose names tell. `role` is the last segment of the name and `owner` the
+    how its rows pair up, for queries and keys whose names tell. `around` are the classes of the module around a fused
+    tensor's layer and of the modules inside of it, where they are known. `role` is the last segment of the name and `owner` the
     name without it: kept, because each of a hundred thousand leaves is asked for them some twenty times.
     """
 
@@ -77,6 +80,7 @@ class Leaf:
     turned: bool | None = None
     rotary: Rotary | None = None
     kind: str = ""
+    around: tuple[str, ...] = ()
     order: int = 0
     is_buffer: bool = False
     role: str = field(init=False, repr=False, compare=False)

@@ -16,12 +16,14 @@ from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.undotted import dotted, respelled, restored
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
-from torchgraft.matching.parts.leaves import source_leaves, target_leaves
+from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import choose, keep_part
 from torchgraft.matching.tables.dialect import ROLES
-from torchgraft.matching.tables.packing import LAYOUTS, NOTHING, Stated
+from torchgraft.matching.tables.packing import packed_otherwise
+from torchgraft.matching.tables.rotary import with_rotary
+from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Stated
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -54,7 +56,8 @@ def match(
         known = [name for slot in models.target.slots for name in slot.names]
         notes = rules.astray(list(specs), [*known, *(renamed or {})])
     inside, outside = keep_part(specs, prefer)
-    targets = target_leaves(models.target.slots)
+    targets = with_classes(target_leaves(models.target.slots), models.target.classes, {})
+    targets = with_rotary(targets, lambda path: models.stated.heads or models.target.heads_at(path))
     if rules.fresh or rules.zero:
         targets = [leaf for leaf in targets if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
@@ -84,9 +87,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     shown = [(back.get(name, name), key) for name, key in shown]
     back = respelled([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
-    classes = given.models.source.classes if given.models.source else {}
-    kinds = {_owner(name): classes.get(_owner(key), "") for name, key in keys.items()} if classes else None
-    sources, derived = source_leaves({name: _renamed(given.specs[key], name) for name, key in keys.items()}, kinds)
+    sources, derived = _sources(keys, given)
     naming = by_name(sources, targets)
     stated = given.models.stated.layouts
     matching = None if stated else _settled(sources, targets, naming)
@@ -98,6 +99,17 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     notes = uncut(matching, sources, given.models)
     matching = replace(matching, notes=(*matching.notes, *notes)) if notes else matching
     return _under_own_keys(matching, keys, derived, naming)
+
+
+def _sources(keys: Mapping[str, str], given: Given) -> tuple[list[Leaf], dict[str, str]]:
+    """Return the leaves of the file by the names to match by, with what their own names tell, and its derived keys."""
+    classes = given.models.source.classes if given.models.source else {}
+    kinds = {_owner(name): classes.get(_owner(key), "") for name, key in keys.items()} if classes else None
+    sources, derived = source_leaves({name: _renamed(given.specs[key], name) for name, key in keys.items()}, kinds)
+    sources = with_classes(sources, classes, keys)
+    paths = [as_stored(leaf, keys) for leaf in sources]
+    heads = given.models.stated.heads
+    return with_rotary(sources, lambda path: heads or given.models.source_heads(path), paths), derived
 
 
 def _owner(name: str) -> str:
@@ -120,6 +132,8 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
     free_targets = [leaf for leaf in targets if leaf.name not in taken]
     if any(not _same_elements(a, b) for a, b in pairs) or _of_other_kinds(pairs, sources, targets):
+        return None
+    if packed_otherwise(pairs, sources, targets):
         return None
     if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
         return None

@@ -28,7 +28,8 @@ from torchgraft.matching.parts.units import Unit, group, same_roles, shape_class
 from torchgraft.matching.solving.beside import in_step
 from torchgraft.matching.solving.large import solve_large
 from torchgraft.matching.solving.turned import undirected
-from torchgraft.matching.tables.packing import alike, owners_of, sides_of
+from torchgraft.matching.tables.packing import kept_whole, owners_of
+from torchgraft.matching.tables.stated import sides_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -82,13 +83,14 @@ def _units(
 ) -> tuple[list[Unit], list[Unit]]:
     """Return the units of both sides; fused tensors that agree by name and shape stay whole, all others are cut."""
     by_target = {leaf.name: leaf for leaf in targets}
-    owners = tuple(owners_of(side) for side in (sources, targets))
+    owners = owners_of(sources), owners_of(targets)
     pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
     stated = sides_of(models.stated, sources, targets)
     same = [
         (a, b)
         for a, b in pairs
-        if a.shape == b.shape and alike(stated.source.of(a, owners[0]), stated.target.of(b, owners[1]))
+        if a.shape == b.shape
+        and kept_whole((a, b), (stated.source.of(a, owners[0]), stated.target.of(b, owners[1])), owners)
     ]
     whole = {a.name for a, _ in same}, {b.name for _, b in same}
     ours = cut(sources, whole[0], models.source_heads, stated.source)

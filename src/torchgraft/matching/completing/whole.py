@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.tables.packing import owners_of, packing_of_leaf
+from torchgraft.matching.tables.packing import alike, one_code, owners_of, packing_of_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,19 +59,10 @@ def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]
     theirs = packing_of_leaf(target, owners[1])
     if theirs is None or models.target.heads_at(target.owner) == 1:
         return ""
-    contested = [p for p in (packing_of_leaf(source, owners[0]), theirs) if p is not None and p.contested]
-    return contested[0].source if contested and not _is_one_code(source, target, owners, models) else ""
-
-
-def _is_one_code(
-    source: Leaf, target: Leaf, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models
-) -> bool:
-    if source.shape != target.shape or owners[0].get(source.owner) != owners[1].get(target.owner):
-        return False
-    if models.source is None:
-        return True
-    ours = models.source.classes.get(source.owner.rpartition(".")[0])
-    return ours is None or ours == models.target.classes.get(target.owner.rpartition(".")[0])
+    ours = packing_of_leaf(source, owners[0])
+    contested = [p for p in (ours, theirs) if p is not None and p.contested]
+    sure = one_code(source, target, owners) and alike(ours, theirs)
+    return contested[0].source if contested and not sure else ""
 
 
 def _likely(found: Match, convention: str) -> Match:

@@ -9,15 +9,16 @@ from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, find_forms
-from torchgraft.matching.tables.packing import FUSED, NOTHING, owners_of
-from torchgraft.matching.tables.rotary import with_rotary
+from torchgraft.matching.tables.packing import FUSED, owners_of
+from torchgraft.matching.tables.stated import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from torchgraft.core.match import Rotary
     from torchgraft.core.specs import Shape, Slot, TensorSpec
-    from torchgraft.matching.tables.packing import Packing, Stated
+    from torchgraft.matching.tables.packing import Packing
+    from torchgraft.matching.tables.stated import Stated
 
     Heads = Callable[[str], int | None]
 
@@ -77,6 +78,35 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
     return leaves
 
 
+def with_classes(leaves: Sequence[Leaf], classes: Mapping[str, str], keys: Mapping[str, str]) -> list[Leaf]:
+    """Return the leaves, those whose name may be a fused one with the classes around them.
+
+    `classes` are the class names of modules by path, `keys` the names that the leaves' own `keys` have there.
+    """
+    fused = {leaf.name for leaf in leaves if words(leaf.owner.rpartition(".")[2]) in FUSED} if classes else set()
+    if not fused:
+        return list(leaves)
+    inside: dict[str, list[str]] = {}
+    for path, kind in classes.items():
+        inside.setdefault(path.rpartition(".")[0], []).append(kind)
+
+    def told(leaf: Leaf) -> Leaf:
+        own = leaf.keys[0].rpartition(".")[0]
+        path = keys.get(leaf.keys[0], leaf.keys[0]).rpartition(".")[0]
+        path = (
+            path.rpartition(".")[0] if own == leaf.owner else path
+        )  # `attn.in_proj_weight` lies in the attention itself
+        return replace(leaf, around=(classes[path], *inside.get(path, ()))) if path in classes else leaf
+
+    return [told(leaf) if leaf.name in fused else leaf for leaf in leaves]
+
+
+def as_stored(leaf: Leaf, keys: Mapping[str, str]) -> str:
+    """Return the path of the layer of a leaf by the name that it has in the file: `keys` maps names to those."""
+    key = leaf.keys[0]
+    return leaf.owner if keys.get(key, key) == key else _unfold(keys[key]).rpartition(".")[0]
+
+
 def _plain(key: str, spec: TensorSpec, order: int) -> Leaf:
     return Leaf(name=_unfold(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
 
@@ -108,7 +138,6 @@ def cut(
     `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
     """
     owners = owners_of(leaves)
-    leaves = with_rotary(leaves, lambda path: stated.heads or (heads(path) if heads else None))
     packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
     rows_of_q = _query_rows(leaves) if any(packings) else {}
     widths = _widths(leaves) if any(packings) else {}
@@ -152,7 +181,8 @@ def _parts(
         return None
     one_group = _grouping(replace(packing, groups="heads"), sizes, heads) == (1, ())
     same = packing.contested == "groups" and one_group
-    return parts_of(leaf, replace(packing, contested="") if same else packing, sizes, dim, grouping)
+    plain = replace(packing, contested="", open=False) if same else packing
+    return parts_of(leaf, plain, sizes, dim, grouping, guessed=plain.open)
 
 
 def _is_turned(leaf: Leaf, count: int, others: Sequence[Shape]) -> bool:
@@ -203,7 +233,7 @@ def _rotary_of(leaf: Leaf, label: str, size: int, query: int) -> Rotary | None:
     if leaf.rotary is None or label not in ("q", "k"):
         return None
     heads = leaf.rotary.heads * size
-    return replace(leaf.rotary, heads=heads // query if heads % query == 0 else 0)
+    return replace(leaf.rotary, heads=heads // query if heads % query == 0 else 0, fused=False)
 
 
 def _grouping(packing: Packing, sizes: tuple[int, ...], heads: int | None) -> tuple[int, tuple[int, ...]] | None:
@@ -213,6 +243,8 @@ def _grouping(packing: Packing, sizes: tuple[int, ...], heads: int | None) -> tu
     """
     if packing.groups == 1:
         return 1, ()
+    if packing.groups == "rows":
+        return (sizes[0], (1,) * len(sizes)) if len(set(sizes)) == 1 else None
     if isinstance(packing.groups, int):
         return (packing.groups, (1,) * len(sizes)) if sizes[0] % packing.groups == 0 else None
     if not heads or sizes[0] % heads or (heads * sizes[-1]) % sizes[0]:

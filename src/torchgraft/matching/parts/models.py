@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torchgraft.matching.tables.packing import Stated
+from torchgraft.matching.tables.stated import Stated
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import Target

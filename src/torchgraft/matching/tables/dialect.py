@@ -1,8 +1,8 @@
 """How libraries spell the same things: data, read by the matcher, with no rule for a particular model.
 
 Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
-ultralytics, NomicBERT (`fc11` is up, `fc12` the gate) and The Annotated Transformer (norms with `a_2` and `b_2`), as their
-public code names them.
+ultralytics, lit-llama (`c_fc1` is the gate), NomicBERT (`fc11` is up, `fc12` the gate) and The Annotated Transformer
+(norms with `a_2` and `b_2`), as their public code names them.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("attn", "dense"): ("attn", "o"),
     ("attn", "output", "norm"): ("attn", "norm", "@1"),
     ("attn", "norm"): ("attn", "norm", "@1"),
+    ("ffn", "norm"): ("mlp", "norm", "@2"),
+    ("pre", "feedforward", "norm"): ("mlp", "norm", "@2"),
     ("intermediate", "dense"): ("mlp", "fc", "@1"),
     ("output", "dense"): ("mlp", "fc", "@2"),
     ("output", "norm"): ("norm", "@2"),
@@ -140,6 +142,8 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("pwconv", "2"): ("mlp", "fc", "@2"),
     ("fc", "1"): ("mlp", "fc", "@1"),
     ("fc", "2"): ("mlp", "fc", "@2"),
+    ("c", "fc", "1"): ("gate",),
+    ("c", "fc", "2"): ("up",),
     ("wi", "0"): ("gate",),
     ("wi", "1"): ("up",),
     ("w", "1"): ("gate",),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.names import covers, words
+from torchgraft.core.names import words
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Collection, Container, Iterable, Mapping
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -20,18 +19,21 @@ class Packing:
     """The order of rows in a fused tensor.
 
     `parts` are its parts in order. `groups` says how often that order repeats: 1 (each part once and whole), "heads"
-    (within each head; with grouped queries, within each key head and its query heads) or a number of ranks. `beside`
-    are paths, seen from the block around the attention module, that must be there too: names alone may be shared.
+    (within each head; with grouped queries, within each key head and its query heads), "rows" (row after row) or a
+    number of ranks. `beside` are paths that must be there too, as `module_at` reads them: names alone may be shared.
+    `classes`: the module that holds the tensor, or one inside of it, must be known to be of one of these classes.
     `turned`: the matrix must be stored [in, out]. `contested`: libraries disagree on what this name means, so that the
     convention is likely and not certain; "groups" where all they disagree on is whether the order repeats in each head.
-    `source` is where the convention can be read.
+    `open`: as many use the other order, so that it is no more than a guess. `source` is where the convention can be read.
     """
 
     parts: tuple[str, ...]
     groups: int | str = 1
     beside: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     turned: bool = False
     contested: Literal["", "parts", "groups"] = ""
+    open: bool = False
     source: str = ""
 
 
@@ -47,9 +49,23 @@ TORCH = "as in torch.nn.MultiheadAttention"
 
 # By the words of the last segment of the module (or of the tensor): the first entry whose neighbours are there counts.
 FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
-    ("qkv",): (Packing(parts=QKV, source=SPELLED),),
+    ("qkv",): (
+        Packing(parts=QKV, groups="heads", classes=("QKVAttentionLegacy",),
+                source="as in guided-diffusion's QKVAttentionLegacy, head by head"),
+        Packing(parts=QKV, classes=("QKVAttention", "QKVFlashAttention"), source="as in guided-diffusion's QKVAttention"),
+        Packing(parts=QKV, groups="heads", beside=("./norm", "./proj_out"), contested="groups", open=True,
+                source="head by head as in guided-diffusion by default; its new order and consistency models go part by part"),
+        Packing(parts=QKV, groups="rows", beside=("./norm2", "./conv1", "./affine", "./proj"), contested="groups",
+                source="as in EDM, row after row"),
+        Packing(parts=QKV, groups="heads", beside=("./norm", "./proj"), contested="groups", open=True,
+                source="head by head as in TinyViT; others with a norm in the attention go part by part"),
+        Packing(parts=QKV, source=SPELLED),
+    ),
     ("to", "qkv"): (Packing(parts=QKV, source=SPELLED),),
     ("qkv", "proj"): (
+        Packing(parts=("q", "v", "k"), groups=4, classes=("CodeGenAttention",), source="as in CodeGen, four ranks"),
+        Packing(parts=QKV, groups="heads", classes=("MiniMaxLightningAttention",), source="as in MiniMax, head by head"),
+        Packing(parts=QKV, classes=("Phi3Attention", "Phi4MultimodalAttention"), source="as in Phi-3 in transformers"),
         Packing(parts=("k", "v", "q"), beside=("self_attn_layer_norm", "fc1"), contested="parts",
                 source="as in metaseq's OPT"),
         Packing(parts=("q", "v", "k"), groups=4, beside=("attn.out_proj", "mlp.fc_in"), contested="parts",
@@ -57,21 +73,30 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
         Packing(parts=QKV, contested="parts", source="as in Phi-3 in transformers"),
     ),
     ("wqkv",): (
+        Packing(parts=QKV, groups="heads", classes=("InternLM2Attention",), source="as in InternLM2, head by head"),
+        Packing(parts=QKV, beside=("attention.wo", "feed_forward.w2", "../../output"),
+                source="as in gpt-fast, part by part"),
         Packing(parts=QKV, groups="heads", beside=("attention.wo", "feed_forward.w2"), contested="groups",
                 source="as in InternLM2, head by head"),
         Packing(parts=QKV, source="as in MPT, ModernBERT and flash-attention"),
     ),
     ("in", "proj"): (
+        Packing(parts=QKV, classes=("MultiheadAttention",), source=TORCH),
         Packing(parts=QKV, groups="heads", beside=("self.pos_proj",), contested="groups",
                 source="as in DeBERTa in transformers, head by head"),
         Packing(parts=QKV, source=TORCH),
     ),
     ("c", "attn"): (
+        Packing(parts=QKV, groups="heads", classes=("GPTBigCodeAttention",),
+                source="as in GPTBigCode in transformers, head by head without multi-query"),
         Packing(parts=QKV, turned=True, source="as in GPT-2"),
         Packing(parts=QKV, contested="groups",
                 source="as in nanoGPT and Qwen; GPTBigCode in transformers without multi-query goes head by head"),
     ),
     ("query", "key", "value"): (
+        Packing(parts=QKV, groups="heads", source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head", classes=(
+            "GPTNeoXAttention", "GPTNeoXJapaneseAttention", "BloomAttention", "FalconAttention", "PersimmonAttention",
+        )),
         Packing(parts=QKV, beside=("self_attention.dense", f"mlp.{GATED}"), contested="groups",
                 source="as in ChatGLM, part by part"),
         Packing(parts=QKV, groups="heads", contested="groups",
@@ -121,108 +146,91 @@ def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     return found | {f"{path}.{GATED}" if path else GATED: False for path in gated}
 
 
-def packing_of(owner: str, owners: Mapping[str, bool]) -> Packing | None:
+def packing_of(owner: str, owners: Mapping[str, bool], classes: Collection[str] = ()) -> Packing | None:
     """Return how the fused module at the path `owner` packs its parts; None where its name is no fused one.
 
-    `owners` are the paths of all modules with tensors on that side, with whether their matrix is stored [in, out].
+    `owners` are the paths of all modules with tensors on that side, with whether their matrix is stored [in, out];
+    `classes` what is known of the attention module's class and of those inside of it.
     """
     found = FUSED.get(words(owner.rpartition(".")[2]))
     if found is None:
         return None
-    return entry([p for p in found if owners.get(owner) or not p.turned], owner, owners)
+    return entry([p for p in found if owners.get(owner) or not p.turned], owner, owners, classes)
 
 
-def entry(packings: Iterable[Packing], owner: str, owners: Container[str]) -> Packing | None:
-    """Return the first of the packings whose neighbours are there around the module at the path `owner`."""
-    block = owner.rpartition(".")[0].rpartition(".")[0]
-    return next((p for p in packings if all(_under(block, path) in owners for path in p.beside)), None)
+def entry(
+    packings: Iterable[Packing], owner: str, owners: Container[str], classes: Collection[str] = ()
+) -> Packing | None:
+    """Return the first of the packings whose neighbours and classes are there around the module at the path `owner`."""
+    attention = owner.rpartition(".")[0]
+    fitting = (p for p in packings if not p.classes or any(name in classes for name in p.classes))
+    return next((p for p in fitting if all(module_at(attention, path) in owners for path in p.beside)), None)
 
 
-def _under(block: str, path: str) -> str:
+def module_at(attention: str, path: str) -> str:
+    """Return the module that `path` means, seen from the block around the module at `attention`.
+
+    "./" in front: from that module itself; each "../": from one module further out.
+    """
+    return module_in(attention if path.startswith("./") else _parent(attention), path.removeprefix("./"))
+
+
+def module_in(block: str, path: str) -> str:
+    """Return the path of what `path` means, seen from the module at `block`; each "../" leads one module further out."""
+    while path.startswith("../"):
+        block, path = _parent(block), path.removeprefix("../")
     return f"{block}.{path}" if block else path
 
 
-# What the caller may say of the rows of fused q, k, v: the groups of a packing.
-LAYOUTS: dict[str, int | str] = {"flat": 1, "per_head": "heads"}
-SAID = "as you said"
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """What the caller says of fused q, k, v: layouts by pattern of names ("*": of all whose names are known), and heads."""
-
-    layouts: Mapping[str, str] = field(default_factory=dict)
-    heads: int | None = None
-
-    def of(self, leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
-        """Return how a leaf packs its parts: as stated, else as its name says; None for one that isn't fused."""
-        named = packing_of_leaf(leaf, owners)
-        for pattern, layout in self.layouts.items():
-            general = pattern == "*" and (named is None or "q" not in named.parts)
-            if not general and _holds_rows(leaf) and any(covers(pattern, name) for name in (leaf.name, *leaf.keys)):
-                base = named or Packing(parts=QKV)
-                return replace(base, groups=LAYOUTS[layout], contested="", source=SAID)
-        return named
-
-
-NOTHING = Stated()
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What is stated of the file and of the model."""
-
-    source: Stated
-    target: Stated
-
-
-def sides_of(stated: Stated, sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Sides:
-    """Return which side each statement is about.
-
-    One that names tensors is about the file's, or else about the model's. One about all is about the side that has
-    fused q, k, v; of both, about the one whose names are usual for that layout; else about the file.
-
-    Raises:
-        UsageError: it is about no tensor of either side, or the number of heads is missing.
-    """
-    sources, targets = list(sources), list(targets)
-    ours: dict[str, str] = {}
-    theirs: dict[str, str] = {}
-    for pattern, layout in stated.layouts.items():
-        names = (_meant(pattern, sources), _meant(pattern, targets))
-        if not any(names):
-            text = (
-                "neither side has fused q, k, v under a name that is known: name them, e.g. {'attn.fused': 'per_head'}"
-            )
-            raise UsageError(
-                "qkv_layout: " + (text if pattern == "*" else f"no tensor is called {printable(pattern)!r}")
-            )
-        usual = tuple(any(p is not None and p.groups == LAYOUTS[layout] for p in side) for side in names)
-        about_target = not names[0] or (pattern == "*" and bool(names[1]) and usual == (False, True))
-        (theirs if about_target else ours)[pattern] = layout
-    if "per_head" in stated.layouts.values() and stated.heads is None:
-        raise UsageError("qkv_layout='per_head' needs num_heads=, the number of query heads")
-    return Sides(Stated(ours, stated.heads), Stated(theirs, stated.heads))
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def alike(a: Packing | None, b: Packing | None) -> bool:
-    """Whether two fused tensors of equal shape keep their rows in the same order."""
+    """Whether two fused tensors of equal shape keep their rows in the same order by what is known of each."""
     return (a and (a.parts, a.groups)) == (b and (b.parts, b.groups))
 
 
-def _meant(pattern: str, leaves: list[Leaf]) -> list[Packing | None]:
-    """Return the packings by name of the leaves that a pattern is about."""
-    owners = owners_of(leaves)
-    packings = [(leaf, packing_of_leaf(leaf, owners)) for leaf in leaves if _holds_rows(leaf)]
-    if pattern == "*":
-        return [packing for _, packing in packings if packing and "q" in packing.parts]
-    return [packing for leaf, packing in packings if any(covers(pattern, name) for name in (leaf.name, *leaf.keys))]
+def one_code(source: Leaf, target: Leaf, owners: tuple[Mapping[str, bool], Mapping[str, bool]]) -> bool:
+    """Whether tensors of one name may be taken for the same code's: their shapes and orientation agree, and no class differs.
+
+    A matrix that is stored the other way round comes from other code, and so do its parts.
+    """
+    if source.shape != target.shape or owners[0].get(source.owner) != owners[1].get(target.owner):
+        return False
+    return not source.around or not target.around or source.around[0] == target.around[0]
+
+
+def kept_whole(
+    pair: tuple[Leaf, Leaf],
+    packings: tuple[Packing | None, Packing | None],
+    owners: tuple[Mapping[str, bool], Mapping[str, bool]],
+) -> bool:
+    """Whether two fused tensors of one name go over whole: their rows stand alike, or nothing but a name says otherwise."""
+    ours, theirs = (leaf.rotary for leaf in pair)
+    if ours and theirs and ours.layout != theirs.layout:
+        return False
+    if alike(*packings):
+        return True
+    return any(p is not None and p.contested for p in packings) and one_code(*pair, owners)
+
+
+def packed_otherwise(pairs: Iterable[tuple[Leaf, Leaf]], sources: Iterable[Leaf], targets: Iterable[Leaf]) -> bool:
+    """Whether a fused tensor stands beside one of the same name whose rows go in another order."""
+    fused = [pair for pair in pairs if any(words(leaf.owner.rpartition(".")[2]) in FUSED for leaf in pair)]
+    if not fused:
+        return False
+    owners = owners_of(sources), owners_of(targets)
+    packings = [(packing_of_leaf(a, owners[0]), packing_of_leaf(b, owners[1])) for a, b in fused]
+    known = [(pair, both) for pair, both in zip(fused, packings, strict=True) if None not in both]
+    return any(not kept_whole(pair, both, owners) for pair, both in known)
 
 
 def packing_of_leaf(leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
     """Return how a leaf packs its parts by its name, None for one that isn't fused."""
-    return packing_of(leaf.owner, owners) if _holds_rows(leaf) else None
+    return packing_of(leaf.owner, owners, leaf.around) if holds_rows(leaf) else None
 
 
-def _holds_rows(leaf: Leaf) -> bool:
+def holds_rows(leaf: Leaf) -> bool:
+    """Return whether a leaf is a tensor whose rows may be those of several parts."""
     return leaf.role in ("weight", "bias") and leaf.form == "plain" and bool(leaf.shape)

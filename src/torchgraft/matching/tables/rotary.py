@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Rotary
+from torchgraft.matching.tables.packing import module_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -18,7 +19,7 @@ class Pairing:
     """The pairs that go by the names of a block.
 
     `query` and `key` are the paths of the projections in the block, or both that of the fused one. `beside` are paths
-    that must be there too: names of the projections alone are shared by models that pair otherwise, or not at all.
+    that must be there too (each "../" leads one module further out): names of the projections alone are shared by models that pair otherwise, or not at all.
     `layout` is "half" (row i with row i of the other half of its head) or "interleaved" (rows beside each other), and
     `source` where that can be read.
     """
@@ -34,6 +35,20 @@ LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
 TRANSFORMERS = "as in Llama in transformers, half with half"
 
 PAIRINGS = (
+    Pairing(
+        query="attention.wqkv",
+        key="attention.wqkv",
+        beside=("attention_norm", "ffn_norm", "attention.wo", "../../output"),
+        layout="interleaved",
+        source="as in gpt-fast, row beside row",
+    ),
+    Pairing(
+        query="attention.wqkv",
+        key="attention.wqkv",
+        beside=("attention_norm", "ffn_norm", "attention.wo"),
+        layout="half",
+        source="as in InternLM2, half with half",
+    ),
     Pairing(
         query="attention.wq",
         key="attention.wk",
@@ -82,13 +97,20 @@ PAIRINGS = (
 _PATHS = tuple({path for pairing in PAIRINGS for path in (pairing.query, pairing.key)})
 
 
-def with_rotary(leaves: Sequence[Leaf], heads: Callable[[str], int | None]) -> list[Leaf]:
-    """Return the leaves with the pairs of their rows, where the names tell; `heads` tells the number of query heads."""
-    pairings = _pairings({leaf.owner for leaf in leaves})
+def with_rotary(
+    leaves: Sequence[Leaf], heads: Callable[[str], int | None], paths: Sequence[str] | None = None
+) -> list[Leaf]:
+    """Return the leaves with the pairs of their rows, where the names tell; `heads` tells the number of query heads.
+
+    `paths` are those of the layers of the leaves, where they aren't called as in the code that made them.
+    """
+    paths = [leaf.owner for leaf in leaves] if paths is None else paths
+    pairings = _pairings(set(paths))
     if not pairings:
         return list(leaves)
-    widths = {leaf.owner: leaf.shape[0] for leaf in leaves if leaf.shape and leaf.role == "weight"}
-    return [_told(leaf, pairings, widths, heads) for leaf in leaves]
+    placed = list(zip(leaves, paths, strict=True))
+    widths = {path: leaf.shape[0] for leaf, path in placed if leaf.shape and leaf.role == "weight"}
+    return [_told(leaf, path, pairings, widths, heads) for leaf, path in placed]
 
 
 def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
@@ -98,7 +120,9 @@ def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
         for pairing in PAIRINGS if owner.endswith(_PATHS) else ():
             for path in {pairing.query, pairing.key}:
                 block = _block(owner, path)
-                if block is not None and all(f"{block}{other}" in owners for other in _others(pairing, path)):
+                if block is not None and all(
+                    module_in(block[:-1], other) in owners for other in _others(pairing, path)
+                ):
                     found.setdefault(owner, (pairing, block))
     return found
 
@@ -114,16 +138,20 @@ def _block(owner: str, path: str) -> str | None:
 
 
 def _told(
-    leaf: Leaf, pairings: dict[str, tuple[Pairing, str]], widths: dict[str, int], heads: Callable[[str], int | None]
+    leaf: Leaf,
+    path: str,
+    pairings: dict[str, tuple[Pairing, str]],
+    widths: dict[str, int],
+    heads: Callable[[str], int | None],
 ) -> Leaf:
-    found = pairings.get(leaf.owner)
+    found = pairings.get(path)
     if found is None or leaf.role not in ("weight", "bias") or leaf.form != "plain":
         return leaf
     pairing, block = found
     count = heads(leaf.owner)
-    if count and pairing.query != pairing.key and leaf.owner == f"{block}{pairing.key}":
+    if count and pairing.query != pairing.key and path == f"{block}{pairing.key}":
         count = _key_heads(count, widths.get(f"{block}{pairing.query}", 0), leaf.shape[0])
-    return replace(leaf, rotary=Rotary(pairing.layout, count or 0, pairing.source))
+    return replace(leaf, rotary=Rotary(pairing.layout, count or 0, pairing.source, fused=pairing.query == pairing.key))
 
 
 def _key_heads(heads: int, query: int, key: int) -> int:
