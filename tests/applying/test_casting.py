@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts
 from torch import nn
 
-from torchgraft.applying import apply, casting
+from torchgraft.applying import apply, chunks, crew
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Rows, Step
 from torchgraft.core.policy import Policy, Verdict
@@ -39,7 +42,7 @@ def load(model, source, undo, **policy):
 
 @pytest.fixture(params=[64, 4 << 20])
 def block(request, monkeypatch):
-    monkeypatch.setattr(casting, "BLOCK", request.param)
+    monkeypatch.setattr(chunks, "BLOCK", request.param)
     return request.param
 
 
@@ -85,7 +88,7 @@ def test_odd_values_and_overflow_are_counted_and_nothing_is_written(undo):
 
 @pytest.mark.parametrize("undo", WAYS)
 def test_a_read_that_fails_leaves_all_or_names_what_is_lost(undo, monkeypatch):
-    monkeypatch.setattr(casting, "BLOCK", 1024)
+    monkeypatch.setattr(chunks, "BLOCK", 1024)
     model = model_of(torch.float64)
     whole = source_of(model, torch.bfloat16)
     load(model_of(torch.float64), whole, undo)
@@ -117,3 +120,33 @@ def test_joined_and_picked_rows_are_cast_on_the_way(block):
     assert torch.equal(model.p1[[3, 1]], source.tensors["t2"].float())
     assert torch.equal(model.p1[[0, 2, 4]], torch.ones(3, 3))
     assert counted == {"t0": 32, "t1": 64, "t2": 24}, f"each is read twice, in blocks of {block}"
+
+
+@pytest.mark.parametrize("undo", WAYS)
+def test_several_threads_give_what_one_gives(undo, monkeypatch):
+    monkeypatch.setattr(chunks, "BLOCK", 4096)
+    monkeypatch.setattr(crew, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(crew.os, "cpu_count", lambda: 4)
+    model = model_of(torch.float32, sizes=((300, 41), (5,), (7777,)))
+    source = source_of(model, torch.bfloat16)
+    seen, plain = set(), source.read_pieces
+    source.read_pieces = lambda pieces: (time.sleep(0.002), seen.add(threading.get_ident()), plain(pieces))
+    load(model, source, undo)
+    assert all(torch.equal(value, source.tensors[name].float()) for name, value in model.state_dict().items())
+    assert len(seen) > 1
+
+
+def test_a_value_in_the_middle_that_changes_between_the_readings_is_found():
+    """Copies are compared by three pages; what is cast is compared in full as it is written."""
+    model = model_of(torch.float32, sizes=((50_000,),))
+    source = source_of(model, torch.bfloat16)
+    plain = source.read_into
+
+    def changing(network, key, buffer, start=0):
+        plain(network, key, buffer, start)
+        source.tensors["p0"][10_000] = 77
+
+    source.read_into = changing
+    with pytest.raises(ModelLostError, match="p0: what lies in the slot is not what was read and cast"):
+        load(model, source, "check")
+    assert model.p0.isnan().all()

@@ -1,96 +1,171 @@
 """Values of another element type than the slot's: cast block by block, so that no tensor is ever there twice.
 
-Blocks are cast in bits that torch does not share out among threads: on a busy machine these wait for each other at each.
+Blocks are cast in bits that torch does not share out among threads, by several threads of our own: on a busy machine
+torch's wait for each other at each.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from torchgraft.applying.chunks import sampled
 from torchgraft.applying.fill import count_lost
-from torchgraft.applying.finite import NONE, odd_values
+from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import ApplyError
+from torchgraft.core.specs import Piece
+from torchgraft.core.written import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
-    from torchgraft.applying.chunks import Transfer
+    from torchgraft.applying.chunks import Chunk, Part
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.undo import Undo
+    from torchgraft.core.plan import Step
     from torchgraft.core.specs import Source
     from torchgraft.core.written import Written
 
-BLOCK = 4 << 20  # bytes of the wider of the two types: stays in a cache
 BIT = 32768  # elements: the most that torch leaves to one thread (at::internal::GRAIN_SIZE)
 WITH_INFINITY = (DType.F16, DType.BF16, DType.F32, DType.F64)
 
 
-class _Block(NamedTuple):
-    """`many` elements: those from byte `start` of a source tensor on, which become those from `at` of the slot on."""
+class _Kinds(NamedTuple):
+    """The element types of the file and of the slot."""
 
-    network: str
-    key: str
-    start: int
-    at: int
-    many: int
+    given: DType
+    wanted: DType
+
+    def cast(self, size: int) -> int:
+        """Return how many bytes those of the file become."""
+        return size // self.given.itemsize * self.wanted.itemsize
+
+
+class _Block(NamedTuple):
+    """Bytes of a part: `read` as they lie in the file, `cast` as they are for the slot."""
+
+    part: Part
+    read: Bytes
+    cast: Bytes
 
 
 class Casts:
-    """Reads, casts and writes one block after the other. Memory: two blocks."""
+    """Reads, casts and writes the blocks of a chunk. Memory: two blocks for each thread."""
 
     def __init__(self, source: Source, undo: Undo, findings: Findings, written: Written) -> None:
         self._source = source
         self._undo = undo
         self._findings = findings
         self._written = written
-        self._read = np.empty(0, np.uint8)
-        self._aside = np.empty(0, np.uint8)
+        self._scratch = threading.local()
+        self._lock = threading.Lock()
+        self._odd: defaultdict[str, Odd] = defaultdict(Odd)
+        self._lost: defaultdict[str, int] = defaultdict(int)
+        self._steps: dict[str, tuple[Step, DType]] = {}
+        self._sums: dict[tuple[str, int], int] = {}
 
-    def take(self, transfer: Transfer, given: DType) -> None:
+    def take(self, chunk: Chunk) -> None:
         """Look at every value before and after its cast; write it, unless it is to be read once more."""
-        step, dtype = transfer.step, transfer.step.slot.spec.dtype
-        if transfer.room:
-            self._undo.keep_bytes(transfer.room, transfer.value.data_ptr(), transfer.data.size)
-        if not self._aside.size:
-            self._aside = np.empty(BLOCK, np.uint8)
-        odd, lost, checksum = NONE, 0, 0
-        for block in _blocks(transfer, given):
-            raw = self._block(block, given)
-            values = as_tensor(raw, given)
-            if self._findings.looks_for_odd:
-                odd += odd_values(raw, given)
-            size = block.many * dtype.itemsize
-            first = block.at * dtype.itemsize
-            out = self._aside[:size] if transfer.proves else transfer.data[first : first + size]
-            cast = as_tensor(out, dtype)
-            copy(values, cast)
-            if self._findings.looks_for_loss and _may_have_lost(out, given, dtype):
-                lost += count_lost(values, cast)
-            checksum = crc32(out.data, checksum)
-        if odd:
-            self._findings.odd(step, odd)
-        if lost:
-            self._findings.lost(step, lost, str(given))
-        self._written.digests[step.slot.name] = checksum
+        kinds, raw, out = self._done(chunk)
+        blocks = list(_blocks(chunk, kinds, raw, out))
+        if self._findings.looks_for_odd and odd_values(raw, kinds.given):
+            self._note_odd(blocks, kinds)
+        if self._findings.looks_for_loss and _may_have_lost(out, kinds):
+            self._note_lost(blocks, kinds)
+        for block in blocks:
+            part = block.part
+            self._sum_up(block, kinds)
+            if part.transfer.room:
+                address = part.transfer.value.data_ptr() + part.at
+                self._undo.keep_bytes(part.transfer.room + part.at, address, block.cast.size)
+            if not part.transfer.proves:
+                self._put(block)
 
-    def write(self, transfer: Transfer, given: DType) -> None:
+    def write(self, chunk: Chunk) -> None:
         """Read and cast once more, into the slot."""
-        place = as_tensor(transfer.data, transfer.step.slot.spec.dtype)
-        for block in _blocks(transfer, given):
-            copy(as_tensor(self._block(block, given), given), place[block.at : block.at + block.many])
+        for block in _blocks(chunk, *self._done(chunk)):
+            self._put(block)
 
-    def _block(self, block: _Block, given: DType) -> Bytes:
-        if not self._read.size:
-            self._read = np.empty(BLOCK, np.uint8)
-        raw = self._read[: block.many * given.itemsize]
-        self._source.read_into(block.network, block.key, raw.data, block.start)
-        return raw
+    def settle(self) -> None:
+        """Tell the findings what was found of each slot, once all blocks were taken."""
+        for name, (step, given) in self._steps.items():
+            if odd := self._odd.get(name):
+                self._findings.odd(step, odd)
+            if lost := self._lost.get(name):
+                self._findings.lost(step, lost, str(given))
+
+    def _done(self, chunk: Chunk) -> tuple[_Kinds, Bytes, Bytes]:
+        """Return the bytes of a chunk as they are in the file, side by side, and cast."""
+        first = chunk[0].transfer
+        kinds = _Kinds(first.given or first.step.slot.spec.dtype, first.step.slot.spec.dtype)
+        size = sum([part.size for part in chunk])
+        raw, out = self._room("raw", size), self._room("out", kinds.cast(size))
+        pieces, at = [], 0
+        for part in chunk:
+            pieces.append(Piece(part.segment.network, part.segment.key, part.start, raw[at : at + part.size].data))
+            at += part.size
+        self._source.read_pieces(pieces)
+        copy(as_tensor(raw, kinds.given), as_tensor(out, kinds.wanted))
+        return kinds, raw, out
+
+    def _room(self, name: str, size: int) -> Bytes:
+        """Return memory of this thread."""
+        found: Bytes | None = getattr(self._scratch, name, None)
+        if found is None or found.size < size:
+            found = np.empty(size, np.uint8)
+            setattr(self._scratch, name, found)
+        return found[:size]
+
+    def _note_odd(self, blocks: list[_Block], kinds: _Kinds) -> None:
+        for block in blocks:
+            if odd := odd_values(block.read, kinds.given):
+                self._note(block, kinds, odd, 0)
+
+    def _note_lost(self, blocks: list[_Block], kinds: _Kinds) -> None:
+        for block in blocks:
+            if lost := count_lost(as_tensor(block.read, kinds.given), as_tensor(block.cast, kinds.wanted)):
+                self._note(block, kinds, NONE, lost)
+
+    def _note(self, block: _Block, kinds: _Kinds, odd: Odd, lost: int) -> None:
+        step = block.part.transfer.step
+        with self._lock:
+            self._steps[step.slot.name] = (step, kinds.given)
+            self._odd[step.slot.name] += odd
+            self._lost[step.slot.name] += lost
+
+    def _sum_up(self, block: _Block, kinds: _Kinds) -> None:
+        """Keep the checksum of a block that is to be written, and of what is compared again when everything is."""
+        part, cast = block.part, block.cast
+        name = part.transfer.step.slot.name
+        self._sums[name, part.done] = crc32(cast.data, 0)
+        found = sampled(kinds.cast(part.transfer.size), kinds.cast(part.done), cast.size)
+        samples = [Sample(part.at + start, part.at + stop, crc32(cast[start:stop].data, 0)) for start, stop in found]
+        self._written.samples[name].extend(samples)
+
+    def _put(self, block: _Block) -> None:
+        """Write a block, and compare what lies in the slot then with what was read and cast first."""
+        part, name = block.part, block.part.transfer.step.slot.name
+        place = part.transfer.data[part.at : part.at + block.cast.size]
+        place[:] = block.cast
+        if crc32(place.data, 0) != self._sums[name, part.done]:
+            raise ApplyError(f"{name}: what lies in the slot is not what was read and cast; has the file changed?")
+        self._written.compared.add(name)
+
+
+def _blocks(chunk: Chunk, kinds: _Kinds, raw: Bytes, out: Bytes) -> Iterator[_Block]:
+    at = 0
+    for part in chunk:
+        end = at + part.size
+        yield _Block(part, raw[at:end], out[kinds.cast(at) : kinds.cast(end)])
+        at = end
 
 
 def as_tensor(data: Bytes, dtype: DType) -> torch.Tensor:
@@ -107,22 +182,9 @@ def copy(values: torch.Tensor, out: torch.Tensor) -> None:
         wanted.copy_(given)
 
 
-def _may_have_lost(out: Bytes, given: DType, dtype: DType) -> bool:
+def _may_have_lost(out: Bytes, kinds: _Kinds) -> bool:
     """Return whether the exact count is worth its time: floats that are finite after a cast were not lost."""
-    return dtype not in WITH_INFINITY or given.kind == "complex" or bool(odd_values(out, dtype))
-
-
-def _blocks(transfer: Transfer, given: DType) -> Iterator[_Block]:
-    """Yield the blocks of a transfer in the order of the slot."""
-    wide = transfer.step.slot.spec.dtype.itemsize
-    most = BLOCK // max(given.itemsize, wide)
-    for segment in transfer.segments:
-        count = segment.size // given.itemsize
-        for skip in range(0, count, most):
-            yield _Block(
-                segment.network,
-                segment.key,
-                segment.start + skip * given.itemsize,
-                segment.at // wide + skip,
-                min(most, count - skip),
-            )
+    given, wanted = kinds
+    if wanted.holds(given):
+        return False
+    return wanted not in WITH_INFINITY or given.kind == "complex" or bool(odd_values(out, wanted))

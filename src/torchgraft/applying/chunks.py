@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from torchgraft.core.written import sample_ranges
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Step
 
 MOST_PARTS = 256
+BLOCK = 1 << 20  # bytes of the wider type that are cast at a time
 
 
 class Transfer(NamedTuple):
@@ -51,7 +54,8 @@ class Transfer(NamedTuple):
 class Part(NamedTuple):
     """Some bytes of a segment: `size` from byte `start` of the source tensor, to byte `at` of the slot.
 
-    `done` is how many bytes of the transfer come before it.
+    `done` is how many bytes of the transfer come before it. Of what is cast, `at` counts bytes of the slot's type, all else
+    those of the type that it is cast from.
     """
 
     transfer: Transfer
@@ -66,24 +70,42 @@ Chunk = list[Part]
 
 
 def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
-    """Yield all bytes of `transfers` in their order, at most `most` at a time: many small tensors, or a part of one."""
+    """Yield all bytes of `transfers` in their order, at most `most` at a time: many small tensors, or a part of one.
+
+    What is cast comes in chunks of one pair of types, of at most BLOCK bytes of the wider one.
+    """
     chunk: Chunk = []
     left = most
-    for part in _parts(transfers, most):
-        if part.size > left or len(chunk) == MOST_PARTS:
-            yield chunk
-            chunk, left = [], most
-        chunk.append(part)
-        left -= part.size
+    kind: tuple[DType, DType] | None = None
+    for transfer in transfers:
+        unit, wide, limit = 1, 1, most
+        mine: tuple[DType, DType] | None = None
+        if transfer.given:
+            mine = (transfer.given, transfer.step.slot.spec.dtype)
+            unit, wide = mine[0].itemsize, mine[1].itemsize
+            limit = max(BLOCK // max(unit, wide), 1) * unit
+        if mine != kind:
+            if chunk:
+                yield chunk
+            chunk, left, kind = [], limit, mine
+        done = 0
+        for segment in transfer.segments:
+            for skip in range(0, segment.size, limit):
+                size = min(limit, segment.size - skip)
+                if size > left or len(chunk) == MOST_PARTS:
+                    yield chunk
+                    chunk, left = [], limit
+                at = segment.at + skip // unit * wide
+                chunk.append(Part(transfer, segment, segment.start + skip, at, size, done))
+                left -= size
+                done += size
     if chunk:
         yield chunk
 
 
-def _parts(transfers: Sequence[Transfer], most: int) -> Iterator[Part]:
-    for transfer in transfers:
-        done = 0
-        for segment in transfer.segments:
-            for skip in range(0, segment.size, most):
-                size = min(most, segment.size - skip)
-                yield Part(transfer, segment, segment.start + skip, segment.at + skip, size, done)
-                done += size
+def sampled(total: int, done: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield what is compared after writing of `size` bytes that come after `done` others of `total`: counted from their own first."""
+    for low, high in sample_ranges(total):
+        start, stop = max(low, done), min(high, done + size)
+        if start < stop:
+            yield start - done, stop - done

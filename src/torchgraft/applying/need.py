@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.casting import BLOCK
+from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
 from torchgraft.applying.memory import is_plain
 from torchgraft.applying.segments import segments
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan
     from torchgraft.core.specs import Source
 
-THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * LOOKED_AT + 2 * BLOCK
+THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + 2 * BLOCK)
 
 
 def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | None:

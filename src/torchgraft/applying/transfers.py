@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from torchgraft.applying.casting import Casts
-from torchgraft.applying.chunks import MOST_PARTS, chunks
+from torchgraft.applying.chunks import MOST_PARTS, chunks, sampled
 from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.undo import AUTO, KEEP, KEPT
 from torchgraft.core.checksums import crc32
 from torchgraft.core.plan import Action
 from torchgraft.core.specs import Piece
-from torchgraft.core.written import Sample, Written, sample_ranges
+from torchgraft.core.written import Sample, Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.undo import Undo
-    from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Step
     from torchgraft.core.specs import Source
 
@@ -69,10 +67,8 @@ class Transfers:
         self._first = Crew(self._take)
         self._second = Crew(self._write)
         self._casts = Casts(source, undo, findings, written)
-        self._cast: list[tuple[Transfer, DType]] = []
         self._later: list[Transfer] = []
         self._parted: list[tuple[str, str]] = []
-        self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
         self._odd: list[tuple[Step, Odd]] = []
         self.begun: list[Transfer] = []
 
@@ -82,36 +78,25 @@ class Transfers:
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
-        self._cast = [(t, t.given) for t in transfers if t.given]
-        moved = [t for t in transfers if not t.given]
-        self._samples.update((t.step.slot.name, []) for t in moved)
-        self._first.start(list(chunks(moved, LOOKED_AT)), helpers=not in_turn)
+        self._written.samples.update((t.step.slot.name, []) for t in transfers)
+        self._first.start(list(chunks(transfers, LOOKED_AT)), helpers=not in_turn)
 
     def finish(self, between: Callable[[], None]) -> None:
-        """Cast, and work along until the first go is done; `between` is called now and then, and may raise."""
-        for transfer, given in self._cast:
-            with _named(transfer):
-                self._casts.take(transfer, given)
-            self._tick(transfer.size)
-            between()
+        """Work along until the first go is done; `between` is called now and then, and may raise."""
         self._first.finish(between)
         for network, key in self._parted:
             self._source.check(network, key)
-        self._written.samples.update(self._samples)
         found: dict[str, tuple[Step, Odd]] = {}
         for step, odd in self._odd:
             found[step.slot.name] = (step, odd + found.get(step.slot.name, (step, NONE))[1])
         for step, odd in found.values():
             self._findings.odd(step, odd)
+        self._casts.settle()
 
     def write(self) -> None:
         """Do the second go: from here on only a file that changes or a disk that fails stands in the way."""
         self.begun += self._later
-        self._second.start(list(chunks([t for t in self._later if not t.given], MOVED)))
-        for transfer, given in self._cast:
-            if transfer.proves:
-                self._casts.write(transfer, given)
-                self._told(transfer.size)
+        self._second.start(list(chunks(self._later, MOVED)))
         self._second.finish()
 
     def stop(self) -> None:
@@ -121,6 +106,13 @@ class Transfers:
 
     def _take(self, chunk: Chunk) -> None:
         """Keep old values, read, sum up what is compared later, look at every value, and put it into its place."""
+        if chunk[0].transfer.given:
+            self._casts.take(chunk)
+        else:
+            self._move(chunk)
+        self._tick(sum([part.size for part in chunk]))
+
+    def _move(self, chunk: Chunk) -> None:
         for part in chunk:
             if part.transfer.room:
                 address = part.transfer.value.data_ptr() + part.at
@@ -133,12 +125,11 @@ class Transfers:
                 self._settle(stretch)
         if self._findings.looks_for_odd:
             self._look_at(stretches, scratch)
-        self._tick(sum([part.size for part in chunk]))
 
     def _settle(self, stretch: _Stretch) -> None:
         """Sum up what will be compared of bytes that were read aside, and put them into their place if they may be."""
         part, at, size, where, _ = stretch
-        samples = self._samples[part.transfer.step.slot.name]
+        samples = self._written.samples[part.transfer.step.slot.name]
         for start, stop in _sampled(part):
             low, high = max(start, at), min(stop, at + size)
             if low < high:
@@ -157,7 +148,10 @@ class Transfers:
                 self._odd += [(step, odd) for step, odd in found if odd]
 
     def _write(self, chunk: Chunk) -> None:
-        self._source.read_pieces([_piece(p, p.at, p.transfer.data[p.at : p.at + p.size]) for p in chunk])
+        if chunk[0].transfer.given:
+            self._casts.write(chunk)
+        else:
+            self._source.read_pieces([_piece(p, p.at, p.transfer.data[p.at : p.at + p.size]) for p in chunk])
         self._told(sum([part.size for part in chunk]))
 
     def _told(self, size: int) -> None:
@@ -169,16 +163,6 @@ class Transfers:
         if found is None:
             found = self._scratch.bytes = np.empty(LOOKED_AT + MOST_PARTS * WIDEST, np.uint8)
         return found
-
-
-@contextmanager
-def _named(transfer: Transfer) -> Iterator[None]:
-    """Let an error name the slot."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(transfer.step.slot.name)
-        raise
 
 
 def _piece(part: Part, at: int, where: Bytes) -> Piece:
@@ -193,8 +177,8 @@ def _laid_out(chunk: Chunk, scratch: Bytes) -> Iterator[_Stretch]:
         transfer = part.transfer
         unit = transfer.step.slot.spec.dtype.itemsize
         aside = transfer.proves or transfer.size <= SMALL
-        for at, end, sampled in [(part.at, part.at + part.size, True)] if aside else _cut(part):
-            if sampled:
+        for at, end, compared in [(part.at, part.at + part.size, True)] if aside else _cut(part):
+            if compared:
                 used = -(-used // unit) * unit
                 yield _Stretch(part, at, end - at, scratch[used : used + end - at], used)
                 used += end - at
@@ -216,11 +200,8 @@ def _cut(part: Part) -> Iterator[tuple[int, int, bool]]:
 
 def _sampled(part: Part) -> Iterator[tuple[int, int]]:
     """Yield the stretches of the slot in this part that are compared after writing."""
-    shift = part.at - part.done
-    for low, high in sample_ranges(part.transfer.size):
-        start, stop = max(low, part.done), min(high, part.done + part.size)
-        if start < stop:
-            yield start + shift, stop + shift
+    for start, stop in sampled(part.transfer.size, part.done, part.size):
+        yield part.at + start, part.at + stop
 
 
 def _side_by_side(stretches: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:

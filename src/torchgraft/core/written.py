@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 PAGE = 4096
 SMALL = 4 * PAGE
@@ -22,10 +22,14 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class Written:
-    """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand."""
+    """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand.
+
+    `compared`: those of which every byte was compared as soon as it was written.
+    """
 
     digests: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, Sequence[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    compared: set[str] = field(default_factory=set)
 
 
 def sample_ranges(size: int) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,7 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
     """Compare each filled slot, looked up in the model by each of its names, with the checkpoint or its checksum.
 
     A slot that was computed has a checksum in `written`, taken of the values before they were written: it is compared
-    in full. Of a slot that was read straight from the file, samples are in `written`, of bytes that were read aside before
+    in full. One that was cast was compared block by block as it was written. Of it and of a slot that was read straight from the file, samples are in `written`, of bytes that were read aside before
     they were written: all of it up to 16 KiB, else its first, middle and last page. So a slot that another one overwrote, a wrong order of elements, a
     file that changed and a broken tie are found; a single wrong element in the middle of a large copy is the business
     of the file's own checksums.
@@ -35,11 +35,13 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
     for step in plan.steps:
         if not step.feeds and not step.ops:
             continue
-        tensor = found[step.slot.name].detach()
-        how = "full" if step.slot.name in written.digests or step.slot.spec.nbytes <= SMALL else "sampled"
+        name = step.slot.name
+        tensor = found[name].detach()
+        whole = name in written.digests or name in written.compared or step.slot.spec.nbytes <= SMALL
+        how = "full" if whole else "sampled"
         tally[how] += 1
         if not _is_tied(step, found) or not _holds(step, tensor, written):
-            wrong.append(step.slot.name)
+            wrong.append(name)
     return (_check(tally, wrong),)
 
 
