@@ -67,7 +67,7 @@ class Block(nn.Module):
             self.qkv = nn.Linear(16, 48)
         else:
             self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
-        self.proj = nn.Linear(16, 16)
+        self.out_proj = nn.Linear(16, 16)
 
 
 def blocks(*, fused):
