@@ -197,8 +197,8 @@ def _unproved(plan: Plan, asked: Request) -> tuple[Objection, ...]:
         return ()
     side = "source_model, inputs" if asked.golden is None else "golden=..."
     text = (
-        f"the model's outputs {_shortcoming(proof)}; tg.verify(model, {side}, plan=plan) says where and why; policy="
-        "Policy(outputs=Verdict.WARN) loads all the same"
+        f"the model's outputs {_shortcoming(proof)}; tg.verify(model, {side}, plan=plan) says where and why; "
+        "policy=tg.Policy(outputs=tg.Verdict.WARN) loads all the same"
     )
     return (Objection("outputs", text),)
 

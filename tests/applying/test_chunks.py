@@ -80,4 +80,4 @@ def test_odd_values_are_counted_by_tensor(undo, looked_at, monkeypatch):
     texts = [o.text for o in caught.value.objections]
     assert len(texts) == 2
     assert "f1 [70000] would get 4 NaN values" in texts[0]
-    assert "h5 [17] would get 1 infinite values" in texts[1]
+    assert "h5 [17] would get 1 infinite value" in texts[1]

@@ -170,7 +170,7 @@ def test_all_odd_values_are_refused_at_once():
     with pytest.raises(PlanRefusedError) as caught:
         apply(model, target, plan_for(target, source), source)
     assert [o.names for o in caught.value.objections] == [("0.weight",), ("3.bias",)]
-    assert "0.weight [8, 3, 3, 3] would get 1 NaN values from 0.weight" in str(caught.value)
+    assert "0.weight [8, 3, 3, 3] would get 1 NaN value from 0.weight" in str(caught.value)
     assert fingerprint(model) == before
 
 

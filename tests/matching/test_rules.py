@@ -1,4 +1,4 @@
-"""What the caller says of names must mean something in the file."""
+"""What the caller says of names must mean something in the file or in the model."""
 
 import pytest
 import torch
@@ -22,6 +22,8 @@ def net():
         ({"rename": {"ayers.0": "layers.0"}}, r"rename: no tensor"),
         ({"rename": {"head": "haed"}}, r"rename: nothing in the model is called 'haed'; did you mean 'head'"),
         ({"rename": {"layers.{i}.": "layer.{i}."}}, r"rename: nothing .* 'layer.\{i\}.'; did you mean 'layers.0'"),
+        ({"fresh": ["haed"]}, r"fresh: no tensor of the model is called 'haed'; did you mean 'head'"),
+        ({"zero": ["layers.7"]}, r"zero: no tensor of the model is called 'layers.7'; did you mean 'layers.\d'"),
         ({"fan_out": {"head": ["head", "haed"]}}, r"fan_out: nothing in the model is called 'haed'; did"),
     ],
 )
@@ -117,3 +119,14 @@ def test_a_module_is_respelled_whole_or_not_at_all() -> None:
         "enc.layer_0.q.kernel": "enc.layer.0.q.kernel",
         "enc.layer_0.q.bias": "enc.layer.0.q.bias",
     }
+
+
+def test_a_rename_is_told_once_for_a_module_and_not_for_each_of_its_tensors():
+    plan = tg.plan(
+        net(), {k.replace("layers", "blocks"): v for k, v in net().state_dict().items()}, rename={"blocks": "layers"}
+    )
+    assert [step.why.text for step in plan.steps[:2]] == ["blocks read as layers; same name"] * 2
+    assert (
+        "  layers.{0-2}.{weight,bias} <- blocks.{0-2}.{weight,bias}: blocks read as layers; same name"
+        in str(plan).splitlines()
+    )

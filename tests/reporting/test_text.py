@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, full, plan, plans, report, unused
 
+from torchgraft.core.figures import percent, tensors
 from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
+from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.report import Check, Report
 from torchgraft.ops import Concat
 from torchgraft.reporting import plan_text, plan_view, report_text, report_view
 from torchgraft.reporting.sections import FATES, LIKELY_SAME
-from torchgraft.reporting.words import many, percent, size, tensors
+from torchgraft.reporting.words import many, size
 
 
 def test_a_full_match_takes_one_line_and_its_origin():
@@ -34,7 +36,7 @@ fresh: 2 tensors, 90 elements
   fc.{weight,bias} [10, 8] and [10]: 1000 rows in the file, 10 in the model
 unused: 2 tensors, 9.00 k elements
   fc.{weight,bias} [1000, 8] and [1000]: 1000 rows in the file, 10 in the model
-checks: 12 tensors compared after writing: 12 in full, 0 by their first, middle and last page"""
+checks: 12 tensors compared after writing, all in full"""
     )
 
 
@@ -177,3 +179,11 @@ def test_the_first_line_has_the_coverage(made):
     assert re.search(
         r"(all \d+|\d+ of \d+) tensors.*% of the model's elements \(.*B\), .* % of the checkpoint's$", first
     )
+
+
+def test_what_was_taken_in_doubt_is_told_in_its_section_and_not_again_as_a_warning():
+    taken = replace(converted(), policy=Policy(doubt=Verdict.WARN))
+    text = plan_text(taken)
+    assert taken.warnings
+    assert "doubtful: 24 tensors" in text
+    assert "is in doubt" not in text

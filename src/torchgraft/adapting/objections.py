@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.adapting.packed import packed
 from torchgraft.core.errors import printable
+from torchgraft.core.figures import percent, tensors
 from torchgraft.core.listing import listed
 from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Objection
@@ -42,18 +43,21 @@ def _coverage(plan: Plan) -> Iterator[Objection]:
     cover = plan.coverage
     best = max(cover.target if cover.target_elements else 0.0, cover.source if cover.source_elements else 0.0)
     placed = sum(step.action is not Action.FRESH for step in plan.steps)
-    text = (
-        f"only {_percent(cover.target)} of the model's elements and {_percent(cover.source)} of the checkpoint's find a "
-        f"place ({placed} of {_count(len(plan.steps), 'tensor')})"
-    )
+    text = f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
+    if placed:
+        text = (
+            f"only {percent(cover.target)} of the model's elements and {percent(cover.source)} of the checkpoint's find a "
+            f"place ({placed} of {tensors(len(plan.steps))})"
+        )
     if placed == 0 or best < plan.policy.min_coverage:
         sizes = _sizes(plan)
-        remedy = "is it the right file? Otherwise say which names correspond (rename=), or lower min_coverage="
+        lower = ", or lower min_coverage=" if placed else ""
+        remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
         if any(is_adapter(key) for key in plan.source_specs):
             remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
         yield Objection("coverage", f"no match: {text}{sizes}; {remedy}")
     elif best < LOW:
-        yield Objection("low_coverage", f"{text}{_sizes(plan)}")
+        yield Objection("low_coverage", f"{text}{_sizes(plan)}; if more should, say which names correspond (rename=)")
 
 
 def _partial(plan: Plan) -> Iterator[Objection]:
@@ -74,7 +78,7 @@ def _partial(plan: Plan) -> Iterator[Objection]:
         shapes = f"{list(plan.source_specs[key].shape)} in the file, {list(step.slot.spec.shape)} in the model"
         yield Objection(
             "partial",
-            f"{_count(len(lost), 'tensor')} of the file {'is' if len(lost) == 1 else 'are'} empty where the model's are not, e.g. "
+            f"{tensors(len(lost))} of the file {'is' if len(lost) == 1 else 'are'} empty where the model's are not, e.g. "
             f"{printable(key)} ({shapes}): saved by one of several processes that shared the parameters out (ZeRO-3, FSDP); "
             "gather them before saving, or convert the shares with the tool of the trainer (zero_to_fp32.py)",
             tuple(lost),
@@ -86,7 +90,7 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
     if names and plan.coverage.target_filled:
         yield Objection(
             "adapters",
-            f"{_count(len(names), 'tensor')} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged: "
+            f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged: "
             f"{listed(names)}; the weights are those without them: merge_lora= adds them",
             names,
         )
@@ -125,7 +129,7 @@ def _sizes(plan: Plan) -> str:
         return ""
     first = differ[0]
     agree = "agrees by name and differs" if len(differ) == 1 else "agree by name and differ"
-    return f"; {_count(len(differ), 'tensor')} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
+    return f"; {tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
 
 
 def _doubt(plan: Plan) -> Iterator[Objection]:
@@ -157,7 +161,11 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
             fact = (
                 f"{printable(step.slot.name)} is {wanted} in the model and {stored} in the file: the cast loses values"
             )
-            yield Objection("lossy", f"{fact}; keep it fresh with fresh=, or allow it in the policy", (step.slot.name,))
+            yield Objection(
+                "lossy",
+                f"{fact}; keep it fresh with fresh=, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
+                (step.slot.name,),
+            )
 
 
 def _missing(plan: Plan) -> Iterator[Objection]:
@@ -166,7 +174,7 @@ def _missing(plan: Plan) -> Iterator[Objection]:
         remedy = "name them in fresh= if that is meant"
         yield Objection(
             "missing",
-            f"{_count(len(names), 'tensor')} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {listed(names)}; {remedy}",
+            f"{tensors(len(names))} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {listed(names)}; {remedy}",
             names,
         )
 
@@ -176,14 +184,6 @@ def _unused(plan: Plan) -> Iterator[Objection]:
     if names:
         yield Objection(
             "unused",
-            f"{_count(len(names), 'tensor')} of the checkpoint {'finds' if len(names) == 1 else 'find'} no place: {listed(names)}",
+            f"{tensors(len(names))} of the checkpoint {'finds' if len(names) == 1 else 'find'} no place: {listed(names)}",
             names,
         )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -54,7 +54,7 @@ def _unscaled(plan: Plan) -> Iterator[Objection]:
             yield Objection(
                 "quantised",
                 f"{listed(names)}: {said} in the file, without the scale that a quantised weight goes with; dequantise the file "
-                "with the library that wrote it, or, if these are the weights, let the policy accept quantised",
+                "with the library that wrote it, or, if these are the weights, say policy=tg.Policy(quantised=tg.Verdict.ACCEPT)",
                 names,
             )
 

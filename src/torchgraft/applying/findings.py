@@ -41,8 +41,8 @@ class Findings:
             return
         sources = ", ".join(feed.key for feed in step.feeds) or "computed values"
         text = (
-            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} values from {sources}: "
-            "training diverged or the file is damaged; take another checkpoint, or let the policy accept nonfinite"
+            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} value{'s' * (odd.nan + odd.inf != 1)} from {sources}: "
+            "training diverged or the file is damaged; take another checkpoint, or allow it with policy=tg.Policy(nonfinite=tg.Verdict.ACCEPT)"
         )
         self._found.append((slot.order, Objection("nonfinite", text, (slot.name,))))
 
@@ -56,7 +56,7 @@ class Findings:
         slot = step.slot
         text = (
             f"{slot.name} is {slot.spec.dtype}, and {count} of its {slot.spec.numel} values, {given} in the checkpoint, "
-            "do not fit into that type; give the model a wider type, or let the policy accept lossy"
+            "do not fit into that type; give the model a wider type, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)"
         )
         self._found.append((slot.order, Objection("lossy", text, (slot.name,))))
 

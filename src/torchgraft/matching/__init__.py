@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from torchgraft.core.plan import Why
-    from torchgraft.core.specs import TensorSpec
+    from torchgraft.core.specs import Target, TensorSpec
 
 __all__ = ["LAYOUTS", "Models", "Rules", "Stated", "choose", "join_ranks", "match", "origin_of"]
 
@@ -52,8 +52,10 @@ def match(
     """
     rules.check(list(specs))
     notes: tuple[str, ...] = ()
+    if rules.fresh or rules.zero:
+        rules.check_slots(_names(models.target))
     if rules.rename or rules.fan_out:
-        known = [name for slot in models.target.slots for name in slot.names]
+        known = _names(models.target)
         notes = rules.astray(list(specs), [*known, *(renamed or {})])
     inside, outside = keep_part(specs, prefer)
     targets = with_classes(target_leaves(models.target.slots), models.target.classes, {})
@@ -110,6 +112,10 @@ def _sources(keys: Mapping[str, str], given: Given) -> tuple[list[Leaf], dict[st
     paths = [as_stored(leaf, keys) for leaf in sources]
     heads = given.models.stated.heads
     return with_rotary(sources, lambda path: heads or given.models.source_heads(path), paths), derived
+
+
+def _names(target: Target) -> list[str]:
+    return [name for slot in target.slots for name in slot.names]
 
 
 def _owner(name: str) -> str:
@@ -193,8 +199,17 @@ def _under_own_keys(
 
 def _ruled(found: Match, keys: Mapping[str, str]) -> Why:
     """Return the reason, with the new name where a rule, a load hook or lost dots gave the key another."""
-    moved = [k for k in found.source.keys if keys[k] != k]
-    return replace(found.why, rule="user rule", text=f"{keys[moved[0]]} read as {moved[0]}; {found.why.text}")
+    name = next(k for k in found.source.keys if keys[k] != k)
+    old, new = _without_common_end(keys[name], name)
+    return replace(found.why, rule="user rule", text=f"{old} read as {new}; {found.why.text}")
+
+
+def _without_common_end(a: str, b: str) -> tuple[str, str]:
+    """Return both names without the last segments that they share, so that a module's tensors all say the same."""
+    one, other = a.split("."), b.split(".")
+    while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:
+        del one[-1], other[-1]
+    return ".".join(one), ".".join(other)
 
 
 def _merged(first: Matching, second: Matching) -> Matching:

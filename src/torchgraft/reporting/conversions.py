@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
+from torchgraft.core.figures import tensors
 from torchgraft.reporting.folding import Row, fold
 from torchgraft.reporting.sections import remark_section
 from torchgraft.reporting.text import view_text
 from torchgraft.reporting.view import Group, Section, View
-from torchgraft.reporting.words import figures, shape_words, tensors
+from torchgraft.reporting.words import figures, shape_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,10 +6,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
+from torchgraft.core.figures import percent, tensors
 from torchgraft.reporting.style import STYLE
 from torchgraft.reporting.tree import SHOWN_FATES, Node, module_tree, walk
 from torchgraft.reporting.views import plan_view, report_view
-from torchgraft.reporting.words import many, percent, tensors
+from torchgraft.reporting.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

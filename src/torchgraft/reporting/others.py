@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
 from torchgraft.core.facts import shown as listed
+from torchgraft.core.figures import tensors
 from torchgraft.reporting.folding import Fold, Row, fold
 from torchgraft.reporting.sections import remark_section
 from torchgraft.reporting.text import view_text
 from torchgraft.reporting.view import Group, Section, View
-from torchgraft.reporting.words import figures, many, shape_words, size, tensors
+from torchgraft.reporting.words import figures, many, shape_words, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

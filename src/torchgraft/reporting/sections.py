@@ -6,10 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.errors import printable
+from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action, Certainty
 from torchgraft.reporting.folding import Fold, Row, factored, fold
 from torchgraft.reporting.view import Group, Line, Section
-from torchgraft.reporting.words import figures, part_words, shape_words, tensors
+from torchgraft.reporting.words import figures, part_words, shape_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
+from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action
 from torchgraft.reporting import sections as parts
 from torchgraft.reporting.view import Section, View
-from torchgraft.reporting.words import coverage_words, seconds, size, tensors
+from torchgraft.reporting.words import coverage_words, seconds, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.report import Check, Report
 
 VALUES = "values"
@@ -26,7 +27,7 @@ def plan_view(plan: Plan) -> View:
     sections = [
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
         *_told(plan, fates, 0),
-        *_if_any(parts.objection_section("warnings", "care", plan.warnings)),
+        *_if_any(parts.objection_section("warnings", "care", _untold(plan))),
         *_if_any(parts.remark_section("notes", [*plan.notes, *_memory(plan)])),
     ]
     return View(
@@ -48,7 +49,7 @@ def report_view(report: Report) -> View:
         *_if_any(parts.remark_section("failed", map(_check_words, failed), "bad")),
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
         *_told(plan, fates, len(report.initialised)),
-        *_if_any(parts.objection_section("warnings", "care", plan.warnings)),
+        *_if_any(parts.objection_section("warnings", "care", _untold(plan))),
         *_if_any(parts.remark_section("notes", plan.notes)),
     ]
     plain = not sections and _is_full(plan) and compared
@@ -61,6 +62,11 @@ def report_view(report: Report) -> View:
         sections=tuple(sections),
         counts=counts(plan, fates),
     )
+
+
+def _untold(plan: Plan) -> Sequence[Objection]:
+    """Return the warnings that no section shows: what was taken in doubt has a section of its own."""
+    return [warning for warning in plan.warnings if warning.kind != "doubt"]
 
 
 def plan_verdict(plan: Plan) -> str:

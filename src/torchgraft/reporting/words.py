@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchgraft.core.figures import percent, tensors
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,22 +39,6 @@ def scaled(number: float, unit: str) -> str:
 def sizes(part: int, whole: int) -> str:
     """Return `97.7 MB`, or `97.7 MB of 99.5 MB` when the two differ in three figures."""
     return size(whole) if size(part) == size(whole) else f"{size(part)} of {size(whole)}"
-
-
-def percent(part: float) -> str:
-    """Return a share; only the whole is called 100 %, and only nothing 0 %."""
-    if part >= 1:
-        return "100 %"
-    if part <= 0:
-        return "0 %"
-    if part < 0.001:
-        return "<0.1 %"
-    return f"{min(int(part * 1000), 999) / 10:.1f} %"
-
-
-def tensors(count: int) -> str:
-    """Return `1 tensor`, `12 tensors`."""
-    return f"{count:,} tensor{'' if count == 1 else 's'}".replace(",", " ")
 
 
 def figures(count: int, numel: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.checksums import crc32
+from torchgraft.core.figures import tensors
 from torchgraft.core.places import here, walk_of
 from torchgraft.core.report import Check
 from torchgraft.core.written import SMALL
@@ -46,12 +47,18 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
 
 
 def _check(tally: Mapping[str, int], wrong: list[str]) -> Check:
-    total = sum(tally.values())
-    text = f"{total} tensor{'s' * (total != 1)} compared after writing: {tally['full']} in full, {tally['sampled']} by their first, middle and last page"
+    text = f"{tensors(sum(tally.values()))} compared after writing{_how(tally['full'], tally['sampled'])}"
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         text = f"{len(wrong)} of {text}; differing: {', '.join(wrong[:8])}{more}"
     return Check("values", not wrong, text)
+
+
+def _how(full: int, sampled: int) -> str:
+    pages = "by their first, middle and last page"
+    if not sampled:
+        return ", all in full" if full > 1 else ", in full" if full else ""
+    return f": {full} in full, {sampled} {pages}" if full else f" {pages}"
 
 
 def _is_tied(step: Step, found: Mapping[str, torch.Tensor]) -> bool:

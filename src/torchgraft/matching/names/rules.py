@@ -94,6 +94,18 @@ class Rules:
         places = {place: [place] for places in self.fan_out.values() for place in places}
         return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
 
+    def check_slots(self, names: Sequence[str]) -> None:
+        """Raise UsageError where a pattern of `fresh` or `zero` means none of `names`, the model's.
+
+        Raises:
+            UsageError: naming the pattern, and what comes close to it.
+        """
+        for option, patterns in (("fresh", self.fresh), ("zero", self.zero)):
+            for said in patterns:
+                if not any(covers(said, name) for name in names):
+                    near = get_close_matches(said, _heads(names), n=2)
+                    raise UsageError(f"{option}: no tensor of the model is called {printable(said)!r}{one_of(near)}")
+
     def is_fresh(self, name: str) -> bool:
         """Whether the caller wants the slot to stay fresh."""
         return any(covers(pattern, name) for pattern in self.fresh)
@@ -147,8 +159,13 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
     if hit:
         return
     inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
-    near = inside or get_close_matches(said, [".".join(name.split(".")[:n]) for name in names for n in (1, 2)], n=2)
+    near = inside or get_close_matches(said, _heads(names), n=2)
     raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{one_of(near[:2])}")
+
+
+def _heads(names: Iterable[str]) -> list[str]:
+    """Return the first segments of names, and the first two."""
+    return list(dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in (1, 2)))
 
 
 def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], text: str) -> Iterator[str]:
