@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
 from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
 from torchgraft.cli.output import show, write_page
+from torchgraft.cli.spelling import view_as_typed
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
 
 LINES = 24
@@ -79,7 +80,7 @@ def plan(
         save_plan(output, made)
     if shown.html is not None:
         write_page(shown.html, plan_html(made))
-    show(lambda: plan_view(made), lambda: plan_to_dict(made), shown, LINES)
+    show(lambda: view_as_typed(plan_view(made)), lambda: plan_to_dict(made), shown, LINES)
     if made.refusals:
         ctx.exit(PlanRefusedError.exit_code)
 
@@ -129,7 +130,7 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
         saved = save_model(output, target, shard_size=shard_size, progress=tell)
     if shown.html is not None:
         write_page(shown.html, report_html(report))
-    show(lambda: report_view(report), lambda: report_to_dict(report), shown, LINES)
+    show(lambda: view_as_typed(report_view(report)), lambda: report_to_dict(report), shown, LINES)
     click.echo(f"saved {saved.tensors} tensors to {printable(saved.path)} ({saved.format})", err=shown.as_json)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from torchgraft.cli.spelling import as_typed
 from torchgraft.core.errors import TorchgraftError, printable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ErrorGroup(click.Group):
 
 
 def _multiline(error: TorchgraftError) -> str:
-    return "\n".join(printable(line, 4000) for line in str(error).splitlines())
+    return "\n".join(printable(as_typed(line), 4000) for line in str(error).splitlines())
 
 
 @contextmanager
