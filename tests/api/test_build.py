@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -136,3 +138,35 @@ def test_refusals_and_mistakes_are_those_of_load():
         tg.build(Net, {"w": torch.zeros(77)})
     with pytest.raises(tg.UsageError):
         tg.build(Net, Net().state_dict(), on_doubt="maybe")
+
+
+def test_models_built_at_the_same_time_leave_no_trace():
+    """The first to begin ends first: what it found must not be put back while the second builds."""
+    plain = nn.Module.register_parameter
+    saved = Net().state_dict()
+    begun, joined = threading.Event(), threading.Event()
+    built = []
+
+    def first():
+        begun.set()
+        joined.wait(20)
+        return Net()
+
+    def second():
+        joined.set()
+        threads[0].join(20)
+        built.append(torch.nn.Linear(2, 2).weight.is_meta)
+        return Net()
+
+    def build_second():
+        begun.wait(20)
+        tg.build(second, saved)
+
+    threads = [threading.Thread(target=lambda: tg.build(first, saved)), threading.Thread(target=build_second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert nn.Module.register_parameter is plain
+    assert built == [True]
+    assert not nn.Linear(2, 2).weight.is_meta

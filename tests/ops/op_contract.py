@@ -61,6 +61,18 @@ class OpContract:
             assert promised.name == (specs[0].name if specs else "")
             assert all(same_bits(a.float(), b.float()) for a, b in zip(given, before, strict=True))
 
+    def test_what_the_caller_has_set_changes_no_bit(self):
+        for op, specs in self.good:
+            given = self.inputs(op, specs)
+            (plain,) = ops.run_ops([op], given)
+            torch.set_default_dtype(torch.float16)
+            try:
+                with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+                    (again,) = ops.run_ops([op], given)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            assert same_bits(plain, again), op
+
     def test_comes_back_from_plain_data(self):
         for op, _ in self.good:
             again = ops.from_dict(json.loads(json.dumps(op.to_dict())))

@@ -128,6 +128,26 @@ def test_lazy_modules_are_refused_with_the_remedy():
         survey(nn.LazyLinear(3))
 
 
+def test_nested_tensors_are_refused_with_the_remedy():
+    model = nn.Linear(2, 2)
+    model.register_buffer("ragged", torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]))
+    with pytest.raises(UsageError, match=r"ragged of the model is a nested tensor, which has no shape"):
+        survey(model)
+
+
+def test_a_conjugate_is_no_tie():
+    model = nn.ParameterDict({"w": nn.Parameter(torch.ones(3, dtype=torch.complex64))})
+    model.register_buffer("back", model["w"].detach().conj())
+    assert [slot.aliases for slot in survey(model).slots] == [(), ()]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::DeprecationWarning")
+def test_scripted_and_traced_modules_are_modules():
+    plain = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    for model in (torch.jit.script(plain), torch.jit.trace(plain.eval(), torch.zeros(2, 3))):
+        assert names(survey(model)) == sorted(plain.state_dict())
+
+
 def test_another_checkpoint_as_target():
     specs = {name: TensorSpec(name, (2,), DType.F32) for name in ("a.w", "b.w", "c.w")}
     target = target_from_specs(specs, {"c.w": "a.w"})

@@ -9,12 +9,16 @@ from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
 from torchgraft.core.places import here, is_spread, walk_of
+from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
     from torch import nn
 
     from torchgraft.core.places import Place, Walk
+    from torchgraft.core.plan import Step
     from torchgraft.core.specs import Slot, Target
 
 
@@ -55,6 +59,30 @@ def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device 
         cells[slot.name] = Cell(slot, mine, value, staged, is_plain(value))
     ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")
     return cells
+
+
+def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
+    """Refuse to fill tensors whose elements have no place of their own.
+
+    Raises:
+        UsageError: a tensor that a step writes to is expanded, sparse or nested.
+    """
+    import torch
+
+    for tensor, step in written:
+        if step.action is Action.FRESH:
+            continue
+        name = step.slot.name
+        if tensor.layout is not torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+            raise UsageError(
+                f"{name} of the model is {kind}: only dense tensors are filled; make it dense, or add it to fresh="
+            )
+        if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+            raise UsageError(
+                f"{name} {list(tensor.shape)} of the model is expanded: several of its elements are one in memory, so none can "
+                "be filled alone; give the model a clone() of it, or add it to fresh="
+            )
 
 
 def _memory_like(tensor: torch.Tensor, device: str | torch.device | None) -> torch.Tensor:

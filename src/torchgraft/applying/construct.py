@@ -52,23 +52,66 @@ def _parameters_on_meta() -> Iterator[None]:
     The memory that a parameter had before is given back untouched; what initialises it later does so on meta, for
     nothing. (Hugging Face's accelerate builds empty models at the same place.)
     """
-    from torch import nn
+    outer = _HERE.made
+    _HERE.made = {}
+    _REGISTRATION.take()
+    try:
+        yield
+    finally:
+        _REGISTRATION.give_back()
+        _HERE.made = outer
 
-    plain, here = nn.Module.register_parameter, threading.get_ident()
-    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the real ones are kept, so that no id comes twice
+
+class _Here(threading.local):
+    """What this thread has made meanwhile, by id; the real parameters are kept, so that no id comes twice."""
+
+    made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
+
+
+class _Registration:
+    """The registering of parameters, taken over while any thread builds: several may, and end in any order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._builders = 0
+        self._plain: Any = None
+        self._ours: Any = None
+
+    def take(self) -> None:
+        from torch import nn
+
+        with self._lock:
+            self._builders += 1
+            if self._builders == 1:
+                self._plain = nn.Module.register_parameter
+                self._ours = nn.Module.register_parameter = _registering(self._plain)  # type: ignore[method-assign]
+
+    def give_back(self) -> None:
+        """Put the plain way back after the last one, unless somebody has taken it over from us."""
+        from torch import nn
+
+        with self._lock:
+            self._builders -= 1
+            if self._builders == 0 and nn.Module.register_parameter is self._ours:
+                nn.Module.register_parameter = self._plain  # type: ignore[method-assign]
+
+
+_HERE = _Here()
+_REGISTRATION = _Registration()
+
+
+def _registering(plain: Callable[..., None]) -> Callable[..., None]:
+    """Return `plain` for threads that don't build, and for those that do a way that leaves values out."""
 
     def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and threading.get_ident() == here and _has_values(param):
+        made = _HERE.made
+        if made is not None and param is not None and _has_values(param):
             if id(param) not in made:
                 made[id(param)] = (param, _without_values(param))
             param = made[id(param)][1]
         plain(self, name, param)
 
-    nn.Module.register_parameter = register  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = plain  # type: ignore[method-assign]
+    return register
 
 
 def _has_values(param: nn.Parameter) -> bool:

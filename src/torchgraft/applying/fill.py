@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import result_shape
+from torchgraft.ops import computed
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +54,7 @@ def _cpu_bytes(tensor: torch.Tensor) -> Bytes:
 def _computed(step: Step, value: torch.Tensor, reader: ReadOnce) -> torch.Tensor:
     """Return the result of the ops of `step`."""
     values = [value.detach().to("cpu", copy=True)] if step.base else []
-    for feed in step.feeds:
-        tensor = reader.read(feed)
-        for op in feed.ops:
-            tensor = op.run([tensor])
-        values.append(tensor)
-    for op in step.ops:
-        values = [op.run(values)]
+    values = computed(step, reader.read, values)
     if len(values) != 1:
         raise ApplyError(f"{step.slot.name}: the plan joins {len(values)} tensors by no op")
     return values[0]
@@ -89,7 +85,24 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
     if target.holds(source):
         return 0
     if target.is_float and source.kind in ("float", "int", "uint", "bool"):
-        return int((torch.isfinite(given) & ~torch.isfinite(cast)).sum())
+        known, made = _comparable(given), _comparable(cast)
+        lost = ~torch.isfinite(made)
+        if target.itemsize == 1:  # some of these types have no infinity: too great a number becomes the greatest
+            lost |= known.abs() > _reach(cast.dtype)
+        return int((torch.isfinite(known) & lost).sum())
     if target.kind == "complex":
         return 0
     return int((cast.to(given.dtype) != given).sum())
+
+
+def _comparable(values: torch.Tensor) -> torch.Tensor:
+    """Return floats of one byte as float32, without loss: torch has few operations on them."""
+    return values.float() if values.element_size() == 1 and values.is_floating_point() else values
+
+
+def _reach(dtype: torch.dtype) -> float:
+    """Return up to where numbers are rounded to the greatest of `dtype`: half a step beyond it."""
+    import torch
+
+    info = torch.finfo(dtype)
+    return info.max + 2.0 ** math.floor(math.log2(info.max)) * info.eps / 2

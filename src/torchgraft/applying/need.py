@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from torchgraft.applying.cells import expect_writable
 from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
 from torchgraft.applying.memory import is_plain
@@ -30,11 +31,15 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
 
     What is only moved takes a few mebibytes for each thread. What is computed takes its inputs and two results of its
     size, and its old values, unless the model is on meta and has none. Where slots share memory all old values are kept.
+
+    Raises:
+        UsageError: a tensor of the model can't be written to.
     """
     found = {place.name: place.tensor for place in walk_of(model).places}
     if any(is_spread(tensor) for tensor in found.values()):
         return None
     specs = {network.path: network.specs for network in source.networks}
+    expect_writable((found[step.slot.name], step) for step in plan.steps)
     tensors = {step.slot.name: found[step.slot.name] for step in plan.steps}
     plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
     overlapping = not apart(tensors[name] for name in plain if not tensors[name].is_meta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torchgraft.applying.cells import Cell, Installation, resolve
+from torchgraft.applying.cells import Cell, Installation, expect_writable, resolve
 from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
@@ -16,7 +16,14 @@ from torchgraft.applying.result import Applied
 from torchgraft.applying.segments import segments
 from torchgraft.applying.transfers import Transfers, apart, keeps
 from torchgraft.applying.undo import NONE, Undo, check_undo
-from torchgraft.core.errors import ApplyError, CheckpointError, ModelLostError, PlanRefusedError
+from torchgraft.core.errors import (
+    MAX_MESSAGE,
+    ApplyError,
+    CheckpointError,
+    ModelLostError,
+    PlanRefusedError,
+    printable,
+)
 from torchgraft.core.places import walk_of
 from torchgraft.core.plan import Action
 from torchgraft.core.progress import Ticks
@@ -63,7 +70,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
-        UsageError: `undo` is none of UNDO.
+        UsageError: `undo` is none of UNDO, or a tensor of the model can't be written to.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.
@@ -76,6 +83,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     with Shield() as shield, torch.no_grad():  # in this order: a signal must not leave gradients off
         seen = walk_of(model)
         cells = resolve(seen, target, device)
+        expect_writable((cells[step.slot.name].places[0].tensor, step) for step in plan.steps)
         work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo, progress)
         random = torch.get_rng_state()
         try:
@@ -175,12 +183,14 @@ class _Work:
 
     def _look_at_fresh_buffers(self) -> None:
         """Note buffers that keep their values, and have no finite one."""
+        import torch
+
         filled = {step.slot.name for step in self.steps}
         for name, cell in self.cells.items():
             slot, value = cell.slot, cell.value
             if name in filled or not (slot.is_buffer and slot.persistent and slot.spec.numel):
                 continue
-            if value.is_floating_point() and bool(value.isinf().all()):
+            if value.layout is torch.strided and value.is_floating_point() and bool(value.isinf().all()):
                 self.findings.infinite(slot, "stays as it was, and holds nothing but infinite values")
 
     def _fill(self, step: Step) -> None:
@@ -205,10 +215,11 @@ class _Work:
         """
         self.transfers.stop()
         self.installation.undo()
-        self.undo.restore()
+        refused = self.undo.restore()
         for transfer in self.transfers.begun:
             transfer.spoil()
-        return [transfer.step.slot.name for transfer in self.transfers.begun]
+        spoiled = [transfer.step.slot.name for transfer in self.transfers.begun]
+        return [*spoiled, *(name for name, cell in self.cells.items() if any(cell.value is t for t in refused))]
 
     def mark_changed(self) -> None:
         """Tell autograd that the values changed, as a copy in place would have."""
@@ -216,6 +227,7 @@ class _Work:
 
         real = [self._cell(step).places for step in self.steps if not self._cell(step).staged]
         torch.autograd.graph.increment_version([place.tensor for places in real for place in places])
+        torch.clear_autocast_cache()  # a caller's autocast would go on with 16-bit copies of the old values
 
     def applied(self, checks: tuple[Check, ...], notes: tuple[Objection, ...], initialised: tuple[str, ...]) -> Applied:
         """Return the result."""
@@ -250,7 +262,7 @@ def _raise_if_failed(checks: Sequence[Check]) -> None:
 def _lost(names: Sequence[str], error: BaseException) -> ModelLostError:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ModelLostError(
-        f"{type(error).__name__}: {error}; old values were not kept: {', '.join(names[:3])}{more} hold NaN now, and all else "
+        f"{type(error).__name__}: {printable(str(error), MAX_MESSAGE)}; old values were not kept: {', '.join(names[:3])}{more} hold NaN now, and all else "
         "is as it was. Build the model anew; a load with undo='keep' needs as much memory again, and can always put it back"
     )
 
@@ -261,4 +273,5 @@ def _translated(error: BaseException) -> BaseException:
         return error
     notes: Any = getattr(error, "__notes__", [])
     slot = f"{notes[0]}: " if notes else ""
-    return ApplyError(f"{slot}{type(error).__name__}: {error}; the model was put back as it was")
+    said = printable(str(error), MAX_MESSAGE)
+    return ApplyError(f"{slot}{type(error).__name__}: {said}; the model was put back as it was")

@@ -56,9 +56,14 @@ class Undo:
         self.size += copy.numel() * copy.element_size()
         self._cloned.append((tensor, copy))
 
-    def restore(self) -> None:
-        """Put every kept value back."""
+    def restore(self) -> list[torch.Tensor]:
+        """Put every kept value back; return tensors that refuse to take theirs."""
+        refused = []
         for tensor, copy in reversed(self._cloned):
-            tensor.copy_(copy)
+            try:
+                tensor.copy_(copy)
+            except Exception:  # noqa: BLE001  # part of the transaction: all others must get theirs back
+                refused.append(tensor)
         for address, room, size in reversed(self._moved):
             move(address, room, size)
+        return refused

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
+from torchgraft.ops import computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +19,7 @@ if TYPE_CHECKING:
 
 def value_of(output: Output, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
     """Return the tensor that `output` describes; `read` gives source tensors. May share memory with what was read."""
-    values = []
-    for feed in output.feeds:
-        value = read(feed.key)
-        for op in feed.ops:
-            value = op.run([value])
-        values.append(value)
-    for op in output.ops:
-        values = [op.run(values)]
-    return values[0]
+    return computed(output, lambda feed: read(feed.key))[0]
 
 
 def spec_of(output: Output, specs: Mapping[str, TensorSpec]) -> TensorSpec:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.ops import Index, Permute, Reshape, SelectRows, SliceDim, Transpose
+from torchgraft.ops import Index, Permute, Reshape, SelectRows, SliceDim, Transpose, run_ops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +55,7 @@ def view_ops(places: Ids, shape: Shape, *, picks: bool = True) -> tuple[Op, ...]
 def _gives(ops: Sequence[Op], places: Ids, shape: Shape) -> bool:
     import torch
 
-    value = torch.arange(prod(shape)).reshape(shape)
-    for op in ops:
-        value = op.run([value])
+    (value,) = run_ops(ops, [torch.arange(prod(shape), device="cpu").reshape(shape)])
     return np.array_equal(value.numpy(), places)
 
 

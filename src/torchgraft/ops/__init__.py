@@ -20,6 +20,7 @@ from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
 from torchgraft.ops.reparam import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit
 from torchgraft.ops.resample import Resample1d, ResampleGrid, ResamplePatch
 from torchgraft.ops.rows import MeanRows, PadRows, TrimRows
+from torchgraft.ops.running import computed, run_ops
 
 OPS: tuple[type[BaseOp], ...] = (
     # exact: rearrange, cut, join
@@ -124,5 +125,7 @@ __all__ = [
     "TrimRows",
     "WeightNormBake",
     "WeightNormSplit",
+    "computed",
     "from_dict",
+    "run_ops",
 ]

@@ -119,11 +119,13 @@ def _linear_weights(source: int, target: int) -> torch.Tensor:
     import torch
 
     if source == 1:
-        return torch.ones(target, 1, dtype=torch.float64)
-    known = torch.tensor(_spread(source, target), dtype=torch.float64)
-    wanted = (torch.arange(target, dtype=torch.float64) - target // 2).clamp(known[0], known[-1])
+        return torch.ones(target, 1, dtype=torch.float64, device="cpu")
+    known = torch.tensor(_spread(source, target), dtype=torch.float64, device="cpu")
+    wanted = torch.arange(-(target // 2), target - target // 2, dtype=torch.float64, device="cpu").clamp(
+        known[0], known[-1]
+    )
     right = torch.searchsorted(known, wanted).clamp(1, source - 1)
     share = (wanted - known[right - 1]) / (known[right] - known[right - 1])
-    weights = torch.zeros(target, source, dtype=torch.float64)
+    weights = torch.zeros(target, source, dtype=torch.float64, device="cpu")
     weights.scatter_(1, right[:, None], share[:, None])
     return weights.scatter_(1, right[:, None] - 1, 1 - share[:, None])

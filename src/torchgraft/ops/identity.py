@@ -56,9 +56,9 @@ class Identity(BaseOp):
         import torch
 
         del values
-        out = torch.zeros(self.shape)
+        out = torch.zeros(self.shape, dtype=torch.float32, device="cpu")
         middle: list[Any] = [n // 2 for n in self.shape[2:]]
-        channels = torch.arange(self.shape[0])
+        channels = torch.arange(self.shape[0], device="cpu")
         out[channels, channels % self.shape[1], *middle] = 1.0
         return out.to(torch_dtype(self.dtype))
 

@@ -223,7 +223,7 @@ class Constant(BaseOp):
         import torch
 
         del values
-        return torch.full(self.shape, self.value, dtype=torch.float64).to(torch_dtype(self.dtype))
+        return torch.full(self.shape, self.value, dtype=torch.float64, device="cpu").to(torch_dtype(self.dtype))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return nothing: there are no inputs."""

@@ -50,7 +50,7 @@ class Literal(BaseOp):
         import torch
 
         del values
-        made = torch.tensor(self.values, dtype=torch.float64)
+        made = torch.tensor(self.values, dtype=torch.float64, device="cpu")
         return made.to(torch_dtype(self.dtype)).reshape(self.shape)
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:

@@ -9,14 +9,14 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.places import is_spread, places
 from torchgraft.core.plan import Feed, Rows, Step, Why
 from torchgraft.core.specs import TensorSpec
-from torchgraft.ops import Constant
+from torchgraft.ops import Constant, computed, run_ops
 from torchgraft.spreading.boxes import Box
 from torchgraft.spreading.members import Share
 from torchgraft.spreading.parts import Part, limited, part_of
 from torchgraft.spreading.slices import MADE, SlicedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import torch
     from torch import nn
@@ -131,7 +131,7 @@ def _own(task: _Task, part: Part | None, sliced: SlicedSource) -> Step:
         return replace(_local(task, (), (empty,)), why=EMPTY)
     if len(step.ops) == 1 and isinstance(step.ops[0], Constant):
         return _local(task, (), (replace(step.ops[0], shape=task.wanted.sizes),))
-    sliced.keep(step.slot.name, _cut(_run(task.ops, []), task.wanted))
+    sliced.keep(step.slot.name, _cut(run_ops(task.ops, [])[0], task.wanted))
     return _local(task, (Feed(step.slot.name, (), MADE),), ())
 
 
@@ -153,8 +153,7 @@ def _made_whole(
 
     def make() -> None:
         if team.rank == maker:
-            values = [_run(feed.ops, [source.read(feed.network, feed.key)]) for feed in step.feeds]
-            made.append(_run(step.ops, [*base, *values]))
+            made.extend(computed(step, lambda feed: source.read(feed.network, feed.key), base))
 
     team.together(make)
     if not made:
@@ -162,7 +161,7 @@ def _made_whole(
         made.append(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label)))
     whole = team.spread(made[0], maker)
     if task.rows is not None:
-        whole = whole.index_select(task.rows.dim, torch.tensor(task.positions, dtype=torch.long))
+        whole = whole.index_select(task.rows.dim, torch.tensor(task.positions, dtype=torch.long, device=whole.device))
     return _cut(whole, task.wanted)
 
 
@@ -181,12 +180,6 @@ def _result(step: Step, specs: Specs) -> TensorSpec:
     for op in step.ops:
         found = [op.out_spec(found)]
     return found[0]
-
-
-def _run(ops: Sequence[Op], values: list[torch.Tensor]) -> torch.Tensor:
-    for op in ops:
-        values = [op.run(values)]
-    return values[0]
 
 
 def _cut(value: torch.Tensor, box: Box) -> torch.Tensor:

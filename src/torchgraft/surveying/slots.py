@@ -112,9 +112,9 @@ def _setting(module: nn.Module) -> Setting | None:
 def _identity(tensor: torch.Tensor) -> Hashable:
     """Return what two tensors share when they are one storage seen the same way."""
     address = 0 if tensor.is_meta else _address(tensor)
-    if address:
-        return (address, tensor.shape, tensor.stride(), tensor.dtype)
     try:
+        if address:  # a conjugate shares its memory, and means other numbers
+            return (address, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
         storage = tensor.untyped_storage()._cdata  # noqa: SLF001  # on meta no memory tells storages apart
         return (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
     except (
@@ -122,7 +122,7 @@ def _identity(tensor: torch.Tensor) -> Hashable:
         NotImplementedError,
         TypeError,
         ValueError,
-    ):  # sparse, lazy, subclasses without a storage of their own
+    ):  # sparse, nested, lazy, subclasses without a storage of their own
         return id(tensor)
 
 
@@ -138,6 +138,10 @@ def _shape(place: Place) -> tuple[int, ...]:
     try:
         return tuple(place.tensor.shape)
     except RuntimeError as error:
+        if place.tensor.is_nested:
+            raise UsageError(
+                f"{place.name} of the model is a nested tensor, which has no shape: register its parts instead"
+            ) from error
         raise UsageError(
             f"{place.name} of the model has no shape yet ({type(place.module).__name__} is lazy): "
             "run one forward pass with an example batch first, then load"
@@ -164,7 +168,8 @@ def _kinds(walked: list[tuple[str, nn.Module]], classes: Mapping[str, str]) -> M
     """Return the class name of every module; parts of a parametrized module carry the name of that module's class."""
     kinds = dict(classes)
     for path, module in walked:
-        inner = module._modules.get("parametrizations")  # noqa: SLF001
+        # scripted modules hold theirs in something that has no get()
+        inner = module._modules["parametrizations"] if "parametrizations" in module._modules else None  # noqa: SLF001, SIM401
         if inner is None:
             continue
         prefix = f"{path}.parametrizations" if path else "parametrizations"

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Action
 from torchgraft.core.verification import Cause
+from torchgraft.ops import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     import torch
 
-    from torchgraft.core.plan import Feed, Plan, Step
+    from torchgraft.core.plan import Plan, Step
 
 CLOSE = 1e-6
 FEW = 0.02
@@ -32,7 +33,7 @@ class Planned:
         there = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
         if step.action is Action.FRESH or step.base or not there:
             return None
-        return computed(step, lambda feed: self.source[feed.key].detach().to("cpu"))
+        return computed(step, lambda feed: self.source[feed.key].detach().to("cpu"))[0]
 
     def actual(self, step: Step) -> torch.Tensor:
         """Return the part of the model's tensor that the plan writes."""
@@ -109,19 +110,6 @@ class Planned:
             if expected is not None and _same(expected, actual):
                 return other.slot.name
         return None
-
-
-def computed(step: Step, read: Callable[[Feed], torch.Tensor]) -> torch.Tensor:
-    """Return what the ops of a step make of its feeds."""
-    values = []
-    for feed in step.feeds:
-        value = read(feed)
-        for op in feed.ops:
-            value = op.run([value])
-        values.append(value)
-    for op in step.ops:
-        values = [op.run(values)]
-    return values[0]
 
 
 def _owner(step: Step) -> str:

@@ -9,7 +9,7 @@ import torch
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
 from torchgraft.core.shield import Shield
-from torchgraft.verifying.planned import computed
+from torchgraft.ops import computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,19 +62,11 @@ class Hands:
             if step.action is Action.FRESH:
                 tensor.copy_(before[1])
                 return
-            if step.base:  # adapters are added to the values that the model came with
-                value = step.ops[0].run([before[1].to("cpu"), *(self._fed(feed) for feed in step.feeds)])
-            else:
-                value = computed(step, self._read)
+            base = [before[1].to("cpu")] if step.base else []  # adapters are added to what the model came with
+            (value,) = computed(step, self._read, base)
             if step.rows is None:
                 tensor.copy_(value)
                 return
             tensor.copy_(before[1])
             indices = torch.tensor(step.rows.indices, dtype=torch.long, device=tensor.device)
             tensor.index_copy_(step.rows.dim, indices, value.to(tensor.device, tensor.dtype))
-
-    def _fed(self, feed: Feed) -> torch.Tensor:
-        value = self._read(feed)
-        for op in feed.ops:
-            value = op.run([value])
-        return value

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from torchgraft.core.families import family
+from torchgraft.ops import computed
 from torchgraft.verifying.comparing import distance
-from torchgraft.verifying.planned import computed
 from torchgraft.verifying.settling.agreeing import Agreed, captured, module_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def picked_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> Picked | N
         numbers = torch.arange(shape[0], dtype=torch.float64)
         return numbers.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
 
-    made = computed(step, numbered)
+    made = computed(step, numbered)[0]
     written = step.rows.indices if step.rows else range(size)
     flat = made.reshape(len(made), -1) if len(made) == len(written) and made.numel() else None
     if flat is None or not bool((flat == flat[:, :1]).all()):

@@ -1,0 +1,60 @@
+"""Ops one after the other, with the same bits wherever that is called from."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import torch
+
+    from torchgraft.core.plan import Op
+
+
+def run_ops(ops: Sequence[Op], values: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what `ops` make of `values`: the first takes all of them, each further one what the one before it gave."""
+    made = list(values)
+    if ops:
+        with _without_autocast(made):
+            for op in ops:
+                made = [op.run(made)]
+    return made
+
+
+class _Fed(Protocol):
+    @property
+    def ops(self) -> Sequence[Op]: ...
+
+
+F = TypeVar("F", bound=_Fed)
+F_co = TypeVar("F_co", bound=_Fed, covariant=True)
+
+
+class _Step(Protocol[F_co]):
+    @property
+    def feeds(self) -> Sequence[F_co]: ...
+    @property
+    def ops(self) -> Sequence[Op]: ...
+
+
+def computed(
+    step: _Step[F], read: Callable[[F], torch.Tensor], base: Iterable[torch.Tensor] = ()
+) -> list[torch.Tensor]:
+    """Return what the ops of `step` make of `base` and of its feeds, each read and taken through ops of its own."""
+    values = list(base)
+    for feed in step.feeds:
+        values += run_ops(feed.ops, [read(feed)])
+    return run_ops(step.ops, values)
+
+
+def _without_autocast(values: Iterable[torch.Tensor]) -> ExitStack:
+    """Return a context without autocast, which would round matrix products to 16 bits, and refuses to join float64."""
+    import torch
+
+    stack = ExitStack()
+    for kind in sorted({"cpu", *(value.device.type for value in values)}):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack

@@ -1,0 +1,114 @@
+"""Tensors that can't be filled are refused before anything is written, and what fails on the way back stops nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from applying_helpers import fingerprint, plan_for, source_for
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.applying import apply
+from torchgraft.applying.fill import count_lost
+from torchgraft.applying.undo import Undo
+from torchgraft.surveying import survey
+
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+
+
+def model_with(**buffers):
+    model = nn.Linear(3, 2)
+    for name, value in buffers.items():
+        model.register_buffer(name, value)
+    return model
+
+
+@pytest.mark.parametrize("call", [tg.plan, tg.load])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (torch.zeros(1).expand(4), r"odd \[4\] of the model is expanded: several of its elements are one in memory"),
+        (torch.zeros(2, 1).expand(2, 3), r"odd \[2, 3\] of the model is expanded"),
+        (torch.eye(3).to_sparse(), "odd of the model is sparse_coo: only dense tensors are filled"),
+    ],
+)
+def test_tensors_without_room_for_each_element_are_refused(call, value, text):
+    model = model_with(odd=value)
+    saved = {**nn.Linear(3, 2).state_dict(), "odd": torch.randn(value.shape)}
+    before = model.weight.tolist()
+    with pytest.raises(tg.UsageError, match=text):
+        call(model, saved)
+    assert model.weight.tolist() == before
+    tg.load(model, saved, fresh=["odd"])
+    assert torch.equal(model.weight, saved["weight"])
+
+
+def test_a_tensor_that_refuses_its_old_values_keeps_none_of_the_others_from_theirs(monkeypatch):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight = nn.Parameter(torch.randn(4, 8)[:, ::2])
+    target = survey(model)
+    source = source_for(target, fail_at=3)
+    before = fingerprint(model)
+    plain = torch.Tensor.copy_
+
+    def stubborn(self, other, *rest):
+        if self.data_ptr() == model[0].weight.data_ptr() and stubborn.met:
+            raise RuntimeError("not writable any more")
+        stubborn.met = self.data_ptr() == model[0].weight.data_ptr()
+        return plain(self, other, *rest)
+
+    stubborn.met = False
+    monkeypatch.setattr(torch.Tensor, "copy_", stubborn)
+    with pytest.raises(tg.ModelLostError, match=r"0\.weight"):
+        apply(model, target, plan_for(target, source), source, undo="keep")
+    monkeypatch.undo()
+    assert fingerprint(model)[1:] == before[1:]
+
+
+def test_what_could_not_be_put_back_is_told():
+    tensor = torch.zeros(4)[::2]
+    undo = Undo([tensor])
+    undo.keep(tensor)
+    assert undo.restore() == []
+    expanded = torch.zeros(1).expand(3)
+    undo.keep(expanded)
+    assert [t is expanded for t in undo.restore()] == [True]
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int32])
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
+def test_numbers_beyond_a_type_of_one_byte_are_counted(dtype, given):
+    largest = torch.finfo(dtype).max
+    values = torch.tensor([0, 1, -largest, largest, 1.5 * largest, -1.5 * largest], dtype=torch.float64)
+    values = values[values.abs() <= torch.finfo(torch.float16).max] if given is torch.float16 else values
+    beyond = int((values.abs() > largest).sum())
+    values = values.to(given)
+    assert count_lost(values, values.to(dtype)) == beyond
+
+
+def test_parameters_of_one_byte_are_filled_and_overflow_is_refused():
+    model = model_with(scale=torch.zeros(3, dtype=torch.float8_e4m3fn))
+    saved = {**nn.Linear(3, 2).state_dict(), "scale": torch.tensor([1.0, -448.0, 0.5])}
+    tg.load(model, saved)
+    assert torch.equal(model.scale.float(), saved["scale"])
+    saved["scale"][0] = 1000.0
+    with pytest.raises(tg.PlanRefusedError, match="scale is float8_e4m3fn, and 1 of its 3 values"):
+        tg.load(model, saved)
+    assert torch.equal(model.scale.float(), torch.tensor([1.0, -448.0, 0.5]))
+
+
+def test_autocast_around_a_load_changes_no_value_and_forgets_the_old_ones():
+    model = nn.Sequential(nn.Linear(64, 64))
+    saved = {"0.weight": torch.randn(64, 64), "0.bias": torch.randn(64)}
+    down, up, x = torch.randn(4, 64), torch.randn(64, 4), torch.randn(2, 64)
+    adapters = {"base_model.model.0.lora_A.weight": down, "base_model.model.0.lora_B.weight": up}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x)
+        tg.load(model, saved)
+        seen = model(x)
+        assert torch.equal(model[0].weight, saved["0.weight"])
+        tg.load(model, adapters, merge_lora=2.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = nn.functional.linear(x, saved["0.weight"], saved["0.bias"])
+    assert torch.equal(seen, expected)
+    assert torch.allclose(model[0].weight, saved["0.weight"] + 2.0 * up @ down, rtol=1e-6, atol=1e-5)
