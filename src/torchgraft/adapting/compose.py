@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
+from torchgraft.adapting.flattened import behind_maps, unflattened
 from torchgraft.adapting.forms import Piece, pieces
 from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
@@ -41,6 +42,7 @@ class Facts:
     layout: Layout
     sides: tuple[Side, Side]
     first_convs: frozenset[str]
+    flattened: Mapping[str, int]
     network: str
     library: str
     grown: frozenset[tuple[int, int]]
@@ -70,13 +72,15 @@ def gather_facts(
     stored = [leaf for leaf in leaves[0] if len(leaf.shape) >= 3 and leaf.role == "weight"]
     if stored and not _alphabetical(leaves[0]):
         first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
+    layout = read_layout(matches, tails, specs)
     return Facts(
         specs=specs,
         slots={slot.name: slot for slot in target.slots},
         options=options,
-        layout=read_layout(matches, tails, specs),
+        layout=layout,
         sides=(read_side(leaves[0]), read_side(leaves[1])),
         first_convs=first,
+        flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},
         network=network,
         library=target.library,
         grown=grown_vocabularies(matches),
@@ -152,15 +156,20 @@ def _fit(match: Match, facts: Facts) -> Fit:
     return with_pairs(_shaped(match, facts), match.source, match.target)
 
 
+def _said(source: Leaf, target: Leaf, options: Options) -> Fit | None:
+    """Return how the caller wants a tensor to fit, None where nothing was said about it."""
+    for pattern, dims in options.permute.items():
+        if fnmatchcase(target.keys[0], pattern):
+            return Fit((Permute(tuple(dims)),), "permuted as you said")
+    return row_fit(source, target, options)
+
+
 def _shaped(match: Match, facts: Facts) -> Fit:
     source, target = match.source, match.target
     options, slot = facts.options, target.keys[0]
-    for pattern, dims in options.permute.items():
-        if fnmatchcase(slot, pattern):
-            return Fit((Permute(tuple(dims)),), "permuted as you said")
-    by_rows = row_fit(source, target, options)
-    if by_rows is not None:
-        return by_rows
+    said = _said(source, target, options)
+    if said is not None:
+        return said
     grown = vocabulary_fit(source, target, facts.grown)
     if grown is not None:
         return grown
@@ -171,6 +180,8 @@ def _shaped(match: Match, facts: Facts) -> Fit:
             return regridded
     is_stem = slot in facts.first_convs or source.keys[0] in facts.first_convs
     fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""), is_stem=is_stem)
+    if fit is not None and slot in facts.flattened and len(source.shape) == len(target.shape):
+        return unflattened(fit, target, facts.flattened[slot])
     if fit is not None and target.form != "plain" and fit.ops:
         return Fit(None, mismatch(source.shape, target.shape))
     if fit is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting.orientation import KERNEL_LAYOUTS, WEIGHTS, is_matrix, is_raw_matrix, permuted
+from torchgraft.adapting.orientation import KERNEL_LAYOUTS, WEIGHTS, is_matrix, is_raw_matrix, is_transposed, permuted
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import (
     AdaptInputChannels,
@@ -36,6 +36,10 @@ LAYER_ENDS = ("_w", "_weight")
 # Fuyu in transformers, NaFlex in timm. Some unfolds them and has channels first, so the order stays in doubt.
 PATCHES = "as [height, width, in] (as in vit-pytorch, SigLIP 2 and Fuyu; torch.nn.Unfold has the channels first)"
 CHANNELS_FIRST = "with the channels first (as Qwen2-VL cuts clips; other code moves the channels last)"
+EITHER_CHANNELS = (
+    "kernel axes in another order; a transposed convolution's kernel has as many channels in as out, and nothing shows which "
+    "are first (Keras keeps [..., out, in], Flax [..., in, out] and turns it round)"
+)
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
 
@@ -70,22 +74,32 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     if a == b[::-1] and is_raw_matrix(source, target):
         return Fit((Transpose(),), f"stored [in, out]: {RAW}") if a != b else _square_raw(source, target, layout)
     if len(a) == len(b):
-        same = _kernel(a, b, layout)
+        same = _kernel(source, target, layout)
+        if same is not None and same.ops and a[:2] != b[:2] and b[0] == b[1] and is_transposed(target):
+            return same if layout.transposed else replace(same, text=EITHER_CHANNELS, certainty=Certainty.DOUBT)
         if same is not None:
             return same
     return _other_rank(a, b, is_stem=is_stem)
 
 
-def _kernel(a: Shape, b: Shape, layout: Layout) -> Fit | None:
+def _kernel(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
     """Return how tensors of equal rank fit: as they are, or with the axes of a kernel in another order."""
-    shared = layout.kernel
+    a, b, shared = source.shape, target.shape, layout.kernel
     if a == b and shared is not None and not layout.plain_kernels and permuted(a, shared) == b:
         return Fit((Permute(shared),), "kernel axes in another order, like the other kernels of the file")
     if a == b:
         return UNCHANGED
+    if _is_depthwise(a, b) and not is_transposed(target):
+        ops: tuple[Op, ...] = (Permute((2, 3, 0, 1)), *((Reshape(b),) if a[3] > 1 else ()))
+        return Fit(ops, "depthwise, stored [height, width, channels, filters of each] (as in TensorFlow)")
     fits = (dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if permuted(a, dims) == b)
     dims = next(fits, None)
     return None if dims is None else Fit((Permute(dims),), "kernel axes in another order")
+
+
+def _is_depthwise(a: Shape, b: Shape) -> bool:
+    """Whether a kernel [height, width, channels, filters of each] has the numbers of one [channels * filters, 1, ...]."""
+    return len(a) == len(b) == 4 and (a[0], a[1], a[2] * a[3], 1) == (*b[2:], b[0], b[1]) and a[3] < a[2]
 
 
 def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:

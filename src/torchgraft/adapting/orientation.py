@@ -66,7 +66,8 @@ class Layout:
 
     `turned`/`straight` count matrices that fit only transposed, or only as they are, `among` the same for those of each
     kind of layer: a model may have layers that are stored [in, out] beside others. `kernels` is the one permutation
-    that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way.
+    that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way;
+    `transposed` is that of kernels of transposed convolutions, of which libraries keep the channels in either order.
     """
 
     turned: int = 0
@@ -76,6 +77,7 @@ class Layout:
     straight_tails: frozenset[str] = frozenset()
     kernel: tuple[int, ...] | None = None
     plain_kernels: int = 0
+    transposed: tuple[int, ...] | None = None
     raw_turned: int = 0
     raw_straight: int = 0
 
@@ -100,7 +102,11 @@ def read_layout(matches: Sequence[Match], tails: Mapping[str, str], specs: Mappi
         elif is_matrix(found.source, found.target):
             matrices.append(found)
     kernel, plain = _permutation(kernels)
-    layout = Layout(kernel=kernel, plain_kernels=plain, raw_turned=raw.count(False), raw_straight=raw.count(True))
+    transposed, _ = _permutation(
+        [found for found in kernels if is_transposed(found.target) and found.target.shape[0] != found.target.shape[1]]
+    )
+    layout = Layout(kernel=kernel, plain_kernels=plain, transposed=transposed)
+    layout = replace(layout, raw_turned=raw.count(False), raw_straight=raw.count(True))
     return _with_matrices(layout, matrices, tails, specs)
 
 
@@ -164,6 +170,11 @@ def _shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Ite
         rows, columns = spec.shape
         if rows != columns and bias.shape in ((rows,), (columns,)):
             yield bias.shape == (columns,)
+
+
+def is_transposed(leaf: Leaf) -> bool:
+    """Whether a kernel is that of a transposed convolution, which torch keeps as [in, out, ...]."""
+    return leaf.kind.startswith("ConvTranspose")
 
 
 def is_matrix(source: Leaf, target: Leaf) -> bool:

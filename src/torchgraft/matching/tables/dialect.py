@@ -279,6 +279,7 @@ FROM_THE_LAST = frozenset({"refinenet"})
 ROLES = {
     "weight": "weight",
     "kernel": "weight",
+    "depthwise_kernel": "weight",
     "w": "weight",
     "bias": "bias",
     "b": "bias",
