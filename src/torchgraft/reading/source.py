@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
 from torchgraft.reading.tensors.leaves import Held
-from torchgraft.reading.tensors.together import read_together
+from torchgraft.reading.tensors.together import read_together, spot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Network, Piece
     from torchgraft.reading.finding.catalog import Catalog
     from torchgraft.reading.tensors.leaves import Leaf
+    from torchgraft.reading.tensors.together import Spot
+
+MOST_SPOTS = 1 << 14  # of a million tensors they would take more memory than all else that is known of them
 
 
 class OpenedCheckpoint:
     """The Source of every format: networks by path, each tensor a leaf that fills a buffer."""
 
-    __slots__ = ("_files", "_leaves", "format", "metadata", "networks", "origin", "warnings")
+    __slots__ = ("_files", "_leaves", "_spots", "format", "metadata", "networks", "origin", "warnings")
 
     def __init__(self, *, origin: str, format: str, found: Catalog, files: Sequence[Any] = ()) -> None:  # noqa: A002
         self.origin = origin
@@ -35,6 +38,7 @@ class OpenedCheckpoint:
         self.warnings: tuple[str, ...] = tuple(printable(text, MAX_MESSAGE) for text in found.warnings)
         self._leaves = found.leaves
         self._files = files
+        self._spots: dict[tuple[str, str], Spot | None] = {}
 
     @property
     def stamps(self) -> dict[str, tuple[int, int]]:
@@ -84,7 +88,7 @@ class OpenedCheckpoint:
         Raises:
             CheckpointError: as for `read_into`.
         """
-        read_together([(self._leaf(piece.network, piece.key), piece) for piece in pieces], self.read_into)
+        read_together([(self._spot(piece.network, piece.key), piece) for piece in pieces], self.read_into)
 
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without reading the rest."""
@@ -110,6 +114,7 @@ class OpenedCheckpoint:
             path: {name: others.get(id(leaf), leaf) for name, leaf in named.items()}
             for path, named in self._leaves.items()
         }
+        made._spots = {}  # noqa: SLF001
         return made
 
     def close(self) -> None:
@@ -130,3 +135,13 @@ class OpenedCheckpoint:
             return self._leaves[network][key]
         except KeyError:
             raise UsageError(f"{self.origin}: no tensor {printable(key)!r} in network {printable(network)!r}") from None
+
+    def _spot(self, network: str, key: str) -> Spot | None:
+        """Return where a tensor lies plainly in a file; kept, as most are read in parts, and twice."""
+        try:
+            return self._spots[network, key]
+        except KeyError:
+            if len(self._spots) >= MOST_SPOTS:
+                self._spots = {}
+            found = self._spots[network, key] = spot_of(self._leaf(network, key))
+            return found

@@ -37,7 +37,7 @@ RATIO_FREE = 8 << 20
 _CENTRAL = struct.Struct("<4sxB2xHH4x3I4H2x2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _FACTS = struct.Struct("<2HI3Q")
-_SIZE, _SIZE_AT = struct.Struct("<Q"), struct.calcsize("<2HIQ")
+_SIZE, _SIZE_AT, _HEADER_AT = struct.Struct("<Q"), struct.calcsize("<2HIQ"), struct.calcsize("<2HI2Q")
 _FULL32 = 0xFFFFFFFF
 _OUTSIDE = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
 _ODD_NAME = re.compile(rf"{_OUTSIDE.pattern}|(?:^|/)\.?/", re.MULTILINE)
@@ -70,6 +70,14 @@ class Entries(Mapping[str, ZipEntry]):
         """Return the size of a record, -1 where there is none."""
         packed = self._packed.get(name)
         return -1 if packed is None else int(_SIZE.unpack_from(packed, _SIZE_AT)[0])
+
+    def header(self, name: str) -> int:
+        """Return where the header of a record lies.
+
+        Raises:
+            KeyError: there is no such record.
+        """
+        return int(_SIZE.unpack_from(self._packed[name], _HEADER_AT)[0])
 
     def __contains__(self, name: object) -> bool:
         return name in self._packed

@@ -151,7 +151,7 @@ class RecordBytes:
     The pieces may come in any order and from several threads. What is read again is not summed up again.
     """
 
-    __slots__ = ("_at", "_checked", "_pieces", "archive", "name", "nbytes", "skip")
+    __slots__ = ("_at", "_checked", "_crc", "_pieces", "archive", "name", "nbytes", "skip")
 
     def __init__(self, archive: ZipArchive, name: str, skip: int, nbytes: int) -> None:
         self.archive = archive
@@ -159,6 +159,7 @@ class RecordBytes:
         self.skip = skip
         self.nbytes = nbytes
         self._at = -1
+        self._crc = -1
         self._pieces: Pieces | None = None
         self._checked = archive.without_crc
 
@@ -170,7 +171,7 @@ class RecordBytes:
     @property
     def place(self) -> tuple[int, int]:
         """File number and offset of the record's header."""
-        return self.archive.window.place(self.entry.header)
+        return self.archive.window.place(self.archive.entries.header(self.name))
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
@@ -184,7 +185,9 @@ class RecordBytes:
     def located(self) -> int:
         """Return where its first byte lies in the archive's window, once its own header was compared."""
         if self._at < 0:
-            self._at = self.archive.locate(self.entry)
+            entry = self.entry
+            self._crc = entry.crc
+            self._at = self.archive.locate(entry)
         return self._at + self.skip
 
     @property
@@ -215,8 +218,7 @@ class RecordBytes:
     def add(self, start: int, size: int, checksum: int) -> None:
         """Take in the checksum of a piece; compare the whole when nothing is missing."""
         if size == self.nbytes and not self.skip:
-            self.archive.check_crc(self.entry, checksum)
-            self._checked = True
+            self._compare(checksum)
             return
         with self.archive.lock:
             if self._pieces is None:
@@ -225,8 +227,13 @@ class RecordBytes:
                     self._pieces.add(0, self.skip, crc32(self.archive.window.read(self._at, self.skip), 0))
             stop, total = self._pieces.add(self.skip + start, self.skip + start + size, checksum) or (0, 0)
         if stop == self.skip + self.nbytes:
-            self.archive.check_crc(self.entry, total)
-            self._checked = True
+            self._compare(total)
+
+    def _compare(self, checksum: int) -> None:
+        """Compare the checksum of all bytes, without looking the record up again."""
+        if checksum != self._crc:
+            self.archive.check_crc(self.entry, checksum)
+        self._checked = True
 
 
 class View(Leaf):

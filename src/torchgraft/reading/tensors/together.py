@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.checksums import crc32
@@ -12,14 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torchgraft.core.specs import Piece
-    from torchgraft.reading.disk.files import CheckpointFile, Window
+    from torchgraft.reading.disk.files import CheckpointFile
     from torchgraft.reading.tensors.leaves import Leaf
 
 GAP = 4096  # reading on over what nobody wants costs less than another system call
 
 
+class Spot(NamedTuple):
+    """Where all bytes of a tensor lie in a file as they are wanted: `size` of them, from `offset` on.
+
+    Those of a zip record are its bytes from `start` on.
+    """
+
+    file: CheckpointFile
+    offset: int
+    size: int
+    record: RecordBytes | None = None
+    start: int = 0
+
+
 class _Wanted(NamedTuple):
-    """A piece whose bytes lie in a file as they are wanted: from `offset` on. `start` counts in its record, if any."""
+    """What a buffer is filled with: the bytes of the file from `offset` on, those of the record from `start` on, if any."""
 
     file: CheckpointFile
     offset: int
@@ -28,8 +42,26 @@ class _Wanted(NamedTuple):
     start: int
 
 
+def spot_of(leaf: Leaf) -> Spot | None:
+    """Return where a tensor lies; None for one that is made of the file's bytes, or is checked in a way of its own.
+
+    Raises:
+        CheckpointError: it reaches out of its file, or the header of its record is wrong.
+    """
+    if not isinstance(leaf, View) or leaf.strides is not None or leaf.swap or leaf.dtype is DType.BOOL:
+        return None
+    held, size = leaf.source, prod(leaf.shape) * leaf.dtype.itemsize
+    if isinstance(held, FileBytes):
+        window = held.window
+        return Spot(window.file, window.checked(held.offset + leaf.offset, size), size)
+    if isinstance(held, RecordBytes) and not held.entry.method and size == held.nbytes:
+        window = held.archive.window
+        return Spot(window.file, window.checked(held.located() + leaf.offset, size), size, held, leaf.offset)
+    return None
+
+
 def read_together(
-    pieces: Sequence[tuple[Leaf, Piece]], read_alone: Callable[[str, str, memoryview, int], None]
+    pieces: Sequence[tuple[Spot | None, Piece]], read_alone: Callable[[str, str, memoryview, int], None]
 ) -> None:
     """Fill the buffer of each piece; `read_alone` does so for one whose bytes don't lie plainly in a file.
 
@@ -37,35 +69,18 @@ def read_together(
         CheckpointError: the bytes can't be read, or the checksum of a record is wrong.
     """
     run: list[_Wanted] = []
-    for leaf, piece in pieces:
-        wanted = _plain(leaf, piece)
-        if wanted is None:
-            read_alone(piece.network, piece.key, piece.buffer, piece.start)
+    for spot, (network, key, start, buffer) in pieces:
+        size = len(buffer)
+        if spot is None or not 0 < size <= spot.size - start:
+            read_alone(network, key, buffer, start)
             continue
+        wanted = _Wanted(spot.file, spot.offset + start, buffer, spot.record, spot.start + start)
         if run and not _follows(run[-1], wanted):
             _read(run)
             run = []
         run.append(wanted)
     if run:
         _read(run)
-
-
-def _plain(leaf: Leaf, piece: Piece) -> _Wanted | None:
-    """Return where a piece lies; None for one that is made of the file's bytes, or is checked in a way of its own."""
-    size = len(piece.buffer)
-    if not isinstance(leaf, View) or leaf.strides is not None or leaf.swap or leaf.dtype is DType.BOOL or not size:
-        return None
-    held = leaf.source
-    start = leaf.offset + piece.start
-    if isinstance(held, FileBytes):
-        return _in(held.window, held.offset + start, piece.buffer, None, 0)
-    if isinstance(held, RecordBytes) and not held.entry.method and leaf.is_whole:
-        return _in(held.archive.window, held.located() + start, piece.buffer, held, start)
-    return None
-
-
-def _in(window: Window, at: int, buffer: memoryview, record: RecordBytes | None, start: int) -> _Wanted:
-    return _Wanted(window.file, window.checked(at, len(buffer)), buffer, record, start)
 
 
 def _follows(one: _Wanted, other: _Wanted) -> bool:
