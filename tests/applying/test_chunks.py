@@ -27,7 +27,7 @@ def transfer(name, sizes):
     for size in sizes:
         segments.append(Segment("", name, 7, at, size))
         at += size
-    return Transfer(step, torch.zeros(0), None, tuple(segments))
+    return Transfer(step, torch.zeros(0), None, tuple(segments), sum(sizes), [])
 
 
 @settings(max_examples=100, deadline=None)

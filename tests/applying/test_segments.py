@@ -8,7 +8,7 @@ from applying_helpers import WHY, MemorySource, fingerprint, plan_for, reads_in_
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying import apply, transaction
+from torchgraft.applying import apply, moves
 from torchgraft.applying.segments import segments
 from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.core.plan import Feed, Rows, Step
@@ -56,7 +56,7 @@ def test_moving_bytes_equals_computing(name, undo, monkeypatch):
         source = MemorySource(given)
         assert segments(step, source, {"": source.networks[0].specs})
         if not fast:
-            monkeypatch.setattr(transaction, "segments", lambda *_: None)
+            monkeypatch.setattr(moves, "segments", lambda *_: None)
         with torch.no_grad():
             model.w.fill_(7)
         done = apply(model, target, plan_for(target, source, w=step), source, verify=compare_values, undo=undo)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchgraft.applying import apply, transaction
+from torchgraft.applying import apply, moves
 from torchgraft.core.plan import Feed, Rows, Step
 from torchgraft.ops import Index, SliceDim
 from torchgraft.surveying import survey
@@ -88,7 +88,7 @@ def test_the_fast_way_equals_the_careful_one(monkeypatch):
     results = []
     for fast in (True, False):
         if not fast:
-            monkeypatch.setattr(transaction, "segments", lambda *_: None)
+            monkeypatch.setattr(moves, "segments", lambda *_: None)
         model = channels_last()
         target = survey(model)
         source = source_for(target)

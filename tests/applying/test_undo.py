@@ -12,7 +12,7 @@ from applying_models import ALL, conv
 from torch import nn
 
 from torchgraft.applying import apply
-from torchgraft.applying.transfers import apart
+from torchgraft.applying.moves import apart
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, ModelLostError, PlanRefusedError, UsageError
 from torchgraft.surveying import survey

@@ -148,7 +148,7 @@ class Casts:
         self._sums[name, part.done] = crc32(cast.data, 0)
         found = sampled(kinds.cast(part.transfer.size), kinds.cast(part.done), cast.size)
         samples = [Sample(part.at + start, part.at + stop, crc32(cast[start:stop].data, 0)) for start, stop in found]
-        self._written.samples[name].extend(samples)
+        part.transfer.samples.extend(samples)
 
     def _put(self, block: _Block) -> None:
         """Write a block, and compare what lies in the slot then with what was read and cast first."""

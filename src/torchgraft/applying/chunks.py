@@ -15,32 +15,36 @@ if TYPE_CHECKING:
     from torchgraft.applying.segments import Segment
     from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Step
+    from torchgraft.core.written import Sample
 
 MOST_PARTS = 256
 BLOCK = 1 << 20  # bytes of the wider type that are cast at a time
 
 
 class Transfer(NamedTuple):
-    """One slot to be filled by reading: its bytes, and where they come from.
+    """One slot to be filled by reading: its bytes, and where they come from; `size` of them are read in all.
 
     `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
     no more when the second time begins. `bare`: there is no way back from the first byte on. `given`: the element type that
-    it is cast from; sizes of its segments count in that type then.
+    it is cast from; sizes of its segments count in that type then. `samples` takes the checksums of what is compared
+    after writing.
     """
 
     step: Step
     value: torch.Tensor
     data: Bytes
     segments: tuple[Segment, ...]
+    size: int
+    samples: list[Sample]
     room: int = 0
     proves: bool = False
     bare: bool = False
     given: DType | None = None
 
     @property
-    def size(self) -> int:
-        """Number of bytes that are read."""
-        return sum([segment.size for segment in self.segments])
+    def name(self) -> str:
+        """The name of the slot."""
+        return self.step.slot.name
 
     def spoil(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""

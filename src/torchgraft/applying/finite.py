@@ -63,6 +63,11 @@ class Odd:
 NONE = Odd()
 
 
+def can_be_odd(dtype: DType) -> bool:
+    """Return whether values of this type can be NaN or infinite."""
+    return dtype in _PATTERNS
+
+
 def odd_values(data: NDArray[np.uint8], dtype: DType) -> Odd:
     """Return how many NaN and infinite elements the bytes hold; none for types that have neither.
 

@@ -9,8 +9,9 @@ from torchgraft.applying.cells import expect_writable
 from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
 from torchgraft.applying.memory import is_plain
+from torchgraft.applying.moves import apart
 from torchgraft.applying.segments import segments
-from torchgraft.applying.transfers import LOOKED_AT, apart
+from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.memory import Memory
 from torchgraft.core.places import is_spread, walk_of

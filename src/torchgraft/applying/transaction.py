@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.cells import Cell, Installation, expect_writable, resolve
-from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
-from torchgraft.applying.memory import bytes_of
+from torchgraft.applying.moves import apart, kept, move_of, transfers
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
-from torchgraft.applying.segments import segments
-from torchgraft.applying.transfers import Transfers, apart, keeps
+from torchgraft.applying.transfers import Transfers
 from torchgraft.applying.undo import NONE, Undo, check_undo
 from torchgraft.core.errors import (
     MAX_MESSAGE,
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.applying.chunks import Transfer
     from torchgraft.core.places import Walk
     from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.report import Check
@@ -123,7 +122,7 @@ class _Work:
     transfers: Transfers = field(init=False)
     reader: ReadOnce = field(init=False)
     ticks: Ticks = field(init=False)
-    direct: list[Transfer] = field(default_factory=list)
+    direct: list[Transfer] = field(init=False)
     others: list[Step] = field(default_factory=list)
     overlapping: bool = False
     installation: Installation = field(default_factory=Installation)
@@ -132,33 +131,21 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.specs = {network.path: network.specs for network in self.source.networks}
-        moved: list[Transfer] = []
         self.overlapping = not apart(cell.value for cell in self.cells.values() if cell.plain)
+        moves = []
         for step in self.steps:
-            cell = self._cell(step)
-            found = segments(step, self.source, self.specs) if cell.plain and cell.value.is_contiguous() else None
-            given = self.specs[step.feeds[0].network][step.feeds[0].key].dtype if found else cell.slot.spec.dtype
-            cast = given is not cell.slot.spec.dtype
-            if found is None or (cast and self.overlapping):
+            move = move_of(step, self._cell(step), self.source, self.specs, casts=not self.overlapping)
+            if move is None:
                 self.others.append(step)
             else:
-                moved.append(Transfer(step, cell.value, bytes_of(cell.value), found, given=given if cast else None))
-        real = [t for t in moved if not self._cell(t.step).staged and t.data.size]
-        kept = real if self.overlapping else keeps(real, self.way)
-        changed = [self._cell(step) for step in self.others]
-        self.undo = Undo([*(cell.value for cell in changed if not cell.staged), *(t.value for t in kept)])
-        rooms = {t.step.slot.name: self.undo.reserve(t.data.size) for t in kept}
-        loose = {t.step.slot.name for t in real} - rooms.keys()
-        for t in moved:
-            name = t.step.slot.name
-            if name in loose:
-                once = self.way == NONE
-                self.direct.append(t._replace(proves=not once, bare=once))
-            else:
-                self.direct.append(t._replace(room=rooms[name]) if name in rooms else t)
-        self.read = sum(t.size for t in self.direct) + sum(map(self._fed, self.others))
+                moves.append(move)
+        changed = [cell.value for cell in map(self._cell, self.others) if not cell.staged]
+        keeps = kept(moves, self.way, overlapping=self.overlapping)
+        self.undo = Undo(changed, [move.old for move in keeps])
+        self.direct = transfers(moves, keeps, self.undo, self.way, self.written)
+        self.read = sum([t.size for t in self.direct]) + sum(map(self._fed, self.others))
         self.reader = ReadOnce(self.source)
-        self.ticks = Ticks(self.progress, self.read + sum(t.size for t in self.direct if t.proves))
+        self.ticks = Ticks(self.progress, self.read + sum([t.size for t in self.direct if t.proves]))
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written, self.ticks.tick)
 
     def _cell(self, step: Step) -> Cell:

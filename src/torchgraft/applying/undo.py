@@ -9,7 +9,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     import torch
 
@@ -27,10 +27,10 @@ def check_undo(way: str) -> None:
 class Undo:
     """Keeps what is about to be overwritten, and puts it back, the last first."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Reserve memory for the old values of `tensors` (each may be kept once, whole or in pieces)."""
-        sizes = [t.numel() * t.element_size() for t in tensors if is_plain(t) and is_dense(t)]
-        self._arena = Arena(sum((size + 63) // 64 * 64 for size in sizes))
+    def __init__(self, tensors: Iterable[torch.Tensor], sizes: Iterable[int] = ()) -> None:
+        """Reserve memory for the old values of `tensors`, and for `sizes` bytes (each once, whole or in pieces)."""
+        whole = [t.nbytes for t in tensors if is_plain(t) and is_dense(t)]
+        self._arena = Arena(sum([(size + 63) // 64 * 64 for size in (*whole, *sizes)]))
         self._moved: list[tuple[int, int, int]] = []
         self._cloned: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.size = 0

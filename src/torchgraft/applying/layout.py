@@ -1,0 +1,114 @@
+"""Where the parts of a chunk are read to: into their slots, or aside to be looked at first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.applying.chunks import MOST_PARTS, sampled
+from torchgraft.applying.finite import can_be_odd
+from torchgraft.core.checksums import crc32
+from torchgraft.core.specs import Piece
+from torchgraft.core.written import SMALL as COMPARED_WHOLE
+from torchgraft.core.written import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torchgraft.applying.chunks import Chunk, Part, Transfer
+    from torchgraft.applying.memory import Bytes
+
+SMALL = 64 << 10
+WASTE = (
+    MOST_PARTS * 16
+)  # of memory aside, so that elements of every type, the widest one included, begin where they may
+
+
+class Stretch(NamedTuple):
+    """`size` bytes of a slot, from byte `at` on, that are read to one place: the slot itself, or aside.
+
+    `done` bytes of the transfer come before them. `aside` is their place in the memory aside, -1 for those read into the slot.
+    """
+
+    transfer: Transfer
+    at: int
+    size: int
+    done: int
+    where: Bytes
+    aside: int
+
+    def sum_up(self) -> None:
+        """Keep checksums of what will be compared after writing, of what was read aside."""
+        transfer, at, size, done, where, _ = self
+        if size == transfer.size <= COMPARED_WHOLE:
+            transfer.samples.append(Sample(at, at + size, crc32(where.data, 0)))
+            return
+        for low, high in sampled(transfer.size, done, size):
+            transfer.samples.append(Sample(at + low, at + high, crc32(where[low:high].data, 0)))
+
+    def put(self) -> None:
+        """Write what was read aside into the slot."""
+        self.transfer.data[self.at : self.at + self.size] = self.where
+
+
+def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
+    """Return what is to be read, and where: aside what is not to be written yet, is small, or is compared later.
+
+    In `memory`, what may hold NaN lies in front, side by side as in the file, all else at the end: one look tells of many.
+    """
+    pieces: list[Piece] = []
+    stretches: list[Stretch] = []
+    front, back = 0, memory.size
+    for part in chunk:
+        transfer, segment, start, at, size, done = part
+        dtype = transfer.step.slot.spec.dtype
+        unit = dtype.itemsize
+        whole = transfer.proves or transfer.size <= SMALL
+        for low, high, is_aside in ((0, size, True),) if whole else _cut(part):
+            many = high - low
+            if not is_aside:
+                place, where = -1, transfer.data[at + low : at + high]
+            elif can_be_odd(dtype):
+                place = -(-front // unit) * unit
+                front = place + many
+                where = memory[place:front]
+            else:
+                back = place = (back - many) // unit * unit
+                where = memory[place : place + many]
+            pieces.append(Piece(segment.network, segment.key, start + low, where.data))
+            stretches.append(Stretch(transfer, at + low, many, done + low, where, place))
+    return pieces, stretches
+
+
+def _cut(part: Part) -> Iterator[tuple[int, int, bool]]:
+    """Yield the stretches (start, stop) of a part, and of each whether it is read aside, to be compared later."""
+    at = 0
+    for start, stop in sampled(part.transfer.size, part.done, part.size):
+        if at < start:
+            yield at, start, False
+        yield start, stop, True
+        at = stop
+    if at < part.size:
+        yield at, part.size, False
+
+
+def side_by_side(stretches: Iterable[Stretch], memory: Bytes) -> Iterator[tuple[Bytes, Sequence[Stretch]]]:
+    """Yield what may hold NaN: values of one type that lie side by side, and the stretches that they are of."""
+    group: list[Stretch] = []
+    for stretch in stretches:
+        dtype = stretch.transfer.step.slot.spec.dtype
+        if not can_be_odd(dtype):
+            continue
+        if group:
+            last = group[-1]
+            alike = dtype is last.transfer.step.slot.spec.dtype
+            if not alike or last.aside < 0 or stretch.aside != last.aside + last.size:
+                yield _together(group, memory), group
+                group = []
+        group.append(stretch)
+    if group:
+        yield _together(group, memory), group
+
+
+def _together(group: Sequence[Stretch], memory: Bytes) -> Bytes:
+    first, last = group[0], group[-1]
+    return first.where if len(group) == 1 else memory[first.aside : last.aside + last.size]

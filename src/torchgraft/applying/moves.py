@@ -1,0 +1,99 @@
+"""Which steps only move bytes, perhaps through a cast, and what becomes of the old values of their slots."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.applying.chunks import Transfer
+from torchgraft.applying.memory import bytes_of
+from torchgraft.applying.segments import segments
+from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+
+    from torchgraft.applying.cells import Cell
+    from torchgraft.applying.segments import Segment
+    from torchgraft.applying.undo import Undo
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.plan import Step
+    from torchgraft.core.specs import Source, TensorSpec
+    from torchgraft.core.written import Written
+
+
+class Move(NamedTuple):
+    """A step that moves `segments` into `value`, cast from the type `given` if that is another one.
+
+    `old` is how many bytes of old values there are: none on meta.
+    """
+
+    step: Step
+    value: torch.Tensor
+    segments: tuple[Segment, ...]
+    given: DType | None
+    old: int
+
+
+def move_of(
+    step: Step, cell: Cell, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]], *, casts: bool
+) -> Move | None:
+    """Return what a step moves; None where it does more than that, or casts where that may not be."""
+    value = cell.value
+    if not cell.plain or not value.is_contiguous():
+        return None
+    found = segments(step, source, specs)
+    if found is None:
+        return None
+    feed = step.feeds[0]
+    dtype = specs[feed.network][feed.key].dtype
+    given = None if dtype is cell.slot.spec.dtype else dtype
+    if given and not casts:
+        return None
+    return Move(step, value, found, given, 0 if cell.staged else value.nbytes)
+
+
+def kept(moves: Sequence[Move], way: str, *, overlapping: bool) -> list[Move]:
+    """Return those whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
+    real = [move for move in moves if move.old]
+    if way == KEEP or overlapping:
+        return real
+    found: list[Move] = []
+    left = KEPT if way == AUTO else 0
+    for move in sorted(real, key=lambda move: move.old):
+        left -= move.old
+        if left < 0:
+            break
+        found.append(move)
+    return found
+
+
+def transfers(moves: Sequence[Move], keeps: Sequence[Move], undo: Undo, way: str, written: Written) -> list[Transfer]:
+    """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose."""
+    rooms = {move.step.slot.name: undo.reserve(move.old) for move in keeps}
+    out: list[Transfer] = []
+    for step, value, found, given, old in moves:
+        name = step.slot.name
+        room = rooms.get(name, 0)
+        loose = old > 0 and not room
+        samples = written.samples[name] = []
+        size = found[0].size if len(found) == 1 else sum([segment.size for segment in found])
+        proves, bare = loose and way != NONE, loose and way == NONE
+        out.append(Transfer(step, value, bytes_of(value), found, size, samples, room, proves, bare, given))
+    return out
+
+
+def apart(tensors: Iterable[torch.Tensor]) -> bool:
+    """Return whether no two of the plain tensors reach into each other's memory."""
+    ranges = sorted([(at := t.data_ptr(), at + _reach(t)) for t in tensors if t.numel()])
+    return all(end <= begin for (_, end), (begin, _) in pairwise(ranges))
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Return the bytes from the first element to the end of the last."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
