@@ -128,6 +128,23 @@ def test_too_few_seeds_are_refused(seeds):
         tg.measure_benefit(net, taught(), lambda model, report: 1.0, seeds=seeds)
 
 
+ONE = net()
+
+
+@pytest.mark.parametrize(
+    ("build", "train", "seeds", "said"),
+    [
+        (net, 3, SEEDS, "train is a int: give a function"),
+        (net, lambda *_: 1.0, 5, r"seeds=5: give a list of numbers, e.g. range\(5\)"),
+        (lambda: ONE, lambda *_: 1.0, SEEDS, "build returns the same model again"),
+        (dict, lambda *_: 1.0, SEEDS, "build returns a dict: return an nn.Module"),
+    ],
+)
+def test_what_can_tell_nothing_is_refused(build, train, seeds, said):
+    with pytest.raises(UsageError, match=said):
+        tg.measure_benefit(build, taught(), train, seeds=seeds)
+
+
 @pytest.mark.parametrize("score", ["much", None, float("inf"), torch.ones(2)])
 def test_a_score_is_one_finite_number(score):
     with pytest.raises(UsageError, match="return one finite number"):

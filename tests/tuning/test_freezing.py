@@ -1,7 +1,9 @@
 """Frozen means: no gradient, no drift of statistics, however train() is called; and undo is exact."""
 
 import copy
+import gc
 import io
+import itertools
 import re
 
 import pytest
@@ -222,3 +224,43 @@ def test_errors_say_what_was_given_and_what_to_do(call, said):
     with pytest.raises(UsageError, match=re.escape(said)):
         call(model)
     assert state_of(model) == before
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("changed", [False, True])
+def test_freezes_of_the_same_are_undone_in_any_order(order, changed):
+    model = Net(2)
+    model.blocks[1].bn.eval()
+    model(torch.randn(4, 4)).sum().backward()
+    before = state_of(model)
+    wishes = [{"modules": ["blocks.0.bn"]}, {"modules": ["blocks"], "dropout": "off"}, {"patterns": ["*bn*", "stem*"]}]
+    frozen = [freeze(model, **wish) for wish in wishes]
+    if changed:
+        model.eval()
+        model.train()
+    left = set(range(3))
+    for number in order:
+        frozen[number].undo()
+        left.remove(number)
+        names = {name for other in left for name in frozen[other].names}
+        assert {n for n, p in model.named_parameters() if not p.requires_grad} == names
+        model.train() if changed else None
+        still = {path for other in left for path in frozen[other].modules}
+        assert not any(model.get_submodule(path).training for path in still)
+        if left & {1}:
+            assert not any(m.training for m in model.blocks.modules())
+    if changed:
+        assert all(module.training for module in model.modules())
+    else:
+        assert state_of(model) == before
+
+
+def test_a_freeze_that_is_dropped_stays_and_keeps_no_other_from_being_undone():
+    model = Net(1)
+    first = freeze(model, modules=["stem"])
+    second = freeze(model, modules=["stem", "norm"])
+    del first
+    gc.collect()
+    second.undo()
+    assert all(p.requires_grad for p in model.norm.parameters())
+    assert not any(p.requires_grad for p in model.stem.parameters())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tuning_models import Net, fate_lists, made, nets
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning import freeze, param_groups
+from torchgraft.tuning import freeze, loaded_masks, param_groups
 from torchgraft.tuning.depth import depths
 
 
@@ -93,6 +93,8 @@ def test_a_head_put_in_after_loading_is_fresh():
     [
         ({"lr": -1.0}, "lr=-1.0"),
         ({"lr": float("nan")}, "lr=nan"),
+        ({"lr": "0.1"}, "lr='0.1'"),
+        ({"lr": 0.1, "fresh_lr": True}, "fresh_lr=True"),
         ({"lr": 0.1, "layer_decay": 1.5}, "layer_decay=1.5"),
         ({"lr": 0.1, "weight_decay": float("inf")}, "weight_decay=inf"),
     ],
@@ -101,3 +103,9 @@ def test_rates_that_make_no_sense(asked, said):
     model = Net(1)
     with pytest.raises(UsageError, match=said):
         param_groups(model, made(["loaded"], model), **asked)
+
+
+@pytest.mark.parametrize("call", [lambda m, r: param_groups(m, r, lr=0.1), loaded_masks])
+def test_no_report_is_refused(call):
+    with pytest.raises(UsageError, match=r"report is a NoneType: give what load\(\) or plan\(\) returned"):
+        call(Net(1), None)

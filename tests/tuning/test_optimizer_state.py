@@ -253,6 +253,49 @@ def test_lists_of_optimizers_and_a_file_of_its_own(tmp_path):
         tg.optimizer_state(model, torch.optim.Adam(model.parameters()), report, kept["model"])
 
 
+def test_lists_of_tensors_are_no_state_of_a_parameter():
+    old = net()
+    optimizer = torch.optim.LBFGS(old.parameters(), max_iter=3)
+    x = torch.randn(8, 3)
+
+    def loss():
+        optimizer.zero_grad()
+        value = old(x).square().mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    kept = {"model": old.state_dict(), "optimizer": optimizer.state_dict()}
+    model = net()
+    report = tg.load(model, kept)
+    with pytest.raises(tg.UsageError, match=r"keeps lists of tensors \(.*old_dirs.*\), as L-BFGS does"):
+        tg.optimizer_state(model, torch.optim.LBFGS(model.parameters()), report, kept)
+
+
+def test_what_is_no_optimizer_and_no_report_is_said_to_be_none():
+    old = net()
+    kept = trained(old, torch.optim.Adam(old.parameters()))
+    model = net()
+    report = tg.load(model, kept)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(tg.UsageError, match=r"optimizer is a StepLR: give a torch.optim.Optimizer"):
+        tg.optimizer_state(model, torch.optim.lr_scheduler.StepLR(optimizer, 1), report, kept)
+    with pytest.raises(tg.UsageError, match=r"report is a dict: give what load\(\) or plan\(\) returned"):
+        tg.optimizer_state(model, optimizer, {}, kept)
+
+
+def test_another_default_device_is_not_asked_for(tmp_path):
+    old = net()
+    torch.save(trained(old, torch.optim.Adam(old.parameters())), tmp_path / "kept.pt")
+    model = net()
+    with torch.device("meta"):
+        report = tg.load(model, tmp_path / "kept.pt")
+        optimizer = torch.optim.Adam(model.parameters())
+        done = tg.optimizer_state(model, optimizer, report, tmp_path / "kept.pt")
+    assert len(done.carried) == 6
+    assert not any(t.is_meta for state in optimizer.state.values() for t in state.values())
+
+
 def test_an_optimizer_of_another_model_is_refused():
     old = net()
     kept = trained(old, torch.optim.Adam(old.parameters()))

@@ -60,7 +60,10 @@ def _homes(conversion: Conversion, there: Numbering, back: Numbering) -> dict[st
         output = _without_casts(conversion.by_name[name])
         # Zeros that an output inserts have no origin: counted from one, they can't be taken for an element.
         value = value_of(
-            output, lambda key: (torch.arange(there.specs[key].numel) + starts[key] + 1).reshape(there.specs[key].shape)
+            output,
+            lambda key: (torch.arange(there.specs[key].numel, device="cpu") + starts[key] + 1).reshape(
+                there.specs[key].shape
+            ),
         )
         origin = value.reshape(-1).numpy() - 1
         mine = np.arange(origin.size, dtype=np.int64) + int(back.starts[at])

@@ -73,7 +73,7 @@ class Numbering:
         out = {}
         for at, name in enumerate(self.names):
             spec = self.specs[name]
-            digit = torch.arange(int(self.starts[at]), int(self.starts[at + 1]))
+            digit = torch.arange(int(self.starts[at]), int(self.starts[at + 1]), device="cpu")
             digit >>= number * (self.base.bit_length() - 1)  # the base is a power of two
             digit &= self.base - 1
             digit = (self.base - 1) - digit if turned else digit
@@ -236,6 +236,8 @@ def _random(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
     if spec.dtype.kind in ("float", "complex"):
         wide = torch.complex64 if spec.dtype.kind == "complex" else torch.float32
         wide = torch.float64 if spec.dtype is DType.F64 else wide
-        return torch.randn(spec.shape, generator=generator, dtype=wide).to(dtype)
+        return torch.randn(spec.shape, generator=generator, dtype=wide, device="cpu").to(dtype)
     low = -100 if spec.dtype.kind == "int" else 0
-    return torch.randint(low, 2 if dtype is torch.bool else 100, spec.shape, generator=generator).to(dtype)
+    return torch.randint(low, 2 if dtype is torch.bool else 100, spec.shape, generator=generator, device="cpu").to(
+        dtype
+    )

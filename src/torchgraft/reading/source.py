@@ -61,10 +61,10 @@ class OpenedCheckpoint:
         spec_bytes = leaf.dtype.itemsize
         for n in leaf.shape:
             spec_bytes *= n
-        raw = torch.empty(spec_bytes, dtype=torch.uint8)
+        raw = torch.empty(spec_bytes, dtype=torch.uint8, device="cpu")
         if spec_bytes:
             self.read_into(network, key, raw.numpy().data)
-        return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype)
+        return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype, device="cpu")
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order.

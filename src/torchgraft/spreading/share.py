@@ -158,7 +158,7 @@ def _made_whole(
     team.together(make)
     if not made:
         spec = _result(step, specs)
-        made.append(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label)))
+        made.append(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label), device="cpu"))
     whole = team.spread(made[0], maker)
     if task.rows is not None:
         whole = whole.index_select(task.rows.dim, torch.tensor(task.positions, dtype=torch.long, device=whole.device))

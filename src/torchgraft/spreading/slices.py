@@ -81,7 +81,7 @@ class SlicedSource:
         if box.covers(spec.shape):
             return self._source.read(network, name)
         dtype: torch.dtype = getattr(torch, spec.dtype.label)
-        out = torch.empty(box.sizes, dtype=dtype)
+        out = torch.empty(box.sizes, dtype=dtype, device="cpu")
         if out.numel():
             self.read_into(network, key, out.reshape(-1).view(torch.uint8).numpy().data)
         return out

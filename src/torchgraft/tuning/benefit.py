@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -124,21 +125,38 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
     the end. In memory at one time: one model.
 
     Raises:
-        UsageError: too few seeds, or a score that is no finite number.
+        UsageError: too few seeds, a score that is no finite number, or a model that is the last one again.
     """
+    _expect_functions(build=build, train=train)
+    if isinstance(seeds, int):
+        raise UsageError(f"seeds={seeds}: give a list of numbers, e.g. range({max(seeds, FEWEST_SEEDS)})")
     if len(set(seeds)) < FEWEST_SEEDS or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds={list(seeds)}: give {FEWEST_SEEDS} or more different ones; fewer tell nothing")
+    last: Callable[[], object] = lambda: None  # noqa: E731  # a weak reference is called, too
     scores: dict[str, list[float]] = {SCRATCH: [], LOADED: [], SHUFFLED: []}
     for seed in seeds:
         for start, found in scores.items():
             with _seeded(seed) as again:
                 model = build()
+                if not hasattr(model, "named_parameters"):
+                    raise UsageError(f"build returns a {type(model).__name__}: return an nn.Module")
+                if model is last():
+                    raise UsageError(
+                        "build returns the same model again: make a new one at each call, or nothing is from scratch"
+                    )
+                last = weakref.ref(model)
                 report = None if start == SCRATCH else fill(model)
                 if report is not None and start == SHUFFLED:
                     shuffle_loaded(model, report, seed)
                 again()
                 found.append(_finite(train(model, report), start, seed))
     return Benefit(seeds=tuple(seeds), scores={start: tuple(found) for start, found in scores.items()})
+
+
+def _expect_functions(**given: object) -> None:
+    for name, function in given.items():
+        if not callable(function):
+            raise UsageError(f"{name} is a {type(function).__name__}: give a function")
 
 
 def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.places import Place, modules, places
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Plan
 from torchgraft.core.report import Report
 from torchgraft.ops import (
     AdaptInputChannels,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from torchgraft.core.plan import Plan, Rows, Step
+    from torchgraft.core.plan import Rows, Step
 
 # Ops after which a tensor has to learn again: its size or the meaning of its rows has changed. All others
 # (rearranging, joining, folding, merging) leave the function of the model as it was.
@@ -103,8 +103,16 @@ class Fates:
 
 
 def plan_of(given: Report | Plan) -> Plan:
-    """Return the plan of a report, or the plan itself."""
-    return given.plan if isinstance(given, Report) else given
+    """Return the plan of a report, or the plan itself.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(given, Report):
+        return given.plan
+    if not isinstance(given, Plan):
+        raise UsageError(f"report is a {type(given).__name__}: give what load() or plan() returned")
+    return given
 
 
 def fates(model: nn.Module, given: Report | Plan | None) -> Fates:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.tuning.changes import Change
 from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
 from torchgraft.tuning.masks import hold, keep
 from torchgraft.tuning.patterns import chosen
@@ -69,7 +70,10 @@ class Frozen:
         self._undo.append(keep(optimizer, self._partial))
 
     def undo(self) -> None:
-        """Put gradient flags, gradients and modes back as they were before; a second call does nothing."""
+        """Put gradient flags, gradients and modes back as they were before; a second call does nothing.
+
+        What another freeze() holds as well stays frozen until that is undone, too, in whatever order.
+        """
         while self._undo:
             self._undo.pop()()
 
@@ -192,16 +196,17 @@ def _why_nothing(found: Fates, report: object) -> str:
 def _without_gradient(tensor: Tensor) -> Callable[[], None]:
     """Take gradient flag and gradient from a parameter; return what gives them back."""
     parameter = tensor.places[0].tensor
-    flag, gradient = parameter.requires_grad, parameter.grad
-    parameter.requires_grad_(False)
-    parameter.grad = None
 
-    def undo() -> None:
+    def put_back(before: tuple[bool, torch.Tensor | None]) -> None:
+        flag, gradient = before
         parameter.requires_grad_(flag)
         if parameter.grad is None:
             parameter.grad = gradient
 
-    return undo
+    change = Change(parameter, "gradient", (parameter.requires_grad, parameter.grad), put_back)
+    parameter.requires_grad_(False)
+    parameter.grad = None
+    return change.undo
 
 
 def _to_still(found: Fates, frozen: set[int], picked: set[int], wish: _Wish) -> tuple[list[str], list[str]]:

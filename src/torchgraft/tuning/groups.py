@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.tuning.depth import depths
-from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
+from torchgraft.tuning.fates import Fate, Fates, Tensor, fates, plan_of
 from torchgraft.tuning.masks import held
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
         spare=no_decay_norm_bias,
     )
     _check(rates)
-    found = fates(model, report)
+    found = fates(model, plan_of(report))
     deep = depths([tensor.name for tensor in found.parameters])
     steps = [max(deep, default=0) - at for at in deep]
     trained = [(t, n) for t, n in zip(found.parameters, steps, strict=True) if t.places[0].tensor.requires_grad]
@@ -98,11 +98,18 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
 def _check(rates: _Rates) -> None:
     for name in ("lr", "fresh_lr", "adapted_lr", "weight_decay"):
         value = getattr(rates, name)
-        if value is not None and not (isfinite(value) and value >= 0):
+        if value is not None and not _number(value) >= 0:
             raise UsageError(f"{name}={value!r}: use a finite number, zero or more")
     decay = rates.layer_decay
-    if decay is not None and not 0 < decay <= 1:
+    if decay is not None and not 0 < _number(decay) <= 1:
         raise UsageError(f"layer_decay={decay!r}: use a factor above 0 and up to 1, e.g. 0.75")
+
+
+def _number(value: object) -> float:
+    """Return a finite number; NaN for all else."""
+    is_number = hasattr(value, "__float__") and not isinstance(value, bool)  # tensors, too
+    found = float(value) if is_number else nan  # type: ignore[arg-type]
+    return found if isfinite(found) else nan
 
 
 def _spared(model: nn.Module, found: Fates) -> set[int]:

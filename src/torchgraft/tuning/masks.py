@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning.fates import Fate, fates
+from torchgraft.tuning.fates import Fate, fates, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def loaded_masks(model: nn.Module, report: Report | Plan) -> dict[str, torch.Ten
     import torch
 
     out = {}
-    for tensor in fates(model, report).tensors:
+    for tensor in fates(model, plan_of(report)).tensors:
         value = tensor.places[0].tensor
         if tensor.known is None:
             whole = tensor.fate in (Fate.LOADED, Fate.ADAPTED)

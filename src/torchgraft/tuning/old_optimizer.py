@@ -28,7 +28,8 @@ class OldState:
     """The state of one optimizer in a checkpoint: for each of its parameters (by number or name) the tensors by field.
 
     `numbers` are fields that are plain numbers (the step of optimizers before torch 1.12). `groups` are the parameters
-    of each group in the optimizer's order, `names` their names where the file has them.
+    of each group in the optimizer's order, `names` their names where the file has them. `deeper` are fields that are no
+    tensor but a list or a dictionary of tensors.
     """
 
     network: str
@@ -37,6 +38,7 @@ class OldState:
     numbers: Mapping[str, Mapping[str, float]]
     groups: tuple[tuple[str, ...], ...]
     names: tuple[str, ...] = ()
+    deeper: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -84,7 +86,10 @@ def _state(
     listed = facts.get("param_groups") or metadata.get("param_groups")
     listed = [g for g in listed if isinstance(g, dict)] if isinstance(listed, list) else []
     groups = tuple(tuple(str(who) for who in g.get("params") or ()) for g in listed)
-    if not groups or not set(fields) <= {who for group in groups for who in group}:
+    members = {who for group in groups for who in group}
+    deeper = {who: who.rpartition(".")[2] for who in fields if who not in members and who.rpartition(".")[0] in members}
+    fields = {who: held for who, held in fields.items() if who not in deeper}
+    if not groups or not set(fields) <= members:
         groups = (tuple(sorted(fields, key=lambda who: (len(who), who))),)
     names = [str(name) for g in listed for name in g.get("param_names") or ()]
     return OldState(
@@ -94,6 +99,7 @@ def _state(
         numbers=facts.get("numbers") or {},
         groups=groups,
         names=tuple(names) if len(names) == sum(map(len, groups)) else (),
+        deeper=tuple(sorted(set(deeper.values()))),
     )
 
 
@@ -105,8 +111,13 @@ def owners(old: OldState, parameters: Mapping[str, Shape], names: Sequence[str] 
     registration order, and there must be one way only to deal them out so that all shapes agree.
 
     Raises:
-        UsageError: numbers, names or shapes don't agree, or there are several ways.
+        UsageError: numbers, names or shapes don't agree, there are several ways, or a parameter has lists of tensors.
     """
+    if old.deeper:
+        raise UsageError(
+            f"optimizer state {old.label!r} keeps lists of tensors ({', '.join(map(printable, old.deeper))}), as L-BFGS does for all "
+            "parameters together: only state of one tensor for each field of a parameter is carried; start this optimizer fresh"
+        )
     named = names if names is not None else (old.names or old.order) if old.has_names else None
     if named is not None:
         if len(named) != len(old.order):

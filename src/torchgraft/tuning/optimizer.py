@@ -64,6 +64,10 @@ def carry_state(
         CheckpointError: the file can't be read.
     """
     plan = plan_of(report)
+    if not hasattr(optimizer, "param_groups"):
+        raise UsageError(
+            f"optimizer is a {type(optimizer).__name__}: give a torch.optim.Optimizer over the model's parameters"
+        )
     old, whose = _chosen(source, plan, prefer, names)
     steps = _steps_of(model, optimizer, plan)
     kinds = _Kinds(type(optimizer))
@@ -98,7 +102,7 @@ def _chosen(
     if not wanted:
         there = ", ".join(repr(old.label) for old in found) or "none"
         raise UsageError(
-            f"{source.origin}: no optimizer state {'' if prefer is None else repr(prefer)} in it; it has {there}"
+            f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; it has {there}"
         )
     shapes = _parameters(plan, source)
     if len(wanted) == 1:
@@ -201,8 +205,8 @@ class _Kinds:
         import torch
 
         settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-        probe = torch.nn.Parameter(torch.zeros((2,) * axes))
-        probe.grad = torch.zeros((2,) * axes)
+        probe = torch.nn.Parameter(torch.zeros((2,) * axes, device="cpu"))
+        probe.grad = torch.zeros_like(probe)
         try:
             twin = self._kind([{**settings, "params": [probe]}])
             twin.step()
@@ -232,7 +236,9 @@ def _like(value: Any, sample: Any) -> Any:
     import torch
 
     if isinstance(sample, torch.Tensor):
-        return value if isinstance(value, torch.Tensor) else torch.tensor(float(value), dtype=sample.dtype)
+        return (
+            value if isinstance(value, torch.Tensor) else torch.tensor(float(value), dtype=sample.dtype, device="cpu")
+        )
     plain = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
     return type(sample)(plain) if isinstance(sample, (int, float)) else plain
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from torchgraft.tuning.changes import Change
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,24 +37,35 @@ def still(module: nn.Module, root: nn.Module) -> Callable[[], None]:
 
     Taken back, it is in the mode it was in, or, if the mode of `root` has changed meanwhile, in that one.
     """
-    before = vars(module).get("train")
-    flags = [(inner, inner.training) for inner in module.modules()]
-    module.train = partial(stay_in_eval, module)  # type: ignore[method-assign]
-    stay_in_eval(module)
-    mode = root.training
 
-    def undo() -> None:
+    def put_back(before: Callable[..., nn.Module] | None) -> None:
         if before is None:
             vars(module).pop("train", None)
         else:
             module.train = before  # type: ignore[method-assign]
-        if root.training != mode:
+        if root.training != mode and not _is_within_still(module, root):
             module.train(root.training)
-            return
-        for inner, training in flags:
+
+    def put_flag_back(inner: nn.Module, training: bool) -> None:  # noqa: FBT001
+        if root.training == mode:
             inner.training = training
 
+    changes = [Change(inner, "mode", inner.training, partial(put_flag_back, inner)) for inner in module.modules()]
+    changes.append(Change(module, "train", vars(module).get("train"), put_back))
+    module.train = partial(stay_in_eval, module)  # type: ignore[method-assign]
+    stay_in_eval(module)
+    mode = root.training  # after it: `module` may be the root itself
+
+    def undo() -> None:
+        for change in reversed(changes):  # the outermost flag last: that of the root is asked for
+            change.undo()
+
     return undo
+
+
+def _is_within_still(module: nn.Module, root: nn.Module) -> bool:
+    """Return whether a module around `module` is kept in evaluation mode."""
+    return any(is_still(outer) and any(inner is module for inner in outer.modules()) for outer in root.modules())
 
 
 def is_still(module: nn.Module) -> bool:

@@ -55,7 +55,7 @@ def _moments(source: Source, network: str, spec: TensorSpec, ticks: Ticks) -> Mo
     size = max(PIECE // (width * itemsize), 1) * width * itemsize
     if width * itemsize > PIECE:
         size, sums.by_row, rows = PIECE // itemsize * itemsize, False, 0
-    buffer = torch.empty(min(size, spec.nbytes), dtype=torch.uint8)
+    buffer = torch.empty(min(size, spec.nbytes), dtype=torch.uint8, device="cpu")
     for start in range(0, spec.nbytes, size):
         piece = buffer[: min(size, spec.nbytes - start)]
         source.read_into(network, spec.name, piece.numpy().data, start)

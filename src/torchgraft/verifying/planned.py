@@ -42,7 +42,7 @@ class Planned:
         found = self.target[step.slot.name].detach().to("cpu")
         if step.rows is None:
             return found
-        return found.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long))
+        return found.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device=found.device))
 
     def differing(self, names: Iterable[str] | None = None) -> list[Step]:
         """Return the steps, of all or of those with these names, whose slots hold something else than planned."""

@@ -27,7 +27,7 @@ def base_of(frequencies: torch.Tensor) -> float | None:
     if size < 2 or not bool((flat > 0).all()) or abs(float(flat[0]) - 1) > CLOSE or float(flat[1]) >= 1:
         return None
     base = float(flat[1]) ** -size
-    made = base ** (-torch.arange(size, dtype=torch.float64) / size)
+    made = base ** (-torch.arange(size, dtype=torch.float64, device="cpu") / size)
     if not bool(((flat - made).abs() <= CLOSE * made).all()):
         return None
     return float(f"{base:.4g}")

@@ -142,7 +142,7 @@ def _value(item: Item) -> torch.Tensor:
     """Return the tensor, read whole."""
     import torch
 
-    raw = torch.empty(item.spec.nbytes, dtype=torch.uint8)
+    raw = torch.empty(item.spec.nbytes, dtype=torch.uint8, device="cpu")
     view, at = raw.numpy().data, 0
     for piece in item.pieces():
         view[at : at + len(piece)] = piece
@@ -151,7 +151,7 @@ def _value(item: Item) -> torch.Tensor:
         check_stated(item, sha256(view).hexdigest())
     dtype: torch.dtype = getattr(torch, item.spec.dtype.label)
     if not item.spec.numel:
-        return torch.empty(item.spec.shape, dtype=dtype)
+        return torch.empty(item.spec.shape, dtype=dtype, device="cpu")
     return raw.view(dtype).reshape(item.spec.shape)
 
 

@@ -39,7 +39,7 @@ def picked_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> Picked | N
         return None
 
     def numbered(_: Feed) -> torch.Tensor:
-        numbers = torch.arange(shape[0], dtype=torch.float64)
+        numbers = torch.arange(shape[0], dtype=torch.float64, device="cpu")
         return numbers.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
 
     made = computed(step, numbered)[0]
