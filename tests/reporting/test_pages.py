@@ -10,7 +10,7 @@ from reporting_plans import HELD, changed_head, converted, copy, full, plan, pla
 from rich.console import Console
 
 from torchgraft.reporting import plan_html, report_html, report_view, view_renderable
-from torchgraft.reporting.tree import module_tree
+from torchgraft.reporting.tree import SHOWN_FATES, module_tree
 
 VOID = {"meta", "br", "hr", "img"}
 
@@ -99,3 +99,14 @@ def test_markup_in_names_is_shown_as_it_is():
     made = replace(changed_head(), notes=("[bold]x[/bold]",))
     Console(file=out, width=80).print(view_renderable(report_view(report(made, HELD))))
     assert "[bold]x[/bold]" in out.getvalue()
+
+
+def test_the_bar_of_the_model_shows_each_fate_and_that_of_the_checkpoint_what_is_used():
+    page = plan_html(converted())
+    bars = [attrs["aria-label"] for tag, attrs in parsed(page).tags if attrs.get("class") == "meter"]
+    root = module_tree(converted())
+    assert [part.split()[0] for part in bars[0].split(", ")] == [
+        kind for kind in SHOWN_FATES if root.elements.get(kind)
+    ]
+    assert "doubtful" in bars[0]
+    assert bars[1] == "used 99.9 %, unused <0.1 %"

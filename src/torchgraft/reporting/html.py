@@ -13,7 +13,7 @@ from torchgraft.reporting.views import plan_view, report_view
 from torchgraft.reporting.words import many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torchgraft.core.plan import Plan
     from torchgraft.core.report import Report
@@ -48,7 +48,7 @@ def _page(view: View, plan: Plan) -> str:
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_safe(view.verdict.partition(':')[0])}</title><style>{STYLE}</style></head><body><main>",
-        *_head(view, plan),
+        *_head(view, plan, root),
         *(text for section in view.sections for text in _section(section)),
         "<h2>Modules</h2>",
         *_legend(root),
@@ -59,15 +59,16 @@ def _page(view: View, plan: Plan) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _head(view: View, plan: Plan) -> Iterator[str]:
+def _head(view: View, plan: Plan, root: Node) -> Iterator[str]:
     head, _, figures = view.verdict.partition(": ")
     yield f'<header><h1 class="{view.tone}">{_safe(head)}</h1><p>{_safe(figures)}</p>'
     if view.origin:
         yield f'<p class="origin">{_safe(view.origin)}</p>'
     cover = plan.coverage
+    used = {"used": cover.source_used, "unused": cover.source_elements - cover.source_used}
     yield '<div class="cover">'
-    for side, share in (("model", cover.target), ("checkpoint", cover.source)):
-        yield f"<span>{side}</span>{_meter({'copied': share, 'fresh': 1 - share}, 1.0)}<b>{percent(share)}</b>"
+    yield f"<span>model</span>{_meter(root.elements, SHOWN_FATES)}<b>{percent(cover.target)}</b>"
+    yield f"<span>checkpoint</span>{_meter(used, ('used', 'unused'))}<b>{percent(cover.source)}</b>"
     yield "</div></header>"
 
 
@@ -128,7 +129,8 @@ def _legend(root: Node) -> Iterator[str]:
 def _tree(node: Node, name: str, depth: int, shown: set[int]) -> Iterator[str]:
     kind = f' <span class="kind">{_safe(node.kind)}</span>' if node.kind else ""
     figures = f"{percent(node.filled)} of {many(node.total)} in {tensors(node.tensors)}"
-    row = f"<code>{_safe(name)}</code>{kind}{_meter(node.elements, node.total)}<small>{figures}</small>"
+    named = f'<span class="name"><code>{_safe(name)}</code>{kind}</span>'
+    row = f'<span class="row">{named}{_meter(node.elements, SHOWN_FATES)}<small>{figures}</small></span>'
     inside = [child for child in node.children.values() if id(child) in shown]
     if not node.children:
         yield f'<div class="leaf">{row}</div>'
@@ -141,16 +143,12 @@ def _tree(node: Node, name: str, depth: int, shown: set[int]) -> Iterator[str]:
     yield "</details>"
 
 
-def _meter(parts: dict[str, int] | dict[str, float], total: float) -> str:
-    """Return a bar of one segment per fate."""
-    bars = "".join(
-        f'<i class="{told}" style="width:{100 * parts.get(told, 0) / total:.3f}%"></i>'
-        for told in SHOWN_FATES
-        if total and parts.get(told, 0) > 0
-    )
-    said = ", ".join(
-        f"{told} {percent(parts[told] / total)}" for told in SHOWN_FATES if total and parts.get(told, 0) > 0
-    )
+def _meter(elements: Mapping[str, int], kinds: Sequence[str]) -> str:
+    """Return a bar with a segment for each of `kinds`, as long as its share of the elements."""
+    total = sum(elements.values())
+    shares = [(kind, elements[kind] / total) for kind in kinds if elements.get(kind)]
+    bars = "".join(f'<i class="{kind}" style="width:{100 * share:.3f}%"></i>' for kind, share in shares)
+    said = ", ".join(f"{kind} {percent(share)}" for kind, share in shares)
     return f'<span class="meter" title="{said}" role="img" aria-label="{said}">{bars}</span>'
 
 

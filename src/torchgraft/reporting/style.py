@@ -17,7 +17,7 @@ h1.good, h1.care, h1.bad { color: var(--tone); }
 .origin, .figures, .kind, small, .detail, .other, .more, .arrow, .legend { color: var(--soft); }
 .origin { overflow-wrap: anywhere; }
 .cover { display: grid; grid-template-columns: max-content 1fr max-content; gap: .4rem .8rem; align-items: center; margin: 1rem 0 1.5rem; }
-.cover .meter { height: 14px; width: 100%; margin: 0; }
+.cover .meter { height: 14px; }
 main > details { border: 1px solid var(--line); border-left: 4px solid var(--tone); border-radius: 6px;
   background: var(--card); margin: .6rem 0; padding: .5rem .9rem; }
 summary { cursor: pointer; }
@@ -31,14 +31,19 @@ code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
 .other { padding-left: 1.2rem; font-size: .9rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-size: .85rem; margin-bottom: .5rem; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
-.meter { display: inline-flex; width: 9rem; height: 9px; border-radius: 5px; overflow: hidden; background: var(--fresh);
-  vertical-align: middle; margin: 0 .7rem; }
+.meter { display: inline-flex; height: 9px; border-radius: 5px; overflow: hidden; background: var(--fresh); }
 .meter i { height: 100%; min-width: 1px; }
-i.copied { background: var(--copied); } i.renamed { background: var(--renamed); } i.adapted { background: var(--adapted); }
-i.doubtful { background: var(--doubtful); } i.fresh { background: var(--fresh); }
+i.copied, i.used { background: var(--copied); } i.renamed { background: var(--renamed); } i.adapted { background: var(--adapted); }
+i.doubtful { background: var(--doubtful); } i.fresh, i.unused { background: var(--fresh); }
+.row { display: inline-grid; width: calc(100% - 1.2rem); vertical-align: top; grid-template-columns: 1fr 9rem 15rem;
+  gap: 0 .8rem; align-items: center; }
+.row .name { overflow-wrap: anywhere; }
+@media (max-width: 44rem) { .row { grid-template-columns: 1fr 6rem; } .row small { grid-column: 1 / -1; } }
 .tree details, .tree .leaf { padding-left: 1.1rem; }
 .tree > details { padding-left: 0; }
+.tree { max-width: 54rem; }
 .tree .leaf { padding-left: 2.1rem; }
+.leaf .row { width: calc(100% - .2rem); }
 .kind { font-size: .85rem; margin-left: .4rem; }
 @media print { main { max-width: none; } }
 """
