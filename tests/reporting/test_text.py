@@ -73,13 +73,17 @@ def test_what_is_likely_is_told_as_likely_and_counted():
         copy("layers.1.weight", 4, 4, certainty=Certainty.LIKELY),
         copy("layers.5.weight", 4, 4, source="layers.4.weight", why=moved, certainty=Certainty.LIKELY),
         copy("out.weight", 2, 4, source="head.weight", why=Why("structure", "head corresponds to out")),
+        copy(
+            "blocks.attn.weight", 4, 4, source="blocks.mixer.weight", why=Why("structure", "mixer corresponds to attn")
+        ),
     ]
     assert plan_text(plan(steps)).splitlines()[1:] == [
-        "renamed: 2 tensors; 1 of them likely, not certain",
+        "renamed: 3 tensors; 1 of them likely, not certain",
         "  layers.5.weight <- layers.4.weight (likely): layers.4 stands where layers.5 does",
-        "  out.weight <- head.weight: head corresponds to out",
+        "  out.weight <- head.weight",  # that head corresponds to out stands there already
+        "  blocks.attn.weight <- blocks.mixer.weight: mixer corresponds to attn",
         "same name, likely the same: 1 tensor",
-        "  layers.1.weight <- layers.1.weight (likely): same name",
+        "  layers.1.weight (likely): same name",
     ]
 
 

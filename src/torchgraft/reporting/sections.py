@@ -91,7 +91,7 @@ def adapted_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> S
 def likely_section(steps: Sequence[Step]) -> Section:
     """Return what keeps its name although the number in it may mean another layer: likely the same, not certain."""
     likely = [step for step in steps if step.certainty is Certainty.LIKELY]
-    rows = (_row(step, None, shaped=False) for step in likely)
+    rows = (_row(step, None, shaped=False)._replace(related=((),)) for step in likely)
     return Section(
         title=LIKELY_SAME,
         tone="good",

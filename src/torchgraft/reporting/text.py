@@ -64,13 +64,19 @@ def _group_lines(group: Group, room: int) -> Iterator[tuple[int, str, int]]:
         return
     if len(group.lines) == 1:
         line = group.lines[0]
-        yield 1, f"{_line(line)}: {group.cause}", line.count
+        yield 1, _line(line) + ("" if _says_it(line, group.cause) else f": {group.cause}"), line.count
         yield from ((2, other, 0) for other in line.others)
         return
     yield 1, f"{group.cause}:", 0
     for line in group.lines[:room]:
         yield 2, _line(line), line.count
         yield from ((3, other, 0) for other in line.others)
+
+
+def _says_it(line: Line, cause: str) -> bool:
+    """Whether the cause tells no more than what stands on both sides of the line's arrow."""
+    source, told, target = cause.partition(" corresponds to ")
+    return bool(told) and line.source.startswith(f"{source}.") and line.text.startswith(f"{target}.")
 
 
 def _line(line: Line) -> str:
