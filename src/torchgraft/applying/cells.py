@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Slot, Target
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """A slot in the model: its places, and the tensor to write to.
 
     `value` is the model's own memory, or, where the model has none (meta), new memory that `Installation` puts in.
@@ -47,7 +45,7 @@ def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device 
     found = {place.name: place for place in walk_of(model).places}
     cells: dict[str, Cell] = {}
     for slot in target.slots:
-        mine = tuple(found[name] for name in slot.names if name in found)
+        mine = tuple([found[name] for name in slot.names if name in found])
         tensor = here(mine[0].tensor) if mine else None
         if tensor is None or tuple(tensor.shape) != slot.spec.shape:
             now = "is gone" if tensor is None else f"is now {list(tensor.shape)}"

