@@ -11,6 +11,7 @@ from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
 from torchgraft.core.errors import UsageError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.matching import LAYOUTS, Rules, Stated
+from torchgraft.ops import AdaptInputChannels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     options = Options(
         grow_rows=_grow_rows(grow_rows),
         axis_names=_axis_names(axis_names, class_names, class_rows),
-        in_channels=in_channels or {},
+        in_channels=_channels(in_channels),
         kernels=_kernels(kernels),
         grids=grids or {},
         permute=permute or {},
@@ -189,6 +190,16 @@ def _axis_names(
             "class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}"
         )
     return {m: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
+
+
+def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the rules for other input channels by pattern; whether one leads to the right number is seen later."""
+    for pattern, rule in (given or {}).items():
+        try:
+            AdaptInputChannels(1, rule)
+        except UsageError as error:
+            raise UsageError(f"in_channels={{{pattern!r}: {rule!r}}}: {error}") from error
+    return dict(given or {})
 
 
 def _kernels(given: Mapping[str, str] | None) -> dict[str, str]:

@@ -19,6 +19,14 @@ def net():
         ({"fan_out": {"layer": ["layers"]}}, r"fan_out: .*'layer'; did you mean 'layers'"),
         ({"layers": {"blocks": [0]}}, r"layers: no tensor of the file is called 'blocks'"),
         ({"copies": {"attn": "head"}}, r"copies: no tensor of the file is called 'attn'"),
+        (
+            {"copies": {"head": "haed"}},
+            r"copies=\{'head': 'haed'\}: no module of the model is called 'haed'; did you mean 'head'",
+        ),
+        (
+            {"in_channels": {"head.weight": "nosuch"}},
+            r"in_channels=\{'head.weight': 'nosuch'\}: .* accepted are 'repeat'",
+        ),
         ({"rename": {"ayers.0": "layers.0"}}, r"rename: no tensor"),
         ({"rename": {"head": "haed"}}, r"rename: nothing in the model is called 'haed'; did you mean 'head'"),
         ({"rename": {"layers.{i}.": "layer.{i}."}}, r"rename: nothing .* 'layer.\{i\}.'; did you mean 'layers.0'"),

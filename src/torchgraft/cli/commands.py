@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,9 +9,9 @@ from click.core import ParameterSource
 
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
 from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
-from torchgraft.cli.output import show, write_page
+from torchgraft.cli.output import expect_apart, show, write_page
 from torchgraft.cli.spelling import view_as_typed
-from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
+from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, printable
 
 LINES = 24
 MANY_LINES = 60
@@ -74,6 +73,7 @@ def plan(
 
     shown = Shown.taken_from(given)
     wanted = asked(given)
+    expect_apart({"-o": output, "--html": shown.html}, [checkpoint, model, given["learned"]])
     with busy(f"planning for {model}"):
         made = api.plan(for_planning(model, kwargs), checkpoint, **wanted)
     if output is not None:
@@ -122,7 +122,7 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
     format_of(output)
     if shard_size is not None:
         size_of(shard_size)
-    _refuse_own_input(output, checkpoint)
+    expect_apart({"-o": output, "--html": shown.html}, [checkpoint, kept, given["learned"]])
     with progress(f"loading {checkpoint} into {model}") as tell:
         target = for_loading(model, kwargs)
         report = api.load(target, checkpoint, progress=tell, **wanted)
@@ -167,7 +167,10 @@ def convert(checkpoint: str, output: str, **given: Any) -> None:
 @cli.command()
 @FILE
 @click.option(
-    "--source-model", required=True, metavar="MODEL", help="The model that CHECKPOINT was saved from: module:callable."
+    "--source-model",
+    required=True,
+    metavar="MODEL",
+    help="The model that CHECKPOINT was saved from: module:callable or file.py:callable.",
 )
 @click.option("--source-kwargs", metavar="JSON", default=None, help="Keyword arguments for it, as a JSON object.")
 @click.option(
@@ -244,9 +247,3 @@ def diff(ctx: click.Context, /, old: str, new: str, *, values: bool, exit_code: 
     show(lambda: diff_view(found), lambda: diff_to_dict(found), shown, MANY_LINES)
     if exit_code and not found.equal:
         ctx.exit(1)
-
-
-def _refuse_own_input(output: str, checkpoint: str) -> None:
-    written, read = Path(output), Path(checkpoint)
-    if written.exists() and read.exists() and written.samefile(read):
-        raise UsageError(f"-o {printable(output)} is the checkpoint that is read: choose another file")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -60,24 +60,34 @@ def _multiline(error: TorchgraftError) -> str:
     return "\n".join(printable(as_typed(line), 4000) for line in str(error).splitlines())
 
 
+def watched(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal; one that was closed before the program began is None."""
+    return stream is not None and stream.isatty()
+
+
 @contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Show that work is going on, where somebody watches."""
-    if not sys.stderr.isatty():
-        yield
+    """Show that work is going on, where somebody watches. What the model's code prints meanwhile goes to stderr."""
+    if not watched(sys.stderr):
+        with redirect_stdout(sys.stderr):
+            yield
         return
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(Text(printable(what))):
+    with redirect_stdout(sys.stderr), Console(stderr=True).status(Text(printable(what))):
         yield
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function of bytes done and in all that moves a bar on stderr; None where nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
+    """Give a function of bytes done and in all that moves a bar on stderr; None where nobody watches.
+
+    What the model's code prints meanwhile goes to stderr.
+    """
+    if not watched(sys.stderr):
+        with redirect_stdout(sys.stderr):
+            yield None
         return
     from rich.console import Console
     from rich.markup import escape
@@ -90,6 +100,6 @@ def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with redirect_stdout(sys.stderr), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(escape(printable(what)), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -42,6 +42,8 @@ def given_inputs(texts: Sequence[str]) -> Any:
             named |= tensors
             continue
         shape = [int(n) for n in found["shape"].split("x")]
+        if not all(shape):
+            raise UsageError(f"--input {printable(text)}: an input without elements shows nothing")
         if found["low"] is None:
             value = torch.randn(shape, generator=generator)
         else:

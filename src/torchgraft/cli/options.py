@@ -19,7 +19,7 @@ PLAN_OPTIONS = (
         "model",
         required=True,
         metavar="MODEL",
-        help="The model to fill: module:callable (imported and called), or another checkpoint of its layout.",
+        help="The model to fill: module:callable or file.py:callable, which is called, or another checkpoint of its layout.",
     ),
     click.option(
         "--kwargs", metavar="JSON", default=None, help="Keyword arguments for the callable, as a JSON object."

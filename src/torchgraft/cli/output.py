@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from torchgraft.cli.group import watched
+from torchgraft.core.errors import TorchgraftError, UsageError, printable
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torchgraft.cli.options import Shown
     from torchgraft.reporting.view import View
@@ -29,7 +34,7 @@ def show(view: Callable[[], View], data: Callable[[], dict[str, Any]], how: Show
             click.echo(piece, nl=False)
         return
     most = how.lines or usual
-    if sys.stdout.isatty():
+    if watched(sys.stdout):
         from rich.console import Console
 
         from torchgraft.reporting.terminal import view_renderable
@@ -57,6 +62,37 @@ def _json(data: dict[str, Any]) -> Iterator[str]:
             gap = ","
         yield "[]" if gap == "[" else "\n  ]"
     yield "\n}\n"
+
+
+def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None]) -> None:
+    """Refuse to write over what is read, or one output over another; `outputs` is path by option, None where not given.
+
+    Of an output that exists and lies in a folder that is read, each file of the checkpoint is asked for.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    given = {option: os.path.realpath(path) for option, path in outputs.items() if path is not None}
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    for option, place in given.items():
+        if place in read or (os.path.exists(place) and place in _parts(read)):
+            raise UsageError(
+                f"{option} {printable(outputs[option] or '')} is read by this very command: choose another file"
+            )
+    if len(set(given.values())) < len(given):
+        raise UsageError(f"{' and '.join(given)} name the same file: choose another for one of them")
+
+
+def _parts(read: Iterable[str]) -> set[str]:
+    """Return the files of the checkpoints among `read` that consist of several."""
+    from torchgraft.reading import open_checkpoint
+
+    found: set[str] = set()
+    for path in read:
+        if os.path.isdir(path) or path.endswith(".json"):
+            with suppress(TorchgraftError), open_checkpoint(path) as source:
+                found |= set(source.stamps)
+    return found
 
 
 def write_page(path: str, page: str) -> None:

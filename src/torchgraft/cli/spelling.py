@@ -43,7 +43,10 @@ def _option(found: re.Match[str]) -> str:
     option = _options()[found["name"]]
     if found["text"] is not None:
         return f"{option} {found['text']}"
-    return option if found["old"] is None else f"{option} '{found['old']}={found['new']}'"
+    if found["old"] is not None:
+        return f"{option} '{found['old']}={found['new']}'"
+    follows = found.string[found.end() : found.end() + 1]
+    return f"{option} " if follows and (follows.isalnum() or follows in "'\"[(-") else option
 
 
 @cache

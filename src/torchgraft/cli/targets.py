@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,22 @@ from torchgraft.core.errors import TorchgraftError, UsageError, printable
 if TYPE_CHECKING:
     from torch import nn
 
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_CALLABLE = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_][\w.]*")
 
 
 def is_path(model: str) -> bool:
-    """Return whether `--model` names a checkpoint, not a callable."""
-    return Path(model).exists() or not _CALLABLE.fullmatch(model)
+    """Return whether `--model` names a checkpoint, not a callable.
+
+    Raises:
+        UsageError: it names neither.
+    """
+    if model and Path(model).exists():
+        return True
+    if _CALLABLE.fullmatch(model):
+        return False
+    raise UsageError(
+        f"{printable(model)!r} is no file and no callable: give module:callable, or the path of a checkpoint"
+    )
 
 
 def for_planning(model: str, kwargs: str | None) -> Any:
@@ -71,17 +82,47 @@ def _arguments(kwargs: str | None) -> dict[str, Any]:
 
 
 def _callable(model: str) -> Any:
-    """Import what `module:name` says; modules in the present folder are found, as by `python -m`."""
-    home, _, name = model.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Import what `module:name` or `file.py:name` says; modules in the present folder are found, as by `python -m`.
+
+    Raises:
+        UsageError: there is no such thing, or importing it fails.
+    """
+    home, _, name = model.rpartition(":")
     try:
-        found = import_module(home)
+        found = _file(home) if home.endswith(".py") else _module(home)
+    except ImportError as error:
+        raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--model {model}: importing {home} raised {_said(error)}") from error
+    try:
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except AttributeError as error:
         raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
     return found
+
+
+def _module(home: str) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return import_module(home)
+
+
+def _file(path: str) -> Any:
+    """Run a file as a module of a name of its own: two files of one name are two modules. Those beside it are found."""
+    place = os.path.realpath(path)
+    spec = spec_from_file_location(place, place)
+    if spec is None or spec.loader is None or not os.path.exists(place):
+        raise ImportError(f"there is no file {path}")
+    if os.path.dirname(place) not in sys.path:
+        sys.path.insert(0, os.path.dirname(place))
+    made = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {printable(str(error), 400)}"
 
 
 def _built(build: Any, arguments: dict[str, Any], model: str) -> nn.Module:
@@ -93,8 +134,8 @@ def _built(build: Any, arguments: dict[str, Any], model: str) -> nn.Module:
         made = build(**arguments)
     except TorchgraftError:
         raise
-    except Exception as error:
-        raise UsageError(f"--model {model} raised {type(error).__name__}: {printable(str(error), 400)}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--model {model} raised {_said(error)}") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"--model {model} gives a {type(made).__name__}; an nn.Module is needed")
     return made

@@ -95,11 +95,18 @@ class Rules:
         return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
 
     def check_slots(self, names: Sequence[str]) -> None:
-        """Raise UsageError where a pattern of `fresh` or `zero` means none of `names`, the model's.
+        """Raise UsageError where a pattern of `fresh` or `zero`, or a copy's module, means none of `names`, the model's.
 
         Raises:
             UsageError: naming the pattern, and what comes close to it.
         """
+        for old, new in self.copies.items():
+            if not any(f".{new}." in f".{name}." for name in names):
+                near = get_close_matches(new, sorted({part for name in names for part in name.split(".")}), n=2)
+                said = f"{printable(old)!r}: {printable(new)!r}"
+                raise UsageError(
+                    f"copies={{{said}}}: no module of the model is called {printable(new)!r}{one_of(near)}"
+                )
         for option, patterns in (("fresh", self.fresh), ("zero", self.zero)):
             for said in patterns:
                 if not any(covers(said, name) for name in names):
