@@ -24,7 +24,7 @@ from torchgraft.spreading import Share, team_of
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Unpack
+    from typing import Any, Unpack
 
     from torch import nn
 
@@ -355,11 +355,16 @@ def _with_origin(asked: Request, checkpoint: object) -> Request:
 
 
 def _renames(model: object, source: Source, network: Network) -> Renames:
-    """Return what the model's own load hooks make of the file's names; nothing for models without such code."""
-    from torchgraft.surveying.hooks import Renames, rename_by_hooks
+    """Return what the model's own load hooks make of the file's names; nothing for models without such code.
+
+    Notes say what such code would do beside that.
+    """
+    from torchgraft.surveying import Renames, rename_by_hooks, unheard
 
     if not isinstance(model, Walk) and not hasattr(model, "named_parameters"):
         return Renames()
     versions = source.metadata.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None
-    return rename_by_hooks(model, network.specs, mine) or Renames()  # type: ignore[arg-type]  # a module, as asked
+    module: Any = model
+    found = rename_by_hooks(module, network.specs, mine) or Renames()
+    return replace(found, notes=(*found.notes, *unheard(module)))

@@ -50,3 +50,44 @@ def test_a_hook_that_fails_is_a_note_and_no_failure(wrapped):
     given = {k: torch.randn_like(v) for k, v in model.state_dict().items()}
     tg.load(model, {"model": given} if wrapped else given)
     assert torch.equal(model[0].weight, given["0.weight"])
+
+
+class Extra(nn.Linear):
+    """State beside the tensors, and something that is worked out while loading."""
+
+    def get_extra_state(self):
+        return {"scale": 2.0}
+
+    def set_extra_state(self, state):
+        self.scale = state["scale"]
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        self.folded = self.weight.detach() * 2
+
+
+class Doubling(nn.Sequential):
+    def load_state_dict(self, state, *args, **kwargs):
+        return super().load_state_dict({key: value * 2 for key, value in state.items()}, *args, **kwargs)
+
+
+def test_what_loading_code_would_do_besides_is_told():
+    model = Doubling(Extra(3, 3), nn.Linear(3, 3))
+    model[0].folded = before = torch.zeros(1)
+    model[1].register_load_state_dict_post_hook(lambda module, keys: None)
+    notes = "\n".join(tg.load(model, Doubling(Extra(3, 3), nn.Linear(3, 3)).state_dict()).plan.notes)
+    assert "state beside the tensors of 0 (set_extra_state) is not loaded" in notes
+    assert "also sets folded of 0: torchgraft leaves it as it is" in notes
+    assert "code that 1 would run after load_state_dict (post hooks) is not run" in notes
+    assert "Doubling has a load_state_dict of its own: it is not called" in notes
+    assert model[0].folded is before
+
+
+def test_models_without_such_code_have_nothing_told():
+    for model in (
+        nn.LSTM(3, 3),
+        nn.MultiheadAttention(4, 2),
+        nn.DataParallel(nn.BatchNorm1d(3)),
+        torch.compile(nn.Linear(3, 3)),
+    ):
+        assert tg.load(model, model.state_dict()).plan.notes == ()

@@ -100,14 +100,57 @@ def test_hooks_that_rename_are_followed():
     assert names(survey(model)) == ["net.0.bias", "net.0.weight"]
 
 
-def test_hooks_that_drop_make_a_slot_hidden():
+def test_buffers_that_hooks_drop_are_hidden_and_parameters_are_parameters_all_the_same():
     model = nn.Linear(2, 2)
+    model.register_buffer("mean", torch.zeros(2))
 
     def drop(module, state, prefix, metadata):
-        del state[prefix + "bias"]
+        del state[prefix + "bias"], state[prefix + "mean"]
 
     model._register_state_dict_hook(drop)
-    assert {slot.name: slot.persistent for slot in survey(model).slots} == {"weight": True, "bias": False}
+    assert {slot.name: slot.persistent for slot in survey(model).slots} == {"weight": True, "bias": True, "mean": False}
+
+
+class Own(nn.Module):
+    """A state dict of its own, made by `make` from that of the inner module."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.make = make
+
+    def state_dict(self, *args, **kwargs):
+        return self.make(self.inner, *args, **kwargs)
+
+
+def test_detached_tensors_are_known_by_their_memory_and_copies_by_their_names():
+    assert names(survey(Own(lambda inner, **_: inner.state_dict()))) == ["bias", "weight"]
+    assert names(survey(Own(lambda inner: dict(inner.state_dict())))) == ["bias", "weight"]
+    model = nn.Sequential(nn.Linear(2, 2))
+    model._register_state_dict_hook(lambda m, state, *_: {k: v.clone() for k, v in state.items()})
+    assert names(survey(model)) == ["0.bias", "0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda inner, **_: 1 / 0,
+            r"state_dict\(\) of Own fails, so its tensors have no names \(ZeroDivisionError: division",
+        ),
+        (lambda inner, **_: None, r"state_dict\(\) of Own gives a NoneType; a dictionary is needed"),
+    ],
+)
+def test_a_state_dict_that_fails_is_said_to(make, said):
+    with pytest.raises(UsageError, match=said):
+        survey(Own(make))
+
+
+def test_a_module_inside_itself_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.again = model
+    with pytest.raises(UsageError, match=r"the modules of the model never end .*: one is registered inside itself"):
+        survey(model)
 
 
 def test_extra_state_is_no_tensor_slot():

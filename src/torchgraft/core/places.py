@@ -5,14 +5,20 @@ Works on any object with the inner dicts of a torch module; torch itself is neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torchgraft.core.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Iterator
 
     import torch
     from torch import nn
+
+
+LONGEST = 10_000  # characters of a path: one that is longer goes round in circles
 
 
 class Place(NamedTuple):
@@ -78,11 +84,18 @@ def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return every module under every one of its dotted paths, parents first, in registration order.
 
     A module that is reachable twice comes twice, as its tensors come twice in the state dict.
+
+    Raises:
+        UsageError: a module is registered inside itself.
     """
     out: list[tuple[str, nn.Module]] = []
     stack: list[tuple[str, nn.Module]] = [("", model)]
     while stack:
         path, module = stack.pop()
+        if len(path) > LONGEST:
+            raise UsageError(
+                f"the modules of the model never end ({printable(path, 60)}): one is registered inside itself; take it out"
+            )
         out.append((path, module))
         children = module._modules  # noqa: SLF001  # the public iterators are five times slower
         if children:
@@ -144,18 +157,62 @@ def _defined_outside_torch(function: Callable[..., object]) -> bool:
 def _renamed(model: nn.Module, found: list[Place]) -> list[Place]:
     """Return `found` under the names that the model's own `state_dict` gives the very same tensors.
 
-    A parameter that the state dict leaves out keeps its path and is marked as not persistent.
+    What it gives copies of keeps its path. A buffer that it leaves out is not persistent; a parameter is one all the same.
     """
-    names: dict[int, list[str]] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        names.setdefault(id(value), []).append(name)
+    state = _state_of(model)
+    names: dict[Hashable, list[str]] = {}
+    for name, value in state.items():
+        for key in _marks(value):
+            names.setdefault(key, []).append(name)
+    taken: set[str] = set()
     out: list[Place] = []
     for place in found:
-        own = names.get(id(place.tensor), [])
-        if not own:
-            out.append(place._replace(persistent=False))
+        own = [name for key in _marks(place.tensor) for name in names.get(key, ()) if name not in taken]
+        copied = place.name in state and place.name not in taken
+        if not own and not copied:
+            out.append(place._replace(persistent=not place.is_buffer))
             continue
-        name = place.name if place.name in own else own[0]
-        own.remove(name)
+        name = place.name if place.name in own or not own else own[0]
+        taken.add(name)
         out.append(place._replace(name=name, persistent=True))
     return out
+
+
+def _state_of(model: nn.Module) -> Mapping[str, Any]:
+    """Return what the model's own `state_dict` gives; one that takes no arguments gives detached tensors.
+
+    Raises:
+        UsageError: it fails, or gives something else.
+    """
+    try:
+        try:
+            state: Any = model.state_dict(keep_vars=True)
+        except TypeError:
+            state = model.state_dict()
+    except Exception as error:
+        said = f"{type(error).__name__}: {printable(str(error), 200)}"
+        raise UsageError(
+            f"state_dict() of {type(model).__name__} fails, so its tensors have no names ({said})"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise UsageError(
+            f"state_dict() of {type(model).__name__} gives a {type(state).__name__}; a dictionary is needed"
+        )
+    return state
+
+
+def _marks(value: Any) -> Iterator[Hashable]:
+    """Yield what tells a tensor from all others: first itself, then where it lies, for those that were detached."""
+    yield id(value)
+    try:
+        address = value.data_ptr()
+    except (
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ):  # no tensor, or one without memory
+        return
+    if address:
+        yield (address, value.shape, value.stride(), value.dtype)

@@ -2,5 +2,6 @@
 
 from torchgraft.surveying.hooks import Renames, rename_by_hooks
 from torchgraft.surveying.slots import survey, target_from_specs
+from torchgraft.surveying.unheard import unheard
 
-__all__ = ["Renames", "rename_by_hooks", "survey", "target_from_specs"]
+__all__ = ["Renames", "rename_by_hooks", "survey", "target_from_specs", "unheard"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torchgraft.core.listing import listed
 from torchgraft.core.places import walk_of
 from torchgraft.core.shield import Shield
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import TensorSpec
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_NOTHING = object()
 _PLAIN = ("torch.nn.modules.module", "torch.nn.modules.batchnorm", "torch.nn.modules.instancenorm")
 
 
@@ -68,6 +70,7 @@ def rename_by_hooks(
             for path, module in walked:
                 _run(path, module, state, versions or {}, notes)
                 shield.deliver()
+            notes += _also_set(everywhere, saved)
         finally:
             _put_back(saved)
     found = _compare(state, given, notes)
@@ -147,6 +150,26 @@ def _ghost(tensor: torch.Tensor) -> torch.Tensor:
     except RuntimeError:  # lazy parameters have no shape
         return tensor
     return torch.nn.Parameter(ghost, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else ghost
+
+
+def _also_set(walked: Iterable[tuple[str, nn.Module]], saved: Iterable[tuple[nn.Module, dict[str, Any]]]) -> list[str]:
+    """Return a note on attributes that the loading code has set or taken away: they are put back, so that is lost."""
+    before = {id(module): attributes for module, attributes in saved}
+    found: dict[str, list[str]] = {}
+    for path, module in walked:
+        old, new = before[id(module)], module.__dict__
+        for name in dict.fromkeys((*old, *new)):
+            if name not in _KEPT and not _is_same(old.get(name, _NOTHING), new.get(name, _NOTHING)):
+                found.setdefault(name, []).append(path or "the model")
+    return [
+        f"the model's loading code also sets {name} of {listed(paths, 3)}: torchgraft leaves it as it is; set it yourself if it "
+        "follows from the weights"
+        for name, paths in found.items()
+    ]
+
+
+def _is_same(old: object, new: object) -> bool:
+    return old is new or (isinstance(old, (bool, int, float, str)) and type(old) is type(new) and old == new)
 
 
 def _put_back(saved: list[tuple[nn.Module, dict[str, Any]]]) -> None:

@@ -1,0 +1,52 @@
+"""What a model's own loading code would do beside filling tensors, and torchgraft doesn't: told, so that nobody misses it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchgraft.core.listing import listed
+from torchgraft.core.places import walk_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from torchgraft.core.places import Walk
+
+SHOWN = 3
+
+
+def unheard(model: nn.Module | Walk) -> tuple[str, ...]:
+    """Return a note for each kind of loading code of `model` that is not run: none for most models."""
+    walk = walk_of(model)
+    return tuple(_notes(walk.model, walk.modules))
+
+
+def _notes(model: nn.Module, walked: list[tuple[str, nn.Module]]) -> Iterator[str]:
+    kinds = {type(module) for _, module in walked}  # a large model has few classes
+    keeping = {kind for kind in kinds if _is_foreign(kind, "set_extra_state")}
+    if keeping:
+        said = _said([path for path, module in walked if type(module) in keeping])
+        yield (
+            f"state beside the tensors of {said} (set_extra_state) is not loaded: hand it over yourself, or save and load it by "
+            "torch"
+        )
+    hooked = [path for path, module in walked if module._load_state_dict_post_hooks]  # noqa: SLF001
+    if hooked:
+        yield (
+            f"code that {_said(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
+            "out from the weights"
+        )
+    if _is_foreign(type(model), "load_state_dict"):
+        yield f"{type(model).__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
+
+
+def _is_foreign(kind: type, method: str) -> bool:
+    """Return whether a class has a method from elsewhere than torch."""
+    home: str = getattr(getattr(kind, method, None), "__module__", None) or "torch"
+    return home.partition(".")[0] != "torch"
+
+
+def _said(paths: list[str]) -> str:
+    return listed([path or "the model itself" for path in paths], SHOWN)
