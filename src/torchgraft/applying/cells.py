@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError
@@ -21,19 +23,30 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Slot, Target
 
 
-class Cell(NamedTuple):
-    """A slot in the model: its places, and the tensor to write to.
+@dataclass(eq=False)
+class Cell:
+    """A slot in the model: its places, and the tensor whose memory is written to.
 
-    `value` is the model's own memory, or, where the model has none (meta), new memory that `Installation` puts in.
-    It has a version counter of its own, so that a load that was rolled back leaves no trace. `plain`: it is ordinary CPU
-    memory that bytes can be moved to and from.
+    `memory` is the model's own, or, where the model has none (meta: `staged`), new memory that `Installation` puts in.
+    `plain`: it is ordinary CPU memory that bytes can be moved to and from.
     """
 
     slot: Slot
     places: tuple[Place, ...]
-    value: torch.Tensor
+    memory: torch.Tensor
     staged: bool
     plain: bool
+
+    @cached_property
+    def value(self) -> torch.Tensor:
+        """The tensor to write to: with a version counter of its own, so that a load that was rolled back leaves no trace."""
+        return self.memory.data
+
+    @property
+    def room(self) -> int:
+        """Bytes of memory that the model has under one name, one after the other; 0 where it isn't that simple."""
+        simple = self.plain and not self.staged and len(self.places) == 1 and self.memory.is_contiguous()
+        return self.memory.nbytes if simple else 0
 
 
 def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device | None) -> dict[str, Cell]:
@@ -45,16 +58,17 @@ def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device 
     found = {place.name: place for place in walk_of(model).places}
     cells: dict[str, Cell] = {}
     for slot in target.slots:
-        mine = tuple([found[name] for name in slot.names if name in found])
+        names = slot.names if slot.aliases else (slot.spec.name,)
+        mine = tuple([found[name] for name in names if name in found])
         tensor = here(mine[0].tensor) if mine else None
-        if tensor is None or tuple(tensor.shape) != slot.spec.shape:
+        if tensor is None or tensor.shape != slot.spec.shape:
             now = "is gone" if tensor is None else f"is now {list(tensor.shape)}"
             raise UsageError(
                 f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
             )
         staged = tensor.is_meta
-        value = _memory_like(tensor, device) if staged else tensor.data
-        cells[slot.name] = Cell(slot, mine, value, staged, is_plain(value))
+        memory = _memory_like(tensor, device) if staged else tensor
+        cells[slot.spec.name] = Cell(slot, mine, memory, staged, is_plain(memory))
     ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")
     return cells
 

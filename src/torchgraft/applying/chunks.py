@@ -46,6 +46,11 @@ class Transfer(NamedTuple):
         """The name of the slot."""
         return self.step.slot.name
 
+    @property
+    def names(self) -> list[str]:
+        """The slot."""
+        return [self.step.slot.spec.name]
+
     def spoil(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
         flat, unit = self.value.view(-1), self.value.element_size()

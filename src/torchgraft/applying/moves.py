@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from torchgraft.applying.batches import Batch
     from torchgraft.applying.cells import Cell
     from torchgraft.applying.segments import Segment
     from torchgraft.applying.undo import Undo
@@ -55,12 +56,12 @@ def move_of(
     return Move(step, value, found, given, 0 if cell.staged else value.nbytes)
 
 
-def kept(moves: Sequence[Move], way: str, *, overlapping: bool) -> list[Move]:
+def kept(moves: Sequence[Move | Batch], way: str, *, overlapping: bool) -> list[Move | Batch]:
     """Return those whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
     real = [move for move in moves if move.old]
     if way == KEEP or overlapping:
         return real
-    found: list[Move] = []
+    found: list[Move | Batch] = []
     left = KEPT if way == AUTO else 0
     for move in sorted(real, key=lambda move: move.old):
         left -= move.old
@@ -70,9 +71,11 @@ def kept(moves: Sequence[Move], way: str, *, overlapping: bool) -> list[Move]:
     return found
 
 
-def transfers(moves: Sequence[Move], keeps: Sequence[Move], undo: Undo, way: str, written: Written) -> list[Transfer]:
+def transfers(
+    moves: Sequence[Move], keeps: Sequence[Move | Batch], undo: Undo, way: str, written: Written
+) -> list[Transfer]:
     """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose."""
-    rooms = {move.step.slot.name: undo.reserve(move.old) for move in keeps}
+    rooms = {move.step.slot.name: undo.reserve(move.old) for move in keeps if isinstance(move, Move)}
     out: list[Transfer] = []
     for step, value, found, given, old in moves:
         name = step.slot.name
@@ -83,6 +86,17 @@ def transfers(moves: Sequence[Move], keeps: Sequence[Move], undo: Undo, way: str
         proves, bare = loose and way != NONE, loose and way == NONE
         out.append(Transfer(step, value, bytes_at(value), found, size, samples, room, proves, bare, given))
     return out
+
+
+def settled(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo, way: str) -> list[Batch]:
+    """Return batches with room for the old values of those that are to be kept; of the others none is there for long."""
+    held = {id(one) for one in keeps}
+    return [
+        batch._replace(room=undo.reserve(batch.old))
+        if id(batch) in held
+        else batch._replace(proves=way != NONE, bare=way == NONE)
+        for batch in batches
+    ]
 
 
 def apart(tensors: Iterable[torch.Tensor]) -> bool:

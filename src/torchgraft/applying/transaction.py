@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torchgraft.applying.batches import Batch, Batches, batched
 from torchgraft.applying.cells import Cell, Installation, expect_writable, resolve
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
-from torchgraft.applying.moves import apart, kept, move_of, transfers
+from torchgraft.applying.moves import apart, kept, move_of, settled, transfers
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.transfers import Transfers
@@ -89,7 +90,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
             notes, initialised = work.carry_out(seen, shield)
             checks = tuple(verify(seen, plan, work.written)) if verify else ()
             _raise_if_failed(checks)
-            if not work.transfers.begun:
+            if not work.begun:
                 shield.deliver()
             if agree is not None:
                 agree(None)
@@ -107,8 +108,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
 class _Work:
     """A load in progress.
 
-    `direct` are the slots that are filled by reading, and by a cast at most, `others` are computed. `overlapping`: some
-    slots share memory, so that the last write wins, and old values can't be done without.
+    `direct` are the slots that are filled by reading, and by a cast at most, `small` those that are copied many at a time,
+    `others` are computed. `overlapping`: some slots share memory, so that the last write wins, and old values can't be done without.
     """
 
     cells: Mapping[str, Cell]
@@ -120,9 +121,11 @@ class _Work:
     written: Written = field(default_factory=Written)
     undo: Undo = field(init=False)
     transfers: Transfers = field(init=False)
+    batches: Batches = field(init=False)
     reader: ReadOnce = field(init=False)
     ticks: Ticks = field(init=False)
     direct: list[Transfer] = field(init=False)
+    small: list[Batch] = field(init=False)
     others: list[Step] = field(default_factory=list)
     overlapping: bool = False
     installation: Installation = field(default_factory=Installation)
@@ -131,22 +134,26 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.specs = {network.path: network.specs for network in self.source.networks}
-        self.overlapping = not apart(cell.value for cell in self.cells.values() if cell.plain)
+        self.overlapping = not apart(cell.memory for cell in self.cells.values() if cell.plain)
+        small, steps = ([], self.steps) if self.overlapping else batched(self.steps, self.cells, self.specs)
         moves = []
-        for step in self.steps:
+        for step in steps:
             move = move_of(step, self._cell(step), self.source, self.specs, casts=not self.overlapping)
             if move is None:
                 self.others.append(step)
             else:
                 moves.append(move)
         changed = [cell.value for cell in map(self._cell, self.others) if not cell.staged]
-        keeps = kept(moves, self.way, overlapping=self.overlapping)
+        keeps = kept([*small, *moves], self.way, overlapping=self.overlapping)
         self.undo = Undo(changed, [move.old for move in keeps])
         self.direct = transfers(moves, keeps, self.undo, self.way, self.written)
-        self.read = sum([t.size for t in self.direct]) + sum(map(self._fed, self.others))
+        self.small = settled(small, keeps, self.undo, self.way)
+        moved: list[Transfer | Batch] = [*self.direct, *self.small]
+        self.read = sum([one.size for one in moved]) + sum(map(self._fed, self.others))
         self.reader = ReadOnce(self.source)
-        self.ticks = Ticks(self.progress, self.read + sum([t.size for t in self.direct if t.proves]))
+        self.ticks = Ticks(self.progress, self.read + sum([one.size for one in moved if one.proves]))
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written, self.ticks.tick)
+        self.batches = Batches(self.source, self.undo, self.findings, self.written, self.ticks.tick)
 
     def _cell(self, step: Step) -> Cell:
         return self.cells[step.slot.name]
@@ -159,14 +166,22 @@ class _Work:
         for step in self.others:
             self._fill(step)
             deliver()
+        self.batches.take(self.small, deliver)
         self.transfers.finish(deliver)
         self._look_at_fresh_buffers()
         notes = self.findings.settle()
         for cell in self.cells.values():
             if cell.staged:
                 self.installation.install(cell)
+        self.batches.begin()
         self.transfers.write()
+        self.batches.write()
         return notes, initialised
+
+    @property
+    def begun(self) -> list[Transfer | Batch]:
+        """What is being written without a way back."""
+        return [*self.batches.begun, *self.transfers.begun]
 
     def _look_at_fresh_buffers(self) -> None:
         """Note buffers that keep their values, and have no finite one."""
@@ -174,9 +189,10 @@ class _Work:
 
         filled = {step.slot.name for step in self.steps}
         for name, cell in self.cells.items():
-            slot, value = cell.slot, cell.value
+            slot = cell.slot
             if name in filled or not (slot.is_buffer and slot.persistent and slot.spec.numel):
                 continue
+            value = cell.value
             if value.layout is torch.strided and value.is_floating_point() and bool(value.isinf().all()):
                 self.findings.infinite(slot, "stays as it was, and holds nothing but infinite values")
 
@@ -203,10 +219,11 @@ class _Work:
         self.transfers.stop()
         self.installation.undo()
         refused = self.undo.restore()
-        for transfer in self.transfers.begun:
-            transfer.spoil()
-        spoiled = [transfer.step.slot.name for transfer in self.transfers.begun]
-        return [*spoiled, *(name for name, cell in self.cells.items() if any(cell.value is t for t in refused))]
+        for lost in self.begun:
+            lost.spoil()
+        spoiled = {name for lost in self.begun for name in lost.names}
+        wild = {id(tensor) for tensor in refused}
+        return [name for name, cell in self.cells.items() if name in spoiled or (wild and id(cell.value) in wild)]
 
     def mark_changed(self) -> None:
         """Tell autograd that the values changed, as a copy in place would have."""

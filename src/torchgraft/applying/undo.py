@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from torchgraft.applying.memory import Arena, is_plain, move
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
+from torchgraft.core.moving import gather, scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import torch
 
@@ -32,6 +33,7 @@ class Undo:
         whole = [t.nbytes for t in tensors if is_plain(t) and is_dense(t)]
         self._arena = Arena(sum([(size + 63) // 64 * 64 for size in (*whole, *sizes)]))
         self._moved: list[tuple[int, int, int]] = []
+        self._gathered: list[tuple[int, Sequence[int], Sequence[int]]] = []
         self._cloned: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.size = 0
 
@@ -44,6 +46,11 @@ class Undo:
         """Keep the bytes at `address` in `room`. May be called from several threads for different memory."""
         move(room, address, size)
         self._moved.append((address, room, size))
+
+    def keep_many(self, room: int, addresses: Sequence[int], sizes: Sequence[int]) -> None:
+        """Keep `sizes` bytes of each of `addresses` in `room`, side by side."""
+        gather(addresses, sizes, room)
+        self._gathered.append((room, addresses, sizes))
 
     def keep(self, tensor: torch.Tensor) -> None:
         """Keep the values of a whole tensor of any kind; those of other devices are kept on the CPU."""
@@ -66,4 +73,6 @@ class Undo:
                 refused.append(tensor)
         for address, room, size in reversed(self._moved):
             move(address, room, size)
+        for room, addresses, sizes in reversed(self._gathered):
+            scatter(room, addresses, sizes)
         return refused

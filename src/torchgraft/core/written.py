@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PAGE = 4096
 SMALL = 4 * PAGE
@@ -20,16 +20,28 @@ class Sample(NamedTuple):
     checksum: int
 
 
+class Run(NamedTuple):
+    """Slots that were read side by side: their names, their sizes in bytes, and the CRC-32 of each and of all, taken before
+    they were written.
+    """
+
+    names: Sequence[str]
+    sizes: Sequence[int]
+    checksums: Sequence[int]
+    checksum: int
+
+
 @dataclass(slots=True)
 class Written:
     """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand.
 
-    `compared`: those of which every byte was compared as soon as it was written.
+    `compared`: those of which every byte was compared as soon as it was written. `runs`: many small ones together.
     """
 
     digests: dict[str, int] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
+    runs: list[Run] = field(default_factory=list)
 
 
 def sample_ranges(size: int) -> Iterator[tuple[int, int]]:

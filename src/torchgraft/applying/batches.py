@@ -1,0 +1,187 @@
+"""Many small tensors that are copied as they are: read side by side, looked at together, and put into their places.
+
+What costs little for a large tensor (an object for each part, a call for each step of the way) is most of the cost of a
+small one, and models of experts have a hundred thousand of these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from torchgraft.applying.finite import odd_values
+from torchgraft.core.checksums import crc32
+from torchgraft.core.dtypes import DType
+from torchgraft.core.moving import scatter
+from torchgraft.core.plan import Action
+from torchgraft.core.specs import Piece
+from torchgraft.core.written import SMALL, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torchgraft.applying.cells import Cell
+    from torchgraft.applying.findings import Findings
+    from torchgraft.applying.memory import Bytes
+    from torchgraft.applying.undo import Undo
+    from torchgraft.core.plan import Step
+    from torchgraft.core.specs import Source, TensorSpec
+    from torchgraft.core.written import Written
+
+MOST = 4 << 20  # bytes of a batch: as much as stays in the cache that cores share
+MANY = 4096  # tensors of a batch: signals are heard in between
+
+
+class Batch(NamedTuple):
+    """Small slots of one element type: steps, cells, and where each lies in memory with how many bytes.
+
+    `room`, `proves` and `bare` are as for a Transfer.
+    """
+
+    steps: Sequence[Step]
+    cells: Sequence[Cell]
+    addresses: Sequence[int]
+    sizes: Sequence[int]
+    room: int = 0
+    proves: bool = False
+    bare: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return sum(self.sizes)
+
+    @property
+    def old(self) -> int:
+        """Number of bytes of old values."""
+        return self.size
+
+    @property
+    def dtype(self) -> DType:
+        """The element type of all."""
+        return self.steps[0].slot.spec.dtype
+
+    @property
+    def names(self) -> list[str]:
+        """The slots."""
+        return [step.slot.spec.name for step in self.steps]
+
+    def spoil(self) -> None:
+        """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
+        for cell in self.cells:
+            value = cell.value
+            value.fill_(float("nan") if value.is_floating_point() or value.is_complex() else 0)
+
+
+def batched(
+    steps: Sequence[Step], cells: Mapping[str, Cell], specs: Mapping[str, Mapping[str, TensorSpec]]
+) -> tuple[list[Batch], list[Step]]:
+    """Return the small slots that are copied as they are in batches, each in the order of `steps`, and the other steps."""
+    kinds: defaultdict[DType, list[tuple[Step, Cell, int]]] = defaultdict(list)
+    others: list[Step] = []
+    for step in steps:
+        cell = cells[step.slot.spec.name]
+        size = cell.room
+        if 0 < size <= SMALL and step.action is Action.COPY:
+            feed, slot = step.feeds[0], step.slot.spec
+            given = specs[feed.network][feed.key]
+            if given.dtype is slot.dtype is not DType.BOOL and given.shape == slot.shape:
+                kinds[slot.dtype].append((step, cell, size))
+                continue
+        others.append(step)
+    return [batch for found in kinds.values() for batch in _cut(found)], others
+
+
+def _cut(found: Sequence[tuple[Step, Cell, int]]) -> Iterator[Batch]:
+    """Yield batches of what may go together, no larger than they may be."""
+    first = size = 0
+    for at, (_, _, more) in enumerate(found):
+        if size + more > MOST or at - first == MANY:
+            yield _batch(found[first:at])
+            first, size = at, 0
+        size += more
+    yield _batch(found[first:])
+
+
+def _batch(found: Sequence[tuple[Step, Cell, int]]) -> Batch:
+    steps, cells, sizes = zip(*found, strict=True)
+    return Batch(steps, cells, [cell.memory.data_ptr() for cell in cells], sizes)
+
+
+class Batches:
+    """Reads batches, in the two goes that Transfers explains. Memory: one batch."""
+
+    def __init__(  # what it reads, and who hears of it
+        self, source: Source, undo: Undo, findings: Findings, written: Written, tick: Callable[[int], None]
+    ) -> None:
+        self._source = source
+        self._undo = undo
+        self._findings = findings
+        self._written = written
+        self._tick = tick
+        self._scratch = np.empty(0, np.uint8)
+        self._later: list[Batch] = []
+        self.begun: list[Batch] = []
+
+    def take(self, batches: Sequence[Batch], between: Callable[[], None]) -> None:
+        """Do the first go; `between` is called now and then, and may raise."""
+        self._later = [batch for batch in batches if batch.proves]
+        self.begun = [batch for batch in batches if batch.bare]
+        for batch in batches:
+            self._take(batch)
+            self._tick(batch.size)
+            between()
+
+    def begin(self) -> None:
+        """Hear that the second go begins: from here on only a file that changes or a disk that fails stands in the way."""
+        self.begun += self._later
+
+    def write(self) -> None:
+        """Do the second go."""
+        for batch in self._later:
+            self._put(batch, self._read(batch))
+            with suppress(Exception):  # there is no way back: a listener that fails must not cost the model
+                self._tick(batch.size)
+
+    def _take(self, batch: Batch) -> None:
+        """Read, sum up for the comparison, look at every value, keep old values, and put new ones into their places."""
+        data = self._read(batch)
+        ends = list(pairwise(accumulate(batch.sizes, initial=0)))
+        view = data.data
+        checksums = [crc32(view[start:stop], 0) for start, stop in ends]
+        self._written.runs.append(Run(batch.names, batch.sizes, checksums, crc32(view, 0)))
+        if self._findings.looks_for_odd and odd_values(data, batch.dtype):
+            for step, (start, stop) in zip(batch.steps, ends, strict=True):
+                if odd := odd_values(data[start:stop], batch.dtype):
+                    self._findings.odd(step, odd)
+        if batch.room:
+            self._undo.keep_many(batch.room, batch.addresses, batch.sizes)
+        if not batch.proves:
+            self._put(batch, data)
+
+    def _read(self, batch: Batch) -> Bytes:
+        """Return the bytes of all tensors side by side, until the next call."""
+        if self._scratch.size < batch.size:
+            self._scratch = np.empty(batch.size, np.uint8)
+        data = self._scratch[: batch.size]
+        view = data.data
+        ends = pairwise(accumulate(batch.sizes, initial=0))
+        feeds = [step.feeds[0] for step in batch.steps]
+        try:
+            self._source.read_pieces(
+                [
+                    Piece(feed.network, feed.key, 0, view[start:stop])
+                    for feed, (start, stop) in zip(feeds, ends, strict=True)
+                ]
+            )
+        except BaseException as error:
+            error.add_note(" ... ".join(dict.fromkeys((batch.names[0], batch.names[-1]))))
+            raise
+        return data
+
+    def _put(self, batch: Batch, data: Bytes) -> None:
+        scatter(int(data.ctypes.data), batch.addresses, batch.sizes)
