@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import printable
 from torchgraft.core.families import family
 from torchgraft.reporting.json import Data, plain
+from torchgraft.reporting.sections import remark_section
 from torchgraft.reporting.text import view_text
 from torchgraft.reporting.view import Group, Line, Section, View
 from torchgraft.reporting.words import shape_words
@@ -43,11 +44,7 @@ def verification_view(found: Verification) -> View:
         *([_divergence(found.divergence, found)] if found.divergence else []),
         *([_causes(found.causes)] if found.causes else []),
         *([_settings(found.settings)] if found.settings else []),
-        *(
-            [Section(title="notes", groups=tuple(Group(cause=printable(n, 2000)) for n in found.notes))]
-            if found.notes
-            else []
-        ),
+        remark_section("notes", found.notes),
     ]
     return View(
         verdict=verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
@@ -122,10 +123,10 @@ def _heads(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     if family(mine.name) not in ("attention", "matrix product", "softmax") or family(mine.name) != family(other.name):
         return
     for a, b in zip(mine.shapes, other.shapes, strict=False):
-        if len(a) < 3 or len(b) < 3 or a == b or _size(a[-2:]) == 0:
+        if len(a) < 3 or len(b) < 3 or a == b or prod(a[-2:]) == 0:
             continue
         ours, theirs = _heads_of(a), _heads_of(b)
-        if ours != theirs and (a[-1] * ours == b[-1] * theirs or _size(a) == _size(b)):
+        if ours != theirs and (a[-1] * ours == b[-1] * theirs or prod(a) == prod(b)):
             yield Cause(
                 kind="heads",
                 text=f"{_at(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
@@ -139,13 +140,6 @@ def _heads(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
 
 def _heads_of(shape: tuple[int, ...]) -> int:
     return shape[-3]
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    out = 1
-    for n in shape:
-        out *= n
-    return out
 
 
 def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.units import kind_of
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 # Score that the new reading may lose by names and shapes, for each pair that it changes: a lesson outweighs a few words.
 SLACK = 0.5
-FITS = 0.4
 
 Lists = tuple[str, str]
 

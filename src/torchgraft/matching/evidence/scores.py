@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Shape
     from torchgraft.matching.parts.units import Unit
 
+# Score from which on a pair is taken at all: shapes that fit give 1, and words that exclude each other take more than that.
+FITS = 0.4
+# Likeness of names below which they say nothing.
+STRANGE = 0.15
+
 ROLES = ("weight", "bias", "mean", "var", BARE)
 
 
@@ -27,8 +32,8 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1. `turned`: a kernel has the same sizes in another order. `shared`: number of words that both names hold; a number counts
-    with the word before it.
+    blocks around them are, 0 to 1. `turned`: a kernel has the same sizes in another order. `shared`: number of words that
+    both names hold; a number counts with the word before it.
     """
 
     fits: np.ndarray

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Certainty
+from torchgraft.matching.evidence.scores import STRANGE
 
 if TYPE_CHECKING:
     from torchgraft.matching.judging.judge import Pair
@@ -29,8 +30,8 @@ EITHER_WAY = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )
 
-# Likeness of names: below STRANGE they say nothing, from AKIN on they speak for the pair, from SAME on all words agree.
-STRANGE, AKIN, SAME = 0.15, 0.55, 0.9
+# Likeness of names: from AKIN on they speak for the pair, from SAME on all words agree.
+AKIN, SAME = 0.55, 0.9
 # How rare shapes are of which the two sides have three: an embedding here, and the embedding and a tied head there.
 FEW = 0.6
 # Share of the total score by which a pair must lead its best rival.

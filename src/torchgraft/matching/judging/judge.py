@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.judging.openings import openings
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ class Pair:
 
     `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
     shapes that stays free stands beside, with nothing in between that could tell; `named`: the same name under
-    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well by name or block; `placed`: where one does, it stands
-    elsewhere on both sides, or would fit worse as part of an exchange; `rare`: how few units
-    share the shapes; `lead`: total score over the next best; `rival`: that next best source.
+    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well
+    by name or block; `placed`: where one does, it stands elsewhere on both sides, or would fit worse as part of an
+    exchange; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
+    source.
     """
 
     source: int
@@ -119,7 +121,7 @@ def _judge(
         and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
         rare=float(evidence.rare[i, j]),
         lead=float(lead),
-        rival=rival if column[rival] > 0.4 else None,
+        rival=rival if column[rival] > FITS else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.parts.units import kind_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 # Score that an exchange may lose by names and numbers: that a module stays whole says as much as half of both names.
 SLACK = 1.5
-FITS = 0.4
 # More layers than this make a block, not a module, and its parts are told apart in other ways.
 FEW = 3
 

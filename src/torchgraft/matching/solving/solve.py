@@ -8,7 +8,7 @@ import numpy as np
 
 from torchgraft.matching.evidence.lessons import taught
 from torchgraft.matching.evidence.order import is_orderly, sequences_of
-from torchgraft.matching.evidence.scores import Evidence, gather
+from torchgraft.matching.evidence.scores import FITS, Evidence, gather
 from torchgraft.matching.evidence.votes import block_votes, tail_votes
 from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.words import counted, stem
@@ -127,4 +127,4 @@ def _marks(pairs: set[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
 
 def _assign(scores: np.ndarray) -> list[tuple[int, int]]:
     rows, columns = assign(np.maximum(scores, 0.0))
-    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > 0.4]
+    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > FITS]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.evidence.scores import STRANGE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
 
     from torchgraft.matching.parts.units import Unit
 
-# Likeness of names up to which they say nothing, and how many units make a block of which one is not the whole.
-STRANGE, MANY = 0.15, 3
+# So many units make a block of which one is not the whole.
+MANY = 3
 
 
 def without_strays(

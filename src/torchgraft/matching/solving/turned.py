@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import natural_key
+from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.names.words import canonical, stem
 from torchgraft.matching.parts.units import kind_of
 from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from torchgraft.matching.parts.units import Unit
 
-FITS = 0.4
 # Words that say what a list is for on both sides, and not from which end it is counted.
 LOOSE = frozenset({"up", "ups", "upsample", "decoder", "decode"})
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.evidence.scores import FITS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,8 @@ def uncrossed(
 ) -> list[tuple[int, int]]:
     """Return the pairs with needless crossings undone.
 
-    `scores` is what speaks for a pair apart from order, and `order` the weight of that, 0 to 1. Only pairs within the same outermost blocks are compared, so time grows with the blocks' sizes, not with the model's.
+    `scores` is what speaks for a pair apart from order, and `order` the weight of that, 0 to 1. Only pairs within the
+    same outermost blocks are compared, so time grows with the blocks' sizes, not with the model's.
     """
     to = dict(pairs)
     groups: dict[tuple[str, str], list[int]] = {}
@@ -46,7 +49,7 @@ def _sweep(members: list[int], to: dict[int, int], scores: np.ndarray, slack: fl
     for at, i in enumerate(members):
         for k in members[at + 1 :]:
             a, b = to[i], to[k]
-            if a <= b or scores[i, b] < 0.4 or scores[k, a] < 0.4:
+            if a <= b or scores[i, b] < FITS or scores[k, a] < FITS:
                 continue
             if scores[i, b] + scores[k, a] + slack >= scores[i, a] + scores[k, b]:
                 to[i], to[k] = b, a
