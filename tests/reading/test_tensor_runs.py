@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from torchgraft.core.errors import CheckpointError
+from torchgraft.reading.containers.zipentries import Entries
 from torchgraft.reading.formats.torch_zip import ZipStorages
 from torchgraft.reading.pickles import unpickle
 from torchgraft.reading.pickles.inert import StorageRef, TensorRef
@@ -21,6 +22,8 @@ from torchgraft.reading.pickles.unpickle import Machine
 
 class Archive:
     """As much of an archive as storages ask for before any tensor is read."""
+
+    entries = Entries()
 
     class window:  # noqa: N801
         label = "file"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from torchgraft.core.checksums import crc32
 
 if TYPE_CHECKING:
-    from torchgraft.reading.containers.zipdir import ZipArchive, ZipEntry
+    from torchgraft.reading.containers.zipdir import ZipArchive
 
 PIECE = 1 << 18
 _OPEN = local()
 
 
-def inflate_into(archive: ZipArchive, name: str, buffer: memoryview, start: int) -> None:
-    """Fill `buffer` with the content of the compressed record `name` from byte `start` on.
+def inflate_into(archive: ZipArchive, number: int, buffer: memoryview, start: int) -> None:
+    """Fill `buffer` with the content of the compressed record `number` from byte `start` on.
 
     Each thread goes on where it stopped; whoever goes back, or to another record, begins anew. At the end of the record
     its size and checksum are compared.
@@ -26,30 +26,31 @@ def inflate_into(archive: ZipArchive, name: str, buffer: memoryview, start: int)
     """
     run: Inflating | None = getattr(_OPEN, "run", None)
     _OPEN.run = None  # an error leaves nothing half read
-    if run is None or run.archive is not archive or run.entry.name != name or run.at > start:
-        run = Inflating(archive, archive.entries[name])
+    if run is None or run.archive is not archive or run.number != number or run.at > start:
+        run = Inflating(archive, number)
     run.skip(start)
     run.fill(buffer)
     if run.at < run.entry.size:
         _OPEN.run = run
 
 
-def check_inflated(archive: ZipArchive, name: str) -> None:
+def check_inflated(archive: ZipArchive, number: int) -> None:
     """Read a compressed record to its end, for the sake of its checksum.
 
     Raises:
         CorruptCheckpointError: as for `inflate_into`.
     """
-    run = Inflating(archive, archive.entries[name])
+    run = Inflating(archive, number)
     run.skip(run.entry.size)
 
 
 class Inflating:
     """One way through a compressed record. `at` is the number of bytes that came out."""
 
-    def __init__(self, archive: ZipArchive, entry: ZipEntry) -> None:
+    def __init__(self, archive: ZipArchive, number: int) -> None:
         self.archive = archive
-        self.entry = entry
+        self.number = number
+        self.entry = entry = archive.entries.at(number)
         self.at = 0
         self._engine = zlib.decompressobj(-15)
         self._next = archive.locate(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,8 +22,9 @@ from torchgraft.core.facts import RESERVED
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.reading.finding.plain import kept
 from torchgraft.reading.finding.roles import is_counter, role_of
-from torchgraft.reading.finding.walk import children, is_module, is_tensor, module_entries, survey
+from torchgraft.reading.finding.walk import are_tensors, children, is_module, is_tensor, module_entries, survey
 from torchgraft.reading.pickles.inert import Array, Name, Py2Text, Record, Stub
+from torchgraft.reading.tensors.leaves import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -186,8 +188,8 @@ class _Cataloguer:
 
     def _split(self, node: Any, role: str) -> tuple[Entries, list[tuple[str, Any, str]], Entries]:
         """Return the tensors directly in `node`, its parts that hold some, and tensors that are not the model's."""
-        named = type(node) is Record and all(type(k) is str for k in node)
-        if named and all(is_tensor(v) for v in node.values()):
+        named = type(node) is Record and set(map(type, node)) <= {str}
+        if named and are_tensors(node.values()):
             return node.items(), [], ()
         direct: list[tuple[str, Any]] = []
         parts: list[tuple[str, Any, str]] = []
@@ -215,25 +217,24 @@ class _Cataloguer:
 
     def _add(self, path: tuple[str, ...], entries: Entries, role: str, at: int | None = None) -> None:
         where = self._free_path("/".join(path))
-        leaves: dict[str, Leaf] = {}
-        specs: dict[str, TensorSpec] = {}
         self._count(len(entries))
         resolve = self.resolve.leaf
-        for name, ref in entries:
-            leaf = resolve(ref, name)
-            if name in leaves:
-                raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
-            if 0 in leaf.shape:
-                self._check_empty(name, leaf.shape)
-            leaves[name] = leaf
-            specs[name] = TensorSpec(name, leaf.shape, leaf.dtype)
+        leaves = {name: ref if type(ref) is View else resolve(ref, name) for name, ref in entries}
+        if len(leaves) < len(entries):
+            name = next(name for name, count in Counter([name for name, _ in entries]).items() if count > 1)
+            raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
+        for shape in {leaf.shape for leaf in leaves.values()}:
+            if 0 in shape:
+                self._check_empty(leaves, shape)
+        specs = {name: TensorSpec(name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
         network = Network(where, specs, role, _shared(leaves) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.leaves[where] = leaves
 
-    def _check_empty(self, name: str, shape: Shape) -> None:
+    def _check_empty(self, leaves: Mapping[str, Leaf], shape: Shape) -> None:
         """Refuse shapes that no tensor can have, though they take no bytes: their strides would not fit 64 bits."""
         if prod(max(n, 1) for n in shape) >= 1 << 63:
+            name = next(name for name, leaf in leaves.items() if leaf.shape == shape)
             raise CorruptCheckpointError(
                 f"{self.label}: tensor {printable(name)} has the shape {shape!s:.80}, too large for any tensor"
             )
@@ -324,8 +325,14 @@ class _Cataloguer:
 def _shared(leaves: Mapping[str, Leaf]) -> dict[str, str]:
     """Return which names have the very same memory as an earlier one, and its name.
 
+    Views of different runs of bytes have not.
     Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
     """
+    if set(map(type, leaves.values())) <= {View}:
+        runs = {id(leaf.source) for leaf in leaves.values() if isinstance(leaf, View)}
+        if len(runs) == len(leaves):
+            return {}
+        del runs
     hashes = array("q", (hash(leaf.identity) for leaf in leaves.values()))
     meet: set[int] = set()
     parts = 1 + len(hashes) // PART  # one after the other, for the memory's sake

@@ -191,4 +191,10 @@ def is_tensor(value: Any) -> bool:
     return type(value) in _TENSORS or isinstance(value, Leaf)
 
 
+def are_tensors(values: Iterable[Any]) -> bool:
+    """Return whether all of `values` are tensors or descriptions of some."""
+    kinds = set(map(type, values))
+    return kinds <= _TENSORS or all(issubclass(kind, Leaf) for kind in kinds - _TENSORS)
+
+
 _TENSORS = frozenset({TensorRef, Array, Unreadable, View, Held})  # the usual ones; the ABC is slow to ask

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError, printable
-from torchgraft.reading.containers.zipdir import STORED
+from torchgraft.reading.containers.zipentries import STORED
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.views import strided_array
 from torchgraft.reading.tensors.leaves import FileBytes, RecordBytes, View
@@ -16,7 +16,8 @@ from torchgraft.reading.tensors.leaves import FileBytes, RecordBytes, View
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torchgraft.reading.containers.zipdir import ZipArchive, ZipEntry
+    from torchgraft.reading.containers.zipdir import ZipArchive
+    from torchgraft.reading.containers.zipentries import ZipEntry
     from torchgraft.reading.disk.files import Window
     from torchgraft.reading.tensors.leaves import Bytes
 
@@ -73,7 +74,8 @@ def _member(archive: ZipArchive, entry: ZipEntry) -> View:
         head = archive.window.part(archive.locate(entry), entry.size).read
     else:
         head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
-    return _array(label, entry.name.removesuffix(".npy"), head, entry.size, partial(RecordBytes, archive, entry.name))
+    made = partial(RecordBytes, archive, archive.entries.number(entry.name))
+    return _array(label, entry.name.removesuffix(".npy"), head, entry.size, made)
 
 
 def _array(

@@ -83,5 +83,6 @@ class _Records:
     def find(self, ref: StorageRef) -> RecordBytes:
         """Return a record."""
         if ref.key not in self.found:
-            self.found[ref.key] = RecordBytes(self.archive, self.prefix + ref.key, 0, ref.nbytes)
+            number = self.archive.entries.number(self.prefix + ref.key)
+            self.found[ref.key] = RecordBytes(self.archive, number, 0, ref.nbytes)
         return self.found[ref.key]

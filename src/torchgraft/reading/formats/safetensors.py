@@ -11,6 +11,7 @@ from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointErro
 from torchgraft.core.facts import TIES, from_texts, stated_ties
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.formats.plain_headers import plain_header
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def read_safetensors(window: Window) -> Contents:
     raw = window.read(8, length)
     if not raw.startswith(b"{"):
         raise window.corrupt(f"safetensors header begins with {raw[:4]!r}, expected {{")
-    header = loads(raw, f"{window.label}: header")
+    warnings: list[str] = []
+    plain = plain_header(window, raw, _DTYPES)
+    header = {"__metadata__": plain.metadata} if plain else loads(raw, f"{window.label}: header")
     del raw
     if not isinstance(header, dict):
         raise window.corrupt("safetensors header is no JSON object")
@@ -53,8 +56,7 @@ def read_safetensors(window: Window) -> Contents:
         raise window.corrupt("__metadata__ holds something else than texts")
     for text in (part for pair in facts.items() for part in pair):
         _check_unicode(window, text, "__metadata__")
-    warnings: list[str] = []
-    tensors = _tensors(window, header, 8 + length, warnings)
+    tensors = plain.tensors if plain else _tensors(window, header, 8 + length, warnings)
     metadata = from_texts(facts)
     metadata.pop(TIES, None)
     if ties := stated_ties(facts, tensors):

@@ -5,21 +5,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError
+from torchgraft.core.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+)
 from torchgraft.core.facts import from_texts
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType
+from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef
 from torchgraft.reading.pickles.names import Table
 from torchgraft.reading.pickles.tensor_runs import TensorRuns
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import Machine
-from torchgraft.reading.pickles.views import Resolver
-from torchgraft.reading.tensors.leaves import RecordBytes
+from torchgraft.reading.pickles.views import Resolver, check_geometry, unit_of
+from torchgraft.reading.tensors.leaves import RecordBytes, View
 
 if TYPE_CHECKING:
     from torchgraft.reading.containers.zipdir import ZipArchive
+    from torchgraft.reading.pickles.tensor_runs import TensorFacts
 
 MAX_VERSION = 10
 MAX_CHECKED = 1000
@@ -35,7 +41,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     warnings: list[str] = []
     big = _check_facts(archive, root, warnings)
     notes = _notes(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
-    storages = ZipStorages(archive, f"{root}/data/", warnings)
+    storages = ZipStorages(archive, f"{root}/data/", warnings, big=big)
     where = f"{label}: {root}/data.pkl"
     table = Table(TORCH_NAMES)
     data = archive.read(f"{root}/data.pkl")
@@ -50,7 +56,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     if script:
         _check_constants(archive, root, warnings)
     _note_rest(archive, root, storages, warnings, script=script)
-    storages.refs.clear()  # from here on the tensors hold what they need
+    storages.forget()  # from here on the tensors hold what they need
     return Contents(
         format="TorchScript" if script else "torch zip",
         tree=tree,
@@ -73,11 +79,11 @@ def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> Non
 def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: list[str], *, script: bool) -> None:
     """Say what of the archive is not read: storages of no tensor, and records that belong to nothing."""
     known = {f"{root}/{name}" for name in _RECORDS}
-    prefix, refs, hidden = storages.prefix, storages.refs, f"{root}/."
+    prefix, hidden = storages.prefix, f"{root}/."
     unused, others, unread = [], [], []
-    for name in archive.entries:
+    for number, name in enumerate(archive.entries.names):
         if name.startswith(prefix):
-            if name[len(prefix) :] not in refs and not name.endswith("/"):
+            if not storages.names(number) and not name.endswith("/"):
                 unused.append(name)
         elif name not in known:
             unread.append(name)
@@ -126,14 +132,30 @@ def _check_facts(archive: ZipArchive, root: str, warnings: list[str]) -> bool:
     return order == b"big"
 
 
-class ZipStorages:
-    """The storages of an archive by key: each named alike by the pickle and found once."""
+class ZipStorage(RecordBytes):
+    """The record of a storage, and of what kind the pickle says that it is."""
 
-    def __init__(self, archive: ZipArchive, prefix: str, warnings: list[str]) -> None:
+    __slots__ = ("kind",)
+
+    def __init__(self, archive: ZipArchive, number: int, nbytes: int, kind: StorageType) -> None:
+        super().__init__(archive, number, 0, nbytes)
+        self.kind = kind
+
+
+class ZipStorages:
+    """The storages of an archive by key: each named alike by the pickle and found once.
+
+    `refs` are those that were named opcode by opcode. Those named in runs of tensors go by the number of their record:
+    there may be a million, and nothing is kept of them but the record.
+    """
+
+    def __init__(self, archive: ZipArchive, prefix: str, warnings: list[str], *, big: bool = False) -> None:
         self.archive = archive
         self.prefix = prefix
         self.warnings = warnings
+        self.big = big
         self.refs: dict[str, StorageRef] = {}
+        self._held: list[ZipStorage | None] = [None] * len(archive.entries)
         self._devices: set[str] = set()
 
     def persistent(self, pid: Any) -> StorageRef:
@@ -142,7 +164,7 @@ class ZipStorages:
 
     def storage(self, kind: StorageType, key: str, location: str, numel: int) -> StorageRef:
         """Return the storage that these facts mean, which must be the same each time."""
-        known = self.refs.get(key)
+        known = self.refs.get(key) or self._named_in_run(key)
         if known is None:
             if not (key.isdecimal() and key.isascii()) and not _KEY.fullmatch(key):  # numbers are the rule
                 raise CorruptCheckpointError(
@@ -154,24 +176,76 @@ class ZipStorages:
                 f"{self.archive.window.label}: record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
                 f"{kind.name}"
             )
-        if location not in self._devices:
-            self._devices.add(location)
-            if not _DEVICE.fullmatch(location):
-                self.warnings.append(f"storage {key} was saved on an unknown device {brief(location)}")
+        self._look_at_device(key, location)
         return known
+
+    def tensor(self, key: str, facts: TensorFacts) -> View | TensorRef:
+        """Return the tensor in the storage `key`: as it can be read, where nothing speaks against it; else described."""
+        if facts.view is None:
+            facts.view = self._sound(facts)
+            self._look_at_device(key, facts.location)
+        number = self.archive.entries.number(self.prefix + key)
+        nbytes, *view = facts.view
+        if number >= 0 and self.archive.entries.sizes[number] == nbytes and key not in self.refs:
+            held = self._held[number]
+            if held is None:
+                held = self._held[number] = ZipStorage(self.archive, number, nbytes, facts.kind)
+            if held.kind.dtype is facts.kind.dtype:
+                return View(held, *view)
+        return TensorRef(
+            self.storage(facts.kind, key, facts.location, facts.numel), facts.offset, facts.shape, facts.stride
+        )
 
     def find(self, ref: StorageRef) -> RecordBytes:
         """Return the record of a storage, which must be there and of the right size."""
         found: RecordBytes | None = ref.found
         if found is None:
-            name = self.prefix + ref.key
-            size = self.archive.entries.size(name)
-            if size < 0:
+            entries, name = self.archive.entries, self.prefix + ref.key
+            number = entries.number(name)
+            if number < 0:
                 raise self.archive.window.corrupt(f"record {name} is missing: a storage of {ref.nbytes} bytes")
+            size = entries.sizes[number]
             if size != ref.nbytes:
                 raise self.archive.window.corrupt(f"record {name} has {size} bytes, expected {ref.nbytes}")
-            found = ref.found = RecordBytes(self.archive, name, 0, size)
+            found = ref.found = RecordBytes(self.archive, number, 0, size)
         return found
+
+    def names(self, number: int) -> bool:
+        """Return whether the pickle names the storage in this record of the archive."""
+        return self._held[number] is not None or self.archive.entries.names[number][len(self.prefix) :] in self.refs
+
+    def forget(self) -> None:
+        """Let go of what serves to compare what is said of a storage in several places."""
+        self.refs.clear()
+        self._held.clear()
+
+    def _sound(self, facts: TensorFacts) -> tuple[Any, ...]:
+        """Return the size of the storage and the parts of a view, or a size that no record has, if there can't be one."""
+        kind = facts.kind
+        dtype, nbytes = kind.dtype, facts.numel * kind.itemsize
+        if dtype is None:
+            return (-1,)
+        try:
+            ref = TensorRef(None, facts.offset, facts.shape, facts.stride)
+            contiguous = check_geometry("", "", ref, nbytes, dtype.itemsize)
+        except CheckpointError:
+            return (-1,)
+        strides = None if contiguous else facts.stride
+        return nbytes, dtype, facts.shape, facts.offset * dtype.itemsize, strides, unit_of(dtype) if self.big else 0
+
+    def _named_in_run(self, key: str) -> StorageRef | None:
+        number = self.archive.entries.number(self.prefix + key)
+        held = self._held[number] if number >= 0 else None
+        if held is None:
+            return None
+        ref = self.refs[key] = StorageRef(key, held.kind, held.nbytes // held.kind.itemsize, held)
+        return ref
+
+    def _look_at_device(self, key: str, location: str) -> None:
+        if location not in self._devices:
+            self._devices.add(location)
+            if not _DEVICE.fullmatch(location):
+                self.warnings.append(f"storage {key} was saved on an unknown device {brief(location)}")
 
 
 def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:

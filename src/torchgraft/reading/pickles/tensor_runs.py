@@ -8,9 +8,10 @@ interpreter, opcode by opcode. The outcome is the same either way.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torchgraft.reading.pickles.inert import StorageRef, StorageType, TensorRef
+from torchgraft.reading.pickles.inert import StorageType
 from torchgraft.reading.pickles.opcodes import MAX_STACK
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _TEXT = 0x58
 _PUT = rb"(?:r(.{4}))?"
-_GET = rb"(h.|j.{4})"
+_GET = rb"(?:h.|j.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
 _INTS = (
     rb"(?:\)|("
@@ -31,14 +32,15 @@ _INTS = (
 # persistent id is ("storage", type, key, device, number of elements).
 _TENSOR = re.compile(
     _PUT
+    + rb"("
     + _GET
     + rb"\(\("
     + _GET
     + _GET
-    + rb"X(.{4})(\d+)"
+    + rb")X(.{4})(\d+)"
     + _PUT
-    + _GET
     + rb"("
+    + _GET
     + _INT
     + rb")t"
     + _PUT
@@ -48,9 +50,9 @@ _TENSOR = re.compile(
     + rb")"
     + _INTS
     + _INTS
-    + rb"[\x88\x89]"
+    + rb"[\x88\x89]("
     + _GET
-    + rb"\)R"
+    + rb")\)R"
     + _PUT
     + rb"t"
     + _PUT
@@ -60,15 +62,38 @@ _TENSOR = re.compile(
 )
 
 
+# The groups of it: what is said but the key, the key's length and text, and the numbers under which the memo keeps parts.
+_SAID = (2, 6, 8, 9, 11, 13)
+_KEY = (3, 4)
+_PUTS = (1, 5, 7, 10, 12, 14, 15, 16)
+# The first two of the groups once more: function, tag and type; device and number of elements.
+_HEAD = re.compile(rb"(" + _GET + rb")\(\((" + _GET + rb")(" + _GET + rb")", re.DOTALL)
+_SIZED = re.compile(rb"(" + _GET + rb")(" + _INT + rb")", re.DOTALL)
 _NUMBERS = re.compile(_INT, re.DOTALL)
 _FUNCTION, _HOOKS = ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict")
+
+
+@dataclass(slots=True, eq=False)
+class TensorFacts:
+    """All that a pickle says of a tensor but the key of its storage: a million tensors share few of these.
+
+    `view` is what the owner of the storages makes of them, once it looked.
+    """
+
+    kind: StorageType
+    location: str
+    numel: int
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    view: Any = None
 
 
 class Storages(Protocol):
     """Knows the storages of a file by key."""
 
-    def storage(self, kind: StorageType, key: str, location: str, numel: int) -> StorageRef:
-        """Return the storage that these facts mean; raises CheckpointError where they contradict earlier ones."""
+    def tensor(self, key: str, facts: TensorFacts) -> Any:
+        """Return the tensor in the storage `key`; raises CheckpointError where facts contradict earlier ones."""
         ...
 
 
@@ -76,7 +101,7 @@ class TensorRuns:
     """Takes runs of names and tensors in steps of one tensor."""
 
     def __init__(self, storages: Storages) -> None:
-        self._storage = storages.storage
+        self._tensor = storages.tensor
         self._tuples = _Tuples({None: ()})
 
     def take(self, m: Machine, pos: int) -> int:
@@ -84,59 +109,47 @@ class TensorRuns:
 
         That is `pos` itself where there are none.
         """
-        data, stack, tuples, live, kinds = m.data, m.stack, self._tuples, m.live, _Kinds(m)
+        data, stack, live, tensor, known = m.data, m.stack, m.live, self._tensor, _Known(m, self._tuples)
         while len(data) > pos and data[pos] == _TEXT and len(stack) < MAX_STACK and live is not None:
             end = pos + 5 + int.from_bytes(data[pos + 1 : pos + 5], "little")
             found = _TENSOR.match(data, end)
             if found is None:
                 break
-            (
-                put_name,
-                function,
-                tag,
-                kind,
-                length,
-                key,
-                put_key,
-                device,
-                count,
-                put_id,
-                offset,
-                shape,
-                put_shape,
-                stride,
-                put_stride,
-                hooks,
-                put_hooks,
-                put_args,
-                put_tensor,
-            ) = found.groups()
-            puts = (put_name, put_key, put_id, put_shape, put_stride, put_hooks, put_args, put_tensor)
-            known, (numel,) = kinds[function, tag, kind, device, hooks], tuples[count]
-            if known is None or not live.isdisjoint(puts) or int.from_bytes(length, "little") != len(key) or numel < 0:
+            (length, key), puts = found.group(*_KEY), found.group(*_PUTS)
+            facts = known[found.group(*_SAID)]
+            if facts is None or not live.isdisjoint(puts) or int.from_bytes(length, "little") != len(key):
                 break
             m.at = pos
             name = str(data[pos + 5 : end], "utf-8", "surrogatepass")
-            storage = self._storage(known[0], key.decode(), known[1], numel)
-            stack += (name, TensorRef(storage, tuples[offset][0], tuples[shape], tuples[stride]))
+            stack += (name, tensor(key.decode(), facts))
             m.forgotten = m.forgotten or any(puts)
             pos = found.end()
         return pos
 
 
-class _Kinds(dict[tuple[bytes, ...], tuple[StorageType, str] | None]):
-    """The storage type and device that the memo holds for five GETs; None unless all five are what a tensor needs."""
+class _Known(dict[tuple[bytes, ...], TensorFacts | None]):
+    """The facts that opcodes mean: five GETs and what the memo holds for them, and the numbers and tuples beside them.
 
-    def __init__(self, m: Machine) -> None:
+    None where a GET gives something else than a tensor needs.
+    """
+
+    def __init__(self, m: Machine, tuples: _Tuples) -> None:
         super().__init__()
         self._machine = m
+        self._tuples = tuples
 
-    def __missing__(self, gets: tuple[bytes, ...]) -> tuple[StorageType, str] | None:
+    def __missing__(self, said: tuple[bytes, ...]) -> TensorFacts | None:
         memo, known = self._machine.memo, self._machine.table.known
+        head, sized, offset, shape, stride, last = said
+        ((get_device, count),) = _SIZED.findall(sized)
+        gets = (*_HEAD.findall(head)[0], get_device, last)
         function, tag, kind, device, hooks = (memo.get(int.from_bytes(get[1:], "little")) for get in gets)
         fits = function is known.get(_FUNCTION) and hooks is known.get(_HOOKS) and type(tag) is str and tag == "storage"
-        found = (kind, device) if fits and type(kind) is StorageType and type(device) is str else None
-        self[gets] = found
+        (numel,), (first,) = self._tuples[count], self._tuples[offset]
+        found = None
+        if fits and type(kind) is StorageType and type(device) is str and numel >= 0:
+            found = TensorFacts(kind, device, numel, first, self._tuples[shape], self._tuples[stride])
+        self[said] = found
         return found
 
 

@@ -51,12 +51,14 @@ class Resolver:
         self._arrays: dict[int, tuple[Array, Leaf]] = {}
         self._sound: dict[tuple[int, ...], tuple[Any, Any, bool]] = {}
 
-    def leaf(self, ref: TensorRef | Unreadable | Array, name: str) -> Leaf:
+    def leaf(self, ref: View | TensorRef | Unreadable | Array, name: str) -> Leaf:
         """Return the tensor called `name`, the same one for the same description.
 
         Raises:
             CheckpointError: it reaches outside its storage, or is of a kind that is not read.
         """
+        if isinstance(ref, View):
+            return ref
         if isinstance(ref, TensorRef):
             if ref.leaf is None:
                 view = self._view(ref, name)
@@ -84,12 +86,8 @@ class Resolver:
             raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is quantised, which is not read")
         dtype = ref.dtype or storage.kind.dtype
         strides = None if contiguous else ref.stride
-        swap = 0
-        if self.big:
-            swap = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
-        return View(
-            self.storages.find(storage), dtype, ref.shape, ref.offset * dtype.itemsize, strides, swap if swap > 1 else 0
-        )
+        swap = unit_of(dtype) if self.big else 0
+        return View(self.storages.find(storage), dtype, ref.shape, ref.offset * dtype.itemsize, strides, swap)
 
     def _geometry(self, ref: TensorRef, name: str) -> bool:
         """Return whether the view lies in C order, after checking that it lies in its storage at all."""
@@ -187,9 +185,14 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
         raise _bad(
             label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {numel * dtype.itemsize}"
         )
-    unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
     strides = fortran_strides(shape) if fortran and len(shape) > 1 else None
-    return View(source, dtype, shape, 0, strides, unit if big and unit > 1 else 0)
+    return View(source, dtype, shape, 0, strides, unit_of(dtype) if big else 0)
+
+
+def unit_of(dtype: DType) -> int:
+    """Return of how many bytes each the numbers are that have a byte order; 0 where there is none."""
+    unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
+    return unit if unit > 1 else 0
 
 
 def fortran_strides(shape: Shape) -> Shape:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.specs import Shape
-    from torchgraft.reading.containers.zipdir import ZipArchive, ZipEntry
+    from torchgraft.reading.containers.zipdir import ZipArchive
+    from torchgraft.reading.containers.zipentries import ZipEntry
     from torchgraft.reading.disk.files import Window
 
 MAX_DIMS = 64
@@ -146,16 +147,16 @@ class JoinedBytes:
 
 
 class RecordBytes:
-    """A record of a zip archive, or its bytes from `skip` on. Its checksum is compared once all of it was read.
+    """A record of a zip archive by its number, or its bytes from `skip` on. Its checksum is compared once all of it was read.
 
     The pieces may come in any order and from several threads. What is read again is not summed up again.
     """
 
-    __slots__ = ("_at", "_checked", "_crc", "_pieces", "archive", "name", "nbytes", "skip")
+    __slots__ = ("_at", "_checked", "_crc", "_pieces", "archive", "nbytes", "number", "skip")
 
-    def __init__(self, archive: ZipArchive, name: str, skip: int, nbytes: int) -> None:
+    def __init__(self, archive: ZipArchive, number: int, skip: int, nbytes: int) -> None:
         self.archive = archive
-        self.name = name
+        self.number = number
         self.skip = skip
         self.nbytes = nbytes
         self._at = -1
@@ -166,17 +167,17 @@ class RecordBytes:
     @property
     def entry(self) -> ZipEntry:
         """What the directory says of the record; made anew each time, as there may be a million records."""
-        return self.archive.entries[self.name]
+        return self.archive.entries.at(self.number)
 
     @property
     def place(self) -> tuple[int, int]:
         """File number and offset of the record's header."""
-        return self.archive.window.place(self.archive.entries.header(self.name))
+        return self.archive.window.place(self.archive.entries.headers[self.number])
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
         if self.entry.method:
-            inflate_into(self.archive, self.name, buffer, self.skip + start)
+            inflate_into(self.archive, self.number, buffer, self.skip + start)
             return
         self.archive.window.read_into(buffer, self.located() + start)
         if not self._checked:
@@ -200,7 +201,7 @@ class RecordBytes:
         if self._checked:
             return
         if self.entry.method:
-            check_inflated(self.archive, self.name)
+            check_inflated(self.archive, self.number)
             self._checked = True
             return
         if self.nbytes > limit:
