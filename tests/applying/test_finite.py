@@ -1,0 +1,42 @@
+"""NaN and infinities are counted exactly, wherever they stand, by whichever way looks for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from torchgraft.applying.finite import Odd, odd_values
+from torchgraft.core.dtypes import DType
+
+KINDS = {DType.F32: np.float32, DType.F64: np.float64, DType.F16: np.float16}
+SIZES = (1, 4095, 4097, 300_000)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", KINDS)
+def test_one_odd_value_is_found_at_either_end_and_between(dtype, size):
+    values = np.random.default_rng(1).standard_normal(size).astype(KINDS[dtype])
+    assert not odd_values(values.view(np.uint8), dtype)
+    for at in {0, size // 2, size - 1}:
+        for odd, found in ((np.nan, Odd(1, 0)), (-np.nan, Odd(1, 0)), (np.inf, Odd(0, 1)), (-np.inf, Odd(0, 1))):
+            before, values[at] = values[at], odd
+            assert odd_values(values.view(np.uint8), dtype) == found
+            values[at] = before
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
+def test_great_values_are_finite_though_their_squares_are_not(dtype, size):
+    values = np.full(size, np.finfo(KINDS[dtype]).max, KINDS[dtype])
+    with np.errstate(all="raise"):
+        assert not odd_values(values.view(np.uint8), dtype)
+    values[size // 2] = -np.inf
+    assert odd_values(values.view(np.uint8), dtype) == Odd(0, 1)
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_values_may_begin_anywhere_in_memory(shift):
+    raw = np.zeros(shift + 4 * 300_000, np.uint8)
+    values = raw[shift:].view(np.float32)
+    values[123_456] = np.inf
+    assert odd_values(raw[shift:], DType.F32) == Odd(0, 1)
