@@ -15,7 +15,7 @@ from torchgraft.core.places import Walk
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import Models, choose, join_ranks, match, origin_of
+from torchgraft.matching import Models, choose, join_ranks, match, origin_of, require_weights
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting.deferred import PLAN_RENDERERS, REPORT_RENDERERS
 from torchgraft.saving import read_plan
@@ -47,6 +47,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     from torchgraft.adapting import Brief, Wishes, adapt, requested_steps, views_of
 
     start = time.perf_counter()
+    require_weights(source.networks, source.origin)
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
     specs = choice.network.specs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft import learning, reporting
 from torchgraft.core.shown import Renderers
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching import choose
+from torchgraft.matching import choose, require_weights
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
@@ -37,5 +37,6 @@ def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, 
     if isinstance(source, dict) and source and all(isinstance(spec, TensorSpec) for spec in source.values()):
         return learning.learn(convert, source, renderers)
     with open_checkpoint(source) as opened:
+        require_weights(opened.networks, opened.origin)
         specs = choose(opened.networks, (), prefer).network.specs
     return learning.learn(convert, specs, renderers)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torchgraft import reporting
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import choose
+from torchgraft.matching import choose, require_weights
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting.deferred import PLAN_RENDERERS
 
@@ -99,6 +99,7 @@ def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list
     """Return the network that is meant, and the paths of those that hold more: none, unless the caller said which."""
     from torchgraft.writing import uncovered
 
+    require_weights(source.networks, source.origin)
     if prefer is not None:
         chosen = choose(source.networks, (), prefer).network
         return chosen, uncovered(source, chosen)

@@ -143,3 +143,51 @@ def test_threads_that_read_while_the_file_is_replaced_see_one_of_the_two(file, t
             seen.append(source.read("", "w"))
     writer.join()
     assert all(same(value, A) or same(value, B) for value in seen)
+
+
+def test_a_file_that_the_user_names_may_be_a_link_to_anywhere(file, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "link.safetensors").symlink_to(file)
+    with open_checkpoint(elsewhere / "link.safetensors") as source:
+        assert same(source.read("", "w"), A)
+    (tmp_path / "folder").symlink_to(elsewhere)
+    (elsewhere / "link.safetensors").unlink()
+    (elsewhere / "own.safetensors").write_bytes(save({"w": B}))
+    with open_checkpoint(tmp_path / "folder") as source:
+        assert same(source.read("", "w"), B)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors", "model.safetensors.index.json"])
+def test_a_file_that_is_found_in_a_folder_may_not_lead_out_of_it(name, file, tmp_path):
+    folder = tmp_path / "ckpt"
+    if name.endswith(".json"):
+        sharded(tmp_path, "m.safetensors")
+        file = tmp_path / "model.safetensors.index.json"
+    folder.mkdir()
+    (folder / name).symlink_to(file)
+    with pytest.raises(UnsafeCheckpointError, match="leads outside its folder"):
+        open_checkpoint(folder)
+    (folder / name).unlink()
+    (folder / "inner").mkdir()
+    (folder / "inner" / "real").write_bytes(save({"w": A}))
+    (folder / "model.safetensors").symlink_to("inner/real")
+    with open_checkpoint(folder) as source:
+        assert same(source.read("", "w"), A)
+
+
+def test_a_configuration_that_leads_out_of_the_folder_is_left_out(file, tmp_path):
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    (tmp_path / "secret").write_text('{"password": 1}')
+    (folder / "model.safetensors").write_bytes(save({"w": A}))
+    (folder / "config.json").symlink_to(tmp_path / "secret")
+    with open_checkpoint(folder) as source:
+        assert "config" not in source.metadata
+        assert any("leads outside" in text for text in source.warnings)
+
+
+def test_a_link_to_itself_in_a_folder_is_said(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to("model.safetensors")
+    with pytest.raises(CorruptCheckpointError, match="loop"):
+        open_checkpoint(tmp_path)

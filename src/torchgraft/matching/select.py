@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import UsageError
+from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     """
     usable = [n for n in networks if n.role != "optimizer"] or list(networks)
     if len(usable) == 1 and prefer is None:
-        return Choice(usable[0])
+        return Choice(usable[0], "" if usable[0].role != "optimizer" else "an optimizer's state, no weights of a model")
     if prefer is not None:
         chosen = [n for n in usable if _is_called(n, prefer)]
         if not chosen and not any(_has_segment(n.specs, prefer) for n in usable):
@@ -55,6 +55,18 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     rule = "it shares most with the model" if slots else "the first that holds a model's weights"
     note = _note(pool[0], usable, "as you prefer" if prefer else rule) if len(usable) > 1 else ""
     return Choice(pool[0], note, rivals)
+
+
+def require_weights(networks: Sequence[Network], origin: str) -> None:
+    """Refuse a checkpoint of nothing but an optimizer's state: moments have the shapes of weights, and are none.
+
+    Raises:
+        UnsupportedCheckpointError: there are no weights in it.
+    """
+    if all(network.role == "optimizer" for network in networks):
+        raise UnsupportedCheckpointError(
+            f"{printable(origin)}: only optimizer state (no weights of a model): open the file that holds the state dict"
+        )
 
 
 def _innermost(networks: Sequence[Network]) -> list[Network]:

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from torchgraft.core.collector import collector_paused
-from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
+from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.sniff import is_safetensors, read_file
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ _SUFFIXES = (
 def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
     """Return the contents at `path` and the files that must stay open for it.
 
+    `path` itself may be a link to anywhere: the user named it. What is found in a folder may not lead out of it.
+
     Files that a writer replaced while they were opened one by one are opened again.
     """
     with collector_paused():
@@ -92,11 +95,14 @@ def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
         from torchgraft.reading.dcp import read_dcp
 
         return read_dcp(os.path.dirname(path) or ".", files, stack)
-    file = CheckpointFile(path)
+    return _one(CheckpointFile(path), files, stack)
+
+
+def _one(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) -> Contents:
     stack.callback(file.close)
     files.append(file)
     head = file.window().read(0, min(file.size, 9))
-    if (head[:1] in (b"{", b"[") and not is_safetensors(head)) or path.endswith(".index.json"):
+    if (head[:1] in (b"{", b"[") and not is_safetensors(head)) or file.path.endswith(".index.json"):
         from torchgraft.reading.sharded import read_index
 
         return read_index(file, files, stack)
@@ -113,19 +119,19 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
     ranks = [n for n in names if n.startswith("mp_rank_")]
     others = [n for n in names if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]
     if index:
-        contents = _file(os.path.join(path, index[0]), files, stack)
+        contents = _one(open_inside(path, index[0]), files, stack)
     elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
         from torchgraft.reading.dcp import read_dcp
 
         contents = read_dcp(path, files, stack)
     elif single:
-        contents = _file(os.path.join(path, single[0]), files, stack)
+        contents = _one(open_inside(path, single[0]), files, stack)
     elif ranks:
         contents = read_ranks(path, ranks, files, stack)
     elif shard_names(names):
         contents = read_shards(path, shard_names(names), files, stack)
     elif len(others) == 1:
-        contents = _file(os.path.join(path, others[0]), files, stack)
+        contents = _one(open_inside(path, others[0]), files, stack)
     else:
         found = (
             f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
@@ -142,10 +148,10 @@ def _note_config(path: str, contents: Contents, stack: ExitStack) -> None:
 
     name = os.path.basename(path)
     try:
-        config = CheckpointFile(path)
+        config = open_inside(os.path.dirname(path) or ".", name)
         stack.callback(config.close)
         read = loads(config.window().read(0, min(config.size, 4 << 20)), config.path)
         contents.metadata.setdefault(_CONFIGS[name], read)
         config.close()
-    except CorruptCheckpointError as error:
+    except CheckpointError as error:
         contents.warnings.append(f"{name} was left out: {error}")

@@ -41,7 +41,9 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
         within = next((top for top in (home, _blobs(home)) if _within(real, top)), "")
         if not within:
             kind = "" if os.path.isfile(real) or not os.path.exists(real) else ", and is not a regular file"
-            raise UnsafeCheckpointError(f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}")
+            raise UnsafeCheckpointError(
+                f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}; put the file itself there, or name it"
+            )
         return CheckpointFile(path, number, opener=lambda flags: _walk(within, real, flags))
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error

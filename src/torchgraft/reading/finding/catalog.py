@@ -21,7 +21,7 @@ from torchgraft.core.errors import (
 from torchgraft.core.facts import RESERVED
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.reading.finding.plain import kept
-from torchgraft.reading.finding.roles import is_counter, role_of
+from torchgraft.reading.finding.roles import are_moments, is_counter, is_optimizer, role_of
 from torchgraft.reading.finding.walk import are_tensors, children, is_module, is_tensor, module_entries, survey
 from torchgraft.reading.pickles.inert import Array, Name, Py2Text, Record, Stub
 from torchgraft.reading.tensors.leaves import View
@@ -103,14 +103,12 @@ class _Cataloguer:
                 f"{self.label}: no state dict, but {'a bare tensor' if is_tensor(tree) else 'a list of tensors'} "
                 "without names; expected a dictionary of named tensors"
             )
-        if self.holds.get(id(tree)):
+        if self.holds.get(id(tree)) and is_optimizer(tree):
+            self._flat(tree, (), "optimizer", ())
+        elif self.holds.get(id(tree)):
             self._emit(tree, (), "model", ())
         if not self.out.networks:
             raise self._nothing(tree, foreign)
-        if all(n.role == "optimizer" for n in self.out.networks):
-            raise UnsupportedCheckpointError(
-                f"{self.label}: only optimizer state (no weights of a model): open the file that holds the state dict"
-            )
         self._warn_odd()
         return self.out
 
@@ -227,6 +225,8 @@ class _Cataloguer:
             if 0 in shape:
                 self._check_empty(leaves, shape)
         specs = {name: TensorSpec(name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+        if role == "model" and are_moments(specs):
+            role = "optimizer"
         network = Network(where, specs, role, _shared(leaves) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.leaves[where] = leaves

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.names import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _OPTIMIZER = frozenset(
     [
@@ -77,6 +80,11 @@ _COUNTERS = frozenset(
         "decay",
     ]
 )
+# What torch.optim's optimizers keep for each parameter (their documentation names the moments; the sources the keys).
+_MOMENTS = frozenset(
+    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta"}
+)
+_STATE = _MOMENTS | {"step", "grad_avg", "eta", "mu", "ax", "sum", "prev", "step_size", "mu_product"}
 
 
 def role_of(key: str, value: Any, inherited: str) -> str:
@@ -84,7 +92,7 @@ def role_of(key: str, value: Any, inherited: str) -> str:
     if inherited in ("optimizer", "other"):
         return inherited
     parts = set(words(key)) if "." not in key else set()
-    if parts & _OPTIMIZER or _is_optimizer(value):
+    if parts & _OPTIMIZER or is_optimizer(value):
         return "optimizer"
     if parts & _OTHER and not parts & {"state", "model", "net", "weights"} - ({"state"} if "rng" in parts else set()):
         return "other"
@@ -101,5 +109,17 @@ def is_counter(key: str, numel: int) -> bool:
     return "rng" in parts or (numel <= 1 and bool(parts & _COUNTERS))
 
 
-def _is_optimizer(value: Any) -> bool:
+def are_moments(names: Iterable[str]) -> bool:
+    """Return whether all names are those of an optimizer's state, as flat files have them: `state.0.exp_avg`."""
+    lasts = set()
+    for name in names:
+        last = name.rpartition(".")[2]
+        if last not in _STATE:
+            return False
+        lasts.add(last)
+    return bool(lasts & _MOMENTS)
+
+
+def is_optimizer(value: Any) -> bool:
+    """Return whether `value` is what an optimizer's `state_dict()` gives."""
     return isinstance(value, dict) and "param_groups" in value and "state" in value
