@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import suppress
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,17 +34,19 @@ if TYPE_CHECKING:
     from torchgraft.core.written import Written
 
 MOST = 4 << 20  # bytes of a batch: as much as stays in the cache that cores share
+ALIGNED = 64  # bytes of memory at which a batch begins
 MANY = 4096  # tensors of a batch: signals are heard in between
 
 
 class Batch(NamedTuple):
     """Small slots of one element type: steps, cells, and where each lies in memory with how many bytes.
 
-    `room`, `proves` and `bare` are as for a Transfer.
+    `ranks` order the slots of all batches as the file has them. `room`, `proves` and `bare` are as for a Transfer.
     """
 
     steps: Sequence[Step]
     cells: Sequence[Cell]
+    ranks: Sequence[int]
     addresses: Sequence[int]
     sizes: Sequence[int]
     room: int = 0
@@ -81,25 +84,25 @@ def batched(
     steps: Sequence[Step], cells: Mapping[str, Cell], specs: Mapping[str, Mapping[str, TensorSpec]]
 ) -> tuple[list[Batch], list[Step]]:
     """Return the small slots that are copied as they are in batches, each in the order of `steps`, and the other steps."""
-    kinds: defaultdict[DType, list[tuple[Step, Cell, int]]] = defaultdict(list)
+    kinds: defaultdict[DType, list[tuple[Step, Cell, int, int]]] = defaultdict(list)
     others: list[Step] = []
-    for step in steps:
+    for rank, step in enumerate(steps):
         cell = cells[step.slot.spec.name]
         size = cell.room
         if 0 < size <= SMALL and step.action is Action.COPY:
             feed, slot = step.feeds[0], step.slot.spec
             given = specs[feed.network][feed.key]
             if given.dtype is slot.dtype is not DType.BOOL and given.shape == slot.shape:
-                kinds[slot.dtype].append((step, cell, size))
+                kinds[slot.dtype].append((step, cell, rank, size))
                 continue
         others.append(step)
     return [batch for found in kinds.values() for batch in _cut(found)], others
 
 
-def _cut(found: Sequence[tuple[Step, Cell, int]]) -> Iterator[Batch]:
+def _cut(found: Sequence[tuple[Step, Cell, int, int]]) -> Iterator[Batch]:
     """Yield batches of what may go together, no larger than they may be."""
     first = size = 0
-    for at, (_, _, more) in enumerate(found):
+    for at, (*_, more) in enumerate(found):
         if size + more > MOST or at - first == MANY:
             yield _batch(found[first:at])
             first, size = at, 0
@@ -107,9 +110,9 @@ def _cut(found: Sequence[tuple[Step, Cell, int]]) -> Iterator[Batch]:
     yield _batch(found[first:])
 
 
-def _batch(found: Sequence[tuple[Step, Cell, int]]) -> Batch:
-    steps, cells, sizes = zip(*found, strict=True)
-    return Batch(steps, cells, [cell.memory.data_ptr() for cell in cells], sizes)
+def _batch(found: Sequence[tuple[Step, Cell, int, int]]) -> Batch:
+    steps, cells, ranks, sizes = zip(*found, strict=True)
+    return Batch(steps, cells, ranks, [cell.memory.data_ptr() for cell in cells], sizes)
 
 
 class Batches:
@@ -131,9 +134,10 @@ class Batches:
         """Do the first go; `between` is called now and then, and may raise."""
         self._later = [batch for batch in batches if batch.proves]
         self.begun = [batch for batch in batches if batch.bare]
-        for batch in batches:
-            self._take(batch)
-            self._tick(batch.size)
+        for some in _together(batches):
+            for batch, data in zip(some, self._read(some), strict=True):
+                self._take(batch, data)
+                self._tick(batch.size)
             between()
 
     def begin(self) -> None:
@@ -142,14 +146,14 @@ class Batches:
 
     def write(self) -> None:
         """Do the second go."""
-        for batch in self._later:
-            self._put(batch, self._read(batch))
-            with suppress(Exception):  # there is no way back: a listener that fails must not cost the model
-                self._tick(batch.size)
+        for some in _together(self._later):
+            for batch, data in zip(some, self._read(some), strict=True):
+                self._put(batch, data)
+                with suppress(Exception):  # there is no way back: a listener that fails must not cost the model
+                    self._tick(batch.size)
 
-    def _take(self, batch: Batch) -> None:
-        """Read, sum up for the comparison, look at every value, keep old values, and put new ones into their places."""
-        data = self._read(batch)
+    def _take(self, batch: Batch, data: Bytes) -> None:
+        """Sum up for the comparison, look at every value, keep old values, and put new ones into their places."""
         ends = list(pairwise(accumulate(batch.sizes, initial=0)))
         view = data.data
         checksums = [crc32(view[start:stop], 0) for start, stop in ends]
@@ -163,25 +167,42 @@ class Batches:
         if not batch.proves:
             self._put(batch, data)
 
-    def _read(self, batch: Batch) -> Bytes:
-        """Return the bytes of all tensors side by side, until the next call."""
-        if self._scratch.size < batch.size:
-            self._scratch = np.empty(batch.size, np.uint8)
-        data = self._scratch[: batch.size]
-        view = data.data
-        ends = pairwise(accumulate(batch.sizes, initial=0))
-        feeds = [step.feeds[0] for step in batch.steps]
+    def _read(self, batches: Sequence[Batch]) -> list[Bytes]:
+        """Return the bytes of each batch, those of all its tensors side by side, until the next call."""
+        starts = list(accumulate([-(-batch.size // ALIGNED) * ALIGNED for batch in batches], initial=0))
+        if self._scratch.size < starts[-1]:
+            self._scratch = np.empty(starts[-1], np.uint8)
+        view = self._scratch.data
+        wanted: list[tuple[int, Piece]] = []
+        for batch, first in zip(batches, starts[:-1], strict=True):
+            ends = pairwise(accumulate(batch.sizes, initial=first))
+            feeds = [step.feeds[0] for step in batch.steps]
+            wanted += [
+                (rank, Piece(feed.network, feed.key, 0, view[start:stop]))
+                for rank, feed, (start, stop) in zip(batch.ranks, feeds, ends, strict=True)
+            ]
+        wanted.sort(key=itemgetter(0))
         try:
-            self._source.read_pieces(
-                [
-                    Piece(feed.network, feed.key, 0, view[start:stop])
-                    for feed, (start, stop) in zip(feeds, ends, strict=True)
-                ]
-            )
+            self._source.read_pieces([piece for _, piece in wanted])
         except BaseException as error:
-            error.add_note(" ... ".join(dict.fromkeys((batch.names[0], batch.names[-1]))))
+            names = sorted(pair for batch in batches for pair in zip(batch.ranks, batch.names, strict=True))
+            error.add_note(" ... ".join(dict.fromkeys((names[0][1], names[-1][1]))))
             raise
-        return data
+        return [self._scratch[first : first + batch.size] for batch, first in zip(batches, starts[:-1], strict=True)]
 
     def _put(self, batch: Batch, data: Bytes) -> None:
         scatter(int(data.ctypes.data), batch.addresses, batch.sizes)
+
+
+def _together(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """Yield as many batches at a time as are no larger than one may be: in the file, those of several types take turns."""
+    some: list[Batch] = []
+    size = 0
+    for batch in batches:
+        if some and size + batch.size > MOST:
+            yield some
+            some, size = [], 0
+        some.append(batch)
+        size += batch.size
+    if some:
+        yield some

@@ -9,7 +9,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from itertools import compress
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING
 
 from torchgraft.core.checksums import crc32
@@ -39,7 +39,7 @@ class ZipArchive:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.lock = Lock()
-        self._ahead = (0, b"")
+        self._ahead = local()  # of each thread, as each reads another part of the file
         self.warnings: list[str] = []
         end = find_end(window, self.warnings)
         found = self.entries = read_entries(window, end)
@@ -75,12 +75,12 @@ class ZipArchive:
 
     def _header(self, entry: ZipEntry, size: int) -> bytes:
         """Return the local header of a record. Those of small records that follow come along, for the next calls."""
-        start, data = self._ahead
+        start, data = getattr(self._ahead, "read", (0, b""))
         at = entry.header - start
         if not 0 <= at <= len(data) - size:
             ahead = AHEAD if entry.packed < AHEAD else size
             data, at = self.window.read(entry.header, max(min(ahead, self.window.size - entry.header), size)), 0
-            self._ahead = (entry.header, data)
+            self._ahead.read = (entry.header, data)
         return data[at : at + size]
 
     def read(self, name: str, limit: int = 1 << 30) -> bytes:
