@@ -138,3 +138,21 @@ def test_a_rename_is_told_once_for_a_module_and_not_for_each_of_its_tensors():
         "  layers.{0-2}.{weight,bias} <- blocks.{0-2}.{weight,bias}: blocks read as layers; same name"
         in str(plan).splitlines()
     )
+
+
+def test_a_fan_out_goes_by_the_start_of_names_behind_wrappers_only():
+    twins = nn.ModuleDict({"left": nn.Linear(4, 2), "right": nn.Linear(4, 2)})
+    weights = nn.Linear(4, 2).state_dict()
+    for before in ("", "module.", "module.model."):
+        tg.load(twins, {f"{before}encoder.{n}": v for n, v in weights.items()}, fan_out={"encoder": ["left", "right"]})
+        assert torch.equal(twins["left"].weight, twins["right"].weight)
+    with pytest.raises(tg.UsageError, match="fan_out: no tensor of the file is called 'encoder'; did you mean"):
+        tg.plan(twins, {f"decoder.encoder.{n}": v for n, v in weights.items()}, fan_out={"encoder": ["left", "right"]})
+
+
+def test_what_stays_fresh_takes_no_tensor_away_from_what_has_its_shape():
+    model = nn.ModuleDict({"old": nn.Linear(4, 4), "new": nn.Linear(4, 4)})
+    plan = tg.plan(
+        model, {"layer.weight": torch.randn(4, 4), "layer.bias": torch.randn(4)}, fresh=["old"], on_doubt="take"
+    )
+    assert [step.slot.name for step in plan.steps if step.feeds] == ["new.weight", "new.bias"]

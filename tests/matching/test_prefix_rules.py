@@ -1,0 +1,54 @@
+"""A prefix is taken off or put on only where that explains names and shapes of both sides."""
+
+from torchgraft.core.dtypes import DType
+from torchgraft.core.match import Leaf
+from torchgraft.matching.names.prefixes import by_name
+
+PARTS = ("attn.q", "attn.k", "mlp.up", "mlp.down")
+
+
+def leaves(shapes):
+    return [Leaf(name=n, shape=s, dtype=DType.F32, keys=(n,), order=at) for at, (n, s) in enumerate(shapes.items())]
+
+
+def network(prefix, width, parts=PARTS):
+    return {f"{prefix}{part}.weight": (width, width) for part in parts}
+
+
+def test_a_prefix_that_fits_several_parts_of_the_model_names_all_of_them():
+    naming = by_name(leaves(network("", 4)), leaves(network("rgb.", 4) | network("depth.", 4)))
+    assert set(naming.homes) == {"rgb.", "depth."}
+
+
+def test_parts_whose_shapes_differ_are_no_home():
+    naming = by_name(leaves(network("", 4)), leaves(network("rgb.", 4) | network("depth.", 8)))
+    assert naming.homes == ()
+    assert naming.prefixes == (("", "rgb."),)
+
+
+def test_prefixes_of_the_file_that_would_fill_the_same_are_rivals():
+    naming = by_name(leaves(network("student.", 4) | network("teacher.", 4)), leaves(network("", 4)))
+    assert naming.prefixes[0] == ("student.", "")
+    assert naming.rivals == ("teacher.",)
+
+
+def test_a_rule_most_of_whose_pairs_differ_in_shape_is_none():
+    assert by_name(leaves(network("old.", 4)), leaves(network("new.", 8))).pairs == {}
+
+
+def test_a_rule_that_explains_less_than_half_of_a_part_is_none():
+    """Two blocks that share a few words may be two things: `encoder.mlp` and `decoder.mlp`."""
+    few = PARTS[:2]
+    ours, theirs = (
+        network(side, 4, [*few, *(f"{word}_{name}.proj" for name in "abcde")])
+        for side, word in (("encoder.", "reads"), ("decoder.", "writes"))
+    )
+    assert ("encoder.", "decoder.") not in by_name(leaves(ours), leaves(theirs)).prefixes
+    assert ("encoder.", "decoder.") in by_name(
+        leaves(network("encoder.", 4, few)), leaves(network("decoder.", 4, few))
+    ).prefixes
+
+
+def test_a_rule_never_changes_the_number_of_a_layer():
+    naming = by_name(leaves(network("layers.1.", 4)), leaves(network("layers.2.", 4)))
+    assert naming.pairs == {}
