@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from torchgraft import reporting
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
-from torchgraft.core.places import Walk
+from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
@@ -22,7 +23,6 @@ from torchgraft.saving import read_plan
 from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Unpack
 
@@ -258,9 +258,8 @@ def load(  # what, and how
         team.together(partial(_opened, checkpoint, wanted, model)) as source,
     ):
         if seen is None:
-            raise UsageError(
-                f"a {type(model).__name__} can't be filled: give an nn.Module; plan() takes other models, too"
-            )
+            kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+            raise UsageError(f"{kind} can't be filled: give an nn.Module; plan() takes other models, too")
         target = _target(seen)
         wanted = _with_origin(wanted, checkpoint)
         decide = partial(_tried, source, wanted, model, (target, seen))
@@ -289,7 +288,7 @@ def load(  # what, and how
 
 def _walked(model: object) -> Walk | None:
     """Return one walk over a module, for all who look at it; None for what only stands for a model."""
-    return Walk(model) if hasattr(model, "named_parameters") else None  # type: ignore[arg-type]  # a module, by its looks
+    return Walk(model) if is_module(model) else None  # type: ignore[arg-type]  # a module, by its looks
 
 
 def _tried(source: Source, asked: Request, model: object, seen: tuple[Target, Walk | None]) -> Plan:
@@ -309,7 +308,7 @@ def _proved(plan: Plan) -> tuple[Check, ...]:
 def _target(model: object) -> Target:
     from torchgraft.surveying import survey, target_from_specs
 
-    if isinstance(model, Walk) or hasattr(model, "named_parameters"):
+    if isinstance(model, Walk) or is_module(model):
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
         return target_from_specs(choose(source.networks, (), None).network.specs)
@@ -325,6 +324,8 @@ def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, a
         raise UsageError(
             f"plan= holds all decisions: {', '.join(f'{name}=' for name in others)} can't be given beside it"
         )
+    if not isinstance(plan, (Plan, str, os.PathLike)):
+        raise UsageError(f"plan is a {type(plan).__name__}: give what plan() returned, or the file it was saved to")
     found = plan if isinstance(plan, Plan) else read_plan(plan)
     return still_proved(fitted(found, source, target), source)
 
@@ -351,7 +352,7 @@ def _seen(made: Plan, source: Source, asked: Request, model: object) -> Plan:
 
 def _with_origin(asked: Request, checkpoint: object) -> Request:
     """Return the request with the source's model, which is the checkpoint itself where that is a module."""
-    given = asked.source_model is None and hasattr(checkpoint, "named_parameters")
+    given = asked.source_model is None and is_module(checkpoint)
     return replace(asked, source_model=checkpoint) if given else asked
 
 
@@ -362,7 +363,7 @@ def _renames(model: object, source: Source, network: Network) -> Renames:
     """
     from torchgraft.surveying import Renames, rename_by_hooks, unheard
 
-    if not isinstance(model, Walk) and not hasattr(model, "named_parameters"):
+    if not isinstance(model, Walk) and not is_module(model):
         return Renames()
     versions = source.metadata.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None

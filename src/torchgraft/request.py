@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
 from torchgraft.core.errors import UsageError
-from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.places import is_module
+from torchgraft.core.policy import Policy, Verdict, expect_share
 from torchgraft.matching import LAYOUTS, Rules, Stated
 from torchgraft.ops import AdaptInputChannels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torchgraft.learning import Learned
+
+    Grid = tuple[int, int]
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
@@ -88,15 +90,35 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     Raises:
         UsageError: an argument makes no sense.
     """
+    _expect_kinds(
+        Mapping,
+        "a dictionary",
+        rename=rename,
+        fan_out=fan_out,
+        layers=layers,
+        copies=copies,
+        init=init,
+        axis_names=axis_names,
+        class_names=class_names,
+        class_rows=class_rows,
+        in_channels=in_channels,
+        kernels=kernels,
+        grids=grids,
+        permute=permute,
+        tensor_parallel=tensor_parallel,
+    )
+    _expect_kinds(bool, "True or False", strict=strict, fuse_branches=fuse_branches, statistics=statistics)
+    _expect_kinds(str, "a text", prefer=prefer)
+    _expect_kinds(Policy, "a Policy", policy=policy)
+    for name, number in (("merge_lora", merge_lora), ("fold_norms", fold_norms)):
+        if not isinstance(number, (bool, int, float)) or not isfinite(number):
+            raise UsageError(f"{name}={number!r}: use True, False or a number")
     if on_doubt not in ON_DOUBT:
         raise UsageError(f"on_doubt={on_doubt!r}: use one of {', '.join(map(repr, ON_DOUBT))}")
     if accept not in ACCEPT:
         raise UsageError(f"accept={accept!r}: use one of {', '.join(map(repr, ACCEPT))}")
-    if min_coverage is not None and not 0 <= min_coverage <= 1:
-        raise UsageError(f"min_coverage={min_coverage!r}: use a share between 0 and 1")
-    for name, value in (("fresh", fresh), ("zero", zero), ("grow_rows", grow_rows)):
-        if isinstance(value, str):
-            raise UsageError(f"{name}={value!r}: give a list of patterns, e.g. {name}=[{value!r}]")
+    if min_coverage is not None:
+        expect_share(min_coverage)
     _check_source(source_model, source_inputs, golden)
     chosen = policy or Policy()
     if on_doubt != "refuse":
@@ -106,15 +128,20 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     if min_coverage is not None:
         chosen = replace(chosen, min_coverage=min_coverage)
     rules = Rules(
-        rename=rename or {}, fan_out=fan_out or {}, layers=layers or {}, copies=copies or {}, fresh=fresh, zero=zero
+        rename=_texts("rename", rename),
+        fan_out=_places(fan_out),
+        layers=_layers(layers),
+        copies=_texts("copies", copies),
+        fresh=_patterns("fresh", fresh),
+        zero=_patterns("zero", zero),
     )
     options = Options(
         grow_rows=_grow_rows(grow_rows),
         axis_names=_axis_names(axis_names, class_names, class_rows),
         in_channels=_channels(in_channels),
         kernels=_kernels(kernels),
-        grids=grids or {},
-        permute=permute or {},
+        grids=_grids(grids),
+        permute=_orders(permute),
         merge_lora=merge_lora,
         fuse_branches=fuse_branches,
         fold_norms=fold_norms,
@@ -138,10 +165,77 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     )
 
 
+def _expect_kinds(kind: type[Any], words: str, **given: object) -> None:
+    """Raise UsageError where an argument that was given is of another type."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f"{name}={value!r:.80}: use {words}, not {type(value).__name__}")
+
+
+def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Return a collection of texts."""
+    if isinstance(given, str):
+        raise UsageError(f"{name}={given!r}: give a list of patterns, e.g. {name}=[{given!r}]")
+    found = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise UsageError(f"{name}={given!r:.80}: give a list of patterns, each a text")
+    return found
+
+
+def _texts(name: str, given: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return a dictionary of texts by text."""
+    for old, new in (given or {}).items():
+        if not (isinstance(old, str) and isinstance(new, str)):
+            raise UsageError(f"{name}={{{old!r:.80}: {new!r:.80}}}: use texts on both sides")
+    return given or {}
+
+
+def _places(given: Mapping[str, Sequence[str]] | None) -> Mapping[str, Sequence[str]]:
+    """Return lists of target prefixes by source prefix."""
+    for old, places in (given or {}).items():
+        if not (isinstance(old, str) and _is_run(places) and all(isinstance(place, str) for place in places)):
+            raise UsageError(f"fan_out={{{old!r:.80}: {places!r:.80}}}: give a list of prefixes for each prefix")
+    return given or {}
+
+
+def _layers(given: Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
+    """Return lists of layer numbers by path."""
+    for path, picks in (given or {}).items():
+        if not ((_is_run(picks) or isinstance(picks, range)) and _are_counts(picks, 0)):
+            raise UsageError(f"layers={{{path!r}: {picks!r:.80}}}: give a list of the file's layer numbers, from 0")
+    return given or {}
+
+
+def _grids(given: Mapping[str, tuple[Grid, Grid]] | None) -> Mapping[str, tuple[Grid, Grid]]:
+    """Return the source's and the model's (height, width) by table."""
+    for table, value in (given or {}).items():
+        if not (_is_run(value, 2) and all(_is_run(grid, 2) and _are_counts(grid, 1) for grid in value)):
+            raise UsageError(
+                f"grids={{{table!r}: {value!r:.80}}}: give ((height, width) in the file, (height, width) in the model)"
+            )
+    return given or {}
+
+
+def _orders(given: Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
+    """Return orders of axes by pattern."""
+    for pattern, order in (given or {}).items():
+        if not (_is_run(order) and _are_counts(order, 0) and sorted(order) == list(range(len(order)))):
+            raise UsageError(f"permute={{{pattern!r}: {order!r:.80}}}: give an order of all axes, e.g. (1, 0)")
+    return given or {}
+
+
+def _is_run(value: object, length: int | None = None) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and length in (None, len(value))
+
+
+def _are_counts(values: Iterable[object], least: int) -> bool:
+    return all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values)
+
+
 def _check_source(source_model: object, source_inputs: object, golden: object) -> None:
     """Raise UsageError where what was said of the source makes no sense."""
-    if source_model is not None and not hasattr(source_model, "named_parameters"):
-        kind = type(source_model).__name__
+    if source_model is not None and not is_module(source_model):
+        kind = "class" if isinstance(source_model, type) else type(source_model).__name__
         raise UsageError(f"source_model is a {kind}: give the module that the checkpoint was saved from")
     if golden is not None and not isinstance(golden, (str, os.PathLike)):
         raise UsageError(f"golden is a {type(golden).__name__}: give the path of a file that record() wrote")
@@ -195,6 +289,8 @@ def _axis_names(
 def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
     """Return the rules for other input channels by pattern; whether one leads to the right number is seen later."""
     for pattern, rule in (given or {}).items():
+        if rule == "fresh":
+            continue
         try:
             AdaptInputChannels(1, rule)
         except UsageError as error:
@@ -212,7 +308,7 @@ def _kernels(given: Mapping[str, str] | None) -> dict[str, str]:
 
 def _grow_rows(given: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     """Return how new rows start by table; fresh where only tables are given."""
-    out = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, "fresh")
+    out = dict(given) if isinstance(given, Mapping) else dict.fromkeys(_patterns("grow_rows", given), "fresh")
     for table, new in out.items():
         if new not in NEW_INDICES:
             raise UsageError(f"grow_rows={{{table!r}: {new!r}}}: use one of {', '.join(map(repr, NEW_INDICES))}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting import Wishes, decided, object_to
 from torchgraft.core.errors import UsageError
+from torchgraft.core.places import is_module
 from torchgraft.core.plan import Objection
 from torchgraft.reading import open_checkpoint
 from torchgraft.request import request
@@ -38,7 +39,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
     from torchgraft.verifying.sealing import sealed
     from torchgraft.verifying.settling import prove_parts, settle
 
-    if not hasattr(model, "named_parameters"):
+    if not is_module(model):
         given = "golden=" if asked.golden is not None else "inputs="
         raise UsageError(f"{given} needs a model that can be run: give an nn.Module")
     taking = replace(asked, on_doubt="take", accept="likely")

@@ -14,7 +14,7 @@ def test_digits():
     assert done.returncode == 0, done.stderr
     assert "would load 38 of 56 tensors" in done.stdout
     assert "\nloaded 38 of 56 tensors: 68.8 % of the model's elements" in done.stdout
-    assert "stem.{3,4} corresponds to stem.{6,7}" in done.stdout
+    assert "stem.{6,7}.{weight,bias} <- stem.{3,4}.{weight,bias}" in done.stdout
     assert len(re.findall(r"[+-][\d.e+]+ ± [\d.e+]+ against scratch", done.stdout)) == 2
 
 

@@ -18,6 +18,14 @@ def net():
         ({"rename": {"heads": "head"}}, r"rename: no tensor of the file is called 'heads'; did you mean 'head'"),
         ({"fan_out": {"layer": ["layers"]}}, r"fan_out: .*'layer'; did you mean 'layers'"),
         ({"layers": {"blocks": [0]}}, r"layers: no tensor of the file is called 'blocks'"),
+        (
+            {"layers": {"layers": [0, 7, 1]}},
+            r"layers=\{'layers': ...\}: there is no layer 7 in the file; it has 0 to 2",
+        ),
+        (
+            {"layers": {"layers": [0, 1, 2, 2]}},
+            r"layers=\{'layers': ...\}: 4 layers are given, and the model has 3 there",
+        ),
         ({"copies": {"attn": "head"}}, r"copies: no tensor of the file is called 'attn'"),
         (
             {"copies": {"head": "haed"}},

@@ -77,7 +77,7 @@ def requested_steps(
     Raises:
         UsageError: what was asked for can't be done with this file.
     """
-    options.check([name for slot in target.slots for name in slot.names])
+    options.check(target.slots)
     steps: dict[str, Step] = {}
     if options.merge_lora:
         scale = None if options.merge_lora is True else float(options.merge_lora)

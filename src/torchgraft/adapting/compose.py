@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
 from torchgraft.adapting.flattened import behind_maps, unflattened
 from torchgraft.adapting.forms import Piece, pieces
+from torchgraft.adapting.options import said_of
 from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
 from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
-from torchgraft.core.names import covers
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
@@ -158,24 +158,40 @@ def _fit(match: Match, facts: Facts) -> Fit:
 
 def _said(source: Leaf, target: Leaf, options: Options) -> Fit | None:
     """Return how the caller wants a tensor to fit, None where nothing was said about it."""
-    for pattern, dims in options.permute.items():
-        if fnmatchcase(target.keys[0], pattern):
-            return Fit((Permute(tuple(dims)),), "permuted as you said")
+    dims = said_of({p: dims for p, dims in options.permute.items() if len(dims) == len(target.shape)}, target)
+    if dims is not None:
+        return _permuted(source, target, tuple(dims))
     return row_fit(source, target, options)
+
+
+def _permuted(source: Leaf, target: Leaf, dims: tuple[int, ...]) -> Fit:
+    """Return the caller's order of dimensions.
+
+    Raises:
+        UsageError: it is none, or gives another shape than the model's.
+    """
+    op = Permute(dims)
+    made = tuple(source.shape[d] for d in dims) if len(dims) == len(source.shape) else None
+    if made != target.shape:
+        raise UsageError(
+            f"permute: {printable(target.name)} is {list(source.shape)} in the file, which the order {list(dims)} does not make "
+            f"{list(target.shape)}, as it is in the model"
+        )
+    return Fit((op,), "permuted as you said")
 
 
 def _shaped(match: Match, facts: Facts) -> Fit:
     source, target = match.source, match.target
     options, slot = facts.options, target.keys[0]
+    grids = said_of(options.grids, target)
     said = _said(source, target, options)
     if said is not None:
         return said
     grown = vocabulary_fit(source, target, facts.grown)
     if grown is not None:
         return grown
-    grids = options.grids.get(slot)
     if grids is not None and grids[0] != grids[1]:  # tables of as many rows may be of other grids: 2x3 and 3x2
-        regridded = position_fit(source, target, facts.sides, facts.library, options.grids)
+        regridded = position_fit(source, target, facts.sides, facts.library, grids)
         if regridded is not None:
             return regridded
     is_stem = slot in facts.first_convs or source.keys[0] in facts.first_convs
@@ -186,11 +202,11 @@ def _shaped(match: Match, facts: Facts) -> Fit:
         return Fit(None, mismatch(source.shape, target.shape))
     if fit is not None:
         return fit
-    moved = position_fit(source, target, facts.sides, facts.library, options.grids)
+    moved = position_fit(source, target, facts.sides, facts.library, grids)
     if moved is not None:
         return moved
-    kernel = next((rule for pattern, rule in options.kernels.items() if covers(pattern, slot)), "")
-    return resized_fit(source, target, is_stem, options.in_channels, kernel)
+    channels, kernel = said_of(options.in_channels, target), said_of(options.kernels, target)
+    return resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:

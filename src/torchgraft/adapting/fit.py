@@ -20,7 +20,7 @@ from torchgraft.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torchgraft.adapting.orientation import Layout
     from torchgraft.core.match import Leaf
@@ -168,12 +168,14 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     return UNCHANGED
 
 
-def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[str, str], kernel: str = "") -> Fit:  # noqa: FBT001  # a fact, not a mode
-    """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh."""
+def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str | None, kernel: str | None) -> Fit:
+    """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh.
+
+    `channels` and `kernel` are the caller's rules for other input channels, and for kernels of another size.
+    """
     a, b = source.shape, target.shape
-    rule = options.get(target.keys[0])
-    if len(a) == len(b) > 2 and a[0] == b[0] and a[2:] == b[2:] and (first_conv or rule):
-        return _channels(a[1], b[1], rule or "repeat")
+    if len(a) == len(b) > 2 and a[0] == b[0] and a[2:] == b[2:] and (first_conv or channels):
+        return _channels(a[1], b[1], channels or "repeat")
     if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
         return Fit(
             (InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel"
@@ -187,7 +189,7 @@ def resized_fit(source: Leaf, target: Leaf, first_conv: bool, options: Mapping[s
 KERNEL_RULES = ("resample", "pad", "crop")
 
 
-def _kernel_size(a: Shape, b: Shape, rule: str) -> Fit:
+def _kernel_size(a: Shape, b: Shape, rule: str | None) -> Fit:
     """Return how a kernel gets another size, on request only: other patches may as well mean that it is the wrong file."""
     size = f"kernel {'x'.join(map(str, a))} in the file, {'x'.join(map(str, b))} in the model"
     if not rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import did_you_mean
@@ -14,9 +14,13 @@ from torchgraft.core.names import covers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torchgraft.core.match import Leaf
+    from torchgraft.core.specs import Slot
+
     Grid = tuple[int, int]
 
 
+T = TypeVar("T")
 NEW_INDICES = ("fresh", "zero", "mean")
 
 
@@ -106,15 +110,31 @@ class Options:
     fold_norms: bool | float = False
     init: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise UsageError where something is said of a tensor that is not among `names`, all names of the model.
+    def check(self, slots: Sequence[Slot]) -> None:
+        """Raise UsageError where something is said of a tensor that is not among `slots`, all those of the model.
 
         Raises:
             UsageError: naming the pattern, and names that come close to it.
         """
+        names = [name for slot in slots for name in slot.names]
         said = ("grow_rows", "axis_names", "in_channels", "kernels", "grids", "permute")
         for option in said:
             for pattern in getattr(self, option):
                 if not any(covers(pattern, name) for name in names):
                     hint = did_you_mean(pattern, [*names, *(n.rpartition(".")[0] for n in names)])
                     raise UsageError(f"{option}: no tensor of the model is called {printable(pattern)!r}{hint}")
+        for pattern, dims in self.permute.items():
+            found = [slot for slot in slots if any(covers(pattern, name) for name in slot.names)]
+            if not any(len(slot.spec.shape) == len(dims) for slot in found):
+                shown = f"{printable(found[0].name)} {list(found[0].spec.shape)}"
+                raise UsageError(
+                    f"permute={{{pattern!r}: {tuple(dims)}}}: an order of {len(dims)} axes is none for {shown}"
+                )
+
+
+def said_of(table: Mapping[str, T], target: Leaf) -> T | None:
+    """Return what the first pattern says that covers a tensor of the model by any of its names; None where none does."""
+    if not table:
+        return None
+    called = (target.keys[0], target.name, *target.also)
+    return next((said for pattern, said in table.items() if any(covers(pattern, name) for name in called)), None)

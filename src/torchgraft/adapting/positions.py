@@ -13,7 +13,7 @@ from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -72,12 +72,15 @@ def is_position_table(leaf: Leaf) -> bool:
 
 
 def position_fit(
-    source: Leaf, target: Leaf, sides: tuple[Side, Side], library: str, grids: Mapping[str, tuple[Grid, Grid]]
+    source: Leaf, target: Leaf, sides: tuple[Side, Side], library: str, stated: tuple[Grid, Grid] | None
 ) -> Fit | None:
-    """Return how a position table changes its size; None when the pair is none, or only other axes differ."""
+    """Return how a position table changes its size; None when the pair is none, or only other axes differ.
+
+    `stated` are the grids that the caller gave.
+    """
     if BIAS_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
         axis = bool(AXIS_WORDS & set(words(source.role)))
-        return _axis_table(source.shape, target.shape) if axis else _window_table(source, target, grids)
+        return _axis_table(source.shape, target.shape) if axis else _window_table(source, target, stated)
     if not is_position_table(target) or source.shape[-1:] != target.shape[-1:]:
         return None
     if len(source.shape) == len(target.shape) == 4:
@@ -87,7 +90,7 @@ def position_fit(
         return None
     squeeze = () if len(source.shape) == len(target.shape) else (Reshape((*target.shape[:-2], *source.shape[-2:])),)
     rows = source.shape[-2], target.shape[-2]
-    fit = _absolute(rows, dim, sides, library, grids.get(target.keys[0]))
+    fit = _absolute(rows, dim, sides, library, stated)
     return Fit((*squeeze, *fit.ops), fit.text, fit.rows, fit.certainty, fit.rule) if fit.ops is not None else fit
 
 
@@ -211,7 +214,7 @@ def _axis_table(a: Shape, b: Shape) -> Fit | None:
     return Fit((Resample1d(b[0], "linear"),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
 
 
-def _window_table(source: Leaf, target: Leaf, grids: Mapping[str, tuple[Grid, Grid]]) -> Fit | None:
+def _window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) -> Fit | None:
     """Relative tables of windows: [(2h-1)(2w-1), heads], with three rows more where a class token has offsets of its own.
 
     Windows that aren't stated are taken to be square. Where the number of rows could also be that of another one, that is
@@ -220,7 +223,6 @@ def _window_table(source: Leaf, target: Leaf, grids: Mapping[str, tuple[Grid, Gr
     a, b = source.shape, target.shape
     if a[1] != b[1] or a[0] == b[0] or "table" not in words(source.role):
         return None
-    stated = grids.get(target.keys[0])
     if stated is not None:
         extras = {n - _offsets(*window) for n, window in zip((a[0], b[0]), stated, strict=True)}
         if extras not in ({0}, {3}):

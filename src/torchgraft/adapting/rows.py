@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.adapting.options import said_of
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.names import covers
 from torchgraft.core.plan import Rows
 from torchgraft.ops import MeanRows, PadRows, SelectRows
 
@@ -27,11 +27,10 @@ def row_fit(source: Leaf, target: Leaf, options: Options) -> Fit | None:
     """
     if not options.axis_names and not options.grow_rows:
         return None
-    called = (target.keys[0], target.name, *target.also)
-    for pattern, names in options.axis_names.items():
-        if any(covers(pattern, name) for name in called) and len(target.shape) > names.dim:
-            return _by_name(source, target, names)
-    new = next((new for table, new in options.grow_rows.items() if any(covers(table, name) for name in called)), None)
+    names = said_of({p: one for p, one in options.axis_names.items() if len(target.shape) > one.dim}, target)
+    if names is not None:
+        return _by_name(source, target, names)
+    new = said_of(options.grow_rows, target)
     a, b = source.shape, target.shape
     if new is not None and len(a) == len(b) and a and a[0] < b[0] and a[1:] == b[1:]:
         return _grown(a[0], b[0], new)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from torchgraft.applying.memory import ask_huge_pages, is_plain
-from torchgraft.core.errors import UsageError
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.layout import is_dense
 from torchgraft.core.places import here, is_spread, walk_of
 from torchgraft.core.plan import Action
@@ -49,7 +49,7 @@ class Cell:
         return self.memory.nbytes if simple else 0
 
 
-def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device | None) -> dict[str, Cell]:
+def resolve(model: nn.Module | Walk, target: Target, device: torch.device) -> dict[str, Cell]:
     """Return the cells of `target` by the canonical name of their slot; tensors on meta get memory on `device`.
 
     Raises:
@@ -71,6 +71,23 @@ def resolve(model: nn.Module | Walk, target: Target, device: str | torch.device 
         cells[slot.spec.name] = Cell(slot, mine, memory, staged, is_plain(memory))
     ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")
     return cells
+
+
+def device_for(given: str | torch.device | None) -> torch.device:
+    """Return where tensors of a meta model are to live: the CPU unless given.
+
+    Raises:
+        UsageError: there is no such device, or nothing has values there.
+    """
+    import torch
+
+    try:
+        device = torch.device(given or "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device={given!r}: {printable(str(error), 200)}") from error
+    if device.type == "meta":
+        raise UsageError("device='meta': nothing has values there; give the device where the model is to live")
+    return device
 
 
 def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
@@ -99,14 +116,13 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
             )
 
 
-def _memory_like(tensor: torch.Tensor, device: str | torch.device | None) -> torch.Tensor:
+def _memory_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return uninitialised memory for a meta tensor: same shape, type and, where it has no gaps, same strides."""
     import torch
 
-    where = torch.device(device or "cpu")
     if is_dense(tensor):
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=where)
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=where)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
 
 class Installation:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.batches import Batch, Batches, batched
-from torchgraft.applying.cells import Cell, Installation, expect_writable, resolve
+from torchgraft.applying.cells import Cell, Installation, device_for, expect_writable, resolve
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
@@ -21,6 +21,7 @@ from torchgraft.core.errors import (
     CheckpointError,
     ModelLostError,
     PlanRefusedError,
+    TorchgraftError,
     printable,
 )
 from torchgraft.core.places import walk_of
@@ -70,7 +71,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
-        UsageError: `undo` is none of UNDO, or a tensor of the model can't be written to.
+        UsageError: `undo` is none of UNDO, `device` none that holds values, or a tensor of the model can't be written to.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.
@@ -79,12 +80,18 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     import torch
 
     check_undo(undo)
+    where = device_for(device)
     plan.raise_if_refused()
     with Shield() as shield, torch.no_grad():  # in this order: a signal must not leave gradients off
         seen = walk_of(model)
-        cells = resolve(seen, target, device)
-        expect_writable((cells[step.slot.name].places[0].tensor, step) for step in plan.steps)
-        work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo, progress)
+        try:
+            cells = resolve(seen, target, where)
+            expect_writable((cells[step.slot.name].places[0].tensor, step) for step in plan.steps)
+            work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo, progress)
+        except TorchgraftError:
+            raise
+        except Exception as error:  # no memory, say, or no such device in this machine
+            raise ApplyError(f"{_said(error)}; nothing was written yet") from error
         random = torch.get_rng_state()
         try:
             notes, initialised = work.carry_out(seen, shield)
@@ -266,7 +273,7 @@ def _raise_if_failed(checks: Sequence[Check]) -> None:
 def _lost(names: Sequence[str], error: BaseException) -> ModelLostError:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ModelLostError(
-        f"{type(error).__name__}: {printable(str(error), MAX_MESSAGE)}; old values were not kept: {', '.join(names[:3])}{more} hold NaN now, and all else "
+        f"{_said(error)}; old values were not kept: {', '.join(names[:3])}{more} hold NaN now, and all else "
         "is as it was. Build the model anew; a load with undo='keep' needs as much memory again, and can always put it back"
     )
 
@@ -277,5 +284,8 @@ def _translated(error: BaseException) -> BaseException:
         return error
     notes: Any = getattr(error, "__notes__", [])
     slot = f"{notes[0]}: " if notes else ""
-    said = printable(str(error), MAX_MESSAGE)
-    return ApplyError(f"{slot}{type(error).__name__}: {said}; the model was put back as it was")
+    return ApplyError(f"{slot}{_said(error)}; the model was put back as it was")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {printable(str(error), MAX_MESSAGE)}"

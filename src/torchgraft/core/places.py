@@ -62,6 +62,11 @@ class Walk:
         return places(self.model, self.modules)
 
 
+def is_module(model: object) -> bool:
+    """Return whether `model` is a torch module by its looks, and no class of them."""
+    return hasattr(model, "named_parameters") and not isinstance(model, type)
+
+
 def walk_of(model: nn.Module | Walk) -> Walk:
     """Return the walk over a model, unless it is there already."""
     return model if isinstance(model, Walk) else Walk(model)

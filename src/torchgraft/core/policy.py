@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from torchgraft.core.errors import UsageError
+
+
+def expect_share(value: object) -> None:
+    """Raise UsageError unless `value` is a least coverage."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise UsageError(f"min_coverage={value!r}: use a share between 0 and 1")
 
 
 class Verdict(Enum):
@@ -49,6 +55,15 @@ class Policy:
     buffers: Verdict = Verdict.WARN
     suspect: Verdict = Verdict.WARN
     min_coverage: float = 0.05
+
+    def __post_init__(self) -> None:
+        for kind in fields(self):
+            value = getattr(self, kind.name)
+            if kind.name == "min_coverage":
+                expect_share(value)
+            elif not isinstance(value, Verdict):
+                choices = ", ".join(f"Verdict.{verdict.name}" for verdict in Verdict)
+                raise UsageError(f"Policy({kind.name}={value!r}): use one of {choices}")
 
     def verdict(self, kind: str) -> Verdict:
         """Return the verdict on objections of `kind`.

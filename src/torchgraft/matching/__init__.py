@@ -52,7 +52,7 @@ def match(
     """
     rules.check(list(specs))
     notes: tuple[str, ...] = ()
-    if rules.fresh or rules.zero or rules.copies:
+    if rules.fresh or rules.zero or rules.layers or rules.copies:
         rules.check_slots(_names(models.target))
     if rules.rename or rules.fan_out:
         known = _names(models.target)
@@ -60,7 +60,7 @@ def match(
     inside, outside = keep_part(specs, prefer)
     targets = with_classes(target_leaves(models.target.slots), models.target.classes, {})
     targets = with_rotary(targets, lambda path: models.stated.heads or models.target.heads_at(path))
-    if rules.fresh or rules.zero or rules.copies:
+    if rules.fresh or rules.zero or rules.layers or rules.copies:
         targets = [leaf for leaf in targets if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
     given = Given(specs, rules, renamed or {}, models)

@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import UsageError
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import covers, words
 from torchgraft.core.specs import Network
@@ -30,10 +30,18 @@ def join_ranks(networks: Sequence[Network], slots: Sequence[Slot], stated: Mappi
     """Return the ranks of a tensor-parallel checkpoint as one network, or None when the file is none.
 
     `stated` maps patterns of keys to kinds: "replicated", "rows", "columns", or "qkv" (and other fused names) for parts.
+
+    Raises:
+        UsageError: something is stated of a file without ranks, or of tensors that they don't have.
     """
     ranks = [n for n in networks if RANK.fullmatch(n.path) and n.role == "model"]
     if len(ranks) < 2 or any(list(n.specs) != list(ranks[0].specs) for n in ranks[1:]):
+        if stated:
+            raise UsageError("tensor_parallel= says how tensors are shared out to ranks: the checkpoint has no ranks")
         return None
+    for pattern in stated:
+        if not any(covers(pattern, key) for key in ranks[0].specs):
+            raise UsageError(f"tensor_parallel: no tensor of the file is called {printable(pattern)!r}")
     ranks.sort(key=lambda n: int(RANK.fullmatch(n.path)[1]))  # type: ignore[index]  # they all match
     sources, _ = source_leaves(ranks[0].specs)
     named = by_name(sources, target_leaves(slots)).pairs

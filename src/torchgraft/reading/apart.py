@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.places import here, places
+from torchgraft.core.places import here, is_module, places
 from torchgraft.reading.source import OpenedCheckpoint
 from torchgraft.reading.tensors.leaves import Held
 
@@ -33,7 +33,7 @@ def apart_from(source: Source, model: object) -> Source:
     What is written to one place would change what is yet to be read for another: two weights of a model exchanged, or
     views of its own parameters. Files are as they are, and so is a source that is not ours; nothing given is changed.
     """
-    if not isinstance(source, OpenedCheckpoint) or not hasattr(model, "named_parameters"):
+    if not isinstance(source, OpenedCheckpoint) or not is_module(model):
         return source
     held = {id(leaf): leaf for leaf in source.leaves() if isinstance(leaf, Held)}
     if not held:

@@ -8,7 +8,7 @@ from torchgraft.core.listing import listed
 from torchgraft.core.places import walk_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import nn
 
@@ -32,7 +32,7 @@ def _notes(model: nn.Module, walked: list[tuple[str, nn.Module]]) -> Iterator[st
             f"state beside the tensors of {said} (set_extra_state) is not loaded: hand it over yourself, or save and load it by "
             "torch"
         )
-    hooked = [path for path, module in walked if module._load_state_dict_post_hooks]  # noqa: SLF001
+    hooked = [path for path, module in walked if any(map(_is_from_elsewhere, _post_hooks(module)))]
     if hooked:
         yield (
             f"code that {_said(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
@@ -42,9 +42,18 @@ def _notes(model: nn.Module, walked: list[tuple[str, nn.Module]]) -> Iterator[st
         yield f"{type(model).__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
 
 
+def _post_hooks(module: nn.Module) -> Iterable[object]:
+    return module._load_state_dict_post_hooks.values()  # noqa: SLF001  # torch has no public way to ask for them
+
+
 def _is_foreign(kind: type, method: str) -> bool:
     """Return whether a class has a method from elsewhere than torch."""
-    home: str = getattr(getattr(kind, method, None), "__module__", None) or "torch"
+    return _is_from_elsewhere(getattr(kind, method, None))
+
+
+def _is_from_elsewhere(code: object) -> bool:
+    """Return whether code is not torch's own: that works on what is there, whoever filled it."""
+    home: str = getattr(getattr(code, "func", code), "__module__", None) or "torch"
     return home.partition(".")[0] != "torch"
 
 

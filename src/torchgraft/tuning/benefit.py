@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.places import is_module
 from torchgraft.tuning.fates import Fate, fates
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
         for start, found in scores.items():
             with _seeded(seed) as again:
                 model = build()
-                if not hasattr(model, "named_parameters"):
+                if not is_module(model):
                     raise UsageError(f"build returns a {type(model).__name__}: return an nn.Module")
                 if model is last():
                     raise UsageError(

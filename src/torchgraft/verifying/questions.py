@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.report import Report
 from torchgraft.verifying.models import Question
@@ -92,7 +93,7 @@ def checked_mode(mode: str) -> bool:
 def checked_models(model: object, source_model: object) -> None:
     """Raise UsageError unless both are modules."""
     for name, value in (("model", model), ("source_model", source_model)):
-        if not hasattr(value, "named_parameters"):
+        if not is_module(value):
             raise UsageError(f"{name} is a {type(value).__name__}: give an nn.Module")
 
 

@@ -64,8 +64,14 @@ class Rules:
         for old in self.fan_out:
             _expect(any(_behind(_dotted(old), name) is not None for name in names), "fan_out", old, names)
         names = [n for name in names for n in self._spread(name)]
-        for path in self.layers:
-            _expect(any(_list_at(path, name) for name in names), "layers", path, names)
+        for path, picks in self.layers.items():
+            there = _numbers(path, names)
+            _expect(bool(there), "layers", path, names)
+            if not there.issuperset(picks):
+                absent = next(n for n in picks if n not in there)
+                raise UsageError(
+                    f"layers={{{path!r}: ...}}: there is no layer {absent} in the file; it has {min(there)} to {max(there)}"
+                )
         for old in self.copies:
             _expect(any(old in name.split(".") for name in names), "copies", old, names)
 
@@ -95,11 +101,17 @@ class Rules:
         return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
 
     def check_slots(self, names: Sequence[str]) -> None:
-        """Raise UsageError where a pattern of `fresh` or `zero`, or a copy's module, means none of `names`, the model's.
+        """Raise UsageError where a pattern of `fresh` or `zero`, a layer or a copy means none of `names`, the model's.
 
         Raises:
             UsageError: naming the pattern, and what comes close to it.
         """
+        for path, picks in self.layers.items():
+            there = _numbers(path, names)
+            if there and len(picks) > max(there) + 1:
+                raise UsageError(
+                    f"layers={{{path!r}: ...}}: {len(picks)} layers are given, and the model has {max(there) + 1} there"
+                )
         for old, new in self.copies.items():
             if not any(f".{new}." in f".{name}." for name in names):
                 near = get_close_matches(new, sorted({part for name in names for part in name.split(".")}), n=2)
@@ -159,6 +171,11 @@ def _behind(prefix: str, name: str) -> str | None:
 def _list_at(path: str, name: str) -> re.Match[str] | None:
     """Return the parts of a name in the layer list at `path`, whatever stands before it; None for all other names."""
     return re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
+
+
+def _numbers(path: str, names: Iterable[str]) -> set[int]:
+    """Return the numbers of the layers in the list at `path`."""
+    return {int(found["n"]) for name in names if (found := _list_at(path, name))}
 
 
 def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  # noqa: FBT001  # a fact, not a mode
