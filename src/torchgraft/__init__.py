@@ -121,7 +121,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'torchgraft' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"torchgraft.{home}"), name)
+    from torchgraft.core.collector import collector_paused
+
+    with collector_paused():  # else it looks at all that torch has made, for the sake of what importing makes
+        value = getattr(import_module(f"torchgraft.{home}"), name)
     globals()[name] = value
     return value
 

@@ -247,9 +247,10 @@ def load(  # what, and how
         ModelLostError: the file changed or the disk failed between the two readings of "check", or anything failed with
             "none"; what was to be filled is NaN then. "keep" excludes it.
     """
-    from torchgraft.applying import apply
-    from torchgraft.request import request
-    from torchgraft.verifying import compare_values
+    with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
+        from torchgraft.applying import apply
+        from torchgraft.request import request
+        from torchgraft.verifying import compare_values
 
     wanted = request(**asked)
     with (

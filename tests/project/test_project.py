@@ -71,6 +71,21 @@ def test_importing_torchgraft_imports_next_to_nothing():
     assert fresh(code).strip() == "[]"
 
 
+def test_the_collector_rests_while_modules_are_imported():
+    """In a process that holds all of torch, one of its rounds takes longer than importing everything here."""
+    code = """
+import gc, sys, torchgraft
+class Watch:
+    def find_spec(self, name, path, target=None):
+        seen.append((name, gc.isenabled()))
+seen = []
+sys.meta_path.insert(0, Watch())
+torchgraft.load
+print(len(seen) > 50, [name for name, on in seen if on and name.startswith('torchgraft')])
+"""
+    assert fresh(code).strip() == "True ['torchgraft.core', 'torchgraft.core.collector']"
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     import torch
