@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 4 << 20  # of what is read and looked at: in the cache that cores share; less wakes other threads too often
 MOVED = 16 << 20  # of what is only moved
+SHARES = 16  # at least so many, if they aren't too small, so that threads end at about the same time
+LEAST = 1 << 20
 
 
 class Transfers:
@@ -63,7 +65,7 @@ class Transfers:
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
-        self._first.start(list(chunks(transfers, LOOKED_AT)), helpers=not in_turn)
+        self._first.start(_shared(transfers, LOOKED_AT), helpers=not in_turn)
 
     def finish(self, between: Callable[[], None]) -> None:
         """Work along until the first go is done; `between` is called now and then, and may raise."""
@@ -80,7 +82,7 @@ class Transfers:
     def write(self) -> None:
         """Do the second go: from here on only a file that changes or a disk that fails stands in the way."""
         self.begun += self._later
-        self._second.start(list(chunks(self._later, MOVED)))
+        self._second.start(_shared(self._later, MOVED))
         self._second.finish()
 
     def stop(self) -> None:
@@ -136,6 +138,12 @@ class Transfers:
         if found is None:
             found = self._scratch.bytes = np.empty(LOOKED_AT + WASTE, np.uint8)
         return found
+
+
+def _shared(transfers: Sequence[Transfer], most: int) -> list[Chunk]:
+    """Return what is to be read in chunks of at most `most` bytes, and less where that makes too few of them."""
+    total = sum([transfer.size for transfer in transfers])
+    return list(chunks(transfers, min(most, max(total // SHARES, LEAST))))
 
 
 def _into_slot(part: Part) -> Piece:
