@@ -99,3 +99,18 @@ def test_a_file_that_is_cut_off_or_touched_meanwhile_is_found(tmp_path):
             with pytest.raises(CorruptCheckpointError, match="changed"):
                 source.read_pieces(pieces)
         tg.save_model(path, torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(9)]))
+
+
+def test_more_neighbours_than_one_call_takes_come_with_a_few(tmp_path, monkeypatch):
+    path, calls = tmp_path / "m.safetensors", []
+    tensors = {f"t{i:04}": torch.full((1 + i % 3,), float(i)) for i in range(3000)}
+    tg.save(path, tensors)
+    plain = os.preadv
+    with open_checkpoint(path) as source:
+        pieces = [
+            Piece("", key, 0, memoryview(bytearray(spec.nbytes))) for key, spec in source.networks[0].specs.items()
+        ]
+        monkeypatch.setattr(os, "preadv", lambda *given: (calls.append(given), plain(*given))[1])
+        source.read_pieces(pieces)
+    assert len(calls) <= 4
+    assert all(bytes(p.buffer) == tensors[p.key].numpy().tobytes() for p in pieces)

@@ -85,23 +85,51 @@ class CheckpointFile:
         except OSError as error:
             raise unreadable(self.path, error) from error
 
-    def read_run(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fill one buffer after the other with what comes from `offset` on, in one system call where that does.
+    def read(self, count: int, offset: int) -> bytes:
+        """Return `count` bytes from `offset` on.
 
         Raises:
             CorruptCheckpointError: as for `read_into`.
         """
-        if len(buffers) > 1 and hasattr(os, "preadv"):
-            wanted = sum(map(len, buffers))
+        if count <= PIECE and hasattr(os, "pread"):
             try:
-                if os.preadv(self.fd, buffers[:_MOST_BUFFERS], offset) == wanted:
+                data = os.pread(self.fd, count, offset)
+                if len(data) == count:
                     self._compare_stamp()
-                    return
+                    return data
             except OSError as error:
                 raise unreadable(self.path, error) from error
-        for buffer in buffers:
-            self.read_into(buffer, offset)
-            offset += len(buffer)
+        out = bytearray(count)
+        self.read_into(memoryview(out), offset)
+        return bytes(out)
+
+    def read_run(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill one buffer after the other with what comes from `offset` on, in as few system calls as that takes.
+
+        Raises:
+            CorruptCheckpointError: as for `read_into`.
+        """
+        for first in range(0, len(buffers), _MOST_BUFFERS):
+            some = buffers[first : first + _MOST_BUFFERS]
+            wanted = sum(map(len, some))
+            if len(some) == 1 or not self._filled(some, offset, wanted):
+                at = offset
+                for buffer in some:
+                    self.read_into(buffer, at)
+                    at += len(buffer)
+            offset += wanted
+
+    def _filled(self, buffers: Sequence[memoryview], offset: int, wanted: int) -> bool:
+        """Fill the buffers by one call, and return whether it gave all `wanted` bytes."""
+        if not hasattr(os, "preadv"):
+            return False
+        try:
+            if os.preadv(self.fd, buffers, offset) != wanted:
+                return False
+            self._compare_stamp()
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        return True
 
     def _compare_stamp(self) -> None:
         facts = os.fstat(self.fd)
@@ -134,9 +162,7 @@ class Window:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes from `offset` on."""
-        out = bytearray(self._checked(offset, count))
-        self.file.read_into(memoryview(out), self.base + offset)
-        return bytes(out)
+        return self.file.read(self._checked(offset, count), self.base + offset)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` on."""

@@ -11,6 +11,7 @@ from torchgraft.core.checksums import Pieces, crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
 from torchgraft.reading.containers.inflating import check_inflated, inflate_into
+from torchgraft.reading.containers.zipentries import STORED
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -170,13 +171,18 @@ class RecordBytes:
         return self.archive.entries.at(self.number)
 
     @property
+    def is_packed(self) -> bool:
+        """Whether its bytes are compressed."""
+        return bool(self.archive.compressed) and self.entry.method != STORED
+
+    @property
     def place(self) -> tuple[int, int]:
         """File number and offset of the record's header."""
         return self.archive.window.place(self.archive.entries.headers[self.number])
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` from byte `start` on."""
-        if self.entry.method:
+        if self.is_packed:
             inflate_into(self.archive, self.number, buffer, self.skip + start)
             return
         self.archive.window.read_into(buffer, self.located() + start)
@@ -200,7 +206,7 @@ class RecordBytes:
         """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
         if self._checked:
             return
-        if self.entry.method:
+        if self.is_packed:
             check_inflated(self.archive, self.number)
             self._checked = True
             return
@@ -280,7 +286,7 @@ class View(Leaf):
     @property
     def divisible(self) -> bool:
         """Whether the bytes lie as they are wanted, and uncompressed."""
-        packed = isinstance(self.source, RecordBytes) and self.source.entry.method
+        packed = isinstance(self.source, RecordBytes) and self.source.is_packed
         return self.strides is None and not self.swap and not packed
 
     def check(self) -> None:

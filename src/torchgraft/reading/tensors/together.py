@@ -54,7 +54,7 @@ def spot_of(leaf: Leaf) -> Spot | None:
     if isinstance(held, FileBytes):
         window = held.window
         return Spot(window.file, window.checked(held.offset + leaf.offset, size), size)
-    if isinstance(held, RecordBytes) and not held.entry.method and size == held.nbytes:
+    if isinstance(held, RecordBytes) and not held.is_packed and size == held.nbytes:
         window = held.archive.window
         return Spot(window.file, window.checked(held.located() + leaf.offset, size), size, held, leaf.offset)
     return None
@@ -92,9 +92,10 @@ def _read(run: Sequence[_Wanted]) -> None:
     """Read a run of pieces that lie one after the other, and sum up those of zip records."""
     buffers: list[memoryview] = []
     at = run[0].offset
+    between = memoryview(bytearray(GAP if len(run) > 1 else 0))
     for wanted in run:
         if wanted.offset > at:
-            buffers.append(memoryview(bytearray(wanted.offset - at)))
+            buffers.append(between[: wanted.offset - at])
         buffers.append(wanted.buffer)
         at = wanted.offset + len(wanted.buffer)
     run[0].file.read_run(buffers, run[0].offset)
