@@ -47,9 +47,13 @@ def build(
     model, reason = on_meta(factory)
     if model is not None:
         try:
-            return model, load(model, checkpoint, device=device, **asked)
+            report = load(model, checkpoint, device=device, **asked)
         except UninitialisedError as error:
             reason = error.objections[0].text.partition(";")[0]
+        else:
+            if device is not None:
+                model.to(device)  # buffers, which were made with their values
+            return model, report
     model = with_values(factory, device)
     report = load(model, checkpoint, **asked)
     note = f"the model was made with all its values first: {reason}"

@@ -140,6 +140,18 @@ def test_refusals_and_mistakes_are_those_of_load():
         tg.build(Net, Net().state_dict(), on_doubt="maybe")
 
 
+def test_buffers_go_to_the_device_as_well(monkeypatch):
+    moved = []
+
+    def to(self, device):
+        assert not any(p.is_meta for p in self.parameters())
+        moved.append((self, device))
+
+    monkeypatch.setattr(nn.Module, "to", to)
+    model, _ = tg.build(Net, Net().state_dict(), device="cpu")
+    assert moved == [(model, "cpu")]
+
+
 def test_models_built_at_the_same_time_leave_no_trace():
     """The first to begin ends first: what it found must not be put back while the second builds."""
     plain = nn.Module.register_parameter

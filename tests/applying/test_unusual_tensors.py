@@ -112,3 +112,22 @@ def test_autocast_around_a_load_changes_no_value_and_forgets_the_old_ones():
         expected = nn.functional.linear(x, saved["0.weight"], saved["0.bias"])
     assert torch.equal(seen, expected)
     assert torch.allclose(model[0].weight, saved["0.weight"] + 2.0 * up @ down, rtol=1e-6, atol=1e-5)
+
+
+def test_two_loads_of_one_tensor_at_a_time_are_refused():
+    shared = nn.Linear(64, 64)
+    first, second = nn.Sequential(shared, nn.Linear(64, 64)), nn.Sequential(nn.ReLU(), shared)
+    saved = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).state_dict()
+    other = {"1.weight": torch.randn(64, 64), "1.bias": torch.randn(64)}
+    said = []
+
+    def within(done, total):
+        with pytest.raises(tg.UsageError, match="is being filled by another load") as caught:
+            tg.load(second, other)
+        said.append(caught.value)
+
+    tg.load(first, saved, progress=within)
+    assert said
+    assert all(torch.equal(value, saved[key]) for key, value in first.state_dict().items())
+    tg.load(second, other)
+    assert torch.equal(shared.weight, other["1.weight"])

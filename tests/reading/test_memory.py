@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import torchgraft as tg
+from torchgraft.reading import Lent, open_checkpoint
 
 NAMES = [f"layer{n}.weight" for n in range(6)]
 
@@ -46,3 +47,25 @@ def test_one_array_under_two_names_is_one_tensor():
     array = np.arange(6, dtype=np.float32)
     with tg.open_checkpoint({"a": array, "b": array, "c": array + 1}) as source:
         assert dict(source.networks[0].shared) == {"b": "a"}
+
+
+def test_arrays_that_run_backwards_are_read():
+    array = np.arange(6, dtype="f4").reshape(2, 3)
+    with open_checkpoint({"w": array[::-1, ::-1]}) as source:
+        assert torch.equal(source.read("", "w"), torch.from_numpy(array).flip(0, 1))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_was_opened_elsewhere_stays_open_until_its_owner_closes_it(tmp_path, wrapped):
+    saved = {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
+    torch.save(saved, tmp_path / "saved.pt")
+    opened = open_checkpoint(tmp_path / "saved.pt")
+    given = Lent(opened) if wrapped else opened
+    for _ in range(2):
+        model = torch.nn.Linear(3, 2)
+        tg.load(model, given)
+        assert torch.equal(model.weight, saved["weight"])
+        assert tg.inspect(given).format == "torch zip"
+    opened.close()
+    with pytest.raises(tg.UsageError, match="this opened checkpoint was closed; open it again"):
+        tg.load(model, opened)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torchgraft.applying.alone import alone
 from torchgraft.applying.batches import Batch, Batches, batched
 from torchgraft.applying.cells import Cell, Installation, device_for, expect_writable, resolve
 from torchgraft.applying.fill import fill
@@ -71,7 +72,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
-        UsageError: `undo` is none of UNDO, `device` none that holds values, or a tensor of the model can't be written to.
+        UsageError: `undo` is none of UNDO, `device` none that holds values, a tensor of the model can't be written to, or
+            another load fills it.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.
@@ -82,8 +84,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     check_undo(undo)
     where = device_for(device)
     plan.raise_if_refused()
-    with Shield() as shield, torch.no_grad():  # in this order: a signal must not leave gradients off
-        seen = walk_of(model)
+    # in this order: a signal must not leave gradients off
+    with Shield() as shield, torch.no_grad(), alone((seen := walk_of(model)).places):
         try:
             cells = resolve(seen, target, where)
             expect_writable((cells[step.slot.name].places[0].tensor, step) for step in plan.steps)

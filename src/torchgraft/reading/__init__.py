@@ -6,7 +6,7 @@ Nothing in a checkpoint is ever executed, and torch is imported only when a valu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
@@ -22,17 +22,20 @@ __all__ = ["apart_from", "open_checkpoint"]
 
 
 def open_checkpoint(checkpoint: Any) -> Source:
-    """Return the opened checkpoint: a path, a dictionary or list of tensors, a module, or a Source as it is.
+    """Return the opened checkpoint: a path, a dictionary or list of tensors, a module, or a Source.
+
+    What is opened already stays open when the result is closed: it is its owner's to close.
 
     Raises:
         CheckpointError: it can't be read; the message names the file and the record or tensor.
-        UsageError: the argument is none of these.
+        UsageError: the argument is none of these, or was closed.
     """
     if isinstance(checkpoint, (str, os.PathLike)):
         return _open_path(checkpoint)
+    if isinstance(checkpoint, OpenedCheckpoint):
+        return checkpoint.lent()
     if hasattr(checkpoint, "networks") and hasattr(checkpoint, "read_into"):
-        given: Source = checkpoint
-        return given
+        return cast("Source", Lent(checkpoint))
     from torchgraft.reading.memory import is_module, read_memory
 
     if isinstance(checkpoint, (dict, list, tuple)) or is_module(checkpoint) or hasattr(checkpoint, "items"):
@@ -40,6 +43,25 @@ def open_checkpoint(checkpoint: Any) -> Source:
         return _opened(f"<{contents.format}>", contents, ())
     kind = type(checkpoint).__name__
     raise UsageError(f"checkpoint is a {kind}; a path, a dictionary of tensors or a module is accepted")
+
+
+class Lent:
+    """A source of somebody else's making, which stays open when this is closed."""
+
+    def __init__(self, source: object) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def close(self) -> None:
+        """Leave it open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it open."""
 
 
 def _open_path(path: str | os.PathLike[str]) -> Source:

@@ -95,7 +95,8 @@ class _Converter:
             return value.item()
         try:
             native = value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
-            return self._tensor(torch.from_numpy(native if native.flags.writeable else native.copy()), name)
+            as_it_is = native.flags.writeable and min(native.strides, default=0) >= 0
+            return self._tensor(torch.from_numpy(native if as_it_is else native.copy()), name)
         except TypeError:
             if value.ndim == 0:
                 return value.item()

@@ -28,7 +28,18 @@ MOST_SPOTS = 1 << 14  # of a million tensors they would take more memory than al
 class OpenedCheckpoint:
     """The Source of every format: networks by path, each tensor a leaf that fills a buffer."""
 
-    __slots__ = ("_files", "_leaves", "_spots", "format", "metadata", "networks", "origin", "warnings")
+    __slots__ = (
+        "_closed",
+        "_files",
+        "_leaves",
+        "_lent",
+        "_spots",
+        "format",
+        "metadata",
+        "networks",
+        "origin",
+        "warnings",
+    )
 
     def __init__(self, *, origin: str, format: str, found: Catalog, files: Sequence[Any] = ()) -> None:  # noqa: A002
         self.origin = origin
@@ -38,6 +49,7 @@ class OpenedCheckpoint:
         self.warnings: tuple[str, ...] = tuple(printable(text, MAX_MESSAGE) for text in found.warnings)
         self._leaves = found.leaves
         self._files = files
+        self._lent = self._closed = False
         self._spots: dict[tuple[str, str], Spot | None] = {}
 
     @property
@@ -117,8 +129,23 @@ class OpenedCheckpoint:
         made._spots = {}  # noqa: SLF001
         return made
 
+    def lent(self) -> Self:
+        """Return the same checkpoint for somebody who would close it: its files stay open.
+
+        Raises:
+            UsageError: they are closed already.
+        """
+        if self._closed:
+            raise UsageError(f"{self.origin}: this opened checkpoint was closed; open it again")
+        made = copy(self)
+        made._lent = True  # noqa: SLF001  # one of our own
+        return made
+
     def close(self) -> None:
         """Close the files."""
+        if self._lent:
+            return
+        self._closed = True
         for file in self._files:
             file.close()
 
