@@ -6,7 +6,7 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
-from torchgraft.ops import CropKernel, PadKernel, Resample1d, ResampleBiasTable, ResamplePatch
+from torchgraft.ops import CropKernel, PadKernel, Resample1d, ResampleBiasTable, ResampleGrid, ResamplePatch
 
 
 class Window(nn.Module):
@@ -113,3 +113,44 @@ def test_another_rotary_convention_is_said():
         ("attn.q_proj.weight", "attn.k_proj.weight")
     ]
     assert not [o for o in tg.load(model, model.state_dict()).plan.warnings if o.kind == "rotary"]
+
+
+class Image(nn.Module):
+    """A table of positions over a grid of patches, with `prefix` rows before them that no name explains."""
+
+    def __init__(self, side, *, prefix=0):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 4, 8, stride=8)
+        self.pos_embed = nn.Parameter(torch.randn(1, prefix + side * side, 4))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_rows_before_a_square_grid_are_kept_as_they_are(prefix):
+    file, model = Image(4, prefix=prefix), Image(6, prefix=prefix)
+    report = tg.load(model, file)
+    assert torch.equal(model.pos_embed[:, :prefix], file.pos_embed[:, :prefix])
+    grid = ResampleGrid((4, 4), (6, 6)).run([file.pos_embed.detach()[:, prefix:]])
+    assert torch.equal(model.pos_embed[:, prefix:], grid)
+    assert report.plan.by_name["pos_embed"].certainty is Certainty.CERTAIN
+
+
+def test_stated_grids_that_are_larger_than_the_tables_are_no_grids():
+    plan = tg.plan(Image(6), Image(4), grids={"pos_embed": ((5, 5), (6, 6))})
+    said = plan.by_name["pos_embed"].why.text
+    assert said == "the stated grids (5, 5) and (6, 6) are larger than the tables (16 and 36 rows)"
+
+
+@pytest.mark.parametrize(
+    ("library", "how"),
+    [
+        ("timm", {"antialias": True}),
+        ("transformers", {"antialias": False}),
+        ("torchvision", {"antialias": False, "align_corners": True}),
+    ],
+)
+def test_a_grid_is_resampled_as_the_library_of_the_model_does_it(library, how):
+    made = type("Image", (Image,), {"__module__": f"{library}.models"})
+    file, model = Image(4), made(3)
+    tg.load(model, file)
+    wanted = ResampleGrid((4, 4), (3, 3), **how).run([file.pos_embed.detach()])
+    assert torch.equal(model.pos_embed, wanted)

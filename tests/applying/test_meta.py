@@ -8,6 +8,7 @@ from applying_helpers import fingerprint, plan_for, source_for
 from applying_models import ALL, Tied, TiedStorage, conv
 from torch import nn
 
+import torchgraft as tg
 from torchgraft.applying import apply
 from torchgraft.core.errors import ApplyError, PlanRefusedError
 from torchgraft.surveying import survey
@@ -176,3 +177,14 @@ def test_a_parameter_with_a_weak_reference_is_replaced():
     assert held is not None
     assert torch.equal(model.weight_ih_l0, source.tensors["weight_ih_l0"])
     assert model(torch.ones(1, 1, 3))[0].isfinite().all()
+
+
+def test_a_refused_load_into_a_model_on_meta_leaves_the_random_state_as_it_was():
+    """What stays fresh is drawn before the values of the file are looked at."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    state = torch.get_rng_state()
+    with pytest.raises(tg.PlanRefusedError, match="NaN"):
+        tg.load(model, {"0.weight": torch.full((4, 3), float("nan")), "0.bias": torch.zeros(4)})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.is_meta for p in model.parameters())

@@ -102,3 +102,14 @@ def test_a_model_on_meta_is_enough() -> None:
         shell = row("a", "b", layer=Conv1D)
     tg.load(target, source.state_dict(), source_model=shell)
     assert torch.equal(target.a.weight, source.a.weight.T)
+
+
+@pytest.mark.parametrize(("held", "is_error"), [(2, True), (3, False)])
+def test_a_source_model_most_of_which_the_file_lacks_is_another(held: int, *, is_error: bool) -> None:
+    origin, model = row(*"abcdef"), row(*"abcdef")
+    file = {name: value for name, value in origin.state_dict().items() if name[0] in "abcdef"[:held]}
+    if is_error:
+        with pytest.raises(tg.UsageError, match="source_model has 12 tensors, of which the checkpoint holds 4"):
+            tg.plan(model, file, source_model=origin)
+    else:
+        assert len(tg.plan(model, file, source_model=origin).fresh) == 6

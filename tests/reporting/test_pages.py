@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
-from reporting_plans import HELD, changed_head, converted, copy, full, plan, plans, report
+from reporting_plans import HELD, changed_head, converted, copy, fresh, full, plan, plans, report
 from rich.console import Console
 
 from torchgraft.reporting import plan_html, report_html, report_view, view_renderable
+from torchgraft.reporting.html import MOST_LINES
 from torchgraft.reporting.tree import SHOWN_FATES, module_tree
 
 VOID = {"meta", "br", "hr", "img"}
@@ -110,3 +111,11 @@ def test_the_bar_of_the_model_shows_each_fate_and_that_of_the_checkpoint_what_is
     ]
     assert "doubtful" in bars[0]
     assert bars[1] == "used 99.9 %, unused <0.1 %"
+
+
+@pytest.mark.parametrize("more", [0, 1, 5])
+def test_a_page_says_how_many_lines_it_leaves_out(more):
+    names = [chr(ord("a") + at % 26) * (at // 26 + 1) for at in range(MOST_LINES + more)]
+    page = plan_html(plan([fresh(name, at + 2, why="another shape") for at, name in enumerate(names)]))
+    assert (f"… and {more} more" in page) is (more > 0)
+    assert "… and 0 more" not in page

@@ -52,7 +52,7 @@ def report_view(report: Report) -> View:
         *_if_any(parts.objection_section("warnings", "care", _untold(plan))),
         *_if_any(parts.remark_section("notes", plan.notes)),
     ]
-    plain = not sections and _is_full(plan) and compared
+    plain = not sections and compared
     if not plain:
         sections += _if_any(parts.remark_section("checks", [_check_words(c) for c in report.checks if c.passed]))
     return View(
@@ -115,10 +115,6 @@ def _placed(plan: Plan) -> str:
     some = f", {partly} of them in part" if partly else ""
     count = f"all {tensors(total)}" if filled == total else f"{filled} of {tensors(total)}"
     return f"{count}{some}: {coverage_words(plan)}"
-
-
-def _is_full(plan: Plan) -> bool:
-    return plan.coverage.target == plan.coverage.source == 1.0
 
 
 def _tone(plan: Plan) -> str:
