@@ -16,7 +16,7 @@ from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import Models, choose, join_ranks, match, origin_of, require_weights
+from torchgraft.matching import Models, choose, join_ranks, match, only, origin_of, require_weights
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting.deferred import PLAN_RENDERERS, REPORT_RENDERERS
 from torchgraft.saving import read_plan
@@ -312,7 +312,7 @@ def _target(model: object) -> Target:
     if isinstance(model, Walk) or is_module(model):
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
-        return target_from_specs(choose(source.networks, (), None).network.specs)
+        return target_from_specs(only(source.networks, source.origin).specs)
 
 
 def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:

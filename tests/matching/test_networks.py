@@ -5,7 +5,7 @@ import pytest
 from torchgraft import UsageError
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, Slot, TensorSpec
-from torchgraft.matching import choose
+from torchgraft.matching import choose, only
 
 
 def specs(names, size=4):
@@ -58,3 +58,19 @@ def test_the_caller_decides_and_a_name_that_is_not_there_is_an_error():
     assert choose(both, slots(NAMES), "ema").network.path == "ema"
     with pytest.raises(UsageError, match=r"prefer='emma'.*'model', 'ema'"):
         choose(both, slots(NAMES), "emma")
+
+
+def test_without_a_model_those_of_the_same_names_and_shapes_are_rivals():
+    """Whatever model comes, it would fit both equally."""
+    chosen = choose([net("student", NAMES), net("teacher", NAMES), net("other", NAMES[:3])], (), None)
+    assert (chosen.network.path, chosen.rivals) == ("student", ("teacher",))
+    assert choose([net("model", NAMES), net("ema", NAMES, "ema")], (), None).rivals == ()
+    assert choose([net("small", NAMES), net("large", NAMES, size=8)], (), None).rivals == ()
+
+
+def test_a_file_that_stands_for_a_model_must_not_hold_several_alike():
+    assert only([net("model", NAMES), net("ema", NAMES, "ema")], "a.pt").path == "model"
+    with pytest.raises(
+        UsageError, match=r"a.pt stands for a model and holds several networks \('student', 'teacher'\)"
+    ):
+        only([net("student", NAMES), net("teacher", NAMES)], "a.pt")

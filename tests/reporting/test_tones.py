@@ -31,3 +31,10 @@ def test_strange_values_ask_for_care():
 def test_a_digest_that_does_not_hold_is_bad(differing, tone):
     checked = DigestCheck(compared=2, differing=differing, missing=(), without=())
     assert inspection_view(replace(tg.inspect(NET), verification=checked)).tone == tone
+
+
+def test_tensors_that_are_in_several_networks_count_once_in_the_first_line():
+    found = tg.inspect({"student": NET, "teacher": NET})
+    assert [network.tensors for network in found.networks] == [4, 2, 2]
+    assert found.held == (4, 2 * (9 + 3) * 4)
+    assert str(found).splitlines()[0] == "<dict>: dict, 4 tensors in 3 networks, 96 B"

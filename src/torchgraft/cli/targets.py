@@ -145,12 +145,12 @@ def _holding(path: str) -> nn.Module:
     """Return a module that holds the tensors of the main network of a checkpoint under their names."""
     from torch import nn
 
-    from torchgraft.matching import choose
+    from torchgraft.matching import only
     from torchgraft.reading import open_checkpoint
 
     root = nn.Module()
     with open_checkpoint(path) as source:
-        network = choose(source.networks, (), None).network
+        network = only(source.networks, source.origin)
         shared = network.shared or {}
         made: dict[str, Any] = {}
         for name in network.specs:

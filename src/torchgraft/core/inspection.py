@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.shown import Renderers, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torchgraft.core.dtypes import DType
     from torchgraft.core.specs import Network, Source, TensorSpec
@@ -52,12 +52,14 @@ class Inspection(Shown):
     """All that is known of a checkpoint before any value is read.
 
     `chosen` is the path of the network that load() would take, `specs` its tensors in file order. `rivals` are paths
-    that fit as well: load() would ask for prefer=. `verification` and `statistics` are there where values were to be read.
+    that fit as well: load() would ask for prefer=. `held` is how many tensors there are in all, and their bytes.
+    `verification` and `statistics` are there where values were to be read.
     """
 
     origin: str
     format: str
     networks: tuple[NetworkSummary, ...]
+    held: tuple[int, int]
     chosen: str
     specs: tuple[TensorSpec, ...]
     rivals: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ def summarise(source: Source, chosen: Network, rivals: tuple[str, ...] = (), not
         origin=source.origin,
         format=source.format,
         networks=tuple(_summary(n) for n in source.networks),
+        held=_held(source.networks),
         chosen=chosen.path,
         specs=tuple(chosen.specs.values()),
         rivals=rivals,
@@ -97,3 +100,14 @@ def _summary(network: Network) -> NetworkSummary:
         nbytes=sum(spec.nbytes for spec in once),
         dtypes=dict(Counter(spec.dtype for spec in network.specs.values()).most_common()),
     )
+
+
+def _held(networks: Sequence[Network]) -> tuple[int, int]:
+    """Return the number of tensors and their bytes; what is a network and a part of another one counts once."""
+    sizes: dict[str, int] = {}
+    for network in networks:
+        start = f"{network.path.replace('/', '.')}." if network.path else ""
+        shared = network.shared or {}
+        for name, spec in network.specs.items():
+            sizes[start + name] = 0 if name in shared else spec.nbytes
+    return len(sizes), sum(sizes.values())

@@ -19,7 +19,7 @@ from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
-from torchgraft.matching.select import choose, keep_part, require_weights
+from torchgraft.matching.select import choose, keep_part, only, require_weights
 from torchgraft.matching.tables.dialect import ROLES
 from torchgraft.matching.tables.packing import packed_otherwise
 from torchgraft.matching.tables.rotary import with_rotary
@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Why
     from torchgraft.core.specs import Target, TensorSpec
 
-__all__ = ["LAYOUTS", "Models", "Rules", "Stated", "choose", "join_ranks", "match", "origin_of", "require_weights"]
+__all__ = [
+    "LAYOUTS",
+    "Models",
+    "Rules",
+    "Stated",
+    "choose",
+    "join_ranks",
+    "match",
+    "only",
+    "origin_of",
+    "require_weights",
+]
 
 
 def match(

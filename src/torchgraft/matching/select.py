@@ -30,7 +30,8 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     """Return the network that is meant.
 
     The caller's `prefer` comes first: a container path, or one of its segments, or "ema". Else the network that
-    shares most with the model; among equals the live weights before averaged ones, and none of two live ones.
+    shares most with the model; among equals the live weights before averaged ones, and none of two live ones. Without
+    `slots` those are equal that have the same names and shapes.
 
     Raises:
         UsageError: `prefer` names nothing in the file.
@@ -51,10 +52,34 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     outer = [n for n in live if not any(_inside(n.path, o.path) for o in live if o is not n)] if best else live
     inner = _innermost(live)
     pool = inner if len(inner) < len(live) else outer
-    rivals = tuple(n.path for n in pool[1:]) if best > 0 and prefer is None else ()
+    equals = _alike(pool) if not slots else pool[1:] if best > 0 else []
+    rivals = equals if prefer is None else []
     rule = "it shares most with the model" if slots else "the first that holds a model's weights"
-    note = _note(pool[0], usable, "as you prefer" if prefer else rule) if len(usable) > 1 else ""
-    return Choice(pool[0], note, rivals)
+    asks = bool(rivals) and not slots  # then nothing is used before the caller has chosen
+    note = "" if len(usable) == 1 or asks else _note(pool[0], usable, "as you prefer" if prefer else rule)
+    return Choice(pool[0], note, tuple(n.path for n in rivals))
+
+
+def only(networks: Sequence[Network], origin: str) -> Network:
+    """Return the network of a file that stands for a model.
+
+    Raises:
+        UsageError: the file holds several networks of the same names and shapes.
+    """
+    choice = choose(networks, (), None)
+    if choice.rivals:
+        paths = ", ".join(repr(printable(path)) for path in (choice.network.path, *choice.rivals))
+        raise UsageError(
+            f"{printable(origin)} stands for a model and holds several networks ({paths}): write the one that is meant to a "
+            "file of its own, with convert and prefer="
+        )
+    return choice.network
+
+
+def _alike(pool: Sequence[Network]) -> list[Network]:
+    """Return the networks of the same names and shapes as the first: where it fits a model, so do they."""
+    first = {name: spec.shape for name, spec in pool[0].specs.items()}
+    return [n for n in pool[1:] if first == {name: spec.shape for name, spec in n.specs.items()}]
 
 
 def require_weights(networks: Sequence[Network], origin: str) -> None:

@@ -28,7 +28,7 @@ MOST_LINES = 60
 
 def inspection_view(found: Inspection) -> View:
     """Return the view of an inspection: what the file holds, then the tensors of the network that load() would take."""
-    total = sum(network.tensors for network in found.networks)
+    total, nbytes = found.held
     others = len(found.networks) - 1
     more = f" in {others + 1} networks" if others > 0 else ""
     chosen = f"{tensors(len(found.specs))}" + (f" of network {printable(found.chosen)}" if found.chosen else "")
@@ -43,9 +43,8 @@ def inspection_view(found: Inspection) -> View:
         *_some(_tied(found)),
         Section(title="tensors", figures=chosen, groups=_specs(found.specs), count=len(found.specs)),
     ]
-    size_words = size(sum(network.nbytes for network in found.networks))
     return View(
-        verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size_words}",
+        verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size(nbytes)}",
         tone=_tone(found),
         origin="",
         sections=tuple(sections),
@@ -122,11 +121,12 @@ def saved_text(saved: Saved, *, most_lines: int = MOST_LINES) -> str:
 
 
 def _networks(found: Inspection) -> Section:
-    groups = tuple(Group(cause=_network(network, found.chosen)) for network in found.networks)
+    chosen = None if found.rivals else found.chosen
+    groups = tuple(Group(cause=_network(network, chosen)) for network in found.networks)
     return Section(title="networks", figures=str(len(groups)), groups=groups)
 
 
-def _network(network: NetworkSummary, chosen: str) -> str:
+def _network(network: NetworkSummary, chosen: str | None) -> str:
     kinds = ", ".join(
         str(dtype) if len(network.dtypes) == 1 else f"{count} {dtype}" for dtype, count in network.dtypes.items()
     )
