@@ -49,7 +49,7 @@ def rows(draw: st.DrawFn) -> tuple[list[Layer], int, Layer]:
     return layers, place, (widths[place], widths[place], draw(kernels))
 
 
-def built(style: str, layers: list[Layer]) -> tuple[nn.Sequential, list[list[int]]]:
+def built(style: str, layers: list[Layer], classes: int = 5) -> tuple[nn.Sequential, list[list[int]]]:
     """Return the row with a last layer behind it, and the numbers that each layer has in it."""
     parts: list[nn.Module] = []
     numbers = []
@@ -57,16 +57,16 @@ def built(style: str, layers: list[Layer]) -> tuple[nn.Sequential, list[list[int
         new = STYLES[style](*layer)
         numbers.append(list(range(len(parts), len(parts) + len(new))))
         parts += new
-    return nn.Sequential(*parts, nn.Linear(layers[-1][1], 5)), [*numbers, [len(parts)]]
+    return nn.Sequential(*parts, nn.Linear(layers[-1][1], classes)), [*numbers, [len(parts)]]
 
 
 @pytest.mark.parametrize("style", STYLES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rows(), st.booleans())
-def test_no_layer_is_taken_for_its_neighbour_without_doubt(style, row, taken_out):
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows(), st.booleans(), st.sampled_from([5, 7]), st.sampled_from([3, 4]))
+def test_no_layer_is_taken_for_its_neighbour_without_doubt(style, row, taken_out, classes, channels):
     layers, place, new = row
     short, few = built(style, layers)
-    long, many = built(style, [*layers[:place], new, *layers[place:]])
+    long, many = built(style, [(channels, *layers[0][1:]), *layers[1:place], new, *layers[place:]], classes)
     kept = [*many[:place], *many[place + 1 :]]
     right = {str(b): str(a) for ours, theirs in zip(few, kept, strict=True) for a, b in zip(ours, theirs, strict=True)}
     source, target = (long, short) if taken_out else (short, long)

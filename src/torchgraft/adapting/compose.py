@@ -43,6 +43,7 @@ class Facts:
     sides: tuple[Side, Side]
     first_convs: frozenset[str]
     flattened: Mapping[str, int]
+    keyed: frozenset[str]
     network: str
     library: str
     grown: frozenset[tuple[int, int]]
@@ -80,12 +81,18 @@ def gather_facts(
         layout=layout,
         sides=(read_side(leaves[0]), read_side(leaves[1])),
         first_convs=first,
+        keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
         flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},
         network=network,
         library=target.library,
         grown=grown_vocabularies(matches),
         tails=tails,
     )
+
+
+def _has_keys(leaf: Leaf) -> bool:
+    """Whether a matrix is that of keys, or is whole."""
+    return len(leaf.shape) > 1 and (leaf.part is None or leaf.part.label == "k")
 
 
 def _alphabetical(leaves: Sequence[Leaf]) -> bool:
@@ -269,7 +276,7 @@ def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None
         _single(replace(only, source=whole, target=replace(only.target, shape=shape, part=None)), facts, draft)
         return
     fits = [_fit(match, facts) for match in ordered]
-    lacking = _lacking(ordered, facts.slots[slot].spec)
+    lacking = _lacking(ordered, facts.slots[slot].spec, keyed=slot.rpartition(".")[0] in facts.keyed)
     odd = next((fit for fit in fits if fit.ops is None), None)
     formed = any(m.source.form != "plain" for m in ordered)
     if lacking is None or odd or formed:
@@ -305,8 +312,10 @@ def _conventions(found: Sequence[Match]) -> list[str]:
     return list(dict.fromkeys(part.convention for part in parts if part.convention))
 
 
-def _lacking(ordered: Sequence[Match], spec: TensorSpec) -> tuple[Op, ...] | None:
+def _lacking(ordered: Sequence[Match], spec: TensorSpec, *, keyed: bool) -> tuple[Op, ...] | None:
     """Return ops for the parts that the file lacks: none, or zeros for a key bias; None when others are missing.
+
+    `keyed`: the matrix of the keys is there, so that its bias is not merely lost with it.
 
     A key bias shifts all scores of a query alike, which softmax takes out again: models with q_bias and v_bias leave
     it away (BEiT, Bao et al., 2021).
@@ -325,7 +334,7 @@ def _lacking(ordered: Sequence[Match], spec: TensorSpec) -> tuple[Op, ...] | Non
     if not holes:
         return ()
     labels = {m.target.part.label for m in ordered if m.target.part}
-    if labels == {"q", "v"} and len(spec.shape) == 1 and len(holes) == 1:
+    if keyed and labels == {"q", "v"} and len(spec.shape) == 1 and len(holes) == 1:
         return (InsertZeros(0, *holes[0]),)
     return None
 

@@ -1,7 +1,8 @@
 """Experts stacked in one tensor on one side, and apart on the other: seen apart on both sides, and put back together.
 
 `experts.gate_up_proj` [E, out, in] holds what `experts.{e}.gate_up_proj.weight` [out, in] do, in the order of the
-numbers e. That order is a convention that no shape can prove, so such steps are likely and not certain.
+numbers e. What proves that order is the router: row e of its matrix is for expert e. Where it goes over as it is, such steps
+are as certain as the experts themselves, and else likely.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Shape
@@ -41,13 +43,14 @@ class Experts:
 
     def own_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return the steps with the file's own keys, one for each slot of the model."""
-        read = {name: self._with_own_keys(step) for name, step in steps.items()}
+        routed = _routed(steps.values())
+        read = {name: self._with_own_keys(step, routed) for name, step in steps.items()}
         gone = {part.name for _, parts in self.stacks.values() for part in parts}
         out = {name: step for name, step in read.items() if name not in gone}
         for name, (slot, parts) in self.stacks.items():
             made = [read.get(part.name) for part in parts]
             if any(made):
-                out[name] = _stacked(slot, made)
+                out[name] = _stacked(slot, made, routed)
         return self._with_square_doubted(out)
 
     def own_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
@@ -68,7 +71,7 @@ class Experts:
                 out.setdefault(key, whole)
         return tuple(out.values())
 
-    def _with_own_keys(self, step: Step) -> Step:
+    def _with_own_keys(self, step: Step, routed: AbstractSet[tuple[str, int]]) -> Step:
         if not any(feed.key in self.parts for feed in step.feeds):
             return step
         feeds, numbers = [], set()
@@ -79,7 +82,8 @@ class Experts:
         mine = _APART.fullmatch(step.slot.name)
         moved = (mine is None or numbers != {int(mine["number"])}) and step.why.rule != "user rule"
         said = "the expert of another number in the stack" if moved else "the expert of the same number in the stack"
-        sure = Certainty.DOUBT if moved else Certainty.LIKELY
+        known = mine is not None and _is_routed(mine["head"], self.specs[feeds[0].key].shape[0], routed)
+        sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
         why = Why("experts", f"{step.why.text}; {said}", step.why.evidence)
         return replace(step, feeds=tuple(feeds), why=why, certainty=_worst([sure, step.certainty]))
 
@@ -224,7 +228,21 @@ def _laid_out(
             yield from ((n, number, f"{head}.{number}.{stacks[n][1]}") for n in beside if number < counts[n])
 
 
-def _stacked(slot: Slot, made: Sequence[Step | None]) -> Step:
+def _routed(steps: Iterable[Step]) -> set[tuple[str, int]]:
+    """Return (path, rows) of the modules that hold a matrix of so many rows which goes over whole and for certain."""
+    return {
+        (step.slot.owner.rpartition(".")[0], step.slot.spec.shape[0])
+        for step in steps
+        if len(step.slot.spec.shape) == 2 and step.action is Action.COPY and step.certainty is Certainty.CERTAIN
+    }
+
+
+def _is_routed(experts: str, count: int, routed: AbstractSet[tuple[str, int]]) -> bool:
+    """Return whether a router stands beside the experts at a path: a matrix with a row for each, in its row's order."""
+    return (experts.rpartition(".")[0], count) in routed
+
+
+def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[str, int]]) -> Step:
     """Return the one step of a stack; it is filled whole or not at all."""
     present = [(at, step) for at, step in enumerate(made) if step is not None and step.feeds]
     if not present:
@@ -242,7 +260,8 @@ def _stacked(slot: Slot, made: Sequence[Step | None]) -> Step:
     said = f"{len(present)} experts stacked in the order of their numbers"
     asked = first.why.rule == "user rule"
     moved = not asked and any(_number(feed.key) not in (at, None) for at, step in present for feed in step.feeds)
-    sure = Certainty.DOUBT if moved else Certainty.LIKELY
+    known = _is_routed((_split(slot.name) or ("", ""))[0], len(made), routed)
+    sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
     return Step(
         slot=slot,
         feeds=tuple(feed for _, step in present for feed in step.feeds),

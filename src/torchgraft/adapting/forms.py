@@ -51,10 +51,20 @@ def pieces(
         dim = _norm_dim(shapes[target.keys[0]])
         parts = zip(target.keys, ("g", "v"), strict=True)
         return [
-            Piece(slot, source.keys, (WeightNormSplit(part, dim),), f"weight norm of the plain weight: its {part}")
+            Piece(
+                slot,
+                source.keys,
+                (WeightNormSplit(part, dim), *_alone(shapes[slot], part, dim)),
+                f"weight norm of the plain weight: its {part}",
+            )
             for slot, part in parts
         ]
     return f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
+
+
+def _alone(magnitude: Shape, part: str, dim: int | None) -> tuple[Op, ...]:
+    """Return the op for a magnitude of one element with axes: that of a layer with one output is as over all dimensions."""
+    return (Reshape(magnitude),) if part == "g" and dim is None and magnitude else ()
 
 
 def _same_count(a: Shape, b: Shape) -> tuple[Op, ...]:

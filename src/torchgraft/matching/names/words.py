@@ -146,17 +146,20 @@ GATED = (("w", "1"), ("w", "2"), ("w", "3"))
 def without_third(paths: Iterable[str]) -> dict[str, str]:
     """Return how `w1` and `w2` are read where no `w3` is beside them: as the two layers of a plain network.
 
-    With a third they are gate and down of a gated one, as in Llama.
+    With a third, there or at the same place of another member of a list, they are gate and down of a gated one, as in Llama.
     """
     found: dict[str, dict[tuple[str, ...], str]] = {}
+    gated: set[str] = set()
     for path in paths:
         parent, _, last = path.rpartition(".")
         if last[:1] in "wW" and (said := words(last)) in GATED:
             found.setdefault(parent, {})[said] = path
+            if said == GATED[2]:
+                gated.add(place_of(parent))
     return {
         path: f"{parent}.fc{number}" if parent else f"fc{number}"
         for parent, row in found.items()
-        if GATED[2] not in row
+        if GATED[2] not in row and (not gated or place_of(parent) not in gated)
         for (_, number), path in row.items()
     }
 

@@ -60,7 +60,18 @@ def find_shifts(
                 contested[0].update(group)
                 contested[1].update(other)
             partners |= set(zip(group, other, strict=True))
+        placed = {j for _, j in partners}
+        contested[1].update(j for j in _misplaced(a, b, named, fits) if j not in placed)
     return Shifts(frozenset(misled - partners), frozenset(partners), (frozenset(contested[0]), frozenset(contested[1])))
+
+
+def _misplaced(ours: Row, theirs: Row, named: Mapping[int, int], fits: np.ndarray) -> Iterator[int]:
+    """Yield the targets of groups to which names lead from groups of other shapes: a norm stands where its layer does not."""
+    group_of = {j: group for group in theirs for j in group}
+    for group in ours:
+        other = group_of.get(named.get(group[0], -1), ())
+        if len(group) == len(other) > 1 and not all(fits[i, j] for i, j in zip(group, other, strict=True)):
+            yield from other
 
 
 def _counterparts(
@@ -87,17 +98,48 @@ def _agreement(ours: Row, theirs: Row, fits: np.ndarray) -> int:
 
 def _ends(ours: Row, theirs: Row, fits: np.ndarray) -> Iterator[tuple[Group, Group, bool]]:
     """Yield groups that stand at the same place from the start or the end, and whether one of them does so twice."""
-    more = len(theirs) - len(ours)
-    first, last = _runs(ours, theirs, fits)
-    at_start = {k: k for k in range(first)}
-    goes_on = first == min(len(ours), len(theirs))  # the longer row just goes on
-    at_end = {} if goes_on else {k: k + more for k in range(len(ours) - last, len(ours))}
+    if len(ours) > len(theirs):
+        yield from ((group, other, twice) for other, group, twice in _ends(theirs, ours, fits.T))
+        return
+    at_start, at_end = _places(ours, theirs, fits)
     twice_ours, twice_theirs = at_start.keys() & at_end.keys(), set(at_start.values()) & set(at_end.values())
     for pairs in (at_start, at_end):
         for k, n in pairs.items():
             twice = k in twice_ours or n in twice_theirs
-            if pairs is at_start or not twice:
+            if len(ours[k]) == len(theirs[n]) and (pairs is at_start or not twice):
                 yield ours[k], theirs[n], twice
+
+
+def _places(ours: Row, theirs: Row, fits: np.ndarray) -> tuple[dict[int, int], dict[int, int]]:
+    """Return which members of the longer row those of the shorter one are, counted from the start and from the end."""
+    first, last = _runs(ours, theirs, fits)
+    if first or last or len(ours) == 1:
+        return _between(ours, theirs, fits)
+    starts, ends = _between(ours[1:], theirs[1:], fits)  # both ends are for other data
+    return {0: 0} | {k + 1: n + 1 for k, n in starts.items()}, {k + 1: n + 1 for k, n in ends.items()}
+
+
+def _between(ours: Row, theirs: Row, fits: np.ndarray) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the same for rows of which one end agrees, or neither.
+
+    Where members of other shapes end the runs (a head or first layer for other data), what was put in lies before or behind
+    them: next to members of its own shapes it may be any of these.
+    """
+    more = len(theirs) - len(ours)
+    first, last = _runs(ours, theirs, fits)
+    behind = len(ours) - last
+    at_start = {k: k for k in range(first)}
+    if first == len(ours):  # the longer row just goes on
+        return at_start, {}
+    at_end = {k: k + more for k in range(behind, len(ours))}
+    if first >= behind or not (first or last):
+        return at_start, at_end
+    back, forth = _runs(ours[:first], theirs[: first + more], fits)[1], _runs(ours[behind:], theirs[behind:], fits)[0]
+    others = range(first, behind)
+    to_start, to_end = bool(forth) or not first, bool(back) or not last
+    at_end |= {k: k + more for k in (*range(first - back, first), *(others if to_end and not to_start else ()))}
+    at_start |= {k: k for k in (*range(behind, behind + forth), *(others if to_start and not to_end else ()))}
+    return at_start, at_end
 
 
 def _runs(ours: Row, theirs: Row, fits: np.ndarray) -> tuple[int, int]:
