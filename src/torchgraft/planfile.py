@@ -10,7 +10,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why, result_shape
 from torchgraft.core.policy import Policy, Verdict
-from torchgraft.core.proof import Part, Proof, Seal
+from torchgraft.core.proof import Means, Part, Proof, Seal
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.core.stored import read_json
 from torchgraft.ops import from_dict
@@ -150,7 +150,7 @@ def _proof(data: Mapping[str, Any]) -> Proof:
             Part(
                 module=_text(part["module"]),
                 source_module=_text(part["source_module"]),
-                apart=part["apart"] is True,
+                means=Means(part["means"]),
                 slots=tuple(map(_text, part["slots"])),
                 relative=_number(part["relative"]),
                 root=_text(part["root"]),

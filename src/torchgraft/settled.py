@@ -37,7 +37,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
         CheckpointError: what was recorded can't be read.
     """
     from torchgraft.verifying.sealing import sealed
-    from torchgraft.verifying.settling import prove_parts, settle
+    from torchgraft.verifying.settling import prove, settle
 
     if not is_module(model):
         given = "golden=" if asked.golden is not None else "inputs="
@@ -55,7 +55,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
             if _is_proved(tried):
                 best, found = other, tried
                 break
-    found = prove_parts(found, source, trial)
+    found = prove(found, source, trial)
     rules = asked.rules
     wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
     made = _trimmed(decided(found, wishes))
@@ -194,7 +194,7 @@ def _is_proved(plan: Plan) -> bool:
 def _unproved(plan: Plan, asked: Request) -> tuple[Objection, ...]:
     """Return an objection where outputs differ."""
     proof = plan.proof
-    if proof is None or proof.passed or (proof.complete and proof.reason):
+    if proof is None or proof.passed or (proof.stands and proof.reason):
         return ()
     side = "source_model, inputs" if asked.golden is None else "golden=..."
     text = (

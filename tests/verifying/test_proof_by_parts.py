@@ -10,6 +10,7 @@ from torch import nn
 import torchgraft as tg
 from torchgraft import PlanRefusedError, Policy, Verdict
 from torchgraft.core.plan import Certainty
+from torchgraft.core.proof import Means
 
 LENIENT = Policy(outputs=Verdict.WARN, coverage=Verdict.WARN, missing=Verdict.WARN)
 
@@ -79,7 +80,8 @@ def test_a_head_of_other_classes_leaves_the_body_proved_where_it_stands():
         "body.0.weight", "body.0.bias", "body.2.weight", "body.2.bias", "body.3.weight", "body.3.bias"
     }  # fmt: skip
     assert all(plan.by_slot[name].certainty is Certainty.CERTAIN for part in proof.parts for name in part.slots)
-    assert proof.words().startswith("proved in parts, not as a whole; 6 tensors where they stand (body.3)")
+    assert proof.stands
+    assert proof.words().startswith("proved in parts, not as a whole: all 6 tensors placed, where they stand (body.3)")
     assert "output output is [3, 7], that of the source [3, 5]" in proof.words()
     assert not [o for o in plan.objections if o.kind == "outputs"]
     assert proof.words() in plan.notes
@@ -122,10 +124,12 @@ def test_a_module_that_can_only_be_run_on_its_own_is_proved_so():
     plan = tg.plan(target, source, source_model=source, inputs="guess", on_doubt="take", policy=LENIENT)
     proof = plan.proof
     assert not proof.passed
-    assert not proof.complete
-    assert [(part.module, part.source_module, part.apart) for part in proof.parts] == [
-        ("backbone.3", "features.3", True)
-    ]
+    assert proof.complete
+    assert not proof.stands
+    assert [(part.module, part.source_module, part.means) for part in proof.parts] == [
+        ("backbone.3", "features.3", Means.APART), ("", "", Means.IDLE)
+    ]  # fmt: skip
+    assert proof.parts[1].slots == ("backbone.1.num_batches_tracked",)
     assert not proof.unproved
     assert "each part on its own (backbone.3)" in proof.words()
     assert "no input is known on which both can be run" in proof.words()
@@ -137,8 +141,8 @@ def test_models_without_a_forward_method_are_compared_by_their_modules():
     target = nn.ModuleDict({"stem": body(), "last": nn.Linear(8, 3)})
     randomised(source)
     plan = tg.plan(target, source, inputs="guess", policy=LENIENT)
-    assert {part.module for part in plan.proof.parts} == {"stem.3", "last"}
-    assert all(part.apart for part in plan.proof.parts)
+    means = {part.module: part.means for part in plan.proof.parts}
+    assert means == {"stem.3": Means.APART, "last": Means.APART, "": Means.IDLE}
     assert not plan.proof.unproved
 
 
@@ -149,9 +153,9 @@ def test_what_does_not_agree_is_in_no_part_and_refused():
     with pytest.raises(PlanRefusedError, match="not proved to be the source's: output output is"):
         tg.load(target, source, policy=Policy(coverage=Verdict.WARN, missing=Verdict.WARN), **asked)
     plan = tg.plan(target, source, policy=LENIENT, **asked)
-    in_place = {slot for part in plan.proof.parts if not part.apart for slot in part.slots}
+    in_place = {slot for part in plan.proof.parts if part.means is Means.PLACE for slot in part.slots}
     assert in_place == {"body.0.weight", "body.0.bias"}
-    assert not plan.proof.complete
+    assert not plan.proof.stands
 
 
 class Stretched(Net):

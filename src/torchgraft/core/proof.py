@@ -1,34 +1,90 @@
-"""What running two models on the same inputs showed: that they give the same, or which parts of them do."""
+"""What running two models on the same inputs showed: of which tensors, and by which means."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 OWN = "the model's own forward"
 
 
+class Means(StrEnum):
+    """By what a tensor is proved, the strongest first."""
+
+    OUTPUTS = "outputs"  # outputs of the whole agree, and would not if the tensor were another
+    PLACE = "in place"  # a value inside of both runs agrees entry by entry
+    APART = "apart"  # two modules that were run on their own give the same
+    IDLE = "idle"  # its value is the planned one, computed anew, and no run makes use of it: counters, statistics of training
+    VALUE = "value"  # its value is the planned one, computed anew; what is made of it could not be compared
+
+
+# What a tensor is proved to be, where a proof of several means tells how many are proved by each.
+_HOW = {
+    Means.OUTPUTS: "by outputs of the whole",
+    Means.PLACE: "where they stand",
+    Means.APART: "each part on its own",
+    Means.IDLE: "by value, without part in the run",
+    Means.VALUE: "by value alone, as the plan pairs them",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Values inside of both models that agree entry by entry, and the tensors that they are made with.
+    """Tensors that are proved together, and by which means.
 
-    `module` and `source_module` are dotted paths: where the values come out. `relative` is max |a - b| over max |b|, b
-    being the source's. `apart`: two modules were run on their own, on the same input, `root` being the source's; that shows
-    that what is in them fits together, and not that they stand in the same place of the whole.
+    `module` and `source_module` are dotted paths: where the values that agree come out. `relative` is max |a - b| over max |b|, b
+    being the source's. With `means` APART two modules were run on their own, on the same input, `root` being the
+    source's; that shows that what is in them fits together, and not that they stand in the same place of the whole. With IDLE and
+    VALUE no runs were compared, only the tensors.
     """
 
     module: str
     source_module: str
     slots: tuple[str, ...]
     relative: float
-    apart: bool = False
+    means: Means = Means.PLACE
     root: str = ""
 
     def words(self) -> str:
         """Return it in words: `proved up to layer4.1 (source: stages.3.1), max rel. diff 3e-07`."""
+        if self.means in (Means.IDLE, Means.VALUE):
+            return f"proved {_HOW[self.means]}"
         both = [path or OWN for path in (self.module, self.source_module)]
         names = both[0] if both[0] == both[1] else f"{both[0]} (source: {both[1]})"
-        how = "proved on its own" if self.apart else "proved up to"
+        how = "proved on its own" if self.means is Means.APART else "proved up to"
         return f"{how} {names}, max rel. diff {self.relative:.1g}"
+
+
+def tally(parts: tuple[Part, ...], unproved: tuple[str, ...] = ()) -> list[str]:
+    """Return of how many tensors a proof is, how many of them by which means, and which are not proved, each in words."""
+    by_means = {means: found for means in Means if (found := [part for part in parts if part.means is means])}
+    proved = len({slot for part in parts for slot in part.slots})
+    if len(by_means) == 1 and not unproved:
+        ((means, found),) = by_means.items()
+        return [f"{_all(proved)}, {_by(means, found)}"]
+    said = [f"{proved} of {proved + len(unproved)} tensors placed" if unproved else _all(proved)]
+    said += [
+        f"{len({s for part in found for s in part.slots})} {_by(means, found)}" for means, found in by_means.items()
+    ]
+    if unproved:
+        more = f" and {len(unproved) - 3} more" if len(unproved) > 3 else ""
+        said.append(f"not proved: {', '.join(unproved[:3])}{more}")
+    return said
+
+
+def _all(count: int) -> str:
+    return "the one tensor placed" if count == 1 else f"all {count} tensors placed"
+
+
+def _by(means: Means, parts: list[Part]) -> str:
+    """Return by which means some parts are proved, where, and how near both sides are."""
+    words = _HOW[means]
+    if means in (Means.PLACE, Means.APART):
+        names = list(dict.fromkeys(part.module or OWN for part in parts))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        words += f" ({', '.join(names[:3])}{more})"
+    worst = max(part.relative for part in parts)
+    return words if means is Means.OUTPUTS or not worst else f"{words}, max rel. diff {worst:.1g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +101,8 @@ class Proof:
     """What running both models on the same inputs came to.
 
     `relative` is the greatest relative difference of their outputs, `passed` whether it is within the tolerance: only then
-    the whole is proved. Where not, `parts` agree, `unproved` are filled tensors in none of them, and `reason` says why
-    outputs can't be compared, if they can't, or what else is to be known.
+    the whole is proved. `parts` say of each tensor that was placed by which means it is proved, `unproved` are those that
+    are in none, and `reason` says why outputs can't be compared, if they can't, or what else is to be known.
     `kept`: it was made before, for the same steps and values by its `seal`, and the models were not run again.
     """
 
@@ -62,37 +118,30 @@ class Proof:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole is proved, or all filled tensors are in parts that agree where they stand."""
-        return self.passed or (bool(self.parts) and not self.unproved and not any(part.apart for part in self.parts))
+        """Whether every tensor that was placed is proved, by some means: of the whole that says nothing, `passed` does."""
+        return bool(self.parts) and not self.unproved
+
+    @property
+    def stands(self) -> bool:
+        """Whether every tensor that was placed and takes part in the run is proved where it stands."""
+        return self.complete and not any(part.means in (Means.APART, Means.VALUE) for part in self.parts)
 
     def words(self) -> str:
-        """Return it in words: `proved on 1 input, max rel. diff 3e-07`."""
+        """Return it in words: `proved on 1 input, max rel. diff 3e-07: all 3 tensors placed, by outputs of the whole`."""
         said = self._said()
         return f"when the plan was made, {said}" if self.kept else said
 
-    def _said(self) -> str:
+    def headline(self) -> str:
+        """Return what running the wholes came to, in words."""
         many = f"{self.inputs} input{'s' * (self.inputs != 1)}"
         if self.passed:
-            more = f"; {self.reason}" if self.reason else ""
-            return f"proved on {many}, max rel. diff {self.relative:.1g}{more}"
-        differ = self.reason or f"outputs differ, max rel. diff {self.relative:.1g}"
-        if not self.parts:
-            on = f" on {many}" if self.inputs else ""
-            return f"not proved{on}: {differ}"
-        return "; ".join(["proved in parts, not as a whole", *self._parts(), differ])
+            return f"proved on {many}, max rel. diff {self.relative:.1g}"
+        on = f" on {many}" if self.inputs else ""
+        return "proved in parts, not as a whole" if self.parts else f"not proved{on}"
 
-    def _parts(self) -> list[str]:
-        """Return what is proved in place, what apart, and what is not, each in words."""
-        said = []
-        for apart, how in ((False, "where they stand"), (True, "each part on its own")):
-            parts = [part for part in self.parts if part.apart is apart]
-            if parts:
-                count = len({slot for part in parts for slot in part.slots})
-                worst = max(part.relative for part in parts)
-                names = [part.module or OWN for part in parts]
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                said.append(f"{count} tensors {how} ({', '.join(names[:3])}{more}), max rel. diff {worst:.1g}")
-        if self.unproved:
-            more = f" and {len(self.unproved) - 3} more" if len(self.unproved) > 3 else ""
-            said.append(f"in no part: {', '.join(self.unproved[:3])}{more}")
-        return said
+    def _said(self) -> str:
+        differ = self.reason or ("" if self.passed else f"outputs differ, max rel. diff {self.relative:.1g}")
+        if not self.parts:
+            return f"{self.headline()}: {differ}" if differ else self.headline()
+        said = [f"{self.headline()}: {'; '.join(tally(self.parts, self.unproved))}"]
+        return "; ".join([*said, *([differ] if differ else [])])

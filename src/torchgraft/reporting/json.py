@@ -118,7 +118,7 @@ def _proof(proof: Proof) -> Data:
                 "source_module": part.source_module,
                 "slots": list(part.slots),
                 "relative": plain(part.relative),
-                "apart": part.apart,
+                "means": part.means.value,
                 "root": part.root,
             }
             for part in proof.parts

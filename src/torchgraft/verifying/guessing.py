@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 SIZES = (32, 64, 224, 28, 16, 48, 96, 128, 56, 40, 24, 112)
 LENGTHS = (64, 400, 4000)
 KINDS = (
-    (nn.Conv2d, "image"),
+    ((nn.Conv2d, nn.ConvTranspose2d), "image"),
     (nn.Embedding, "words"),
-    (nn.Conv1d, "sound"),
+    ((nn.Conv1d, nn.ConvTranspose1d), "sound"),
     ((nn.Linear, nn.LSTM, nn.GRU, nn.LayerNorm), "rows"),
 )
 SEED = 7
@@ -112,8 +112,10 @@ def _kind(module: nn.Module) -> str:
 def _of_kind(kind: str, module: Any, every: list[nn.Module], draw: torch.Generator) -> Iterator[torch.Tensor]:
     if kind == "words":
         rows = min([m.num_embeddings for m in every if isinstance(m, nn.Embedding) and m.num_embeddings > 8], default=8)
+        end = min(rows, module.num_embeddings)
+        first = 3 if end > 3 else 0  # the first rows are often padding and other marks
         for length in (8, 16, 4):
-            yield torch.randint(3, max(4, min(rows, module.num_embeddings)), (2, length), generator=draw)
+            yield torch.randint(first, end, (2, length), generator=draw)
         return
     shapes = {"image": _images, "sound": _sounds, "rows": _rows}[kind]
     yield from (torch.randn(shape, generator=draw) for shape in shapes(module, every))

@@ -14,8 +14,8 @@ from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paire
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.settling.guide import Guidance, Guide
 from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.settling.marking import prove
 from torchgraft.verifying.settling.naming import Cached
-from torchgraft.verifying.settling.parts import prove_parts, sure
 from torchgraft.verifying.settling.siblings import follow_siblings
 from torchgraft.verifying.settling.trial import Trial
 from torchgraft.verifying.settling.uses import Uses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torchgraft.verifying.settling.guide import Reading
     from torchgraft.verifying.tracing import Run
 
-__all__ = ["Trial", "prove_parts", "settle"]
+__all__ = ["Trial", "prove", "settle"]
 
 MOST_RUNS = 48
 MOST_ORDERS = 6
@@ -37,17 +37,15 @@ GUIDED_RUNS = 4
 
 
 def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
-    """Return the plan, corrected and marked by what runs of both models show; nothing is left changed.
+    """Return the plan, corrected by what runs of both models show; nothing is left changed.
 
-    The target is filled by the plan and run on the first input. If it gives what the source gave, all is proved that took
-    part. Else it is run with each weight chosen by what the source does with the same values, and what several
+    The target is filled by the plan and run on the first input. If it gives what the source gave, it stays as it is. Else it is run with each weight chosen by what the source does with the same values, and what several
     weights could do is tried in other orders, some tens of runs at most. The outcome must hold on all inputs.
     """
     with Hands(trial.model, Cached(source)) as hands:
         search = Search(plan, trial, hands)
         search.run()
         worst = search.outcome.relative
-        used = {n for v in search.target.recording.values for n in v.weights} if search.target else set()
         for mine, theirs in zip(trial.inputs[1:], trial.sources[1:], strict=True):
             with hands.interruptible():
                 again = record_run(trial.model, mine)
@@ -59,7 +57,7 @@ def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
         passed=worst <= search.limit,
         reason="" if worst <= search.limit else search.reason,
     )
-    return _concluded(plan, search, used, proof)
+    return _concluded(plan, search, proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +217,12 @@ def _moved(step: Step, to: Step) -> Step:
     return replace(step, slot=to.slot, why=why, certainty=Certainty.LIKELY, alternatives=())
 
 
-def _concluded(plan: Plan, search: Search, used: set[str], proof: Proof) -> Plan:
-    """Return the plan with the steps that were found, what was proved, and the fates of sources that changed."""
+def _concluded(plan: Plan, search: Search, proof: Proof) -> Plan:
+    """Return the plan with the steps that were found, how the runs came out, and the fates of sources that changed."""
     if not proof.passed and not search.improved:
         return replace(plan, proof=proof)
     follow_siblings(search.steps, plan)
-    steps = []
-    for old in plan.steps:
-        step = search.steps[old.slot.name]
-        if proof.passed and (step.feeds or step.ops) and used.intersection(step.slot.names):
-            step = sure(step, proof.words())
-        steps.append(step)
+    steps = [search.steps[old.slot.name] for old in plan.steps]
     feeding, before = ({(f.network, f.key) for step in some for f in step.feeds} for some in (steps, plan.steps))
     unused = [u for u in plan.unused if (u.network, u.spec.name) not in feeding]
     why = Why("numbers", "the run of the model has no place for it")

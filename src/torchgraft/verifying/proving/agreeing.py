@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.recording import Recording
+    from torchgraft.verifying.tracing import Run
 
 # So many values are compared entry by entry, and so often others are looked for in place of those that disagree.
 MOST_VALUES = 48
@@ -48,18 +49,26 @@ class Measure(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Runs of a source and a target, and which of their values look the same."""
+    """Runs of a source and a target, and which of their values look the same. Without a source, its run was recorded."""
 
-    source: Side
+    source: Side | None
     target: Side
+    theirs: Run
+    mine: Run
     matches: Matches
     measure: Measure
 
     @classmethod
     def of(cls, source: Side, target: Side, measure: Measure) -> Runs:
         """Run both. A run that fails counts until it fails."""
-        theirs, mine = (record_run(side.module, side.given).recording for side in (source, target))
-        return cls(source, target, Matches(theirs, mine, measure.floor), measure)
+        return cls.compared(source, target, (record_run(source.module, source.given), None), measure)
+
+    @classmethod
+    def compared(cls, source: Side | None, target: Side, ran: tuple[Run, Run | None], measure: Measure) -> Runs:
+        """Compare runs (of the source, of the target); the target's is made where there is none."""
+        theirs, mine = ran[0], ran[1] or record_run(target.module, target.given)
+        matches = Matches(theirs.recording, mine.recording, measure.floor)
+        return cls(source, target, theirs, mine, matches, measure)
 
 
 def agreements(runs: Runs, wanted: frozenset[str]) -> list[Agreed]:
@@ -68,8 +77,10 @@ def agreements(runs: Runs, wanted: frozenset[str]) -> list[Agreed]:
     Weights are called as in the target. Both sides are run again for the values that seem equal.
     """
     matches = runs.matches
+    if runs.source is None:
+        return []
     bits = {name: 1 << at for at, name in enumerate(sorted(wanted))}
-    made_with = _weights_behind(matches.target, bits)
+    made_with = weights_behind(matches.target, bits)
     refused: set[int] = set()
     held: dict[int, tuple[int, float]] = {}
     for _ in range(ROUNDS):
@@ -93,7 +104,7 @@ def agreements(runs: Runs, wanted: frozenset[str]) -> list[Agreed]:
     ]  # fmt: skip
 
 
-def _weights_behind(recording: Recording, bits: Mapping[str, int]) -> list[int]:
+def weights_behind(recording: Recording, bits: Mapping[str, int]) -> list[int]:
     """Return for each value of a run the bits of the weights that it was made with."""
     behind = [sum(bits.get(name, 0) for name in dict.fromkeys(value.weights)) for value in recording.values]
     for operation in recording.operations:

@@ -9,14 +9,14 @@ import torch
 from torchgraft.core.families import family
 from torchgraft.ops import computed
 from torchgraft.verifying.comparing import distance
-from torchgraft.verifying.settling.agreeing import Agreed, captured, module_of
+from torchgraft.verifying.proving.agreeing import Agreed, captured, module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torchgraft.core.plan import Feed, Step
     from torchgraft.core.recording import Operation
-    from torchgraft.verifying.settling.agreeing import Runs
+    from torchgraft.verifying.proving.agreeing import Runs
 
 
 class Picked(NamedTuple):
@@ -62,7 +62,7 @@ def row_agreements(runs: Runs, picks: Mapping[str, Picked]) -> Iterator[Agreed]:
     """
     target, source = runs.matches.target, runs.matches.source
     pairs = list(_candidates(runs, picks)) if picks else []
-    if not pairs:
+    if not pairs or runs.source is None:
         return
     mine = captured(runs.target, [pair.mine for pair in pairs])
     theirs = captured(runs.source, [pair.theirs for pair in pairs])

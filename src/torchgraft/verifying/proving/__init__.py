@@ -1,0 +1,1 @@
+"""What is proved of each tensor that was placed, and by which means."""

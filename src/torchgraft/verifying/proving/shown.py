@@ -1,0 +1,113 @@
+"""Which tensors the outputs of two runs show: that a tensor is used on the way to them is not enough.
+
+A key's bias in attention shifts all scores of a row by the same, and softmax takes it out again: outputs agree whatever it
+is. So a tensor counts as shown if what is made with it at once is found in the source's run, too, or if the outputs
+would change by more than the tolerance were it another.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import UsageError
+from torchgraft.core.families import family
+from torchgraft.verifying.comparing import distance, paired
+from torchgraft.verifying.proving.agreeing import Agreed, module_of, weights_behind
+from torchgraft.verifying.tracing.gradients import influences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+
+    from torchgraft.core.recording import Recording
+    from torchgraft.verifying.divergence import Matches
+    from torchgraft.verifying.proving.agreeing import Runs
+
+
+def shown_by_outputs(ran: Runs, wanted: frozenset[str]) -> Agreed | None:
+    """Return which of the `wanted` weights the outputs show that agree, None if no output does.
+
+    Where it can't be told from the recordings, the target is run once more for gradients.
+    """
+    agreeing = {mine: (theirs, relative) for theirs, mine, relative in _agreeing(ran)}
+    if not agreeing:
+        return None
+    matches, run = ran.matches, ran.mine
+    bits = {name: 1 << at for at, name in enumerate(sorted(wanted))}
+    behind = weights_behind(matches.target, bits)
+    numbers = [n for name, n in zip(run.outputs, matches.target.outputs, strict=True) if name in agreeing]
+    used = frozenset(name for name, bit in bits.items() if any(behind[n] & bit for n in numbers))
+    shown = used & at_hand(matches)
+    if doubtful := used - shown:
+        felt = influences(ran.target.module, ran.target.given, doubtful, list(agreeing))
+        shown |= {name for name, influence in felt.items() if influence > ran.measure.limit}
+    first = next(iter(agreeing))
+    theirs = ran.theirs.recording.outputs[list(ran.theirs.outputs).index(agreeing[first][0])]
+    return Agreed(
+        module=module_of(matches.target, numbers[0]),
+        source_module=module_of(matches.source, theirs),
+        weights=shown,
+        relative=max(relative for _, relative in agreeing.values()),
+    )
+
+
+def _agreeing(ran: Runs) -> Iterator[tuple[str, str, float]]:
+    """Yield (the source's name, the target's, relative difference) of outputs that agree and aren't one number throughout."""
+    if ran.theirs.recording.failure or ran.mine.recording.failure:
+        return
+    try:
+        pairs, _ = paired(ran.theirs.outputs, ran.mine.outputs)
+    except UsageError:
+        return
+    for theirs, mine in pairs:
+        value = ran.mine.outputs[mine]
+        relative = distance(ran.theirs.outputs[theirs], value)[1]
+        if relative <= ran.measure.limit and _says_something(value):
+            yield theirs, mine, relative
+
+
+def _says_something(value: torch.Tensor) -> bool:
+    return bool(value.is_floating_point() and value.numel() and (value != value.flatten()[0]).any())
+
+
+def at_hand(matches: Matches) -> frozenset[str]:
+    """Return the weights of the target whose very next result, or all that is picked from it, the source has, too."""
+    recording = matches.target
+    users = _users(recording)
+    returned = frozenset(recording.outputs)
+    held: dict[int, bool] = {}
+
+    def is_held(number: int) -> bool:
+        if number not in held:
+            value = recording.values[number]
+            look = value.fingerprint
+            plain = number in matches.found and look is not None and not look.is_plain
+            held[number] = plain or (value.live and number not in returned and picks_held(number))
+        return held[number]
+
+    def picks_held(number: int) -> bool:
+        by = [recording.operations[at] for at in users.get(number, ())]
+        if not by or not all(family(one.name) == "pick" for one in by):
+            return False
+        return all(is_held(n) for one in by for n in one.outputs if n in users or n in returned)
+
+    found: set[str] = set()
+    for operation in recording.operations:
+        names = {
+            w for n in operation.inputs if not recording.values[n].live for w in recording.values[n].weights
+        } - found
+        live = [n for n in operation.outputs if recording.values[n].live and (n in users or n in returned)]
+        if names and live and all(map(is_held, live)):
+            found |= names
+    return frozenset(found)
+
+
+def _users(recording: Recording) -> Mapping[int, list[int]]:
+    """Return the operations that use each value."""
+    users: defaultdict[int, list[int]] = defaultdict(list)
+    for at, operation in enumerate(recording.operations):
+        for number in dict.fromkeys(operation.inputs):
+            users[number].append(at)
+    return dict(users)

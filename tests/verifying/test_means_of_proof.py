@@ -1,0 +1,148 @@
+"""By which means each tensor is proved: the strongest there is, and none for a tensor that is another."""
+
+import pytest
+import torch
+from faulty_models import randomised
+from torch import nn
+
+import torchgraft as tg
+from torchgraft import Policy, Verdict
+from torchgraft.core.proof import Means
+
+LENIENT = Policy(outputs=Verdict.WARN, coverage=Verdict.WARN, missing=Verdict.WARN)
+
+
+class Attention(nn.Module):
+    """One head of attention; `fused` holds query, key and value in one layer, `shared` computes softmax in one kernel."""
+
+    def __init__(self, *, fused=False, scores=True):
+        super().__init__()
+        self.scores = scores
+        if fused:
+            self.qkv = nn.Linear(6, 18)
+        else:
+            self.q, self.k, self.v = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.out = nn.Linear(6, 6)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1) if hasattr(self, "qkv") else (self.q(x), self.k(x), self.v(x))
+        if self.scores:
+            return self.out((q @ k.transpose(-1, -2) / 6**0.5).softmax(-1) @ v)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+class Biased(nn.Module):
+    """Scores with a table added, and a constant that softmax takes out again."""
+
+    def __init__(self, *, at_once):
+        super().__init__()
+        self.q, self.table, self.shift = nn.Linear(6, 6), nn.Parameter(torch.randn(5, 5)), nn.Parameter(torch.randn(1))
+        self.at_once = at_once
+
+    def forward(self, x):
+        scores = self.q(x) @ x.transpose(-1, -2)
+        if self.at_once:
+            return (scores + (self.table + self.shift)).softmax(-1) @ x
+        return ((scores + self.shift) + self.table).softmax(-1) @ x
+
+
+def means_of(proof):
+    return {slot: part.means for part in proof.parts for slot in part.slots}
+
+
+@pytest.mark.parametrize(("fused", "scores"), [(False, True), (True, True), (False, False), (True, False)])
+def test_all_of_an_attention_is_shown_by_outputs_where_its_projections_are_in_both_runs(fused, scores):
+    source, target = randomised(Attention()), Attention(fused=fused, scores=scores)
+    proof = tg.plan(target, source, inputs=torch.randn(2, 5, 6)).proof
+    assert set(means_of(proof).values()) == {Means.OUTPUTS}
+    assert proof.complete
+
+
+def test_what_outputs_do_not_depend_on_is_not_shown_by_them():
+    source, target = randomised(Biased(at_once=True)), Biased(at_once=False)
+    proof = tg.plan(target, source, inputs=torch.randn(2, 5, 6)).proof
+    assert proof.passed
+    assert means_of(proof) == {
+        "q.weight": Means.OUTPUTS, "q.bias": Means.OUTPUTS, "table": Means.OUTPUTS, "shift": Means.VALUE
+    }  # fmt: skip
+    assert "1 by value alone" in proof.words()
+
+
+class Counted(nn.Module):
+    """A norm with a counter, and a head that only training runs."""
+
+    def __init__(self, classes=4):
+        super().__init__()
+        self.norm, self.side, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2), nn.Linear(6, classes)
+
+    def forward(self, x):
+        x = self.norm(x)
+        return (self.head(x), self.side(x)) if self.training else self.head(x)
+
+
+def test_counters_are_proved_by_value_and_idle_modules_on_their_own():
+    source, target = randomised(Counted()), Counted()
+    source.norm.num_batches_tracked.fill_(77)
+    proof = tg.plan(target, source, inputs=torch.randn(3, 6)).proof
+    found = means_of(proof)
+    assert proof.passed
+    assert proof.complete
+    assert found.pop("norm.num_batches_tracked") is Means.IDLE
+    assert {found.pop("side.weight"), found.pop("side.bias")} == {Means.APART}
+    assert set(found.values()) == {Means.OUTPUTS}
+    assert proof.words() == (
+        "proved on 1 input, max rel. diff 0: all 9 tensors placed; 6 by outputs of the whole; "
+        "2 each part on its own (side); 1 by value, without part in the run"
+    )
+
+
+def test_a_side_head_that_holds_something_else_is_not_proved():
+    source, target = randomised(Counted()), Counted()
+    state = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    state["side.weight"] += 0.01
+    with torch.no_grad():
+        source.norm.num_batches_tracked.fill_(3)
+    proof = tg.plan(target, state, source_model=source, inputs=torch.randn(3, 6)).proof
+    assert proof.passed
+    assert "side.weight" not in {s for p in proof.parts if p.means is not Means.VALUE for s in p.slots}
+
+
+class Patches(nn.Module):
+    """A sum of patches and a table of their positions."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, 4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + (size // 4) ** 2, 8))
+        self.norm, self.size = nn.LayerNorm(8), size
+
+    def forward(self, x):
+        if x.shape[-1] != self.size:
+            raise ValueError("another size")
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        return self.norm(x)[:, 0]
+
+
+def test_a_resampled_table_is_computed_a_second_time():
+    source, target = randomised(Patches(16)), Patches(24)
+    proof = tg.plan(target, source, inputs="guess", policy=LENIENT, on_doubt="take").proof
+    assert not proof.passed
+    assert not proof.stands
+    found = means_of(proof)
+    assert {name for name, means in found.items() if means is Means.VALUE} == {"cls_token", "pos_embed"}
+    assert found["norm.weight"] is Means.APART
+    assert proof.complete
+
+
+def test_a_resampling_that_computes_something_else_is_not_proved(monkeypatch):
+    from torchgraft.ops import resample
+
+    honest = resample.interpolated
+    monkeypatch.setattr(resample, "interpolated", lambda *a, **k: honest(*a, **k).flip(-1))
+    source, target = randomised(Patches(16)), Patches(24)
+    proof = tg.plan(target, source, inputs="guess", policy=LENIENT, on_doubt="take").proof
+    assert proof.unproved == ("pos_embed",)
+    assert not proof.complete
+    assert "not proved: pos_embed" in proof.words()
