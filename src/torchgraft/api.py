@@ -173,9 +173,9 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
         UsageError: an argument makes no sense.
         CheckpointError: the file can't be read.
     """
-    from torchgraft.request import request
+    from torchgraft.request import requested
 
-    wanted = request(**asked)
+    wanted = requested("plan", asked)
     with collector_paused(), _opened(checkpoint, wanted, model if wanted.tries else None) as source:
         seen = _walked(model)
         wanted = _with_origin(wanted, checkpoint)
@@ -249,10 +249,10 @@ def load(  # what, and how
     """
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
         from torchgraft.applying import apply
-        from torchgraft.request import request
+        from torchgraft.request import requested
         from torchgraft.verifying import compare_values
 
-    wanted = request(**asked)
+    wanted = requested("load", asked)
     with (
         collector_paused(),
         team_of(seen := _walked(model)) as team,

@@ -9,7 +9,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
+from torchgraft.asked import Asked
 from torchgraft.core.errors import UsageError
+from torchgraft.core.hints import did_you_mean
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share
 from torchgraft.matching import LAYOUTS, Rules, Stated
@@ -230,6 +232,20 @@ def _is_run(value: object, length: int | None = None) -> bool:
 
 def _are_counts(values: Iterable[object], least: int) -> bool:
     return all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values)
+
+
+def requested(caller: str, asked: Mapping[str, Any]) -> Request:
+    """Return the checked request of a function of the library.
+
+    Raises:
+        TypeError: it has no such keyword argument.
+        UsageError: an argument makes no sense.
+    """
+    unknown = next((name for name in asked if name not in Asked.__annotations__), None)
+    if unknown is not None:
+        hint = did_you_mean(unknown, Asked.__annotations__, cutoff=0.7)
+        raise TypeError(f"{caller}() got an unexpected keyword argument {unknown!r}{hint}")
+    return request(**asked)
 
 
 def _check_source(source_model: object, source_inputs: object, golden: object) -> None:

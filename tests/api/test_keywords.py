@@ -137,3 +137,12 @@ def test_rules_for_channels_and_grids_are_followed_under_each_pattern(pattern):
     tg.load(model, file, in_channels={pattern: "zero"})
     assert torch.equal(model[0].weight[:, :3], file["0.weight"])
     assert not model[0].weight[:, 3].any()
+
+
+@pytest.mark.parametrize("call", [tg.plan, tg.load])
+@pytest.mark.parametrize(
+    ("said", "hint"), [("stict", r"; did you mean 'strict'\?"), ("renames", r"; did you mean 'rename'\?"), ("xyz", "$")]
+)
+def test_an_unknown_keyword_is_told_by_the_function_that_was_called(call, said, hint):
+    with pytest.raises(TypeError, match=rf"^{call.__name__}\(\) got an unexpected keyword argument '{said}'{hint}"):
+        call(torch.nn.Linear(3, 2), {"weight": torch.ones(2, 3)}, **{said: 1})

@@ -218,4 +218,6 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
         errno.ENXIO: "not a regular file",
     }
     text = words.get(code, "") if code is not None else ""
+    if code == errno.ENOENT and "://" in os.fsdecode(path):
+        text += "; nothing is downloaded: fetch it first, and give its path"
     return CorruptCheckpointError(f"{shown(os.fsdecode(path))}: {text or error}")
