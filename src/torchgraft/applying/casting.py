@@ -90,9 +90,14 @@ class Casts:
                 self._put(block)
 
     def write(self, chunk: Chunk) -> None:
-        """Read and cast once more, into the slot."""
-        for block in _blocks(chunk, *self._done(chunk)):
-            self._put(block)
+        """Read once more, and cast into the slot."""
+        kinds, raw = self._raw(chunk)
+        at = 0
+        for part in chunk:
+            place = part.transfer.data[part.at : part.at + kinds.cast(part.size)]
+            copy(as_tensor(raw[at : at + part.size], kinds.given), as_tensor(place, kinds.wanted))
+            self._compare(part, place)
+            at += part.size
 
     def settle(self) -> None:
         """Tell the findings what was found of each slot, once all blocks were taken."""
@@ -104,17 +109,22 @@ class Casts:
 
     def _done(self, chunk: Chunk) -> tuple[_Kinds, Bytes, Bytes]:
         """Return the bytes of a chunk as they are in the file, side by side, and cast."""
+        kinds, raw = self._raw(chunk)
+        out = self._room("out", kinds.cast(raw.size))
+        copy(as_tensor(raw, kinds.given), as_tensor(out, kinds.wanted))
+        return kinds, raw, out
+
+    def _raw(self, chunk: Chunk) -> tuple[_Kinds, Bytes]:
+        """Return the bytes of a chunk as they are in the file, side by side."""
         first = chunk[0].transfer
         kinds = _Kinds(first.given or first.step.slot.spec.dtype, first.step.slot.spec.dtype)
-        size = sum([part.size for part in chunk])
-        raw, out = self._room("raw", size), self._room("out", kinds.cast(size))
+        raw = self._room("raw", sum([part.size for part in chunk]))
         pieces, at = [], 0
         for part in chunk:
             pieces.append(Piece(part.segment.network, part.segment.key, part.start, raw[at : at + part.size].data))
             at += part.size
         self._source.read_pieces(pieces)
-        copy(as_tensor(raw, kinds.given), as_tensor(out, kinds.wanted))
-        return kinds, raw, out
+        return kinds, raw
 
     def _room(self, name: str, size: int) -> Bytes:
         """Return memory of this thread."""
@@ -151,10 +161,15 @@ class Casts:
         part.transfer.samples.extend(samples)
 
     def _put(self, block: _Block) -> None:
-        """Write a block, and compare what lies in the slot then with what was read and cast first."""
-        part, name = block.part, block.part.transfer.step.slot.name
+        """Write a block."""
+        part = block.part
         place = part.transfer.data[part.at : part.at + block.cast.size]
         place[:] = block.cast
+        self._compare(part, place)
+
+    def _compare(self, part: Part, place: Bytes) -> None:
+        """Compare what lies in the slot now with what was read and cast first."""
+        name = part.transfer.step.slot.name
         if crc32(place.data, 0) != self._sums[name, part.done]:
             raise ApplyError(f"{name}: what lies in the slot is not what was read and cast; has the file changed?")
         self._written.compared.add(name)

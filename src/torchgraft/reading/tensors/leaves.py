@@ -371,11 +371,13 @@ class Held(Leaf):
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Copy the bytes from `start` on."""
+        import numpy as np
         import torch
 
         value = self.tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        raw = value.reshape(-1).view(torch.uint8)
-        buffer[:] = raw.numpy().data[start : start + len(buffer)]
+        raw = value.reshape(-1).view(torch.uint8).numpy()
+        # numpy lets other threads run meanwhile, a memoryview doesn't
+        np.copyto(np.frombuffer(buffer, np.uint8), raw[start : start + len(buffer)])
 
 
 def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:
