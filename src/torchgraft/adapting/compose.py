@@ -16,6 +16,7 @@ from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.making import maker
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Slot, Target, TensorSpec
 
+_make_step, _make_feed = maker(Step), maker(Feed)
 GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"
 SETTLED_BY = "; qkv_layout= says it, 'flat' or 'per_head' (with num_heads=)"
 _ORDER = {Certainty.CERTAIN: 0, Certainty.LIKELY: 1, Certainty.DOUBT: 2}
@@ -148,9 +150,9 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
     if fit.ops is None:
         _reject(match, fit.text, facts, draft, doubt=fit.certainty is Certainty.DOUBT)
     elif fit is UNCHANGED:
-        draft.steps[slot] = Step(
+        draft.steps[slot] = _make_step(
             slot=facts.slots[slot],
-            feeds=(Feed(key, (), facts.network),),
+            feeds=(_make_feed(key, (), facts.network),),
             why=match.why,
             certainty=match.certainty,
             alternatives=match.alternatives,

@@ -88,13 +88,18 @@ class Leaf:
 
     def __post_init__(self) -> None:
         owner, _, role = self.name.rpartition(".")
-        object.__setattr__(self, "role", role)
-        object.__setattr__(self, "owner", owner)
+        _set_role(self, role)
+        _set_owner(self, owner)
 
     @property
     def numel(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+
+_set_role, _set_owner = (
+    Leaf.__dict__[name].__set__ for name in ("role", "owner")
+)  # as object.__setattr__ does, sooner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

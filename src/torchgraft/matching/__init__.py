@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
+from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.leftovers import with_leftovers
@@ -43,6 +44,9 @@ __all__ = [
     "origin_of",
     "require_weights",
 ]
+
+
+_make_match = maker(Match)
 
 
 def match(
@@ -155,7 +159,7 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
         return None
     return Matching(
-        matches=tuple(Match(target=b, source=a, why=naming.reason(a, b)) for a, b in pairs),
+        matches=tuple(_make_match(target=b, source=a, why=naming.reason(a, b)) for a, b in pairs),
         free_targets=tuple(free_targets),
         free_sources=tuple(free_sources),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.collector import collector_paused
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
+from torchgraft.core.making import maker
 from torchgraft.core.places import walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.surveying.heads import head_counts
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.places import Place, Walk
+
+
+_make_slot, _make_spec = maker(Slot), maker(TensorSpec)
 
 
 def survey(model: nn.Module | Walk) -> Target:
@@ -79,8 +83,8 @@ def _slot(group: list[Place], kinds: Mapping[str, str], order: int) -> Slot:
         first = group[0]
         aliases = tuple(dict.fromkeys(place.name for place in group[1:]))
     tensor = first.tensor
-    return Slot(
-        spec=TensorSpec(first.name, _shape(first), _dtype(first)),
+    return _make_slot(
+        spec=_make_spec(first.name, _shape(first), _dtype(first)),
         aliases=aliases,
         owner=first.owner,
         kind=kinds[first.owner],

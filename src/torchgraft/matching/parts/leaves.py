@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
 from torchgraft.matching.names.words import canonical
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     Heads = Callable[[str], int | None]
 
+_make = maker(Leaf)
 _SINGLE = frozenset({"q", "k", "v", "o"})
 
 
@@ -62,7 +64,7 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
             continue
         seen = form or slot.spec
         leaves.append(
-            Leaf(
+            _make(
                 name=_unfold(seen.name),
                 shape=seen.shape,
                 dtype=seen.dtype,
@@ -108,7 +110,7 @@ def as_stored(leaf: Leaf, keys: Mapping[str, str]) -> str:
 
 
 def _plain(key: str, spec: TensorSpec, order: int) -> Leaf:
-    return Leaf(name=_unfold(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
+    return _make(name=_unfold(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
 
 
 def _formed(form: Form, order: int) -> Leaf:

@@ -19,6 +19,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import RESERVED
+from torchgraft.core.making import maker
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.reading.finding.plain import kept
 from torchgraft.reading.finding.roles import are_moments, is_counter, is_optimizer, role_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Shape
     from torchgraft.reading.tensors.leaves import Leaf
 
+_make_spec = maker(TensorSpec)
 MAX_ENTRIES = 20_000_000
 LONG_KEY = 1000
 PART = 200_000
@@ -224,7 +226,7 @@ class _Cataloguer:
         for shape in {leaf.shape for leaf in leaves.values()}:
             if 0 in shape:
                 self._check_empty(leaves, shape)
-        specs = {name: TensorSpec(name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+        specs = {name: _make_spec(name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
         if role == "model" and are_moments(specs):
             role = "optimizer"
         network = Network(where, specs, role, _shared(leaves) or None)
