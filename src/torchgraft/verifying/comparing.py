@@ -29,7 +29,8 @@ def paired(
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return pairs of output names (source's, target's), and remarks on outputs that were left out.
 
-    Outputs of one name belong together; else, with equally many, the order decides; else shapes do where they can.
+    Outputs of one name belong together; else, with equally many, the order decides; else shapes do where they can. Pairs
+    that hold nothing on both sides, NaN or zeros alone, would be equal whatever the models are: they are left out.
 
     Raises:
         UsageError: nothing can be compared.
@@ -50,6 +51,14 @@ def paired(
             f"the outputs can't be compared: the model gives {ours}, the source {theirs}; give callables as inputs= and "
             "source_inputs= that run each model and return what belongs together"
         )
+    telling = [(s, t) for s, t in pairs if tells(source[s]) or tells(target[t]) or distance(source[s], target[t])[0]]
+    if not telling:
+        names = ", ".join(f"{name} {list(target[name].shape)}" for _, name in pairs)
+        raise UsageError(
+            f"the outputs prove nothing: {names} hold no number but zero, NaN or infinity on both sides, as those of any two "
+            "models might; give other inputs"
+        )
+    mute = [t for s, t in pairs if (s, t) not in telling]
     used = ({s for s, _ in pairs}, {t for _, t in pairs})
     left = [
         f"{side}'s {name}"
@@ -57,7 +66,16 @@ def paired(
         for name in names
         if name not in done
     ]
-    return tuple(pairs), ((f"outputs without a counterpart, not compared: {', '.join(left)}",) if left else ())
+    remarks = [f"outputs without a counterpart, not compared: {', '.join(left)}"] if left else []
+    remarks += [f"outputs of zeros, NaN or nothing on both sides, not compared: {', '.join(mute)}"] if mute else []
+    return tuple(telling), tuple(remarks)
+
+
+def tells(output: torch.Tensor) -> bool:
+    """Return whether an output holds a finite number other than zero; whole numbers and truths always tell."""
+    if not (output.is_floating_point() or output.is_complex()):
+        return bool(output.numel())
+    return bool((output.isfinite() & (output != 0)).any())
 
 
 def _by_shape(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:

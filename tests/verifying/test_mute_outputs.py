@@ -1,0 +1,53 @@
+"""Outputs that would be equal whatever the models are prove nothing, and are not called equal."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Ends(nn.Module):
+    """A linear layer, and what becomes of its result."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        self.end = end
+
+    def forward(self, x):
+        return self.end(self.lin(x))
+
+
+MUTE = {
+    "zero": lambda y: y * 0,
+    "NaN": lambda y: y * float("nan"),
+    "infinite": lambda y: y.abs() / 0,
+    "empty": lambda y: y[:0],
+}
+
+
+@pytest.mark.parametrize("end", MUTE.values(), ids=MUTE)
+def test_outputs_that_any_two_models_might_give_prove_nothing(end):
+    model, source = Ends(end), Ends(end)
+    with pytest.raises(
+        tg.UsageError, match=r"the outputs prove nothing: output \[\d, 4\] hold no number but zero, NaN"
+    ):
+        tg.verify(model, source, torch.randn(2, 4))
+    plan = tg.plan(model, source.state_dict(), source_model=source, inputs=torch.randn(2, 4))
+    assert not plan.proof.passed
+    assert plan.proof.reason.startswith("the outputs prove nothing")
+
+
+def test_outputs_that_tell_nothing_are_left_out_and_named():
+    model, source = (Ends(lambda y: {"logits": y, "loss": y.sum() * 0}) for _ in range(2))
+    source.load_state_dict(model.state_dict())
+    found = tg.verify(model, source, torch.randn(2, 4))
+    assert found.passed
+    assert [one.target for one in found.outputs] == ["logits"]
+    assert "outputs of zeros, NaN or nothing on both sides, not compared: loss" in str(found)
+
+
+def test_infinities_of_other_signs_differ():
+    model, source = Ends(lambda y: y.abs() / 0), Ends(lambda y: -y.abs() / 0)
+    assert not tg.verify(model, source, torch.randn(2, 4)).passed
