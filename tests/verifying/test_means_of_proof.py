@@ -92,7 +92,7 @@ def test_counters_are_proved_by_value_and_idle_modules_on_their_own():
     assert set(found.values()) == {Means.OUTPUTS}
     assert proof.words() == (
         "proved on 1 input, max rel. diff 0: all 9 tensors placed; 6 by outputs of the whole; "
-        "2 each part on its own (side); 1 by value, without part in the run"
+        "2 by modules run on their own (side); 1 by value, without part in the run"
     )
 
 
@@ -146,3 +146,54 @@ def test_a_resampling_that_computes_something_else_is_not_proved(monkeypatch):
     assert proof.unproved == ("pos_embed",)
     assert not proof.complete
     assert "not proved: pos_embed" in proof.words()
+
+
+def verified(spoil=None):
+    source, target = randomised(Counted()), Counted()
+    report = tg.load(target, source)
+    if spoil:
+        with torch.no_grad():
+            spoil(target)
+    return tg.verify(target, source, torch.randn(3, 6), plan=report)
+
+
+def test_a_verification_says_what_is_proved_of_each_tensor():
+    found = verified()
+    assert found.passed
+    assert found.complete
+    assert sum(len(part.slots) for part in found.parts) == 9
+    assert "all 9 tensors placed" in str(found)
+    data = found.to_dict()
+    assert {part["means"] for part in data["parts"]} == {"outputs", "apart", "idle"}
+    assert data["complete"] is True
+    assert data["unproved"] == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "passed", "unproved"),
+    [
+        (lambda model: model.side.weight.add_(0.1), True, {"side.weight"}),
+        (lambda model: model.norm.num_batches_tracked.fill_(5), True, {"norm.num_batches_tracked"}),
+        (lambda model: model.head.weight[0, 0].add_(1), False, {"head.weight"}),
+        (lambda model: model.head.weight.copy_(model.head.weight.flip(0)), False, {"head.weight"}),
+        (lambda model: model.norm.running_mean.add_(0.5), False, {"norm.running_mean"}),
+    ],
+)
+def test_a_tensor_that_holds_something_else_is_proved_by_no_means(spoil, passed, unproved):
+    found = verified(spoil)
+    assert found.passed is passed
+    assert not found.complete
+    assert unproved <= set(found.unproved)
+    assert "not proved: " in str(found)
+
+
+def test_a_recorded_run_proves_what_its_outputs_show(tmp_path):
+    source, target = randomised(Counted()), Counted()
+    report = tg.load(target, source)
+    tg.record(source, torch.randn(3, 6), tmp_path / "runs.safetensors")
+    found = tg.verify(target, golden=tmp_path / "runs.safetensors", plan=report)
+    assert found.passed
+    assert {name for part in found.parts for name in part.slots} == {
+        name for name in report.plan.by_slot if name.startswith(("norm", "head")) and "num" not in name
+    }
+    assert set(found.unproved) == {"side.weight", "side.bias", "norm.num_batches_tracked"}

@@ -22,7 +22,7 @@ class Means(StrEnum):
 _HOW = {
     Means.OUTPUTS: "by outputs of the whole",
     Means.PLACE: "where they stand",
-    Means.APART: "each part on its own",
+    Means.APART: "by modules run on their own",
     Means.IDLE: "by value, without part in the run",
     Means.VALUE: "by value alone, as the plan pairs them",
 }

@@ -10,6 +10,7 @@ from torchgraft.core.shown import Renderers, Shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torchgraft.core.proof import Part
     from torchgraft.core.specs import Shape
 
 
@@ -127,7 +128,8 @@ class Verification(Shown):
 
     `inputs` is the number of inputs, `tolerance` the greatest relative difference that passes. `operations` are how
     many the source and the target ran, `matched` how many results of the target the source has, too. `settings` are
-    those in which matched modules differ, whether or not that was seen in the outputs.
+    those in which matched modules differ, whether or not that was seen in the outputs. `parts` say of the tensors that the
+    plan placed by which means each is proved, `unproved` are those that are in none.
     """
 
     outputs: tuple[OutputComparison, ...]
@@ -138,6 +140,8 @@ class Verification(Shown):
     settings: tuple[SettingDifference, ...] = ()
     operations: tuple[int, int] = (0, 0)
     matched: int = 0
+    parts: tuple[Part, ...] = ()
+    unproved: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
@@ -146,6 +150,11 @@ class Verification(Shown):
     def passed(self) -> bool:
         """Whether all outputs agree within the tolerance."""
         return bool(self.outputs) and all(one.passed for one in self.outputs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor that the plan placed is proved by some means; of the whole only `passed` speaks."""
+        return bool(self.parts) and not self.unproved
 
     @property
     def relative(self) -> float:

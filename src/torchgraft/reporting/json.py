@@ -14,7 +14,7 @@ from torchgraft.reporting.views import counts, placed_counts, plan_verdict, repo
 
 if TYPE_CHECKING:
     from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
-    from torchgraft.core.proof import Proof
+    from torchgraft.core.proof import Part, Proof
     from torchgraft.core.report import Report
     from torchgraft.core.specs import TensorSpec
 
@@ -112,23 +112,25 @@ def _proof(proof: Proof) -> Data:
         "relative": plain(proof.relative),
         "tolerance": proof.tolerance,
         "passed": proof.passed,
-        "parts": [
-            {
-                "module": part.module,
-                "source_module": part.source_module,
-                "slots": list(part.slots),
-                "relative": plain(part.relative),
-                "means": part.means.value,
-                "root": part.root,
-            }
-            for part in proof.parts
-        ],
+        "parts": [part_data(part) for part in proof.parts],
         "unproved": list(proof.unproved),
         "reason": proof.reason,
         "kept": proof.kept,
         "seal": None
         if proof.seal is None
         else {"inputs": proof.seal.inputs, "steps": proof.seal.steps, "values": proof.seal.values},
+    }
+
+
+def part_data(part: Part) -> Data:
+    """Return tensors that are proved together as data."""
+    return {
+        "module": part.module,
+        "source_module": part.source_module,
+        "slots": list(part.slots),
+        "relative": plain(part.relative),
+        "means": part.means.value,
+        "root": part.root,
     }
 
 

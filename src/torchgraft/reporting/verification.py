@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
 from torchgraft.core.families import family
-from torchgraft.reporting.json import Data, plain
+from torchgraft.core.proof import tally
+from torchgraft.reporting.json import Data, part_data, plain
 from torchgraft.reporting.sections import remark_section
 from torchgraft.reporting.text import view_text
 from torchgraft.reporting.view import Group, Line, Section, View
@@ -43,6 +44,7 @@ def verification_view(found: Verification) -> View:
         _outputs(found.outputs),
         *([_divergence(found.divergence, found)] if found.divergence else []),
         *([_causes(found.causes)] if found.causes else []),
+        *([_proved(found)] if found.parts or found.unproved else []),
         *([_settings(found.settings)] if found.settings else []),
         remark_section("notes", found.notes),
     ]
@@ -93,6 +95,15 @@ def _output_words(one: OutputComparison) -> str:
         return f"{name}: {shape_words(one.target_shape)}, in the source {shape_words(one.source_shape)}"
     held = "equal" if one.passed else "DIFFERS"
     return f"{name} {shape_words(one.target_shape)}: {held}, max abs. diff {one.greatest:.2g}, rel. {one.relative:.2g}"
+
+
+def _proved(found: Verification) -> Section:
+    """Return the tensors that are proved, by their means, and those that are not."""
+    head, *rest = tally(found.parts, found.unproved)
+    title = "proved, as a whole" if found.passed else "proved in parts, not as a whole"
+    groups = tuple(Group(cause=printable(words, 2000)) for words in (rest or [head]))
+    figures = head if rest else ""
+    return Section(title=title, tone="plain" if found.complete else "care", figures=figures, groups=groups)
 
 
 def _divergence(found: Divergence, whole: Verification) -> Section:
@@ -160,6 +171,9 @@ def verification_to_dict(found: Verification) -> Data:
         "causes": [_cause(one) for one in found.causes],
         "settings": [_setting(one) for one in found.settings],
         "operations": {"source": found.operations[0], "target": found.operations[1], "matched": found.matched},
+        "complete": found.complete,
+        "parts": [part_data(part) for part in found.parts],
+        "unproved": list(found.unproved),
         "notes": list(found.notes),
         "seconds": found.seconds,
     }

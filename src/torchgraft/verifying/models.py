@@ -15,6 +15,8 @@ from torchgraft.verifying.causes import facts_at, signs_at
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.planned import Planned
+from torchgraft.verifying.proving.agreeing import Measure
+from torchgraft.verifying.proving.verified import verified_parts
 from torchgraft.verifying.rotary import with_bases
 from torchgraft.verifying.settings import compare_settings
 
@@ -63,7 +65,7 @@ class Compared(NamedTuple):
 def verify_models(asked: Question) -> Verification:
     """Run both models on all inputs, compare the outputs, and look for the first difference where they differ.
 
-    The two runs of one input are in memory as outputs and fingerprints only.
+    What a run was stays in memory as outputs and fingerprints only. Then it is found out which of the plan's tensors are proved.
 
     Raises:
         UsageError: the source fails on an input, or nothing can be compared.
@@ -78,10 +80,12 @@ def verify_models(asked: Question) -> Verification:
     divergence: Divergence | None = None
     causes: list[Cause] = []
     limit = 0.0
+    ran: list[tuple[Run, Run]] = []
     for number, (theirs, mine) in enumerate(asked.pairs):
         source = _source_run(asked, number, theirs)
         target = record_run(asked.model, mine, evaluating=asked.evaluating)
         kind = coarsest(source.outputs, target.outputs)
+        ran.append((source, target))
         limit = max(limit, TOLERANCES[kind] if asked.tolerance is None else asked.tolerance)
         found, remarks = _outputs(source, target, limit)
         outputs.extend(found)
@@ -97,6 +101,9 @@ def verify_models(asked: Question) -> Verification:
     notes.extend(_mode_notes(asked))
     notes.extend(_plan_notes(asked))
     sums = last[1] if last else (0, 0)
+    passed = bool(outputs) and all(one.passed for one in outputs)
+    measure = Measure(FLOORS[coarsest(*(run.outputs for pair in ran for run in pair))], limit)
+    parts = verified_parts(asked, ran, measure, passed=passed)
     return Verification(
         outputs=tuple(outputs),
         inputs=len(asked.pairs),
@@ -106,6 +113,8 @@ def verify_models(asked: Question) -> Verification:
         settings=alike.settings,
         operations=sums,
         matched=_matched(last[0]) if last else 0,
+        parts=tuple(parts.parts),
+        unproved=tuple(sorted(parts.left)),
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )

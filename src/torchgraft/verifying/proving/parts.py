@@ -66,6 +66,17 @@ class Parts:
     def __post_init__(self) -> None:
         self.left = {name for name, step in self.steps.items() if step.feeds and step.slot.persistent}
 
+    def prove(self, ran: Sequence[Runs], source_given: Sequence[Any], *, passed: bool) -> None:
+        """Prove as much as can be by each means, the strongest first; outputs count where all of all runs `passed`."""
+        for one in ran:
+            self.seen(one)
+        for one in ran if passed else ():
+            self.by_outputs(one)
+        for one in ran:
+            self.in_place(one)
+        self.apart(source_given)
+        self.by_value()
+
     def seen(self, ran: Runs, at: Where = WHOLE) -> None:
         """Remember which tensors the target's run made use of."""
         names = self._names()
@@ -105,7 +116,7 @@ class Parts:
         found: dict[Means, dict[str, float]] = {Means.IDLE: {}, Means.VALUE: {}}
         for name in sorted(self.left & held.keys()):
             step = self.steps[name]
-            if not is_founded(step, self.steps, proved):
+            if not (is_founded(step, self.steps, proved) and all(feed.key in self.shapes for feed in step.feeds)):
                 continue
             relative = difference(step, held[name], self.read)
             if relative is not None and relative <= CLOSE:

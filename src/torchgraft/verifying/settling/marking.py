@@ -65,14 +65,7 @@ def _run_through(parts: Parts, trial: Trial, *, passed: bool) -> None:
         Runs.compared(side, Side(trial.model, mine), (theirs, None), parts.measure)
         for side, mine, theirs in zip(sides, trial.inputs, trial.sources, strict=True)
     ]
-    for one in ran:
-        parts.seen(one)
-    for one in ran if passed else ():
-        parts.by_outputs(one)
-    for one in ran:
-        parts.in_place(one)
-    parts.apart(trial.source_inputs)
-    parts.by_value()
+    parts.prove(ran, trial.source_inputs, passed=passed)
 
 
 def _marked(step: Step, part: Part | None, keys: Mapping[str, str], headline: str) -> Step:
