@@ -209,7 +209,7 @@ def load(  # what, and how
         device: where the tensors of a meta model come to life.
         undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
             what is only moved is read twice, to the end and checked before the first byte is written, so that its old
-            values needn't be kept. "auto": "keep" for small tensors, up to 8 MiB, and "check" for the rest. "none": neither,
+            values needn't be kept. "auto": "keep" for small tensors, up to 4 MiB, and "check" for the rest. "none": neither,
             for a model whose values are worth nothing yet: read once, and NaN if that fails.
         progress: called with bytes read and bytes to be read, from any thread, one call at a time. What it raises ends the
             load, and the model is put back; in the second reading of "check" it is not heard any more.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 AUTO, KEEP, CHECK, NONE = "auto", "keep", "check", "none"
 UNDO = (AUTO, KEEP, CHECK, NONE)
-KEPT = 8 << 20  # as much is kept by default even where the file can be checked first
+KEPT = 4 << 20  # as much is kept by default even where the file can be checked first
 
 
 def check_undo(way: str) -> None:
