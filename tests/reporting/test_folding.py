@@ -94,8 +94,14 @@ def test_sentences_fold_in_step():
 def test_factored_keeps_whole_words():
     assert factored(["a.query.w", "a.key.w"]) == "a.{query,key}.w"
     assert factored(["ab", "ac"]) == "ab + ac"
-    assert factored(["x.a", "x.a"]) == "x.{a,a}"
     assert factored(["one"]) == "one"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["up.weight"] * 2, "2 × up.weight"), (["up.{weight,bias}"] * 3, "3 × up.{weight,bias}")]
+)
+def test_one_name_several_times_is_said_once(names, said):
+    assert factored(names) == said
 
 
 def test_long_lists_of_numbers_are_cut_short():

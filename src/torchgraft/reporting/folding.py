@@ -183,9 +183,14 @@ def braced_numbers(numbers: Sequence[int]) -> str:
 
 
 def factored(names: Sequence[str]) -> str:
-    """Return several names as one: `layers.{q,k,v}_proj.weight`; joined by ` + ` when they share no whole words."""
+    """Return several names as one: `layers.{q,k,v}_proj.weight`; joined by ` + ` when they share no whole words.
+
+    One name several times, such as a tensor of each rank, is `2 × up.weight`.
+    """
     if len(names) < 2:
         return "".join(names)
+    if len(set(names)) == 1:
+        return f"{len(names)} × {names[0]}"
     first, last = min(names), max(names)
     head = _whole(_shared(first, last))
     shortest = min(len(name) for name in names) - len(head)
