@@ -81,14 +81,47 @@ def test_what_cannot_be_merged_is_refused_and_nothing_changes(more, asked, said)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_a_tied_weight_is_adapted_under_any_of_its_names():
+def test_a_tied_weight_is_adapted_under_any_of_its_names_once_it_is_said_that_both_may_change():
     model = nn.ModuleDict({"embed": nn.Embedding(7, 6), "head": nn.Linear(6, 7, bias=False)})
     model["head"].weight = model["embed"].weight
     before = model["head"].weight.detach().clone()
     a, b = torch.randn(2, 6), torch.randn(7, 2)
     adapter = {"base_model.model.head.lora_A.weight": a, "base_model.model.head.lora_B.weight": b}
-    tg.load(model, adapter, merge_lora=2.0)
+    with pytest.raises(tg.PlanRefusedError, match=r"trained for head.weight, and would change embed.weight as well"):
+        tg.load(model, adapter, merge_lora=2.0)
+    assert torch.equal(model["embed"].weight, before)
+    assert tg.plan(model, adapter, merge_lora=2.0, on_doubt="skip").fresh
+    tg.load(model, adapter, merge_lora=2.0, on_doubt="take")
     torch.testing.assert_close(model["embed"].weight.data, before + 2 * b @ a)
+
+
+def test_a_module_under_two_names_is_adapted_as_one():
+    model = nn.ModuleDict({"a": nn.Linear(6, 7, bias=False)})
+    model["b"] = model["a"]
+    before = model["a"].weight.detach().clone()
+    tg.load(model, {"a.lora_A.weight": torch.ones(2, 6), "a.lora_B.weight": torch.ones(7, 2)}, merge_lora=1.0)
+    torch.testing.assert_close(model["b"].weight.data, before + 2)
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_adapters_are_never_added_to_initial_values(base):
+    factors = {"0.lora_A.weight": torch.ones(2, 6), "0.lora_B.weight": torch.ones(7, 2)}
+    whole = {"0.weight": torch.randn(7, 6)} if base else {}
+
+    def build():
+        return nn.Sequential(nn.Linear(6, 7, bias=False))
+
+    if not base:
+        with pytest.raises(tg.UsageError, match=r"0.weight is on the meta device\): load the weights first"):
+            tg.build(build, factors, merge_lora=1.0)
+        return
+    model, _ = tg.build(build, factors | whole, merge_lora=1.0)
+    torch.testing.assert_close(model[0].weight.data, whole["0.weight"] + 2)
+
+
+def test_branches_to_fuse_that_are_not_there_are_missed():
+    with pytest.raises(tg.UsageError, match="fuse_branches was asked for, but the checkpoint has no parallel branches"):
+        tg.plan(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3).state_dict(), fuse_branches=True)
 
 
 @pytest.mark.parametrize(

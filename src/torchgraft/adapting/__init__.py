@@ -15,6 +15,7 @@ from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.starts import start_steps
 from torchgraft.adapting.views import View, views_of
+from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty, Plan, Step, Unused, Why
 
 if TYPE_CHECKING:
@@ -81,9 +82,14 @@ def requested_steps(
     steps: dict[str, Step] = {}
     if options.merge_lora:
         scale = None if options.merge_lora is True else float(options.merge_lora)
-        steps |= lora_steps(specs, target.slots, network, scale, metadata.get("adapter_config"))
+        steps |= lora_steps(specs, target, network, scale, metadata.get("adapter_config"))
     if options.fuse_branches:
-        steps |= branch_steps(specs, target.slots, network)
+        fused = branch_steps(specs, target.slots, network)
+        if not fused:
+            raise UsageError(
+                "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks"
+            )
+        steps |= fused
     if options.init:
         steps |= start_steps(target.slots, options.init)
     return steps
@@ -102,7 +108,8 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], b
     drafted: Mapping[str, Step] = draft.steps
     for view in reversed(views):
         drafted = view.own_steps(drafted)
-    decided = {name: _undoubted(step, wishes) for name, step in drafted.items()} | dict(brief.settled)
+    drafted = {**drafted, **brief.settled}
+    decided = {name: _undoubted(step, wishes) for name, step in drafted.items()}
     steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
     unused = unused_sources(steps, shown, draft.rejected, matching, brief.network)

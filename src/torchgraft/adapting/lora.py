@@ -8,19 +8,19 @@ adapter_config.json. Files of the kohya tools: `lora_unet_<module with _ for .>.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.lora_scale import stated_scale
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Feed, Step, Why
+from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Slot, TensorSpec
+    from torchgraft.core.specs import Slot, Target, TensorSpec
 
 # What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
 PARTS = {
@@ -46,22 +46,22 @@ class Adapter:
 
 
 def lora_steps(
-    specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str, scale: float | None, config: object = None
+    specs: Mapping[str, TensorSpec], target: Target, network: str, scale: float | None, config: object = None
 ) -> dict[str, Step]:
     """Return a merging step for each adapted weight.
 
     `scale` is lora_alpha / r where the file holds no alpha; without it `config`, the content of adapter_config.json, says it.
 
     Raises:
-        UsageError: the file holds no adapter, or one of another kind, or adapts a module that the model lacks, or the
-            scale is unknown.
+        UsageError: the file holds no adapter, or one of another kind, or adapts a module that the model lacks; the scale
+            is unknown; or the model has no values yet that an adapter could be added to.
     """
     adapters = _adapters(specs)
     if not adapters:
         raise UsageError(
             "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B, lora_down/lora_up or hada tensors"
         )
-    weights = {name: slot for slot in slots if len(slot.spec.shape) > 1 for name in slot.names}
+    weights = {name: slot for slot in target.slots if len(slot.spec.shape) > 1 for name in slot.names}
     places = _places([a.stem for a in adapters], [name for name in weights if name.endswith("weight")])
     lost = [a.stem for a in adapters if a.stem not in places]
     if lost:
@@ -73,8 +73,27 @@ def lora_steps(
         own = 1.0 if "alpha" in adapter.keys else scale
         if own is None:
             own = stated_scale(adapter.stem, specs[adapter.keys["down"]].shape[0], config)
-        steps[slot.name] = _step(adapter, slot, specs, network, own)
+        step = _step(adapter, slot, specs, network, own)
+        if step.base and target.is_meta:
+            raise UsageError(
+                f"the adapters belong to weights that neither the file nor the model has ({printable(slot.name)} is on the meta "
+                "device): load the weights first, and then the adapters"
+            )
+        steps[slot.name] = _doubted_where_tied(step, places[adapter.stem], target)
     return steps
+
+
+def _doubted_where_tied(step: Step, name: str, target: Target) -> Step:
+    """Return the step, in doubt where the weight also serves a module of another kind, which had no adapter."""
+    kind = target.classes.get(name.rpartition(".")[0])
+    others = [other for other in step.slot.names if target.classes.get(other.rpartition(".")[0]) != kind]
+    if not others:
+        return step
+    doubt = (
+        f"the adapter was trained for {printable(name)}, and would change {printable(others[0])} as well, which is the same tensor; "
+        "untie them before"
+    )
+    return replace(step, certainty=Certainty.DOUBT, why=replace(step.why, doubt=doubt))
 
 
 def is_adapter(key: str) -> bool:

@@ -75,7 +75,7 @@ def plan(
     wanted = asked(given)
     expect_apart({"-o": output, "--html": shown.html}, [checkpoint, model, given["learned"]])
     with busy(f"planning for {model}"):
-        made = api.plan(for_planning(model, kwargs), checkpoint, **wanted)
+        made = api.plan(for_planning(model, kwargs, needs_values="merge_lora" in wanted), checkpoint, **wanted)
     if output is not None:
         save_plan(output, made)
     if shown.html is not None:

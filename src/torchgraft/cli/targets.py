@@ -34,14 +34,16 @@ def is_path(model: str) -> bool:
     )
 
 
-def for_planning(model: str, kwargs: str | None) -> Any:
-    """Return the path of a checkpoint, or a model; on the meta device, without values, where its code allows."""
+def for_planning(model: str, kwargs: str | None, *, needs_values: bool = False) -> Any:
+    """Return the path of a checkpoint, or a model; on the meta device, without values, where its code and the plan allow."""
     if is_path(model):
         _without_kwargs(model, kwargs)
         return model
     import torch
 
     build, arguments = _callable(model), _arguments(kwargs)
+    if needs_values:
+        return _built(build, arguments, model)
     try:
         with torch.device("meta"):
             return _built(build, arguments, model)
