@@ -9,6 +9,7 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.completing.broadcast import spread
+from torchgraft.matching.completing.exchanged import with_exchanges_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.united import united
 from torchgraft.matching.completing.whole import questioned, uncut
@@ -113,6 +114,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
 
         matching = by_structure(sources, targets, naming, given.models)
     matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
+    matching = with_exchanges_doubted(matching, sources, naming)
     notes = uncut(matching, sources, given.models)
     matching = replace(matching, notes=(*matching.notes, *notes)) if notes else matching
     return _under_own_keys(matching, keys, derived, naming)

@@ -65,7 +65,11 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
             sure = folded(sure, lacking)
         if sure is not None and _is_crowded(pair, crowded):
             sure = folded(sure, UNORDERED)
-        if sure is not None and pair.target in open_ended and not pair.named:
+        if (
+            sure is not None
+            and pair.target in open_ended
+            and not (pair.named and _is_one_path(pair, source_units, target_units))
+        ):
             sure = folded(sure, EITHER_WAY)
         if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
             matches += _leaf_matches(pair, sure, source_units, target_units)
@@ -157,6 +161,12 @@ def _norms_of_attentions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tu
 def _is_crowded(pair: Pair, crowded: tuple[set[int], set[int]]) -> bool:
     """Return whether only one side's number says which attention of its block a norm belongs to."""
     return not pair.named and (pair.source in crowded[0]) != (pair.target in crowded[1])
+
+
+def _is_one_path(pair: Pair, sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
+    """Return whether the two have one path but for what stands before it."""
+    ours, theirs = f".{sources[pair.source].path}", f".{targets[pair.target].path}"
+    return ours.endswith(theirs) or theirs.endswith(ours)
 
 
 def _is_harmless(unit: Unit) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     return Naming(pairs, tuple(rules), rivals, homes)
 
 
-def _keeps_numbers(rule: Prefix) -> bool:
+def keeps_numbers(rule: Prefix) -> bool:
     """Return whether a rule leaves the numbers of lists as they are; one that changes them is a guess about order."""
     old, new = (re.findall(r"\d+", prefix) for prefix in rule)
     return old == new or "" in rule
@@ -112,7 +113,7 @@ def _best(
     under which the same tensors fill other ones (the rule's own first).
     """
     rated: list[tuple[float, Prefix, dict[str, str]]] = []
-    for rule in filter(_keeps_numbers, _candidates(left, wanted)):
+    for rule in filter(keeps_numbers, _candidates(left, wanted)):
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
         sound = rule == ("", "") or (
@@ -125,7 +126,7 @@ def _best(
             break
     if not rated:
         return None, {}, (), ()
-    rated.sort(key=lambda item: (-item[0], -_akin(item[1])))
+    rated.sort(key=lambda item: (-item[0], -_akin(item[1]), -likeness(item[1])))
     best = rated[0]
     slots = set(best[2].values())
     rivals = tuple(
@@ -151,6 +152,11 @@ def _akin(rule: Prefix) -> int:
     """Return how many words the two prefixes of a rule share."""
     ours, theirs = ({word for part in prefix.split(".") for word in words(part)} for prefix in rule)
     return len(ours & theirs)
+
+
+def likeness(rule: Prefix) -> float:
+    """Return how alike the two prefixes of a rule are as texts, 0 to 1."""
+    return SequenceMatcher(None, *rule).ratio()
 
 
 def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:

@@ -141,6 +141,8 @@ def by_position(paths: Iterable[str]) -> dict[str, str]:
 
 # Names of the layers of a gated network: gate, down and up.
 GATED = (("w", "1"), ("w", "2"), ("w", "3"))
+# What they are where the way back down has a name of its own: as in Qwen's own code of its first version.
+BESIDE_DOWN = {"c_proj": {"1": "up", "2": "gate"}}
 
 
 def without_third(paths: Iterable[str]) -> dict[str, str]:
@@ -150,18 +152,22 @@ def without_third(paths: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, dict[tuple[str, ...], str]] = {}
     gated: set[str] = set()
-    for path in paths:
+    known = dict.fromkeys(paths)
+    for path in known:
         parent, _, last = path.rpartition(".")
-        if last[:1] in "wW" and (said := words(last)) in GATED:
-            found.setdefault(parent, {})[said] = path
-            if said == GATED[2]:
+        if last[:1] in "wW" and (third := words(last)) in GATED:
+            found.setdefault(parent, {})[third] = path
+            if third == GATED[2]:
                 gated.add(place_of(parent))
-    return {
-        path: f"{parent}.fc{number}" if parent else f"fc{number}"
-        for parent, row in found.items()
-        if GATED[2] not in row and (not gated or place_of(parent) not in gated)
-        for (_, number), path in row.items()
-    }
+    said: dict[str, str] = {}
+    for parent, row in found.items():
+        if GATED[2] in row or (gated and place_of(parent) in gated):
+            continue
+        down = next((name for name in BESIDE_DOWN if f"{parent}.{name}" in known), "")
+        for (_, number), path in row.items():
+            meant = BESIDE_DOWN[down][number] if down and len(row) > 1 else f"fc{number}"
+            said[path] = f"{parent}.{meant}" if parent else meant
+    return said
 
 
 def numbered_lists(paths: Iterable[str]) -> set[tuple[str, str]]:

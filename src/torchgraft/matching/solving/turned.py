@@ -59,7 +59,7 @@ def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], target
     return {
         to[i]
         for ours, theirs in _facing(to, sources, targets)
-        if _direction(ours, theirs) == 0 and _counted_from_either_end(ours.name, theirs.name)
+        if _direction(ours, theirs) == 0 and counted_from_either_end(ours.name, theirs.name)
         for member, inside in zip(ours.members, ours.inside, strict=True)
         for i in inside.values()
         if not any("attn" in sources[k].words for k in inside.values())
@@ -67,7 +67,8 @@ def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], target
     }
 
 
-def _counted_from_either_end(ours: Name, theirs: Name) -> bool:
+def counted_from_either_end(ours: Name, theirs: Name) -> bool:
+    """Return whether the words of two lists leave open from which end each is counted."""
     said = [_said(name) for name in (ours, theirs)]
     shared = said[0] & said[1] & EITHER_END - LOOSE
     return bool((said[0] | said[1]) & EITHER_END) and not shared and said[0] != said[1]

@@ -154,6 +154,8 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("gate", "proj"): ("gate",),
     ("up", "proj"): ("up",),
     ("down", "proj"): ("down",),
+    ("feed", "forward", "macaron"): ("mlp", "@1"),
+    ("ff", "macaron"): ("mlp", "@1"),
     ("norm", "before"): ("norm", "@1"),
     ("norm", "after"): ("norm", "@2"),
     ("input", "norm"): ("norm", "@1"),

@@ -1,0 +1,81 @@
+"""Subtrees that several prefixes lead to alike: two towers of one build, whose names don't tell which is which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from torchgraft.core.plan import Certainty
+from torchgraft.matching.names.prefixes import keeps_numbers, likeness
+from torchgraft.matching.names.words import stem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torchgraft.core.match import Leaf, Matching
+    from torchgraft.core.specs import Shape
+    from torchgraft.matching.names.prefixes import Naming, Prefix
+
+EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
+# By so much two prefixes and their homes must be more alike than exchanged, each 0 to 1 as difflib counts it.
+TELLING = 0.25
+
+
+def with_exchanges_doubted(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> Matching:
+    """Return the matching with those matches in doubt for which only the choice between two like prefixes speaks."""
+    rules = [rule for rule in naming.prefixes if all(rule)]
+    if len(rules) < 2:
+        return matching
+    inside = {rule: _inside(rule, sources, naming) for rule in rules}
+    doubts: dict[str, str] = {}
+    for one, other in combinations(rules, 2):
+        if inside[one] and inside[one] == inside[other] and not _is_told(one, other, inside):
+            text = EITHER.format(one[0].rstrip("."), other[0].rstrip("."))
+            doubts |= {rule[0] + rest: text for rule in (one, other) for rest in inside[rule]}
+    if not doubts:
+        return matching
+    return replace(
+        matching,
+        matches=tuple(
+            replace(m, certainty=Certainty.DOUBT, why=replace(m.why, doubt=doubts[m.source.name]))
+            if m.source.name in doubts and naming.pairs.get(m.source.name) == m.target.name
+            else m
+            for m in matching.matches
+        ),
+    )
+
+
+def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[str, Shape]:
+    """Return the names below the source's prefix that the rule pairs, with their shapes."""
+    old, new = rule
+    return {
+        leaf.name[len(old) :]: leaf.shape
+        for leaf in sources
+        if leaf.name.startswith(old) and naming.pairs.get(leaf.name) == new + leaf.name[len(old) :]
+    }
+
+
+def _row(prefix: str) -> tuple[str, str]:
+    """Return the list that a prefix is a member of: the path around it, and what stands before its number."""
+    parent, _, last = prefix.rstrip(".").rpartition(".")
+    return parent, stem(last) or ""
+
+
+def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Shape]]) -> bool:
+    """Whether the prefixes say it themselves: exchanged they would change numbers that count from one end, or be less alike.
+
+    Of lists that may be counted from either end, members of other shapes tell the end.
+    """
+    exchanged = (one[0], other[1]), (other[0], one[1])
+    if not all(map(keeps_numbers, exchanged)):
+        from torchgraft.matching.solving.turned import (
+            counted_from_either_end,  # numpy: only where lists have other names
+        )
+
+        row = [_row(prefix) for prefix in one]
+        if row != [_row(prefix) for prefix in other] or not counted_from_either_end(row[0], row[1]):
+            return True
+        return any(held != inside[one] for rule, held in inside.items() if [_row(prefix) for prefix in rule] == row)
+    as_they_are, crossed = (sum(map(likeness, rules)) / 2 for rules in ((one, other), exchanged))
+    return as_they_are - crossed > TELLING
