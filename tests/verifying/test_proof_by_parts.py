@@ -82,7 +82,7 @@ def test_a_head_of_other_classes_leaves_the_body_proved_where_it_stands():
     assert all(plan.by_slot[name].certainty is Certainty.CERTAIN for part in proof.parts for name in part.slots)
     assert proof.stands
     assert proof.words().startswith("proved in parts, not as a whole: all 6 tensors placed, where they stand (body.3)")
-    assert "output output is [3, 7], that of the source [3, 5]" in proof.words()
+    assert "the output is [3, 7], that of the source [3, 5]" in proof.words()
     assert not [o for o in plan.objections if o.kind == "outputs"]
     assert proof.words() in plan.notes
 
@@ -150,7 +150,7 @@ def test_what_does_not_agree_is_in_no_part_and_refused():
     source, target = randomised(Net(5)), Net(7)
     target.body[1] = nn.ReLU()
     asked = {"inputs": "guess", "on_doubt": "take"}
-    with pytest.raises(PlanRefusedError, match="not proved to be the source's: output output is"):
+    with pytest.raises(PlanRefusedError, match="not proved to be the source's: the output is"):
         tg.load(target, source, policy=Policy(coverage=Verdict.WARN, missing=Verdict.WARN), **asked)
     plan = tg.plan(target, source, policy=LENIENT, **asked)
     in_place = {slot for part in plan.proof.parts if part.means is Means.PLACE for slot in part.slots}

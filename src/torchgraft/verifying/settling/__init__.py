@@ -207,7 +207,8 @@ def _shapes_apart(source: Run, target: Run, pairs: Sequence[tuple[str, str]]) ->
     for theirs, mine in pairs:
         shapes = [list(run.outputs[name].shape) for run, name in ((target, mine), (source, theirs))]
         if shapes[0] != shapes[1]:
-            return f"output {mine} is {shapes[0]}, that of the source {shapes[1]}"
+            named = "the output" if mine == "output" else f"output {mine}"
+            return f"{named} is {shapes[0]}, that of the source {shapes[1]}"
     return ""
 
 
