@@ -56,7 +56,7 @@ def convert(  # noqa: PLR0913  # each is one wish
 
     kind, cast = file_format or format_of(path), dtype_of(dtype) if dtype is not None else None
     with open_checkpoint(checkpoint) as source:
-        _refuse_own_input(path, source)
+        _refuse_own_input(path, source, in_shards=shard_size is not None)
         network, left = _network_to_write(source, prefer)
         made = content_of(source, network, kind, cast)
         run = run_name(source, made.content, kind, shard_size)
@@ -110,7 +110,13 @@ def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list
     return whole, []
 
 
-def _refuse_own_input(path: str | os.PathLike[str], source: Source) -> None:
+def _refuse_own_input(path: str | os.PathLike[str], source: Source, *, in_shards: bool) -> None:
+    from torchgraft.writing import may_replace
+
     for place in (os.fsdecode(path), f"{os.fsdecode(path)}.index.json"):
         if os.path.realpath(place) in source.stamps:
             raise UsageError(f"{printable(place)} is the checkpoint that is read: choose another path")
+    hit = next((read for read in source.stamps if in_shards and may_replace(os.fsdecode(path), read)), None)
+    if hit is not None:
+        shown = printable(os.fsdecode(path))
+        raise UsageError(f"{printable(hit)} is read, and may be replaced by shards of {shown}: choose another path")

@@ -104,6 +104,16 @@ def test_shards_that_are_read_are_not_written_over(folder):
         assert (result.exit_code, "is read by this very command" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("command", [["convert"], ["load", "--model", "two/nets.py:Net", "-o"]])
+def test_a_shard_that_is_read_is_not_cleared_away_as_an_old_one(folder, command):
+    assert run("convert", "two.pt", "parts.safetensors", "--shard-size", "50").exit_code == 0
+    before = {path: path.read_bytes() for path in folder.glob("parts*")}
+    first = min(folder.glob("parts-*"))
+    result = run(command[0], first, *command[1:], "parts.safetensors", "--shard-size", "50")
+    assert (result.exit_code, "is read, and may be replaced by shards of" in result.stderr) == (2, True)
+    assert {path: path.read_bytes() for path in folder.glob("parts*")} == before
+
+
 def test_inputs_without_elements_prove_nothing(folder):
     model = "one/nets.py:Net"
     result = run("verify", "one.pt", "--model", model, "--source-model", model, "--input", "0x4")

@@ -272,6 +272,15 @@ def test_lists_of_tensors_are_no_state_of_a_parameter():
         tg.optimizer_state(model, torch.optim.LBFGS(model.parameters()), report, kept)
 
 
+@pytest.mark.parametrize("names", ["0.weight", ["0.weight", "0.weight"]])
+def test_names_are_a_list_without_repeats(names):
+    old = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    kept = trained(old, torch.optim.Adam(old.parameters()))
+    report = tg.load(old, kept)
+    with pytest.raises(tg.UsageError, match="give a list of the old optimizer's parameters, each of them once"):
+        tg.optimizer_state(old, torch.optim.Adam(old.parameters()), report, kept, names=names)
+
+
 def test_what_is_no_optimizer_and_no_report_is_said_to_be_none():
     old = net()
     kept = trained(old, torch.optim.Adam(old.parameters()))

@@ -122,7 +122,9 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
     format_of(output)
     if shard_size is not None:
         size_of(shard_size)
-    expect_apart({"-o": output, "--html": shown.html}, [checkpoint, kept, given["learned"]])
+    expect_apart(
+        {"-o": output, "--html": shown.html}, [checkpoint, kept, given["learned"]], output if shard_size else None
+    )
     with progress(f"loading {checkpoint} into {model}") as tell:
         target = for_loading(model, kwargs)
         report = api.load(target, checkpoint, progress=tell, **wanted)

@@ -64,10 +64,11 @@ def _json(data: dict[str, Any]) -> Iterator[str]:
     yield "\n}\n"
 
 
-def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None]) -> None:
+def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None], shards: str | None = None) -> None:
     """Refuse to write over what is read, or one output over another; `outputs` is path by option, None where not given.
 
-    Of an output that exists and lies in a folder that is read, each file of the checkpoint is asked for.
+    Of an output that exists and lies in a folder that is read, each file of the checkpoint is asked for. `shards` is the
+    output that becomes several files.
 
     Raises:
         UsageError: naming the option.
@@ -78,6 +79,14 @@ def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None]
         if place in read or (os.path.exists(place) and place in _parts(read)):
             raise UsageError(
                 f"{option} {printable(outputs[option] or '')} is read by this very command: choose another file"
+            )
+    if shards is not None:
+        from torchgraft.writing import may_replace
+
+        hit = next((path for path in (*read, *_parts(read)) if may_replace(shards, path)), None)
+        if hit is not None:
+            raise UsageError(
+                f"{printable(hit)} is read, and may be replaced by shards of {printable(shards)}: choose another file"
             )
     if len(set(given.values())) < len(given):
         raise UsageError(f"{' and '.join(given)} name the same file: choose another for one of them")

@@ -83,11 +83,6 @@ class Shield:
         finally:
             self._open = False
 
-    @property
-    def pending(self) -> bool:
-        """Whether a signal waits."""
-        return bool(self._pending)
-
     def deliver(self) -> None:
         """Run the real handlers of the signals that came meanwhile; that of Ctrl-C raises KeyboardInterrupt."""
         while self._pending:

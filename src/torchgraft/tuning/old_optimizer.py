@@ -118,6 +118,8 @@ def owners(old: OldState, parameters: Mapping[str, Shape], names: Sequence[str] 
             f"optimizer state {old.label!r} keeps lists of tensors ({', '.join(map(printable, old.deeper))}), as L-BFGS does for all "
             "parameters together: only state of one tensor for each field of a parameter is carried; start this optimizer fresh"
         )
+    if isinstance(names, str) or (names is not None and len(set(names)) < len(names)):
+        raise UsageError(f"names={names!r:.120}: give a list of the old optimizer's parameters, each of them once")
     named = names if names is not None else (old.names or old.order) if old.has_names else None
     if named is not None:
         if len(named) != len(old.order):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.families import family
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Mapping
 
     from torchgraft.core.recording import Fingerprint, Recording
 
@@ -192,8 +192,3 @@ class Index:
             rows = rows[bisect_left(keys, look.squares - width) : bisect_right(keys, look.squares + width)]
         found = ((row[2].distance(look), row[1]) for row in rows)
         return sorted(pair for pair in found if pair[0] <= allowed)
-
-
-def most_used_type(kinds: Iterable[str]) -> str:
-    """Return the coarsest of the element types that activations have."""
-    return max((k for k in kinds if k in FLOORS), key=lambda k: FLOORS[k], default="float32")

@@ -4,7 +4,7 @@ from torchgraft.core.commit import write_bytes
 from torchgraft.writing.content import TORCH
 from torchgraft.writing.convert import content_of, dtype_of, run_name, uncovered
 from torchgraft.writing.save import FORMATS, format_of, save, save_model, write
-from torchgraft.writing.shards import size_of
+from torchgraft.writing.shards import may_replace, size_of
 
 __all__ = [
     "FORMATS",
@@ -12,6 +12,7 @@ __all__ = [
     "content_of",
     "dtype_of",
     "format_of",
+    "may_replace",
     "run_name",
     "save",
     "save_model",

@@ -162,8 +162,7 @@ class ShardWriter:
 
     def _clear(self, name: str, index: str, names: set[str], before: frozenset[str]) -> tuple[str, ...]:
         """Remove shards of earlier runs of ours to the same place; say which of the old index's stay, being another's."""
-        stem, ending = map(re.escape, os.path.splitext(name))
-        pattern = re.compile(rf"{stem}(-\d+)?-\d{{5}}-of-\d{{5}}{ending}", re.DOTALL)
+        pattern = _shards_of(name)
         folder = os.path.dirname(self.path)
         others = [n for n in os.listdir(folder or ".") if n not in names and (n in before or pattern.fullmatch(n))]
         ours = [n for n in others if _index_of(mark_of(self._at(n))) == index]
@@ -174,6 +173,21 @@ class ShardWriter:
             flush_folder(folder, printable(self.path))
         left = sorted(set(others) & before - set(ours))
         return (f"shards of the index before stay: {', '.join(map(printable, left[:3]))}",) if left else ()
+
+
+def may_replace(path: str, other: str) -> bool:
+    """Return whether shards written to `path` might take the place of the file `other`, or have it removed as an old one."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return (
+        os.path.dirname(os.path.realpath(other)) == folder
+        and _shards_of(name).fullmatch(os.path.basename(other)) is not None
+    )
+
+
+def _shards_of(name: str) -> re.Pattern[str]:
+    """Return what the names of the shards of a file look like."""
+    stem, ending = map(re.escape, os.path.splitext(name))
+    return re.compile(rf"{stem}(-\d+)?-\d{{5}}-of-\d{{5}}{ending}", re.DOTALL)
 
 
 def _index_of(mark: str) -> str:

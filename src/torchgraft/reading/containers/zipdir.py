@@ -13,7 +13,7 @@ from threading import Lock, local
 from typing import TYPE_CHECKING
 
 from torchgraft.core.checksums import crc32
-from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError, UnsupportedCheckpointError
+from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
 from torchgraft.reading.containers.zipend import find_end
 from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, read_entries
 
@@ -182,9 +182,3 @@ def _check_ratio(window: Window, found: Entries) -> None:
             f"{window.label}: compression ratio of {size // max(packed, 1)} in all, record {worst.name} grows from "
             f"{worst.packed} to {worst.size} bytes; at most {MAX_RATIO} is read beyond {RATIO_FREE >> 20} MiB"
         )
-
-
-def require(archive: ZipArchive, condition: bool, text: str) -> None:  # noqa: FBT001
-    """Raise UnsupportedCheckpointError with `text` unless `condition` holds."""
-    if not condition:
-        raise UnsupportedCheckpointError(f"{archive.window.label}: {text}")

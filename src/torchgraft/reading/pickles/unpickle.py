@@ -67,7 +67,6 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.fence = 0
         self.forgotten = False
         self.named = size >> 10
         self._tuple_keys = 0
