@@ -187,12 +187,14 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
         return replace(made, memory=memory_of(made, source, seen))
 
 
-def load(  # what, and how
+def load(  # noqa: PLR0913  # what, and how: by name
     model: nn.Module,
     checkpoint: object,
     *,
     plan: Plan | str | os.PathLike[str] | None = None,
     device: object = None,
+    mmap: bool = False,
+    prefault: bool = False,
     undo: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     **asked: Unpack[Asked],
@@ -207,6 +209,9 @@ def load(  # what, and how
         plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
             checkpoint must have the names, shapes and types that it was made for; values are looked at as ever.
         device: where the tensors of a meta model come to life.
+        mmap: let those of a meta model that need no work be views of the file, which is read when they are used, and must
+            stay as it is. Their values are not looked at. What needs work has memory of its own.
+        prefault: with `mmap`: bring the file's pages in at once, by two threads.
         undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
             what is only moved is read twice, to the end and checked before the first byte is written, so that its old
             values needn't be kept. "auto": "keep" for small tensors, up to 4 MiB, and "check" for the rest. "none": neither,
@@ -248,7 +253,7 @@ def load(  # what, and how
             "none"; what was to be filled is NaN then. "keep" excludes it.
     """
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
-        from torchgraft.applying import apply
+        from torchgraft.applying import Home, apply
         from torchgraft.request import requested
         from torchgraft.verifying import compare_values
 
@@ -268,7 +273,9 @@ def load(  # what, and how
             decide = partial(_kept, plan, source, target, asked)
         made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
-        fill = partial(apply, model if wanted.tries else seen, verify=compare_values, device=device, progress=progress)  # type: ignore[arg-type]  # device: as torch takes it
+        home = Home(device=device, mmap=mmap, prefault=prefault)  # type: ignore[arg-type]  # device: as torch takes it
+        filled = model if wanted.tries else seen
+        fill = partial(apply, filled, verify=compare_values, home=home, progress=progress)
         done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds,
@@ -283,6 +290,7 @@ def load(  # what, and how
         checks=(*done.checks, *_proved(final)),
         cost=cost,
         initialised=done.initialised,
+        mapped=done.mapped,
         renderers=REPORT_RENDERERS,
     )
 

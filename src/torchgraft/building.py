@@ -24,6 +24,8 @@ def build(
     checkpoint: object,
     *,
     device: str | torch.device | None = None,
+    mmap: bool = False,
+    prefault: bool = False,
     **asked: Unpack[Asked],
 ) -> tuple[nn.Module, Report]:
     """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
@@ -36,6 +38,8 @@ def build(
         factory: a function without arguments, or a class of modules that needs none. It may be called twice.
         checkpoint: as for load().
         device: where the model is to live; the CPU unless given.
+        mmap: as for load(); a model that must be made the ordinary way has memory of its own then.
+        prefault: as for load().
         **asked: as for load().
 
     Raises:
@@ -47,7 +51,7 @@ def build(
     model, reason = on_meta(factory)
     if model is not None:
         try:
-            report = load(model, checkpoint, device=device, **asked)
+            report = load(model, checkpoint, device=device, mmap=mmap, prefault=prefault, **asked)
         except UninitialisedError as error:
             reason = error.objections[0].text.partition(";")[0]
         else:
@@ -56,5 +60,5 @@ def build(
             return model, report
     model = with_values(factory, device)
     report = load(model, checkpoint, **asked)
-    note = f"the model was made with all its values first: {reason}"
+    note = f"the model was made with all its values first{', and nothing is mapped' if mmap else ''}: {reason}"
     return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))

@@ -230,6 +230,25 @@ def test_a_spread_model_on_meta_comes_out_whole(file, tmp_path):
         same(found, model.state_dict())
 
 
+def map_onto_meta(rank, size, path, way):
+    with torch.device("meta"):
+        model = WAYS[way](net(), size)
+    report = tg.load(model, path, permute=ASKED["permute"], on_doubt="take", mmap=True, prefault=True)
+    return whole(model), set(report.mapped.slots), report.cost.bytes_read + report.mapped.nbytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["fsdp", "tensor parallel"])
+def test_shards_of_rows_are_views_of_the_file(way, tmp_path):
+    state = checkpoint() | {"extra.weight": torch.ones(3, 3), "extra.bias": torch.ones(3)}
+    tg.save(tmp_path / "all.safetensors", state)
+    model = net()
+    tg.load(model, state, permute=ASKED["permute"], on_doubt="take")
+    for found, views, _ in in_processes(2, map_onto_meta, tmp_path, 2, tmp_path / "all.safetensors", way):
+        same(found, model.state_dict())
+        assert {"blocks.0.k.weight", "conv.bias", "extra.bias"} <= views
+
+
 def save_spread(rank, way, size, folder):
     model = WAYS[way](net(seed=3), size)
     saved = tg.save_model(folder / "out", model, {"note": "x"}, file_format="dcp")

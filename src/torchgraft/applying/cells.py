@@ -13,7 +13,7 @@ from torchgraft.core.places import here, is_spread, walk_of
 from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import torch
     from torch import nn
@@ -49,8 +49,12 @@ class Cell:
         return self.memory.nbytes if simple else 0
 
 
-def resolve(model: nn.Module | Walk, target: Target, device: torch.device) -> dict[str, Cell]:
-    """Return the cells of `target` by the canonical name of their slot; tensors on meta get memory on `device`.
+def resolve(
+    model: nn.Module | Walk, target: Target, device: torch.device, mapped: Mapping[str, torch.Tensor]
+) -> dict[str, Cell]:
+    """Return the cells of `target` by the canonical name of their slot.
+
+    Tensors on meta get memory on `device`, or have it in `mapped` already, with their values.
 
     Raises:
         UsageError: the model has changed since it was surveyed.
@@ -67,9 +71,13 @@ def resolve(model: nn.Module | Walk, target: Target, device: torch.device) -> di
                 f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
             )
         staged = tensor.is_meta
-        memory = _memory_like(tensor, device) if staged else tensor
+        memory = tensor
+        if staged:
+            there = mapped.get(slot.spec.name)
+            memory = _memory_like(tensor, device) if there is None else there
         cells[slot.spec.name] = Cell(slot, mine, memory, staged, is_plain(memory))
-    ask_huge_pages(cell.value for cell in cells.values() if cell.staged and cell.value.device.type == "cpu")
+    own = [cell.memory for name, cell in cells.items() if cell.staged and name not in mapped]
+    ask_huge_pages(memory for memory in own if memory.device.type == "cpu")
     return cells
 
 

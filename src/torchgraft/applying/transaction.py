@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.alone import alone
 from torchgraft.applying.batches import Batch, Batches, batched
-from torchgraft.applying.cells import Cell, Installation, device_for, expect_writable, resolve
+from torchgraft.applying.cells import Cell, Installation, expect_writable, resolve
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
+from torchgraft.applying.mapping import Home, MappedSlots, map_slots
 from torchgraft.applying.moves import apart, kept, move_of, settled, transfers
+from torchgraft.applying.pages import make_ready
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.transfers import Transfers
@@ -34,7 +36,6 @@ from torchgraft.core.written import Written
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from torch import nn
 
     from torchgraft.applying.chunks import Transfer
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.report import Check
     from torchgraft.core.specs import Source, Target, TensorSpec
+
+
+HOME = Home()
 
 
 class Verifier(Protocol):
@@ -59,21 +63,22 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     source: Source,
     *,
     verify: Verifier | None = None,
-    device: str | torch.device | None = None,
+    home: Home = HOME,
     undo: str = "auto",
     agree: Callable[[None], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Applied:
     """Fill `model` by `plan`, or leave it exactly as it was.
 
-    Tensors on the meta device come to life on `device` (the CPU by default). `verify` runs inside the transaction.
+    Tensors on the meta device come to life in `home`: in memory of their own on the CPU by default. `verify` runs inside
+    the transaction.
     `agree` is called when nothing of ours can fail any more, and may raise because others failed. `progress` hears bytes
     read and to be read, from any thread, one call at a time.
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
-        UsageError: `undo` is none of UNDO, `device` none that holds values, a tensor of the model can't be written to, or
-            another load fills it.
+        UsageError: `undo` is none of UNDO, `home` contradicts itself or the model, a tensor of the model can't be written to,
+            or another load fills it.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.
@@ -82,14 +87,17 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     import torch
 
     check_undo(undo)
-    where = device_for(device)
+    seen = walk_of(model)
+    where = home.checked(seen)
     plan.raise_if_refused()
     # in this order: a signal must not leave gradients off
-    with Shield() as shield, torch.no_grad(), alone((seen := walk_of(model)).places):
+    with Shield() as shield, torch.no_grad(), alone(seen.places):
         try:
-            cells = resolve(seen, target, where)
+            steps = _in_file_order(plan.steps, source)
+            mapped = map_slots(seen, steps, source) if home.mmap else MappedSlots()
+            cells = resolve(seen, target, where, mapped.values)
             expect_writable((cells[step.slot.name].places[0].tensor, step) for step in plan.steps)
-            work = _Work(cells, _in_file_order(plan.steps, source), source, Findings(plan.policy), undo, progress)
+            work = _Work(cells, steps, source, Findings(plan.policy), undo, home, mapped, progress)
         except TorchgraftError:
             raise
         except Exception as error:  # no memory, say, or no such device in this machine
@@ -119,6 +127,7 @@ class _Work:
 
     `direct` are the slots that are filled by reading, and by a cast at most, `small` those that are copied many at a time,
     `others` are computed. `overlapping`: some slots share memory, so that the last write wins, and old values can't be done without.
+    What is `mapped` is filled already.
     """
 
     cells: Mapping[str, Cell]
@@ -126,6 +135,8 @@ class _Work:
     source: Source
     findings: Findings
     way: str
+    home: Home
+    mapped: MappedSlots
     progress: Callable[[int, int], None] | None = None
     written: Written = field(default_factory=Written)
     undo: Undo = field(init=False)
@@ -144,7 +155,8 @@ class _Work:
     def __post_init__(self) -> None:
         self.specs = {network.path: network.specs for network in self.source.networks}
         self.overlapping = not apart(cell.memory for cell in self.cells.values() if cell.plain)
-        small, steps = ([], self.steps) if self.overlapping else batched(self.steps, self.cells, self.specs)
+        left = [step for step in self.steps if step.slot.name not in self.mapped.values]
+        small, steps = ([], left) if self.overlapping else batched(left, self.cells, self.specs)
         moves = []
         for step in steps:
             move = move_of(step, self._cell(step), self.source, self.specs, casts=not self.overlapping)
@@ -160,7 +172,9 @@ class _Work:
         moved: list[Transfer | Batch] = [*self.direct, *self.small]
         self.read = sum([one.size for one in moved]) + sum(map(self._fed, self.others))
         self.reader = ReadOnce(self.source)
-        self.ticks = Ticks(self.progress, self.read + sum([one.size for one in moved if one.proves]))
+        self.written.mapped.update(self.mapped.values)
+        again = sum([one.size for one in moved if one.proves])
+        self.ticks = Ticks(self.progress, self.read + again + (self.mapped.size if self.home.prefault else 0))
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written, self.ticks.tick)
         self.batches = Batches(self.source, self.undo, self.findings, self.written, self.ticks.tick)
 
@@ -177,6 +191,8 @@ class _Work:
             deliver()
         self.batches.take(self.small, deliver)
         self.transfers.finish(deliver)
+        if self.home.prefault:
+            make_ready(self.mapped.ranges(), self.ticks.tick, deliver)
         self._look_at_fresh_buffers()
         notes = self.findings.settle()
         for cell in self.cells.values():
@@ -247,11 +263,16 @@ class _Work:
         return Applied(
             initialised=initialised,
             bytes_read=self.read,
-            bytes_written=sum(step.filled * step.slot.spec.dtype.itemsize for step in self.steps),
+            bytes_written=sum(_filled(step) for step in self.steps if step.slot.name not in self.mapped.values),
+            mapped=self.mapped.told(prefaulted=self.home.prefault) if self.home.mmap else None,
             undo_bytes=self.undo.size,
             checks=checks,
             notes=notes,
         )
+
+
+def _filled(step: Step) -> int:
+    return step.filled * step.slot.spec.dtype.itemsize
 
 
 def _wait() -> None:

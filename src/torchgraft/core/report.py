@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from torchgraft.core.shown import Renderers, Shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchgraft.core.plan import Plan
 
 
@@ -32,6 +34,20 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mapped:
+    """Tensors that are views of the file (`mmap=True`), and how many have memory of their own for each reason.
+
+    Their values were not looked at: they are read when they are used, or, where `prefaulted`, are in memory as the file's
+    pages. The file must stay as it is meanwhile.
+    """
+
+    slots: tuple[str, ...]
+    nbytes: int
+    prefaulted: bool = False
+    owned: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report(Shown):
     """What `load` did. `str(report)` is the terminal text, `to_dict()` the documented JSON, `to_html()` a page."""
 
@@ -39,4 +55,5 @@ class Report(Shown):
     checks: tuple[Check, ...] = ()
     cost: Cost = Cost()
     initialised: tuple[str, ...] = ()
+    mapped: Mapped | None = None
     renderers: Renderers | None = field(default=None, repr=False, compare=False)

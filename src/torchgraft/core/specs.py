@@ -130,6 +130,14 @@ class Piece(NamedTuple):
     buffer: memoryview
 
 
+class Extent(NamedTuple):
+    """Bytes that lie in a file as they are wanted: `size` from byte `offset` on of the open file `fd`."""
+
+    fd: int
+    offset: int
+    size: int
+
+
 class Source(Protocol):
     """An opened checkpoint: everything about its tensors, and their values on request.
 
@@ -192,6 +200,16 @@ class Source(Protocol):
 
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without reading the rest."""
+        ...
+
+    def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
+        """Return where `size` bytes of a tensor from byte `start` on lie in an open file, C order and native byte order.
+
+        None where they don't lie in one file side by side as they are wanted: packed, strided, in memory.
+
+        Raises:
+            CheckpointError: they lie outside of the file, or the file has changed.
+        """
         ...
 
     def check(self, network: str, key: str) -> None:

@@ -36,12 +36,14 @@ class Written:
     """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand.
 
     `compared`: those of which every byte was compared as soon as it was written. `runs`: many small ones together.
+    `mapped`: views of the file. Nothing was written, so nothing is known of their values.
     """
 
     digests: dict[str, int] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
     runs: list[Run] = field(default_factory=list)
+    mapped: set[str] = field(default_factory=set)
 
 
 def sample_ranges(size: int) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.conversion import Conversion, Output
-    from torchgraft.core.specs import Piece, Source
+    from torchgraft.core.specs import Extent, Piece, Source
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _OF_OLD_NAMES = (*OWN, "versions")
@@ -92,6 +92,11 @@ class ConvertedSource:
         """Return whether a part of the tensor can be read without making all of it."""
         output = self._output(network, key)
         return output.plain and self._source.divisible(self._network, output.feeds[0].key)
+
+    def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
+        """Return where bytes of a tensor lie in an open file as they are wanted, where the tensor is only renamed."""
+        output = self._output(network, key)
+        return self._source.extent(self._network, output.feeds[0].key, start, size) if output.plain else None
 
     def check(self, network: str, key: str) -> None:
         """Compare the checksums of the tensors that feed one that was read in part."""

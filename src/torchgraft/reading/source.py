@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
+from torchgraft.core.specs import Extent
 from torchgraft.reading.tensors.leaves import Held
 from torchgraft.reading.tensors.together import read_together, spot_of
 
@@ -105,6 +106,18 @@ class OpenedCheckpoint:
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without reading the rest."""
         return self._leaf(network, key).divisible
+
+    def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
+        """Return where `size` bytes of a tensor from byte `start` on lie in an open file as they are wanted, if they do.
+
+        Raises:
+            CheckpointError: they lie outside of the file, or the file has changed.
+        """
+        spot = self._spot(network, key)
+        if spot is None or not 0 < size <= spot.size - start:
+            return None
+        spot.file.compare_stamp()
+        return Extent(spot.file.fd, spot.offset + start, size)
 
     def check(self, network: str, key: str) -> None:
         """Compare the checksum of a tensor that was read in part, where it covers all of it; large ones are let be.

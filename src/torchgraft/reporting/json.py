@@ -15,7 +15,7 @@ from torchgraft.reporting.views import counts, placed_counts, plan_verdict, repo
 if TYPE_CHECKING:
     from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
     from torchgraft.core.proof import Part, Proof
-    from torchgraft.core.report import Report
+    from torchgraft.core.report import Mapped, Report
     from torchgraft.core.specs import TensorSpec
 
 SCHEMA = "torchgraft.report/1"
@@ -44,6 +44,7 @@ def report_to_dict(report: Report) -> Data:
             "undo_bytes": cost.undo_bytes,
         },
         "initialised": list(report.initialised),
+        "mapped": None if report.mapped is None else _mapped(report.mapped),
         **_body(plan),
     }
 
@@ -103,6 +104,15 @@ def _coverage(cover: Coverage) -> Data:
         "target_bytes_filled": cover.target_bytes_filled,
         "source_elements": cover.source_elements,
         "source_used": cover.source_used,
+    }
+
+
+def _mapped(mapped: Mapped) -> Data:
+    return {
+        "slots": list(mapped.slots),
+        "bytes": mapped.nbytes,
+        "prefaulted": mapped.prefaulted,
+        "owned": dict(mapped.owned),
     }
 
 

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchgraft.core.plan import Objection, Plan, Step
-    from torchgraft.core.report import Check, Report
+    from torchgraft.core.report import Check, Mapped, Report
 
 VALUES = "values"
 LARGE = 64 << 20
+STAY = (
+    "the file must stay as it is while the model lives: a change in place changes the model, a shorter file ends the "
+    "process (another file in its place does neither); what is written to a view is copied first, and stays here"
+)
 
 
 def plan_view(plan: Plan) -> View:
@@ -50,6 +54,7 @@ def report_view(report: Report) -> View:
         *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
         *_told(plan, fates, len(report.initialised)),
         *_if_any(parts.objection_section("warnings", "care", _untold(plan))),
+        *_if_any(parts.remark_section("mapped", _mapped(report.mapped))),
         *_if_any(parts.remark_section("notes", plan.notes)),
     ]
     plain = not sections and compared
@@ -169,6 +174,20 @@ def _cost(report: Report) -> str:
         return ""
     undo = f", {size(cost.undo_bytes)} kept for undoing meanwhile" if cost.undo_bytes else ""
     return f"{seconds(spent)}, {size(cost.bytes_read)} read{undo}"
+
+
+def _mapped(mapped: Mapped | None) -> Sequence[str]:
+    """Return what views of the file mean for who uses them."""
+    if mapped is None:
+        return ()
+    own = ", ".join(f"{count} {reason}" for reason, count in sorted(mapped.owned.items()))
+    others = [f"memory of their own: {own}"] if own else []
+    if not mapped.slots:
+        return ("no tensor is a view of the file", *others)
+    when = "its pages were brought in" if mapped.prefaulted else "it is read when they are used"
+    count = len(mapped.slots)
+    what = f"{tensors(count)}, {size(mapped.nbytes)}, {'is a view' if count == 1 else 'are views'} of the file"
+    return (f"{what}: {when}, and no value was looked at", STAY, *others)
 
 
 def _memory(plan: Plan) -> Sequence[str]:

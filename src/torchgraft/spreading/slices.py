@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.specs import Piece, Shape, Source
+    from torchgraft.core.specs import Extent, Piece, Shape, Source
     from torchgraft.spreading.boxes import Box
 
 # Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
@@ -139,6 +139,18 @@ class SlicedSource:
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the box can be read without reading the rest."""
         return network != MADE and self._source.divisible(network, self._box(network, key)[0])
+
+    def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
+        """Return where bytes of the box lie in an open file as they are wanted: within one run of the whole tensor."""
+        if network == MADE or not size:
+            return None
+        name, box = self._box(network, key)
+        spec = self._specs[network][name]
+        runs, length = runs_of(spec.shape, box, spec.dtype.itemsize)
+        number, skip = divmod(start, length)
+        if skip + size > length:
+            return None
+        return self._source.extent(network, name, next(runs(number)) + skip, size)
 
     def check(self, network: str, key: str) -> None:
         """Compare the checksum of the tensor that the box is cut from, where it covers all of it; large ones are let be.

@@ -37,11 +37,15 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
     """
     found = {place.name: here(now) for place in walk_of(model).places if (now := place.now) is not None}
     together = {name for run in written.runs for name in run.names}
-    tally = {"full": len(together), "sampled": 0}
+    tally = {"full": len(together), "sampled": 0, "mapped": 0}
     wrong = [name for run in written.runs for name in _differing(run, found)]
     for step in plan.steps:
         name = step.slot.spec.name
         if name in together or not (step.feeds or step.ops):
+            continue
+        if name in written.mapped:
+            tally["mapped"] += 1
+            wrong += [] if _is_tied(step, found) else [name]
             continue
         whole = name in written.digests or name in written.compared or step.slot.spec.nbytes <= SMALL
         how = "full" if whole else "sampled"
@@ -64,7 +68,9 @@ def _differing(run: Run, found: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _check(tally: Mapping[str, int], wrong: list[str]) -> Check:
-    text = f"{tensors(sum(tally.values()))} compared after writing{_how(tally['full'], tally['sampled'])}"
+    full, sampled, mapped = tally["full"], tally["sampled"], tally["mapped"]
+    text = f"{tensors(full + sampled)} compared after writing{_how(full, sampled)}"
+    text += f"; {tensors(mapped)} mapped and not read" if mapped else ""
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         text = f"{len(wrong)} of {text}; differing: {', '.join(wrong[:8])}{more}"

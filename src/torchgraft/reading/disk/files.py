@@ -81,7 +81,7 @@ class CheckpointFile:
                 if count == 0:
                     raise CorruptCheckpointError(f"{self}: truncated or changed while reading, at byte {offset + done}")
                 done += count
-            self._compare_stamp()
+            self.compare_stamp()
         except OSError as error:
             raise unreadable(self.path, error) from error
 
@@ -95,7 +95,7 @@ class CheckpointFile:
             try:
                 data = os.pread(self.fd, count, offset)
                 if len(data) == count:
-                    self._compare_stamp()
+                    self.compare_stamp()
                     return data
             except OSError as error:
                 raise unreadable(self.path, error) from error
@@ -126,12 +126,13 @@ class CheckpointFile:
         try:
             if os.preadv(self.fd, buffers, offset) != wanted:
                 return False
-            self._compare_stamp()
+            self.compare_stamp()
         except OSError as error:
             raise unreadable(self.path, error) from error
         return True
 
-    def _compare_stamp(self) -> None:
+    def compare_stamp(self) -> None:
+        """Raise CorruptCheckpointError where the file is not what it was when it was opened."""
         facts = os.fstat(self.fd)
         if (facts.st_size, facts.st_mtime_ns) != self.stamp:
             raise CorruptCheckpointError(f"{self}: changed while reading (size or time of change is not what it was)")
