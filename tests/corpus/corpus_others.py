@@ -113,7 +113,14 @@ def shard_cases() -> Iterator[Case]:
             name=f"shards_{label}", files={name: text, **others}, error=kind, words=words, opens=opens, known=known
         )
 
-    names = ("transformers#46097", "transformers#47176", "accelerate#4067", "diffusers#14175")
+    names = (
+        "transformers#46097",
+        "transformers#47176",
+        "transformers#46913",
+        "accelerate#4067",
+        "accelerate#4070",
+        "diffusers#14175",
+    )
     yield case("dotdot", {"a": "../a.safetensors"}, U, r"\.\.", *names)
     yield case("absolute", {"a": "/etc/a.safetensors"}, U, "absolute", *names)
     yield case("url", {"a": "http://127.0.0.1:9/a.safetensors"}, U, "weight_map")

@@ -12,6 +12,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "fuz
 
 import corpus_details
 import corpus_others
+import corpus_published
 import corpus_torch
 from corpus_tools import RAN
 from harness import attempt
@@ -19,7 +20,7 @@ from harness import attempt
 from torchgraft.core.errors import CheckpointError
 from torchgraft.reading import open_checkpoint
 
-CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL]
+CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL, *corpus_published.ALL]
 # Published faults of other readers that a file of one of our formats can show (CVE, GHSA, or repository and number).
 PUBLISHED = {known: [c for c in CASES if known in c.known] for known in sorted({k for c in CASES for k in c.known})}
 

@@ -53,7 +53,11 @@ def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Cont
     files.append(file)
     table = Table(TORCH_NAMES)
     data = sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder))
-    root, _ = Machine(file.window().read(0, min(file.size, MAX_PICKLE)), str(file), table, size=data).run()
+    if file.size > MAX_PICKLE:
+        raise LimitExceededError(f"{file}: a pickle of {file.size} bytes, the limit is {MAX_PICKLE}")
+    root, end = Machine(file.window().read(0, file.size), str(file), table, size=data).run()
+    if end != file.size:
+        raise CorruptCheckpointError(f"{file}: {file.size - end} bytes after STOP")
     reader = _Reader(folder, str(file), files, stack)
     tree = reader.tree(_attributes(root, str(file)))
     beside = tree.pop(BESIDE, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import (
     CorruptCheckpointError,
+    LimitExceededError,
     UnsafeCheckpointError,
     UnsupportedCheckpointError,
     printable,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from torchgraft.reading.tensors.leaves import Leaf
 
-MAX_INDEX = 256 << 20
+MAX_INDEX = 128 << 20
 MAX_SHARDS = 10_000
 INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
@@ -40,7 +41,11 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
     """
     label = str(file)
     window = file.window()
-    index = loads(window.read(0, min(window.size, MAX_INDEX)), label)
+    if window.size > MAX_INDEX:
+        raise LimitExceededError(
+            f"{label}: an index of {window.size} bytes; those of a million keys have a tenth of {MAX_INDEX}"
+        )
+    index = loads(window.read(0, window.size), label)
     promised = file.path.endswith(INDEX) or (isinstance(index, dict) and "weight_map" in index)
     if not promised:
         raise UnsupportedCheckpointError(
@@ -75,6 +80,8 @@ def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stac
     match = _NUMBERED.fullmatch(names[0])
     count = int(match[3]) if match else 0
     wanted = [re.sub(r"-\d{5}-of-", f"-{i:05d}-of-", names[0]) for i in range(1, min(count, MAX_SHARDS) + 1)]
+    if not count:
+        raise CorruptCheckpointError(f"{shown(folder)}: {names[0]} says that it is one of no shards")
     missing = [n for n in wanted if n not in names]
     if missing:
         raise CorruptCheckpointError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.disk.files import Window
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-MAX_FIELDS = 4_000_000
+MAX_FIELDS = 2_000_000
 _BLOCK = 1 << 16
 
 
@@ -52,6 +52,8 @@ class Messages:
                 raise LimitExceededError(f"{self.window.label}: more than {MAX_FIELDS} protobuf fields")
             key, after = self._varint(at, end)
             number, wire = key >> 3, key & 7
+            if not number:
+                raise self.window.corrupt(f"no protobuf message: a field has the number 0 at byte {at}")
             if wire == VARINT:
                 value, stop = self._varint(after, end)
                 yield number, wire, value, Span(after, stop - after)
@@ -65,7 +67,7 @@ class Messages:
                 raise self.window.corrupt(
                     f"protobuf field {number} at byte {at} has the wire type {wire}, which none has"
                 )
-            if not number or size > end - after:
+            if size > end - after:
                 raise self.window.corrupt(
                     f"truncated or false: protobuf field {number} at byte {at} has {size} bytes, its message {end - after}"
                 )

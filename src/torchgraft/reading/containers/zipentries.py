@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torchgraft.core.errors import UnsafeCheckpointError
+from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,8 @@ _SIGN = b"PK\1\2"
 _CENTRAL = "4sxB2xHH4x3I4H2x2I"
 _ONE = struct.Struct("<" + _CENTRAL)
 _RUN = 4096
+# Bytes of the directory for each entry, and for all of them: names and notes may have 64 KiB, and a hole has no end.
+_FREE, _EACH, _MOST = 16 << 20, 1024, 1 << 30
 
 
 class ZipEntry(NamedTuple):
@@ -94,9 +96,16 @@ def read_entries(window: Window, end: End) -> Entries:
     """Return the records of the directory.
 
     Raises:
+        LimitExceededError: the directory is out of all proportion to its entries.
         CorruptCheckpointError: the directory is broken, or a record is none that every reader understands the same way.
         UnsafeCheckpointError: a record is a symlink.
     """
+    if end.size > min(_FREE + _EACH * end.count, _MOST):
+        raise LimitExceededError(
+            f"{window.label}: zip directory of {end.size} bytes for {end.count} entries; at most {_EACH} each, and {_MOST} in all, are read"
+        )
+    if end.size and not window.read(end.offset, min(end.size, len(_SIGN))) == _SIGN:  # before all of it takes memory
+        raise window.corrupt("zip directory: entry 0 is broken or truncated")
     raw = window.read(end.offset, end.size)
     found = Entries()
     at, run = 0, 1

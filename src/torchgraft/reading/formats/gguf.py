@@ -33,6 +33,9 @@ _QUANTISED = {
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 MAX_ARRAY_DEPTH = 4
+MAX_ARRAY = 1 << 22  # vocabularies have up to a million entries
+MAX_TEXT = 1 << 24
+MAX_TENSORS = 1 << 20
 
 
 def _text(cursor: Cursor, what: str) -> str:
@@ -43,6 +46,8 @@ def _raw(cursor: Cursor, what: str) -> bytes:
     count = cursor.number("Q")
     if count > cursor.left:
         raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
+    if count > MAX_TEXT:
+        raise LimitExceededError(f"{cursor.window.label}: {what} of {count} bytes, the limit is {MAX_TEXT}")
     return cursor.take(count)
 
 
@@ -72,6 +77,8 @@ def read_gguf(window: Window) -> Contents:
         raise window.corrupt(
             f"truncated or false: says it holds {tensors} tensors, more than its {window.size} bytes can describe"
         )
+    if tensors > MAX_TENSORS:
+        raise LimitExceededError(f"{window.label}: says it holds {tensors} tensors, the limit is {MAX_TENSORS}")
     if facts > cursor.left // 12:
         raise window.corrupt(
             f"truncated or false: says it holds {facts} key-value pairs, more than its {window.size} bytes can hold"
@@ -82,7 +89,12 @@ def read_gguf(window: Window) -> Contents:
         raise window.corrupt(f"general.alignment is {align!r:.20}, expected a power of two (alignment of the data)")
     rows = [_row(cursor) for _ in range(tensors)]
     start = -(-cursor.at // align) * align
-    return Contents(format="GGUF", tree=_tensors(window, rows, start, align), metadata=metadata)
+    parts = metadata.get("split.count", 1)
+    said = (
+        [f"part {metadata.get('split.no', 0)!r:.20} (from 0 on) of {parts} of a model"] if parts not in (0, 1) else []
+    )
+    tree = _tensors(window, rows, start, align)
+    return Contents(format="GGUF", tree=tree, metadata=metadata, warnings=said)
 
 
 def _facts(cursor: Cursor, count: int) -> dict[str, Any]:
@@ -109,6 +121,10 @@ def _value(cursor: Cursor, kind: int, key: str, depth: int) -> Any:
         least = struct.calcsize("<" + _SCALARS[inner]) if inner in _SCALARS else 8
         if count * least > cursor.left:
             raise window.corrupt(f"truncated: array {printable(key)} of {count} values, {cursor.left} bytes are left")
+        if count > MAX_ARRAY:
+            raise LimitExceededError(
+                f"{window.label}: array {printable(key)} of {count} values, the limit is {MAX_ARRAY}"
+            )
         if inner in _SCALARS:
             return list(struct.unpack(f"<{count}{_SCALARS[inner]}", cursor.take(count * least)))
         return [_value(cursor, inner, key, depth + 1) for _ in range(count)]

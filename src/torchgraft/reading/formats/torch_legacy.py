@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _FIRST = 1 << 20
+_LONGEST = 4096  # bytes of an opcode with names and numbers; texts that reach beyond the end say so
 
 
 def read_torch_legacy(window: Window) -> Contents:
@@ -69,7 +70,8 @@ class _Stream:
             try:
                 value, self.pos = machine.run(self.pos)
             except CorruptCheckpointError:
-                if len(self.data) >= min(self.window.size, MAX_PICKLE):
+                ends = machine.is_cut or machine.at + _LONGEST > len(self.data)
+                if not ends or len(self.data) >= min(self.window.size, MAX_PICKLE):
                     raise
                 self.data = self.window.read(0, min(self.window.size, 8 * len(self.data), MAX_PICKLE))
                 continue

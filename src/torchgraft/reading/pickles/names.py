@@ -31,6 +31,8 @@ class Builder:
 
 
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins", "UserDict": "collections"}
+# How Python 2, and so pickles of protocol 2, called some builtins.
+_OLD_NAMES = {("builtins", "xrange"): "range", ("builtins", "long"): "int", ("builtins", "unicode"): "str"}
 _STDLIB = sys.stdlib_module_names | {"commands", "cPickle", "urllib2", "popen2", "imp", "distutils", "asyncore"}
 
 # Modules of the standard library whose classes only hold data. None: all of their classes.
@@ -138,6 +140,7 @@ class Table:
         """Return the builder or value that (module, name) stands for, or a foreign Name."""
         del machine
         module = _OLD_MODULES.get(module, module)
+        name = _OLD_NAMES.get((module, name), name)
         found = self.known.get((module, name))
         if found is not None:
             return found

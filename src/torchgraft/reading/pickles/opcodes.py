@@ -57,7 +57,7 @@ def _text(width: int) -> Callable[[Machine, int], int]:
         data = m.data
         end = pos + width + int.from_bytes(data[pos : pos + width], "little")
         if end > len(data) or pos + width > len(data):
-            raise m.corrupt(f"truncated: a text ends at byte {end}, the pickle has {len(data)}")
+            raise m.cut(f"a text ends at byte {end}, the pickle has {len(data)}")
         m.stack.append(str(data[pos + width : end], "utf-8", "surrogatepass"))
         return end
 
@@ -101,7 +101,7 @@ def _long(width: int) -> Callable[[Machine, int], int]:
 def _line(m: Machine, pos: int) -> tuple[str, int]:
     end = m.data.find(b"\n", pos)
     if end < 0:
-        raise m.corrupt("truncated: a line without its end")
+        raise m.cut("a line without its end")
     if end - pos > 100_000:
         raise LimitExceededError(f"{m.where}: a line of {end - pos} bytes in the pickle")
     return m.data[pos:end].decode("utf-8", "surrogateescape"), end + 1
@@ -308,7 +308,7 @@ def _proto(m: Machine, pos: int) -> int:
 def _frame(m: Machine, pos: int) -> int:
     count = int.from_bytes(m.take(pos, 8), "little")
     if pos + 8 + count > len(m.data):
-        raise m.corrupt(f"truncated: a frame of {count} bytes, {len(m.data) - pos - 8} are left")
+        raise m.cut(f"a frame of {count} bytes, {len(m.data) - pos - 8} are left")
     return pos + 8
 
 

@@ -68,6 +68,7 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.forgotten = False
+        self.is_cut = False
         self.named = size >> 10
         self._tuple_keys = 0
         self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -167,6 +168,11 @@ class Machine:
         """Return an error that names the file, the record and the position."""
         return CorruptCheckpointError(f"{self.where}, byte {self.at} of the pickle: {text}")
 
+    def cut(self, text: str) -> CorruptCheckpointError:
+        """Return an error that says that the pickle ends too early; with more bytes it may be sound."""
+        self.is_cut = True
+        return self.corrupt(f"truncated: {text}")
+
     def unsafe(self, text: str) -> UnsafeCheckpointError:
         """Return an error that names what would have been run, and other foreign names met so far."""
         also = ", ".join([str(n) for n in self.table.met if str(n) not in text][:4])
@@ -195,7 +201,7 @@ class Machine:
     def take(self, pos: int, count: int) -> bytes:
         """Return `count` bytes at `pos`, all of which must be there."""
         if pos + count > len(self.data):
-            raise self.corrupt(f"truncated: {count} bytes expected, {len(self.data) - pos} are left")
+            raise self.cut(f"{count} bytes expected, {len(self.data) - pos} are left")
         return self.data[pos : pos + count]
 
     def push(self, value: Any) -> None:
