@@ -167,9 +167,10 @@ def _fit(match: Match, facts: Facts) -> Fit:
 
 def _said(source: Leaf, target: Leaf, options: Options) -> Fit | None:
     """Return how the caller wants a tensor to fit, None where nothing was said about it."""
-    dims = said_of({p: dims for p, dims in options.permute.items() if len(dims) == len(target.shape)}, target)
-    if dims is not None:
-        return _permuted(source, target, tuple(dims))
+    if options.permute:
+        dims = said_of({p: dims for p, dims in options.permute.items() if len(dims) == len(target.shape)}, target)
+        if dims is not None:
+            return _permuted(source, target, tuple(dims))
     return row_fit(source, target, options)
 
 

@@ -77,6 +77,9 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
         rivals = rivals or others
         homes = homes or (places if not rules else ())
         rules.append(rule)
+        if len(placed) == len(left):
+            pairs.update([(name, wanted[to].name) for name, to in placed.items()])
+            break
         for name, to in placed.items():
             leaf = wanted[to]
             pairs[name] = leaf.name
@@ -93,16 +96,18 @@ def keeps_numbers(rule: Prefix) -> bool:
 
 
 def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> dict[str, str]:
+    """Return what a rule pairs: the first of several names that mean one tensor of the model."""
     old, new = rule
+    cut = len(old)
+    found = {name: to for name in left if name.startswith(old) and (to := new + name[cut:]) in wanted}
+    if len({wanted[to].name for to in found.values()}) == len(found):
+        return found
     placed: dict[str, str] = {}
     taken: set[str] = set()
-    for name in left:
-        if name.startswith(old):
-            to = new + name[len(old) :]
-            leaf = wanted.get(to)
-            if leaf is not None and leaf.name not in taken:
-                placed[name] = to
-                taken.add(leaf.name)
+    for name, to in found.items():
+        if wanted[to].name not in taken:
+            placed[name] = to
+            taken.add(wanted[to].name)
     return placed
 
 
@@ -161,8 +166,10 @@ def likeness(rule: Prefix) -> float:
 
 def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:
     """Return whether what the rule leaves of the names says something: words of its own, not just numbers and roles."""
+    if "" in rule and len(placed) > 3:
+        return True
     spoken = sum(any(not part.isdecimal() for part in name[len(rule[0]) :].split(".")[:-1]) for name in placed)
-    return 2 * spoken >= len(placed) > 1 or ("" in rule and len(placed) > 3)
+    return 2 * spoken >= len(placed) > 1
 
 
 def _is_whole(rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> bool:
@@ -184,9 +191,11 @@ def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterato
     asked = {name[at:] for name in sample for at in _starts(name)}
     ends: dict[str, list[str]] = {}
     for name in wanted:
-        for at in _starts(name):
-            if name[at:] in asked:
-                ends.setdefault(name[at:], []).append(name[:at])
+        for at in reversed(_starts(name)):
+            end = name[at:]
+            if end not in asked:
+                break  # nor is any longer one: of a name in the sample all ends are asked for
+            ends.setdefault(end, []).append(name[:at])
     votes: Counter[Prefix] = Counter()
     for name in sample:
         for at in _starts(name):
