@@ -40,6 +40,7 @@ golden:
 # figures: planning, start-up, loading beside torch
 bench:
     {{python}} bench/plan_time.py
+    {{python}} bench/growth.py
     {{python}} bench/inspect_time.py
     {{python}} bench/startup.py
     {{python}} bench/load_time.py
