@@ -1,6 +1,6 @@
 """What verification costs: time and peak memory beside two plain forward passes of the same models.
 
-    python bench/verify_cost.py [--size 224] [--batch 2] [--rounds 5]
+    python bench/verify_cost.py [--size 224] [--batch 2] [--rounds 5] [--json bench/results/verify_cost.json]
 
 Times are the processor's, taken in turn, so that what else the machine does counts little; the ratio is that of the
 medians. Peak memory is that of fresh processes from when the models are built and planned on, which is where Linux lets its
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", choices=["build", "plain", "verify"])
     given = parser.parse_args()
     if given.peak:
@@ -72,11 +74,15 @@ def main() -> None:
             times[name].append(time.process_time() - start)
     middle = {name: median(found[1:]) for name, found in times.items()}
     peaks = {name: _in_fresh_process(name, given) for name in ("build", "plain", "verify")}
-    print(json.dumps({
-        "seconds": middle, "time_ratio": middle["verify"] / middle["plain"], "peak_bytes": peaks,
+    found = json.dumps({
+        "torch": torch.__version__, "cores": os.cpu_count(), "load": os.getloadavg(), "model": "resnet50",
+        "batch": given.batch, "size": given.size, "rounds": given.rounds, "seconds": middle, "time_ratio": middle["verify"] / middle["plain"], "peak_bytes": peaks,
         "peak_ratio": peaks["verify"] / peaks["plain"],
         "activations": {name: peaks[name] - peaks["build"] for name in ("plain", "verify")},
-    }, indent=2))  # fmt: skip
+    }, indent=1)  # fmt: skip
+    print(found)
+    if given.json:
+        given.json.write_text(found + "\n")
 
 
 def _in_fresh_process(what: str, given: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules import module as internals
 
 import torchgraft as tg
+from torchgraft.verifying.tracing.gradients import influences
 
 DELICATE = (
     "restore.py",
@@ -114,6 +115,17 @@ def test_doubt_that_is_settled_by_runs(files, stride):
     inputs = torch.randn(3, 4)
     points = interrupted_everywhere(lambda: tg.plan(target, source, inputs=inputs), (source, target), files, stride)
     assert points > 100
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_gradients():
+    models = pair()
+    models[0].norm.weight.requires_grad, inputs = False, torch.randn(5, 4)
+    names = [name for name, _ in models[0].named_parameters()] + ["norm.running_mean"]
+    points = interrupted_everywhere(
+        lambda: influences(models[0], inputs, names, ["output"]), models, ("gradients.py", "restore.py"), 1
+    )
+    assert points > 20
 
 
 @pytest.mark.usefixtures("ctrl_c")
