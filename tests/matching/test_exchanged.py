@@ -25,7 +25,11 @@ def test_like_towers_are_in_doubt_where_their_names_do_not_say_which_is_which(or
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(("img_encoder", "txt_encoder"), ("image", "text")), (("stage1", "stage2"), ("block1", "block2"))],
+    [
+        (("img_encoder", "txt_encoder"), ("image", "text")),
+        (("stage1", "stage2"), ("block1", "block2")),
+        (("attn", "temporal_attn"), ("attention_attention", "temporal_attention_attention")),
+    ],
 )
 def test_names_that_are_akin_or_hold_numbers_tell_them(ours, theirs):
     source, target = towers(*ours), towers(*reversed(theirs))

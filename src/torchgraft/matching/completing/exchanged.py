@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.names.prefixes import keeps_numbers, likeness
+from torchgraft.matching.names.prefixes import akin, keeps_numbers, likeness
 from torchgraft.matching.names.words import stem
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _row(prefix: str) -> tuple[str, str]:
 
 
 def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Shape]]) -> bool:
-    """Whether the prefixes say it themselves: exchanged they would change numbers that count from one end, or be less alike.
+    """Whether the prefixes say it themselves: exchanged they would change numbers that count from one end, share fewer words, or be less alike.
 
     Of lists that may be counted from either end, members of other shapes tell the end.
     """
@@ -77,5 +77,7 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
         if row != [_row(prefix) for prefix in other] or not counted_from_either_end(row[0], row[1]):
             return True
         return any(held != inside[one] for rule, held in inside.items() if [_row(prefix) for prefix in rule] == row)
+    if sum(map(akin, (one, other))) > sum(map(akin, exchanged)):
+        return True
     as_they_are, crossed = (sum(map(likeness, rules)) / 2 for rules in ((one, other), exchanged))
     return as_they_are - crossed > TELLING

@@ -131,7 +131,7 @@ def _best(
             break
     if not rated:
         return None, {}, (), ()
-    rated.sort(key=lambda item: (-item[0], -_akin(item[1]), -likeness(item[1])))
+    rated.sort(key=lambda item: (-item[0], -akin(item[1]), -likeness(item[1])))
     best = rated[0]
     slots = set(best[2].values())
     rivals = tuple(
@@ -146,14 +146,14 @@ def _best(
     same = [
         rule for value, rule, placed in rated
         if rule[0] == best[1][0] and best[1][1] and 2 * len(placed) >= len(left) and value >= best[0] - 0.5
-        and placed.keys() == best[2].keys() and _akin(rule) >= _akin(best[1])
+        and placed.keys() == best[2].keys() and akin(rule) >= akin(best[1])
     ]  # fmt: skip
     apart = len({wanted[to].name for _, rule, placed in rated if rule in same for to in placed.values()})
     homes = tuple(new for _, new in same) if apart == len(same) * len(best[2]) and len(same) > 1 else ()
     return best[1], best[2], rivals, homes
 
 
-def _akin(rule: Prefix) -> int:
+def akin(rule: Prefix) -> int:
     """Return how many words the two prefixes of a rule share."""
     ours, theirs = ({word for part in prefix.split(".") for word in words(part)} for prefix in rule)
     return len(ours & theirs)
