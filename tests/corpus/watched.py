@@ -20,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "fuz
 
 import corpus_details
 import corpus_others
+import corpus_published
 import corpus_torch
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from harness import attempt
 
 import torchgraft.reading
 
-CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL]
+CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL, *corpus_published.ALL]
 READS = ("open", "os.listdir", "os.scandir")
 # Beside these, events of no consequence pass: garbage collection, frames, memory, lookups of attributes.
 FORBIDDEN = (
