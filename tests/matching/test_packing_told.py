@@ -130,3 +130,21 @@ def test_rows_that_go_query_key_value_row_after_row_are_taken_apart() -> None:
         setattr(new, name, nn.GroupNorm(3, WIDTH))
     tg.load(new, block.state_dict())
     assert torch.equal(new.to_k.weight, block.qkv.weight[1::3])
+
+
+@pytest.mark.parametrize("fused", ["here", "there"])
+def test_rows_that_may_go_by_heads_are_asked_about_where_the_number_of_heads_is_unknown(fused: str) -> None:
+    whole = network(attention("Own", None, qkv=linear(3), norm=nn.LayerNorm(WIDTH), proj=linear()), linear())
+    parts = network(
+        attention("Own", None, q=linear(), k=linear(), v=linear(), norm=nn.LayerNorm(WIDTH), proj=linear()), linear()
+    )
+    new, old = (whole, parts) if fused == "here" else (parts, whole)
+    with pytest.raises(PlanRefusedError, match="qkv_layout="):
+        tg.load(new, old.state_dict())
+    tg.load(new, old.state_dict(), qkv_layout="flat")
+    flat = torch.cat([getattr(parts["h"][0]["attn"], name).weight for name in "qkv"])
+    assert torch.equal(whole["h"][0]["attn"].qkv.weight, flat)
+
+
+def linear(times: int = 1) -> nn.Linear:
+    return nn.Linear(WIDTH, times * WIDTH)

@@ -179,6 +179,8 @@ def _parts(
     total = leaf.shape[dim]
     sizes = _sizes(count, total, rows_of_q.get(parent) if dim == 0 else None)
     grouping = _grouping(packing, sizes, heads) if sizes else None
+    if sizes and grouping is None and packing.open:
+        grouping = (1, ())  # no more than a guess either way, and the one that needs no number of heads
     if sizes is None or grouping is None:
         return None
     one_group = _grouping(replace(packing, groups="heads"), sizes, heads) == (1, ())
