@@ -208,7 +208,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
             that lie in the model's own memory are copied first.
         plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
             checkpoint must have the names, shapes and types that it was made for; values are looked at as ever.
-        device: where the tensors of a meta model come to life.
+        device: where the tensors of a meta model come to life; a model that has memory stays where it lies.
         mmap: let those of a meta model that need no work be views of the file, which is read when they are used, and must
             stay as it is. Their values are not looked at. What needs work has memory of its own.
         prefault: with `mmap`: bring the file's pages in at once, by two threads.

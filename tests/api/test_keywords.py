@@ -93,6 +93,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_done(call, asked, said):
         ({"plan": 3}, "plan is a int: give what plan() returned"),
         ({"device": "nosuch"}, "device='nosuch': "),
         ({"device": "meta"}, "device='meta': nothing has values there"),
+        ({"device": "cuda:0"}, "this model lies on 'cpu' and stays there: move it with model.to('cuda:0')"),
     ],
 )
 def test_arguments_of_load_alone(asked, said):

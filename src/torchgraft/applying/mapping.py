@@ -54,6 +54,7 @@ class Home:
         if self.prefault and not self.mmap:
             raise UsageError("prefault=True brings in pages of mapped files: it needs mmap=True")
         if not self.mmap:
+            self._refuse_elsewhere(model, where)
             return where
         if where.type != "cpu":
             raise UsageError(f"mmap=True maps the file into the CPU's memory, device='{where}' needs a copy: drop one")
@@ -63,6 +64,20 @@ class Home:
                 "the meta device (torchgraft.build does), or drop mmap=True"
             )
         return where
+
+    def _refuse_elsewhere(self, model: Walk, where: torch.device) -> None:
+        """Refuse a device that was asked for where the model lies on another: tensors that have memory aren't moved."""
+        tensors = [here(place.tensor) for place in model.places] if self.device is not None else []
+        if any(tensor.is_meta for tensor in tensors):
+            return
+        elsewhere = [
+            t.device for t in tensors if t.device.type != where.type or where.index not in (None, t.device.index)
+        ]
+        if elsewhere:
+            raise UsageError(
+                f"device='{where}' is where the tensors of a meta model come to life, and this model lies on "
+                f"'{elsewhere[0]}' and stays there: move it with model.to('{where}'), or drop device="
+            )
 
 
 @dataclass(frozen=True, slots=True)
