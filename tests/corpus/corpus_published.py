@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from corpus_tools import (
     SIX,
     C,
     Case,
+    HardLink,
     Link,
     N,
     Record,
@@ -43,6 +46,49 @@ def published() -> Iterator[Case]:
     yield _onnx("dotdot", "../x.data", {"x.data": SIX}, U, r"\.\.", "CVE-2022-25882", "CVE-2024-27318")
     yield _onnx("link_out", "x.data", {"x.data": SIX, "m/x.data": Link("../x.data")}, U, "outside", "CVE-2026-27489")
     yield _onnx("beside", "x.data", {"m/x.data": SIX}, "", "")
+    # Another name of the same file is that file: nothing is read that the folder doesn't hold.
+    yield _onnx("hard_link", "x.data", {"x.data": SIX, "m/x.data": HardLink("x.data")}, "", "", "CVE-2026-34446")
+    lambda_layer = json.dumps({"class_name": "Lambda", "config": {"function": ["4wEAAAA=", None, None]}})
+    yield one("hdf5_lambda", _hdf5(model_config=lambda_layer), "", "", "GHSA-36rr-ww3j-vrjv", suffix="h5")
+    yield from _exported()
+
+
+def _hdf5(**attributes: str) -> bytes:
+    import h5py
+
+    out = BytesIO()
+    with h5py.File(out, "w") as root:
+        root["w"] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+        root.attrs.update(attributes)
+    return out.getvalue()
+
+
+def _exported() -> Iterator[Case]:
+    """Yield archives of torch.export, whose loader takes pickles beside the weights."""
+    good = {"path_name": "weight_0", "is_param": True, "use_pickle": False, "tensor_meta": _meta([2, 3], [3, 1])}
+    runs = Record(name="m/data/sample_inputs/model.pt", data=pickled(payload()))
+    known = "CVE-2026-4538"
+    yield one("pt2_inputs_run", _pt2({"w": good}, runs), "", "", known, suffix="pt2")
+    yield one("pt2_weight_runs", _pt2({"w": good | {"use_pickle": True}}, runs), N, "pickled", known, suffix="pt2")
+    yield one("pt2_outside", _pt2({"w": good | {"path_name": "../../x"}}), C, "record's name", known, suffix="pt2")
+    wide = good | {"tensor_meta": _meta([2, 300], [300, 1])}
+    yield one("pt2_too_wide", _pt2({"w": wide}), C, "out of bounds|bytes", known, suffix="pt2")
+
+
+def _meta(sizes: list[int], strides: list[int]) -> dict[str, Any]:
+    sized, strided = ([{"as_int": n} for n in numbers] for numbers in (sizes, strides))
+    return {"dtype": 7, "sizes": sized, "strides": strided, "storage_offset": {"as_int": 0}, "layout": 7}
+
+
+def _pt2(config: dict[str, Any], *more: Record) -> bytes:
+    table = json.dumps({"config": config}).encode()
+    made = [
+        Record(name="m/archive_format", data=b"pt2"),
+        Record(name="m/byteorder", data=b"little"),
+        Record(name="m/data/weights/model_weights_config.json", data=table),
+        Record(name="m/data/weights/weight_0", data=SIX),
+    ]
+    return archive([*made, *more])
 
 
 def _onnx(label: str, location: str, files: dict[str, Any], error: str, words: str, *known: str) -> Case:

@@ -278,6 +278,13 @@ class Link:
     target: str
 
 
+@dataclass(frozen=True)
+class HardLink:
+    """A second name of the file that is written as `target`."""
+
+    target: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A file or several, what must come of opening and reading them, and which published faults are of this kind.
@@ -301,6 +308,8 @@ class Case:
                 path.mkdir()
             elif isinstance(content, Link):
                 path.symlink_to(content.target)
+            elif isinstance(content, HardLink):
+                path.hardlink_to(folder / content.target)
             else:
                 path.write_bytes(content)
         return folder / (self.opens or next(iter(self.files)))

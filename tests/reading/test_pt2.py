@@ -1,0 +1,20 @@
+"""Archives of torch.export, as torch writes them."""
+
+import torch
+from torch import nn
+
+from torchgraft.reading import open_checkpoint
+
+
+def test_what_torch_exports_is_read_bit_for_bit(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).eval()
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(model, (torch.randn(1, 3, 4, 4),)), path)
+    with open_checkpoint(path) as source:
+        (network,) = source.networks
+        read = {key: source.read(network.path, key) for key in network.specs}
+        assert source.format == "pt2"
+    kept = model.state_dict()
+    assert set(read) == set(kept)
+    for key, value in kept.items():
+        assert torch.equal(torch.as_tensor(read[key]), value), key
