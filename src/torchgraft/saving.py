@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft import reporting
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.plan import Plan
 from torchgraft.core.shown import Renderers
 from torchgraft.matching import choose, require_weights
 from torchgraft.reading import open_checkpoint
@@ -17,7 +18,6 @@ from torchgraft.reporting.deferred import PLAN_RENDERERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torchgraft.core.plan import Plan
     from torchgraft.core.saved import Saved
     from torchgraft.core.specs import Network, Source
 
@@ -76,10 +76,13 @@ def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:
     """Write a plan to a JSON file, whole or not at all; load(plan=path) does what it says, and read_plan() reads it.
 
     Raises:
+        UsageError: `plan` is none.
         WriteError: the file could not be written; what stood at its place is intact.
     """
     from torchgraft.writing import write_bytes
 
+    if not isinstance(plan, Plan):
+        raise UsageError(f"plan is a {type(plan).__name__}: save_plan takes the path first, then what plan() returned")
     write_bytes(path, (json.dumps(reporting.plan_to_dict(plan), indent=1, allow_nan=False) + "\n").encode())
 
 

@@ -273,3 +273,10 @@ def test_callables_have_no_digest_and_other_inputs_another():
     assert seals[0] == seals[1]
     assert seals[-1] == ""
     assert len(set(seals[1:])) >= 4
+
+
+def test_what_is_no_plan_is_not_written(tmp_path):
+    made = tg.plan(nn.Linear(2, 3), nn.Linear(2, 3).state_dict())
+    with pytest.raises(tg.UsageError, match="path first"):
+        tg.save_plan(made, tmp_path / "p.json")
+    assert list(tmp_path.iterdir()) == []
