@@ -51,6 +51,12 @@ def published() -> Iterator[Case]:
     lambda_layer = json.dumps({"class_name": "Lambda", "config": {"function": ["4wEAAAA=", None, None]}})
     yield one("hdf5_lambda", _hdf5(model_config=lambda_layer), "", "", "GHSA-36rr-ww3j-vrjv", suffix="h5")
     yield from _exported()
+    broken = {
+        "underflow": b"\x87.", "dangling": b"h\x09.", "cut_number": b"J\x01\x02", "no_text": b"X\2\0\0\0\xff\xfe.",
+        "no_mark": b"t.", "nothing_to_call": b"R.", "nothing_to_fill": b"}K\1s.",
+    }  # fmt: skip
+    for label, code in broken.items():
+        yield one(f"pickle_{label}", torch_zip(b"\x80\2" + code), C, "", "pytorch#127525")
 
 
 def _hdf5(**attributes: str) -> bytes:

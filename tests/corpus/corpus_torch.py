@@ -113,6 +113,8 @@ CALLS = {
     "torch.serialization.load": (), "torch.hub.load": (), "torch.jit.load": ("pytorch#179581",), "runpy._run_code": (), "importlib.import_module": (),
     "torch.storage._load_from_bytes": (), "torch._utils._import_dotted_name": (), "operator.methodcaller": (), "pip.main": ("CVE-2025-1716",),
     "subprocess.Popen": (), "ctypes.CDLL": (), "socket.create_connection": (), "asyncio.unix_events._UnixSubprocessTransport._start": ("CVE-2025-10157",),
+    "uuid._get_command_stdout": ("CVE-2026-56315",), "imaplib.IMAP4_stream": ("CVE-2026-56315",), "_aix_support._read_cmd_output": ("CVE-2026-56315",),
+    "_osx_support._read_output": ("CVE-2026-56315",), "logging.FileHandler": ("CVE-2026-56304",), "pydoc.locate": ("CVE-2026-22608",),
     "numpy.load": (), "pickle.loads": (), "timeit.timeit": (), "torch.utils.bottleneck.__main__.run_cprofile": (), "cProfile.runctx": (),
     "idlelib.run.Executive.runcode": (), "doctest.debug_script": (), "functools.partial": (), "builtins.getattr": (),
 }  # fmt: skip
