@@ -117,6 +117,6 @@ def pairs(draw):
         target = replace(target, swapped=True)
     elif change == "missing":
         target = replace(target, missing=frozenset(draw(st.lists(st.integers(0, 60), min_size=1, max_size=2))))
-    elif change == "kinds":
+    elif change == "kinds" and "m" not in kinds:  # with experts: see test_experts_turned_round_are_said_alike
         target = replace(target, kinds=kinds[::-1])
     return (source, target) if draw(st.booleans()) else (target, source)

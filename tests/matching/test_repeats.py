@@ -44,6 +44,14 @@ def test_a_few_speak_for_all_as_all_would_speak(decoders):
     assert {leaf.name for leaf in few.free_targets} == {leaf.name for leaf in full.free_targets}
 
 
+@pytest.mark.xfail(
+    strict=True, reason="a few follow the numbers here, all of them the kinds of layers; neither is in doubt"
+)
+def test_experts_turned_round_are_said_alike():
+    source, target = Decoder("mmmmmmmd", 9, "meta"), Decoder("dmmmmmmm", 9)
+    assert said(by_few(source, target)) == said(in_full(source, target))
+
+
 def test_many_layers_of_many_experts_are_one_small_question():
     source, target = Decoder(**vars(DEEP) | {"spelling": "meta"}), DEEP
     assert len(matched(source, target).matches) == 23 * 6 + 3 * 3 + 20 * (1 + 12 * 3) + 3
