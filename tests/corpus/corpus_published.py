@@ -56,7 +56,7 @@ def published() -> Iterator[Case]:
         "no_mark": b"t.", "nothing_to_call": b"R.", "nothing_to_fill": b"}K\1s.",
     }  # fmt: skip
     for label, code in broken.items():
-        yield one(f"pickle_{label}", torch_zip(b"\x80\2" + code), C, "", "pytorch#127525")
+        yield one(f"torn_pickle_{label}", torch_zip(b"\x80\2" + code), C, "", "pytorch#127525")
 
 
 def _hdf5(**attributes: str) -> bytes:
