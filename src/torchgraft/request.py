@@ -112,23 +112,12 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     _expect_kinds(bool, "True or False", strict=strict, fuse_branches=fuse_branches, statistics=statistics)
     _expect_kinds(str, "a text", prefer=prefer)
     _expect_kinds(Policy, "a Policy", policy=policy)
-    for name, number in (("merge_lora", merge_lora), ("fold_norms", fold_norms)):
-        if not isinstance(number, (bool, int, float)) or not isfinite(number):
-            raise UsageError(f"{name}={number!r}: use True, False or a number")
-    if on_doubt not in ON_DOUBT:
-        raise UsageError(f"on_doubt={on_doubt!r}: use one of {', '.join(map(repr, ON_DOUBT))}")
-    if accept not in ACCEPT:
-        raise UsageError(f"accept={accept!r}: use one of {', '.join(map(repr, ACCEPT))}")
+    _expect_numbers(merge_lora=merge_lora, fold_norms=fold_norms)
+    _expect_one_of(ON_DOUBT, on_doubt=on_doubt)
+    _expect_one_of(ACCEPT, accept=accept)
     if min_coverage is not None:
         expect_share(min_coverage)
     _check_source(source_model, source_inputs, golden)
-    chosen = policy or Policy()
-    if on_doubt != "refuse":
-        chosen = replace(chosen, doubt=Verdict.WARN)
-    if strict:
-        chosen = replace(chosen, missing=Verdict.REFUSE, unused=Verdict.REFUSE)
-    if min_coverage is not None:
-        chosen = replace(chosen, min_coverage=min_coverage)
     rules = Rules(
         rename=_texts("rename", rename),
         fan_out=_places(fan_out),
@@ -152,7 +141,7 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     return Request(
         rules=rules,
         options=options,
-        policy=chosen,
+        policy=_policy(policy, on_doubt=on_doubt, strict=strict, min_coverage=min_coverage),
         prefer=prefer,
         on_doubt=on_doubt,
         accept=accept,
@@ -165,6 +154,32 @@ def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
         stated=_stated(qkv_layout, num_heads),
         statistics=statistics,
     )
+
+
+def _expect_numbers(**given: object) -> None:
+    """Raise UsageError where an argument is neither True, False nor a finite number."""
+    for name, number in given.items():
+        if not isinstance(number, (bool, int, float)) or not isfinite(number):
+            raise UsageError(f"{name}={number!r}: use True, False or a number")
+
+
+def _expect_one_of(words: Sequence[str], **given: str) -> None:
+    """Raise UsageError where an argument is none of the words."""
+    for name, word in given.items():
+        if word not in words:
+            raise UsageError(f"{name}={word!r}: use one of {', '.join(map(repr, words))}")
+
+
+def _policy(policy: Policy | None, *, on_doubt: str, strict: bool, min_coverage: float | None) -> Policy:
+    """Return the policy with the wishes that have an argument of their own."""
+    chosen = policy or Policy()
+    if on_doubt != "refuse":
+        chosen = replace(chosen, doubt=Verdict.WARN)
+    if strict:
+        chosen = replace(chosen, missing=Verdict.REFUSE, unused=Verdict.REFUSE)
+    if min_coverage is not None:
+        chosen = replace(chosen, min_coverage=min_coverage)
+    return chosen
 
 
 def _expect_kinds(kind: type[Any], words: str, **given: object) -> None:

@@ -139,7 +139,7 @@ class OpenedCheckpoint:
             path: {name: others.get(id(leaf), leaf) for name, leaf in named.items()}
             for path, named in self._leaves.items()
         }
-        made._spots = {}  # noqa: SLF001
+        made._spots = {}  # noqa: SLF001  # one of our own
         return made
 
     def lent(self) -> Self:
