@@ -65,6 +65,36 @@ def test_what_looks_like_the_models_own_file_goes_over_as_it_is_and_is_no_more_t
     assert again.by_slot["h.0.attn.c_attn.weight"].certainty is Certainty.CERTAIN
 
 
+class Block(nn.Module):
+    """A block of nanoGPT: GPTBigCode in transformers has the very names, and packs head by head without multi-query."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(WIDTH)
+        self.attn = attention(kind, c_attn=nn.Linear(WIDTH, 3 * WIDTH), c_proj=nn.Linear(WIDTH, WIDTH))
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(WIDTH, 2 * WIDTH), "c_proj": nn.Linear(2 * WIDTH, WIDTH)})
+
+
+@pytest.mark.parametrize(("shown", "sure"), [(False, Certainty.LIKELY), (True, Certainty.CERTAIN)])
+def test_equal_names_that_stand_for_two_orders_are_certain_only_with_both_classes(
+    sure: Certainty, *, shown: bool
+) -> None:
+    old, new = (nn.ModuleList([Block("CausalSelfAttention")]) for _ in range(2))
+    plan = tg.plan(new, old if shown else old.state_dict())
+    assert plan.by_slot["0.attn.c_attn.weight"].certainty is sure
+    assert plan.by_slot["0.attn.c_proj.weight"].certainty is Certainty.CERTAIN
+    assert not plan.objections
+    said = tg.plan(new, old.state_dict(), qkv_layout="flat")
+    assert said.by_slot["0.attn.c_attn.weight"].certainty is Certainty.CERTAIN
+
+
+def test_rows_of_other_code_under_equal_names_are_put_in_order_where_its_class_is_shown() -> None:
+    old, new = (nn.ModuleList([Block(kind)]) for kind in ("GPTBigCodeAttention", "CausalSelfAttention"))
+    tg.load(new, old, num_heads=HEADS)
+    got, kept = (net[0].attn.c_attn.weight for net in (new, old))  # type: ignore[union-attr]
+    assert torch.equal(by_heads(got), kept)
+
+
 def denoiser(inside: str = "") -> nn.Module:
     def made() -> nn.Module:
         parts = {"norm": nn.GroupNorm(3, WIDTH), "qkv": nn.Conv1d(WIDTH, 3 * WIDTH, 1)}

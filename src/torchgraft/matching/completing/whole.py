@@ -20,7 +20,8 @@ def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]],
     """Return the matching with whole fused tensors likely where their name means several orders of parts.
 
     Under one name and in one shape both sides are taken for the same code, unless the classes of their attention are known
-    to differ. A matrix that is stored the other way round comes from other code, and so do its parts.
+    to differ, or other code has the very names around it: then both classes must be known. A matrix that is stored the
+    other way round comes from other code, and so do its parts.
     """
     if models.stated.layouts:
         return matching
@@ -61,7 +62,8 @@ def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]
         return ""
     ours = packing_of_leaf(source, owners[0])
     contested = [p for p in (ours, theirs) if p is not None and p.contested]
-    sure = one_code(source, target, owners) and alike(ours, theirs)
+    told = not any(p.twins for p in contested) or bool(source.around and target.around)
+    sure = told and one_code(source, target, owners) and alike(ours, theirs)
     return contested[0].source if contested and not sure else ""
 
 

@@ -24,7 +24,8 @@ class Packing:
     `classes`: the module that holds the tensor, or one inside of it, must be known to be of one of these classes.
     `turned`: the matrix must be stored [in, out]. `contested`: libraries disagree on what this name means, so that the
     convention is likely and not certain; "groups" where all they disagree on is whether the order repeats in each head.
-    `open`: as many use the other order, so that it is no more than a guess. `source` is where the convention can be read.
+    `open`: as many use the other order, so that it is no more than a guess. `twins`: other code packs otherwise under the
+    very names that stand around, so that equal names prove nothing. `source` is where the convention can be read.
     """
 
     parts: tuple[str, ...]
@@ -34,6 +35,7 @@ class Packing:
     turned: bool = False
     contested: Literal["", "parts", "groups"] = ""
     open: bool = False
+    twins: bool = False
     source: str = ""
 
 
@@ -53,11 +55,11 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
         Packing(parts=QKV, groups="heads", classes=("QKVAttentionLegacy",),
                 source="as in guided-diffusion's QKVAttentionLegacy, head by head"),
         Packing(parts=QKV, classes=("QKVAttention", "QKVFlashAttention"), source="as in guided-diffusion's QKVAttention"),
-        Packing(parts=QKV, groups="heads", beside=("./norm", "./proj_out"), contested="groups", open=True,
+        Packing(parts=QKV, groups="heads", beside=("./norm", "./proj_out"), contested="groups", open=True, twins=True,
                 source="head by head as in guided-diffusion by default; its new order and consistency models go part by part"),
         Packing(parts=QKV, groups="rows", beside=("./norm2", "./conv1", "./affine", "./proj"), contested="groups",
                 source="as in EDM, row after row"),
-        Packing(parts=QKV, groups="heads", beside=("./norm", "./proj"), contested="groups", open=True,
+        Packing(parts=QKV, groups="heads", beside=("./norm", "./proj"), contested="groups", open=True, twins=True,
                 source="head by head as in TinyViT; others with a norm in the attention go part by part"),
         Packing(parts=QKV, source=SPELLED),
     ),
@@ -90,6 +92,8 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
         Packing(parts=QKV, groups="heads", classes=("GPTBigCodeAttention",),
                 source="as in GPTBigCode in transformers, head by head without multi-query"),
         Packing(parts=QKV, turned=True, source="as in GPT-2"),
+        Packing(parts=QKV, beside=("ln_1", "mlp.c_fc"), contested="groups", twins=True,
+                source="as in nanoGPT; GPTBigCode in transformers without multi-query has its names and goes head by head"),
         Packing(parts=QKV, contested="groups",
                 source="as in nanoGPT and Qwen; GPTBigCode in transformers without multi-query goes head by head"),
     ),
