@@ -154,14 +154,14 @@ def compare_hyperparameters(
     Raises:
         UsageError: an argument is no module.
     """
+    from torchgraft.verifying.explaining.settings import compare_settings
     from torchgraft.verifying.questions import checked_models
-    from torchgraft.verifying.settings import compare_settings
 
     checked_models(model, source_model)
     made = plan or _plan_between(model, source_model)
-    found, pairs = compare_settings(model, source_model, made.plan if isinstance(made, Report) else made)
+    found = compare_settings(model, source_model, made.plan if isinstance(made, Report) else made)
     shown = Renderers(reporting.hyperparameters_text, reporting.hyperparameters_to_dict)
-    return Hyperparameters(differences=found, compared=len(pairs), renderers=shown)
+    return Hyperparameters(differences=found.settings, compared=len(found.pairs), renderers=shown)
 
 
 def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:

@@ -71,3 +71,17 @@ def test_a_class_of_another_make_stays_as_it_is():
 
     assert maker(Loose) is Loose
     assert maker(Grown) is Grown
+
+
+def test_what_a_class_checks_is_checked():
+    @dataclass(frozen=True, slots=True)
+    class Checked:
+        value: int
+
+        def __post_init__(self):
+            if self.value < 0:
+                raise ValueError(f"{self.value} is negative")
+
+    assert maker(Checked)(3) == Checked(3)
+    with pytest.raises(ValueError, match="-3 is negative"):
+        maker(Checked)(-3)

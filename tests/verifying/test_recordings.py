@@ -9,6 +9,7 @@ import torch
 from faulty_models import Speech, randomised
 
 import torchgraft as tg
+from torchgraft.core.errors import UsageError
 from torchgraft.proofs import read_golden
 
 HERE = Path(__file__).parent
@@ -45,6 +46,14 @@ def test_a_model_is_verified_without_its_source(recorded):
     assert (
         found.divergence.target.weights == ("conv2.bias", "conv2.weight") or found.divergence.target.module == "conv2"
     )
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
+def test_a_tolerance_that_makes_no_sense_is_refused(recorded, tolerance):
+    model, inputs, path = recorded
+    for given in ({"golden": path}, {"source_model": model, "inputs": inputs}):
+        with pytest.raises(UsageError, match=r"tolerance=.*: use a number of at least 0"):
+            tg.verify(model, **given, tolerance=tolerance)
 
 
 def test_another_process_records(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.verifying import moments
+from torchgraft.verifying.values import moments
 
 
 def figures(state, **more):

@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def maker(kind: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that makes what `kind`, a frozen dataclass with slots, makes of the same arguments, sooner.
+    """Return what makes of the same arguments what `kind` makes, a frozen dataclass with slots, several times as fast.
 
-    A frozen dataclass sets every field through `object.__setattr__`, several times as slow as an assignment. Here the
-    fields of a twin are assigned, a class of the same slots that is not frozen, and the twin becomes one of `kind`. The
-    code is written out for each kind, as that of dataclasses is. Where a twin can't become one of `kind`, `kind` itself
-    is the answer.
+    A frozen dataclass sets every field through `object.__setattr__`, several times as slow as an assignment. So a twin is
+    made, of the same fields and slots and not frozen, which becomes one of `kind` once its fields are set. Where a twin
+    can't become one of `kind`, `kind` itself is the answer.
     """
-    own: list[Any] = [field for field in fields(cast("Any", kind)) if field.init]
-    slots = getattr(kind, "__slots__", None)
-    twin = type("Twin", (), {"__slots__": slots or ()})
+    made: Any = kind
+    own = fields(made)
+    if any(one.default_factory is not MISSING for one in own):
+        return kind
+    look = getattr(kind, "__post_init__", None)
+
+    def become(self: object) -> None:
+        self.__class__ = made
+        if look is not None:
+            look(self)
+
+    given = [(one.name, one.type, field(default=one.default, init=one.init, kw_only=one.kw_only)) for one in own]
+    twin: Any = make_dataclass(made.__name__, given, namespace={"__post_init__": become}, slots=True)
     try:
-        twin().__class__ = cast("type[Any]", kind)
+        object.__new__(twin).__class__ = made
     except TypeError:  # no slots, or an interpreter that doesn't let objects change their class
         return kind
-    if any(field.default_factory is not MISSING for field in own):
-        return kind
-    lines = [
-        f"def make({_parameters(own)}):",
-        "    self = _new(_twin)",
-        *(f"    self.{field.name} = {field.name}" for field in own),
-        "    self.__class__ = _kind",
-        *(["    self.__post_init__()"] if hasattr(kind, "__post_init__") else []),
-        "    return self",
-    ]
-    known = {f"_{field.name}_": field.default for field in own}
-    known |= {"_new": object.__new__, "_twin": twin, "_kind": kind}
-    exec("\n".join(lines), known)  # noqa: S102  # the text is made of the names of fields alone
-    made: Callable[P, T] = known["make"]
-    return made
-
-
-def _parameters(own: Sequence[Any]) -> str:
-    """Return the parameters of a function that takes these fields as their class does."""
-    texts = {f.name: f.name if f.default is MISSING else f"{f.name}=_{f.name}_" for f in own}
-    named = [texts[field.name] for field in own if field.kw_only]
-    return ", ".join([*(texts[f.name] for f in own if not f.kw_only), *(["*", *named] if named else [])])
+    return cast("Callable[P, T]", twin)

@@ -3,121 +3,105 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
-from torchgraft.core.plan import Action
-from torchgraft.core.verification import Cause, Divergence, Site, Verification
-from torchgraft.verifying.causes import facts_at, signs_at
+from torchgraft.core.verification import Verification
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
-from torchgraft.verifying.planned import Planned
+from torchgraft.verifying.explaining.explained import explained
+from torchgraft.verifying.explaining.settings import Compared, compare_settings
 from torchgraft.verifying.proving.agreeing import Measure
 from torchgraft.verifying.proving.verified import verified_parts
-from torchgraft.verifying.rotary import with_bases
-from torchgraft.verifying.settings import compare_settings
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.recording import Recording
-    from torchgraft.core.verification import OutputComparison, SettingDifference
-    from torchgraft.verifying.divergence import Parting
-    from torchgraft.verifying.settings import ModulePair
+    from torchgraft.core.verification import Cause, Divergence, OutputComparison
+    from torchgraft.verifying.questions import Question
     from torchgraft.verifying.tracing import Run
 
-MOST_CAUSES = 8
-# Settings of a module that change the order of what is in it.
-_ORDERS = frozenset({"normalize_before"})
 # Up to this many times the rounding of one operation, outputs of two implementations are taken as equal.
 ROUNDING = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is to be verified: two models, the plan between them, and inputs for each side.
-
-    `pairs` are (input of the source, input of the target). Without a source, its runs are `recorded`, one for each pair. `tolerance` is None for that of the outputs' type.
-    `evaluating`: whether both run in evaluation mode, or as they are. `stated`: the caller vouches for the plan.
-    """
-
-    model: nn.Module
-    source: nn.Module | None
-    plan: Plan
-    pairs: tuple[tuple[Any, Any], ...]
-    recorded: tuple[Run, ...] = ()
-    tolerance: float | None = None
-    evaluating: bool = True
-    stated: bool = True
-
-
-class Compared(NamedTuple):
-    """The settings in which modules differ, and the pairs of modules that were compared (target's, source's)."""
-
-    settings: tuple[SettingDifference, ...]
-    pairs: tuple[ModulePair, ...]
 
 
 def verify_models(asked: Question) -> Verification:
     """Run both models on all inputs, compare the outputs, and look for the first difference where they differ.
 
-    What a run was stays in memory as outputs and fingerprints only. Then it is found out which of the plan's tensors are proved.
+    What a run was stays in memory as outputs and fingerprints only. Then it is found out which of the plan's tensors are
+    proved.
 
     Raises:
         UsageError: the source fails on an input, or nothing can be compared.
     """
-    from torchgraft.verifying.tracing import record_run
-
     start = time.perf_counter()
-    alike = Compared(*compare_settings(asked.model, asked.source, asked.plan)) if asked.source else Compared((), ())
-    outputs: list[OutputComparison] = []
-    notes: list[str] = []
-    last: tuple[Matches, tuple[int, int]] | None = None
-    divergence: Divergence | None = None
-    causes: list[Cause] = []
-    limit = 0.0
-    ran: list[tuple[Run, Run]] = []
-    for number, (theirs, mine) in enumerate(asked.pairs):
-        source = _source_run(asked, number, theirs)
-        target = record_run(asked.model, mine, evaluating=asked.evaluating)
-        kind = coarsest(source.outputs, target.outputs)
-        ran.append((source, target))
-        limit = max(limit, TOLERANCES[kind] if asked.tolerance is None else asked.tolerance)
-        found, remarks = _outputs(source, target, limit)
-        outputs.extend(found)
-        notes.extend(n for n in remarks if n not in notes)
-        matches = Matches(source.recording, target.recording, FLOORS[kind])
-        last = (matches, (len(source.recording.operations), len(target.recording.operations)))
-        if target.recording.failure or not all(one.relative <= ROUNDING * FLOORS[kind] for one in found):
-            divergence, causes = _explained(asked, matches, number, alike)
-            if not all(one.passed for one in found) or not found:
-                break
-    if last and any(not isfinite(one.relative) for one in outputs):
-        notes.extend(_agreeing_note(last[0]))
-    notes.extend(_mode_notes(asked))
-    notes.extend(_plan_notes(asked))
-    sums = last[1] if last else (0, 0)
-    passed = bool(outputs) and all(one.passed for one in outputs)
-    measure = Measure(FLOORS[coarsest(*(run.outputs for pair in ran for run in pair))], limit)
-    parts = verified_parts(asked, ran, measure, passed=passed)
+    seen = _Seen(asked)
+    for number in range(len(asked.pairs)):
+        if not seen.agrees_on(number):
+            break
+    matches = seen.matches
+    passed = bool(seen.outputs) and all(one.passed for one in seen.outputs)
+    measure = Measure(FLOORS[coarsest(*(run.outputs for pair in seen.ran for run in pair))], seen.limit)
+    parts = verified_parts(asked, seen.ran, measure, passed=passed)
     return Verification(
-        outputs=tuple(outputs),
+        outputs=tuple(seen.outputs),
         inputs=len(asked.pairs),
-        tolerance=limit,
-        divergence=divergence,
-        causes=tuple(causes),
-        settings=alike.settings,
-        operations=sums,
-        matched=_matched(last[0]) if last else 0,
+        tolerance=seen.limit,
+        divergence=seen.divergence,
+        causes=tuple(seen.causes),
+        settings=seen.alike.settings,
+        operations=(len(matches.source.operations), len(matches.target.operations)) if matches else (0, 0),
+        matched=_matched(matches) if matches else 0,
         parts=tuple(parts.parts),
         unproved=tuple(sorted(parts.left)),
-        notes=tuple(notes),
+        notes=(*seen.notes, *seen.agreeing_notes(), *_mode_notes(asked), *_plan_notes(asked)),
         seconds=time.perf_counter() - start,
     )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the runs have shown so far. `matches` are those of the last pair of runs."""
+
+    asked: Question
+    alike: Compared = field(init=False)
+    outputs: list[OutputComparison] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ran: list[tuple[Run, Run]] = field(default_factory=list)
+    matches: Matches | None = None
+    divergence: Divergence | None = None
+    causes: list[Cause] = field(default_factory=list)
+    limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        asked = self.asked
+        self.alike = compare_settings(asked.model, asked.source, asked.plan) if asked.source else Compared()
+
+    def agrees_on(self, number: int) -> bool:
+        """Run both models on input `number`, and return whether the outputs agree; if not, it is found out why."""
+        from torchgraft.verifying.tracing import record_run
+
+        theirs, mine = self.asked.pairs[number]
+        source = _source_run(self.asked, number, theirs)
+        target = record_run(self.asked.model, mine, evaluating=self.asked.evaluating)
+        kind = coarsest(source.outputs, target.outputs)
+        self.ran.append((source, target))
+        self.limit = max(self.limit, TOLERANCES[kind] if self.asked.tolerance is None else self.asked.tolerance)
+        found, remarks = _outputs(source, target, self.limit)
+        self.outputs.extend(found)
+        self.notes.extend(n for n in remarks if n not in self.notes)
+        self.matches = Matches(source.recording, target.recording, FLOORS[kind])
+        if not target.recording.failure and all(one.relative <= ROUNDING * FLOORS[kind] for one in found):
+            return True
+        self.divergence, self.causes = explained(self.asked, self.matches, number, self.alike)
+        return bool(found) and all(one.passed for one in found)
+
+    def agreeing_notes(self) -> list[str]:
+        """Return a remark on how far runs agree whose outputs can't be compared entry by entry."""
+        if self.matches and any(not isfinite(one.relative) for one in self.outputs):
+            return _agreeing_notes(self.matches)
+        return []
 
 
 def _source_run(asked: Question, number: int, given: Any) -> Run:
@@ -139,140 +123,12 @@ def _outputs(source: Run, target: Run, limit: float) -> tuple[list[OutputCompari
     return [compared((s, t), source.outputs[s], target.outputs[t], limit) for s, t in pairs], remarks
 
 
-def _explained(
-    asked: Question, matches: Matches, number: int, compared: Compared
-) -> tuple[Divergence | None, list[Cause]]:
-    """Return where the runs part, and the likely causes, the surest first."""
-    planned = _planned(asked)
-    wrong = {step.slot.name: step for step in planned.differing()}
-    first = (
-        _first_use(matches.target, {n for step in wrong.values() for n in step.slot.names}) if asked.stated else None
-    )
-    parting = matches.parting(dict(compared.pairs), first)
-    causes: list[Cause] = []
-    if failure := matches.target.failure:
-        causes.append(Cause(kind="failure", text=f"the model raised {failure}", remedy="see where the two part before"))
-    if parting is None:
-        return None, [*causes, *map(planned.cause, list(wrong.values())[:MOST_CAUSES])]
-    sites = (_site(matches.source, parting.source), _site(matches.target, parting.target))
-    fed = set(sites[1].weights if sites[1] else ())
-    modes, facts = _split(facts_at(matches, parting))
-    causes += modes
-    causes += [planned.cause(step) for step in wrong.values() if fed.intersection(step.slot.names)]
-    causes += [planned.cause(step) for step in _unfilled(asked, fed)]
-    here, around = _from_settings(parting, matches, compared.settings)
-    causes += here
-    causes += [fact for fact in facts if not _is_said(fact, here)]
-    if not causes:
-        causes += [planned.cause(step) for step in list(wrong.values())[:MOST_CAUSES]]
-        causes += signs_at(matches, parting)
-    causes += around
-    divergence = Divergence(source=sites[0], target=sites[1], input=number)
-    named = [with_bases(cause, planned.target, planned.source) for cause in dict.fromkeys(causes)]
-    return divergence, named[:MOST_CAUSES]
-
-
-def _is_said(fact: Cause, settings: list[Cause]) -> bool:
-    """Whether a setting says what an operation shows: the same two values, or another activation."""
-    return any(
-        (fact.target, fact.source) == (c.target, c.source) or fact.kind == c.kind == "activation" for c in settings
-    )
-
-
-def _first_use(recording: Recording, names: set[str]) -> int | None:
-    """Return the first operation on activations that one of these weights feeds."""
-    for number, op in enumerate(recording.operations):
-        values = [recording.values[n] for n in op.inputs]
-        live = any(recording.values[n].live for n in op.outputs)
-        if live and any(names.intersection(value.weights) for value in values):
-            return number
-    return None
-
-
-def _split(causes: list[Cause]) -> tuple[list[Cause], list[Cause]]:
-    """Return causes of mode, and the others: in another mode, statistics differ as a matter of course."""
-    return [c for c in causes if c.kind == "mode"], [c for c in causes if c.kind != "mode"]
-
-
-def _unfilled(asked: Question, fed: set[str]) -> list[Step]:
-    steps = dict.fromkeys(asked.plan.by_name[name] for name in sorted(fed) if name in asked.plan.by_name)
-    return [step for step in steps if step.action is Action.FRESH and step.slot.persistent and not step.quiet]
-
-
-def _planned(asked: Question) -> Planned:
-    mine, theirs = ({p.name: p.tensor for p in places(m)} if m else {} for m in (asked.model, asked.source))
-    return Planned(asked.plan, mine, theirs)
-
-
-def _from_settings(
-    parting: Parting, matches: Matches, settings: tuple[SettingDifference, ...]
-) -> tuple[list[Cause], list[Cause]]:
-    """Return settings that differ in the very module where the runs part, and in those around it and inside it."""
-    if parting.target is not None:
-        at = matches.target.operations[parting.target].module
-    else:
-        at = matches.source.operations[parting.source or 0].module
-    here: list[Cause] = []
-    around: list[Cause] = []
-    for one in settings:
-        if not one.matters:
-            continue
-        cause, where = _setting_cause(one), one.module if parting.target is not None else one.source_module
-        if where == at:
-            here.append(cause)
-        elif not where or at.startswith(where + "."):
-            (here if one.name in _ORDERS else around).append(cause)
-        elif at and where.startswith(at + "."):
-            around.append(cause)
-    return here, around
-
-
-def _setting_cause(one: SettingDifference) -> Cause:
-    kinds = {
-        "heads": "heads",
-        "activation": "activation",
-        "negative_slope": "activation",
-        "approximate": "activation",
-        "scale": "scale",
-        "normalize_before": "structure",
-        "rotary base": "rotary",
-        "padding": "padding",
-        "padding_mode": "padding",
-    }
-    return Cause(
-        kind=kinds.get(one.name, "setting"),
-        text=f"{one.module or 'the model itself'}: {one.name} is {one.target}, in the source {one.source}",
-        remedy=f"build the model with {one.name} {one.source}",
-        module=one.module,
-        source_module=one.source_module,
-        target=one.target,
-        source=one.source,
-    )
-
-
-def _site(recording: Recording, number: int | None) -> Site | None:
-    if number is None:
-        return None
-    op = recording.operations[number]
-    weights = tuple(dict.fromkeys(name for n in op.inputs for name in recording.values[n].weights))
-    return Site(
-        number=number,
-        total=len(recording.operations),
-        name=op.name,
-        module=op.module,
-        kind=op.kind,
-        weights=weights,
-        shapes=op.shapes,
-        settings=op.settings,
-    )
-
-
 def _matched(matches: Matches) -> int:
     return sum(any(n in matches.found for n in operation.outputs) for operation in matches.target.operations)
 
 
-def _agreeing_note(matches: Matches) -> list[str]:
-    """Return a remark on how far runs agree whose outputs can't be compared entry by entry."""
+def _agreeing_notes(matches: Matches) -> list[str]:
+    """Return a remark on the last result that both runs have."""
     for operation in reversed(matches.target.operations):
         for number in operation.outputs:
             value = matches.target.values[number]

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.report import Report
-from torchgraft.verifying.models import Question
 
 if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.verifying.golden import Golden
+    from torchgraft.verifying.tracing import Run
 
 MODES = ("eval", "as is")
 GUESS = "guess"
 EMPTY = Plan(steps=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be verified: two models, the plan between them, and inputs for each side.
+
+    `pairs` are (input of the source, input of the target). Without a source, its runs are `recorded`, one for each pair.
+    `tolerance` is None for that of the outputs' type. `evaluating`: whether both run in evaluation mode, or as they are.
+    `stated`: the caller vouches for the plan.
+    """
+
+    model: nn.Module
+    source: nn.Module | None
+    plan: Plan
+    pairs: tuple[tuple[Any, Any], ...]
+    recorded: tuple[Run, ...] = ()
+    tolerance: float | None = None
+    evaluating: bool = True
+    stated: bool = True
 
 
 def question(  # noqa: PLR0913  # the arguments of verify()
@@ -36,16 +56,13 @@ def question(  # noqa: PLR0913  # the arguments of verify()
         UsageError: an argument makes no sense.
     """
     checked_models(model, source_model)
-    evaluating = checked_mode(mode)
-    if tolerance is not None and not tolerance >= 0:
-        raise UsageError(f"tolerance={tolerance!r}: use a number of at least 0, such as 1e-4")
     return Question(
         model=model,
         source=source_model,
         plan=plan.plan if isinstance(plan, Report) else plan,
         pairs=input_pairs(inputs, source_inputs),
-        tolerance=tolerance,
-        evaluating=evaluating,
+        tolerance=_checked_tolerance(tolerance),
+        evaluating=checked_mode(mode),
     )
 
 
@@ -73,10 +90,16 @@ def golden_question(  # the arguments of verify()
         plan=given or EMPTY,
         pairs=tuple((None, one) for one in inputs_of(recorded, inputs)),
         recorded=recorded.runs,
-        tolerance=tolerance,
+        tolerance=_checked_tolerance(tolerance),
         evaluating=checked_mode(mode),
         stated=False,
     )
+
+
+def _checked_tolerance(tolerance: float | None) -> float | None:
+    if tolerance is not None and not tolerance >= 0:
+        raise UsageError(f"tolerance={tolerance!r}: use a number of at least 0, such as 1e-4")
+    return tolerance
 
 
 def checked_mode(mode: str) -> bool:

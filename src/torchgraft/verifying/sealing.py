@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.proof import Seal
-from torchgraft.verifying.digests import digest
+from torchgraft.verifying.values.digests import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

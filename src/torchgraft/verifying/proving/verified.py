@@ -11,8 +11,8 @@ from torchgraft.verifying.proving.parts import Parts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torchgraft.verifying.models import Question
     from torchgraft.verifying.proving.agreeing import Measure
+    from torchgraft.verifying.questions import Question
     from torchgraft.verifying.tracing import Run
 
 

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
 from torchgraft.core.verification import Cause
+from torchgraft.verifying.explaining.tables import tables
+from torchgraft.verifying.explaining.words import modules_of, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torchgraft.core.recording import Operation, Recording
+    from torchgraft.core.recording import Operation
     from torchgraft.verifying.divergence import Matches, Parting
 
 DEEPEST = 8
-_WORDS = {"heads": "num_heads"}
 
 
 def facts_at(matches: Matches, parting: Parting) -> list[Cause]:
@@ -23,7 +24,7 @@ def facts_at(matches: Matches, parting: Parting) -> list[Cause]:
     if parting.target is None or parting.source is None:
         return []
     mine, other = matches.target.operations[parting.target], matches.source.operations[parting.source]
-    return [cause for look in (_modes, _settings, _heads, _tables) for cause in look(matches, mine, other)]
+    return [cause for look in (_modes, _settings, _heads, tables) for cause in look(matches, mine, other)]
 
 
 def signs_at(matches: Matches, parting: Parting) -> list[Cause]:
@@ -34,29 +35,25 @@ def signs_at(matches: Matches, parting: Parting) -> list[Cause]:
     return [cause for look in (_arguments, _structure) for cause in look(matches, mine, other)]
 
 
-def _where(mine: Operation, other: Operation) -> dict[str, str]:
-    return {"module": mine.module, "source_module": other.module}
-
-
 def _modes(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     """Yield training mode: statistics of the batch in place of the running ones, or dropout."""
     if bool(mine.settings.get("training")) != bool(other.settings.get("training")):
         modes = ["training" if op.settings.get("training") else "evaluation" for op in (mine, other)]
         yield Cause(
             kind="mode",
-            text=f"{_at(mine)} runs in {modes[0]} mode, in the source in {modes[1]} mode",
+            text=f"{words_of(mine)} runs in {modes[0]} mode, in the source in {modes[1]} mode",
             remedy="call eval() on the model, or on both",
             target=modes[0],
             source=modes[1],
-            **_where(mine, other),
+            **modules_of(mine, other),
         )
     for op, side in ((mine, "the model"), (other, "the source")):
         if family(op.name) == "dropout" and op.settings.get("train", True):
             yield Cause(
                 kind="mode",
-                text=f"{side} applies dropout in {_at(op)}",
+                text=f"{side} applies dropout in {words_of(op)}",
                 remedy="call eval(), or set p to 0",
-                **_where(mine, other),
+                **modules_of(mine, other),
             )
 
 
@@ -71,9 +68,9 @@ def _arguments(matches: Matches, mine: Operation, other: Operation) -> Iterator[
             said = ", ".join(f"{name} of the model is {there} of the source" for name, there in swap)
             yield Cause(
                 kind="order",
-                text=f"{_at(a)} takes its inputs in another order: {said}",
+                text=f"{words_of(a)} takes its inputs in another order: {said}",
                 remedy="exchange the weights that make them, or the parts of the fused weight",
-                **_where(a, b),
+                **modules_of(a, b),
                 target=tuple(name for name, _ in swap),
                 source=tuple(there for _, there in swap),
             )
@@ -129,11 +126,11 @@ def _heads(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
         if ours != theirs and (a[-1] * ours == b[-1] * theirs or prod(a) == prod(b)):
             yield Cause(
                 kind="heads",
-                text=f"{_at(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
+                text=f"{words_of(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
                 remedy="build the model with the source's number of heads",
                 target=ours,
                 source=theirs,
-                **_where(mine, other),
+                **modules_of(mine, other),
             )
             return
 
@@ -151,11 +148,11 @@ def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
         names = [_signature(op) for op in (mine, other)]
         yield Cause(
             kind="activation",
-            text=f"{_at(mine)} applies {names[0]}, the source {names[1]}",
+            text=f"{words_of(mine)} applies {names[0]}, the source {names[1]}",
             remedy=f"build the model with {names[1]}",
             target=names[0],
             source=names[1],
-            **_where(mine, other),
+            **modules_of(mine, other),
         )
         return
     for name, (a, b) in _differing(mine, other).items():
@@ -164,11 +161,11 @@ def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
             sort = "scale"
         yield Cause(
             kind=sort,
-            text=f"{_at(mine)}: {name} is {a}, in the source {b}",
+            text=f"{words_of(mine)}: {name} is {a}, in the source {b}",
             target=a,
             source=b,
             remedy=_remedy(mine, name, b),
-            **_where(mine, other),
+            **modules_of(mine, other),
         )
 
 
@@ -221,101 +218,16 @@ def _signature(op: Operation) -> str:
     return op.name.rstrip("_") + (f"({', '.join(values)})" if values else "")
 
 
-def _tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
-    """Yield tables that enter on both sides and differ: rotary positions, biases, masks that no file holds."""
-    a, b = (_table(rec, op) for rec, op in ((matches.target, mine), (matches.source, other)))
-    if a is None or b is None:
-        return
-    rotary = any(
-        word in f"{op.module} {op.kind} {' '.join(names)}".lower()
-        for op, names in ((mine, a[1]), (other, b[1]))
-        for word in ("rot", "rope", "inv_freq")
-    ) or {"cos", "sin"} & {*a[2], *b[2]}
-    bases = [_bases(rec, number) for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
-    looks = [rec.values[number].fingerprint for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
-    if looks[0] is None or looks[1] is None:
-        return
-    where = _where(mine, other)
-    kind = "rotary" if rotary else "buffer"
-    if looks[0].distance(looks[1]) <= 1e-5:
-        if family(mine.name) in ("product", "sum") and mine.shapes and other.shapes:
-            yield Cause(
-                kind=kind,
-                text=f"{_at(mine)} uses a table of the same entries in another order",
-                remedy="use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k",
-                **where,
-            )
-        return
-    if bases[0] and bases[1] and bases[0] != bases[1]:
-        text = f"{_at(mine)} uses a table made with base {_listed(bases[0])}, the source one with {_listed(bases[1])}"
-        yield Cause(
-            kind=kind,
-            text=text,
-            target=bases[0],
-            source=bases[1],
-            remedy=f"build the model with base {_listed(bases[1])}",
-            **where,
-        )
-        return
-    names = [", ".join(names) or "a computed table" for _, names, _ in (a, b)]
-    yield Cause(
-        kind=kind,
-        text=f"{_at(mine)} uses {names[0]}, whose values differ from {names[1]} of the source",
-        remedy="build both with the same settings, or copy the table by hand",
-        target=names[0],
-        source=names[1],
-        **where,
-    )
-
-
-def _table(recording: Recording, op: Operation) -> tuple[int, list[str], set[str]] | None:
-    """Return the input that doesn't depend on the model's inputs and is no parameter: number, buffers, operations."""
-    if family(op.name) not in ("product", "sum", "attention", "where", "matrix product"):
-        return None
-    for number in op.inputs:
-        value = recording.values[number]
-        if value.live or value.fingerprint is None or value.op < 0:
-            continue
-        return number, list(value.weights), {o.name for o in _ancestors(recording, number)}
-    return None
-
-
-def _ancestors(recording: Recording, number: int) -> list[Operation]:
-    out: dict[int, Operation] = {}
-    stack = [number]
-    while stack:
-        at = recording.values[stack.pop()].op
-        if at >= 0 and at not in out:
-            out[at] = recording.operations[at]
-            stack.extend(recording.operations[at].inputs)
-    return list(out.values())
-
-
-def _bases(recording: Recording, number: int) -> tuple[object, ...]:
-    """Return the numbers that are raised to powers or taken logarithms of in making a table."""
-    found: list[object] = []
-    for op in _ancestors(recording, number):
-        if op.name == "pow":
-            found.extend(v for k, v in op.settings.items() if k == "self")
-        elif op.name in ("mul", "div", "exp"):
-            found.extend(v for k, v in op.settings.items() if k == "other" and isinstance(v, float))
-    return tuple(dict.fromkeys(found))
-
-
-def _listed(values: object) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)
-
-
 def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     """Yield another operation at the same place: a padding, a norm in another place, a step left out."""
     kinds = [family(op.name) for op in (mine, other)]
-    where = _where(mine, other)
+    where = modules_of(mine, other)
     if "padding" in kinds and kinds[0] != kinds[1]:
         side = "the model" if kinds[0] == "padding" else "the source"
         padding = (mine if kinds[0] == "padding" else other).settings.get("pad")
         yield Cause(
             kind="padding",
-            text=f"{side} pads by {padding} before {_at(other if kinds[0] == 'padding' else mine)}",
+            text=f"{side} pads by {padding} before {words_of(other if kinds[0] == 'padding' else mine)}",
             remedy="build the model with the source's padding (TensorFlow's `same` pads one side more)",
             **where,
             target=mine.settings.get("padding", mine.settings.get("pad")),
@@ -325,7 +237,7 @@ def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[
     if kinds[0] != kinds[1]:
         yield Cause(
             kind="structure",
-            text=f"at this place the model runs {_at(mine)}, the source {_at(other)}",
+            text=f"at this place the model runs {words_of(mine)}, the source {words_of(other)}",
             remedy="compare how the two are built: a step is missing, added, or in another place",
             target=kinds[0],
             source=kinds[1],
@@ -335,7 +247,7 @@ def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[
     if family(mine.name) == "pick" and mine.settings != other.settings:
         yield Cause(
             kind="order",
-            text=f"{_at(mine)} picks {_plainly(mine)}, the source {_plainly(other)}",
+            text=f"{words_of(mine)} picks {_plainly(mine)}, the source {_plainly(other)}",
             remedy="the parts are laid out in another order: check heads, parts of fused weights, and rotary pairs",
             **where,
         )
@@ -346,7 +258,7 @@ def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[
     if any(n in matches.found and not set(matches.found[n]) & set(live[1]) for n in live[0]):
         yield Cause(
             kind="structure",
-            text=f"{_at(mine)} works on another value than {_at(other)} of the source",
+            text=f"{words_of(mine)} works on another value than {words_of(other)} of the source",
             remedy="compare the order of layers: the step stands in another place",
             **where,
         )
@@ -361,18 +273,14 @@ def _alone(matches: Matches, parting: Parting) -> Cause:
         mine = matches.target.operations[parting.target]
         return Cause(
             kind="structure",
-            text=f"the model does {_at(mine)}, which the source has nothing like",
+            text=f"the model does {words_of(mine)}, which the source has nothing like",
             module=mine.module,
             remedy="compare how the two are built",
         )
     other = matches.source.operations[parting.source or 0]
     return Cause(
         kind="structure",
-        text=f"the source does {_at(other)}, which the model leaves out",
+        text=f"the source does {words_of(other)}, which the model leaves out",
         source_module=other.module,
         remedy="compare how the two are built",
     )
-
-
-def _at(op: Operation) -> str:
-    return f"{op.name.rstrip('_')} in {op.module or 'the model itself'}" + (f" ({op.kind})" if op.kind else "")

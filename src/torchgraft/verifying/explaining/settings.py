@@ -104,10 +104,15 @@ class ModulePair(NamedTuple):
     source: str
 
 
-def compare_settings(
-    target: nn.Module, source: nn.Module, plan: Plan
-) -> tuple[tuple[SettingDifference, ...], tuple[ModulePair, ...]]:
-    """Return the settings in which modules differ that the plan matches, and the pairs of modules that were compared.
+class Compared(NamedTuple):
+    """The settings in which modules differ, and the pairs of modules that were compared."""
+
+    settings: tuple[SettingDifference, ...] = ()
+    pairs: tuple[ModulePair, ...] = ()
+
+
+def compare_settings(target: nn.Module, source: nn.Module, plan: Plan) -> Compared:
+    """Return the settings in which modules differ that the plan matches.
 
     Modules match when the plan fills tensors of one from tensors of the other; the modules around them, and those
     without tensors beside them (activations, pooling), follow from these. Nothing is run.
@@ -116,7 +121,7 @@ def compare_settings(
     pairs = _pairs(plan, ours, theirs)
     pairs += _beside(pairs, ours, theirs)
     found = [one for pair in pairs for one in _compared(pair, ours[pair.target], theirs[pair.source])]
-    return tuple(dict.fromkeys(found)), tuple(pairs)
+    return Compared(tuple(dict.fromkeys(found)), tuple(pairs))
 
 
 def _pairs(plan: Plan, ours: Mapping[str, nn.Module], theirs: Mapping[str, nn.Module]) -> list[ModulePair]:

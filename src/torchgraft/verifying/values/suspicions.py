@@ -14,7 +14,7 @@ from torchgraft.core.listing import listed
 from torchgraft.core.names import template, words
 from torchgraft.core.plan import Objection
 from torchgraft.core.statistics import Statistics, Suspicion
-from torchgraft.verifying.moments import measure
+from torchgraft.verifying.values.moments import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Objection, Unused, Why
-from torchgraft.verifying.odd_buffers import odd_buffers
-from torchgraft.verifying.sources import echoes, same_values
+from torchgraft.verifying.values.odd_buffers import odd_buffers
+from torchgraft.verifying.values.repeats import echoes, same_values
 
 if TYPE_CHECKING:
     from torchgraft.core.plan import Plan

@@ -5,14 +5,16 @@ from __future__ import annotations
 from itertools import permutations
 from typing import TYPE_CHECKING
 
+from torchgraft.core.places import places
 from torchgraft.core.plan import Action
 from torchgraft.core.verification import Cause
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection
 
     import torch
+    from torch import nn
 
     from torchgraft.core.plan import Plan, Step
 
@@ -23,10 +25,10 @@ FEW = 0.02
 class Planned:
     """The planned values of a model's tensors, each made from the source's when it is asked for."""
 
-    def __init__(self, plan: Plan, target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, plan: Plan, target: nn.Module, source: nn.Module | None) -> None:
         self.plan = plan
-        self.target = target
-        self.source = source
+        self.target = {place.name: place.tensor for place in places(target)}
+        self.source = {place.name: place.tensor for place in places(source)} if source is not None else {}
 
     def expected(self, step: Step) -> torch.Tensor | None:
         """Return what the plan puts into a slot; None where that can't be told (fresh, added to, not in the source)."""
@@ -44,15 +46,19 @@ class Planned:
             return found
         return found.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device=found.device))
 
-    def differing(self, names: Iterable[str] | None = None) -> list[Step]:
-        """Return the steps, of all or of those with these names, whose slots hold something else than planned."""
-        steps = self.plan.steps if names is None else [self.plan.by_name[n] for n in names if n in self.plan.by_name]
+    def differing(self) -> list[Step]:
+        """Return the steps whose slots hold something else than planned."""
         out = []
-        for step in dict.fromkeys(steps):
+        for step in self.plan.steps:
             expected = self.expected(step)
             if expected is not None and not _same(expected, self.actual(step)):
                 out.append(step)
         return out
+
+    def unfilled(self, names: Collection[str]) -> list[Step]:
+        """Return the steps of slots with these names that stay fresh, and deserve a word."""
+        steps = dict.fromkeys(self.plan.by_name[name] for name in sorted(names) if name in self.plan.by_name)
+        return [step for step in steps if step.action is Action.FRESH and step.slot.persistent and not step.quiet]
 
     def cause(self, step: Step) -> Cause:
         """Return how the value of a slot differs from the planned one."""

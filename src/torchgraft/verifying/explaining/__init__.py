@@ -1,0 +1,1 @@
+"""Why two models give different outputs: where their runs part, and what explains it."""
