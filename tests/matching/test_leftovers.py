@@ -1,5 +1,7 @@
 """Tensors left of modules of which others were paired."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -74,3 +76,17 @@ def test_several_that_fit_as_well_are_doubt_and_two_places_are_left_alone():
     both = (leaf("a.x.offset", 4), leaf("a.x.more", 4))
     found = with_leftovers(Matching(matches=(pair,), free_targets=both, free_sources=sources))
     assert found.matches == (pair,)
+
+
+def test_what_is_called_otherwise_is_no_bias():
+    pair = Match(target=leaf("a.x.weight", 4, 2), source=leaf("b.x.weight", 4, 2), why=Why("name", ""))
+    places = [
+        (leaf("b.x.bias", 4), leaf("a.x.mean", 4)),
+        (leaf("b.x.bias", 4), replace(leaf("a.x.anchor", 4), is_buffer=True)),
+    ]
+    for source, target in places:
+        found = with_leftovers(Matching(matches=(pair,), free_targets=(target,), free_sources=(source,)))
+        assert found.matches == (pair,)
+    likewise = replace(leaf("a.x.correction_bias", 4), is_buffer=True)
+    found = with_leftovers(Matching(matches=(pair,), free_targets=(likewise,), free_sources=(leaf("b.x.bias", 4),)))
+    assert found.matches[1].certainty is Certainty.LIKELY

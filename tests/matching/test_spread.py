@@ -58,3 +58,32 @@ def test_a_list_of_the_file_that_is_the_models_list_is_not_copied_to_what_lies_b
     target = nn.ModuleDict({"blocks": nn.ModuleList(block(own=True) for _ in range(4))})
     plan = tg.plan(target, source.state_dict(), on_doubt="take")
     assert {s.slot.name.split(".")[1] for s in plan.fresh} == {"2", "3"}
+
+
+def test_a_list_that_is_shorter_under_its_own_name_leaves_the_rest_fresh() -> None:
+    source = nn.ModuleDict({"body": nn.ModuleDict({"blocks": nn.ModuleList([block(own=True)]), "fc": nn.Linear(2, 3)})})
+    target = nn.ModuleDict({"blocks": nn.ModuleList(block(own=True) for _ in range(3)), "head": nn.Linear(2, 5)})
+    report = tg.load(target, source.state_dict())
+    assert torch.equal(target["blocks"][0]["norm"].weight, source["body"]["blocks"][0]["norm"].weight)
+    assert {s.slot.name.rpartition(".")[0] for s in report.plan.fresh} >= {"blocks.1.norm", "blocks.2.norm", "head"}
+
+
+def test_the_bias_of_one_layer_is_not_that_of_all_others_of_its_row() -> None:
+    def row(width: int) -> nn.Sequential:
+        layers = [nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3), nn.Linear(width, 16), nn.Linear(16, 4)]
+        return nn.Sequential(*layers)
+
+    file = {f"encoder.{key}": value for key, value in row(6).state_dict().items()}
+    plan = tg.plan(row(4), file, min_coverage=0.0)
+    assert not [s for s in plan.steps if s.why.rule == "shared"]
+
+
+def test_norms_with_numbers_do_not_hide_that_their_block_has_one() -> None:
+    def layer() -> nn.ModuleDict:
+        return nn.ModuleDict({"norm1": nn.LayerNorm(WIDTH), "mix": nn.Linear(WIDTH, 20), "norm2": nn.LayerNorm(WIDTH)})
+
+    file = nn.ModuleDict({"layer": nn.ModuleList([layer()])}).state_dict()
+    model = nn.ModuleDict({"blocks": nn.ModuleList(layer() for _ in range(3))})
+    copies = [s for s in tg.plan(model, file).steps if s.why.rule == "shared"]
+    assert copies
+    assert {s.certainty for s in copies} == {Certainty.DOUBT}

@@ -21,6 +21,7 @@ from torchgraft.matching.judging.certainty import (
     sureness,
 )
 from torchgraft.matching.judging.familiar import Familiar
+from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.attentions import is_numbered_norm, with_attentions
 from torchgraft.matching.parts.leaves import cut
 from torchgraft.matching.parts.shaped import cut_by_shape
@@ -34,6 +35,7 @@ from torchgraft.matching.tables.stated import sides_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from torchgraft.core.specs import Shape
     from torchgraft.matching.judging.certainty import Sureness
     from torchgraft.matching.judging.judge import Pair
     from torchgraft.matching.names.prefixes import Naming
@@ -97,6 +99,8 @@ def _units(
         and kept_whole((a, b), (stated.source.of(a, owners[0]), stated.target.of(b, owners[1])), owners)
     ]
     whole = {a.name for a, _ in same}, {b.name for _, b in same}
+    also = _like_whole(same, sources, targets)
+    whole = whole[0] | also[0], whole[1] | also[1]
     ours = cut(sources, whole[0], models.source_heads, stated.source)
     theirs = cut(targets, whole[1], models.target.heads_at, stated.target)
     needless = _needlessly_cut(ours, theirs, sources, targets)
@@ -105,6 +109,29 @@ def _units(
         theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target)
     ours, theirs = cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
     return in_step(group(ours), group(theirs))
+
+
+def _like_whole(
+    same: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]
+) -> tuple[set[str], set[str]]:
+    """Return the tensors of both sides that are left where others of their list stay whole, and are like those.
+
+    Where a layer was put into a list, its last members have no like of the same number: cut, they would find only each other.
+    """
+    kinds = {(_kind(a), _kind(b)) for a, b in same}
+    paired = {a.name for a, _ in same}, {b.name for _, b in same}
+    left: tuple[dict[object, set[str]], dict[object, set[str]]] = ({}, {})
+    for side, leaves in enumerate((sources, targets)):
+        for leaf in leaves:
+            if leaf.name not in paired[side]:
+                left[side].setdefault(_kind(leaf), set()).add(leaf.name)
+    both = [(left[0][a], left[1][b]) for a, b in kinds if a in left[0] and b in left[1]]
+    return {name for ours, _ in both for name in ours}, {name for _, theirs in both for name in theirs}
+
+
+def _kind(leaf: Leaf) -> tuple[str, Shape]:
+    """Return what tensors at the same place of a list have in common."""
+    return place_of(leaf.name), leaf.shape
 
 
 def _needlessly_cut(

@@ -58,10 +58,10 @@ def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
         return {}
     sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
     bearers = _of_own_kind(sources.values())
-    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not _is_numbered(found[0])}
+    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not _is_numbered(found[0].name)}
     if not alone:
         return {}
-    places = {kind: sum(map(_is_numbered, found)) for kind, found in _of_own_kind(wanting).items()}
+    places = {kind: sum(_is_numbered(leaf.name) for leaf in found) for kind, found in _of_own_kind(wanting).items()}
     return {kind: leaf for kind, leaf in alone.items() if places.get(kind, 0) > 1}
 
 
@@ -85,7 +85,7 @@ def _kind(leaf: Leaf) -> Kind:
 def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:
     for leaf in matching.free_targets:
         source = shared.get(_kind(leaf))
-        if source is not None and _is_numbered(leaf):
+        if source is not None and _is_numbered(leaf.name):
             yield Match(target=leaf, source=source, why=_why(source))
 
 
@@ -100,28 +100,46 @@ def _by_list(matching: Matching) -> Iterator[Match]:
             free[place].append(leaf)
     filled = Counter(place for m in matching.matches for place in _places(m.target.name))
     done: set[str] = set()
-    spans = _spans(matching.matches, lists)
+    spans = _spans(matching, lists)
     for found in matching.matches:
         if found.why.rule == "same name":
             continue
         around = {span for block in blocks_of(found.source.name, lists) for span in spans[_list_of(block)]}
         for place in _places(found.target.name):
+            if _is_same_list(found, place):
+                continue  # one list under one name, shorter in the file
             if not all(span.startswith(_member(found.target.name, place)) for span in around):
                 continue  # a list of the file that goes to several members, and so may be the model's list
             siblings = [leaf for leaf in free.get(place, ()) if leaf.shape == found.target.shape]
             if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
                 done |= {leaf.name for leaf in siblings}
-                yield from (_copied(found, leaf, within=bool(around)) for leaf in siblings)
+                numbered = _is_numbered(_outside(found.source.name, lists))
+                yield from (_copied(found, leaf, numbered=numbered) for leaf in siblings)
                 break
 
 
-def _spans(matches: Iterable[Match], lists: Collection[tuple[str, str]]) -> Mapping[str, list[str]]:
-    """Return, for each numbered list of the file, where its members' tensors go."""
+def _is_same_list(found: Match, place: tuple[str, str]) -> bool:
+    """Return whether the source stands at the same number of a list called alike, with the same in it."""
+    ours, theirs = found.source.name.split("."), found.target.name.split(".")
+    at = len(place[1].split(".")) + 1 if place[1] else 1
+    return ours[-at - 1 :] == theirs[-at - 1 :] and len(ours) > at < len(theirs)
+
+
+def _spans(matching: Matching, lists: Collection[tuple[str, str]]) -> Mapping[str, list[str]]:
+    """Return, for each numbered list of the file, where its members' tensors go; "" stands for those that go nowhere."""
     spans: dict[str, list[str]] = defaultdict(list)
-    for found in matches:
-        for block in blocks_of(found.source.name, lists):
-            spans[_list_of(block)].append(found.target.name)
+    ends = [(m.source, m.target.name) for m in matching.matches]
+    ends += [(leaf, "") for leaf in matching.free_sources if leaf.role not in DERIVED_ROLES]
+    for source, end in ends:
+        for block in blocks_of(source.name, lists):
+            spans[_list_of(block)].append(end)
     return spans
+
+
+def _outside(name: str, lists: Collection[tuple[str, str]]) -> str:
+    """Return what stands in a name before the outermost list around it; the whole name where it is in none."""
+    around = blocks_of(name, lists)
+    return around[0].rpartition(".")[0] if around else name
 
 
 def _list_of(block: str) -> str:
@@ -134,12 +152,12 @@ def _member(name: str, place: tuple[str, str]) -> str:
     return name[: len(name) - len(after)] if after else name
 
 
-def _copied(found: Match, target: Leaf, *, within: bool) -> Match:
+def _copied(found: Match, target: Leaf, *, numbered: bool) -> Match:
     """Return a copy for another member; in doubt where the file numbers the source: a list of one may just be shorter.
 
-    `within`: its numbers are those of a list that lies within one member, as the layers of an embedding.
+    `numbered`: by more than the numbers of a list that lies within one member, as the layers of an embedding.
     """
-    sure = Certainty.DOUBT if _is_numbered(found.source) and not within else Certainty.LIKELY
+    sure = Certainty.DOUBT if numbered else Certainty.LIKELY
     worst = Certainty.DOUBT if Certainty.DOUBT in (sure, found.certainty) else sure
     why = replace(_why(found.source), doubt=SHORTER if worst is Certainty.DOUBT else "")
     return Match(target=target, source=found.source, why=why, certainty=worst)
@@ -151,8 +169,8 @@ def _places(name: str) -> list[tuple[str, str]]:
     return [(".".join(parts[:at]), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()]
 
 
-def _is_numbered(leaf: Leaf) -> bool:
-    return any(part.isdecimal() for part in leaf.name.split("."))
+def _is_numbered(name: str) -> bool:
+    return any(part.isdecimal() for part in name.split("."))
 
 
 def _why(source: Leaf) -> Why:

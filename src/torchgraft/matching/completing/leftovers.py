@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.matching.parts.units import shape_class
+from torchgraft.matching.tables.dialect import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torchgraft.core.specs import Shape
+
+# What a module of layers holds; all else has a name of its own.
+KNOWN = frozenset(ROLES.values())
+# What two tensors have in common that are not the same thing of a module.
+UNLIKE = (-1, -1)
 
 DOUBT = "nothing else that is left has its shape, but neither its name nor what is paired beside it says so"
 
@@ -24,7 +31,8 @@ def with_leftovers(matching: Matching) -> Matching:
     """Return the matching with tensors paired that are left on both sides, alone of their shape where they belong.
 
     Modules are paired one by one; where the weight of one goes here and its bias there (a head tied to an embedding, a
-    bias kept beside the layer), the bias is left over. It is likely where the modules around correspond, else in doubt.
+    bias kept beside the layer), the bias is left over. It is likely where the modules around correspond and it is called
+    alike on both sides, or the same holds in several places; else in doubt.
     """
     sources, targets = _vectors(matching.free_sources), _vectors(matching.free_targets)
     both = [(sources[shape], targets[shape]) for shape in sources if shape in targets]
@@ -96,17 +104,33 @@ def _around(leaf: Leaf) -> list[str]:
 
 def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> Iterator[Match]:
     """Yield the pairs in which each is the other's best; one target takes the first of several that are as good."""
-    fits = {(a.name, b.name): (near.depth(a, b), _alike(a, b)) for a in sources for b in targets}
+    fits = {(a.name, b.name): (near.depth(a, b), _alike(a, b)) for a in sources for b in targets if _one_role(a, b)}
     for b in targets:
-        ours = [fits[a.name, b.name] for a in sources]
+        ours = [fits.get((a.name, b.name), UNLIKE) for a in sources]
+        if max(ours) == UNLIKE:
+            continue
         best = sources[ours.index(max(ours))]
-        theirs = [fits[best.name, other.name] for other in targets]
+        theirs = [fits.get((best.name, other.name), UNLIKE) for other in targets]
         if (
             theirs.count(max(ours)) == 1
             and max(theirs) == max(ours)
             and (len(targets) == 1 or ours.count(max(ours)) == 1)
         ):
-            yield _match(best, b, told=max(ours)[0] > 0 and ours.count(max(ours)) == 1)
+            told = max(ours)[0] > 0 and ours.count(max(ours)) == 1
+            yield _match(best, b, told=told and (bool(_roles(best) & _roles(b)) or len(targets) > 1))
+
+
+def _one_role(source: Leaf, target: Leaf) -> bool:
+    """Return whether the two may be the same thing of a module: a bias is no mean, and no buffer of another name."""
+    ours, theirs = _roles(source), _roles(target)
+    if ours & theirs:
+        return True
+    return not (ours & KNOWN and (theirs & KNOWN or target.is_buffer))
+
+
+def _roles(leaf: Leaf) -> set[str]:
+    """Return what the last segment of a name says that a tensor is, and its words."""
+    return {ROLES.get(word, word) for word in (leaf.role, *words(leaf.role))}
 
 
 def _alike(source: Leaf, target: Leaf) -> int:
