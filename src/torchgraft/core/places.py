@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torchgraft.core.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     import torch
     from torch import nn
@@ -49,17 +49,90 @@ class Place(NamedTuple):
 class Walk:
     """One walk over a model, handed on by those who look its tensors up one after the other.
 
-    `modules` and `places` are as the functions of these names return them, at the time of the walk.
+    Each module is visited once: in a large model, to reach one again costs more than what is asked of it. `modules` has every
+    module under every one of its dotted paths, parents first, in registration order; one that is reachable twice comes
+    twice, as its tensors come twice in the state dict. `kinds` are their classes, `hooked` those with hooks that see state dicts,
+    `parametrized` those with tensors that torch's parametrize computes.
+
+    Raises:
+        UsageError: a module is registered inside itself.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.modules = modules(model)
+        self.modules: list[tuple[str, nn.Module]] = []
+        self.hooked: list[tuple[str, nn.Module]] = []
+        self.parametrized: list[tuple[str, nn.Module]] = []
+        self._found: list[Place] = []
+        below: list[tuple[str, Iterator[tuple[str, nn.Module | None]]]] = [("", iter([("", model)]))]
+        while below:
+            prefix, rest = below[-1]
+            for name, module in rest:
+                if module is None:
+                    continue
+                path = prefix + name
+                self._visit(path, module)
+                if inner := module._modules:  # noqa: SLF001  # the public iterators are five times slower
+                    _expect_end(path)
+                    if "parametrizations" in inner:
+                        self.parametrized.append((path, module))
+                    below.append((path + "." if path else "", iter(inner.items())))
+                    break
+            else:
+                below.pop()
+        self.kinds: list[type[nn.Module]] = [type(module) for _, module in self.modules]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor that a module registers, as often as it does, without asking for their names."""
+        return [place.tensor for place in self._found]
 
     @cached_property
     def places(self) -> list[Place]:
-        """Every tensor under every one of its names."""
-        return places(self.model, self.modules)
+        """Every tensor under every one of its state-dict names, in state-dict order.
+
+        Buffers that no state dict holds come with `persistent=False`, after the persistent tensors of their module.
+        """
+        return _renamed(self.model, self._found) if _renames(self) else self._found
+
+    def _visit(self, path: str, module: nn.Module) -> None:
+        """Take in one module: the tensors that it registers, and whether it has hooks."""
+        self.modules.append((path, module))
+        parameters, buffers = module._parameters, module._buffers  # noqa: SLF001
+        if parameters or buffers:  # most of the others only hold modules
+            prefix = path + "." if path else ""
+            found = self._found
+            for attr, tensor in parameters.items():
+                if tensor is not None:
+                    found.append(_place(Place, (prefix + attr, path, module, attr, tensor, False, True)))
+            if buffers:
+                _add_buffers(found, path, module)
+        if (
+            module._state_dict_hooks  # noqa: SLF001
+            or module._state_dict_pre_hooks  # noqa: SLF001
+            or module._load_state_dict_pre_hooks  # noqa: SLF001
+            or module._load_state_dict_post_hooks  # noqa: SLF001
+        ):
+            self.hooked.append((path, module))
+
+
+_place = tuple.__new__  # as Place(...) does, sooner
+
+
+def _add_buffers(found: list[Place], path: str, module: nn.Module) -> None:
+    prefix = path + "." if path else ""
+    hidden = module._non_persistent_buffers_set  # noqa: SLF001
+    held = [(attr, buffer) for attr, buffer in module._buffers.items() if buffer is not None]  # noqa: SLF001
+    found += [Place(prefix + attr, path, module, attr, t, True, True) for attr, t in held if attr not in hidden]
+    found += [Place(prefix + attr, path, module, attr, t, True, False) for attr, t in held if attr in hidden]
+
+
+def _expect_end(path: str) -> None:
+    """Raise UsageError where a path is so long that it must go round in circles."""
+    if len(path) > LONGEST:
+        raise UsageError(
+            f"the modules of the model never end ({printable(path, 60)}): one is registered inside itself; take it out"
+        )
 
 
 def is_module(model: object) -> bool:
@@ -77,6 +150,12 @@ def is_spread(tensor: torch.Tensor) -> bool:
     return hasattr(type(tensor), "to_local") and hasattr(tensor, "device_mesh")  # a class is asked faster than a tensor
 
 
+def spread_among(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return those that several processes hold together."""
+    kinds = {kind for kind in set(map(type, tensors)) if hasattr(kind, "to_local")}  # a large model has few classes
+    return [tensor for tensor in tensors if type(tensor) in kinds and is_spread(tensor)] if kinds else []
+
+
 def here(tensor: torch.Tensor) -> torch.Tensor:
     """Return what this process holds of a tensor: the local shard, sharing its memory; an ordinary tensor as it is."""
     if not is_spread(tensor):
@@ -86,71 +165,22 @@ def here(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every module under every one of its dotted paths, parents first, in registration order.
-
-    A module that is reachable twice comes twice, as its tensors come twice in the state dict.
-
-    Raises:
-        UsageError: a module is registered inside itself.
-    """
-    out: list[tuple[str, nn.Module]] = []
-    stack: list[tuple[str, nn.Module]] = [("", model)]
-    while stack:
-        path, module = stack.pop()
-        if len(path) > LONGEST:
-            raise UsageError(
-                f"the modules of the model never end ({printable(path, 60)}): one is registered inside itself; take it out"
-            )
-        out.append((path, module))
-        children = module._modules  # noqa: SLF001  # the public iterators are five times slower
-        if children:
-            prefix = path + "." if path else ""
-            stack.extend([(prefix + name, child) for name, child in reversed(children.items()) if child is not None])
-    return out
+    """Return every module under every one of its dotted paths, as a walk has them."""
+    return Walk(model).modules
 
 
-def places(model: nn.Module, walked: list[tuple[str, nn.Module]] | None = None) -> list[Place]:
-    """Return every tensor of `model` under every one of its state-dict names, in state-dict order.
-
-    Buffers that no state dict holds come with `persistent=False`, after the persistent tensors of their module.
-    `walked` is the result of `modules`, where the caller has it already.
-    """
-    walked = modules(model) if walked is None else walked
-    found: list[Place] = []
-    for path, module in walked:
-        if module._parameters or module._buffers:  # noqa: SLF001  # most modules only hold others
-            _collect(path, module, found)
-    if _renames(walked):
-        return _renamed(model, found)
-    return found
+def places(model: nn.Module) -> list[Place]:
+    """Return every tensor under every one of its state-dict names, as a walk has them."""
+    return Walk(model).places
 
 
-def _collect(path: str, module: nn.Module, found: list[Place]) -> None:
-    """Append the tensors that `module` itself registers."""
-    prefix = path + "." if path else ""
-    for attr, tensor in module._parameters.items():  # noqa: SLF001
-        if tensor is not None:
-            found.append(Place(prefix + attr, path, module, attr, tensor, False, True))
-    buffers = module._buffers  # noqa: SLF001
-    if not buffers:
-        return
-    hidden = module._non_persistent_buffers_set  # noqa: SLF001
-    for attr, buffer in buffers.items():
-        if buffer is not None and attr not in hidden:
-            found.append(Place(prefix + attr, path, module, attr, buffer, True, True))
-    for attr, buffer in buffers.items():
-        if buffer is not None and attr in hidden:
-            found.append(Place(prefix + attr, path, module, attr, buffer, True, False))
-
-
-def _renames(walked: list[tuple[str, nn.Module]]) -> bool:
+def _renames(walk: Walk) -> bool:
     """Return whether some module can give its tensors other names in the state dict than their dotted paths."""
-    if any(module._state_dict_hooks or module._state_dict_pre_hooks for _, module in walked):  # noqa: SLF001
+    if any(module._state_dict_hooks or module._state_dict_pre_hooks for _, module in walk.hooked):  # noqa: SLF001
         return True
-    kinds = {type(module) for _, module in walked}  # a large model has few classes
     return any(
         _defined_outside_torch(kind.state_dict) or _defined_outside_torch(kind._save_to_state_dict)  # noqa: SLF001
-        for kind in kinds
+        for kind in set(walk.kinds)  # a large model has few classes
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import Walk, is_spread
+from torchgraft.core.places import Walk, spread_among
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,13 +129,7 @@ def team_of(model: Walk | None) -> Iterator[Members]:
 
 def _ranks(model: Walk) -> list[int]:
     """Return the ranks of all meshes that tensors of the model are spread over."""
-    spread: list[Any] = [
-        tensor
-        for _, module in model.modules
-        for held in (module._parameters, module._buffers)  # noqa: SLF001  # names don't matter here
-        for tensor in held.values()
-        if tensor is not None and is_spread(tensor)
-    ]
+    spread: list[Any] = spread_among(model.tensors)
     sets = {tuple(sorted(tensor.device_mesh.mesh.flatten().tolist())) for tensor in spread}
     if not sets:
         return []

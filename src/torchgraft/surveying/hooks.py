@@ -45,11 +45,11 @@ def rename_by_hooks(
     attributes of its modules are put back afterwards. `versions` are those of the checkpoint's state dict (its
     `_metadata`), by module path. None when the model has no such code or it leaves all names alone.
     """
-    everywhere = walk_of(model).modules
-    coded = {
-        kind for kind in {type(module) for _, module in everywhere} if _has_code(kind)
-    }  # a large model has few classes
-    walked = [(path, m) for path, m in everywhere if type(m) in coded or m._load_state_dict_pre_hooks]  # noqa: SLF001
+    walk = walk_of(model)
+    everywhere = walk.modules
+    coded = {kind for kind in set(walk.kinds) if _has_code(kind)}  # a large model has few classes
+    some = everywhere if coded else walk.hooked
+    walked = [(path, m) for path, m in some if type(m) in coded or m._load_state_dict_pre_hooks]  # noqa: SLF001
     if not walked:
         return None
     import torch

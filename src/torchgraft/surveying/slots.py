@@ -14,7 +14,7 @@ from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.surveying.heads import head_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -35,22 +35,16 @@ def survey(model: nn.Module | Walk) -> Target:
     """
     with collector_paused():
         seen = walk_of(model)
-        walked = seen.modules
-        classes = _classes(walked)
-        kinds = _kinds(walked, classes)
-        groups: dict[Hashable, list[Place]] = {}
-        for place in seen.places:
-            groups.setdefault(_identity(place.tensor), []).append(place)
-        slots = tuple(_slot(group, kinds, order) for order, group in enumerate(groups.values()))
-        is_meta = any(group[0].tensor.is_meta for group in groups.values())
-    return Target(
-        slots, classes, is_meta=is_meta, library=_library(module for _, module in walked), heads=head_counts(walked)
-    )
+        parametrized = _parametrized(seen)
+        classes = _classes(seen, parametrized)
+        kinds = _kinds(classes, parametrized)
+        slots, is_meta = _slots(_grouped(seen.places), kinds)
+    return Target(slots, classes, is_meta=is_meta, library=_library(seen.kinds), heads=head_counts(seen.modules))
 
 
-def _library(walked: Iterable[nn.Module]) -> str:
+def _library(kinds: Iterable[type[nn.Module]]) -> str:
     packages: Counter[str] = Counter()
-    for kind, count in Counter(map(type, walked)).items():  # a large model has few classes
+    for kind, count in Counter(kinds).items():  # a large model has few classes
         packages[kind.__module__.partition(".")[0]] += count
     packages.pop("torch", None)
     return packages.most_common(1)[0][0] if packages else ""
@@ -74,26 +68,53 @@ def target_from_specs(specs: Mapping[str, TensorSpec], shared: Mapping[str, str]
     return Target(slots, {})
 
 
-def _slot(group: list[Place], kinds: Mapping[str, str], order: int) -> Slot:
-    """Return the slot of one storage; the first persistent name is the canonical one."""
-    first = group[0]
-    aliases: tuple[str, ...] = ()
-    if len(group) > 1:
-        group = sorted(group, key=lambda place: not place.persistent)
+def _grouped(places: Sequence[Place]) -> Iterable[Sequence[Place]]:
+    """Return the places of each storage together, in the order of their first."""
+    addresses = [_address(place.tensor) for place in places]
+    counts = Counter(addresses)
+    if len(counts) == len(places) and 0 not in counts:
+        return zip(places, strict=True)
+    groups: dict[Hashable, list[Place]] = {}
+    for place, address in zip(places, addresses, strict=True):
+        alone = address and counts[address] == 1
+        groups.setdefault(address if alone else _identity(place.tensor, address), []).append(place)
+    return groups.values()
+
+
+def _slots(groups: Iterable[Sequence[Place]], kinds: Mapping[str, str]) -> tuple[tuple[Slot, ...], bool]:
+    """Return the slot of each storage, and whether any has no memory; the first persistent name is the canonical one.
+
+    What a module says is asked once for all of its tensors, which follow each other.
+    """
+    slots: list[Slot] = []
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # few, and so each kept once
+    is_meta = False
+    module, setting = None, None
+    for group in groups:
         first = group[0]
-        aliases = tuple(dict.fromkeys(place.name for place in group[1:]))
-    tensor = first.tensor
-    return _make_slot(
-        spec=_make_spec(first.name, _shape(first), _dtype(first)),
-        aliases=aliases,
-        owner=first.owner,
-        kind=kinds[first.owner],
-        is_buffer=first.is_buffer,
-        persistent=first.persistent,
-        trainable=tensor.requires_grad,
-        order=order,
-        setting=_setting(first.module),
-    )
+        aliases: tuple[str, ...] = ()
+        if len(group) > 1:
+            first, *others = sorted(group, key=lambda place: not place.persistent)
+            aliases = tuple(dict.fromkeys([place.name for place in others]))
+        name, owner, home, _, tensor, is_buffer, persistent = first
+        if home is not module:
+            module, setting = home, _setting(home)
+        shape = _shape(first)
+        is_meta = is_meta or tensor.is_meta
+        slots.append(
+            _make_slot(
+                spec=_make_spec(name, shapes.setdefault(shape, shape), _DTYPES.get(tensor.dtype) or _dtype(first)),
+                aliases=aliases,
+                owner=owner,
+                kind=kinds[owner],
+                is_buffer=is_buffer,
+                persistent=persistent,
+                trainable=tensor.requires_grad,
+                order=len(slots),
+                setting=setting,
+            )
+        )
+    return tuple(slots), is_meta
 
 
 def _setting(module: nn.Module) -> Setting | None:
@@ -113,9 +134,8 @@ def _setting(module: nn.Module) -> Setting | None:
     return Setting(groups=int(own["groups"]), keeps_size=fits)
 
 
-def _identity(tensor: torch.Tensor) -> Hashable:
+def _identity(tensor: torch.Tensor, address: int) -> Hashable:
     """Return what two tensors share when they are one storage seen the same way."""
-    address = 0 if tensor.is_meta else _address(tensor)
     try:
         if address:  # a conjugate shares its memory, and means other numbers
             return (address, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
@@ -168,41 +188,33 @@ def _dtype(place: Place) -> DType:
 _DTYPES: dict[object, DType] = {}
 
 
-def _kinds(walked: list[tuple[str, nn.Module]], classes: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the class name of every module; parts of a parametrized module carry the name of that module's class."""
-    kinds = dict(classes)
-    for path, module in walked:
-        # scripted modules hold theirs in something that has no get()
-        inner = module._modules["parametrizations"] if "parametrizations" in module._modules else None  # noqa: SLF001, SIM401
-        if inner is None:
-            continue
-        prefix = f"{path}.parametrizations" if path else "parametrizations"
-        for name in inner._modules:  # noqa: SLF001
-            kinds[f"{prefix}.{name}"] = kinds[path]
-    return kinds
+def _parametrized(walk: Walk) -> dict[str, nn.Module]:
+    """Return by the path of each module that torch's parametrize changed what computes its tensors."""
+    found = {path: module._modules["parametrizations"] for path, module in walk.parametrized}  # noqa: SLF001
+    return {path: module for path, module in found.items() if module is not None}
 
 
-def _classes(walked: list[tuple[str, nn.Module]]) -> dict[str, str]:
-    """Return the class name of every module."""
-    names: dict[type, str] = {}
-    found: dict[str, str] = {}
-    for path, module in walked:
-        kind = type(module)
-        name = names.get(kind)
-        if name is None:
-            name = _class_name(module)
-            if not kind.__name__.startswith("Parametrized"):  # there it hangs on the module
-                names[kind] = name
-        found[path] = name
+def _classes(walk: Walk, parametrized: Iterable[str]) -> dict[str, str]:
+    """Return the class name of every module; for a class that parametrize makes up, that of the class it was made from."""
+    names = {kind: _class_name(kind) for kind in set(walk.kinds)}  # a large model has few classes
+    found = {path: names[kind] for (path, _), kind in zip(walk.modules, walk.kinds, strict=True)}
+    if parametrized:
+        made = {path: kind for (path, _), kind in zip(walk.modules, walk.kinds, strict=True)}
+        changed = {path: made[path] for path in parametrized if made[path].__name__.startswith("Parametrized")}
+        found |= {path: kind.__bases__[0].__name__ for path, kind in changed.items()}
     return found
 
 
-def _class_name(module: nn.Module) -> str:
-    """Return the class name; for the class that torch's parametrize makes up, that of the class it was made from."""
-    kind = type(module)
-    wrapped = next((base for base in kind.__bases__ if kind.__name__ == f"FSDP{base.__name__}"), None)
-    if wrapped is not None:  # what torch's fully_shard makes of a module's class
-        return wrapped.__name__
-    if "parametrizations" in module._modules and kind.__name__.startswith("Parametrized"):  # noqa: SLF001
-        return kind.__bases__[0].__name__
-    return kind.__name__
+def _kinds(classes: dict[str, str], parametrized: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return the class name of every module; parts of a parametrized module carry the name of that module's class."""
+    kinds = dict(classes) if parametrized else classes
+    for path, inner in parametrized.items():
+        prefix = f"{path}.parametrizations" if path else "parametrizations"
+        kinds |= {f"{prefix}.{name}": kinds[path] for name in inner._modules}  # noqa: SLF001
+    return kinds
+
+
+def _class_name(kind: type[nn.Module]) -> str:
+    """Return the name of a class; for what torch's fully_shard makes of one, the name of that."""
+    wrapped = next((base for base in kind.__bases__ if kind.__name__ == f"FSDP{base.__name__}"), kind)
+    return wrapped.__name__

@@ -19,27 +19,27 @@ SHOWN = 3
 
 def unheard(model: nn.Module | Walk) -> tuple[str, ...]:
     """Return a note for each kind of loading code of `model` that is not run: none for most models."""
-    walk = walk_of(model)
-    return tuple(_notes(walk.model, walk.modules))
+    return tuple(_notes(walk_of(model)))
 
 
-def _notes(model: nn.Module, walked: list[tuple[str, nn.Module]]) -> Iterator[str]:
-    kinds = {type(module) for _, module in walked}  # a large model has few classes
+def _notes(walk: Walk) -> Iterator[str]:
+    kinds = set(walk.kinds)  # a large model has few classes
     keeping = {kind for kind in kinds if _is_foreign(kind, "set_extra_state")}
     if keeping:
-        said = _said([path for path, module in walked if type(module) in keeping])
+        said = _said([path for path, module in walk.modules if type(module) in keeping])
         yield (
             f"state beside the tensors of {said} (set_extra_state) is not loaded: hand it over yourself, or save and load it by "
             "torch"
         )
-    hooked = [path for path, module in walked if any(map(_is_from_elsewhere, _post_hooks(module)))]
+    hooked = [path for path, module in walk.hooked if any(map(_is_from_elsewhere, _post_hooks(module)))]
     if hooked:
         yield (
             f"code that {_said(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
             "out from the weights"
         )
-    if _is_foreign(type(model), "load_state_dict"):
-        yield f"{type(model).__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
+    model = type(walk.model)
+    if _is_foreign(model, "load_state_dict"):
+        yield f"{model.__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
 
 
 def _post_hooks(module: nn.Module) -> Iterable[object]:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.places import Place, modules, places
+from torchgraft.core.places import Place, Walk
 from torchgraft.core.plan import Action, Plan
 from torchgraft.core.report import Report
 from torchgraft.ops import (
@@ -121,9 +121,9 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
     Raises:
         UsageError: the plan is for another model: not one parameter is in both.
     """
-    walked = modules(model)
+    walk = Walk(model)
     grouped: dict[int, list[Place]] = {}
-    for place in places(model, walked):
+    for place in walk.places:
         grouped.setdefault(id(place.tensor), []).append(place)
     steps = {} if given is None else plan_of(given).by_name
     found = tuple(Tensor(tuple(group), *_fate(group, steps)) for group in grouped.values())
@@ -133,7 +133,7 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
             f"the report and the model have no tensor in common (the model has {first}): pass the model that was loaded, "
             "not a wrapper around it"
         )
-    return Fates(found, dict(walked))
+    return Fates(found, dict(walk.modules))
 
 
 def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | None]:
