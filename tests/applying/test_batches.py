@@ -36,6 +36,11 @@ class Many(nn.Module):
         self.tied = self.f0
 
 
+def many(device):
+    with torch.device(device):
+        return Many()
+
+
 @pytest.fixture(params=[(4, 100_000), (4096, 9000)], ids=["few", "small"])
 def cut(request, monkeypatch):
     monkeypatch.setattr(batches, "MANY", request.param[0])
@@ -62,10 +67,31 @@ def test_together_is_as_one_by_one(undo, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("undo", ["auto", "keep", "check"])
 @pytest.mark.usefixtures("cut")
-def test_a_failure_at_any_read_leaves_the_model_as_it_was(undo):
-    model = Many()
+def test_on_meta_together_is_as_one_by_one(monkeypatch):
+    together, alone = many("meta"), many("meta")
+    target = survey(together)
+    source = source_for(target)
+    plan = plan_for(target, source)
+    seen = []
+    cut = transaction.batched
+    monkeypatch.setattr(transaction, "batched", lambda *given: seen.append(cut(*given)) or seen[-1])
+    first = apply(together, target, plan, source, verify=compare_values)
+    assert seen[0][0]
+    assert all(batch.staged and not batch.old for batch in seen[0][0])
+    monkeypatch.setattr(transaction, "batched", lambda steps, cells, specs: ([], steps))
+    second = apply(alone, target, plan, source, verify=compare_values)
+    assert (first.checks, first.bytes_read, first.undo_bytes) == (second.checks, second.bytes_read, 0)
+    for name, value in source.tensors.items():
+        assert torch.equal(together.state_dict()[name], value), name
+        assert torch.equal(alone.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("undo", ["auto", "keep", "check"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.usefixtures("cut")
+def test_a_failure_at_any_read_leaves_the_model_as_it_was(undo, device):
+    model = many(device)
     target = survey(model)
     once = source_for(target)
     plan = plan_for(target, once)

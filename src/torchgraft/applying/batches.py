@@ -41,7 +41,8 @@ MANY = 4096  # tensors of a batch: signals are heard in between
 class Batch(NamedTuple):
     """Small slots of one element type: steps, cells, and where each lies in memory with how many bytes.
 
-    `ranks` order the slots of all batches as the file has them. `room`, `proves` and `bare` are as for a Transfer.
+    `ranks` order the slots of all batches as the file has them. `staged`: none of them has old values. `room`, `proves`
+    and `bare` are as for a Transfer.
     """
 
     steps: Sequence[Step]
@@ -49,6 +50,7 @@ class Batch(NamedTuple):
     ranks: Sequence[int]
     addresses: Sequence[int]
     sizes: Sequence[int]
+    staged: bool = False
     room: int = 0
     proves: bool = False
     bare: bool = False
@@ -61,7 +63,7 @@ class Batch(NamedTuple):
     @property
     def old(self) -> int:
         """Number of bytes of old values."""
-        return self.size
+        return 0 if self.staged else self.size
 
     @property
     def dtype(self) -> DType:
@@ -84,7 +86,7 @@ def batched(
     steps: Sequence[Step], cells: Mapping[str, Cell], specs: Mapping[str, Mapping[str, TensorSpec]]
 ) -> tuple[list[Batch], list[Step]]:
     """Return the small slots that are copied as they are in batches, each in the order of `steps`, and the other steps."""
-    kinds: defaultdict[DType, list[tuple[Step, Cell, int, int]]] = defaultdict(list)
+    kinds: defaultdict[tuple[DType, bool], list[tuple[Step, Cell, int, int]]] = defaultdict(list)
     others: list[Step] = []
     for rank, step in enumerate(steps):
         cell = cells[step.slot.spec.name]
@@ -93,7 +95,7 @@ def batched(
             feed, slot = step.feeds[0], step.slot.spec
             given = specs[feed.network][feed.key]
             if given.dtype is slot.dtype is not DType.BOOL and given.shape == slot.shape:
-                kinds[slot.dtype].append((step, cell, rank, size))
+                kinds[slot.dtype, cell.staged].append((step, cell, rank, size))
                 continue
         others.append(step)
     return [batch for found in kinds.values() for batch in _cut(found)], others
@@ -112,7 +114,7 @@ def _cut(found: Sequence[tuple[Step, Cell, int, int]]) -> Iterator[Batch]:
 
 def _batch(found: Sequence[tuple[Step, Cell, int, int]]) -> Batch:
     steps, cells, ranks, sizes = zip(*found, strict=True)
-    return Batch(steps, cells, ranks, [cell.memory.data_ptr() for cell in cells], sizes)
+    return Batch(steps, cells, ranks, [cell.memory.data_ptr() for cell in cells], sizes, cells[0].staged)
 
 
 class Batches:

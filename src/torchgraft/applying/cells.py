@@ -44,8 +44,8 @@ class Cell:
 
     @property
     def room(self) -> int:
-        """Bytes of memory that the model has under one name, one after the other; 0 where it isn't that simple."""
-        simple = self.plain and not self.staged and len(self.places) == 1 and self.memory.is_contiguous()
+        """Bytes of memory under one name, one after the other; 0 where it isn't that simple."""
+        simple = self.plain and len(self.places) == 1 and self.memory.is_contiguous()
         return self.memory.nbytes if simple else 0
 
 

@@ -89,14 +89,17 @@ def transfers(
 
 
 def settled(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo, way: str) -> list[Batch]:
-    """Return batches with room for the old values of those that are to be kept; of the others none is there for long."""
+    """Return batches as they are to be filled: with room for their old values, in two readings, or at once, as transfers."""
     held = {id(one) for one in keeps}
-    return [
-        batch._replace(room=undo.reserve(batch.old))
-        if id(batch) in held
-        else batch._replace(proves=way != NONE, bare=way == NONE)
-        for batch in batches
-    ]
+
+    def settle(batch: Batch) -> Batch:
+        if batch.staged:
+            return batch
+        if id(batch) in held:
+            return batch._replace(room=undo.reserve(batch.old))
+        return batch._replace(proves=way != NONE, bare=way == NONE)
+
+    return [settle(batch) for batch in batches]
 
 
 def apart(tensors: Iterable[torch.Tensor]) -> bool:
