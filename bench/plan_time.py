@@ -35,9 +35,9 @@ def names(layers: int, experts: int, dialect: str):
 def measure(dialect: str, thousands: int) -> dict[str, object]:
     import resource
 
-    from torchgraft.api import make_plan
     from torchgraft.core.dtypes import DType
     from torchgraft.core.specs import Network, TensorSpec
+    from torchgraft.planning import make_plan
     from torchgraft.request import request
     from torchgraft.surveying import target_from_specs
 

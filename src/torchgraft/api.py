@@ -13,96 +13,26 @@ from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
 from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.places import Walk, is_module
-from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.plan import Plan
 from torchgraft.core.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
-from torchgraft.matching import Models, choose, join_ranks, match, only, origin_of, require_weights
+from torchgraft.matching import choose
+from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
-from torchgraft.reporting.deferred import PLAN_RENDERERS, REPORT_RENDERERS
+from torchgraft.reporting.deferred import REPORT_RENDERERS
 from torchgraft.saving import read_plan
 from torchgraft.spreading import Share, team_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any, Unpack
+    from collections.abc import Callable, Mapping
+    from typing import Unpack
 
     from torch import nn
 
     from torchgraft.asked import Asked
     from torchgraft.core.diff import Diff
-    from torchgraft.core.match import Matching
-    from torchgraft.core.specs import Network, Source, Target
-    from torchgraft.matching.select import Choice
+    from torchgraft.core.specs import Source, Target
     from torchgraft.request import Request
-    from torchgraft.surveying.hooks import Renames
-
-
-def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
-    """Return the plan for an opened source and a surveyed target; `model` lends its own loading code, if it is there."""
-    with collector_paused():
-        return _planned(source, target, asked, model)
-
-
-def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
-    from torchgraft.adapting import Brief, Wishes, adapt, requested_steps, views_of
-
-    start = time.perf_counter()
-    require_weights(source.networks, source.origin)
-    ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
-    choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
-    specs = choice.network.specs
-    settled = requested_steps(specs, target, asked.options, choice.network.path, source.metadata)
-    taken = {feed.key for step in settled.values() for feed in step.feeds}
-    left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
-    rules = asked.rules
-    views = views_of(
-        left, target, asked.options, lambda name: name in settled or rules.is_fresh(name) or rules.is_zero(name)
-    )
-    left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
-    hooks = _renames(model, source, choice.network)
-    given = _target(asked.source_model) if asked.source_model is not None else None
-    origin = origin_of(given, specs, by_values=asked.tries) if given is not None else None
-    matching = match(
-        left, Models(seen, origin, asked.stated), rules, prefer=asked.prefer, settled=settled, renamed=hooks.renames
-    )
-    wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
-    brief = Brief(
-        options=asked.options,
-        policy=asked.policy,
-        wishes=wishes,
-        network=choice.network.path,
-        settled=settled,
-        ranks=ranks,
-        views=views,
-    )
-    plan = adapt(matching, target, specs, brief)
-    notes = tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n)
-    return replace(
-        plan,
-        objections=(*_several(choice, matching), *plan.objections),
-        notes=notes,
-        origin=source.origin,
-        format=source.format,
-        seconds=time.perf_counter() - start,
-        renderers=PLAN_RENDERERS,
-    )
-
-
-def _several(choice: Choice, matching: Matching) -> Iterator[Objection]:
-    """Yield that several parts of the model, or several networks of the file, fit equally."""
-    if matching.homes:
-        first = matching.homes[0]
-        text = (
-            f"what the file holds under {matching.chosen!r} fits several parts of the model equally: "
-            f"{', '.join(map(repr, matching.homes))}; fill all of them with fan_out={{{matching.chosen!r}: "
-            f"[...]}}, or name one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
-        )
-        yield Objection("container", text, matching.homes)
-    rivals = (*choice.rivals, *matching.rivals)
-    if rivals:
-        mine = (choice.network.path if choice.rivals else matching.chosen) or "top level"
-        text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
-        yield Objection("container", text, (mine, *rivals))
 
 
 def inspect(
@@ -179,7 +109,7 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
     with collector_paused(), _opened(checkpoint, wanted, model if wanted.tries else None) as source:
         seen = _walked(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = _seen(_tried(source, wanted, model, (_target(seen or model), seen)), source, wanted, model)
+        made = _seen(_tried(source, wanted, model, (target_of(seen or model), seen)), source, wanted, model)
         if seen is None:
             return made
         from torchgraft.applying import memory_of
@@ -266,7 +196,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
         if seen is None:
             kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
             raise UsageError(f"{kind} can't be filled: give an nn.Module; plan() takes other models, too")
-        target = _target(seen)
+        target = target_of(seen)
         wanted = _with_origin(wanted, checkpoint)
         decide = partial(_tried, source, wanted, model, (target, seen))
         if plan is not None:
@@ -306,21 +236,12 @@ def _tried(source: Source, asked: Request, model: object, seen: tuple[Target, Wa
         return make_plan(source, seen[0], asked, seen[1] or model)
     from torchgraft.settled import settled
 
-    return settled(source, asked, model, lambda one, wanted: make_plan(source, _target(one), wanted, one))
+    return settled(source, asked, model, lambda one, wanted: make_plan(source, target_of(one), wanted, one))
 
 
 def _proved(plan: Plan) -> tuple[Check, ...]:
     """Return the check that both models gave the same, where that was asked for and held."""
     return (Check("outputs", passed=True, text=plan.proof.words()),) if plan.proof and plan.proof.passed else ()
-
-
-def _target(model: object) -> Target:
-    from torchgraft.surveying import survey, target_from_specs
-
-    if isinstance(model, Walk) or is_module(model):
-        return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
-    with open_checkpoint(model) as source:
-        return target_from_specs(only(source.networks, source.origin).specs)
 
 
 def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:
@@ -363,19 +284,3 @@ def _with_origin(asked: Request, checkpoint: object) -> Request:
     """Return the request with the source's model, which is the checkpoint itself where that is a module."""
     given = asked.source_model is None and is_module(checkpoint)
     return replace(asked, source_model=checkpoint) if given else asked
-
-
-def _renames(model: object, source: Source, network: Network) -> Renames:
-    """Return what the model's own load hooks make of the file's names; nothing for models without such code.
-
-    Notes say what such code would do beside that.
-    """
-    from torchgraft.surveying import Renames, rename_by_hooks, unheard
-
-    if not isinstance(model, Walk) and not is_module(model):
-        return Renames()
-    versions = source.metadata.get("versions")
-    mine = versions.get(network.path) if isinstance(versions, dict) else None
-    module: Any = model
-    found = rename_by_hooks(module, network.specs, mine) or Renames()
-    return replace(found, notes=(*found.notes, *unheard(module)))

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft import reporting
-from torchgraft.api import make_plan
 from torchgraft.core.errors import UsageError
 from torchgraft.core.report import Report
 from torchgraft.core.shown import Renderers
 from torchgraft.core.verification import Hyperparameters
+from torchgraft.planning import make_plan
 from torchgraft.reading import open_checkpoint
 from torchgraft.settled import read_golden
 

@@ -50,6 +50,12 @@ class Request:
         """Whether the model is to be run before the plan is told."""
         return self.inputs is not None or self.golden is not None
 
+    @property
+    def leaves_open(self) -> bool:
+        """Whether nothing was said about which tensor goes where, or what becomes of it: only what is accepted."""
+        said = self.prefer is not None or self.source_model is not None or self.tensor_parallel
+        return not said and (self.rules, self.options, self.stated) == (Rules(), Options(), Stated())
+
 
 def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
     *,

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from torchgraft.api import make_plan
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, TensorSpec
+from torchgraft.planning import make_plan
 from torchgraft.request import request
 from torchgraft.surveying import target_from_specs
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.adapting.branches import branch_steps
 from torchgraft.adapting.compose import compose, gather_facts
+from torchgraft.adapting.copies import copied
 from torchgraft.adapting.fit import KERNEL_RULES
 from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import object_to
@@ -33,6 +34,7 @@ __all__ = [
     "Options",
     "Wishes",
     "adapt",
+    "copied",
     "decided",
     "object_to",
     "requested_steps",

@@ -132,6 +132,14 @@ class Matching:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """Both sides alike: `keys` has, for each slot that files hold, the tensor of its name and shape, all on one ground."""
+
+    keys: Mapping[str, str]
+    why: Why
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """How the shares of one tensor make the whole: replicated, rows, columns or parts (with their relative sizes).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.exchanged import with_exchanges_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
@@ -38,6 +39,7 @@ __all__ = [
     "Models",
     "Rules",
     "Stated",
+    "alike",
     "choose",
     "join_ranks",
     "match",

@@ -42,7 +42,7 @@ class Naming:
             return SAME_NAME
         for old, new in self.prefixes:
             if source.name.startswith(old) and target.name == new + source.name[len(old) :]:
-                return _prefixed(old, new)
+                return reason_of((old, new))
         return Why("prefix", "same name once prefixes are set aside")
 
 
@@ -50,7 +50,11 @@ SAME_NAME = Why("same name", "same name")
 
 
 @lru_cache
-def _prefixed(old: str, new: str) -> Why:
+def reason_of(rule: Prefix) -> Why:
+    """Return why names belong together that a rule makes equal."""
+    if rule == ("", ""):
+        return SAME_NAME
+    old, new = rule
     return Why("prefix", f"same name, with {_said(old)} read as {_said(new)}")
 
 

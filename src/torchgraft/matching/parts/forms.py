@@ -54,6 +54,11 @@ def find_forms(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Form], dict[s
     return forms, derived
 
 
+def may_take_part(key: str) -> bool:
+    """Whether a key is called like one of several tensors that make up a weight; their partners tell whether it is."""
+    return key.endswith((*_SUFFIXES, "_raw"))
+
+
 def _has_sibling(specs: Mapping[str, TensorSpec], owner: str) -> bool:
     prefix = f"{owner}.module." if owner else "module."
     return any(k.startswith(prefix) for k in specs)

@@ -65,7 +65,7 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
         seen = form or slot.spec
         leaves.append(
             _make(
-                name=_unfold(seen.name),
+                name=unfolded(seen.name),
                 shape=seen.shape,
                 dtype=seen.dtype,
                 keys=form.keys if form else (slot.name,),
@@ -106,20 +106,20 @@ def with_classes(leaves: Sequence[Leaf], classes: Mapping[str, str], keys: Mappi
 def as_stored(leaf: Leaf, keys: Mapping[str, str]) -> str:
     """Return the path of the layer of a leaf by the name that it has in the file: `keys` maps names to those."""
     key = leaf.keys[0]
-    return leaf.owner if keys.get(key, key) == key else _unfold(keys[key]).rpartition(".")[0]
+    return leaf.owner if keys.get(key, key) == key else unfolded(keys[key]).rpartition(".")[0]
 
 
 def _plain(key: str, spec: TensorSpec, order: int) -> Leaf:
-    return _make(name=_unfold(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
+    return _make(name=unfolded(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
 
 
 def _formed(form: Form, order: int) -> Leaf:
     return Leaf(
-        name=_unfold(form.name), shape=form.shape, dtype=form.dtype, keys=form.keys, form=form.kind, order=order
+        name=unfolded(form.name), shape=form.shape, dtype=form.dtype, keys=form.keys, form=form.kind, order=order
     )
 
 
-def _unfold(key: str) -> str:
+def unfolded(key: str) -> str:
     """Give `attn.in_proj_weight` and `attn.q_bias` the form of their module spelling: `attn.in_proj.weight`."""
     if not key.endswith(("_weight", "_bias")):
         return key

@@ -1,0 +1,83 @@
+"""Both sides alike: the same names behind at most one prefix, and the same shapes. Then nothing has to be weighed.
+
+Here names are looked at all at once, and not leaf by leaf. What `match` would say of such sides is known beforehand: it has
+one prefix rule that explains everything, so no slot and no tensor is left, names decide, and no search for other readings has
+anything to look at. Names that mean more than the tensor itself (fused rows, weights made of several tensors) are left to it.
+"""
+
+from __future__ import annotations
+
+from os.path import commonprefix
+from typing import TYPE_CHECKING
+
+from torchgraft.core.match import Alike
+from torchgraft.core.names import words
+from torchgraft.matching.names.prefixes import reason_of
+from torchgraft.matching.names.undotted import respelled, restored
+from torchgraft.matching.parts.forms import may_take_part
+from torchgraft.matching.parts.leaves import unfolded
+from torchgraft.matching.tables.packing import FUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from torchgraft.core.specs import Slot, TensorSpec
+    from torchgraft.matching.names.prefixes import Prefix
+
+# Of so few tensors a prefix explains too little: `by_name` asks what the names say.
+FEW = 3
+
+
+def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | None:
+    """Return which tensor of the file each slot has the name and the shape of; None where a single one needs a look."""
+    held = [slot for slot in slots if slot.persistent]
+    names = [slot.spec.name for slot in held]
+    rule = _rule(specs, names)
+    if rule is None:
+        return None
+    old, new = rule
+    keys = [old + name[len(new) :] for name in names] if old or new else names
+    if [specs[key].shape for key in keys] != [slot.spec.shape for slot in held]:
+        return None
+    if rule != ("", "") and (len(held) <= FEW or any(slot.aliases for slot in held)):
+        return None  # a prefix may lead to another of a tensor's names as well
+    if _means_more(names if new else keys) or (new and (restored(keys, names) or respelled(keys, names))):
+        return None
+    return Alike(keys=dict(zip(names, keys, strict=True)), why=reason_of(rule))
+
+
+def _rule(keys: Collection[str], names: Sequence[str]) -> Prefix | None:
+    """Return the prefix to take off all keys, or to put before them, for all of the names; None where there is none."""
+    wanted = set(names)
+    if not names or not len(keys) == len(names) == len(wanted):
+        return None
+    if wanted.issuperset(keys):
+        return "", ""
+    old, new = _without_common_end(_around(keys), _around(names))
+    if (old and new) or (len(old) - len(new)) * len(names) != sum(map(len, keys)) - sum(map(len, names)):
+        return None
+    found = wanted.issuperset([new + key[len(old) :] for key in keys])
+    return (old, new) if found else None
+
+
+def _around(names: Collection[str]) -> str:
+    """Return the path that all names have in front, its dot included."""
+    shared = commonprefix([min(names), max(names)])  # noqa: RUF071  # cut at a dot in a moment
+    return shared[: shared.rfind(".") + 1]
+
+
+def _without_common_end(old: str, new: str) -> tuple[str, str]:
+    """Return both paths without the segments that both end with: what is inside of a prefix is none of it."""
+    ours, theirs = old.split("."), new.split(".")
+    while len(ours) > 1 and len(theirs) > 1 and ours[-2] == theirs[-2]:
+        del ours[-2], theirs[-2]
+    return ".".join(ours), ".".join(theirs)
+
+
+def _means_more(names: Iterable[str]) -> bool:
+    """Whether a name is one of fused rows, of a part of a weight, or spelled as TensorFlow does."""
+    ends = {tuple(name.rsplit(".", 2)[-2:]) for name in names}  # a large model has few
+    return any(
+        words(end[0]) in FUSED or "/" in "".join(end) or unfolded(name := ".".join(end)) != name or may_take_part(name)
+        for end in ends
+    )

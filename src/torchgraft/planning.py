@@ -1,0 +1,144 @@
+"""How a plan is made from an opened source and a surveyed target: the one place where matching and adapting meet.
+
+In bulk where both sides are alike, which is asked of all names and shapes at once (`alike`, `copied`); else leaf by leaf
+(`match`, `adapt`). The first is but a shorter way to what the second would say.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.collector import collector_paused
+from torchgraft.core.places import Walk, is_module
+from torchgraft.core.plan import Objection, Plan
+from torchgraft.matching import Models, alike, choose, join_ranks, match, only, origin_of, require_weights
+from torchgraft.reading import open_checkpoint
+from torchgraft.reporting.deferred import PLAN_RENDERERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from torchgraft.core.match import Matching, Ranks
+    from torchgraft.core.specs import Network, Source, Target
+    from torchgraft.matching.select import Choice
+    from torchgraft.request import Request
+    from torchgraft.surveying.hooks import Renames
+
+
+def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
+    """Return the plan for an opened source and a surveyed target; `model` lends its own loading code, if it is there."""
+    with collector_paused():
+        return _planned(source, target, asked, model)
+
+
+def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
+    start = time.perf_counter()
+    require_weights(source.networks, source.origin)
+    ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
+    choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
+    hooks = _renames(model, source, choice.network)
+    plan = None if ranks or hooks.renames else _copied(choice, target, asked)
+    if plan is None:
+        plan = _weighed(source, target, asked, choice, ranks, hooks.renames)
+    return replace(
+        plan,
+        notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n),
+        origin=source.origin,
+        format=source.format,
+        seconds=time.perf_counter() - start,
+        renderers=PLAN_RENDERERS,
+    )
+
+
+def _copied(choice: Choice, target: Target, asked: Request) -> Plan | None:
+    """Return the plan where both sides are alike, decided for all tensors at once; None where they must be weighed."""
+    from torchgraft.adapting import copied
+
+    network = choice.network
+    both = alike(network.specs, target.slots) if asked.leaves_open else None
+    plan = copied(both, target, network.specs, asked.policy, network.path) if both else None
+    return plan and replace(plan, objections=(*_several(choice), *plan.objections))
+
+
+def _weighed(
+    source: Source, target: Target, asked: Request, choice: Choice, ranks: Ranks | None, renames: Mapping[str, str]
+) -> Plan:
+    """Return the plan, decided leaf by leaf; `renames` are names that the model's own loading code gives to old keys."""
+    from torchgraft.adapting import Brief, Wishes, adapt, requested_steps, views_of
+
+    specs, rules = choice.network.specs, asked.rules
+    settled = requested_steps(specs, target, asked.options, choice.network.path, source.metadata)
+    taken = {feed.key for step in settled.values() for feed in step.feeds}
+    left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
+    views = views_of(
+        left, target, asked.options, lambda name: name in settled or rules.is_fresh(name) or rules.is_zero(name)
+    )
+    left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
+    given = target_of(asked.source_model) if asked.source_model is not None else None
+    origin = origin_of(given, specs, by_values=asked.tries) if given is not None else None
+    matching = match(
+        left, Models(seen, origin, asked.stated), rules, prefer=asked.prefer, settled=settled, renamed=renames
+    )
+    wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
+    brief = Brief(
+        options=asked.options,
+        policy=asked.policy,
+        wishes=wishes,
+        network=choice.network.path,
+        settled=settled,
+        ranks=ranks,
+        views=views,
+    )
+    plan = adapt(matching, target, specs, brief)
+    return replace(plan, objections=(*_fits_several(matching), *_several(choice, matching), *plan.objections))
+
+
+def _fits_several(matching: Matching) -> Iterator[Objection]:
+    """Yield that several parts of the model fit equally."""
+    if matching.homes:
+        first = matching.homes[0]
+        text = (
+            f"what the file holds under {matching.chosen!r} fits several parts of the model equally: "
+            f"{', '.join(map(repr, matching.homes))}; fill all of them with fan_out={{{matching.chosen!r}: "
+            f"[...]}}, or name one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
+        )
+        yield Objection("container", text, matching.homes)
+
+
+def _several(choice: Choice, matching: Matching | None = None) -> Iterator[Objection]:
+    """Yield that several networks of the file, or several parts of the one that was matched, fit equally."""
+    rivals = (*choice.rivals, *(matching.rivals if matching else ()))
+    if rivals:
+        part = matching.chosen if matching and not choice.rivals else choice.network.path
+        mine = part or "top level"
+        text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
+        yield Objection("container", text, (mine, *rivals))
+
+
+def target_of(model: object) -> Target:
+    """Return what a model consists of; of a checkpoint, what its names and shapes stand for."""
+    from torchgraft.surveying import survey, target_from_specs
+
+    if isinstance(model, Walk) or is_module(model):
+        return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
+    with open_checkpoint(model) as source:
+        return target_from_specs(only(source.networks, source.origin).specs)
+
+
+def _renames(model: object, source: Source, network: Network) -> Renames:
+    """Return what the model's own load hooks make of the file's names; nothing for models without such code.
+
+    Notes say what such code would do beside that.
+    """
+    from torchgraft.surveying import Renames, rename_by_hooks, unheard
+
+    if not isinstance(model, Walk) and not is_module(model):
+        return Renames()
+    versions = source.metadata.get("versions")
+    mine = versions.get(network.path) if isinstance(versions, dict) else None
+    module: Any = model
+    found = rename_by_hooks(module, network.specs, mine) or Renames()
+    return replace(found, notes=(*found.notes, *unheard(module)))
