@@ -36,3 +36,14 @@ def test_pieces_that_overlap_are_never_summed_up_twice(data, draw):
         assert found is None or found[1] == zlib.crc32(data[: found[0]])
     pieces.add(0, len(data), crc32(data, 0))
     assert pieces.add(0, len(data), crc32(data, 0)) == (len(data), zlib.crc32(data))
+
+
+@given(st.binary(min_size=1, max_size=60), st.data())
+def test_readers_of_parts_have_the_checksum_of_the_whole_together(data, draw):
+    ends = sorted({0, len(data), *draw.draw(st.lists(st.integers(0, len(data))))})
+    readers = [Pieces() for _ in range(3)]
+    for start, stop in draw.draw(st.permutations(list(pairwise(ends)))):
+        readers[draw.draw(st.integers(0, 2))].add(start, stop, crc32(data[start:stop], 0))
+    parts = [pieces.partial(len(data)) for pieces in readers]
+    assert sum(part.covered for part in parts) == len(data)
+    assert parts[0].crc ^ parts[1].crc ^ parts[2].crc == zlib.crc32(data)

@@ -7,6 +7,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+ASKED = {"fresh": ["extra"], "permute": {"blocks.*.turned.weight": (1, 0)}}  # what `net` and `checkpoint` need
+
 
 class Block(nn.Module):
     def __init__(self):
@@ -114,3 +116,9 @@ def local_bytes(model):
         mine = value.to_local() if isinstance(value, DTensor) else value
         out[name] = mine.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return out
+
+
+def same(found, wanted):
+    """Compare two state dicts bit for bit."""
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[n], wanted[n]) and found[n].dtype == wanted[n].dtype for n in wanted)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,30 +57,59 @@ def _product(a: int, b: int) -> int:
     return result
 
 
+class Partial(NamedTuple):
+    """What was read of `size` bytes that have one checksum: `covered` of them, in the ranges that `ranges` stands for.
+
+    `crc` is what these add to the checksum of all: those of readers who read each byte once, xor-ed, are that checksum.
+    """
+
+    size: int
+    covered: int
+    ranges: int
+    crc: int
+
+
 class Pieces:
     """The CRC-32 of a whole whose pieces come in any order. Not for several threads at once."""
 
-    __slots__ = ("_runs",)
+    __slots__ = ("_starts", "_stops", "_sums")
 
     def __init__(self) -> None:
-        self._runs: dict[int, tuple[int, int]] = {}  # start -> stop, checksum
+        self._starts: list[int] = []  # of runs in order, none of which touch
+        self._stops: list[int] = []
+        self._sums: list[int] = []
 
     def add(self, start: int, stop: int, checksum: int) -> tuple[int, int] | None:
         """Take in a piece; return (stop, checksum) of the run from byte 0 on.
 
         A piece of which everything is there is left out; else it replaces what it overlaps.
         """
-        for begin, (end, _) in list(self._runs.items()):
-            if begin <= start and stop <= end:
-                return self._runs.get(0)
-            if start < end and begin < stop:
-                del self._runs[begin]
-        for begin, (end, before) in self._runs.items():
-            if end == start:
-                start, checksum = begin, combined(before, checksum, stop - start)
-                break
-        after = self._runs.pop(stop, None)
-        if after is not None:
-            checksum, stop = combined(checksum, after[1], after[0] - stop), after[0]
-        self._runs[start] = (stop, checksum)
-        return self._runs.get(0)
+        starts, stops, sums = self._starts, self._stops, self._sums
+        low = bisect_right(starts, start)
+        if low and stop <= stops[low - 1]:
+            return self._first()
+        if low and start < stops[low - 1]:
+            low -= 1
+        high = bisect_left(starts, stop, low)
+        if high < len(starts) and starts[high] == stop:
+            checksum, stop = combined(checksum, sums[high], stops[high] - stop), stops[high]
+            high += 1
+        if low and stops[low - 1] == start:
+            low -= 1
+            start, checksum = starts[low], combined(sums[low], checksum, stop - start)
+        starts[low:high], stops[low:high], sums[low:high] = [start], [stop], [checksum]
+        return self._first()
+
+    def partial(self, size: int, skip: int = 0) -> Partial:
+        """Return what the pieces are of `size` bytes. A run that ends within the first `skip` bytes is left out."""
+        covered = end = total = 0
+        ranges = []
+        for start, stop, checksum in zip(self._starts, self._stops, self._sums, strict=True):
+            if stop > skip:
+                total = combined(total, checksum, stop - end)
+                covered, end = covered + stop - start, stop
+                ranges.append((start, stop))
+        return Partial(size, covered, hash(tuple(ranges)), combined(total, 0, size - end))
+
+    def _first(self) -> tuple[int, int] | None:
+        return (self._stops[0], self._sums[0]) if self._starts and not self._starts[0] else None

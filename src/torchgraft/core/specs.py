@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from torchgraft.core.checksums import Partial
     from torchgraft.core.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -138,6 +139,27 @@ class Extent(NamedTuple):
     size: int
 
 
+class Record(Protocol):
+    """Bytes of a file that have one checksum."""
+
+    @property
+    def partial(self) -> Partial | None:
+        """What was read of it; None where nothing was, or nothing is to be compared any more."""
+        ...
+
+    def agrees(self, checksum: int) -> bool:
+        """Return whether the record has this checksum; nothing is to be compared any more then."""
+        ...
+
+    def check(self, limit: int = ...) -> None:
+        """Read all of it and compare its checksum, unless it is larger than `limit` bytes.
+
+        Raises:
+            CheckpointError: it is wrong.
+        """
+        ...
+
+
 class Source(Protocol):
     """An opened checkpoint: everything about its tensors, and their values on request.
 
@@ -218,6 +240,10 @@ class Source(Protocol):
         Raises:
             CheckpointError: it is wrong.
         """
+        ...
+
+    def unchecked(self) -> Mapping[tuple[int, int], Record]:
+        """Return by position what has a checksum that isn't compared yet, as it was read in part only."""
         ...
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.conversion import Conversion, Output
-    from torchgraft.core.specs import Extent, Piece, Source
+    from torchgraft.core.specs import Extent, Piece, Record, Source
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _OF_OLD_NAMES = (*OWN, "versions")
@@ -102,6 +102,10 @@ class ConvertedSource:
         """Compare the checksums of the tensors that feed one that was read in part."""
         for feed in self._output(network, key).feeds:
             self._source.check(self._network, feed.key)
+
+    def unchecked(self) -> Mapping[tuple[int, int], Record]:
+        """Return by position what has a checksum that isn't compared yet, as it was read in part only."""
+        return self._source.unchecked()
 
     def close(self) -> None:
         """Close the checkpoint."""

@@ -12,10 +12,11 @@ from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors.leaves import Leaf, View
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
     from torchgraft.core.dtypes import DType
     from torchgraft.reading.disk.files import Window
+    from torchgraft.reading.tensors.records import RecordBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ class ChunkedLeaf(Leaf):
         """Compare the checksums of chunks that were read."""
         for view in self.views.values():
             view.check()
+
+    def records(self) -> Iterable[RecordBytes]:
+        """Return those of chunks that were looked up."""
+        return [record for view in self.views.values() for record in view.records()]
 
     def _view(self, number: int) -> View:
         """Return the one tensor of a chunk, which must be as the table says."""

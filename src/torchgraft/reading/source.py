@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.specs import Network, Piece
+    from torchgraft.core.specs import Network, Piece, Record
     from torchgraft.reading.finding.catalog import Catalog
     from torchgraft.reading.tensors.leaves import Leaf
     from torchgraft.reading.tensors.together import Spot
@@ -126,6 +126,11 @@ class OpenedCheckpoint:
             CheckpointError: it is wrong.
         """
         self._leaf(network, key).check()
+
+    def unchecked(self) -> dict[tuple[int, int], Record]:
+        """Return by position what has a checksum that isn't compared yet, as it was read in part only."""
+        records = (record for leaf in self.leaves() for record in leaf.records())
+        return {record.place: record for record in records if record.partial}
 
     def leaves(self) -> Iterator[Leaf]:
         """Yield the tensors of all networks, unread."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Walk, spread_among
+from torchgraft.core.shield import Shield
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,13 +99,19 @@ class Together:
             UsageError: `undo` is one that can't put a share back at the end.
             Exception: what `fill` raised here; ApplyError where it raised in another process.
         """
+        from torchgraft.spreading.checksums import compare_together
         from torchgraft.spreading.share import share
+
+        def agree(error: None) -> None:
+            self._team.vote(error)
+            compare_together(self._team, whole.source)
 
         if undo not in ("auto", "keep"):
             raise UsageError(f"undo={undo!r}: several processes hold the model, and put it back together: use 'keep'")
         try:
             mine = share(self._team, model, whole)
-            return fill(mine.target, mine.plan, mine.source, undo="keep", agree=self._team.vote)
+            with self._team.shield.opened():  # fill() has one of its own
+                return fill(mine.target, mine.plan, mine.source, undo="keep", agree=agree)
         except BaseException as error:
             self._team.vote(error)
             raise
@@ -123,8 +130,8 @@ def team_of(model: Walk | None) -> Iterator[Members]:
         return
     from torchgraft.spreading.team import Team, group_of
 
-    with group_of(ranks) as group:
-        yield Together(Team(group))
+    with Shield() as shield, group_of(ranks) as group:
+        yield Together(Team(group, shield))
 
 
 def _ranks(model: Walk) -> list[int]:

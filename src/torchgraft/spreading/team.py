@@ -6,11 +6,11 @@ error in all, so that nobody waits for a process that gave up.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torchgraft.core import errors
-from torchgraft.core.errors import ApplyError, PlanRefusedError, TorchgraftError, UsageError
+from torchgraft.core.errors import ApplyError, PlanRefusedError, TorchgraftError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
+    from torchgraft.core.shield import Shield
+
 T = TypeVar("T")
 
 
 class Team:
     """The members of one process group, for one load."""
 
-    def __init__(self, group: ProcessGroup) -> None:
+    def __init__(self, group: ProcessGroup, shield: Shield) -> None:
+        """`shield` holds back signals that would take this process away from the others, but for the time of local work."""
         import torch.distributed as dist
 
         self.group = group
+        self.shield = shield
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self._voted = False
@@ -41,7 +45,8 @@ class Team:
         found: list[T] = []
         error: BaseException | None = None
         try:
-            found.append(work())
+            with self.shield.opened():
+                found.append(work())
         except BaseException as raised:  # noqa: BLE001  # raised again below, when the others know
             error = raised
         self._agree(error)
@@ -58,11 +63,13 @@ class Team:
         box: list[Any] = [None]
         if self.rank == 0:
             try:
-                box[0] = (True, work())
+                with self.shield.opened():
+                    box[0] = (True, work())
             except BaseException as error:  # noqa: BLE001  # raised again below, in all processes
                 mine = error
                 box[0] = (False, _told(error))
-        dist.broadcast_object_list(box, group=self.group, group_src=0, device=self._wire())
+        with _in_contact():
+            dist.broadcast_object_list(box, group=self.group, group_src=0, device=self._wire())
         good, value = box[0]
         if good:
             result: T = value
@@ -87,12 +94,13 @@ class Team:
         """Say whether this process could do its part; raise where another one couldn't. Later calls do nothing.
 
         Raises:
-            ApplyError: another process failed, with its words.
+            ApplyError: another process failed, with its words; or, unless there is an `error`, is gone.
         """
         if self._voted:
             return
         self._voted = True
-        self._agree(error, own=False)
+        with suppress(LostContactError) if error is not None else nullcontext():
+            self._agree(error, own=False)
 
     def largest(self, flags: list[int]) -> list[int]:
         """Return for each place the largest number that any process has there (0 to 255)."""
@@ -102,9 +110,19 @@ class Team:
         if not flags:
             return flags
         values = torch.tensor(flags, dtype=torch.uint8, device=self._wire())
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
+        with _in_contact():
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
         found: list[int] = values.tolist()
         return found
+
+    def gather(self, fact: T) -> list[T]:
+        """Return what each process has, in order of rank."""
+        import torch.distributed as dist
+
+        told: list[Any] = [None] * self.size
+        with _in_contact():
+            dist.all_gather_object(told, fact, group=self.group)
+        return told
 
     def spread(self, value: torch.Tensor, source: int) -> torch.Tensor:
         """Return the tensor that process `source` of the team has; the others give memory of its shape and type."""
@@ -112,7 +130,8 @@ class Team:
         import torch.distributed as dist
 
         raw = value.contiguous().reshape(-1).view(torch.uint8).to(self._wire())
-        dist.broadcast(raw, group=self.group, group_src=source)
+        with _in_contact():
+            dist.broadcast(raw, group=self.group, group_src=source)
         return raw.cpu().view(value.dtype).reshape(value.shape)
 
     def _wire(self) -> torch.device:
@@ -127,17 +146,30 @@ class Team:
 
     def _agree(self, error: BaseException | None, *, own: bool = True) -> None:
         """Find out whether all went well. `own`: raise this process's own error, too."""
-        import torch.distributed as dist
-
         failed = self.largest([0 if error is None else 1])[0]
         if failed:
-            told: list[Any] = [None] * self.size
-            dist.all_gather_object(told, None if error is None else _told(error), group=self.group)
+            told = self.gather(None if error is None else _told(error))
             if error is None:
                 lines = [f"process {at}: {t[0]}: {t[1]}" for at, t in enumerate(told) if t is not None]
                 raise ApplyError("nothing was loaded, because another process failed; " + "; ".join(lines[:3]))
         if error is not None and own:
             raise error
+
+
+class LostContactError(ApplyError):
+    """Another process is gone, or waited too long."""
+
+
+@contextmanager
+def _in_contact() -> Iterator[None]:
+    """Say it in our own words where a collective fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 200)
+        raise LostContactError(
+            f"nothing was loaded, because another process doesn't answer any more ({said})"
+        ) from error
 
 
 def _told(error: BaseException) -> tuple[str, str, tuple[Any, ...]]:

@@ -11,7 +11,8 @@ from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError
 from torchgraft.reading.containers.zipentries import STORED
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.views import strided_array
-from torchgraft.reading.tensors.leaves import FileBytes, RecordBytes, View
+from torchgraft.reading.tensors.leaves import FileBytes, View
+from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import StorageRef, StorageType, TensorRef
 from torchgraft.reading.pickles.views import Resolver
-from torchgraft.reading.tensors.leaves import RecordBytes
+from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
     from torchgraft.reading.containers.zipdir import ZipArchive

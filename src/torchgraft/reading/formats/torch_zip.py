@@ -21,7 +21,8 @@ from torchgraft.reading.pickles.tensor_runs import TensorRuns
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import Machine
 from torchgraft.reading.pickles.views import Resolver, check_geometry, unit_of
-from torchgraft.reading.tensors.leaves import RecordBytes, View
+from torchgraft.reading.tensors.leaves import View
+from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
     from torchgraft.reading.containers.zipdir import ZipArchive

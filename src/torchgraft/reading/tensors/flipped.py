@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from torchgraft.reading.tensors.leaves import Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
+
+    from torchgraft.reading.tensors.records import RecordBytes
 
 
 class Flipped(Leaf):
@@ -40,6 +42,10 @@ class Flipped(Leaf):
     def place(self) -> tuple[int, int]:
         """File number and offset."""
         return self.inner.place
+
+    def records(self) -> Iterable[RecordBytes]:
+        """Return those of the view."""
+        return self.inner.records()
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with the bytes from `start` on, signs turned."""

@@ -7,24 +7,19 @@ from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Protocol
 
-from torchgraft.core.checksums import Pieces, crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
-from torchgraft.reading.containers.inflating import check_inflated, inflate_into
-from torchgraft.reading.containers.zipentries import STORED
+from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     import torch
 
     from torchgraft.core.specs import Shape
-    from torchgraft.reading.containers.zipdir import ZipArchive
-    from torchgraft.reading.containers.zipentries import ZipEntry
     from torchgraft.reading.disk.files import Window
 
 MAX_DIMS = 64
-PIECE = 1 << 20
 MAX_SPREAD = 256 << 20
 SPREAD = 64
 
@@ -63,6 +58,10 @@ class Leaf(ABC):
     def check(self) -> None:
         """Compare a checksum that covers more than the parts that were read, where there is one."""
         return
+
+    def records(self) -> Iterable[RecordBytes]:
+        """Return the records with a checksum that the tensor lies in, as far as they were looked up."""
+        return ()
 
 
 class Bytes(Protocol):
@@ -147,102 +146,6 @@ class JoinedBytes:
             start = max(start - part.nbytes, 0)
 
 
-class RecordBytes:
-    """A record of a zip archive by its number, or its bytes from `skip` on. Its checksum is compared once all of it was read.
-
-    The pieces may come in any order and from several threads. What is read again is not summed up again.
-    """
-
-    __slots__ = ("_at", "_checked", "_crc", "_pieces", "archive", "nbytes", "number", "skip")
-
-    def __init__(self, archive: ZipArchive, number: int, skip: int, nbytes: int) -> None:
-        self.archive = archive
-        self.number = number
-        self.skip = skip
-        self.nbytes = nbytes
-        self._at = -1
-        self._crc = -1
-        self._pieces: Pieces | None = None
-        self._checked = archive.without_crc
-
-    @property
-    def entry(self) -> ZipEntry:
-        """What the directory says of the record; made anew each time, as there may be a million records."""
-        return self.archive.entries.at(self.number)
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether its bytes are compressed."""
-        return bool(self.archive.compressed) and self.entry.method != STORED
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """File number and offset of the record's header."""
-        return self.archive.window.place(self.archive.entries.headers[self.number])
-
-    def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on."""
-        if self.is_packed:
-            inflate_into(self.archive, self.number, buffer, self.skip + start)
-            return
-        self.archive.window.read_into(buffer, self.located() + start)
-        if not self._checked:
-            self.add(start, len(buffer), crc32(buffer, 0))
-
-    def located(self) -> int:
-        """Return where its first byte lies in the archive's window, once its own header was compared."""
-        if self._at < 0:
-            entry = self.entry
-            self._crc = entry.crc
-            self._at = self.archive.locate(entry)
-        return self._at + self.skip
-
-    @property
-    def is_checked(self) -> bool:
-        """Whether there is nothing to be compared any more."""
-        return self._checked
-
-    def check(self, limit: int = 64 << 20) -> None:
-        """Compare the checksum of a record that is read in parts, once, unless it is larger than `limit`."""
-        if self._checked:
-            return
-        if self.is_packed:
-            check_inflated(self.archive, self.number)
-            self._checked = True
-            return
-        if self.nbytes > limit:
-            return
-        first = self.located() - self.skip
-        end, total = self.skip + self.nbytes, 0
-        buffer = memoryview(bytearray(min(PIECE, end)))
-        for start in range(0, end, PIECE):
-            piece = buffer[: min(PIECE, end - start)]
-            self.archive.window.read_into(piece, first + start)
-            total = crc32(piece, total)
-        self.archive.check_crc(self.entry, total)
-        self._checked = True
-
-    def add(self, start: int, size: int, checksum: int) -> None:
-        """Take in the checksum of a piece; compare the whole when nothing is missing."""
-        if size == self.nbytes and not self.skip:
-            self._compare(checksum)
-            return
-        with self.archive.lock:
-            if self._pieces is None:
-                self._pieces = Pieces()
-                if self.skip:  # the checksum covers the bytes before `skip`, too
-                    self._pieces.add(0, self.skip, crc32(self.archive.window.read(self._at, self.skip), 0))
-            stop, total = self._pieces.add(self.skip + start, self.skip + start + size, checksum) or (0, 0)
-        if stop == self.skip + self.nbytes:
-            self._compare(total)
-
-    def _compare(self, checksum: int) -> None:
-        """Compare the checksum of all bytes, without looking the record up again."""
-        if checksum != self._crc:
-            self.archive.check_crc(self.entry, checksum)
-        self._checked = True
-
-
 class View(Leaf):
     """A tensor in a run of bytes. `strides` count elements and are None where the elements lie in C order.
 
@@ -293,6 +196,10 @@ class View(Leaf):
         """Compare the checksum of the record it lies in."""
         if isinstance(self.source, RecordBytes):
             self.source.check()
+
+    def records(self) -> Iterable[RecordBytes]:
+        """Return the record it lies in, if it does."""
+        return (self.source,) if isinstance(self.source, RecordBytes) else ()
 
     @property
     def is_whole(self) -> bool:

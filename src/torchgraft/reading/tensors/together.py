@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
-from torchgraft.reading.tensors.leaves import FileBytes, RecordBytes, View
+from torchgraft.reading.tensors.leaves import FileBytes, View
+from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
