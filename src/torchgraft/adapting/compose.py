@@ -13,7 +13,7 @@ from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
 from torchgraft.adapting.rows import row_fit
-from torchgraft.adapting.vocabulary import grown_vocabularies, vocabulary_fit
+from torchgraft.adapting.vocabulary import changed_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.making import maker
@@ -48,7 +48,7 @@ class Facts:
     keyed: frozenset[str]
     network: str
     library: str
-    grown: frozenset[tuple[int, int]]
+    vocabularies: frozenset[tuple[int, int]]
     tails: Mapping[str, str]
 
 
@@ -87,7 +87,7 @@ def gather_facts(
         flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},
         network=network,
         library=target.library,
-        grown=grown_vocabularies(matches),
+        vocabularies=changed_vocabularies(matches),
         tails=tails,
     )
 
@@ -197,9 +197,9 @@ def _shaped(match: Match, facts: Facts) -> Fit:
     said = _said(source, target, options)
     if said is not None:
         return said
-    grown = vocabulary_fit(source, target, facts.grown)
-    if grown is not None:
-        return grown
+    changed = vocabulary_fit(source, target, facts.vocabularies)
+    if changed is not None:
+        return changed
     if grids is not None and grids[0] != grids[1]:  # tables of as many rows may be of other grids: 2x3 and 3x2
         regridded = position_fit(source, target, facts.sides, facts.library, grids)
         if regridded is not None:

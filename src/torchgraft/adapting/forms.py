@@ -59,7 +59,9 @@ def pieces(
             )
             for slot, part in parts
         ]
-    return f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
+    text = f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
+    divides = target.form == "spectral_norm" and source.form == "plain"
+    return f"{text}, which divides by it: fill the model before the norm is put on" if divides else text
 
 
 def _alone(magnitude: Shape, part: str, dim: int | None) -> tuple[Op, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.adapting.packed import packed
+from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import percent, tensors
 from torchgraft.core.listing import listed
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan, Step
 
 LOW = 0.5
+# An argument that a text names.
+OPTION = re.compile(r"\b[a-z]+(?:_[a-z]+)*=(?!=)")
 # What FSDP calls its flattened parameters (torch.distributed.fsdp, and fairscale before it).
 FLAT = frozenset({"_flat_param", "flat_param", "flat_param_0", "_flat_param_0"})
 
@@ -96,11 +100,6 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
         )
 
 
-# How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
-# beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
-PAIRED, HALVED = frozenset({"wq", "wk"}), frozenset({"q_proj", "k_proj"})
-
-
 def _rotary(plan: Plan) -> Iterator[Objection]:
     """Names of one convention on one side and of the other one on the other: the rows may be in another order."""
     names = []
@@ -110,8 +109,7 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
             continue  # the one feed can't be of both conventions
         if any(isinstance(op, RotaryLayout) for feed in step.feeds for op in (*feed.ops, *step.ops)):
             continue
-        ends_ = {own, *(feed.key.split(".")[-2] for feed in step.feeds if "." in feed.key)}
-        if ends_ & PAIRED and ends_ & HALVED:
+        if names_differ(own, *(feed.key.rpartition(".")[0] for feed in step.feeds)):
             names.append(step.slot.name)
     if names:
         yield Objection(
@@ -143,9 +141,19 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]
         hint = f"; or else from {listed(others, 2)}" if others else ""
         fed = [feed.key for s in steps for feed in s.feeds]
-        fact = f"{listed(names)} <- {listed(fed, 3) or 'nothing'} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
-        remedy = "rename= (which tensor) or permute= (which layout), keep it fresh with fresh=, or on_doubt='take'"
-        yield Objection("doubt", f"{fact}; settle it with {remedy}", names)
+        source = f" <- {listed(fed, 3)}" if fed else ""
+        fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
+        yield Objection("doubt", f"{fact}; {_way_out(text, readable=any(s.feeds or s.ops for s in steps))}", names)
+
+
+def _way_out(text: str, *, readable: bool) -> str:
+    """Return what settles a doubt: an argument that `text` doesn't name yet. `readable`: there is something to take."""
+    fresh = "keep it fresh with fresh="
+    if not readable:
+        return f"{'or ' * bool(OPTION.search(text))}{fresh}, or all that is in doubt with on_doubt='skip'"
+    if OPTION.search(text):
+        return f"or {fresh}, or take this reading with on_doubt='take'"
+    return f"settle it with rename= (which tensor) or permute= (which layout), {fresh}, or on_doubt='take'"
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Slot
 
     Grid = tuple[int, int]
+    Names = Sequence[str] | Sequence[int] | Mapping[str, int]
 
 
 T = TypeVar("T")
@@ -29,8 +30,8 @@ class AxisNames:
     """What the indices along one axis are called on both sides: classes, tokens, speakers, input channels.
 
     Args:
-        source: the file's names in order, or, as tokenizers give them, a dict from name to index (which may leave out
-            indices: padding).
+        source: the file's names in order (numbers will do: `range(1000)` where indices keep theirs), or, as tokenizers
+            give them, a dict from name to index (which may leave out indices: padding).
         target: the model's, likewise.
         dim: the axis: 0 for rows (classes, tokens), 1 for input channels and columns.
         each: how many indices in a row belong to one name: 4 for boxes per class.
@@ -41,8 +42,8 @@ class AxisNames:
         UsageError: a name comes twice, or an argument makes no sense.
     """
 
-    source: Sequence[str] | Mapping[str, int]
-    target: Sequence[str] | Mapping[str, int]
+    source: Names
+    target: Names
     dim: int = field(default=0, kw_only=True)
     each: int = field(default=1, kw_only=True)
     new: str = field(default="fresh", kw_only=True)
@@ -62,26 +63,27 @@ class AxisNames:
             )
 
     @staticmethod
-    def places(names: Sequence[str] | Mapping[str, int]) -> Mapping[str, int]:
+    def places(names: Names) -> Mapping[str, int]:
         """Return the place of each name."""
-        return names if isinstance(names, Mapping) else {name: at for at, name in enumerate(names)}
+        return names if isinstance(names, Mapping) else {str(name): at for at, name in enumerate(names)}
 
-    def size(self, names: Sequence[str] | Mapping[str, int]) -> int:
+    def size(self, names: Names) -> int:
         """Return how many indices the names of one side stand for (of a dict: at least)."""
         return self.each * (max(names.values(), default=-1) + 1 if isinstance(names, Mapping) else len(names))
 
 
-def _checked(side: str, names: Sequence[str] | Mapping[str, int]) -> tuple[str, ...] | dict[str, int]:
+def _checked(side: str, names: Names) -> tuple[str, ...] | dict[str, int]:
     """Return a copy of the names that a caller gave for one side."""
     if isinstance(names, Mapping):
         places = list(names.values())
         if len(set(places)) < len(places) or any(at < 0 for at in places):
             raise UsageError(f"names of the {side}: two names stand for one index, or an index is below zero")
         return dict(names)
+    names = tuple(map(str, names))
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UsageError(f"names of the {side}: {', '.join(map(repr, twice[:4]))} more than once")
-    return tuple(names)
+    return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,17 +113,24 @@ def _absolute(
     if 0 < gone <= sides[0].prefix - sides[1].prefix:
         return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows)
     if sides[0].patches and sides[1].patches:
-        return Fit(
-            None,
-            f"{rows[0]} and {rows[1]} positions are no square grids: state them with grids=",
-            certainty=Certainty.DOUBT,
+        file, model = (
+            _shown(n, square, side.prefix) for n, square, side in zip(rows, (first, second), sides, strict=True)
         )
+        text = f"the file has {file} and the model {model}: grids= states both, as ((height, width), (height, width))"
+        return Fit(None, text, certainty=Certainty.DOUBT)
     if gone > 0:
         return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule="positions")
     kept = Rows(dim, tuple(range(rows[0])))
     return Fit(
         (), f"{rows[0]} positions copied, {rows[1] - rows[0]} further ones stay fresh", rows=kept, rule="positions"
     )
+
+
+def _shown(rows: int, square: int | None, prefix: int) -> str:
+    """Return how the rows of a position table are read: `square` of them, if it is known, stand before a square grid."""
+    before = prefix if square is None else square
+    grid = f"{rows - before} positions in no square" if square is None else "x".join(map(str, _grid(rows - before)))
+    return f"{grid} behind {before} row{'s' * (before > 1)}" if before else grid
 
 
 def _grid(count: int) -> Grid:

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from torchgraft.core.match import Leaf
 
 
+# How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
+# beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
+PAIRED, HALVED = frozenset({"wq", "wk"}), frozenset({"q_proj", "k_proj"})
+
+
+def names_differ(*owners: str) -> bool:
+    """Whether paths of projections end in names of both conventions: if they turn in pairs, it is in two ways."""
+    ends = {owner.rpartition(".")[2] for owner in owners}
+    return bool(ends & PAIRED and ends & HALVED)
+
+
 def other_pairs(source: Leaf, target: Leaf) -> bool:
     """Whether both sides are known to pair the rows of a query or key, in two ways."""
     return bool(source.rotary and target.rotary and source.rotary.layout != target.rotary.layout)
@@ -32,14 +43,12 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     The layouts are read from names, which others may use for another layout: no more than likely. The same holds
     where only one side's is known, unless both have one name. Without the number of heads nothing is filled.
     """
-    if fit.ops is None or (source.rotary is None and target.rotary is None):
+    if fit.ops is None:
         return fit
+    if source.rotary is None and target.rotary is None:
+        return _likely(fit) if names_differ(source.owner, target.owner) else fit
     if source.rotary is None or target.rotary is None:
-        return (
-            fit
-            if source.name == target.name
-            else replace(fit, certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index))
-        )
+        return fit if source.name == target.name else _likely(fit)
     if not other_pairs(source, target):
         return fit
     ours, theirs = source.rotary, target.rotary
@@ -54,12 +63,13 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
         )
         return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)
     reordered = RotaryLayout(heads=heads, to=theirs.layout, dim=dim)
-    return replace(
-        fit,
-        ops=(*fit.ops, reordered),
-        text="; ".join(t for t in (fit.text, pairs_text(source, target)) if t),
-        certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index),
-    )
+    text = "; ".join(t for t in (fit.text, pairs_text(source, target)) if t)
+    return _likely(replace(fit, ops=(*fit.ops, reordered), text=text))
+
+
+def _likely(fit: Fit) -> Fit:
+    """Return the fit as no more than likely."""
+    return replace(fit, certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index))
 
 
 _LEVELS = (Certainty.CERTAIN, Certainty.LIKELY, Certainty.DOUBT)

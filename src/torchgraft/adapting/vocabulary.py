@@ -1,4 +1,4 @@
-"""Vocabularies that grew at their end: proposed as a reading, never taken unasked."""
+"""Vocabularies that grew or shrank a little at their end: proposed as a reading, never taken unasked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.adapting.fit import Fit
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
+from torchgraft.ops import SliceDim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,24 +15,34 @@ if TYPE_CHECKING:
     from torchgraft.core.match import Leaf, Match
 
 TABLE_WORDS = frozenset({"wte", "tok", "token", "tokens", "word", "words", "vocab", "shared"})
+# A table that is shorter by up to this share of its rows lacks padding, or tokens that were added last; one that is shorter by
+# more is for another vocabulary, whose first rows are other tokens.
+FEW = 1 / 16
 
 
-def grown_vocabularies(matches: Iterable[Match]) -> frozenset[tuple[int, int]]:
-    """Return (rows in the file, rows in the model) of token tables that have more rows in the model."""
+def changed_vocabularies(matches: Iterable[Match]) -> frozenset[tuple[int, int]]:
+    """Return (rows in the file, rows in the model) of token tables that have more rows in the model, or a few less."""
     return frozenset(
         (m.source.shape[0], m.target.shape[0])
         for m in matches
         if len(m.source.shape) == len(m.target.shape) == 2
         and m.source.shape[1] == m.target.shape[1]
-        and m.source.shape[0] < m.target.shape[0]
+        and m.source.shape[0] != m.target.shape[0] >= (1 - FEW) * m.source.shape[0]
         and TABLE_WORDS & set(words(m.target.owner.rpartition(".")[2]))
     )
 
 
-def vocabulary_fit(source: Leaf, target: Leaf, grown: frozenset[tuple[int, int]]) -> Fit | None:
+def vocabulary_fit(source: Leaf, target: Leaf, changed: frozenset[tuple[int, int]]) -> Fit | None:
     """Return the reading of a table, output layer or its bias whose rows are tokens; doubt, since order may differ."""
     a, b = source.shape, target.shape
-    if not grown or len(a) != len(b) or not a or a[1:] != b[1:] or (a[0], b[0]) not in grown:
+    if not changed or len(a) != len(b) or not a or a[1:] != b[1:] or (a[0], b[0]) not in changed:
         return None
-    text = f"vocabulary {a[0]} -> {b[0]}: the first {a[0]} rows may be the same tokens (allow it with grow_rows=)"
-    return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule="grown rows")
+    text = f"vocabulary {a[0]} -> {b[0]}: the first {min(a[0], b[0])} rows may be the same tokens"
+    if a[0] < b[0]:
+        text += " (allow it with grow_rows=)"
+        return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule="grown rows")
+    text += (
+        f", and the model has no row for the last {a[0] - b[0]}; make its table {a[0]} rows long, or leave these out with "
+        f"axis_names={{...: AxisNames(range({a[0]}), range({b[0]}))}}"
+    )
+    return Fit((SliceDim(0, 0, b[0], a[0]),), text, certainty=Certainty.DOUBT, rule="cut rows")

@@ -10,6 +10,7 @@ from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
+from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchanged import with_exchanges_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.united import united
@@ -19,7 +20,7 @@ from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.undotted import dotted, respelled, restored
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
-from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
+from torchgraft.matching.parts.leaves import as_stored, copy_leaves, source_leaves, target_leaves, with_classes
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import choose, keep_part, only, require_weights
@@ -87,6 +88,7 @@ def match(
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
         rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING)))
         found = _merged(found, rest)
+    found = with_copies(found, copy_leaves(models.target.slots), lambda leaf: _reserved(leaf, rules))
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 

@@ -24,6 +24,11 @@ SHORTER = (
     "the file has one member of a list of which the model has several: it may be shared by all, or the list is shorter"
 )
 
+SEVERAL = (
+    "the file has this once where the model has several beside each other: it may be any of them, or the start of all, as "
+    "when experts are made from one layer (fan_out= fills them all)"
+)
+
 
 def spread(matching: Matching) -> Matching:
     """Return the matching with tensors that the file shares sent to every block that has such a place.
@@ -37,7 +42,21 @@ def spread(matching: Matching) -> Matching:
     if shared:
         matching = _merged(matching, list(_by_role(matching, shared)), shared)
     copies = list(_by_list(matching))
-    return _merged(matching, copies, {}) if copies else matching
+    return _merged(_doubted(matching, copies), copies, {}) if copies else matching
+
+
+def _doubted(matching: Matching, copies: Iterable[Match]) -> Matching:
+    """Return the matching with those matches in doubt that are copied to places beside theirs that are as good."""
+    several = {copy.source.name for copy in copies if copy.why.doubt == SEVERAL}
+    if not several:
+        return matching
+    matches = tuple(
+        replace(m, certainty=Certainty.DOUBT, why=replace(m.why, doubt=SEVERAL), alternatives=())
+        if m.source.name in several
+        else m
+        for m in matching.matches
+    )
+    return replace(matching, matches=matches)
 
 
 def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> Matching:
@@ -104,17 +123,21 @@ def _by_list(matching: Matching) -> Iterator[Match]:
     for found in matching.matches:
         if found.why.rule == "same name":
             continue
-        around = {span for block in blocks_of(found.source.name, lists) for span in spans[_list_of(block)]}
+        blocks = blocks_of(found.source.name, lists)
         for place in _places(found.target.name):
             if _is_same_list(found, place):
                 continue  # one list under one name, shorter in the file
+            inside = [block for block in blocks if not _is_around(block, place, spans)]
+            around = {span for block in inside for span in spans[_list_of(block)]}
             if not all(span.startswith(_member(found.target.name, place)) for span in around):
                 continue  # a list of the file that goes to several members, and so may be the model's list
             siblings = [leaf for leaf in free.get(place, ()) if leaf.shape == found.target.shape]
             if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
                 done |= {leaf.name for leaf in siblings}
-                numbered = _is_numbered(_outside(found.source.name, lists))
-                yield from (_copied(found, leaf, numbered=numbered) for leaf in siblings)
+                several = len(inside) < len(blocks) and not around
+                shorter = _is_numbered(_outside(found.source.name, lists))
+                doubt = SEVERAL if several else SHORTER if shorter else ""
+                yield from (_copied(found, leaf, doubt) for leaf in siblings)
                 break
 
 
@@ -125,14 +148,25 @@ def _is_same_list(found: Match, place: tuple[str, str]) -> bool:
     return ours[-at - 1 :] == theirs[-at - 1 :] and len(ours) > at < len(theirs)
 
 
+def _is_around(block: str, place: tuple[str, str], spans: Mapping[str, list[str]]) -> bool:
+    """Return whether all of a member of a list of the file goes to one member of a list around the place."""
+    parts = place[0].split(".")
+    members = [".".join(parts[: at + 1]) + "." for at, part in enumerate(parts) if part.isdecimal()]
+    return any(all(span.startswith(member) for span in spans[block]) for member in members)
+
+
 def _spans(matching: Matching, lists: Collection[tuple[str, str]]) -> Mapping[str, list[str]]:
-    """Return, for each numbered list of the file, where its members' tensors go; "" stands for those that go nowhere."""
+    """Return where the tensors of each numbered list of the file, and of each of its members, go.
+
+    "" stands for those that go nowhere.
+    """
     spans: dict[str, list[str]] = defaultdict(list)
     ends = [(m.source, m.target.name) for m in matching.matches]
     ends += [(leaf, "") for leaf in matching.free_sources if leaf.role not in DERIVED_ROLES]
     for source, end in ends:
         for block in blocks_of(source.name, lists):
             spans[_list_of(block)].append(end)
+            spans[block].append(end)
     return spans
 
 
@@ -152,15 +186,11 @@ def _member(name: str, place: tuple[str, str]) -> str:
     return name[: len(name) - len(after)] if after else name
 
 
-def _copied(found: Match, target: Leaf, *, numbered: bool) -> Match:
-    """Return a copy for another member; in doubt where the file numbers the source: a list of one may just be shorter.
-
-    `numbered`: by more than the numbers of a list that lies within one member, as the layers of an embedding.
-    """
-    sure = Certainty.DOUBT if numbered else Certainty.LIKELY
-    worst = Certainty.DOUBT if Certainty.DOUBT in (sure, found.certainty) else sure
-    why = replace(_why(found.source), doubt=SHORTER if worst is Certainty.DOUBT else "")
-    return Match(target=target, source=found.source, why=why, certainty=worst)
+def _copied(found: Match, target: Leaf, doubt: str) -> Match:
+    """Return a copy for another member of a list; `doubt` says what may be otherwise, "" where nothing may."""
+    certainty = Certainty.DOUBT if doubt or found.certainty is Certainty.DOUBT else Certainty.LIKELY
+    why = replace(_why(found.source), doubt=doubt or (found.why.doubt if certainty is Certainty.DOUBT else ""))
+    return Match(target=target, source=found.source, why=why, certainty=certainty)
 
 
 def _places(name: str) -> list[tuple[str, str]]:

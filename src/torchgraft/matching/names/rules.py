@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
@@ -24,7 +25,7 @@ class Rules:
 
     rename: source pattern -> target pattern; `{i}` stands for a number, `{name}` for one whole segment; a pattern that
     ends with a dot is a prefix, any other is a whole name or a run of whole segments at its start.
-    fan_out: source prefix -> target prefixes, one source for several places.
+    fan_out: source prefix -> target prefixes, one source for several places; fields as in `rename`.
     layers: path of a layer list -> number of the source layer for each target layer, repeats allowed.
     copies: module name -> name of the module that starts as its copy.
     fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
@@ -42,7 +43,7 @@ class Rules:
         if not (self.rename or self.fan_out or self.layers or self.copies):
             return [(key, key) for key in keys]
         shown: list[tuple[str, str]] = []
-        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        renames = self._renames()
         for key in keys:
             names = [_renamed(key, renames)]
             names = [n for name in names for n in self._spread(name)]
@@ -57,12 +58,12 @@ class Rules:
         Raises:
             UsageError: naming the rule, and what comes close to it.
         """
-        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        renames = self._renames()
         for (pattern, _), said in zip(renames, self.rename, strict=True):
             _expect(any(pattern.match(key) for key in keys), "rename", said, keys)
-        names = [_renamed(key, renames) for key in keys]
+        names = self._renamed_all(keys)
         for old in self.fan_out:
-            _expect(any(_behind(_dotted(old), name) is not None for name in names), "fan_out", old, names)
+            _expect(any(_behind(old, name) is not None for name in names), "fan_out", old, names)
         names = [n for name in names for n in self._spread(name)]
         for path, picks in self.layers.items():
             there = _numbers(path, names)
@@ -86,7 +87,7 @@ class Rules:
         """
         names = list(names)
         text = "\n".join(f".{name}." for name in names)
-        renames = [(_compile(a), b) for a, b in self.rename.items()]
+        renames = self._renames()
         heads: dict[str, list[str]] = {to: [] for to in self.rename.values()}
         for key in keys:
             found, to = next(((m, to) for pattern, to in renames if (m := pattern.match(key))), (None, ""))
@@ -97,7 +98,12 @@ class Rules:
                     name
                 )
                 heads[to].append("" if further else head)
-        places = {place: [place] for places in self.fan_out.values() for place in places}
+        places: dict[str, list[str]] = {place: [] for places in self.fan_out.values() for place in places}
+        shown = self._renamed_all(keys) if places else ()
+        for old, wanted in self.fan_out.items():
+            fields = [found.groupdict() for name in shown if (found := _behind(old, name)) is not None]
+            for place in wanted:
+                places[place] += dict.fromkeys(_filled(place, found) for found in fields)
         return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
 
     def check_slots(self, names: Sequence[str]) -> None:
@@ -133,11 +139,19 @@ class Rules:
         """Whether the caller wants the slot to start at zero."""
         return any(covers(pattern, name) for pattern in self.zero)
 
+    def _renames(self) -> list[tuple[re.Pattern[str], str]]:
+        return [(_compile(a), b) for a, b in self.rename.items()]
+
+    def _renamed_all(self, keys: Iterable[str]) -> list[str]:
+        renames = self._renames()
+        return [_renamed(key, renames) for key in keys]
+
     def _spread(self, name: str) -> list[str]:
         for old, places in self.fan_out.items():
-            rest = _behind(_dotted(old), name)
-            if rest is not None:
-                return [_dotted(place) + rest for place in places]
+            found = _behind(old, name)
+            if found is not None:
+                rest = found.string[found.end() :]
+                return [_filled(_dotted(place), found.groupdict()) + rest for place in places]
         return [name]
 
     def _relayered(self, name: str) -> list[str]:
@@ -158,14 +172,14 @@ class Rules:
         ]
 
 
-def _behind(prefix: str, name: str) -> str | None:
-    """Return what stands behind a prefix, at the start of a name or behind segments of wrappers; None if it isn't there."""
-    left = name
-    while not left.startswith(prefix):
+def _behind(prefix: str, name: str) -> re.Match[str] | None:
+    """Return where a prefix stands, at the start of a name or behind segments of wrappers; None if it isn't there."""
+    pattern, left = _compile(_dotted(prefix)), name
+    while (found := pattern.match(left)) is None:
         wrapper, _, left = left.partition(".")
         if wrapper not in WRAPPERS or not left:
             return None
-    return left[len(prefix) :]
+    return found
 
 
 def _list_at(path: str, name: str) -> re.Match[str] | None:
@@ -217,13 +231,14 @@ def _dotted(prefix: str) -> str:
     return prefix if not prefix or prefix.endswith(".") else prefix + "."
 
 
+@lru_cache(maxsize=1000)
 def _compile(pattern: str) -> re.Pattern[str]:
     out, at = [], 0
     for found in _FIELD.finditer(pattern):
         out.append(re.escape(pattern[at : found.start()]))
         name = found.group(1)
         if not name.isidentifier():
-            raise UsageError(f"rename pattern {pattern!r}: a field needs a name, as in {{i}}")
+            raise UsageError(f"pattern {pattern!r}: a field needs a name, as in {{i}}")
         out.append(f"(?P<{name}>\\d+)" if len(name) == 1 else f"(?P<{name}>[^.]+)")
         at = found.end()
     out.append(re.escape(pattern[at:]))
@@ -231,7 +246,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile("".join(out) + end)
     except re.error as error:
-        raise UsageError(f"rename pattern {pattern!r}: {error}") from error
+        raise UsageError(f"pattern {pattern!r}: {error}") from error
 
 
 def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
@@ -247,4 +262,4 @@ def _filled(to: str, fields: Mapping[str, str]) -> str:
     try:
         return _FIELD.sub(lambda m: fields[m.group(1)], to)
     except KeyError as error:
-        raise UsageError(f"rename target {to!r} uses {error}, which its source pattern lacks") from error
+        raise UsageError(f"target {to!r} uses {error}, which its source pattern lacks") from error

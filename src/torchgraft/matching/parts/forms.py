@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.dtypes import DType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torchgraft.core.specs import Shape, TensorSpec
 
@@ -57,6 +57,11 @@ def find_forms(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Form], dict[s
 def may_take_part(key: str) -> bool:
     """Whether a key is called like one of several tensors that make up a weight; their partners tell whether it is."""
     return key.endswith((*_SUFFIXES, "_raw"))
+
+
+def any_raw(keys: Iterable[str]) -> bool:
+    """Return whether one of the keys may be the weight that others are made from."""
+    return any(key.endswith("_raw") for key in keys)
 
 
 def _has_sibling(specs: Mapping[str, TensorSpec], owner: str) -> bool:

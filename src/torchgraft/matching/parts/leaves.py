@@ -9,7 +9,7 @@ from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.forms import Form, find_forms
+from torchgraft.matching.parts.forms import Form, any_raw, find_forms
 from torchgraft.matching.tables.packing import FUSED, owners_of
 from torchgraft.matching.tables.stated import NOTHING
 
@@ -53,12 +53,17 @@ def source_leaves(
 
 
 def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
-    """Return the leaves of a model in registration order; `keys` are slot names. Non-persistent buffers are left out."""
+    """Return the leaves of a model in registration order; `keys` are slot names.
+
+    Non-persistent buffers are left out, and copies that code makes of another slot: see `copy_leaves`.
+    """
     held = [slot for slot in slots if slot.persistent]
     by_name = {slot.name: slot for slot in held}
-    forms, _ = find_forms({name: slot.spec for name, slot in by_name.items()})
+    forms, copies = find_forms({name: slot.spec for name, slot in by_name.items()})
     leaves: list[Leaf] = []
     for slot in held:
+        if slot.name in copies:
+            continue
         form = forms.get(slot.name)
         if form is not None and form.keys[0] != slot.name:
             continue
@@ -78,6 +83,23 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
             )
         )
     return leaves
+
+
+def copy_leaves(slots: Sequence[Slot]) -> dict[str, tuple[Leaf, ...]]:
+    """Return the leaves of slots that the model's code fills from another one, by that one's name.
+
+    Weight drop (AWD-LSTM, fastai) keeps `weight_hh_l0_raw`, and puts it, with some of it dropped, into `weight_hh_l0`.
+    """
+    held = {slot.name: slot for slot in slots if slot.persistent and slot.name}
+    _, copies = find_forms({name: slot.spec for name, slot in held.items()}) if any_raw(held) else ({}, {})
+    found: dict[str, tuple[Leaf, ...]] = {}
+    for copy, raw in copies.items():
+        slot = held[copy]
+        leaf = _make(
+            name=copy, shape=slot.spec.shape, dtype=slot.spec.dtype, keys=(copy,), order=slot.order, kind=slot.kind
+        )
+        found[raw] = (*found.get(raw, ()), leaf)
+    return found
 
 
 def with_classes(leaves: Sequence[Leaf], classes: Mapping[str, str], keys: Mapping[str, str]) -> list[Leaf]:

@@ -1,0 +1,53 @@
+"""What the model's code copies from another of its tensors: filled like that one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchgraft.core.match import Match
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torchgraft.core.match import Leaf, Matching
+
+
+def with_copies(
+    matching: Matching, copies: Mapping[str, Sequence[Leaf]], is_reserved: Callable[[Leaf], bool]
+) -> Matching:
+    """Return the matching with each copy fed from the file's own copy, or else from what feeds the slot it is a copy of.
+
+    The model would make it anew on its first pass; until then it would hold values of nobody. `is_reserved`: the caller
+    wants something else for it.
+    """
+    if not copies:
+        return matching
+    wanted = {raw: [leaf for leaf in leaves if not is_reserved(leaf)] for raw, leaves in copies.items()}
+    found = {m.target.keys[0]: m for m in matching.matches if m.target.keys[0] in wanted}
+    new = tuple(
+        Match(
+            target=leaf,
+            source=_own_copy(leaf, m.source, matching.derived),
+            why=replace(m.why, text=f"{m.why.text}; a copy of {raw} that the model makes anew"),
+            certainty=m.certainty,
+            alternatives=m.alternatives,
+        )
+        for raw, m in found.items()
+        for leaf in wanted[raw]
+    )
+    free = tuple(leaf for raw, leaves in wanted.items() if raw not in found for leaf in leaves)
+    return replace(matching, matches=(*matching.matches, *new), free_targets=(*matching.free_targets, *free))
+
+
+def _own_copy(copy: Leaf, raw: Leaf, derived: Mapping[str, str]) -> Leaf:
+    """Return the file's copy of `raw` that stands where the model's does, or `raw` if it has none there."""
+    beside = [
+        key for key, origin in derived.items() if origin == raw.keys[0] and _is_inside(key) == _is_inside(copy.name)
+    ]
+    return replace(raw, name=beside[0], keys=(beside[0],)) if len(beside) == 1 else raw
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a copy lies in the module that is wrapped, not in the wrapper."""
+    return name.split(".")[-2:-1] == ["module"]
