@@ -37,8 +37,8 @@ class Order:
     """One side as a sequence.
 
     `segments` are the paths of its units, cut at the dots, and `index` finds a unit by its path; `changes` says how often
-    the shapes changed up to each, `depths` in how many lists each stands, `numbers` its numbers in them, counted from the
-    first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
+    the shapes changed up to each, `depths` in how many lists each stands, `blocks` the innermost member of one that it
+    stands in, `numbers` its numbers in them, counted from the first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
     `ends` the number in that list, and `layers`, of norms and other units of vectors only, what shapes the last layer
     before them has. `matrices`: how many matrices each module holds.
     """
@@ -47,6 +47,7 @@ class Order:
     index: Mapping[str, int]
     changes: tuple[int, ...]
     depths: tuple[int, ...]
+    blocks: tuple[str, ...]
     numbers: tuple[tuple[int, ...], ...]
     rows: tuple[tuple[str, str] | None, ...]
     ends: tuple[int, ...]
@@ -65,6 +66,7 @@ class Order:
             index={path: at for at, path in enumerate(paths)},
             changes=tuple(accumulate(steps)),
             depths=tuple(len(u.blocks) for u in units),
+            blocks=tuple(u.block for u in units),
             numbers=tuple(counted(paths)),
             rows=tuple(rows),
             ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),

@@ -12,7 +12,7 @@ from torchgraft.matching.evidence.wording import Wording
 from torchgraft.matching.parts.units import BARE, flat_class, keeps_statistics, shape_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
@@ -32,7 +32,7 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1. `turned`: a kernel has the same sizes in another order. `shared`: number of words that
+    blocks around them are, 0 to 1. `turned`: a kernel (or a matrix) has the same sizes in another order. `shared`: number of words that
     both names hold; a number counts with the word before it.
     """
 
@@ -66,17 +66,36 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
 
 
 def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    """Return where kernels of equal rank have other shapes: what code stores as kernels it doesn't store the other way."""
+    """Return where kernels of equal rank have other shapes: what code stores as kernels it doesn't store the other way.
+
+    Nor does it store some matrices the other way and some not: they count where one of another shape shows how all lie.
+    """
     (rows, ours), (columns, theirs) = _distinct(sources), _distinct(targets)
-    kernels = [[_kernel(unit) for unit in side] for side in (ours, theirs)]
+    least = 2 if _are_upright(sources, targets) else 3
+    kernels = [[_kernel(unit, least) for unit in side] for side in (ours, theirs)]
     found = np.array([[len(a) == len(b) and a != b for b in kernels[1]] for a in kernels[0]], bool)
     turned: np.ndarray = found.reshape(len(ours), len(theirs))[np.ix_(rows, columns)]
     return turned
 
 
-def _kernel(unit: Unit) -> Shape:
+def _kernel(unit: Unit, least: int) -> Shape:
     leaf = unit.leaves.get("weight")
-    return leaf.shape if leaf is not None and len(leaf.shape) > 2 else ()
+    return leaf.shape if leaf is not None and len(leaf.shape) >= least else ()
+
+
+def _are_upright(sources: Iterable[Unit], targets: Iterable[Unit]) -> bool:
+    """Return whether matrices lie the same way on both sides, as far as linear layers in blocks show it, and none otherwise.
+
+    A shape shows it that neither side has the other way round. Tables show nothing, for nobody turns them, nor do layers
+    outside of blocks: GPT-2 turns all in its blocks, and not its head.
+    """
+    ours, theirs = (
+        [u.leaves["weight"] for u in units if u.blocks and "weight" in u.leaves] for units in (sources, targets)
+    )
+    here, there = ({leaf.shape for leaf in leaves} for leaves in (ours, theirs))
+    others = {leaf.shape for leaf in theirs if leaf.turned is not False}
+    one_way = {s for s in there - others if len(s) == 2 and s[::-1] not in there and (s in here) != (s[::-1] in here)}
+    return bool(one_way) and one_way <= here
 
 
 def gather_shapes(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:

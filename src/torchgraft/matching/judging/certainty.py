@@ -82,7 +82,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     context = max(pair.block, pair.tail)
     if pair.name < STRANGE and context < 0.4 and pair.rare < 0.9 and not pair.in_order:
         return None
-    if pair.name < STRANGE and not (pair.told_apart or pair.placed):
+    if (pair.name < STRANGE or pair.exchangeable) and not (pair.told_apart or pair.placed):
         return _doubt(BY_ORDER)
     if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):
         return CERTAIN

@@ -30,7 +30,7 @@ class Pair:
     shapes that stays free stands beside, with nothing in between that could tell; `named`: the same name under
     the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well
     by name or block; `placed`: where one does, it stands elsewhere on both sides, or would fit worse as part of an
-    exchange; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
+    exchange; `exchangeable`: such a rival stands in the same block on both sides; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
     source.
     """
 
@@ -45,6 +45,7 @@ class Pair:
     unquestioned: bool
     told_apart: bool
     placed: bool
+    exchangeable: bool
     rare: float
     lead: float
     rival: int | None
@@ -119,6 +120,7 @@ def _judge(
         told_apart=not free and all(_by_order(pair, other, context) for other in others),
         placed=all(_stands_elsewhere(pair, *rival, context.sequences) for rival in free)
         and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
+        exchangeable=any(_in_one_block(pair, other, context.sequences) for other in others),
         rare=float(evidence.rare[i, j]),
         lead=float(lead),
         rival=rival if column[rival] > FITS else None,
@@ -178,6 +180,10 @@ def _by_place(
         return True
     branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
     return not branches and first.separates(i, ours) and second.separates(j, theirs)
+
+
+def _in_one_block(pair: tuple[int, int], other: tuple[int, int], sequences: tuple[Order, Order]) -> bool:
+    return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(sequences, pair, other, strict=True))
 
 
 def _stands_elsewhere(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:

@@ -13,7 +13,7 @@ from torchgraft.core.names import words
 from torchgraft.core.plan import Why
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torchgraft.core.match import Leaf
 
@@ -70,12 +70,13 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     """
     left = {leaf.name: leaf for leaf in sources}
     wanted = {name: leaf for leaf in targets for name in (leaf.name, *leaf.also)}
+    counting = Counting(list(left), list(wanted))
     pairs: dict[str, str] = {}
     rules: list[Prefix] = []
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
     while left and wanted:
-        rule, placed, others, places = _best(left, wanted)
+        rule, placed, others, places = _best(left, wanted, counting)
         if rule is None:
             break
         rivals = rivals or others
@@ -91,6 +92,37 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
     return Naming(pairs, tuple(rules), rivals, homes)
+
+
+class Counting:
+    """From which number each list of either side counts, found out where a rule asks for it."""
+
+    def __init__(self, sources: Sequence[str], targets: Sequence[str]) -> None:
+        self._names = sources, targets
+        self._firsts: dict[tuple[int, str], int] = {}
+
+    def agrees(self, rule: Prefix) -> bool:
+        """Return whether the lists that a rule leads from and to count from the same number.
+
+        Where one counts from zero and the other from one, equal numbers are those of different layers.
+        """
+        if "" in rule:
+            return True
+        ours, theirs = ([self._first(side, row) for row in _rows_of(prefix)] for side, prefix in enumerate(rule))
+        return ours == theirs
+
+    def _first(self, side: int, row: str) -> int:
+        known = self._firsts.get((side, row))
+        if known is None:
+            ends = {name[len(row) :].partition(".")[0] for name in self._names[side] if name.startswith(row)}
+            known = self._firsts[side, row] = min((int(end) for end in ends if end.isdecimal()), default=0)
+        return known
+
+
+def _rows_of(prefix: str) -> list[str]:
+    """Return what stands before each number that is a whole segment of a prefix."""
+    parts = prefix.split(".")
+    return ["".join(f"{part}." for part in parts[:at]) for at, part in enumerate(parts) if part.isdecimal()]
 
 
 def keeps_numbers(rule: Prefix) -> bool:
@@ -116,13 +148,15 @@ def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -
 
 
 def _best(
-    left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]
+    left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Counting
 ) -> tuple[Prefix | None, Mapping[str, str], tuple[str, ...], tuple[str, ...]]:
     """Return the best rule, what it pairs, and others as good: source prefixes that fill the same slots, target prefixes
     under which the same tensors fill other ones (the rule's own first).
     """
     rated: list[tuple[float, Prefix, dict[str, str]]] = []
     for rule in filter(keeps_numbers, _candidates(left, wanted)):
+        if not counting.agrees(rule):
+            continue
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
         sound = rule == ("", "") or (

@@ -184,6 +184,7 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("cls", "token"): ("cls",),
     ("distillation", "token"): ("dist",),
     ("dist", "token"): ("dist",),
+    ("distillation",): ("dist",),
     ("register", "tokens"): ("register",),
     ("reg", "token"): ("register",),
     ("patch", "embed", "proj"): ("patch",),

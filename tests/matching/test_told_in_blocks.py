@@ -1,0 +1,64 @@
+"""What tells layers of a block apart: from where lists count, and which way matrices lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WIDTH = 16
+
+
+def block(names: Sequence[str], layers: Sequence[nn.Module]) -> nn.Module:
+    """Return a module of named layers."""
+    return nn.ModuleDict(dict(zip(names, layers, strict=True)))
+
+
+def attentions(inside: str, *others: str, count: int = 4) -> list[nn.Module]:
+    """Return blocks of an attention that is called `inside`, and two layers."""
+    return [
+        nn.ModuleDict(
+            {
+                inside: block(("qkv", "proj"), (nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH))),
+                **dict(zip(others, (nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)), strict=True)),
+            }
+        )
+        for _ in range(count)
+    ]
+
+
+def test_equal_numbers_are_not_the_same_layer_where_one_side_counts_from_one() -> None:
+    new = nn.ModuleDict({"blocks": nn.ModuleList(attentions("attn", "fc1", "fc2"))})
+    counted = nn.ModuleDict({str(at + 1): one for at, one in enumerate(attentions("mha", "lin1", "lin2"))})
+    saved = nn.ModuleDict({"resblocks": counted}).state_dict()
+    plan = tg.load(new, saved, on_doubt="take").plan
+    for at in range(4):
+        step = plan.by_slot[f"blocks.{at}.attn.qkv.weight"]
+        assert [f.key for f in step.feeds] == [f"resblocks.{at + 1}.mha.qkv.weight"]
+        assert step.certainty is Certainty.CERTAIN
+    assert torch.equal(new["blocks"][3]["fc1"].weight, saved["resblocks.4.lin1.weight"])  # type: ignore[index]
+
+
+def mlps(*names: str) -> nn.Module:
+    """Return three blocks of a layer to thrice the width, one to four times, and one back from there."""
+    sizes = ((WIDTH, 3 * WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH))
+    blocks = [block(names, [nn.Linear(a, b, bias=False) for a, b in sizes]) for _ in range(3)]
+    return nn.ModuleDict({"h": nn.ModuleList(blocks)})
+
+
+@pytest.mark.parametrize(
+    ("turned", "sure"), [("", Certainty.CERTAIN), (".x", Certainty.DOUBT), (".x.y.z", Certainty.DOUBT)]
+)
+def test_a_matrix_that_lies_as_in_the_model_shows_that_others_are_not_turned(turned: str, sure: Certainty) -> None:
+    saved = mlps("x", "y", "z").state_dict()
+    file = {key: v.T.contiguous() if key.split(".")[2] in turned else v for key, v in saved.items()}
+    plan = tg.plan(mlps("one", "two", "three"), file)
+    assert {plan.by_slot[f"h.1.{name}.weight"].certainty for name in ("two", "three")} == {sure}
