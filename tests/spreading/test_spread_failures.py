@@ -85,6 +85,15 @@ def test_whichever_read_fails_nobody_is_changed(spoil, own, loser, file, two):
     check_ends(two.run(fail_at_each, (loser, reads, spoil, 3), "fsdp", file), loser, 6, own)
 
 
+@pytest.mark.parametrize("undo", ["check", "none"])
+def test_values_that_were_not_kept_are_lost_in_all_processes_or_in_none(undo, file, two):
+    reads = ("torchgraft.reading.source:OpenedCheckpoint", "read_into")
+    first, second = two.run(fail_at_each, (1, reads, OSError("cable"), 3), "fsdp", file, {"undo": undo})
+    kinds = {(mine[0], other[0], mine[2], other[2]) for mine, other in zip(first, second, strict=True)}
+    lost = ("ModelLostError", "ModelLostError", False, False)
+    assert kinds == ({lost, ("ApplyError", "ApplyError", True, True)} if undo == "check" else {lost})
+
+
 @pytest.mark.parametrize(
     ("module", "name", "loser"), [("spreading.share", "part_of", 1), ("spreading.share", "_own", 1), ("api", "make_plan", 0), ("api", "_opened", 1)]
 )  # fmt: skip
@@ -117,7 +126,7 @@ def refuse_all(rank, folder):
         ({n: v for n, v in checkpoint().items() if n != "conv.bias"}, {"strict": True}),
         (nan, {}),
         (mine, {}),
-        (checkpoint(), {"undo": "check"}),
+        (checkpoint(), {"undo": "never"}),
         ({"far": torch.zeros(4)}, {}),
     ]
     ends = [end_of(model, where, **asked) for where, asked in tries]

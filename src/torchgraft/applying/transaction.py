@@ -56,6 +56,31 @@ class Verifier(Protocol):
         ...
 
 
+class Others(Protocol):
+    """Those who fill other parts of the same model at the same time, all or none of them."""
+
+    def ready(self) -> None:
+        """Return when everybody could read all there is to read; raise where one couldn't. Nothing is lost by then."""
+        ...
+
+    def done(self) -> None:
+        """Return when everybody has filled what is to be filled; raise where one couldn't."""
+        ...
+
+
+class Nobody:
+    """Nobody else fills the model."""
+
+    def ready(self) -> None:
+        """Return at once."""
+
+    def done(self) -> None:
+        """Return at once."""
+
+
+NOBODY = Nobody()
+
+
 def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     model: nn.Module | Walk,
     target: Target,
@@ -65,15 +90,15 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     verify: Verifier | None = None,
     home: Home = HOME,
     undo: str = "auto",
-    agree: Callable[[None], None] | None = None,
+    others: Others = NOBODY,
     progress: Callable[[int, int], None] | None = None,
 ) -> Applied:
     """Fill `model` by `plan`, or leave it exactly as it was.
 
     Tensors on the meta device come to life in `home`: in memory of their own on the CPU by default. `verify` runs inside
     the transaction.
-    `agree` is called when nothing of ours can fail any more, and may raise because others failed. `progress` hears bytes
-    read and to be read, from any thread, one call at a time.
+    `others` are asked before anything is written that could not be put back, and at the end. `progress` hears bytes read
+    and to be read, from any thread, one call at a time.
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
@@ -104,13 +129,12 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
             raise ApplyError(f"{_said(error)}; nothing was written yet") from error
         random = torch.get_rng_state()
         try:
-            notes, initialised = work.carry_out(seen, shield)
+            notes, initialised = work.carry_out(seen, shield, others)
             checks = tuple(verify(seen, plan, work.written)) if verify else ()
             _raise_if_failed(checks)
             if not work.begun:
                 shield.deliver()
-            if agree is not None:
-                agree(None)
+            others.done()
         except BaseException as error:
             lost = work.roll_back()
             torch.set_rng_state(random)
@@ -181,7 +205,7 @@ class _Work:
     def _cell(self, step: Step) -> Cell:
         return self.cells[step.slot.name]
 
-    def carry_out(self, model: Walk, shield: Shield) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
+    def carry_out(self, model: Walk, shield: Shield, others: Others) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
         """Initialise, fill, settle what the values say, and put new tensors in; return notes and initialised slots."""
         initialised = initialise(model, self.cells, self.steps)
         deliver = shield.deliver if self.way != NONE else _wait
@@ -198,6 +222,7 @@ class _Work:
         for cell in self.cells.values():
             if cell.staged:
                 self.installation.install(cell)
+        others.ready()
         self.batches.begin()
         self.transfers.write()
         self.batches.write()

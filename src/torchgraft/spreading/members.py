@@ -96,25 +96,46 @@ class Together:
         """Return what `fill` gives on this process's share; where one process fails, all put their share back.
 
         Raises:
-            UsageError: `undo` is one that can't put a share back at the end.
-            Exception: what `fill` raised here; ApplyError where it raised in another process.
+            Exception: what `fill` raised here; ApplyError where it raised in another process, ModelLostError where old
+                values were not kept.
         """
-        from torchgraft.spreading.checksums import compare_together
         from torchgraft.spreading.share import share
 
-        def agree(error: None) -> None:
-            self._team.vote(error)
-            compare_together(self._team, whole.source)
-
-        if undo not in ("auto", "keep"):
-            raise UsageError(f"undo={undo!r}: several processes hold the model, and put it back together: use 'keep'")
         try:
             mine = share(self._team, model, whole)
             with self._team.shield.opened():  # fill() has one of its own
-                return fill(mine.target, mine.plan, mine.source, undo="keep", agree=agree)
+                return fill(mine.target, mine.plan, mine.source, undo=undo, others=Voters(self._team, whole.source))
         except BaseException as error:
             self._team.vote(error)
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class Voters:
+    """The other processes, as the one that fills its share sees them."""
+
+    team: Team
+    source: Source
+
+    def ready(self) -> None:
+        """Return when all processes have read their parts, and these agree with the checksums of the whole.
+
+        Raises:
+            ApplyError: another one failed.
+            CheckpointError: a checksum is wrong.
+        """
+        from torchgraft.spreading.checksums import compare_together
+
+        self.team.vote()
+        compare_together(self.team, self.source)
+
+    def done(self) -> None:
+        """Return when all processes have compared what they wrote.
+
+        Raises:
+            ApplyError: another one failed.
+        """
+        self.team.vote(last=True)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ error in all, so that nobody waits for a process that gave up.
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torchgraft.core import errors
@@ -34,7 +34,7 @@ class Team:
         self.shield = shield
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
-        self._voted = False
+        self._over = False
 
     def together(self, work: Callable[[], T]) -> T:
         """Return what `work` gives in this process, once it has given something in all.
@@ -90,17 +90,23 @@ class Team:
 
         self.together(compare)
 
-    def vote(self, error: BaseException | None) -> None:
-        """Say whether this process could do its part; raise where another one couldn't. Later calls do nothing.
+    def vote(self, error: BaseException | None = None, *, last: bool = False) -> None:
+        """Say whether this process could do its part; raise where another one couldn't.
+
+        After a failure, or the `last` vote, nobody waits for votes any more: later calls do nothing.
 
         Raises:
             ApplyError: another process failed, with its words; or, unless there is an `error`, is gone.
         """
-        if self._voted:
+        if self._over:
             return
-        self._voted = True
-        with suppress(LostContactError) if error is not None else nullcontext():
+        try:
             self._agree(error, own=False)
+            self._over = self._over or last
+        except LostContactError:
+            self._over = True
+            if error is None:
+                raise
 
     def largest(self, flags: list[int]) -> list[int]:
         """Return for each place the largest number that any process has there (0 to 255)."""
@@ -148,6 +154,7 @@ class Team:
         """Find out whether all went well. `own`: raise this process's own error, too."""
         failed = self.largest([0 if error is None else 1])[0]
         if failed:
+            self._over = True
             told = self.gather(None if error is None else _told(error))
             if error is None:
                 lines = [f"process {at}: {t[0]}: {t[1]}" for at, t in enumerate(told) if t is not None]
