@@ -18,55 +18,17 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
 import plan_time
 from load_time import forked, resident
+from many_keys import PARTS, model, usual, write
 from picture import curves
 
 import torchgraft
-
-PARTS = ("attn.q.weight", "attn.k.weight", "attn.v.weight", "attn.o.weight", "mlp.gate.weight", "mlp.up.weight",
-         "mlp.down.weight", "norm1.weight", "norm2.weight", "norm2.bias")  # fmt: skip
-WIDTH = 8
-
-
-def names(count, prefix=""):
-    """Return the names of `count` tensors: experts, in layers of a hundred."""
-    blocks = range(count // len(PARTS))
-    return [f"{prefix}encoder.layers.{n // 100}.experts.{n % 100}.{part}" for n in blocks for part in PARTS]
-
-
-def write(count, folder):
-    """Write both files."""
-    values = torch.randn(count, WIDTH)
-    state = {name: value.clone() for name, value in zip(names(count, "module."), values, strict=True)}
-    save_file(state, folder / f"{count}.safetensors")
-    torch.save(state, folder / f"{count}.pt")
-
-
-def model(count):
-    """Return a model of `count` parameters."""
-    root = nn.Module()
-    for name in names(count):
-        *path, last = name.split(".")
-        inner = root
-        for part in path:
-            if not hasattr(inner, part):
-                inner.add_module(part, nn.Module())
-            inner = getattr(inner, part)
-        inner.register_parameter(last, nn.Parameter(torch.zeros(WIDTH)))
-    return root
-
-
-def usual(made, state):
-    """Strip the prefix and hand over to load_state_dict."""
-    made.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
-
 
 WAYS = {
     "safetensors: load_file, load_state_dict": lambda made, stem: usual(made, load_file(f"{stem}.safetensors")),
@@ -101,9 +63,9 @@ def main():
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        forked(write, len(PARTS), Path(folder))
+        forked(write, f"{folder}/{len(PARTS)}", len(PARTS))
         for count in (1000 * number for number in asked.thousands):
-            forked(write, count, Path(folder))
+            forked(write, f"{folder}/{count}", count)
             taken = {way: [] for way in (*WAYS, PLANNED)}
             for _ in range(asked.runs):
                 for way, samples in taken.items():

@@ -1,14 +1,16 @@
 """Wall time, processor time and peak memory of loading, beside others and beside the limit of the machine, in one run.
 
-    python bench/load_time.py [--runs 7] [--models resnet50 vit_l decoder] [--decoder-mib 1024] [--json FILE] [--picture FILE.svg]
+    python bench/load_time.py [--runs 7] [--models resnet50 vit_l decoder keys] [--decoder-mib 512] [--json FILE] [--picture FILE.svg]
 
-What is loaded into what, and the ways of doing so, are in load_ways.py. `decoder` is a language model of the size that
-is asked for, in bfloat16, in shards.
+What is loaded into what is in load_ways.py, the ways of others are in peers.py; those that aren't installed are left out.
+`decoder` is a language model of the size that is asked for, in bfloat16, in shards, `keys` a hundred thousand small tensors.
+On an idle machine of two cores it takes ten minutes, and 5 GB of disk and of memory.
 
-Each sample is a forked process: model built, memory touched, then one load, timed alone. The ways take turns, so that
-whatever else the machine does meets all of them. Files are written once to a temporary folder and read from the page
-cache. `limit` is a loop that does nothing but read the same bytes, by two threads, into memory that was touched before
-or, where the model has none, into fresh memory with huge pages.
+Each sample is a forked process that has everything imported: model built, memory touched, then one load, timed alone. The
+ways take turns, each other time in reverse, so that whatever else the machine does meets all of them. Files are written
+once to a temporary folder and read from the page cache. `limit` is a loop that does nothing but read the same bytes, by
+two threads, into memory that was touched before or, where the model has none, into fresh memory with huge pages. The
+machine is `busy` with a loop for each core that does nothing else.
 `peak_MiB` is the growth of the peak resident set over that before the load (mapped file pages count). `build` begins
 without a model: constructing it counts.
 """
@@ -16,22 +18,30 @@ without a model: constructing it counts.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
+# Of a hundred thousand tensors a sample takes up to ten seconds, and differs little from the next.
+MANY_RUNS = 3
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
 import decoder
-from load_ways import CASES, MODELS, PREPARED, WAYS, ours, torch_mapped, write
+from load_ways import CASES, MODELS, PREPARED, WAYS, ours, write
+from peers import CONVERTED, torch_mapped
 from picture import bars
 
 
@@ -47,6 +57,41 @@ def warm_up(way, folder):
         ours(small, path)
         torchgraft.build(lambda: nn.Linear(4, 4), path)
     path.unlink()
+
+
+def imported():
+    """Return the modules that loading imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        warm_up("torchgraft", Path(folder))
+    return list(sys.modules)
+
+
+def import_all(models):
+    """Import in this process what every sample needs, so that each need not; nothing is computed here."""
+    wanted = [*forked(imported), "safetensors.torch", "torch.distributed.checkpoint", "accelerate"]
+    if "decoder" in models and CONVERTED["joined"]:
+        wanted += [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "phi3")]
+    for module in wanted:
+        with suppress(ImportError):
+            importlib.import_module(module)
+
+
+@contextmanager
+def busy_cores(count):
+    """Keep `count` cores busy meanwhile."""
+    loops = []
+    for _ in range(count):
+        loops.append(os.fork())
+        if not loops[-1]:
+            while True:
+                pass
+    time.sleep(0.2 if loops else 0)
+    try:
+        yield
+    finally:
+        for pid in loops:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def forked(function, *arguments):
@@ -71,20 +116,22 @@ def forked(function, *arguments):
 
 def sample(name, case, way, folder):
     """Return (wall seconds, processor seconds, peak growth in MiB) of one load."""
+    warnings.simplefilter("ignore")
     warm_up(way, folder)
     path = folder / f"{name}.{case[0]}"
     given = PREPARED[case[1] if way != "limit" else "limit"](name, path, case)
     run = WAYS[case][way]
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmHWM")
-    cpu, start = time.process_time(), time.perf_counter()
-    try:
-        own = run(given, path)
-    except Exception as error:  # noqa: BLE001
-        print(f"{case} {way}: {error!r:.600}", file=sys.stderr)
-        return float("nan"), float("nan"), float("nan")
-    wall = time.perf_counter() - start
-    return own if own is not None else wall, time.process_time() - cpu, (resident("VmHWM") - before) / 1024
+    with busy_cores((os.cpu_count() or 1) if case[1] == "busy" else 0):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmHWM")
+        cpu, start = time.process_time(), time.perf_counter()
+        try:
+            own = run(given, path)
+        except Exception as error:  # noqa: BLE001
+            print(f"{case} {way}: {error!r:.600}", file=sys.stderr)
+            return float("nan"), float("nan"), float("nan")
+        wall = time.perf_counter() - start
+        return own if own is not None else wall, time.process_time() - cpu, (resident("VmHWM") - before) / 1024
 
 
 def resident(field):
@@ -100,17 +147,16 @@ def measure(name, runs, folder):
     size = forked(write, name, folder)
     todo = [(case, way) for case in CASES[name] for way in WAYS[case]]
     samples = {pair: [] for pair in todo}
-    for number in range(runs + 1):
-        for case, way in todo if number % 2 else reversed(todo):
-            result = forked(sample, name, case, way, folder)
-            if number:
-                samples[case, way].append(result)
-    return [row(name, size, pair, samples[pair], samples[pair[0], "limit"]) for pair in todo]
+    for number in range(min(runs, MANY_RUNS) if name == "keys" else runs):
+        for case, way in reversed(todo) if number % 2 else todo:
+            samples[case, way].append(forked(sample, name, case, way, folder))
+    return [row(name, size, pair, samples[pair], samples.get((pair[0], "limit"))) for pair in todo]
 
 
 def row(name, size, pair, mine, base):
-    """Return the figures of one way; `to_limit` is the median of the ratios within one round."""
+    """Return the figures of one way; `to_limit` is the median of the ratios within one round, where there is a limit."""
     case, way = pair
+    ratios = [s[0] / b[0] for s, b in zip(mine, base, strict=True)] if base else []
     return {
         "model": name,
         "MiB": round(size),
@@ -121,7 +167,7 @@ def row(name, size, pair, mine, base):
         "wall_s": round(statistics.median(s[0] for s in mine), 4),
         "least_s": round(min(s[0] for s in mine), 4),
         "cpu_s": round(statistics.median(s[1] for s in mine), 4),
-        "to_limit": round(statistics.median(s[0] / b[0] for s, b in zip(mine, base, strict=True)), 2),
+        "to_limit": round(statistics.median(ratios), 2) if ratios else None,
         "peak_MiB": round(statistics.median(s[2] for s in mine), 1),
     }
 
@@ -130,11 +176,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--decoder-mib", type=int, default=1024)
+    parser.add_argument("--decoder-mib", type=int, default=512)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     decoder.MIB = asked.decoder_mib
+    import_all(asked.models)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.models:

@@ -7,9 +7,12 @@ import os
 import threading
 
 import decoder
+import many_keys
 import numpy as np
+import peers
 import torch
 import torchvision
+from peers import files_of
 from torch import nn
 
 PIECE = 16 << 20
@@ -18,6 +21,7 @@ MODELS = {
     "resnet50": torchvision.models.resnet50,
     "vit_l": torchvision.models.vit_l_16,
     "decoder": decoder.decoder,
+    "keys": many_keys.model,
 }
 
 
@@ -39,21 +43,33 @@ def write(name, folder):
     """Write the model's files with random values; return its size in MiB."""
     import safetensors.torch
 
+    if name == "keys":
+        return many_keys.write(folder / name)
+    if name == "decoder":
+        write_shards(lambda: decoder.decoder(joined=True), folder / f"{name}.fused")
+        return write_shards(decoder.decoder, folder / f"{name}.shards")
+    state = random_values(MODELS[name])
+    torch.save(state, folder / f"{name}.pt")
+    safetensors.torch.save_file(state, folder / f"{name}.safetensors")
+    return mib(state)
+
+
+def write_shards(make, folder):
+    """Write a folder of shards with random values; return its size in MiB."""
     import torchgraft
 
-    state = {k: torch.randn(v.shape).to(v.dtype) for k, v in touched(on_meta(MODELS[name])).state_dict().items()}
-    if name == "decoder":
-        (folder / f"{name}.shards").mkdir()
-        torchgraft.save(folder / f"{name}.shards" / "model.safetensors", state, shard_size=SHARD)
-    else:
-        torch.save(state, folder / f"{name}.pt")
-        safetensors.torch.save_file(state, folder / f"{name}.safetensors")
+    folder.mkdir()
+    state = random_values(make)
+    torchgraft.save(folder / "model.safetensors", state, shard_size=SHARD)
+    return mib(state)
+
+
+def random_values(make):
+    return {k: torch.randn(v.shape).to(v.dtype) for k, v in touched(on_meta(make)).state_dict().items()}
+
+
+def mib(state):
     return sum(t.numel() * t.element_size() for t in state.values()) / 2**20
-
-
-def files_of(path):
-    """Return the files that hold the tensors."""
-    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
 
 
 # What is made ready before the clock runs.
@@ -94,8 +110,14 @@ PREPARED = {
     "meta": lambda name, *_: on_meta(MODELS[name]),
     "build": lambda name, *_: MODELS[name],
     "joined": lambda *_: touched(on_meta(lambda: decoder.decoder(joined=True))),
+    "parted": lambda name, *_: touched(on_meta(MODELS[name])),
     "float32": lambda name, *_: touched(on_meta(MODELS[name]).float()),
+    "float16": lambda name, *_: touched(on_meta(MODELS[name]).half()),
     "tenth": tenth_of,
+    "busy": lambda name, *_: touched(on_meta(MODELS[name])),
+    "stripped": lambda name, *_: MODELS[name](),
+    "header": lambda *_: None,
+    "renamed": lambda *_: None,
 }
 
 
@@ -122,52 +144,6 @@ def limit(buffer, path):
     helper.join()
 
 
-def torch_mapped(model, path):
-    model.load_state_dict(torch.load(path, mmap=True, weights_only=True))
-
-
-def torch_mapped_part(model, path):
-    state = torch.load(path, mmap=True, weights_only=True)
-    model.load_state_dict({name: state[name] for name in model.state_dict()})
-
-
-def torch_plain(model, path):
-    model.load_state_dict(torch.load(path, weights_only=True))
-
-
-def safetensors_file(model, path):
-    from safetensors.torch import load_file
-
-    for file in files_of(path):
-        model.load_state_dict(load_file(file), strict=not path.is_dir())
-
-
-def safetensors_assigned(model, path):
-    """Read into memory of its own, as ours does: a mapping that is read later is no load."""
-    from safetensors.torch import load_file
-
-    for file in files_of(path):
-        state = {name: value.clone() for name, value in load_file(file).items()}
-        model.load_state_dict(state, assign=True, strict=not path.is_dir())
-
-
-def safetensors_joined(model, path):
-    from safetensors.torch import load_file
-
-    state = {}
-    for file in files_of(path):
-        state.update(load_file(file))
-    for name in model.state_dict():
-        for joined, parts in (("qkv_proj", ("q_proj", "k_proj", "v_proj")), ("gate_up_proj", ("gate_proj", "up_proj"))):
-            if joined in name:
-                state[name] = torch.cat([state.pop(name.replace(joined, part)) for part in parts])
-    model.load_state_dict(state)
-
-
-def construct_and_load(factory, path):
-    safetensors_file(factory(), path)
-
-
 def ours(model, path):
     import torchgraft
 
@@ -187,26 +163,45 @@ def ours_build(factory, path):
 
 
 OURS = {"torchgraft.load": ours, "torchgraft.load(undo='none')": ours_bare}
-MAPPED = "torch.load(mmap=True) + load_state_dict"
-# (file, what is filled) -> way -> what is timed. The first is the limit.
-WAYS = {
-    ("pt", "model"): {"limit": limit, MAPPED: torch_mapped, "torch.load + load_state_dict": torch_plain} | OURS,
-    ("safetensors", "model"): {"limit": limit, "load_file + load_state_dict": safetensors_file} | OURS,
-    ("safetensors", "meta"): {
-        "limit": limit,
-        "load_file, cloned, assigned": safetensors_assigned,
-        "torchgraft.load": ours,
-    },
-    ("safetensors", "build"): {
-        "limit": limit,
-        "constructor + load_file": construct_and_load,
-        "torchgraft.build": ours_build,
-    },
-    ("pt", "tenth"): {"limit": limit, MAPPED: torch_mapped_part} | OURS,
-    ("shards", "model"): {"limit": limit, "load_file + load_state_dict": safetensors_file} | OURS,
-    ("shards", "meta"): {"limit": limit, "load_file, cloned, assigned": safetensors_assigned, "torchgraft.load": ours},
-    ("shards", "joined"): {"limit": limit, "load_file + cat + load_state_dict": safetensors_joined} | OURS,
-    ("shards", "float32"): {"limit": limit, "load_file + load_state_dict": safetensors_file} | OURS,
+TORCH = {
+    "torch.load(mmap=True) + load_state_dict": peers.torch_mapped,
+    "torch.load + load_state_dict": peers.torch_plain,
 }
-ONE_FILE = [case for case in WAYS if case[0] != "shards"]
-CASES = {"resnet50": ONE_FILE, "vit_l": ONE_FILE, "decoder": [case for case in WAYS if case[0] == "shards"]}
+FILE = {"load_file + load_state_dict": peers.safetensors_file}
+OPENED = {"safe_open + copy_": peers.safetensors_loop}
+OWNED = {"load_file, cloned, assigned": peers.safetensors_assigned}
+LIMIT = {"limit": limit}
+# (file, what is filled) -> way -> what is timed. The limit comes first, where there is one.
+WAYS = {
+    ("pt", "model"): LIMIT | TORCH | OURS,
+    ("safetensors", "model"): LIMIT | FILE | OPENED | OURS,
+    ("safetensors", "meta"): LIMIT | OWNED | {"torchgraft.load": ours},
+    ("safetensors", "build"): LIMIT
+    | {"constructor + load_file": peers.construct_and_load, "torchgraft.build": ours_build},
+    ("pt", "tenth"): LIMIT | {"torch.load(mmap=True) + load_state_dict": peers.torch_mapped_part} | OURS,
+    ("safetensors", "busy"): LIMIT | FILE | OURS,
+    ("shards", "model"): LIMIT | FILE | peers.SHARDS | OURS,
+    ("shards", "meta"): LIMIT | OWNED | {"torchgraft.load": ours},
+    ("shards", "joined"): LIMIT
+    | {"load_file + cat + load_state_dict": peers.safetensors_joined}
+    | peers.CONVERTED["joined"]
+    | OURS,
+    ("fused", "parted"): LIMIT
+    | {"load_file + split + load_state_dict": peers.safetensors_parted}
+    | peers.CONVERTED["parted"]
+    | OURS,
+    ("shards", "float32"): LIMIT | FILE | OURS,
+    ("shards", "float16"): LIMIT | FILE | OURS,
+    ("pt", "stripped"): {"torch.load + load_state_dict": many_keys.torch_loaded, "torchgraft.load": ours},
+    ("safetensors", "stripped"): {"load_file + load_state_dict": many_keys.file_loaded, "torchgraft.load": ours},
+    ("pt", "header"): {"torch.load(mmap=True)": many_keys.torch_header, "torchgraft.inspect": many_keys.inspected},
+    ("pt", "renamed"): {"torchgraft.plan": many_keys.planned},
+}
+KEYS = ("stripped", "header", "renamed")
+SHARDED = ("shards", "fused")
+CASES = {
+    "resnet50": [case for case in WAYS if case[0] not in SHARDED and case[1] not in (*KEYS, "busy")],
+    "vit_l": [case for case in WAYS if case[0] not in SHARDED and case[1] not in KEYS],
+    "decoder": [case for case in WAYS if case[0] in SHARDED],
+    "keys": [case for case in WAYS if case[1] in KEYS],
+}

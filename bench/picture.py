@@ -15,7 +15,13 @@ INTO = {
     "build": "constructed and loaded",
     "tenth": "a tenth of it loaded",
     "joined": "loaded with q, k, v and gate, up joined",
+    "parted": "loaded with q, k, v and gate, up parted",
     "float32": "loaded into a float32 model",
+    "float16": "loaded into a float16 model",
+    "busy": "loaded while every core is busy",
+    "stripped": "100,000 tensors, loaded, a prefix stripped",
+    "header": "names and shapes of 100,000 tensors",
+    "renamed": "100,000 tensors, planned, other names throughout",
 }
 
 
@@ -36,9 +42,8 @@ def bars(rows):
             colour = next((c for start, c in COLOURS.items() if line["way"].startswith(start)), OTHER)
             parts.append(text(24, y + 13, line["way"]))
             parts.append(f'<rect x="{LABEL}" y="{y}" width="{long:.1f}" height="{BAR - 4}" fill="{colour}"/>')
-            said = (
-                f"{1000 * line['wall_s']:.0f} ms, {line['to_limit']:.1f} x limit, +{max(line['peak_MiB'], 0):.0f} MiB"
-            )
+            ratio = f", {line['to_limit']:.1f} x limit" if line["to_limit"] else ""
+            said = f"{1000 * line['wall_s']:.0f} ms{ratio}, +{max(line['peak_MiB'], 0):.0f} MiB"
             parts.append(text(LABEL + long + 6, y + 12, said))
             y += BAR
     y += 12
