@@ -62,6 +62,10 @@ class MemorySource:
         for piece in pieces:
             self.read_into(piece.network, piece.key, piece.buffer, piece.start)
 
+    def read_many(self, tensors, starts, sizes, buffer):
+        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
+            self.read_into(network, key, buffer[start : start + size])
+
 
 def reads_in_parts(source):
     """Count what is read of each key: return a dict that is filled while `source` is used."""

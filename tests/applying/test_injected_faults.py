@@ -58,6 +58,10 @@ class Faulty:
         for piece in pieces:
             self.read_into(piece.network, piece.key, piece.buffer, piece.start)
 
+    def read_many(self, tensors, starts, sizes, buffer):
+        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
+            self.read_into(network, key, buffer[start : start + size])
+
 
 class Block(nn.Module):
     def __init__(self, fused):

@@ -7,9 +7,10 @@ small one, and models of experts have a hundred thousand of these.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import accumulate, pairwise
-from operator import itemgetter
+from itertools import accumulate, count, pairwise
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,11 +20,10 @@ from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.moving import scatter
 from torchgraft.core.plan import Action
-from torchgraft.core.specs import Piece
 from torchgraft.core.written import SMALL, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torchgraft.applying.cells import Cell
     from torchgraft.applying.findings import Findings
@@ -41,13 +41,11 @@ MANY = 4096  # tensors of a batch: signals are heard in between
 class Batch(NamedTuple):
     """Small slots of one element type: steps, cells, and where each lies in memory with how many bytes.
 
-    `ranks` order the slots of all batches as the file has them. `staged`: none of them has old values. `room`, `proves`
-    and `bare` are as for a Transfer.
+    `staged`: none of them has old values. `room`, `proves` and `bare` are as for a Transfer.
     """
 
     steps: Sequence[Step]
     cells: Sequence[Cell]
-    ranks: Sequence[int]
     addresses: Sequence[int]
     sizes: Sequence[int]
     staged: bool = False
@@ -85,36 +83,49 @@ class Batch(NamedTuple):
 def batched(
     steps: Sequence[Step], cells: Mapping[str, Cell], specs: Mapping[str, Mapping[str, TensorSpec]]
 ) -> tuple[list[Batch], list[Step]]:
-    """Return the small slots that are copied as they are in batches, each in the order of `steps`, and the other steps."""
-    kinds: defaultdict[tuple[DType, bool], list[tuple[Step, Cell, int, int]]] = defaultdict(list)
+    """Return the small slots that are copied as they are in batches, each in the order of the file, and the other steps."""
+    kinds: defaultdict[tuple[DType, bool], list[tuple[int, Step, Cell]]] = defaultdict(list)
     others: list[Step] = []
-    for rank, step in enumerate(steps):
-        cell = cells[step.slot.spec.name]
-        size = cell.room
-        if 0 < size <= SMALL and step.action is Action.COPY:
-            feed, slot = step.feeds[0], step.slot.spec
+    ranks = _Ranks(specs)
+    for step in steps:
+        slot = step.slot.spec
+        cell = cells[slot.name]
+        if 0 < cell.size <= SMALL and len(cell.places) == 1 and step.action is Action.COPY:
+            feed = step.feeds[0]
             given = specs[feed.network][feed.key]
             if given.dtype is slot.dtype is not DType.BOOL and given.shape == slot.shape:
-                kinds[slot.dtype, cell.staged].append((step, cell, rank, size))
+                kinds[slot.dtype, cell.staged].append((ranks[feed.network][feed.key], step, cell))
                 continue
         others.append(step)
-    return [batch for found in kinds.values() for batch in _cut(found)], others
+    return [batch for found in kinds.values() for batch in _cut(sorted(found, key=itemgetter(0)))], others
 
 
-def _cut(found: Sequence[tuple[Step, Cell, int, int]]) -> Iterator[Batch]:
+class _Ranks(dict[str, Mapping[str, int]]):
+    """By network and key, where a tensor comes in the source: networks have theirs in the order of the file."""
+
+    def __init__(self, specs: Mapping[str, Mapping[str, TensorSpec]]) -> None:
+        super().__init__()
+        self._specs = specs
+
+    def __missing__(self, network: str) -> Mapping[str, int]:
+        self[network] = dict(zip(self._specs[network], count(), strict=False))
+        return self[network]
+
+
+def _cut(found: Sequence[tuple[int, Step, Cell]]) -> Iterator[Batch]:
     """Yield batches of what may go together, no larger than they may be."""
     first = size = 0
-    for at, (*_, more) in enumerate(found):
-        if size + more > MOST or at - first == MANY:
+    for at, (_, _, cell) in enumerate(found):
+        if size + cell.size > MOST or at - first == MANY:
             yield _batch(found[first:at])
             first, size = at, 0
-        size += more
+        size += cell.size
     yield _batch(found[first:])
 
 
-def _batch(found: Sequence[tuple[Step, Cell, int, int]]) -> Batch:
-    steps, cells, ranks, sizes = zip(*found, strict=True)
-    return Batch(steps, cells, ranks, [cell.memory.data_ptr() for cell in cells], sizes, cells[0].staged)
+def _batch(found: Sequence[tuple[int, Step, Cell]]) -> Batch:
+    _, steps, cells = zip(*found, strict=True)
+    return Batch(steps, cells, [cell.address for cell in cells], [cell.size for cell in cells], cells[0].staged)
 
 
 class Batches:
@@ -174,23 +185,21 @@ class Batches:
         starts = list(accumulate([-(-batch.size // ALIGNED) * ALIGNED for batch in batches], initial=0))
         if self._scratch.size < starts[-1]:
             self._scratch = np.empty(starts[-1], np.uint8)
-        view = self._scratch.data
-        wanted: list[tuple[int, Piece]] = []
-        for batch, first in zip(batches, starts[:-1], strict=True):
-            ends = pairwise(accumulate(batch.sizes, initial=first))
-            feeds = [step.feeds[0] for step in batch.steps]
-            wanted += [
-                (rank, Piece(feed.network, feed.key, 0, view[start:stop]))
-                for rank, feed, (start, stop) in zip(batch.ranks, feeds, ends, strict=True)
-            ]
-        wanted.sort(key=itemgetter(0))
+        feeds = [step.feeds[0] for batch in batches for step in batch.steps]
+        sizes = [accumulate(batch.sizes, initial=first) for batch, first in zip(batches, starts, strict=False)]
+        wanted = [(batch, list(ends)[:-1]) for batch, ends in zip(batches, sizes, strict=True)]
         try:
-            self._source.read_pieces([piece for _, piece in wanted])
+            self._source.read_many(
+                [(feed.network, feed.key) for feed in feeds],
+                [at for _, some in wanted for at in some],
+                [size for batch in batches for size in batch.sizes],
+                self._scratch.data,
+            )
         except BaseException as error:
-            names = sorted(pair for batch in batches for pair in zip(batch.ranks, batch.names, strict=True))
-            error.add_note(" ... ".join(dict.fromkeys((names[0][1], names[-1][1]))))
+            slots = sorted((step.slot for batch in batches for step in batch.steps), key=attrgetter("order"))
+            error.add_note(" ... ".join(dict.fromkeys((slots[0].name, slots[-1].name))))
             raise
-        return [self._scratch[first : first + batch.size] for batch, first in zip(batches, starts[:-1], strict=True)]
+        return [self._scratch[first : first + batch.size] for batch, first in zip(batches, starts, strict=False)]
 
     def _put(self, batch: Batch, data: Bytes) -> None:
         scatter(int(data.ctypes.data), batch.addresses, batch.sizes)

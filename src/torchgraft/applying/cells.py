@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from torchgraft.applying.memory import ask_huge_pages, is_plain
 from torchgraft.core.errors import UsageError, printable
@@ -13,7 +14,7 @@ from torchgraft.core.places import here, is_spread, walk_of
 from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Slot, Target
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Cell:
     """A slot in the model: its places, and the tensor whose memory is written to.
 
     `memory` is the model's own, or, where the model has none (meta: `staged`), new memory that `Installation` puts in.
-    `plain`: it is ordinary CPU memory that bytes can be moved to and from.
+    `plain`: it is ordinary CPU memory that bytes can be moved to and from. `size`: so many bytes of it follow each other
+    from `address` on; 0 where it isn't that simple. All this is asked of a tensor once, in a row: in a
+    large model, to come back to it costs more than to ask.
     """
 
     slot: Slot
@@ -36,17 +39,21 @@ class Cell:
     memory: torch.Tensor
     staged: bool
     plain: bool
-
-    @cached_property
-    def value(self) -> torch.Tensor:
-        """The tensor to write to: with a version counter of its own, so that a load that was rolled back leaves no trace."""
-        return self.memory.data
+    address: int = 0
+    size: int = 0
+    _value: torch.Tensor | None = None
 
     @property
-    def room(self) -> int:
-        """Bytes of memory under one name, one after the other; 0 where it isn't that simple."""
-        simple = self.plain and len(self.places) == 1 and self.memory.is_contiguous()
-        return self.memory.nbytes if simple else 0
+    def value(self) -> torch.Tensor:
+        """The tensor to write to: with a version counter of its own, so that a load that was rolled back leaves no trace."""
+        if self._value is None:
+            self._value = self.memory.data
+        return self._value
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Where the elements of plain memory begin, and end."""
+        return (self.address, self.address + self.size) if self.size else reach_of(self.memory)
 
 
 def resolve(
@@ -61,22 +68,26 @@ def resolve(
     """
     found = {place.name: place for place in walk_of(model).places}
     cells: dict[str, Cell] = {}
+    own: list[torch.Tensor] = []
     for slot in target.slots:
-        names = slot.names if slot.aliases else (slot.spec.name,)
+        spec = slot.spec
+        names = slot.names if slot.aliases else (spec.name,)
         mine = tuple([found[name] for name in names if name in found])
         tensor = here(mine[0].tensor) if mine else None
-        if tensor is None or tensor.shape != slot.spec.shape:
+        if tensor is None or tensor.shape != spec.shape:
             now = "is gone" if tensor is None else f"is now {list(tensor.shape)}"
             raise UsageError(
-                f"{slot.name} {list(slot.spec.shape)} {now}: the model has changed since it was planned for; plan again"
+                f"{slot.name} {list(spec.shape)} {now}: the model has changed since it was planned for; plan again"
             )
-        staged = tensor.is_meta
         memory = tensor
-        if staged:
-            there = mapped.get(slot.spec.name)
+        if staged := tensor.is_meta:
+            there = mapped.get(spec.name)
             memory = _memory_like(tensor, device) if there is None else there
-        cells[slot.spec.name] = Cell(slot, mine, memory, staged, is_plain(memory))
-    own = [cell.memory for name, cell in cells.items() if cell.staged and name not in mapped]
+            own += [memory] if there is None else []
+        if (plain := is_plain(memory)) and memory.is_contiguous():
+            cells[spec.name] = Cell(slot, mine, memory, staged, plain, memory.data_ptr(), memory.nbytes)
+        else:
+            cells[spec.name] = Cell(slot, mine, memory, staged, plain)
     ask_huge_pages(memory for memory in own if memory.device.type == "cpu")
     return cells
 
@@ -122,6 +133,22 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
                 f"{name} {list(tensor.shape)} of the model is expanded: several of its elements are one in memory, so none can "
                 "be filled alone; give the model a clone() of it, or add it to fresh="
             )
+
+
+def apart(ranges: Sequence[tuple[int, int]]) -> bool:
+    """Return whether no two of the ranges of memory (first byte, byte after the last) reach into each other."""
+    bounds = np.array([pair for pair in ranges if pair[0] < pair[1]], np.uint64).reshape(-1, 2)
+    bounds = bounds[np.argsort(bounds[:, 0])]
+    return bool((bounds[:-1, 1] <= bounds[1:, 0]).all())
+
+
+def reach_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return where the elements of a plain tensor begin in memory, and end; nothing lies between where it has none."""
+    start = tensor.data_ptr()
+    if tensor.is_contiguous() or not tensor.numel():
+        return start, start + tensor.nbytes
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.element_size()
 
 
 def _memory_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

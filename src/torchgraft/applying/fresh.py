@@ -48,10 +48,11 @@ def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequen
     Raises:
         UninitialisedError: the model's code gives no initial values to some slots without being built anew.
     """
+    staged = {name: cell for name, cell in cells.items() if cell.staged}
+    if not staged:
+        return ()
     filled = {step.slot.name for step in steps if step.rows is None and not step.base}
-    remaining = {
-        name: cell for name, cell in cells.items() if cell.staged and name not in filled and cell.value.numel()
-    }
+    remaining = {name: cell for name, cell in staged.items() if name not in filled and cell.value.numel()}
     if not remaining:
         return ()
     spread = [cell for cell in remaining.values() if is_spread(cell.places[0].tensor)]

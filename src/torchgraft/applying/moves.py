@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import Transfer
@@ -11,7 +10,7 @@ from torchgraft.applying.segments import segments
 from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
@@ -100,17 +99,3 @@ def settled(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo,
         return batch._replace(proves=way != NONE, bare=way == NONE)
 
     return [settle(batch) for batch in batches]
-
-
-def apart(tensors: Iterable[torch.Tensor]) -> bool:
-    """Return whether no two of the plain tensors reach into each other's memory."""
-    ranges = sorted([(at := t.data_ptr(), at + _reach(t)) for t in tensors if t.numel()])
-    return all(end <= begin for (_, end), (begin, _) in pairwise(ranges))
-
-
-def _reach(tensor: torch.Tensor) -> int:
-    """Return the bytes from the first element to the end of the last."""
-    if tensor.is_contiguous():
-        return tensor.nbytes
-    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.cells import expect_writable
+from torchgraft.applying.cells import apart, expect_writable, reach_of
 from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
 from torchgraft.applying.memory import is_plain
-from torchgraft.applying.moves import apart
 from torchgraft.applying.segments import segments
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
@@ -43,7 +42,7 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
     expect_writable((found[step.slot.name], step) for step in plan.steps)
     tensors = {step.slot.name: found[step.slot.name] for step in plan.steps}
     plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
-    overlapping = not apart(tensors[name] for name in plain if not tensors[name].is_meta)
+    overlapping = not apart([reach_of(tensors[name]) for name in plain if not tensors[name].is_meta])
     moved = kept = working = 0
     for step in plan.steps:
         if step.action is Action.FRESH:

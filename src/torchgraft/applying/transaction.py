@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.alone import alone
 from torchgraft.applying.batches import Batch, Batches, batched
-from torchgraft.applying.cells import Cell, Installation, expect_writable, resolve
+from torchgraft.applying.cells import Cell, Installation, apart, expect_writable, resolve
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
 from torchgraft.applying.mapping import Home, MappedSlots, map_slots
-from torchgraft.applying.moves import apart, kept, move_of, settled, transfers
+from torchgraft.applying.moves import kept, move_of, settled, transfers
 from torchgraft.applying.pages import make_ready
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
@@ -118,10 +118,11 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     # in this order: a signal must not leave gradients off
     with Shield() as shield, torch.no_grad(), alone(seen.places):
         try:
-            steps = _in_file_order(plan.steps, source)
-            mapped = map_slots(seen, steps, source) if home.mmap else MappedSlots()
+            steps = [step for step in plan.steps if step.action is not Action.FRESH]
+            mapped = map_slots(seen, _in_file_order(steps, source), source) if home.mmap else MappedSlots()
             cells = resolve(seen, target, where, mapped.values)
-            expect_writable((cells[step.slot.name].places[0].tensor, step) for step in plan.steps)
+            odd = [(cell, step) for step in steps if not (cell := cells[step.slot.spec.name]).size or cell.staged]
+            expect_writable((cell.places[0].tensor, step) for cell, step in odd)
             work = _Work(cells, steps, source, Findings(plan.policy), undo, home, mapped, progress)
         except TorchgraftError:
             raise
@@ -175,14 +176,16 @@ class _Work:
     installation: Installation = field(default_factory=Installation)
     specs: Mapping[str, Mapping[str, TensorSpec]] = field(init=False)
     read: int = field(init=False)
+    filled: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.specs = {network.path: network.specs for network in self.source.networks}
-        self.overlapping = not apart(cell.memory for cell in self.cells.values() if cell.plain)
-        left = [step for step in self.steps if step.slot.name not in self.mapped.values]
-        small, steps = ([], left) if self.overlapping else batched(left, self.cells, self.specs)
+        self.overlapping = not apart([cell.reach for cell in self.cells.values() if cell.plain])
+        mapped = self.mapped.values
+        left = [step for step in self.steps if step.slot.spec.name not in mapped] if mapped else self.steps
+        small, rest = ([], left) if self.overlapping else batched(left, self.cells, self.specs)
         moves = []
-        for step in steps:
+        for step in _in_file_order(rest, self.source):
             move = move_of(step, self._cell(step), self.source, self.specs, casts=not self.overlapping)
             if move is None:
                 self.others.append(step)
@@ -197,6 +200,7 @@ class _Work:
         self.read = sum([one.size for one in moved]) + sum(map(self._fed, self.others))
         self.reader = ReadOnce(self.source)
         self.written.mapped.update(self.mapped.values)
+        self.filled = sum([batch.size for batch in small]) + sum(map(_filled, rest))
         again = sum([one.size for one in moved if one.proves])
         self.ticks = Ticks(self.progress, self.read + again + (self.mapped.size if self.home.prefault else 0))
         self.transfers = Transfers(self.source, self.undo, self.findings, self.written, self.ticks.tick)
@@ -237,10 +241,10 @@ class _Work:
         """Note buffers that keep their values, and have no finite one."""
         import torch
 
-        filled = {step.slot.name for step in self.steps}
-        for name, cell in self.cells.items():
+        filled = {step.slot.spec.name for step in self.steps}
+        for cell in [cell for name, cell in self.cells.items() if name not in filled]:
             slot = cell.slot
-            if name in filled or not (slot.is_buffer and slot.persistent and slot.spec.numel):
+            if not (slot.is_buffer and slot.persistent and slot.spec.numel):
                 continue
             value = cell.value
             if value.layout is torch.strided and value.is_floating_point() and bool(value.isinf().all()):
@@ -279,7 +283,7 @@ class _Work:
         """Tell autograd that the values changed, as a copy in place would have."""
         import torch
 
-        real = [self._cell(step).places for step in self.steps if not self._cell(step).staged]
+        real = [cell.places for step in self.steps if not (cell := self.cells[step.slot.spec.name]).staged]
         torch.autograd.graph.increment_version([place.tensor for places in real for place in places])
         torch.clear_autocast_cache()  # a caller's autocast would go on with 16-bit copies of the old values
 
@@ -288,7 +292,7 @@ class _Work:
         return Applied(
             initialised=initialised,
             bytes_read=self.read,
-            bytes_written=sum(_filled(step) for step in self.steps if step.slot.name not in self.mapped.values),
+            bytes_written=self.filled,
             mapped=self.mapped.told(prefaulted=self.home.prefault) if self.home.mmap else None,
             undo_bytes=self.undo.size,
             checks=checks,
@@ -305,10 +309,9 @@ def _wait() -> None:
 
 
 def _in_file_order(steps: Sequence[Step], source: Source) -> list[Step]:
-    """Return the steps that write, in the order in which their first inputs lie in the file."""
-    writing = [step for step in steps if step.action is not Action.FRESH]
+    """Return the steps in the order in which their first inputs lie in the file."""
     first = (-1, -1)
-    return sorted(writing, key=lambda s: source.position(s.feeds[0].network, s.feeds[0].key) if s.feeds else first)
+    return sorted(steps, key=lambda s: source.position(s.feeds[0].network, s.feeds[0].key) if s.feeds else first)
 
 
 def _raise_if_failed(checks: Sequence[Check]) -> None:

@@ -95,6 +95,17 @@ class Walk:
         """
         return _renamed(self.model, self._found) if _renames(self) else self._found
 
+    def held(self) -> dict[str, torch.Tensor]:
+        """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
+        found: dict[str, torch.Tensor] = {}
+        for name, _, module, attr, _, is_buffer, _ in self.places:
+            tensor = (module._buffers if is_buffer else module._parameters).get(attr)  # noqa: SLF001  # Place.now, inlined
+            if tensor is not None:
+                found[name] = tensor
+        if spread_among(list(found.values())):
+            return {name: here(tensor) for name, tensor in found.items()}
+        return found
+
     def _visit(self, path: str, module: nn.Module) -> None:
         """Take in one module: the tensors that it registers, and whether it has hooks."""
         self.modules.append((path, module))

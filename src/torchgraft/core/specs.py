@@ -220,6 +220,18 @@ class Source(Protocol):
         """
         ...
 
+    def read_many(
+        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
+    ) -> None:
+        """Fill `buffer` with whole tensors, each from its own of `starts` on: all of its bytes, as many as `sizes` says.
+
+        What follows each other, in the file and in the buffer, comes with one system call, whatever their order here.
+
+        Raises:
+            CheckpointError: as for `read_into`.
+        """
+        ...
+
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without reading the rest."""
         ...

@@ -88,6 +88,13 @@ class ConvertedSource:
         for piece in pieces:
             self.read_into(piece.network, piece.key, piece.buffer, piece.start)
 
+    def read_many(
+        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
+    ) -> None:
+        """Do what `read_into` does for each tensor, into its part of the buffer."""
+        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
+            self.read_into(network, key, buffer[start : start + size])
+
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without making all of it."""
         output = self._output(network, key)

@@ -10,7 +10,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
 from torchgraft.core.specs import Extent
 from torchgraft.reading.tensors.leaves import Held
-from torchgraft.reading.tensors.together import read_together, spot_of
+from torchgraft.reading.tensors.together import read_many, read_together, spot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +102,22 @@ class OpenedCheckpoint:
             CheckpointError: as for `read_into`.
         """
         read_together([(self._spot(piece.network, piece.key), piece) for piece in pieces], self.read_into)
+
+    def read_many(
+        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
+    ) -> None:
+        """Fill `buffer` with whole tensors, each from its own of `starts` on: all of its bytes, as many as `sizes` says.
+
+        Raises:
+            CheckpointError: as for `read_into`.
+        """
+
+        def alone(number: int) -> None:
+            start = starts[number]
+            self.read_into(*tensors[number], buffer[start : start + sizes[number]])
+
+        leaves = [self._leaf(network, key) for network, key in tensors]
+        read_many(leaves, starts, sizes, buffer, alone)
 
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the tensor can be read without reading the rest."""

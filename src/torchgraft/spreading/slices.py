@@ -136,6 +136,13 @@ class SlicedSource:
         for piece in pieces:
             self.read_into(piece.network, piece.key, piece.buffer, piece.start)
 
+    def read_many(
+        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
+    ) -> None:
+        """Do what `read_into` does for each tensor, into its part of the buffer."""
+        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
+            self.read_into(network, key, buffer[start : start + size])
+
     def divisible(self, network: str, key: str) -> bool:
         """Return whether a part of the box can be read without reading the rest."""
         return network != MADE and self._source.divisible(network, self._box(network, key)[0])

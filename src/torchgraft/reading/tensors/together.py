@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,16 +50,76 @@ def spot_of(leaf: Leaf) -> Spot | None:
     Raises:
         CheckpointError: it reaches out of its file, or the header of its record is wrong.
     """
+    size = prod(leaf.shape) * leaf.dtype.itemsize
+    found = _place_of(leaf, size)
+    return Spot(found[0], found[1], size, *found[2:]) if found else None
+
+
+def _place_of(leaf: Leaf, size: int) -> tuple[CheckpointFile, int, RecordBytes | None, int] | None:
+    """Return the file, the offset, the record and the byte of it where all `size` bytes of a tensor lie, as `spot_of` does."""
     if not isinstance(leaf, View) or leaf.strides is not None or leaf.swap or leaf.dtype is DType.BOOL:
         return None
-    held, size = leaf.source, prod(leaf.shape) * leaf.dtype.itemsize
+    held = leaf.source
     if isinstance(held, FileBytes):
         window = held.window
-        return Spot(window.file, window.checked(held.offset + leaf.offset, size), size)
+        return window.file, window.checked(held.offset + leaf.offset, size), None, 0
     if isinstance(held, RecordBytes) and not held.is_packed and size == held.nbytes:
         window = held.archive.window
-        return Spot(window.file, window.checked(held.located() + leaf.offset, size), size, held, leaf.offset)
+        return window.file, window.checked(held.located() + leaf.offset, size), held, leaf.offset
     return None
+
+
+def read_many(
+    leaves: Sequence[Leaf],
+    starts: Sequence[int],
+    sizes: Sequence[int],
+    buffer: memoryview,
+    read_alone: Callable[[int], None],
+) -> None:
+    """Fill `buffer` with whole tensors, each from its own of `starts` on; `read_alone` does so for one, by its number, whose
+    bytes don't lie plainly in a file.
+
+    Raises:
+        CheckpointError: the bytes can't be read, or the checksum of a record is wrong.
+    """
+    found: defaultdict[CheckpointFile, list[tuple[int, int, int]]] = defaultdict(list)
+    records: list[tuple[RecordBytes, int, int, int]] = []
+    for number, (leaf, start, size) in enumerate(zip(leaves, starts, sizes, strict=True)):
+        place = _place_of(leaf, size)
+        if place is None:
+            read_alone(number)
+            continue
+        file, offset, record, first = place
+        found[file].append((offset, start, size))
+        if record is not None and not record.is_checked:
+            records.append((record, first, start, size))
+    for file, stretches in found.items():
+        _read_stretches(file, sorted(stretches), buffer)
+    for record, first, start, size in records:
+        record.add(first, size, crc32(buffer[start : start + size], 0))
+
+
+def _read_stretches(file: CheckpointFile, stretches: Sequence[tuple[int, int, int]], buffer: memoryview) -> None:
+    """Read stretches (offset in the file, place in the buffer, size) in the order of the file."""
+    between = memoryview(bytearray(GAP))
+    run: list[memoryview] = []
+    begin = end = low = high = 0  # of the run in the file, and of its last stretch in the buffer
+    for offset, start, size in stretches:
+        if offset == end and start == high:
+            end, high = end + size, high + size
+            continue
+        if low < high:
+            run.append(buffer[low:high])
+        if run and 0 < offset - end <= GAP:
+            run.append(between[: offset - end])
+        elif offset != end:
+            if run:
+                file.read_run(run, begin)
+            run, begin = [], offset
+        end, low, high = offset + size, start, start + size
+    if low < high:
+        run.append(buffer[low:high])
+        file.read_run(run, begin)
 
 
 def read_together(

@@ -10,7 +10,7 @@ import numpy as np
 from torchgraft.core.checksums import crc32
 from torchgraft.core.figures import tensors
 from torchgraft.core.moving import gather
-from torchgraft.core.places import here, walk_of
+from torchgraft.core.places import walk_of
 from torchgraft.core.report import Check
 from torchgraft.core.written import SMALL
 
@@ -35,7 +35,7 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
     changed and a broken tie are found; a single wrong element in the middle of a large copy is the business of the file's
     own checksums.
     """
-    found = {place.name: here(now) for place in walk_of(model).places if (now := place.now) is not None}
+    found = walk_of(model).held()
     together = {name for run in written.runs for name in run.names}
     tally = {"full": len(together), "sampled": 0, "mapped": 0}
     wrong = [name for run in written.runs for name in _differing(run, found)]
@@ -58,7 +58,7 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
 def _differing(run: Run, found: Mapping[str, torch.Tensor]) -> list[str]:
     """Return the slots of a run that hold other bytes than those that were read. Memory: one run."""
     held = [found[name] for name in run.names]
-    if all(_is_plain(tensor) and tensor.nbytes == size for tensor, size in zip(held, run.sizes, strict=True)):
+    if [tensor.nbytes for tensor in held if _is_plain(tensor)] == run.sizes:
         lying = np.empty(sum(run.sizes), np.uint8)
         gather([tensor.data_ptr() for tensor in held], run.sizes, int(lying.ctypes.data))
         if crc32(lying.data, 0) == run.checksum:
