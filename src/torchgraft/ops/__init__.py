@@ -12,9 +12,8 @@ from torchgraft.ops.channels import AdaptInputChannels, CropKernel, InflateKerne
 from torchgraft.ops.exact import Cast, Index, Permute, Reshape, SelectRows, SliceDim, Transpose
 from torchgraft.ops.fusing import FuseBranches, FuseNormBias, FuseNormWeight
 from torchgraft.ops.heads import HeadsToParts, PartsToHeads, RotaryLayout
-from torchgraft.ops.identity import Identity
-from torchgraft.ops.joining import Concat, Constant, InsertZeros, JoinRanks, Stack
-from torchgraft.ops.literal import Literal
+from torchgraft.ops.joining import Concat, InsertZeros, JoinRanks, Stack
+from torchgraft.ops.making import Constant, Identity, Literal
 from torchgraft.ops.plain import read_op
 from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
 from torchgraft.ops.reparam import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit

@@ -93,7 +93,7 @@ class Permute(BaseOp):
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return the opposite order."""
         self.out_spec(specs)
-        return (Permute(tuple(sorted(range(len(self.dims)), key=self.dims.__getitem__))),)
+        return (Permute(tuple(opposite(self.dims))),)
 
     def describe(self) -> str:
         """Return the words for the report."""
@@ -225,7 +225,7 @@ class SelectRows(BaseOp):
         size = specs[0].shape[self.dim]
         whole = sorted(self.indices) == list(range(size))
         expect(that=whole, op=f"the inverse of {self.name}", specs=specs, need="the indices are no permutation")
-        return (SelectRows(self.dim, tuple(sorted(range(size), key=self.indices.__getitem__))),)
+        return (SelectRows(self.dim, tuple(opposite(self.indices))),)
 
     def describe(self) -> str:
         """Return the words for the report."""
@@ -313,6 +313,11 @@ def torch_dtype(label: str) -> torch.dtype:
 
     dtype: torch.dtype = getattr(torch, label.removeprefix("torch."))
     return dtype
+
+
+def opposite(order: Sequence[int]) -> list[int]:
+    """Return the permutation that undoes `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def gather(value: torch.Tensor, dim: int, indices: Sequence[int]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.ops.base import BaseOp, axis_words, expect, expect_choice, expect_count, expect_dim
-from torchgraft.ops.exact import gather
+from torchgraft.ops.exact import gather, opposite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,25 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.core.specs import TensorSpec
-
-
-def _parts_order(size: int, groups: int, parts: tuple[int, ...]) -> list[int]:
-    """Return, for rows stored group by group, the source row of each row stored part by part."""
-    per_group = size // groups
-    unit = per_group // sum(parts)
-    starts = list(accumulate((p * unit for p in parts), initial=0))
-    return [g * per_group + i for s, e in pairwise(starts) for g in range(groups) for i in range(s, e)]
-
-
-def _opposite(order: list[int]) -> list[int]:
-    """Return the permutation that undoes `order`."""
-    return sorted(range(len(order)), key=order.__getitem__)
-
-
-def _expect_groups(op: str, groups: int, parts: tuple[int, ...]) -> None:
-    """Raise UsageError unless there are groups and every part has a size."""
-    if groups < 1 or not parts or any(p < 1 for p in parts):
-        raise UsageError(f"{op}: {groups} groups of parts {list(parts)} make no sense")
 
 
 def _same_rows(op: str, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:
@@ -47,8 +28,8 @@ def _same_rows(op: str, specs: Sequence[TensorSpec], dim: int, multiple: int) ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadsToParts(BaseOp):
-    """Reorders rows stored head by head, [head, part, row], to part by part, [part, head, row].
+class _GroupedRows(BaseOp):
+    """Rows along `dim` that fall into groups of parts, in one order or the other: heads with their q, k and v.
 
     `parts` gives the relative sizes of the parts within one of `groups` equal groups: (1, 1, 1) for q, k, v of each
     head (GPT-NeoX, BLOOM); (4, 1, 1) for a group of four query heads with its key and value head (grouped-query);
@@ -59,11 +40,11 @@ class HeadsToParts(BaseOp):
     parts: tuple[int, ...]
     dim: int = 0
 
-    name = "heads_to_parts"
     lossless = True
 
     def __post_init__(self) -> None:
-        _expect_groups(self.name, self.groups, self.parts)
+        if self.groups < 1 or not self.parts or any(part < 1 for part in self.parts):
+            raise UsageError(f"{self.name}: {self.groups} groups of parts {list(self.parts)} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         """Return the spec unchanged.
@@ -73,9 +54,23 @@ class HeadsToParts(BaseOp):
         """
         return _same_rows(self.name, specs, self.dim, self.groups * sum(self.parts))
 
+    def _order(self, size: int) -> list[int]:
+        """Return, for `size` rows stored group by group, the source row of each row stored part by part."""
+        per_group = size // self.groups
+        unit = per_group // sum(self.parts)
+        starts = list(accumulate((part * unit for part in self.parts), initial=0))
+        return [g * per_group + i for s, e in pairwise(starts) for g in range(self.groups) for i in range(s, e)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadsToParts(_GroupedRows):
+    """Reorders rows stored head by head, [head, part, row], to part by part, [part, head, row]."""
+
+    name = "heads_to_parts"
+
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the reordered tensor."""
-        return gather(values[0], self.dim, _parts_order(values[0].shape[self.dim], self.groups, self.parts))
+        return gather(values[0], self.dim, self._order(values[0].shape[self.dim]))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return the opposite order."""
@@ -88,31 +83,14 @@ class HeadsToParts(BaseOp):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartsToHeads(BaseOp):
+class PartsToHeads(_GroupedRows):
     """Reorders rows stored part by part, [part, head, row], to head by head: undoes `HeadsToParts`."""
 
-    groups: int
-    parts: tuple[int, ...]
-    dim: int = 0
-
     name = "parts_to_heads"
-    lossless = True
-
-    def __post_init__(self) -> None:
-        _expect_groups(self.name, self.groups, self.parts)
-
-    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec unchanged.
-
-        Raises:
-            UsageError: the rows can't be cut into groups and parts.
-        """
-        return _same_rows(self.name, specs, self.dim, self.groups * sum(self.parts))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the reordered tensor."""
-        order = _parts_order(values[0].shape[self.dim], self.groups, self.parts)
-        return gather(values[0], self.dim, _opposite(order))
+        return gather(values[0], self.dim, opposite(self._order(values[0].shape[self.dim])))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         """Return the opposite order."""
@@ -165,7 +143,7 @@ class RotaryLayout(BaseOp):
         per_head = size // self.heads
         rotary = per_head if self.rotary is None else self.rotary
         order = [*range(0, rotary, 2), *range(1, rotary, 2)]
-        head = [*(order if self.to == "half" else _opposite(order)), *range(rotary, per_head)]
+        head = [*(order if self.to == "half" else opposite(order)), *range(rotary, per_head)]
         return gather(values[0], self.dim, [h * per_head + i for h in range(self.heads) for i in head])
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:

@@ -1,4 +1,4 @@
-"""Ops that put tensors side by side without changing an element, and those that make elements from nothing."""
+"""Ops that put tensors side by side without changing an element, and the one that puts zeros between."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import (
     BaseOp,
     axis_words,
-    dtype_of,
     expect,
     expect_choice,
     expect_count,
     expect_dim,
-    expect_sizes,
     replaced,
     with_shape,
 )
-from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, torch_dtype
+from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, opposite
 from torchgraft.ops.runs import joined
 
 if TYPE_CHECKING:
@@ -29,6 +26,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from torchgraft.core.specs import TensorSpec
     from torchgraft.ops.runs import Run
 
 
@@ -169,8 +167,7 @@ class JoinRanks(BaseOp):
             return self._concat.run(values)
         ranks, rows = len(values), values[0].shape[0]
         order = [i for rank in self._rows_of(ranks, rows) for i in rank]
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return gather(self._concat.run(values), 0, back)
+        return gather(self._concat.run(values), 0, opposite(order))
 
     def _rows_of(self, ranks: int, rows: int) -> list[tuple[int, ...]]:
         """Return, for each rank, where its `rows` rows lie in the whole."""
@@ -192,47 +189,6 @@ class JoinRanks(BaseOp):
         """Return the words for the report."""
         what = f"{len(self.parts)} parts" if self.kind == "parts" else self.kind
         return f"{what} of the ranks joined"
-
-
-@dataclass(frozen=True, slots=True)
-class Constant(BaseOp):
-    """Makes a tensor of one value from no input."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    value: float
-
-    name = "constant"
-    lossless = True
-
-    def __post_init__(self) -> None:
-        expect_sizes(self.name, "shape", self.shape, least=0)
-        dtype_of(self.name, self.dtype)
-
-    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec, without a name.
-
-        Raises:
-            UsageError: there are inputs.
-        """
-        expect_count(self.name, specs, 0)
-        return TensorSpec("", self.shape, dtype_of(self.name, self.dtype))
-
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the new tensor, on the CPU."""
-        import torch
-
-        del values
-        return torch.full(self.shape, self.value, dtype=torch.float64, device="cpu").to(torch_dtype(self.dtype))
-
-    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return nothing: there are no inputs."""
-        self.out_spec(specs)
-        return ()
-
-    def describe(self) -> str:
-        """Return the words for the report."""
-        return "zeros" if self.value == 0 else "ones" if self.value == 1 else f"constant {self.value:g}"
 
 
 @dataclass(frozen=True, slots=True)

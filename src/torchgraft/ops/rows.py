@@ -42,23 +42,46 @@ def _expect_change(op: str, small: int, large: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeanRows(BaseOp):
+class _Longer(BaseOp):
+    """A table of `source` indices along `dim` that gets more of them at its end, `target` in all."""
+
+    source: int
+    target: int
+    dim: int = 0
+
+    lossless = True
+
+    def __post_init__(self) -> None:
+        _expect_change(self.name, self.source, self.target)
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the spec with the target's size along `dim`.
+
+        Raises:
+            UsageError: the table has another size.
+        """
+        return _resized(self.name, specs, self.dim, self.source, self.target)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the slice of the old rows."""
+        self.out_spec(specs)
+        return (SliceDim(self.dim, 0, self.source, self.target),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanRows(_Longer):
     """Lengthens a table along `dim` by copies of its mean: new words of a vocabulary start as the average word.
 
     After Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models". `known` says how many
     leading rows the mean is taken of (None: all; fewer when the table ends in padding rows). Computes in float32.
     """
 
-    source: int
-    target: int
-    dim: int = 0
     known: int | None = None
 
     name = "mean_rows"
-    lossless = True
 
     def __post_init__(self) -> None:
-        _expect_change(self.name, self.source, self.target)
+        _Longer.__post_init__(self)
         if not 1 <= (self.source if self.known is None else self.known) <= self.source:
             raise UsageError(f"{self.name}: there is no mean of {self.known} of {self.source} rows")
 
@@ -69,7 +92,7 @@ class MeanRows(BaseOp):
             UsageError: the table has another size.
         """
         expect_float(self.name, specs)
-        return _resized(self.name, specs, self.dim, self.source, self.target)
+        return _Longer.out_spec(self, specs)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the longer table in the input's type."""
@@ -80,38 +103,18 @@ class MeanRows(BaseOp):
         mean = known.mean(self.dim, keepdim=True, dtype=working_dtype(values)).to(table.dtype)
         return torch.cat([table, mean.repeat_interleave(self.target - self.source, self.dim)], self.dim)
 
-    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the slice of the old rows."""
-        self.out_spec(specs)
-        return (SliceDim(self.dim, 0, self.source, self.target),)
-
     def describe(self) -> str:
         """Return the words for the report."""
         return f"{axis_words(self.dim)} {self.source} -> {self.target}, new ones the mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PadRows(BaseOp):
+class PadRows(_Longer):
     """Lengthens a table along `dim` by one value."""
 
-    source: int
-    target: int
-    dim: int = 0
     value: float = 0.0
 
     name = "pad_rows"
-    lossless = True
-
-    def __post_init__(self) -> None:
-        _expect_change(self.name, self.source, self.target)
-
-    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's size along `dim`.
-
-        Raises:
-            UsageError: the table has another size.
-        """
-        return _resized(self.name, specs, self.dim, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the longer table."""
@@ -119,11 +122,6 @@ class PadRows(BaseOp):
         out.narrow(self.dim, 0, self.source).copy_(values[0])
         out.narrow(self.dim, self.source, self.target - self.source).fill_(self.value)
         return out
-
-    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the slice of the old rows."""
-        self.out_spec(specs)
-        return (SliceDim(self.dim, 0, self.source, self.target),)
 
     def describe(self) -> str:
         """Return the words for the report."""
