@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     )
     from torchgraft.core.plan import Plan
     from torchgraft.core.policy import Policy, Verdict
-    from torchgraft.core.report import Report
-    from torchgraft.core.saved import Saved
-    from torchgraft.core.verification import Hyperparameters, Verification
+    from torchgraft.core.results.report import Report
+    from torchgraft.core.results.saved import Saved
+    from torchgraft.core.results.verification import Hyperparameters, Verification
     from torchgraft.learning import Learned
     from torchgraft.proofs import compare_hyperparameters, record, verify
     from torchgraft.reading import open_checkpoint
@@ -58,11 +58,11 @@ _HOMES = {
     "AxisNames": "adapting",
     "Plan": "core.plan",
     "build": "building",
-    "Report": "core.report",
-    "Saved": "core.saved",
+    "Report": "core.results.report",
+    "Saved": "core.results.saved",
     "Learned": "learning",
     "learn": "conversions",
-    **dict.fromkeys(("Verification", "Hyperparameters"), "core.verification"),
+    **dict.fromkeys(("Verification", "Hyperparameters"), "core.results.verification"),
     "open_checkpoint": "reading",
 }  # fmt: skip
 
@@ -121,7 +121,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'torchgraft' has no attribute {name!r}")
     from importlib import import_module
 
-    from torchgraft.core.collector import collector_paused
+    from torchgraft.core.system.collector import collector_paused
 
     with collector_paused():  # else it looks at all that torch has made, for the sake of what importing makes
         value = getattr(import_module(f"torchgraft.{home}"), name)

@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from torchgraft import reporting
-from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
-from torchgraft.core.inspection import Inspection, summarise
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
-from torchgraft.core.report import Check, Cost, Report
+from torchgraft.core.results.inspection import Inspection, summarise
+from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.shown import Renderers
+from torchgraft.core.system.collector import collector_paused
 from torchgraft.matching import choose
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.asked import Asked
-    from torchgraft.core.diff import Diff
+    from torchgraft.core.results.diff import Diff
     from torchgraft.core.specs import Source, Target
     from torchgraft.request import Request
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.asked import Asked
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
 
 
 def build(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.core.diff import Change, Diff, Distance
-from torchgraft.core.progress import Ticks
+from torchgraft.core.results.diff import Change, Diff, Distance
+from torchgraft.core.system.progress import Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, 
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.proof import Means, Part, Proof, Seal
 from torchgraft.core.specs import Slot, TensorSpec
-from torchgraft.core.stored import read_json
+from torchgraft.core.system.stored import read_json
 from torchgraft.ops import from_dict
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft.core.collector import collector_paused
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.system.collector import collector_paused
 from torchgraft.matching import Models, alike, choose, join_ranks, match, only, origin_of, require_weights
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting.deferred import PLAN_RENDERERS

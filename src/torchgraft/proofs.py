@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from torchgraft import reporting
 from torchgraft.core.errors import UsageError
-from torchgraft.core.report import Report
+from torchgraft.core.results.report import Report
+from torchgraft.core.results.verification import Hyperparameters
 from torchgraft.core.shown import Renderers
-from torchgraft.core.verification import Hyperparameters
 from torchgraft.planning import make_plan
 from torchgraft.reading import open_checkpoint
 from torchgraft.settled import read_golden
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.plan import Plan
-    from torchgraft.core.verification import Verification
+    from torchgraft.core.results.verification import Verification
     from torchgraft.verifying.golden import Golden
 
 _VERIFICATION = Renderers(reporting.verification_text, reporting.verification_to_dict)

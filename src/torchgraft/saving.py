@@ -18,7 +18,7 @@ from torchgraft.reporting.deferred import PLAN_RENDERERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torchgraft.core.saved import Saved
+    from torchgraft.core.results.saved import Saved
     from torchgraft.core.specs import Network, Source
 
 

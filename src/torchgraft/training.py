@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torchgraft.asked import Asked
     from torchgraft.core.plan import Plan
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
     from torchgraft.tuning import Benefit, CarriedState
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from torchgraft.applying import apply, batches, transaction
 from torchgraft.core.errors import ApplyError, PlanRefusedError
-from torchgraft.core.moving import gather, scatter
 from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.system.moving import gather, scatter
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
 

@@ -15,8 +15,8 @@ from torch import nn
 from torchgraft.applying import apply
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, PlanRefusedError, UsageError
 from torchgraft.core.policy import Policy, Verdict
-from torchgraft.core.report import Check
-from torchgraft.core.shield import Shield
+from torchgraft.core.results.report import Check
+from torchgraft.core.system.shield import Shield
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgraft.core.checksums import Pieces, combined, crc32
+from torchgraft.core.system.checksums import Pieces, combined, crc32
 
 
 @given(st.binary(), st.binary())

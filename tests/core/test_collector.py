@@ -2,8 +2,8 @@ import gc
 
 import pytest
 
-from torchgraft.core import collector
-from torchgraft.core.collector import collector_paused
+from torchgraft.core.system import collector
+from torchgraft.core.system.collector import collector_paused
 
 
 class Cycle:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgraft.core.inspection import summarise
+from torchgraft.core.results.inspection import summarise
 from torchgraft.diffing import CHUNK, compare, compare_with_values, distance
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import diff_text, diff_to_dict, inspect_text, inspection_to_dict

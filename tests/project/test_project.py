@@ -83,7 +83,9 @@ sys.meta_path.insert(0, Watch())
 torchgraft.load
 print(len(seen) > 50, [name for name, on in seen if on and name.startswith('torchgraft')])
 """
-    assert fresh(code).strip() == "True ['torchgraft.core', 'torchgraft.core.collector']"
+    assert (
+        fresh(code).strip() == "True ['torchgraft.core', 'torchgraft.core.system', 'torchgraft.core.system.collector']"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,12 @@ def test_every_public_name_is_documented():
     reference = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs" / "reference").glob("*.md"))
     missing = [name for name in tg.__all__ if not name.startswith("_") and not re.search(rf"\b{name}\b", reference)]
     assert not missing
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    import torchgraft as tg
+
+    assert [name for name in tg.__all__ if not hasattr(tg, name)] == []
 
 
 def test_every_keyword_of_load_is_documented():

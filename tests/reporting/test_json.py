@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, plans, report
 
-from torchgraft.core.report import Mapped
+from torchgraft.core.results.report import Mapped
 from torchgraft.reporting import plan_to_dict, report_to_dict
 from torchgraft.reporting.json import plain
 

@@ -10,7 +10,7 @@ from reporting_plans import HELD, changed_head, converted, copy, full, plan, pla
 from torchgraft.core.figures import percent, tensors
 from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
 from torchgraft.core.policy import Policy, Verdict
-from torchgraft.core.report import Check, Report
+from torchgraft.core.results.report import Check, Report
 from torchgraft.ops import Concat
 from torchgraft.reporting import plan_text, plan_view, report_text, report_view
 from torchgraft.reporting.sections import FATES, LIKELY_SAME

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import torchgraft as tg
-from torchgraft.core.inspection import DigestCheck
+from torchgraft.core.results.inspection import DigestCheck
 from torchgraft.reporting import inspection_view
 
 NET = {"weight": torch.ones(3, 3), "bias": torch.ones(3)}

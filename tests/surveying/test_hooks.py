@@ -107,7 +107,7 @@ def test_a_signal_at_any_line_leaves_the_model_and_gradients_as_they_were():
 
     def trace(frame, event, _):
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("surveying/hooks.py", "grad_mode.py", "core/shield.py")):
+        if not frame.f_code.co_filename.endswith(("surveying/hooks.py", "grad_mode.py", "core/system/shield.py")):
             return None
         if event == "line":
             left -= 1

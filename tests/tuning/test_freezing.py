@@ -15,7 +15,7 @@ from tuning_models import Net, fate_lists, made, nets, step
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan
-from torchgraft.core.report import Report
+from torchgraft.core.results.report import Report
 from torchgraft.surveying import survey
 from torchgraft.tuning import freeze
 from torchgraft.tuning.stillness import is_still

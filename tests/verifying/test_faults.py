@@ -10,7 +10,7 @@ from faulty_models import ARCHITECTURES
 
 import torchgraft as tg
 from torchgraft.core.families import family
-from torchgraft.core.verification import KINDS
+from torchgraft.core.results.verification import KINDS
 
 
 @cache

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import torchgraft as tg
-from torchgraft.core import commit
+from torchgraft.core.system import commit
 from torchgraft.writing import size_of
 
 

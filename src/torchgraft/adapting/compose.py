@@ -16,8 +16,8 @@ from torchgraft.adapting.rows import row_fit
 from torchgraft.adapting.vocabulary import changed_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.making import maker
 from torchgraft.core.plan import Certainty, Feed, Step, Why
+from torchgraft.core.system.making import maker
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
 if TYPE_CHECKING:

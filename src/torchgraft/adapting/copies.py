@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.orientation import MATRIX_TABLES
 from torchgraft.adapting.remains import fresh_step
-from torchgraft.core.making import maker
 from torchgraft.core.plan import Feed, Plan, Step
+from torchgraft.core.system.making import maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

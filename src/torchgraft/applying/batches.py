@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from torchgraft.applying.finite import odd_values
-from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
-from torchgraft.core.moving import scatter
 from torchgraft.core.plan import Action
+from torchgraft.core.system.checksums import crc32
+from torchgraft.core.system.moving import scatter
 from torchgraft.core.written import SMALL, Run
 
 if TYPE_CHECKING:

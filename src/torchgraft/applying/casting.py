@@ -15,10 +15,10 @@ import numpy as np
 from torchgraft.applying.chunks import sampled
 from torchgraft.applying.fill import count_lost
 from torchgraft.applying.finite import NONE, Odd, odd_values
-from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.specs import Piece
+from torchgraft.core.system.checksums import crc32
 from torchgraft.core.written import Sample
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from torchgraft.applying.finite import odd_values
 from torchgraft.applying.memory import bytes_of
-from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import result_shape
+from torchgraft.core.system.checksums import crc32
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import MOST_PARTS, sampled
 from torchgraft.applying.finite import can_be_odd
-from torchgraft.core.checksums import crc32
 from torchgraft.core.specs import Piece
+from torchgraft.core.system.checksums import crc32
 from torchgraft.core.written import SMALL as COMPARED_WHOLE
 from torchgraft.core.written import Sample
 

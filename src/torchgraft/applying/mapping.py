@@ -13,7 +13,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import here
 from torchgraft.core.plan import Action
-from torchgraft.core.report import Mapped
+from torchgraft.core.results.report import Mapped
 
 if TYPE_CHECKING:
     import mmap

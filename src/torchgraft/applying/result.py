@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torchgraft.core.plan import Objection
-    from torchgraft.core.report import Check, Mapped
+    from torchgraft.core.results.report import Check, Mapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

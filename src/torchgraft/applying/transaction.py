@@ -29,8 +29,8 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.places import walk_of
 from torchgraft.core.plan import Action
-from torchgraft.core.progress import Ticks
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.progress import Ticks
+from torchgraft.core.system.shield import Shield
 from torchgraft.core.written import Written
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torchgraft.applying.chunks import Transfer
     from torchgraft.core.places import Walk
     from torchgraft.core.plan import Objection, Plan, Step
-    from torchgraft.core.report import Check
+    from torchgraft.core.results.report import Check
     from torchgraft.core.specs import Source, Target, TensorSpec
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.applying.memory import Arena, is_plain, move
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
-from torchgraft.core.moving import gather, scatter
+from torchgraft.core.system.moving import gather, scatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,1 +1,1 @@
-"""Nouns and errors: what is known and what was decided, as frozen values. Standard library only."""
+"""Nouns and errors, and what all stages share. Standard library only."""

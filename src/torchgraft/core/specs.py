@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.checksums import Partial
     from torchgraft.core.dtypes import DType
+    from torchgraft.core.system.checksums import Partial
 
 Shape = tuple[int, ...]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from torchgraft.core.conversion import Conversion, Output
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.probes import CONSTANT, Numbering, Traced
 from torchgraft.learning.running import value_of

@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from torchgraft.core.commit import write_bytes
-from torchgraft.core.conversion import Conversion
 from torchgraft.core.errors import printable
-from torchgraft.core.stored import read_json
+from torchgraft.core.results.conversion import Conversion
+from torchgraft.core.system.commit import write_bytes
+from torchgraft.core.system.stored import read_json
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.plain import from_plain, to_plain
 from torchgraft.learning.probes import Numbering, trace

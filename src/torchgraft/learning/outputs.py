@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.core.conversion import Computed, Output
 from torchgraft.core.plan import Feed
+from torchgraft.core.results.conversion import Computed, Output
 from torchgraft.learning.explain import Moves, Origins, explain, insertions, without_constant
 from torchgraft.learning.probes import CONSTANT, OTHER
 from torchgraft.ops import Cast, Constant, Literal

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.conversion import Computed, Conversion, Output
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Feed
+from torchgraft.core.results.conversion import Computed, Conversion, Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.learning.running import spec_of
 from torchgraft.ops import from_dict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft.core.conversion import Computed, Output
+from torchgraft.core.results.conversion import Computed, Output
 from torchgraft.learning.probes import random_values, run
 from torchgraft.learning.running import value_of
 from torchgraft.ops import Cast

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.conversion import Conversion, Output
+    from torchgraft.core.results.conversion import Conversion, Output
     from torchgraft.core.specs import TensorSpec
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.conversion import Conversion, Output
+    from torchgraft.core.results.conversion import Conversion, Output
     from torchgraft.core.specs import Extent, Piece, Record, Source
 
 # Facts of the file that speak of the names and bytes before the conversion.

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
-from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.system.making import maker
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.copies import with_copies

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import UsageError
+from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.apart import apart_from
 from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.source import OpenedCheckpoint

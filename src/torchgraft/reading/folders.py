@@ -6,8 +6,8 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from torchgraft.core.collector import collector_paused
 from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError
+from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.sniff import is_safetensors, read_file

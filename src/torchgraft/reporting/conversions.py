@@ -15,7 +15,7 @@ from torchgraft.reporting.words import figures, shape_words
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torchgraft.core.conversion import Computed, Conversion, Output
+    from torchgraft.core.results.conversion import Computed, Conversion, Output
 
 MOST_LINES = 60
 

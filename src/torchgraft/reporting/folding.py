@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import chain, product
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.collector import collector_paused
+from torchgraft.core.system.collector import collector_paused
 from torchgraft.reporting.joining import CONSTANT, Cell, Family, Numbers
 
 if TYPE_CHECKING:

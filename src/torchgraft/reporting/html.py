@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torchgraft.core.plan import Plan
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
     from torchgraft.reporting.view import Group, Line, Section, View
 
 MOST_NODES = 3000

@@ -15,7 +15,7 @@ from torchgraft.reporting.views import counts, placed_counts, plan_verdict, repo
 if TYPE_CHECKING:
     from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
     from torchgraft.core.proof import Part, Proof
-    from torchgraft.core.report import Mapped, Report
+    from torchgraft.core.results.report import Mapped, Report
     from torchgraft.core.specs import TensorSpec
 
 SCHEMA = "torchgraft.report/1"

@@ -10,11 +10,11 @@ from torchgraft.reporting.json import Data, plain
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torchgraft.core.diff import Change, Diff
-    from torchgraft.core.inspection import DigestCheck, Inspection, NetworkSummary
-    from torchgraft.core.saved import Saved
+    from torchgraft.core.results.diff import Change, Diff
+    from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary
+    from torchgraft.core.results.saved import Saved
+    from torchgraft.core.results.statistics import Statistics
     from torchgraft.core.specs import TensorSpec
-    from torchgraft.core.statistics import Statistics
 
 INSPECTION_SCHEMA = "torchgraft.inspection/1"
 DIFF_SCHEMA = "torchgraft.diff/1"

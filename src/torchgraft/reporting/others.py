@@ -16,11 +16,11 @@ from torchgraft.reporting.words import figures, many, shape_words, size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from torchgraft.core.diff import Change, Diff
-    from torchgraft.core.inspection import DigestCheck, Inspection, NetworkSummary
-    from torchgraft.core.saved import Saved
+    from torchgraft.core.results.diff import Change, Diff
+    from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary
+    from torchgraft.core.results.saved import Saved
+    from torchgraft.core.results.statistics import Statistics
     from torchgraft.core.specs import TensorSpec
-    from torchgraft.core.statistics import Statistics
 
 MOST_FACTS = 12
 MOST_LINES = 60

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.core.collector import collector_paused
+from torchgraft.core.system.collector import collector_paused
 from torchgraft.reporting.views import plan_view, report_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torchgraft.core.plan import Plan
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
     from torchgraft.reporting.view import Group, Line, Section, View
 
 MOST_LINES = 24

@@ -16,7 +16,7 @@ from torchgraft.reporting.words import shape_words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torchgraft.core.verification import (
+    from torchgraft.core.results.verification import (
         Cause,
         Divergence,
         Hyperparameters,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchgraft.core.plan import Objection, Plan, Step
-    from torchgraft.core.report import Check, Mapped, Report
+    from torchgraft.core.results.report import Check, Mapped, Report
 
 VALUES = "values"
 LARGE = 64 << 20

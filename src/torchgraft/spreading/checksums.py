@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torchgraft.core.checksums import Partial
     from torchgraft.core.specs import Record, Source
+    from torchgraft.core.system.checksums import Partial
     from torchgraft.spreading.team import Team
 
     Places = tuple[int, int]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Walk, spread_among
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.shield import Shield
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

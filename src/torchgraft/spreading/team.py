@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
-    from torchgraft.core.shield import Shield
+    from torchgraft.core.system.shield import Shield
 
 T = TypeVar("T")
 

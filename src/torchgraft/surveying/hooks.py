@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.listing import listed
 from torchgraft.core.places import walk_of
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.shield import Shield
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from torchgraft.core.collector import collector_paused
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
-from torchgraft.core.making import maker
 from torchgraft.core.places import walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
+from torchgraft.core.system.collector import collector_paused
+from torchgraft.core.system.making import maker
 from torchgraft.surveying.heads import head_counts
 
 if TYPE_CHECKING:

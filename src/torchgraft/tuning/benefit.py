@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.plan import Plan
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
 
     Build = Callable[[], nn.Module]
     Fill = Callable[[nn.Module], Report]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.places import Place, Walk
 from torchgraft.core.plan import Action, Plan
-from torchgraft.core.report import Report
+from torchgraft.core.results.report import Report
 from torchgraft.ops import (
     AdaptInputChannels,
     CropKernel,

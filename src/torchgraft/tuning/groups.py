@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.plan import Plan
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
 
 _KINDS = {
     Fate.LOADED: "loaded",

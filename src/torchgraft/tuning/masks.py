@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from torchgraft.core.plan import Plan, Rows
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
 
 
 def loaded_masks(model: nn.Module, report: Report | Plan) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.report import Report
+    from torchgraft.core.results.report import Report
     from torchgraft.core.specs import Shape, Source
 
 

@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.verification import OutputComparison
+from torchgraft.core.results.verification import OutputComparison
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

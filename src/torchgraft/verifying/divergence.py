@@ -19,7 +19,7 @@ from torchgraft.core.families import family
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    from torchgraft.core.recording import Fingerprint, Recording
+    from torchgraft.core.results.recording import Fingerprint, Recording
 
 # Rounding of one operation, by the type that most activations have, as a bound on the distance of fingerprints; and
 # how much an operation may add to the distance that its inputs have. Past the limit nothing counts as rounding.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
 from torchgraft.core.places import here, places
-from torchgraft.core.recording import Fingerprint, Operation, Recording, Value
+from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
 from torchgraft.verifying.tracing import Run, fingerprint
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
-from torchgraft.core.verification import Verification
+from torchgraft.core.results.verification import Verification
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.explaining.explained import explained
@@ -18,7 +18,7 @@ from torchgraft.verifying.proving.agreeing import Measure
 from torchgraft.verifying.proving.verified import verified_parts
 
 if TYPE_CHECKING:
-    from torchgraft.core.verification import Cause, Divergence, OutputComparison
+    from torchgraft.core.results.verification import Cause, Divergence, OutputComparison
     from torchgraft.verifying.questions import Question
     from torchgraft.verifying.tracing import Run
 

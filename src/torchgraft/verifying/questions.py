@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
-from torchgraft.core.report import Report
+from torchgraft.core.results.report import Report
 
 if TYPE_CHECKING:
     from torch import nn

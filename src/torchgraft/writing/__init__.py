@@ -1,6 +1,6 @@
 """Checkpoints out: whole files or none, in safetensors or in torch's own zip format, in one file or in shards."""
 
-from torchgraft.core.commit import write_bytes
+from torchgraft.core.system.commit import write_bytes
 from torchgraft.writing.content import TORCH
 from torchgraft.writing.convert import content_of, dtype_of, run_name, uncovered
 from torchgraft.writing.save import FORMATS, format_of, save, save_model, write

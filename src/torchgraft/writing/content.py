@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torchgraft.core.commit import whole_file
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import OWN, PART, as_texts
+from torchgraft.core.system.commit import whole_file
 from torchgraft.writing import dcp, safetensors, torch_zip
 
 if TYPE_CHECKING:

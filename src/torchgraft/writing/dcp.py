@@ -15,9 +15,9 @@ from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.commit import flush_folder, hidden_folder
 from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
 from torchgraft.core.facts import BESIDE, as_texts
+from torchgraft.core.system.commit import flush_folder, hidden_folder
 from torchgraft.writing.items import check_stated
 
 if TYPE_CHECKING:

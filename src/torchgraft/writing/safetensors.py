@@ -9,10 +9,10 @@ import json
 import struct
 from typing import TYPE_CHECKING
 
-from torchgraft.core.commit import put
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS
+from torchgraft.core.system.commit import put
 from torchgraft.writing.streaming import Streamer
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
 from torchgraft.core.places import is_spread
-from torchgraft.core.progress import Ticks
-from torchgraft.core.saved import Saved
+from torchgraft.core.results.saved import Saved
+from torchgraft.core.system.progress import Ticks
 from torchgraft.writing import dcp
 from torchgraft.writing.content import DCP, SAFETENSORS, TORCH, Content
 from torchgraft.writing.items import of_tensor

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from torchgraft.core.commit import flush_folder, only_writer, sweep, write_bytes
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import part
+from torchgraft.core.system.commit import flush_folder, only_writer, sweep, write_bytes
 from torchgraft.writing.content import SAFETENSORS, Content
 from torchgraft.writing.marks import mark_of
 from torchgraft.writing.safetensors import MAX_HEADER, header_cost

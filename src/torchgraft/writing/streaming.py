@@ -9,7 +9,7 @@ from collections import deque
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.commit import put
+from torchgraft.core.system.commit import put
 from torchgraft.writing.items import check_stated
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.commit import put
 from torchgraft.core.facts import DIGESTS, as_texts
+from torchgraft.core.system.commit import put
 from torchgraft.writing.pickled import Stored, pickled
 from torchgraft.writing.streaming import Streamer
 

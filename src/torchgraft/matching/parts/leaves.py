@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft.core.making import maker
 from torchgraft.core.match import Leaf, Part
 from torchgraft.core.names import words
+from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, any_raw, find_forms
 from torchgraft.matching.tables.packing import FUSED, owners_of

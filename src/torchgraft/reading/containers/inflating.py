@@ -6,7 +6,7 @@ import zlib
 from threading import local
 from typing import TYPE_CHECKING
 
-from torchgraft.core.checksums import crc32
+from torchgraft.core.system.checksums import crc32
 
 if TYPE_CHECKING:
     from torchgraft.reading.containers.zipdir import ZipArchive

@@ -12,8 +12,8 @@ from itertools import compress
 from threading import Lock, local
 from typing import TYPE_CHECKING
 
-from torchgraft.core.checksums import crc32
 from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
+from torchgraft.core.system.checksums import crc32
 from torchgraft.reading.containers.zipend import find_end
 from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, read_entries
 

@@ -19,8 +19,8 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import RESERVED
-from torchgraft.core.making import maker
 from torchgraft.core.specs import Network, TensorSpec
+from torchgraft.core.system.making import maker
 from torchgraft.reading.finding.plain import kept
 from torchgraft.reading.finding.roles import are_moments, is_counter, is_optimizer, role_of
 from torchgraft.reading.finding.walk import are_tensors, children, is_module, is_tensor, module_entries, survey

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.core.checksums import Pieces, crc32
+from torchgraft.core.system.checksums import Pieces, crc32
 from torchgraft.reading.containers.inflating import check_inflated, inflate_into
 from torchgraft.reading.containers.zipentries import STORED
 
 if TYPE_CHECKING:
-    from torchgraft.core.checksums import Partial
+    from torchgraft.core.system.checksums import Partial
     from torchgraft.reading.containers.zipdir import ZipArchive
     from torchgraft.reading.containers.zipentries import ZipEntry
 

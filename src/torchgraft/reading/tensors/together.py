@@ -6,8 +6,8 @@ from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.checksums import crc32
 from torchgraft.core.dtypes import DType
+from torchgraft.core.system.checksums import crc32
 from torchgraft.reading.tensors.leaves import FileBytes, View
 from torchgraft.reading.tensors.records import RecordBytes
 

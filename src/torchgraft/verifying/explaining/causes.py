@@ -6,14 +6,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
-from torchgraft.core.verification import Cause
+from torchgraft.core.results.verification import Cause
 from torchgraft.verifying.explaining.tables import tables
 from torchgraft.verifying.explaining.words import modules_of, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torchgraft.core.recording import Operation
+    from torchgraft.core.results.recording import Operation
     from torchgraft.verifying.divergence import Matches, Parting
 
 DEEPEST = 8

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
-from torchgraft.core.verification import Cause
+from torchgraft.core.results.verification import Cause
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.verification import Cause
+    from torchgraft.core.results.verification import Cause
 
 CLOSE = 1e-4
 

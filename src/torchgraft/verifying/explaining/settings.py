@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.places import modules
-from torchgraft.core.verification import SettingDifference
+from torchgraft.core.results.verification import SettingDifference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

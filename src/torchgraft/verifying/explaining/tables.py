@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
-from torchgraft.core.verification import Cause
+from torchgraft.core.results.verification import Cause
 from torchgraft.verifying.explaining.words import modules_of, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torchgraft.core.recording import Operation, Recording
+    from torchgraft.core.results.recording import Operation, Recording
     from torchgraft.verifying.divergence import Matches
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchgraft.core.recording import Operation
+    from torchgraft.core.results.recording import Operation
 
 
 def modules_of(mine: Operation, other: Operation) -> dict[str, str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchgraft.core.recording import Recording
+    from torchgraft.core.results.recording import Recording
     from torchgraft.verifying.tracing import Run
 
 # So many values are compared entry by entry, and so often others are looked for in place of those that disagree.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torchgraft.core.plan import Feed, Step
-    from torchgraft.core.recording import Operation
+    from torchgraft.core.results.recording import Operation
     from torchgraft.verifying.proving.agreeing import Runs
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.recording import Recording
+    from torchgraft.core.results.recording import Recording
     from torchgraft.verifying.divergence import Matches
     from torchgraft.verifying.proving.agreeing import Runs
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torchgraft.core.plan import Op, Step
-    from torchgraft.core.recording import Operation, Recording
+    from torchgraft.core.results.recording import Operation, Recording
     from torchgraft.verifying.settling.hands import Hands
     from torchgraft.verifying.settling.uses import Uses
     from torchgraft.verifying.tracing import Call

@@ -8,7 +8,7 @@ import torch
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.shield import Shield
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.core.plan import Feed, Plan
-    from torchgraft.core.recording import Fingerprint
+    from torchgraft.core.results.recording import Fingerprint
     from torchgraft.core.specs import Source
 
 SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order

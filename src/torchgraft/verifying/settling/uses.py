@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.families import family
 
 if TYPE_CHECKING:
-    from torchgraft.core.recording import Recording
+    from torchgraft.core.results.recording import Recording
 
 DEPTH = 6
 _COMMUTING = frozenset({"add", "mul"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.shield import Shield
 from torchgraft.verifying.tracing.outputs import call, named_tensors
 from torchgraft.verifying.tracing.prints import fingerprint
 from torchgraft.verifying.tracing.recorder import Call, Recorder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchgraft.core.recording import Recording
+    from torchgraft.core.results.recording import Recording
 
 __all__ = ["Call", "Recorder", "Run", "fingerprint", "record_run"]
 

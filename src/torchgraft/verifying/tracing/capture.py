@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_map
 
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.shield import Shield
 from torchgraft.verifying.tracing.outputs import call
 from torchgraft.verifying.tracing.recorder import Recorder
 from torchgraft.verifying.tracing.restore import untouched
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from torchgraft.core.recording import Value
+    from torchgraft.core.results.recording import Value
     from torchgraft.verifying.tracing.whereabouts import Whereabouts
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchgraft.core.places import places
-from torchgraft.core.shield import Shield
+from torchgraft.core.system.shield import Shield
 from torchgraft.verifying.tracing.outputs import call, named_tensors
 from torchgraft.verifying.tracing.restore import untouched
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from torchgraft.core.layout import is_dense
-from torchgraft.core.recording import Fingerprint
+from torchgraft.core.results.recording import Fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

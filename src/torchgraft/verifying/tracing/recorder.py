@@ -8,13 +8,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from torchgraft.core.recording import Operation, Recording, Value
+from torchgraft.core.results.recording import Operation, Recording, Value
 from torchgraft.verifying.tracing.prints import fingerprint, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from torchgraft.core.recording import Fingerprint
+    from torchgraft.core.results.recording import Fingerprint
     from torchgraft.verifying.tracing.whereabouts import Whereabouts
 
 # Operations whose output holds exactly the entries of their first input: what comes out is the same value.

@@ -6,8 +6,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from torchgraft.core.facts import digests_of
-from torchgraft.core.inspection import DigestCheck
-from torchgraft.core.progress import Ticks
+from torchgraft.core.results.inspection import DigestCheck
+from torchgraft.core.system.progress import Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
-from torchgraft.core.progress import Ticks
-from torchgraft.core.statistics import Moments
+from torchgraft.core.results.statistics import Moments
+from torchgraft.core.system.progress import Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.core.checksums import crc32
 from torchgraft.core.figures import tensors
-from torchgraft.core.moving import gather
 from torchgraft.core.places import walk_of
-from torchgraft.core.report import Check
+from torchgraft.core.results.report import Check
+from torchgraft.core.system.checksums import crc32
+from torchgraft.core.system.moving import gather
 from torchgraft.core.written import SMALL
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torchgraft.core.dtypes import DType
+    from torchgraft.core.results.statistics import Statistics
     from torchgraft.core.specs import Network, Source, TensorSpec
-    from torchgraft.core.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What calls return, as frozen values that show themselves: reports, inspections, comparisons, verifications."""

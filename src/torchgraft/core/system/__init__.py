@@ -1,0 +1,1 @@
+"""What the interpreter and the operating system are asked for: whole files, signals, checksums, cheap objects."""
