@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.core.system.making import maker
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import (
     AKIN,
@@ -29,7 +31,7 @@ from torchgraft.matching.parts.units import Unit, group, same_roles, shape_class
 from torchgraft.matching.solving.beside import in_step
 from torchgraft.matching.solving.large import solve_large
 from torchgraft.matching.solving.turned import undirected
-from torchgraft.matching.tables.packing import kept_whole, owners_of
+from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owners_of
 from torchgraft.matching.tables.stated import sides_of
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from torchgraft.matching.judging.judge import Pair
     from torchgraft.matching.names.prefixes import Naming
     from torchgraft.matching.parts.models import Models
+
+
+_make_match, _make_why = maker(Match), maker(Why)
 
 
 def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
@@ -89,8 +94,9 @@ def _units(
 ) -> tuple[list[Unit], list[Unit]]:
     """Return the units of both sides; fused tensors that agree by name and shape stay whole, all others are cut."""
     by_target = {leaf.name: leaf for leaf in targets}
-    owners = owners_of(sources), owners_of(targets)
     pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
+    fused = bool(models.stated.layouts) or any_named_fused(leaf for pair in pairs for leaf in pair)
+    owners = (owners_of(sources), owners_of(targets)) if fused else ({}, {})
     stated = sides_of(models.stated, sources, targets)
     same = [
         (a, b)
@@ -118,12 +124,15 @@ def _like_whole(
 
     Where a layer was put into a list, its last members have no like of the same number: cut, they would find only each other.
     """
+    if not same:
+        return set(), set()
     kinds = {(_kind(a), _kind(b)) for a, b in same}
     paired = {a.name for a, _ in same}, {b.name for _, b in same}
     left: tuple[dict[object, set[str]], dict[object, set[str]]] = ({}, {})
     for side, leaves in enumerate((sources, targets)):
+        shapes = {pair[side].shape for pair in same}
         for leaf in leaves:
-            if leaf.name not in paired[side]:
+            if leaf.shape in shapes and leaf.name not in paired[side]:
                 left[side].setdefault(_kind(leaf), set()).add(leaf.name)
     both = [(left[0][a], left[1][b]) for a, b in kinds if a in left[0] and b in left[1]]
     return {name for ours, _ in both for name in ours}, {name for _, theirs in both for name in theirs}
@@ -141,6 +150,8 @@ def _needlessly_cut(
 
     A name for fused tensors may stand for something else, or the other side call the same fused tensor otherwise.
     """
+    if all(leaf.part is None for side in (ours, theirs) for leaf in side):
+        return set(), set()
     there = {shape_class(leaf.shape) for leaf in ours}, {shape_class(leaf.shape) for leaf in theirs}
     found: tuple[set[str], set[str]] = set(), set()
     for side, (parts, leaves) in enumerate(((ours, sources), (theirs, targets))):
@@ -227,29 +238,41 @@ def _leaf_matches(pair: Pair, sure: Sureness, sources: Sequence[Unit], targets: 
         keys = tuple(k for leaf in rival.leaves.values() for k in leaf.keys)
         alternatives = (Alternative(keys, f"{rival.path} has the same shapes"),)
     return [
-        Match(target=b, source=a, why=why, certainty=sure.certainty, alternatives=alternatives)
+        _make_match(target=b, source=a, why=why, certainty=sure.certainty, alternatives=alternatives)
         for a, b in same_roles(source, target)
     ]
 
 
 def _why(pair: Pair, source: Unit, target: Unit) -> Why:
+    blocks, tails = (source.block, target.block), (source.tail, target.tail)
     evidence = []
     if pair.name > 0.5:
-        evidence.append(f"names alike ({pair.name:.0%})")
+        evidence.append(_names_alike(pair.name))
     if pair.in_order:
         evidence.append("same place in the order")
     if pair.block > 0.5 and source.block:
-        evidence.append(f"{source.block} and {target.block} agree in {min(pair.block, 1.0):.0%}")
+        evidence.append(_blocks_agree(*blocks, pair.block))
     if pair.tail > 0.5:
-        evidence.append(
-            f"{source.tail or 'block'} is {target.tail or 'block'} in {min(pair.tail, 1.0):.0%} of the cases"
-        )
+        evidence.append(_tails_agree(*tails, pair.tail))
     if pair.named:
-        return Why("name", "same name", tuple(evidence))
-    if source.tail == target.tail:
-        return Why(
-            "sequence",
-            f"{source.block or source.path} stands where {target.block or target.path} does",
-            tuple(evidence),
-        )
-    return Why("structure", f"{source.tail} corresponds to {target.tail}", tuple(evidence))
+        return _make_why("name", "same name", tuple(evidence))
+    if tails[0] == tails[1]:
+        text = f"{blocks[0] or source.path} stands where {blocks[1] or target.path} does"
+        return _make_why("sequence", text, tuple(evidence))
+    return _make_why("structure", f"{tails[0]} corresponds to {tails[1]}", tuple(evidence))
+
+
+# The units of a block come one after the other and say the same of it; so do those at one place of all blocks.
+@lru_cache
+def _names_alike(share: float) -> str:
+    return f"names alike ({share:.0%})"
+
+
+@lru_cache
+def _blocks_agree(ours: str, theirs: str, share: float) -> str:
+    return f"{ours} and {theirs} agree in {min(share, 1.0):.0%}"
+
+
+@lru_cache
+def _tails_agree(ours: str, theirs: str, share: float) -> str:
+    return f"{ours or 'block'} is {theirs or 'block'} in {min(share, 1.0):.0%} of the cases"

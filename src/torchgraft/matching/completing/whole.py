@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.tables.packing import alike, one_code, owners_of, packing_of_leaf
+from torchgraft.matching.tables.packing import alike, any_named_fused, one_code, owners_of, packing_of_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]],
     to differ, or other code has the very names around it: then both classes must be known. A matrix that is stored the
     other way round comes from other code, and so do its parts.
     """
-    if models.stated.layouts:
+    if models.stated.layouts or not any_named_fused(m.target for m in matching.matches):
         return matching
     owners = owners_of(sides[0]), owners_of(sides[1])
     said = {m.target.name: _disputed(m, owners, models) for m in matching.matches if m.target.part is None}
@@ -36,7 +36,7 @@ def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]],
 
 def uncut(matching: Matching, sources: Sequence[Leaf], models: Models) -> tuple[str, ...]:
     """Return a remark where fused tensors of the file find no place that could be cut if the number of heads were known."""
-    if not matching.free_sources:
+    if not any_named_fused(matching.free_sources):
         return ()
     owners = owners_of(sources)
     names = [

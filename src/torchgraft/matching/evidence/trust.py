@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.matching.parts.units import same_roles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from torchgraft.matching.parts.units import Unit
 
@@ -22,6 +22,8 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
     row of layers (`layers.0`, `layers.1`) where one side has a member left over, and the other a layer of the same shapes
     left over beside the row (`proj_in`): the row may start with what the other side keeps outside.
     """
+    if not pinned:
+        return {}
     used = set(pinned.values())
     sure = {i: j for i, j in pinned.items() if _agree(sources[i], targets[j])}
     left_sources = [u for i, u in enumerate(sources) if i not in sure]
@@ -31,7 +33,11 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
         list_of(targets[j]) for i, j in pinned.items() if i not in sure
     }
     rows = (_rows(left_sources), _rows(left_targets))
-    beside = (_beside(left_sources), _beside(left_targets))
+    around = [
+        {_parent(row) for at in side if (row := _row_of(units[at]))}
+        for side, units in ((pinned, sources), (used, targets))
+    ]
+    beside = (_beside(left_sources, around[0]), _beside(left_targets, around[1]))
 
     def shifted(i: int, j: int) -> bool:
         ours, theirs = _row_of(sources[i]), _row_of(targets[j])
@@ -60,9 +66,12 @@ def _agree(source: Unit, target: Unit) -> bool:
 
 def list_of(unit: Unit) -> str:
     """Return the path up to the first number, the list that the unit stands in: "" without one, "." at the root."""
-    parts = unit.path.split(".")
-    at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
-    return ".".join(parts[:at]) + "." if at is not None else ""
+    before = ""
+    for part in unit.path.split("."):
+        if part.isdecimal():
+            return before or "."
+        before += part + "."
+    return ""
 
 
 def _row_of(unit: Unit) -> str:
@@ -85,12 +94,13 @@ def _rows(units: Iterable[Unit]) -> dict[str, set[Kind]]:
     return found
 
 
-def _beside(units: Iterable[Unit]) -> dict[str, set[Kind]]:
-    """Return what kinds of layers are left over directly below each path, outside of rows."""
+def _beside(units: Iterable[Unit], paths: Container[str]) -> dict[str, set[Kind]]:
+    """Return what kinds of layers are left over directly below each of the paths, outside of rows."""
     found: dict[str, set[Kind]] = {}
     for unit in units:
-        if not _row_of(unit):
-            found.setdefault(_parent(unit.path), set()).add(_kind(unit))
+        parent = _parent(unit.path)
+        if parent in paths and not _row_of(unit):
+            found.setdefault(parent, set()).add(_kind(unit))
     return found
 
 

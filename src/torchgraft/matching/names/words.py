@@ -80,6 +80,7 @@ def _numbered(path: str) -> list[tuple[str, int]]:
     return [(".".join(parts[:at]), int(part)) for at, part in enumerate(parts) if part.isdecimal()]
 
 
+@lru_cache(maxsize=20_000)
 def stem(segment: str) -> str | None:
     """Return what stands before the number at the end of a segment: "" for `3`, `layer` for `layer3`; None without.
 

@@ -10,7 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, any_raw, find_forms
-from torchgraft.matching.tables.packing import FUSED, owners_of
+from torchgraft.matching.tables.packing import FUSED, any_named_fused, owners_of
 from torchgraft.matching.tables.stated import NOTHING
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def cut(
 
     `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
     """
+    if not stated.layouts and not any_named_fused(leaves):
+        return list(leaves)
     owners = owners_of(leaves)
     packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
     rows_of_q = _query_rows(leaves) if any(packings) else {}

@@ -39,8 +39,10 @@ def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Containe
     must lack such a whole tensor, or have fewer of its shape, and have more of the shapes of its parts. The order of
     rows is that of the entry for such a name, or else the usual one: no more than a guess.
     """
-    templates = set(_apart(others))
     theirs = _shapes_of(others)
+    if not any(count > theirs[shape] for shape, count in _shapes_of(leaves).items()):
+        return list(leaves)
+    templates = set(_apart(others))
     out, owners = list(leaves), {key.rpartition(".")[0] for leaf in leaves for key in leaf.keys}
     for _ in range(len(KINDS)):  # what is cut first shows what is left of a shape
         ours = _shapes_of(out)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
+from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import (
     by_position,
     canonical,
@@ -104,18 +105,20 @@ class Unit:
         return sum(leaf.numel for leaf in self.leaves.values())
 
 
+_make_unit = maker(Unit)
+
+
 def group(leaves: Sequence[Leaf]) -> list[Unit]:
     """Return the units in order of their first leaf."""
-    named = [(leaf, *leaf.name.rpartition(".")[::2]) for leaf in leaves]
     beside: dict[str, dict[str, Leaf]] = {}
-    for leaf, owner, last in named:
-        beside.setdefault(owner, {})[last] = leaf
+    for leaf in leaves:
+        beside.setdefault(leaf.owner, {})[leaf.role] = leaf
     found: dict[str, dict[str, Leaf]] = {}
-    for leaf, owner, last in named:
-        role = _role(last, beside[owner].keys())
-        path = leaf.name if role == BARE else owner
+    for leaf in leaves:
+        path = leaf.owner
+        role = _role(leaf.role, beside[path].keys())
         if role == BARE:
-            path, role = _raw(leaf, owner, last, beside[owner])
+            path, role = _raw(leaf, path, leaf.role, beside[path])
         roles = found.setdefault(path, {})
         if role in roles:
             found[leaf.name] = {BARE: leaf}
@@ -133,7 +136,7 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
     said |= read_attentions(found)
     homes = _homes(found)
     return [
-        Unit(
+        _make_unit(
             path=path, leaves=roles, blocks=blocks[parent], order=min([leaf.order for leaf in roles.values()]),
             home=homes[parent], said=said.get(path, ""),
         )

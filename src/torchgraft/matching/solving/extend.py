@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING
 
+from torchgraft.core.system.making import maker
+from torchgraft.matching.judging.judge import Pair
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torchgraft.matching.evidence.repeats import Few, Kind, Repeat
-    from torchgraft.matching.judging.judge import Pair
     from torchgraft.matching.parts.units import Unit
+
+
+_make_pair = maker(Pair)
 
 
 class DisagreeError(Exception):
@@ -88,13 +94,14 @@ class Extension:
                 raise DisagreeError(self._involved(repeat, pairs))
             weakest = min(pairs, key=_strength)
             origin = repeat.members[left[pairs.index(weakest)]]
+            moved = _mover(weakest)
             for at in gone:
                 source = repeat.units[at][x]
                 target = self._targets.get(line.repeat.members[at] + line.tail)
                 if target is None:
                     raise DisagreeError(self._involved(repeat, pairs))
                 rival = self._moved(weakest.rival, origin, repeat.members[at])
-                found[source] = replace(weakest, source=source, target=target, rival=rival)
+                found[source] = moved(source=source, target=target, rival=rival)
 
     def _line(self, kinds: tuple[int, ...], places: Sequence[int], pairs: Sequence[Pair]) -> Line | None:
         """Return the list whose members at the same places take the units, None where there is no such list."""
@@ -140,6 +147,12 @@ class Extension:
 
     def _all_kinds(self) -> set[tuple[int, Kind]]:
         return {(side, repeat.kind) for side in (0, 1) for repeat in self._few[side].repeats}
+
+
+def _mover(pair: Pair) -> Callable[..., Pair]:
+    """Return what makes a pair of other units, of which all else is said that is said of this one."""
+    same = {one.name: getattr(pair, one.name) for one in fields(pair) if one.name not in ("source", "target", "rival")}
+    return partial(_make_pair, **same)
 
 
 def _strength(pair: Pair) -> tuple[bool, bool, bool, bool, float]:

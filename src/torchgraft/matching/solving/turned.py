@@ -55,6 +55,8 @@ def turned(
 
 def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
     """Return the targets in lists of decoders and pyramids whose direction nothing tells: neither shapes nor names."""
+    if not any(_said(name) & EITHER_END for name in {*_lists(sources), *_lists(targets)}):
+        return set()
     to = dict(pairs)
     return {
         to[i]
@@ -114,13 +116,22 @@ def _rows_around(rows: Mapping[Name, Row]) -> dict[int, list[Name]]:
     return found
 
 
+def _lists(units: Iterable[Unit]) -> set[Name]:
+    """Return the names of the lists that units stand in."""
+    return {_list_of(block) for block in {block for unit in units for block in unit.blocks}}
+
+
+def _list_of(block: str) -> Name:
+    parent, _, last = block.rpartition(".")
+    return parent, stem(last) or ""
+
+
 def _rows(units: Sequence[Unit]) -> dict[Name, Row]:
     """Return the numbered lists of blocks; those of which a few members stand for all are left out."""
     members: dict[Name, dict[str, dict[str, int]]] = {}
     for at, unit in enumerate(units):
         for block in unit.blocks if not unit.times else ():
-            parent, _, last = block.rpartition(".")
-            row = members.setdefault((parent, stem(last) or ""), {})
+            row = members.setdefault(_list_of(block), {})
             row.setdefault(block, {})[unit.path[len(block) + 1 :]] = at
     return {
         name: Row(

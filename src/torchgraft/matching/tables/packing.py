@@ -150,6 +150,11 @@ def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     return found | {f"{path}.{GATED}" if path else GATED: False for path in gated}
 
 
+def any_named_fused(leaves: Iterable[Leaf]) -> bool:
+    """Whether a leaf lies in a module whose name is one for fused rows: of most models none does."""
+    return any(words(last) in FUSED for last in {leaf.owner.rpartition(".")[2] for leaf in leaves})
+
+
 def packing_of(owner: str, owners: Mapping[str, bool], classes: Collection[str] = ()) -> Packing | None:
     """Return how the fused module at the path `owner` packs its parts; None where its name is no fused one.
 
@@ -221,9 +226,10 @@ def kept_whole(
 
 def packed_otherwise(pairs: Iterable[tuple[Leaf, Leaf]], sources: Iterable[Leaf], targets: Iterable[Leaf]) -> bool:
     """Whether a fused tensor stands beside one of the same name whose rows go in another order."""
-    fused = [pair for pair in pairs if any(words(leaf.owner.rpartition(".")[2]) in FUSED for leaf in pair)]
-    if not fused:
+    pairs = list(pairs)
+    if not any_named_fused(leaf for pair in pairs for leaf in pair):
         return False
+    fused = [pair for pair in pairs if any_named_fused(pair)]
     owners = owners_of(sources), owners_of(targets)
     packings = [(packing_of_leaf(a, owners[0]), packing_of_leaf(b, owners[1])) for a, b in fused]
     known = [(pair, both) for pair, both in zip(fused, packings, strict=True) if None not in both]
