@@ -105,7 +105,7 @@ def _bake(
     if source.form == "fp8":
         block = _block(specs[source.keys[0]].shape, specs[source.keys[1]].shape)
         if block is None:
-            return "8-bit float weight (quantised) whose scale has an unknown block shape"
+            return f"8-bit float weight (quantised) whose scales {list(specs[source.keys[1]].shape)} leave the size of a block open"
         return source.keys, (DequantBlocks(block),), f"8-bit float times its scale, blocks of {list(block)}"
     if source.form == "bnb4":
         return _four_bits(source, specs, wanted)
@@ -128,14 +128,27 @@ def _four_bits(
 
 
 def _block(weight: Shape, scale: Shape) -> tuple[int, ...] | None:
+    """Return the size of the blocks that have one scale each; None where the shapes leave it open.
+
+    300 rows in 3 blocks are 100 + 100 + 100, or 128 + 128 + 44, the last one cut short: a size that stands alone along
+    another dimension decides.
+    """
     if _numel(scale) == 1:
         return weight
-    if len(scale) < len(weight):
-        scale = (*scale, *(1,) * (len(weight) - len(scale)))
-    if len(scale) != len(weight) or min(scale, default=0) < 1:
+    scale = (*scale, *(1,) * (len(weight) - len(scale)))
+    if len(scale) != len(weight) or min(scale) < 1:
         return None
-    block = tuple(-(-w // s) for w, s in zip(weight, scale, strict=True))
-    # A last block may be cut short; block sizes are powers of two, so 300 rows in 3 blocks are 128 + 128 + 44.
-    rounded = tuple(b if w % b == 0 else 1 << (b - 1).bit_length() for w, b in zip(weight, block, strict=True))
-    fits = all(-(-w // b) == s for w, b, s in zip(weight, rounded, scale, strict=True))
-    return rounded if fits else None
+    readings = [_block_sizes(size, count) for size, count in zip(weight, scale, strict=True)]
+    known = {sizes[0] for sizes, count in zip(readings, scale, strict=True) if len(sizes) == 1 and count > 1}
+    fitting = [sizes if len(sizes) == 1 else [n for n in sizes if n in known] for sizes in readings]
+    return tuple(sizes[0] for sizes in fitting) if all(len(sizes) == 1 for sizes in fitting) else None
+
+
+def _block_sizes(size: int, count: int) -> list[int]:
+    """Return how large `count` blocks along `size` may be: equal ones, or of a power of two with the last cut short."""
+    if count == 1:
+        return [size]
+    largest = -(-size // count)
+    power = 1 << (largest - 1).bit_length()
+    equal = [largest] if size % count == 0 else []
+    return list(dict.fromkeys([*equal, *([power] if -(-size // power) == count else [])]))

@@ -7,7 +7,6 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting.fit import Fit
-from torchgraft.core.errors import UsageError
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torchgraft.core.match import Leaf
+    from torchgraft.core.plan import Op
     from torchgraft.core.specs import Shape
 
 Grid = tuple[int, int]
@@ -105,13 +105,14 @@ def _absolute(
                 None,
                 f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)",
             )
-        return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides, library)
+        return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
     first, second = (_square(n, side.prefix) for n, side in zip(rows, sides, strict=True))
     if sides[0].patches and sides[1].patches and first is not None and second is not None:
-        return _regrid((_grid(rows[0] - first), _grid(rows[1] - second)), (first, second), dim, sides, library)
+        grids = _grid(rows[0] - first), _grid(rows[1] - second)
+        return _regrid(grids, (first, second), dim, sides, library, rows[1])
     gone = rows[0] - rows[1]
-    if 0 < gone <= sides[0].prefix - sides[1].prefix:
-        return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows)
+    if 0 < gone == sides[0].prefix - sides[1].prefix:
+        return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows[1])
     if sides[0].patches and sides[1].patches:
         file, model = (
             _shown(n, square, side.prefix) for n, square, side in zip(rows, (first, second), sides, strict=True)
@@ -138,8 +139,11 @@ def _grid(count: int) -> Grid:
 
 
 def _square(rows: int, prefix: int) -> int | None:
-    """Return the number of prefix rows: as the names say, else none, else what leaves a square."""
-    for count in dict.fromkeys((prefix, 0, 1, 2)):
+    """Return the number of prefix rows: as the names say, or none, if that leaves a square.
+
+    Where no name speaks of tokens, one or two rows may stand before the square.
+    """
+    for count in (prefix, 0) if prefix else (0, 1, 2):
         if rows > count and isqrt(rows - count) ** 2 == rows - count:
             return count
     return None
@@ -151,23 +155,24 @@ def _regrid(
     dim: int,
     sides: tuple[Side, Side],
     library: str,
-    rows: tuple[int, int] = (0, 0),
+    rows: int,
 ) -> Fit:
+    """Return how a table gets `rows` rows along `dim`: tokens by kind, the grid resampled; without grids it is the same one."""
     kept = _kept_tokens(prefixes, sides)
     if kept is None:
         text = f"{prefixes[0]} prefix rows in the file, {prefixes[1]} in the model, and no names that tell which"
         return Fit(None, text, certainty=Certainty.DOUBT)
     dropped = prefixes[0] - len(kept)
-    words_ = f", {len(kept)} prefix row{'s' * (len(kept) != 1)} exact" + (f", {dropped} dropped" if dropped else "")
-    same = grids is None or grids[0] == grids[1]
-    count = rows[0] - prefixes[0] if grids is None else grids[1][0] * grids[1][1]
-    op = (
-        SelectRows(dim, (*kept, *range(prefixes[0], prefixes[0] + count)))
-        if same
-        else _resample(grids, prefixes[0], kept, library)
-    )
-    size = "the same grid" if same or grids is None else f"position grid {_times(grids[0])} -> {_times(grids[1])}"
-    text = size + words_ + ("" if same or not library else f", as {library} does it")
+    said = f", {len(kept)} prefix row{'s' * (len(kept) != 1)} exact" + (f", {dropped} dropped" if dropped else "")
+    count = rows - prefixes[1]
+    if grids is None or grids[0] == grids[1]:
+        op: Op = SelectRows(dim, (*kept, *range(prefixes[0], prefixes[0] + count)))
+        text = f"the same grid{said}"
+    else:
+        op = ResampleGrid(grids[0], grids[1], prefixes[0], kept, **RESAMPLING.get(library, {}))
+        text = f"position grid {_times(grids[0])} -> {_times(grids[1])}{said}" + (
+            f", as {library} does it" if library else ""
+        )
     if len(kept) == prefixes[1]:
         return Fit((op,), text, rule="positions")
     if prefixes[0] == 0 < sides[0].prefix:
@@ -177,13 +182,6 @@ def _regrid(
         )
     fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + count)))
     return Fit((op,), f"{text}, {prefixes[1] - len(kept)} new ones fresh", rows=fill, rule="positions")
-
-
-def _resample(grids: tuple[Grid, Grid] | None, prefix: int, kept: tuple[int, ...], library: str) -> ResampleGrid:
-    if grids is None:
-        raise UsageError("no grids to resample between")
-    how = RESAMPLING.get(library, {})
-    return ResampleGrid(grids[0], grids[1], prefix, kept, **how)
 
 
 def _times(grid: Grid) -> str:

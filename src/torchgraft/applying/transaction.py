@@ -284,7 +284,12 @@ class _Work:
         import torch
 
         real = [cell.places for step in self.steps if not (cell := self.cells[step.slot.spec.name]).staged]
-        torch.autograd.graph.increment_version([place.tensor for places in real for place in places])
+        changed = [place.tensor for places in real for place in places]
+        try:
+            torch.autograd.graph.increment_version(changed)
+        except RuntimeError:  # older ones, such as 2.4, take one tensor at a time
+            for tensor in changed:
+                torch.autograd.graph.increment_version(tensor)
         torch.clear_autocast_cache()  # a caller's autocast would go on with 16-bit copies of the old values
 
     def applied(self, checks: tuple[Check, ...], notes: tuple[Objection, ...], initialised: tuple[str, ...]) -> Applied:

@@ -83,9 +83,13 @@ def _parametrized_weight_norm(key: str, stem: str, specs: Mapping[str, TensorSpe
     other = specs.get(stem + ".original1")
     if other is None:
         return None
-    owner, _, role = stem.rpartition(".parametrizations.")
-    name = f"{owner}.{role}" if role else stem.removeprefix("parametrizations.")
-    return Form(name, "weight_norm", (key, stem + ".original1"), other.shape, other.dtype)
+    return Form(_parametrized(stem), "weight_norm", (key, stem + ".original1"), other.shape, other.dtype)
+
+
+def _parametrized(stem: str) -> str:
+    """Return the name of the weight whose parametrization's tensors begin with `stem`: a.parametrizations.weight is a.weight."""
+    owner, mark, role = f".{stem}".rpartition(".parametrizations.")
+    return f"{owner}.{role}".removeprefix(".") if mark else stem
 
 
 def _original(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
@@ -103,10 +107,8 @@ def _parametrized_spectral_norm(key: str, stem: str, specs: Mapping[str, TensorS
     u, v = f"{stem}.0._u", f"{stem}.0._v"
     if u not in specs:
         return None
-    owner, _, role = stem.rpartition(".parametrizations.")
-    name = f"{owner}.{role}" if role else stem.removeprefix("parametrizations.")
     tail = (v,) if v in specs else ()
-    return Form(name, "spectral_norm", (key, u, *tail), specs[key].shape, specs[key].dtype)
+    return Form(_parametrized(stem), "spectral_norm", (key, u, *tail), specs[key].shape, specs[key].dtype)
 
 
 def _scaled(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:

@@ -142,7 +142,7 @@ def _heads_of(shape: tuple[int, ...]) -> int:
 def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     """Yield other settings of one kind of operation, and other activation functions."""
     kind = family(mine.name)
-    if kind != family(other.name):
+    if kind != family(other.name) or kind == "pick":  # where parts are picked is no setting, see `_structure`
         return
     if kind == "activation" and (mine.name.rstrip("_") != other.name.rstrip("_") or _differing(mine, other)):
         names = [_signature(op) for op in (mine, other)]

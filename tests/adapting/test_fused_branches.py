@@ -1,0 +1,65 @@
+"""Parallel branches of a block become the one convolution that computes the same."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Branches(nn.Module):
+    """A training block of RepVGG (Ding et al. 2021): 3x3 and 1x1 convolutions and an identity, each with its norm."""
+
+    def __init__(self, channels, groups, *, identity, bias):
+        super().__init__()
+        self.dense = nn.Sequential()
+        self.dense.add_module("conv", nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=bias))
+        self.dense.add_module("bn", nn.BatchNorm2d(channels))
+        self.point = nn.Sequential()
+        self.point.add_module("conv", nn.Conv2d(channels, channels, 1, groups=groups, bias=bias))
+        self.point.add_module("bn", nn.BatchNorm2d(channels))
+        self.identity = nn.BatchNorm2d(channels) if identity else None
+
+    def forward(self, x):
+        out = self.dense(x) + self.point(x)
+        return out if self.identity is None else out + self.identity(x)
+
+
+class Fused(nn.Module):
+    def __init__(self, channels, groups):
+        super().__init__()
+        self.reparam = nn.Conv2d(channels, channels, 3, padding=1, groups=groups)
+
+    def forward(self, x):
+        return self.reparam(x)
+
+
+def trained(channels, groups, **kinds):
+    file = nn.ModuleDict({"stage": Branches(channels, groups, **kinds), "head": nn.Conv2d(channels, 5, 1)})
+    for module in file.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return file.eval()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("identity", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_fused_convolution_computes_the_same(groups, identity, bias):
+    file = trained(4, groups, identity=identity, bias=bias)
+    model = nn.ModuleDict({"stage": Fused(4, groups), "head": nn.Conv2d(4, 5, 1)}).eval()
+    report = tg.load(model, file, fuse_branches=True)
+    x = torch.randn(2, 4, 6, 6)
+    expected = file["head"](file["stage"](x))
+    assert torch.allclose(model["head"](model["stage"](x)), expected, atol=1e-5)
+    assert f"{3 if identity else 2} branches of stage fused" in str(report)
+
+
+def test_nothing_is_fused_unasked():
+    file = trained(4, 1, identity=True, bias=False)
+    model = nn.ModuleDict({"stage": Fused(4, 1), "head": nn.Conv2d(4, 5, 1)})
+    plan = tg.plan(model, file)
+    assert all(step.why.rule != "fused branches" for step in plan.steps)

@@ -1,0 +1,108 @@
+"""Weights that a file holds scaled, packed, masked or normalised arrive as the numbers that they stand for."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm
+
+import torchgraft as tg
+
+
+def spread(scale, weight):
+    """Return one scale for each element: the slow way of what block-wise scaling means."""
+    if scale.numel() == 1:
+        return scale.reshape(()).expand(weight.shape)
+    scale = scale.reshape(*scale.shape, *(1,) * (weight.dim() - scale.dim()))
+    blocks = [
+        {1: size, 2: 128, 3: 128, 4: 75, 300: 1}[count] for size, count in zip(weight.shape, scale.shape, strict=True)
+    ]
+    for dim, block in enumerate(blocks):
+        scale = scale.repeat_interleave(block, dim).narrow(dim, 0, weight.shape[dim])
+    return scale
+
+
+@pytest.mark.parametrize("suffix", ["weight_scale_inv", "weight_scale"])
+@pytest.mark.parametrize("counts", [(), (1,), (1, 1), (300,), (300, 1), (3, 2), (1, 2), (4, 1)])
+def test_8_bit_floats_are_multiplied_by_their_scales(counts, suffix):
+    weight = torch.randn(300, 256).to(torch.float8_e4m3fn)
+    scale = torch.rand(counts) + 0.5
+    model = nn.Linear(256, 300, bias=False)
+    tg.load(model, {"weight": weight, suffix: scale})
+    assert torch.equal(model.weight, weight.float() * spread(scale, weight))
+
+
+@pytest.mark.parametrize("counts", [(7, 2), (3, 1), (3,), (3, 2, 1)])
+def test_scales_of_unknown_blocks_are_refused(counts):
+    """Of 300 rows, 3 blocks are of 100, or of 128 with the last one cut short; 7 are of neither an equal size nor a power."""
+    file = {"fc.weight": torch.randn(300, 256).to(torch.float8_e4m3fn), "fc.weight_scale_inv": torch.ones(counts)}
+    model = nn.ModuleDict({"fc": nn.Linear(256, 300, bias=False)})
+    before = model["fc"].weight.detach().clone()
+    with pytest.raises(tg.PlanRefusedError, match="leave the size of a block open"):
+        tg.load(model, file)
+    assert torch.equal(model["fc"].weight, before)
+
+
+def four_bits(shape, block):
+    """Return a weight, and the same in the layout of bitsandbytes' QuantState."""
+    numel = shape[0] * shape[1]
+    codes, table = torch.randint(0, 16, (numel,)), torch.linspace(-1, 1, 16)
+    absmax = torch.rand(-(-numel // block)) + 0.5
+    weight = (table[codes] * absmax.repeat_interleave(block)[:numel]).reshape(shape)
+    packed = (codes[::2] * 16 + codes[1::2]).to(torch.uint8).reshape(-1, 1)
+    state = json.dumps({"quant_type": "nf4", "blocksize": block, "dtype": "float32", "shape": list(shape)})
+    return weight, {
+        "fc.weight": packed,
+        "fc.weight.absmax": absmax,
+        "fc.weight.quant_map": table,
+        "fc.weight.quant_state.bitsandbytes__nf4": torch.tensor(list(state.encode()), dtype=torch.uint8),
+    }
+
+
+@pytest.mark.parametrize(("shape", "block"), [((8, 16), 64), ((6, 10), 16)])
+def test_4_bit_codes_are_unpacked(shape, block):
+    weight, file = four_bits(shape, block)
+    model = nn.ModuleDict({"fc": nn.Linear(*shape[::-1], bias=False)})
+    tg.load(model, file)
+    assert torch.equal(model["fc"].weight, weight)
+
+
+@pytest.mark.parametrize("spoil", ["another size", "nested"])
+def test_4_bit_codes_that_do_not_unpack_to_the_model_are_refused(spoil):
+    _, file = four_bits((8, 16), 64)
+    if spoil == "nested":
+        file["fc.weight.nested_absmax"] = torch.ones(1)
+    model = nn.ModuleDict({"fc": nn.Linear(16, 8 if spoil == "nested" else 10, bias=False)})
+    with pytest.raises(tg.PlanRefusedError, match=r"4-bit packing .* don't unpack to"):
+        tg.load(model, file)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, spectral_norm, parametrizations.weight_norm])
+def test_a_norm_of_a_weight_is_computed_where_the_model_has_none(norm, deep):
+    def placed(layer):
+        return nn.Sequential(layer) if deep else layer
+
+    made, model = placed(norm(nn.Linear(6, 4))), placed(nn.Linear(6, 4))
+    for _ in range(5):
+        made(torch.randn(2, 6))
+    tg.load(model, made.state_dict())
+    x = torch.randn(3, 6)
+    assert torch.allclose(model(x), made.eval()(x), atol=1e-6)
+
+
+def test_a_spectral_norm_without_its_right_vector_is_refused():
+    state = spectral_norm(nn.Linear(6, 4)).state_dict()
+    del state["weight_v"]
+    with pytest.raises(tg.PlanRefusedError, match="without its right vector"):
+        tg.load(nn.Linear(6, 4), state)
+
+
+def test_a_pruning_mask_is_applied_where_the_model_has_none():
+    made = nn.Linear(6, 4)
+    prune.random_unstructured(made, "weight", amount=0.5)
+    model = nn.Linear(6, 4)
+    tg.load(model, made.state_dict())
+    assert torch.equal(model.weight, made.weight)
+    assert int((model.weight == 0).sum()) == 12

@@ -1,0 +1,92 @@
+"""What differs at the operation where two runs part is named, with both sides, where no weight and no setting explains it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torchgraft as tg
+
+
+class Made(nn.Module):
+    """Two layers, and a function of what they give."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.second, self.function = nn.Linear(4, 4), nn.Linear(4, 4), function
+
+    def forward(self, x):
+        return self.function(self.first(x), self.second(x))
+
+
+def found(source, target, inputs=None):
+    made, model = Made(source), Made(target)
+    report = tg.load(model, made)
+    return tg.verify(model, made, torch.randn(2, 3, 4) if inputs is None else inputs, plan=report)
+
+
+def weighted(base):
+    def function(a, b):
+        powers = base ** (-torch.arange(4) / 4)
+        return a * torch.outer(torch.arange(3), powers).sin() + b
+
+    return function
+
+
+CASES = {
+    "inputs in another order": (
+        lambda a, b: (a @ b.transpose(1, 2)).softmax(-1),
+        lambda a, b: (b @ a.transpose(1, 2)).softmax(-1),
+        "order",
+        "takes its inputs in another order",
+    ),
+    "a padding that the source hasn't": (
+        lambda a, b: F.avg_pool1d(a, 2) + F.avg_pool1d(b, 2),
+        lambda a, b: F.avg_pool1d(F.pad(a, (0, 1)), 3)[..., :1] + F.avg_pool1d(b, 2),
+        "padding",
+        "the model pads by",
+    ),
+    "a table of another base": (
+        weighted(10000.0),
+        weighted(500.0),
+        "rotary",
+        "a table made with base 500.0, the source one with 10000.0",
+    ),
+    "another part": (
+        lambda a, b: a[..., :2] + b[..., :2],
+        lambda a, b: a[..., 2:] + b[..., :2],
+        "order",
+        "picks",
+    ),
+    "another operation": (lambda a, b: a.relu() + b, lambda a, b: a.cumsum(1) + b, "structure", "at this place"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_cause_says_what_differs(case):
+    source, target, kind, words = CASES[case]
+    said = found(source, target)
+    assert not said.passed
+    assert said.causes[0].kind == kind, str(said)
+    assert words in said.causes[0].text, str(said)
+
+
+class Doubling(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        (
+            nn.Identity(),
+            Doubling(),
+            "the model does mul in the model itself (Doubling), which the source has nothing like",
+        ),
+        (Doubling(), nn.Identity(), "the source does mul in the model itself (Doubling), which the model leaves out"),
+    ],
+)
+def test_an_operation_on_one_side_alone_is_named(source, target, words):
+    said = tg.verify(target, source, torch.randn(2, 3), plan=tg.Plan(steps=()))
+    assert [(cause.kind, cause.text) for cause in said.causes] == [("structure", words)]
