@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import BESIDE, from_json
-from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf
+from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
 from torchgraft.reading.disk.files import CheckpointFile, Window, shown
 from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.finding.contents import Contents
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
 MAX_SMALL = 1 << 20
-MAX_PAIRS = 256
-MAX_CELLS = 1 << 26
 
 
 def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
@@ -130,7 +128,7 @@ class _Reader:
         if not isinstance(listed, (list, tuple)):
             raise CorruptCheckpointError(f"{self.label}: the chunks of {printable(name)} are no list")
         chunks = [self._chunk(name, c, shape, dtype, places) for c in listed]
-        self._check_cover(name, shape, chunks)
+        check_cover(shape, chunks, partial(self._bad, name))
         return ChunkedLeaf(name, shape, dtype, tuple(chunks))
 
     def _chunk(self, name: str, chunk: Any, shape: tuple[int, ...], dtype: DType, places: dict[Any, _Info]) -> Chunk:
@@ -148,41 +146,6 @@ class _Reader:
         if prod(sizes) * dtype.itemsize > info.length:
             raise self._bad(name, f"has a chunk of {prod(sizes) * dtype.itemsize} bytes in an entry of {info.length}")
         return Chunk(offsets, sizes, self._window(name, info))
-
-    def _check_cover(self, name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:
-        if sum(prod(c.sizes) for c in chunks) != prod(shape):
-            raise self._bad(name, f"of shape {shape}: its {len(chunks)} chunks don't cover it exactly")
-        if len(chunks) > MAX_PAIRS:
-            self._check_cells(name, chunks)
-            return
-        for a, b in combinations(chunks, 2):
-            if all(
-                max(p, q) < min(p + n, q + m) for p, q, n, m in zip(a.offsets, b.offsets, a.sizes, b.sizes, strict=True)
-            ):
-                raise self._bad(name, f"has chunks that overlap, at {a.offsets} and {b.offsets}; they don't cover it")
-
-    def _check_cells(self, name: str, chunks: list[Chunk]) -> None:
-        """Mark the cells of the coarsest grid that all chunks lie on: none may be taken twice."""
-        import numpy as np
-
-        edges = [
-            sorted({at for c in chunks for at in (c.offsets[d], c.offsets[d] + c.sizes[d])})
-            for d in range(len(chunks[0].offsets))
-        ]
-        if prod(map(len, edges)) > MAX_CELLS:
-            raise LimitExceededError(
-                f"{self.label}: tensor {printable(name, 80)} is cut into {len(chunks)} crossing chunks"
-            )
-        taken = np.zeros(tuple(map(len, edges)), dtype=bool)
-        numbers = [{at: number for number, at in enumerate(line)} for line in edges]
-        for chunk in chunks:
-            box = tuple(
-                slice(number[o], number[o + n])
-                for number, o, n in zip(numbers, chunk.offsets, chunk.sizes, strict=True)
-            )
-            if taken[box].any():
-                raise self._bad(name, f"has chunks that overlap, one of them at {chunk.offsets}; they don't cover it")
-            taken[box] = True
 
     def _small(self, name: str, info: _Info | None) -> Any:
         """Return a pickled value that is no tensor, read by the inert interpreter."""

@@ -1,31 +1,80 @@
-"""Tensors that lie in chunks, each chunk a small zip checkpoint of its own inside a larger file."""
+"""Tensors that lie in chunks: each a tensor of some file, or a small zip checkpoint of its own inside a larger file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import CorruptCheckpointError, printable
+from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, printable
 from torchgraft.reading.pickles.inert import TensorRef
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors.leaves import Leaf, View
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from torchgraft.core.dtypes import DType
+    from torchgraft.core.errors import CheckpointError
     from torchgraft.reading.disk.files import Window
     from torchgraft.reading.tensors.records import RecordBytes
+
+MAX_PAIRS = 256
+MAX_CELLS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A box of a tensor and where its bytes lie."""
+    """A box of a tensor and where its bytes lie: a tensor, or the zip checkpoint that holds it alone."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
-    window: Window
+    held: Window | View
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """File number and offset."""
+        return self.held.place if isinstance(self.held, View) else self.held.place(0)
+
+
+def check_cover(shape: tuple[int, ...], chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError]) -> None:
+    """Raise what `bad` makes of a text unless each element of a tensor lies in one chunk.
+
+    Raises:
+        LimitExceededError: there are so many crossing chunks that this can't be told.
+    """
+    if sum(prod(c.sizes) for c in chunks) != prod(shape):
+        raise bad(f"of shape {shape}: its {len(chunks)} chunks don't cover it exactly")
+    if len(chunks) > MAX_PAIRS:
+        _check_cells(chunks, bad)
+        return
+    for a, b in combinations(chunks, 2):
+        if all(
+            max(p, q) < min(p + n, q + m) for p, q, n, m in zip(a.offsets, b.offsets, a.sizes, b.sizes, strict=True)
+        ):
+            raise bad(f"has chunks that overlap, at {a.offsets} and {b.offsets}; they don't cover it")
+
+
+def _check_cells(chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError]) -> None:
+    """Mark the cells of the coarsest grid that all chunks lie on: none may be taken twice."""
+    import numpy as np
+
+    edges = [
+        sorted({at for c in chunks for at in (c.offsets[d], c.offsets[d] + c.sizes[d])})
+        for d in range(len(chunks[0].offsets))
+    ]
+    if prod(map(len, edges)) > MAX_CELLS:
+        raise LimitExceededError(str(bad(f"is cut into {len(chunks)} crossing chunks")))
+    taken = np.zeros(tuple(map(len, edges)), dtype=bool)
+    numbers = [{at: number for number, at in enumerate(line)} for line in edges]
+    for chunk in chunks:
+        box = tuple(
+            slice(number[o], number[o + n]) for number, o, n in zip(numbers, chunk.offsets, chunk.sizes, strict=True)
+        )
+        if taken[box].any():
+            raise bad(f"has chunks that overlap, one of them at {chunk.offsets}; they don't cover it")
+        taken[box] = True
 
 
 class ChunkedLeaf(Leaf):
@@ -51,7 +100,7 @@ class ChunkedLeaf(Leaf):
     @property
     def place(self) -> tuple[int, int]:
         """File number and offset of the first chunk."""
-        return self.chunks[0].window.place(0) if self.chunks else (0, 0)
+        return self.chunks[0].place if self.chunks else (0, 0)
 
     def fill(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with the bytes from `start` on."""
@@ -98,9 +147,11 @@ class ChunkedLeaf(Leaf):
         found = self.views.get(number)
         if found is None:
             chunk = self.chunks[number]
-            contents = read_file(chunk.window)
+            if isinstance(chunk.held, View):
+                return chunk.held
+            contents = read_file(chunk.held)
             ref = contents.tree
-            label = chunk.window.label
+            label = chunk.held.label
             if not isinstance(ref, TensorRef):
                 raise CorruptCheckpointError(f"{label}: a chunk of tensor {printable(self.name)} holds something else")
             leaf = contents.resolve.leaf(ref, self.name)

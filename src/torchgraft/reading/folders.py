@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError
 from torchgraft.core.system.collector import collector_paused
+from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.sniff import is_safetensors, read_file
@@ -106,7 +107,9 @@ def _one(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) ->
         from torchgraft.reading.sharded import read_index
 
         return read_index(file, files, stack)
-    return read_file(file.window())
+    contents = read_file(file.window())
+    expect_whole(contents, str(file))
+    return contents
 
 
 def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
@@ -126,6 +129,8 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
         contents = read_dcp(path, files, stack)
     elif single:
         contents = _one(open_inside(path, single[0]), files, stack)
+    elif box_files(names):
+        contents = read_boxes(path, box_files(names), files, stack)
     elif ranks:
         contents = read_ranks(path, ranks, files, stack)
     elif shard_names(names):

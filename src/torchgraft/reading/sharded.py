@@ -87,7 +87,11 @@ def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stac
         raise CorruptCheckpointError(
             f"{shown(folder)}: shard {missing[0]} is missing; {len(names)} of {count} are there"
         )
-    return _gathered(folder, wanted, files, stack, {})
+    out = _gathered(folder, wanted, files, stack, {})
+    others = [n for n in sorted(os.listdir(folder)) if _NUMBERED.fullmatch(n) and n not in wanted]
+    if others:
+        out.warnings.append(f"the folder holds shards of other names, which are not read, as {printable(others[0])}")
+    return out
 
 
 def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
