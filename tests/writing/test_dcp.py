@@ -1,6 +1,5 @@
 """Folders for torch.distributed.checkpoint: torch loads them, torchgraft reads them, and they are whole or not there."""
 
-import weakref
 from pathlib import Path
 
 import pytest
@@ -74,27 +73,31 @@ def test_any_checkpoint_is_converted_to_it_and_back(tmp_path):
         same({n: source.read("", n) for n in source.networks[0].specs}, wanted)
 
 
-def test_values_are_read_one_tensor_at_a_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shard_size", [None, 300])
+def test_values_are_in_memory_one_tensor_at_a_time_for_each_file(tmp_path, monkeypatch, shard_size):
     from torchgraft.writing import dcp as writer
 
-    seen, alive = [], []
+    values = []
     real = writer._value
 
-    def counted(item):
-        value = real(item)
-        seen.append(weakref.ref(value))
-        alive.append(sum(ref() is not None for ref in seen))
-        return value
+    def counted(*given):
+        values.append(real(*given))
+        return values[-1]
 
     monkeypatch.setattr(writer, "_value", counted)
     told = []
     torch.save(state(), tmp_path / "in.pt")
-    tg.convert(
-        tmp_path / "in.pt", tmp_path / "out", file_format="dcp", progress=lambda done, total: told.append((done, total))
+    saved = tg.convert(
+        tmp_path / "in.pt",
+        tmp_path / "out",
+        file_format="dcp",
+        shard_size=shard_size,
+        progress=lambda done, total: told.append((done, total)),
     )
-    assert len(seen) == 6
-    assert max(alive) <= 2
+    assert len(values) == 6
+    assert len({value.data_ptr() for value in values if value.numel()}) <= len(saved.files)
     assert told[-1][0] == told[-1][1]
+    same(loaded(tmp_path / "out", state()), state())
 
 
 def test_what_stands_there_is_never_replaced(tmp_path):
@@ -111,7 +114,7 @@ def test_what_stands_there_is_never_replaced(tmp_path):
 def test_nothing_is_left_where_it_fails(tmp_path, monkeypatch, error):
     from torchgraft.writing import dcp as writer
 
-    def broken(item):
+    def broken(*given):
         raise error
 
     monkeypatch.setattr(writer, "_value", broken)

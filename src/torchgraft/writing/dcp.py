@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import warnings
 from contextlib import contextmanager
 from hashlib import sha256
@@ -23,7 +24,9 @@ from torchgraft.writing.items import check_stated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from torchgraft.writing.content import Content
     from torchgraft.writing.items import Item
@@ -103,6 +106,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _write(part: str, content: Content, tick: Callable[[int], None], most: int | None) -> None:
+    import numpy as np
     import torch
     from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -111,14 +115,23 @@ def _write(part: str, content: Content, tick: Callable[[int], None], most: int |
     stored = {item.name: item for item in content.items}
     by_name = {**stored, **{name: stored[first] for name, first in content.shared.items()}}
 
+    largest = max((item.spec.nbytes for item in by_name.values()), default=0)
+    own = threading.local()  # each file has a thread
+
     class Planner(DefaultSavePlanner):
-        """Plans by specs; gives values when the writer comes to them."""
+        """Plans by specs; gives values when the writer comes to them.
+
+        The writer holds on to all values of a file until it is complete. As it asks for one only when it has written the
+        one before, all of them lie in the same memory, one after the other.
+        """
 
         def resolve_data(self, write_item: Any) -> Any:
             item = by_name.get(write_item.index.fqn)
             if item is None:
                 return super().resolve_data(write_item)
-            value = _value(item)
+            if not hasattr(own, "memory"):
+                own.memory = np.empty(largest, np.uint8)
+            value = _value(item, own.memory)
             tick(item.spec.nbytes)
             return value
 
@@ -132,18 +145,24 @@ def _write(part: str, content: Content, tick: Callable[[int], None], most: int |
         state[BESIDE] = json.dumps(as_texts(facts))
     total = sum(item.spec.nbytes for item in by_name.values())
     files = 1 if most is None else max(ceil(total / most), 1)
-    writer = FileSystemWriter(part, single_file_per_rank=True, sync_files=True, thread_count=files)
+    writer = FileSystemWriter(
+        part,
+        single_file_per_rank=True,
+        sync_files=True,
+        thread_count=files,
+        per_thread_copy_ahead=0,  # else it might ask for values before it has written those that it has
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group is as it should be
         save(state, storage_writer=writer, planner=Planner(flatten_state_dict=False), no_dist=True)
 
 
-def _value(item: Item) -> torch.Tensor:
-    """Return the tensor, read whole."""
+def _value(item: Item, memory: NDArray[np.uint8]) -> torch.Tensor:
+    """Return the tensor, read into `memory`; its storage is just as large as it is."""
     import torch
 
-    raw = torch.empty(item.spec.nbytes, dtype=torch.uint8, device="cpu")
-    view, at = raw.numpy().data, 0
+    raw = memory[: item.spec.nbytes]
+    view, at = raw.data, 0
     for piece in item.pieces():
         view[at : at + len(piece)] = piece
         at += len(piece)
@@ -152,7 +171,7 @@ def _value(item: Item) -> torch.Tensor:
     dtype: torch.dtype = getattr(torch, item.spec.dtype.label)
     if not item.spec.numel:
         return torch.empty(item.spec.shape, dtype=dtype, device="cpu")
-    return raw.view(dtype).reshape(item.spec.shape)
+    return torch.frombuffer(raw, dtype=dtype).reshape(item.spec.shape)
 
 
 def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], facts: Mapping[str, object]) -> int:
