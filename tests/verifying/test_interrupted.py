@@ -27,30 +27,40 @@ DELICATE = (
 
 
 class Interrupts:
-    """Sends SIGINT at one of the lines that run in some files, counted from 0."""
+    """Notes the lines that run in some files, and sends SIGINT at one of them, counted from 0; none at -1."""
 
-    def __init__(self, files, at):
-        self._files, self._left = files, at
-        self.sent = False
+    def __init__(self, files, at=-1):
+        self._files, self._at = files, at
+        self.lines, self.sent = [], False
 
     def __enter__(self):
+        self._before = sys.gettrace()
         sys.settrace(self._call)
         return self
 
     def __exit__(self, *_):
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     def _call(self, frame, *_):
         return self._line if frame.f_code.co_filename.endswith(self._files) and not self.sent else None
 
     def _line(self, frame, event, _):
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if event == "line" and not self.sent and line != "try:":  # where no signal is ever handled
-            if self._left == 0:
-                self.sent = True
+        place = frame.f_code.co_filename, frame.f_lineno
+        if (
+            event == "line" and not self.sent and linecache.getline(*place).strip() != "try:"
+        ):  # no signal is handled there
+            self.sent = len(self.lines) == self._at
+            self.lines.append(place)
+            if self.sent:
                 os.kill(os.getpid(), signal.SIGINT)
-            self._left -= 1
         return self._line
+
+
+def spread(times, most):
+    """Return the first, the last, and as many of those between, evenly, as make `most`."""
+    if len(times) <= most or most == 1:
+        return times[:most]
+    return [times[number * (len(times) - 1) // (most - 1)] for number in range(most)]
 
 
 def whole(models):
@@ -79,10 +89,17 @@ def expect_same(before, models):
     assert torch.is_grad_enabled()
 
 
-def interrupted_everywhere(run, models, files, stride):
-    """Run again and again, interrupted a little later each time, until it comes to its end first."""
-    before, at = whole(models), 0
-    while True:
+def interrupted_everywhere(run, models, files, most):
+    """Run again and again, interrupted at every line that runs, up to `most` of the times that it does; return how often."""
+    run()  # what is imported or kept for later runs a first time
+    before = whole(models)
+    with Interrupts(files) as seen:
+        run()
+    times = {}
+    for at, place in enumerate(seen.lines):
+        times.setdefault(place, []).append(at)
+    points = [at for found in times.values() for at in spread(found, most)]
+    for at in points:
         with Interrupts(files, at) as interrupts:
             try:
                 run()
@@ -90,30 +107,27 @@ def interrupted_everywhere(run, models, files, stride):
             except KeyboardInterrupt:
                 arrived = True
         expect_same(before, models)
-        assert arrived == interrupts.sent
-        if not interrupts.sent:
-            return at
-        at += stride
+        assert arrived, seen.lines[at]
+        assert interrupts.sent
+    return len(points)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("files", "stride"), [(DELICATE, 2), (("recorder.py", "models.py", "prints.py"), 41)])
-def test_verification(files, stride):
+@pytest.mark.parametrize(("files", "most"), [(DELICATE, 2), (("recorder.py", "models.py", "prints.py"), 1)])
+def test_verification(files, most):
     source, target = pair()
     inputs, plan = torch.randn(5, 4), tg.plan(target, source)
-    points = interrupted_everywhere(
-        lambda: tg.verify(target, source, inputs, plan=plan), (source, target), files, stride
-    )
+    points = interrupted_everywhere(lambda: tg.verify(target, source, inputs, plan=plan), (source, target), files, most)
     assert points > 100
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("files", "stride"), [(DELICATE, 29), (("guide.py", "recorder.py"), 41)])
-def test_doubt_that_is_settled_by_runs(files, stride):
+@pytest.mark.parametrize("files", [DELICATE, ("guide.py", "recorder.py")])
+def test_doubt_that_is_settled_by_runs(files):
     torch.manual_seed(1)
     source, target = (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4)) for _ in range(2))
     inputs = torch.randn(3, 4)
-    points = interrupted_everywhere(lambda: tg.plan(target, source, inputs=inputs), (source, target), files, stride)
+    points = interrupted_everywhere(lambda: tg.plan(target, source, inputs=inputs), (source, target), files, 1)
     assert points > 100
 
 
@@ -123,7 +137,7 @@ def test_gradients():
     models[0].norm.weight.requires_grad, inputs = False, torch.randn(5, 4)
     names = [name for name, _ in models[0].named_parameters()] + ["norm.running_mean"]
     points = interrupted_everywhere(
-        lambda: influences(models[0], inputs, names, ["output"]), models, ("gradients.py", "restore.py"), 1
+        lambda: influences(models[0], inputs, names, ["output"]), models, ("gradients.py", "restore.py"), 9
     )
     assert points > 20
 
