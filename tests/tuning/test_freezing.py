@@ -215,15 +215,25 @@ def test_spectral_norm_stands_still():
         (lambda m: freeze(m, made(["loaded"], m), "everything"), "use one of 'loaded'"),
         (lambda m: freeze(m, made(["loaded"], m), partly="maybe"), "partly='maybe'"),
         (lambda m: freeze(m, made(["loaded"], nn.ModuleDict({"x": Net(1)}))), "no tensor in common"),
-        (lambda m: freeze(m, made(["fresh"], m)), "nothing to freeze"),
+        (
+            lambda m: freeze(m, made(["fresh"], m)),
+            "nothing to freeze: no parameter of the model was loaded in full, or patterns= select none that was",
+        ),
+        (lambda m: freeze(m, modules=["still"]), "nothing to freeze: patterns= and modules= select no parameter"),
     ],
 )
 def test_errors_say_what_was_given_and_what_to_do(call, said):
     model = Net(1)
+    model.still = nn.BatchNorm1d(2, affine=False)
     before = state_of(model)
     with pytest.raises(UsageError, match=re.escape(said)):
         call(model)
     assert state_of(model) == before
+
+
+def test_a_model_without_parameters_is_said_to_have_none():
+    with pytest.raises(UsageError, match="nothing to freeze: the model has no parameters"):
+        freeze(nn.BatchNorm1d(2, affine=False), patterns=["*"])
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

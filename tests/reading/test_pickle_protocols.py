@@ -1,0 +1,55 @@
+"""A torch file is read whatever protocol its pickle has, and whatever else lies beside the tensors."""
+
+import argparse
+import enum
+from collections import OrderedDict, defaultdict, namedtuple
+
+import numpy as np
+import pytest
+import torch
+
+import torchgraft as tg
+
+Pair = namedtuple("Pair", ["left", "right"])  # noqa: PYI024  # as old training scripts have them
+
+
+class Phase(enum.Enum):
+    TRAIN = "train"
+
+
+class Numbers(list):
+    """A class of the training script's own that is a list."""
+
+
+class Table(dict):
+    """One that is a dictionary."""
+
+
+class Settings:
+    def __init__(self):
+        self.rate, self.names = 0.1, {"a"}
+
+
+BESIDE = {
+    "none, truths and numbers": [None, True, False, 0, -1, 70000, 1 << 40, -(1 << 80), 0.5, float("inf"), 2 + 3j],
+    "texts and bytes": ["", "naïve ☃", b"", b"\x00\xff", bytearray(b"abc"), bytearray()],
+    "containers": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}, {1: {2: [3]}}, {1, 2}, frozenset({"a"}), set()],
+    "classes of Python": [OrderedDict(a=1), defaultdict(list, a=[1]), range(3), slice(1, 2), argparse.Namespace(lr=1)],
+    "classes of the script": [Pair(1, 2), Phase.TRAIN, Numbers([1, 2]), Table(a=1), Settings()],
+    "of torch and numpy": [torch.float16, torch.Size([2, 3]), torch.device("cpu"), np.float64(0.5), np.arange(3)],
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])  # torch can't read back what it writes with 0
+@pytest.mark.parametrize("beside", BESIDE)
+def test_the_tensors_are_found(beside, protocol, zipped, tmp_path):
+    weight = torch.randn(3, 4)
+    state = OrderedDict([("fc.weight", weight), ("fc.half", weight[1:, ::2]), ("count", torch.tensor(7))])
+    content = {"state_dict": state, "beside": BESIDE[beside], "epoch": 3}
+    path = tmp_path / "a.pt"
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with tg.open_checkpoint(path) as source:
+        network = next(n for n in source.networks if "fc.weight" in n.specs)
+        found = {name: source.read(network.path, name) for name in state}
+    assert all(torch.equal(found[name], value) for name, value in state.items())
