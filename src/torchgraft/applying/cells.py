@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from torchgraft.applying.memory import ask_huge_pages, is_plain
+from torchgraft.applying.memory import ask_huge_pages, is_away, is_plain
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.layout import is_dense
 from torchgraft.core.places import here, is_spread, walk_of
@@ -29,9 +29,9 @@ class Cell:
     """A slot in the model: its places, and the tensor whose memory is written to.
 
     `memory` is the model's own, or, where the model has none (meta: `staged`), new memory that `Installation` puts in.
-    `plain`: it is ordinary CPU memory that bytes can be moved to and from. `size`: so many bytes of it follow each other
-    from `address` on; 0 where it isn't that simple. All this is asked of a tensor once, in a row: in a
-    large model, to come back to it costs more than to ask.
+    `plain`: it is ordinary CPU memory that bytes can be moved to and from; `away`: that of a device, that they are sent to.
+    `size`: so many bytes of plain memory follow each other from `address` on; 0 where it isn't that simple. All this is
+    asked of a tensor once, in a row: in a large model, to come back to it costs more than to ask.
     """
 
     slot: Slot
@@ -39,6 +39,7 @@ class Cell:
     memory: torch.Tensor
     staged: bool
     plain: bool
+    away: bool = False
     address: int = 0
     size: int = 0
     _value: torch.Tensor | None = None
@@ -85,9 +86,9 @@ def resolve(
             memory = _memory_like(tensor, device) if there is None else there
             own += [memory] if there is None else []
         if (plain := is_plain(memory)) and memory.is_contiguous():
-            cells[spec.name] = Cell(slot, mine, memory, staged, plain, memory.data_ptr(), memory.nbytes)
+            cells[spec.name] = Cell(slot, mine, memory, staged, plain, address=memory.data_ptr(), size=memory.nbytes)
         else:
-            cells[spec.name] = Cell(slot, mine, memory, staged, plain)
+            cells[spec.name] = Cell(slot, mine, memory, staged, plain, is_away(memory))
     ask_huge_pages(memory for memory in own if memory.device.type == "cpu")
     return cells
 

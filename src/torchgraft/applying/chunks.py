@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torchgraft.core.written import sample_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     import torch
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 256
 BLOCK = 2 << 20  # bytes of the wider type that are cast at a time
+SENT = 4 << 20  # bytes that are sent to a device at a time
 
 
 class Transfer(NamedTuple):
@@ -27,7 +28,7 @@ class Transfer(NamedTuple):
     `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
     no more when the second time begins. `bare`: there is no way back from the first byte on. `given`: the element type that
     it is cast from; sizes of its segments count in that type then. `samples` takes the checksums of what is compared
-    after writing.
+    after writing. `away`: its memory is a device's, and `data` is empty.
     """
 
     step: Step
@@ -40,6 +41,7 @@ class Transfer(NamedTuple):
     proves: bool = False
     bare: bool = False
     given: DType | None = None
+    away: bool = False
 
     @property
     def name(self) -> str:
@@ -81,17 +83,20 @@ Chunk = list[Part]
 def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
     """Yield all bytes of `transfers` in their order, at most `most` at a time: many small tensors, or a part of one.
 
-    What is cast comes in chunks of one pair of types, of at most BLOCK bytes of the wider one.
+    What is cast comes in chunks of one pair of types, of at most BLOCK bytes of the wider one, what goes to a device in
+    chunks of at most SENT.
     """
     chunk: Chunk = []
     left = most
-    kind: tuple[DType, DType] | None = None
+    kind: Hashable = None
     for transfer in transfers:
         unit, wide, limit = 1, 1, most
-        mine: tuple[DType, DType] | None = None
-        if transfer.given:
-            mine = (transfer.given, transfer.step.slot.spec.dtype)
-            unit, wide = mine[0].itemsize, mine[1].itemsize
+        mine: Hashable = None
+        if transfer.away:
+            mine, limit = transfer.value.device, min(most, SENT)
+        elif transfer.given:
+            wanted = transfer.step.slot.spec.dtype
+            mine, unit, wide = (transfer.given, wanted), transfer.given.itemsize, wanted.itemsize
             limit = max(BLOCK // max(unit, wide), 1) * unit
         if mine != kind:
             if chunk:

@@ -51,7 +51,7 @@ class Stretch(NamedTuple):
 
 
 def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
-    """Return what is to be read, and where: aside what is not to be written yet, is small, or is compared later.
+    """Return what is to be read, and where: aside what is not to be written yet, goes to a device, is small, or is compared later.
 
     In `memory`, what may hold NaN lies in front, side by side as in the file, all else at the end: one look tells of many.
     """
@@ -62,7 +62,7 @@ def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
         transfer, segment, start, at, size, done = part
         dtype = transfer.step.slot.spec.dtype
         unit = dtype.itemsize
-        whole = transfer.proves or transfer.size <= SMALL
+        whole = transfer.proves or transfer.away or transfer.size <= SMALL
         for low, high, is_aside in ((0, size, True),) if whole else _cut(part):
             many = high - low
             if not is_aside:

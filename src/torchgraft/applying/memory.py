@@ -22,11 +22,19 @@ _WORTH_HUGE = 4 << 20
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Return whether the tensor's values are ordinary CPU memory that bytes can be moved to and from."""
+    return tensor.is_cpu and _is_ordinary(tensor)
+
+
+def is_away(tensor: torch.Tensor) -> bool:
+    """Return whether the tensor's values are ordinary memory of a CUDA device, that bytes can be sent to."""
+    return tensor.is_cuda and _is_ordinary(tensor) and not tensor.is_inference()
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
     import torch
 
     return (
         (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter)
-        and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_quantized
         and not tensor.is_conj()
@@ -48,11 +56,11 @@ def bytes_at(tensor: torch.Tensor) -> Bytes:
     return (
         np.frombuffer(memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())), np.uint8)
         if size
-        else _NOTHING
+        else NOTHING
     )
 
 
-_NOTHING = np.empty(0, np.uint8)
+NOTHING = np.empty(0, np.uint8)
 
 
 def move(destination: int, origin: int, size: int) -> None:

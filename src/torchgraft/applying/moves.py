@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import Transfer
-from torchgraft.applying.memory import bytes_at
+from torchgraft.applying.memory import NOTHING, bytes_at
 from torchgraft.applying.segments import segments
 from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Move(NamedTuple):
     """A step that moves `segments` into `value`, cast from the type `given` if that is another one.
 
-    `old` is how many bytes of old values there are: none on meta.
+    `old` is how many bytes of old values there are: none on meta. `away`: they go to a device.
     """
 
     step: Step
@@ -35,14 +35,19 @@ class Move(NamedTuple):
     segments: tuple[Segment, ...]
     given: DType | None
     old: int
+    away: bool = False
 
 
 def move_of(
-    step: Step, cell: Cell, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]], *, casts: bool
+    step: Step, cell: Cell, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]], *, lone: bool
 ) -> Move | None:
-    """Return what a step moves; None where it does more than that, or casts where that may not be."""
+    """Return what a step moves; None where it does more than that.
+
+    What is cast or sent to a device is not written in turn with all else: only slots that are `lone`, whose memory is no
+    other's, are filled that way.
+    """
     value = cell.value
-    if not cell.plain or not value.is_contiguous():
+    if not (cell.plain or cell.away) or not value.is_contiguous():
         return None
     found = segments(step, source, specs)
     if found is None:
@@ -50,9 +55,9 @@ def move_of(
     feed = step.feeds[0]
     dtype = specs[feed.network][feed.key].dtype
     given = None if dtype is cell.slot.spec.dtype else dtype
-    if given and not casts:
+    if (given and cell.away) or ((given or cell.away) and not lone):
         return None
-    return Move(step, value, found, given, 0 if cell.staged else value.nbytes)
+    return Move(step, value, found, given, 0 if cell.staged else value.nbytes, cell.away)
 
 
 def kept(moves: Sequence[Move | Batch], way: str, *, overlapping: bool) -> list[Move | Batch]:
@@ -70,20 +75,32 @@ def kept(moves: Sequence[Move | Batch], way: str, *, overlapping: bool) -> list[
     return found
 
 
+def rooms(keeps: Sequence[Move | Batch]) -> list[int]:
+    """Return how much memory old values need that are kept as they are overwritten."""
+    return [one.old for one in keeps if not (isinstance(one, Move) and one.away)]
+
+
 def transfers(
     moves: Sequence[Move], keeps: Sequence[Move | Batch], undo: Undo, way: str, written: Written
 ) -> list[Transfer]:
-    """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose."""
-    rooms = {move.step.slot.name: undo.reserve(move.old) for move in keeps if isinstance(move, Move)}
+    """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose.
+
+    Old values of a device that are to be kept are fetched here.
+    """
+    held = {move.step.slot.name for move in keeps if isinstance(move, Move)}
     out: list[Transfer] = []
-    for step, value, found, given, old in moves:
-        name = step.slot.name
-        room = rooms.get(name, 0)
-        loose = old > 0 and not room
+    for step, value, found, given, old, away in moves:
+        name, room = step.slot.name, 0
+        if name in held and away:
+            undo.keep(value)
+        elif name in held:
+            room = undo.reserve(old)
+        loose = old > 0 and name not in held
         samples = written.samples[name] = []
         size = found[0].size if len(found) == 1 else sum([segment.size for segment in found])
         proves, bare = loose and way != NONE, loose and way == NONE
-        out.append(Transfer(step, value, bytes_at(value), found, size, samples, room, proves, bare, given))
+        data = NOTHING if away else bytes_at(value)
+        out.append(Transfer(step, value, data, found, size, samples, room, proves, bare, given, away))
     return out
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.applying.cells import apart, expect_writable, reach_of
 from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
-from torchgraft.applying.memory import is_plain
+from torchgraft.applying.memory import is_away, is_plain
 from torchgraft.applying.segments import segments
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
@@ -17,11 +17,13 @@ from torchgraft.core.places import is_spread, walk_of
 from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.specs import Source
+    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.specs import Source, TensorSpec
 
 THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + 2 * BLOCK)
 
@@ -29,7 +31,7 @@ THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + 2 * BLOCK)
 def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | None:
     """Return how much memory loading by `plan` takes at most; None for a model that is spread over processes.
 
-    What is only moved takes a few mebibytes for each thread. What is computed takes its inputs and two results of its
+    What is only moved takes a few mebibytes for each thread, pinned where it goes to a device. What is computed takes its inputs and two results of its
     size, and its old values, unless the model is on meta and has none. Where slots share memory all old values are kept.
 
     Raises:
@@ -42,7 +44,8 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
     expect_writable((found[step.slot.name], step) for step in plan.steps)
     tensors = {step.slot.name: found[step.slot.name] for step in plan.steps}
     plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
-    overlapping = not apart([reach_of(tensors[name]) for name in plain if not tensors[name].is_meta])
+    away = {name for name, tensor in tensors.items() if is_away(tensor)}
+    overlapping = not apart([reach_of(tensors[name]) for name in plain | away if not tensors[name].is_meta])
     moved = kept = working = 0
     for step in plan.steps:
         if step.action is Action.FRESH:
@@ -50,7 +53,8 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
         name, spec = step.slot.name, step.slot.spec
         read = sum(specs[feed.network][feed.key].nbytes for feed in step.feeds)
         old = 0 if tensors[name].is_meta else spec.nbytes
-        straight = name in plain and tensors[name].is_contiguous() and segments(step, source, specs) is not None
+        fits = name in plain or (name in away and _is_of_type(step, specs))
+        straight = fits and tensors[name].is_contiguous() and segments(step, source, specs) is not None
         if straight and not overlapping:
             moved += old
             working = max(working, THREADS_USE)
@@ -58,3 +62,8 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
             kept += old
             working = max(working, read + 2 * spec.nbytes)
     return Memory(kept=kept + min(moved, KEPT), working=working)
+
+
+def _is_of_type(step: Step, specs: Mapping[str, Mapping[str, TensorSpec]]) -> bool:
+    """Return whether what a step reads has the type of its slot."""
+    return all(specs[feed.network][feed.key].dtype is step.slot.spec.dtype for feed in step.feeds)

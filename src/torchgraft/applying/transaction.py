@@ -12,7 +12,7 @@ from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
 from torchgraft.applying.mapping import Home, MappedSlots, map_slots
-from torchgraft.applying.moves import kept, move_of, settled, transfers
+from torchgraft.applying.moves import kept, move_of, rooms, settled, transfers
 from torchgraft.applying.pages import make_ready
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
@@ -180,20 +180,20 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.specs = {network.path: network.specs for network in self.source.networks}
-        self.overlapping = not apart([cell.reach for cell in self.cells.values() if cell.plain])
+        self.overlapping = not apart([cell.reach for cell in self.cells.values() if cell.plain or cell.away])
         mapped = self.mapped.values
         left = [step for step in self.steps if step.slot.spec.name not in mapped] if mapped else self.steps
         small, rest = ([], left) if self.overlapping else batched(left, self.cells, self.specs)
         moves = []
         for step in _in_file_order(rest, self.source):
-            move = move_of(step, self._cell(step), self.source, self.specs, casts=not self.overlapping)
+            move = move_of(step, self._cell(step), self.source, self.specs, lone=not self.overlapping)
             if move is None:
                 self.others.append(step)
             else:
                 moves.append(move)
         changed = [cell.value for cell in map(self._cell, self.others) if not cell.staged]
         keeps = kept([*small, *moves], self.way, overlapping=self.overlapping)
-        self.undo = Undo(changed, [move.old for move in keeps])
+        self.undo = Undo(changed, rooms(keeps))
         self.direct = transfers(moves, keeps, self.undo, self.way, self.written)
         self.small = settled(small, keeps, self.undo, self.way)
         moved: list[Transfer | Batch] = [*self.direct, *self.small]

@@ -12,6 +12,7 @@ from torchgraft.applying.casting import Casts
 from torchgraft.applying.chunks import chunks
 from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
+from torchgraft.applying.lanes import Lanes
 from torchgraft.applying.layout import WASTE, lay_out, side_by_side
 from torchgraft.core.plan import Action
 from torchgraft.core.specs import Piece
@@ -54,6 +55,7 @@ class Transfers:
         self._first = Crew(self._take)
         self._second = Crew(self._write)
         self._casts = Casts(source, undo, findings, written)
+        self._lanes = Lanes()
         self._later: list[Transfer] = []
         self._parted: list[tuple[str, str]] = []
         self._odd: list[tuple[Step, Odd]] = []
@@ -65,11 +67,13 @@ class Transfers:
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
+        self._lanes.begin({t.value.device for t in transfers if t.away})
         self._first.start(_shared(transfers, LOOKED_AT), helpers=not in_turn)
 
     def finish(self, between: Callable[[], None]) -> None:
         """Work along until the first go is done; `between` is called now and then, and may raise."""
         self._first.finish(between)
+        self._lanes.wait()
         for network, key in self._parted:
             self._source.check(network, key)
         found: dict[str, tuple[Step, Odd]] = {}
@@ -84,16 +88,21 @@ class Transfers:
         self.begun += self._later
         self._second.start(_shared(self._later, MOVED))
         self._second.finish()
+        self._lanes.wait()
 
     def stop(self) -> None:
-        """Return when no helper writes any more."""
+        """Return when no helper writes any more, and nothing is under way."""
         self._first.stop()
         self._second.stop()
+        with suppress(Exception):  # a device that failed; what to tell of it is on its way already
+            self._lanes.wait()
 
     def _take(self, chunk: Chunk) -> None:
         """Keep old values, read, sum up what is compared later, look at every value, and put it into its place."""
         if chunk[0].transfer.given:
             self._casts.take(chunk)
+        elif chunk[0].transfer.away:
+            self._send(chunk)
         else:
             self._move(chunk)
         self._tick(sum([part.size for part in chunk]))
@@ -113,6 +122,18 @@ class Transfers:
         if self._findings.looks_for_odd:
             self._look_at(stretches, memory)
 
+    def _send(self, chunk: Chunk) -> None:
+        """Read, sum up what is compared later, look at every value, and send it to its place on the device."""
+        lane = self._lanes.to(chunk[0].transfer.value.device)
+        memory = lane.memory()
+        pieces, stretches = lay_out(chunk, memory)
+        self._source.read_pieces(pieces)
+        for stretch in stretches:
+            stretch.sum_up()
+        if self._findings.looks_for_odd:
+            self._look_at(stretches, memory)
+        lane.send([stretch for stretch in stretches if not stretch.transfer.proves])
+
     def _look_at(self, stretches: Sequence[Stretch], memory: Bytes) -> None:
         """Note NaN and infinities: of values of one type that lie side by side, with one look."""
         for together, group in side_by_side(stretches, memory):
@@ -124,9 +145,17 @@ class Transfers:
     def _write(self, chunk: Chunk) -> None:
         if chunk[0].transfer.given:
             self._casts.write(chunk)
+        elif chunk[0].transfer.away:
+            self._send_again(chunk)
         else:
             self._source.read_pieces([_into_slot(part) for part in chunk])
         self._told(sum([part.size for part in chunk]))
+
+    def _send_again(self, chunk: Chunk) -> None:
+        lane = self._lanes.to(chunk[0].transfer.value.device)
+        pieces, stretches = lay_out(chunk, lane.memory())
+        self._source.read_pieces(pieces)
+        lane.send(stretches)
 
     def _told(self, size: int) -> None:
         with suppress(Exception):  # there is no way back: a listener that fails must not cost the model

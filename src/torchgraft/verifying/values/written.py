@@ -103,8 +103,8 @@ def _holds(step: Step, tensor: torch.Tensor, written: Written) -> bool:
     first = tensor.data_ptr() if _is_plain(tensor) and tensor.nbytes == step.slot.spec.nbytes else 0
     if first:
         return all(crc32(string_at(first + start, stop - start), 0) == checksum for start, stop, checksum in samples)
-    lying = _bytes(tensor.detach())
-    return all(crc32(lying[start:stop], 0) == checksum for start, stop, checksum in samples)
+    lying = _flat(tensor.detach())
+    return all(crc32(_bytes(lying[start:stop]), 0) == checksum for start, stop, checksum in samples)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -133,6 +133,13 @@ def _region(step: Step, tensor: torch.Tensor) -> torch.Tensor:
 
 def _checksum(tensor: torch.Tensor) -> int:
     return crc32(_bytes(tensor), 0)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes in C order, on the device where they are: only what is compared is to be fetched from there."""
+    import torch
+
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -1,0 +1,130 @@
+"""Values on their way to a device: through pinned memory, so that some are under way while others are read.
+
+Each thread has a stream of the device for itself. Copies within one stream keep their order; nothing else that the device
+does waits for them, so that they begin behind what was asked of it before, and are waited for before anything is asked
+of it afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.applying.chunks import SENT
+from torchgraft.applying.layout import WASTE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+
+    from torchgraft.applying.layout import Stretch
+    from torchgraft.applying.memory import Bytes
+
+BUFFERS = 2  # one is read into while the other is under way
+
+
+class _Buffer(NamedTuple):
+    """Pinned memory, and the event after which nothing of it is under way."""
+
+    memory: torch.Tensor
+    sent: torch.cuda.Event
+
+
+class Lane:
+    """Sends to one device what one thread reads. Memory: BUFFERS times SENT, pinned."""
+
+    def __init__(self, device: torch.device, ready: torch.cuda.Event) -> None:
+        """Make a lane whose first copy begins after the event `ready`."""
+        import torch
+
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream.wait_event(ready)
+        with torch.cuda.device(device):
+            self._buffers = [_Buffer(_pinned(SENT + WASTE), _event()) for _ in range(BUFFERS)]
+        self._turn = 0
+
+    def memory(self) -> Bytes:
+        """Return memory to read into; what was sent from it before has arrived."""
+        self._turn = (self._turn + 1) % BUFFERS
+        memory, sent = self._buffers[self._turn]
+        sent.synchronize()
+        data: Bytes = memory.numpy()
+        return data
+
+    def send(self, stretches: Sequence[Stretch]) -> None:
+        """Have what was read into the memory last returned copied to its places. Returns before it is there."""
+        import torch
+
+        memory, sent = self._buffers[self._turn]
+        with torch.cuda.stream(self._stream):
+            for stretch in stretches:
+                place = stretch.transfer.value.view(-1).view(torch.uint8)[stretch.at : stretch.at + stretch.size]
+                _start_copy(place, memory[stretch.aside : stretch.aside + stretch.size])
+            sent.record(self._stream)
+
+    def wait(self) -> None:
+        """Return when all that was sent has arrived.
+
+        Raises:
+            RuntimeError: the device failed.
+        """
+        self._stream.synchronize()
+
+
+def _pinned(size: int) -> torch.Tensor:
+    """Return memory that a device reads by itself."""
+    import torch
+
+    return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
+
+
+def _event() -> torch.cuda.Event:
+    import torch
+
+    event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    return event
+
+
+def _start_copy(place: torch.Tensor, values: torch.Tensor) -> None:
+    """Have the stream at hand copy pinned `values` to the device, and return at once."""
+    place.copy_(values, non_blocking=True)
+
+
+class Lanes:
+    """The lanes of all threads, made as they are needed."""
+
+    def __init__(self) -> None:
+        self._ready: dict[torch.device, torch.cuda.Event] = {}
+        self._own = threading.local()
+        self._all: list[Lane] = []
+
+    def begin(self, devices: Iterable[torch.device]) -> None:
+        """Take what the calling thread has asked of `devices` so far as what copies must wait for."""
+        import torch
+
+        for device in devices:
+            self._ready[device] = torch.cuda.current_stream(device).record_event()
+
+    def to(self, device: torch.device) -> Lane:
+        """Return the calling thread's lane to a device."""
+        mine: dict[torch.device, Lane] = self._own.__dict__.setdefault("lanes", {})
+        if device not in mine:
+            mine[device] = Lane(device, self._ready[device])
+            self._all.append(mine[device])
+        return mine[device]
+
+    def wait(self) -> None:
+        """Return when all that was sent has arrived, and nothing of the pinned memory is needed any more.
+
+        Raises:
+            RuntimeError: a device failed.
+        """
+        failures = []
+        for lane in list(self._all):
+            try:
+                lane.wait()
+            except RuntimeError as error:  # the other devices may still be at work
+                failures.append(error)
+        if failures:
+            raise failures[0]
