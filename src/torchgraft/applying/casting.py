@@ -192,9 +192,13 @@ def as_tensor(data: Bytes, dtype: DType) -> torch.Tensor:
 
 
 def copy(values: torch.Tensor, out: torch.Tensor) -> None:
-    """Write flat values to `out`, cast to its type, without torch's threads."""
-    for given, wanted in zip(values.split(BIT), out.split(BIT), strict=True):  # type: ignore[no-untyped-call]  # torch: split has no types
-        wanted.copy_(given)
+    """Write flat values to `out`, cast to its type, without torch's threads.
+
+    All bits are handed over with one call: between two calls threads would wait for each other at Python's lock.
+    """
+    import torch
+
+    torch._foreach_copy_(out.split(BIT), values.split(BIT))  # type: ignore[no-untyped-call]  # split has no types
 
 
 def _may_have_lost(out: Bytes, kinds: _Kinds) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchgraft.core.written import Sample
 
 MOST_PARTS = 256
-BLOCK = 2 << 20  # bytes of the wider type that are cast at a time
+BLOCK = 4 << 20  # bytes of the wider type that are cast at a time
 SENT = 4 << 20  # bytes that are sent to a device at a time
 
 
