@@ -69,3 +69,66 @@ def test_blocks_move_by_one_where_another_was_put_in_and_back_where_it_is_taken_
     file = {key: torch.rand_like(value) for key, value in grown.state_dict().items()}
     assert not tg.load(net, file).plan.fresh
     assert all(torch.equal(net.state_dict()[key], file[name]) for key, name in names.items())
+
+
+def row(*layers):
+    return nn.Sequential(*layers)
+
+
+def convolutions(spare):
+    parts = [
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 12, 3),
+        nn.ReLU(),
+        nn.Linear(12, 16),
+        nn.Linear(16, 4),
+    ]
+    return [*parts[:spare], nn.Identity(), *parts[spare:]]
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("spare", range(7))
+@pytest.mark.parametrize("back", [False, True])
+def test_a_layer_without_weights_shifts_a_row_at_the_top_also_behind_a_wrapper(prefix, spare, back):
+    longer = convolutions(spare)
+    shorter = [layer for layer in convolutions(spare) if not isinstance(layer, nn.Identity)]
+    source, target = (row(*longer), row(*shorter)) if back else (row(*shorter), row(*longer))
+    file = {prefix + key: torch.rand(v.shape) if v.is_floating_point() else v for key, v in source.state_dict().items()}
+    report = tg.load(target, file | {"criterion.weight": torch.rand(3)})
+    assert not report.plan.fresh
+    assert all(torch.equal(a, b) for a, b in zip(target.state_dict().values(), file.values(), strict=True))
+
+
+class Residual(nn.Module):
+    def __init__(self, before, width):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, width, 3, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, bias=False), nn.BatchNorm2d(width)
+        if before != width:
+            self.downsample = nn.Sequential(nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width))
+
+
+def residuals(depths):
+    widths = (4, 8, 16)
+    stages = {
+        f"layer{n + 1}": nn.Sequential(*(
+            Residual(widths[max(n - 1, 0)] if k == 0 else widths[n], widths[n]) for k in range(depth)
+        ))
+        for n, depth in enumerate(depths)
+    }  # fmt: skip
+    return nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 7), **stages, "fc": nn.Linear(16, 5)})
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_first_block_of_a_stage_is_taken_out_also_where_the_file_is_sorted(in_order):
+    source, target = residuals((3, 3, 3)), residuals((3, 3, 3))
+    target["layer3"] = nn.Sequential(*list(target["layer3"])[1:])
+    file = {key: torch.rand(v.shape) if v.is_floating_point() else v for key, v in source.state_dict().items()}
+    tg.load(target, file if in_order else dict(sorted(file.items())))
+    for name, value in target.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "layer3":
+            parts[1] = str(int(parts[1]) + 1)
+        assert torch.equal(value, file[".".join(parts)]), name

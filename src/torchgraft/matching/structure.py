@@ -18,11 +18,13 @@ from torchgraft.matching.judging.certainty import (
     EITHER_WAY,
     FOLDED,
     FUSED,
+    ONE_OF_SEVERAL,
     UNORDERED,
     folded,
     sureness,
 )
 from torchgraft.matching.judging.familiar import Familiar
+from torchgraft.matching.names.unwrapped import unwrapped
 from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.attentions import is_numbered_norm, with_attentions
 from torchgraft.matching.parts.leaves import cut
@@ -35,7 +37,7 @@ from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owne
 from torchgraft.matching.tables.stated import sides_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from torchgraft.core.specs import Shape
     from torchgraft.matching.judging.certainty import Sureness
@@ -49,7 +51,8 @@ _make_match, _make_why = maker(Match), maker(Why)
 
 def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
     """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
-    named = naming.pairs
+    seen = unwrapped(sources, naming, keep=models.source is not None)
+    sources, named = seen.sources, seen.pairs
     source_units, target_units = _units(sources, targets, named, models)
     pinned = _pinned(source_units, target_units, named)
     unordered = _alphabetical(sources)
@@ -58,35 +61,54 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         pinned = _pinned(source_units, target_units, named)
     pins = trusted(pinned, source_units, target_units)
     pairs = solve_large(source_units, target_units, pins, named=pinned, unordered=unordered)
-    familiar = Familiar(pairs, pinned, source_units, target_units)
+    units = source_units, target_units
+    doubts = _Doubts(pairs, units, unordered=unordered)
+    familiar = Familiar(pairs, _pinned(*units, seen.plain), *units)
     matches: list[Match] = []
-    spare = _spare_norms([pair.source for pair in pairs], source_units)
-    hungry = _spare_norms([pair.target for pair in pairs], target_units)
-    crowded = _norms_of_attentions(source_units, target_units) if unordered else (set(), set())
-    open_ended = undirected([(pair.source, pair.target) for pair in pairs], source_units, target_units)
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
         sure = sureness(pair, familiar=strict, unordered=unordered)
-        lacking = _folded(source_units[pair.source], target_units[pair.target], spare, hungry)
-        if sure is not None and lacking:
-            sure = folded(sure, lacking)
-        if sure is not None and _is_crowded(pair, crowded):
-            sure = folded(sure, UNORDERED)
-        if (
-            sure is not None
-            and pair.target in open_ended
-            and not (pair.named and _is_one_path(pair, source_units, target_units))
-        ):
-            sure = folded(sure, EITHER_WAY)
+        lacking = doubts.of(pair) if sure is not None else ""
+        sure = folded(sure, lacking) if sure is not None and lacking else sure
         if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
             matches += _leaf_matches(pair, sure, source_units, target_units)
     fed = {m.target.name for m in matches}
     used = {m.source.name for m in matches}
-    return Matching(
+    found = Matching(
         matches=tuple(matches),
         free_targets=tuple(leaf for u in target_units for leaf in u.leaves.values() if leaf.name not in fed),
         free_sources=tuple(leaf for u in source_units for leaf in u.leaves.values() if leaf.name not in used),
     )
+    return seen.back(found)
+
+
+class _Doubts:
+    """What speaks against pairs that fit by themselves, seen from what all of them leave over."""
+
+    def __init__(self, pairs: Sequence[Pair], units: tuple[Sequence[Unit], Sequence[Unit]], *, unordered: bool) -> None:
+        self._units = units
+        self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
+        self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
+        self._crowded = _norms_of_attentions(*units) if unordered else (set(), set())
+        self._open_ended = undirected([(pair.source, pair.target) for pair in pairs], *units)
+
+    def of(self, pair: Pair) -> str:
+        """Return what is missing for a pair to be sure, "" if nothing is."""
+        source, target = self._units[0][pair.source], self._units[1][pair.target]
+        lacking = _folded(source, target, self._spare, self._hungry)
+        if lacking:
+            return lacking
+        if _is_crowded(pair, self._crowded):
+            return UNORDERED
+        if _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0]):
+            return ONE_OF_SEVERAL
+        open_ended = pair.target in self._open_ended and not (pair.named and _is_one_path(source, target))
+        return EITHER_WAY if open_ended else ""
+
+
+def _ends(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
+    """Return the units of either side that have a partner."""
+    return [pair.source for pair in pairs], [pair.target for pair in pairs]
 
 
 def _units(
@@ -201,9 +223,22 @@ def _is_crowded(pair: Pair, crowded: tuple[set[int], set[int]]) -> bool:
     return not pair.named and (pair.source in crowded[0]) != (pair.target in crowded[1])
 
 
-def _is_one_path(pair: Pair, sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
+def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
+    """Return the numbered rows with a member that found no partner."""
+    used = set(paired)
+    ends = (unit.path.rpartition(".") for at, unit in enumerate(units) if at not in used)
+    return {row for row, _, last in ends if last.isdecimal()}
+
+
+def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
+    """Return whether the other is a member of an open row that is called like the one."""
+    row, _, last = other.path.rpartition(".")
+    return last.isdecimal() and row == one.path and row in rows
+
+
+def _is_one_path(source: Unit, target: Unit) -> bool:
     """Return whether the two have one path but for what stands before it."""
-    ours, theirs = f".{sources[pair.source].path}", f".{targets[pair.target].path}"
+    ours, theirs = f".{source.path}", f".{target.path}"
     return ours.endswith(theirs) or theirs.endswith(ours)
 
 

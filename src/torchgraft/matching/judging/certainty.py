@@ -26,6 +26,8 @@ UNORDERED = (
     "the file is sorted by name, and a number alone doesn't tell whose norm it is in a block with several attentions"
 )
 
+ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other, of which any, or none, may be meant"
+
 EITHER_WAY = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )

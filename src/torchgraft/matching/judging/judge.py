@@ -58,7 +58,7 @@ class Context:
     `path` are the pairs on the alignment, `named` those of the same name, `regions` the part of the network that each
     unit of either side lies in, `sequences` both sides in order. `orderly`: the two agree from end to end; then order
     itself tells rivals apart. `contested` are the units of either side in whose row something was put in or taken out,
-    and that have a place both from its start and from its end.
+    and that have a place both from its start and from its end; `partners` are pairs at one place of such rows.
     """
 
     path: AbstractSet[tuple[int, int]]
@@ -67,6 +67,11 @@ class Context:
     sequences: tuple[Order, Order]
     orderly: bool
     contested: tuple[Container[int], Container[int]] = ((), ())
+    partners: AbstractSet[tuple[int, int]] = frozenset()
+
+    def is_in_order(self, i: int, j: int) -> bool:
+        """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
+        return (i, j) in self.path or ((i, j) in self.partners and not self.is_contested(i, j))
 
     def is_contested(self, i: int, j: int) -> bool:
         """Return whether one of a pair has two places in its row."""
@@ -113,7 +118,7 @@ def _judge(
         name=float(evidence.names[i, j]),
         block=float(votes[0][i, j]),
         tail=float(votes[1][i, j]),
-        in_order=pair in context.path,
+        in_order=context.is_in_order(i, j),
         adjoined=contested or left.is_adjoined(i, j),
         named=named,
         unquestioned=named and not contested and left.is_unquestioned(i, j),
@@ -173,7 +178,7 @@ def _by_place(
         return here.rising == there.rising
     if names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j] >= SWAP_GAP:
         return True
-    if pair not in context.path or other not in context.path:
+    if not (context.is_in_order(*pair) and context.is_in_order(*other)):
         return False
     deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
     if deeper[0] * deeper[1] > 0:

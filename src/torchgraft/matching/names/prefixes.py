@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
 from torchgraft.core.plan import Why
+from torchgraft.matching.names.wrapped import Side, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,18 +29,22 @@ class Naming:
     """Source name -> target name, the prefix rules behind it (source prefix, target prefix).
 
     `rivals` are source prefixes that would place as much in the same slots; `homes` are target prefixes (the chosen one
-    first, if there are any) that the same tensors would fit as well.
+    first, if there are any) that the same tensors would fit as well. `wrapped` are the source names that agree once a module
+    in the middle of one side's names is set aside.
     """
 
     pairs: Mapping[str, str]
     prefixes: tuple[Prefix, ...]
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
+    wrapped: frozenset[str] = frozenset()
 
     def reason(self, source: Leaf, target: Leaf) -> Why:
         """Return why two leaves belong together by name."""
         if source.name == target.name or source.name in target.also:
             return SAME_NAME
+        if source.name in self.wrapped:
+            return Why("wrapper", f"same name, with a module around it on one side: {source.name} is {target.name}")
         for old, new in self.prefixes:
             if source.name.startswith(old) and target.name == new + source.name[len(old) :]:
                 return reason_of((old, new))
@@ -69,8 +74,10 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     equal shape, again and again for what is left, as long as a rule places at least two.
     """
     left = {leaf.name: leaf for leaf in sources}
+    ours = list(left)
     wanted = {name: leaf for leaf in targets for name in (leaf.name, *leaf.also)}
-    counting = Counting(list(left), list(wanted))
+    theirs = list(wanted)
+    counting = Counting(ours, theirs)
     pairs: dict[str, str] = {}
     rules: list[Prefix] = []
     rivals: tuple[str, ...] = ()
@@ -91,7 +98,27 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             del left[name]
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
-    return Naming(pairs, tuple(rules), rivals, homes)
+    inner = _wrapped(left, wanted, rules, (ours, theirs)) if left and wanted else {}
+    return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner))
+
+
+def _wrapped(
+    left: Mapping[str, Leaf],
+    wanted: Mapping[str, Leaf],
+    rules: Sequence[Prefix],
+    names: tuple[Sequence[str], Sequence[str]],
+) -> dict[str, str]:
+    """Return what pairs once a module in the middle of one side's names is set aside, after one of the rules."""
+    found: dict[str, str] = {}
+    for old, new in rules or [("", "")]:
+        shown = {new + name[len(old) :]: name for name in left if name.startswith(old) and name not in found}
+        taken = set(found.values())
+        ours = Side(
+            {to: left[name] for to, name in shown.items()}, [new + n[len(old) :] for n in names[0] if n.startswith(old)]
+        )
+        theirs = Side({name: leaf for name, leaf in wanted.items() if leaf.name not in taken}, names[1])
+        found |= {shown[a]: wanted[b].name for a, b in wrapped(ours, theirs).items()}
+    return found
 
 
 class Counting:

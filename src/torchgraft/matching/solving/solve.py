@@ -72,7 +72,7 @@ def solve(
     total[evidence.fits == 0] -= 0.5
     sequences = sequences_of(sources, targets)
     orderly = is_orderly(path, sources, targets)
-    context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested)
+    context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested, shifts.partners)
     final = taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets)
     final = turned(kept_whole(final, fixed, evidence.rare, sources, targets), fixed, sources, targets)
     return judged(without_strays(final, evidence.names, sources, targets), total, evidence, parts, context)

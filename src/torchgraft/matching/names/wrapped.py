@@ -1,0 +1,116 @@
+"""Names that agree once a module in their middle is set aside: `fc.weight` is `fc.base_layer.weight` where `fc` was wrapped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from torchgraft.core.match import Leaf
+
+# So many segments may be put in at once: `parametrized.0`.
+MOST = 2
+# Of more names than these only so many are tried at first, and if none of them is wrapped, none is looked for.
+MANY, SAMPLE = 4_000, 200
+
+Place = tuple[str, str]  # the module that was wrapped, and what was put in behind it
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side: its tensors that are left by name, and all names that it has."""
+
+    left: Mapping[str, Leaf]
+    names: Sequence[str]
+
+
+def wrapped(sources: Side, targets: Side) -> dict[str, str]:
+    """Return what of the source is what of the target, a module around it on one side set aside.
+
+    All tensors of a module must have moved into one that lies in it, and nothing else may be in question: two inner modules
+    of these names and shapes, or a numbered one that isn't the only one (a head that became several layers).
+    """
+    inward = _moves(sources, targets)
+    outward = {short: long for long, short in _moves(targets, sources).items()}
+    clash = inward.keys() & outward.keys()
+    return {a: b for a, b in (inward | outward).items() if a not in clash}
+
+
+def _moves(outer: Side, inner: Side) -> dict[str, str]:
+    """Return, for names of `outer`, the longer names of `inner` that they have where a module is wrapped there."""
+    found: dict[Place, dict[str, str]] = defaultdict(dict)
+    names = list(inner.left)
+    if len(names) > MANY and not any(
+        short in outer.left for n in names[:: len(names) // SAMPLE] for short, _ in _shorter(n)
+    ):
+        return {}
+    for name in names:
+        for short, place in _shorter(name):
+            if short in outer.left:
+                found[place][short] = name
+    if not found:
+        return {}
+    modules = {place[0] for place in found}
+    held, children = _held(outer.names, modules), _children(inner.names, modules)
+    fits: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for (module, put_in), pairs in found.items():
+        whole = len(pairs) == held[module]
+        alike = any(outer.left[a].shape == inner.left[b].shape for a, b in pairs.items())
+        alone = not any(part.isdecimal() for part in put_in.split(".")) or children[module] == {put_in.split(".")[0]}
+        if whole and alike and alone:
+            fits[module].append(pairs)
+    return _told(fits, outer, inner)
+
+
+def _told(fits: Mapping[str, list[Mapping[str, str]]], outer: Side, inner: Side) -> dict[str, str]:
+    """Return the pairs of the modules for which one place fits, or fits in all shapes, and of which no other claims a name."""
+    chosen: dict[str, str] = {}
+    claims: dict[str, set[str]] = defaultdict(set)
+    for places in fits.values():
+        best = [p for p in places if all(outer.left[a].shape == inner.left[b].shape for a, b in p.items())] or places
+        for pairs in best:
+            for a, b in pairs.items():
+                claims[a].add(b)
+                claims[b].add(a)
+        if len(best) == 1:
+            chosen |= best[0]
+    return {a: b for a, b in chosen.items() if len(claims[a]) == len(claims[b]) == 1}
+
+
+def _shorter(name: str) -> Iterator[tuple[str, Place]]:
+    """Yield what a name is without segments in its middle, and where they were."""
+    parts = name.split(".")
+    for count in range(1, MOST + 1):
+        for at in range(1, len(parts) - count):
+            module, put_in = ".".join(parts[:at]), ".".join(parts[at : at + count])
+            yield ".".join((module, *parts[at + count :])), (module, put_in)
+
+
+def _held(names: Iterable[str], modules: set[str]) -> dict[str, int]:
+    """Return how many of the names lie in each of the modules."""
+    held = dict.fromkeys(modules, 0)
+    for name in names:
+        for around in _around(name):
+            if around in held:
+                held[around] += 1
+    return held
+
+
+def _children(names: Iterable[str], modules: set[str]) -> dict[str, set[str]]:
+    """Return the first segments behind each of the modules."""
+    children: dict[str, set[str]] = {module: set() for module in modules}
+    for name in names:
+        for around in _around(name):
+            if around in children:
+                children[around].add(name[len(around) + 1 :].partition(".")[0])
+    return children
+
+
+def _around(name: str) -> Iterator[str]:
+    at = name.find(".")
+    while at >= 0:
+        yield name[:at]
+        at = name.find(".", at + 1)
