@@ -44,3 +44,9 @@ class Holder:
 def test_tensors_that_an_object_holds_are_found(tmp_path):
     found = networks({"model": Holder(), "epoch": 3}, tmp_path / "a.pt")
     assert found == {"model": ("model", {"weight", "bias"})}
+
+
+def test_two_keys_that_are_written_alike_are_refused(tmp_path):
+    torch.save({"model": {1: torch.ones(2), "1": torch.zeros(2)}}, tmp_path / "a.pt")
+    with pytest.raises(tg.CorruptCheckpointError, match="two keys are both written '1'"):
+        tg.open_checkpoint(tmp_path / "a.pt")
