@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.system.collector import collector_paused
-from torchgraft.matching import Models, alike, choose, join_ranks, match, only, origin_of, require_weights
+from torchgraft.matching import (
+    Models,
+    alike,
+    averaged_beside,
+    choose,
+    join_ranks,
+    match,
+    only,
+    origin_of,
+    require_weights,
+)
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting.deferred import PLAN_RENDERERS
 
@@ -43,9 +53,10 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     plan = None if ranks or hooks.renames else _copied(choice, target, asked)
     if plan is None:
         plan = _weighed(source, target, asked, choice, ranks, hooks.renames)
+    beside = () if asked.prefer else _beside(source, plan)
     return replace(
         plan,
-        notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes) if n),
+        notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes, *beside) if n),
         origin=source.origin,
         format=source.format,
         seconds=time.perf_counter() - start,
@@ -106,6 +117,13 @@ def _fits_several(matching: Matching) -> Iterator[Objection]:
             f"[...]}}, or name one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
         )
         yield Objection("container", text, matching.homes)
+
+
+def _beside(source: Source, plan: Plan) -> Iterator[str]:
+    """Yield what else the file holds that one may want: averaged weights, the state of an optimizer."""
+    yield averaged_beside(unused.spec.name for unused in plan.unused if not unused.quiet)
+    if any(network.role == "optimizer" for network in source.networks):
+        yield "the file also holds the state of an optimizer, which is not loaded: optimizer_state() carries it over"
 
 
 def _several(choice: Choice, matching: Matching | None = None) -> Iterator[Objection]:

@@ -318,7 +318,7 @@ def _axis_names(
         return out
     if names is None or rows is None or set(names) != {"source", "target"}:
         raise UsageError(
-            "class rows need class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}"
+            "class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}, e.g. {'head': 1}, need each other"
         )
     return {m: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
 

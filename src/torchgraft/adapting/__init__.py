@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting.branches import branch_steps
+from torchgraft.adapting.branches import branch_steps, told_of_branches
 from torchgraft.adapting.compose import compose, gather_facts
 from torchgraft.adapting.copies import copied
 from torchgraft.adapting.fit import KERNEL_RULES
@@ -14,6 +14,7 @@ from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.options import NEW_INDICES, AxisNames, Options
 from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remains import fresh_step, unused_sources
+from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.starts import start_steps
 from torchgraft.adapting.views import View, views_of
 from torchgraft.core.errors import UsageError
@@ -114,13 +115,14 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], b
     decided = {name: _undoubted(step, wishes) for name, step in drafted.items()}
     steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
+    steps = told_of_branches(steps, specs, brief.network)
     unused = unused_sources(steps, shown, draft.rejected, matching, brief.network)
     for view in reversed(views):
         unused = view.own_unused(unused, steps, brief.network)
     plan = Plan(
         steps=steps, unused=unused, notes=matching.notes, network=brief.network, source_specs=specs, policy=brief.policy
     )
-    return replace(plan, objections=object_to(plan))
+    return replace(plan, objections=object_to(plan), notes=(*plan.notes, *remarks(plan)))
 
 
 def decided(plan: Plan, wishes: Wishes) -> Plan:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torchgraft.core.plan import Feed, Step, Why
+from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import FuseBranches
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 EPS = 1e-5
+BRANCHES = (
+    "the file has parallel branches here, as in training, where the model has one layer: fuse_branches= adds them up"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,17 @@ def branch_steps(
                 text = f"{len(branches)} branches of {block} fused, norm eps {eps:g} assumed"
                 steps[name] = Step(slot=by_name[name], feeds=feeds, ops=(op,), why=Why("fused branches", text))
     return steps
+
+
+def told_of_branches(steps: tuple[Step, ...], specs: Mapping[str, TensorSpec], network: str) -> tuple[Step, ...]:
+    """Return the steps, those in doubt that parallel branches of the file could fill with that as their doubt."""
+    doubtful = [step.slot for step in steps if step.certainty is Certainty.DOUBT and step.feeds]
+    fused = branch_steps(specs, doubtful, network) if doubtful else {}
+    if not fused:
+        return steps
+    return tuple(
+        replace(s, why=replace(s.why, doubt=BRANCHES), alternatives=()) if s.slot.name in fused else s for s in steps
+    )
 
 
 def _groups(kernel: tuple[int, ...], specs: Mapping[str, TensorSpec], branches: Sequence[Branch]) -> int:

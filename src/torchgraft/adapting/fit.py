@@ -175,14 +175,16 @@ def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str |
     """
     a, b = source.shape, target.shape
     if len(a) == len(b) > 2 and a[0] == b[0] and a[2:] == b[2:] and (first_conv or channels):
-        return _channels(a[1], b[1], channels or "repeat")
+        made = _channels(a[1], b[1], channels or "repeat")
+        return made if channels or a[1] < b[1] or b[1] == 1 else _fewer(made, a[1], b[1])
     if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
         return Fit(
             (InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel"
         )
-    if len(a) == len(b) > 2 and a[:2] == b[:2]:
+    if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
-    return Fit(None, mismatch(a, b))
+    grows = target.kind == "Embedding" and a[1:] == b[1:] and a[0] < b[0]
+    return Fit(None, mismatch(a, b) + f"; grow_rows= keeps the first {a[0]}, if they mean the same" * grows)
 
 
 # How a kernel may get another size: new weights for patches of another size, or the same weights among zeros, or cut.
@@ -212,6 +214,14 @@ def _channels(old: int, size: int, rule: str) -> Fit:
     keeps_old = rule in ("zero", "fill-mean") or (rule.startswith("copy:") and size > 1)
     made = Rows(1, tuple(range(old, size))) if keeps_old and old < size else None
     return Fit((AdaptInputChannels(size, rule),), text, rule="input channels", made=made)
+
+
+def _fewer(fit: Fit, old: int, size: int) -> Fit:
+    """Return how a kernel loses input channels unasked: of three timm keeps the first; of others nobody knows which."""
+    if old == len("RGB"):
+        return replace(fit, text=f"{fit.text}, as timm does it", certainty=Certainty.LIKELY)
+    text = f"{fit.text}, and which of the {old} the model's {size} are isn't known: in_channels= or axis_names= says it"
+    return replace(fit, text=text, certainty=Certainty.DOUBT)
 
 
 def mismatch(a: Shape, b: Shape) -> str:

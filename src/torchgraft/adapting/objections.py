@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from torchgraft.adapting.coverage import cover_objections, other_variant
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.adapting.packed import packed
 from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
 from torchgraft.core.errors import printable
-from torchgraft.core.figures import percent, tensors
+from torchgraft.core.figures import tensors
 from torchgraft.core.listing import listed
 from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Objection
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from torchgraft.core.plan import Plan, Step
 
-LOW = 0.5
 # An argument that a text names.
 OPTION = re.compile(r"\b[a-z]+(?:_[a-z]+)*=(?!=)")
 # What FSDP calls its flattened parameters (torch.distributed.fsdp, and fairscale before it).
@@ -32,7 +32,7 @@ def object_to(plan: Plan) -> tuple[Objection, ...]:
     partial = tuple(_partial(plan))
     return (
         *partial,
-        *(() if partial else _coverage(plan)),
+        *(() if partial else cover_objections(plan)),
         *packed(plan),
         *_adapters(plan),
         *_rotary(plan),
@@ -41,27 +41,6 @@ def object_to(plan: Plan) -> tuple[Objection, ...]:
         *_missing(plan),
         *_unused(plan),
     )
-
-
-def _coverage(plan: Plan) -> Iterator[Objection]:
-    cover = plan.coverage
-    best = max(cover.target if cover.target_elements else 0.0, cover.source if cover.source_elements else 0.0)
-    placed = sum(step.action is not Action.FRESH for step in plan.steps)
-    text = f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
-    if placed:
-        text = (
-            f"only {percent(cover.target)} of the model's elements and {percent(cover.source)} of the checkpoint's find a "
-            f"place ({placed} of {tensors(len(plan.steps))})"
-        )
-    if placed == 0 or best < plan.policy.min_coverage:
-        sizes = _sizes(plan)
-        lower = ", or lower min_coverage=" if placed else ""
-        remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
-        if any(is_adapter(key) for key in plan.source_specs):
-            remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
-        yield Objection("coverage", f"no match: {text}{sizes}; {remedy}")
-    elif best < LOW:
-        yield Objection("low_coverage", f"{text}{_sizes(plan)}; if more should, say which names correspond (rename=)")
 
 
 def _partial(plan: Plan) -> Iterator[Objection]:
@@ -121,21 +100,13 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
         )
 
 
-def _sizes(plan: Plan) -> str:
-    differ = [s for s in plan.steps if s.why.rule == "shape"]
-    if not differ:
-        return ""
-    first = differ[0]
-    agree = "agrees by name and differs" if len(differ) == 1 else "agree by name and differ"
-    return f"; {tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
-
-
 def _doubt(plan: Plan) -> Iterator[Objection]:
     groups: dict[str, list[Step]] = {}
     for step in plan.doubtful:
         if step.why.rule == "quantised":
             continue  # has an objection of its own
         groups.setdefault(step.why.doubt or step.why.text, []).append(step)
+    variant = other_variant(plan) if groups else ""
     for text, steps in groups.items():
         names = tuple(s.slot.name for s in steps)
         others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]
@@ -143,7 +114,9 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         fed = [feed.key for s in steps for feed in s.feeds]
         source = f" <- {listed(fed, 3)}" if fed else ""
         fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
-        yield Objection("doubt", f"{fact}; {_way_out(text, readable=any(s.feeds or s.ops for s in steps))}", names)
+        way_out = _way_out(text, readable=any(s.feeds or s.ops for s in steps))
+        yield Objection("doubt", f"{fact}; {way_out}{variant and f'. But {variant}'}", names)
+        variant = ""
 
 
 def _way_out(text: str, *, readable: bool) -> str:

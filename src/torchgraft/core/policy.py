@@ -31,7 +31,7 @@ class Policy:
     missing: slots that stay fresh without the caller having said so. unused: source tensors without a slot.
     lossy: a cast that can lose values. nonfinite: NaN or Inf in the file. coverage: less than `min_coverage` of the
     target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
-    low_coverage: less than half of either side finds a place. conflict: two source tensors claim one slot with
+    low_coverage: less than half of either side finds a place, or the file is of another variant. conflict: two source tensors claim one slot with
     different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
     adapters: the file holds adapters that are not merged. infinite: a buffer without a single finite value.
     rotary: names of rotary conventions differ. buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.

@@ -23,7 +23,7 @@ from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import as_stored, copy_leaves, source_leaves, target_leaves, with_classes
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
-from torchgraft.matching.select import choose, keep_part, only, require_weights
+from torchgraft.matching.select import averaged_beside, choose, keep_part, only, require_weights
 from torchgraft.matching.tables.dialect import ROLES
 from torchgraft.matching.tables.packing import packed_otherwise
 from torchgraft.matching.tables.rotary import with_rotary
@@ -41,6 +41,7 @@ __all__ = [
     "Rules",
     "Stated",
     "alike",
+    "averaged_beside",
     "choose",
     "join_ranks",
     "match",

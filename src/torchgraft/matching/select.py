@@ -16,6 +16,9 @@ EMA_SEGMENTS = frozenset(
     {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
 )
 
+# A decay and a count of updates are no weights.
+FEW_AVERAGED = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -158,3 +161,10 @@ def keep_part(keys: Iterable[str], prefer: str | None) -> tuple[list[str], list[
         return keys, []
     inside = [key for key in keys if in_part(key, prefer)]
     return (inside, [key for key in keys if not in_part(key, prefer)]) if inside else (keys, [])
+
+
+def averaged_beside(keys: Iterable[str]) -> str:
+    """Return that averaged weights are among the unused `keys`, "" where there are none."""
+    found = [key for key in keys if in_part(key, "ema")]
+    text = f"averaged weights lie beside those that are used, and are not loaded ({len(found)} tensors): prefer='ema' takes them"
+    return text if len(found) > FEW_AVERAGED else ""

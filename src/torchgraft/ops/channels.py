@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Shape, TensorSpec
 
 _RULES = {
-    "repeat": "repeated and scaled to the same sum",
+    "repeat": "taken in turn and scaled to the same sum",
     "sum": "their sum shared out",
     "mean": "mean",
     "zero": "new ones zero",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,10 +11,10 @@ from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action, Certainty
 from torchgraft.reporting.folding import Fold, Row, factored, fold
 from torchgraft.reporting.view import Group, Line, Section
-from torchgraft.reporting.words import figures, part_words, shape_words
+from torchgraft.reporting.words import figures, part_words, runs, shape_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Alternative, Objection, Plan, Step, Unused
@@ -26,6 +27,8 @@ MOST_NAMES = 6
 # Up to this many lines nothing is gained by summing up whole modules.
 SHORT = 8
 DEEPEST = 32
+# The number of a layer: a whole segment of a name.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class Facts(NamedTuple):
@@ -110,12 +113,27 @@ def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> 
 
 def renamed_section(steps: Sequence[Step]) -> Section:
     """Return the rules under which names differ; where only a prefix differs, its rule alone."""
-    plain = Counter(_prefix_rule(step) for step in steps)
+    plain = _as_one(Counter(_prefix_rule(step) for step in steps))
     rows = (_row(step, None, shaped=False) for step in steps if not _prefix_rule(step))
     heads = tuple(Group(cause=text, count=count) for text, count in plain.items() if text)
     groups = (*heads, *_groups(fold(rows)))
     amount = tensors(len(steps)) + _likely_words(steps)
     return Section(title="renamed", tone="good", figures=amount, groups=groups, count=len(steps))
+
+
+def _as_one(rules: Mapping[str, int]) -> dict[str, int]:
+    """Return prefix rules with their counts; those that differ in one and the same number are told as one."""
+    alike: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+    for text, count in rules.items():
+        alike.setdefault(tuple(_NUMBER.split(text)), []).append((text, count))
+    out: dict[str, int] = {}
+    for parts, found in alike.items():
+        numbers = [{int(n) for n in _NUMBER.findall(text)} for text, _ in found]
+        if len(found) > 1 and all(len(one) == 1 for one in numbers):
+            out[f"{{{runs(sorted(set.union(*numbers)))}}}".join(parts)] = sum(count for _, count in found)
+        else:
+            out.update(found)
+    return out
 
 
 def _likely_words(steps: Sequence[Step]) -> str:

@@ -1,0 +1,102 @@
+"""How much of both sides finds a place, and whether the file was made for another variant of the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from torchgraft.adapting.fit import mismatch
+from torchgraft.adapting.lora import is_adapter
+from torchgraft.core.errors import printable
+from torchgraft.core.figures import percent, tensors
+from torchgraft.core.plan import Action, Certainty, Objection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.specs import Shape
+
+LOW = 0.5
+# So many tensors, and this share of those of one name, must differ by more than their rows before the file is said to be of
+# another variant: heads of other classes differ in rows, a stem or a position table is one or two tensors.
+FEW, SHARE = 3, 0.1
+
+
+def cover_objections(plan: Plan) -> Iterator[Objection]:
+    """Yield that next to nothing, or less than half, finds a place; and that the file is of another variant.
+
+    What the caller keeps fresh is not asked of the file.
+    """
+    kept = sum(step.slot.spec.numel for step in plan.steps if _is_kept(step))
+    cover = plan.coverage
+    wanted = cover.target_elements - kept
+    share = cover.target_filled / wanted if wanted else 0.0
+    best = max(share, cover.source if cover.source_elements else 0.0)
+    placed = sum(step.action is not Action.FRESH for step in plan.steps)
+    text = f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
+    if placed:
+        asked = " that aren't kept fresh" if kept else ""
+        text = (
+            f"only {percent(share)} of the model's elements{asked} and {percent(cover.source)} of the checkpoint's find a "
+            f"place ({placed} of {tensors(len(plan.steps))})"
+        )
+    variant = other_variant(plan)
+    sizes = variant or _sizes(plan)
+    if placed == 0 or best < plan.policy.min_coverage:
+        lower = ", or lower min_coverage=" if placed else ""
+        remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
+        if any(is_adapter(key) for key in plan.source_specs):
+            remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
+        yield Objection("coverage", f"no match: {text}{sizes and '; '}{sizes}; {remedy}")
+    elif best < LOW:
+        more = "if more should, say which names correspond (rename=)"
+        yield Objection("low_coverage", f"{text}{sizes and '; '}{sizes}; {more}")
+    elif variant:
+        yield Objection("low_coverage", f"{variant}: build the model as it was, or take the file of this one")
+
+
+def _is_kept(step: Step) -> bool:
+    """Whether the caller keeps the slot fresh."""
+    return step.why.rule == "user rule" and step.action is Action.FRESH and not step.quiet
+
+
+def other_variant(plan: Plan) -> str:
+    """Return that many tensors of one name differ in more than their rows and stay unfilled, "" where they don't."""
+    shared = [step for step in plan.steps if step.slot.name in plan.source_specs and len(step.slot.spec.shape) > 1]
+    differ = [(step, plan.source_specs[step.slot.name].shape) for step in shared if _is_open(step)]
+    differ = [(step, shape) for step, shape in differ if _differs(shape, step.slot.spec.shape)]
+    if len(differ) < FEW or len(differ) < SHARE * len(shared):
+        return ""
+    step, shape = differ[0]
+    text = (
+        f"the file looks like one of another variant of the model: {len(differ)} of the {len(shared)} weights that both call the "
+        f"same differ in shape, e.g. {printable(step.slot.name)}: {mismatch(shape, step.slot.spec.shape)}"
+    )
+    pairs = Counter(pair for step, shape in differ for pair in _sizes_apart(shape, step.slot.spec.shape))
+    (old, new), count = max(pairs.items(), key=lambda pair: (pair[1], -pair[0][0]), default=((0, 0), 0))
+    if count and 2 * count >= len(differ):  # of two that say it, the width comes before its multiples
+        text += f"; {'all' if count == len(differ) else count} of them have {old} where the model has {new}"
+    return text
+
+
+def _is_open(step: Step) -> bool:
+    return (not step.feeds and not step.ops and step.why.rule != "user rule") or step.certainty is Certainty.DOUBT
+
+
+def _differs(a: Shape, b: Shape) -> bool:
+    """Whether two shapes differ in more than the number of rows and axes of size one."""
+    return [d for d in a[1:] if d != 1] != [d for d in b[1:] if d != 1]
+
+
+def _sizes_apart(a: Shape, b: Shape) -> set[tuple[int, int]]:
+    return {(m, n) for m, n in zip(a, b, strict=True) if m != n} if len(a) == len(b) else set()
+
+
+def _sizes(plan: Plan) -> str:
+    differ = [s for s in plan.steps if s.why.rule == "shape"]
+    if not differ:
+        return ""
+    first = differ[0]
+    agree = "agrees by name and differs" if len(differ) == 1 else "agree by name and differ"
+    return f"{tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"

@@ -1,0 +1,157 @@
+"""What a plan does that is right by every rule, and may surprise all the same: said as notes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from torchgraft.core.derived import is_derived
+from torchgraft.core.errors import printable
+from torchgraft.core.listing import listed
+from torchgraft.core.plan import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from torchgraft.core.plan import Plan, Step
+    from torchgraft.core.specs import Shape, TensorSpec
+
+_NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
+MOST = 4
+
+
+def remarks(plan: Plan) -> tuple[str, ...]:
+    """Return the notes on a plan."""
+    return (*_shorter(plan), *_tied(plan), *_behind_fresh(plan))
+
+
+class Member(NamedTuple):
+    """One member of a numbered list: the list's path, as `blocks.` or `mapping.fc`, and the number."""
+
+    before: str
+    number: int
+
+
+def _shorter(plan: Plan) -> Iterator[str]:
+    """Yield which lists have more members on one side than on the other, where the rest are like those that go over.
+
+    Where the caller said which layer goes where, nothing needs to be said.
+    """
+    if any(step.why.rule == "user rule" and step.feeds for step in plan.steps):
+        return
+    left_over = {one.spec.name for one in plan.unused if one.why.rule == "no counterpart"}
+    slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
+    fresh = {step.slot.name for step in plan.fresh if step.why.rule == "no counterpart"}
+    ours, theirs = _cut_lists(plan.source_specs, left_over), _cut_lists(slots, fresh)
+    for cut in (one for one in ours if one not in theirs):
+        yield (
+            f"{listed(ours[cut])}: the file has {cut.size} layers, of which {_runs(cut.left)} {_verb(cut, 'is', 'are')} not used "
+            f"({'layers' if cut.dotted else 'rename'}= picks others)"
+        )
+    for cut in (one for one in theirs if one not in ours):
+        repeats = "layers= repeats those of the file, " * cut.dotted
+        yield (
+            f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {_runs(cut.left)} {_verb(cut, 'stays', 'stay')} "
+            f"fresh ({repeats}init= starts them as the identity)"
+        )
+
+
+class Cut(NamedTuple):
+    """Which members of a list are left over, of how many; whether a dot stands before the numbers."""
+
+    dotted: bool
+    size: int
+    left: tuple[int, ...]
+
+
+def _cut_lists(specs: Mapping[str, TensorSpec], left_over: Collection[str]) -> dict[Cut, list[str]]:
+    """Return the lists of which whole members are left over that are like others, which aren't; in file order."""
+    if not left_over:
+        return {}
+    inside: dict[str, dict[int, dict[str, Shape]]] = defaultdict(lambda: defaultdict(dict))
+    taken: dict[str, set[int]] = defaultdict(set)
+    for name, spec in specs.items():
+        if is_derived(spec):
+            continue
+        for member, rest in _members(name):
+            inside[member.before][member.number][rest] = spec.shape
+            if name not in left_over:
+                taken[member.before].add(member.number)
+    found: dict[Cut, list[str]] = {}
+    for before, members in inside.items():
+        used = [one for number, one in members.items() if number in taken[before]]
+        left = tuple(sorted(members.keys() - taken[before]))
+        if left and all(members[number] in used for number in left):
+            found.setdefault(Cut(before.endswith("."), len(members), left), []).append(before.rstrip("."))
+    return found
+
+
+def _members(name: str) -> Iterator[tuple[Member, str]]:
+    """Yield the members of lists that a name lies in, each with what follows in the name."""
+    parts = name.split(".")
+    for at, part in enumerate(parts[:-1]):
+        found = _NUMBERED.fullmatch(part) if part[-1:].isdigit() else None
+        if found:
+            before = ".".join([*parts[:at], found["stem"]])
+            yield Member(before, int(found["number"])), ".".join(parts[at + 1 :])
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return ", ".join(shown[:MOST]) + (" and others" if len(shown) > MOST else "")
+
+
+def _verb(cut: Cut, one: str, more: str) -> str:
+    return one if len(cut.left) == 1 else more
+
+
+def _tied(plan: Plan) -> Iterator[str]:
+    """Yield output layers that stay fresh beside a loaded embedding of their shape, or the other way round."""
+    rows = [s for s in plan.steps if len(s.slot.spec.shape) == 2 and s.slot.kind in ("Embedding", "Linear")]
+    loaded = [s for s in rows if s.action is Action.COPY]
+    for step in rows:
+        if step.feeds or step.ops or step.why.rule != "no counterpart":
+            continue
+        like = [s for s in loaded if s.slot.spec.shape == step.slot.spec.shape and s.slot.kind != step.slot.kind]
+        if len(like) == 1:
+            here, there = step.slot.owner, like[0].slot.owner
+            source = like[0].feeds[0].key.rpartition(".")[0]
+            yield (
+                f"{printable(step.slot.name)} stays fresh and has the shape of {printable(like[0].slot.name)}: if the model of the "
+                f"file has the two tied, fan_out={{{source!r}: [{there!r}, {here!r}]}} fills both"
+            )
+
+
+def _behind_fresh(plan: Plan) -> Iterator[str]:
+    """Yield norms whose statistics come from the file while the layer before them starts fresh."""
+    before: Step | None = None
+    names: list[str] = []
+    layers: list[str] = []
+    for step in plan.steps:
+        if len(step.slot.spec.shape) > 1 and step.slot.role == "weight":
+            before = step
+        elif step.slot.role == "running_var" and step.feeds and before is not None and _stands_fresh(before, step):
+            names.append(step.slot.owner)
+            layers.append(before.slot.owner)
+    if names:
+        yield (
+            f"{_first(names)}: statistics and scales come from the file, and were made for another layer than {_first(layers)} "
+            "before, which starts fresh"
+        )
+
+
+def _stands_fresh(layer: Step, norm: Step) -> bool:
+    """Whether a layer stays fresh that has an output for each channel of a norm."""
+    return not layer.feeds and not layer.ops and layer.slot.spec.shape[0] == norm.slot.spec.shape[0]
+
+
+def _first(names: Iterable[str]) -> str:
+    found = list(dict.fromkeys(names))
+    return ", ".join(map(printable, found[:MOST])) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")

@@ -1,0 +1,143 @@
+"""Notes on what may surprise: lists cut short, tied tables, norms behind fresh layers; and files of another variant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+
+
+def stack(depth: int, width: int = 8) -> nn.ModuleDict:
+    def layer() -> nn.ModuleDict:
+        return nn.ModuleDict({"up": nn.Linear(width, 3 * width), "down": nn.Linear(3 * width, width)})
+
+    return nn.ModuleDict({"layers": nn.ModuleList(layer() for _ in range(depth)), "norm": nn.LayerNorm(width)})
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "said"),
+    [
+        (5, 2, "layers: the file has 5 layers, of which 2-4 are not used (layers= picks others)"),
+        (3, 2, "layers: the file has 3 layers, of which 2 is not used (layers= picks others)"),
+        (
+            2,
+            4,
+            "layers: the model has 4 layers, of which 2, 3 stay fresh (layers= repeats those of the file, init= starts",
+        ),
+    ],
+)
+def test_a_stack_that_is_cut_or_grown_is_said(file: int, model: int, said: str) -> None:
+    (note,) = tg.plan(stack(model), stack(file)).notes
+    assert note.startswith(said)
+
+
+def test_numbers_in_words_are_counted_too() -> None:
+    def mapping(depth: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"mapping": nn.ModuleDict({f"fc{n}": nn.Linear(6, 6) for n in range(depth)})})
+
+    (note,) = tg.plan(mapping(2), mapping(5)).notes
+    assert note.startswith("mapping.fc: the file has 5 layers, of which 2-4 are not used (rename=")
+
+
+def test_nothing_is_said_of_stacks_that_fit_or_were_asked_for() -> None:
+    assert tg.plan(stack(3), stack(3)).notes == ()
+    assert tg.plan(stack(2), stack(4), layers={"layers": [0, 3]}).notes == ()
+    other_width = stack(3)
+    other_width["layers"][2] = nn.ModuleDict({"up": nn.Linear(8, 5), "down": nn.Linear(5, 8)})
+    assert not any("not used" in note for note in tg.plan(stack(3), other_width).notes)
+
+
+def language(*, head: bool) -> nn.ModuleDict:
+    parts = {"embed": nn.Embedding(20, 8), "mix": nn.Linear(8, 8), "head": nn.Linear(8, 20, bias=False)}
+    return nn.ModuleDict(parts if head else {name: one for name, one in parts.items() if name != "head"})
+
+
+def test_an_output_layer_that_may_be_tied_is_said_with_a_remedy_that_works() -> None:
+    model, file = language(head=True), language(head=False)
+    (note,) = tg.plan(model, file).notes
+    assert "fan_out={'embed': ['embed', 'head']} fills both" in note
+    tg.load(model, file, fan_out={"embed": ["embed", "head"]})
+    assert torch.equal(model["head"].weight, file["embed"].weight)
+
+
+def test_statistics_behind_a_layer_that_starts_fresh_are_said() -> None:
+    def net(kernel: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, 8, kernel), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+
+    (note,) = tg.plan(net(3), net(7)).notes
+    assert note.startswith("1: statistics and scales come from the file, and were made for another layer than 0")
+    assert tg.plan(net(3), net(3)).notes == ()
+
+
+def test_what_else_lies_in_the_file_is_said() -> None:
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    (note,) = tg.plan(nn.Linear(4, 3), {"model": model.state_dict(), "optimizer": optimizer.state_dict()}).notes
+    assert "state of an optimizer, which is not loaded: optimizer_state()" in note
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    averaged = {"ema_" + name.replace(".", "_"): value + 1 for name, value in net.state_dict().items()}
+    (note,) = tg.plan(net, net.state_dict() | averaged).notes
+    assert note.endswith("(4 tensors): prefer='ema' takes them")
+    assert tg.plan(net, net.state_dict() | averaged, prefer="ema").notes == ()
+
+
+def test_a_file_of_another_width_is_called_so() -> None:
+    plan = tg.plan(stack(3, width=8), stack(3, width=12))
+    (said,) = [o.text for o in plan.refusals]
+    assert "another variant of the model: 6 of the 6 weights" in said
+    assert "all of them have 12 where the model has 8" in said
+
+
+def test_a_few_weights_of_another_width_are_a_warning_and_heads_are_none() -> None:
+    def cross(context: int, classes: int) -> nn.ModuleDict:
+        def layer() -> nn.ModuleDict:
+            return nn.ModuleDict({"q": nn.Linear(8, 8), "k": nn.Linear(context, 8), "ff": nn.Linear(8, 40)})
+
+        heads = nn.ModuleList(nn.Linear(8, classes) for _ in range(4))
+        return nn.ModuleDict({"layers": nn.ModuleList(layer() for _ in range(3)), "heads": heads})
+
+    (warning,) = tg.plan(cross(6, 3), cross(9, 3)).warnings
+    assert warning.kind == "low_coverage"
+    assert "3 of the 13 weights" in warning.text
+    assert tg.plan(cross(6, 3), cross(6, 5)).warnings == ()
+
+
+def test_what_is_kept_fresh_is_not_asked_of_the_file() -> None:
+    def two() -> nn.ModuleDict:
+        return nn.ModuleDict({"encoder": nn.Linear(40, 40), "decoder": nn.Linear(5, 4)})
+
+    model, first, second = two(), two(), two()
+    tg.load(model, first, fresh=["decoder"])
+    tg.load(model, second, fresh=["encoder"])  # a fiftieth of the model, and all that was asked for
+    assert torch.equal(model["encoder"].weight, first["encoder"].weight)
+    assert torch.equal(model["decoder"].weight, second["decoder"].weight)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sure"),
+    [(3, 5, Certainty.CERTAIN), (3, 1, Certainty.CERTAIN), (3, 2, Certainty.LIKELY), (13, 3, Certainty.DOUBT)],
+)
+def test_input_channels_that_go_are_not_taken_by_position_for_sure(old: int, new: int, sure: Certainty) -> None:
+    plan = tg.plan(nn.Sequential(nn.Conv2d(new, 8, 3)), nn.Sequential(nn.Conv2d(old, 8, 3)))
+    assert plan.by_name["0.weight"].certainty is sure
+
+
+def test_branches_in_doubt_name_the_keyword_that_fuses_them() -> None:
+    def branch(kernel: int) -> nn.ModuleDict:
+        conv = nn.Conv2d(4, 4, kernel, padding=kernel // 2, bias=False)
+        return nn.ModuleDict({"conv": conv, "bn": nn.BatchNorm2d(4)})
+
+    file = nn.ModuleDict({"stage": nn.ModuleList(
+        nn.ModuleDict({"dense": branch(3), "point": branch(1), "identity": nn.BatchNorm2d(4)}) for _ in range(2)
+    )})  # fmt: skip
+    model = nn.ModuleDict({
+        "stage": nn.ModuleList(nn.ModuleDict({"reparam": nn.Conv2d(4, 4, 3, padding=1)}) for _ in range(2))
+    })  # fmt: skip
+    with pytest.raises(tg.PlanRefusedError, match="fuse_branches= adds them up"):
+        tg.load(model, file)
+    assert not tg.load(model, file, fuse_branches=True).plan.doubtful
