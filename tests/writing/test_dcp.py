@@ -1,5 +1,8 @@
 """Folders for torch.distributed.checkpoint: torch loads them, torchgraft reads them, and they are whole or not there."""
 
+import errno
+import io
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,30 @@ def test_nothing_is_left_where_it_fails(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(writer, "_value", broken)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else tg.WriteError):
+        tg.save(tmp_path / "out", state(), file_format="dcp")
+    assert inside(tmp_path) == []
+
+
+def test_a_full_disk_is_called_one(tmp_path, monkeypatch):
+    """Torch only says that an archive can't be closed."""
+    from torch.distributed.checkpoint import filesystem
+
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = filesystem.FileSystem.create_stream
+
+    @contextmanager
+    def full(self, path, mode):
+        if str(path).endswith(".distcp"):
+            yield Full(path, mode)
+        else:
+            with real(self, path, mode) as stream:
+                yield stream
+
+    monkeypatch.setattr(filesystem.FileSystem, "create_stream", full)
+    with pytest.raises(tg.WriteError, match=r"out can't be written: the disk is full \(No space"):
         tg.save(tmp_path / "out", state(), file_format="dcp")
     assert inside(tmp_path) == []
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
 from torchgraft.core.facts import BESIDE, as_texts
-from torchgraft.core.system.commit import flush_folder, hidden_folder
+from torchgraft.core.system.commit import cause_of, flush_folder, hidden_folder
+from torchgraft.core.system.shield import Shield
 from torchgraft.writing.items import check_stated
 
 if TYPE_CHECKING:
@@ -93,15 +94,21 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[str]:
         cause = _cause(error)
         if isinstance(cause, TorchgraftError) or not isinstance(cause, Exception):
             raise cause from error
-        raise WriteError(f"{shown} can't be written: {cause}; nothing was left there") from error
+        said = cause_of(cause) if isinstance(cause, OSError) else cause
+        raise WriteError(f"{shown} can't be written: {said}; nothing was left there") from error
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what really happened: torch wraps errors of its writer, and of its threads."""
+    """Return what really happened: torch wraps errors of its writer, and of its threads.
+
+    A full disk first shows as an error of the system, and then as one of the archive that can't be closed.
+    """
     inner = next(iter(getattr(error, "failures", {}).values()), None)
     found = inner[0] if isinstance(inner, tuple) else error
     while found.__cause__ is not None and not isinstance(found, TorchgraftError):
         found = found.__cause__
+    if isinstance(found, RuntimeError) and isinstance(found.__context__, OSError):
+        found = found.__context__
     return found if isinstance(found, BaseException) else error
 
 
@@ -177,32 +184,38 @@ def _value(item: Item, memory: NDArray[np.uint8]) -> torch.Tensor:
 def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], facts: Mapping[str, object]) -> int:
     """Write the state dict of a model that is spread over all processes; return the folder's size. Collective.
 
-    Each process writes the shards that it holds, through torch's own planner and writer.
+    Each process writes the shards that it holds, through torch's own planner and writer. Signals wait until it is done:
+    one that took a process away would leave the others waiting for it.
 
     Raises:
         UsageError: something lies at `path` that is no empty folder.
         WriteError: a process could not write its part; nothing stands at `path` then.
     """
+    final, shown = os.path.realpath(path), printable(os.fsdecode(path))
+    part = f"{final}.spread.part"
+    entries = {**state, **({BESIDE: json.dumps(as_texts(facts))} if facts else {})}
+    with Shield():
+        _in_first(lambda: _make_ready(path, part))
+        _save_together(part, entries, shown)
+        _in_first(lambda: _put_in_place(part, final, shown))
+    return measured(path)[0]
+
+
+def _save_together(part: str, entries: dict[str, Any], shown: str) -> None:
     import torch.distributed as dist
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    final, shown = os.path.realpath(path), printable(os.fsdecode(path))
-    part = f"{final}.spread.part"
-    first = dist.get_rank() == 0
-    entries = {**state, **({BESIDE: json.dumps(as_texts(facts))} if facts else {})}
-    _in_first(lambda: _make_ready(path, part))
     try:
         save(entries, storage_writer=FileSystemWriter(part, sync_files=True))
     except BaseException as error:
-        if first:
+        if dist.get_rank() == 0:
             shutil.rmtree(part, ignore_errors=True)
         cause = _cause(error)
         if not isinstance(cause, Exception):
             raise
-        raise WriteError(f"{shown} can't be written: {cause}; nothing was left there") from error
-    _in_first(lambda: _put_in_place(part, final, shown))
-    return measured(path)[0]
+        said = cause_of(cause) if isinstance(cause, OSError) else cause
+        raise WriteError(f"{shown} can't be written: {said}; nothing was left there") from error
 
 
 def _make_ready(path: str | os.PathLike[str], part: str) -> None:

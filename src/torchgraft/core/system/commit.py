@@ -269,7 +269,11 @@ def flush_folder(folder: str, shown: str) -> None:
             raise WriteError(f"{text}; a power cut might bring back what stood there before") from error
 
 
-def _refused(shown: str, error: OSError) -> TorchgraftError:
+def cause_of(error: OSError) -> str:
+    """Return in plain words why something can't be written, and what the system says."""
     cause = _CAUSES.get(error.errno or 0, "")
-    detail = f"{cause} ({error.strerror})" if cause else error.strerror or str(error)
-    return WriteError(f"{shown} can't be written: {detail}; whatever stood there before is intact")
+    return f"{cause} ({error.strerror})" if cause else error.strerror or str(error)
+
+
+def _refused(shown: str, error: OSError) -> TorchgraftError:
+    return WriteError(f"{shown} can't be written: {cause_of(error)}; whatever stood there before is intact")
