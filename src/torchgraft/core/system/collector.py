@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Fewer new objects than this are left to the collector: looking at them takes a few milliseconds.
-_MANY = 50_000
+# Fewer new objects than this are left to the collector: looking at them takes a fraction of a millisecond.
+_MANY = 2_000
 # After so many objects that went past it, in so many pauses (those of one large job are all in use), the collector
 # looks at everything once: cycles among them are freed then.
 _UNSEEN_AT_MOST = 2_000_000
