@@ -6,31 +6,29 @@ small one, and models of experts have a hundred thousand of these.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from contextlib import suppress
-from itertools import accumulate, count, pairwise
-from operator import attrgetter, itemgetter
+from itertools import accumulate, pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from torchgraft.applying.finite import odd_values
-from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Action
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.system.moving import scatter
-from torchgraft.core.written import SMALL, Run
+from torchgraft.core.written import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torchgraft.applying.cells import Cell
+    import torch
+
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.undo import Undo
+    from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source, TensorSpec
+    from torchgraft.core.specs import Source
     from torchgraft.core.written import Written
 
 MOST = 4 << 20  # bytes of a batch: as much as stays in the cache that cores share
@@ -39,13 +37,13 @@ MANY = 4096  # tensors of a batch: signals are heard in between
 
 
 class Batch(NamedTuple):
-    """Small slots of one element type: steps, cells, and where each lies in memory with how many bytes.
+    """Small slots of one element type: steps, tensors, and where each lies in memory with how many bytes.
 
     `staged`: none of them has old values. `room`, `proves` and `bare` are as for a Transfer.
     """
 
     steps: Sequence[Step]
-    cells: Sequence[Cell]
+    tensors: Sequence[torch.Tensor]
     addresses: Sequence[int]
     sizes: Sequence[int]
     staged: bool = False
@@ -75,57 +73,9 @@ class Batch(NamedTuple):
 
     def spoil(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
-        for cell in self.cells:
-            value = cell.value
+        for tensor in self.tensors:
+            value = tensor.data
             value.fill_(float("nan") if value.is_floating_point() or value.is_complex() else 0)
-
-
-def batched(
-    steps: Sequence[Step], cells: Mapping[str, Cell], specs: Mapping[str, Mapping[str, TensorSpec]]
-) -> tuple[list[Batch], list[Step]]:
-    """Return the small slots that are copied as they are in batches, each in the order of the file, and the other steps."""
-    kinds: defaultdict[tuple[DType, bool], list[tuple[int, Step, Cell]]] = defaultdict(list)
-    others: list[Step] = []
-    ranks = _Ranks(specs)
-    for step in steps:
-        slot = step.slot.spec
-        cell = cells[slot.name]
-        if 0 < cell.size <= SMALL and len(cell.places) == 1 and step.action is Action.COPY:
-            feed = step.feeds[0]
-            given = specs[feed.network][feed.key]
-            if given.dtype is slot.dtype is not DType.BOOL and given.shape == slot.shape:
-                kinds[slot.dtype, cell.staged].append((ranks[feed.network][feed.key], step, cell))
-                continue
-        others.append(step)
-    return [batch for found in kinds.values() for batch in _cut(sorted(found, key=itemgetter(0)))], others
-
-
-class _Ranks(dict[str, Mapping[str, int]]):
-    """By network and key, where a tensor comes in the source: networks have theirs in the order of the file."""
-
-    def __init__(self, specs: Mapping[str, Mapping[str, TensorSpec]]) -> None:
-        super().__init__()
-        self._specs = specs
-
-    def __missing__(self, network: str) -> Mapping[str, int]:
-        self[network] = dict(zip(self._specs[network], count(), strict=False))
-        return self[network]
-
-
-def _cut(found: Sequence[tuple[int, Step, Cell]]) -> Iterator[Batch]:
-    """Yield batches of what may go together, no larger than they may be."""
-    first = size = 0
-    for at, (_, _, cell) in enumerate(found):
-        if size + cell.size > MOST or at - first == MANY:
-            yield _batch(found[first:at])
-            first, size = at, 0
-        size += cell.size
-    yield _batch(found[first:])
-
-
-def _batch(found: Sequence[tuple[int, Step, Cell]]) -> Batch:
-    _, steps, cells = zip(*found, strict=True)
-    return Batch(steps, cells, [cell.address for cell in cells], [cell.size for cell in cells], cells[0].staged)
 
 
 class Batches:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torchgraft.core.places import Place, Walk
     from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Slot, Target
+    from torchgraft.core.specs import Slot
 
 
 @dataclass(eq=False, slots=True)
@@ -58,9 +58,9 @@ class Cell:
 
 
 def resolve(
-    model: nn.Module | Walk, target: Target, device: torch.device, mapped: Mapping[str, torch.Tensor]
+    model: nn.Module | Walk, slots: Iterable[Slot], device: torch.device, mapped: Mapping[str, torch.Tensor]
 ) -> dict[str, Cell]:
-    """Return the cells of `target` by the canonical name of their slot.
+    """Return the cells of the slots by their canonical name.
 
     Tensors on meta get memory on `device`, or have it in `mapped` already, with their values.
 
@@ -70,7 +70,7 @@ def resolve(
     found = {place.name: place for place in walk_of(model).places}
     cells: dict[str, Cell] = {}
     own: list[torch.Tensor] = []
-    for slot in target.slots:
+    for slot in slots:
         spec = slot.spec
         names = slot.names if slot.aliases else (spec.name,)
         mine = tuple([found[name] for name in names if name in found])

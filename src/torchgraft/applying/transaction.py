@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.alone import alone
-from torchgraft.applying.batches import Batch, Batches, batched
+from torchgraft.applying.batches import Batch, Batches
 from torchgraft.applying.cells import Cell, Installation, apart, expect_writable, resolve
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
@@ -14,6 +14,7 @@ from torchgraft.applying.fresh import initialise
 from torchgraft.applying.mapping import Home, MappedSlots, map_slots
 from torchgraft.applying.moves import kept, move_of, rooms, settled, transfers
 from torchgraft.applying.pages import make_ready
+from torchgraft.applying.picking import Small, batched, picked
 from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.transfers import Transfers
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from torchgraft.core.places import Walk
     from torchgraft.core.plan import Objection, Plan, Step
     from torchgraft.core.results.report import Check
-    from torchgraft.core.specs import Source, Target, TensorSpec
+    from torchgraft.core.specs import Slot, Source, Target, TensorSpec
 
 
 HOME = Home()
@@ -120,10 +121,18 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
         try:
             steps = [step for step in plan.steps if step.action is not Action.FRESH]
             mapped = map_slots(seen, _in_file_order(steps, source), source) if home.mmap else MappedSlots()
-            cells = resolve(seen, target, where, mapped.values)
-            odd = [(cell, step) for step in steps if not (cell := cells[step.slot.spec.name]).size or cell.staged]
+            specs = {network.path: network.specs for network in source.networks}
+            tensors = {place.name: place.tensor for place in seen.places}
+            small, rest = picked(steps, tensors, specs)
+            cells = resolve(seen, _others(target.slots, small), where, mapped.values)
+            reached = [cell.reach for cell in cells.values() if cell.plain or cell.away]
+            overlapping = not apart([*map(_reach, small), *reached])
+            if overlapping and small:
+                small, rest, cells = [], steps, resolve(seen, target.slots, where, mapped.values)
+            odd = [(cell, step) for step in rest if not (cell := cells[step.slot.spec.name]).size or cell.staged]
             expect_writable((cell.places[0].tensor, step) for cell, step in odd)
-            work = _Work(cells, steps, source, Findings(plan.policy), undo, home, mapped, progress)
+            findings = Findings(plan.policy)
+            work = _Work(cells, steps, small, rest, source, specs, findings, undo, home, mapped, overlapping, progress)
         except TorchgraftError:
             raise
         except Exception as error:  # no memory, say, or no such device in this machine
@@ -150,18 +159,22 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
 class _Work:
     """A load in progress.
 
-    `direct` are the slots that are filled by reading, and by a cast at most, `small` those that are copied many at a time,
-    `others` are computed. `overlapping`: some slots share memory, so that the last write wins, and old values can't be done without.
-    What is `mapped` is filled already.
+    `picked` are small slots that are copied many at a time, `rest` the other steps, whose `cells` are those of all others:
+    `direct` are filled by reading, and by a cast at most, `others` are computed. `overlapping`: some slots share memory, so
+    that the last write wins, and old values can't be done without. What is `mapped` is filled already.
     """
 
     cells: Mapping[str, Cell]
     steps: Sequence[Step]
+    picked: Sequence[Small]
+    rest: Sequence[Step]
     source: Source
+    specs: Mapping[str, Mapping[str, TensorSpec]]
     findings: Findings
     way: str
     home: Home
     mapped: MappedSlots
+    overlapping: bool
     progress: Callable[[int, int], None] | None = None
     written: Written = field(default_factory=Written)
     undo: Undo = field(init=False)
@@ -172,18 +185,17 @@ class _Work:
     direct: list[Transfer] = field(init=False)
     small: list[Batch] = field(init=False)
     others: list[Step] = field(default_factory=list)
-    overlapping: bool = False
     installation: Installation = field(default_factory=Installation)
-    specs: Mapping[str, Mapping[str, TensorSpec]] = field(init=False)
     read: int = field(init=False)
     filled: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.specs = {network.path: network.specs for network in self.source.networks}
-        self.overlapping = not apart([cell.reach for cell in self.cells.values() if cell.plain or cell.away])
-        mapped = self.mapped.values
-        left = [step for step in self.steps if step.slot.spec.name not in mapped] if mapped else self.steps
-        small, rest = ([], left) if self.overlapping else batched(left, self.cells, self.specs)
+        rest = [step for step in self.rest if step.slot.spec.name not in self.mapped.values]
+        small = batched(self.picked, staged=False)
+        staged = {name: cell.memory for name, cell in self.cells.items() if cell.staged}
+        if staged and not self.overlapping:
+            new, rest = picked(rest, staged, self.specs)
+            small += batched(new, staged=True)
         moves = []
         for step in _in_file_order(rest, self.source):
             move = move_of(step, self._cell(step), self.source, self.specs, lone=not self.overlapping)
@@ -241,7 +253,7 @@ class _Work:
         """Note buffers that keep their values, and have no finite one."""
         import torch
 
-        filled = {step.slot.spec.name for step in self.steps}
+        filled = {step.slot.spec.name for step in self.rest}
         for cell in [cell for name, cell in self.cells.items() if name not in filled]:
             slot = cell.slot
             if not (slot.is_buffer and slot.persistent and slot.spec.numel):
@@ -277,14 +289,15 @@ class _Work:
             lost.spoil()
         spoiled = {name for lost in self.begun for name in lost.names}
         wild = {id(tensor) for tensor in refused}
-        return [name for name, cell in self.cells.items() if name in spoiled or (wild and id(cell.value) in wild)]
+        wild_names = {name for name, cell in self.cells.items() if id(cell.value) in wild} if wild else set()
+        return [name for step in self.steps if (name := step.slot.spec.name) in spoiled or name in wild_names]
 
     def mark_changed(self) -> None:
         """Tell autograd that the values changed, as a copy in place would have."""
         import torch
 
-        real = [cell.places for step in self.steps if not (cell := self.cells[step.slot.spec.name]).staged]
-        changed = [place.tensor for places in real for place in places]
+        real = [cell.places for step in self.rest if not (cell := self.cells[step.slot.spec.name]).staged]
+        changed = [*(place.tensor for places in real for place in places), *(one.tensor for one in self.picked)]
         try:
             torch.autograd.graph.increment_version(changed)
         except RuntimeError:  # older ones, such as 2.4, take one tensor at a time
@@ -311,6 +324,16 @@ def _filled(step: Step) -> int:
 
 def _wait() -> None:
     """Let signals wait: there is no way back."""
+
+
+def _others(slots: Sequence[Slot], small: Sequence[Small]) -> Sequence[Slot]:
+    """Return the slots that were not picked."""
+    names = {one.step.slot.spec.name for one in small}
+    return [slot for slot in slots if slot.spec.name not in names]
+
+
+def _reach(small: Small) -> tuple[int, int]:
+    return small.address, small.address + small.size
 
 
 def _in_file_order(steps: Sequence[Step], source: Source) -> list[Step]:

@@ -58,7 +58,7 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
 def _differing(run: Run, found: Mapping[str, torch.Tensor]) -> list[str]:
     """Return the slots of a run that hold other bytes than those that were read. Memory: one run."""
     held = [found[name] for name in run.names]
-    if [tensor.nbytes for tensor in held if _is_plain(tensor)] == run.sizes:
+    if [tensor.nbytes for tensor in held if _is_plain(tensor)] == list(run.sizes):
         lying = np.empty(sum(run.sizes), np.uint8)
         gather([tensor.data_ptr() for tensor in held], run.sizes, int(lying.ctypes.data))
         if crc32(lying.data, 0) == run.checksum:
