@@ -13,6 +13,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from hashlib import sha256
+from inspect import signature
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,25 @@ def _write(part: str, content: Content, tick: Callable[[int], None], most: int |
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group is as it should be
-        save(state, storage_writer=writer, planner=Planner(flatten_state_dict=False), no_dist=True)
+        save(state, storage_writer=writer, planner=Planner(flatten_state_dict=False), **_alone())
+
+
+def _alone() -> dict[str, Any]:
+    """Return what has torch's writer write in this process alone; an older one, as of 2.4, does where there is no group.
+
+    Raises:
+        UsageError: there is one, and torch can't be told to leave it out.
+    """
+    import torch.distributed as dist
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    if "no_dist" in signature(save).parameters:
+        return {"no_dist": True}
+    if dist.is_available() and dist.is_initialized():
+        raise UsageError(
+            "this version of torch writes distributed checkpoints with all processes of a group: update it"
+        )
+    return {}
 
 
 def _value(item: Item, memory: NDArray[np.uint8]) -> torch.Tensor:
