@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 256
 BLOCK = 4 << 20  # bytes of the wider type that are cast at a time
+TURNED = 2 << 20  # bytes of a matrix that are turned at a time, in whole rows
 SENT = 4 << 20  # bytes that are sent to a device at a time
 
 
@@ -28,7 +29,8 @@ class Transfer(NamedTuple):
     `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
     no more when the second time begins. `bare`: there is no way back from the first byte on. `given`: the element type that
     it is cast from; sizes of its segments count in that type then. `samples` takes the checksums of what is compared
-    after writing. `away`: its memory is a device's, and `data` is empty.
+    after writing. `away`: its memory is a device's, and `data` is empty. `row`: it is a matrix that the file has the other
+    way round, and so many bytes of it are a row there; else 0.
     """
 
     step: Step
@@ -42,6 +44,7 @@ class Transfer(NamedTuple):
     bare: bool = False
     given: DType | None = None
     away: bool = False
+    row: int = 0
 
     @property
     def name(self) -> str:
@@ -84,20 +87,13 @@ def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
     """Yield all bytes of `transfers` in their order, at most `most` at a time: many small tensors, or a part of one.
 
     What is cast comes in chunks of one pair of types, of at most BLOCK bytes of the wider one, what goes to a device in
-    chunks of at most SENT.
+    chunks of at most SENT, what is turned in some rows of one tensor.
     """
     chunk: Chunk = []
     left = most
     kind: Hashable = None
     for transfer in transfers:
-        unit, wide, limit = 1, 1, most
-        mine: Hashable = None
-        if transfer.away:
-            mine, limit = transfer.value.device, min(most, SENT)
-        elif transfer.given:
-            wanted = transfer.step.slot.spec.dtype
-            mine, unit, wide = (transfer.given, wanted), transfer.given.itemsize, wanted.itemsize
-            limit = max(BLOCK // max(unit, wide), 1) * unit
+        mine, limit, unit, wide = _cut(transfer, most)
         if mine != kind:
             if chunk:
                 yield chunk
@@ -115,6 +111,19 @@ def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
                 done += size
     if chunk:
         yield chunk
+
+
+def _cut(transfer: Transfer, most: int) -> tuple[Hashable, int, int, int]:
+    """Return what a chunk with bytes of `transfer` has in common, its most bytes, and how many bytes of the file become how many."""
+    if transfer.away:
+        return transfer.value.device, min(most, SENT), 1, 1
+    if transfer.row:
+        return transfer.name, max(min(most, TURNED) // transfer.row, 1) * transfer.row, 1, 1
+    if transfer.given:
+        wanted = transfer.step.slot.spec.dtype
+        unit, wide = transfer.given.itemsize, wanted.itemsize
+        return (transfer.given, wanted), max(BLOCK // max(unit, wide), 1) * unit, unit, wide
+    return None, most, 1, 1
 
 
 def sampled(total: int, done: int, size: int) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.memory import NOTHING, bytes_at
-from torchgraft.applying.segments import segments
+from torchgraft.applying.segments import segments, turned
 from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Move(NamedTuple):
     """A step that moves `segments` into `value`, cast from the type `given` if that is another one.
 
-    `old` is how many bytes of old values there are: none on meta. `away`: they go to a device.
+    `old` is how many bytes of old values there are: none on meta. `away`: they go to a device. `row`: as in a Transfer.
     """
 
     step: Step
@@ -36,6 +36,7 @@ class Move(NamedTuple):
     given: DType | None
     old: int
     away: bool = False
+    row: int = 0
 
 
 def move_of(
@@ -43,21 +44,29 @@ def move_of(
 ) -> Move | None:
     """Return what a step moves; None where it does more than that.
 
-    What is cast or sent to a device is not written in turn with all else: only slots that are `lone`, whose memory is no
-    other's, are filled that way.
+    What is cast, turned or sent to a device is not written in turn with all else: only slots that are `lone`, whose memory
+    is no other's, are filled that way.
     """
     value = cell.value
     if not (cell.plain or cell.away) or not value.is_contiguous():
         return None
+    old = 0 if cell.staged else value.nbytes
     found = segments(step, source, specs)
     if found is None:
-        return None
+        whole = turned(step, source, specs) if lone and cell.plain else None
+        return Move(step, value, (whole,), None, old, row=_row(step)) if whole else None
     feed = step.feeds[0]
     dtype = specs[feed.network][feed.key].dtype
     given = None if dtype is cell.slot.spec.dtype else dtype
     if (given and cell.away) or ((given or cell.away) and not lone):
         return None
-    return Move(step, value, found, given, 0 if cell.staged else value.nbytes, cell.away)
+    return Move(step, value, found, given, old, cell.away)
+
+
+def _row(step: Step) -> int:
+    """Return the bytes of a row of the matrix that is turned: it becomes a column of the slot."""
+    slot = step.slot.spec
+    return slot.shape[0] * slot.dtype.itemsize
 
 
 def kept(moves: Sequence[Move | Batch], way: str, *, overlapping: bool) -> list[Move | Batch]:
@@ -85,13 +94,13 @@ def transfers(
 ) -> list[Transfer]:
     """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose.
 
-    Old values of a device that are to be kept are fetched here.
+    Old values that are to be kept and are not overwritten from front to end, or are a device's, are kept here.
     """
     held = {move.step.slot.name for move in keeps if isinstance(move, Move)}
     out: list[Transfer] = []
-    for step, value, found, given, old, away in moves:
+    for step, value, found, given, old, away, row in moves:
         name, room = step.slot.name, 0
-        if name in held and away:
+        if name in held and (away or row):
             undo.keep(value)
         elif name in held:
             room = undo.reserve(old)
@@ -100,7 +109,7 @@ def transfers(
         size = found[0].size if len(found) == 1 else sum([segment.size for segment in found])
         proves, bare = loose and way != NONE, loose and way == NONE
         data = NOTHING if away else bytes_at(value)
-        out.append(Transfer(step, value, data, found, size, samples, room, proves, bare, given, away))
+        out.append(Transfer(step, value, data, found, size, samples, room, proves, bare, given, away, row))
     return out
 
 

@@ -9,7 +9,7 @@ from torchgraft.applying.cells import apart, expect_writable, reach_of
 from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
 from torchgraft.applying.memory import is_away, is_plain
-from torchgraft.applying.segments import segments
+from torchgraft.applying.segments import segments, turned
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.memory import Memory
@@ -54,7 +54,7 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
         read = sum(specs[feed.network][feed.key].nbytes for feed in step.feeds)
         old = 0 if tensors[name].is_meta else spec.nbytes
         fits = name in plain or (name in away and _is_of_type(step, specs))
-        straight = fits and tensors[name].is_contiguous() and segments(step, source, specs) is not None
+        straight = fits and tensors[name].is_contiguous() and _is_moved(step, source, specs, here=name in plain)
         if straight and not overlapping:
             moved += old
             working = max(working, THREADS_USE)
@@ -67,3 +67,8 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
 def _is_of_type(step: Step, specs: Mapping[str, Mapping[str, TensorSpec]]) -> bool:
     """Return whether what a step reads has the type of its slot."""
     return all(specs[feed.network][feed.key].dtype is step.slot.spec.dtype for feed in step.feeds)
+
+
+def _is_moved(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]], *, here: bool) -> bool:
+    """Return whether a step only moves values, or turns a matrix that comes to lie `here`."""
+    return segments(step, source, specs) is not None or (here and turned(step, source, specs) is not None)

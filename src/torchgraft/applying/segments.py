@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torchgraft.applying.chunks import TURNED
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Action
 from torchgraft.ops import BaseOp
+from torchgraft.ops.exact import Transpose
 from torchgraft.ops.runs import Run, joined, picked
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source, TensorSpec
 
 FEW = 64
+INTEGERS = (1, 2, 4, 8)  # sizes of elements that there are integers of, to move them by
 WORTH = 16 << 10
 
 
@@ -61,6 +64,25 @@ def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, Tensor
     )
     small = len(found) > FEW and sum(s.size for s in found) < WORTH * len(found)
     return None if small else found
+
+
+def turned(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> Segment | None:
+    """Return the matrix that becomes the whole slot once it is turned; None where the step does more, or a row is too long."""
+    slot = step.slot.spec
+    ops = [op for feed in step.feeds for op in feed.ops] + list(step.ops)
+    if step.base or step.rows or len(step.feeds) != 1 or len(ops) != 1 or not isinstance(ops[0], Transpose):
+        return None
+    feed = step.feeds[0]
+    given = specs[feed.network][feed.key]
+    unit = slot.dtype.itemsize
+    if given.dtype is not slot.dtype or slot.dtype is DType.BOOL or given.shape[::-1] != slot.shape:
+        return None
+    fits = unit in INTEGERS and 0 < given.shape[1] * unit <= TURNED and given.shape[0] > 0
+    return (
+        Segment(feed.network, feed.key, 0, 0, given.nbytes)
+        if fits and source.divisible(feed.network, feed.key)
+        else None
+    )
 
 
 def _result(step: Step, given: Sequence[TensorSpec]) -> list[Run] | None:

@@ -14,6 +14,7 @@ from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.lanes import Lanes
 from torchgraft.applying.layout import WASTE, lay_out, side_by_side
+from torchgraft.applying.turning import Turns
 from torchgraft.core.plan import Action
 from torchgraft.core.specs import Piece
 
@@ -55,6 +56,7 @@ class Transfers:
         self._first = Crew(self._take)
         self._second = Crew(self._write)
         self._casts = Casts(source, undo, findings, written)
+        self._turns = Turns(source, written)
         self._lanes = Lanes()
         self._later: list[Transfer] = []
         self._parted: list[tuple[str, str]] = []
@@ -103,6 +105,8 @@ class Transfers:
             self._casts.take(chunk)
         elif chunk[0].transfer.away:
             self._send(chunk)
+        elif chunk[0].transfer.row:
+            self._turn(chunk[0])
         else:
             self._move(chunk)
         self._tick(sum([part.size for part in chunk]))
@@ -134,6 +138,11 @@ class Transfers:
             self._look_at(stretches, memory)
         lane.send([stretch for stretch in stretches if not stretch.transfer.proves])
 
+    def _turn(self, part: Part) -> None:
+        raw, step = self._turns.take(part), part.transfer.step
+        if self._findings.looks_for_odd and (odd := odd_values(raw, step.slot.spec.dtype)):
+            self._odd.append((step, odd))
+
     def _look_at(self, stretches: Sequence[Stretch], memory: Bytes) -> None:
         """Note NaN and infinities: of values of one type that lie side by side, with one look."""
         for together, group in side_by_side(stretches, memory):
@@ -147,6 +156,8 @@ class Transfers:
             self._casts.write(chunk)
         elif chunk[0].transfer.away:
             self._send_again(chunk)
+        elif chunk[0].transfer.row:
+            self._turns.write(chunk[0])
         else:
             self._source.read_pieces([_into_slot(part) for part in chunk])
         self._told(sum([part.size for part in chunk]))
