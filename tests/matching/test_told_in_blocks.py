@@ -9,10 +9,18 @@ import torch
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
+from torchgraft.core.specs import TensorSpec
+from torchgraft.matching.evidence.scores import gather
+from torchgraft.matching.judging.judge import rivals_of
+from torchgraft.matching.parts.leaves import source_leaves
+from torchgraft.matching.parts.units import group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torchgraft.matching.parts.units import Unit
 
 WIDTH = 16
 
@@ -62,3 +70,15 @@ def test_a_matrix_that_lies_as_in_the_model_shows_that_others_are_not_turned(tur
     file = {key: v.T.contiguous() if key.split(".")[2] in turned else v for key, v in saved.items()}
     plan = tg.plan(mlps("one", "two", "three"), file)
     assert {plan.by_slot[f"h.1.{name}.weight"].certainty for name in ("two", "three")} == {sure}
+
+
+def units(*names: str) -> list[Unit]:
+    specs = {f"{name}.weight": TensorSpec(f"{name}.weight", (WIDTH, WIDTH), DType.F32) for name in names}
+    return group(source_leaves(specs)[0])
+
+
+@pytest.mark.parametrize(("other", "is_rival"), [("3.layers.0.0.2", True), ("3.layers.0.0.q", False)])
+def test_a_rival_whose_name_is_a_number_is_not_told_apart_by_words(other: str, *, is_rival: bool) -> None:
+    ours = units("0.attention.o_proj", other, "3.layers.0.1", "3.layers.1.0.2", "3.layers.1.1", "4.head")
+    theirs = units("layers.0.self_attn.out_proj", "layers.1.self_attn.out_proj", "layers.2.self_attn.out_proj")
+    assert (1 in rivals_of(0, 0, gather(ours, theirs), 0)) is is_rival

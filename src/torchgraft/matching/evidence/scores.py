@@ -32,8 +32,9 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1. `turned`: a kernel (or a matrix) has the same sizes in another order. `shared`: number of words that
-    both names hold; a number counts with the word before it.
+    blocks around them are, 0 to 1. `turned`: a kernel (or a matrix) has the same sizes in another order. `shared`: number
+    of words that both names hold; a number counts with the word before it. `silent`: which units of either side have but a
+    number for a name in their block; `depths`: in how many lists each stands.
     """
 
     fits: np.ndarray
@@ -44,6 +45,8 @@ class Evidence:
     likeness: np.ndarray
     turned: np.ndarray
     shared: np.ndarray
+    silent: tuple[np.ndarray, np.ndarray]
+    depths: tuple[np.ndarray, np.ndarray]
 
 
 def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
@@ -62,7 +65,18 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
         likeness=block_likeness(sources, targets),
         turned=_turned(sources, targets),
         shared=wording.shared(),
+        silent=(_silent(sources), _silent(targets)),
+        depths=(_depths(sources), _depths(targets)),
     )
+
+
+def _silent(units: Sequence[Unit]) -> np.ndarray:
+    """Return which units have no name in their block, but a number: it says nothing against any reading."""
+    return np.array([unit.tail.isdecimal() for unit in units], bool)
+
+
+def _depths(units: Sequence[Unit]) -> np.ndarray:
+    return np.array([len(unit.blocks) for unit in units], int)
 
 
 def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:

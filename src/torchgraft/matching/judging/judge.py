@@ -78,7 +78,7 @@ class Context:
         return i in self.contested[0] or j in self.contested[1]
 
 
-# Likeness of names that an exchange of two pairs must lose before names count as settling which is which.
+# Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
 SWAP_GAP = 0.3
 
 
@@ -109,7 +109,7 @@ def _judge(
     column[i] = row[j] = -9.0
     rival = int(column.argmax())
     lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
-    rivals = [(side, k, partners[side].get(k)) for side in (0, 1) for k in _rivals(i, j, evidence, side)]
+    rivals = [(side, k, partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
     free = [(side, k) for side, k, other in rivals if other is None]
     others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
     return Pair(
@@ -132,17 +132,24 @@ def _judge(
     )
 
 
-def _rivals(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
+def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
 
-    Votes of neighbours don't count here: they follow from the pairs themselves.
+    One whose name is but a number says nothing, and is not told apart by the other's words; nor by its block where that
+    lies deeper in lists, for likeness is a mean over these. Votes of neighbours don't count here: they follow from the
+    pairs themselves.
     """
-    line = (slice(None), j) if side == 0 else (i, slice(None))
+    line, own = ((slice(None), j), i) if side == 0 else ((i, slice(None)), j)
     fits = evidence.fits[line].copy()
-    fits[i if side == 0 else j] = False
-    apart = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (evidence.shared[line] < evidence.shared[i, j])
+    fits[own] = False
+    spoken = not (evidence.silent[0][i] or evidence.silent[1][j])
+    silent = evidence.silent[side] if spoken else np.zeros_like(evidence.silent[side])
+    by_name = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (
+        evidence.shared[line] < evidence.shared[i, j]
+    )
+    by_block = evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
+    apart = (by_name & ~silent) | (by_block & ~(silent & (evidence.depths[side] > evidence.depths[side][own])))
     apart |= evidence.clash[line] & ~evidence.clash[i, j]
-    apart |= evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
     apart |= evidence.turned[line] & ~evidence.turned[i, j]
     return [int(k) for k in np.flatnonzero(fits & ~apart)]
 
@@ -176,8 +183,11 @@ def _by_place(
     here, there = first.exchange(i, ours), second.exchange(j, theirs)
     if here and there and all(partners.get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
         return here.rising == there.rising
-    if names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j] >= SWAP_GAP:
+    said = names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j]
+    if said >= SWAP_GAP:
         return True
+    if said <= -SWAP_GAP and _in_one_block(pair, other, context.sequences):
+        return False
     if not (context.is_in_order(*pair) and context.is_in_order(*other)):
         return False
     deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]

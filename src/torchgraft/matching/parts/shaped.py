@@ -10,7 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.leaves import parts_of
 from torchgraft.matching.parts.units import shape_class
-from torchgraft.matching.tables.packing import FUSED, GATE_UP, QKV, SHAPED, Packing, entry
+from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, QKV, SHAPED, Packing, entry
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchgraft.core.match import Leaf
     from torchgraft.core.specs import Shape
 
-KINDS = (QKV, GATE_UP)
+KINDS = (QKV, KV, GATE_UP)
 # How a fused tensor is cut: the order of its parts, their rows in the usual order, and along which dimension.
 Cut = tuple[Packing, tuple[int, ...], int]
 
@@ -35,7 +35,7 @@ class Apart:
 def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Container[str]) -> list[Leaf]:
     """Return the leaves, with those cut that are as tall as parts of the other side together.
 
-    Queries, keys and values of an attention; gate and up of a network whose way back down lies beside. The other side
+    Queries, keys and values of an attention, or keys and values alone; gate and up of a network whose way back down lies beside. The other side
     must lack such a whole tensor, or have fewer of its shape, and have more of the shapes of its parts. The order of
     rows is that of the entry for such a name, or else the usual one: no more than a guess.
     """
@@ -80,7 +80,7 @@ def _fitting(odd: Sequence[Leaf], templates: Sequence[Apart], leaves: Sequence[L
         found = []
         for leaf in odd:
             beside = inside[leaf.owner.rpartition(".")[0]]
-            fits = [t for t in templates if dim in _row_dims(leaf) and _adds_up(leaf.shape, dim, t, beside)]
+            fits = [t for t in templates if dim in _row_dims(leaf) and _adds_up(_flat(leaf.shape), dim, t, beside)]
             if len(fits) == 1:
                 found.append((leaf, fits[0], dim))
         if found:
@@ -97,13 +97,18 @@ def _cut(leaf: Leaf, cut: Cut | None) -> list[Leaf]:
     if cut is None or leaf.form != "plain" or leaf.part is not None or leaf.role not in ("weight", "bias"):
         return [leaf]
     packing, rows, dim = cut
-    usual = next(kind for kind in KINDS if packing.parts[0] in kind)
+    usual = next(kind for kind in KINDS if sorted(kind) == sorted(packing.parts))
     sizes = tuple(rows[usual.index(label)] for label in packing.parts)
     return parts_of(leaf, packing, sizes, dim if len(leaf.shape) == 2 else 0, guessed=not packing.source)
 
 
 def _is_matrix(leaf: Leaf) -> bool:
-    return leaf.role == "weight" and len(leaf.shape) == 2 and leaf.form == "plain"
+    return leaf.role == "weight" and len(_flat(leaf.shape)) == 2 and leaf.form == "plain"
+
+
+def _flat(shape: Shape) -> Shape:
+    """Return the shape of a convolution of a single position as that of the matrix that it is."""
+    return shape[:2] if set(shape[2:]) == {1} else shape
 
 
 def _is_whole(leaf: Leaf) -> bool:
@@ -113,18 +118,18 @@ def _is_whole(leaf: Leaf) -> bool:
 
 def _oriented(leaf: Leaf) -> Shape:
     """Return the shape as [out, in]."""
-    return leaf.shape[::-1] if leaf.turned else leaf.shape
+    return leaf.shape[::-1] if leaf.turned else _flat(leaf.shape)
 
 
 def _row_dims(leaf: Leaf) -> tuple[int, ...]:
-    return (0, 1) if leaf.turned is None else (int(leaf.turned),)
+    return (0, 1) if leaf.turned is None and len(leaf.shape) == 2 else (int(leaf.turned or False),)
 
 
 def _apart(leaves: Sequence[Leaf]) -> Iterator[Apart]:
     """Yield what lies apart in the modules of a side: by name or by number for q, k, v; by shape for gate and up."""
     modules: dict[str, list[Leaf]] = defaultdict(list)
     for leaf in leaves:
-        if leaf.role == "weight" and len(leaf.shape) == 2:
+        if leaf.role == "weight" and len(_flat(leaf.shape)) == 2:
             modules[leaf.owner.rpartition(".")[0]].append(leaf)
     for inside in modules.values():
         said = {canonical(leaf.owner)[-1:]: leaf for leaf in inside}
@@ -133,7 +138,8 @@ def _apart(leaves: Sequence[Leaf]) -> Iterator[Apart]:
             shapes = [_oriented(leaf) for leaf in projections if leaf]
             if len({columns for _, columns in shapes}) == 1:
                 yield Apart(QKV, tuple(rows for rows, _ in shapes), shapes[0][1])
-        held = [_oriented(leaf) for leaf in inside]
+                yield Apart(KV, tuple(rows for rows, _ in shapes[1:]), shapes[0][1])
+        held = [_oriented(leaf) for leaf in inside if len(leaf.shape) == 2]
         for rows, columns in dict.fromkeys(held):
             if rows == columns and held.count((rows, columns)) >= len(QKV):
                 yield Apart(QKV, (rows,) * 3, columns)
