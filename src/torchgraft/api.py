@@ -21,7 +21,7 @@ from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting.deferred import REPORT_RENDERERS
 from torchgraft.saving import read_plan
-from torchgraft.spreading import Share, team_of
+from torchgraft.spreading import Share, foreseen, team_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,12 +109,15 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
     with collector_paused(), _opened(checkpoint, wanted, model if wanted.tries else None) as source:
         seen = _walked(model)
         wanted = _with_origin(wanted, checkpoint)
-        made = _seen(_tried(source, wanted, model, (target_of(seen or model), seen)), source, wanted, model)
+        target = target_of(seen or model)
+        made = _seen(_tried(source, wanted, model, (target, seen)), source, wanted, model)
         if seen is None:
             return made
         from torchgraft.applying import memory_of
 
-        return replace(made, memory=memory_of(made, source, seen))
+        mine, more = foreseen(seen, Share(target, made, source))
+        need = memory_of(mine.plan, mine.source, seen)
+        return replace(made, memory=replace(need, working=need.working + more))
 
 
 def load(  # noqa: PLR0913  # what, and how: by name

@@ -13,7 +13,7 @@ from torchgraft.applying.segments import segments, turned
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.memory import Memory
-from torchgraft.core.places import is_spread, walk_of
+from torchgraft.core.places import here, walk_of
 from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + 2 * BLOCK)
 
 
-def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | None:
-    """Return how much memory loading by `plan` takes at most; None for a model that is spread over processes.
+def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
+    """Return how much memory loading by `plan` takes at most, in this process.
 
     What is only moved takes a few mebibytes for each thread, pinned where it goes to a device. What is computed takes its inputs and two results of its
     size, and its old values, unless the model is on meta and has none. Where slots share memory all old values are kept.
@@ -38,11 +38,9 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory | N
         UsageError: a tensor of the model can't be written to.
     """
     found = {place.name: place.tensor for place in walk_of(model).places}
-    if any(is_spread(tensor) for tensor in found.values()):
-        return None
     specs = {network.path: network.specs for network in source.networks}
     expect_writable((found[step.slot.name], step) for step in plan.steps)
-    tensors = {step.slot.name: found[step.slot.name] for step in plan.steps}
+    tensors = {step.slot.name: here(found[step.slot.name]) for step in plan.steps}
     plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
     away = {name for name, tensor in tensors.items() if is_away(tensor)}
     overlapping = not apart([reach_of(tensors[name]) for name in plain | away if not tensors[name].is_meta])

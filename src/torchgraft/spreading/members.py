@@ -138,6 +138,19 @@ class Voters:
         self.team.vote(last=True)
 
 
+def foreseen(model: Walk, whole: Share) -> tuple[Share, int]:
+    """Return what this process will have to do, and bytes that it takes beside that: for tensors that one makes for all.
+
+    Raises:
+        UsageError: a tensor is spread in a way that is not boxes.
+    """
+    if not spread_among([place.tensor for place in model.places]):
+        return whole, 0
+    from torchgraft.spreading.share import share_here
+
+    return share_here(model, whole)
+
+
 @contextmanager
 def team_of(model: Walk | None) -> Iterator[Members]:
     """Give those who hold `model`. Collective where these are several.

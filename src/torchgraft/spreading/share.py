@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from torchgraft.core.places import Walk
     from torchgraft.core.plan import Op
     from torchgraft.core.specs import Source
     from torchgraft.spreading.parts import Specs
@@ -80,6 +81,37 @@ def share(team: Team, model: nn.Module, whole: Share) -> Share:
     slots = tuple(step.slot for step in steps)
     mine = replace(plan, steps=tuple(steps), source_specs={})
     return Share(replace(whole.target, slots=slots), mine, sliced)
+
+
+def share_here(model: Walk, whole: Share) -> tuple[Share, int]:
+    """Return what this process will have to do, and the bytes that tensors made whole take beside that.
+
+    The others need not know, and nothing is read: what is made whole is a tensor on meta.
+
+    Raises:
+        UsageError: a tensor is spread in a way that is not boxes.
+    """
+    import torch
+
+    tensors = {place.name: place.tensor for place in model.places}
+    specs = {(network.path, key): spec for network in whole.source.networks for key, spec in network.specs.items()}
+    sliced = SlicedSource(whole.source)
+    steps, kept, most = [], 0, 0
+    for step in whole.plan.steps:
+        task = _task(step, tensors[step.slot.name])
+        part = part_of(replace(step, ops=task.ops, rows=None), specs, task.wanted)
+        if part is not None or not _reads(task):
+            steps.append(_own(task, part, sliced))
+            continue
+        dtype: torch.dtype = getattr(torch, _result(step, specs).dtype.label)
+        mine = torch.empty(task.wanted.sizes, dtype=dtype, device="meta")
+        sliced.keep(step.slot.name, mine)
+        steps.append(_local(task, (Feed(step.slot.name, (), MADE),), ()))
+        read = sum(specs[feed.network, feed.key].nbytes for feed in step.feeds)
+        kept, most = kept + mine.nbytes, max(most, read + 3 * _result(step, specs).nbytes)
+    slots = tuple(step.slot for step in steps)
+    plan = replace(whole.plan, steps=tuple(steps), source_specs={})
+    return Share(replace(whole.target, slots=slots), plan, sliced), kept + most
 
 
 def box_of(tensor: Any, name: str) -> Box:
