@@ -128,3 +128,19 @@ def test_blocks_that_are_paired_by_half_or_less_are_not_compared(paired):
 def test_blocks_of_another_size_are_not_compared():
     ours, theirs = blocks(3, "pq"), [[*blocks(1, "xy")[0], ("z", EVEN)], *blocks(2, "xy")]
     assert lesson(ours, theirs, CROSSED | STRAIGHT, path="12") == CROSSED | STRAIGHT
+
+
+def test_a_place_that_two_blocks_read_otherwise_is_taught_by_neither():
+    """A place beside others that no teacher has: either of its two readings would change this block."""
+    ours, theirs = [*blocks(1, "pst"), *blocks(2, "puv")], [*blocks(1, "xzw"), *blocks(1, "xmn"), *blocks(1, "zmn")]
+    taught_twice = {"1.p": "1.x", "1.u": "1.m", "1.v": "1.n", "2.p": "2.z", "2.u": "2.m", "2.v": "2.n"}
+    pairs = {"0.p": "0.w", "0.s": "0.x", "0.t": "0.z"} | taught_twice
+    assert lesson(ours, theirs, pairs, path="12") == pairs
+
+
+def test_shapes_that_stand_alone_count_more_than_order():
+    ours = [*blocks(2, "pq"), *blocks(1, "pq", {"p": (8, 4)})]
+    theirs = [*blocks(2, "xy"), *blocks(1, "xy", {"y": (8, 4)})]
+    pairs = {"0.p": "0.x", "0.q": "0.y", "1.p": "1.x", "1.q": "1.y", "2.p": "2.y", "2.q": "2.x"}
+    found = lesson(ours, theirs, pairs, path="1")
+    assert (found["0.p"], found["0.q"]) == ("0.y", "0.x")

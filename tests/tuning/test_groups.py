@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from tuning_models import Net, fate_lists, made, nets
 
 from torchgraft.core.errors import UsageError
@@ -109,3 +110,18 @@ def test_rates_that_make_no_sense(asked, said):
 def test_no_report_is_refused(call):
     with pytest.raises(UsageError, match=r"report is a NoneType: give what load\(\) or plan\(\) returned"):
         call(Net(1), None)
+
+
+class PreNorm(nn.Module):
+    """Not a norm, but what holds one: a wide parameter of its own beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm((3, 4)), nn.Parameter(torch.randn(4, 4))
+
+
+def test_norms_over_several_axes_go_without_decay_and_what_is_called_after_them_does_not():
+    model = nn.ModuleDict({"block": PreNorm(), "fc": nn.Linear(4, 4)})
+    groups = param_groups(model, made(["loaded"], model), lr=0.1, weight_decay=0.1)
+    decays = {n: g["weight_decay"] for g in groups for n in g["names"]}
+    assert {name for name, decay in decays.items() if decay} == {"block.mix", "fc.weight"}
