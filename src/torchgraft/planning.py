@@ -143,7 +143,8 @@ def target_of(model: object) -> Target:
     if isinstance(model, Walk) or is_module(model):
         return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
     with open_checkpoint(model) as source:
-        return target_from_specs(only(source.networks, source.origin).specs)
+        network = only(source.networks, source.origin)
+        return target_from_specs(network.specs, network.shared)
 
 
 def _renames(model: object, source: Source, network: Network) -> Renames:

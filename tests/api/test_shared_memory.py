@@ -87,3 +87,13 @@ def test_an_opened_checkpoint_still_shares_memory_with_what_it_was_made_of():
     with tg.open_checkpoint(swapped(model)) as source:
         tg.load(model, source)
         assert source.read("", "a.weight").data_ptr() == model.b.weight.data_ptr()
+
+
+def test_a_checkpoint_that_a_plan_is_made_for_keeps_its_ties(tmp_path):
+    table = torch.randn(5, 3)
+    torch.save({"emb.weight": table, "head.weight": table, "fc.weight": torch.randn(3, 3)}, tmp_path / "tied.pt")
+    plan = tg.plan(tmp_path / "tied.pt", {"emb.weight": table, "fc.weight": torch.randn(3, 3)})
+    assert [(step.slot.names, step.feeds[0].key) for step in plan.steps] == [
+        (("emb.weight", "head.weight"), "emb.weight"),
+        (("fc.weight",), "fc.weight"),
+    ]

@@ -28,9 +28,7 @@ class Branch:
     keys: tuple[str, ...]
 
 
-def branch_steps(
-    specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str, eps: float = EPS
-) -> dict[str, Step]:
+def branch_steps(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str) -> dict[str, Step]:
     """Return steps for each convolution of the model that the file holds as two or more branches of one block.
 
     A block is the module above the convolution. Its branches are the file's convolutions and norms below that same
@@ -50,10 +48,10 @@ def branch_steps(
         groups = _groups(slot.spec.shape, specs, branches)
         for part, name in (("weight", slot.name), ("bias", slot.name.removesuffix("weight") + "bias")):
             if name in by_name:
-                op = FuseBranches(kernel=slot.spec.shape[2:], branches=kinds, part=part, eps=eps, groups=groups)
+                op = FuseBranches(kernel=slot.spec.shape[2:], branches=kinds, part=part, eps=EPS, groups=groups)
                 keys = [key for b in branches for key in b.keys]
                 feeds = tuple(Feed(key, (), network) for key in keys)
-                text = f"{len(branches)} branches of {block} fused, norm eps {eps:g} assumed"
+                text = f"{len(branches)} branches of {block} fused, norm eps {EPS:g} assumed"
                 steps[name] = Step(slot=by_name[name], feeds=feeds, ops=(op,), why=Why("fused branches", text))
     return steps
 

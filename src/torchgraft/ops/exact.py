@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Shape, TensorSpec
     from torchgraft.ops.runs import Run
 
+MOST_RUNS = 4  # of indices that a report spells out
+
 
 @dataclass(frozen=True, slots=True)
 class Transpose(BaseOp):
@@ -327,11 +329,11 @@ def gather(value: torch.Tensor, dim: int, indices: Sequence[int]) -> torch.Tenso
     return value.index_select(dim, torch.tensor(indices, dtype=torch.long, device=value.device))
 
 
-def index_words(indices: Shape, most: int = 4) -> str:
-    """Return indices in words, runs joined and no more than `most` of them: `0, 2-17`."""
+def index_words(indices: Shape) -> str:
+    """Return indices in words, runs joined and no more than a few of them: `0, 2-17`."""
     if not indices:
         return "none"
     breaks = [0, *(k + 1 for k, (a, b) in enumerate(pairwise(indices)) if b != a + 1), len(indices)]
     runs = [(indices[lo], indices[hi - 1]) for lo, hi in pairwise(breaks)]
-    words = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
-    return ", ".join(words) + (f", … ({len(indices)} in all)" if len(runs) > most else "")
+    words = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:MOST_RUNS]]
+    return ", ".join(words) + (f", … ({len(indices)} in all)" if len(runs) > MOST_RUNS else "")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 2_000_000
+MOST_NUMBERS = 1 << 12  # bytes of numbers in one field: as many as dimensions can take
 _BLOCK = 1 << 16
 
 
@@ -84,20 +85,20 @@ class Messages:
 
     def raw(self, span: Span, limit: int) -> bytes:
         """Return the bytes at `span`, which may be `limit` at most."""
-        if span.size > limit:
+        if span.size > MOST_NUMBERS:
             raise LimitExceededError(
                 f"{self.window.label}: {span.size} bytes at byte {span.at}, {limit} are read at most"
             )
         self._cursor.at = span.at
         return self._cursor.take(span.size)
 
-    def integers(self, wire: int, value: int, span: Span, limit: int = 1 << 12) -> list[int]:
-        """Return the signed 64-bit numbers of a repeated field, packed or not, `limit` bytes at most."""
+    def integers(self, wire: int, value: int, span: Span) -> list[int]:
+        """Return the signed 64-bit numbers of a repeated field, packed or not, `MOST_NUMBERS` bytes at most."""
         if wire == VARINT:
             return [signed(value)]
-        if span.size > limit:
+        if span.size > MOST_NUMBERS:
             raise LimitExceededError(
-                f"{self.window.label}: {span.size} bytes of numbers at byte {span.at}, at most {limit}"
+                f"{self.window.label}: {span.size} bytes of numbers at byte {span.at}, at most {MOST_NUMBERS}"
             )
         out, at = [], span.at
         while at < span.at + span.size:
