@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from torchgraft import reporting
-from torchgraft.core.errors import UsageError
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.inspection import Inspection, summarise
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torchgraft.asked import Asked
     from torchgraft.core.results.diff import Diff
     from torchgraft.core.specs import Source, Target
+    from torchgraft.matching.select import Choice
     from torchgraft.request import Request
 
 
@@ -86,11 +87,21 @@ def diff(
         UsageError: `prefer` names no network of a file.
     """
     with open_checkpoint(old) as first, open_checkpoint(new) as second:
-        left, right = ((s, choose(s.networks, (), prefer).network) for s in (first, second))
+        sides = [(s, choose(s.networks, (), prefer)) for s in (first, second)]
+        left, right = ((source, choice.network) for source, choice in sides)
         from torchgraft import diffing
 
         found = diffing.compare_with_values(left, right, progress) if values else diffing.compare(left, right)
-    return replace(found, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
+    notes = tuple(_first_of_several(source.origin, choice) for source, choice in sides if choice.rivals)
+    return replace(found, notes=notes, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
+
+
+def _first_of_several(origin: str, choice: Choice) -> str:
+    """Return the remark that a network was compared beside which others could be meant."""
+    first, *others = (
+        repr(printable(path)) if path else "the top level" for path in (choice.network.path, *choice.rivals)
+    )
+    return f"{printable(origin)} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
 
 
 def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import torchgraft as tg
 from torchgraft.core.results.inspection import summarise
 from torchgraft.diffing import CHUNK, compare, compare_with_values, distance
 from torchgraft.reading import open_checkpoint
@@ -129,3 +130,16 @@ def test_an_inspection_lists_networks_facts_and_ties():
     data = inspection_to_dict(found)
     json.dumps(data, allow_nan=False)
     assert [t["name"] for t in data["tensors"]] == ["l.0.w", "l.1.w", "l.2.w", "tied", "also"]
+
+
+def test_of_two_equal_networks_it_is_said_which_one_was_compared():
+    one, other = {"fc.weight": torch.zeros(2, 3)}, {"fc.weight": torch.ones(2, 3)}
+    file = {"net_a": one, "net_b": other}
+    found = tg.diff(one, file, values=True)
+    assert found.equal
+    assert "choose: " in str(found)
+    assert found.notes == (
+        "<dict> holds several networks that fit equally well: 'net_a' was compared, not 'net_b'; say which with prefer=",
+    )
+    assert diff_to_dict(found)["notes"] == list(found.notes)
+    assert not tg.diff(file, file, prefer="net_b").notes

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.core.plan import Certainty
 
 WIDTH, DEPTH = 8, 4
 
@@ -132,3 +133,25 @@ def test_the_first_block_of_a_stage_is_taken_out_also_where_the_file_is_sorted(i
         if parts[0] == "layer3":
             parts[1] = str(int(parts[1]) + 1)
         assert torch.equal(value, file[".".join(parts)]), name
+
+
+def test_where_the_list_also_grew_nothing_says_which_of_its_last_blocks_are_the_old_ones():
+    net = Net(fused)
+    grown, _ = with_adapter(net, 2)
+    grown.blocks.append(copy.deepcopy(grown.blocks[-1]))
+    plan = tg.plan(grown, net.state_dict(), on_doubt="take")
+    behind = [s for s in plan.steps if s.slot.name.startswith(("blocks.3.", "blocks.4.", "blocks.5.")) and s.feeds]
+    assert all(s.certainty is Certainty.DOUBT for s in behind)
+    assert plan.by_slot["blocks.1.norm1.weight"].feeds[0].key == "blocks.1.norm1.weight"
+
+
+def test_a_bias_that_the_model_lacks_does_not_leave_its_layer_for_the_wrapped_part():
+    def part(bias=True):  # noqa: FBT002
+        return row(nn.Linear(6, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH, bias=bias))
+
+    source = nn.ModuleDict({"encoder": part(), "fc": nn.Linear(WIDTH, 3), "decoder": row(*part(), nn.Linear(WIDTH, 9))})
+    decoder = row(*part(bias=False), row(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 7)))
+    target = nn.ModuleDict({"body": nn.ModuleDict({"encoder": part(), "fc": nn.Linear(WIDTH, 3)}), "decoder": decoder})
+    plan = tg.plan(target, source.state_dict(), on_doubt="take")
+    assert not plan.by_slot["decoder.3.0.bias"].feeds
+    assert plan.by_slot["decoder.2.weight"].feeds[0].key == "decoder.2.weight"

@@ -83,6 +83,7 @@ def diff_to_dict(diff: Diff) -> Data:
         "values": diff.values,
         "equal": diff.equal,
         "hint": diff.hint,
+        "notes": list(diff.notes),
         "added": [_spec(spec) for spec in diff.added],
         "removed": [_spec(spec) for spec in diff.removed],
         "shape_changed": [_change(change) for change in diff.shape_changed],

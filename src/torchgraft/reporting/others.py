@@ -80,6 +80,7 @@ def diff_view(diff: Diff) -> View:
         *_some(_changed("dtype changed", diff.dtype_changed)),
         *_some(_changed("value changed", diff.value_changed)),
         *_some(remark_section("hint", [diff.hint] if diff.hint else [])),
+        *_some(remark_section("choose", diff.notes, "care")),
     ]
     return View(
         verdict=verdict,

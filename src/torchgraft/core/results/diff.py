@@ -36,7 +36,8 @@ class Diff(Shown):
     """Every tensor of both sides in exactly one group. `values` says whether values were compared.
 
     A tensor under another dtype is in `dtype_changed`, whatever its values. `same` means equal name, shape and dtype,
-    and equal values where they were compared. `hint` is a remark on why so little agrees.
+    and equal values where they were compared. `hint` is a remark on why so little agrees,
+    `notes` say which network was compared where a file holds several that could be meant.
     """
 
     old: str
@@ -49,6 +50,7 @@ class Diff(Shown):
     value_changed: tuple[Change, ...] = ()
     same: tuple[TensorSpec, ...] = ()
     hint: str = ""
+    notes: tuple[str, ...] = ()
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @property

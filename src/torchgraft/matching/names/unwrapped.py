@@ -43,8 +43,8 @@ class Unwrapped:
 def unwrapped(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> Unwrapped:
     """Return the file's leaves without the wrapper around most of one side.
 
-    What no rule pairs takes part in that, too: behind an inserted layer all numbers are others, and no name is left that
-    agrees but for the wrapper. Where other names have its outermost module, too (a final norm beside the wrapped layers),
+    What no rule pairs takes part in that, too, unless another rule leads its part of the network elsewhere: behind an inserted
+    layer all numbers are others, and no name is left that agrees but for the wrapper. Where other names have its outermost module, too (a final norm beside the wrapped layers),
     where two tensors would be called alike, or with `keep`, all names stay as they are.
     """
     told = {name: to for name, to in naming.pairs.items() if name not in naming.wrapped}
@@ -56,14 +56,21 @@ def unwrapped(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> Unwrapp
     outermost = old.partition(".")[0] + "."
     if old and any(leaf.name.startswith(outermost) and not leaf.name.startswith(old) for leaf in sources):
         return plain
+    inside = {leaf.name: new + leaf.name[len(old) :] for leaf in sources if leaf.name.startswith(old)}
+    by_others = {name for name in naming.pairs.keys() - naming.wrapped if naming.pairs[name] != inside.get(name)}
+    parts = {_part(name, old) for name in by_others}
     names = {
-        leaf.name: new + leaf.name[len(old) :]
-        for leaf in sources
-        if leaf.name.startswith(old)
-        and naming.pairs.get(leaf.name) in (None, new + leaf.name[len(old) :])
-    }  # fmt: skip
+        name: to
+        for name, to in inside.items()
+        if name not in by_others and (name in naming.pairs or _part(name, old) not in parts)
+    }
     shown = [replace(leaf, name=names[leaf.name]) if leaf.name in names else leaf for leaf in sources]
     if len({leaf.name for leaf in shown}) < len(shown):
         return plain
     pairs, told = ({names.get(name, name): to for name, to in each.items()} for each in (naming.pairs, told))
     return Unwrapped(shown, pairs, told, rule, frozenset(leaf.keys[0] for leaf in sources if leaf.name in names))
+
+
+def _part(name: str, wrapper: str) -> str:
+    """Return the part of the network that a tensor is in: the first segment of its name within the wrapper."""
+    return name[len(wrapper) :].partition(".")[0]

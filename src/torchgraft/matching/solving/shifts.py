@@ -137,11 +137,23 @@ def _ends(ours: Row, theirs: Row, fit: Fit) -> Iterator[tuple[Group, Group, bool
         return
     at_start, at_end = _places(ours, theirs, fit)
     twice_ours, twice_theirs = at_start.keys() & at_end.keys(), set(at_start.values()) & set(at_end.values())
+    earliest = _earliest(ours, theirs, fit)
     for pairs in (at_start, at_end):
         for k, n in pairs.items():
-            twice = k in twice_ours or n in twice_theirs
-            if pairs is at_start or not twice:
+            twice = k in twice_ours or n in twice_theirs or earliest.get(k, n) < n
+            if pairs is at_start or (k not in twice_ours and n not in twice_theirs):
                 yield ours[k], theirs[n], twice
+
+
+def _earliest(ours: Row, theirs: Row, fit: Fit) -> dict[int, int]:
+    """Return the first places that members of the shorter row can have in the longer one, in order, where they have one."""
+    places: dict[int, int] = {}
+    behind, more = 0, len(theirs) - len(ours)
+    for k, group in enumerate(ours):
+        place = next((n for n in range(max(behind, k), k + more + 1) if fit.agree(group, theirs[n])), None)
+        if place is not None:
+            places[k], behind = place, place + 1
+    return places
 
 
 def _places(ours: Row, theirs: Row, fit: Fit) -> tuple[dict[int, int], dict[int, int]]:
