@@ -65,6 +65,14 @@ def by_fsdp(model, size):
     return fully_shard(model, mesh=mesh)
 
 
+def by_fsdp_and_copies(model, size):
+    """Shard over two processes, and copy that over the others (HSDP)."""
+    mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("copies", "shards"))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
 def by_columns_and_rows(model, size):
     mesh = init_device_mesh("cpu", (size,))
     plan = {
@@ -101,7 +109,13 @@ def by_last_dimension(model, size):
     return model
 
 
-WAYS = {"fsdp": by_fsdp, "tensor parallel": by_columns_and_rows, "both": by_both, "last dimension": by_last_dimension}
+WAYS = {
+    "fsdp": by_fsdp,
+    "copies": by_fsdp_and_copies,
+    "tensor parallel": by_columns_and_rows,
+    "both": by_both,
+    "last dimension": by_last_dimension,
+}
 
 
 def whole(model):

@@ -158,13 +158,15 @@ def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     assert "another model" in models[1][1]
 
 
-def load_damaged(rank, way, paths):
-    model = WAYS[way](net(seed=1), 2)
+def load_damaged(rank, way, size, paths):
+    model = WAYS[way](net(seed=1), size)
     return [end_of(model, path) for path in paths]
 
 
-@pytest.mark.parametrize("way", ["fsdp", "tensor parallel", "last dimension"])
-def test_a_record_that_nobody_reads_to_its_end_is_checked_all_the_same(way, two, tmp_path):
+@pytest.mark.parametrize(
+    ("way", "size"), [("fsdp", 2), ("tensor parallel", 2), ("last dimension", 2), ("copies", 4), ("both", 4)]
+)
+def test_a_record_that_nobody_reads_to_its_end_is_checked_all_the_same(way, size, two, four, tmp_path):
     torch.save(checkpoint(), tmp_path / "c.pt")
     whole = (tmp_path / "c.pt").read_bytes()
     paths = []
@@ -175,7 +177,8 @@ def test_a_record_that_nobody_reads_to_its_end_is_checked_all_the_same(way, two,
             paths.append(tmp_path / entry.filename.replace("/", "."))
             paths[-1].write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
     assert len(paths) > 20
-    for path, *ends in zip(paths, *two.run(load_damaged, way, paths), strict=True):
+    results = {2: two, 4: four}[size].run(load_damaged, way, size, paths)
+    for path, *ends in zip(paths, *results, strict=True):
         assert all(kept for _, _, kept in ends)
         assert "CorruptCheckpointError" in {kind for kind, _, _ in ends}, path
         assert all("wrong CRC" in text for _, text, _ in ends)
