@@ -165,3 +165,11 @@ def test_an_inspection_tells_it_as_text_and_as_json():
     assert data["tensors"]["3.1.running_var"]["min"] == 0
     assert "nothing strange" in str(tg.inspect(trained(), statistics=True))
     assert tg.inspect(state).to_dict()["statistics"] is None
+
+
+@pytest.mark.parametrize("size", [1e100, 1e200])
+def test_figures_of_values_whose_powers_overflow_are_finite(size):
+    """Fourth powers of the first leave the range of float64, squares of the second."""
+    found = figures({"w": torch.tensor([size, -size, 0.5 * size], dtype=torch.float64)}).tensors["w"]
+    assert np.isfinite([found.mean, found.std, found.kurtosis]).all()
+    assert (found.least, found.greatest, found.kurtosis) == (-size, size, 0.0)
