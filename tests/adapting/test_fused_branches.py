@@ -63,3 +63,10 @@ def test_nothing_is_fused_unasked():
     model = nn.ModuleDict({"stage": Fused(4, 1), "head": nn.Conv2d(4, 5, 1)})
     plan = tg.plan(model, file)
     assert all(step.why.rule != "fused branches" for step in plan.steps)
+
+
+def test_kernels_without_a_middle_are_no_branches_of_one_block():
+    source = nn.ModuleDict({"part": nn.ModuleDict({"a": nn.Conv2d(3, 4, 4), "b": nn.Conv2d(3, 4, 4)})}).state_dict()
+    target = nn.ModuleDict({"part": nn.ModuleDict({"one": nn.Conv2d(3, 4, 4)})})
+    with pytest.raises(tg.UsageError, match="has no parallel branches"):
+        tg.load(target, source, fuse_branches=True)

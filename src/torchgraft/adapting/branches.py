@@ -38,7 +38,10 @@ def branch_steps(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network
     steps: dict[str, Step] = {}
     for slot in slots:
         block = slot.name.rpartition(".")[0].rpartition(".")[0]
-        if slot.role != "weight" or len(slot.spec.shape) < 3 or slot.name in specs or not block:
+        kernel = slot.spec.shape[2:]
+        if slot.role != "weight" or not kernel or slot.name in specs or not block:
+            continue
+        if any(size % 2 == 0 for size in kernel):  # without a middle, for a smaller kernel to be laid on
             continue
         branches = _branches(block + ".", specs)
         convs = [b for b in branches if b.kind.startswith("conv")]
@@ -48,7 +51,7 @@ def branch_steps(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network
         groups = _groups(slot.spec.shape, specs, branches)
         for part, name in (("weight", slot.name), ("bias", slot.name.removesuffix("weight") + "bias")):
             if name in by_name:
-                op = FuseBranches(kernel=slot.spec.shape[2:], branches=kinds, part=part, eps=EPS, groups=groups)
+                op = FuseBranches(kernel=kernel, branches=kinds, part=part, eps=EPS, groups=groups)
                 keys = [key for b in branches for key in b.keys]
                 feeds = tuple(Feed(key, (), network) for key in keys)
                 text = f"{len(branches)} branches of {block} fused, norm eps {EPS:g} assumed"
