@@ -207,7 +207,7 @@ class Coverage:
         return self.source_used / self.source_elements if self.source_elements else 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Plan(Shown):
     """Exactly one step per slot and one fate per source tensor, with the objections of the policy.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
@@ -28,6 +29,17 @@ class Shown:
 
     def __str__(self) -> str:
         return self.renderers.text(self) if self.renderers else repr(self)
+
+    def __repr__(self) -> str:
+        """Return the first line of the text: what a session shows that asks for the value and doesn't print it."""
+        if self.renderers is None:
+            return f"<{type(self).__name__} without renderers>"
+        first = self.renderers.text(self).partition("\n")[0]
+        return f"<{type(self).__name__}: {first}; print() shows all of it>"
+
+    def _repr_html_(self) -> str | None:
+        """Return the whole text for a notebook, None where nothing can show it."""
+        return f"<pre>{escape(self.renderers.text(self))}</pre>" if self.renderers else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data for JSON; the schema is documented and versioned."""

@@ -55,7 +55,7 @@ class Computed:
     complete: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Conversion(Shown):
     """What a conversion does to a state dict of these `sources`: `outputs` are moves of data, `computed` are not.
 

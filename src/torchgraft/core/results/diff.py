@@ -31,7 +31,7 @@ class Change:
     distance: Distance | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Diff(Shown):
     """Every tensor of both sides in exactly one group. `values` says whether values were compared.
 

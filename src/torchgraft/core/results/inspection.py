@@ -47,7 +47,7 @@ class DigestCheck:
         return not self.differing and not self.missing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Inspection(Shown):
     """All that is known of a checkpoint before any value is read.
 

@@ -47,7 +47,7 @@ class Mapped:
     owned: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report(Shown):
     """What `load` did. `str(report)` is the terminal text, `to_dict()` the documented JSON, `to_html()` a page."""
 

@@ -108,7 +108,7 @@ class SettingDifference:
     matters: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Hyperparameters(Shown):
     """All settings in which the matched modules of two models differ; `compared` pairs of modules were looked at."""
 
@@ -122,7 +122,7 @@ class Hyperparameters(Shown):
         return not any(one.matters for one in self.differences)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Verification(Shown):
     """Whether two models compute the same on some inputs, and if not, where they part and why.
 
