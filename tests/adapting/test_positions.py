@@ -154,3 +154,23 @@ def test_a_grid_is_resampled_as_the_library_of_the_model_does_it(library, how):
     tg.load(model, file)
     wanted = ResampleGrid((4, 4), (3, 3), **how).run([file.pos_embed.detach()])
     assert torch.equal(model.pos_embed, wanted)
+
+
+class Registered(nn.Module):
+    """Patches behind a class token and registers; only the rows that `positions` names are in the table."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, 4, 4, 4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 4))
+        self.reg_token = nn.Parameter(torch.randn(1, 4, 4))
+        self.pos_embed = nn.Parameter(torch.randn(1, positions, 4))
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_registers_may_stand_behind_the_positions(before):
+    file, model = Registered(before + 16), Registered(before + 36)
+    tg.load(model, file)
+    assert torch.equal(model.pos_embed[:, :before], file.pos_embed[:, :before])
+    grid = ResampleGrid((4, 4), (6, 6)).run([file.pos_embed.detach()[:, before:]])
+    assert torch.equal(model.pos_embed[:, before:], grid)

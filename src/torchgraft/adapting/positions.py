@@ -47,6 +47,15 @@ class Side:
         """Number of prefix tokens."""
         return sum(self.tokens)
 
+    @property
+    def rows_before(self) -> tuple[int, ...]:
+        """How many rows may stand before the patches' own, likeliest first.
+
+        Registers are put behind the positions (Darcet et al., "Vision Transformers Need Registers"), or have rows as well.
+        Where no name speaks of tokens, there may be one or two.
+        """
+        return (self.prefix, sum(self.tokens[:-1]), 0) if self.prefix else (0, 1, 2)
+
 
 def read_side(leaves: Sequence[Leaf]) -> Side:
     """Return the prefix tokens and patches that the names and shapes of one side show."""
@@ -106,7 +115,7 @@ def _absolute(
                 f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)",
             )
         return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
-    first, second = (_square(n, side.prefix) for n, side in zip(rows, sides, strict=True))
+    first, second = (_square(n, side.rows_before) for n, side in zip(rows, sides, strict=True))
     if sides[0].patches and sides[1].patches and first is not None and second is not None:
         grids = _grid(rows[0] - first), _grid(rows[1] - second)
         return _regrid(grids, (first, second), dim, sides, library, rows[1])
@@ -138,12 +147,9 @@ def _grid(count: int) -> Grid:
     return isqrt(count), isqrt(count)
 
 
-def _square(rows: int, prefix: int) -> int | None:
-    """Return the number of prefix rows: as the names say, or none, if that leaves a square.
-
-    Where no name speaks of tokens, one or two rows may stand before the square.
-    """
-    for count in (prefix, 0) if prefix else (0, 1, 2):
+def _square(rows: int, before: Sequence[int]) -> int | None:
+    """Return the number of prefix rows: the first of `before` that leaves a square."""
+    for count in before:
         if rows > count and isqrt(rows - count) ** 2 == rows - count:
             return count
     return None
