@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import printable
-from torchgraft.core.listing import listed
+from torchgraft.core.listing import listed, runs
 from torchgraft.core.plan import Action
 
 if TYPE_CHECKING:
@@ -98,13 +98,7 @@ def _members(name: str) -> Iterator[tuple[Member, str]]:
 
 
 def _runs(numbers: Sequence[int]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    shown = [f"{r[0]}-{r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    shown = [f"{a}-{b}" if b - a > 1 else ", ".join(map(str, range(a, b + 1))) for a, b in runs(numbers)]
     return ", ".join(shown[:MOST]) + (" and others" if len(shown) > MOST else "")
 
 

@@ -79,7 +79,7 @@ def batched(small: Sequence[Small], *, staged: bool) -> list[Batch]:
     kinds: defaultdict[DType, list[Small]] = defaultdict(list)
     for one in sorted(small, key=itemgetter(0)):
         kinds[one.step.slot.spec.dtype].append(one)
-    return [_batch(some, staged) for found in kinds.values() for some in _cut(found)]
+    return [Batch(*_columns(some), staged=staged) for found in kinds.values() for some in _cut(found)]
 
 
 def _cut(found: Sequence[Small]) -> Iterator[Sequence[Small]]:
@@ -93,6 +93,6 @@ def _cut(found: Sequence[Small]) -> Iterator[Sequence[Small]]:
     yield found[first:]
 
 
-def _batch(found: Sequence[Small], staged: bool) -> Batch:  # noqa: FBT001  # ours alone
+def _columns(found: Sequence[Small]) -> tuple[Sequence[Step], Sequence[torch.Tensor], Sequence[int], Sequence[int]]:
     _, steps, tensors, addresses, sizes = zip(*found, strict=True)
-    return Batch(steps, tensors, addresses, sizes, staged)
+    return steps, tensors, addresses, sizes

@@ -37,6 +37,7 @@ from torchgraft.core.written import Written
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import torch
     from torch import nn
 
     from torchgraft.applying.chunks import Transfer
@@ -119,20 +120,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     # in this order: a signal must not leave gradients off
     with Shield() as shield, torch.no_grad(), alone(seen.places):
         try:
-            steps = [step for step in plan.steps if step.action is not Action.FRESH]
-            mapped = map_slots(seen, _in_file_order(steps, source), source) if home.mmap else MappedSlots()
-            specs = {network.path: network.specs for network in source.networks}
-            tensors = {place.name: place.tensor for place in seen.places}
-            small, rest = picked(steps, tensors, specs)
-            cells = resolve(seen, _others(target.slots, small), where, mapped.values)
-            reached = [cell.reach for cell in cells.values() if cell.plain or cell.away]
-            overlapping = not apart([*map(_reach, small), *reached])
-            if overlapping and small:
-                small, rest, cells = [], steps, resolve(seen, target.slots, where, mapped.values)
-            odd = [(cell, step) for step in rest if not (cell := cells[step.slot.spec.name]).size or cell.staged]
-            expect_writable((cell.places[0].tensor, step) for cell, step in odd)
-            findings = Findings(plan.policy)
-            work = _Work(cells, steps, small, rest, source, specs, findings, undo, home, mapped, overlapping, progress)
+            work = _prepared(seen, target, plan, source, home=home, where=where, undo=undo, progress=progress)
         except TorchgraftError:
             raise
         except Exception as error:  # no memory, say, or no such device in this machine
@@ -153,6 +141,34 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
             raise
         work.mark_changed()
         return work.applied(checks, notes, initialised)
+
+
+def _prepared(  # noqa: PLR0913  # what apply() was given
+    model: Walk,
+    target: Target,
+    plan: Plan,
+    source: Source,
+    *,
+    home: Home,
+    where: torch.device,
+    undo: str,
+    progress: Callable[[int, int], None] | None,
+) -> _Work:
+    """Return the load that is to be carried out, everything looked at and nothing written yet."""
+    steps = [step for step in plan.steps if step.action is not Action.FRESH]
+    mapped = map_slots(model, _in_file_order(steps, source), source) if home.mmap else MappedSlots()
+    specs = {network.path: network.specs for network in source.networks}
+    tensors = {place.name: place.tensor for place in model.places}
+    small, rest = picked(steps, tensors, specs)
+    cells = resolve(model, _others(target.slots, small), where, mapped.values)
+    reached = [cell.reach for cell in cells.values() if cell.plain or cell.away]
+    overlapping = not apart([*map(_reach, small), *reached])
+    if overlapping and small:
+        small, rest, cells = [], steps, resolve(model, target.slots, where, mapped.values)
+    odd = [(cell, step) for step in rest if not (cell := cells[step.slot.spec.name]).size or cell.staged]
+    expect_writable((cell.places[0].tensor, step) for cell, step in odd)
+    findings = Findings(plan.policy)
+    return _Work(cells, steps, small, rest, source, specs, findings, undo, home, mapped, overlapping, progress)
 
 
 @dataclass(slots=True)

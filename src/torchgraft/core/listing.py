@@ -49,13 +49,18 @@ def _join(texts: list[str], numbers: list[str], ends: tuple[str, ...]) -> str:
     return f"{stem}.{leaf}" if stem else ", ".join(ends)
 
 
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of each run of numbers that follow each other."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
+
+
 def _runs(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return str(numbers[0])
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return "{" + ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs) + "}"
+    return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(numbers)) + "}"
