@@ -11,6 +11,7 @@ from applying_helpers import fingerprint, plan_for, source_for
 from torch import nn
 
 from torchgraft.applying import apply, cells, chunks, crew, lanes, moves, picking
+from torchgraft.applying import undo as undoing
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
@@ -78,7 +79,7 @@ def device(monkeypatch):
     """Take the CPU for a device."""
     plain = cells.is_plain
     monkeypatch.setattr(cells, "is_away", plain)
-    for where in (cells, picking):
+    for where in (cells, picking, undoing):
         monkeypatch.setattr(where, "is_plain", lambda tensor: False)
     monkeypatch.setattr(lanes, "_pinned", lambda size: torch.empty(size, dtype=torch.uint8))
     monkeypatch.setattr(lanes, "_start_copy", lambda place, values: HERE.stream.queue.append((place, values)))

@@ -98,7 +98,7 @@ class Arena:
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         base = int(self._bytes.ctypes.data)
         self._next = -(-base // HUGE) * HUGE
-        self._end = base + size + HUGE
+        self._end = self._next + size
 
     def take(self, size: int) -> int:
         """Return the address of `size` fresh bytes.
