@@ -259,3 +259,24 @@ def test_guessing_draws_no_random_numbers():
     before = torch.get_rng_state()
     tg.verify(*models, "guess")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def scripted(model, path):
+    torch.jit.save(torch.jit.script(model), path)
+    return torch.jit.load(path)
+
+
+def two_stages(classes):
+    body = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+    return randomised(nn.Sequential(body, nn.Sequential(nn.Tanh(), nn.Linear(5, classes))))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(("classes", "as_a_whole"), [(3, True), (2, False)])
+def test_a_module_whose_code_is_in_no_python_proves_as_any_other(tmp_path, classes, as_a_whole):
+    file, model = two_stages(3), two_stages(classes)
+    source = scripted(file, tmp_path / "file.pt")
+    report = tg.load(model, file.state_dict(), source_model=source, inputs="guess", policy=LENIENT)
+    assert not report.plan.proof.unproved
+    assert report.plan.proof.passed is as_a_whole
+    assert tg.verify(model, source, inputs="guess").passed is as_a_whole

@@ -69,11 +69,8 @@ def _pairs(source: nn.Module, target: nn.Module, guess: torch.Tensor) -> Iterato
 
 def _forms(model: nn.Module, x: torch.Tensor) -> Iterator[Any]:
     """Yield ways in which a model may take its main input."""
-    names = list(inspect.signature(model.forward).parameters)
-    needed = sum(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for p in inspect.signature(model.forward).parameters.values()
-    )
+    arguments = forward_parameters(model)
+    names, needed = list(arguments), sum(arguments.values())
     if needed <= 1:
         yield (x,)
     if x.dim() == 3:
@@ -94,6 +91,17 @@ def _forms(model: nn.Module, x: torch.Tensor) -> Iterator[Any]:
     if x.dtype is torch.long:
         yield {"input_ids": x, "decoder_input_ids": x}
         yield (x, x)
+
+
+def forward_parameters(module: nn.Module) -> dict[str, bool]:
+    """Return the names of what a module's forward pass takes, and whether each must be given by position."""
+    forward: Any = module.forward
+    try:
+        known = inspect.signature(forward).parameters
+    except ValueError:  # a module that torch.jit.load() returned: its code is in no Python
+        return {one.name: not one.has_default_value() for one in forward.schema.arguments[1:]}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {name: p.default is p.empty and p.kind in positional for name, p in known.items()}
 
 
 def _guesses(*models: nn.Module) -> Iterator[torch.Tensor]:

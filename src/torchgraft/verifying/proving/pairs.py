@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from torchgraft.core.places import modules
-from torchgraft.verifying.guessing import guessed_inputs
+from torchgraft.verifying.guessing import forward_parameters, guessed_inputs
 from torchgraft.verifying.tracing.capture import arguments_of, as_call, runs
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def _as_taken(module: nn.Module, same: Any, arguments: tuple[tuple[Any, ...], di
     """Yield ways in which a module may take the arguments of another."""
     yield same
     args, kwargs = arguments
-    known = inspect.signature(module.forward).parameters
+    known = forward_parameters(module)
     both = {name: value for name, value in kwargs.items() if name in known}
     if both != kwargs:
         yield as_call((args, both))
@@ -83,7 +82,9 @@ def _as_taken(module: nn.Module, same: Any, arguments: tuple[tuple[Any, ...], di
 
 def _runs_at_all(module: nn.Module | None) -> bool:
     """Whether a module has a forward method of its own: lists and dictionaries of modules have none."""
-    return module is not None and type(module).forward is not nn.Module.forward
+    if module is None or getattr(type(module), "forward", None) is nn.Module.forward:
+        return False
+    return hasattr(module, "forward")  # a list that torch.jit.load() returned has none
 
 
 def _common(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.places import places
@@ -139,7 +140,7 @@ class Parts:
         return ran and step.slot.name not in self._used
 
     def _run_apart(self, origin: nn.Module, pair: Pair, source_given: Sequence[Any]) -> None:
-        mine, theirs = self.model.get_submodule(pair.module), origin.get_submodule(pair.source_module)
+        mine, theirs = _submodule(self.model, pair.module), _submodule(origin, pair.source_module)
         at = Where(pair.module, pair.source_module)
         for source, target in inputs_of_pair(origin, theirs, mine, source_given):
             before = len(self.left)
@@ -188,3 +189,8 @@ class Parts:
 
 def _joined(path: str, inner: str) -> str:
     return f"{path}.{inner}" if path and inner else path or inner
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    """Return the module at a path; what torch.jit.load() returned has no `get_submodule`."""
+    return reduce(getattr, path.split("."), model) if path else model

@@ -48,6 +48,8 @@ def arguments_of(model: nn.Module, given: Any, module: nn.Module) -> tuple[tuple
 
     What is neither a tensor, a plain value nor a nesting of these (caches, say) becomes None.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return None  # they take no hooks
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torchgraft.core.places import modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, MutableMapping
 
     from torch import nn
 
@@ -44,13 +44,24 @@ def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]
             for module, mode in modes:
                 module.training = mode
             for module, named in buffers:
-                module._buffers.clear()  # noqa: SLF001
-                module._buffers.update(named)  # noqa: SLF001
+                _put_back(module._buffers, named)  # noqa: SLF001
             for buffer, old in kept.values():
                 if buffer.shape != old.shape:
                     buffer.data = old
                 elif not _equal(buffer, old):
                     buffer.copy_(old)
+
+
+def _put_back(buffers: MutableMapping[str, torch.Tensor | None], old: Mapping[str, torch.Tensor | None]) -> None:
+    """Let a module have the buffers that it had; one that torch.jit.load() returned has no others, and can't be cleared."""
+    now = dict(buffers)
+    if list(now) != list(old):
+        buffers.clear()
+        buffers.update(old)
+        return
+    for name, buffer in old.items():
+        if now[name] is not buffer:
+            buffers[name] = buffer
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
