@@ -20,12 +20,12 @@ def stack(depth: int, width: int = 8) -> nn.ModuleDict:
 @pytest.mark.parametrize(
     ("file", "model", "said"),
     [
-        (5, 2, "layers: the file has 5 layers, of which 2-4 are not used (layers= picks others)"),
-        (3, 2, "layers: the file has 3 layers, of which 2 is not used (layers= picks others)"),
+        (5, 2, "layers: the file has 5 layers, of which numbers 2-4 are not used (layers= picks others)"),
+        (3, 2, "layers: the file has 3 layers, of which number 2 is not used (layers= picks others)"),
         (
             2,
             4,
-            "layers: the model has 4 layers, of which 2, 3 stay fresh (layers= repeats those of the file, init= starts",
+            "layers: the model has 4 layers, of which numbers 2, 3 stay fresh (layers= repeats those of the file, init= starts",
         ),
     ],
 )
@@ -39,7 +39,7 @@ def test_numbers_in_words_are_counted_too() -> None:
         return nn.ModuleDict({"mapping": nn.ModuleDict({f"fc{n}": nn.Linear(6, 6) for n in range(depth)})})
 
     (note,) = tg.plan(mapping(2), mapping(5)).notes
-    assert note.startswith("mapping.fc: the file has 5 layers, of which 2-4 are not used (rename=")
+    assert note.startswith("mapping.fc: the file has 5 layers, of which numbers 2-4 are not used (rename=")
 
 
 def test_nothing_is_said_of_stacks_that_fit_or_were_asked_for() -> None:

@@ -46,13 +46,13 @@ def _shorter(plan: Plan) -> Iterator[str]:
     ours, theirs = _cut_lists(plan.source_specs, left_over), _cut_lists(slots, fresh)
     for cut in (one for one in ours if one not in theirs):
         yield (
-            f"{listed(ours[cut])}: the file has {cut.size} layers, of which {_runs(cut.left)} {_verb(cut, 'is', 'are')} not used "
+            f"{listed(ours[cut])}: the file has {cut.size} layers, of which {_left(cut, 'is', 'are')} not used "
             f"({'layers' if cut.dotted else 'rename'}= picks others)"
         )
     for cut in (one for one in theirs if one not in ours):
         repeats = "layers= repeats those of the file, " * cut.dotted
         yield (
-            f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {_runs(cut.left)} {_verb(cut, 'stays', 'stay')} "
+            f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {_left(cut, 'stays', 'stay')} "
             f"fresh ({repeats}init= starts them as the identity)"
         )
 
@@ -102,8 +102,9 @@ def _runs(numbers: Sequence[int]) -> str:
     return ", ".join(shown[:MOST]) + (" and others" if len(shown) > MOST else "")
 
 
-def _verb(cut: Cut, one: str, more: str) -> str:
-    return one if len(cut.left) == 1 else more
+def _left(cut: Cut, one: str, more: str) -> str:
+    """Return which members are left over, with the verb for one or for more."""
+    return f"number {cut.left[0]} {one}" if len(cut.left) == 1 else f"numbers {_runs(cut.left)} {more}"
 
 
 def _tied(plan: Plan) -> Iterator[str]:
