@@ -18,13 +18,9 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Shape, TensorSpec
 
 _RULES = {
-    "repeat": "taken in turn and scaled to the same sum",
-    "sum": "their sum shared out",
-    "mean": "mean",
-    "zero": "new ones zero",
-    "fill-mean": "new ones the mean",
-    "copy": "new ones as channel {k}",
-}
+    "repeat": "taken in turn and scaled to the same sum", "sum": "their sum shared out", "mean": "mean",
+    "zero": "new ones zero", "fill-mean": "new ones the mean", "copy": "new ones as channel {k}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +138,8 @@ def _copied(kernel: torch.Tensor, target: int, k: int) -> torch.Tensor:
 
 
 _HOW: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "repeat": _repeated,
-    "mean": _averaged,
-    "sum": _summed,
-    "zero": _zero_filled,
-    "fill-mean": _mean_filled,
-}
+    "repeat": _repeated, "mean": _averaged, "sum": _summed, "zero": _zero_filled, "fill-mean": _mean_filled,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

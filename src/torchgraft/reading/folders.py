@@ -17,50 +17,22 @@ if TYPE_CHECKING:
     from torchgraft.reading.finding.contents import Contents
 
 _SINGLE = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.bin",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "consolidated.safetensors",
-    "consolidated.00.pth",
-    "model.pth",
-    "model.pt",
-    "pytorch_model.pt",
-    "checkpoint.pth",
-    "checkpoint.pt",
-    "model_state_dict.pt",
-    "flax_model.msgpack",
-    "model.onnx",
-)
+    "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin",
+    "adapter_model.safetensors", "adapter_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin",
+    "consolidated.safetensors", "consolidated.00.pth", "model.pth", "model.pt", "pytorch_model.pt", "checkpoint.pth",
+    "checkpoint.pt", "model_state_dict.pt", "flax_model.msgpack", "model.onnx",
+)  # fmt: skip
 # What lies beside tensors, and what the facts call it. Beside a file, only the configuration of its own kind counts.
 _CONFIGS = {"config.json": "config", "adapter_config.json": "adapter_config"}
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = (
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin.index.json",
-    "flax_model.msgpack.index.json",
-)
+    "model.safetensors.index.json", "pytorch_model.bin.index.json", "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin.index.json", "flax_model.msgpack.index.json",
+)  # fmt: skip
 _SUFFIXES = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".npz",
-    ".gguf",
-    ".h5",
-    ".hdf5",
-    ".pth.tar",
-    ".pkl",
-    ".msgpack",
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".hdf5", ".pth.tar", ".pkl", ".msgpack",
     ".onnx",
-)
+)  # fmt: skip
 
 
 def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:

@@ -30,17 +30,8 @@ class OpenedCheckpoint:
     """The Source of every format: networks by path, each tensor a leaf that fills a buffer."""
 
     __slots__ = (
-        "_closed",
-        "_files",
-        "_leaves",
-        "_lent",
-        "_spots",
-        "format",
-        "metadata",
-        "networks",
-        "origin",
-        "warnings",
-    )
+        "_closed", "_files", "_leaves", "_lent", "_spots", "format", "metadata", "networks", "origin", "warnings",
+    )  # fmt: skip
 
     def __init__(self, *, origin: str, format: str, found: Catalog, files: Sequence[Any] = ()) -> None:  # noqa: A002
         self.origin = origin

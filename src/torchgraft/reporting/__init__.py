@@ -51,34 +51,12 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "conversion_text",
-    "conversion_view",
-    "diff_text",
-    "diff_to_dict",
-    "diff_view",
-    "hyperparameters_text",
-    "hyperparameters_to_dict",
-    "hyperparameters_view",
-    "inspect_text",
-    "inspection_in_turn",
-    "inspection_to_dict",
-    "inspection_view",
-    "plan_html",
-    "plan_text",
-    "plan_to_dict",
-    "plan_view",
-    "report_html",
-    "report_text",
-    "report_to_dict",
-    "report_view",
-    "saved_text",
-    "saved_to_dict",
-    "saved_view",
-    "verification_text",
-    "verification_to_dict",
-    "verification_view",
-    "view_renderable",
-]
+    "conversion_text", "conversion_view", "diff_text", "diff_to_dict", "diff_view", "hyperparameters_text",
+    "hyperparameters_to_dict", "hyperparameters_view", "inspect_text", "inspection_in_turn", "inspection_to_dict",
+    "inspection_view", "plan_html", "plan_text", "plan_to_dict", "plan_view", "report_html", "report_text",
+    "report_to_dict", "report_view", "saved_text", "saved_to_dict", "saved_view", "verification_text",
+    "verification_to_dict", "verification_view", "view_renderable",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -23,12 +23,9 @@ MOST_NODES = 3000
 MOST_LINES = 400
 OPEN_DEPTH = 1
 _MEANING = {
-    "copied": "copied under its own name",
-    "renamed": "copied from another name",
-    "adapted": "changed on the way",
-    "doubtful": "more than one reading",
-    "fresh": "keeps its initial values",
-}
+    "copied": "copied under its own name", "renamed": "copied from another name", "adapted": "changed on the way",
+    "doubtful": "more than one reading", "fresh": "keeps its initial values",
+}  # fmt: skip
 
 
 def plan_html(plan: Plan) -> str:

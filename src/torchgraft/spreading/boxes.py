@@ -207,15 +207,6 @@ def _drop(shape: Shape, dim: int) -> Shape:
 
 # How to go back through each op that moves data; the others have no entry.
 _WAYS: Mapping[type, Callable[[Any, Sequence[TensorSpec], Box], Pulled | None]] = {
-    Cast: _same,
-    Transpose: _turned,
-    Permute: _permuted,
-    SliceDim: _sliced,
-    TrimRows: _first,
-    Index: _indexed,
-    SelectRows: _picked,
-    Concat: _joined,
-    JoinRanks: _shares,
-    Stack: _stacked,
-    Reshape: _reshaped,
-}
+    Cast: _same, Transpose: _turned, Permute: _permuted, SliceDim: _sliced, TrimRows: _first, Index: _indexed,
+    SelectRows: _picked, Concat: _joined, JoinRanks: _shares, Stack: _stacked, Reshape: _reshaped,
+}  # fmt: skip

@@ -34,18 +34,9 @@ if TYPE_CHECKING:
 # Ops after which a tensor has to learn again: its size or the meaning of its rows has changed. All others
 # (rearranging, joining, folding, merging) leave the function of the model as it was.
 RESIZING = (
-    AdaptInputChannels,
-    CropKernel,
-    InflateKernel,
-    MeanRows,
-    PadKernel,
-    PadRows,
-    Resample1d,
-    ResampleBiasTable,
-    ResampleGrid,
-    ResamplePatch,
-    TrimRows,
-)
+    AdaptInputChannels, CropKernel, InflateKernel, MeanRows, PadKernel, PadRows, Resample1d, ResampleBiasTable,
+    ResampleGrid, ResamplePatch, TrimRows,
+)  # fmt: skip
 
 
 class Fate(Enum):

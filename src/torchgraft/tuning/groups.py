@@ -18,12 +18,9 @@ if TYPE_CHECKING:
     from torchgraft.core.results.report import Report
 
 _KINDS = {
-    Fate.LOADED: "loaded",
-    Fate.ADAPTED: "adapted",
-    Fate.PARTLY: "adapted",
-    Fate.CONSTANT: "fresh",
+    Fate.LOADED: "loaded", Fate.ADAPTED: "adapted", Fate.PARTLY: "adapted", Fate.CONSTANT: "fresh",
     Fate.FRESH: "fresh",
-}
+}  # fmt: skip
 HELD = "fresh part"
 
 

@@ -7,17 +7,6 @@ from torchgraft.writing.save import FORMATS, format_of, save, save_model, write
 from torchgraft.writing.shards import may_replace, size_of
 
 __all__ = [
-    "FORMATS",
-    "TORCH",
-    "content_of",
-    "dtype_of",
-    "format_of",
-    "may_replace",
-    "run_name",
-    "save",
-    "save_model",
-    "size_of",
-    "uncovered",
-    "write",
-    "write_bytes",
-]
+    "FORMATS", "TORCH", "content_of", "dtype_of", "format_of", "may_replace", "run_name", "save", "save_model",
+    "size_of", "uncovered", "write", "write_bytes",
+]  # fmt: skip

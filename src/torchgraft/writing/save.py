@@ -24,12 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMATS = {
-    ".safetensors": SAFETENSORS,
-    ".pt": TORCH,
-    ".pth": TORCH,
-    ".bin": TORCH,
-    ".ckpt": TORCH,
-}
+    ".safetensors": SAFETENSORS, ".pt": TORCH, ".pth": TORCH, ".bin": TORCH, ".ckpt": TORCH,
+}  # fmt: skip
 
 
 def format_of(path: str | os.PathLike[str]) -> str:

@@ -9,77 +9,20 @@ from torchgraft.core.names import words
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_OPTIMIZER = frozenset(
-    [
-        "optimizer",
-        "optimizers",
-        "optim",
-        "opt",
-        "optims",
-        "scheduler",
-        "schedulers",
-        "sched",
-        "scaler",
-        "scalers",
-        "gradscaler",
-        "amp",
-    ]
-)
+_OPTIMIZER = frozenset({
+    "optimizer", "optimizers", "optim", "opt", "optims", "scheduler", "schedulers", "sched", "scaler", "scalers",
+    "gradscaler", "amp",
+})  # fmt: skip
 _EMA = frozenset({"ema", "swa", "polyak", "averaged", "avg", "shadow"})
-_OTHER = frozenset(
-    [
-        "rng",
-        "rngs",
-        "random",
-        "history",
-        "losses",
-        "metrics",
-        "callbacks",
-        "loops",
-        "callback",
-        "hyper",
-        "hparams",
-        "config",
-        "configs",
-        "cfg",
-        "args",
-        "logs",
-        "log",
-        "results",
-        "stats",
-        "constants",
-    ]
-)
+_OTHER = frozenset({
+    "rng", "rngs", "random", "history", "losses", "metrics", "callbacks", "loops", "callback", "hyper", "hparams",
+    "config", "configs", "cfg", "args", "logs", "log", "results", "stats", "constants",
+})  # fmt: skip
 # Scalars of the training loop that lie beside a state dict as 0-d tensors.
-_COUNTERS = frozenset(
-    [
-        "epoch",
-        "epochs",
-        "step",
-        "steps",
-        "iteration",
-        "iter",
-        "iterations",
-        "best",
-        "loss",
-        "acc",
-        "accuracy",
-        "score",
-        "lr",
-        "seed",
-        "fitness",
-        "prec1",
-        "acc1",
-        "top1",
-        "metric",
-        "map",
-        "bleu",
-        "wer",
-        "cer",
-        "updates",
-        "decay",
-    ]
-)
+_COUNTERS = frozenset({
+    "epoch", "epochs", "step", "steps", "iteration", "iter", "iterations", "best", "loss", "acc", "accuracy", "score",
+    "lr", "seed", "fitness", "prec1", "acc1", "top1", "metric", "map", "bleu", "wer", "cer", "updates", "decay",
+})  # fmt: skip
 # What torch.optim's optimizers keep for each parameter (their documentation names the moments; the sources the keys).
 _MOMENTS = frozenset(
     {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta"}

@@ -16,15 +16,9 @@ if TYPE_CHECKING:
     from torchgraft.reading.disk.files import Window
 
 _TYPES = {
-    0: DType.F32,
-    1: DType.F16,
-    24: DType.I8,
-    25: DType.I16,
-    26: DType.I32,
-    27: DType.I64,
-    28: DType.F64,
+    0: DType.F32, 1: DType.F16, 24: DType.I8, 25: DType.I16, 26: DType.I32, 27: DType.I64, 28: DType.F64,
     30: DType.BF16,
-}
+}  # fmt: skip
 _QUANTISED = {
     2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K",
     14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",

@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 _KINDS = {
-    "Record": "dictionary",
-    "TensorRef": "tensor",
-    "Unreadable": "tensor",
-    "Array": "numpy array",
-    "Stub": "object",
-    "Name": "class",
-    "StorageRef": "storage",
-    "StorageType": "type of storages",
-}
+    "Record": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object",
+    "Name": "class", "StorageRef": "storage", "StorageType": "type of storages",
+}  # fmt: skip
 _WHOLE = (bool, float, type(None))
 
 

@@ -39,39 +39,11 @@ _STDLIB = sys.stdlib_module_names | {"commands", "cPickle", "urllib2", "popen2",
 _HARMLESS: Mapping[str, frozenset[str] | None] = {
     "argparse": frozenset({"Namespace"}),
     "array": frozenset({"array"}),
-    "builtins": frozenset(
-        [
-            "object",
-            "int",
-            "float",
-            "str",
-            "bytes",
-            "bool",
-            "list",
-            "dict",
-            "tuple",
-            "set",
-            "frozenset",
-            "complex",
-            "slice",
-            "range",
-            "type",
-            "bytearray",
-            "len",
-            "min",
-            "max",
-            "sum",
-            "abs",
-            "round",
-            "Ellipsis",
-            "NotImplemented",
-            "Exception",
-            "ValueError",
-            "KeyError",
-            "TypeError",
-            "RuntimeError",
-        ]
-    ),
+    "builtins": frozenset({
+        "object", "int", "float", "str", "bytes", "bool", "list", "dict", "tuple", "set", "frozenset", "complex", "slice",
+        "range", "type", "bytearray", "len", "min", "max", "sum", "abs", "round", "Ellipsis", "NotImplemented",
+        "Exception", "ValueError", "KeyError", "TypeError", "RuntimeError",
+    }),
     "collections": None,
     "copyreg": frozenset(),
     "dataclasses": frozenset({"_HAS_DEFAULT_FACTORY_CLASS"}),
@@ -88,7 +60,7 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
     "types": frozenset({"SimpleNamespace"}),
     "typing": None,
     "uuid": frozenset({"UUID", "SafeUUID"}),
-}
+}  # fmt: skip
 # Functions and lower-case classes that only make data out of their arguments.
 _MAKERS = frozenset({
     "collections.deque", "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta",
@@ -99,28 +71,11 @@ _MAKERS = frozenset({
     "pandas._libs.internals._unpickle_block", "pandas.core.indexes.base._new_Index",
     "torch.random.fork_rng", "torch.distributed.fsdp._common_utils.clean_tensor_name",
 })  # fmt: skip
-_ACTING_KEYS = frozenset(
-    [
-        "__class__",
-        "__reduce__",
-        "__reduce_ex__",
-        "__setstate__",
-        "__getstate__",
-        "__getattr__",
-        "__getattribute__",
-        "__setattr__",
-        "__dict__",
-        "__init__",
-        "__new__",
-        "__del__",
-        "__call__",
-        "__torch_function__",
-        "__torch_dispatch__",
-        "__init_subclass__",
-        "__code__",
-        "__globals__",
-    ]
-)
+_ACTING_KEYS = frozenset({
+    "__class__", "__reduce__", "__reduce_ex__", "__setstate__", "__getstate__", "__getattr__", "__getattribute__",
+    "__setattr__", "__dict__", "__init__", "__new__", "__del__", "__call__", "__torch_function__",
+    "__torch_dispatch__", "__init_subclass__", "__code__", "__globals__",
+})  # fmt: skip
 
 
 def class_like(name: str) -> bool:

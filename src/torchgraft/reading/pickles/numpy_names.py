@@ -12,19 +12,9 @@ if TYPE_CHECKING:
     from torchgraft.reading.pickles.unpickle import Machine
 
 _SCALARS = {
-    "b1": "?",
-    "i1": "b",
-    "u1": "B",
-    "i2": "h",
-    "u2": "H",
-    "i4": "i",
-    "u4": "I",
-    "i8": "q",
-    "u8": "Q",
-    "f2": "e",
-    "f4": "f",
-    "f8": "d",
-}
+    "b1": "?", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f2": "e",
+    "f4": "f", "f8": "d",
+}  # fmt: skip
 
 
 def _dtype(m: Machine, args: tuple[Any, ...]) -> ArrayType:

@@ -175,24 +175,10 @@ def _remedy(op: Operation, name: str, value: object) -> str:
     return f"build the model with {name} {value}"
 
 
-_IDLE = frozenset(
-    {
-        "momentum",
-        "training",
-        "train",
-        "memory_format",
-        "dtype",
-        "layout",
-        "device",
-        "pin_memory",
-        "implicit",
-        "sparse",
-        "scale_grad_by_freq",
-        "attn_mask",
-        "size",
-        "dropout_p",
-    }
-)
+_IDLE = frozenset({
+    "momentum", "training", "train", "memory_format", "dtype", "layout", "device", "pin_memory", "implicit", "sparse",
+    "scale_grad_by_freq", "attn_mask", "size", "dropout_p",
+})  # fmt: skip
 
 
 def _differing(mine: Operation, other: Operation) -> dict[str, tuple[object, object]]:

@@ -21,16 +21,10 @@ MOST_CAUSES = 8
 _ORDERS = frozenset({"normalize_before"})
 # What kind of cause a setting is, where it is no mere "setting".
 _KINDS = {
-    "heads": "heads",
-    "activation": "activation",
-    "negative_slope": "activation",
-    "approximate": "activation",
-    "scale": "scale",
-    "normalize_before": "structure",
-    "rotary base": "rotary",
-    "padding": "padding",
+    "heads": "heads", "activation": "activation", "negative_slope": "activation", "approximate": "activation",
+    "scale": "scale", "normalize_before": "structure", "rotary base": "rotary", "padding": "padding",
     "padding_mode": "padding",
-}
+}  # fmt: skip
 
 
 def explained(

@@ -17,33 +17,17 @@ if TYPE_CHECKING:
 
 # What libraries call the same setting: torch.nn, timm, torchvision and transformers, as their public code names it.
 SETTINGS = {
-    "eps": ("eps", "variance_epsilon", "layer_norm_eps", "epsilon"),
-    "momentum": ("momentum",),
-    "stride": ("stride",),
-    "dilation": ("dilation",),
-    "groups": ("groups",),
-    "padding": ("padding",),
-    "padding_mode": ("padding_mode",),
-    "num_groups": ("num_groups",),
-    "kernel_size": ("kernel_size",),
-    "output_padding": ("output_padding",),
-    "ceil_mode": ("ceil_mode",),
-    "count_include_pad": ("count_include_pad",),
-    "negative_slope": ("negative_slope",),
-    "approximate": ("approximate",),
-    "alpha": ("alpha",),
+    "eps": ("eps", "variance_epsilon", "layer_norm_eps", "epsilon"), "momentum": ("momentum",), "stride": ("stride",),
+    "dilation": ("dilation",), "groups": ("groups",), "padding": ("padding",), "padding_mode": ("padding_mode",),
+    "num_groups": ("num_groups",), "kernel_size": ("kernel_size",), "output_padding": ("output_padding",),
+    "ceil_mode": ("ceil_mode",), "count_include_pad": ("count_include_pad",), "negative_slope": ("negative_slope",),
+    "approximate": ("approximate",), "alpha": ("alpha",),
     "heads": ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads"),
-    "key heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads"),
-    "scale": ("scale", "scaling"),
-    "rotary base": ("rope_theta", "rotary_base", "theta"),
-    "normalize_before": ("norm_first", "normalize_before"),
-    "dropout": ("p", "drop_prob"),
-    "max_norm": ("max_norm",),
-    "padding_idx": ("padding_idx",),
-    "mode": ("mode",),
-    "align_corners": ("align_corners",),
-    "scale_factor": ("scale_factor",),
-}
+    "key heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads"), "scale": ("scale", "scaling"),
+    "rotary base": ("rope_theta", "rotary_base", "theta"), "normalize_before": ("norm_first", "normalize_before"),
+    "dropout": ("p", "drop_prob"), "max_norm": ("max_norm",), "padding_idx": ("padding_idx",), "mode": ("mode",),
+    "align_corners": ("align_corners",), "scale_factor": ("scale_factor",),
+}  # fmt: skip
 # What has no effect in evaluation mode.
 QUIET = frozenset({"momentum", "dropout", "padding_idx"})
 _IDLE = frozenset({"training", "inplace"})
@@ -52,49 +36,17 @@ _SIZES = frozenset(
     ["in_features", "out_features", "in_channels", "out_channels", "num_features", "num_embeddings", "embedding_dim"]
 )
 # Classes of activation functions; anything else without tensors is compared by its settings alone.
-_ACTIVATIONS = frozenset(
-    [
-        "ReLU",
-        "ReLU6",
-        "GELU",
-        "SiLU",
-        "Mish",
-        "LeakyReLU",
-        "ELU",
-        "CELU",
-        "SELU",
-        "Hardswish",
-        "Hardsigmoid",
-        "Hardtanh",
-        "Sigmoid",
-        "Tanh",
-        "Softplus",
-        "PReLU",
-        "GLU",
-        "NewGELUActivation",
-        "FastGELUActivation",
-        "QuickGELUActivation",
-        "QuickGELU",
-        "GELUActivation",
-        "GELUTanh",
-        "PytorchGELUTanh",
-        "GELUTanhActivation",
-        "SiLUActivation",
-        "Swish",
-        "HardSwish",
-        "HardSigmoid",
-        "SquaredReLU",
-    ]
-)
+_ACTIVATIONS = frozenset({
+    "ReLU", "ReLU6", "GELU", "SiLU", "Mish", "LeakyReLU", "ELU", "CELU", "SELU", "Hardswish", "Hardsigmoid",
+    "Hardtanh", "Sigmoid", "Tanh", "Softplus", "PReLU", "GLU", "NewGELUActivation", "FastGELUActivation",
+    "QuickGELUActivation", "QuickGELU", "GELUActivation", "GELUTanh", "PytorchGELUTanh", "GELUTanhActivation",
+    "SiLUActivation", "Swish", "HardSwish", "HardSigmoid", "SquaredReLU",
+})  # fmt: skip
 # Other names of the same function.
 _ALIASES = {
-    "SiLUActivation": "SiLU",
-    "Swish": "SiLU",
-    "HardSwish": "Hardswish",
-    "HardSigmoid": "Hardsigmoid",
-    "GELUActivation": "GELU",
-    "QuickGELUActivation": "QuickGELU",
-}
+    "SiLUActivation": "SiLU", "Swish": "SiLU", "HardSwish": "Hardswish", "HardSigmoid": "Hardsigmoid",
+    "GELUActivation": "GELU", "QuickGELUActivation": "QuickGELU",
+}  # fmt: skip
 
 
 class ModulePair(NamedTuple):

@@ -18,67 +18,19 @@ if TYPE_CHECKING:
     from torchgraft.verifying.tracing.whereabouts import Whereabouts
 
 # Operations whose output holds exactly the entries of their first input: what comes out is the same value.
-_SAME = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "t",
-        "transpose",
-        "permute",
-        "unsqueeze",
-        "squeeze",
-        "alias",
-        "detach",
-        "clone",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "contiguous",
-        "_reshape_alias",
-        "movedim",
-        "swapaxes",
-        "view_as",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "expand",
-        "_to_copy",
-        "to",
-    ]
-)
-_VIEWS = frozenset(
-    [
-        "slice",
-        "select",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "chunk",
-        "narrow",
-        "diagonal",
-        "unfold",
-        "as_strided",
-        "expand",
-        "index_select",
-        "cat",
-        "stack",
-    ]
-)
-_RANDOM = frozenset(
-    [
-        "native_dropout",
-        "bernoulli",
-        "bernoulli_",
-        "rand",
-        "rand_like",
-        "randn",
-        "randn_like",
-        "normal_",
-        "uniform_",
-        "randint",
-    ]
-)
+_SAME = frozenset({
+    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze", "alias", "detach",
+    "clone", "lift_fresh", "lift_fresh_copy", "contiguous", "_reshape_alias", "movedim", "swapaxes", "view_as",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "expand", "_to_copy", "to",
+})  # fmt: skip
+_VIEWS = frozenset({
+    "slice", "select", "split", "split_with_sizes", "unbind", "chunk", "narrow", "diagonal", "unfold", "as_strided",
+    "expand", "index_select", "cat", "stack",
+})  # fmt: skip
+_RANDOM = frozenset({
+    "native_dropout", "bernoulli", "bernoulli_", "rand", "rand_like", "randn", "randn_like", "normal_", "uniform_",
+    "randint",
+})  # fmt: skip
 _UNSET = ("empty", "new_empty")  # memory without values as yet
 _SMALL = 1 << 20
 
