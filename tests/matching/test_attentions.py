@@ -72,3 +72,23 @@ def test_in_a_file_sorted_by_name_numbers_of_such_norms_prove_nothing():
 def test_a_block_of_one_attention_is_read_as_it_is():
     assert read_attentions(["h.0.attn.qkv", "h.0.norm1", "h.0.mlp.fc1", "h.0.norm2"]) == {}
     assert read_attentions(["attn", "norm1"]) == {}
+
+
+class Scaled(nn.Module):
+    """A block with tensors of its own, which come before its layers and of which one is called after the attention."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.input_residual, self.post_attention_residual = (nn.Parameter(torch.empty(8)) for _ in range(2))
+        self.add_module(before, nn.LayerNorm(8))
+        self.self_attn = attention()
+        self.add_module(after, nn.LayerNorm(8))
+
+
+def test_a_tensor_called_after_the_attention_is_no_second_attention():
+    source, target = net(Scaled, "attention_norm", "ln_2"), net(Scaled, "input_layernorm", "post_attention_layernorm")
+    tg.load(target, source.state_dict())
+    for ours, theirs in (("attention_norm", "input_layernorm"), ("ln_2", "post_attention_layernorm")):
+        for n in range(2):
+            block = source["decoder"]["layers"][n], target["decoder"]["layers"][n]
+            assert torch.equal(block[1].get_submodule(theirs).weight, block[0].get_submodule(ours).weight)

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 SAME_PLACE = 0.5
 
 
-def block_likeness(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    """Return, for all pairs of units, how alike their numbered blocks are, 0 to 1.
+def block_likeness(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for all pairs of units, how alike their numbered blocks are, 0 to 1, and how alike the two are that are most so.
 
-    The mean over the source's blocks of the best likeness with any of the target's. Units outside blocks: 0.
+    The mean over the source's blocks, and the greatest, of the best likeness with any of the target's. Units outside
+    blocks: 0.
     """
     ours, theirs = _Blocks(sources), _Blocks(targets)
     out = np.zeros((len(sources), len(targets)), np.float32)
     if not ours.names or not theirs.names:
-        return out
+        return out, out
     kinds = {kind for side in (ours, theirs) for held in side.held.values() for kind in held}
     common = np.zeros((len(ours.names) + 1, len(theirs.names) + 1), np.float32)
     for kind in kinds:
@@ -36,14 +37,16 @@ def block_likeness(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarr
     likeness = common / np.maximum(np.maximum.outer(ours.sizes, theirs.sizes), 1)
     same = (ours.places[:, None, :] == theirs.places[None, :, :]).all(axis=2)
     likeness *= 1 - SAME_PLACE + SAME_PLACE * same
+    most = np.zeros_like(out)
     levels = np.zeros((len(sources), 1), np.float32)
     for a in ours.levels:
         best = np.zeros_like(out)
         for b in theirs.levels:
             np.maximum(best, likeness[np.ix_(a, b)], out=best)
         out += best
+        np.maximum(most, best, out=most)
         levels += (a < len(ours.names))[:, None]
-    return out / np.maximum(levels, 1)
+    return out / np.maximum(levels, 1), most
 
 
 class _Blocks:

@@ -32,7 +32,7 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1. `turned`: a kernel (or a matrix) has the same sizes in another order. `shared`: number
+    blocks around them are, 0 to 1, and `nearest` how alike the two of them that are most so. `turned`: a kernel (or a matrix) has the same sizes in another order. `shared`: number
     of words that both names hold; a number counts with the word before it. `silent`: which units of either side have but a
     number for a name in their block; `depths`: in how many lists each stands.
     """
@@ -43,6 +43,7 @@ class Evidence:
     clash: np.ndarray
     rare: np.ndarray
     likeness: np.ndarray
+    nearest: np.ndarray
     turned: np.ndarray
     shared: np.ndarray
     silent: tuple[np.ndarray, np.ndarray]
@@ -56,13 +57,15 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
     class_size = (fits @ theirs)[:, None] + ours @ fits
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
     wording = Wording(sources, targets)
+    likeness, nearest = block_likeness(sources, targets)
     return Evidence(
         fits=fits,
         soft=soft,
         names=wording.likeness(),
         clash=wording.clash(),
         rare=rare,
-        likeness=block_likeness(sources, targets),
+        likeness=likeness,
+        nearest=nearest,
         turned=_turned(sources, targets),
         shared=wording.shared(),
         silent=(_silent(sources), _silent(targets)),

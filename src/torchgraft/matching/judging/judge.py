@@ -136,7 +136,7 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
 
     One whose name is but a number says nothing, and is not told apart by the other's words; nor by its block where that
-    lies deeper in lists, for likeness is a mean over these. Votes of neighbours don't count here: they follow from the
+    lies deeper in lists. Likeness is a mean over these: of one that lies deeper, the most alike of them counts. Votes of neighbours don't count here: they follow from the
     pairs themselves.
     """
     line, own = ((slice(None), j), i) if side == 0 else ((i, slice(None)), j)
@@ -147,8 +147,10 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     by_name = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (
         evidence.shared[line] < evidence.shared[i, j]
     )
-    by_block = evidence.likeness[line] <= evidence.likeness[i, j] - BLOCK_GAP
-    apart = (by_name & ~silent) | (by_block & ~(silent & (evidence.depths[side] > evidence.depths[side][own])))
+    deeper = evidence.depths[side] > evidence.depths[side][own]
+    likeness = np.where(deeper, evidence.nearest[line], evidence.likeness[line])
+    by_block = likeness <= evidence.likeness[i, j] - BLOCK_GAP
+    apart = (by_name & ~silent) | (by_block & ~(silent & deeper))
     apart |= evidence.clash[line] & ~evidence.clash[i, j]
     apart |= evidence.turned[line] & ~evidence.turned[i, j]
     return [int(k) for k in np.flatnonzero(fits & ~apart)]

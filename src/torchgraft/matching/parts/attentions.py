@@ -33,19 +33,19 @@ def read_attentions(paths: Iterable[str]) -> dict[str, str]:
                 children[block].setdefault(child, []).append(path)
     found: dict[str, str] = {}
     for block, held in children.items():
-        said = _attentions(list(held))
+        said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
         if said:
             found.update(_read(block, held, said))
     return found
 
 
 def with_attentions(paths: Iterable[str]) -> set[str]:
-    """Return the blocks with several parts that attend."""
+    """Return the blocks with several parts that attend; such a part holds layers, and is no layer or tensor itself."""
     attends: dict[str, bool] = {}
     found: dict[str, set[str]] = {}
     for path in paths:
         parts = path.split(".")
-        for at, part in enumerate(parts[1:], 1):
+        for at, part in enumerate(parts[1:-1], 1):
             if part not in attends:
                 attends[part] = _attends(part)
             if attends[part]:
