@@ -23,50 +23,15 @@ from torchgraft.ops.running import computed, run_ops
 
 OPS: tuple[type[BaseOp], ...] = (
     # exact: rearrange, cut, join
-    Transpose,
-    Permute,
-    Reshape,
-    SliceDim,
-    SelectRows,
-    Index,
-    Cast,
-    Concat,
-    Stack,
-    JoinRanks,
-    Constant,
-    Literal,
-    Identity,
-    InsertZeros,
-    HeadsToParts,
-    PartsToHeads,
-    RotaryLayout,
+    Transpose, Permute, Reshape, SliceDim, SelectRows, Index, Cast, Concat, Stack, JoinRanks, Constant, Literal,
+    Identity, InsertZeros, HeadsToParts, PartsToHeads, RotaryLayout,
     # another size
-    ResampleGrid,
-    Resample1d,
-    ResamplePatch,
-    ResampleBiasTable,
-    AdaptInputChannels,
-    InflateKernel,
-    PadKernel,
-    CropKernel,
-    MeanRows,
-    PadRows,
-    TrimRows,
+    ResampleGrid, Resample1d, ResamplePatch, ResampleBiasTable, AdaptInputChannels, InflateKernel, PadKernel,
+    CropKernel, MeanRows, PadRows, TrimRows,
     # another parametrization
-    WeightNormBake,
-    WeightNormSplit,
-    SpectralNormBake,
-    ApplyMask,
-    Scale,
-    FuseNormWeight,
-    FuseNormBias,
-    FuseBranches,
-    LoraMerge,
-    DoraMerge,
-    LohaMerge,
-    DequantBlocks,
-    Dequant4bit,
-)
+    WeightNormBake, WeightNormSplit, SpectralNormBake, ApplyMask, Scale, FuseNormWeight, FuseNormBias, FuseBranches,
+    LoraMerge, DoraMerge, LohaMerge, DequantBlocks, Dequant4bit,
+)  # fmt: skip
 
 _BY_NAME = {op.name: op for op in OPS}
 

@@ -50,11 +50,6 @@ class LoraMerge(BaseOp):
     name = "lora_merge"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the base.
-
-        Raises:
-            UsageError: the factors don't make a product of the base's size, or alpha is no scalar.
-        """
         expect_count(self.name, specs, 3, 4)
         base, up, down = specs[:3]
         need = "up [out, rank] and down [rank, in, ...] should make a base [out, in, ...]"
@@ -64,14 +59,12 @@ class LoraMerge(BaseOp):
         return base
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the merged weight."""
         base, dtype = values[0], working_dtype(values[:3])
         up, down = (v.to(dtype) for v in values[1:3])
         delta = _product(up, down).mul_(_strength(self.scale, down.shape[0], values[3:]))
         return delta.reshape(base.shape).add_(base).to(base.dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "low-rank adapter added" + ("" if self.scale == 1 else f", scale {self.scale:g}")
 
 
@@ -88,11 +81,6 @@ class DoraMerge(BaseOp):
     name = "dora_merge"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the base.
-
-        Raises:
-            UsageError: the factors don't make a product of the base's size, or there is not one magnitude per row.
-        """
         expect_count(self.name, specs, 4, 5)
         base, up, down, magnitude = specs[:4]
         need = "up [out, rank], down [rank, in, ...] and one magnitude per row should go with a base [out, in, ...]"
@@ -103,7 +91,6 @@ class DoraMerge(BaseOp):
         return base
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the merged weight."""
         import torch
 
         base, dtype = values[0], working_dtype(values[:4])
@@ -113,7 +100,6 @@ class DoraMerge(BaseOp):
         return weight.reshape(base.shape).to(base.dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "low-rank adapter added, rows set to their magnitude"
 
 
@@ -130,11 +116,6 @@ class LohaMerge(BaseOp):
     name = "loha_merge"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the base.
-
-        Raises:
-            UsageError: the factors don't make products of the base's size.
-        """
         expect_count(self.name, specs, 5, 6)
         base = specs[0]
         fits = all(_rank_fits(base, specs[i], specs[i + 1]) for i in (1, 3))
@@ -145,7 +126,6 @@ class LohaMerge(BaseOp):
         return base
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the merged weight in the base's type."""
         base, dtype = values[0], working_dtype(values[:5])
         up, down, up2, down2 = (v.to(dtype) for v in values[1:5])
         delta = _product(up, down).mul_(_product(up2, down2))
@@ -153,5 +133,4 @@ class LohaMerge(BaseOp):
         return delta.reshape(base.shape).add_(base).to(base.dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "Hadamard low-rank adapter added" + ("" if self.scale == 1 else f", scale {self.scale:g}")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class BaseOp(ABC):
-    """Base of all ops. Subclasses are frozen, slotted dataclasses of plain fields (numbers, strings, tuples)."""
+    """Base of all ops. Subclasses are frozen, slotted dataclasses of plain fields (numbers, strings, tuples).
+
+    What each method promises is said here; a subclass says in its docstring what the op does, and where that comes from.
+    """
 
     __slots__ = ()
 
@@ -36,7 +39,10 @@ class BaseOp(ABC):
 
     @abstractmethod
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the result; inputs are never changed. May return a view of an input."""
+        """Return the result; inputs are never changed. May return a view of an input.
+
+        Ops that compute do so in float32 (float64 where an input has it), and return the type of the first input where they say no other.
+        """
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
         """Return the result as runs of elements of what `given` are runs of, None where it isn't made of such.

@@ -48,11 +48,6 @@ class ResampleBiasTable(BaseOp):
             )
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec for the target window.
-
-        Raises:
-            UsageError: the table is not one of the source window.
-        """
         expect_count(self.name, specs, 1)
         shape = specs[0].shape
         source, target = _offsets(self.source_window), _offsets(self.target_window)
@@ -64,7 +59,6 @@ class ResampleBiasTable(BaseOp):
         return with_shape(specs[0], (prod(target) + self.extra, shape[1]) if len(shape) == 2 else (shape[0], *target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the resized table in the input's type."""
         import torch
 
         table = values[0]
@@ -87,7 +81,6 @@ class ResampleBiasTable(BaseOp):
         return (down @ wide @ across.T).to(maps.dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         kept = f", {self.extra} extra rows kept" if self.extra else ""
         windows = f"{size_words(self.source_window)} -> {size_words(self.target_window)}"
         return f"bias table of window {windows} {self.method}{kept}"

@@ -56,11 +56,6 @@ class AdaptInputChannels(BaseOp):
         return self.target == self.groups
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's channels in dimension 1.
-
-        Raises:
-            UsageError: no kernel with the source's channels, or the rule doesn't lead from them to the target's.
-        """
         expect_count(self.name, specs, 1)
         shape = specs[0].shape
         source = shape[1] if len(shape) > 1 else 0
@@ -77,7 +72,6 @@ class AdaptInputChannels(BaseOp):
         return with_shape(specs[0], replaced(shape, 1, self.target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the kernel with the target's channels, in the input's type."""
         given = widened(values)[0]
         kernel = given.reshape(given.shape[0], self.groups, -1, *given.shape[2:])
         kind, _, k = self.rule.partition(":")
@@ -86,7 +80,6 @@ class AdaptInputChannels(BaseOp):
         return adapted.flatten(1, 2).to(values[0].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         kind, _, k = self.rule.partition(":")
         if self._one and kind in ("repeat", "sum"):
             words = "summed"
@@ -162,11 +155,6 @@ class InflateKernel(BaseOp):
             raise UsageError(f"{self.name}: {list(self.target)} is no kernel with a depth")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the target.
-
-        Raises:
-            UsageError: the kernel is not the target without its depth.
-        """
         expect_count(self.name, specs, 1)
         flat = (*self.target[:2], *self.target[3:])
         expect(that=specs[0].shape == flat, op=self.name, specs=specs, need=f"it takes a kernel {list(flat)}")
@@ -174,7 +162,6 @@ class InflateKernel(BaseOp):
         return with_shape(specs[0], self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the inflated kernel in the input's type."""
         kernel, depth = values[0], self.target[2]
         if self.rule == "mean":
             return (widened([kernel])[0] / depth).to(kernel.dtype).unsqueeze(2).repeat_interleave(depth, 2)
@@ -183,7 +170,6 @@ class InflateKernel(BaseOp):
         return out
 
     def describe(self) -> str:
-        """Return the words for the report."""
         how = "shared over the depth" if self.rule == "mean" else "in the middle plane"
         return f"kernel {size_words(self.target[3:])} -> {size_words(self.target[2:])} {how}"
 
@@ -202,26 +188,18 @@ class PadKernel(BaseOp):
         _expect_nested(self.name, self.source, self.target)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's kernel size.
-
-        Raises:
-            UsageError: the kernel has another size.
-        """
         return _resized_kernel(self.name, specs, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the padded kernel."""
         out = values[0].new_zeros((*values[0].shape[:2], *self.target))
         out[middle(self.source, self.target)] = values[0]
         return out
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the crop."""
         self.out_spec(specs)
         return (CropKernel(source=self.target, target=self.source),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"kernel {size_words(self.source)} -> {size_words(self.target)} padded with zeros"
 
 
@@ -238,19 +216,12 @@ class CropKernel(BaseOp):
         _expect_nested(self.name, self.target, self.source)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's kernel size.
-
-        Raises:
-            UsageError: the kernel has another size.
-        """
         return _resized_kernel(self.name, specs, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the middle as a view."""
         return values[0][middle(self.target, self.source)]
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"kernel {size_words(self.source)} -> {size_words(self.target)}, the middle"
 
 

@@ -39,26 +39,18 @@ class Transpose(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with both sizes swapped.
-
-        Raises:
-            UsageError: not one matrix.
-        """
         expect_count(self.name, specs, 1)
         expect(that=len(specs[0].shape) == 2, op=self.name, specs=specs, need="it takes one matrix")
         return with_shape(specs[0], specs[0].shape[::-1])
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the transposed view."""
         return values[0].t()
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the transpose."""
         self.out_spec(specs)
         return (self,)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "transpose"
 
 
@@ -76,11 +68,6 @@ class Permute(BaseOp):
             raise UsageError(f"permute: {list(self.dims)} is no order of the dimensions 0 to {len(self.dims) - 1}")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with its sizes reordered.
-
-        Raises:
-            UsageError: not one tensor with as many dimensions as `dims`.
-        """
         expect_count(self.name, specs, 1)
         shape = specs[0].shape
         expect(
@@ -89,16 +76,13 @@ class Permute(BaseOp):
         return with_shape(specs[0], tuple(shape[d] for d in self.dims))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the permuted view."""
         return values[0].permute(self.dims)
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the opposite order."""
         self.out_spec(specs)
         return (Permute(tuple(opposite(self.dims))),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"permute {', '.join(map(str, self.dims))}"
 
 
@@ -112,11 +96,6 @@ class Reshape(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the new shape.
-
-        Raises:
-            UsageError: the number of elements differs.
-        """
         expect_count(self.name, specs, 1)
         fits = specs[0].numel == prod(self.shape) and all(n >= 0 for n in self.shape)
         expect(
@@ -125,21 +104,17 @@ class Reshape(BaseOp):
         return with_shape(specs[0], self.shape)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the reshaped tensor, a view where strides allow it."""
         return values[0].reshape(self.shape)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
-        """Return the same runs."""
         del specs
         return list(given[0])
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the reshape to the input's shape."""
         self.out_spec(specs)
         return (Reshape(specs[0].shape),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"reshape to {list(self.shape)}"
 
 
@@ -155,11 +130,6 @@ class SliceDim(BaseOp):
     name = "slice"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with `stop - start` indices along `dim`.
-
-        Raises:
-            UsageError: no such dimension, or the cut leaves it.
-        """
         expect_count(self.name, specs, 1)
         expect_dim(self.name, specs, self.dim)
         size = specs[0].shape[self.dim]
@@ -171,16 +141,13 @@ class SliceDim(BaseOp):
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.stop - self.start))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the cut as a view."""
         return values[0].narrow(self.dim, self.start, self.stop - self.start)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
-        """Return the runs of the cut, None where a row has gaps."""
         row = inner(specs[0].shape, self.dim)
         return None if row is None else cut(given[0], self.start * row, self.stop * row)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         whole = "" if self.of is None else f" of {self.of}"
         return f"{axis_words(self.dim)} {self.start}:{self.stop}{whole}"
 
@@ -195,11 +162,6 @@ class SelectRows(BaseOp):
     name = "select"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with `len(indices)` indices along `dim`.
-
-        Raises:
-            UsageError: no such dimension, or an index outside it.
-        """
         expect_count(self.name, specs, 1)
         expect_dim(self.name, specs, self.dim)
         size = specs[0].shape[self.dim]
@@ -214,15 +176,9 @@ class SelectRows(BaseOp):
         return gather(values[0], self.dim, self.indices)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
-        """Return the runs of the picked rows, None where a row has gaps."""
         return picked(specs[0].shape, self.dim, self.indices, given[0])
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the opposite order.
-
-        Raises:
-            UsageError: indices are left out or come again.
-        """
         self.out_spec(specs)
         size = specs[0].shape[self.dim]
         whole = sorted(self.indices) == list(range(size))
@@ -230,7 +186,6 @@ class SelectRows(BaseOp):
         return (SelectRows(self.dim, tuple(opposite(self.indices))),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{axis_words(self.dim)} {index_words(self.indices)}"
 
 
@@ -244,11 +199,6 @@ class Index(BaseOp):
     name = "index"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec without `dim`.
-
-        Raises:
-            UsageError: no such dimension or index.
-        """
         expect_count(self.name, specs, 1)
         expect_dim(self.name, specs, self.dim)
         shape = specs[0].shape
@@ -257,15 +207,12 @@ class Index(BaseOp):
         return with_shape(specs[0], (*shape[: self.dim], *shape[self.dim + 1 :]))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the part as a view."""
         return values[0].select(self.dim, self.i)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
-        """Return the runs of the part, None where it has gaps."""
         return picked(specs[0].shape, self.dim, (self.i,), given[0])
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"index {self.i} along dim {self.dim}"
 
 
@@ -281,11 +228,6 @@ class Cast(BaseOp):
         dtype_of(self.name, self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the new element type.
-
-        Raises:
-            UsageError: not one tensor.
-        """
         expect_count(self.name, specs, 1)
         return type(specs[0])(specs[0].name, specs[0].shape, dtype_of(self.name, self.dtype))
 
@@ -305,7 +247,6 @@ class Cast(BaseOp):
         return (Cast(source.label),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"cast to {self.dtype.removeprefix('torch.')}"
 
 

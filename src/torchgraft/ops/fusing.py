@@ -51,11 +51,6 @@ class FuseNormWeight(BaseOp):
     name = "fuse_norm_weight"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the weight.
-
-        Raises:
-            UsageError: the norm has another number of channels.
-        """
         expect_count(self.name, specs, 2, 3)
         expect_dim(self.name, specs[:1], self.dim)
         channels = (specs[0].shape[self.dim],)
@@ -65,14 +60,12 @@ class FuseNormWeight(BaseOp):
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the weight with the norm in it, in its type."""
         weight, *gamma, var = widened(values)
         gain = _gain(gamma, var, self.eps)
         shape = [-1 if d == self.dim else 1 for d in range(weight.dim())]
         return (weight * gain.reshape(shape)).to(values[0].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"norm folded into the weight, eps {self.eps:g}"
 
 
@@ -89,11 +82,6 @@ class FuseNormBias(BaseOp):
     name = "fuse_norm_bias"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the bias, of as many channels as the norm has.
-
-        Raises:
-            UsageError: the numbers of channels differ.
-        """
         expect_count(self.name, specs, 2, 3, 4, 5)
         fits = len({s.shape for s in specs}) == 1 and len(specs[0].shape) == 1
         expect(that=fits, op=self.name, specs=specs, need="all should have the same number of channels")
@@ -101,13 +89,11 @@ class FuseNormBias(BaseOp):
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the bias with the norm in it, in the first input's type."""
         *head, mean, var = widened(values)
         bias = [head.pop(0)] if len(values) in (3, 5) else []
         return _shift(bias, [*head, mean, var], self.eps).to(values[0].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"norm folded into the bias, eps {self.eps:g}"
 
 
@@ -144,11 +130,6 @@ class FuseBranches(BaseOp):
         return out
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the convolution's weight or bias, in the first input's type.
-
-        Raises:
-            UsageError: the branches have different channels, or a kernel doesn't fit into the target's.
-        """
         expect_count(self.name, specs, sum(_BRANCH[kind] for kind in self.branches))
         out = specs[0].shape[0] if specs[0].shape else 0
         convs = [b[0] for kind, b in zip(self.branches, self._cut(specs), strict=True) if kind.startswith("conv")]
@@ -203,7 +184,6 @@ class FuseBranches(BaseOp):
         return bias[0] if bias else branch[0].new_zeros(branch[0].shape[0])
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{self.part} of {len(self.branches)} branches added up, kernel {size_words(self.kernel)}"
 
 

@@ -47,11 +47,6 @@ class _GroupedRows(BaseOp):
             raise UsageError(f"{self.name}: {self.groups} groups of parts {list(self.parts)} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec unchanged.
-
-        Raises:
-            UsageError: the rows can't be cut into groups and parts.
-        """
         return _same_rows(self.name, specs, self.dim, self.groups * sum(self.parts))
 
     def _order(self, size: int) -> list[int]:
@@ -69,16 +64,13 @@ class HeadsToParts(_GroupedRows):
     name = "heads_to_parts"
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the reordered tensor."""
         return gather(values[0], self.dim, self._order(values[0].shape[self.dim]))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the opposite order."""
         self.out_spec(specs)
         return (PartsToHeads(groups=self.groups, parts=self.parts, dim=self.dim),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{axis_words(self.dim)} from {self.groups} heads × {_sizes(self.parts)} to part by part"
 
 
@@ -89,16 +81,13 @@ class PartsToHeads(_GroupedRows):
     name = "parts_to_heads"
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the reordered tensor."""
         return gather(values[0], self.dim, opposite(self._order(values[0].shape[self.dim])))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the opposite order."""
         self.out_spec(specs)
         return (HeadsToParts(groups=self.groups, parts=self.parts, dim=self.dim),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{axis_words(self.dim)} from part by part to {self.groups} heads × {_sizes(self.parts)}"
 
 
@@ -126,11 +115,6 @@ class RotaryLayout(BaseOp):
             raise UsageError(f"rotary_layout: {self.heads} heads with {self.rotary} rotary rows make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec unchanged.
-
-        Raises:
-            UsageError: the rows can't be cut into heads and pairs.
-        """
         spec = _same_rows(self.name, specs, self.dim, self.heads * (2 if self.rotary is None else 1))
         per_head = spec.shape[self.dim] // self.heads
         need = f"a head has {per_head} rows, fewer than the {self.rotary} rotary ones"
@@ -138,7 +122,6 @@ class RotaryLayout(BaseOp):
         return spec
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the reordered tensor."""
         size = values[0].shape[self.dim]
         per_head = size // self.heads
         rotary = per_head if self.rotary is None else self.rotary
@@ -147,13 +130,11 @@ class RotaryLayout(BaseOp):
         return gather(values[0], self.dim, [h * per_head + i for h in range(self.heads) for i in head])
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the other direction."""
         self.out_spec(specs)
         other = "interleaved" if self.to == "half" else "half"
         return (RotaryLayout(heads=self.heads, to=other, rotary=self.rotary, dim=self.dim),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         part = "" if self.rotary is None else f", {self.rotary} rows each"
         return f"rotary pairs of {self.heads} heads to {self.to} order{part}"
 

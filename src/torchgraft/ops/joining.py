@@ -47,11 +47,6 @@ class Concat(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec whose size along `dim` is the sum of the inputs'.
-
-        Raises:
-            UsageError: element types, or sizes along another dimension, differ.
-        """
         _expect_alike(self.name, specs)
         expect_dim(self.name, specs, self.dim)
         rest = {replaced(s.shape, self.dim, 0) for s in specs}
@@ -60,23 +55,19 @@ class Concat(BaseOp):
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, sum(s.shape[self.dim] for s in specs)))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the joined tensor."""
         import torch
 
         return torch.cat(list(values), self.dim)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
-        """Return the runs of all inputs one after the other, None where they interleave."""
         return joined(given) if prod(specs[0].shape[: self.dim]) == 1 else None
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return, for each input, the slice where it lies."""
         whole = self.out_spec(specs).shape[self.dim]
         ends = list(accumulate((s.shape[self.dim] for s in specs), initial=0))
         return tuple(SliceDim(self.dim, a, b, whole) for a, b in pairwise(ends))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"joined along {axis_words(self.dim)}"
 
 
@@ -90,11 +81,6 @@ class Stack(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the number of inputs as a new size at `dim`.
-
-        Raises:
-            UsageError: element types or shapes differ, or `dim` is out of reach.
-        """
         _expect_alike(self.name, specs)
         shape = specs[0].shape
         expect(that=len({s.shape for s in specs}) == 1, op=self.name, specs=specs, need="all shapes must be equal")
@@ -102,22 +88,18 @@ class Stack(BaseOp):
         return with_shape(specs[0], (*shape[: self.dim], len(specs), *shape[self.dim :]))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the stacked tensor."""
         import torch
 
         return torch.stack(list(values), self.dim)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
-        """Return the runs of all inputs one after the other, None where they interleave."""
         return joined(given) if prod(specs[0].shape[: self.dim]) == 1 else None
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return, for each input, its index."""
         self.out_spec(specs)
         return tuple(Index(self.dim, i) for i in range(len(specs)))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"stacked along a new dim {self.dim}"
 
 
@@ -147,11 +129,6 @@ class JoinRanks(BaseOp):
         return Concat(1 if self.kind == "columns" else 0)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the whole weight.
-
-        Raises:
-            UsageError: the shares don't fit each other, or their rows can't be cut into the parts.
-        """
         _expect_alike(self.name, specs)
         expect_dim(self.name, specs, self._concat.dim)
         out = self._concat.out_spec(specs)
@@ -162,7 +139,6 @@ class JoinRanks(BaseOp):
         return out
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the whole weight."""
         if self.kind != "parts":
             return self._concat.run(values)
         ranks, rows = len(values), values[0].shape[0]
@@ -179,14 +155,12 @@ class JoinRanks(BaseOp):
         ]
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return, for each rank, the op that takes its share."""
         self.out_spec(specs)
         if self.kind != "parts":
             return self._concat.inverse(specs)
         return tuple(SelectRows(0, rows) for rows in self._rows_of(len(specs), specs[0].shape[0]))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         what = f"{len(self.parts)} parts" if self.kind == "parts" else self.kind
         return f"{what} of the ranks joined"
 
@@ -203,11 +177,6 @@ class InsertZeros(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with `count` more indices along `dim`.
-
-        Raises:
-            UsageError: no such dimension or place.
-        """
         expect_count(self.name, specs, 1)
         expect_dim(self.name, specs, self.dim)
         size = specs[0].shape[self.dim]
@@ -216,7 +185,6 @@ class InsertZeros(BaseOp):
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, size + self.count))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the longer tensor."""
         import torch
 
         value = values[0]
@@ -225,10 +193,8 @@ class InsertZeros(BaseOp):
         return torch.cat([value.narrow(self.dim, 0, self.at), zeros, value.narrow(self.dim, self.at, after)], self.dim)
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the op that leaves the zeros out."""
         size = self.out_spec(specs).shape[self.dim]
         return (SelectRows(self.dim, (*range(self.at), *range(self.at + self.count, size))),)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{self.count} zeros inserted at {axis_words(self.dim)} {self.at}:{self.at + self.count}"

@@ -31,16 +31,10 @@ class Making(BaseOp):
         dtype_of(self.name, self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec, without a name.
-
-        Raises:
-            UsageError: there are inputs.
-        """
         expect_count(self.name, specs, 0)
         return TensorSpec("", self.shape, dtype_of(self.name, self.dtype))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return nothing: there are no inputs."""
         self.out_spec(specs)
         return ()
 
@@ -61,7 +55,6 @@ class Constant(Making):
         return torch.full(self.shape, self.value, dtype=torch.float64, device="cpu").to(torch_dtype(self.dtype))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "zeros" if self.value == 0 else "ones" if self.value == 1 else f"constant {self.value:g}"
 
 
@@ -90,7 +83,6 @@ class Literal(Making):
         return made.to(torch_dtype(self.dtype)).reshape(self.shape)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{len(self.values)} given values"
 
 
@@ -129,5 +121,4 @@ class Identity(Making):
         return out.to(torch_dtype(self.dtype))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "identity"

@@ -46,11 +46,6 @@ class DequantBlocks(BaseOp):
         dtype_of(self.name, self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the weight's spec in `dtype`.
-
-        Raises:
-            UsageError: there is not one scale (and zero) per block.
-        """
         expect_count(self.name, specs, 2, 3)
         weight, *rest = specs
         block = self.block or weight.shape
@@ -64,7 +59,6 @@ class DequantBlocks(BaseOp):
         return TensorSpec(weight.name, weight.shape, dtype_of(self.name, self.dtype))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the weight."""
         import torch
 
         weight, scale, *zero = values
@@ -79,7 +73,6 @@ class DequantBlocks(BaseOp):
         return out.to(torch_dtype(self.dtype))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"dequantised by {f'blocks of {size_words(self.block)}' if self.block else 'one scale'}"
 
 
@@ -128,11 +121,6 @@ class Dequant4bit(BaseOp):
             raise UsageError(f"{self.name}: blocks of {self.blocksize} and {self.nested_blocksize} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the weight.
-
-        Raises:
-            UsageError: the packed bytes are not half as many as the weight's elements, or a table is missing.
-        """
         expect_count(self.name, specs, 3, 4, 5, 6)
         packed, _, quant_map = specs[:3]
         size = -(-prod(self.shape) // 2)
@@ -189,7 +177,6 @@ class Dequant4bit(BaseOp):
         return flat.add_(state.get("nested_offset", self.nested_offset))
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"4-bit codes unpacked to {list(self.shape)}, blocks of {self.blocksize}"
 
 

@@ -55,11 +55,6 @@ class WeightNormBake(BaseOp):
     name = "weight_norm_bake"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of v, named after g.
-
-        Raises:
-            UsageError: g has not one magnitude for each index of v along `dim`.
-        """
         expect_count(self.name, specs, 2)
         g, v = specs
         if self.dim is not None:
@@ -71,13 +66,11 @@ class WeightNormBake(BaseOp):
         return type(g)(g.name, v.shape, v.dtype)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the weight."""
         g, v = widened(values)
         gain = g.reshape(_gain_shape(tuple(v.shape), self.dim)) / _norms(v, self.dim)
         return (v * gain).to(values[1].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"weight norm joined over {'all' if self.dim is None else f'dim {self.dim}'}"
 
 
@@ -98,11 +91,6 @@ class WeightNormSplit(BaseOp):
         expect_choice(self.name, "part", self.part, ("g", "v"))
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the part.
-
-        Raises:
-            UsageError: not one float tensor with a dimension `dim`.
-        """
         expect_count(self.name, specs, 1)
         if self.dim is not None:
             expect_dim(self.name, specs, self.dim)
@@ -110,13 +98,11 @@ class WeightNormSplit(BaseOp):
         return specs[0] if self.part == "v" else with_shape(specs[0], _gain_shape(specs[0].shape, self.dim))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the part."""
         if self.part == "v":
             return values[0]
         return _norms(widened(values)[0], self.dim).to(values[0].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"weight norm split, {'magnitude' if self.part == 'g' else 'direction'}"
 
 
@@ -134,11 +120,6 @@ class SpectralNormBake(BaseOp):
     name = "spectral_norm_bake"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of w.
-
-        Raises:
-            UsageError: u and v are not as long as the matrix is high and wide.
-        """
         expect_count(self.name, specs, 3)
         w, u, v = specs
         expect_dim(self.name, [w], self.dim)
@@ -150,13 +131,11 @@ class SpectralNormBake(BaseOp):
         return w
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the weight."""
         w, u, v = widened(values)
         sigma = u @ (w.movedim(self.dim, 0).flatten(1) @ v)
         return (w / sigma).to(values[0].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "spectral norm divided out"
 
 
@@ -167,23 +146,16 @@ class ApplyMask(BaseOp):
     name = "apply_mask"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec of the weight.
-
-        Raises:
-            UsageError: the shapes differ.
-        """
         expect_count(self.name, specs, 2)
         expect(that=specs[0].shape == specs[1].shape, op=self.name, specs=specs, need="the shapes must be equal")
         expect_float(self.name, specs[:1])
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the masked weight in its type."""
         weight, mask = values
         return (weight * mask).to(weight.dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return "pruning mask applied"
 
 
@@ -196,19 +168,12 @@ class Scale(BaseOp):
     name = "scale"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec unchanged.
-
-        Raises:
-            UsageError: not one float tensor.
-        """
         expect_count(self.name, specs, 1)
         expect_float(self.name, specs)
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the scaled tensor in the input's type."""
         return (widened(values)[0] * self.factor).to(values[0].dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"times {self.factor:.6g}"

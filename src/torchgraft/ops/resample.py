@@ -89,11 +89,6 @@ class ResampleGrid(BaseOp):
         return (*shape[:-2], *self.target_grid)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec on the target grid.
-
-        Raises:
-            UsageError: the table doesn't hold the source grid.
-        """
         expect_count(self.name, specs, 1)
         shape, rank = specs[0].shape, 2 if self.layout == "rows" else 3
         expect(
@@ -136,7 +131,6 @@ class ResampleGrid(BaseOp):
         return out if first else out.movedim(-3, -1)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         how = self.mode + (" antialiased" if self.antialias else "") + (" by corners" if self.align_corners else "")
         kept, n = len(self.prefix_rows), self.prefix_source
         prefix = f"{kept} of {n} prefix rows kept" if kept != n else f"{n} prefix row{'s' if n != 1 else ''} kept"
@@ -184,11 +178,6 @@ class Resample1d(BaseOp):
             raise UsageError(f"{self.name}: {self.target} positions after {self.prefix} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's number of positions along `dim`.
-
-        Raises:
-            UsageError: the table has another length.
-        """
         expect_count(self.name, specs, 1)
         expect_dim(self.name, specs, self.dim)
         source = specs[0].shape[self.dim] - self.prefix
@@ -198,7 +187,6 @@ class Resample1d(BaseOp):
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.prefix + self.target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the resized table in the input's type."""
         import torch
         import torch.nn.functional as F  # noqa: N812
 
@@ -210,7 +198,6 @@ class Resample1d(BaseOp):
         return torch.cat([table[..., : self.prefix], out], -1).movedim(-1, self.dim)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         kept = f", {self.prefix} prefix rows kept" if self.prefix else ""
         return f"positions {arrow(self.source, self.target)} {self.mode}{kept}"
 
@@ -236,11 +223,6 @@ class ResamplePatch(BaseOp):
         expect_choice(self.name, "mode", self.mode, SMOOTH)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's patch size.
-
-        Raises:
-            UsageError: no kernel of the source's patch size.
-        """
         expect_count(self.name, specs, 1)
         shape = specs[0].shape
         fits = len(shape) == 4 and min(shape) > 0 and self.source in ((), shape[2:])
@@ -250,7 +232,6 @@ class ResamplePatch(BaseOp):
         return with_shape(specs[0], (*shape[:2], *self.target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the resized kernel in the input's type."""
         import torch
 
         kernel = values[0]
@@ -266,6 +247,5 @@ class ResamplePatch(BaseOp):
         return flat.reshape(*kernel.shape[:2], *self.target).to(kernel.dtype)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         how = self.mode + (" antialiased" if self.antialias else "")
         return f"patch kernel {arrow(size_words(self.source), size_words(self.target))} by pseudo-inverse, {how}"

@@ -55,15 +55,9 @@ class _Longer(BaseOp):
         _expect_change(self.name, self.source, self.target)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's size along `dim`.
-
-        Raises:
-            UsageError: the table has another size.
-        """
         return _resized(self.name, specs, self.dim, self.source, self.target)
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
-        """Return the slice of the old rows."""
         self.out_spec(specs)
         return (SliceDim(self.dim, 0, self.source, self.target),)
 
@@ -86,16 +80,10 @@ class MeanRows(_Longer):
             raise UsageError(f"{self.name}: there is no mean of {self.known} of {self.source} rows")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's size along `dim`.
-
-        Raises:
-            UsageError: the table has another size.
-        """
         expect_float(self.name, specs)
         return _Longer.out_spec(self, specs)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the longer table in the input's type."""
         import torch
 
         table = values[0]
@@ -104,7 +92,6 @@ class MeanRows(_Longer):
         return torch.cat([table, mean.repeat_interleave(self.target - self.source, self.dim)], self.dim)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{axis_words(self.dim)} {self.source} -> {self.target}, new ones the mean"
 
 
@@ -117,14 +104,12 @@ class PadRows(_Longer):
     name = "pad_rows"
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the longer table."""
         out = values[0].new_empty(replaced(tuple(values[0].shape), self.dim, self.target))
         out.narrow(self.dim, 0, self.source).copy_(values[0])
         out.narrow(self.dim, self.source, self.target - self.source).fill_(self.value)
         return out
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{axis_words(self.dim)} {self.source} -> {self.target}, new ones {self.value:g}"
 
 
@@ -142,17 +127,10 @@ class TrimRows(BaseOp):
         _expect_change(self.name, self.target, self.source)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        """Return the spec with the target's size along `dim`.
-
-        Raises:
-            UsageError: the table has another size.
-        """
         return _resized(self.name, specs, self.dim, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the first indices as a view."""
         return values[0].narrow(self.dim, 0, self.target)
 
     def describe(self) -> str:
-        """Return the words for the report."""
         return f"{axis_words(self.dim)} {self.source} -> {self.target}, the last {self.source - self.target} left out"
