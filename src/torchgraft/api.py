@@ -8,18 +8,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from torchgraft import reporting
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.results.report import Check, Cost, Report
-from torchgraft.core.shown import Renderers
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.matching import choose
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
-from torchgraft.reporting.deferred import REPORT_RENDERERS
+from torchgraft.reporting import renderers
 from torchgraft.saving import read_plan
 from torchgraft.spreading import Share, foreseen, team_of
 
@@ -67,7 +65,7 @@ def inspect(
             from torchgraft.verifying import suspect
 
             found = replace(found, statistics=suspect(source, choice.network, choice.network.specs, progress))
-    return replace(found, renderers=Renderers(reporting.inspect_text, reporting.inspection_to_dict))
+    return replace(found, renderers=renderers("inspection"))
 
 
 def diff(
@@ -93,7 +91,7 @@ def diff(
 
         found = diffing.compare_with_values(left, right, progress) if values else diffing.compare(left, right)
     notes = tuple(_first_of_several(source.origin, choice) for source, choice in sides if choice.rivals)
-    return replace(found, notes=notes, renderers=Renderers(reporting.diff_text, reporting.diff_to_dict))
+    return replace(found, notes=notes, renderers=renderers("diff"))
 
 
 def _first_of_several(origin: str, choice: Choice) -> str:
@@ -235,7 +233,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
         cost=cost,
         initialised=done.initialised,
         mapped=done.mapped,
-        renderers=REPORT_RENDERERS,
+        renderers=renderers("report"),
     )
 
 

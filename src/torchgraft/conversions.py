@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchgraft import learning, reporting
-from torchgraft.core.shown import Renderers
+from torchgraft import learning
 from torchgraft.core.specs import TensorSpec
 from torchgraft.matching import choose, require_weights
 from torchgraft.reading import open_checkpoint
+from torchgraft.reporting import renderers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +34,10 @@ def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, 
         UsageError: the function fails, or gives no state dict.
         CheckpointError: the checkpoint can't be read.
     """
-    renderers = Renderers(reporting.conversion_text, learning.to_plain)
+    shown = replace(renderers("conversion"), to_dict=learning.to_plain)
     if isinstance(source, dict) and source and all(isinstance(spec, TensorSpec) for spec in source.values()):
-        return learning.learn(convert, source, renderers)
+        return learning.learn(convert, source, shown)
     with open_checkpoint(source) as opened:
         require_weights(opened.networks, opened.origin)
         specs = choose(opened.networks, (), prefer).network.specs
-    return learning.learn(convert, specs, renderers)
+    return learning.learn(convert, specs, shown)

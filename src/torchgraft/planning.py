@@ -25,7 +25,7 @@ from torchgraft.matching import (
     require_weights,
 )
 from torchgraft.reading import open_checkpoint
-from torchgraft.reporting.deferred import PLAN_RENDERERS
+from torchgraft.reporting import renderers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,7 +60,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
         origin=source.origin,
         format=source.format,
         seconds=time.perf_counter() - start,
-        renderers=PLAN_RENDERERS,
+        renderers=renderers("plan"),
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft import reporting
 from torchgraft.core.errors import UsageError
 from torchgraft.core.results.report import Report
 from torchgraft.core.results.verification import Hyperparameters
-from torchgraft.core.shown import Renderers
 from torchgraft.planning import make_plan
 from torchgraft.reading import open_checkpoint
+from torchgraft.reporting import renderers
 from torchgraft.settled import read_golden
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan
     from torchgraft.core.results.verification import Verification
     from torchgraft.verifying.golden import Golden
-
-_VERIFICATION = Renderers(reporting.verification_text, reporting.verification_to_dict)
 
 
 def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
@@ -67,7 +64,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
             raise UsageError("golden= stands in place of source_model= and source_inputs=: give one of them")
         recorded = read_golden(golden)
         asked = golden_question(model, recorded, inputs, plan=plan, tolerance=tolerance, mode=mode)
-        return replace(verify_models(asked), renderers=_VERIFICATION)
+        return replace(verify_models(asked), renderers=renderers("verification"))
     if source_model is None:
         raise UsageError("verify needs source_model=, or golden= with what it was recorded to give")
     guessed = are_guessed(inputs, source_inputs)
@@ -82,7 +79,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         mode=mode,
         plan=plan or _plan_between(model, source_model),
     )
-    found = replace(verify_models(replace(asked, stated=plan is not None)), renderers=_VERIFICATION)
+    found = replace(verify_models(replace(asked, stated=plan is not None)), renderers=renderers("verification"))
     return (
         replace(found, notes=(*found.notes, f"run on inputs that were guessed: {shown(inputs)}")) if guessed else found
     )
@@ -160,8 +157,10 @@ def compare_hyperparameters(
     checked_models(model, source_model)
     made = plan or _plan_between(model, source_model)
     found = compare_settings(model, source_model, made.plan if isinstance(made, Report) else made)
-    shown = Renderers(reporting.hyperparameters_text, reporting.hyperparameters_to_dict)
-    return Hyperparameters(differences=found.settings, compared=len(found.pairs), renderers=shown)
+
+    return Hyperparameters(
+        differences=found.settings, compared=len(found.pairs), renderers=renderers("hyperparameters")
+    )
 
 
 def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:

@@ -7,13 +7,11 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft import reporting
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Plan
-from torchgraft.core.shown import Renderers
 from torchgraft.matching import choose, require_weights
 from torchgraft.reading import open_checkpoint
-from torchgraft.reporting.deferred import PLAN_RENDERERS
+from torchgraft.reporting import data_of, renderers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +66,7 @@ def convert(  # noqa: PLR0913  # each is one wish
         cast=made.cast,
         left_out=tuple(left),
         notes=(*made.notes, *saved.notes),
-        renderers=Renderers(reporting.saved_text, reporting.saved_to_dict),
+        renderers=renderers("saved"),
     )
 
 
@@ -83,7 +81,7 @@ def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:
 
     if not isinstance(plan, Plan):
         raise UsageError(f"plan is a {type(plan).__name__}: save_plan takes the path first, then what plan() returned")
-    write_bytes(path, (json.dumps(reporting.plan_to_dict(plan), indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(data_of("plan", plan), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -95,7 +93,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """
     from torchgraft import planfile
 
-    return replace(planfile.read_plan(path), renderers=PLAN_RENDERERS)
+    return replace(planfile.read_plan(path), renderers=renderers("plan"))
 
 
 def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list[str]]:

@@ -20,7 +20,7 @@ from corpus_tools import call, name, state, tensor, text, torch_zip, value
 
 import torchgraft as tg
 from torchgraft.cli.commands import cli
-from torchgraft.reporting import inspection_view
+from torchgraft.reporting.others import inspection_view
 from torchgraft.reporting.terminal import view_renderable
 
 SIGNS = {

@@ -12,7 +12,8 @@ import torchgraft as tg
 from torchgraft.core.results.inspection import summarise
 from torchgraft.diffing import CHUNK, compare, compare_with_values, distance
 from torchgraft.reading import open_checkpoint
-from torchgraft.reporting import diff_text, diff_to_dict, inspect_text, inspection_to_dict
+from torchgraft.reporting import text_of
+from torchgraft.reporting.json import diff_to_dict, inspection_to_dict
 
 tensors = st.builds(
     lambda shape, kind, value: torch.full(shape, value, dtype=kind),
@@ -48,7 +49,7 @@ def test_every_tensor_has_one_place_and_both_directions_agree(old, new):
         old.keys() == new.keys() and all(old[k].dtype == new[k].dtype and torch.equal(old[k], new[k]) for k in old)
     )
     json.dumps(diff_to_dict(there), allow_nan=False)
-    assert diff_text(there).isprintable() or "\n" in diff_text(there)
+    assert text_of("diff", there).isprintable() or "\n" in text_of("diff", there)
 
 
 @given(states)
@@ -86,7 +87,7 @@ def test_a_difference_in_the_last_chunk_is_found():
 def test_the_text_says_what_was_compared_and_hints_at_a_prefix():
     old = {"a.w": torch.ones(2, 2), "a.b": torch.ones(2), "h.w": torch.ones(3, 2), "e": torch.ones(1)}
     new = {"a.w": torch.ones(2, 2) * 2, "a.b": torch.ones(2).half(), "h.w": torch.ones(5, 2), "f": torch.ones(1)}
-    assert diff_text(compare_with_values(opened(old), opened(new))) == (
+    assert text_of("diff", compare_with_values(opened(old), opened(new))) == (
         """\
 1 added, 1 removed, 1 shape changed, 1 dtype changed, 1 value changed; compared: names, shapes, types and values
 from <dict> to <dict>
@@ -103,7 +104,7 @@ value changed: 1 tensor
     )
     wrapped = {"module." + k: v for k, v in old.items()}
     said = "hint: without the prefix 'module.' of the new side, 4 names would agree"
-    assert diff_text(compare(opened(old), opened(wrapped))).endswith(said)
+    assert text_of("diff", compare(opened(old), opened(wrapped))).endswith(said)
 
 
 def test_progress_is_told_in_bytes():
@@ -122,7 +123,7 @@ def test_an_inspection_lists_networks_facts_and_ties():
     }
     source = open_checkpoint(state)
     found = summarise(source, next(n for n in source.networks if n.path == "model"), ("ema",), "took model")
-    text = inspect_text(found)
+    text = text_of("inspection", found)
     assert "  l.{0-2}.w [3, 3] float32 (3)" in text
     assert "  epoch = 7" in text
     assert "choose: model, ema fit equally well; say which with prefer=" in text

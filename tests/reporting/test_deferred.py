@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 from torch import nn
 
 import torchgraft
@@ -31,15 +30,9 @@ def test_plans_and_reports_show_themselves_as_the_functions_do() -> None:
     model = nn.Linear(2, 3)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     plan, report = torchgraft.plan(model, state), torchgraft.load(model, state)
-    assert str(plan) == reporting.plan_text(plan)
-    assert plan.to_dict() == reporting.plan_to_dict(plan)
-    assert plan.to_html() == reporting.plan_html(plan)
-    assert str(report) == reporting.report_text(report)
-    assert report.to_dict() == reporting.report_to_dict(report)
-    assert report.to_html() == reporting.report_html(report)
-
-
-def test_every_name_is_there_and_no_other() -> None:
-    assert all(callable(getattr(reporting, name)) for name in reporting.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'other'"):
-        _ = reporting.other
+    assert str(plan) == reporting.text_of("plan", plan)
+    assert plan.to_dict() == reporting.data_of("plan", plan)
+    assert plan.to_html() == reporting.page_of("plan", plan)
+    assert str(report) == reporting.text_of("report", report)
+    assert report.to_dict() == reporting.data_of("report", report)
+    assert report.to_html() == reporting.page_of("report", report)

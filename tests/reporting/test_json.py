@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, plans, report
 
 from torchgraft.core.results.report import Mapped
-from torchgraft.reporting import plan_to_dict, report_to_dict
-from torchgraft.reporting.json import plain
+from torchgraft.reporting.json import plain, plan_to_dict, report_to_dict
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "report-schema.md"
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,12 @@ from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.results.report import Check, Report
 from torchgraft.ops import Concat
-from torchgraft.reporting import plan_text, plan_view, report_text, report_view
+from torchgraft.reporting import text_of
 from torchgraft.reporting.sections import FATES, LIKELY_SAME
+from torchgraft.reporting.views import plan_view, report_view
 from torchgraft.reporting.words import many, size
+
+plan_text, report_text = partial(text_of, "plan"), partial(text_of, "report")
 
 
 def test_a_full_match_takes_one_line_and_its_origin():

@@ -10,11 +10,8 @@ from click.core import ParameterSource
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
 from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
 from torchgraft.cli.output import expect_apart, show, write_page
-from torchgraft.cli.spelling import view_as_typed
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, printable
 
-LINES = 24
-MANY_LINES = 60
 SHARDS = click.option(
     "--shard-size", metavar="SIZE", default=None, help="Write several files of at most SIZE (5GB, 500MiB) and an index."
 )
@@ -40,12 +37,12 @@ def inspect(
 ) -> None:
     """Say what CHECKPOINT holds: networks, names, shapes, types. Nothing in it is run, and no tensor is read unasked."""
     from torchgraft import api
-    from torchgraft.reporting import inspection_in_turn, inspection_view
+    from torchgraft.reporting.json import inspection_in_turn
 
     shown = Shown.taken_from(given)
     with progress(f"reading {checkpoint}") as tell:
         found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics, progress=tell)
-    show(lambda: inspection_view(found), lambda: inspection_in_turn(found), shown, MANY_LINES)
+    show("inspection", found, shown, lambda: inspection_in_turn(found))
     if found.verification and not found.verification.passed:
         ctx.exit(CorruptCheckpointError.exit_code)
 
@@ -68,7 +65,6 @@ def plan(
     """Say what load would do with CHECKPOINT, and touch nothing. A plan that load would refuse ends with code 7."""
     from torchgraft import api
     from torchgraft.cli.targets import for_planning
-    from torchgraft.reporting import plan_html, plan_to_dict, plan_view
     from torchgraft.saving import save_plan
 
     shown = Shown.taken_from(given)
@@ -78,9 +74,8 @@ def plan(
         made = api.plan(for_planning(model, kwargs, needs_values="merge_lora" in wanted), checkpoint, **wanted)
     if output is not None:
         save_plan(output, made)
-    if shown.html is not None:
-        write_page(shown.html, plan_html(made))
-    show(lambda: view_as_typed(plan_view(made)), lambda: plan_to_dict(made), shown, LINES)
+    write_page(shown.html, made)
+    show("plan", made, shown)
     if made.refusals:
         ctx.exit(PlanRefusedError.exit_code)
 
@@ -110,7 +105,6 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
     """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
     from torchgraft import api
     from torchgraft.cli.targets import for_loading
-    from torchgraft.reporting import report_html, report_to_dict, report_view
     from torchgraft.writing import format_of, save_model, size_of
 
     shown = Shown.taken_from(given)
@@ -130,9 +124,8 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
         report = api.load(target, checkpoint, progress=tell, **wanted)
     with progress(f"writing {output}") as tell:
         saved = save_model(output, target, shard_size=shard_size, progress=tell)
-    if shown.html is not None:
-        write_page(shown.html, report_html(report))
-    show(lambda: view_as_typed(report_view(report)), lambda: report_to_dict(report), shown, LINES)
+    write_page(shown.html, report)
+    show("report", report, shown)
     click.echo(f"saved {saved.tensors} tensors to {printable(saved.path)} ({saved.format})", err=shown.as_json)
 
 
@@ -158,12 +151,11 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
 def convert(checkpoint: str, output: str, **given: Any) -> None:
     """Write what CHECKPOINT holds to OUTPUT, in the format of its ending: .safetensors, .pt, .pth, .bin or .ckpt."""
     from torchgraft import saving
-    from torchgraft.reporting import saved_to_dict, saved_view
 
     shown = Shown.taken_from(given)
     with progress(f"converting {checkpoint}") as tell:
         saved = saving.convert(checkpoint, output, progress=tell, **given)
-    show(lambda: saved_view(saved), lambda: saved_to_dict(saved), shown, LINES)
+    show("saved", saved, shown)
 
 
 @cli.command()
@@ -212,7 +204,6 @@ def verify(  # noqa: PLR0913  # one parameter for each option
     from torchgraft import api, proofs
     from torchgraft.cli.inputs import given_inputs
     from torchgraft.cli.targets import for_running
-    from torchgraft.reporting import verification_to_dict, verification_view
 
     shown = Shown.taken_from(given)
     wanted = asked(given)
@@ -226,7 +217,7 @@ def verify(  # noqa: PLR0913  # one parameter for each option
         report = api.load(target, checkpoint, source_model=origin, **wanted)
     with busy("running both models"):
         found = proofs.verify(target, origin, example, plan=report, tolerance=tolerance)
-    show(lambda: verification_view(found), lambda: verification_to_dict(found), shown, LINES)
+    show("verification", found, shown)
     if not found.passed:
         ctx.exit(OUTPUTS_DIFFER)
 
@@ -241,11 +232,10 @@ def verify(  # noqa: PLR0913  # one parameter for each option
 def diff(ctx: click.Context, /, old: str, new: str, *, values: bool, exit_code: bool, **given: Any) -> None:
     """Say how two checkpoints differ, tensor by tensor: names, shapes, types, and values on request."""
     from torchgraft import api
-    from torchgraft.reporting import diff_to_dict, diff_view
 
     shown = Shown.taken_from(given)
     with progress(f"comparing {old} and {new}") as tell:
         found = api.diff(old, new, values=values, progress=tell)
-    show(lambda: diff_view(found), lambda: diff_to_dict(found), shown, MANY_LINES)
+    show("diff", found, shown)
     if exit_code and not found.equal:
         ctx.exit(1)

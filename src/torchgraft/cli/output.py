@@ -13,37 +13,42 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from torchgraft.cli.group import watched
+from torchgraft.cli.spelling import view_as_typed
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torchgraft.cli.options import Shown
-    from torchgraft.reporting.view import View
 
 _ITEMS = 1000
 
 
-def show(view: Callable[[], View], data: Callable[[], dict[str, Any]], how: Shown, usual: int) -> None:
-    """Print JSON, or a view: with colours and wrapped where stdout is a terminal, else plain, one fact a line.
+def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] | None = None) -> None:
+    """Print a result as JSON, or as a view: with colours and wrapped where stdout is a terminal, else plain, one fact a line.
 
-    In `data`, an iterator stands for a long list: its items are printed one by one, each in a line.
+    In `data`, which else is the result's own, an iterator stands for a long list: its items are printed one by one, each
+    in a line.
     """
     if how.as_json:
-        for piece in _json(data()):
+        for piece in _json((data or result.to_dict)()):
             click.echo(piece, nl=False)
         return
-    most = how.lines or usual
+    from torchgraft.reporting import usual_lines, view_of
+
+    view, most = view_of(kind, result), how.lines or usual_lines(kind)
+    if kind in ("plan", "report"):
+        view = view_as_typed(view)
     if watched(sys.stdout):
         from rich.console import Console
 
         from torchgraft.reporting.terminal import view_renderable
 
-        Console(highlight=False, markup=False, emoji=False).print(view_renderable(view(), most_lines=most))
+        Console(highlight=False, markup=False, emoji=False).print(view_renderable(view, most_lines=most))
         return
     from torchgraft.reporting.text import view_text
 
-    click.echo(view_text(view(), most_lines=most))
+    click.echo(view_text(view, most_lines=most))
 
 
 def _json(data: dict[str, Any]) -> Iterator[str]:
@@ -104,12 +109,13 @@ def _parts(read: Iterable[str]) -> set[str]:
     return found
 
 
-def write_page(path: str, page: str) -> None:
-    """Write an HTML page, whole or not at all.
+def write_page(path: str | None, result: Any) -> None:
+    """Write a result as an HTML page, whole or not at all, where a path is given.
 
     Raises:
         WriteError: it can't be written.
     """
-    from torchgraft.writing import write_bytes
+    if path is not None:
+        from torchgraft.writing import write_bytes
 
-    write_bytes(path, page.encode("utf-8", "backslashreplace"))
+        write_bytes(path, result.to_html().encode("utf-8", "backslashreplace"))

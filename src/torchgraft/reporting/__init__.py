@@ -1,70 +1,67 @@
-"""Plans, reports, inspections and diffs for people (text, terminal, HTML) and for programs (JSON).
+"""Results for people (text, terminal, HTML) and for programs (JSON).
 
-Names are imported on first use: most loads are never shown in all these ways.
+What shows a result is imported when it is shown: most loads are never shown in all these ways.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from torchgraft.core.shown import Renderers
+from torchgraft.core.system.collector import collector_paused
+
 if TYPE_CHECKING:
-    from torchgraft.reporting.conversions import conversion_text, conversion_view
-    from torchgraft.reporting.html import plan_html, report_html
-    from torchgraft.reporting.json import plan_to_dict, report_to_dict
-    from torchgraft.reporting.json_others import (
-        diff_to_dict,
-        inspection_in_turn,
-        inspection_to_dict,
-        saved_to_dict,
-    )
-    from torchgraft.reporting.others import diff_text, diff_view, inspect_text, inspection_view, saved_text, saved_view
-    from torchgraft.reporting.terminal import view_renderable
-    from torchgraft.reporting.text import plan_text, report_text
-    from torchgraft.reporting.verification import (
-        hyperparameters_text,
-        hyperparameters_to_dict,
-        hyperparameters_view,
-        verification_text,
-        verification_to_dict,
-        verification_view,
-    )
-    from torchgraft.reporting.views import plan_view, report_view
+    from torchgraft.reporting.view import View
 
-_HOMES = {
-    **dict.fromkeys(("conversion_text", "conversion_view"), "conversions"),
-    **dict.fromkeys(("plan_html", "report_html"), "html"),
-    **dict.fromkeys(("plan_to_dict", "report_to_dict"), "json"),
-    **dict.fromkeys(("diff_to_dict", "inspection_in_turn", "inspection_to_dict", "saved_to_dict"), "json_others"),
-    **dict.fromkeys(
-        ("diff_text", "diff_view", "inspect_text", "inspection_view", "saved_text", "saved_view"), "others"
-    ),
-    "view_renderable": "terminal",
-    **dict.fromkeys(("plan_text", "report_text"), "text"),
-    **dict.fromkeys(
-        (
-            "hyperparameters_text", "hyperparameters_to_dict", "hyperparameters_view",
-            "verification_text", "verification_to_dict", "verification_view",
-        ),
-        "verification",
-    ),
-    **dict.fromkeys(("plan_view", "report_view"), "views"),
+# The module that makes the view of each kind of result, and how many lines a section of it has at most.
+_VIEWS = {
+    "plan": ("views", 24), "report": ("views", 24), "inspection": ("others", 60), "diff": ("others", 60),
+    "saved": ("others", 60), "conversion": ("conversions", 60), "verification": ("verification", 24),
+    "hyperparameters": ("verification", 24),
 }  # fmt: skip
+_WITH_PAGE = ("plan", "report")
 
-__all__ = [
-    "conversion_text", "conversion_view", "diff_text", "diff_to_dict", "diff_view", "hyperparameters_text",
-    "hyperparameters_to_dict", "hyperparameters_view", "inspect_text", "inspection_in_turn", "inspection_to_dict",
-    "inspection_view", "plan_html", "plan_text", "plan_to_dict", "plan_view", "report_html", "report_text",
-    "report_to_dict", "report_view", "saved_text", "saved_to_dict", "saved_view", "verification_text",
-    "verification_to_dict", "verification_view", "view_renderable",
-]  # fmt: skip
+__all__ = ["data_of", "page_of", "renderers", "text_of", "usual_lines", "view_of"]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'torchgraft.reporting' has no attribute {name!r}")
-    from importlib import import_module
+def view_of(kind: str, result: object) -> View:
+    """Return the view of a result: what is said of it, however it is shown."""
+    made: View = getattr(import_module(f"torchgraft.reporting.{_VIEWS[kind][0]}"), f"{kind}_view")(result)
+    return made
 
-    value = getattr(import_module(f"torchgraft.reporting.{home}"), name)
-    globals()[name] = value
-    return value
+
+def usual_lines(kind: str) -> int:
+    """Return how many lines a section has at most where nothing is said about that."""
+    return _VIEWS[kind][1]
+
+
+def text_of(kind: str, result: object, *, most_lines: int | None = None) -> str:
+    """Return a result as text; a section longer than `most_lines` is cut short, and says by how much."""
+    from torchgraft.reporting.text import view_text
+
+    with collector_paused():
+        return view_text(view_of(kind, result), most_lines=most_lines or usual_lines(kind))
+
+
+def data_of(kind: str, result: object) -> dict[str, Any]:
+    """Return a result as data that `json.dumps` takes as it is."""
+    from torchgraft.reporting import json
+
+    made: dict[str, Any] = getattr(json, f"{kind}_to_dict")(result)
+    return made
+
+
+def page_of(kind: str, result: object) -> str:
+    """Return a plan or a report as an HTML page that needs nothing else."""
+    from torchgraft.reporting import html
+
+    made: str = getattr(html, f"{kind}_html")(result)
+    return made
+
+
+def renderers(kind: str) -> Renderers:
+    """Return what shows results of this kind. It can be pickled, as plans are that processes share."""
+    page = partial(page_of, kind) if kind in _WITH_PAGE else None
+    return Renderers(partial(text_of, kind), partial(data_of, kind), page)

@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.reporting.folding import Row, fold
-from torchgraft.reporting.sections import remark_section
-from torchgraft.reporting.text import view_text
-from torchgraft.reporting.view import Group, Section, View
+from torchgraft.reporting.view import Group, Section, View, remark_section, told
 from torchgraft.reporting.words import figures, shape_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torchgraft.core.results.conversion import Computed, Conversion, Output
-
-MOST_LINES = 60
-
-
-def conversion_text(found: Conversion, *, most_lines: int = MOST_LINES) -> str:
-    """Return a conversion as text; a section longer than `most_lines` is cut short, and says by how much."""
-    return view_text(conversion_view(found), most_lines=most_lines)
 
 
 def conversion_view(found: Conversion) -> View:
@@ -40,22 +31,20 @@ def conversion_view(found: Conversion) -> View:
             f"{len(found.outputs)} of {tensors(total)} made by moving data or constant, {len(found.computed)} computed"
         )
     dropped = tuple(Group(cause=one.pattern, count=one.count) for one in fold(Row(printable(n)) for n in found.dropped))
-    sections = (
-        *_some(_computed(found.computed)),
-        *_some(_outputs("same", parts["same"], _bare)),
-        *_some(_outputs("renamed", parts["renamed"], _renamed)),
-        *_some(_outputs("rearranged", parts["rearranged"], _rearranged)),
-        *_some(_outputs("constant", parts["constant"], _constant)),
-        *_some(
-            Section(
-                title="left out",
-                tone="care",
-                figures=tensors(len(found.dropped)),
-                groups=dropped,
-                count=len(found.dropped),
-            )
+    sections = told(
+        _computed(found.computed),
+        _outputs("same", parts["same"], _bare),
+        _outputs("renamed", parts["renamed"], _renamed),
+        _outputs("rearranged", parts["rearranged"], _rearranged),
+        _outputs("constant", parts["constant"], _constant),
+        Section(
+            title="left out",
+            tone="care",
+            figures=tensors(len(found.dropped)),
+            groups=dropped,
+            count=len(found.dropped),
         ),
-        *_some(remark_section("no tensors", [printable(name) for name in found.skipped])),
+        remark_section("no tensors", [printable(name) for name in found.skipped]),
     )
     counts = {
         "computed": len(found.computed),
@@ -117,7 +106,3 @@ def _of(found: Computed) -> str:
     return f" from {', '.join(map(printable, found.keys[:4]))}" + (
         f" and {len(found.keys) - 4} more" if len(found.keys) > 4 else ""
     )
-
-
-def _some(section: Section) -> tuple[Section, ...]:
-    return (section,) if section.groups else ()

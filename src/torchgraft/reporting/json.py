@@ -1,69 +1,84 @@
-"""Plans and reports as plain data under a versioned schema; docs/reference/report-schema.md documents every field."""
+"""Results as plain data under versioned schemas; docs/reference/report-schema.md documents every field."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torchgraft.core.facts import DIGESTS, digests_of
 from torchgraft.core.fingerprints import of_slots, of_specs
-from torchgraft.core.policy import Verdict
 from torchgraft.reporting.sections import by_fate
+from torchgraft.reporting.verification import verification_view
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
-    from torchgraft.core.plan import Coverage, Feed, Objection, Plan, Rows, Step, Unused, Why
-    from torchgraft.core.proof import Part, Proof
-    from torchgraft.core.results.report import Mapped, Report
-    from torchgraft.core.specs import TensorSpec
-
-SCHEMA = "torchgraft.report/1"
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.plan import Feed, Plan, Step, Unused
+    from torchgraft.core.results.diff import Change, Diff
+    from torchgraft.core.results.inspection import Inspection
+    from torchgraft.core.results.report import Report
+    from torchgraft.core.results.saved import Saved
+    from torchgraft.core.results.statistics import Moments, Statistics
+    from torchgraft.core.results.verification import Hyperparameters, Verification
+    from torchgraft.core.specs import Shape, TensorSpec
 
 Data = dict[str, object]
 
 
-def plan_to_dict(plan: Plan) -> Data:
-    """Return a plan as data that `json.dumps` takes as it is."""
-    return {"schema": SCHEMA, "kind": "plan", **_head(plan, plan_verdict(plan)), **_body(plan)}
-
-
-def report_to_dict(report: Report) -> Data:
-    """Return a report as data that `json.dumps` takes as it is: the plan's, with checks and cost."""
-    plan, cost = report.plan, report.cost
-    return {
-        "schema": SCHEMA,
-        "kind": "report",
-        **_head(plan, report_verdict(report)),
-        "checks": [{"name": c.name, "passed": c.passed, "text": c.text} for c in report.checks],
-        "cost": {
-            "plan_seconds": cost.plan_seconds,
-            "apply_seconds": cost.apply_seconds,
-            "bytes_read": cost.bytes_read,
-            "bytes_written": cost.bytes_written,
-            "undo_bytes": cost.undo_bytes,
-        },
-        "initialised": list(report.initialised),
-        "mapped": None if report.mapped is None else _mapped(report.mapped),
-        **_body(plan),
-    }
-
-
-def plain(value: object) -> object:
-    """Return `value` with sequences as lists and everything JSON has no word for as text."""
+def plain(value: object) -> Any:
+    """Return `value` as JSON has it: dataclasses as tables of their fields, sequences as lists, what it has no word for as text."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, Enum):
+        return value.value if isinstance(value.value, str) else str(value)
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
     if isinstance(value, float) and isfinite(value):
         return value
+    if is_dataclass(value):
+        return {said: plain(getattr(value, name)) for name, said in _names(value.__class__)}
     return str(value)
+
+
+@cache
+def _names(kind: Any) -> list[tuple[str, str]]:
+    """Return the fields of a dataclass, each with what the schema calls it."""
+    return [
+        (one.name, "bytes" if one.name == "nbytes" else one.name) for one in fields(kind) if one.name != "renderers"
+    ]
+
+
+def plan_to_dict(plan: Plan) -> Data:
+    """Return a plan as data that `json.dumps` takes as it is."""
+    return {"schema": "torchgraft.report/1", "kind": "plan", **_head(plan, plan_verdict(plan)), **_body(plan)}
+
+
+def report_to_dict(report: Report) -> Data:
+    """Return a report as data that `json.dumps` takes as it is: the plan's, with checks and cost."""
+    plan = report.plan
+    return {
+        "schema": "torchgraft.report/1",
+        "kind": "report",
+        **_head(plan, report_verdict(report)),
+        "checks": plain(report.checks),
+        "cost": plain(report.cost),
+        "initialised": list(report.initialised),
+        "mapped": plain(report.mapped),
+        **_body(plan),
+    }
 
 
 def _head(plan: Plan, verdict: str) -> Data:
     filled, total = placed_counts(plan)
+    cover = plan.coverage
     return {
         "verdict": verdict,
         "refused": bool(plan.refusals),
@@ -71,22 +86,20 @@ def _head(plan: Plan, verdict: str) -> Data:
         "format": plan.format,
         "network": plan.network,
         "tensors": {"placed": filled, "total": total},
-        "coverage": _coverage(plan.coverage),
+        "coverage": {"target": cover.target, "source": cover.source, **plain(cover)},
         "counts": counts(plan, by_fate(plan)),
     }
 
 
 def _body(plan: Plan) -> Data:
+    verdict = plan.policy.verdict
     return {
-        "objections": [_objection(plan, objection) for objection in plan.objections],
+        "objections": [{**plain(o), "verdict": verdict(o.kind).value} for o in plan.objections],
         "notes": list(plan.notes),
-        "proof": None if plan.proof is None else _proof(plan.proof),
+        "proof": plain(plan.proof),
         "slots": [_step(step, plan.source_specs) for step in plan.steps],
         "unused": [_unused(unused) for unused in plan.unused],
-        "policy": {
-            field.name: value.value if isinstance(value := getattr(plan.policy, field.name), Verdict) else value
-            for field in fields(plan.policy)
-        },
+        "policy": plain(plan.policy),
         "fingerprints": {
             "source": of_specs(plan.source_specs.values()),
             "target": of_slots(step.slot for step in plan.steps),
@@ -94,68 +107,12 @@ def _body(plan: Plan) -> Data:
     }
 
 
-def _coverage(cover: Coverage) -> Data:
-    return {
-        "target": cover.target,
-        "source": cover.source,
-        "target_elements": cover.target_elements,
-        "target_filled": cover.target_filled,
-        "target_bytes": cover.target_bytes,
-        "target_bytes_filled": cover.target_bytes_filled,
-        "source_elements": cover.source_elements,
-        "source_used": cover.source_used,
-    }
-
-
-def _mapped(mapped: Mapped) -> Data:
-    return {
-        "slots": list(mapped.slots),
-        "bytes": mapped.nbytes,
-        "prefaulted": mapped.prefaulted,
-        "owned": dict(mapped.owned),
-    }
-
-
-def _proof(proof: Proof) -> Data:
-    return {
-        "inputs": proof.inputs,
-        "relative": plain(proof.relative),
-        "tolerance": proof.tolerance,
-        "passed": proof.passed,
-        "parts": [part_data(part) for part in proof.parts],
-        "unproved": list(proof.unproved),
-        "reason": proof.reason,
-        "kept": proof.kept,
-        "seal": None
-        if proof.seal is None
-        else {"inputs": proof.seal.inputs, "steps": proof.seal.steps, "values": proof.seal.values},
-    }
-
-
-def part_data(part: Part) -> Data:
-    """Return tensors that are proved together as data."""
-    return {
-        "module": part.module,
-        "source_module": part.source_module,
-        "slots": list(part.slots),
-        "relative": plain(part.relative),
-        "means": part.means.value,
-        "root": part.root,
-    }
-
-
-def _objection(plan: Plan, objection: Objection) -> Data:
-    verdict = plan.policy.verdict(objection.kind).value
-    return {"kind": objection.kind, "verdict": verdict, "text": objection.text, "names": list(objection.names)}
-
-
 def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
     slot = step.slot
     return {
         "name": slot.name,
         "aliases": list(slot.aliases),
-        "shape": list(slot.spec.shape),
-        "dtype": str(slot.spec.dtype),
+        **_kind(slot.spec.shape, slot.spec.dtype),
         "module": slot.kind,
         "buffer": slot.is_buffer,
         "persistent": slot.persistent,
@@ -167,40 +124,134 @@ def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
         "feeds": [_feed(feed, specs) for feed in step.feeds],
         "ops": [plain(op.to_dict()) for op in step.ops],
         "base": step.base,
-        "rows": _rows(step.rows),
-        "made": _rows(step.made),
-        "known": _rows(step.known),
-        "why": _why(step.why),
-        "alternatives": [{"keys": list(a.keys), "text": a.text} for a in step.alternatives],
+        "rows": plain(step.rows),
+        "made": plain(step.made),
+        "known": plain(step.known),
+        "why": plain(step.why),
+        "alternatives": plain(step.alternatives),
     }
 
 
-def _rows(rows: Rows | None) -> Data | None:
-    return None if rows is None else {"dim": rows.dim, "indices": list(rows.indices)}
+def _kind(shape: Shape, dtype: DType) -> Data:
+    return {"shape": list(shape), "dtype": str(dtype)}
 
 
 def _feed(feed: Feed, specs: Mapping[str, TensorSpec]) -> Data:
     spec = specs.get(feed.key)
-    return {
-        "network": feed.network,
-        "key": feed.key,
-        "shape": None if spec is None else list(spec.shape),
-        "dtype": None if spec is None else str(spec.dtype),
-        "ops": [plain(op.to_dict()) for op in feed.ops],
-    }
+    kind = _kind(spec.shape, spec.dtype) if spec else {"shape": None, "dtype": None}
+    return {"network": feed.network, "key": feed.key, **kind, "ops": [plain(op.to_dict()) for op in feed.ops]}
 
 
 def _unused(unused: Unused) -> Data:
     return {
         "network": unused.network,
         "key": unused.spec.name,
-        "shape": list(unused.spec.shape),
-        "dtype": str(unused.spec.dtype),
+        **_kind(unused.spec.shape, unused.spec.dtype),
         "quiet": unused.quiet,
-        "why": _why(unused.why),
+        "why": plain(unused.why),
         "similar": list(unused.similar),
     }
 
 
-def _why(why: Why) -> Data:
-    return {"rule": why.rule, "text": why.text, "evidence": list(why.evidence), "doubt": why.doubt}
+def inspection_to_dict(found: Inspection) -> Data:
+    """Return an inspection as data that `json.dumps` takes as it is."""
+    return {**inspection_in_turn(found), "tensors": plain(found.specs)}
+
+
+def inspection_in_turn(found: Inspection) -> Data:
+    """Return the same data with an iterator in place of the list of tensors: there may be a million."""
+    checked = found.verification
+    return {
+        "schema": "torchgraft.inspection/1",
+        "origin": found.origin,
+        "format": found.format,
+        "networks": plain(found.networks),
+        "chosen": found.chosen,
+        "rivals": list(found.rivals),
+        "note": found.note,
+        "warnings": list(found.warnings),
+        "metadata": plain(_readable(found.metadata)),
+        "shared": dict(found.shared),
+        "verification": {"passed": checked.passed, **plain(checked)} if checked else None,
+        "statistics": _statistics(found.statistics) if found.statistics else None,
+        "tensors": map(plain, found.specs),
+    }
+
+
+def _readable(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Return the facts with the digests as a table: a file keeps them as one long text."""
+    digests = digests_of(metadata)
+    return {**metadata, DIGESTS: digests} if digests else dict(metadata)
+
+
+def _statistics(found: Statistics) -> Data:
+    tensors = {name: _moments(moments) for name, moments in found.tensors.items()}
+    return {"suspicions": plain(found.suspicions), "tensors": tensors}
+
+
+def _moments(found: Moments) -> Data:
+    data = plain(found)
+    for name in ("below", "rows"):
+        del data[name]
+    return {"min": data.pop("least"), "max": data.pop("greatest"), **data}
+
+
+def diff_to_dict(diff: Diff) -> Data:
+    """Return a diff as data that `json.dumps` takes as it is."""
+    changed = ("shape_changed", "dtype_changed", "value_changed")
+    return {
+        "schema": "torchgraft.diff/1",
+        "old": diff.old,
+        "new": diff.new,
+        "values": diff.values,
+        "equal": diff.equal,
+        "hint": diff.hint,
+        "notes": list(diff.notes),
+        "added": plain(diff.added),
+        "removed": plain(diff.removed),
+        **{name: [_change(change) for change in getattr(diff, name)] for name in changed},
+        "same": [spec.name for spec in diff.same],
+    }
+
+
+def _change(change: Change) -> Data:
+    old, new = (_kind(spec.shape, spec.dtype) for spec in (change.old, change.new))
+    return {"name": change.old.name, "old": old, "new": new, "distance": plain(change.distance)}
+
+
+def saved_to_dict(saved: Saved) -> Data:
+    """Return what was written as data that `json.dumps` takes as it is."""
+    return {"schema": "torchgraft.saved/1", **plain(saved)}
+
+
+def verification_to_dict(found: Verification) -> Data:
+    """Return a verification as data that `json.dumps` takes as it is."""
+    source, target = found.operations
+    return {
+        "schema": "torchgraft.verification/1",
+        "verdict": verification_view(found).verdict,
+        "passed": found.passed,
+        "inputs": found.inputs,
+        "tolerance": found.tolerance,
+        "outputs": plain(found.outputs),
+        "divergence": plain(found.divergence),
+        "causes": plain(found.causes),
+        "settings": plain(found.settings),
+        "operations": {"source": source, "target": target, "matched": found.matched},
+        "complete": found.complete,
+        "parts": plain(found.parts),
+        "unproved": list(found.unproved),
+        "notes": list(found.notes),
+        "seconds": found.seconds,
+    }
+
+
+def hyperparameters_to_dict(found: Hyperparameters) -> Data:
+    """Return a comparison of settings as data that `json.dumps` takes as it is."""
+    settings = plain(found.differences)
+    return {
+        "schema": "torchgraft.hyperparameters/1",
+        "equal": found.equal,
+        "compared": found.compared,
+        "settings": settings,
+    }

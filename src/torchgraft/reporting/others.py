@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
-from torchgraft.core.facts import shown as listed
+from torchgraft.core.facts import shown
 from torchgraft.core.figures import tensors
 from torchgraft.reporting.folding import Fold, Row, fold
-from torchgraft.reporting.sections import remark_section
-from torchgraft.reporting.text import view_text
-from torchgraft.reporting.view import Group, Section, View
+from torchgraft.reporting.view import Group, Section, View, remark_section, told
 from torchgraft.reporting.words import figures, many, shape_words, size
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import TensorSpec
 
 MOST_FACTS = 12
-MOST_LINES = 60
 
 
 def inspection_view(found: Inspection) -> View:
@@ -32,22 +29,22 @@ def inspection_view(found: Inspection) -> View:
     others = len(found.networks) - 1
     more = f" in {others + 1} networks" if others > 0 else ""
     chosen = f"{tensors(len(found.specs))}" + (f" of network {printable(found.chosen)}" if found.chosen else "")
-    sections = [
-        *([_networks(found)] if others > 0 else []),
-        *([_rivals(found)] if found.rivals else []),
-        *_some(remark_section("warnings", found.warnings, "care")),
-        *([_verification(found.verification)] if found.verification else []),
-        *([_statistics(found.statistics)] if found.statistics else []),
-        *_some(remark_section("notes", [found.note] if found.note else [])),
-        *_some(_facts(found)),
-        *_some(_tied(found)),
-        Section(title="tensors", figures=chosen, groups=_specs(found.specs), count=len(found.specs)),
-    ]
+    sections = told(
+        _networks(found) if others > 0 else None,
+        _rivals(found) if found.rivals else None,
+        remark_section("warnings", found.warnings, "care"),
+        _verification(found.verification) if found.verification else None,
+        _statistics(found.statistics) if found.statistics else None,
+        remark_section("notes", [found.note] if found.note else []),
+        _facts(found),
+        _tied(found),
+    )
+    listed = Section(title="tensors", figures=chosen, groups=_specs(found.specs), count=len(found.specs))
     return View(
         verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size(nbytes)}",
         tone=_tone(found),
         origin="",
-        sections=tuple(sections),
+        sections=(*sections, listed),
         counts={"tensors": len(found.specs)},
     )
 
@@ -59,11 +56,6 @@ def _tone(found: Inspection) -> str:
     return "care" if found.rivals or found.warnings or strange else "good"
 
 
-def inspect_text(found: Inspection, *, most_lines: int = MOST_LINES) -> str:
-    """Return an inspection as text; a section longer than `most_lines` is cut short, and says by how much."""
-    return view_text(inspection_view(found), most_lines=most_lines)
-
-
 def diff_view(diff: Diff) -> View:
     """Return the view of a diff: what is on one side only, what changed, and how much is the same."""
     groups = {
@@ -73,27 +65,22 @@ def diff_view(diff: Diff) -> View:
     compared = "names, shapes, types and values" if diff.values else "names, shapes and types (values not compared)"
     said = ", ".join(f"{count} {title}" for title, count in groups.items() if count)
     verdict = f"equal in {compared}: {tensors(len(diff.same))}" if diff.equal else f"{said}; compared: {compared}"
-    sections = [
-        *_some(_listed("added", "good", diff.added)),
-        *_some(_listed("removed", "bad", diff.removed)),
-        *_some(_changed("shape changed", diff.shape_changed)),
-        *_some(_changed("dtype changed", diff.dtype_changed)),
-        *_some(_changed("value changed", diff.value_changed)),
-        *_some(remark_section("hint", [diff.hint] if diff.hint else [])),
-        *_some(remark_section("choose", diff.notes, "care")),
-    ]
+    sections = told(
+        _listed("added", "good", diff.added),
+        _listed("removed", "bad", diff.removed),
+        _changed("shape changed", diff.shape_changed),
+        _changed("dtype changed", diff.dtype_changed),
+        _changed("value changed", diff.value_changed),
+        remark_section("hint", [diff.hint] if diff.hint else []),
+        remark_section("choose", diff.notes, "care"),
+    )
     return View(
         verdict=verdict,
         tone="good" if diff.equal else "care",
-        sections=tuple(sections),
+        sections=sections,
         counts=groups,
         origin=f"from {printable(diff.old)} to {printable(diff.new)}",
     )
-
-
-def diff_text(diff: Diff, *, most_lines: int = MOST_LINES) -> str:
-    """Return a diff as text; a section longer than `most_lines` is cut short, and says by how much."""
-    return view_text(diff_view(diff), most_lines=most_lines)
 
 
 def saved_view(saved: Saved) -> View:
@@ -101,24 +88,13 @@ def saved_view(saved: Saved) -> View:
     shards = f" and {len(saved.files)} shards" if saved.path not in saved.files else ""
     which = f", network {printable(saved.network)}" if saved.network else ""
     left = [f"network {printable(path) or 'at the top level'}" for path in saved.left_out]
-    sections = [
-        *_some(_tied(saved)),
-        *_some(remark_section("left out", left, "care")),
-        *_some(remark_section("notes", saved.notes)),
-    ]
+    sections = told(_tied(saved), remark_section("left out", left, "care"), remark_section("notes", saved.notes))
     cast = f", {saved.cast} of them cast" if saved.cast else ""
     verdict = (
         f"wrote {printable(saved.path)}{shards}: {saved.format}, {tensors(saved.tensors)}{cast}, {size(saved.nbytes)}"
     )
     origin = f"from {printable(saved.origin)}{which}" if saved.origin else ""
-    return View(
-        verdict=verdict, tone="good", origin=origin, sections=tuple(sections), counts={"tensors": saved.tensors}
-    )
-
-
-def saved_text(saved: Saved, *, most_lines: int = MOST_LINES) -> str:
-    """Return what was written as text."""
-    return view_text(saved_view(saved), most_lines=most_lines)
+    return View(verdict=verdict, tone="good", origin=origin, sections=sections, counts={"tensors": saved.tensors})
 
 
 def _networks(found: Inspection) -> Section:
@@ -142,7 +118,7 @@ def _rivals(found: Inspection) -> Section:
 
 
 def _facts(found: Inspection) -> Section:
-    facts = [f"{key} = {value!r}" for key, value in listed(found.metadata).items()]
+    facts = [f"{key} = {value!r}" for key, value in shown(found.metadata).items()]
     more = [f"… and {len(facts) - MOST_FACTS} more"] if len(facts) > MOST_FACTS else []
     groups = tuple(Group(cause=printable(fact, 160)) for fact in [*facts[:MOST_FACTS], *more])
     return Section(title="beside the tensors", figures=str(len(facts)), groups=groups)
@@ -214,7 +190,3 @@ def _change_words(change: Change) -> str:
 def _shapes(one: Fold) -> str:
     shapes = [shape_words(shape) for shape in one.shapes]
     return " and ".join(shapes[:1] if len(set(shapes)) == 1 else shapes)
-
-
-def _some(section: Section) -> tuple[Section, ...]:
-    return (section,) if section.groups else ()

@@ -156,8 +156,8 @@ def _prefix_rule(step: Step) -> str:
     return printable(step.why.text) if step.why.rule == "prefix" else ""
 
 
-def cast_section(plan: Plan) -> Section | None:
-    """Return which element types change on the way, None when none does."""
+def cast_section(plan: Plan) -> Section:
+    """Return which element types change on the way."""
     pairs: Counter[str] = Counter()
     for step in plan.steps:
         if len(step.feeds) == 1 and _keeps_type(step, plan):
@@ -166,8 +166,6 @@ def cast_section(plan: Plan) -> Section | None:
         kinds = {str(spec.dtype) for spec in specs} - {str(step.slot.spec.dtype)}
         if kinds:
             pairs[f"{' and '.join(sorted(kinds))} -> {step.slot.spec.dtype}"] += 1
-    if not pairs:
-        return None
     groups = tuple(Group(cause=text, count=count) for text, count in pairs.items())
     return Section(title="cast", figures=tensors(sum(pairs.values())), groups=groups)
 
@@ -181,11 +179,6 @@ def objection_section(title: str, tone: str, objections: Sequence[Objection]) ->
     """Return objections, each with its fact and remedy."""
     groups = tuple(Group(cause=printable(o.text, 2000)) for o in objections)
     return Section(title=title, tone=tone, groups=groups)
-
-
-def remark_section(title: str, remarks: Iterable[str], tone: str = "plain") -> Section:
-    """Return plain remarks."""
-    return Section(title=title, tone=tone, groups=tuple(Group(cause=printable(text, 2000)) for text in remarks))
 
 
 def usual_dtype(plan: Plan) -> DType | None:

@@ -1,32 +1,15 @@
-"""Plans and reports as plain text, one fact a line: for pipes, logs and `str()`."""
+"""Views as plain text, one fact a line: for pipes, logs and `str()`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.core.system.collector import collector_paused
-from torchgraft.reporting.views import plan_view, report_view
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.report import Report
     from torchgraft.reporting.view import Group, Line, Section, View
 
 MOST_LINES = 24
-
-
-def plan_text(plan: Plan, *, most_lines: int = MOST_LINES) -> str:
-    """Return a plan as text; a section longer than `most_lines` is cut short, and says by how much."""
-    with collector_paused():
-        return view_text(plan_view(plan), most_lines=most_lines)
-
-
-def report_text(report: Report, *, most_lines: int = MOST_LINES) -> str:
-    """Return a report as text; a section longer than `most_lines` is cut short, and says by how much."""
-    with collector_paused():
-        return view_text(report_view(report), most_lines=most_lines)
 
 
 def view_text(view: View, *, most_lines: int = MOST_LINES) -> str:

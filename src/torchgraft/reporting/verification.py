@@ -1,4 +1,4 @@
-"""Verifications and comparisons of settings: as views for people, and as plain data."""
+"""The views of verifications and of comparisons of settings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import printable
 from torchgraft.core.families import family
 from torchgraft.core.proof import tally
-from torchgraft.reporting.json import Data, part_data, plain
-from torchgraft.reporting.sections import remark_section
-from torchgraft.reporting.text import view_text
-from torchgraft.reporting.view import Group, Line, Section, View
+from torchgraft.reporting.view import Group, Line, Section, View, remark_section, told
 from torchgraft.reporting.words import shape_words
 
 if TYPE_CHECKING:
@@ -26,10 +23,6 @@ if TYPE_CHECKING:
         Verification,
     )
 
-SCHEMA = "torchgraft.verification/1"
-HYPERPARAMETERS_SCHEMA = "torchgraft.hyperparameters/1"
-MOST_LINES = 24
-
 
 def verification_view(found: Verification) -> View:
     """Return the view of a verification: the verdict, outputs, the first difference, causes, settings."""
@@ -40,26 +33,21 @@ def verification_view(found: Verification) -> View:
         verdict = f"outputs differ: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
     else:
         verdict = "the model could not be run to its end"
-    sections = [
+    sections = told(
         _outputs(found.outputs),
-        *([_divergence(found.divergence, found)] if found.divergence else []),
-        *([_causes(found.causes)] if found.causes else []),
-        *([_proved(found)] if found.parts or found.unproved else []),
-        *([_settings(found.settings)] if found.settings else []),
+        _divergence(found.divergence, found) if found.divergence else None,
+        _causes(found.causes),
+        _proved(found) if found.parts or found.unproved else None,
+        _settings(found.settings),
         remark_section("notes", found.notes),
-    ]
+    )
     return View(
         verdict=verdict,
         tone="good" if found.passed else "bad",
         origin="",
-        sections=tuple(s for s in sections if s.groups),
+        sections=sections,
         counts={"outputs": len(found.outputs)},
     )
-
-
-def verification_text(found: Verification, *, most_lines: int = MOST_LINES) -> str:
-    """Return a verification as text."""
-    return view_text(verification_view(found), most_lines=most_lines)
 
 
 def hyperparameters_view(found: Hyperparameters) -> View:
@@ -69,19 +57,13 @@ def hyperparameters_view(found: Hyperparameters) -> View:
         f"{loud} setting{'s' * (loud != 1)} that can change outputs" if loud else "no setting that can change outputs"
     )
     verdict = f"{said} differ{'s' * (loud <= 1)}: {found.compared} pairs of modules compared"
-    sections = (_settings(found.differences),) if found.differences else ()
     return View(
         verdict=verdict,
         tone="care" if loud else "good",
         origin="",
-        sections=sections,
+        sections=told(_settings(found.differences)),
         counts={"settings": len(found.differences)},
     )
-
-
-def hyperparameters_text(found: Hyperparameters, *, most_lines: int = MOST_LINES) -> str:
-    """Return a comparison of settings as text."""
-    return view_text(hyperparameters_view(found), most_lines=most_lines)
 
 
 def _outputs(outputs: Sequence[OutputComparison]) -> Section:
@@ -156,90 +138,3 @@ def _settings(differences: Sequence[SettingDifference]) -> Section:
         figures=str(len(differences)),
         groups=tuple(groups),
     )
-
-
-def verification_to_dict(found: Verification) -> Data:
-    """Return a verification as data that `json.dumps` takes as it is."""
-    return {
-        "schema": SCHEMA,
-        "verdict": verification_view(found).verdict,
-        "passed": found.passed,
-        "inputs": found.inputs,
-        "tolerance": found.tolerance,
-        "outputs": [_output(one) for one in found.outputs],
-        "divergence": None if found.divergence is None else _divergence_data(found.divergence),
-        "causes": [_cause(one) for one in found.causes],
-        "settings": [_setting(one) for one in found.settings],
-        "operations": {"source": found.operations[0], "target": found.operations[1], "matched": found.matched},
-        "complete": found.complete,
-        "parts": [part_data(part) for part in found.parts],
-        "unproved": list(found.unproved),
-        "notes": list(found.notes),
-        "seconds": found.seconds,
-    }
-
-
-def hyperparameters_to_dict(found: Hyperparameters) -> Data:
-    """Return a comparison of settings as data that `json.dumps` takes as it is."""
-    return {
-        "schema": HYPERPARAMETERS_SCHEMA,
-        "equal": found.equal,
-        "compared": found.compared,
-        "settings": [_setting(one) for one in found.differences],
-    }
-
-
-def _output(one: OutputComparison) -> Data:
-    return {
-        "source": one.source,
-        "target": one.target,
-        "source_shape": list(one.source_shape),
-        "target_shape": list(one.target_shape),
-        "greatest": plain(one.greatest),
-        "relative": plain(one.relative),
-        "passed": one.passed,
-    }
-
-
-def _divergence_data(found: Divergence) -> Data:
-    return {
-        "source": None if found.source is None else _site(found.source),
-        "target": None if found.target is None else _site(found.target),
-        "input": found.input,
-    }
-
-
-def _site(site: Site) -> Data:
-    return {
-        "number": site.number,
-        "total": site.total,
-        "name": site.name,
-        "module": site.module,
-        "kind": site.kind,
-        "weights": list(site.weights),
-        "shapes": [list(shape) for shape in site.shapes],
-        "settings": plain(site.settings),
-    }
-
-
-def _cause(one: Cause) -> Data:
-    return {
-        "kind": one.kind,
-        "text": one.text,
-        "remedy": one.remedy,
-        "module": one.module,
-        "source_module": one.source_module,
-        "source": plain(one.source),
-        "target": plain(one.target),
-    }
-
-
-def _setting(one: SettingDifference) -> Data:
-    return {
-        "name": one.name,
-        "module": one.module,
-        "source_module": one.source_module,
-        "source": plain(one.source),
-        "target": plain(one.target),
-        "matters": one.matters,
-    }

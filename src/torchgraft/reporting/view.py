@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchgraft.core.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +51,13 @@ class View:
     origin: str
     sections: tuple[Section, ...]
     counts: dict[str, int]
+
+
+def told(*sections: Section | None) -> tuple[Section, ...]:
+    """Return those sections that have something to tell."""
+    return tuple(section for section in sections if section is not None and section.groups)
+
+
+def remark_section(title: str, remarks: Iterable[str], tone: str = "plain") -> Section:
+    """Return plain remarks."""
+    return Section(title=title, tone=tone, groups=tuple(Group(cause=printable(text, 2000)) for text in remarks))

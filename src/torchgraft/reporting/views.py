@@ -8,7 +8,7 @@ from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action
 from torchgraft.reporting import sections as parts
-from torchgraft.reporting.view import Section, View
+from torchgraft.reporting.view import Section, View, remark_section, told
 from torchgraft.reporting.words import coverage_words, seconds, size
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ STAY = (
 def plan_view(plan: Plan) -> View:
     """Return the view of a plan: what would happen."""
     fates = parts.by_fate(plan)
-    sections = [
-        *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
-        *_told(plan, fates, 0),
-        *_if_any(parts.objection_section("warnings", "care", _untold(plan))),
-        *_if_any(parts.remark_section("notes", [*plan.notes, *_memory(plan)])),
-    ]
+    sections = told(
+        parts.objection_section("refused", "bad", plan.refusals),
+        *_tensors(plan, fates, 0),
+        parts.objection_section("warnings", "care", _untold(plan)),
+        remark_section("notes", [*plan.notes, *_memory(plan)]),
+    )
     return View(
         verdict=plan_verdict(plan),
         tone=_tone(plan),
         origin=_origin(plan),
-        sections=tuple(sections),
+        sections=sections,
         counts=counts(plan, fates),
     )
 
@@ -49,22 +49,22 @@ def report_view(report: Report) -> View:
     fates = parts.by_fate(plan)
     failed = [check for check in report.checks if not check.passed]
     compared = _compared(report)
-    sections = [
-        *_if_any(parts.remark_section("failed", map(_check_words, failed), "bad")),
-        *_if_any(parts.objection_section("refused", "bad", plan.refusals)),
-        *_told(plan, fates, len(report.initialised)),
-        *_if_any(parts.objection_section("warnings", "care", _untold(plan))),
-        *_if_any(parts.remark_section("mapped", _mapped(report.mapped))),
-        *_if_any(parts.remark_section("notes", plan.notes)),
-    ]
-    plain = not sections and compared
-    if not plain:
-        sections += _if_any(parts.remark_section("checks", [_check_words(c) for c in report.checks if c.passed]))
+    sections = told(
+        remark_section("failed", map(_check_words, failed), "bad"),
+        parts.objection_section("refused", "bad", plan.refusals),
+        *_tensors(plan, fates, len(report.initialised)),
+        parts.objection_section("warnings", "care", _untold(plan)),
+        remark_section("mapped", _mapped(report.mapped)),
+        remark_section("notes", plan.notes),
+    )
+    if sections or not compared:
+        passed = [_check_words(check) for check in report.checks if check.passed]
+        sections = told(*sections, remark_section("checks", passed))
     return View(
         verdict=report_verdict(report),
         tone=_tone(plan) if compared and not failed else "bad",
         origin="; ".join(text for text in (_origin(plan), _cost(report)) if text),
-        sections=tuple(sections),
+        sections=sections,
         counts=counts(plan, fates),
     )
 
@@ -128,35 +128,28 @@ def _tone(plan: Plan) -> str:
     return "care" if plan.doubtful or plan.warnings or plan.fresh else "good"
 
 
-def _told(plan: Plan, fates: dict[str, list[Step]], initialised: int) -> list[Section]:
-    """Return the sections on slots and source tensors, empty ones left out; harmless ones as one remark."""
+def _tensors(plan: Plan, fates: dict[str, list[Step]], initialised: int) -> list[Section | None]:
+    """Return the sections on slots and source tensors; harmless ones as one remark."""
     usual = parts.usual_dtype(plan)
     unused = [one for one in plan.unused if not one.quiet]
-    cast = parts.cast_section(plan)
     return [
-        *_if_any(parts.fresh_section(fates["fresh"], plan, usual, initialised)),
-        *_if_any(parts.unused_section(unused, plan, usual)),
-        *_if_any(parts.doubtful_section(fates["doubtful"], plan, usual)),
-        *_if_any(parts.adapted_section(fates["adapted"], plan, usual)),
-        *_if_any(parts.renamed_section(fates["renamed"])),
-        *_if_any(parts.likely_section(fates["copied"])),
-        *([cast] if cast else []),
-        *_quiet(len(fates["quiet"]), len(plan.unused) - len(unused)),
+        parts.fresh_section(fates["fresh"], plan, usual, initialised),
+        parts.unused_section(unused, plan, usual),
+        parts.doubtful_section(fates["doubtful"], plan, usual),
+        parts.adapted_section(fates["adapted"], plan, usual),
+        parts.renamed_section(fates["renamed"]),
+        parts.likely_section(fates["copied"]),
+        parts.cast_section(plan),
+        _quiet(len(fates["quiet"]), len(plan.unused) - len(unused)),
     ]
 
 
-def _quiet(slots: int, unused: int) -> Sequence[Section]:
+def _quiet(slots: int, unused: int) -> Section:
     said = (
         [f"{tensors(slots)} of the model {'keeps its value' if slots == 1 else 'keep their values'}"] if slots else []
     )
     said += [f"{tensors(unused)} of the checkpoint {'is' if unused == 1 else 'are'} not needed"] if unused else []
-    if not said:
-        return ()
-    return (parts.remark_section("harmless", [f"{', '.join(said)}: counters, indices and the like"]),)
-
-
-def _if_any(section: Section) -> tuple[Section, ...]:
-    return (section,) if section.groups else ()
+    return remark_section("harmless", [f"{', '.join(said)}: counters, indices and the like"] if said else [])
 
 
 def _origin(plan: Plan) -> str:
