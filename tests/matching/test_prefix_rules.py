@@ -1,7 +1,12 @@
 """A prefix is taken off or put on only where that explains names and shapes of both sides."""
 
+import pytest
+from torch import nn
+
+import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
+from torchgraft.core.plan import Certainty
 from torchgraft.matching.names.prefixes import by_name
 
 PARTS = ("attn.q", "attn.k", "mlp.up", "mlp.down")
@@ -52,3 +57,23 @@ def test_a_rule_that_explains_less_than_half_of_a_part_is_none():
 def test_a_rule_never_changes_the_number_of_a_layer():
     naming = by_name(leaves(network("layers.1.", 4)), leaves(network("layers.2.", 4)))
     assert naming.pairs == {}
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_norm_that_goes_into_another_part_of_its_module_is_only_likely_the_same(fresh):
+    """What else the module holds stays where it is: nothing but `norm` says that the two are one."""
+
+    def net(inside, head):
+        part = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("q", "k", "v")})
+        if inside:
+            part[inside] = nn.ModuleDict({"norm": nn.LayerNorm(4)})
+        else:
+            part["norm"] = nn.LayerNorm(4)
+        return nn.ModuleDict({"part": part, head: nn.Linear(4, 9 if head == "head" else 7)})
+
+    head = "output" if fresh else "head"
+    for source, target in (("", "cross"), ("cross", "")):
+        plan = tg.plan(net(target, head), net(source, "head").state_dict(), on_doubt="take", min_coverage=0.0)
+        found = {step.slot.name: step.certainty for step in plan.steps if ".norm." in step.slot.name and step.feeds}
+        assert found
+        assert set(found.values()) == {Certainty.LIKELY}

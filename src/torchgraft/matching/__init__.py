@@ -166,7 +166,9 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
         return None
     return Matching(
-        matches=tuple(_make_match(target=b, source=a, why=naming.reason(a, b)) for a, b in pairs),
+        matches=tuple(
+            _make_match(target=b, source=a, why=naming.reason(a, b), certainty=naming.certainty(a)) for a, b in pairs
+        ),
         free_targets=tuple(free_targets),
         free_sources=tuple(free_sources),
     )

@@ -15,9 +15,11 @@ from torchgraft.core.system.making import maker
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import (
     AKIN,
+    CERTAIN,
     EITHER_WAY,
     FOLDED,
     FUSED,
+    LIKELY,
     ONE_OF_SEVERAL,
     UNORDERED,
     folded,
@@ -52,6 +54,7 @@ _make_match, _make_why = maker(Match), maker(Why)
 def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
     """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
     seen = unwrapped(sources, naming, keep=models.source is not None)
+    parted = {key for leaf in sources if leaf.name in naming.parted for key in leaf.keys}
     sources, named = seen.sources, seen.pairs
     source_units, target_units = _units(sources, targets, named, models)
     pinned = _pinned(source_units, target_units, named)
@@ -68,6 +71,8 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
         sure = sureness(pair, familiar=strict, unordered=unordered)
+        if sure == CERTAIN and parted and _is_of(source_units[pair.source], parted):
+            sure = LIKELY
         lacking = doubts.of(pair) if sure is not None else ""
         sure = folded(sure, lacking) if sure is not None and lacking else sure
         if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
@@ -240,6 +245,10 @@ def _is_one_path(source: Unit, target: Unit) -> bool:
     """Return whether the two have one path but for what stands before it."""
     ours, theirs = f".{source.path}", f".{target.path}"
     return ours.endswith(theirs) or theirs.endswith(ours)
+
+
+def _is_of(unit: Unit, keys: Container[str]) -> bool:
+    return any(key in keys for leaf in unit.leaves.values() for key in leaf.keys)
 
 
 def _is_harmless(unit: Unit) -> bool:

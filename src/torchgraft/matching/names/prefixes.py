@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
-from torchgraft.core.plan import Why
+from torchgraft.core.plan import Certainty, Why
 from torchgraft.matching.names.wrapped import Side, wrapped
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Naming:
 
     `rivals` are source prefixes that would place as much in the same slots; `homes` are target prefixes (the chosen one
     first, if there are any) that the same tensors would fit as well. `wrapped` are the source names that agree once a module
-    in the middle of one side's names is set aside.
+    in the middle of one side's names is set aside. `parted` are those of which a rule puts another module around a part of a
+    module, whose other tensors stay where they are: nothing but the last words of the names speaks for them.
     """
 
     pairs: Mapping[str, str]
@@ -38,6 +39,7 @@ class Naming:
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
     wrapped: frozenset[str] = frozenset()
+    parted: frozenset[str] = frozenset()
 
     def reason(self, source: Leaf, target: Leaf) -> Why:
         """Return why two leaves belong together by name."""
@@ -49,6 +51,10 @@ class Naming:
             if source.name.startswith(old) and target.name == new + source.name[len(old) :]:
                 return reason_of((old, new))
         return Why("prefix", "same name once prefixes are set aside")
+
+    def certainty(self, source: Leaf) -> Certainty:
+        """Return how sure the name of a leaf makes its pair."""
+        return Certainty.LIKELY if source.name in self.parted else Certainty.CERTAIN
 
 
 SAME_NAME = Why("same name", "same name")
@@ -99,7 +105,23 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
     inner = _wrapped(left, wanted, rules, (ours, theirs)) if left and wanted else {}
-    return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner))
+    parted = frozenset().union(*(_parted(rule, pairs, (ours, theirs)) for rule in rules[1:] if is_nested(rule)))
+    return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner), parted)
+
+
+def is_nested(rule: Prefix) -> bool:
+    """Return whether a rule leads from a module into one of its own, or out of it."""
+    old, new = rule
+    return bool(old and new) and (old.startswith(new) or new.startswith(old))
+
+
+def _parted(rule: Prefix, pairs: Mapping[str, str], names: tuple[Sequence[str], Sequence[str]]) -> Iterable[str]:
+    """Return what a nested rule pairs, if it takes less than half of the module: the rest has its place by other rules."""
+    old, new = rule
+    placed = [a for a, b in pairs.items() if a.startswith(old) and b == new + a[len(old) :]]
+    around = min(rule, key=len)
+    whole = sum(name.startswith(around) for name in names[0 if around == old else 1])
+    return placed if 2 * len(placed) < whole else ()
 
 
 def _wrapped(
