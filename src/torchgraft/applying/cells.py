@@ -144,12 +144,26 @@ def apart(ranges: Sequence[tuple[int, int]]) -> bool:
 
 
 def reach_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return where the elements of a plain tensor begin in memory, and end; nothing lies between where it has none."""
+    """Return where the elements of a tensor begin in memory, and end; nothing lies between where it has none.
+
+    Of one that is not plain, this is where its storage begins and ends.
+    """
+    if not (is_plain(tensor) or is_away(tensor)):
+        return _storage_of(tensor)
     start = tensor.data_ptr()
     if tensor.is_contiguous() or not tensor.numel():
         return start, start + tensor.nbytes
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return start, start + (last + 1) * tensor.element_size()
+
+
+def _storage_of(tensor: torch.Tensor) -> tuple[int, int]:
+    try:
+        storage = tensor.untyped_storage()
+        start = storage.data_ptr()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+        return 0, 0
+    return start, start + storage.nbytes()
 
 
 def _memory_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -25,10 +25,10 @@ class Crew:
         self._failures: list[tuple[str, BaseException]] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, chunks: Sequence[Chunk], *, helpers: bool = True) -> None:
-        """Begin with helpers, if they are wanted: as many as there are further cores and work for them."""
+    def start(self, chunks: Sequence[Chunk]) -> None:
+        """Begin with helpers: as many as there are further cores and work for them."""
         self._queue.extend(chunks)
-        if not helpers or sum([part.size for chunk in chunks for part in chunk]) < _WORTH_THREADS:
+        if sum([part.size for chunk in chunks for part in chunk]) < _WORTH_THREADS:
             return
         for number in range(min(os.cpu_count() or 1, MAX_THREADS, len(chunks)) - 1):
             thread = threading.Thread(target=self._run, args=(_nothing,), name=f"torchgraft-{number}", daemon=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.listing import listed
 from torchgraft.core.plan import Objection
 from torchgraft.core.policy import Policy, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torchgraft.applying.finite import Odd
     from torchgraft.core.plan import Step
     from torchgraft.core.specs import Slot
@@ -50,6 +53,14 @@ class Findings:
         """Note a buffer without a single finite value."""
         text = f"{slot.name} {list(slot.spec.shape)} {fact}: statistics that were never set; set them before you use the model"
         self._found.append((slot.order, Objection("infinite", text, (slot.name,))))
+
+    def changed_along(self, slot: Slot, others: Sequence[str]) -> None:
+        """Note a slot that the checkpoint doesn't fill, and that changed with `others`, whose memory it shares."""
+        text = (
+            f"{slot.name} {list(slot.spec.shape)} is not filled, and shares memory with {listed(others, 3)}: its values changed "
+            "with those"
+        )
+        self._found.append((slot.order, Objection("buffers", text, (slot.name,))))
 
     def lost(self, step: Step, count: int, given: str) -> None:
         """Note values that the slot's element type can't hold."""

@@ -39,26 +39,20 @@ class Move(NamedTuple):
     row: int = 0
 
 
-def move_of(
-    step: Step, cell: Cell, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]], *, lone: bool
-) -> Move | None:
-    """Return what a step moves; None where it does more than that.
-
-    What is cast, turned or sent to a device is not written in turn with all else: only slots that are `lone`, whose memory
-    is no other's, are filled that way.
-    """
+def move_of(step: Step, cell: Cell, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> Move | None:
+    """Return what a step moves; None where it does more than that. The memory of its slot must be no other's."""
     value = cell.value
     if not (cell.plain or cell.away) or not value.is_contiguous():
         return None
     old = 0 if cell.staged else value.nbytes
     found = segments(step, source, specs)
     if found is None:
-        whole = turned(step, source, specs) if lone and cell.plain else None
+        whole = turned(step, source, specs) if cell.plain else None
         return Move(step, value, (whole,), None, old, row=_row(step)) if whole else None
     feed = step.feeds[0]
     dtype = specs[feed.network][feed.key].dtype
     given = None if dtype is cell.slot.spec.dtype else dtype
-    if (given and cell.away) or ((given or cell.away) and not lone):
+    if given and cell.away:
         return None
     return Move(step, value, found, given, old, cell.away)
 
@@ -69,10 +63,10 @@ def _row(step: Step) -> int:
     return slot.shape[0] * slot.dtype.itemsize
 
 
-def kept(moves: Sequence[Move | Batch], way: str, *, overlapping: bool) -> list[Move | Batch]:
+def kept(moves: Sequence[Move | Batch], way: str) -> list[Move | Batch]:
     """Return those whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
     real = [move for move in moves if move.old]
-    if way == KEEP or overlapping:
+    if way == KEEP:
         return real
     found: list[Move | Batch] = []
     left = KEPT if way == AUTO else 0

@@ -43,7 +43,7 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
     tensors = {step.slot.name: here(found[step.slot.name]) for step in plan.steps}
     plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
     away = {name for name, tensor in tensors.items() if is_away(tensor)}
-    overlapping = not apart([reach_of(tensors[name]) for name in plain | away if not tensors[name].is_meta])
+    overlapping = not apart([reach_of(tensor) for tensor in tensors.values() if not tensor.is_meta])
     moved = kept = working = 0
     for step in plan.steps:
         if step.action is Action.FRESH:

@@ -161,9 +161,8 @@ def _prepared(  # noqa: PLR0913  # what apply() was given
     tensors = {place.name: place.tensor for place in model.places}
     small, rest = picked(steps, tensors, specs)
     cells = resolve(model, _others(target.slots, small), where, mapped.values)
-    reached = [cell.reach for cell in cells.values() if cell.plain or cell.away]
-    overlapping = not apart([*map(_reach, small), *reached])
-    if overlapping and small:
+    overlapping = not apart([*map(_reach, small), *(cell.reach for cell in cells.values())])
+    if overlapping:
         small, rest, cells = [], steps, resolve(model, target.slots, where, mapped.values)
     odd = [(cell, step) for step in rest if not (cell := cells[step.slot.spec.name]).size or cell.staged]
     expect_writable((cell.places[0].tensor, step) for cell, step in odd)
@@ -177,7 +176,8 @@ class _Work:
 
     `picked` are small slots that are copied many at a time, `rest` the other steps, whose `cells` are those of all others:
     `direct` are filled by reading, and by a cast at most, `others` are computed. `overlapping`: some slots share memory, so
-    that the last write wins, and old values can't be done without. What is `mapped` is filled already.
+    that the last write wins: all are filled the careful way, one after the other, their old values kept, and compared in
+    full. What is `mapped` is filled already.
     """
 
     cells: Mapping[str, Cell]
@@ -214,13 +214,13 @@ class _Work:
             small += batched(new, staged=True)
         moves = []
         for step in _in_file_order(rest, self.source):
-            move = move_of(step, self._cell(step), self.source, self.specs, lone=not self.overlapping)
+            move = None if self.overlapping else move_of(step, self._cell(step), self.source, self.specs)
             if move is None:
                 self.others.append(step)
             else:
                 moves.append(move)
         changed = [cell.value for cell in map(self._cell, self.others) if not cell.staged]
-        keeps = kept([*small, *moves], self.way, overlapping=self.overlapping)
+        keeps = kept([*small, *moves], self.way)
         self.undo = Undo(changed, rooms(keeps))
         self.direct = transfers(moves, keeps, self.undo, self.way, self.written)
         self.small = settled(small, keeps, self.undo, self.way)
@@ -241,7 +241,7 @@ class _Work:
         """Initialise, fill, settle what the values say, and put new tensors in; return notes and initialised slots."""
         initialised = initialise(model, self.cells, self.steps)
         deliver = shield.deliver if self.way != NONE else _wait
-        self.transfers.start(self.direct, in_turn=self.overlapping)
+        self.transfers.start(self.direct)
         for step in self.others:
             self._fill(step)
             deliver()
@@ -250,6 +250,7 @@ class _Work:
         if self.home.prefault:
             make_ready(self.mapped.ranges(), self.ticks.tick, deliver)
         self._look_at_fresh_buffers()
+        self._look_at_changed()
         notes = self.findings.settle()
         for cell in self.cells.values():
             if cell.staged:
@@ -277,6 +278,17 @@ class _Work:
             value = cell.value
             if value.layout is torch.strided and value.is_floating_point() and bool(value.isinf().all()):
                 self.findings.infinite(slot, "stays as it was, and holds nothing but infinite values")
+
+    def _look_at_changed(self) -> None:
+        """Note slots that were to stay fresh, and share memory with ones that were filled."""
+        if not self.overlapping:
+            return
+        filled = {step.slot.spec.name: self._cell(step).reach for step in self.steps}
+        for name, cell in self.cells.items():
+            start, stop = cell.reach
+            others = [other for other, (first, last) in filled.items() if first < stop and start < last]
+            if name not in filled and others:
+                self.findings.changed_along(cell.slot, others)
 
     def _fill(self, step: Step) -> None:
         cell = self._cell(step)

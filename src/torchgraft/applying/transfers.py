@@ -63,14 +63,14 @@ class Transfers:
         self._odd: list[tuple[Step, Odd]] = []
         self.begun: list[Transfer] = []
 
-    def start(self, transfers: Sequence[Transfer], *, in_turn: bool = False) -> None:
-        """Begin with the first go, beside whatever the caller does meanwhile; `in_turn`: one after the other."""
+    def start(self, transfers: Sequence[Transfer]) -> None:
+        """Begin with the first go, beside whatever the caller does meanwhile."""
         self.begun = [t for t in transfers if t.bare]
         self._later = [t for t in transfers if t.proves]
         parts = [t.segments for t in transfers if t.step.action is Action.ADAPT]
         self._parted = list(dict.fromkeys((s.network, s.key) for found in parts for s in found))
         self._lanes.begin({t.value.device for t in transfers if t.away})
-        self._first.start(_shared(transfers, LOOKED_AT), helpers=not in_turn)
+        self._first.start(_shared(transfers, LOOKED_AT))
 
     def finish(self, between: Callable[[], None]) -> None:
         """Work along until the first go is done; `between` is called now and then, and may raise."""

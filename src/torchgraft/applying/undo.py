@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.memory import Arena, is_plain, move
 from torchgraft.core.errors import UsageError
@@ -32,9 +32,7 @@ class Undo:
         """Reserve memory for the old values of `tensors`, and for `sizes` bytes (each once, whole or in pieces)."""
         whole = [t.nbytes for t in tensors if is_plain(t) and is_dense(t)]
         self._arena = Arena(sum([(size + 63) // 64 * 64 for size in (*whole, *sizes)]))
-        self._moved: list[tuple[int, int, int]] = []
-        self._gathered: list[tuple[int, Sequence[int], Sequence[int]]] = []
-        self._cloned: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._kept: list[_Moved | _Gathered | _Cloned] = []
         self.size = 0
 
     def reserve(self, size: int) -> int:
@@ -45,12 +43,12 @@ class Undo:
     def keep_bytes(self, room: int, address: int, size: int) -> None:
         """Keep the bytes at `address` in `room`. May be called from several threads for different memory."""
         move(room, address, size)
-        self._moved.append((address, room, size))
+        self._kept.append(_Moved(room, address, size))
 
     def keep_many(self, room: int, addresses: Sequence[int], sizes: Sequence[int]) -> None:
         """Keep `sizes` bytes of each of `addresses` in `room`, side by side."""
         gather(addresses, sizes, room)
-        self._gathered.append((room, addresses, sizes))
+        self._kept.append(_Gathered(room, addresses, sizes))
 
     def keep(self, tensor: torch.Tensor) -> None:
         """Keep the values of a whole tensor of any kind; those of other devices are kept on the CPU."""
@@ -61,18 +59,40 @@ class Undo:
             return
         copy = tensor.detach().to("cpu", copy=True)
         self.size += copy.numel() * copy.element_size()
-        self._cloned.append((tensor, copy))
+        self._kept.append(_Cloned(tensor, copy))
 
     def restore(self) -> list[torch.Tensor]:
-        """Put every kept value back; return tensors that refuse to take theirs."""
+        """Put every kept value back; return tensors that refuse to take theirs.
+
+        In one row, whatever they were kept as: of tensors that share memory, a later one was kept with an earlier one's new
+        values in it.
+        """
         refused = []
-        for tensor, copy in reversed(self._cloned):
-            try:
-                tensor.copy_(copy)
-            except Exception:  # noqa: BLE001  # part of the transaction: all others must get theirs back
-                refused.append(tensor)
-        for address, room, size in reversed(self._moved):
-            move(address, room, size)
-        for room, addresses, sizes in reversed(self._gathered):
-            scatter(room, addresses, sizes)
+        for kept in reversed(self._kept):
+            if isinstance(kept, _Moved):
+                move(kept.address, kept.room, kept.size)
+            elif isinstance(kept, _Gathered):
+                scatter(kept.room, kept.addresses, kept.sizes)
+            else:
+                try:
+                    kept.tensor.copy_(kept.copy)
+                except Exception:  # noqa: BLE001  # part of the transaction: all others must get theirs back
+                    refused.append(kept.tensor)
         return refused
+
+
+class _Moved(NamedTuple):
+    room: int
+    address: int
+    size: int
+
+
+class _Gathered(NamedTuple):
+    room: int
+    addresses: Sequence[int]
+    sizes: Sequence[int]
+
+
+class _Cloned(NamedTuple):
+    tensor: torch.Tensor
+    copy: torch.Tensor
