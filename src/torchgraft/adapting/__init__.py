@@ -17,6 +17,7 @@ from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.starts import start_steps
 from torchgraft.adapting.views import View, views_of
+from torchgraft.adapting.widening import widened
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty, Plan, Step, Unused, Why
 
@@ -115,6 +116,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], b
     decided = {name: _undoubted(step, wishes) for name, step in drafted.items()}
     steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
+    steps = tuple(widened(step, specs) for step in steps)
     steps = told_of_branches(steps, specs, brief.network)
     unused = unused_sources(steps, shown, draft.rejected, matching, brief.network)
     for view in reversed(views):

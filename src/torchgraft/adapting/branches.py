@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import FuseBranches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torchgraft.core.specs import Slot, TensorSpec
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 EPS = 1e-5
+MOST_WAYS = 8
 BRANCHES = (
     "the file has parallel branches here, as in training, where the model has one layer: fuse_branches= adds them up"
 )
@@ -32,12 +34,44 @@ def branch_steps(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network
     """Return steps for each convolution of the model that the file holds as two or more branches of one block.
 
     A block is the module above the convolution. Its branches are the file's convolutions and norms below that same
-    module; a norm belongs to the convolution beside it, a norm alone is the identity branch.
+    module; a norm belongs to the convolution beside it, a norm alone is the identity branch. Either side may have
+    everything under one more path.
     """
+    found = _fused(specs, slots, network)
+    for new, old in () if found else _ways(specs, slots):
+        keys = {new + key[len(old) :]: key for key in specs if key.startswith(old)}
+        steps = _fused({name: specs[key] for name, key in keys.items()}, slots, network)
+        if len(steps) > len(found):
+            found = {name: _with_keys(step, keys) for name, step in steps.items()}
+    return found
+
+
+def _ways(specs: Mapping[str, TensorSpec], slots: Sequence[Slot]) -> Iterator[tuple[str, str]]:
+    """Yield the paths (in the model, in the file) under which the two may have the same names."""
+    heads: dict[str, list[str]] = {}
+    for path in dict.fromkeys(path for key in specs for path in above(key)):
+        for end in ends(path):
+            heads.setdefault(end, []).append(path[: len(path) - len(end)])
+    for wrapper in ("", *wrappers(slot.name for slot in slots)):
+        blocks = (_block(slot).removeprefix(wrapper) for slot in slots if slot.role == "weight" and slot.spec.shape[2:])
+        known = next((heads[block] for block in blocks if block in heads), [])
+        yield from ((wrapper, head) for head in known[:MOST_WAYS])
+
+
+def _with_keys(step: Step, keys: Mapping[str, str]) -> Step:
+    return replace(step, feeds=tuple(replace(feed, key=keys[feed.key]) for feed in step.feeds))
+
+
+def _block(slot: Slot) -> str:
+    return slot.name.rpartition(".")[0].rpartition(".")[0]
+
+
+def _fused(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str) -> dict[str, Step]:
+    """Return the steps where a block has one name on both sides."""
     by_name = {slot.name: slot for slot in slots}
     steps: dict[str, Step] = {}
     for slot in slots:
-        block = slot.name.rpartition(".")[0].rpartition(".")[0]
+        block = _block(slot)
         kernel = slot.spec.shape[2:]
         if slot.role != "weight" or not kernel or slot.name in specs or not block:
             continue

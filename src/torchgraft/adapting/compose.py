@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
@@ -73,8 +74,9 @@ def gather_facts(
     convs = [leaf for leaf in leaves[1] if len(leaf.shape) >= 3 and leaf.role == "weight" and leaf.part is None]
     first = frozenset({min(convs, key=lambda leaf: leaf.order).keys[0]}) if convs else frozenset()
     stored = [leaf for leaf in leaves[0] if len(leaf.shape) >= 3 and leaf.role == "weight"]
-    if stored and not _alphabetical(leaves[0]):
+    if stored and not _alphabetical(leaves[0]) and _in_step(matches):
         first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
+    first |= {m.source.keys[0] for m in matches if m.target.keys[0] in first}
     layout = read_layout(matches, tails, specs)
     return Facts(
         specs=specs,
@@ -100,6 +102,12 @@ def _has_keys(leaf: Leaf) -> bool:
 def _alphabetical(leaves: Sequence[Leaf]) -> bool:
     keys = [leaf.keys[0] for leaf in sorted(leaves, key=lambda leaf: leaf.order)]
     return len(keys) > 8 and keys == sorted(keys)
+
+
+def _in_step(matches: Sequence[Match]) -> bool:
+    """Whether the file has its tensors mostly in the model's order; a first one says nothing where it was shuffled."""
+    orders = [m.source.order for m in sorted(matches, key=lambda m: m.target.order)]
+    return 4 * sum(a <= b for a, b in pairwise(orders)) >= 3 * (len(orders) - 1)
 
 
 def _tail(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.adapting.lora_scale import stated_scale
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.names import wrappers
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
@@ -137,10 +138,21 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def _places(stems: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Return module stem -> weight: by the longest common run of whole segments, dots or underscores alike."""
+    """Return module stem -> weight: by the longest common run of whole segments, dots or underscores alike.
+
+    What the whole model is wrapped in may be missing in the stems.
+    """
+    places = _placed(stems, names, "")
+    for wrapper in wrappers(names) if len(places) < len(stems) else ():
+        places = max(places, _placed(stems, names, wrapper), key=len)
+    return places
+
+
+def _placed(stems: Sequence[str], names: Sequence[str], wrapper: str) -> dict[str, str]:
+    """Return module stem -> weight for names without `wrapper`, which is in front of all of them."""
     flat: dict[str, list[str]] = {}
     for name in names:
-        path = name.removesuffix(".weight").replace(".", "_")
+        path = name.removeprefix(wrapper).removesuffix(".weight").replace(".", "_")
         flat.setdefault(path, []).append(name)
     places: dict[str, str] = {}
     for stem in stems:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _DIGITS = re.compile(r"(\d+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -54,3 +54,22 @@ def ends(name: str) -> Iterator[str]:
     while name:
         yield name
         name = name.partition(".")[2]
+
+
+def above(name: str) -> Iterator[str]:
+    """Yield the paths of the modules that a name is in, the innermost first."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def wrappers(names: Iterable[str]) -> Iterator[str]:
+    """Yield the paths, with their dot, of the modules that all names are in, the outermost first; a list is none."""
+    every = set(names)
+    first, last = (pick(every, default="").split(".") for pick in (min, max))
+    path = ""
+    for at, (one, other) in enumerate(zip(first[:-1], last[:-1], strict=False), start=1):
+        if one != other or first[at].isdecimal() or last[at].isdecimal():
+            return
+        path += f"{one}."
+        yield path

@@ -30,6 +30,11 @@ class Op(Protocol):
         """Whether every input element is still there, unchanged, in the output."""
         ...
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the output's elements are computed, and rounded to the type of an input."""
+        ...
+
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         """Return the spec of the result; raises UsageError when the inputs don't fit."""
         ...

@@ -70,6 +70,8 @@ def match(
     state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks. Slots in
     `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
+    if rules.layers:
+        rules = rules.in_the_file(list(specs), _names(models.target))
     rules.check(list(specs))
     notes: tuple[str, ...] = ()
     if rules.fresh or rules.zero or rules.layers or rules.copies:

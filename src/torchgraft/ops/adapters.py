@@ -48,6 +48,7 @@ class LoraMerge(BaseOp):
     scale: float = 1.0
 
     name = "lora_merge"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 3, 4)
@@ -79,6 +80,7 @@ class DoraMerge(BaseOp):
     scale: float = 1.0
 
     name = "dora_merge"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 4, 5)
@@ -114,6 +116,7 @@ class LohaMerge(BaseOp):
     scale: float = 1.0
 
     name = "loha_merge"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 5, 6)

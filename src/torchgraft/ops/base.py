@@ -22,12 +22,14 @@ class BaseOp(ABC):
     """Base of all ops. Subclasses are frozen, slotted dataclasses of plain fields (numbers, strings, tuples).
 
     What each method promises is said here; a subclass says in its docstring what the op does, and where that comes from.
+    `rounds`: the result is computed, and then rounded to the type of an input.
     """
 
     __slots__ = ()
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
 
     @abstractmethod
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:

@@ -37,6 +37,7 @@ class ResampleBiasTable(BaseOp):
     method: str = "bicubic"
 
     name = "resample_bias_table"
+    rounds = True
 
     def __post_init__(self) -> None:
         expect_choice(self.name, "method", self.method, ("bicubic", "bicubic-antialias", "geometric"))

@@ -42,6 +42,7 @@ class AdaptInputChannels(BaseOp):
     source: int | None = None
 
     name = "adapt_input_channels"
+    rounds = True
 
     def __post_init__(self) -> None:
         kind, _, k = self.rule.partition(":")
@@ -148,6 +149,7 @@ class InflateKernel(BaseOp):
     rule: str = "mean"
 
     name = "inflate_kernel"
+    rounds = True
 
     def __post_init__(self) -> None:
         expect_choice(self.name, "rule", self.rule, ("mean", "centre"))

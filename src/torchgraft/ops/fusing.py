@@ -49,6 +49,7 @@ class FuseNormWeight(BaseOp):
     dim: int = 0
 
     name = "fuse_norm_weight"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 2, 3)
@@ -80,6 +81,7 @@ class FuseNormBias(BaseOp):
     eps: float
 
     name = "fuse_norm_bias"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 2, 3, 4, 5)
@@ -113,6 +115,7 @@ class FuseBranches(BaseOp):
     groups: int = 1
 
     name = "fuse_branches"
+    rounds = True
 
     def __post_init__(self) -> None:
         expect_choice(self.name, "part", self.part, ("weight", "bias"))

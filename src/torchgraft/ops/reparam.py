@@ -53,6 +53,7 @@ class WeightNormBake(BaseOp):
     dim: int | None
 
     name = "weight_norm_bake"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 2)
@@ -86,6 +87,7 @@ class WeightNormSplit(BaseOp):
     dim: int | None
 
     name = "weight_norm_split"
+    rounds = True
 
     def __post_init__(self) -> None:
         expect_choice(self.name, "part", self.part, ("g", "v"))
@@ -118,6 +120,7 @@ class SpectralNormBake(BaseOp):
     dim: int = 0
 
     name = "spectral_norm_bake"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 3)
@@ -166,6 +169,7 @@ class Scale(BaseOp):
     factor: float
 
     name = "scale"
+    rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         expect_count(self.name, specs, 1)

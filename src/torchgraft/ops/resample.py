@@ -69,6 +69,7 @@ class ResampleGrid(BaseOp):
     layout: str = "rows"
 
     name = "resample_grid"
+    rounds = True
 
     def __post_init__(self) -> None:
         _expect_sizes(self.name, self.source_grid, self.target_grid)
@@ -171,6 +172,7 @@ class Resample1d(BaseOp):
     source: int | None = None
 
     name = "resample_1d"
+    rounds = True
 
     def __post_init__(self) -> None:
         expect_choice(self.name, "mode", self.mode, ("linear", "nearest"))
@@ -217,6 +219,7 @@ class ResamplePatch(BaseOp):
     source: tuple[int, ...] = ()
 
     name = "resample_patch"
+    rounds = True
 
     def __post_init__(self) -> None:
         _expect_sizes(self.name, self.source or self.target, self.target)

@@ -73,6 +73,7 @@ class MeanRows(_Longer):
     known: int | None = None
 
     name = "mean_rows"
+    rounds = True
 
     def __post_init__(self) -> None:
         _Longer.__post_init__(self)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import one_of
-from torchgraft.core.names import covers
+from torchgraft.core.names import covers, ends
 from torchgraft.matching.tables.dialect import WRAPPERS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Rules:
     rename: source pattern -> target pattern; `{i}` stands for a number, `{name}` for one whole segment; a pattern that
     ends with a dot is a prefix, any other is a whole name or a run of whole segments at its start.
     fan_out: source prefix -> target prefixes, one source for several places; fields as in `rename`.
-    layers: path of a layer list -> number of the source layer for each target layer, repeats allowed.
+    layers: path of a layer list, on either side -> number of the source layer for each target layer, repeats allowed.
     copies: module name -> name of the module that starts as its copy.
     fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
     """
@@ -51,6 +51,14 @@ class Rules:
             names += [n for name in names for n in self._copied(name)]
             shown += [(name, key) for name in names]
         return shown
+
+    def in_the_file(self, keys: Sequence[str], names: Sequence[str]) -> Rules:
+        """Return the rules with each layer list that has a path of the model's, `names`, under its path in the file.
+
+        That is the longest end of the path which leads to a list of the file, and to one only.
+        """
+        shown = [name for key in self._renamed_all(keys) for name in self._spread(key)]
+        return replace(self, layers={_in_the_file(path, shown, names): picks for path, picks in self.layers.items()})
 
     def check(self, keys: Sequence[str]) -> None:
         """Raise UsageError where a rule means no tensor of the file.
@@ -185,6 +193,17 @@ def _behind(prefix: str, name: str) -> re.Match[str] | None:
 def _list_at(path: str, name: str) -> re.Match[str] | None:
     """Return the parts of a name in the layer list at `path`, whatever stands before it; None for all other names."""
     return re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
+
+
+def _in_the_file(path: str, shown: Iterable[str], names: Iterable[str]) -> str:
+    """Return the path of a layer list as the file has it; the path as it is where that can't be told."""
+    if _numbers(path, shown) or not _numbers(path, names):
+        return path
+    for end in ends(path):
+        heads = {found["head"] for name in shown if (found := _list_at(end, name))}
+        if heads:
+            return end if len(heads) == 1 else path
+    return path
 
 
 def _numbers(path: str, names: Iterable[str]) -> set[int]:

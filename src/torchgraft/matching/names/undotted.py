@@ -10,10 +10,10 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from torchgraft.core.names import ends
+from torchgraft.core.names import above, ends, wrappers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 MIN_VOTES = 1
 _LOOSE = re.compile(r"(?<=[A-Za-z])[._](?=\d+(?:\.|$))")
@@ -21,19 +21,20 @@ _DIGITS = re.compile(r"\d+")
 JOINTS = ("", "_")
 
 
-def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "") -> dict[str, str]:
+def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "", wrapper: str = "") -> dict[str, str]:
     """Return key -> target name for keys whose last segment is a target name with dots replaced by `joint`.
 
     One run of letters in front (what the averaged module was called inside its parent) is allowed if it is the same
-    for all. Target names that become equal without their dots are left out: they can't be told apart.
+    for all. Target names that become equal without their dots are left out: they can't be told apart. `wrapper` is a path
+    of the model's that the keys don't have.
     """
     flat: dict[str, str] = {}
     twice: set[str] = set()
     for name in names:
-        short = name.replace(".", joint)
+        short = name.removeprefix(wrapper).replace(".", joint)
         if short in flat:
             twice.add(short)
-        if short != name:
+        if short != name.removeprefix(wrapper):
             flat[short] = name
     for short in twice:
         flat.pop(short, None)
@@ -64,7 +65,9 @@ def restored(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
     if not long:
         return {}
     served = _served(keys, names)
-    found = max((undotted(long, [n for n in names if n not in served], joint) for joint in JOINTS), key=len)
+    open_names = [n for n in names if n not in served]
+    ways = [(joint, wrapper) for wrapper in ("", *wrappers(names)) for joint in JOINTS]
+    found = max((undotted(long, open_names, *way) for way in ways), key=len)
     return found if len(found) > 1 or (len(found) == len(names) > 0) else {}
 
 
@@ -137,14 +140,7 @@ def _alike(found: Mapping[str, str], keys: Iterable[str]) -> dict[str, str]:
     for key in keys:
         if key in found:
             continue
-        head = next((head for head in _paths(key) if head in heads), None)
+        head = next((head for head in above(key) if head in heads), None)
         if head is not None and len(heads[head]) == 1:
             out[key] = next(iter(heads[head])) + key[len(head) :]
     return out
-
-
-def _paths(key: str) -> Iterator[str]:
-    """Yield the paths above a key, the longest first."""
-    while "." in key:
-        key = key.rpartition(".")[0]
-        yield key
