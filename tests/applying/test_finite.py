@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from torchgraft.applying.finite import Odd, odd_values
+from torchgraft.applying.finite import COMPARABLE, Odd, odd_values, reaches
 from torchgraft.core.dtypes import DType
 
 KINDS = {DType.F32: np.float32, DType.F64: np.float64, DType.F16: np.float16}
@@ -40,3 +41,19 @@ def test_values_may_begin_anywhere_in_memory(shift):
     values = raw[shift:].view(np.float32)
     values[123_456] = np.inf
     assert odd_values(raw[shift:], DType.F32) == Odd(0, 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", COMPARABLE, ids=str)
+def test_a_value_reaches_what_is_no_greater(dtype, sign):
+    values = torch.full((999,), 0.5).to(getattr(torch, dtype.label))
+    values[500] = sign * 448
+    raw = values.view(torch.uint8).numpy()
+    assert reaches(raw, dtype, 448)
+    assert reaches(raw, dtype, 300)
+    assert not reaches(raw, dtype, 512)
+    assert not reaches(raw[:0], dtype, 1)
+    values[500] = sign * float("inf")
+    assert reaches(raw, dtype, 1e30)
+    values[500] = float("nan")
+    assert reaches(raw, dtype, 1e30)

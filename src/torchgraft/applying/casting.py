@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from torchgraft.applying.chunks import sampled
-from torchgraft.applying.fill import count_lost
-from torchgraft.applying.finite import NONE, Odd, odd_values
-from torchgraft.core.dtypes import DType
+from torchgraft.applying.fill import count_lost, reach
+from torchgraft.applying.finite import COMPARABLE, NONE, Odd, odd_values, reaches
+from torchgraft.applying.memory import bytes_of
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.specs import Piece
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.written import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.undo import Undo
+    from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Step
     from torchgraft.core.specs import Source
-    from torchgraft.core.written import Written
 
 BIT = 32768  # elements: the most that torch leaves to one thread (at::internal::GRAIN_SIZE)
-WITH_INFINITY = (DType.F16, DType.BF16, DType.F32, DType.F64)
+# Elements: no fewer than torch casts at once. What is left over at the end of a run may get other bits for NaN.
+VECTOR = 64
 
 
 class _Kinds(NamedTuple):
@@ -49,22 +50,13 @@ class _Kinds(NamedTuple):
         return size // self.given.itemsize * self.wanted.itemsize
 
 
-class _Block(NamedTuple):
-    """Bytes of a part: `read` as they lie in the file, `cast` as they are for the slot."""
-
-    part: Part
-    read: Bytes
-    cast: Bytes
-
-
 class Casts:
-    """Reads, casts and writes the blocks of a chunk. Memory: two blocks for each thread."""
+    """Reads, casts and writes the blocks of a chunk. Memory: one block for each thread."""
 
-    def __init__(self, source: Source, undo: Undo, findings: Findings, written: Written) -> None:
+    def __init__(self, source: Source, undo: Undo, findings: Findings) -> None:
         self._source = source
         self._undo = undo
         self._findings = findings
-        self._written = written
         self._scratch = threading.local()
         self._lock = threading.Lock()
         self._odd: defaultdict[str, Odd] = defaultdict(Odd)
@@ -73,31 +65,34 @@ class Casts:
         self._sums: dict[tuple[str, int], int] = {}
 
     def take(self, chunk: Chunk) -> None:
-        """Look at every value before and after its cast; write it, unless it is to be read once more."""
-        kinds, raw, out = self._done(chunk)
-        blocks = list(_blocks(chunk, kinds, raw, out))
-        if self._findings.looks_for_odd and odd_values(raw, kinds.given):
-            self._note_odd(blocks, kinds)
-        if self._findings.looks_for_loss and _may_have_lost(out, kinds):
-            self._note_lost(blocks, kinds)
-        for block in blocks:
-            part = block.part
-            self._sum_up(block, kinds)
+        """Look at every value, before its cast where that tells enough; write it, unless it is to be read once more."""
+        kinds, raw = self._raw(chunk)
+        parts = list(_parts(chunk, raw))
+        odd = self._findings.looks_for_odd and bool(odd_values(raw, kinds.given))
+        lost = self._findings.looks_for_loss and _may_lose(raw, kinds)
+        for part, read in parts:
+            if odd or lost:
+                self._count(part.transfer.step, read, kinds)
+            part.transfer.samples.extend(_samples(part, read, kinds))
+            if part.transfer.proves:
+                self._sums[part.transfer.name, part.done] = crc32(read.data, 0)
             if part.transfer.room:
                 address = part.transfer.value.data_ptr() + part.at
-                self._undo.keep_bytes(part.transfer.room + part.at, address, block.cast.size)
-            if not part.transfer.proves:
-                self._put(block)
+                self._undo.keep_bytes(part.transfer.room + part.at, address, kinds.cast(part.size))
+        _put([(part, read) for part, read in parts if not part.transfer.proves], kinds)
 
     def write(self, chunk: Chunk) -> None:
-        """Read once more, and cast into the slot."""
+        """Read once more, and cast into the slot.
+
+        Raises:
+            ApplyError: it is not what was looked at.
+        """
         kinds, raw = self._raw(chunk)
-        at = 0
-        for part in chunk:
-            place = part.transfer.data[part.at : part.at + kinds.cast(part.size)]
-            copy(as_tensor(raw[at : at + part.size], kinds.given), as_tensor(place, kinds.wanted))
-            self._compare(part, place)
-            at += part.size
+        parts = list(_parts(chunk, raw))
+        for part, read in parts:
+            if crc32(read.data, 0) != self._sums[part.transfer.name, part.done]:
+                raise ApplyError(f"{part.transfer.name}: the file holds other values than a moment ago: it has changed")
+        _put(parts, kinds)
 
     def settle(self) -> None:
         """Tell the findings what was found of each slot, once all blocks were taken."""
@@ -107,18 +102,11 @@ class Casts:
             if lost := self._lost.get(name):
                 self._findings.lost(step, lost, str(given))
 
-    def _done(self, chunk: Chunk) -> tuple[_Kinds, Bytes, Bytes]:
-        """Return the bytes of a chunk as they are in the file, side by side, and cast."""
-        kinds, raw = self._raw(chunk)
-        out = self._room("out", kinds.cast(raw.size))
-        copy(as_tensor(raw, kinds.given), as_tensor(out, kinds.wanted))
-        return kinds, raw, out
-
     def _raw(self, chunk: Chunk) -> tuple[_Kinds, Bytes]:
         """Return the bytes of a chunk as they are in the file, side by side."""
         first = chunk[0].transfer
         kinds = _Kinds(first.given or first.step.slot.spec.dtype, first.step.slot.spec.dtype)
-        raw = self._room("raw", sum([part.size for part in chunk]))
+        raw = self._room(sum([part.size for part in chunk]))
         pieces, at = [], 0
         for part in chunk:
             pieces.append(Piece(part.segment.network, part.segment.key, part.start, raw[at : at + part.size].data))
@@ -126,61 +114,57 @@ class Casts:
         self._source.read_pieces(pieces)
         return kinds, raw
 
-    def _room(self, name: str, size: int) -> Bytes:
+    def _room(self, size: int) -> Bytes:
         """Return memory of this thread."""
-        found: Bytes | None = getattr(self._scratch, name, None)
+        found: Bytes | None = getattr(self._scratch, "bytes", None)
         if found is None or found.size < size:
-            found = np.empty(size, np.uint8)
-            setattr(self._scratch, name, found)
+            found = self._scratch.bytes = np.empty(size, np.uint8)
         return found[:size]
 
-    def _note_odd(self, blocks: list[_Block], kinds: _Kinds) -> None:
-        for block in blocks:
-            if odd := odd_values(block.read, kinds.given):
-                self._note(block, kinds, odd, 0)
-
-    def _note_lost(self, blocks: list[_Block], kinds: _Kinds) -> None:
-        for block in blocks:
-            if lost := count_lost(as_tensor(block.read, kinds.given), as_tensor(block.cast, kinds.wanted)):
-                self._note(block, kinds, NONE, lost)
-
-    def _note(self, block: _Block, kinds: _Kinds, odd: Odd, lost: int) -> None:
-        step = block.part.transfer.step
+    def _count(self, step: Step, read: Bytes, kinds: _Kinds) -> None:
+        """Count NaN, infinities, and values that are lost in the cast."""
+        odd = odd_values(read, kinds.given) if self._findings.looks_for_odd else NONE
+        lost = count_lost(as_tensor(read, kinds.given), _cast(read, kinds)) if self._findings.looks_for_loss else 0
         with self._lock:
             self._steps[step.slot.name] = (step, kinds.given)
             self._odd[step.slot.name] += odd
             self._lost[step.slot.name] += lost
 
-    def _sum_up(self, block: _Block, kinds: _Kinds) -> None:
-        """Keep the checksum of a block that is to be written, and of what is compared again when everything is."""
-        part, cast = block.part, block.cast
-        name = part.transfer.step.slot.name
-        self._sums[name, part.done] = crc32(cast.data, 0)
-        found = sampled(kinds.cast(part.transfer.size), kinds.cast(part.done), cast.size)
-        samples = [Sample(part.at + start, part.at + stop, crc32(cast[start:stop].data, 0)) for start, stop in found]
-        part.transfer.samples.extend(samples)
 
-    def _put(self, block: _Block) -> None:
-        """Write a block."""
-        part = block.part
-        place = part.transfer.data[part.at : part.at + block.cast.size]
-        place[:] = block.cast
-        self._compare(part, place)
-
-    def _compare(self, part: Part, place: Bytes) -> None:
-        """Compare what lies in the slot now with what was read and cast first."""
-        name = part.transfer.step.slot.name
-        if crc32(place.data, 0) != self._sums[name, part.done]:
-            raise ApplyError(f"{name}: what lies in the slot is not what was read and cast; has the file changed?")
-        self._written.compared.add(name)
-
-
-def _blocks(chunk: Chunk, kinds: _Kinds, raw: Bytes, out: Bytes) -> Iterator[_Block]:
+def _parts(chunk: Chunk, raw: Bytes) -> Iterator[tuple[Part, Bytes]]:
+    """Yield the parts of a chunk with their bytes, as they lie in the file."""
     at = 0
     for part in chunk:
-        end = at + part.size
-        yield _Block(part, raw[at:end], out[kinds.cast(at) : kinds.cast(end)])
-        at = end
+        yield part, raw[at : at + part.size]
+        at += part.size
+
+
+def _put(parts: Sequence[tuple[Part, Bytes]], kinds: _Kinds) -> None:
+    """Write parts, cast, into their slots."""
+    places = [part.transfer.data[part.at : part.at + kinds.cast(part.size)] for part, _ in parts]
+    copy([as_tensor(read, kinds.given) for _, read in parts], [as_tensor(place, kinds.wanted) for place in places])
+
+
+def _samples(part: Part, read: Bytes, kinds: _Kinds) -> list[Sample]:
+    """Return checksums of what is compared when everything is written: of these stretches alone, cast for that."""
+    given, wanted = (dtype.itemsize for dtype in kinds)
+    samples = []
+    for start, stop in sampled(kinds.cast(part.transfer.size), kinds.cast(part.done), kinds.cast(part.size)):
+        first, end = start // wanted, stop // wanted
+        low, high = first // VECTOR * VECTOR, -(-end // VECTOR) * VECTOR
+        cast = _cast(read[low * given : high * given], kinds)[first - low : end - low]
+        samples.append(Sample(part.at + start, part.at + stop, crc32(bytes_of(cast).data, 0)))
+    return samples
+
+
+def _cast(read: Bytes, kinds: _Kinds) -> torch.Tensor:
+    """Return values as those of the slot."""
+    import torch
+
+    values = as_tensor(read, kinds.given)
+    out = torch.empty(values.shape, dtype=getattr(torch, kinds.wanted.label), device="cpu")
+    copy([values], [out])
+    return out
 
 
 def as_tensor(data: Bytes, dtype: DType) -> torch.Tensor:
@@ -191,19 +175,26 @@ def as_tensor(data: Bytes, dtype: DType) -> torch.Tensor:
     return torch.from_numpy(data).view(kind)
 
 
-def copy(values: torch.Tensor, out: torch.Tensor) -> None:
-    """Write flat values to `out`, cast to its type, without torch's threads.
+def copy(values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> None:
+    """Write flat values to their places, cast to their types, without torch's threads.
 
     All bits are handed over with one call: between two calls threads would wait for each other at Python's lock.
     """
     import torch
 
-    torch._foreach_copy_(out.split(BIT), values.split(BIT))  # type: ignore[no-untyped-call]  # split has no types
+    pairs = zip(values, places, strict=True)
+    bits = [bit for value, place in pairs for bit in zip(place.split(BIT), value.split(BIT), strict=True)]  # type: ignore[no-untyped-call]  # split has no types
+    if bits:
+        torch._foreach_copy_([place for place, _ in bits], [value for _, value in bits])
 
 
-def _may_have_lost(out: Bytes, kinds: _Kinds) -> bool:
-    """Return whether the exact count is worth its time: floats that are finite after a cast were not lost."""
+def _may_lose(read: Bytes, kinds: _Kinds) -> bool:
+    """Return whether the exact count of values that a cast makes infinite, or changes, is worth its time."""
+    import torch
+
     given, wanted = kinds
     if wanted.holds(given):
         return False
-    return wanted not in WITH_INFINITY or given.kind == "complex" or bool(odd_values(out, wanted))
+    if given not in COMPARABLE or not wanted.is_float:
+        return True
+    return reaches(read, given, reach(getattr(torch, wanted.label)))

@@ -88,7 +88,7 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
         known, made = _comparable(given), _comparable(cast)
         lost = ~torch.isfinite(made)
         if target.itemsize == 1:  # some of these types have no infinity: too great a number becomes the greatest
-            lost |= known.abs() > _reach(cast.dtype)
+            lost |= known.abs() > reach(cast.dtype)
         return int((torch.isfinite(known) & lost).sum())
     if target.kind == "complex":
         return 0
@@ -100,7 +100,7 @@ def _comparable(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.element_size() == 1 and values.is_floating_point() else values
 
 
-def _reach(dtype: torch.dtype) -> float:
+def reach(dtype: torch.dtype) -> float:
     """Return up to where numbers are rounded to the greatest of `dtype`: half a step beyond it."""
     import torch
 

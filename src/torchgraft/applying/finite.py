@@ -12,7 +12,7 @@ from torchgraft.core.dtypes import DType
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # elements
 _ROW = 4096  # elements: a sum that is too short for BLAS to share it out among threads of its own
 _WORTH = 512 << 10  # bytes
 _FLOATS = {32: np.float32, 64: np.float64}
@@ -46,6 +46,14 @@ _PATTERNS = {
     DType.C128: _Pattern(64, 0x7FF0_0000_0000_0000),
     DType.F8_E5M2: _Pattern(8, 0x7C),
     DType.F8_E4M3FN: _Pattern(8, 0x7F, has_infinity=False),
+}
+# Types whose greater patterns are greater numbers: how numpy has them, and how many of its last bits they lack.
+COMPARABLE = {
+    DType.F8_E5M2: (np.float16, 8),
+    DType.F16: (np.float16, 0),
+    DType.BF16: (np.float32, 16),
+    DType.F32: (np.float32, 0),
+    DType.F64: (np.float64, 0),
 }
 
 
@@ -86,14 +94,30 @@ def odd_values(data: NDArray[np.uint8], dtype: DType) -> Odd:
         left = values.size % _ROW
         if _squares_are_finite(values[: values.size - left]):
             data = data[data.size - left * values.itemsize :]
-    signed, unsigned = data.view(pattern.signed), data.view(pattern.unsigned)
-    negative = pattern.infinite | (1 << (pattern.bits - 1))
+    step = _CHUNK * pattern.bits // 8
     total = NONE
-    for start in range(0, signed.size, _CHUNK):
-        end = start + _CHUNK
-        if signed[start:end].max() >= pattern.infinite or unsigned[start:end].max() >= negative:
-            total += _count(unsigned[start:end], pattern)
+    for start in range(0, data.size, step):
+        if _exceeds(data[start : start + step], pattern, pattern.infinite):
+            total += _count(data[start : start + step].view(pattern.unsigned), pattern)
     return total
+
+
+def reaches(data: NDArray[np.uint8], dtype: DType, size: float) -> bool:
+    """Return whether one of the values is as great as `size`, with any sign, or greater, infinite or NaN.
+
+    `dtype` is one of COMPARABLE. Where it has no such number as `size`, the next smaller one counts.
+    """
+    kind, dropped = COMPARABLE[dtype]
+    with np.errstate(over="ignore"):
+        number = np.array(size, kind)
+    least = int(number.view(f"u{number.itemsize}")) >> dropped
+    return bool(data.size) and _exceeds(data, _PATTERNS[dtype], least)
+
+
+def _exceeds(data: NDArray[np.uint8], pattern: _Pattern, least: int) -> bool:
+    """Return whether a pattern, without its sign, is `least` or greater."""
+    negative = least | (1 << (pattern.bits - 1))
+    return bool(data.view(pattern.signed).max() >= least or data.view(pattern.unsigned).max() >= negative)
 
 
 def _squares_are_finite(values: NDArray[np.floating]) -> bool:

@@ -55,7 +55,7 @@ class Transfers:
         self._scratch = threading.local()
         self._first = Crew(self._take)
         self._second = Crew(self._write)
-        self._casts = Casts(source, undo, findings, written)
+        self._casts = Casts(source, undo, findings)
         self._turns = Turns(source, written)
         self._lanes = Lanes()
         self._later: list[Transfer] = []

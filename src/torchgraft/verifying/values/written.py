@@ -29,9 +29,9 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
     """Compare each filled slot, looked up in the model by each of its names, with the checkpoint or its checksum.
 
     A slot that was computed has a checksum in `written`, taken of the values before they were written: it is compared
-    in full. One that was cast was compared block by block as it was written. Of it, and of a slot that was read straight
-    from the file, samples are in `written`, of bytes that were read aside before they were written: all of it up to 16 KiB,
-    else its first, middle and last page. So a slot that another one overwrote, a wrong order of elements, a file that
+    in full. One that was turned was compared block by block as it was written. Of it, and of slots that were read or cast
+    straight from the file, samples are in `written`, of bytes that were read aside before they were written: all of it up to
+    16 KiB, else its first, middle and last page. So a slot that another one overwrote, a wrong order of elements, a file that
     changed and a broken tie are found; a single wrong element in the middle of a large copy is the business of the file's
     own checksums.
     """
