@@ -18,6 +18,7 @@ from torchgraft.matching.judging.certainty import (
     CERTAIN,
     EITHER_WAY,
     FOLDED,
+    FREE_ELSEWHERE,
     FUSED,
     LIKELY,
     ONE_OF_SEVERAL,
@@ -25,6 +26,7 @@ from torchgraft.matching.judging.certainty import (
     folded,
     sureness,
 )
+from torchgraft.matching.judging.elsewhere import lonely
 from torchgraft.matching.judging.familiar import Familiar
 from torchgraft.matching.names.unwrapped import unwrapped
 from torchgraft.matching.names.words import place_of
@@ -95,6 +97,7 @@ class _Doubts:
         self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._crowded = _norms_of_attentions(*units) if unordered else (set(), set())
+        self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._open_ended = undirected([(pair.source, pair.target) for pair in pairs], *units)
 
     def of(self, pair: Pair) -> str:
@@ -107,7 +110,9 @@ class _Doubts:
             return UNORDERED
         if _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0]):
             return ONE_OF_SEVERAL
-        open_ended = pair.target in self._open_ended and not (pair.named and _is_one_path(source, target))
+        if not pair.named and (pair.source in self._lonely[0] or pair.target in self._lonely[1]):
+            return FREE_ELSEWHERE
+        open_ended = pair.target in self._open_ended and not (pair.named and _is_one_path(source.path, target.path))
         return EITHER_WAY if open_ended else ""
 
 
@@ -238,13 +243,12 @@ def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
 def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
     """Return whether the other is a member of an open row that is called like the one."""
     row, _, last = other.path.rpartition(".")
-    return last.isdecimal() and row == one.path and row in rows
+    return last.isdecimal() and row in rows and _is_one_path(row, one.path)
 
 
-def _is_one_path(source: Unit, target: Unit) -> bool:
-    """Return whether the two have one path but for what stands before it."""
-    ours, theirs = f".{source.path}", f".{target.path}"
-    return ours.endswith(theirs) or theirs.endswith(ours)
+def _is_one_path(ours: str, theirs: str) -> bool:
+    """Return whether two paths are one but for what stands before it."""
+    return f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")
 
 
 def _is_of(unit: Unit, keys: Container[str]) -> bool:

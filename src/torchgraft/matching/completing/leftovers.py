@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -11,11 +11,12 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
+from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.dialect import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torchgraft.core.specs import Shape
 
@@ -32,7 +33,7 @@ def with_leftovers(matching: Matching) -> Matching:
 
     Modules are paired one by one; where the weight of one goes here and its bias there (a head tied to an embedding, a
     bias kept beside the layer), the bias is left over. It is likely where the modules around correspond and it is called
-    alike on both sides, or the same holds in several places; else in doubt.
+    alike on both sides, or the same holds in all of several blocks; else in doubt.
     """
     sources, targets = _vectors(matching.free_sources), _vectors(matching.free_targets)
     both = [(sources[shape], targets[shape]) for shape in sources if shape in targets]
@@ -105,9 +106,10 @@ def _around(leaf: Leaf) -> list[str]:
     return [".".join(parts[: at + 1]) for at in range(len(parts))]
 
 
-def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> Iterator[Match]:
-    """Yield the pairs in which each is the other's best; one target takes the first of several that are as good."""
+def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> list[Match]:
+    """Return the pairs in which each is the other's best; one target takes the first of several that are as good."""
     fits = {(a.name, b.name): (near.depth(a, b), _alike(a, b)) for a in sources for b in targets if _one_role(a, b)}
+    found: list[tuple[Leaf, Leaf, bool]] = []
     for b in targets:
         ours = [fits.get((a.name, b.name), UNLIKE) for a in sources]
         if max(ours) == UNLIKE:
@@ -119,8 +121,36 @@ def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) 
             and max(theirs) == max(ours)
             and (len(targets) == 1 or ours.count(max(ours)) == 1)
         ):
-            told = max(ours)[0] > 0 and ours.count(max(ours)) == 1
-            yield _match(best, b, told=told and (bool(_roles(best) & _roles(b)) or len(targets) > 1))
+            found.append((best, b, max(ours)[0] > 0 and ours.count(max(ours)) == 1))
+    alike = _Alike([(a, b) for a, b, _ in found], sources, targets)
+    called = [(a, b, near_by, bool(_roles(a) & _roles(b))) for a, b, near_by in found]
+    return [
+        _match(a, b, told=near_by and (said or alike.all_over(a, b)))
+        for a, b, near_by, said in called
+        if said or not alike.rare(a, b)
+    ]
+
+
+class _Alike:
+    """How many pairs hold at the same two places of lists, beside the tensors that are left there."""
+
+    def __init__(self, pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> None:
+        self._pairs = Counter((place_of(a.name), place_of(b.name)) for a, b in pairs)
+        self._left = [Counter(place_of(leaf.name) for leaf in side) for side in (sources, targets)]
+
+    def all_over(self, source: Leaf, target: Leaf) -> bool:
+        """Return whether the same holds in several blocks, and in all in which something is left there."""
+        count, left = self._count(source, target)
+        return min(left) == max(left) == count > 1
+
+    def rare(self, source: Leaf, target: Leaf) -> bool:
+        """Return whether in most of the blocks what is left there finds no such partner."""
+        count, left = self._count(source, target)
+        return max(left) > 2 * count
+
+    def _count(self, source: Leaf, target: Leaf) -> tuple[int, tuple[int, int]]:
+        places = place_of(source.name), place_of(target.name)
+        return self._pairs[places], (self._left[0][places[0]], self._left[1][places[1]])
 
 
 def _one_role(source: Leaf, target: Leaf) -> bool:

@@ -28,6 +28,8 @@ UNORDERED = (
 
 ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other, of which any, or none, may be meant"
 
+FREE_ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner"
+
 EITHER_WAY = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )

@@ -136,11 +136,12 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
 
     One whose name is but a number says nothing, and is not told apart by the other's words; nor by its block where that
-    lies deeper in lists. Likeness is a mean over these: of one that lies deeper, the most alike of them counts. Votes of neighbours don't count here: they follow from the
+    lies deeper in lists. Likeness is a mean over these: of one that lies deeper, the most alike of them counts. A pair
+    whose sizes differ has rivals whose sizes do. Votes of neighbours don't count here: they follow from the
     pairs themselves.
     """
     line, own = ((slice(None), j), i) if side == 0 else ((i, slice(None)), j)
-    fits = evidence.fits[line].copy()
+    fits = evidence.fits[line] | (evidence.soft[line] & ~evidence.fits[i, j])
     fits[own] = False
     spoken = not (evidence.silent[0][i] or evidence.silent[1][j])
     silent = evidence.silent[side] if spoken else np.zeros_like(evidence.silent[side])
