@@ -8,7 +8,7 @@ import pytest
 from torchgraft.core.errors import CheckpointError
 from torchgraft.reading import open_checkpoint
 from torchgraft.reading.formats import safetensors
-from torchgraft.reading.formats.plain_headers import plain_header
+from torchgraft.reading.formats.safetensors import plain_header
 
 HEADERS = {
     "usual": '{"a.w":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[],"data_offsets":[8,10]}}',

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.system.collector import collector_paused
-from torchgraft.reading.apart import apart_from
 from torchgraft.reading.finding.catalog import catalogue
+from torchgraft.reading.memory import apart_from
 from torchgraft.reading.source import OpenedCheckpoint
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def open_checkpoint(checkpoint: Any) -> Source:
         return checkpoint.lent()
     if hasattr(checkpoint, "networks") and hasattr(checkpoint, "read_into"):
         return cast("Source", Lent(checkpoint))
-    from torchgraft.reading.memory import is_module, read_memory
+    from torchgraft.reading.memory import is_torch_module, read_memory
 
-    if isinstance(checkpoint, (dict, list, tuple)) or is_module(checkpoint) or hasattr(checkpoint, "items"):
+    if isinstance(checkpoint, (dict, list, tuple)) or is_torch_module(checkpoint) or hasattr(checkpoint, "items"):
         contents = read_memory(checkpoint)
         return _opened(f"<{contents.format}>", contents, ())
     kind = type(checkpoint).__name__

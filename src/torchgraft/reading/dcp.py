@@ -23,8 +23,7 @@ from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
 from torchgraft.reading.disk.files import CheckpointFile, Window, shown
 from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Stub
+from torchgraft.reading.pickles.inert import Stub, brief
 from torchgraft.reading.pickles.names import Table
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine

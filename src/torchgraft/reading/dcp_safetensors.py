@@ -15,7 +15,7 @@ from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
 from torchgraft.reading.disk.files import shown
 from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.brief import brief
+from torchgraft.reading.pickles.inert import brief
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors.leaves import View
 

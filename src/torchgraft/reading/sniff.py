@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.containers.tar import looks_like_tar
 from torchgraft.reading.containers.zipdir import ZipArchive
-from torchgraft.reading.containers.zipend import has_archive_at_end
+from torchgraft.reading.containers.zipentries import has_archive_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable

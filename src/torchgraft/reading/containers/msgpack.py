@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.errors import LimitExceededError, printable
-from torchgraft.reading.disk.cursor import Cursor
+from torchgraft.reading.disk.files import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
 from torchgraft.core.system.checksums import crc32
-from torchgraft.reading.containers.zipend import find_end
-from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, read_entries
+from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, find_end, read_entries
 
 if TYPE_CHECKING:
     from torchgraft.reading.containers.zipentries import Entries, ZipEntry

@@ -6,6 +6,7 @@ import stat
 import struct
 from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
@@ -14,8 +15,105 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torchgraft.core.errors import CorruptCheckpointError
-    from torchgraft.reading.containers.zipend import End
     from torchgraft.reading.disk.files import Window
+
+
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR = struct.Struct("<4sIQI")
+_SIGN = b"PK\5\6"
+_TAIL = 65_535 + _END.size
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Number of records, size and offset of the directory."""
+
+    count: int
+    size: int
+    offset: int
+
+
+def has_archive_at_end(window: Window) -> bool:
+    """Return whether the last bytes are a sound end record, so that zip readers would take this for an archive."""
+    if window.size < _END.size:
+        return False
+    tail = window.read(window.size - _END.size, _END.size)
+    sign, disk, _, here, count, size, _, comment = _END.unpack(tail)
+    if sign != _SIGN or disk or here != count or comment or size + _END.size > window.size:
+        return False
+    return count == 0 or b"PK\1\2" in window.read(max(window.size - _END.size - size - 98, 0), min(size + 98, 200))
+
+
+def find_end(window: Window, warnings: list[str]) -> End:
+    """Return where the directory lies.
+
+    Raises:
+        CorruptCheckpointError: there is no end record, it isn't at the end, or it contradicts itself.
+    """
+    start = max(window.size - _TAIL, 0)
+    tail = window.read(start, window.size - start)
+    at = _only_end(window, tail)
+    _, disk, first, here, count, size, offset, comment = _END.unpack_from(tail, at)
+    if disk or first or here != count:
+        raise window.corrupt("zip end record: a part of a split archive, or its entries are counted twice unlike")
+    if comment:
+        warnings.append(f"the archive has a comment of {comment} bytes")
+    plain = End(count, size, offset)
+    position = start + at
+    wide, position = _wide_end(window, plain, position)
+    end = wide or plain
+    if end.offset + end.size != position:
+        raise window.corrupt(
+            f"zip directory: {end.size} bytes at {end.offset} expected, but its end record lies at {position}; "
+            "bytes before the archive, or truncated"
+        )
+    return end
+
+
+def _only_end(window: Window, tail: bytes) -> int:
+    """Return the position of the end record whose comment reaches the end of the file; there must be one."""
+    fits, last, at = [], -1, tail.find(_SIGN)
+    while at >= 0:
+        last = at
+        if at + _END.size <= len(tail) and at + _END.size + int.from_bytes(tail[at + 20 : at + 22], "little") == len(
+            tail
+        ):
+            fits.append(at)
+        at = tail.find(_SIGN, at + 1)
+    if last < 0 or (not fits and last + _END.size > len(tail)):
+        raise window.corrupt(f"truncated zip archive: no end record in {window.size} bytes")
+    if len(fits) > 1 or (fits and last != fits[0]):
+        raise window.corrupt("the archive's comment holds a second end record")
+    if not fits:
+        comment = int.from_bytes(tail[last + 20 : last + 22], "little")
+        after = len(tail) - last - _END.size - comment
+        if after < 0:
+            raise window.corrupt(f"truncated zip archive: {-after} bytes of its comment are missing")
+        raise window.corrupt(f"{after} bytes after the archive's end record")
+    return fits[0]
+
+
+def _wide_end(window: Window, plain: End, position: int) -> tuple[End | None, int]:
+    """Return the ZIP64 end record, if there is one, and the position at which the directory must end."""
+    at = position - _LOCATOR.size
+    head = window.read(at, _LOCATOR.size) if at >= 0 else b""
+    if not head.startswith(b"PK\6\7"):
+        if plain.count == 0xFFFF or 0xFFFFFFFF in (plain.size, plain.offset):
+            raise window.corrupt("zip end record asks for a ZIP64 record, which is missing")
+        return None, position
+    _, disk, where, disks = _LOCATOR.unpack(head)
+    if disk or disks > 1 or not 0 <= where <= at - _END64.size:
+        raise window.corrupt(f"ZIP64 locator points to byte {where}, which can't be")
+    sign, length, _, _, _, _, here, count, size, offset = _END64.unpack(window.read(where, _END64.size))
+    if sign != b"PK\6\6" or where + 12 + length != at or here != count:
+        raise window.corrupt("ZIP64 end record is broken, or not where its locator says")
+    wide = End(count, size, offset)
+    pairs = ((plain.count, count, 0xFFFF), (plain.size, size, 0xFFFFFFFF), (plain.offset, offset, 0xFFFFFFFF))
+    if any(short not in (full, mark) for short, full, mark in pairs):
+        raise window.corrupt(f"ZIP64 and plain end record disagree: {wide} and {plain}")
+    return wide, where
+
 
 STORED, DEFLATED = 0, 8
 HIDDEN = 0x2041  # flags: encrypted, strongly encrypted, parts of the directory masked
@@ -23,7 +121,7 @@ FULL32 = 0xFFFFFFFF
 _UNIX = 3
 # The MS-DOS attribute of a folder, which some readers (miniz, and so torch) take at its word.
 _FOLDER = 0x10
-_SIGN = b"PK\1\2"
+_CENTRAL_SIGN = b"PK\1\2"
 _CENTRAL = "4sxB2xHH4x3I4H2x2I"
 _ONE = struct.Struct("<" + _CENTRAL)
 _RUN = 4096
@@ -104,7 +202,9 @@ def read_entries(window: Window, end: End) -> Entries:
         raise LimitExceededError(
             f"{window.label}: zip directory of {end.size} bytes for {end.count} entries; at most {_EACH} each, and {_MOST} in all, are read"
         )
-    if end.size and not window.read(end.offset, min(end.size, len(_SIGN))) == _SIGN:  # before all of it takes memory
+    if (
+        end.size and not window.read(end.offset, min(end.size, len(_CENTRAL_SIGN))) == _CENTRAL_SIGN
+    ):  # before all of it takes memory
         raise window.corrupt("zip directory: entry 0 is broken or truncated")
     raw = window.read(end.offset, end.size)
     found = Entries()
@@ -120,7 +220,7 @@ def read_entries(window: Window, end: End) -> Entries:
 
 def _run(window: Window, raw: bytes, at: int, found: Entries, most: int) -> tuple[int, int]:
     """Read up to `most` entries of equal length; return their number, and where the next one begins."""
-    if not raw.startswith(_SIGN, at) or at + _ONE.size > len(raw):
+    if not raw.startswith(_CENTRAL_SIGN, at) or at + _ONE.size > len(raw):
         raise window.corrupt(f"zip directory: entry {len(found.names)} is broken or truncated")
     lengths = _ONE.unpack_from(raw, at)[7:10]
     name_length, extra_length, note_length = lengths
@@ -132,7 +232,7 @@ def _run(window: Window, raw: bytes, at: int, found: Entries, most: int) -> tupl
     whole = struct.Struct(f"<{_CENTRAL}{name_length}s{extra_length}s{note_length}x")
     rows = list(whole.iter_unpack(memoryview(raw)[at : at + count * step]))
     alike = 1
-    while alike < count and rows[alike][0] == _SIGN and rows[alike][7:10] == lengths:
+    while alike < count and rows[alike][0] == _CENTRAL_SIGN and rows[alike][7:10] == lengths:
         alike += 1
     del rows[alike:]
     _, _, flags, methods, crcs, packed, sizes, *_, disks, modes, headers, names, _ = zip(*rows, strict=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
 
 PIECE = 16 << 20
 TRIES = 8
@@ -222,3 +224,39 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
     if code == errno.ENOENT and "://" in os.fsdecode(path):
         text += "; nothing is downloaded: fetch it first, and give its path"
     return CorruptCheckpointError(f"{shown(os.fsdecode(path))}: {text or error}")
+
+
+class Cursor:
+    """A place in a window. What is taken comes from a block of the file; what is skipped is never read."""
+
+    __slots__ = ("_base", "_block", "_data", "at", "window")
+
+    def __init__(self, window: Window, *, block: int = 1 << 20) -> None:
+        self.window = window
+        self.at = 0
+        self._block = block
+        self._data = b""
+        self._base = 0
+
+    @property
+    def left(self) -> int:
+        """The number of bytes from here to the end."""
+        return self.window.size - self.at
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes.
+
+        Raises:
+            CorruptCheckpointError: the file has fewer.
+        """
+        start = self.at - self._base
+        if start < 0 or start + count > len(self._data):
+            self._base, start = self.at, 0
+            size = count if count > self.left else min(max(count, self._block), self.left)
+            self._data = self.window.read(self.at, size)
+        self.at += count
+        return self._data[start : start + count]
+
+    def number(self, code: str, order: str = "<") -> Any:
+        """Return the next number, of the type that `struct` calls `code`."""
+        return struct.unpack(order + code, self.take(struct.calcsize(order + code)))[0]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Name, Stub
+from torchgraft.reading.pickles.inert import Name, Stub, brief
 
 MAX_TEXT = 4096
 MAX_NODES = 2000

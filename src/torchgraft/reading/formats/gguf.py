@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
-from torchgraft.reading.disk.cursor import Cursor
+from torchgraft.reading.disk.files import Cursor
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.torch_zip import checked_pid
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Name, StorageRef
+from torchgraft.reading.pickles.inert import Name, StorageRef, brief
 from torchgraft.reading.pickles.names import Builder, Table
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.containers.tar import read_members
 from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef
+from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.names import Table
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine

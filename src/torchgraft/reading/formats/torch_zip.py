@@ -14,8 +14,7 @@ from torchgraft.core.errors import (
 from torchgraft.core.facts import from_texts
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef
+from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.names import Table
 from torchgraft.reading.pickles.tensor_runs import TensorRuns
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES

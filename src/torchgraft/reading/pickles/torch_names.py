@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Record, StorageType, Stub, TensorRef, Unreadable
+from torchgraft.reading.pickles.inert import Record, StorageType, Stub, TensorRef, Unreadable, brief
 from torchgraft.reading.pickles.names import Builder
 from torchgraft.reading.pickles.numpy_names import NUMPY_NAMES
 

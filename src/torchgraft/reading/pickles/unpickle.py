@@ -17,8 +17,7 @@ from torchgraft.core.errors import (
     LimitExceededError,
     UnsafeCheckpointError,
 )
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stub, TensorRef
+from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stub, TensorRef, brief
 from torchgraft.reading.pickles.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:

@@ -12,10 +12,8 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
-from torchgraft.reading.pickles.brief import brief
-from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable
-from torchgraft.reading.tensors.flipped import Flipped
-from torchgraft.reading.tensors.leaves import MAX_DIMS, HeldBytes, View, check_spread
+from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable, brief
+from torchgraft.reading.tensors.leaves import MAX_DIMS, Flipped, HeldBytes, View, check_spread
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import Shape
