@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules import module as internals
 
 import torchgraft as tg
-from torchgraft.verifying.tracing.gradients import influences
+from torchgraft.verifying.tracing.capture import influences
 
 DELICATE = (
     "restore.py",

@@ -23,7 +23,7 @@ from torchgraft.ops import (
     Transpose,
     computed,
 )
-from torchgraft.verifying.proving.recomputed import recomputed
+from torchgraft.verifying.proving.by_value import recomputed
 
 sides = st.integers(1, 9)
 

@@ -3,7 +3,7 @@
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.specs import Slot, TensorSpec
-from torchgraft.verifying.settling.siblings import follow_siblings
+from torchgraft.verifying.settling import follow_siblings
 
 ROLES = ("weight", "bias", "num_batches_tracked")
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
 from torchgraft.core.results.verification import Cause
-from torchgraft.verifying.explaining.tables import tables
-from torchgraft.verifying.explaining.words import modules_of, words_of
+from torchgraft.verifying.explaining.tables import modules_of, tables, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

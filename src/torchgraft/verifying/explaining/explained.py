@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.results.verification import Cause, Divergence, Site
 from torchgraft.verifying.explaining.causes import facts_at, signs_at
 from torchgraft.verifying.explaining.planned import Planned
-from torchgraft.verifying.explaining.rotary import with_bases
+from torchgraft.verifying.explaining.tables import with_bases
 
 if TYPE_CHECKING:
     from torchgraft.core.results.recording import Recording

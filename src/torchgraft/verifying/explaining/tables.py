@@ -1,18 +1,30 @@
-"""Tables that enter into operations on both sides and differ: rotary positions, biases, masks that no file holds."""
+"""Tables that enter into operations on both sides and differ: rotary positions, biases, masks; operations in words."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
 from torchgraft.core.results.verification import Cause
-from torchgraft.verifying.explaining.words import modules_of, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    import torch
 
     from torchgraft.core.results.recording import Operation, Recording
     from torchgraft.verifying.divergence import Matches
+
+
+def modules_of(mine: Operation, other: Operation) -> dict[str, str]:
+    """Return the modules of two operations, as the fields of a cause that say where it is."""
+    return {"module": mine.module, "source_module": other.module}
+
+
+def words_of(op: Operation) -> str:
+    """Return an operation in words: its name, its module and the module's kind."""
+    return f"{op.name.rstrip('_')} in {op.module or 'the model itself'}" + (f" ({op.kind})" if op.kind else "")
 
 
 def tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
@@ -100,3 +112,41 @@ def _bases(recording: Recording, number: int) -> tuple[object, ...]:
 
 def _listed(values: object) -> str:
     return ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)
+
+
+CLOSE = 1e-4
+
+
+def base_of(frequencies: torch.Tensor) -> float | None:
+    """Return the base of frequencies base^(-k / n), k = 0 ... n - 1; None for what is no such table.
+
+    The formula is that of RoFormer (Su et al., 2021): theta_i = 10000^(-2 (i - 1) / d), with n = d / 2.
+    """
+    import torch
+
+    flat = frequencies.detach().to("cpu", torch.float64).reshape(-1)
+    size = len(flat)
+    if size < 2 or not bool((flat > 0).all()) or abs(float(flat[0]) - 1) > CLOSE or float(flat[1]) >= 1:
+        return None
+    base = float(flat[1]) ** -size
+    made = base ** (-torch.arange(size, dtype=torch.float64, device="cpu") / size)
+    if not bool(((flat - made).abs() <= CLOSE * made).all()):
+        return None
+    return float(f"{base:.4g}")
+
+
+def with_bases(cause: Cause, model: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> Cause:
+    """Return a cause that names two tables of frequencies with the bases that they were made with, where these show."""
+    if cause.kind != "rotary" or cause.target not in model or cause.source not in source:
+        return cause
+    bases = base_of(model[str(cause.target)]), base_of(source[str(cause.source)])
+    if None in bases or bases[0] == bases[1]:
+        return cause
+    return replace(
+        cause,
+        target=bases[0],
+        source=bases[1],
+        remedy=f"build the model with base {bases[1]:g}",
+        text=f"{cause.target} is a table of rotary frequencies of base {bases[0]:g}, {cause.source} of the source one of "
+        f"base {bases[1]:g}",
+    )

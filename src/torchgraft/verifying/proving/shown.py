@@ -14,7 +14,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.families import family
 from torchgraft.verifying.comparing import distance, paired
 from torchgraft.verifying.proving.agreeing import Agreed, module_of, weights_behind
-from torchgraft.verifying.tracing.gradients import influences
+from torchgraft.verifying.tracing.capture import influences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.plan import Certainty, Unused, Why
+from torchgraft.core.plan import Certainty, Feed, Unused, Why
 from torchgraft.core.proof import Proof
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
-from torchgraft.verifying.settling.guide import Guidance, Guide
-from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.settling.guide import Guidance, Guide, Uses
+from torchgraft.verifying.settling.hands import Hands, Trial
 from torchgraft.verifying.settling.marking import prove
 from torchgraft.verifying.settling.naming import Cached
-from torchgraft.verifying.settling.siblings import follow_siblings
-from torchgraft.verifying.settling.trial import Trial
-from torchgraft.verifying.settling.uses import Uses
 from torchgraft.verifying.tracing import record_run
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source
     from torchgraft.verifying.settling.guide import Reading
     from torchgraft.verifying.tracing import Run
+
 
 __all__ = ["Trial", "prove", "settle"]
 
@@ -232,3 +231,22 @@ def _concluded(plan: Plan, search: Search, proof: Proof) -> Plan:
         for network, key in sorted(before - feeding) if key in plan.source_specs
     ]  # fmt: skip
     return replace(plan, steps=tuple(steps), unused=tuple(unused), proof=proof)
+
+
+def follow_siblings(steps: dict[str, Step], plan: Plan) -> None:
+    """Let slots that numbers didn't move come from the module that all moved slots beside them come from."""
+    moved: defaultdict[str, set[str]] = defaultdict(set)
+    for step in steps.values():
+        if step.why.rule == "numbers" and len(step.feeds) == 1:
+            moved[step.slot.owner].add(step.feeds[0].key.rpartition(".")[0])
+    for name, step in list(steps.items()):
+        homes = moved.get(step.slot.owner, set())
+        if len(homes) != 1 or step.why.rule == "numbers" or len(step.feeds) != 1 or step.feeds[0].ops or step.ops:
+            continue
+        home, role = next(iter(homes)), step.feeds[0].key.rpartition(".")[2]
+        key = f"{home}.{role}" if home else role
+        spec = plan.source_specs.get(key)
+        if key == step.feeds[0].key or spec is None or spec.shape != step.slot.spec.shape:
+            continue
+        why = Why("numbers", f"goes with the other tensors of {home}")
+        steps[name] = replace(step, feeds=(Feed(key, (), step.feeds[0].network),), why=why, alternatives=())

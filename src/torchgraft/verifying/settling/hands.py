@@ -1,8 +1,9 @@
-"""Writes values into a model for a while, and puts back what was there."""
+"""What a plan is tried with, and the hands that write values into a model for a while, and put back what was there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -12,13 +13,14 @@ from torchgraft.core.system.shield import Shield
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
 
     from torch import nn
 
     from torchgraft.core.plan import Feed, Step
+    from torchgraft.verifying.tracing import Run
 
 
 class Hands:
@@ -70,3 +72,20 @@ class Hands:
             tensor.copy_(before[1])
             indices = torch.tensor(step.rows.indices, dtype=torch.long, device=tensor.device)
             tensor.index_copy_(step.rows.dim, indices, value.to(tensor.device, tensor.dtype))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a plan is tried with: the model and its inputs, runs of the source on the same, and its names in the file.
+
+    Without inputs, the whole can't be run. `origin` is the source's model, where it is at hand, and `source_inputs` what
+    it was run on: they are needed to prove parts.
+    """
+
+    model: nn.Module
+    inputs: Sequence[Any]
+    sources: Sequence[Run]
+    keys: Mapping[str, str]
+    tolerance: float | None = None
+    origin: nn.Module | None = None
+    source_inputs: Sequence[Any] = ()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torchgraft.core.plan import Plan, Step
     from torchgraft.core.proof import Part
     from torchgraft.core.specs import Source
-    from torchgraft.verifying.settling.trial import Trial
+    from torchgraft.verifying.settling.hands import Trial
 
 
 def prove(plan: Plan, source: Source, trial: Trial) -> Plan:

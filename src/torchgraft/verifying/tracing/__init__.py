@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
 from torchgraft.core.system.shield import Shield
-from torchgraft.verifying.tracing.outputs import call, named_tensors
 from torchgraft.verifying.tracing.prints import fingerprint
-from torchgraft.verifying.tracing.recorder import Call, Recorder
-from torchgraft.verifying.tracing.restore import untouched
-from torchgraft.verifying.tracing.whereabouts import Whereabouts
+from torchgraft.verifying.tracing.recorder import Call, Recorder, Whereabouts
+from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

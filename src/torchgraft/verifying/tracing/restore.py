@@ -1,20 +1,24 @@
-"""Runs a model in a way that leaves no trace: modes, buffers, random state and hooks are as before."""
+"""Calls a model in a way that leaves no trace: modes, buffers, random state and hooks are as before."""
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from torchgraft.core.places import modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping
+    from collections.abc import Iterator, MutableMapping
 
     from torch import nn
+
 
 SEED = 0
 
@@ -98,3 +102,35 @@ def _same_random() -> Iterator[None]:
             random.setstate(states[0])
             if numpy:
                 numpy.random.set_state(states[1])
+
+
+def call(model: nn.Module, given: Any) -> Any:
+    """Run `model` on one input: a callable gets the model, a mapping is keywords, a tuple arguments, else one argument.
+
+    Tensors are handed over as copies, since a model may write into what it is given.
+    """
+    if callable(given) and not isinstance(given, torch.Tensor):
+        return given(model)
+    own = tree_map(lambda one: one.clone() if isinstance(one, torch.Tensor) else one, given)
+    if isinstance(given, Mapping):
+        return model(**own)
+    if isinstance(given, tuple):
+        return model(*own)
+    return model(own)
+
+
+def named_tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors in an output by name: `logits`, `0`, `hidden_states.3`; a single tensor is called `output`."""
+    found: dict[str, torch.Tensor] = {}
+    if isinstance(value, torch.Tensor):
+        found[name or "output"] = value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            found |= named_tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for key, item in enumerate(value):
+            found |= named_tensors(item, f"{name}.{key}" if name else str(key))
+    elif is_dataclass(value) and not isinstance(value, type):
+        for one in fields(value):
+            found |= named_tensors(getattr(value, one.name), f"{name}.{one.name}" if name else one.name)
+    return found
