@@ -12,7 +12,7 @@ MAKERS = frozenset(
     {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "tensor", "zeros"}
 )
 # What models are run on: a caller's default device is theirs, too.
-INPUTS = ("cli/inputs.py", "verifying/guessing.py")
+INPUTS = ("cli/targets.py", "verifying/guessing.py")
 
 
 def made_without_device(path):

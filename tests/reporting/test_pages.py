@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, fresh, full, plan, plans, report
 from rich.console import Console
 
-from torchgraft.reporting.html import MOST_LINES, plan_html, report_html
+from torchgraft.reporting.html import MOST_LINES, SHOWN_FATES, module_tree, plan_html, report_html
 from torchgraft.reporting.terminal import view_renderable
-from torchgraft.reporting.tree import SHOWN_FATES, module_tree
 from torchgraft.reporting.views import report_view
 
 VOID = {"meta", "br", "hr", "img"}

@@ -9,7 +9,7 @@ from tuning_models import Net, fate_lists, made, nets
 
 from torchgraft.core.errors import UsageError
 from torchgraft.tuning import freeze, loaded_masks, param_groups
-from torchgraft.tuning.depth import depths
+from torchgraft.tuning.groups import depths
 
 
 @settings(max_examples=25, deadline=None)

@@ -202,8 +202,7 @@ def verify(  # noqa: PLR0913  # one parameter for each option
     Ends with 10 when the outputs differ. Both models are built in this process; nothing is saved.
     """
     from torchgraft import api, proofs
-    from torchgraft.cli.inputs import given_inputs
-    from torchgraft.cli.targets import for_running
+    from torchgraft.cli.targets import for_running, given_inputs
 
     shown = Shown.taken_from(given)
     wanted = asked(given)

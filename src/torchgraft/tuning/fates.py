@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.hints import did_you_mean
 from torchgraft.core.places import Place, Walk
 from torchgraft.core.plan import Action, Plan
 from torchgraft.core.results.report import Report
@@ -25,11 +28,12 @@ from torchgraft.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import nn
 
     from torchgraft.core.plan import Rows, Step
+
 
 # Ops after which a tensor has to learn again: its size or the meaning of its rows has changed. All others
 # (rearranging, joining, folding, merging) leave the function of the model as it was.
@@ -138,3 +142,47 @@ def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | N
         return Fate.CONSTANT, None
     ops = (*step.ops, *(op for feed in step.feeds for op in feed.ops))
     return (Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED), None
+
+
+Pattern = str | re.Pattern[str]
+
+
+def matcher(pattern: Pattern) -> Callable[[str], bool]:
+    """Return a test for full names: `*` in a glob also stands for dots; a compiled expression must match in full."""
+    if isinstance(pattern, re.Pattern):
+        return lambda name: pattern.fullmatch(name) is not None
+    if not set(pattern) & set("*?["):
+        return lambda name: name == pattern
+    return lambda name: fnmatchcase(name, pattern)
+
+
+def paths(name: str) -> Iterable[str]:
+    """Yield the dotted name, and the path of each module around it, the innermost first."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def chosen(patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[str], argument: str) -> set[str]:
+    """Return the names that the patterns select, by themselves or through a module around them.
+
+    Raises:
+        UsageError: a pattern selects nothing.
+    """
+    if isinstance(patterns, (str, re.Pattern)):
+        raise UsageError(f"{argument}={patterns!r}: give a list of patterns, e.g. {argument}=[{patterns!r}]")
+    known = list(modules)
+    out: set[str] = set()
+    for pattern in patterns:
+        test = matcher(pattern)
+        paths_hit = {path for path in known if path and test(path)}
+        hit = {name for name in names if test(name) or any(path in paths_hit for path in paths(name))}
+        if not hit and not paths_hit:
+            raise UsageError(_nothing(pattern, [*names, *known], argument))
+        out |= hit
+    return out
+
+
+def _nothing(pattern: Pattern, known: Sequence[str], argument: str) -> str:
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    return f"{argument}: {printable(text)!r} is no parameter and no module of the model{did_you_mean(text, known)}"

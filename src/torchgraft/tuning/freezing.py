@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning.changes import Change
-from torchgraft.tuning.fates import Fate, Fates, Tensor, fates
+from torchgraft.tuning.fates import Fate, Fates, Tensor, chosen, fates
 from torchgraft.tuning.masks import hold, keep
-from torchgraft.tuning.patterns import chosen
-from torchgraft.tuning.stillness import MOVING, still
+from torchgraft.tuning.stillness import MOVING, Change, still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
     from torchgraft.core.plan import Plan
     from torchgraft.core.results.report import Report
-    from torchgraft.tuning.patterns import Pattern
+    from torchgraft.tuning.fates import Pattern
 
 WHATS = ("loaded", "all_but_fresh")
 PARTLY = ("skip", "freeze", "hold")

@@ -7,15 +7,17 @@ from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning.depth import depths
 from torchgraft.tuning.fates import Fate, Fates, Tensor, fates, plan_of
 from torchgraft.tuning.masks import held
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from torchgraft.core.plan import Plan
     from torchgraft.core.results.report import Report
+
 
 _KINDS = {
     Fate.LOADED: "loaded", Fate.ADAPTED: "adapted", Fate.PARTLY: "adapted", Fate.CONSTANT: "fresh",
@@ -66,7 +68,7 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
         fresh_lr: the rate of fresh parameters; layer decay doesn't touch it.
         adapted_lr: the rate of adapted parameters.
         layer_decay: factor per step of depth below the top, for loaded and adapted parameters (depth: see
-            torchgraft.tuning.depth; as in BEiT, Bao et al., 2021).
+            torchgraft.tuning.groups.depths; as in BEiT, Bao et al., 2021).
         weight_decay: for matrices and kernels.
         no_decay_norm_bias: whether norms, biases, other parameters of one axis or none, and what the model's own
             `no_weight_decay()` names go without weight decay.
@@ -142,3 +144,36 @@ def _grouped(trained: list[tuple[Tensor, int]], rates: _Rates, spared: set[int])
         group["params"].append(tensor.places[0].tensor)
         group["names"].append(tensor.name)
     return list(groups.values())
+
+
+def depths(names: Sequence[str]) -> tuple[int, ...]:
+    """Return how deep in a model each name stands; `names` are in registration order. The greatest is the last unit's.
+
+    Parameters belong to *units*: a name's path up to its first number (`encoder.layer.3` for
+    `encoder.layer.3.output.dense.weight`), which count upwards as the model registers them. Everything without a number
+    before the first unit stands at depth 0 together (embeddings, stem), and everything without one after a unit (final
+    norm, head) one above it, together.
+    """
+    units: dict[str, int] = {}
+    out: list[int] = []
+    top = 0
+    loose = True
+    for name in names:
+        unit = numbered(name)
+        if unit is None:
+            if not loose:
+                top, loose = top + 1, True
+            out.append(top)
+            continue
+        if unit not in units:
+            top, loose = top + 1, False
+            units[unit] = top
+        out.append(units[unit])
+    return tuple(out)
+
+
+def numbered(name: str) -> str | None:
+    """Return the path of `name` up to its first segment that is a number, None if there is none."""
+    parts = name.split(".")
+    at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)
+    return None if at is None else ".".join(parts[: at + 1])

@@ -8,22 +8,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.facts import part
+from torchgraft.core.facts import PART, part
 from torchgraft.core.system.commit import flush_folder, only_writer, sweep, write_bytes
 from torchgraft.writing.content import SAFETENSORS, Content
-from torchgraft.writing.marks import mark_of
 from torchgraft.writing.safetensors import MAX_HEADER, header_cost
+from torchgraft.writing.torch_zip import NOTES, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from torchgraft.writing.items import Item
+
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?")
@@ -203,3 +205,27 @@ def _named_by(index: str) -> frozenset[str]:
         if isinstance(places, dict):
             return frozenset(v for v in places.values() if isinstance(v, str))
     return frozenset()
+
+
+def mark_of(path: str) -> str:
+    """Return the mark of a shard that torchgraft wrote; empty for any other file, and where there is none."""
+    with suppress(OSError, ValueError, RecursionError, KeyError, zipfile.BadZipFile, NotImplementedError):
+        return _text(_notes(path))
+    return ""
+
+
+def _notes(path: str) -> object:
+    """Return the metadata of a safetensors file, or the record of a torch file that it would stand in."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if not head.startswith(b"PK"):
+            return json.loads(file.read(length))["__metadata__"] if length <= MAX_HEADER else None
+    with zipfile.ZipFile(path) as archive:
+        record = archive.getinfo(f"{ROOT}/{NOTES}")
+        return json.loads(archive.read(record)) if record.file_size <= MAX_HEADER else None
+
+
+def _text(notes: object) -> str:
+    found = notes.get(PART) if isinstance(notes, dict) else None
+    return found if isinstance(found, str) else ""
