@@ -47,17 +47,22 @@ from picture import bars
 
 def warm_up(way, folder):
     """Import everything and run once on something small, so that a sample times the load and nothing else."""
-    small = nn.Linear(4, 4)
-    path = folder / f"small{os.getpid()}.pt"
-    torch.save(small.state_dict(), path)
-    torch_mapped(small, path)
-    if "torchgraft" in way:
-        import torchgraft
+    from safetensors.torch import load_file, save_file
 
-        ours(small, path)
-        torchgraft.build(lambda: nn.Linear(4, 4), path)
-        torchgraft.load(nn.Sequential(small, nn.Linear(4, 2)), nn.Sequential(small).state_dict())  # not alike
-    path.unlink()
+    small = nn.Linear(4, 4)
+    paths = [folder / f"small{os.getpid()}.{kind}" for kind in ("pt", "safetensors")]
+    torch.save(small.state_dict(), paths[0])
+    save_file(small.state_dict(), paths[1])
+    torch_mapped(small, paths[0])
+    small.load_state_dict(load_file(paths[1]))
+    for path in paths:
+        if "torchgraft" in way:
+            import torchgraft
+
+            ours(small, path)
+            torchgraft.build(lambda: nn.Linear(4, 4), path)
+            torchgraft.load(nn.Sequential(small, nn.Linear(4, 2)), nn.Sequential(small).state_dict())  # not alike
+        path.unlink()
 
 
 def imported():

@@ -14,11 +14,12 @@ from torchgraft.request import request
 OWNERS = {
     "fc": ("Linear", "Conv1D", ""), "conv": ("Conv2d", "ConvTranspose2d"), "norm": ("BatchNorm2d",), "embed": ("Embedding",),
     "self_attn.q_proj": ("Linear",), "self_attn.k_proj": ("Linear",), "self_attn.o_proj": ("Linear",), "qkv": ("Linear",),
-    "input_layernorm": ("RMSNorm",), "post_attention_layernorm": ("RMSNorm",), "c_attn": ("Conv1D",), "attn": ("Attention",),
+    "input_layernorm": ("RMSNorm",), "post_attention_layernorm": ("RMSNorm",), "c_attn": ("Conv1D",), "attn": ("MultiheadAttention", "Attention", ""), "attn.in_proj": ("Linear", "Conv1D"),
+    "self.pos_proj": ("Linear",), "gate_up_proj": ("Linear",), "to_kv": ("Linear", ""),
 }  # fmt: skip
-FUSED = ("qkv", "c_attn", "attn")
-ROLES = ("weight", "bias", "running_var", "pos_embed", "inv_freq", "kernel")
-PARTS = ("weight_g", "weight_v", "weight_scale", "in_proj_weight", "q_bias", "weight_orig", "weight_mask")
+FUSED = ("qkv", "c_attn", "attn", "attn.in_proj", "self.pos_proj", "gate_up_proj", "to_kv")
+ROLES = ("weight", "bias", "running_var", "pos_embed", "inv_freq", "kernel", "in_proj_weight", "in_proj_bias")
+PARTS = ("weight_g", "weight_v", "weight_scale", "q_bias", "weight_orig", "weight_mask")
 SHAPES = ((), (4,), (8,), (4, 4), (8, 4), (4, 8), (12, 4), (1, 4, 4), (4, 4, 3, 3), (8, 4, 3, 3), (0,))
 PLACES = ("", "layers.0.", "layers.1.", "layers.1.0.", "decoder.layers.0.")
 PREFIXES = ("", "module.", "model.", "a.b.", "qkv.", "layers.", "0.")
@@ -122,8 +123,10 @@ ONE_BY_ONE = {
     "another name": (DECODER | {"head.weight": (8, 8)}, DECODER | {"heads.weight": (8, 8)}),
     "one more": (DECODER | {"head.weight": (8, 8)}, DECODER),
     "one less": (DECODER, DECODER | {"head.weight": (8, 8)}),
-    "fused rows": (DECODER | {"attn.qkv.weight": (24, 8)},) * 2,
-    "fused rows of a bare parameter": (DECODER | {"attn.in_proj_weight": (24, 8)},) * 2,
+    "rows fused in several orders": (DECODER | {"attn.qkv_proj.weight": (24, 8)},) * 2,
+    "rows fused as in DeBERTa": (DECODER | {"self.in_proj.weight": (24, 8), "self.pos_proj.weight": (8, 8)},) * 2,
+    "fused rows under two spellings": (DECODER | {"attn.in_proj_weight": (24, 8), "attn.in_proj.weight": (24, 8)},) * 2,
+    "the bias of a single part": (DECODER | {"attn.q_bias": (8,)},) * 2,
     "a weight in two parts": (DECODER | {"fc.weight_g": (8, 1), "fc.weight_v": (8, 8)},) * 2,
     "names as in TensorFlow": ({"block/dense/kernel:0": (8, 8), "a.b": (4,)},) * 2,
 }
@@ -133,6 +136,15 @@ ONE_BY_ONE = {
 def test_what_needs_a_look_is_weighed(ours, theirs):
     specs, target = specs_of(ours, ""), model_of(theirs)
     assert alike(specs, target.slots) is None
+
+
+@pytest.mark.parametrize("name", ["attn.in_proj_weight", "attn.in_proj.bias", "attn.to_kv.weight", "kv.bias"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_rows_that_all_fuse_in_one_order_are_decided_at_once(name, prefix):
+    shapes = DECODER | {name: (24,) if name.endswith("bias") else (24, 8)}
+    specs, target = specs_of(shapes, prefix), model_of(shapes)
+    assert alike(specs, target.slots) is not None
+    same(*plans(specs, target))
 
 
 def test_a_second_name_behind_a_prefix_is_weighed():

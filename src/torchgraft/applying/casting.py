@@ -10,12 +10,10 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from torchgraft.applying.chunks import sampled
 from torchgraft.applying.fill import count_lost, reach
 from torchgraft.applying.finite import COMPARABLE, NONE, Odd, odd_values, reaches
-from torchgraft.applying.memory import bytes_of
+from torchgraft.applying.memory import Scratch, bytes_of
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.specs import Piece
 from torchgraft.core.system.checksums import crc32
@@ -57,7 +55,7 @@ class Casts:
         self._source = source
         self._undo = undo
         self._findings = findings
-        self._scratch = threading.local()
+        self._scratch = Scratch()
         self._lock = threading.Lock()
         self._odd: defaultdict[str, Odd] = defaultdict(Odd)
         self._lost: defaultdict[str, int] = defaultdict(int)
@@ -106,20 +104,13 @@ class Casts:
         """Return the bytes of a chunk as they are in the file, side by side."""
         first = chunk[0].transfer
         kinds = _Kinds(first.given or first.step.slot.spec.dtype, first.step.slot.spec.dtype)
-        raw = self._room(sum([part.size for part in chunk]))
+        raw = self._scratch.room(sum([part.size for part in chunk]))
         pieces, at = [], 0
         for part in chunk:
             pieces.append(Piece(part.segment.network, part.segment.key, part.start, raw[at : at + part.size].data))
             at += part.size
         self._source.read_pieces(pieces)
         return kinds, raw
-
-    def _room(self, size: int) -> Bytes:
-        """Return memory of this thread."""
-        found: Bytes | None = getattr(self._scratch, "bytes", None)
-        if found is None or found.size < size:
-            found = self._scratch.bytes = np.empty(size, np.uint8)
-        return found[:size]
 
     def _count(self, step: Step, read: Bytes, kinds: _Kinds) -> None:
         """Count NaN, infinities, and values that are lost in the cast."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,14 +91,34 @@ def ask_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_HUGEPAGE)
 
 
+def aligned(size: int) -> Bytes:
+    """Return fresh memory that begins at the border of a huge page: else up to a thousand small ones stand around few huge ones."""
+    memory = np.frombuffer(_anonymous(size + HUGE), np.uint8)
+    first = -int(memory.ctypes.data) % HUGE
+    return memory[first : first + size]
+
+
+class Scratch:
+    """Memory of each thread for one purpose or several, taken when it is first asked for and kept for the next time."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def room(self, size: int, purpose: str = "") -> Bytes:
+        """Return `size` bytes of the calling thread: what lies there is what it left."""
+        mine: dict[str, Bytes] = self._own.__dict__
+        found = mine.get(purpose)
+        if found is None or found.size < size:
+            found = mine[purpose] = aligned(size)
+        return found[:size]
+
+
 class Arena:
     """Scratch memory of a fixed size, taken from the system at once and given back at once."""
 
     def __init__(self, size: int) -> None:
-        self._map = _anonymous(size + HUGE)
-        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
-        base = int(self._bytes.ctypes.data)
-        self._next = -(-base // HUGE) * HUGE
+        self._bytes = aligned(size)
+        self._next = int(self._bytes.ctypes.data)
         self._end = self._next + size
 
     def take(self, size: int) -> int:

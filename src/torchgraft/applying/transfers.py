@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from torchgraft.applying.casting import Casts
 from torchgraft.applying.chunks import chunks
@@ -14,6 +11,7 @@ from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.lanes import Lanes
 from torchgraft.applying.layout import WASTE, lay_out, side_by_side
+from torchgraft.applying.memory import Scratch
 from torchgraft.applying.turning import Turns
 from torchgraft.core.plan import Action
 from torchgraft.core.specs import Piece
@@ -52,7 +50,7 @@ class Transfers:
         self._findings = findings
         self._written = written
         self._tick = tick
-        self._scratch = threading.local()
+        self._scratch = Scratch()
         self._first = Crew(self._take)
         self._second = Crew(self._write)
         self._casts = Casts(source, undo, findings)
@@ -115,7 +113,7 @@ class Transfers:
         for transfer, _, _, at, size, _ in chunk:
             if transfer.room:
                 self._undo.keep_bytes(transfer.room + at, transfer.value.data_ptr() + at, size)
-        memory = self._memory()
+        memory = self._scratch.room(LOOKED_AT + WASTE)
         pieces, stretches = lay_out(chunk, memory)
         self._source.read_pieces(pieces)
         for stretch in stretches:
@@ -171,13 +169,6 @@ class Transfers:
     def _told(self, size: int) -> None:
         with suppress(Exception):  # there is no way back: a listener that fails must not cost the model
             self._tick(size)
-
-    def _memory(self) -> Bytes:
-        """Return memory of this thread, to read a chunk aside."""
-        found: Bytes | None = getattr(self._scratch, "bytes", None)
-        if found is None:
-            found = self._scratch.bytes = np.empty(LOOKED_AT + WASTE, np.uint8)
-        return found
 
 
 def _shared(transfers: Sequence[Transfer], most: int) -> list[Chunk]:

@@ -6,12 +6,11 @@ row of the slot, not single values.
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.applying.chunks import TURNED
+from torchgraft.applying.memory import Scratch
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.specs import Piece
 from torchgraft.core.system.checksums import crc32
@@ -32,7 +31,7 @@ class Turns:
     def __init__(self, source: Source, written: Written) -> None:
         self._source = source
         self._written = written
-        self._scratch = threading.local()
+        self._scratch = Scratch()
         self._sums: dict[tuple[str, int], int] = {}
 
     def take(self, part: Part) -> Bytes:
@@ -53,7 +52,7 @@ class Turns:
         self._put(part, self._turned(part, raw))
 
     def _read(self, part: Part) -> Bytes:
-        raw = self._room("raw")[: part.size]
+        raw = self._scratch.room(part.size, "raw")
         self._source.read_pieces([Piece(part.segment.network, part.segment.key, part.start, raw.data)])
         return raw
 
@@ -62,7 +61,7 @@ class Turns:
         import torch
 
         lying = raw.view(_kind(part)).reshape(-1, _slot(part).shape[0])
-        block = self._room("block")[: part.size].view(_kind(part)).reshape(lying.shape[::-1])
+        block = self._scratch.room(part.size, "block").view(_kind(part)).reshape(lying.shape[::-1])
         torch.from_numpy(block).copy_(torch.from_numpy(lying).t())
         return block
 
@@ -73,14 +72,6 @@ class Turns:
         if not np.array_equal(place, block):
             raise ApplyError(f"{part.transfer.name}: what lies in the slot is not what was read and turned")
         self._written.compared.add(part.transfer.name)
-
-    def _room(self, name: str) -> Bytes:
-        """Return memory of this thread."""
-        found: Bytes | None = getattr(self._scratch, name, None)
-        if found is None:
-            found = np.empty(TURNED, np.uint8)
-            setattr(self._scratch, name, found)
-        return found
 
 
 def _kind(part: Part) -> np.dtype[np.signedinteger[np.typing.NBitBase]]:

@@ -2,7 +2,8 @@
 
 Here names are looked at all at once, and not leaf by leaf. What `match` would say of such sides is known beforehand: it has
 one prefix rule that explains everything, so no slot and no tensor is left, names decide, and no search for other readings has
-anything to look at. Names that mean more than the tensor itself (fused rows, weights made of several tensors) are left to it.
+anything to look at. Names that mean more than the tensor itself (weights made of several tensors, rows that libraries fuse in several
+orders) are left to it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from torchgraft.matching.names.prefixes import reason_of
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.leaves import unfolded
-from torchgraft.matching.tables.packing import FUSED
+from torchgraft.matching.tables.packing import FUSED, packed_one_way
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
     from torchgraft.core.specs import Slot, TensorSpec
     from torchgraft.matching.names.prefixes import Prefix
@@ -75,9 +76,17 @@ def _without_common_end(old: str, new: str) -> tuple[str, str]:
 
 
 def _means_more(names: Iterable[str]) -> bool:
-    """Whether a name is one of fused rows, of a part of a weight, or spelled as TensorFlow does."""
-    ends = {tuple(name.rsplit(".", 2)[-2:]) for name in names}  # a large model has few
-    return any(
-        words(end[0]) in FUSED or "/" in "".join(end) or unfolded(name := ".".join(end)) != name or may_take_part(name)
-        for end in ends
-    )
+    """Whether a name is one of a part of a weight, of rows that others fuse in another order, or spelled as TensorFlow does."""
+    ends = {".".join(name.rsplit(".", 2)[-2:]) for name in names}  # a large model has few
+    layers = {end.partition(".")[0] for end in ends}
+    return any("/" in end or may_take_part(end) or _is_open(end, ends, layers) for end in ends)
+
+
+def _is_open(end: str, ends: Container[str], layers: Container[str]) -> bool:
+    """Whether the name of a layer and its tensor leaves open what the rows are, or may be a second spelling of one of `ends`."""
+    spelled = unfolded(end).rsplit(".", 2)[-2:]
+    name = words(spelled[0])
+    respelled = not end.endswith(".".join(spelled))
+    if respelled and (name not in FUSED or "." not in end or ".".join(spelled) in ends):
+        return True  # the bias of a single part, say
+    return name in FUSED and not packed_one_way(name, layers)

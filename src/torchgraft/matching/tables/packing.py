@@ -150,6 +150,17 @@ def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     return found | {f"{path}.{GATED}" if path else GATED: False for path in gated}
 
 
+def packed_one_way(name: tuple[str, ...], layers: Container[str]) -> bool:
+    """Whether all code packs the rows under this fused name in one order, whose modules are called only as `layers` are."""
+    found = [p for p in FUSED[name] if all(_last(path) in layers or GATED in path for path in p.beside)]
+    return len({(p.parts, p.groups) for p in found}) == 1 and not any(p.contested for p in found)
+
+
+def _last(path: str) -> str:
+    """Return the last segment of a path such as "./norm"."""
+    return path.replace("/", ".").rpartition(".")[2]
+
+
 def any_named_fused(leaves: Iterable[Leaf]) -> bool:
     """Whether a leaf lies in a module whose name is one for fused rows: of most models none does."""
     return any(words(last) in FUSED for last in {leaf.owner.rpartition(".")[2] for leaf in leaves})
