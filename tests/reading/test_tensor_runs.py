@@ -11,6 +11,7 @@ import torch
 
 from torchgraft.core.errors import CheckpointError
 from torchgraft.reading.containers.zipentries import Entries
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.formats.torch_zip import ZipStorages
 from torchgraft.reading.pickles import unpickle
 from torchgraft.reading.pickles.inert import StorageRef, TensorRef
@@ -24,9 +25,7 @@ class Archive:
     """As much of an archive as storages ask for before any tensor is read."""
 
     entries = Entries()
-
-    class window:  # noqa: N801
-        label = "file"
+    window = Window(None, 0, 0, "file")
 
 
 def pickled(tree, protocol=2):

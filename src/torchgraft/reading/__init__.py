@@ -1,6 +1,7 @@
 """Opening checkpoints: names, shapes and types of what is in them, and the values on request.
 
-Nothing in a checkpoint is ever executed, and torch is imported only when a value is read.
+Nothing in a checkpoint is ever executed, and torch is imported only when a value is read. Whatever is wrong with a file is
+a CheckpointError, wherever in this package it is found: its kinds are in `core.errors`, and functions don't repeat it.
 """
 
 from __future__ import annotations

@@ -36,11 +36,7 @@ MAX_SMALL = 1 << 20
 
 
 def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
-    """Return the tensors of a distributed checkpoint, nested as they were saved.
-
-    Raises:
-        CheckpointError: its table is missing or broken, or doesn't fit the files.
-    """
+    """Return the tensors of a distributed checkpoint, nested as they were saved."""
     names = os.listdir(folder)
     if ".metadata" not in names:
         hint = "; .metadata.tmp is there: the save was cut short" if ".metadata.tmp" in names else ""

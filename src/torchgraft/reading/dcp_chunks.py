@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
 from typing import TYPE_CHECKING
@@ -39,11 +39,7 @@ class Chunk:
 
 
 def check_cover(shape: tuple[int, ...], chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError]) -> None:
-    """Raise what `bad` makes of a text unless each element of a tensor lies in one chunk.
-
-    Raises:
-        LimitExceededError: there are so many crossing chunks that this can't be told.
-    """
+    """Raise what `bad` makes of a text unless each element of a tensor lies in one chunk."""
     if sum(prod(c.sizes) for c in chunks) != prod(shape):
         raise bad(f"of shape {shape}: its {len(chunks)} chunks don't cover it exactly")
     if len(chunks) > MAX_PAIRS:
@@ -77,20 +73,18 @@ def _check_cells(chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError])
         taken[box] = True
 
 
+@dataclass(slots=True, eq=False)
 class ChunkedLeaf(Leaf):
     """A tensor made of chunks that cover it exactly.
 
     Of several chunks, those rows are read and put together in which the wanted bytes lie; takes the size of these rows.
     """
 
-    __slots__ = ("chunks", "dtype", "name", "shape", "views")
-
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: DType, chunks: tuple[Chunk, ...]) -> None:
-        self.name = name
-        self.shape = shape
-        self.dtype = dtype
-        self.chunks = chunks
-        self.views: dict[int, View] = {}
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    chunks: tuple[Chunk, ...]
+    views: dict[int, View] = field(default_factory=dict)
 
     @property
     def identity(self) -> Hashable:

@@ -35,11 +35,7 @@ def box_files(names: list[str]) -> list[str]:
 
 
 def expect_whole(contents: Contents, label: str) -> None:
-    """Refuse a file by itself whose tensors are parts of larger ones.
-
-    Raises:
-        UnsupportedCheckpointError: one of them doesn't begin where its tensor does.
-    """
+    """Refuse a file by itself whose tensors are parts of larger ones."""
     offsets = _offsets(contents, label)
     inner = next((name for name, at in offsets.items() if any(at)), None)
     if inner is not None:
@@ -52,11 +48,7 @@ def expect_whole(contents: Contents, label: str) -> None:
 
 
 def read_boxes(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
-    """Return the tensors whose boxes lie in these files of a folder.
-
-    Raises:
-        CheckpointError: a process's file is missing or broken, or boxes don't make up a tensor.
-    """
+    """Return the tensors whose boxes lie in these files of a folder."""
     chunks: dict[str, list[Chunk]] = {}
     out = Contents(format="DCP in safetensors", tree={})
     numbers = {int(match[1]) for match in map(_OF_A_PROCESS.fullmatch, names) if match}

@@ -34,11 +34,7 @@ _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
 
 
 def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) -> Contents:
-    """Return the tensors that an index.json places into shards beside it.
-
-    Raises:
-        CheckpointError: the index is broken, leads out of its folder, or doesn't fit the shards.
-    """
+    """Return the tensors that an index.json places into shards beside it."""
     label = str(file)
     window = file.window()
     if window.size > MAX_INDEX:

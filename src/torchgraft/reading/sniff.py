@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.containers.tar import looks_like_tar
 from torchgraft.reading.containers.zipdir import ZipArchive
 from torchgraft.reading.containers.zipentries import has_archive_at_end
@@ -32,11 +31,7 @@ _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
 def read_file(window: Window) -> Contents:
-    """Return the contents of a checkpoint file of any format.
-
-    Raises:
-        CheckpointError: it is broken, or no checkpoint.
-    """
+    """Return the contents of a checkpoint file of any format."""
     if not window.size:
         raise window.corrupt("empty file (0 bytes)")
     head = window.read(0, min(window.size, 512))
@@ -108,12 +103,12 @@ def _zip(window: Window) -> Contents:
 
         return read_pt2(archive)
     if {"config.json", "model.weights.h5"} <= names.keys():
-        raise UnsupportedCheckpointError(f"{window.label}: a Keras archive (.keras), not a checkpoint of PyTorch")
+        raise window.unsupported("a Keras archive (.keras), not a checkpoint of PyTorch")
     if any(n.endswith(".npy") for n in names):
         from torchgraft.reading.formats.numpy_files import read_npz
 
         return read_npz(archive)
-    raise UnsupportedCheckpointError(f"{window.label}: a zip archive without data.pkl: no checkpoint")
+    raise window.unsupported("a zip archive without data.pkl: no checkpoint")
 
 
 def _legacy(window: Window) -> Contents:
@@ -167,8 +162,8 @@ def _safetensors(window: Window) -> Contents:
 def _check_name(window: Window, reader: Callable[[Window], Contents]) -> None:
     """Refuse pickles under a name that promises a format without any."""
     if reader in (_zip, _legacy, _tar) and window.file.path.lower().endswith(".safetensors"):
-        raise CorruptCheckpointError(
-            f"{window.label}: named .safetensors, but the bytes are of another format, which is not what the name promises"
+        raise window.corrupt(
+            "named .safetensors, but the bytes are of another format, which is not what the name promises"
         )
 
 
@@ -181,7 +176,7 @@ def _last_resort(window: Window, head: bytes) -> Contents:
         raise window.corrupt("a web page (HTML or XML), not a checkpoint: the download went wrong; fetch it again")
     for sign, name in _PACKED.items():
         if head.startswith(sign):
-            raise UnsupportedCheckpointError(f"{window.label}: compressed with {name}; unpack it first")
+            raise window.unsupported(f"compressed with {name}; unpack it first")
     if head.startswith(b"PK"):
         raise window.corrupt(f"truncated zip archive of {window.size} bytes")
     if window.size < 9:

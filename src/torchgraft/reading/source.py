@@ -71,11 +71,7 @@ class OpenedCheckpoint:
         return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype, device="cpu")
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order.
-
-        Raises:
-            CheckpointError: the bytes can't be read, or their checksum is wrong.
-        """
+        """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order."""
         leaf = self._leaf(network, key)
         view = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
         if not view:
@@ -87,21 +83,13 @@ class OpenedCheckpoint:
             )
 
     def read_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Do what `read_into` does for each piece; what lies side by side in a file comes with one system call.
-
-        Raises:
-            CheckpointError: as for `read_into`.
-        """
+        """Do what `read_into` does for each piece; what lies side by side in a file comes with one system call."""
         read_together([(self._spot(piece.network, piece.key), piece) for piece in pieces], self.read_into)
 
     def read_many(
         self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
     ) -> None:
-        """Fill `buffer` with whole tensors, each from its own of `starts` on: all of its bytes, as many as `sizes` says.
-
-        Raises:
-            CheckpointError: as for `read_into`.
-        """
+        """Fill `buffer` with whole tensors, each from its own of `starts` on: all of its bytes, as many as `sizes` says."""
 
         def alone(number: int) -> None:
             start = starts[number]
@@ -115,11 +103,7 @@ class OpenedCheckpoint:
         return self._leaf(network, key).divisible
 
     def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
-        """Return where `size` bytes of a tensor from byte `start` on lie in an open file as they are wanted, if they do.
-
-        Raises:
-            CheckpointError: they lie outside of the file, or the file has changed.
-        """
+        """Return where `size` bytes of a tensor from byte `start` on lie in an open file as they are wanted, if they do."""
         spot = self._spot(network, key)
         if spot is None or not 0 < size <= spot.size - start:
             return None
@@ -127,11 +111,7 @@ class OpenedCheckpoint:
         return Extent(spot.file.fd, spot.offset + start, size)
 
     def check(self, network: str, key: str) -> None:
-        """Compare the checksum of a tensor that was read in part, where it covers all of it; large ones are let be.
-
-        Raises:
-            CheckpointError: it is wrong.
-        """
+        """Compare the checksum of a tensor that was read in part, where it covers all of it; large ones are let be."""
         self._leaf(network, key).check()
 
     def unchecked(self) -> dict[tuple[int, int], Record]:

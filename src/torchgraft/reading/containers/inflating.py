@@ -20,9 +20,6 @@ def inflate_into(archive: ZipArchive, number: int, buffer: memoryview, start: in
 
     Each thread goes on where it stopped; whoever goes back, or to another record, begins anew. At the end of the record
     its size and checksum are compared.
-
-    Raises:
-        CorruptCheckpointError: the compressed data is broken, of another size, or has another checksum.
     """
     run: Inflating | None = getattr(_OPEN, "run", None)
     _OPEN.run = None  # an error leaves nothing half read
@@ -35,11 +32,7 @@ def inflate_into(archive: ZipArchive, number: int, buffer: memoryview, start: in
 
 
 def check_inflated(archive: ZipArchive, number: int) -> None:
-    """Read a compressed record to its end, for the sake of its checksum.
-
-    Raises:
-        CorruptCheckpointError: as for `inflate_into`.
-    """
+    """Read a compressed record to its end, for the sake of its checksum."""
     run = Inflating(archive, number)
     run.skip(run.entry.size)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torchgraft.core.errors import LimitExceededError, printable
+from torchgraft.core.errors import printable
 from torchgraft.reading.disk.files import Cursor
 
 if TYPE_CHECKING:
@@ -53,11 +53,7 @@ class Unpacker:
         self._base = base
 
     def value(self) -> Any:
-        """Return the value.
-
-        Raises:
-            CheckpointError: it is broken, comes with more behind it, is too deep, or holds what can't be read.
-        """
+        """Return the value."""
         out = self._next(0)
         if self._cursor.left:
             raise self.window.corrupt(f"{self._cursor.left} bytes come after the end of the msgpack value")
@@ -68,7 +64,7 @@ class Unpacker:
         self._nodes += 1
         if depth > MAX_DEPTH or self._nodes > MAX_NODES:
             what = f"a depth over {MAX_DEPTH}" if depth > MAX_DEPTH else f"more than {MAX_NODES} values"
-            raise LimitExceededError(f"{self.window.label}: msgpack with {what}")
+            raise self.window.too_large(f"msgpack with {what}")
         byte = cursor.number("B")
         if byte < 0x80 or byte >= 0xE0:
             return byte if byte < 0x80 else byte - 256
@@ -106,7 +102,7 @@ class Unpacker:
     def _text(self, size: int) -> str:
         self._room(size, "a text")
         if size > MAX_TEXT:
-            raise LimitExceededError(f"{self.window.label}: a text of {size} bytes, {MAX_TEXT} are read at most")
+            raise self.window.too_large(f"a text of {size} bytes, {MAX_TEXT} are read at most")
         at = self._cursor.at
         try:
             return self._cursor.take(size).decode()

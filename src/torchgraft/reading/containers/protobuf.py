@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.errors import LimitExceededError
 from torchgraft.reading.disk.files import Cursor
 
 if TYPE_CHECKING:
@@ -42,15 +41,12 @@ class Messages:
         """Yield (number, wire type, value, span) of each field of the message at `span`.
 
         The value is that of a varint, 0 for others; the span covers the payload.
-
-        Raises:
-            CheckpointError: a field reaches outside its message, or has a wire type that no message has.
         """
         at, end = span.at, span.at + span.size
         while at < end:
             self._fields += 1
             if self._fields > MAX_FIELDS:
-                raise LimitExceededError(f"{self.window.label}: more than {MAX_FIELDS} protobuf fields")
+                raise self.window.too_large(f"more than {MAX_FIELDS} protobuf fields")
             key, after = self._varint(at, end)
             number, wire = key >> 3, key & 7
             if not number:
@@ -86,9 +82,7 @@ class Messages:
     def raw(self, span: Span, limit: int) -> bytes:
         """Return the bytes at `span`, which may be `limit` at most."""
         if span.size > MOST_NUMBERS:
-            raise LimitExceededError(
-                f"{self.window.label}: {span.size} bytes at byte {span.at}, {limit} are read at most"
-            )
+            raise self.window.too_large(f"{span.size} bytes at byte {span.at}, {limit} are read at most")
         self._cursor.at = span.at
         return self._cursor.take(span.size)
 
@@ -97,9 +91,7 @@ class Messages:
         if wire == VARINT:
             return [signed(value)]
         if span.size > MOST_NUMBERS:
-            raise LimitExceededError(
-                f"{self.window.label}: {span.size} bytes of numbers at byte {span.at}, at most {MOST_NUMBERS}"
-            )
+            raise self.window.too_large(f"{span.size} bytes of numbers at byte {span.at}, at most {MOST_NUMBERS}")
         out, at = [], span.at
         while at < span.at + span.size:
             number, at = self._varint(at, span.at + span.size)

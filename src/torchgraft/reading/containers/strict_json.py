@@ -9,11 +9,7 @@ from torchgraft.core.errors import CorruptCheckpointError, printable
 
 
 def loads(raw: bytes, where: str) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        CorruptCheckpointError: it is not UTF-8 or not JSON, or has a key twice.
-    """
+    """Return the value of a JSON text."""
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_Once(where), parse_constant=_no_constant)
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError, printable
+from torchgraft.core.errors import printable
 
 if TYPE_CHECKING:
     from torchgraft.reading.disk.files import Window
@@ -23,11 +23,7 @@ def looks_like_tar(head: bytes) -> bool:
 
 
 def read_members(window: Window) -> dict[str, Window]:
-    """Return the files of a tar archive by name.
-
-    Raises:
-        CheckpointError: a member is no file, leads outside, comes twice, or is cut short.
-    """
+    """Return the files of a tar archive by name."""
     out: dict[str, Window] = {}
     at, count = 0, 0
     while at + _BLOCK <= window.size:
@@ -36,7 +32,7 @@ def read_members(window: Window) -> dict[str, Window]:
             break
         count += 1
         if count > MAX_MEMBERS:
-            raise LimitExceededError(f"{window.label}: more than {MAX_MEMBERS} members in the tar archive")
+            raise window.too_large(f"more than {MAX_MEMBERS} members in the tar archive")
         size = _octal(head[124:136])
         if not looks_like_tar(head) or size is None:
             raise window.corrupt(f"tar header at byte {at} is broken (wrong checksum)")
@@ -53,13 +49,9 @@ def _add(window: Window, head: bytes, data: int, size: int, out: dict[str, Windo
         name = f"{_text(head[345:500])}/{name}"
     kind = head[156:157]
     if kind in _LINKS:
-        raise UnsafeCheckpointError(
-            f"{window.label}: tar member {printable(name)} is a {_LINKS[kind]}, expected a file"
-        )
+        raise window.unsafe(f"tar member {printable(name)} is a {_LINKS[kind]}, expected a file")
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
-        raise UnsafeCheckpointError(
-            f"{window.label}: tar member {printable(name)} leads outside the archive (an absolute path or ..)"
-        )
+        raise window.unsafe(f"tar member {printable(name)} leads outside the archive (an absolute path or ..)")
     if kind in (b"5", b"x", b"g"):
         return
     if kind not in (b"0", b"\0", b"7"):

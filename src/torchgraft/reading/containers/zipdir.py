@@ -12,7 +12,6 @@ from itertools import compress
 from threading import Lock, local
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
 from torchgraft.core.system.checksums import crc32
 from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, find_end, read_entries
 
@@ -51,11 +50,7 @@ class ZipArchive:
             self.warnings.append("no record has a CRC: the values can't be checked")
 
     def locate(self, entry: ZipEntry) -> int:
-        """Return the offset of the record's data, after comparing its local header with the directory.
-
-        Raises:
-            CorruptCheckpointError: the two differ.
-        """
+        """Return the offset of the record's data, after comparing its local header with the directory."""
         raw = entry.name.encode("utf-8", "surrogateescape")
         head = self._header(entry, _LOCAL.size + len(raw))
         sign, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack_from(head)
@@ -83,16 +78,12 @@ class ZipArchive:
         return data[at : at + size]
 
     def read(self, name: str, limit: int = 1 << 30) -> bytes:
-        """Return the content of a record, its CRC checked.
-
-        Raises:
-            CheckpointError: the record is missing, too large, or broken.
-        """
+        """Return the content of a record, its CRC checked."""
         entry = self.entries.get(name)
         if entry is None:
             raise self.window.corrupt(f"record {name} is missing")
         if entry.size > limit:
-            raise LimitExceededError(f"{self.window.label}: record {name} has {entry.size} bytes, the limit is {limit}")
+            raise self.window.too_large(f"record {name} has {entry.size} bytes, the limit is {limit}")
         raw = self.window.read(self.locate(entry), entry.packed)
         data = raw if entry.method == STORED else inflate(raw, entry, self.window)
         self.check_crc(entry, crc32(data, 0))
@@ -166,9 +157,7 @@ def _check_names(window: Window, found: Entries) -> None:
         if "\0" in name:
             raise window.corrupt(f"record {name!r}: NUL in its name")
         if _OUTSIDE.search(name):
-            raise UnsafeCheckpointError(
-                f"{window.label}: record {name} leads outside the archive (../, an absolute path or a backslash)"
-            )
+            raise window.unsafe(f"record {name} leads outside the archive (../, an absolute path or a backslash)")
         if _ODD_NAME.search(name):
             raise window.corrupt(f"record {name}: its path has parts of no name, and means that of another record")
 
@@ -177,7 +166,7 @@ def _check_ratio(window: Window, found: Entries) -> None:
     packed, size = sum(found.packed), sum(found.sizes)
     if size > RATIO_FREE and size > MAX_RATIO * max(packed, window.size):
         worst = max(found.values(), key=lambda e: e.size / max(e.packed, 1))
-        raise LimitExceededError(
-            f"{window.label}: compression ratio of {size // max(packed, 1)} in all, record {worst.name} grows from "
+        raise window.too_large(
+            f"compression ratio of {size // max(packed, 1)} in all, record {worst.name} grows from "
             f"{worst.packed} to {worst.size} bytes; at most {MAX_RATIO} is read beyond {RATIO_FREE >> 20} MiB"
         )

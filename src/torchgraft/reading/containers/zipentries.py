@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torchgraft.core.errors import LimitExceededError, UnsafeCheckpointError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,11 +44,7 @@ def has_archive_at_end(window: Window) -> bool:
 
 
 def find_end(window: Window, warnings: list[str]) -> End:
-    """Return where the directory lies.
-
-    Raises:
-        CorruptCheckpointError: there is no end record, it isn't at the end, or it contradicts itself.
-    """
+    """Return where the directory lies."""
     start = max(window.size - _TAIL, 0)
     tail = window.read(start, window.size - start)
     at = _only_end(window, tail)
@@ -191,16 +185,10 @@ class Entries(Mapping[str, ZipEntry]):
 
 
 def read_entries(window: Window, end: End) -> Entries:
-    """Return the records of the directory.
-
-    Raises:
-        LimitExceededError: the directory is out of all proportion to its entries.
-        CorruptCheckpointError: the directory is broken, or a record is none that every reader understands the same way.
-        UnsafeCheckpointError: a record is a symlink.
-    """
+    """Return the records of the directory."""
     if end.size > min(_FREE + _EACH * end.count, _MOST):
-        raise LimitExceededError(
-            f"{window.label}: zip directory of {end.size} bytes for {end.count} entries; at most {_EACH} each, and {_MOST} in all, are read"
+        raise window.too_large(
+            f"zip directory of {end.size} bytes for {end.count} entries; at most {_EACH} each, and {_MOST} in all, are read"
         )
     if (
         end.size and not window.read(end.offset, min(end.size, len(_CENTRAL_SIGN))) == _CENTRAL_SIGN
@@ -276,7 +264,7 @@ def _checked(window: Window, row: tuple[Any, ...]) -> tuple[int, int, int]:
             f"record {name} holds {size} bytes, and is marked as a folder; readers take it as one or the other"
         )
     if system == _UNIX and stat.S_ISLNK(mode >> 16):
-        raise UnsafeCheckpointError(f"{window.label}: record {name} is a symlink, expected a file")
+        raise window.unsafe(f"record {name} is a symlink, expected a file")
     return packed, size, header
 
 

@@ -9,7 +9,13 @@ import struct
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import CheckpointError, CorruptCheckpointError
+from torchgraft.core.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    LimitExceededError,
+    UnsafeCheckpointError,
+    UnsupportedCheckpointError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,11 +77,7 @@ class CheckpointFile:
         return shown(self.path)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from `offset` on, in pieces that leave other threads room.
-
-        Raises:
-            CorruptCheckpointError: the file is shorter than when it was opened, changed, or can't be read.
-        """
+        """Fill `buffer` from `offset` on, in pieces that leave other threads room."""
         done = 0
         try:
             while done < len(buffer):
@@ -88,11 +90,7 @@ class CheckpointFile:
             raise unreadable(self.path, error) from error
 
     def read(self, count: int, offset: int) -> bytes:
-        """Return `count` bytes from `offset` on.
-
-        Raises:
-            CorruptCheckpointError: as for `read_into`.
-        """
+        """Return `count` bytes from `offset` on."""
         if count <= PIECE and hasattr(os, "pread"):
             try:
                 data = os.pread(self.fd, count, offset)
@@ -106,11 +104,7 @@ class CheckpointFile:
         return bytes(out)
 
     def read_run(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fill one buffer after the other with what comes from `offset` on, in as few system calls as that takes.
-
-        Raises:
-            CorruptCheckpointError: as for `read_into`.
-        """
+        """Fill one buffer after the other with what comes from `offset` on, in as few system calls as that takes."""
         for first in range(0, len(buffers), _MOST_BUFFERS):
             some = buffers[first : first + _MOST_BUFFERS]
             wanted = sum(map(len, some))
@@ -182,15 +176,23 @@ class Window:
         return self.file.number, self.base + offset
 
     def corrupt(self, text: str) -> CorruptCheckpointError:
-        """Return an error that names the file."""
+        """Return an error that names the file: what is in it is broken."""
         return CorruptCheckpointError(f"{self.label}: {text}")
 
-    def checked(self, offset: int, count: int) -> int:
-        """Return the place in the file of `count` bytes from `offset` on.
+    def unsupported(self, text: str) -> UnsupportedCheckpointError:
+        """Return an error that names the file: it may be sound, and is of a kind that is not read."""
+        return UnsupportedCheckpointError(f"{self.label}: {text}")
 
-        Raises:
-            CorruptCheckpointError: they reach out of the window.
-        """
+    def unsafe(self, text: str) -> UnsafeCheckpointError:
+        """Return an error that names the file: to read it as meant would run code, or leave its folder."""
+        return UnsafeCheckpointError(f"{self.label}: {text}")
+
+    def too_large(self, text: str) -> LimitExceededError:
+        """Return an error that names the file: it asks for more than any honest one."""
+        return LimitExceededError(f"{self.label}: {text}")
+
+    def checked(self, offset: int, count: int) -> int:
+        """Return the place in the file of `count` bytes from `offset` on."""
         self._checked(offset, count)
         return self.base + offset
 
@@ -244,11 +246,7 @@ class Cursor:
         return self.window.size - self.at
 
     def take(self, count: int) -> bytes:
-        """Return the next `count` bytes.
-
-        Raises:
-            CorruptCheckpointError: the file has fewer.
-        """
+        """Return the next `count` bytes."""
         start = self.at - self._base
         if start < 0 or start + count > len(self._data):
             self._base, start = self.at, 0

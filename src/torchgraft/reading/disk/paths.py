@@ -30,10 +30,6 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
 
     Links may point inside the folder, or, as in a Hugging Face cache, from `snapshots/…` to the `blobs` beside it. The
     file is opened from the folder down with links forbidden on the way, so that it is the one that was checked.
-
-    Raises:
-        UnsafeCheckpointError: the name or a link leads elsewhere.
-        CorruptCheckpointError: there is no such file, it is no regular one, or can't be read.
     """
     path = os.path.join(folder, name)
     try:
@@ -50,11 +46,7 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
 
 
 def open_beside(file: CheckpointFile, name: str) -> CheckpointFile:
-    """Open the file `name` of the folder in which `file` lies; it is opened once and closes with `file`.
-
-    Raises:
-        CheckpointError: as `open_inside`.
-    """
+    """Open the file `name` of the folder in which `file` lies; it is opened once and closes with `file`."""
     folder = os.path.dirname(file.path) or "."
     path = os.path.join(folder, name)
     for known in file.companions:

@@ -43,11 +43,7 @@ class Resolve(Protocol):
     """Makes a leaf out of a description."""
 
     def leaf(self, ref: Any, name: str) -> Leaf:
-        """Return the tensor called `name`, the same one for the same `ref`.
-
-        Raises:
-            CheckpointError: it can't be one.
-        """
+        """Return the tensor called `name`, the same one for the same `ref`."""
         ...
 
 
@@ -75,11 +71,7 @@ Entries = Collection[tuple[str, Any]]
 
 
 def catalogue(tree: Any, resolve: Resolve, label: str, foreign: Iterable[str] = ()) -> Catalog:
-    """Return the networks in `tree`.
-
-    Raises:
-        CheckpointError: there is none, or the tree is cyclic, too deep, or names two tensors alike.
-    """
+    """Return the networks in `tree`."""
     return _Cataloguer(resolve, label).run(tree, tuple(foreign))
 
 

@@ -77,11 +77,7 @@ def _pairs(value: Any) -> list[tuple[Any, Any]]:
 
 
 def module_entries(root: Stub, label: str) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, tensor) of a module in registration order.
-
-    Raises:
-        CheckpointError: its tree is cyclic or too deep.
-    """
+    """Yield (dotted name, tensor) of a module in registration order."""
     todo: list[tuple[str, Any, tuple[int, ...]]] = [("", root, ())]
     while todo:
         prefix, node, above = todo.pop()
@@ -97,12 +93,7 @@ def module_entries(root: Stub, label: str) -> Iterator[tuple[str, Any]]:
 
 
 def survey(tree: Any, label: str) -> Survey:
-    """Return which containers hold tensors.
-
-    Raises:
-        CorruptCheckpointError: a dictionary or list contains itself.
-        LimitExceededError: the nesting is deeper than any honest file's.
-    """
+    """Return which containers hold tensors."""
     out = Survey({})
     if type(tree) in _SCALARS or is_tensor(tree):
         return out
@@ -160,11 +151,7 @@ class _Ways:
         self.known[id(node)] = self.known.get(id(node), 0) + 1
 
     def join(self, node: Any, child: Any) -> None:
-        """Count those of a part of `node`.
-
-        Raises:
-            LimitExceededError: they are out of all proportion to the tensors there are.
-        """
+        """Count those of a part of `node`."""
         count = self.known[id(node)] = self.known.get(id(node), 0) + self.known.get(id(child), 0)
         if count > FREE_WAYS and count > MAX_WAYS * self.tensors:
             raise LimitExceededError(

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.core.errors import printable
 from torchgraft.reading.containers.msgpack import Blob, Unpacker
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, JoinedBytes, View
@@ -26,11 +26,7 @@ PARAMS, STATS = "params", "batch_stats"
 
 
 def read_flax(window: Window) -> Contents:
-    """Return the arrays of a Flax checkpoint by dotted names, one network for each model in it.
-
-    Raises:
-        CheckpointError: it is broken, or holds arrays that no tensor can take.
-    """
+    """Return the arrays of a Flax checkpoint by dotted names, one network for each model in it."""
     tree = Unpacker(window, _extension).value()
     return Contents(format="Flax msgpack", tree=_arranged(window, _whole(window, tree, "")))
 
@@ -43,9 +39,7 @@ def _extension(kind: int, window: Window, at: int) -> Any:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(v, (int, float)) for v in pair):
             raise window.corrupt(f"the complex number at byte {at} is no pair of numbers")
         return complex(*pair)
-    raise UnsupportedCheckpointError(
-        f"{window.label}: a msgpack extension of type {kind} at byte {at}; Flax has 1 to 3"
-    )
+    raise window.unsupported(f"a msgpack extension of type {kind} at byte {at}; Flax has 1 to 3")
 
 
 def _array(window: Window, at: int) -> View:
@@ -58,14 +52,12 @@ def _array(window: Window, at: int) -> View:
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise window.corrupt(f"the array at byte {at} has the shape {shape!r:.60}: expected whole numbers from 0 on")
     if len(shape) > MAX_DIMS:
-        raise LimitExceededError(
-            f"{window.label}: the array at byte {at} has {len(shape)} dimensions, at most {MAX_DIMS}"
-        )
+        raise window.too_large(f"the array at byte {at} has {len(shape)} dimensions, at most {MAX_DIMS}")
     try:
         dtype = DType.of(str(label))
     except KeyError as error:
-        raise UnsupportedCheckpointError(
-            f"{window.label}: the array at byte {at} has the element type {printable(str(label), 40)!r}, which is no tensor's"
+        raise window.unsupported(
+            f"the array at byte {at} has the element type {printable(str(label), 40)!r}, which is no tensor's"
         ) from error
     need = prod(shape) * dtype.itemsize
     if need != data.size:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.core.errors import printable
 from torchgraft.reading.disk.files import Cursor
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
@@ -41,7 +41,7 @@ def _raw(cursor: Cursor, what: str) -> bytes:
     if count > cursor.left:
         raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
     if count > MAX_TEXT:
-        raise LimitExceededError(f"{cursor.window.label}: {what} of {count} bytes, the limit is {MAX_TEXT}")
+        raise cursor.window.too_large(f"{what} of {count} bytes, the limit is {MAX_TEXT}")
     return cursor.take(count)
 
 
@@ -55,24 +55,20 @@ def _name(cursor: Cursor, what: str) -> str:
 
 
 def read_gguf(window: Window) -> Contents:
-    """Return the tensors of a GGUF file; shapes are in PyTorch's order (slowest dimension first).
-
-    Raises:
-        CheckpointError: it is broken, or holds quantised tensors.
-    """
+    """Return the tensors of a GGUF file; shapes are in PyTorch's order (slowest dimension first)."""
     cursor = Cursor(window)
     cursor.take(4)
     version = cursor.number("I")
     if version not in (2, 3):
         big = "; the file is big-endian" if version in (2 << 24, 3 << 24) else ""
-        raise UnsupportedCheckpointError(f"{window.label}: GGUF version {version}, versions 2 and 3 are read{big}")
+        raise window.unsupported(f"GGUF version {version}, versions 2 and 3 are read{big}")
     tensors, facts = cursor.number("Q"), cursor.number("Q")
     if tensors > cursor.left // 24:
         raise window.corrupt(
             f"truncated or false: says it holds {tensors} tensors, more than its {window.size} bytes can describe"
         )
     if tensors > MAX_TENSORS:
-        raise LimitExceededError(f"{window.label}: says it holds {tensors} tensors, the limit is {MAX_TENSORS}")
+        raise window.too_large(f"says it holds {tensors} tensors, the limit is {MAX_TENSORS}")
     if facts > cursor.left // 12:
         raise window.corrupt(
             f"truncated or false: says it holds {facts} key-value pairs, more than its {window.size} bytes can hold"
@@ -108,17 +104,13 @@ def _value(cursor: Cursor, kind: int, key: str, depth: int) -> Any:
         return _text(cursor, f"the text of {printable(key)}")
     if kind == _ARRAY:
         if depth >= MAX_ARRAY_DEPTH:
-            raise LimitExceededError(
-                f"{window.label}: array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}"
-            )
+            raise window.too_large(f"array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}")
         inner, count = cursor.number("I"), cursor.number("Q")
         least = struct.calcsize("<" + _SCALARS[inner]) if inner in _SCALARS else 8
         if count * least > cursor.left:
             raise window.corrupt(f"truncated: array {printable(key)} of {count} values, {cursor.left} bytes are left")
         if count > MAX_ARRAY:
-            raise LimitExceededError(
-                f"{window.label}: array {printable(key)} of {count} values, the limit is {MAX_ARRAY}"
-            )
+            raise window.too_large(f"array {printable(key)} of {count} values, the limit is {MAX_ARRAY}")
         if inner in _SCALARS:
             return list(struct.unpack(f"<{count}{_SCALARS[inner]}", cursor.take(count * least)))
         return [_value(cursor, inner, key, depth + 1) for _ in range(count)]
@@ -147,7 +139,7 @@ def _tensors(
         if name in out:
             raise window.corrupt(f"duplicate tensor {shown}")
         if kind not in _TYPES and kind not in _QUANTISED:
-            raise UnsupportedCheckpointError(f"{window.label}: tensor {shown} has the unknown type {kind}")
+            raise window.unsupported(f"tensor {shown} has the unknown type {kind}")
         if kind in _QUANTISED:
             continue
         numel = 1
@@ -163,8 +155,8 @@ def _tensors(
         out[name] = View(FileBytes(window, start + offset, end - offset), _TYPES[kind], shape)
     if quantised:
         name, label = quantised[0]
-        raise UnsupportedCheckpointError(
-            f"{window.label}: {len(quantised)} tensors are quantised, as {printable(name, 80)} ({label}); convert the file "
+        raise window.unsupported(
+            f"{len(quantised)} tensors are quantised, as {printable(name, 80)} ({label}); convert the file "
             "to F16, BF16 or F32 first"
         )
     _check_cover(window, sorted(spans), start, align)

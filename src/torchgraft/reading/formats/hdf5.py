@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import (
-    CorruptCheckpointError,
-    LimitExceededError,
-    UnsafeCheckpointError,
-    UnsupportedCheckpointError,
     printable,
 )
 from torchgraft.reading.finding.contents import Contents
@@ -21,6 +18,7 @@ from torchgraft.reading.tensors.leaves import Leaf
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from torchgraft.core.specs import Shape
     from torchgraft.reading.disk.files import Window
 
 MAX_DEPTH = 64
@@ -58,17 +56,11 @@ class _Reader(io.RawIOBase):
 
 
 def read_hdf5(window: Window) -> Contents:
-    """Return the numeric datasets of an HDF5 file by their dotted paths.
-
-    Raises:
-        CheckpointError: it is broken, reaches into other files, or h5py is not installed.
-    """
+    """Return the numeric datasets of an HDF5 file by their dotted paths."""
     try:
         import h5py
     except ImportError as error:
-        raise UnsupportedCheckpointError(
-            f"{window.label}: an HDF5 file; to read it install h5py (pip install torchgraft[hdf5])"
-        ) from error
+        raise window.unsupported("an HDF5 file; to read it install h5py (pip install torchgraft[hdf5])") from error
     try:
         file = h5py.File(_Reader(window), "r")
         walker = _Walker(window, h5py)
@@ -76,9 +68,9 @@ def read_hdf5(window: Window) -> Contents:
         facts = _facts(file, h5py)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         word = "truncated or broken" if "truncated" in str(error) or "eof" in str(error) else "broken"
-        raise CorruptCheckpointError(f"{window.label}: {word} HDF5 file ({str(error)[:160]})") from error
+        raise window.corrupt(f"{word} HDF5 file ({str(error)[:160]})") from error
     if walker.warnings and not walker.found:
-        raise UnsupportedCheckpointError(f"{window.label}: no tensors in it: {walker.warnings[0]}")
+        raise window.unsupported(f"no tensors in it: {walker.warnings[0]}")
     tree: dict[str, Any] = walker.found
     if any(k.startswith(f"{_PARTS[0]}.") for k in tree):
         parts: dict[str, Any] = {p: {} for p in _PARTS}
@@ -107,11 +99,11 @@ class _Walker:
         if address in above:
             raise self.window.corrupt(f"group {printable(where)} is a loop: it contains itself")
         if len(path) > MAX_DEPTH:
-            raise LimitExceededError(f"{self.window.label}: groups nested to a depth of more than {MAX_DEPTH}")
+            raise self.window.too_large(f"groups nested to a depth of more than {MAX_DEPTH}")
         self.again += address in self.seen
         self.seen.add(address)
         if self.again > MAX_AGAIN:
-            raise LimitExceededError(f"{self.window.label}: more than {MAX_AGAIN} further ways to groups seen before")
+            raise self.window.too_large(f"more than {MAX_AGAIN} further ways to groups seen before")
         for name in group:
             shown = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
             self._member(group, name, (*path, shown), (*above, address))
@@ -120,7 +112,7 @@ class _Walker:
         where = printable("/".join(path))
         link = group.get(name, getlink=True)
         if isinstance(link, self.h5py.ExternalLink):
-            raise UnsafeCheckpointError(f"{self.window.label}: {where} is an external link, to {link.filename!r:.60}")
+            raise self.window.unsafe(f"{where} is an external link, to {link.filename!r:.60}")
         try:
             item = group[name]
         except (KeyError, OSError, RuntimeError) as error:
@@ -131,11 +123,10 @@ class _Walker:
             self._dataset(item, path, where)
 
     def _dataset(self, item: Any, path: tuple[str, ...], where: str) -> None:
-        label = self.window.label
         if item.is_virtual:
-            raise UnsafeCheckpointError(f"{label}: dataset {where} is virtual: its values lie in other files")
+            raise self.window.unsafe(f"dataset {where} is virtual: its values lie in other files")
         if item.external:
-            raise UnsafeCheckpointError(f"{label}: dataset {where} has external storage, {item.external[0][0]!r:.60}")
+            raise self.window.unsafe(f"dataset {where} has external storage, {item.external[0][0]!r:.60}")
         name = "bool" if item.dtype.kind == "b" else item.dtype.newbyteorder("=").name
         try:
             dtype = DType.of(name)
@@ -147,24 +138,22 @@ class _Walker:
             return
         nbytes = prod(item.shape) * dtype.itemsize
         if nbytes > MAX_GROWTH and nbytes > 200 * max(item.id.get_storage_size(), 1):
-            raise LimitExceededError(f"{label}: dataset {where} has {nbytes} bytes, of which hardly any are stored")
+            raise self.window.too_large(f"dataset {where} has {nbytes} bytes, of which hardly any are stored")
         key = ".".join(path)
         if key in self.found:
             raise self.window.corrupt(f"two datasets would both be called {printable(key)}")
-        self.found[key] = H5Leaf(self.window, item, dtype, len(self.found))
+        self.found[key] = H5Leaf(self.window, item, tuple(item.shape), dtype, len(self.found))
 
 
+@dataclass(slots=True, eq=False)
 class H5Leaf(Leaf):
     """A dataset. It is read as a whole, since it may be compressed; takes its size twice."""
 
-    __slots__ = ("dtype", "item", "number", "shape", "window")
-
-    def __init__(self, window: Window, item: Any, dtype: DType, number: int) -> None:
-        self.window = window
-        self.item = item
-        self.shape = tuple(item.shape)
-        self.dtype = dtype
-        self.number = number
+    window: Window
+    item: Any
+    shape: Shape
+    dtype: DType
+    number: int
 
     @property
     def identity(self) -> Hashable:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.core.errors import printable
 from torchgraft.reading.containers.protobuf import BYTES, VARINT, Messages, Span
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.onnx_tensors import Initialiser, read_initialiser
@@ -28,9 +28,6 @@ def read_onnx(window: Window) -> Contents:
 
     A constant of the graph is a weight where it is a float array, since exporters write weights both ways; other
     constants form a network of their own.
-
-    Raises:
-        CheckpointError: the model is broken, leads out of its folder, or holds tensors that are not read.
     """
     return _Reader(window).model()
 
@@ -65,8 +62,8 @@ class _Reader:
             tree[CONSTANTS] = self.constants
         if self.refused:
             name, why = self.refused[0]
-            raise UnsupportedCheckpointError(
-                f"{self.window.label}: {len(self.refused)} initialisers are not read, as {printable(name, 80)} ({why}); "
+            raise self.window.unsupported(
+                f"{len(self.refused)} initialisers are not read, as {printable(name, 80)} ({why}); "
                 "export the model in float32 or float16"
             )
         warnings = []
@@ -77,7 +74,7 @@ class _Reader:
     def graph(self, span: Span, path: str, depth: int, *, nodes: int = 1) -> dict[str, Any]:
         """Return the weights of the graph at `path` by name; `nodes` is the number of the field that holds its nodes."""
         if depth > MAX_DEPTH:
-            raise LimitExceededError(f"{self.window.label}: graphs are nested to a depth over {MAX_DEPTH}")
+            raise self.window.too_large(f"graphs are nested to a depth over {MAX_DEPTH}")
         weights: dict[str, Any] = {}
         count = 0
         for number, wire, _, part in self.messages.fields(span):

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, UnsafeCheckpointError, printable
+from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, printable
 from torchgraft.reading.containers.protobuf import BYTES, Messages, Span
 from torchgraft.reading.disk.paths import name_fault, open_beside
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, JoinedBytes, View
@@ -23,11 +23,7 @@ _LONGEST = 10
 
 
 class Varints:
-    """The numbers in `size` bytes at `at`, as elements of `dtype`: a storage. Takes ten times their bytes while read.
-
-    Raises:
-        CorruptCheckpointError: the last number has no end, or one is longer than 64 bits.
-    """
+    """The numbers in `size` bytes at `at`, as elements of `dtype`: a storage. Takes ten times their bytes while read."""
 
     __slots__ = ("at", "dtype", "nbytes", "size", "window")
 
@@ -44,11 +40,7 @@ class Varints:
         return self.window.place(self.at)
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on.
-
-        Raises:
-            CorruptCheckpointError: a number is none of the element type.
-        """
+        """Fill `buffer` from byte `start` on."""
         import numpy as np
 
         raw = self._raw()
@@ -127,19 +119,13 @@ class Initialiser:
         return "in segments" if self.in_segments else ""
 
     def view(self, window: Window) -> View:
-        """Return it as a tensor.
-
-        Raises:
-            CheckpointError: its numbers don't fit each other or the file.
-        """
+        """Return it as a tensor."""
         shown = printable(self.name, 120)
         dtype = _TYPES.get(self.kind)
         if dtype is None:
             raise window.corrupt(f"tensor {shown} has no element type")
         if len(self.dims) > MAX_DIMS:
-            raise LimitExceededError(
-                f"{window.label}: tensor {shown} has {len(self.dims)} dimensions, at most {MAX_DIMS}"
-            )
+            raise window.too_large(f"tensor {shown} has {len(self.dims)} dimensions, at most {MAX_DIMS}")
         if any(n < 0 for n in self.dims):
             raise window.corrupt(f"tensor {shown} has the shape {self.dims!r:.60}: expected whole numbers from 0 on")
         need = prod(self.dims) * dtype.itemsize

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError, printable
+from torchgraft.core.errors import printable
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import StorageRef, StorageType, TensorRef
@@ -25,15 +25,11 @@ _DTYPES = {
 
 
 def read_pt2(archive: ZipArchive) -> Contents:
-    """Return the parameters and buffers of an exported program.
-
-    Raises:
-        CheckpointError: there are none, or they are kept in a way that is not read.
-    """
+    """Return the parameters and buffers of an exported program."""
     label = archive.window.label
     name = next((n for n in archive.entries if n.endswith(_CONFIG)), None)
     if name is None:
-        raise UnsupportedCheckpointError(f"{label}: a pt2 archive (torch.export) without {_CONFIG}: no weights to read")
+        raise archive.window.unsupported(f"a pt2 archive (torch.export) without {_CONFIG}: no weights to read")
     root = name.removesuffix(_CONFIG)
     order = archive.read(f"{root}byteorder", 64) if f"{root}byteorder" in archive.entries else b"little"
     if order not in (b"little", b"big"):
@@ -50,22 +46,19 @@ def read_pt2(archive: ZipArchive) -> Contents:
 
 
 def _ref(archive: ZipArchive, folder: str, key: str, entry: Any) -> TensorRef:
-    label = archive.window.label
     try:
         meta, path = entry["tensor_meta"], entry["path_name"]
         if entry.get("use_pickle"):
-            raise UnsupportedCheckpointError(f"{label}: tensor {printable(key)} is pickled inside the pt2 archive")
+            raise archive.window.unsupported(f"tensor {printable(key)} is pickled inside the pt2 archive")
         shape = tuple(n["as_int"] for n in meta["sizes"])
         stride = tuple(n["as_int"] for n in meta["strides"])
         offset, dtype = meta["storage_offset"]["as_int"], _DTYPES.get(meta["dtype"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpointError(
-            f"{label}: tensor {printable(key)} is described incompletely ({error!r:.60})"
-        ) from error
+        raise archive.window.corrupt(f"tensor {printable(key)} is described incompletely ({error!r:.60})") from error
     if dtype is None:
-        raise UnsupportedCheckpointError(f"{label}: tensor {printable(key)} has dtype number {meta['dtype']!r:.20}")
+        raise archive.window.unsupported(f"tensor {printable(key)} has dtype number {meta['dtype']!r:.20}")
     if not isinstance(path, str) or "/" in path or ".." in path:
-        raise CorruptCheckpointError(f"{label}: tensor {printable(key)} lies at {path!r:.60}, expected a record's name")
+        raise archive.window.corrupt(f"tensor {printable(key)} lies at {path!r:.60}, expected a record's name")
     record = archive.entries.get(f"{folder}{path}")
     if record is None:
         raise archive.window.corrupt(f"record {folder}{path} of tensor {printable(key)} is missing")

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.core.errors import CorruptCheckpointError, printable
 from torchgraft.core.facts import TIES, from_texts, stated_ties
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.finding.contents import Contents
@@ -104,16 +104,12 @@ _FIELDS = ("dtype", "shape", "data_offsets")
 
 
 def read_safetensors(window: Window) -> Contents:
-    """Return the tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: the header is broken, or doesn't describe the data exactly.
-    """
+    """Return the tensors of a safetensors file."""
     if window.size < 8:
         raise window.corrupt(f"truncated: {window.size} bytes, a safetensors header needs 8 for its length alone")
     length = int.from_bytes(window.read(0, 8), "little")
     if MAX_HEADER < length < 1 << 40:
-        raise LimitExceededError(f"{window.label}: header of {length} bytes, the format's limit is {MAX_HEADER}")
+        raise window.too_large(f"header of {length} bytes, the format's limit is {MAX_HEADER}")
     if not 2 <= length <= window.size - 8:
         raise window.corrupt(f"truncated, or no safetensors: header of {length} bytes in a file of {window.size}")
     raw = window.read(8, length)
@@ -188,7 +184,7 @@ def _numel(window: Window, name: str, shape: Any) -> int:
     if not isinstance(shape, list):
         raise _bad(window, name, f"has shape {shape!r:.80}, expected whole numbers from 0 on")
     if len(shape) > MAX_DIMS:  # before any arithmetic: a million numbers multiply slowly
-        raise LimitExceededError(f"{window.label}: tensor {printable(name)} has {len(shape)} dimensions")
+        raise window.too_large(f"tensor {printable(name)} has {len(shape)} dimensions")
     numel = 1
     for n in shape:
         if type(n) is not int or not 0 <= n < 1 << 63:
@@ -202,9 +198,7 @@ def _no_dtype(window: Window, name: str, label: Any, shape: list[int], nbytes: i
     if isinstance(label, str) and label in _BITS:
         if prod(shape) * _BITS[label] != 8 * nbytes:
             return _bad(window, name, f"of {label} {shape!r:.60} doesn't fill its {nbytes} bytes")
-        return UnsupportedCheckpointError(
-            f"{window.label}: tensor {printable(name)} has dtype {label}, which is not read"
-        )
+        return window.unsupported(f"tensor {printable(name)} has dtype {label}, which is not read")
     return _bad(window, name, f"has the unknown dtype {label!r:.40}")
 
 

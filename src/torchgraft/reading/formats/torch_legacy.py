@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
+from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.torch_zip import checked_pid
 from torchgraft.reading.pickles.inert import Name, StorageRef, brief
@@ -24,19 +24,15 @@ _LONGEST = 4096  # bytes of an opcode with names and numbers; texts that reach b
 
 
 def read_torch_legacy(window: Window) -> Contents:
-    """Return the tensors of a file of the old format.
-
-    Raises:
-        CheckpointError: it is broken, or a plain pickle that PyTorch did not write.
-    """
+    """Return the tensors of a file of the old format."""
     stream = _Stream(window)
     warnings: list[str] = []
     if stream.next("magic number") != MAGIC:
-        raise UnsupportedCheckpointError(
-            f"{window.label}: a plain pickle, not written by torch.save (its magic number is missing); expected a state dict"
+        raise window.unsupported(
+            "a plain pickle, not written by torch.save (its magic number is missing); expected a state dict"
         )
     if stream.next("protocol") != PROTOCOL:
-        raise UnsupportedCheckpointError(f"{window.label}: legacy protocol other than {PROTOCOL}")
+        raise window.unsupported(f"legacy protocol other than {PROTOCOL}")
     facts = stream.next("system information")
     if isinstance(facts, dict) and facts.get("little_endian") is False:
         warnings.append("saved on a big-endian machine; the format's storages are little-endian all the same")
@@ -97,16 +93,16 @@ class _Storages:
         if known is None:
             known = self.refs[key] = StorageRef(key, kind, numel)
         elif known.numel != numel or known.kind.dtype is not kind.dtype:
-            raise CorruptCheckpointError(f"{label}: storage {brief(key)} is described in two ways")
+            raise self.window.corrupt(f"storage {brief(key)} is described in two ways")
         view = pid[5] if len(pid) == 6 else None
         if view is None:
             return known
         if not isinstance(view, tuple) or len(view) != 3 or not all(type(n) is int for n in view[1:]):
-            raise CorruptCheckpointError(f"{label}: storage {brief(key)} has a view that is no (key, offset, size)")
+            raise self.window.corrupt(f"storage {brief(key)} has a view that is no (key, offset, size)")
         name, offset, size = view
         if offset < 0 or size < 0 or offset + size > numel:
-            raise CorruptCheckpointError(
-                f"{label}: view {brief(str(name))} reaches from {offset} to {offset + size} of a storage of {numel} elements"
+            raise self.window.corrupt(
+                f"view {brief(str(name))} reaches from {offset} to {offset + size} of a storage of {numel} elements"
             )
         own = f"{key}\0{name}"
         self.views[own] = (key, offset * kind.itemsize, size * kind.itemsize)
@@ -114,16 +110,13 @@ class _Storages:
 
     def lay_out(self, keys: Any, start: int) -> None:
         """Find each storage in the file, and nothing else in it."""
-        label = self.window.label
         if not isinstance(keys, list) or not all(isinstance(k, (str, int)) for k in keys):
-            raise CorruptCheckpointError(f"{label}: the list of storage keys is none")
+            raise self.window.corrupt("the list of storage keys is none")
         names = [str(k) for k in keys]
         known = {k for k in self.refs if "\0" not in k}
         if len(set(names)) != len(names) or set(names) != known:
             odd = sorted(set(names) ^ known) or ["(one twice)"]
-            raise CorruptCheckpointError(
-                f"{label}: storage {brief(odd[0])} is not in both the pickle and the list of keys"
-            )
+            raise self.window.corrupt(f"storage {brief(odd[0])} is not in both the pickle and the list of keys")
         at = start
         for name in names:
             at = self._place(name, self.refs[name], at)

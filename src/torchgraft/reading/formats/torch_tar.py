@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from torchgraft.reading.containers.tar import read_members
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
@@ -24,17 +23,11 @@ _PARTS = ("storages", "tensors", "pickle")
 
 
 def read_torch_tar(window: Window) -> Contents:
-    """Return the tensors of a tar checkpoint.
-
-    Raises:
-        CheckpointError: it is broken, or a tar archive of something else.
-    """
+    """Return the tensors of a tar checkpoint."""
     members = read_members(window)
     missing = [p for p in _PARTS if p not in members]
     if missing:
-        raise UnsupportedCheckpointError(
-            f"{window.label}: a tar archive without {missing[0]}: no checkpoint; unpack it first"
-        )
+        raise window.unsupported(f"a tar archive without {missing[0]}: no checkpoint; unpack it first")
     reader = _Reader(window)
     reader.storages(members["storages"])
     reader.tensors(members["tensors"])
@@ -66,9 +59,7 @@ class _Reader:
             return pid[0]  # a class with its source code, which is not looked at
         found = self.made.get(str(pid)) if isinstance(pid, (int, str)) else None
         if found is None:
-            raise CorruptCheckpointError(
-                f"{self.window.label}: persistent id {brief(pid)} means no tensor of the archive"
-            )
+            raise self.window.corrupt(f"persistent id {brief(pid)} means no tensor of the archive")
         return found
 
     def objects(self, part: Window) -> Any:
@@ -149,7 +140,7 @@ class _Reader:
     def _counted(self, data: bytes, part: str) -> tuple[int, int]:
         count, at = self.run(data, 0, part)
         if not isinstance(count, int) or not 0 <= count <= len(data):
-            raise CorruptCheckpointError(f"{self.window.label}: member {part} says {brief(count, 40)} as its number")
+            raise self.window.corrupt(f"member {part} says {brief(count, 40)} as its number")
         return count, at
 
     def find(self, ref: StorageRef) -> FileBytes:

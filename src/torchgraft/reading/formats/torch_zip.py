@@ -117,8 +117,8 @@ def _check_facts(archive: ZipArchive, root: str, warnings: list[str]) -> bool:
         if not text.isdigit():
             raise archive.window.corrupt(f"record {root}/version says {text[:20]!r}, expected a number")
         if not 0 < int(text) <= MAX_VERSION:
-            raise UnsupportedCheckpointError(
-                f"{archive.window.label}: record {root}/version says {text[:20]!r}; versions 1 to {MAX_VERSION} are read"
+            raise archive.window.unsupported(
+                f"record {root}/version says {text[:20]!r}; versions 1 to {MAX_VERSION} are read"
             )
     else:
         warnings.append("the record with the format version is missing")
@@ -167,13 +167,11 @@ class ZipStorages:
         known = self.refs.get(key) or self._named_in_run(key)
         if known is None:
             if not (key.isdecimal() and key.isascii()) and not _KEY.fullmatch(key):  # numbers are the rule
-                raise CorruptCheckpointError(
-                    f"{self.archive.window.label}: storage key {brief(key, 80)}, expected letters and digits"
-                )
+                raise self.archive.window.corrupt(f"storage key {brief(key, 80)}, expected letters and digits")
             known = self.refs[key] = StorageRef(key, kind, numel)
         elif known.numel != numel or known.kind.dtype is not kind.dtype:
-            raise CorruptCheckpointError(
-                f"{self.archive.window.label}: record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
+            raise self.archive.window.corrupt(
+                f"record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
                 f"{kind.name}"
             )
         self._look_at_device(key, location)
@@ -249,11 +247,7 @@ class ZipStorages:
 
 
 def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
-    """Return (type, key, device, elements) of a persistent id ("storage", type, key, device, elements, ...).
-
-    Raises:
-        CheckpointError: it is something else.
-    """
+    """Return (type, key, device, elements) of a persistent id ("storage", type, key, device, elements, ...)."""
     if isinstance(pid, tuple) and pid[:1] == ("module",):
         raise UnsafeCheckpointError(
             f"{label}: a persistent id of type module asks to import source code; nothing was run"

@@ -80,23 +80,21 @@ class StorageRef:
         return self.numel * self.kind.itemsize
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class TensorRef:
     """A view of a storage, exactly as the pickle has it: nothing about it is checked yet.
 
     `conj` and `neg` say that it is read conjugated or negated. `leaf` is the tensor made of it, once there is one.
     """
 
-    __slots__ = ("conj", "dtype", "leaf", "neg", "offset", "shape", "storage", "stride")
-
-    def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, dtype: DType | None = None) -> None:
-        self.storage = storage
-        self.offset = offset
-        self.shape = shape
-        self.stride = stride
-        self.dtype = dtype
-        self.conj = False
-        self.neg = False
-        self.leaf: Any = None
+    storage: Any
+    offset: Any
+    shape: Any
+    stride: Any
+    dtype: DType | None = None
+    conj: bool = False
+    neg: bool = False
+    leaf: Any = None
 
     def __repr__(self) -> str:
         return "a tensor"

@@ -107,11 +107,7 @@ class Table:
         return foreign
 
     def call(self, machine: Machine, callee: Any, args: Any) -> Any:
-        """Return what calling `callee` stands for.
-
-        Raises:
-            UnsafeCheckpointError: it stands for running code.
-        """
+        """Return what calling `callee` stands for."""
         if type(args) is not tuple:
             raise machine.corrupt("the arguments of a call are no tuple")
         if type(callee) is Builder:

@@ -87,11 +87,7 @@ class Machine:
         return found
 
     def run(self, start: int = 0) -> tuple[Any, int]:
-        """Return the pickled value and the position behind its STOP.
-
-        Raises:
-            CheckpointError: the pickle is broken, or asks for something that needs code.
-        """
+        """Return the pickled value and the position behind its STOP."""
         pos = start
         try:
             pos = self._rounds(start)
@@ -103,11 +99,7 @@ class Machine:
         return self.stack[0], pos
 
     def _rounds(self, pos: int) -> int:
-        """Run to STOP; return the position behind it.
-
-        Raises:
-            LimitExceededError: there are more opcodes, or values on the stack, than any honest pickle has.
-        """
+        """Run to STOP; return the position behind it."""
         done = 0
         while (pos := self._steps(pos)) >= 0:
             done += 1

@@ -50,11 +50,7 @@ class Resolver:
         self._sound: dict[tuple[int, ...], tuple[Any, Any, bool]] = {}
 
     def leaf(self, ref: View | TensorRef | Unreadable | Array, name: str) -> Leaf:
-        """Return the tensor called `name`, the same one for the same description.
-
-        Raises:
-            CheckpointError: it reaches outside its storage, or is of a kind that is not read.
-        """
+        """Return the tensor called `name`, the same one for the same description."""
         if isinstance(ref, View):
             return ref
         if isinstance(ref, TensorRef):
@@ -108,11 +104,7 @@ class Resolver:
 
 
 def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize: int) -> bool:
-    """Return whether the view `ref` lies in C order in its storage of `stored` bytes.
-
-    Raises:
-        CheckpointError: a number is impossible, the view reaches outside, or repeats bytes without end.
-    """
+    """Return whether the view `ref` lies in C order in its storage of `stored` bytes."""
     ref.shape, ref.stride = (tuple(n) if type(n) is list else n for n in (ref.shape, ref.stride))
     shape, stride, offset = ref.shape, ref.stride, ref.offset
     if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Protocol
@@ -83,15 +84,13 @@ class Bytes(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
 class FileBytes:
     """Bytes that lie in a file as they are."""
 
-    __slots__ = ("nbytes", "offset", "window")
-
-    def __init__(self, window: Window, offset: int, nbytes: int) -> None:
-        self.window = window
-        self.offset = offset
-        self.nbytes = nbytes
+    window: Window
+    offset: int
+    nbytes: int
 
     @property
     def place(self) -> tuple[int, int]:
@@ -103,14 +102,12 @@ class FileBytes:
         self.window.read_into(buffer, self.offset + start)
 
 
+@dataclass(slots=True, eq=False)
 class HeldBytes:
     """Bytes that are in memory already, because they stood inside a pickle."""
 
-    __slots__ = ("data", "place")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.place = (0, 0)
+    data: bytes
+    place: tuple[int, int] = (0, 0)
 
     @property
     def nbytes(self) -> int:
@@ -147,23 +144,19 @@ class JoinedBytes:
             start = max(start - part.nbytes, 0)
 
 
+@dataclass(slots=True, eq=False)
 class View(Leaf):
     """A tensor in a run of bytes. `strides` count elements and are None where the elements lie in C order.
 
     `offset` is in bytes; `swap` is the unit, in bytes, of which the byte order is the other one (0: none).
     """
 
-    __slots__ = ("dtype", "offset", "shape", "source", "strides", "swap")
-
-    def __init__(
-        self, source: Bytes, dtype: DType, shape: Shape, offset: int = 0, strides: Shape | None = None, swap: int = 0
-    ) -> None:
-        self.source = source
-        self.dtype = dtype
-        self.shape = shape
-        self.offset = offset
-        self.strides = strides
-        self.swap = swap
+    source: Bytes
+    dtype: DType
+    shape: Shape
+    offset: int = 0
+    strides: Shape | None = None
+    swap: int = 0
 
     @property
     def identity(self) -> Hashable:
@@ -289,11 +282,7 @@ class Held(Leaf):
 
 
 def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:
-    """Refuse a view that repeats few bytes into very many.
-
-    Raises:
-        LimitExceededError: `nbytes` is out of all proportion to the `stored` bytes.
-    """
+    """Refuse a view that repeats few bytes into very many."""
     if nbytes > MAX_SPREAD and nbytes > SPREAD * stored:
         raise LimitExceededError(
             f"{label}: tensor {name} repeats {stored} stored bytes into {nbytes}; at most {SPREAD} times is read "

@@ -45,11 +45,7 @@ class _Wanted(NamedTuple):
 
 
 def spot_of(leaf: Leaf) -> Spot | None:
-    """Return where a tensor lies; None for one that is made of the file's bytes, or is checked in a way of its own.
-
-    Raises:
-        CheckpointError: it reaches out of its file, or the header of its record is wrong.
-    """
+    """Return where a tensor lies; None for one that is made of the file's bytes, or is checked in a way of its own."""
     size = prod(leaf.shape) * leaf.dtype.itemsize
     found = _place_of(leaf, size)
     return Spot(found[0], found[1], size, *found[2:]) if found else None
@@ -78,9 +74,6 @@ def read_many(
 ) -> None:
     """Fill `buffer` with whole tensors, each from its own of `starts` on; `read_alone` does so for one, by its number, whose
     bytes don't lie plainly in a file.
-
-    Raises:
-        CheckpointError: the bytes can't be read, or the checksum of a record is wrong.
     """
     found: defaultdict[CheckpointFile, list[tuple[int, int, int]]] = defaultdict(list)
     records: list[tuple[RecordBytes, int, int, int]] = []
@@ -125,11 +118,7 @@ def _read_stretches(file: CheckpointFile, stretches: Sequence[tuple[int, int, in
 def read_together(
     pieces: Sequence[tuple[Spot | None, Piece]], read_alone: Callable[[str, str, memoryview, int], None]
 ) -> None:
-    """Fill the buffer of each piece; `read_alone` does so for one whose bytes don't lie plainly in a file.
-
-    Raises:
-        CheckpointError: the bytes can't be read, or the checksum of a record is wrong.
-    """
+    """Fill the buffer of each piece; `read_alone` does so for one whose bytes don't lie plainly in a file."""
     run: list[_Wanted] = []
     for spot, (network, key, start, buffer) in pieces:
         size = len(buffer)
