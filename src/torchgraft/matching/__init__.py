@@ -15,6 +15,7 @@ from torchgraft.matching.completing.exchanged import with_exchanges_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.united import united
 from torchgraft.matching.completing.whole import questioned, uncut
+from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.prefixes import Naming, by_name
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.undotted import dotted, respelled, restored
@@ -110,6 +111,8 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present(part)]
     back = restored([name for name, _ in shown], names)
     shown = [(back.get(name, name), key) for name, key in shown]
+    back = unchunked([name for name, _ in shown], list(names))
+    shown = [(back.get(name, name), key) for name, key in shown] if back else shown
     back = respelled([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
     sources, derived = _sources(keys, given)

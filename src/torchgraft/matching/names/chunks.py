@@ -1,0 +1,76 @@
+"""Lists of layers that are cut into chunks on one side: `blocks.1.6` is the layer `blocks.6`, in the second chunk.
+
+Layers keep their number within the whole list (DINOv2's `block_chunks`, whose chunks are padded in front for that).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from torchgraft.core.names import ends
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_TWO_NUMBERS = re.compile(r"(?=(?:^|\.)(\d+)\.(\d+)\.)")
+_NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
+
+Chunks = dict[int, int]  # layer number -> number of its chunk
+
+
+def unchunked(keys: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return key -> the same with its layer list whole, or in chunks, as it is in the model.
+
+    Keys are left out whose list is the same on both sides, or that the model has under no such name.
+    """
+    theirs, ours = _lists(keys), _lists(names)
+    if not theirs and not ours:
+        return {}
+    known = {end for name in names for end in ends(name)}
+    cuts = {head.rpartition(".")[2]: chunks for head, chunks in ours.items()}
+    found: dict[str, str] = {}
+    for key in keys:
+        whole = _joined(key, theirs)
+        cut = [form for _, joined in [(0, key), *whole] for form in _cut(joined, cuts)]
+        for at, other in (*whole, *cut):
+            if other[at:] in known and key[at:] not in known:
+                found[key] = other
+    return found
+
+
+def _lists(keys: Iterable[str]) -> dict[str, Chunks]:
+    """Return the path of each list in chunks, and its layers."""
+    seen: dict[str, dict[int, set[int]]] = {}
+    for key in keys:
+        for gap in _TWO_NUMBERS.finditer(key):
+            chunk, layer = gap.groups()
+            seen.setdefault(key[: gap.start()], {}).setdefault(int(layer), set()).add(int(chunk))
+    return {
+        head: {layer: min(chunks) for layer, chunks in layers.items()}
+        for head, layers in seen.items() if head and _goes_on(layers)
+    }  # fmt: skip
+
+
+def _goes_on(layers: Mapping[int, set[int]]) -> bool:
+    """Whether the layers of one chunk are numbered on in the next, each in one chunk only."""
+    chunks = [min(layers[layer]) for layer in sorted(layers)]
+    alone = len(layers) > 1 and all(len(found) == 1 for found in layers.values())
+    return alone and sorted(layers) == list(range(len(layers))) and chunks == sorted(chunks) and chunks[0] == 0
+
+
+def _joined(key: str, lists: Mapping[str, Chunks]) -> list[tuple[int, str]]:
+    """Return where the name of a list in chunks begins in a key, and the key without the chunk."""
+    gaps = [gap for gap in _TWO_NUMBERS.finditer(key) if key[: gap.start()] in lists] if lists else []
+    return [(key.rfind(".", 0, gap.start()) + 1, key[: gap.start()] + key[gap.end(1) :]) for gap in gaps]
+
+
+def _cut(key: str, cuts: Mapping[str, Chunks]) -> list[tuple[int, str]]:
+    """Return where the name of a list begins in a key that is in chunks in the model, and the key with its chunk."""
+    out = []
+    for gap in _NUMBER.finditer(key) if cuts else ():
+        at = key.rfind(".", 0, gap.start()) + 1
+        chunk = cuts.get(key[at : gap.start()], {}).get(int(gap[1]))
+        if chunk is not None:
+            out.append((at, f"{key[: gap.start()]}.{chunk}{key[gap.start() :]}"))
+    return out
