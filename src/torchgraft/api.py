@@ -14,7 +14,7 @@ from torchgraft.core.plan import Plan
 from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.system.collector import collector_paused
-from torchgraft.matching import choose
+from torchgraft.matching import choose, has_network, place_of
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting import renderers
@@ -78,14 +78,18 @@ def diff(
 ) -> Diff:
     """Return how two checkpoints (or a checkpoint and a model) differ: names, shapes, types and, on request, values.
 
-    While values are compared, `progress` hears bytes done and in all.
+    `prefer` says which of several networks is meant, on the sides that have it. While values are compared, `progress`
+    hears bytes done and in all.
 
     Raises:
         CheckpointError: a file can't be read.
-        UsageError: `prefer` names no network of a file.
+        UsageError: `prefer` names no network of either side.
     """
     with open_checkpoint(old) as first, open_checkpoint(new) as second:
-        sides = [(s, choose(s.networks, (), prefer)) for s in (first, second)]
+        both = (first, second)
+        named = [has_network(s.networks, prefer) for s in both]
+        wanted = [prefer if is_named or not any(named) else None for is_named in named]
+        sides = [(s, choose(s.networks, (), name)) for s, name in zip(both, wanted, strict=True)]
         left, right = ((source, choice.network) for source, choice in sides)
         from torchgraft import diffing
 
@@ -96,9 +100,7 @@ def diff(
 
 def _first_of_several(origin: str, choice: Choice) -> str:
     """Return the remark that a network was compared beside which others could be meant."""
-    first, *others = (
-        repr(printable(path)) if path else "the top level" for path in (choice.network.path, *choice.rivals)
-    )
+    first, *others = (place_of(path) for path in (choice.network.path, *choice.rivals))
     return f"{printable(origin)} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
 
 

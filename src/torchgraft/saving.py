@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Plan
-from torchgraft.matching import choose, require_weights
+from torchgraft.matching import choose, listed_networks, require_weights
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import data_of, renderers
 
@@ -106,8 +106,12 @@ def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list
         return chosen, uncovered(source, chosen)
     whole = next((network for network in source.networks if not uncovered(source, network)), None)
     if whole is None:
-        names = ", ".join(repr(printable(network.path)) for network in source.networks)
-        raise UsageError(f"{printable(source.origin)} holds several networks ({names}): choose one with prefer=")
+        held = listed_networks(source.networks)
+        likely = choose(source.networks, (), None)
+        example = "" if likely.rivals else f", e.g. prefer={likely.network.path!r}"
+        raise UsageError(
+            f"{printable(source.origin)} holds several networks, and a file takes one ({held}): choose it with prefer={example}"
+        )
     return whole, []
 
 

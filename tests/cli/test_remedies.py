@@ -20,13 +20,15 @@ from torchgraft.cli.spelling import as_typed
         ("e.g. rename={'': 'rgb.'}", "e.g. --rename '=rgb.'"),
         ("merge_lora= adds them", "--merge-lora adds them"),
         ("rename: nothing in the model is called 'a'", "rename: nothing in the model is called 'a'"),
-        ("or permute= (which layout), or", "or permute= in Python (which layout), or"),
-        ("with fan_out={'': [...]}, or", "with fan_out={'': [...]} in Python, or"),
+        ("or permute= (which layout), or", "or --set permute=JSON (which layout), or"),
+        ("with fan_out={'': [...]}, or", "with --set 'fan_out={\"\": [...]}', or"),
+        ("fan_out={'a': ['b', 'c']} fills both", '--set \'fan_out={"a": ["b", "c"]}\' fills both'),
+        ("permute={'a': (1, 0)}: an order", "--set 'permute={\"a\": [1, 0]}': an order"),
         (
             "allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
-            "allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT) in Python",
+            'allow it with --set \'policy={"lossy": "accept"}\'',
         ),
-        ("source_model=net, a.rename=1", "source_model=net in Python, a.rename=1"),
+        ("source_model= tells, a.rename=1", "--source-model tells, a.rename=1"),
     ],
 )
 def test_keywords_are_spelled_as_options_where_there_are_any(library, typed):

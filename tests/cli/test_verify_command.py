@@ -99,7 +99,7 @@ def test_what_makes_no_sense_is_said(run, given, said):
 def test_a_checkpoint_is_no_model_to_run(run):
     done = run("net.pt", "--model", "net.pt", "--source-model", "verify_nets:Net", "--input", "1x3x8x8")
     assert done.exit_code == tg.UsageError.exit_code
-    assert "can't be run" in done.stderr
+    assert "no layers to look at or to run" in done.stderr
 
 
 def test_both_codes_are_documented():

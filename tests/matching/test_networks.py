@@ -56,7 +56,7 @@ def test_an_optimizer_is_never_taken_for_a_model():
 def test_the_caller_decides_and_a_name_that_is_not_there_is_an_error():
     both = [net("model", NAMES), net("ema", NAMES, "ema")]
     assert choose(both, slots(NAMES), "ema").network.path == "ema"
-    with pytest.raises(UsageError, match=r"prefer='emma'.*'model', 'ema'"):
+    with pytest.raises(UsageError, match=r"prefer='emma'.*'model': model, 10 tensors; 'ema': ema"):
         choose(both, slots(NAMES), "emma")
 
 
@@ -71,6 +71,7 @@ def test_without_a_model_those_of_the_same_names_and_shapes_are_rivals():
 def test_a_file_that_stands_for_a_model_must_not_hold_several_alike():
     assert only([net("model", NAMES), net("ema", NAMES, "ema")], "a.pt").path == "model"
     with pytest.raises(
-        UsageError, match=r"a.pt stands for a model and holds several networks \('student', 'teacher'\)"
+        UsageError,
+        match=r"a.pt stands for a model and holds several networks \('student': model, 10 tensors; 'teacher': model, 10 tensors\)",
     ):
         only([net("student", NAMES), net("teacher", NAMES)], "a.pt")

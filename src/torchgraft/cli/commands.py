@@ -5,17 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
-from torchgraft.cli.options import HTML_OPTION, JSON_OPTION, LINES_OPTION, PLAN_OPTIONS, Shown, asked, with_options
-from torchgraft.cli.output import expect_apart, show, write_page
-from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, printable
-
-SHARDS = click.option(
-    "--shard-size", metavar="SIZE", default=None, help="Write several files of at most SIZE (5GB, 500MiB) and an index."
+from torchgraft.cli.keywords import asked
+from torchgraft.cli.options import (
+    HTML_OPTION,
+    JSON_OPTION,
+    KEPT_PLAN_OPTION,
+    LINES_OPTION,
+    MODEL_OPTIONS,
+    PLAN_OPTIONS,
+    SHARDS_OPTION,
+    Shown,
+    output_option,
+    with_options,
 )
+from torchgraft.cli.output import expect_apart, show, write_page
+from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
+
 OUTPUTS_DIFFER = 10
+RUNS = ("inputs", "source_inputs", "golden")
+NEED_VALUES = frozenset({"merge_lora", "inputs", "golden"})
 FILE = click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path())
 
 
@@ -49,29 +59,31 @@ def inspect(
 
 @cli.command()
 @FILE
-@click.option(
-    "-o",
-    "--output",
-    default=None,
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Keep the plan in a JSON file, for load --plan.",
+@with_options(
+    *MODEL_OPTIONS,
+    *PLAN_OPTIONS,
+    output_option("Keep the plan in a JSON file, for load --plan.", required=False),
+    HTML_OPTION,
+    JSON_OPTION,
+    LINES_OPTION,
 )
-@with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
 @click.pass_context
 def plan(
     ctx: click.Context, /, checkpoint: str, output: str | None, model: str, kwargs: str | None, **given: Any
 ) -> None:
     """Say what load would do with CHECKPOINT, and touch nothing. A plan that load would refuse ends with code 7."""
     from torchgraft import api
-    from torchgraft.cli.targets import for_planning
+    from torchgraft.cli.targets import for_planning, with_source
     from torchgraft.saving import save_plan
 
     shown = Shown.taken_from(given)
     wanted = asked(given)
-    expect_apart({"-o": output, "--html": shown.html}, [checkpoint, model, given["learned"]])
+    read = [checkpoint, model, wanted.get("learned"), wanted.get("golden")]
+    expect_apart({"-o": output, "--html": shown.html}, read)
     with busy(f"planning for {model}"):
-        made = api.plan(for_planning(model, kwargs, needs_values="merge_lora" in wanted), checkpoint, **wanted)
+        wanted = with_source(wanted, checkpoint)
+        needs_values = not NEED_VALUES.isdisjoint(wanted)
+        made = api.plan(for_planning(model, kwargs, needs_values=needs_values), checkpoint, **wanted)
     if output is not None:
         save_plan(output, made)
     write_page(shown.html, made)
@@ -82,44 +94,37 @@ def plan(
 
 @cli.command()
 @FILE
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="The filled model's state dict: .safetensors, .pt or .pth. An existing file is replaced as a whole.",
+@with_options(
+    *MODEL_OPTIONS,
+    KEPT_PLAN_OPTION,
+    *PLAN_OPTIONS,
+    output_option(
+        "The filled model's state dict: .safetensors, .pt or .pth. An existing file is replaced as a whole.",
+        required=True,
+    ),
+    SHARDS_OPTION,
+    HTML_OPTION,
+    JSON_OPTION,
+    LINES_OPTION,
 )
-@SHARDS
-@click.option(
-    "--plan",
-    "kept",
-    default=None,
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Carry out a plan that was kept by plan -o; refused where MODEL or CHECKPOINT is another.",
-)
-@with_options(*PLAN_OPTIONS, HTML_OPTION, JSON_OPTION, LINES_OPTION)
-@click.pass_context
-def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs: str | None, **given: Any) -> None:
+def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: Any) -> None:
     """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
     from torchgraft import api
-    from torchgraft.cli.targets import for_loading
+    from torchgraft.cli.targets import for_loading, with_source
     from torchgraft.writing import format_of, save_model, size_of
 
     shown = Shown.taken_from(given)
     shard_size, kept = given.pop("shard_size"), given.pop("kept")
     wanted = asked(given)
     if kept is not None:
-        said = {name for name in wanted if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-        wanted = {"plan": kept, **{name: wanted[name] for name in said}}
+        wanted["plan"] = kept
     format_of(output)
     if shard_size is not None:
         size_of(shard_size)
-    expect_apart(
-        {"-o": output, "--html": shown.html}, [checkpoint, kept, given["learned"]], output if shard_size else None
-    )
+    read = [checkpoint, kept, wanted.get("learned"), wanted.get("golden")]
+    expect_apart({"-o": output, "--html": shown.html}, read, output if shard_size else None)
     with progress(f"loading {checkpoint} into {model}") as tell:
+        wanted = with_source(wanted, checkpoint)
         target = for_loading(model, kwargs)
         report = api.load(target, checkpoint, progress=tell, **wanted)
     with progress(f"writing {output}") as tell:
@@ -138,7 +143,7 @@ def load(ctx: click.Context, /, checkpoint: str, output: str, model: str, kwargs
     default=None,
     help="Round floating-point tensors to float16, bfloat16, float32 or float64.",
 )
-@SHARDS
+@with_options(SHARDS_OPTION)
 @click.option(
     "--to",
     "file_format",
@@ -161,61 +166,36 @@ def convert(checkpoint: str, output: str, **given: Any) -> None:
 @cli.command()
 @FILE
 @click.option(
-    "--source-model",
-    required=True,
-    metavar="MODEL",
-    help="The model that CHECKPOINT was saved from: module:callable or file.py:callable.",
-)
-@click.option("--source-kwargs", metavar="JSON", default=None, help="Keyword arguments for it, as a JSON object.")
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    required=True,
-    metavar="[NAME=]SHAPE",
-    help="What both are run on: 1x3x224x224 (random), ids=1x16:0-999 (random whole numbers), a file of tensors, or guess.",
-)
-@click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=None,
     metavar="T",
     help="Greatest relative difference that passes; else by the type of the outputs.",
 )
-@with_options(*PLAN_OPTIONS, JSON_OPTION, LINES_OPTION)
+@with_options(*MODEL_OPTIONS, *PLAN_OPTIONS, JSON_OPTION, LINES_OPTION)
 @click.pass_context
-def verify(  # noqa: PLR0913  # one parameter for each option
-    ctx: click.Context,
-    /,
-    checkpoint: str,
-    model: str,
-    kwargs: str | None,
-    *,
-    source_model: str,
-    source_kwargs: str | None,
-    inputs: tuple[str, ...],
-    tolerance: float | None,
-    **given: Any,
+def verify(
+    ctx: click.Context, /, checkpoint: str, model: str, kwargs: str | None, *, tolerance: float | None, **given: Any
 ) -> None:
     """Load CHECKPOINT into MODEL and into the model it was saved from, run both, and say where and why they differ.
 
     Ends with 10 when the outputs differ. Both models are built in this process; nothing is saved.
     """
     from torchgraft import api, proofs
-    from torchgraft.cli.targets import for_running, given_inputs
+    from torchgraft.cli.targets import for_running, with_source
 
     shown = Shown.taken_from(given)
     wanted = asked(given)
-    example = given_inputs(inputs)
-    with busy(f"loading {checkpoint} twice"):
-        target, origin = (
-            for_running(model, kwargs, "--model"),
-            for_running(source_model, source_kwargs, "--source-model"),
+    if "golden" not in wanted and not {"source_model", "inputs"} <= wanted.keys():
+        raise UsageError(
+            "verify needs --source-model and --input (guess looks for one), or --golden with a recorded run"
         )
-        api.load(origin, checkpoint, **({"prefer": wanted["prefer"]} if "prefer" in wanted else {}))
-        report = api.load(target, checkpoint, source_model=origin, **wanted)
+    with busy(f"loading {checkpoint} twice"):
+        target = for_running(model, kwargs, "--model")
+        wanted = with_source(wanted, checkpoint)
+        runs = {name: wanted.pop(name) for name in RUNS if name in wanted}
+        report = api.load(target, checkpoint, **wanted)
     with busy("running both models"):
-        found = proofs.verify(target, origin, example, plan=report, tolerance=tolerance)
+        found = proofs.verify(target, wanted.get("source_model"), plan=report, tolerance=tolerance, **runs)
     show("verification", found, shown)
     if not found.passed:
         ctx.exit(OUTPUTS_DIFFER)
@@ -225,16 +205,17 @@ def verify(  # noqa: PLR0913  # one parameter for each option
 @click.argument("old", type=click.Path())
 @click.argument("new", type=click.Path())
 @click.option("--values", is_flag=True, help="Compare values, too; both files are read once.")
+@click.option("--prefer", metavar="NAME", help="Which of several networks, on either side.")
 @click.option("--exit-code", is_flag=True, help="End with code 1 when the two differ.")
 @with_options(JSON_OPTION, LINES_OPTION)
 @click.pass_context
-def diff(ctx: click.Context, /, old: str, new: str, *, values: bool, exit_code: bool, **given: Any) -> None:
+def diff(ctx: click.Context, /, old: str, new: str, *, exit_code: bool, **given: Any) -> None:
     """Say how two checkpoints differ, tensor by tensor: names, shapes, types, and values on request."""
     from torchgraft import api
 
     shown = Shown.taken_from(given)
     with progress(f"comparing {old} and {new}") as tell:
-        found = api.diff(old, new, values=values, progress=tell)
+        found = api.diff(old, new, progress=tell, **given)
     show("diff", found, shown)
     if exit_code and not found.equal:
         ctx.exit(1)

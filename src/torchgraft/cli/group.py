@@ -32,8 +32,30 @@ Exit codes:
 Set TORCHGRAFT_TRACEBACK=1 to see where an unexpected error came from."""
 
 
+class HeadedCommand(click.Command):
+    """A command whose help has its options under their headings, and whose summary is its whole first sentence."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002  # a sentence cut in the middle says nothing
+        """Return the first sentence of the help."""
+        first = (self.help or "").partition("\n\n")[0].replace("\n", " ")
+        return first.partition(". ")[0].rstrip(".")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, each list under its heading."""
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for parameter in sorted(self.get_params(ctx), key=lambda one: not hasattr(one, "heading")):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                headings.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
+        for heading, records in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 class ErrorGroup(click.Group):
     """A group whose commands end with `error: ...` and an exit code, never with a traceback."""
+
+    command_class = HeadedCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

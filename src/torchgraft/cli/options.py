@@ -1,100 +1,159 @@
-"""What may be said on the command line about a plan: one table, each entry a keyword argument of the library."""
+"""The options of the command line: one table, each entry a keyword argument of the library, under the heading of its help."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from torchgraft.core.errors import UsageError, printable
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-PAIRS = ("rename", "in_channels", "copies", "init")
-PLAN_OPTIONS = (
-    click.option(
+
+class HeadedOption(click.Option):
+    """An option that the help shows under a heading."""
+
+    def __init__(self, *names: Any, heading: str, **facts: Any) -> None:
+        super().__init__(*names, **facts)
+        self.heading = heading
+
+
+def _under(heading: str) -> Callable[..., Callable[[Any], Any]]:
+    """Return what click.option is, for options under `heading`."""
+    return partial(click.option, cls=HeadedOption, heading=heading)
+
+
+option = _under("Model")
+MODEL_OPTIONS = (
+    option(
         "--model",
-        "model",
         required=True,
         metavar="MODEL",
         help="The model to fill: module:callable or file.py:callable, which is called, or another checkpoint of its layout.",
     ),
-    click.option(
-        "--kwargs", metavar="JSON", default=None, help="Keyword arguments for the callable, as a JSON object."
-    ),
-    click.option(
+    option("--kwargs", metavar="JSON", help="Keyword arguments for the callable, as a JSON object."),
+)
+KEPT_PLAN_OPTION = option(
+    "--plan",
+    "kept",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Carry out a plan that was kept by plan -o; refused where MODEL or CHECKPOINT is another.",
+)
+option = _under("What goes where")
+_NAMING = (
+    option("--prefer", metavar="NAME", help="Which of several networks: a container path, or ema."),
+    option(
         "--rename",
         multiple=True,
         metavar="A=B",
         help="Names under A in the checkpoint are under B in the model. {i} is a number; a final dot a prefix.",
     ),
-    click.option("--prefer", metavar="NAME", default=None, help="Which of several networks: a container path, or ema."),
-    click.option(
+    option(
         "--learned",
         type=click.Path(),
-        default=None,
         metavar="FILE",
         help="A learned conversion: the checkpoint is converted as it is read.",
     ),
-    click.option("--fresh", multiple=True, metavar="PATTERN", help="Tensors that keep their initial values."),
-    click.option("--zero", multiple=True, metavar="PATTERN", help="Tensors that start at zero."),
-    click.option(
-        "--init", multiple=True, metavar="PATTERN=KIND", help="How added layers start: identity, zero or zero-gamma."
-    ),
-    click.option("--copies", multiple=True, metavar="A=B", help="Module B starts as a copy of module A."),
-    click.option("--grow-rows", multiple=True, metavar="NAME", help="A table that may grow at its end."),
-    click.option("--in-channels", multiple=True, metavar="NAME=RULE", help="How a weight gets other input channels."),
-    click.option(
+    option(
         "--qkv-layout",
         type=click.Choice(["flat", "per_head"]),
-        default=None,
         help="How rows of fused q, k, v go, where names can't tell.",
     ),
-    click.option(
-        "--num-heads",
-        type=click.IntRange(min=1),
-        default=None,
-        metavar="N",
-        help="Number of query heads, for --qkv-layout.",
+    option("--num-heads", type=click.IntRange(min=1), metavar="N", help="Number of query heads, for --qkv-layout."),
+)
+option = _under("Source")
+_SOURCE = (
+    option(
+        "--source-model",
+        metavar="MODEL",
+        help="The model that CHECKPOINT was saved from: module:callable or file.py:callable. Its layers are looked at.",
     ),
-    click.option("--merge-lora", is_flag=True, help="Add low-rank adapters of the checkpoint to the weights."),
-    click.option("--fuse-branches", is_flag=True, help="Fuse parallel training branches into one convolution."),
-    click.option("--fold-norms", is_flag=True, help="Fold batch norms of the checkpoint into the layers before them."),
-    click.option("--statistics", is_flag=True, help="Warn of values that look strange; reads every tensor once more."),
-    click.option(
+    option("--source-kwargs", metavar="JSON", help="Keyword arguments for it, as a JSON object."),
+    option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="[NAME=]SHAPE",
+        help="What both are run on: 1x3x224x224 (random), ids=1x16:0-999 (random whole numbers), a file of tensors, or guess.",
+    ),
+    option(
+        "--source-input",
+        "source_inputs",
+        multiple=True,
+        metavar="[NAME=]SHAPE",
+        help="The same for the source, where it takes its input in another way.",
+    ),
+    option(
+        "--golden",
+        type=click.Path(),
+        metavar="FILE",
+        help="A recorded run, in place of a source that runs and of its inputs.",
+    ),
+)
+option = _under("What tensors become")
+_BECOMING = (
+    option("--fresh", multiple=True, metavar="PATTERN", help="Tensors that keep their initial values."),
+    option("--zero", multiple=True, metavar="PATTERN", help="Tensors that start at zero."),
+    option(
+        "--init", multiple=True, metavar="PATTERN=KIND", help="How added layers start: identity, zero or zero-gamma."
+    ),
+    option("--copies", multiple=True, metavar="A=B", help="Module B starts as a copy of module A."),
+    option("--grow-rows", multiple=True, metavar="NAME", help="A table that may grow at its end."),
+    option(
+        "--in-channels",
+        multiple=True,
+        metavar="NAME=RULE",
+        help="How a weight gets other input channels: repeat, sum, mean, zero, fill-mean, copy:1 or fresh.",
+    ),
+    option("--merge-lora", is_flag=True, help="Add low-rank adapters of the checkpoint to the weights."),
+    option("--fuse-branches", is_flag=True, help="Fuse parallel training branches into one convolution."),
+    option("--fold-norms", is_flag=True, help="Fold batch norms of the checkpoint into the layers before them."),
+    option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEYWORD=JSON",
+        help="Any keyword argument of the library, without an option or with one: 'layers={\"blocks\": [0, 2, 4]}'. "
+        "=@FILE reads its JSON from a file, @FILE alone all keywords from one JSON object.",
+    ),
+)
+option = _under("What is accepted")
+_ACCEPTED = (
+    option(
         "--on-doubt",
         type=click.Choice(["refuse", "skip", "take"]),
-        default="refuse",
-        show_default=True,
-        help="What becomes of a tensor with more than one reading.",
+        help="What becomes of a tensor with more than one reading.  [default: refuse]",
     ),
-    click.option(
+    option(
         "--accept",
         type=click.Choice(["certain", "likely"]),
-        default="likely",
-        show_default=True,
-        help="How sure a match must be.",
+        help="How sure a match must be.  [default: likely]",
     ),
-    click.option(
+    option(
         "--min-coverage",
         type=click.FloatRange(0, 1),
-        default=None,
         metavar="SHARE",
         help="Refuse when less than this share of elements finds a place.",
     ),
-    click.option("--strict", is_flag=True, help="Refuse anything that stays fresh or unused."),
+    option("--strict", is_flag=True, help="Refuse anything that stays fresh or unused."),
+    option("--statistics", is_flag=True, help="Warn of values that look strange; reads every tensor once more."),
 )
-JSON_OPTION = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON (schema: docs/reference/report-schema.md)."
+PLAN_OPTIONS = (*_NAMING, *_SOURCE, *_BECOMING, *_ACCEPTED)
+option = _under("Output")
+JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print JSON (schema: docs/reference/report-schema.md).")
+HTML_OPTION = option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Also write one HTML page.")
+LINES_OPTION = option("--lines", type=click.IntRange(min=1), metavar="N", help="At most N lines in each section.")
+SHARDS_OPTION = option(
+    "--shard-size", metavar="SIZE", help="Write several files of at most SIZE (5GB, 500MiB) and an index."
 )
-HTML_OPTION = click.option(
-    "--html", type=click.Path(dir_okay=False), default=None, metavar="FILE", help="Also write one HTML page."
-)
-LINES_OPTION = click.option(
-    "--lines", type=click.IntRange(min=1), default=None, metavar="N", help="At most N lines in each section."
-)
+
+
+def output_option(text: str, *, required: bool) -> Callable[[Any], Any]:
+    """Return the option that names the file to write."""
+    return option("-o", "--output", required=required, type=click.Path(dir_okay=False), metavar="FILE", help=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,34 +174,8 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a decorator that adds `options`, the first on top of the help."""
 
     def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
+        for one in reversed(options):
+            command = one(command)
         return command
 
     return add
-
-
-def asked(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the library's keyword arguments; options that were not given are left out.
-
-    Raises:
-        UsageError: a pair without its `=`.
-    """
-    out = {name: value for name, value in given.items() if value not in (None, (), False)}
-    for name in PAIRS:
-        if name in out:
-            out[name] = _pairs(name, out[name])
-    return out
-
-
-def _pairs(name: str, given: Sequence[str]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    option = "--" + name.replace("_", "-")
-    for text in given:
-        left, equals, right = text.partition("=")
-        if not equals:
-            raise UsageError(f"{option} {printable(text)}: write it as A=B")
-        if left in out:
-            raise UsageError(f"{option}: {printable(left)!r} is given twice")
-        out[left] = right
-    return out

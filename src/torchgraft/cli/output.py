@@ -36,9 +36,7 @@ def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] 
         return
     from torchgraft.reporting import usual_lines, view_of
 
-    view, most = view_of(kind, result), how.lines or usual_lines(kind)
-    if kind in ("plan", "report"):
-        view = view_as_typed(view)
+    view, most = view_as_typed(view_of(kind, result)), how.lines or usual_lines(kind)
     if watched(sys.stdout):
         from rich.console import Console
 

@@ -65,8 +65,43 @@ def for_loading(model: str, kwargs: str | None) -> nn.Module:
 def for_running(model: str, kwargs: str | None, option: str) -> nn.Module:
     """Return a model that can be run: built by its callable."""
     if is_path(model):
-        raise UsageError(f"{option} {printable(model)} can't be run: give module:callable")
+        raise _not_built(option, model)
     return _built(_callable(model), _arguments(kwargs), model)
+
+
+def with_source(wanted: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    """Return keyword arguments with the model and the inputs of the source that the command line names in place of their names.
+
+    The source's model is on the meta device where its code allows and nothing is run; else it is filled from `checkpoint`.
+
+    Raises:
+        UsageError: a model can't be built, or an input is none.
+        CheckpointError: a file can't be read.
+    """
+    made = dict(wanted)
+    for name in ("inputs", "source_inputs"):
+        if name in made:
+            made[name] = given_inputs(made[name], "--input" if name == "inputs" else "--source-input")
+    kwargs, named = made.pop("source_kwargs", None), made.pop("source_model", None)
+    if named is None:
+        if kwargs is not None:
+            raise UsageError("--source-kwargs goes with --source-model module:callable")
+        return made
+    if "inputs" not in made:
+        if is_path(named):
+            raise _not_built("--source-model", named)
+        return {**made, "source_model": for_planning(named, kwargs)}
+    from torchgraft import api
+
+    origin = for_running(named, kwargs, "--source-model")
+    api.load(origin, checkpoint, **({"prefer": made["prefer"]} if "prefer" in made else {}))
+    return {**made, "source_model": origin}
+
+
+def _not_built(option: str, model: str) -> UsageError:
+    return UsageError(
+        f"{option} {printable(model)} is a checkpoint, which has no layers to look at or to run: give module:callable"
+    )
 
 
 def _without_kwargs(model: str, kwargs: str | None) -> None:
@@ -190,12 +225,14 @@ _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P
 SEED = 0
 
 
-def given_inputs(texts: Sequence[str]) -> Any:
+def given_inputs(texts: Sequence[str], option: str) -> Any:
     """Return one input for a model: a tuple of arguments, or keywords where names are given.
 
     Each text is `[NAME=]2x3x224x224` (numbers from the normal distribution), `[NAME=]2x16:0-999` (whole numbers of
     that range), or the path of a file of tensors, whose names are keywords; a file of one tensor is the only argument.
     The one text "guess" is returned as it is: what both models run on is looked for then.
+
+    `option` is what messages call it.
 
     Raises:
         UsageError: a text is neither, or names and no names are mixed.
@@ -211,37 +248,37 @@ def given_inputs(texts: Sequence[str]) -> Any:
     for text in texts:
         found = _SHAPE.fullmatch(text)
         if found is None:
-            tensors = _from_file(text)
+            tensors = _from_file(text, option)
             if len(texts) == len(tensors) == 1:
                 return tuple(tensors.values())
             named |= tensors
             continue
         shape = [int(n) for n in found["shape"].split("x")]
         if not all(shape):
-            raise UsageError(f"--input {printable(text)}: an input without elements shows nothing")
+            raise UsageError(f"{option} {printable(text)}: an input without elements shows nothing")
         if found["low"] is None:
             value = torch.randn(shape, generator=generator)
         else:
             low, high = int(found["low"]), int(found["high"])
             if high < low:
-                raise UsageError(f"--input {printable(text)}: the range {low}-{high} is empty")
+                raise UsageError(f"{option} {printable(text)}: the range {low}-{high} is empty")
             value = torch.randint(low, high + 1, shape, generator=generator)
         if found["name"]:
             named[found["name"]] = value
         else:
             plain.append(value)
     if plain and named:
-        raise UsageError("--input: give names to all inputs or to none")
+        raise UsageError(f"{option}: give names to all inputs or to none")
     return named or tuple(plain)
 
 
-def _from_file(text: str) -> dict[str, Any]:
+def _from_file(text: str, option: str) -> dict[str, Any]:
     from torchgraft.matching import choose
     from torchgraft.reading import open_checkpoint
 
     if not Path(text).exists():
         raise UsageError(
-            f"--input {printable(text)}: neither a file nor a shape; e.g. 1x3x224x224, input_ids=1x16:0-999, or inputs.pt"
+            f"{option} {printable(text)}: neither a file nor a shape; e.g. 1x3x224x224, input_ids=1x16:0-999, or inputs.pt"
         )
     with open_checkpoint(text) as source:
         network = choose(source.networks, (), None).network

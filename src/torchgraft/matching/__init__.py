@@ -24,7 +24,16 @@ from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import as_stored, copy_leaves, source_leaves, target_leaves, with_classes
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
-from torchgraft.matching.select import averaged_beside, choose, keep_part, only, require_weights
+from torchgraft.matching.select import (
+    averaged_beside,
+    choose,
+    has_network,
+    keep_part,
+    listed_networks,
+    only,
+    place_of,
+    require_weights,
+)
 from torchgraft.matching.tables.dialect import ROLES
 from torchgraft.matching.tables.packing import packed_otherwise
 from torchgraft.matching.tables.rotary import with_rotary
@@ -44,10 +53,13 @@ __all__ = [
     "alike",
     "averaged_beside",
     "choose",
+    "has_network",
     "join_ranks",
+    "listed_networks",
     "match",
     "only",
     "origin_of",
+    "place_of",
     "require_weights",
 ]
 

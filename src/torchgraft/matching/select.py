@@ -16,6 +16,7 @@ EMA_SEGMENTS = frozenset(
     {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
 )
 
+MOST_LISTED = 8
 # A decay and a count of updates are no weights.
 FEW_AVERAGED = 2
 
@@ -44,9 +45,8 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
         return Choice(usable[0], "" if usable[0].role != "optimizer" else "an optimizer's state, no weights of a model")
     if prefer is not None:
         chosen = [n for n in usable if _is_called(n, prefer)]
-        if not chosen and not any(_has_segment(n.specs, prefer) for n in usable):
-            found = ", ".join(repr(n.path) for n in usable[:8]) or "none"
-            raise UsageError(f"prefer={prefer!r}: the file holds no such network; it holds {found}")
+        if not has_network(usable, prefer):
+            raise UsageError(f"prefer={prefer!r}: the file holds no such network; it holds {listed_networks(usable)}")
         usable = chosen or usable
     rated = sorted(((_overlap(n.specs, slots), -at) for at, n in enumerate(usable)), reverse=True)
     best = rated[0][0]
@@ -63,6 +63,23 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     return Choice(pool[0], note, tuple(n.path for n in rivals))
 
 
+def has_network(networks: Sequence[Network], prefer: str | None) -> bool:
+    """Return whether `prefer` names a network, or a part of one."""
+    return prefer is not None and any(_is_called(n, prefer) or _has_segment(n.specs, prefer) for n in networks)
+
+
+def place_of(path: str) -> str:
+    """Return a container path as messages call it."""
+    return repr(printable(path)) if path else "the top level (prefer='')"
+
+
+def listed_networks(networks: Sequence[Network]) -> str:
+    """Return what a file holds, for a caller who has to choose: paths, what is there, and how much of it."""
+    found = [f"{place_of(n.path)}: {n.role}, {len(n.specs)} tensors" for n in networks[:MOST_LISTED]]
+    more = len(networks) - len(found)
+    return "; ".join([*found, f"and {more} more"] if more else found) or "none"
+
+
 def only(networks: Sequence[Network], origin: str) -> Network:
     """Return the network of a file that stands for a model.
 
@@ -71,9 +88,9 @@ def only(networks: Sequence[Network], origin: str) -> Network:
     """
     choice = choose(networks, (), None)
     if choice.rivals:
-        paths = ", ".join(repr(printable(path)) for path in (choice.network.path, *choice.rivals))
+        equals = [n for n in networks if n.path in (choice.network.path, *choice.rivals)]
         raise UsageError(
-            f"{printable(origin)} stands for a model and holds several networks ({paths}): write the one that is meant to a "
+            f"{printable(origin)} stands for a model and holds several networks ({listed_networks(equals)}): write the one that is meant to a "
             "file of its own, with convert and prefer="
         )
     return choice.network

@@ -1,0 +1,135 @@
+"""What was typed as the library's keyword arguments: pairs, and `--set KEYWORD=JSON` for all that has no option."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchgraft.asked import Asked
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.hints import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAIRS = {"rename": "A=B", "in_channels": "NAME=RULE", "copies": "A=B", "init": "PATTERN=KIND"}
+LIVE = ("source_model", "inputs", "source_inputs")  # models and tensors, which no JSON holds; they have options
+_TEXTS = ("prefer", "learned", "on_doubt", "accept", "qkv_layout", "golden")  # may be given without JSON's quotes
+SETTABLE = tuple(name for name in Asked.__annotations__ if name not in LIVE)
+
+
+def asked(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the library's keyword arguments; options that were not given are left out.
+
+    Raises:
+        UsageError: a pair without its `=`, a keyword that is none, a value that is no JSON, or one given twice.
+    """
+    out = {name: value for name, value in given.items() if value is not None and value != () and value is not False}
+    for name, form in PAIRS.items():
+        if name in out:
+            out[name] = _pairs(name, out[name], form)
+    for text in out.pop("settings", ()):
+        for name, value in _setting(text).items():
+            if name in out:
+                raise UsageError(f"--set {name}: it is given twice, or has been by its option")
+            out[name] = _of_its_type(name, value)
+    return out
+
+
+def _pairs(name: str, given: Sequence[str], form: str) -> dict[str, str]:
+    out: dict[str, str] = {}
+    option = "--" + name.replace("_", "-")
+    for text in given:
+        left, equals, right = text.partition("=")
+        if not equals:
+            raise UsageError(f"{option} {printable(text)}: write it as {form}")
+        if left in out:
+            raise UsageError(f"{option}: {printable(left)!r} is given twice")
+        out[left] = right
+    return out
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """Return what `KEYWORD=JSON`, `KEYWORD=@FILE` or `@FILE` says."""
+    if text.startswith("@"):
+        found = _json(_content(text), text)
+        if not isinstance(found, dict):
+            raise UsageError(f"--set {printable(text)}: the file must hold a JSON object, with keywords as its names")
+        return {_known(name): value for name, value in found.items()}
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {printable(text)}: write it as KEYWORD=JSON, e.g. 'layers={{\"blocks\": [0, 2, 4]}}'")
+    name = _known(name.strip().replace("-", "_"))
+    if value.startswith("@"):
+        return {name: _json(_content(value), text)}
+    if name in _TEXTS and value[:1] not in ('"', "{"):
+        return {name: value}
+    return {name: _json(value, text)}
+
+
+def _content(reference: str) -> str:
+    path = reference[1:]
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--set {printable(reference)}: {printable(path)} can't be read: {error}") from error
+
+
+def _json(content: str, text: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        said = f"--set {printable(text)}: no JSON ({error})"
+        raise UsageError(f"{said}; texts need double quotes, as in 'layers={{\"blocks\": [0, 2, 4]}}'") from error
+
+
+def _known(name: str) -> str:
+    if name in LIVE:
+        raise UsageError(f"--set {name}: no JSON can hold it; use --{name.replace('_', '-').removesuffix('s')}")
+    if name not in SETTABLE:
+        hint = did_you_mean(name, SETTABLE)
+        raise UsageError(
+            f"--set {printable(name)}: load() has no such keyword{hint or '; it has ' + ', '.join(SETTABLE)}"
+        )
+    return name
+
+
+def _of_its_type(name: str, value: Any) -> Any:
+    """Return a value with the library's own types where JSON has none for them."""
+    if name == "axis_names" and isinstance(value, dict):
+        return {pattern: _axis_names(pattern, one) for pattern, one in value.items()}
+    if name == "policy":
+        return _policy(value)
+    return value
+
+
+def _axis_names(pattern: str, given: Any) -> Any:
+    from torchgraft.adapting import AxisNames
+
+    known = {"source", "target", "dim", "each", "new"}
+    if not isinstance(given, dict) or not {"source", "target"} <= given.keys() <= known:
+        raise UsageError(
+            f"--set axis_names: {printable(pattern)!r} needs an object with source and target, and may have dim, each and new"
+        )
+    return AxisNames(**given)
+
+
+def _policy(given: Any) -> Any:
+    from dataclasses import fields
+
+    from torchgraft.core.policy import Policy, Verdict
+
+    kinds = [kind.name for kind in fields(Policy)]
+    verdicts = [verdict.value for verdict in Verdict]
+    if not isinstance(given, dict):
+        raise UsageError('--set policy: give a verdict for each kind of objection, e.g. \'{"lossy": "accept"}\'')
+    made: dict[str, Any] = {}
+    for kind, value in given.items():
+        if kind not in kinds:
+            hint = did_you_mean(kind, kinds) or f"; there are {', '.join(kinds)}"
+            raise UsageError(f"--set policy: {printable(kind)!r} is no kind of objection{hint}")
+        if kind != "min_coverage" and value not in verdicts:
+            raise UsageError(f"--set policy: {kind} is {printable(repr(value), 80)}: use one of {', '.join(verdicts)}")
+        made[kind] = value if kind == "min_coverage" else Verdict(value)
+    return Policy(**made)
