@@ -65,6 +65,23 @@ def test_whole_models(build):
     assert kept == {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.bool, torch.float8_e4m3fn], ids=str
+)
+def test_each_tensor_that_comes_to_life_has_memory_of_its_own_size(dtype):
+    """Saving one of several tensors in one large block would write the whole block."""
+    model = nn.Module()
+    for name, shape in (("large", (300, 5, 70)), ("turned", (400, 500)), ("small", (7,)), ("empty", (0, 3))):
+        model.register_buffer(name, torch.empty(shape, dtype=dtype, device="meta"))
+    model.turned = model.turned.t()
+    given = {name: torch.randn(value.shape).to(dtype) for name, value in model.state_dict().items()}
+    tg.load(model, given)
+    for name, value in model.state_dict().items():
+        assert value.untyped_storage().nbytes() == value.nbytes
+        assert value.contiguous().view(torch.uint8).equal(given[name].contiguous().view(torch.uint8))
+    assert model.turned.stride() == (1, 500)
+
+
 @pytest.mark.parametrize("error", [OSError, MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("build", [conv, Tied, TiedStorage], ids=lambda b: b.__name__)
 def test_a_failure_leaves_meta_models_on_meta(build, error):

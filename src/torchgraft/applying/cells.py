@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from torchgraft.applying.memory import ask_huge_pages, is_away, is_plain
+from torchgraft.applying.memory import fresh, is_away, is_plain
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.layout import is_dense
 from torchgraft.core.places import here, is_spread, walk_of
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torchgraft.core.places import Place, Walk
     from torchgraft.core.plan import Step
     from torchgraft.core.specs import Slot
+
+LARGE = 64 << 10  # bytes of a tensor that gets a mapping of its own
 
 
 @dataclass(eq=False, slots=True)
@@ -69,7 +71,6 @@ def resolve(
     """
     found = {place.name: place for place in walk_of(model).places}
     cells: dict[str, Cell] = {}
-    own: list[torch.Tensor] = []
     for slot in slots:
         spec = slot.spec
         names = slot.names if slot.aliases else (spec.name,)
@@ -84,12 +85,10 @@ def resolve(
         if staged := tensor.is_meta:
             there = mapped.get(spec.name)
             memory = _memory_like(tensor, device) if there is None else there
-            own += [memory] if there is None else []
         if (plain := is_plain(memory)) and memory.is_contiguous():
             cells[spec.name] = Cell(slot, mine, memory, staged, plain, address=memory.data_ptr(), size=memory.nbytes)
         else:
             cells[spec.name] = Cell(slot, mine, memory, staged, plain, is_away(memory))
-    ask_huge_pages(memory for memory in own if memory.device.type == "cpu")
     return cells
 
 
@@ -170,9 +169,11 @@ def _memory_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return uninitialised memory for a meta tensor: same shape, type and, where it has no gaps, same strides."""
     import torch
 
-    if is_dense(tensor):
+    if not is_dense(tensor):
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    if device.type != "cpu" or tensor.nbytes < LARGE:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    return torch.frombuffer(fresh(tensor.nbytes), dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
 class Installation:

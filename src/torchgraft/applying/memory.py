@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
     from numpy.typing import NDArray
 
@@ -69,31 +68,28 @@ def move(destination: int, origin: int, size: int) -> None:
     ctypes.memmove(destination, origin, size)
 
 
-def ask_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
-    """Ask for 2 MiB pages behind memory that was never touched: a fault per 4 KiB costs more than reading the file.
+def fresh(size: int, least: int = 0) -> mmap.mmap:
+    """Return private memory that was never touched, from `least` bytes on with 2 MiB pages behind it where there are such.
 
-    The system places large blocks side by side, so that one huge page may reach over the borders of several.
+    A fault for each 4 KiB costs more than reading the file. What an allocator gives won't do: it keeps notes in front of each
+    block, and where a byte was touched the pages are small already. Such mappings lie side by side, and are one to the system
+    then, so that a huge page may reach over the borders of several.
+
+    Raises:
+        OSError: there is no memory.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return
-    page = mmap.PAGESIZE
-    blocks = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in tensors)
-    merged: list[tuple[int, int]] = []
-    for begin, end in blocks:
-        start, stop = begin // page * page, -(-end // page) * page
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        else:
-            merged.append((start, stop))
-    libc = ctypes.CDLL(None)
-    for start, stop in merged:
-        if stop - start >= _WORTH_HUGE:
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_HUGEPAGE)
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= least and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # kernels without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def aligned(size: int) -> Bytes:
     """Return fresh memory that begins at the border of a huge page: else up to a thousand small ones stand around few huge ones."""
-    memory = np.frombuffer(_anonymous(size + HUGE), np.uint8)
+    memory = np.frombuffer(fresh(size + HUGE, _WORTH_HUGE), np.uint8)
     first = -int(memory.ctypes.data) % HUGE
     return memory[first : first + size]
 
@@ -132,16 +128,3 @@ class Arena:
             raise MemoryError("the undo arena is used up")
         self._next = address + (size + 63) // 64 * 64
         return address
-
-
-def _anonymous(size: int) -> mmap.mmap:
-    """Return private memory, with huge pages where the system has them."""
-    if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return mmap.mmap(-1, size)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= _WORTH_HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # kernels without it
-            return memory
-    return memory
