@@ -92,3 +92,37 @@ def test_a_tensor_called_after_the_attention_is_no_second_attention():
         for n in range(2):
             block = source["decoder"]["layers"][n], target["decoder"]["layers"][n]
             assert torch.equal(block[1].get_submodule(theirs).weight, block[0].get_submodule(ours).weight)
+
+
+def test_members_of_a_list_are_told_in_the_cross_attention_too():
+    """`linears.0` is the query there as well, registered before the key; the model has keys first."""
+
+    def block(own, cross, parts):
+        attns = {
+            name: nn.ModuleDict({part: nn.Linear(8, 8) for part in parts})
+            if parts[0] != "linears"
+            else nn.ModuleDict({"linears": nn.ModuleList(nn.Linear(8, 8) for _ in range(4))})
+            for name in (own, cross)
+        }
+        return nn.ModuleDict(attns | {"fc1": nn.Linear(8, 16), "fc2": nn.Linear(16, 8)})
+
+    source = net(block, "self_attn", "src_attn", ["linears"])
+    target = net(block, "self_attn", "encoder_attn", ["k_proj", "v_proj", "q_proj", "out_proj"])
+    tg.load(target, source.state_dict())
+    for ours, theirs in (("self_attn", "self_attn"), ("src_attn", "encoder_attn")):
+        for n, part in enumerate(("q_proj", "k_proj", "v_proj", "out_proj")):
+            value = source["decoder"]["layers"][1][ours]["linears"][n].weight
+            assert torch.equal(target["decoder"]["layers"][1][theirs][part].weight, value)
+
+
+def test_out_beside_query_key_and_value_is_the_projection_of_the_output():
+    def block(*parts):
+        attn = nn.ModuleDict({part: nn.Linear(8, 8) for part in parts})
+        return nn.ModuleDict({"attn": attn, "fc1": nn.Linear(8, 16), "fc2": nn.Linear(16, 8)})
+
+    source, target = net(block, "query", "key", "value", "out"), net(block, "o_proj", "v_proj", "k_proj", "q_proj")
+    plan = tg.load(target, source.state_dict()).plan
+    assert {step.certainty.name for step in plan.steps if "o_proj" in step.slot.name} == {"CERTAIN"}
+    assert torch.equal(
+        target["decoder"]["layers"][0]["attn"]["o_proj"].weight, source["decoder"]["layers"][0]["attn"]["out"].weight
+    )

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import torch
 from filling import filled
 from torch import nn
 
@@ -70,3 +71,25 @@ def test_the_last_of_a_list_that_is_counted_back_feeds_the_first():
     met = {(s.slot.name.split(".")[2], s.feeds[0].key.split(".")[1]) for s in plan.steps if s.feeds}
     assert met == {("0", "refinenet3"), ("1", "refinenet2"), ("2", "refinenet1")}
     assert {s.certainty.name for s in plan.steps} == {"DOUBT"}
+
+
+@pytest.mark.parametrize(("file", "here"), [("text", "decoder"), ("decoder", "text"), ("dec", "decoder")])
+def test_blocks_of_a_transformer_are_counted_from_the_first_whatever_their_list_is_called(file, here):
+    def net(name, *parts):
+        blocks = [
+            nn.ModuleDict(
+                {
+                    "sa": nn.ModuleDict({part: nn.Linear(8, 8) for part in parts}),
+                    "up": nn.Linear(8, 16),
+                    "down": nn.Linear(16, 8),
+                }
+            )
+            for _ in range(3)
+        ]
+        return filled(nn.ModuleDict({name: nn.ModuleDict({"layers": nn.ModuleList(blocks)})}))
+
+    source, target = net(file, "wq", "wk", "wv", "wo"), net(here, "query", "key", "value", "out")
+    tg.load(target, source.state_dict())
+    for n in range(3):
+        ours, theirs = source[file]["layers"][n], target[here]["layers"][n]
+        assert torch.equal(theirs["sa"]["query"].weight, ours["sa"]["wq"].weight)

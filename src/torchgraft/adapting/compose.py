@@ -19,7 +19,7 @@ from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.core.system.making import maker
-from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
+from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, Reshape, SliceDim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,7 +170,16 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
 
 
 def _fit(match: Match, facts: Facts) -> Fit:
-    return with_pairs(_shaped(match, facts), match.source, match.target)
+    return _from_stored(with_pairs(_shaped(match, facts), match.source, match.target), match.source, facts)
+
+
+def _from_stored(fit: Fit, source: Leaf, facts: Facts) -> Fit:
+    """Return how a tensor fits that stands in the file with more axes than it was matched with."""
+    stored = facts.specs[source.keys[0]].shape
+    if fit.ops is None or source.form != "plain" or source.part is not None or stored == source.shape:
+        return fit
+    text = f"heads of {list(stored)} side by side" + (f", {fit.text}" if fit.text else "")
+    return replace(fit, ops=(Reshape(source.shape), *fit.ops), text=text)
 
 
 def _said(source: Leaf, target: Leaf, options: Options) -> Fit | None:

@@ -40,6 +40,8 @@ EITHER_CHANNELS = (
     "kernel axes in another order; a transposed convolution's kernel has as many channels in as out, and nothing shows which "
     "are first (Keras keeps [..., out, in], Flax [..., in, out] and turns it round)"
 )
+# Of what has no other way to be told: see `matching/parts/heads_apart.py` for kernels that have.
+INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
 
@@ -79,6 +81,8 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
             return same if layout.transposed else replace(same, text=EITHER_CHANNELS, certainty=Certainty.DOUBT)
         if same is not None:
             return same
+    if source.role == "kernel" and len(a) > len(b) == 2 and _flattened(a, b):
+        return Fit((Reshape(b),), f"as many numbers as {_form(b)}, {INPUTS_FIRST}", certainty=Certainty.DOUBT)
     return _other_rank(a, b, is_stem=is_stem)
 
 
@@ -151,9 +155,12 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if a[0] != a[1]:
         return UNCHANGED
     if source.turned is not None and target.turned is not None:
-        same = source.turned == target.turned
+        if source.turned == target.turned:
+            return Fit(())
+        if source.part or target.part:
+            return Fit((Transpose(),), "the fused tensor shows that it is stored transposed")
         return Fit(
-            () if same else (Transpose(),), "" if same else "the fused tensor shows that it is stored transposed"
+            (Transpose(),), "stored [in, out], the model keeps [out, in]" if source.turned else "stored transposed"
         )
     if tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")

@@ -140,6 +140,24 @@ def by_position(paths: Iterable[str]) -> dict[str, str]:
     }
 
 
+# What an attention's way back is called beside its query, key and value, in Flax and in OpenAI's Whisper.
+BACK = frozenset({"out", "output"})
+
+
+def beside_queries(paths: Iterable[str]) -> dict[str, str]:
+    """Return how `out` is read beside query, key and value of one module: as the projection of the attention's output."""
+    inside: dict[str, dict[str, str]] = {}
+    for path in dict.fromkeys(paths):
+        parent, _, last = path.rpartition(".")
+        inside.setdefault(parent, {})[last] = path
+    return {
+        children[back]: f"{parent}.o" if parent else "o"
+        for parent, children in inside.items()
+        for back in BACK & children.keys()
+        if {("q",), ("k",), ("v",)} <= {canonical(last) for last in children}
+    }
+
+
 # Names of the layers of a gated network: gate, down and up.
 GATED = (("w", "1"), ("w", "2"), ("w", "3"))
 # What they are where the way back down has a name of its own: as in Qwen's own code of its first version.

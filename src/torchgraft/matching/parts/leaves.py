@@ -10,6 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, any_raw, find_forms
+from torchgraft.matching.parts.heads_apart import with_heads_joined
 from torchgraft.matching.tables.packing import FUSED, any_named_fused, owners_of
 from torchgraft.matching.tables.stated import NOTHING
 
@@ -39,6 +40,7 @@ def source_leaves(
     `kinds` are the class names of the modules that the source consists of, where they are known.
     """
     forms, derived = find_forms(specs)
+    joined = with_heads_joined(specs)
     leaves: list[Leaf] = []
     for order, (key, spec) in enumerate(specs.items()):
         form = forms.get(key)
@@ -46,7 +48,8 @@ def source_leaves(
             if key not in derived:
                 leaf = _plain(key, spec, order)
                 kind = (kinds or {}).get(key.rpartition(".")[0], "")
-                leaves.append(replace(leaf, kind=kind, turned=TURNED.get(kind)) if kind else leaf)
+                leaf = replace(leaf, kind=kind, turned=TURNED.get(kind)) if kind else leaf
+                leaves.append(_with_heads_joined(leaf, joined[key]) if key in joined else leaf)
         elif form.keys[0] == key:
             leaves.append(_formed(form, order))
     return leaves, derived
@@ -133,6 +136,11 @@ def as_stored(leaf: Leaf, keys: Mapping[str, str]) -> str:
 
 def _plain(key: str, spec: TensorSpec, order: int) -> Leaf:
     return _make(name=unfolded(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
+
+
+def _with_heads_joined(leaf: Leaf, shape: Shape) -> Leaf:
+    """Return the leaf of a projection that keeps an axis for the heads as a matrix [in, out], or a vector."""
+    return replace(leaf, shape=shape, turned=True if len(shape) > 1 else leaf.turned)
 
 
 def _formed(form: Form, order: int) -> Leaf:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import (
+    beside_queries,
     by_position,
     canonical,
     counted_from_one,
@@ -131,9 +132,12 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
     said = (
-        {path: counted_from_one(path) for path in counted_from_zero(found)} | without_third(found) | by_position(found)
+        {path: counted_from_one(path) for path in counted_from_zero(found)}
+        | without_third(found)
+        | beside_queries(found)
+        | by_position(found)
     )
-    said |= read_attentions(found)
+    said |= _in_attentions(found, said)
     homes = _homes(found)
     return [
         _make_unit(
@@ -143,6 +147,13 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         for path, roles in found.items()
         for parent in (path.rpartition(".")[0],)
     ]  # fmt: skip
+
+
+def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, str]:
+    """Return how paths are read of what belongs to one of several attentions of a block, after they were read as `said`."""
+    shown = {path: said.get(path, path) for path in paths}
+    read = read_attentions(shown.values())
+    return {path: read[name] for path, name in shown.items() if name in read} if read else {}
 
 
 def _homes(paths: Iterable[str]) -> dict[str, str]:

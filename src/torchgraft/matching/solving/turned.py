@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.names import natural_key
@@ -62,11 +63,19 @@ def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], target
         to[i]
         for ours, theirs in _facing(to, sources, targets)
         if _direction(ours, theirs) == 0 and counted_from_either_end(ours.name, theirs.name)
-        for member, inside in zip(ours.members, ours.inside, strict=True)
+        for inside, there in zip(ours.inside, theirs.inside, strict=True)
         for i in inside.values()
-        if not any("attn" in sources[k].words for k in inside.values())
+        if not _attends(inside.values(), sources) and not _attends(there.values(), targets)
         if i in to and any(targets[to[i]].path.startswith(path + ".") for path in theirs.members)
     }
+
+
+def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:
+    """Return whether a member of a list is a block of a transformer: with attention, and without maps that change in size."""
+    held = [side[at] for at in units]
+    words: set[str] = set().union(*(unit.words for unit in held))
+    maps = any(prod(leaf.shape[2:]) > 1 for unit in held for leaf in unit.leaves.values())
+    return not maps and ("attn" in words or "qkv" in words or words >= {"q", "k", "v"})
 
 
 def counted_from_either_end(ours: Name, theirs: Name) -> bool:

@@ -1,0 +1,102 @@
+"""Attentions of Flax and Keras, whose projections keep an axis for the heads, become matrices of torch."""
+
+import pytest
+import torch
+from filling import filled
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Certainty
+from torchgraft.core.specs import TensorSpec
+from torchgraft.matching.parts.heads_apart import with_heads_joined
+
+WIDTH, HEADS = 16, 4
+SIZE = WIDTH // HEADS
+
+
+def model(*, fused, bias):
+    """Blocks of a transformer, with one matrix for query, key and value or three."""
+    rows = {"qkv": 3 * WIDTH} if fused else dict.fromkeys("qkv", WIDTH)
+    return nn.ModuleDict(
+        {
+            "blocks": nn.ModuleList(
+                nn.ModuleDict(
+                    {
+                        "norm": nn.LayerNorm(WIDTH),
+                        "attn": nn.ModuleDict(
+                            {name: nn.Linear(WIDTH, size, bias=bias) for name, size in (*rows.items(), ("proj", WIDTH))}
+                        ),
+                        "fc1": nn.Linear(WIDTH, 24),
+                        "fc2": nn.Linear(24, WIDTH),
+                    }
+                )
+                for _ in range(2)
+            )
+        }
+    )
+
+
+def flax(state, *, bias):
+    """The values of a model with three matrices as Flax names and keeps them."""
+    saved = {}
+    for i in range(2):
+        ours, theirs = f"blocks.{i}.", f"encoderblock_{i}."
+        for short, name in zip("qkv", ("query", "key", "value"), strict=True):
+            kernel = state[f"{ours}attn.{short}.weight"].T.reshape(WIDTH, HEADS, SIZE)
+            saved[f"{theirs}attention.{name}.kernel"] = kernel
+            if bias:
+                saved[f"{theirs}attention.{name}.bias"] = state[f"{ours}attn.{short}.bias"].reshape(HEADS, SIZE)
+        saved[f"{theirs}attention.out.kernel"] = state[f"{ours}attn.proj.weight"].T.reshape(HEADS, SIZE, WIDTH)
+        if bias:
+            saved[f"{theirs}attention.out.bias"] = state[f"{ours}attn.proj.bias"]
+        saved[f"{theirs}LayerNorm_0.scale"] = state[f"{ours}norm.weight"]
+        saved[f"{theirs}LayerNorm_0.bias"] = state[f"{ours}norm.bias"]
+        for name, layer in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+            saved[f"{theirs}Mlp_0.{layer}.kernel"] = state[f"{ours}{name}.weight"].T
+            saved[f"{theirs}Mlp_0.{layer}.bias"] = state[f"{ours}{name}.bias"]
+    return {key: value.contiguous() for key, value in saved.items()}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_heads_are_joined_and_matrices_turned(fused, bias, in_order):
+    wanted = filled(model(fused=False, bias=bias)).state_dict()
+    saved = flax(wanted, bias=bias)
+    target = model(fused=fused, bias=bias)
+    tg.load(target, saved if in_order else dict(sorted(saved.items())))
+    for i in range(2):
+        attn = target["blocks"][i]["attn"]
+        for role in ("weight", "bias") if bias else ("weight",):
+            parts = [wanted[f"blocks.{i}.attn.{short}.{role}"] for short in "qkv"]
+            found = getattr(attn["qkv"], role).chunk(3) if fused else [getattr(attn[short], role) for short in "qkv"]
+            assert all(torch.equal(a, b) for a, b in zip(found, parts, strict=True))
+            assert torch.equal(getattr(attn["proj"], role), wanted[f"blocks.{i}.attn.proj.{role}"])
+
+
+def shapes(**given):
+    return with_heads_joined(
+        {
+            key: TensorSpec(name=key, shape=shape, dtype=DType.F32)
+            for key, shape in ((name.replace("_", "."), shape) for name, shape in given.items())
+        }
+    )
+
+
+def test_convolutions_are_left_as_they_are():
+    assert shapes(a_conv_kernel=(3, 8, 16), a_conv_bias=(16,), a_wide_kernel=(3, 3, 8, 16)) == {}
+    assert shapes(a_query_kernel=(3, 8, 16), a_key_kernel=(3, 8, 16), a_value_kernel=(3, 8, 16)) == {}
+
+
+def test_fused_projections_with_an_axis_for_their_parts_become_one_matrix():
+    found = shapes(a_qkv_kernel=(8, 3, 2, 4), a_qkv_bias=(3, 2, 4))
+    assert found == {"a.qkv.kernel": (8, 24), "a.qkv.bias": (24,)}
+
+
+def test_kernels_that_nothing_explains_are_in_doubt():
+    """As many numbers would fit as they are, and mean something else."""
+    target = nn.ModuleDict({"mix": nn.Linear(16, 16, bias=False), "head": nn.Linear(16, 5)})
+    saved = {"mix.kernel": torch.randn(16, 4, 4), "head.kernel": torch.randn(16, 5), "head.bias": torch.randn(5)}
+    steps = {step.slot.name: step for step in tg.plan(target, saved, on_doubt="take").steps}
+    assert steps["mix.weight"].certainty is Certainty.DOUBT
