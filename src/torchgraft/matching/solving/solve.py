@@ -14,6 +14,7 @@ from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.words import counted, stem
 from torchgraft.matching.solving.align import align
 from torchgraft.matching.solving.assign import assign
+from torchgraft.matching.solving.behind import behind_layers
 from torchgraft.matching.solving.shifts import find_shifts
 from torchgraft.matching.solving.siblings import kept_whole
 from torchgraft.matching.solving.strays import without_strays
@@ -72,10 +73,12 @@ def solve(
     total[evidence.fits == 0] -= 0.5
     sequences = sequences_of(sources, targets)
     orderly = is_orderly(path, sources, targets)
-    context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested, shifts.partners)
     final = taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets)
     final = turned(kept_whole(final, fixed, evidence.rare, sources, targets), fixed, sources, targets)
-    return judged(without_strays(final, evidence.names, sources, targets), total, evidence, parts, context)
+    final = without_strays(final, evidence.names, sources, targets)
+    partners = shifts.partners if unordered else {*shifts.partners, *behind_layers(final, sources, targets)}
+    context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested, partners)
+    return judged(final, total, evidence, parts, context)
 
 
 def _regions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[str], list[str]]:
