@@ -18,12 +18,27 @@ from torchgraft.matching import LAYOUTS, Rules, Stated
 from torchgraft.ops import AdaptInputChannels
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from torchgraft.learning import Learned
 
     Grid = tuple[int, int]
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
+# What an argument must be, where it is given, and in words.
+_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (
+        (
+            "rename", "fan_out", "layers", "copies", "init", "axis_names", "class_names", "class_rows", "in_channels",
+            "kernels", "grids", "permute", "tensor_parallel",
+        ),
+        Mapping, "a dictionary",
+    ),
+    (("strict", "fuse_branches", "statistics"), bool, "True or False"),
+    (("prefer",), str, "a text"),
+    (("policy",), Policy, "a Policy"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,114 +72,68 @@ class Request:
         return not said and (self.rules, self.options, self.stated) == (Rules(), Options(), Stated())
 
 
-def request(  # noqa: PLR0913  # the one list of the library's keyword arguments
-    *,
-    rename: Mapping[str, str] | None = None,
-    fan_out: Mapping[str, Sequence[str]] | None = None,
-    layers: Mapping[str, Sequence[int]] | None = None,
-    copies: Mapping[str, str] | None = None,
-    fresh: Sequence[str] = (),
-    zero: Sequence[str] = (),
-    prefer: str | None = None,
-    on_doubt: str = "refuse",
-    accept: str = "likely",
-    min_coverage: float | None = None,
-    strict: bool = False,
-    policy: Policy | None = None,
-    grow_rows: Sequence[str] | Mapping[str, str] = (),
-    axis_names: Mapping[str, AxisNames] | None = None,
-    class_names: Mapping[str, Sequence[str]] | None = None,
-    class_rows: Mapping[str, int] | None = None,
-    in_channels: Mapping[str, str] | None = None,
-    kernels: Mapping[str, str] | None = None,
-    grids: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] | None = None,
-    permute: Mapping[str, Sequence[int]] | None = None,
-    merge_lora: bool | float = False,
-    fuse_branches: bool = False,
-    fold_norms: bool | float = False,
-    init: Mapping[str, str] | None = None,
-    tensor_parallel: Mapping[str, str] | None = None,
-    qkv_layout: str | Mapping[str, str] | None = None,
-    num_heads: int | None = None,
-    source_model: object = None,
-    inputs: object = None,
-    source_inputs: object = None,
-    golden: str | os.PathLike[str] | None = None,
-    learned: Learned | str | os.PathLike[str] | None = None,
-    statistics: bool = False,
-) -> Request:
+def request(**asked: Unpack[Asked]) -> Request:
     """Return the checked request; see load() for what each argument means.
 
     Raises:
         UsageError: an argument makes no sense.
     """
-    _expect_kinds(
-        Mapping,
-        "a dictionary",
-        rename=rename,
-        fan_out=fan_out,
-        layers=layers,
-        copies=copies,
-        init=init,
-        axis_names=axis_names,
-        class_names=class_names,
-        class_rows=class_rows,
-        in_channels=in_channels,
-        kernels=kernels,
-        grids=grids,
-        permute=permute,
-        tensor_parallel=tensor_parallel,
-    )
-    _expect_kinds(bool, "True or False", strict=strict, fuse_branches=fuse_branches, statistics=statistics)
-    _expect_kinds(str, "a text", prefer=prefer)
-    _expect_kinds(Policy, "a Policy", policy=policy)
-    _expect_numbers(merge_lora=merge_lora, fold_norms=fold_norms)
+    _check_kinds(asked)
+    policy, min_coverage = asked.get("policy"), asked.get("min_coverage")
+    on_doubt, accept = asked.get("on_doubt", ON_DOUBT[0]), asked.get("accept", ACCEPT[1])
     _expect_one_of(ON_DOUBT, on_doubt=on_doubt)
     _expect_one_of(ACCEPT, accept=accept)
     if min_coverage is not None:
         expect_share(min_coverage)
+    source_model, source_inputs, golden = (asked.get(name) for name in ("source_model", "source_inputs", "golden"))
     _check_source(source_model, source_inputs, golden)
     rules = Rules(
-        rename=_texts("rename", rename),
-        fan_out=_places(fan_out),
-        layers=_layers(layers),
-        copies=_texts("copies", copies),
-        fresh=_patterns("fresh", fresh),
-        zero=_patterns("zero", zero),
+        rename=_texts("rename", asked.get("rename")),
+        fan_out=_places(asked.get("fan_out")),
+        layers=_layers(asked.get("layers")),
+        copies=_texts("copies", asked.get("copies")),
+        fresh=_patterns("fresh", asked.get("fresh", ())),
+        zero=_patterns("zero", asked.get("zero", ())),
     )
     options = Options(
-        grow_rows=_grow_rows(grow_rows),
-        axis_names=_axis_names(axis_names, class_names, class_rows),
-        in_channels=_channels(in_channels),
-        kernels=_kernels(kernels),
-        grids=_grids(grids),
-        permute=_orders(permute),
-        merge_lora=merge_lora,
-        fuse_branches=fuse_branches,
-        fold_norms=fold_norms,
-        init=init or {},
+        grow_rows=_grow_rows(asked.get("grow_rows", ())),
+        axis_names=_axis_names(asked.get("axis_names"), asked.get("class_names"), asked.get("class_rows")),
+        in_channels=_channels(asked.get("in_channels")),
+        kernels=_kernels(asked.get("kernels")),
+        grids=_grids(asked.get("grids")),
+        permute=_orders(asked.get("permute")),
+        merge_lora=asked.get("merge_lora", False),
+        fuse_branches=asked.get("fuse_branches", False),
+        fold_norms=asked.get("fold_norms", False),
+        init=asked.get("init") or {},
     )
     return Request(
         rules=rules,
         options=options,
-        policy=_policy(policy, on_doubt=on_doubt, strict=strict, min_coverage=min_coverage),
-        prefer=prefer,
+        policy=_policy(policy, on_doubt=on_doubt, strict=asked.get("strict", False), min_coverage=min_coverage),
+        prefer=asked.get("prefer"),
         on_doubt=on_doubt,
         accept=accept,
-        tensor_parallel=tensor_parallel or {},
+        tensor_parallel=asked.get("tensor_parallel") or {},
         source_model=source_model,
-        inputs=inputs,
+        inputs=asked.get("inputs"),
         source_inputs=source_inputs,
-        golden=golden,
-        learned=_learned(learned),
-        stated=_stated(qkv_layout, num_heads),
-        statistics=statistics,
+        golden=asked.get("golden"),
+        learned=_learned(asked.get("learned")),
+        stated=_stated(asked.get("qkv_layout"), asked.get("num_heads")),
+        statistics=asked.get("statistics", False),
     )
 
 
-def _expect_numbers(**given: object) -> None:
-    """Raise UsageError where an argument is neither True, False nor a finite number."""
-    for name, number in given.items():
+def _check_kinds(asked: Mapping[str, Any]) -> None:
+    """Raise UsageError where an argument that was given is of another type than it must be."""
+    for names, kind, words in _KINDS:
+        for name in names:
+            value = asked.get(name)
+            if value is not None and not isinstance(value, kind):
+                raise UsageError(f"{name}={value!r:.80}: use {words}, not {type(value).__name__}")
+    for name in ("merge_lora", "fold_norms"):
+        number = asked.get(name, False)
         if not isinstance(number, (bool, int, float)) or not isfinite(number):
             raise UsageError(f"{name}={number!r}: use True, False or a number")
 
@@ -186,13 +155,6 @@ def _policy(policy: Policy | None, *, on_doubt: str, strict: bool, min_coverage:
     if min_coverage is not None:
         chosen = replace(chosen, min_coverage=min_coverage)
     return chosen
-
-
-def _expect_kinds(kind: type[Any], words: str, **given: object) -> None:
-    """Raise UsageError where an argument that was given is of another type."""
-    for name, value in given.items():
-        if value is not None and not isinstance(value, kind):
-            raise UsageError(f"{name}={value!r:.80}: use {words}, not {type(value).__name__}")
 
 
 def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:

