@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     import torch
 
@@ -264,6 +263,47 @@ class Source(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class SourceOver:
+    """The part of a Source that all have which show another one in another way, piece by piece through `read_into`."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.origin = source.origin
+
+    @property
+    def stamps(self) -> Mapping[str, tuple[int, int]]:
+        """Those of the other source."""
+        return self._source.stamps
+
+    def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
+        """Fill `buffer` with a tensor's bytes from byte `start` on."""
+        raise NotImplementedError
+
+    def read_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Do what `read_into` does for each piece."""
+        for piece in pieces:
+            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
+
+    def read_many(
+        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
+    ) -> None:
+        """Do what `read_into` does for each tensor, into its part of the buffer."""
+        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
+            self.read_into(network, key, buffer[start : start + size])
+
+    def unchecked(self) -> Mapping[tuple[int, int], Record]:
+        """Return those of the other source."""
+        return self._source.unchecked()
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import OWN
 from torchgraft.core.listing import listed
-from torchgraft.core.specs import Network
+from torchgraft.core.specs import Network, SourceOver
 from torchgraft.learning.running import expect_fit, misfits, spec_of, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Mapping
 
     import torch
 
     from torchgraft.core.results.conversion import Conversion, Output
-    from torchgraft.core.specs import Extent, Piece, Record, Source
+    from torchgraft.core.specs import Extent, Source
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _OF_OLD_NAMES = (*OWN, "versions")
 
 
-class ConvertedSource:
+class ConvertedSource(SourceOver):
     """The Source that a conversion makes of another one.
 
     A tensor that is only renamed is read from the file as it was; any other is made from whole tensors, and kept until
@@ -33,21 +32,15 @@ class ConvertedSource:
 
     def __init__(self, conversion: Conversion, source: Source, prefer: str | None = None) -> None:
         network = _fitting(conversion, source, prefer)
-        self._source = source
+        super().__init__(source)
         self._network = network.path
         self._outputs: Mapping[str, Output] = conversion.by_name
         self._last = threading.local()
-        self.origin = source.origin
         self.format = f"{source.format}, converted"
         specs = {name: spec_of(output, network.specs) for name, output in self._outputs.items()}
         self.networks = (Network(network.path, specs, network.role, _shared(conversion, network)),)
         self.metadata = {key: value for key, value in source.metadata.items() if key not in _OF_OLD_NAMES}
         self.warnings = (*source.warnings, *_remarks(conversion))
-
-    @property
-    def stamps(self) -> Mapping[str, tuple[int, int]]:
-        """Size and time of change of the checkpoint's files, by path."""
-        return self._source.stamps
 
     def position(self, network: str, key: str) -> tuple[int, int]:
         """Return the position of the first tensor that feeds this one."""
@@ -55,15 +48,9 @@ class ConvertedSource:
         return self._source.position(self._network, feeds[0].key) if feeds else (-1, -1)
 
     def read(self, network: str, key: str) -> torch.Tensor:
-        """Return the converted tensor, in memory of its own or sharing that of an in-memory source."""
         return value_of(self._output(network, key), lambda name: self._source.read(self._network, name))
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order.
-
-        Raises:
-            CheckpointError: the bytes can't be read, or their checksum is wrong.
-        """
         output = self._output(network, key)
         if output.plain:
             self._source.read_into(self._network, output.feeds[0].key, buffer, start)
@@ -83,20 +70,7 @@ class ConvertedSource:
             self._last.held = (key, data)
         return data
 
-    def read_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Do what `read_into` does for each piece."""
-        for piece in pieces:
-            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
-
-    def read_many(
-        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
-    ) -> None:
-        """Do what `read_into` does for each tensor, into its part of the buffer."""
-        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
-            self.read_into(network, key, buffer[start : start + size])
-
     def divisible(self, network: str, key: str) -> bool:
-        """Return whether a part of the tensor can be read without making all of it."""
         output = self._output(network, key)
         return output.plain and self._source.divisible(self._network, output.feeds[0].key)
 
@@ -106,25 +80,8 @@ class ConvertedSource:
         return self._source.extent(self._network, output.feeds[0].key, start, size) if output.plain else None
 
     def check(self, network: str, key: str) -> None:
-        """Compare the checksums of the tensors that feed one that was read in part."""
         for feed in self._output(network, key).feeds:
             self._source.check(self._network, feed.key)
-
-    def unchecked(self) -> Mapping[tuple[int, int], Record]:
-        """Return by position what has a checksum that isn't compared yet, as it was read in part only."""
-        return self._source.unchecked()
-
-    def close(self) -> None:
-        """Close the checkpoint."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _output(self, network: str, key: str) -> Output:
         if network != self._network or key not in self._outputs:

@@ -97,7 +97,6 @@ class ChunkedLeaf(Leaf):
         return self.chunks[0].place if self.chunks else (0, 0)
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` with the bytes from `start` on."""
         if len(self.chunks) == 1:
             self._view(0).fill(buffer, start)
             return
@@ -124,16 +123,13 @@ class ChunkedLeaf(Leaf):
 
     @property
     def divisible(self) -> bool:
-        """Whether all chunks can be read in part."""
         return all(self._view(number).divisible for number in range(len(self.chunks)))
 
     def check(self) -> None:
-        """Compare the checksums of chunks that were read."""
         for view in self.views.values():
             view.check()
 
     def records(self) -> Iterable[RecordBytes]:
-        """Return those of chunks that were looked up."""
         return [record for view in self.views.values() for record in view.records()]
 
     def _view(self, number: int) -> View:

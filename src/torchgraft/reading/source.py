@@ -14,7 +14,6 @@ from torchgraft.reading.tensors.together import read_many, read_together, spot_o
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
     import torch
 
@@ -46,16 +45,13 @@ class OpenedCheckpoint:
 
     @property
     def stamps(self) -> dict[str, tuple[int, int]]:
-        """Size and time of change of each file by its path, links resolved; empty for what lies in memory."""
         files = [one for file in self._files for one in (file, *file.companions)]
         return {os.path.realpath(file.path): file.stamp for file in files}
 
     def position(self, network: str, key: str) -> tuple[int, int]:
-        """Return (file number, byte offset) of a tensor: reading in this order is reading in file order."""
         return self._leaf(network, key).place
 
     def read(self, network: str, key: str) -> torch.Tensor:
-        """Return the tensor on the CPU, in memory of its own or, for in-memory sources, the given one."""
         import torch
 
         leaf = self._leaf(network, key)
@@ -71,7 +67,6 @@ class OpenedCheckpoint:
         return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype, device="cpu")
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on: C order, native byte order."""
         leaf = self._leaf(network, key)
         view = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
         if not view:
@@ -83,14 +78,11 @@ class OpenedCheckpoint:
             )
 
     def read_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Do what `read_into` does for each piece; what lies side by side in a file comes with one system call."""
         read_together([(self._spot(piece.network, piece.key), piece) for piece in pieces], self.read_into)
 
     def read_many(
         self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
     ) -> None:
-        """Fill `buffer` with whole tensors, each from its own of `starts` on: all of its bytes, as many as `sizes` says."""
-
         def alone(number: int) -> None:
             start = starts[number]
             self.read_into(*tensors[number], buffer[start : start + sizes[number]])
@@ -99,11 +91,9 @@ class OpenedCheckpoint:
         read_many(leaves, starts, sizes, buffer, alone)
 
     def divisible(self, network: str, key: str) -> bool:
-        """Return whether a part of the tensor can be read without reading the rest."""
         return self._leaf(network, key).divisible
 
     def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
-        """Return where `size` bytes of a tensor from byte `start` on lie in an open file as they are wanted, if they do."""
         spot = self._spot(network, key)
         if spot is None or not 0 < size <= spot.size - start:
             return None
@@ -111,11 +101,9 @@ class OpenedCheckpoint:
         return Extent(spot.file.fd, spot.offset + start, size)
 
     def check(self, network: str, key: str) -> None:
-        """Compare the checksum of a tensor that was read in part, where it covers all of it; large ones are let be."""
         self._leaf(network, key).check()
 
     def unchecked(self) -> dict[tuple[int, int], Record]:
-        """Return by position what has a checksum that isn't compared yet, as it was read in part only."""
         records = (record for leaf in self.leaves() for record in leaf.records())
         return {record.place: record for record in records if record.partial}
 
@@ -147,7 +135,6 @@ class OpenedCheckpoint:
         return made
 
     def close(self) -> None:
-        """Close the files."""
         if self._lent:
             return
         self._closed = True
@@ -157,9 +144,7 @@ class OpenedCheckpoint:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _leaf(self, network: str, key: str) -> Leaf:

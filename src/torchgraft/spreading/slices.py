@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.specs import Network, TensorSpec
+from torchgraft.core.specs import Network, SourceOver, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Iterator
 
     import torch
 
-    from torchgraft.core.specs import Extent, Piece, Record, Shape, Source
+    from torchgraft.core.specs import Extent, Shape, Source
     from torchgraft.spreading.boxes import Box
 
 # Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
@@ -24,18 +23,17 @@ BAND = 4 << 20
 MADE = "(made whole)"
 
 
-class SlicedSource:
+class SlicedSource(SourceOver):
     """The Source of boxes of another one's tensors, and of tensors that were made beforehand.
 
     Of a box only its own bytes are read, in runs; where runs are very short, the rows that hold them, in bands.
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        super().__init__(source)
         self._specs = {network.path: network.specs for network in source.networks}
         self._boxes: dict[tuple[str, str], tuple[str, Box]] = {}
         self._made: dict[str, torch.Tensor] = {}
-        self.origin = source.origin
         self.format = source.format
         self.metadata = source.metadata
         self.warnings = source.warnings
@@ -60,11 +58,6 @@ class SlicedSource:
 
         made = {n: TensorSpec(n, tuple(v.shape), DType.of(str(v.dtype))) for n, v in self._made.items()}
         return (*(Network(path, found) for path, found in specs.items()), *([Network(MADE, made)] if made else []))
-
-    @property
-    def stamps(self) -> Mapping[str, tuple[int, int]]:
-        """Size and time of change of the checkpoint's files, by path."""
-        return self._source.stamps
 
     def position(self, network: str, key: str) -> tuple[int, int]:
         """Return the position of the tensor that the box is cut from."""
@@ -131,20 +124,7 @@ class SlicedSource:
             begin, end = max(start, at * mine), min(start + len(view), at * mine + len(cut))
             view[begin - start : end - start] = cut[begin - at * mine : end - at * mine]
 
-    def read_pieces(self, pieces: Sequence[Piece]) -> None:
-        """Do what `read_into` does for each piece."""
-        for piece in pieces:
-            self.read_into(piece.network, piece.key, piece.buffer, piece.start)
-
-    def read_many(
-        self, tensors: Sequence[tuple[str, str]], starts: Sequence[int], sizes: Sequence[int], buffer: memoryview
-    ) -> None:
-        """Do what `read_into` does for each tensor, into its part of the buffer."""
-        for (network, key), start, size in zip(tensors, starts, sizes, strict=True):
-            self.read_into(network, key, buffer[start : start + size])
-
     def divisible(self, network: str, key: str) -> bool:
-        """Return whether a part of the box can be read without reading the rest."""
         return network != MADE and self._source.divisible(network, self._box(network, key)[0])
 
     def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
@@ -161,22 +141,6 @@ class SlicedSource:
 
     def check(self, network: str, key: str) -> None:
         """Do nothing: what several processes read of a tensor is compared by all of them together."""
-
-    def unchecked(self) -> Mapping[tuple[int, int], Record]:
-        """Return by position what has a checksum that isn't compared yet, as it was read in part only."""
-        return self._source.unchecked()
-
-    def close(self) -> None:
-        """Close the checkpoint."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _box(self, network: str, key: str) -> tuple[str, Box]:
         try:

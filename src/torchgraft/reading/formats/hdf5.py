@@ -166,7 +166,6 @@ class H5Leaf(Leaf):
         return self.window.file.number, self.item.id.get_offset() or self.number
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` with the bytes from `start` on."""
         import numpy as np
 
         try:

@@ -36,11 +36,9 @@ class Varints:
 
     @property
     def place(self) -> tuple[int, int]:
-        """File number and offset of the first byte."""
         return self.window.place(self.at)
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on."""
         import numpy as np
 
         raw = self._raw()

@@ -94,11 +94,9 @@ class FileBytes:
 
     @property
     def place(self) -> tuple[int, int]:
-        """File number and offset of the first byte."""
         return self.window.place(self.offset)
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on."""
         self.window.read_into(buffer, self.offset + start)
 
 
@@ -111,11 +109,9 @@ class HeldBytes:
 
     @property
     def nbytes(self) -> int:
-        """Their number."""
         return len(self.data)
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on."""
         buffer[:] = self.data[start : start + len(buffer)]
 
 
@@ -130,11 +126,9 @@ class JoinedBytes:
 
     @property
     def place(self) -> tuple[int, int]:
-        """File number and offset of the first byte."""
         return self.parts[0].place if self.parts else (0, 0)
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on."""
         done = 0
         for part in self.parts:
             count = min(part.nbytes - start, len(buffer) - done)
@@ -165,12 +159,10 @@ class View(Leaf):
 
     @property
     def place(self) -> tuple[int, int]:
-        """File number and offset."""
         number, offset = self.source.place
         return number, offset + self.offset
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` with the bytes from `start` on, C order and native byte order."""
         if self.strides is None and not self.swap:
             self.source.fill(buffer, self.offset + start)
             whole = len(buffer) == self.source.nbytes
@@ -187,12 +179,10 @@ class View(Leaf):
         return self.strides is None and not self.swap and not packed
 
     def check(self) -> None:
-        """Compare the checksum of the record it lies in."""
         if isinstance(self.source, RecordBytes):
             self.source.check()
 
     def records(self) -> Iterable[RecordBytes]:
-        """Return the record it lies in, if it does."""
         return (self.source,) if isinstance(self.source, RecordBytes) else ()
 
     @property
@@ -271,7 +261,6 @@ class Held(Leaf):
         return self.tensor.device.type == "cpu" and self.tensor.is_contiguous()
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Copy the bytes from `start` on."""
         import numpy as np
         import torch
 
@@ -313,16 +302,13 @@ class Flipped(Leaf):
 
     @property
     def identity(self) -> Hashable:
-        """That of the view and its flags."""
         return (self.inner.identity, self.conj, self.neg)
 
     @property
     def place(self) -> tuple[int, int]:
-        """File number and offset."""
         return self.inner.place
 
     def records(self) -> Iterable[RecordBytes]:
-        """Return those of the view."""
         return self.inner.records()
 
     def fill(self, buffer: memoryview, start: int) -> None:

@@ -47,11 +47,9 @@ class RecordBytes:
 
     @property
     def place(self) -> tuple[int, int]:
-        """File number and offset of the record's header."""
         return self.archive.window.place(self.archive.entries.headers[self.number])
 
     def fill(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` from byte `start` on."""
         if self.is_packed:
             inflate_into(self.archive, self.number, buffer, self.skip + start)
             return
