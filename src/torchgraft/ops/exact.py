@@ -8,16 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import (
-    BaseOp,
-    axis_words,
-    dtype_of,
-    expect,
-    expect_count,
-    expect_dim,
-    replaced,
-    with_shape,
-)
+from torchgraft.ops.base import BaseOp, axis_words, dtype_of, expect, expect_count, expect_dim, replaced, with_shape
 from torchgraft.ops.runs import cut, inner, picked
 
 if TYPE_CHECKING:

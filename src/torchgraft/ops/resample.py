@@ -95,11 +95,7 @@ class ResampleGrid(BaseOp):
         expect(
             that=len(shape) >= rank, op=self.name, specs=specs, need=f"{self.layout} needs {rank} dimensions or more"
         )
-        held = {
-            "rows": (shape[-2],),
-            "channels-last": shape[-3:-1],
-            "channels-first": shape[-2:],
-        }[self.layout]
+        held = {"rows": (shape[-2],), "channels-last": shape[-3:-1], "channels-first": shape[-2:]}[self.layout]
         wanted = (self.prefix_source + prod(self.source_grid),) if self.layout == "rows" else self.source_grid
         need = f"a grid {size_words(self.source_grid)} behind {self.prefix_source} rows has sizes {list(wanted)}"
         expect(that=held == wanted, op=self.name, specs=specs, need=need)

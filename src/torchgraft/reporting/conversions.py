@@ -38,11 +38,7 @@ def conversion_view(found: Conversion) -> View:
         _outputs("rearranged", parts["rearranged"], _rearranged),
         _outputs("constant", parts["constant"], _constant),
         Section(
-            title="left out",
-            tone="care",
-            figures=tensors(len(found.dropped)),
-            groups=dropped,
-            count=len(found.dropped),
+            title="left out", tone="care", figures=tensors(len(found.dropped)), groups=dropped, count=len(found.dropped)
         ),
         remark_section("no tensors", [printable(name) for name in found.skipped]),
     )

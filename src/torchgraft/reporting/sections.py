@@ -96,11 +96,7 @@ def likely_section(steps: Sequence[Step]) -> Section:
     likely = [step for step in steps if step.certainty is Certainty.LIKELY]
     rows = (_row(step, None, shaped=False)._replace(related=((),)) for step in likely)
     return Section(
-        title=LIKELY_SAME,
-        tone="good",
-        figures=tensors(len(likely)),
-        groups=_groups(fold(rows)),
-        count=len(likely),
+        title=LIKELY_SAME, tone="good", figures=tensors(len(likely)), groups=_groups(fold(rows)), count=len(likely)
     )
 
 

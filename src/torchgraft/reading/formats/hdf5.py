@@ -8,9 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import (
-    printable,
-)
+from torchgraft.core.errors import printable
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.finding.plain import kept
 from torchgraft.reading.tensors.leaves import Leaf

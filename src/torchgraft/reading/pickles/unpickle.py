@@ -12,11 +12,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.core.errors import (
-    CorruptCheckpointError,
-    LimitExceededError,
-    UnsafeCheckpointError,
-)
+from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, UnsafeCheckpointError
 from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stub, TensorRef, brief
 from torchgraft.reading.pickles.opcodes import MAX_STACK, OPCODES
 
