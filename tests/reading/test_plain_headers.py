@@ -70,7 +70,7 @@ def taken(path):
     file = CheckpointFile(path)
     try:
         length = int.from_bytes(file.window().read(0, 8), "little")
-        return plain_header(file.window(), file.window().read(8, length), safetensors._DTYPES) is not None
+        return plain_header(file.window(), file.window().read(8, length)) is not None
     finally:
         file.close()
 

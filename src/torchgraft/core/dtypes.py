@@ -69,3 +69,10 @@ class DType(Enum):
 
 
 _BY_LABEL = {dtype.label: dtype for dtype in DType}
+# What safetensors files call them: the enum Dtype in the sources of huggingface/safetensors.
+SAFETENSORS = {
+    "BOOL": DType.BOOL, "U8": DType.U8, "I8": DType.I8, "U16": DType.U16, "I16": DType.I16, "U32": DType.U32,
+    "I32": DType.I32, "U64": DType.U64, "I64": DType.I64, "F8_E4M3": DType.F8_E4M3FN, "F8_E5M2": DType.F8_E5M2,
+    "F8_E4M3FNUZ": DType.F8_E4M3FNUZ, "F8_E5M2FNUZ": DType.F8_E5M2FNUZ, "F8_E8M0": DType.F8_E8M0FNU,
+    "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32, "F64": DType.F64, "C64": DType.C64, "C128": DType.C128,
+}  # fmt: skip

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
+def c_strides(shape: Shape) -> Shape:
+    """Return the strides of C order, in elements."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor known by name, shape and element type."""

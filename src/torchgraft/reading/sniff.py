@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from torchgraft.reading.containers.tar import looks_like_tar
@@ -27,6 +28,7 @@ _TEXT_PICKLE = re.compile(
 # graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
 _LINES = re.compile(rb"[\t\n\r -~]{8}")
+_PICKLED = ("zip", "torch_legacy.read_torch_legacy", "torch_tar.read_torch_tar")
 _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
@@ -37,28 +39,33 @@ def read_file(window: Window) -> Contents:
     head = window.read(0, min(window.size, 512))
     if not head.startswith(b"PK") and has_archive_at_end(window):
         raise window.corrupt("two formats in one file: other bytes before the archive, which readers would take unlike")
-    reader = _reader(head)
-    if reader is None:
+    name = _format_of(head)
+    if not name:
         return _last_resort(window, head)
-    _check_name(window, reader)
-    return reader(window)
+    _check_name(window, name)
+    if name == "zip":
+        return _zip(window)
+    module, _, function = name.partition(".")  # imported only now: most programs read files of one format
+    read: Callable[[Window], Contents] = getattr(import_module(f"torchgraft.reading.formats.{module}"), function)
+    return read(window)
 
 
-def _reader(head: bytes) -> Callable[[Window], Contents] | None:
-    signs: tuple[tuple[bool, Callable[[Window], Contents]], ...] = (
-        (is_safetensors(head), _safetensors),
-        (head.startswith((b"PK\3\4", b"PK\5\6")), _zip),
-        (head[:1] == b"\x80" and head[1:2] != b"\0", _legacy),
-        (head.startswith(b"\x93NUMPY"), _npy),
-        (head.startswith(b"GGUF"), _gguf),
-        (head.startswith(b"\x89HDF\r\n\x1a\n"), _hdf5),
-        (looks_like_tar(head), _tar),
-        (_TEXT_PICKLE.match(head) is not None, _legacy),
-        (_is_onnx(head), _onnx),
-        (_is_msgpack(head), _flax),
-        (_nearly_safetensors(head), _safetensors),
+def _format_of(head: bytes) -> str:
+    """Return the module of a format and its function, "" where the bytes are of none; "zip" holds one of several."""
+    signs = (
+        (is_safetensors(head), "safetensors.read_safetensors"),
+        (head.startswith((b"PK\3\4", b"PK\5\6")), "zip"),
+        (head[:1] == b"\x80" and head[1:2] != b"\0", "torch_legacy.read_torch_legacy"),
+        (head.startswith(b"\x93NUMPY"), "numpy_files.read_npy"),
+        (head.startswith(b"GGUF"), "gguf.read_gguf"),
+        (head.startswith(b"\x89HDF\r\n\x1a\n"), "hdf5.read_hdf5"),
+        (looks_like_tar(head), "torch_tar.read_torch_tar"),
+        (_TEXT_PICKLE.match(head) is not None, "torch_legacy.read_torch_legacy"),
+        (_is_onnx(head), "onnx.read_onnx"),
+        (_is_msgpack(head), "flax.read_flax"),
+        (_nearly_safetensors(head), "safetensors.read_safetensors"),
     )
-    return next((reader for fits, reader in signs if fits), None)
+    return next((name for fits, name in signs if fits), "")
 
 
 def is_safetensors(head: bytes) -> bool:
@@ -111,57 +118,9 @@ def _zip(window: Window) -> Contents:
     raise window.unsupported("a zip archive without data.pkl: no checkpoint")
 
 
-def _legacy(window: Window) -> Contents:
-    from torchgraft.reading.formats.torch_legacy import read_torch_legacy
-
-    return read_torch_legacy(window)
-
-
-def _tar(window: Window) -> Contents:
-    from torchgraft.reading.formats.torch_tar import read_torch_tar
-
-    return read_torch_tar(window)
-
-
-def _npy(window: Window) -> Contents:
-    from torchgraft.reading.formats.numpy_files import read_npy
-
-    return read_npy(window)
-
-
-def _gguf(window: Window) -> Contents:
-    from torchgraft.reading.formats.gguf import read_gguf
-
-    return read_gguf(window)
-
-
-def _hdf5(window: Window) -> Contents:
-    from torchgraft.reading.formats.hdf5 import read_hdf5
-
-    return read_hdf5(window)
-
-
-def _onnx(window: Window) -> Contents:
-    from torchgraft.reading.formats.onnx import read_onnx
-
-    return read_onnx(window)
-
-
-def _flax(window: Window) -> Contents:
-    from torchgraft.reading.formats.flax import read_flax
-
-    return read_flax(window)
-
-
-def _safetensors(window: Window) -> Contents:
-    from torchgraft.reading.formats.safetensors import read_safetensors
-
-    return read_safetensors(window)
-
-
-def _check_name(window: Window, reader: Callable[[Window], Contents]) -> None:
+def _check_name(window: Window, name: str) -> None:
     """Refuse pickles under a name that promises a format without any."""
-    if reader in (_zip, _legacy, _tar) and window.file.path.lower().endswith(".safetensors"):
+    if name in _PICKLED and window.file.path.lower().endswith(".safetensors"):
         raise window.corrupt(
             "named .safetensors, but the bytes are of another format, which is not what the name promises"
         )

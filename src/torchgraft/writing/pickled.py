@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.specs import c_strides
 
 if TYPE_CHECKING:
     from torchgraft.core.specs import Shape, TensorSpec
@@ -138,7 +139,7 @@ class _Writer:
         self._int(spec.numel if storage else spec.nbytes)
         self.emit(b"tQK\x00")
         self._shape(spec.shape)
-        self._shape(_strides(spec.shape))
+        self._shape(c_strides(spec.shape))
         self.emit(b"\x89")
         self._constant(b"ccollections\nOrderedDict\n")
         self.emit(b")R")
@@ -152,12 +153,3 @@ class _Writer:
             self._int(n)
         if shape:
             self.emit(b"t")
-
-
-def _strides(shape: Shape) -> Shape:
-    """Return the strides of C order."""
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(strides))

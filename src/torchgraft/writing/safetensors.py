@@ -9,7 +9,7 @@ import json
 import struct
 from typing import TYPE_CHECKING
 
-from torchgraft.core.dtypes import DType
+from torchgraft.core.dtypes import SAFETENSORS
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS
 from torchgraft.core.system.commit import put
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
     from torchgraft.writing.items import Item
 
-NAMES = {
-    DType.BOOL: "BOOL", DType.U8: "U8", DType.U16: "U16", DType.U32: "U32", DType.U64: "U64", DType.I8: "I8",
-    DType.I16: "I16", DType.I32: "I32", DType.I64: "I64", DType.F8_E4M3FN: "F8_E4M3", DType.F8_E5M2: "F8_E5M2",
-    DType.F8_E4M3FNUZ: "F8_E4M3FNUZ", DType.F8_E5M2FNUZ: "F8_E5M2FNUZ", DType.F8_E8M0FNU: "F8_E8M0", DType.F16: "F16",
-    DType.BF16: "BF16", DType.F32: "F32", DType.F64: "F64", DType.C64: "C64",
-}  # fmt: skip
+# complex128 is read where a file has it, and not written: not all readers know it.
+NAMES = {dtype: name for name, dtype in SAFETENSORS.items() if name != "C128"}
 MAX_HEADER = 100_000_000
 _ALIGN = 8
 _NOTHING_YET = "0" * 64

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torchgraft.core.dtypes import DType
+from torchgraft.core.dtypes import SAFETENSORS, DType
 from torchgraft.core.errors import CorruptCheckpointError, printable
 from torchgraft.core.facts import TIES, from_texts, stated_ties
 from torchgraft.reading.containers.strict_json import loads
@@ -15,8 +15,6 @@ from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torchgraft.core.errors import CheckpointError
     from torchgraft.reading.disk.files import Window
 
@@ -45,7 +43,7 @@ class _Kind(NamedTuple):
     nbytes: int
 
 
-def plain_header(window: Window, raw: bytes, dtypes: Mapping[str, DType]) -> PlainHeader | None:
+def plain_header(window: Window, raw: bytes) -> PlainHeader | None:
     """Return what the header `raw` says if it is a usual and sound one, else None."""
     metadata, at = _metadata(window, raw)
     end, base = 0, 8 + len(raw)
@@ -56,7 +54,7 @@ def plain_header(window: Window, raw: bytes, dtypes: Mapping[str, DType]) -> Pla
         name, label, dims, first, last, rest = found.groups()
         said = label, dims
         if said not in kinds:
-            kinds[said] = _kind(dtypes.get(label.decode()), dims)
+            kinds[said] = _kind(SAFETENSORS.get(label.decode()), dims)
         kind = kinds[said]
         if kind is None or int(first) != end or int(last) != end + kind.nbytes:
             return None
@@ -93,12 +91,6 @@ def _kind(dtype: DType | None, dims: bytes) -> _Kind | None:
 
 
 MAX_HEADER = 100_000_000
-_DTYPES = {
-    "BOOL": DType.BOOL, "U8": DType.U8, "I8": DType.I8, "U16": DType.U16, "I16": DType.I16, "U32": DType.U32,
-    "I32": DType.I32, "U64": DType.U64, "I64": DType.I64, "F8_E4M3": DType.F8_E4M3FN, "F8_E5M2": DType.F8_E5M2,
-    "F8_E4M3FNUZ": DType.F8_E4M3FNUZ, "F8_E5M2FNUZ": DType.F8_E5M2FNUZ, "F8_E8M0": DType.F8_E8M0FNU,
-    "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32, "F64": DType.F64, "C64": DType.C64, "C128": DType.C128,
-}  # fmt: skip
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _FIELDS = ("dtype", "shape", "data_offsets")
 
@@ -116,7 +108,7 @@ def read_safetensors(window: Window) -> Contents:
     if not raw.startswith(b"{"):
         raise window.corrupt(f"safetensors header begins with {raw[:4]!r}, expected {{")
     warnings: list[str] = []
-    plain = plain_header(window, raw, _DTYPES)
+    plain = plain_header(window, raw)
     header = {"__metadata__": plain.metadata} if plain else loads(raw, f"{window.label}: header")
     del raw
     if not isinstance(header, dict):
@@ -171,7 +163,7 @@ def _entry(window: Window, name: str, entry: Any, warnings: list[str]) -> tuple[
     begin, end = offsets
     if not 0 <= begin <= end:
         raise _bad(window, name, f"has offsets {begin}, {end}: expected one after the other")
-    dtype = _DTYPES.get(label) if isinstance(label, str) else None
+    dtype = SAFETENSORS.get(label) if isinstance(label, str) else None
     if dtype is None:
         raise _no_dtype(window, name, label, shape, end - begin)
     if numel * dtype.itemsize != end - begin:

@@ -12,11 +12,11 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
     printable,
 )
+from torchgraft.core.specs import c_strides
 from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable, brief
 from torchgraft.reading.tensors.leaves import MAX_DIMS, Flipped, HeldBytes, View, check_spread
 
 if TYPE_CHECKING:
-    from torchgraft.core.specs import Shape
     from torchgraft.reading.tensors.leaves import Bytes, Leaf
 
 _ARRAY_DTYPES = {
@@ -175,7 +175,7 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
         raise _bad(
             label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {numel * dtype.itemsize}"
         )
-    strides = fortran_strides(shape) if fortran and len(shape) > 1 else None
+    strides = c_strides(shape[::-1])[::-1] if fortran and len(shape) > 1 else None
     return View(source, dtype, shape, 0, strides, unit_of(dtype) if big else 0)
 
 
@@ -183,15 +183,6 @@ def unit_of(dtype: DType) -> int:
     """Return of how many bytes each the numbers are that have a byte order; 0 where there is none."""
     unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
     return unit if unit > 1 else 0
-
-
-def fortran_strides(shape: Shape) -> Shape:
-    """Return the strides of Fortran order."""
-    strides, step = [], 1
-    for n in shape:
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(strides)
 
 
 def _bad(label: str, name: str, text: str) -> CorruptCheckpointError:

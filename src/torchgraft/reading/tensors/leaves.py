@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError
+from torchgraft.core.specs import c_strides
 from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def gather(view: View) -> memoryview:
     size = view.dtype.itemsize
     if 0 in view.shape:
         return memoryview(b"")
-    strides = view.strides if view.strides is not None else contiguous(view.shape)
+    strides = view.strides if view.strides is not None else c_strides(view.shape)
     last = sum((n - 1) * s for n, s in zip(view.shape, strides, strict=True))
     raw = bytearray((last + 1) * size)
     view.source.fill(memoryview(raw), view.offset)
@@ -221,15 +222,6 @@ def gather(view: View) -> memoryview:
     if view.swap > 1:
         out = np.ascontiguousarray(out.reshape(-1, view.swap)[:, ::-1])
     return memoryview(out.tobytes())
-
-
-def contiguous(shape: Shape) -> Shape:
-    """Return the strides of C order."""
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(strides))
 
 
 class Held(Leaf):
