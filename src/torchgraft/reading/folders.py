@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError
+from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.disk.paths import open_inside
+from torchgraft.reading.newest import beneath, newest, pointer_in, refuse_shares
 from torchgraft.reading.sniff import is_safetensors, read_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torchgraft.reading.finding.contents import Contents
 
 _SINGLE = (
@@ -33,6 +37,10 @@ _SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".hdf5", ".pth.tar", ".pkl", ".msgpack",
     ".onnx",
 )  # fmt: skip
+# What the trainers of transformers and accelerate leave beside the weights.
+_BESIDE = re.compile(
+    r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states_\d+|sampler)\.(?:pt|pth|bin|pkl)"
+)
 
 
 def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
@@ -92,7 +100,7 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
     index = [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]
     single = [n for n in _SINGLE if n in names]
     ranks = [n for n in names if n.startswith("mp_rank_")]
-    others = [n for n in names if n.endswith(_SUFFIXES) and os.path.isfile(os.path.join(path, n))]
+    others = [n for n in _candidates(names) if os.path.isfile(os.path.join(path, n))]
     if index:
         contents = _one(open_inside(path, index[0]), files, stack)
     elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
@@ -107,16 +115,44 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
         contents = read_ranks(path, ranks, files, stack)
     elif shard_names(names):
         contents = read_shards(path, shard_names(names), files, stack)
-    elif len(others) == 1:
+    elif len(others) == 1 and not pointer_in(path, names):
         contents = _one(open_inside(path, others[0]), files, stack)
     else:
-        found = (
-            f"several files ({', '.join(others[:4])}): name one of them" if others else "no checkpoint in this folder"
-        )
-        raise UnsupportedCheckpointError(f"{shown(path)}: {found}")
+        contents = _kept(path, names, files, stack)
     for name in set(_CONFIGS) & set(names):
         _note_config(os.path.join(path, name), contents, stack)
     return contents
+
+
+def _kept(path: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+    """Return the newest checkpoint of a folder in which a trainer keeps several.
+
+    Raises:
+        UnsupportedCheckpointError: nothing in the folder says which it is.
+    """
+    pointer, inner = newest(path, names)
+    if inner:
+        contents = _folder(os.path.join(path, inner), files, stack)
+        contents.warnings.append(f"{pointer!r} in the folder names {printable(inner)!r}, which is read")
+        return contents
+    refuse_shares(path, names)
+    others = _candidates(names)
+    if others:
+        raise UnsupportedCheckpointError(
+            f"{shown(path)}: several files ({', '.join(map(printable, others[:4]))}): name one of them"
+        )
+    inside = beneath(path, names, _has_one)
+    raise UnsupportedCheckpointError(f"{shown(path)}: no checkpoint in this folder{inside}")
+
+
+def _has_one(names: Iterable[str]) -> bool:
+    """Whether the files of a folder look like those of a checkpoint."""
+    return any(name == ".metadata" or name in _INDEXES for name in names) or bool(_candidates(names))
+
+
+def _candidates(names: Iterable[str]) -> list[str]:
+    """Return the names of what may be a checkpoint in one file."""
+    return [name for name in names if name.endswith(_SUFFIXES) and not _BESIDE.fullmatch(name)]
 
 
 def _note_config(path: str, contents: Contents, stack: ExitStack) -> None:

@@ -1,0 +1,81 @@
+"""Folders in which a trainer keeps its checkpoints: the newest by its own word, else the choice is said."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def put(folder, name="pytorch_model.bin", value=1.0):
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"weight": torch.full((2, 2), value), "bias": torch.zeros(2)}, folder / name)
+
+
+def test_the_folder_that_latest_names_is_read(tmp_path):
+    put(tmp_path / "global_step5", "mp_rank_00_model_states.pt", 5.0)
+    put(tmp_path / "global_step9", "mp_rank_00_model_states.pt", 9.0)
+    torch.save({"optimizer_state_dict": {}}, tmp_path / "global_step9" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    torch.save({"epoch": 1}, tmp_path / "training_args.bin")
+    (tmp_path / "latest").write_text("global_step9\n")
+    model = nn.Linear(2, 2)
+    report = tg.load(model, tmp_path)
+    assert torch.equal(model.weight, torch.full((2, 2), 9.0))
+    assert "'latest' in the folder names 'global_step9', which is read" in str(report)
+
+
+@pytest.mark.parametrize(("said", "folder"), [("20", "iter_0000020"), ("release", "release")])
+def test_iterations_of_megatron_are_found(tmp_path, said, folder):
+    put(tmp_path / (folder if folder == "release" else "iter_0000010") / "mp_rank_00", "model_optim_rng.pt", 1.0)
+    put(tmp_path / folder / "mp_rank_00", "model_optim_rng.pt", 2.0)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text(said)
+    model = nn.Linear(2, 2)
+    tg.load(model, tmp_path)
+    assert torch.equal(model.weight, torch.full((2, 2), 2.0))
+
+
+@pytest.mark.parametrize("said", ["", ".", "..", "../other", "/etc", "gone", "\x00", "global_step5/", "link"])
+def test_a_word_that_names_no_folder_inside_is_refused(tmp_path, said):
+    inside = tmp_path / "run"
+    put(inside / "global_step5", "mp_rank_00_model_states.pt")
+    put(tmp_path / "other", "model.pt")
+    (inside / "link").symlink_to(tmp_path / "other")
+    (inside / "latest").write_text(said)
+    with pytest.raises(tg.CheckpointError, match=r"latest names .*, and no such folder is in it"):
+        tg.inspect(inside)
+
+
+def test_a_folder_called_latest_is_a_folder(tmp_path):
+    put(tmp_path, "mine.pt", 4.0)
+    put(tmp_path / "latest")
+    assert tg.inspect(tmp_path).networks[0].tensors == 2
+
+
+def test_shares_of_every_tensor_are_told_from_a_choice_of_files(tmp_path):
+    for rank in range(3):
+        put(tmp_path / "step", f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+        put(tmp_path / "step", f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    (tmp_path / "latest").write_text("step")
+    with pytest.raises(tg.CheckpointError, match=r"step: shares of 3 processes .*ZeRO stage 3.*zero_to_fp32\.py"):
+        tg.inspect(tmp_path)
+
+
+def test_checkpoints_one_folder_down_are_named(tmp_path):
+    put(tmp_path / "checkpoint-500")
+    with pytest.raises(
+        tg.CheckpointError, match="no checkpoint in this folder; there is one in checkpoint-500: name it"
+    ):
+        tg.inspect(tmp_path)
+    put(tmp_path / "checkpoint-900", "model.safetensors")
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(tg.CheckpointError, match="there is one in checkpoint-500, checkpoint-900: name one"):
+        tg.inspect(tmp_path)
+
+
+def test_what_trainers_leave_beside_the_weights_is_no_choice(tmp_path):
+    put(tmp_path, "mine.pt", 4.0)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "random_states_0.pkl"):
+        torch.save({"state": torch.zeros(3)}, tmp_path / name)
+    model = nn.Linear(2, 2)
+    tg.load(model, tmp_path)
+    assert torch.equal(model.weight, torch.full((2, 2), 4.0))
