@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from torchgraft.applying.chunks import Chunk, Part, Transfer
     from torchgraft.applying.memory import Bytes
+    from torchgraft.core.dtypes import DType
+    from torchgraft.core.plan import Step
 
 SMALL = 64 << 10
 WASTE = (
@@ -39,7 +41,7 @@ class Stretch(NamedTuple):
     def sum_up(self) -> None:
         """Keep checksums of what will be compared after writing, of what was read aside."""
         transfer, at, size, done, where, _ = self
-        if size == transfer.size <= COMPARED_WHOLE:
+        if size == transfer.size <= COMPARED_WHOLE or not _is_read_aside(transfer):
             transfer.samples.append(Sample(at, at + size, crc32(where.data, 0)))
             return
         for low, high in sampled(transfer.size, done, size):
@@ -53,7 +55,7 @@ class Stretch(NamedTuple):
 def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
     """Return what is to be read, and where: aside what is not to be written yet, goes to a device, is small, or is compared later.
 
-    In `memory`, what may hold NaN lies in front, side by side as in the file, all else at the end: one look tells of many.
+    In `memory`, whole parts that may hold NaN lie in front, side by side as in the file: one look tells of many.
     """
     pieces: list[Piece] = []
     stretches: list[Stretch] = []
@@ -62,12 +64,13 @@ def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
         transfer, segment, start, at, size, done = part
         dtype = transfer.step.slot.spec.dtype
         unit = dtype.itemsize
-        whole = transfer.proves or transfer.away or transfer.size <= SMALL
+        whole = _is_read_aside(transfer)
+        in_front = whole and can_be_odd(dtype)
         for low, high, is_aside in ((0, size, True),) if whole else _cut(part):
             many = high - low
             if not is_aside:
                 place, where = -1, transfer.data[at + low : at + high]
-            elif can_be_odd(dtype):
+            elif in_front:
                 place = -(-front // unit) * unit
                 front = place + many
                 where = memory[place:front]
@@ -91,24 +94,42 @@ def _cut(part: Part) -> Iterator[tuple[int, int, bool]]:
         yield at, part.size, False
 
 
-def side_by_side(stretches: Iterable[Stretch], memory: Bytes) -> Iterator[tuple[Bytes, Sequence[Stretch]]]:
-    """Yield what may hold NaN: values of one type that lie side by side, and the stretches that they are of."""
+def _is_read_aside(transfer: Transfer) -> bool:
+    """Return whether all of a transfer is read aside; else only what is compared later, as nothing else may tell of that."""
+    return transfer.proves or transfer.away or transfer.size <= SMALL
+
+
+class Look(NamedTuple):
+    """Values of one type that lie side by side and may hold NaN, and which of them are whose."""
+
+    values: Bytes
+    dtype: DType
+    owners: Sequence[tuple[Step, Bytes]]
+
+
+def looks(chunk: Chunk, stretches: Iterable[Stretch], memory: Bytes) -> Iterator[Look]:
+    """Yield what is to be looked at, once all of it was read and put: parts in their slots one by one, aside many at a time."""
+    for transfer, _, _, at, size, _ in chunk:
+        step = transfer.step
+        if not _is_read_aside(transfer) and can_be_odd(dtype := step.slot.spec.dtype):
+            values = transfer.data[at : at + size]
+            yield Look(values, dtype, [(step, values)])
     group: list[Stretch] = []
     for stretch in stretches:
-        dtype = stretch.transfer.step.slot.spec.dtype
-        if not can_be_odd(dtype):
+        if not (_is_read_aside(stretch.transfer) and can_be_odd(_dtype(stretch))):
             continue
-        if group:
-            last = group[-1]
-            alike = dtype is last.transfer.step.slot.spec.dtype
-            if not alike or last.aside < 0 or stretch.aside != last.aside + last.size:
-                yield _together(group, memory), group
-                group = []
+        if group and (_dtype(group[0]) is not _dtype(stretch) or stretch.aside != group[-1].aside + group[-1].size):
+            yield _together(group, memory)
+            group = []
         group.append(stretch)
     if group:
-        yield _together(group, memory), group
+        yield _together(group, memory)
 
 
-def _together(group: Sequence[Stretch], memory: Bytes) -> Bytes:
-    first, last = group[0], group[-1]
-    return first.where if len(group) == 1 else memory[first.aside : last.aside + last.size]
+def _dtype(stretch: Stretch) -> DType:
+    return stretch.transfer.step.slot.spec.dtype
+
+
+def _together(group: Sequence[Stretch], memory: Bytes) -> Look:
+    values = memory[group[0].aside : group[-1].aside + group[-1].size]
+    return Look(values, _dtype(group[0]), [(stretch.transfer.step, stretch.where) for stretch in group])

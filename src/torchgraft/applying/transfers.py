@@ -10,7 +10,7 @@ from torchgraft.applying.chunks import chunks
 from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.lanes import Lanes
-from torchgraft.applying.layout import WASTE, lay_out, side_by_side
+from torchgraft.applying.layout import WASTE, lay_out, looks
 from torchgraft.applying.memory import Scratch
 from torchgraft.applying.turning import Turns
 from torchgraft.core.plan import Action
@@ -122,7 +122,7 @@ class Transfers:
                 if not stretch.transfer.proves:
                     stretch.put()
         if self._findings.looks_for_odd:
-            self._look_at(stretches, memory)
+            self._look_at(chunk, stretches, memory)
 
     def _send(self, chunk: Chunk) -> None:
         """Read, sum up what is compared later, look at every value, and send it to its place on the device."""
@@ -133,7 +133,7 @@ class Transfers:
         for stretch in stretches:
             stretch.sum_up()
         if self._findings.looks_for_odd:
-            self._look_at(stretches, memory)
+            self._look_at(chunk, stretches, memory)
         lane.send([stretch for stretch in stretches if not stretch.transfer.proves])
 
     def _turn(self, part: Part) -> None:
@@ -141,12 +141,11 @@ class Transfers:
         if self._findings.looks_for_odd and (odd := odd_values(raw, step.slot.spec.dtype)):
             self._odd.append((step, odd))
 
-    def _look_at(self, stretches: Sequence[Stretch], memory: Bytes) -> None:
+    def _look_at(self, chunk: Chunk, stretches: Sequence[Stretch], memory: Bytes) -> None:
         """Note NaN and infinities: of values of one type that lie side by side, with one look."""
-        for together, group in side_by_side(stretches, memory):
-            dtype = group[0].transfer.step.slot.spec.dtype
-            if odd_values(together, dtype):
-                found = ((s.transfer.step, odd_values(s.where, dtype)) for s in group)
+        for values, dtype, owners in looks(chunk, stretches, memory):
+            if odd_values(values, dtype):
+                found = ((step, odd_values(own, dtype)) for step, own in owners)
                 self._odd += [(step, odd) for step, odd in found if odd]
 
     def _write(self, chunk: Chunk) -> None:
