@@ -28,12 +28,12 @@ def cover_objections(plan: Plan) -> Iterator[Objection]:
 
     What the caller keeps fresh is not asked of the file.
     """
-    kept = sum(step.slot.spec.numel for step in plan.steps if _is_kept(step))
+    kept = sum([step.slot.spec.numel for step in plan.steps if _is_kept(step)])
     cover = plan.coverage
     wanted = cover.target_elements - kept
     share = cover.target_filled / wanted if wanted else 0.0
     best = max(share, cover.source if cover.source_elements else 0.0)
-    placed = sum(step.action is not Action.FRESH for step in plan.steps)
+    placed = len([step for step in plan.steps if step.feeds or step.ops])
     text = f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
     if placed:
         asked = " that aren't kept fresh" if kept else ""
@@ -63,10 +63,16 @@ def _is_kept(step: Step) -> bool:
 
 def other_variant(plan: Plan) -> str:
     """Return that many tensors of one name differ in more than their rows and stay unfilled, "" where they don't."""
-    shared = [step for step in plan.steps if step.slot.name in plan.source_specs and len(step.slot.spec.shape) > 1]
-    differ = [(step, plan.source_specs[step.slot.name].shape) for step in shared if _is_open(step)]
-    differ = [(step, shape) for step, shape in differ if _differs(shape, step.slot.spec.shape)]
-    if len(differ) < FEW or len(differ) < SHARE * len(shared):
+    named = [
+        (step, plan.source_specs[step.slot.name].shape)
+        for step in plan.steps
+        if _is_open(step) and _is_shared(step, plan)
+    ]
+    differ = [(step, shape) for step, shape in named if _differs(shape, step.slot.spec.shape)]
+    if len(differ) < FEW:
+        return ""
+    shared = [step for step in plan.steps if _is_shared(step, plan)]
+    if len(differ) < SHARE * len(shared):
         return ""
     step, shape = differ[0]
     text = (
@@ -78,6 +84,11 @@ def other_variant(plan: Plan) -> str:
     if count and 2 * count >= len(differ):  # of two that say it, the width comes before its multiples
         text += f"; {'all' if count == len(differ) else count} of them have {old} where the model has {new}"
     return text
+
+
+def _is_shared(step: Step, plan: Plan) -> bool:
+    """Whether the file has a weight of the name of the slot."""
+    return len(step.slot.spec.shape) > 1 and step.slot.name in plan.source_specs
 
 
 def _is_open(step: Step) -> bool:

@@ -13,7 +13,7 @@ from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.core.listing import listed
 from torchgraft.core.names import ends
-from torchgraft.core.plan import Action, Objection
+from torchgraft.core.plan import Objection
 from torchgraft.ops import RotaryLayout
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _partial(plan: Plan) -> Iterator[Objection]:
             "StateDictType.FULL_STATE_DICT, or put all shares together with torch.distributed.checkpoint first",
             flat,
         )
-    empty = [key for key, spec in plan.source_specs.items() if not spec.numel]
+    empty = [key for key, spec in plan.source_specs.items() if 0 in spec.shape]
     wanted = {name: step for step in plan.steps if step.slot.spec.numel for name in step.slot.names} if empty else {}
     lost = {key: wanted[end] for key in empty for end in ends(key) if end in wanted}
     if lost:
@@ -131,7 +131,7 @@ def _way_out(text: str, *, readable: bool) -> str:
 
 def _lossy(plan: Plan) -> Iterator[Objection]:
     for step in plan.steps:
-        if step.action is Action.FRESH or not step.feeds or not step.feeds[0].key:
+        if not step.feeds or not step.feeds[0].key:
             continue
         stored = plan.source_specs[step.feeds[0].key].dtype
         wanted = step.slot.spec.dtype

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.core.layout import is_ordinary
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -22,24 +24,12 @@ _WORTH_HUGE = 4 << 20
 
 def is_plain(tensor: torch.Tensor) -> bool:
     """Return whether the tensor's values are ordinary CPU memory that bytes can be moved to and from."""
-    return tensor.is_cpu and _is_ordinary(tensor)
+    return tensor.is_cpu and is_ordinary(tensor)
 
 
 def is_away(tensor: torch.Tensor) -> bool:
     """Return whether the tensor's values are ordinary memory of a CUDA device, that bytes can be sent to."""
-    return tensor.is_cuda and _is_ordinary(tensor) and not tensor.is_inference()
-
-
-def _is_ordinary(tensor: torch.Tensor) -> bool:
-    import torch
-
-    return (
-        (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-    )
+    return tensor.is_cuda and is_ordinary(tensor) and not tensor.is_inference()
 
 
 def bytes_of(tensor: torch.Tensor) -> Bytes:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def is_ordinary(tensor: torch.Tensor) -> bool:
+    """Return whether the values of a tensor are those that lie in its memory: it is of no class of its own, strided, and
+    neither quantised, conjugated nor negated.
+    """
+    dtype = tensor.dtype
+    usual = _is_usual(type(tensor), tensor.layout, dtype)
+    return usual and not (tensor.is_neg() or (dtype.is_complex and tensor.is_conj()))
+
+
+@cache  # a large model has few
+def _is_usual(kind: type, layout: torch.layout, dtype: torch.dtype) -> bool:
+    import torch
+
+    own = kind is not torch.Tensor and kind is not torch.nn.Parameter
+    return not own and layout is torch.strided and not str(dtype).startswith(("torch.qint", "torch.quint"))
 
 
 def is_dense(tensor: torch.Tensor) -> bool:

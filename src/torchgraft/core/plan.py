@@ -132,11 +132,10 @@ class Step:
     @property
     def action(self) -> Action:
         """What happens to the slot."""
-        if self.ops:
-            return Action.ADAPT
-        if not self.feeds:
+        feeds = self.feeds
+        if not (feeds or self.ops):
             return Action.FRESH
-        plain = len(self.feeds) == 1 and not self.feeds[0].ops and self.rows is None and not self.base
+        plain = not self.ops and len(feeds) == 1 and not feeds[0].ops and self.rows is None and not self.base
         return Action.COPY if plain else Action.ADAPT
 
     @property

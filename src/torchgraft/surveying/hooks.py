@@ -158,7 +158,9 @@ def _also_set(walked: Iterable[tuple[str, nn.Module]], saved: Iterable[tuple[nn.
     found: dict[str, list[str]] = {}
     for path, module in walked:
         old, new = before[id(module)], module.__dict__
-        for name in dict.fromkeys((*old, *new)):
+        changed = [name for name, value in new.items() if value is not old.get(name, _NOTHING)]
+        gone = [name for name in old if name not in new]
+        for name in gone + changed:
             if name not in _KEPT and not _is_same(old.get(name, _NOTHING), new.get(name, _NOTHING)):
                 found.setdefault(name, []).append(path or "the model")
     return [

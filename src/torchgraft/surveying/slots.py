@@ -151,9 +151,9 @@ def _identity(tensor: torch.Tensor, address: int) -> Hashable:
 
 
 def _address(tensor: torch.Tensor) -> int:
-    """Return where the values begin in memory, 0 where the question makes no sense."""
+    """Return where the values begin in memory, 0 where there are none or the question makes no sense."""
     try:
-        return tensor.data_ptr() if tensor.numel() else 0
+        return tensor.data_ptr()
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return 0
 

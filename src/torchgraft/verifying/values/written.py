@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchgraft.core.figures import tensors
+from torchgraft.core.layout import is_ordinary
 from torchgraft.core.places import walk_of
 from torchgraft.core.results.report import Check
 from torchgraft.core.system.checksums import crc32
@@ -109,17 +110,7 @@ def _holds(step: Step, tensor: torch.Tensor, written: Written) -> bool:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Return whether the values lie in this process's memory in C order, so that their address says where each is."""
-    import torch
-
-    usual = type(tensor) is torch.nn.Parameter or type(tensor) is torch.Tensor
-    return (
-        usual
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and tensor.is_contiguous()
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-    )
+    return tensor.is_cpu and is_ordinary(tensor) and tensor.is_contiguous()
 
 
 def _region(step: Step, tensor: torch.Tensor) -> torch.Tensor:
