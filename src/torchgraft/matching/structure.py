@@ -16,24 +16,26 @@ from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import (
     AKIN,
     CERTAIN,
+    COUNTED,
     EITHER_WAY,
     FOLDED,
     FREE_ELSEWHERE,
     FUSED,
     LIKELY,
     ONE_OF_SEVERAL,
+    TORN,
     UNORDERED,
     folded,
     sureness,
 )
-from torchgraft.matching.judging.elsewhere import lonely
+from torchgraft.matching.judging.elsewhere import Counted, is_one_path, lonely, torn
 from torchgraft.matching.judging.familiar import Familiar
 from torchgraft.matching.names.unwrapped import unwrapped
 from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.attentions import is_numbered_norm, with_attentions
 from torchgraft.matching.parts.leaves import cut
 from torchgraft.matching.parts.shaped import cut_by_shape
-from torchgraft.matching.parts.units import Unit, group, same_roles, shape_class
+from torchgraft.matching.parts.units import BARE, Unit, group, same_roles, shape_class
 from torchgraft.matching.solving.beside import in_step
 from torchgraft.matching.solving.large import solve_large
 from torchgraft.matching.solving.turned import undirected
@@ -98,6 +100,8 @@ class _Doubts:
         self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._crowded = _norms_of_attentions(*units) if unordered else (set(), set())
         self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
+        self._torn = torn(pairs, *units)
+        self._counted = Counted(*units)
         self._open_ended = undirected([(pair.source, pair.target) for pair in pairs], *units)
 
     def of(self, pair: Pair) -> str:
@@ -112,7 +116,11 @@ class _Doubts:
             return ONE_OF_SEVERAL
         if not pair.named and (pair.source in self._lonely[0] or pair.target in self._lonely[1]):
             return FREE_ELSEWHERE
-        open_ended = pair.target in self._open_ended and not (pair.named and _is_one_path(source.path, target.path))
+        if pair.target in self._torn:
+            return TORN
+        if self._counted.differ(source, target):
+            return COUNTED
+        open_ended = pair.target in self._open_ended and not (pair.named and is_one_path(source.path, target.path))
         return EITHER_WAY if open_ended else ""
 
 
@@ -243,12 +251,12 @@ def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
 def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
     """Return whether the other is a member of an open row that is called like the one."""
     row, _, last = other.path.rpartition(".")
-    return last.isdecimal() and row in rows and _is_one_path(row, one.path)
-
-
-def _is_one_path(ours: str, theirs: str) -> bool:
-    """Return whether two paths are one but for what stands before it."""
-    return f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")
+    paths = (
+        {one.path}
+        if BARE in one.leaves
+        else {one.path, *(leaf.keys[0].rpartition(".")[0] for leaf in one.leaves.values())}
+    )
+    return last.isdecimal() and row in rows and any(is_one_path(row, path) for path in paths)
 
 
 def _is_of(unit: Unit, keys: Container[str]) -> bool:

@@ -10,7 +10,7 @@ from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
-from torchgraft.matching.names.words import blocks_of, numbered_lists
+from torchgraft.matching.names.words import blocks_of, numbered_lists, place_of
 from torchgraft.matching.tables.dialect import ROLES
 
 if TYPE_CHECKING:
@@ -117,12 +117,13 @@ def _by_list(matching: Matching) -> Iterator[Match]:
     for leaf in matching.free_targets:
         for place in _places(leaf.name):
             free[place].append(leaf)
+    left = {(place_of(leaf.name), leaf.shape) for leaf in matching.free_sources}
     filled = Counter(place for m in matching.matches for place in _places(m.target.name))
     done: set[str] = set()
     spans = _spans(matching, lists)
     for found in matching.matches:
-        if found.why.rule == "same name":
-            continue
+        if found.why.rule == "same name" or (place_of(found.source.name), found.source.shape) in left:
+            continue  # nor does what the file has under another number stand for all
         blocks = blocks_of(found.source.name, lists)
         for place in _places(found.target.name):
             if _is_same_list(found, place):

@@ -108,7 +108,13 @@ def _around(leaf: Leaf) -> list[str]:
 
 def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> list[Match]:
     """Return the pairs in which each is the other's best; one target takes the first of several that are as good."""
-    fits = {(a.name, b.name): (near.depth(a, b), _alike(a, b)) for a in sources for b in targets if _one_role(a, b)}
+    own = {leaf.name for leaf in targets}
+    fits = {
+        (a.name, b.name): (near.depth(a, b), _alike(a, b))
+        for a in sources
+        for b in targets
+        if _one_role(a, b) and (a.name == b.name or a.name not in own)
+    }
     found: list[tuple[Leaf, Leaf, bool]] = []
     for b in targets:
         ours = [fits.get((a.name, b.name), UNLIKE) for a in sources]

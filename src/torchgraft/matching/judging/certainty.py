@@ -30,6 +30,10 @@ ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other,
 
 FREE_ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner"
 
+TORN = "by name or shape, parts of one block would go to several blocks of one list"
+
+COUNTED = "one side counts this list from another number than the other, and the lists differ in length"
+
 EITHER_WAY = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )
@@ -90,7 +94,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
         return _doubt(BY_ORDER)
     if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):
         return CERTAIN
-    if pair.lead > LEAD and (pair.in_order or pair.told_apart):
+    if pair.lead > LEAD and pair.unrivalled and (pair.in_order or pair.told_apart):
         return LIKELY
     far_ahead = pair.in_order or (unordered and pair.lead > LEAD)
     return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)

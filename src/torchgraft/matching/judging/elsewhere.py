@@ -1,16 +1,19 @@
-"""What becomes of the like of a unit in other blocks: where most of them find no partner, one that does stands alone."""
+"""What the other members of a list say against a pair that fits by itself."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from torchgraft.matching.names.words import place_of
+from torchgraft.matching.names.words import place_in_list, place_of, stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from torchgraft.matching.judging.judge import Pair
     from torchgraft.matching.parts.units import Unit
+
+Row = tuple[str, str]
 
 
 def lonely(paired: Iterable[int], units: Sequence[Unit]) -> set[int]:
@@ -31,3 +34,55 @@ def lonely(paired: Iterable[int], units: Sequence[Unit]) -> set[int]:
 
 def _place(unit: Unit) -> tuple[str, str]:
     return place_of(unit.block), unit.tail
+
+
+def torn(pairs: Iterable[Pair], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
+    """Return the targets fed from blocks of which parts go to the same parts of several members of one list.
+
+    Where shapes send a convolution to the block beside, the norms that fit in both by name belong there, too.
+    """
+    goes: dict[tuple[str, Row], set[str]] = defaultdict(set)
+    held: dict[tuple[str, Row], set[int]] = defaultdict(set)
+    for pair in pairs:
+        source, target = sources[pair.source], targets[pair.target]
+        if source.block and target.block and source.tail == target.tail:
+            ends = source.block, _row(target.block)
+            goes[ends].add(target.block)
+            held[ends].add(pair.target)
+    return {at for ends, members in goes.items() if len(members) > 1 for at in held[ends]}
+
+
+def _row(block: str) -> Row:
+    parent, _, last = block.rpartition(".")
+    return parent, stem(last) or ""
+
+
+class Counted:
+    """Lists of one name that the sides count from different numbers and that differ in length: numbers say nothing."""
+
+    def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
+        self._rows = _members(sources), _members(targets)
+
+    def differ(self, source: Unit, target: Unit) -> bool:
+        """Return whether the blocks of two units are members of such lists."""
+        if not (source.block and target.block):
+            return False
+        ours, theirs = _row(source.block), _row(target.block)
+        if not is_one_path(".".join(ours), ".".join(theirs)):
+            return False
+        first, second = self._rows[0][ours], self._rows[1][theirs]
+        return min(first) != min(second) and len(first) != len(second)
+
+
+def _members(units: Sequence[Unit]) -> dict[Row, set[int]]:
+    """Return the numbers of the members of each list of blocks."""
+    found: dict[Row, set[int]] = defaultdict(set)
+    for block in {block for unit in units for block in unit.blocks}:
+        row = _row(block)
+        found[row].add(place_in_list(block.rpartition(".")[2][len(row[1]) :]))
+    return found
+
+
+def is_one_path(ours: str, theirs: str) -> bool:
+    """Return whether two paths are one but for what stands before it."""
+    return f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")

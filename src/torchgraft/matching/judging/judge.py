@@ -9,9 +9,10 @@ import numpy as np
 
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.judging.openings import openings
+from torchgraft.matching.names.words import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from torchgraft.matching.evidence.order import Order
@@ -27,9 +28,10 @@ class Pair:
     """A source and a target unit that belong together, with the evidence.
 
     `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
-    shapes that stays free stands beside, with nothing in between that could tell; `named`: the same name under
+    shapes that stays free stands beside, with nothing in between that could tell, or is the place of its own name, or of
+    something else in its block; `named`: the same name under
     the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well
-    by name or block; `placed`: where one does, it stands elsewhere on both sides, or would fit worse as part of an
+    by name or block; `unrivalled`: none that stays free does, unless it stands elsewhere; `placed`: none that is paired does, either, unless it stands elsewhere on both sides, or would fit worse as part of an
     exchange; `exchangeable`: such a rival stands in the same block on both sides; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
     source.
     """
@@ -44,6 +46,7 @@ class Pair:
     named: bool
     unquestioned: bool
     told_apart: bool
+    unrivalled: bool
     placed: bool
     exchangeable: bool
     rare: float
@@ -92,7 +95,21 @@ def judged(
     """Return the pairs with all that speaks for and against them."""
     partners = dict(pairs), {j: i for i, j in pairs}
     left = openings(pairs, context.named, evidence.fits, context.regions, context.sequences)
-    return [_judge((i, j), total, evidence, votes, (context, left), partners) for i, j in pairs]
+    moved = {pair for pair in pairs if left.leaves_its_place(*pair)}
+    moved |= _in_blocks_of(moved, pairs, context.sequences)
+    return [_judge((i, j), total, evidence, votes, (context, left, moved), partners) for i, j in pairs]
+
+
+def _in_blocks_of(
+    some: Collection[tuple[int, int]], pairs: Iterable[tuple[int, int]], sequences: tuple[Order, Order]
+) -> set[tuple[int, int]]:
+    """Return the pairs whose blocks are those of some of them."""
+
+    def blocks(pair: tuple[int, int]) -> tuple[str, str]:
+        return sequences[0].blocks[pair[0]], sequences[1].blocks[pair[1]]
+
+    ends = {blocks(pair) for pair in some} - {("", "")}
+    return {pair for pair in pairs if blocks(pair) in ends} if ends else set()
 
 
 def _judge(
@@ -100,10 +117,10 @@ def _judge(
     total: np.ndarray,
     evidence: Evidence,
     votes: tuple[np.ndarray, np.ndarray],
-    around: tuple[Context, Openings],
+    around: tuple[Context, Openings, Container[tuple[int, int]]],
     partners: tuple[Mapping[int, int], Mapping[int, int]],
 ) -> Pair:
-    (i, j), (context, left) = pair, around
+    (i, j), (context, left, moved) = pair, around
     contested, named = context.is_contested(i, j), context.named.get(i) == j
     column, row = total[:, j].copy(), total[i].copy()
     column[i] = row[j] = -9.0
@@ -111,6 +128,10 @@ def _judge(
     lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
     rivals = [(side, k, partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
     free = [(side, k) for side, k, other in rivals if other is None]
+    unrivalled = all(
+        any(tells(pair, *rival, context.sequences) for tells in (_stands_elsewhere, _is_other_path, _is_its_like))
+        for rival in free
+    )
     others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
     return Pair(
         source=i,
@@ -119,10 +140,11 @@ def _judge(
         block=float(votes[0][i, j]),
         tail=float(votes[1][i, j]),
         in_order=context.is_in_order(i, j),
-        adjoined=contested or left.is_adjoined(i, j),
+        adjoined=contested or pair in moved or left.is_adjoined(i, j),
         named=named,
         unquestioned=named and not contested and left.is_unquestioned(i, j),
         told_apart=not free and all(_by_order(pair, other, context) for other in others),
+        unrivalled=unrivalled,
         placed=all(_stands_elsewhere(pair, *rival, context.sequences) for rival in free)
         and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
         exchangeable=any(_in_one_block(pair, other, context.sequences) for other in others),
@@ -209,5 +231,27 @@ def _stands_elsewhere(pair: tuple[int, int], side: int, rival: int, sequences: t
     here, there = (order.numbers[at] for order, at in zip(sequences, pair, strict=True))
     if here != there:
         return False
-    other = sequences[side].numbers[rival]
-    return len(other) > len(here) or sequences[side].exchange(pair[side], rival) is not None
+    depths = sequences[side].depths
+    return depths[rival] > depths[pair[side]] or sequences[side].exchange(pair[side], rival) is not None
+
+
+def _is_other_path(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
+    """Return whether both of a pair have one path but for what stands before it, and the rival's has another word in it."""
+    ours, theirs = (order.segments[at] for order, at in zip(sequences, pair, strict=True))
+    size = min(len(ours), len(theirs))
+    other = sequences[side].segments[rival][-size:]
+    return ours[-size:] == theirs[-size:] and not all(
+        a == b or (a.isdecimal() and b.isdecimal()) for a, b in zip(ours[-size:], other, strict=False)
+    )
+
+
+def _is_its_like(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
+    """Return whether a rival is at the same place of another block, where the other of the pair is outside of all blocks.
+
+    What one side has once and the other in each block is for all of them.
+    """
+    here, there = sequences[side], sequences[1 - side]
+    if there.depths[pair[1 - side]] or not here.depths[pair[side]]:
+        return False
+    own, other = here.segments[pair[side]], here.segments[rival]
+    return place_of(".".join(own)) == place_of(".".join(other))

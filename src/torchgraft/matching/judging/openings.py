@@ -46,6 +46,11 @@ class Openings:
         targets = bool((self.fits[i] & self.unnamed[1] & (theirs == theirs[j])).any())
         return not (sources or targets) if int(ours[i]) in self.misled else not (sources and targets)
 
+    def leaves_its_place(self, i: int, j: int) -> bool:
+        """Return whether the place of its own name, where it would fit, stays free while `i` goes to `j`."""
+        place = self.named.get(i, j)
+        return place != j and bool(self.fits[i, place] and self.unpaired[1][place])
+
     def is_adjoined(self, i: int, j: int) -> bool:
         """Return whether the list of a pair has shifted and the pair could as well be the one beside it.
 
