@@ -108,7 +108,7 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
     """Return what load() would do, and touch nothing.
 
     `model` is an nn.Module (meta is fine), or a checkpoint whose names and shapes stand for one. `checkpoint` is a
-    path (file or folder), a dict of tensors, an nn.Module or an opened source. Keyword arguments as for load().
+    path (file or folder), an open file or io.BytesIO, a dict of tensors, an nn.Module or an opened source. Keyword arguments as for load().
 
     Raises:
         UsageError: an argument makes no sense.
@@ -148,8 +148,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
     Args:
         model: the module to fill; parameters keep their identity, dtype, device and ties. A module on meta comes out
             whole, on `device` (CPU unless given).
-        checkpoint: a path (file or folder), a dict of tensors (nested or flat), an nn.Module, or an opened source. Tensors
-            that lie in the model's own memory are copied first.
+        checkpoint: a path (file or folder), a file open for bytes or an io.BytesIO, a dict of tensors (nested or flat), an
+            nn.Module, or an opened source. Tensors that lie in the model's own memory are copied first.
         plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
             checkpoint must have the names, shapes and types that it was made for; values are looked at as ever.
         device: where the tensors of a meta model come to life; a model that has memory stays where it lies.

@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.system.collector import collector_paused
+from torchgraft.reading.disk.handles import is_handle
 from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.memory import apart_from
 from torchgraft.reading.source import OpenedCheckpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torchgraft.core.specs import Source
+    from torchgraft.reading.disk.files import CheckpointFile
     from torchgraft.reading.finding.contents import Contents
 
 __all__ = ["apart_from", "open_checkpoint"]
 
 
 def open_checkpoint(checkpoint: Any) -> Source:
-    """Return the opened checkpoint: a path, a dictionary or list of tensors, a module, or a Source.
+    """Return the opened checkpoint: a path, a file object, a dictionary or list of tensors, a module, or a Source.
 
+    A file object must be open for bytes and seekable, as an io.BytesIO is; it is read from its first byte on.
     What is opened already stays open when the result is closed: it is its owner's to close.
 
     Raises:
@@ -33,6 +38,8 @@ def open_checkpoint(checkpoint: Any) -> Source:
     """
     if isinstance(checkpoint, (str, os.PathLike)):
         return _open_path(checkpoint)
+    if is_handle(checkpoint):
+        return _open_handle(checkpoint)
     if isinstance(checkpoint, OpenedCheckpoint):
         return checkpoint.lent()
     if hasattr(checkpoint, "networks") and hasattr(checkpoint, "read_into"):
@@ -43,7 +50,10 @@ def open_checkpoint(checkpoint: Any) -> Source:
         contents = read_memory(checkpoint)
         return _opened(f"<{contents.format}>", contents, ())
     kind = type(checkpoint).__name__
-    raise UsageError(f"checkpoint is a {kind}; a path, a dictionary of tensors or a module is accepted")
+    hint = "; wrap a file's content in io.BytesIO" if isinstance(checkpoint, (bytes, bytearray, memoryview)) else ""
+    raise UsageError(
+        f"checkpoint is a {kind}; a path, an open file, a dictionary of tensors or a module is accepted{hint}"
+    )
 
 
 class Lent:
@@ -68,9 +78,20 @@ class Lent:
 def _open_path(path: str | os.PathLike[str]) -> Source:
     from torchgraft.reading.folders import read_path
 
-    contents, files = read_path(os.fsdecode(path))
+    return _kept_open(os.fsdecode(path), *read_path(os.fsdecode(path)))
+
+
+def _open_handle(handle: object) -> Source:
+    from torchgraft.reading.folders import read_handle
+
+    contents, files = read_handle(handle)
+    return _kept_open(str(files[0]), contents, files)
+
+
+def _kept_open(origin: str, contents: Contents, files: Sequence[CheckpointFile]) -> Source:
+    """Return the opened checkpoint; its files are closed where it can't be made."""
     try:
-        return _opened(os.fsdecode(path), contents, files)
+        return _opened(origin, contents, files)
     except BaseException:
         for file in files:
             file.close()

@@ -61,6 +61,22 @@ def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
         return _opened(path, [])
 
 
+def read_handle(handle: object) -> tuple[Contents, list[CheckpointFile]]:
+    """Return the contents of a file object, and the file as which it is read.
+
+    Raises:
+        UsageError: it is closed, gives texts, or can't be read from any place on.
+        CheckpointError: it is broken, or no checkpoint; or a part of it lies in another file.
+    """
+    from torchgraft.reading.disk.handles import GivenFile
+
+    files: list[CheckpointFile] = []
+    with collector_paused(), ExitStack() as stack:
+        contents = _one(GivenFile(handle), files, stack)
+        stack.pop_all()
+        return contents, files
+
+
 def _opened(path: str, files: list[CheckpointFile]) -> tuple[Contents, list[CheckpointFile]]:
     with ExitStack() as stack:
         contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)

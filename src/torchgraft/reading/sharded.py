@@ -55,7 +55,7 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
         _check_shard_name(label, name)
     if os.path.basename(file.path) in names:
         raise CorruptCheckpointError(f"{label}: weight_map names the index itself as a shard")
-    folder = os.path.dirname(file.path) or "."
+    folder = file.folder(names[0] if names else "shards")
     where: dict[str, str] = {}
     out = _gathered(folder, names, files, stack, where)
     _compare(label, places, where, out)

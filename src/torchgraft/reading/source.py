@@ -45,7 +45,7 @@ class OpenedCheckpoint:
 
     @property
     def stamps(self) -> dict[str, tuple[int, int]]:
-        files = [one for file in self._files for one in (file, *file.companions)]
+        files = [one for file in self._files for one in (file, *file.companions) if one.fd >= 0]  # not what was given open
         return {os.path.realpath(file.path): file.stamp for file in files}
 
     def position(self, network: str, key: str) -> tuple[int, int]:
@@ -95,7 +95,7 @@ class OpenedCheckpoint:
 
     def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
         spot = self._spot(network, key)
-        if spot is None or not 0 < size <= spot.size - start:
+        if spot is None or spot.file.fd < 0 or not 0 < size <= spot.size - start:
             return None
         spot.file.compare_stamp()
         return Extent(spot.file.fd, spot.offset + start, size)

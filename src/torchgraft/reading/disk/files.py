@@ -73,6 +73,10 @@ class CheckpointFile:
             return True
         return (facts.st_size, facts.st_mtime_ns) != self.stamp
 
+    def folder(self, wanted: str) -> str:  # noqa: ARG002  # who has no folder says what was wanted
+        """Return the folder in which `wanted`, a file that belongs to it, is looked for."""
+        return os.path.dirname(self.path) or "."
+
     def __str__(self) -> str:
         return shown(self.path)
 

@@ -47,7 +47,7 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
 
 def open_beside(file: CheckpointFile, name: str) -> CheckpointFile:
     """Open the file `name` of the folder in which `file` lies; it is opened once and closes with `file`."""
-    folder = os.path.dirname(file.path) or "."
+    folder = file.folder(name)
     path = os.path.join(folder, name)
     for known in file.companions:
         if known.path == path:
