@@ -1,6 +1,7 @@
 """A model that several processes hold together is saved by all of them."""
 
 import pytest
+import torch
 from spread_models import WAYS, net, same, whole
 
 import torchgraft as tg
@@ -35,3 +36,34 @@ def test_a_spread_model_is_saved_by_all_and_loaded_by_one_and_by_all(way, two, t
     tg.load(model, tmp_path / "out")
     same(model.state_dict(), wanted)
     assert tg.inspect(tmp_path / "out").metadata["note"] == "x"
+
+
+def save_from_some(rank, members, folder):
+    """Save a model that only `members` hold: the others don't take part, and nobody waits for them."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = DeviceMesh("cpu", torch.tensor(members))  # torch makes its groups in all processes
+    if rank not in members:
+        return None
+    model = fully_shard(net(seed=3), mesh=mesh)
+    ends = []
+    for _ in range(2):
+        try:
+            tg.save_model(folder / "out", model, file_format="dcp")
+        except tg.UsageError as error:
+            ends.append(str(error))
+    again = fully_shard(net(seed=4), mesh=mesh)
+    tg.load(again, folder / "out")
+    same(whole(again), net(seed=3).state_dict())
+    return ends
+
+
+@pytest.mark.parametrize("members", [[2, 3], [0, 2]])
+def test_a_model_that_some_processes_hold_is_saved_by_those_alone(members, four, tmp_path):
+    told = four.run(save_from_some, members, tmp_path)
+    for rank, ends in enumerate(told):
+        assert ends is None if rank not in members else "is written to a new folder" in ends[0]
+    model = net(seed=5)
+    tg.load(model, tmp_path / "out")
+    same(model.state_dict(), net(seed=3).state_dict())

@@ -45,7 +45,9 @@ class OpenedCheckpoint:
 
     @property
     def stamps(self) -> dict[str, tuple[int, int]]:
-        files = [one for file in self._files for one in (file, *file.companions) if one.fd >= 0]  # not what was given open
+        files = [
+            one for file in self._files for one in (file, *file.companions) if one.fd >= 0
+        ]  # not what was given open
         return {os.path.realpath(file.path): file.stamp for file in files}
 
     def position(self, network: str, key: str) -> tuple[int, int]:

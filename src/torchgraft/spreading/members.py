@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Walk, spread_among
+from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
 
 if TYPE_CHECKING:
@@ -158,27 +158,14 @@ def team_of(model: Walk | None) -> Iterator[Members]:
     Raises:
         UsageError: parts of the model are held by different sets of processes.
     """
-    ranks = _ranks(model) if model is not None else []
-    if not ranks:
+    spread = spread_among(model.tensors) if model is not None else []
+    if not spread:
         yield Alone()
         return
-    from torchgraft.spreading.team import Team, group_of
+    from torchgraft.spreading.team import Team
 
-    with Shield() as shield, group_of(ranks) as group:
+    with Shield() as shield, group_of(spread, ranks_of(spread)) as group:
         yield Together(Team(group, shield))
-
-
-def _ranks(model: Walk) -> list[int]:
-    """Return the ranks of all meshes that tensors of the model are spread over."""
-    spread: list[Any] = spread_among(model.tensors)
-    sets = {tuple(sorted(tensor.device_mesh.mesh.flatten().tolist())) for tensor in spread}
-    if not sets:
-        return []
-    widest = max(sets, key=len)
-    if any(not set(one) <= set(widest) for one in sets):
-        said = " and ".join(str(list(one)) for one in sorted(sets)[:3])
-        raise UsageError(f"parts of the model are spread over different processes ({said}); load each part by itself")
-    return list(widest)
 
 
 def _digest(facts: Any) -> str:

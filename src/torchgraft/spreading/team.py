@@ -7,7 +7,7 @@ error in all, so that nobody waits for a process that gave up.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchgraft.core import errors
 from torchgraft.core.errors import ApplyError, PlanRefusedError, TorchgraftError, UsageError, printable
@@ -192,22 +192,3 @@ def _again(told: tuple[str, str, tuple[Any, ...]]) -> TorchgraftError:
     if isinstance(known, type) and issubclass(known, TorchgraftError) and known is not PlanRefusedError:
         return known(text)
     return ApplyError(f"the first process failed while planning: {kind}: {text}")
-
-
-@contextmanager
-def group_of(ranks: list[int]) -> Iterator[ProcessGroup]:
-    """Give a process group of just these ranks: the one of all processes where they are all, else a new one.
-
-    Collective over these ranks only.
-    """
-    import torch.distributed as dist
-
-    if ranks == list(range(dist.get_world_size())):
-        everybody: Any = dist.group.WORLD
-        yield everybody
-        return
-    group = cast("ProcessGroup", dist.new_group(ranks, use_local_synchronization=True))
-    try:
-        yield group
-    finally:
-        dist.destroy_process_group(group)

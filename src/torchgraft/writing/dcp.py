@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
 from torchgraft.core.facts import BESIDE, as_texts
+from torchgraft.core.places import is_spread
 from torchgraft.core.system.commit import cause_of, flush_folder, hidden_folder
+from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
 from torchgraft.writing.items import check_stated
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch.distributed import ProcessGroup
 
     from torchgraft.writing.content import Content
     from torchgraft.writing.items import Item
@@ -201,7 +204,7 @@ def _value(item: Item, memory: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], facts: Mapping[str, object]) -> int:
-    """Write the state dict of a model that is spread over all processes; return the folder's size. Collective.
+    """Write the state dict of a model that several processes hold; return the folder's size. Collective over those.
 
     Each process writes the shards that it holds, through torch's own planner and writer. Signals wait until it is done:
     one that took a process away would leave the others waiting for it.
@@ -213,22 +216,39 @@ def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], fact
     final, shown = os.path.realpath(path), printable(os.fsdecode(path))
     part = f"{final}.spread.part"
     entries = {**state, **({BESIDE: json.dumps(as_texts(facts))} if facts else {})}
-    with Shield():
-        _in_first(lambda: _make_ready(path, part))
-        _save_together(part, entries, shown)
-        _in_first(lambda: _put_in_place(part, final, shown))
+    spread = [value for value in state.values() if is_spread(value)]  # type: ignore[arg-type]  # asks for attributes
+    ranks = ranks_of(spread)
+    with Shield(), group_of(spread, ranks) as group:
+        _expect_group(group, ranks)
+        _in_first(lambda: _make_ready(path, part), group, ranks[0])
+        _save_together(part, entries, shown, group)
+        _in_first(lambda: _put_in_place(part, final, shown), group, ranks[0])
     return measured(path)[0]
 
 
-def _save_together(part: str, entries: dict[str, Any], shown: str) -> None:
+def _expect_group(group: ProcessGroup, ranks: list[int]) -> None:
+    """Refuse processes without the first of all where torch's writer would wait for it, as before it knew of groups.
+
+    Raises:
+        UsageError: this version of torch is such a one.
+    """
+    from torch.distributed.checkpoint.utils import _DistWrapper
+
+    if ranks[0] and not hasattr(_DistWrapper(group, use_dist=True, coordinator_rank=0), "global_coordinator_rank"):
+        raise UsageError(
+            f"the model is held by processes {ranks}, and this version of torch writes with process 0 only: update it"
+        )
+
+
+def _save_together(part: str, entries: dict[str, Any], shown: str, group: ProcessGroup) -> None:
     import torch.distributed as dist
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     try:
-        save(entries, storage_writer=FileSystemWriter(part, sync_files=True))
+        save(entries, storage_writer=FileSystemWriter(part, sync_files=True), process_group=group)
     except BaseException as error:
-        if dist.get_rank() == 0:
+        if dist.get_rank(group) == 0:
             shutil.rmtree(part, ignore_errors=True)
         cause = _cause(error)
         if not isinstance(cause, Exception):
@@ -250,16 +270,16 @@ def _put_in_place(part: str, final: str, shown: str) -> None:
     flush_folder(os.path.dirname(final), shown)
 
 
-def _in_first(work: Callable[[], object]) -> None:
-    """Let the first process do something; raise in all where it fails."""
+def _in_first(work: Callable[[], object], group: ProcessGroup, first: int) -> None:
+    """Let the first process of a group, which has rank `first` among all, do something; raise in all where it fails."""
     import torch.distributed as dist
 
     told: list[str | None] = [None]
-    if dist.get_rank() == 0:
+    if dist.get_rank() == first:
         try:
             work()
         except (OSError, TorchgraftError) as error:
             told = [str(error)]
-    dist.broadcast_object_list(told, src=0)
+    dist.broadcast_object_list(told, src=first, group=group)
     if told[0] is not None:
         raise UsageError(told[0])
