@@ -62,6 +62,9 @@ def warm_up(way, folder):
             ours(small, path)
             torchgraft.build(lambda: nn.Linear(4, 4), path)
             torchgraft.load(nn.Sequential(small, nn.Linear(4, 2)), nn.Sequential(small).state_dict())  # not alike
+            torchgraft.plan(
+                nn.Sequential(small, nn.Linear(4, 2)), {"a.weight": small.weight, "b.weight": small.weight[:2]}
+            )
         path.unlink()
 
 

@@ -44,9 +44,6 @@ def test_a_few_speak_for_all_as_all_would_speak(decoders):
     assert {leaf.name for leaf in few.free_targets} == {leaf.name for leaf in full.free_targets}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a few follow the numbers here, all of them the kinds of layers; neither is in doubt"
-)
 def test_experts_turned_round_are_said_alike():
     source, target = Decoder("mmmmmmmd", 9, "meta"), Decoder("dmmmmmmm", 9)
     assert said(by_few(source, target)) == said(in_full(source, target))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torchgraft.matching.parts.units import Unit
 
 
-# Up to so many possible pairs all are looked at: that takes a fraction of a second.
-AT_ONCE = 160_000
+# Up to so many possible pairs all are looked at: to cut them down would take as long.
+AT_ONCE = 10_000
 # More pairs than these are not compared: at about so many bytes each, memory would run out and time with it.
 MOST, BYTES = 40_000_000, 60
 

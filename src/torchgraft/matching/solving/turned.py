@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import repeat
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -136,10 +137,12 @@ def _list_of(block: str) -> Name:
 
 
 def _rows(units: Sequence[Unit]) -> dict[Name, Row]:
-    """Return the numbered lists of blocks; those of which a few members stand for all are left out."""
+    """Return the numbered lists of blocks; those of which a few members stand for all are left out: they go by their numbers."""
     members: dict[Name, dict[str, dict[str, int]]] = {}
     for at, unit in enumerate(units):
-        for block in unit.blocks if not unit.times else ():
+        for block, place in zip(unit.blocks, unit.places or repeat(None), strict=False):
+            if place is not None:
+                continue
             row = members.setdefault(_list_of(block), {})
             row.setdefault(block, {})[unit.path[len(block) + 1 :]] = at
     return {
