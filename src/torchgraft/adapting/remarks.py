@@ -67,12 +67,13 @@ class Cut(NamedTuple):
 
 def _cut_lists(specs: Mapping[str, TensorSpec], left_over: Collection[str]) -> dict[Cut, list[str]]:
     """Return the lists of which whole members are left over that are like others, which aren't; in file order."""
-    if not left_over:
+    lists = tuple({member.before for name in left_over for member, _ in _members(name)})
+    if not lists:
         return {}
     inside: dict[str, dict[int, dict[str, Shape]]] = defaultdict(lambda: defaultdict(dict))
     taken: dict[str, set[int]] = defaultdict(set)
     for name, spec in specs.items():
-        if is_derived(spec):
+        if not name.startswith(lists) or is_derived(spec):
             continue
         for member, rest in _members(name):
             inside[member.before][member.number][rest] = spec.shape

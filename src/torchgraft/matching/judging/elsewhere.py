@@ -23,13 +23,12 @@ def lonely(paired: Iterable[int], units: Sequence[Unit]) -> set[int]:
     """
     used = set(paired)
     blocks = {units[at].block for at in used}
-    count: Counter[tuple[str, str, bool]] = Counter()
-    for at, unit in enumerate(units):
-        if unit.block in blocks:
-            count[(*_place(unit), at in used)] += 1
-    return {
-        at for at in used if units[at].block and count[(*_place(units[at]), False)] > count[(*_place(units[at]), True)]
-    }
+    places = {at: _place(unit) for at, unit in enumerate(units) if unit.block in blocks}
+    free = Counter([place for at, place in places.items() if at not in used])
+    if not free:
+        return set()
+    fed = Counter([place for at, place in places.items() if at in used])
+    return {at for at, place in places.items() if at in used and units[at].block and free[place] > fed[place]}
 
 
 def _place(unit: Unit) -> tuple[str, str]:

@@ -56,8 +56,8 @@ class Familiar:
 def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:
     if not pinned:
         return 0.0
-    total = min(sum(u.numel for u in sources), sum(u.numel for u in targets))
-    return sum(min(sources[i].numel, targets[j].numel) for i, j in pinned.items()) / max(total, 1)
+    ours, theirs = ([unit.numel for unit in units] for units in (sources, targets))
+    return sum([min(ours[i], theirs[j]) for i, j in pinned.items()]) / max(min(sum(ours), sum(theirs)), 1)
 
 
 def _parts(units: Sequence[Unit]) -> list[list[str]]:

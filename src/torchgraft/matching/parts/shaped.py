@@ -42,13 +42,16 @@ def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Containe
     theirs = _shapes_of(others)
     if not any(count > theirs[shape] for shape, count in _shapes_of(leaves).items()):
         return list(leaves)
-    templates = set(_apart(others))
+    templates: set[Apart] | None = None
     out, owners = list(leaves), {key.rpartition(".")[0] for leaf in leaves for key in leaf.keys}
     for _ in range(len(KINDS)):  # what is cut first shows what is left of a shape
         ours = _shapes_of(out)
         odd = [
             leaf for leaf in out if _is_whole(leaf) and leaf.name not in whole and _is_more(leaf.shape, ours, theirs)
         ]
+        if not odd:
+            break
+        templates = set(_apart(others)) if templates is None else templates
         found = _fitting(odd, [t for t in templates if _is_scarce(t, ours, theirs)], out)
         if not found:
             break
@@ -58,7 +61,12 @@ def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Containe
 
 
 def _shapes_of(leaves: Sequence[Leaf]) -> Counter[Shape]:
-    return Counter(shape_class(leaf.shape) for leaf in leaves if _is_matrix(leaf))
+    """Return how many matrices of each shape there are; in a large model many are alike."""
+    found: Counter[Shape] = Counter()
+    for (role, form, shape), count in Counter([(leaf.role, leaf.form, leaf.shape) for leaf in leaves]).items():
+        if role == "weight" and form == "plain" and len(_flat(shape)) == 2:
+            found[shape_class(shape)] += count
+    return found
 
 
 def _is_more(shape: Shape, ours: Counter[Shape], theirs: Counter[Shape]) -> bool:
@@ -70,7 +78,7 @@ def _fitting(odd: Sequence[Leaf], templates: Sequence[Apart], leaves: Sequence[L
 
     Parts side by side, as in a matrix that is stored [in, out], only where nothing fits as parts below each other.
     """
-    if not odd or not templates:
+    if not templates:
         return []
     inside: dict[str, set[Shape]] = defaultdict(set)
     for leaf in leaves:
@@ -131,7 +139,11 @@ def _apart(leaves: Sequence[Leaf]) -> Iterator[Apart]:
     for leaf in leaves:
         if leaf.role == "weight" and len(_flat(leaf.shape)) == 2:
             modules[leaf.owner.rpartition(".")[0]].append(leaf)
-    for inside in modules.values():
+    alike = {
+        tuple([(leaf.owner.rpartition(".")[2], leaf.shape, leaf.turned) for leaf in one]): one
+        for one in modules.values()
+    }
+    for inside in alike.values():
         said = {canonical(leaf.owner)[-1:]: leaf for leaf in inside}
         projections = [said.get((label,)) for label in QKV]
         if None not in projections:
