@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from torchgraft.adapting.first_layers import first_convolutions
 from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
 from torchgraft.adapting.flattened import behind_maps, unflattened
 from torchgraft.adapting.forms import Piece, pieces
@@ -14,6 +14,7 @@ from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
 from torchgraft.adapting.rows import row_fit
+from torchgraft.adapting.torn import TORN, kept_fresh, torn
 from torchgraft.adapting.vocabulary import changed_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
@@ -71,12 +72,6 @@ def gather_facts(
 ) -> Facts:
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
     tails = {m.target.name: _tail(m.target.name) for m in matches}
-    convs = [leaf for leaf in leaves[1] if len(leaf.shape) >= 3 and leaf.role == "weight" and leaf.part is None]
-    first = frozenset({min(convs, key=lambda leaf: leaf.order).keys[0]}) if convs else frozenset()
-    stored = [leaf for leaf in leaves[0] if len(leaf.shape) >= 3 and leaf.role == "weight"]
-    if stored and not _alphabetical(leaves[0]) and _in_step(matches):
-        first |= {min(stored, key=lambda leaf: leaf.order).keys[0]}
-    first |= {m.source.keys[0] for m in matches if m.target.keys[0] in first}
     layout = read_layout(matches, tails, specs)
     return Facts(
         specs=specs,
@@ -84,7 +79,7 @@ def gather_facts(
         options=options,
         layout=layout,
         sides=(read_side(leaves[0]), read_side(leaves[1])),
-        first_convs=first,
+        first_convs=first_convolutions(matches, leaves),
         keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
         flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},
         network=network,
@@ -97,17 +92,6 @@ def gather_facts(
 def _has_keys(leaf: Leaf) -> bool:
     """Whether a matrix is that of keys, or is whole."""
     return len(leaf.shape) > 1 and (leaf.part is None or leaf.part.label == "k")
-
-
-def _alphabetical(leaves: Sequence[Leaf]) -> bool:
-    keys = [leaf.keys[0] for leaf in sorted(leaves, key=lambda leaf: leaf.order)]
-    return len(keys) > 8 and keys == sorted(keys)
-
-
-def _in_step(matches: Sequence[Match]) -> bool:
-    """Whether the file has its tensors mostly in the model's order; a first one says nothing where it was shuffled."""
-    orders = [m.source.order for m in sorted(matches, key=lambda m: m.target.order)]
-    return 4 * sum(a <= b for a, b in pairwise(orders)) >= 3 * (len(orders) - 1)
 
 
 def _tail(name: str) -> str:
@@ -130,6 +114,9 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
         else:
             for match in group:
                 _single(match, facts, draft)
+    for slot, match in torn(matches, draft.steps).items():
+        draft.steps[slot] = kept_fresh(draft.steps[slot])
+        draft.rejected.update(dict.fromkeys(match.source.keys, TORN))
     return draft
 
 

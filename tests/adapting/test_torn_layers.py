@@ -1,0 +1,31 @@
+"""A bias goes over with the weight of its layer, or its name says that the layer is the same."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def tower(*stem):
+    return nn.ModuleDict({
+        "stem": nn.Sequential(*stem), "bn": nn.BatchNorm2d(8), "layer": nn.Conv2d(8, 8, 3), "fc": nn.Linear(8, 4),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", [5, 7])
+def test_a_stem_in_several_layers_takes_no_bias_of_the_one_that_it_replaces(kernel):
+    saved = tower(nn.Conv2d(3, 8, kernel)).state_dict()
+    model = tower(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3))
+    before = {name: value.clone() for name, value in model["stem"].state_dict().items()}
+    report = tg.load(model, saved)
+    assert all(torch.equal(value, before[name]) for name, value in model["stem"].state_dict().items())
+    assert {"stem.0.weight", "stem.0.bias"} <= {u.spec.name for u in report.plan.unused}
+    assert "stem.4.bias [8]: the weight of the layer that it belongs to does not fit" in str(report)
+    assert torch.equal(model["layer"].bias, saved["layer.bias"])
+
+
+def test_a_bias_under_its_own_name_goes_over():
+    saved, model = tower(nn.Conv2d(3, 8, 7)).state_dict(), tower(nn.Conv2d(3, 8, 3))
+    tg.load(model, saved)
+    assert torch.equal(model["stem"][0].bias, saved["stem.0.bias"])
