@@ -97,6 +97,24 @@ def test_parameters_of_one_byte_are_filled_and_overflow_is_refused():
     assert torch.equal(model.scale.float(), torch.tensor([1.0, -448.0, 0.5]))
 
 
+def test_signs_and_zeros_that_a_type_of_powers_of_two_lacks_are_counted():
+    values = torch.tensor([1.0, -1.0, 0.0, 2.0, 3.0, -0.5])
+    assert count_lost(values, values.to(torch.float8_e8m0fnu)) == 3
+    with pytest.raises(
+        tg.PlanRefusedError, match="3 of its 6 values, float32 in the checkpoint, do not fit into that type"
+    ):
+        tg.load(nn.ParameterDict({"scale": torch.zeros(6, dtype=torch.float8_e8m0fnu)}), {"scale": values})
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("made", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(2, 3))])
+def test_scripted_and_traced_modules_are_filled(made):
+    model = made(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval())
+    saved = {name: torch.rand(value.shape).to(value.dtype) for name, value in model.state_dict().items()}
+    tg.load(model, saved)
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
 def test_autocast_around_a_load_changes_no_value_and_forgets_the_old_ones():
     model = nn.Sequential(nn.Linear(64, 64))
     saved = {"0.weight": torch.randn(64, 64), "0.bias": torch.randn(64)}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import torchgraft as tg
 from torchgraft.reading import Lent, open_checkpoint
@@ -69,3 +70,40 @@ def test_what_was_opened_elsewhere_stays_open_until_its_owner_closes_it(tmp_path
     opened.close()
     with pytest.raises(tg.UsageError, match="this opened checkpoint was closed; open it again"):
         tg.load(model, opened)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (torch.empty(2, 2, dtype=torch.bits8), "a.0.w has element type torch.bits8, which torchgraft does not know"),
+        (torch.eye(2).to_sparse(), "a.0.w is sparse or quantised"),
+        (torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), "a.0.w is nested"),
+    ],
+    ids=["unknown", "sparse", "nested"],
+)
+def test_what_can_not_be_read_is_named(tensor, text):
+    with pytest.raises(tg.UnsupportedCheckpointError, match=text):
+        tg.inspect({"a": [{"w": tensor}]})
+
+
+def test_tensors_on_meta_are_planned_for_and_have_no_values_to_load():
+    model, given = nn.Linear(2, 3), nn.Linear(2, 3, device="meta")
+    assert tg.plan(model, given).coverage.target == 1
+    before = model.weight.tolist()
+    with pytest.raises(tg.UnsupportedCheckpointError, match="weight is on the meta device, where nothing has values"):
+        tg.load(model, given)
+    assert model.weight.tolist() == before
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap])
+def test_tensors_inside_a_transformation_are_refused(transform):
+    model, said = nn.Linear(3, 2), []
+
+    def step(weight):
+        with pytest.raises(tg.UnsupportedCheckpointError, match="weight is inside a transformation") as caught:
+            tg.load(model, {"weight": weight, "bias": torch.zeros(2)})
+        said.append(caught.value)
+        return weight.sum()
+
+    transform(step)(torch.ones(2, 3))
+    assert len(said) == 1

@@ -98,6 +98,39 @@ def test_code_that_changes_the_model_changes_nothing():
     assert not hasattr(model, "extra")
 
 
+class Noting(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 3)
+        self.log, self.config, self.seen, self.lost = (
+            [],
+            {"runs": {"count": [0]}},
+            torch.zeros(2),
+            torch.tensor(torch.nan),
+        )
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self.log.append(args[1])
+        self.config["runs"]["count"][0] += 1
+        self.seen += 1
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def test_code_that_adds_to_what_the_model_holds_adds_to_a_copy():
+    model = Noting()
+    held = model.log, model.config, model.seen
+    found = rename_by_hooks(model, specs(model.state_dict()))
+    assert (model.log, model.config, model.seen.tolist()) == ([], {"runs": {"count": [0]}}, [0, 0])
+    assert all(now is before for now, before in zip((model.log, model.config, model.seen), held, strict=True))
+    assert [note.split()[6] for note in found.notes] == ["log", "config", "seen"]
+
+
+def test_a_hook_that_removes_itself_is_there_for_the_real_load():
+    model = nn.Linear(2, 3)
+    handle = model.register_load_state_dict_pre_hook(lambda *_: handle.remove())
+    assert rename_by_hooks(model, specs(model.state_dict())) is None
+    assert len(model._load_state_dict_pre_hooks) == 1
+
+
 def test_a_signal_at_any_line_leaves_the_model_and_gradients_as_they_were():
     ran = []
     model = nn.Sequential(Hooked(lambda _, state, *rest: ran.append(len(state))), nn.BatchNorm1d(3))

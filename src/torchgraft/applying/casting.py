@@ -186,6 +186,6 @@ def _may_lose(read: Bytes, kinds: _Kinds) -> bool:
     given, wanted = kinds
     if wanted.holds(given):
         return False
-    if given not in COMPARABLE or not wanted.is_float:
+    if given not in COMPARABLE or not wanted.is_float or wanted.mantissa == 1:  # powers of two: no sign and no zero
         return True
     return reaches(read, given, reach(getattr(torch, wanted.label)))

@@ -89,6 +89,8 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
         lost = ~torch.isfinite(made)
         if target.itemsize == 1:  # some of these types have no infinity: too great a number becomes the greatest
             lost |= known.abs() > reach(cast.dtype)
+            lost |= torch.sign(made) * torch.sign(known) < 0  # and one holds nothing but powers of two
+            lost |= (known == 0) & (made != 0)
         return int((torch.isfinite(known) & lost).sum())
     if target.kind == "complex":
         return 0

@@ -43,7 +43,8 @@ class Place(NamedTuple):
     @property
     def now(self) -> torch.Tensor | None:
         """The tensor that the module holds under this name at present; None when it holds none."""
-        return self.home.get(self.attr)
+        home = self.home
+        return home[self.attr] if self.attr in home else None  # noqa: SIM401  # what a scripted module has lacks get()
 
 
 class Walk:
@@ -99,7 +100,8 @@ class Walk:
         """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
         found: dict[str, torch.Tensor] = {}
         for name, _, module, attr, _, is_buffer, _ in self.places:
-            tensor = (module._buffers if is_buffer else module._parameters).get(attr)  # noqa: SLF001  # Place.now, inlined
+            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # Place.now, inlined
+            tensor = home[attr] if attr in home else None  # noqa: SIM401  # as there
             if tensor is not None:
                 found[name] = tensor
         if spread_among(list(found.values())):

@@ -61,7 +61,7 @@ class _Converter:
         if isinstance(value, dict) or _is_mapping(value):
             return self._dict(value, name)
         if isinstance(value, (list, tuple)):
-            return self._inside(value, lambda: [self.node(v, f"{name}.{i}") for i, v in enumerate(value)], name)
+            return self._inside(value, lambda: [self.node(v, _below(name, i)) for i, v in enumerate(value)], name)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.Tensor):
             return self._tensor(value, name)
@@ -72,7 +72,7 @@ class _Converter:
         return value
 
     def _dict(self, value: Mapping[Any, Any], name: str) -> Record:
-        out = self._inside(value, lambda: Record({k: self.node(v, f"{name}.{k}") for k, v in value.items()}), name)
+        out = self._inside(value, lambda: Record({k: self.node(v, _below(name, k)) for k, v in value.items()}), name)
         facts = getattr(value, "_metadata", None)
         if isinstance(facts, dict):
             out.attributes = {"_metadata": dict(facts)}
@@ -90,12 +90,16 @@ class _Converter:
     def _tensor(self, value: Any, name: str) -> Held:
         known = self.made.get(id(value))
         if known is None:
-            if value.layout is not sys.modules["torch"].strided or value.is_quantized:
-                raise UnsupportedCheckpointError(
-                    f"<dict>: tensor {printable(name)} is sparse or quantised, which is not read"
-                )
+            tensor = value.detach()
+            if kind := _unread(tensor):
+                raise UnsupportedCheckpointError(f"<dict>: tensor {printable(name)} is {kind}, which is not read")
             self.count += 1
-            known = self.made[id(value)] = (value, Held(value.detach(), self.count))
+            try:
+                known = self.made[id(value)] = (value, Held(tensor, self.count, printable(name)))
+            except KeyError:
+                raise UnsupportedCheckpointError(
+                    f"<dict>: tensor {printable(name)} has element type {value.dtype}, which torchgraft does not know"
+                ) from None
         return known[1]
 
     def _array(self, value: Any, name: str) -> Any:
@@ -113,6 +117,30 @@ class _Converter:
             raise UnsupportedCheckpointError(
                 f"<dict>: array {printable(name)} has dtype {value.dtype}, which is no tensor's"
             ) from None
+
+
+def _below(name: str, key: object) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _unread(tensor: Any) -> str:
+    """Return what is unusual about a tensor, so that it can't be read; empty for all others."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not sys.modules["torch"].strided or tensor.is_quantized:
+        return "sparse or quantised"
+    return "" if tensor.is_meta or _has_memory(tensor) else "inside a transformation of torch.func"
+
+
+def _has_memory(tensor: Any) -> bool:
+    """Return whether the tensor lies somewhere, which what torch's transformations wrap does not."""
+    if type(tensor).__module__ != "torch":
+        return True  # a class of somebody's own
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_mapping(value: Any) -> bool:
@@ -140,7 +168,9 @@ def apart_from(source: Source, model: object) -> Source:
         return source
     taken = _Taken(_ranges(here(place.tensor) for place in places(model)))  # type: ignore[arg-type]  # a module, as asked
     copies: dict[int, Leaf] = {
-        number: Held(leaf.tensor.clone(), leaf.number) for number, leaf in held.items() if taken.meets(leaf.tensor)
+        number: Held(leaf.tensor.clone(), leaf.number, leaf.name)
+        for number, leaf in held.items()
+        if taken.meets(leaf.tensor)
     }
     return source.with_leaves(copies) if copies else source
 

@@ -58,7 +58,7 @@ class OpenedCheckpoint:
 
         leaf = self._leaf(network, key)
         if isinstance(leaf, Held):
-            return leaf.tensor
+            return leaf.values
         dtype: torch.dtype = getattr(torch, leaf.dtype.label)
         spec_bytes = leaf.dtype.itemsize
         for n in leaf.shape:

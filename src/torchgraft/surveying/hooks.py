@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.listing import listed
 from torchgraft.core.places import walk_of
 from torchgraft.core.system.shield import Shield
+from torchgraft.surveying.attributes import aside, is_as_before
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import TensorSpec
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_SKIPPED = (*_KEPT, "_load_state_dict_pre_hooks")
 _NOTHING = object()
 _PLAIN = ("torch.nn.modules.module", "torch.nn.modules.batchnorm", "torch.nn.modules.instancenorm")
 
@@ -42,7 +44,7 @@ def rename_by_hooks(
     """Return what the pre-hooks and overridden `_load_from_state_dict` of `model` make of the keys in `specs`.
 
     They run on tensors without memory, and the model shows them none of its own either, so no value can change; all
-    attributes of its modules are put back afterwards. `versions` are those of the checkpoint's state dict (its
+    attributes of its modules are put back afterwards, and what these hold was shown as a copy. `versions` are those of the checkpoint's state dict (its
     `_metadata`), by module path. None when the model has no such code or it leaves all names alone.
     """
     walk = walk_of(model)
@@ -62,17 +64,23 @@ def rename_by_hooks(
     given = {id(tensor): name for name, tensor in state.items()}
     keep = list(state.values())  # no identity may be used twice
     everything = {id(module): module for _, module in everywhere}.values()
+    hooks = [(held, dict(held)) for _, module in walked if (held := module._load_state_dict_pre_hooks)]  # noqa: SLF001
     notes: list[str] = []
     with Shield() as shield, torch.no_grad():  # a signal must leave neither gradients off nor modules without values
         saved: list[tuple[nn.Module, dict[str, Any]]] = []
         try:
             _hide_values(everything, saved)
+            for _, module in walked:
+                _show_copies(module)
             for path, module in walked:
                 _run(path, module, state, versions or {}, notes)
                 shield.deliver()
             notes += _also_set(everywhere, saved)
         finally:
             _put_back(saved)
+            for held, before in hooks:  # a hook that removes itself does so from the dict that its handle knows
+                held.clear()
+                held.update(before)
     found = _compare(state, given, notes)
     del keep
     return found if found.renames or found.dropped or found.notes else None
@@ -141,6 +149,12 @@ def _hide_values(everything: Iterable[nn.Module], saved: list[tuple[nn.Module, d
                 home[attr] = None if tensor is None else _ghost(tensor)
 
 
+def _show_copies(module: nn.Module) -> None:
+    """Let a module show copies of the lists, dicts and tensors that it keeps as attributes: its code may add to them."""
+    own = module.__dict__
+    own.update({name: aside(value) for name, value in own.items() if name not in _KEPT})
+
+
 def _ghost(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of the same kind without memory."""
     import torch
@@ -161,17 +175,13 @@ def _also_set(walked: Iterable[tuple[str, nn.Module]], saved: Iterable[tuple[nn.
         changed = [name for name, value in new.items() if value is not old.get(name, _NOTHING)]
         gone = [name for name in old if name not in new]
         for name in gone + changed:
-            if name not in _KEPT and not _is_same(old.get(name, _NOTHING), new.get(name, _NOTHING)):
+            if name not in _SKIPPED and not is_as_before(old.get(name, _NOTHING), new.get(name, _NOTHING)):
                 found.setdefault(name, []).append(path or "the model")
     return [
         f"the model's loading code also sets {name} of {listed(paths, 3)}: torchgraft leaves it as it is; set it yourself if it "
         "follows from the weights"
         for name, paths in found.items()
     ]
-
-
-def _is_same(old: object, new: object) -> bool:
-    return old is new or (isinstance(old, (bool, int, float, str)) and type(old) is type(new) and old == new)
 
 
 def _put_back(saved: list[tuple[nn.Module, dict[str, Any]]]) -> None:

@@ -9,7 +9,7 @@ from threading import local
 from typing import TYPE_CHECKING, Protocol
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import LimitExceededError
+from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.core.specs import c_strides
 from torchgraft.reading.tensors.records import RecordBytes
 
@@ -225,12 +225,18 @@ def gather(view: View) -> memoryview:
 
 
 class Held(Leaf):
-    """A tensor that the caller holds in memory."""
+    """A tensor that the caller holds in memory, under `name` there.
 
-    __slots__ = ("dtype", "number", "shape", "tensor")
+    Raises:
+        KeyError: its element type is unknown.
+        RuntimeError: it has no shape.
+    """
 
-    def __init__(self, tensor: torch.Tensor, number: int = 0) -> None:
+    __slots__ = ("dtype", "name", "number", "shape", "tensor")
+
+    def __init__(self, tensor: torch.Tensor, number: int = 0, name: str = "") -> None:
         self.tensor = tensor
+        self.name = name
         self.shape = tuple(tensor.shape)
         self.dtype = DType.of(str(tensor.dtype))
         self.number = number
@@ -252,12 +258,30 @@ class Held(Leaf):
         """Whether the tensor's bytes can be had without making it anew."""
         return self.tensor.device.type == "cpu" and self.tensor.is_contiguous()
 
+    @property
+    def values(self) -> torch.Tensor:
+        """The tensor.
+
+        Raises:
+            UnsupportedCheckpointError: it has no values, as it is on the meta device.
+        """
+        if self.tensor.is_meta:
+            raise UnsupportedCheckpointError(
+                f"<dict>: tensor {self.name} is on the meta device, where nothing has values: plan() takes it, load() can't"
+            )
+        return self.tensor
+
     def fill(self, buffer: memoryview, start: int) -> None:
         import numpy as np
         import torch
 
-        value = self.tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        raw = value.reshape(-1).view(torch.uint8).numpy()
+        value = self.values.detach()
+        try:
+            raw = value.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise UnsupportedCheckpointError(
+                f"<dict>: the values of tensor {self.name}, a {type(self.tensor).__name__}, can't be had as bytes ({error})"
+            ) from error
         # numpy lets other threads run meanwhile, a memoryview doesn't
         np.copyto(np.frombuffer(buffer, np.uint8), raw[start : start + len(buffer)])
 
