@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _make_spec = maker(TensorSpec)
 MAX_ENTRIES = 20_000_000
+MAX_PARTS = 1000  # of a name, between dots or slashes; those of real models have ten
+ENDLESS = re.compile(r"\d{1000}")
 LONG_KEY = 1000
 PART = 200_000
 
@@ -215,6 +218,7 @@ class _Cataloguer:
         if len(leaves) < len(entries):
             name = next(name for name, count in Counter([name for name, _ in entries]).items() if count > 1)
             raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
+        self._check_names(name for name in leaves if len(name) > MAX_PARTS)
         for shape in {leaf.shape for leaf in leaves.values()}:
             if 0 in shape:
                 self._check_empty(leaves, shape)
@@ -224,6 +228,16 @@ class _Cataloguer:
         network = Network(where, specs, role, _shared(leaves) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.leaves[where] = leaves
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        """Refuse names whose parts or digits are so many that comparing them takes hours."""
+        for name in names:
+            parts = 1 + name.count(".") + name.count("/")
+            if parts > MAX_PARTS or ENDLESS.search(name):
+                what = f"{parts} parts" if parts > MAX_PARTS else "a number of a thousand digits"
+                raise LimitExceededError(
+                    f"{self.label}: tensor {printable(name, 60)} has a name with {what}, which no model gives"
+                )
 
     def _check_empty(self, leaves: Mapping[str, Leaf], shape: Shape) -> None:
         """Refuse shapes that no tensor can have, though they take no bytes: their strides would not fit 64 bits."""
