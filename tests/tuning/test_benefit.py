@@ -145,6 +145,34 @@ def test_what_can_tell_nothing_is_refused(build, train, seeds, said):
         tg.measure_benefit(build, taught(), train, seeds=seeds)
 
 
+def test_a_part_that_is_trained_on_from_run_to_run_is_found():
+    body, teacher = nn.Linear(6, 8), taught()
+    with pytest.raises(UsageError, match=r"build gives 0\.\{bias,weight\}|build gives 0.* other initial values"):
+        tg.measure_benefit(lambda: nn.Sequential(body, nn.Tanh(), nn.Linear(8, 3)), teacher, likeness_to(teacher))
+
+
+def test_initial_values_of_a_random_state_of_its_own_are_found():
+    own = torch.Generator().manual_seed(0)
+
+    def build():
+        model = net()
+        nn.init.normal_(model[0].weight, generator=own)
+        return model
+
+    with pytest.raises(UsageError, match=r"build gives 0\.weight other initial values .* the same seed, 0"):
+        tg.measure_benefit(build, taught(), lambda *_: 1.0)
+
+
+def test_lazy_models_and_odd_buffers_are_compared_as_far_as_they_can_be():
+    def build():
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        model.register_buffer("mask", torch.eye(2).to_sparse(), persistent=False)
+        model.register_buffer("none", torch.tensor(float("nan")), persistent=False)
+        return model
+
+    assert tg.measure_benefit(build, taught(), lambda *_: 1.0, seeds=SEEDS).helped is None
+
+
 @pytest.mark.parametrize("score", ["much", None, float("inf"), torch.ones(2)])
 def test_a_score_is_one_finite_number(score):
     with pytest.raises(UsageError, match="return one finite number"):

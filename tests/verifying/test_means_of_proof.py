@@ -46,6 +46,23 @@ class Biased(nn.Module):
         return ((scores + self.shift) + self.table).softmax(-1) @ x
 
 
+class Idle(nn.Module):
+    """A layer whose weight, whatever it is, comes to nothing: `how` says by what."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.inner, self.last, self.how = nn.Linear(6, 6), nn.Linear(6, 6), how
+
+    def forward(self, x):
+        linear, weight, bias = nn.functional.linear, self.last.weight, self.last.bias
+        x = self.inner(x)
+        if self.how == "dead":
+            return self.last((x - 1000).relu())
+        if self.how == "masked":
+            return self.last(x.masked_fill(x < 1000, 0))
+        return linear(x, weight.clamp(7, 8) if self.how == "clamped" else weight * 0, bias)
+
+
 def means_of(proof):
     return {slot: part.means for part in proof.parts for slot in part.slots}
 
@@ -197,3 +214,15 @@ def test_a_recorded_run_proves_what_its_outputs_show(tmp_path):
         name for name in report.plan.by_slot if name.startswith(("norm", "head")) and "num" not in name
     }
     assert set(found.unproved) == {"side.weight", "side.bias", "norm.num_batches_tracked"}
+
+
+@pytest.mark.parametrize("how", ["dead", "masked", "clamped", "nothing"])
+def test_a_weight_that_comes_to_nothing_is_not_shown_by_what_is_made_with_it(how):
+    source, target = randomised(Idle(how)), Idle(how)
+    target.load_state_dict(source.state_dict())
+    with torch.no_grad():
+        target.last.weight += 1
+    found = tg.verify(target, source, torch.randn(4, 6))
+    assert found.passed
+    assert "last.weight" in found.unproved
+    assert means_of(found)["last.bias"] is Means.OUTPUTS

@@ -16,7 +16,9 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import is_module
+from torchgraft.core.listing import listed
+from torchgraft.core.places import is_module, places
+from torchgraft.core.system.checksums import crc32
 from torchgraft.tuning.fates import Fate, fates
 
 if TYPE_CHECKING:
@@ -126,7 +128,8 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
     the end. In memory at one time: one model.
 
     Raises:
-        UsageError: too few seeds, a score that is no finite number, or a model that is the last one again.
+        UsageError: too few seeds, a score that is no finite number, or a model that is the last one again, or that begins
+            with other values than the others of its seed.
     """
     _expect_functions(build=build, train=train)
     if isinstance(seeds, int):
@@ -136,6 +139,7 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
     last: Callable[[], object] = lambda: None  # noqa: E731  # a weak reference is called, too
     scores: dict[str, list[float]] = {SCRATCH: [], LOADED: [], SHUFFLED: []}
     for seed in seeds:
+        first: dict[str, int] = {}
         for start, found in scores.items():
             with _seeded(seed) as again:
                 model = build()
@@ -146,12 +150,37 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
                         "build returns the same model again: make a new one at each call, or nothing is from scratch"
                     )
                 last = weakref.ref(model)
+                first = first or _initial(model)
+                _expect_same_start(first, _initial(model), seed)
                 report = None if start == SCRATCH else fill(model)
                 if report is not None and start == SHUFFLED:
                     shuffle_loaded(model, report, seed)
                 again()
                 found.append(_finite(train(model, report), start, seed))
     return Benefit(seeds=tuple(seeds), scores={start: tuple(found) for start, found in scores.items()})
+
+
+def _initial(model: nn.Module) -> dict[str, int]:
+    """Return a checksum of each tensor that a model begins with."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    tensors = {place.name: place.tensor for place in places(model) if place.tensor.layout is torch.strided}
+    return {
+        name: crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data, 0)
+        for name, tensor in tensors.items()
+        if not (tensor.is_meta or is_lazy(tensor) or tensor.is_quantized)
+    }
+
+
+def _expect_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: int) -> None:
+    others = [name for name in {**first, **now} if first.get(name) != now.get(name)]
+    if others:
+        raise UsageError(
+            f"build gives {listed(others, 3)} other initial values in another call with the same seed, {seed}: it takes over what "
+            "an earlier run has trained, or draws from a random state of its own; build all of the model anew, from the random state "
+            "of torch, numpy or random"
+        )
 
 
 def _expect_functions(**given: object) -> None:

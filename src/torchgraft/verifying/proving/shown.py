@@ -2,7 +2,8 @@
 
 A key's bias in attention shifts all scores of a row by the same, and softmax takes it out again: outputs agree whatever it
 is. So a tensor counts as shown if what is made with it at once is found in the source's run, too, or if the outputs
-would change by more than the tolerance were it another.
+would change by more than the tolerance were it another. What is multiplied by zeros, or computed first (`weight * 0`), is no
+sign of the tensor, so that the outputs alone are asked.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.results.recording import Recording
+    from torchgraft.core.results.recording import Recording, Value
     from torchgraft.verifying.divergence import Matches
     from torchgraft.verifying.proving.agreeing import Runs
+
+
+# Operations that hand on the entries of a tensor, in another order or another type.
+_MOVES = frozenset(
+    {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "clone", "_to_copy", "flip", "roll"}
+)
 
 
 def shown_by_outputs(ran: Runs, wanted: frozenset[str]) -> Agreed | None:
@@ -95,13 +102,31 @@ def at_hand(matches: Matches) -> frozenset[str]:
 
     found: set[str] = set()
     for operation in recording.operations:
-        names = {
-            w for n in operation.inputs if not recording.values[n].live for w in recording.values[n].weights
-        } - found
+        if any(_is_zero(recording.values[n]) for n in operation.inputs):
+            continue
+        names = {w for n in operation.inputs if _is_moved(recording, n) for w in recording.values[n].weights} - found
         live = [n for n in operation.outputs if recording.values[n].live and (n in users or n in returned)]
         if names and live and all(map(is_held, live)):
             found |= names
     return frozenset(found)
+
+
+def _is_zero(value: Value) -> bool:
+    """Return whether a value of the run is zero throughout: a weight that is multiplied by it may be any."""
+    look = value.fingerprint
+    return value.live and look is not None and look.least == look.greatest == look.huge == 0
+
+
+def _is_moved(recording: Recording, number: int) -> bool:
+    """Return whether a value is made of weights alone, and holds them as they are: what is computed may not depend on them."""
+    value = recording.values[number]
+    if value.live:
+        return False
+    if value.op < 0:
+        return True
+    made = recording.operations[value.op]
+    moves = made.is_view or family(made.name) in ("pick", "join") or made.name in _MOVES
+    return moves and all(_is_moved(recording, n) for n in made.inputs)
 
 
 def _users(recording: Recording) -> Mapping[int, list[int]]:
