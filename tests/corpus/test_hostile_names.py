@@ -57,3 +57,20 @@ def test_json_holds_names_exactly(file, model):
     names = {entry["key"] for entry in said["unused"]} | {f["key"] for slot in said["slots"] for f in slot["feeds"]}
     plan = tg.plan(model, file)
     assert names == {u.spec.name for u in plan.unused} | {f.key for s in plan.steps for f in s.feeds}
+
+
+ENDLESS = {"dots": "." * 60_000, "slashes": "/" * 60_000, "layers": "layers.0." * 7000, "digits": "1" * 60_000}
+
+
+@pytest.mark.parametrize("key", ENDLESS.values(), ids=ENDLESS)
+def test_names_that_take_hours_to_compare_are_refused(key, tmp_path):
+    path = tmp_path / "m.pt"
+    path.write_bytes(torch_zip(state(**{key: tensor(), f"{key}.weight": tensor(), "fc.weight": tensor()})))
+    with pytest.raises(tg.LimitExceededError, match=r"has a name with .* which no model gives"):
+        tg.inspect(path)
+
+
+def test_names_of_hundreds_of_parts_are_compared(tmp_path, model):
+    path = tmp_path / "m.pt"
+    path.write_bytes(torch_zip(state(**{"a.1." * 200 + "w": tensor(), "9" * 900: tensor(), "fc.weight": tensor()})))
+    assert tg.plan(model, path).by_name["fc.weight"].feeds[0].key == "fc.weight"
