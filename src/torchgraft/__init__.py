@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     from torchgraft.learning import Learned
     from torchgraft.proofs import compare_hyperparameters, record, verify
     from torchgraft.reading import open_checkpoint
-    from torchgraft.saving import convert, read_plan, save_plan
+    from torchgraft.saving import convert, read_plan, save, save_model, save_plan
     from torchgraft.training import measure_benefit, optimizer_state
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
-    from torchgraft.writing import save, save_model
 
 __version__ = "0.1.0"
 
@@ -42,10 +41,9 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("load", "plan", "inspect", "diff"), "api"),
     **dict.fromkeys(("optimizer_state", "measure_benefit"), "training"),
-    **dict.fromkeys(("convert", "save_plan", "read_plan"), "saving"),
+    **dict.fromkeys(("convert", "save", "save_model", "save_plan", "read_plan"), "saving"),
     **dict.fromkeys(("freeze", "loaded_masks", "param_groups", "Frozen", "CarriedState", "Benefit"), "tuning"),
     **dict.fromkeys(("verify", "compare_hyperparameters", "record"), "proofs"),
-    **dict.fromkeys(("save", "save_model"), "writing"),
     **dict.fromkeys(
         (
             "TorchgraftError", "UsageError", "CheckpointError", "CorruptCheckpointError", "UnsafeCheckpointError",

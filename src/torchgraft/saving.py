@@ -1,4 +1,4 @@
-"""What is written: checkpoints converted, plans kept."""
+"""What is written: tensors, models, checkpoints converted, plans kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import data_of, renderers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from torch import nn
 
     from torchgraft.core.results.saved import Saved
     from torchgraft.core.specs import Network, Source
@@ -68,6 +71,54 @@ def convert(  # noqa: PLR0913  # each is one wish
         notes=(*made.notes, *saved.notes),
         renderers=renderers("saved"),
     )
+
+
+def save(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    file_format: str | None = None,
+    shard_size: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write `tensors`, in their order, to `path`: the whole file or none.
+
+    Names of one and the same memory are stored once; a safetensors file states the other names in its metadata, as
+    safetensors' own `save_model` does. The file holds a SHA-256 of each tensor, which inspect(verify=True) compares.
+    The format follows the ending unless `file_format` names it; "dcp" is a folder for torch.distributed.checkpoint. With `shard_size` (bytes, or "5GB") there are several
+    files and, written last, `path` + ".index.json". `progress` hears bytes done and in all. Extra memory: one tensor for each thread, and only where its
+    values don't lie in order on the CPU.
+
+    Raises:
+        UsageError: a name, value, size or ending that can't be written.
+        WriteError: a file could not be written; what stood at its place is intact.
+    """
+    from torchgraft.writing import save as write_tensors
+
+    saved = write_tensors(path, tensors, metadata, file_format=file_format, shard_size=shard_size, progress=progress)
+    return replace(saved, renderers=renderers("saved"))
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    file_format: str | None = None,
+    shard_size: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write the state dict of `model` to `path`; see `save`. Extra state that is no tensor goes into torch files only.
+
+    Raises:
+        UsageError: the model holds what the format can't.
+        WriteError: a file could not be written; what stood at its place is intact.
+    """
+    from torchgraft.writing import save_model as write_model
+
+    saved = write_model(path, model, metadata, file_format=file_format, shard_size=shard_size, progress=progress)
+    return replace(saved, renderers=renderers("saved"))
 
 
 def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:

@@ -274,3 +274,23 @@ def test_a_freeze_that_is_dropped_stays_and_keeps_no_other_from_being_undone():
     second.undo()
     assert all(p.requires_grad for p in model.norm.parameters())
     assert not any(p.requires_grad for p in model.stem.parameters())
+
+
+class Stubborn(nn.BatchNorm1d):
+    """Lets nobody replace its train()."""
+
+    def __setattr__(self, name, value):
+        if name == "train":
+            raise TypeError("no")
+        super().__setattr__(name, value)
+
+
+def test_a_freeze_that_fails_half_way_leaves_nothing_frozen():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), Stubborn(4))
+    model(torch.randn(3, 4)).sum().backward()
+    before = state_of(model)
+    with pytest.raises(TypeError, match="no"):
+        freeze(model, patterns=["*"])
+    assert state_of(model) == before
+    freeze(model, patterns=["0", "1"]).undo()
+    assert state_of(model) == before

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model
 from torch import nn
 
+import torchgraft as tg
 from torchgraft.core.errors import UsageError, WriteError
 from torchgraft.writing import save, save_model
 
@@ -256,3 +257,25 @@ def test_any_names_shapes_and_types_come_back(tmp_path_factory, drawn):
     path = tmp_path_factory.mktemp("any") / "m.safetensors"
     save(path, given_)
     assert same(load(path), given_)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_what_was_written_is_said(tmp_path, ending):
+    saved = tg.save_model(tmp_path / f"m{ending}", nn.Linear(2, 3))
+    assert str(saved).startswith(f"wrote {tmp_path}/m{ending}: ")
+    assert "2 tensors" in repr(saved)
+    again = tg.save(tmp_path / f"n{ending}", nn.Linear(2, 3).state_dict())
+    assert again.to_dict()["tensors"] == saved.tensors == 2
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.eye(3).to_sparse(), torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)],
+    ids=["sparse", "nested"],
+)
+def test_tensors_that_are_not_dense_are_refused_before_anything_is_written(tmp_path, ending, tensor):
+    path = tmp_path / f"m{ending}"
+    with pytest.raises(tg.UsageError, match=r"a is (sparse_coo|nested), which is not written; make it dense"):
+        tg.save(path, {"w": torch.ones(2), "a": tensor})
+    assert not list(tmp_path.iterdir())

@@ -130,9 +130,15 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     quiet, moving = _to_still(found, frozen, {tensor.key for tensor in picked}, wish)
     if dropout == "off":
         quiet = [*_whole(found, frozen), *quiet]
-    undo = [_without_gradient(tensor) for tensor in parameters]
-    undo += [hold(t.places[0].tensor, t.known) for t in held if t.known]
-    undo += [still(found.modules[path], model) for path in quiet]
+    undo: list[Callable[[], None]] = []
+    try:
+        undo.extend(_without_gradient(tensor) for tensor in parameters)
+        undo.extend(hold(t.places[0].tensor, t.known) for t in held if t.known)
+        undo.extend(still(found.modules[path], model) for path in quiet)
+    except BaseException:  # Ctrl-C, or a module that takes no such flag: nobody would have the way back
+        while undo:
+            undo.pop()()
+        raise
     return Frozen(
         names=[t.name for t in parameters],
         held={t.name: t.places[0].tensor for t in held},

@@ -93,14 +93,19 @@ def still(module: nn.Module, root: nn.Module) -> Callable[[], None]:
 
     changes = [Change(inner, "mode", inner.training, partial(put_flag_back, inner)) for inner in module.modules()]
     changes.append(Change(module, "train", vars(module).get("train"), put_back))
-    module.train = partial(stay_in_eval, module)  # type: ignore[method-assign]
-    stay_in_eval(module)
-    mode = root.training  # after it: `module` may be the root itself
+    mode = root.training
 
     def undo() -> None:
         for change in reversed(changes):  # the outermost flag last: that of the root is asked for
             change.undo()
 
+    try:
+        module.train = partial(stay_in_eval, module)  # type: ignore[method-assign]
+        stay_in_eval(module)
+        mode = root.training  # after it: `module` may be the root itself
+    except BaseException:
+        undo()
+        raise
     return undo
 
 

@@ -43,7 +43,7 @@ def of_tensor(name: str, tensor: torch.Tensor) -> Item:
     """Return a tensor of the caller as an item: a view of plain CPU memory, else a copy while it is written.
 
     Raises:
-        UsageError: an element type that no format holds.
+        UsageError: an element type, or a layout, that no format holds.
         WriteError: the machine is big-endian.
     """
     import torch
@@ -52,6 +52,10 @@ def of_tensor(name: str, tensor: torch.Tensor) -> Item:
         dtype = DType.of(str(tensor.dtype))
     except KeyError:
         raise UsageError(f"{printable(name)} is {tensor.dtype}, which is not written; cast it") from None
+
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise UsageError(f"{printable(name)} is {kind}, which is not written; make it dense")
 
     def pieces() -> Iterator[memoryview]:
         plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()

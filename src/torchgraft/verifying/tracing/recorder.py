@@ -130,13 +130,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _RANDOM:
             self._random.append(index)
         live, weights = self._origin(inputs)
-        numbers = []
+        looks = []
         has_float = any(t.is_floating_point() or t.is_complex() for t in outs)
         for t in outs:
             look = None
             held = not name.startswith(_UNSET) and (t.is_floating_point() or t.is_complex() or not has_float)
             if held:
                 look = self._look(name, t, tensors, inputs)
+            looks.append(look)
+        numbers = []
+        for t, look in zip(outs, looks, strict=True):
             numbers.append(
                 self._add(t, Value(op=index, shape=tuple(t.shape), fingerprint=look, weights=weights, live=live))
             )
