@@ -134,3 +134,10 @@ def test_what_cannot_be_done_to_a_parametrized_head_is_refused():
     source = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4, bias=False))
     plan = tg.plan(model, source, axis_names={"parametrizations": tg.AxisNames("abcd", "dcba")})
     assert plan.refusals
+
+
+def test_names_of_an_axis_that_is_not_there_are_an_error():
+    with pytest.raises(tg.UsageError, match=r"axis_names=\{'weight': ...\}: dim=2 is none of the 2 axes"):
+        tg.plan(
+            nn.Embedding(3, 2), {"weight": torch.randn(3, 2)}, axis_names={"weight": tg.AxisNames("abc", "cab", dim=2)}
+        )

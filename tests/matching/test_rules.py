@@ -164,3 +164,55 @@ def test_what_stays_fresh_takes_no_tensor_away_from_what_has_its_shape():
         model, {"layer.weight": torch.randn(4, 4), "layer.bias": torch.randn(4)}, fresh=["old"], on_doubt="take"
     )
     assert [step.slot.name for step in plan.steps if step.feeds] == ["new.weight", "new.bias"]
+
+
+def three():
+    return nn.ModuleDict({name: nn.Linear(3, 3) for name in "abc"})
+
+
+def shuffled(state, order):
+    return {key: state[key] for key in sorted(state, key=lambda key: order.index(key[0]))}
+
+
+@pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+@pytest.mark.parametrize("asked", [{"rename": {"a": "b"}}, {"fan_out": {"a": ["b", "b"]}}, {"copies": {"a": "b"}}])
+def test_a_rule_comes_before_the_tensor_that_has_the_name_already(asked, order):
+    model, file = three(), shuffled(three().state_dict(), order)
+    report = tg.load(model, file, **asked)
+    assert torch.equal(model["b"].weight, file["a.weight"])
+    assert {u.spec.name: u.why.text for u in report.plan.unused} == dict.fromkeys(
+        ("b.weight", "b.bias"), "another tensor fills the place of this name"
+    )
+
+
+@pytest.mark.parametrize("order", ["abc", "cba"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"rename": {"a": "c", "b": "c"}},
+        {"fan_out": {"a": ["c"], "b": ["c"]}},
+        {"fan_out": {"a": ["c"]}, "rename": {"b": "c"}},
+        {"copies": {"a": "c", "b": "c"}},
+        {"rename": {"{name}.": "c."}},
+    ],
+)
+def test_rules_that_send_two_tensors_to_one_place_are_an_error(asked, order):
+    model, file = three(), shuffled(three().state_dict(), order)
+    before = model["c"].weight.tolist()
+    with pytest.raises(
+        tg.UsageError, match=r"let '\w\.\w+' and '\w\.\w+' both be 'c\.\w+': one place takes one tensor"
+    ):
+        tg.load(model, file, **asked)
+    assert model["c"].weight.tolist() == before
+
+
+def test_rules_may_send_several_tensors_out_of_the_model():
+    model, file = three(), three().state_dict()
+    plan = tg.plan(model, file, rename={"a": "nowhere", "b": "nowhere"}, fresh=["a", "b"])
+    assert {u.spec.name[0] for u in plan.unused} == {"a", "b"}
+
+
+def test_exchanged_names_are_exchanged():
+    model, file = three(), three().state_dict()
+    tg.load(model, file, rename={"a": "b", "b": "c", "c": "a"})
+    assert all(torch.equal(model[to].weight, file[f"{of}.weight"]) for of, to in ("ab", "bc", "ca"))

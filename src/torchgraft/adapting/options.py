@@ -125,6 +125,13 @@ class Options:
                 if not any(covers(pattern, name) for name in names):
                     hint = did_you_mean(pattern, [*names, *(n.rpartition(".")[0] for n in names)])
                     raise UsageError(f"{option}: no tensor of the model is called {printable(pattern)!r}{hint}")
+        for pattern, axis in self.axis_names.items():
+            sizes = [len(slot.spec.shape) for slot in slots if any(covers(pattern, name) for name in slot.names)]
+            if axis.dim >= max(sizes):
+                raise UsageError(
+                    f"axis_names={{{pattern!r}: ...}}: dim={axis.dim} is none of the {max(sizes)} axes of what it covers; axes "
+                    "count from 0"
+                )
         for pattern, dims in self.permute.items():
             found = [slot for slot in slots if any(covers(pattern, name) for name in slot.names)]
             if not any(len(slot.spec.shape) == len(dims) for slot in found):

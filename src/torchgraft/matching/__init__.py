@@ -120,7 +120,7 @@ class Given:
 
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
-    shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present(part)]
+    shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present_once(part, names)]
     back = restored([name for name, _ in shown], names)
     shown = [(back.get(name, name), key) for name, key in shown]
     back = unchunked([name for name, _ in shown], list(names))

@@ -49,8 +49,33 @@ class Rules:
             names = [n for name in names for n in self._spread(name)]
             names = [n for name in names for n in self._relayered(name)]
             names += [n for name in names for n in self._copied(name)]
-            shown += [(name, key) for name in names]
+            shown += [(name, key) for name in dict.fromkeys(names)]
         return shown
+
+    def present_once(self, keys: Sequence[str], model: Iterable[str]) -> list[tuple[str, str]]:
+        """Return what `present` does, with one key for each name: a rule comes before the key that is called so anyway.
+
+        Raises:
+            UsageError: the rules give several keys the same of the `model`'s names.
+        """
+        shown = self.present(keys)
+        claims: dict[str, list[str]] = {}
+        for name, key in shown:
+            claims.setdefault(name, []).append(key)
+        if len(claims) == len(shown):
+            return shown
+        wanted = set(model)
+        once: list[tuple[str, str]] = []
+        for name, claimed in claims.items():
+            sent = [key for key in claimed if key != name]
+            if len(sent) > 1 and any(end in wanted for end in ends(name)):
+                both = " and ".join(repr(printable(key, 80)) for key in sent[:2])
+                raise UsageError(
+                    f"rename=, fan_out=, layers= and copies= let {both} both be {printable(name)!r}: one place takes one tensor; leave "
+                    "one of them out of the rules"
+                )
+            once.append((name, (sent or claimed)[0]))
+        return once
 
     def in_the_file(self, keys: Sequence[str], names: Sequence[str]) -> Rules:
         """Return the rules with each layer list that has a path of the model's, `names`, under its path in the file.
