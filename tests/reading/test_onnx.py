@@ -176,3 +176,11 @@ def test_graphs_without_end_are_refused(tmp_path):
     proto = helper.make_model(graph)
     with pytest.raises(LimitExceededError, match="depth"):
         open_checkpoint(write(tmp_path, proto))
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "link.onnx"])
+def test_a_tensor_that_lies_in_the_model_itself_is_refused(tmp_path, name):
+    path = write(tmp_path, model([outside("w", torch.ones(2, 2), location=name)]))
+    (tmp_path / "link.onnx").hardlink_to(path)
+    with pytest.raises(CorruptCheckpointError, match="tensor w lies in the model itself"):
+        open_checkpoint(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
@@ -165,6 +166,10 @@ class Initialiser:
         if length != need:
             raise window.corrupt(f"tensor {shown} has {length} bytes in {printable(name, 80)}, its shape needs {need}")
         other = open_beside(window.file, name).window()
+        if os.path.sameopenfile(window.file.fd, other.file.fd):
+            raise window.corrupt(
+                f"tensor {shown} lies in the model itself, whose bytes are names and shapes; expected a file beside it"
+            )
         if offset + need > other.size:
             raise other.corrupt(
                 f"truncated: tensor {shown} of {printable(label, 80)} ends at byte {offset + need}, the file has {other.size}"
