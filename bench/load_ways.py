@@ -87,7 +87,7 @@ def buffer_for(_, path, case):
 
 
 def tenth_of(name, *_):
-    """Return a model of the first tenth of the parameters, under their names."""
+    """Return a model of the first tenth of the parameters, under their names; buffers go with them, as parameters."""
     whole, root, left = on_meta(MODELS[name]), nn.Module(), 0
     left = sum(p.numel() for p in whole.parameters()) // 10
     for path, tensor in whole.state_dict().items():
@@ -97,7 +97,7 @@ def tenth_of(name, *_):
             if not hasattr(home, part):
                 home.add_module(part, nn.Module())
             home = getattr(home, part)
-        home.register_parameter(last, nn.Parameter(torch.ones(tensor.shape), requires_grad=False))
+        home.register_parameter(last, nn.Parameter(torch.ones_like(tensor, device="cpu"), requires_grad=False))
         left -= tensor.numel()
         if left < 0:
             break

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 PAGE = 4096
 SMALL = 4 * PAGE
@@ -46,17 +47,14 @@ class Written:
     mapped: set[str] = field(default_factory=set)
 
 
-def sample_ranges(size: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges of a tensor to compare: all of it up to 16 KiB, else its first, middle and last page.
+@lru_cache  # a large model has few sizes, and many parts of each tensor ask
+def sample_ranges(size: int) -> tuple[tuple[int, int], ...]:
+    """Return the byte ranges of a tensor to compare: all of it up to 16 KiB, else its first, middle and last page.
 
     A page begins at a multiple of its size, so the last may be shorter.
     """
     if size <= SMALL:
-        if size:
-            yield 0, size
-        return
+        return ((0, size),) if size else ()
     middle = size // 2 // PAGE * PAGE
     last = (size - 1) // PAGE * PAGE
-    yield 0, PAGE
-    yield middle, middle + PAGE
-    yield last, size
+    return (0, PAGE), (middle, middle + PAGE), (last, size)
