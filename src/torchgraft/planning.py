@@ -45,6 +45,8 @@ def make_plan(source: Source, target: Target, asked: Request, model: object = No
 
 
 def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
+    from torchgraft.adapting.named_rows import row_meaning
+
     start = time.perf_counter()
     require_weights(source.networks, source.origin)
     ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
@@ -54,9 +56,10 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     if plan is None:
         plan = _weighed(source, target, asked, choice, ranks, hooks.renames)
     beside = () if asked.prefer else _beside(source, plan)
+    meant = () if asked.options.axis_names else row_meaning(plan, source.metadata)
     return replace(
         plan,
-        notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes, *beside) if n),
+        notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes, *beside, *meant) if n),
         origin=source.origin,
         format=source.format,
         seconds=time.perf_counter() - start,
