@@ -251,12 +251,14 @@ def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
 def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
     """Return whether the other is a member of an open row that is called like the one."""
     row, _, last = other.path.rpartition(".")
+    if not last.isdecimal() or row not in rows:
+        return False
     paths = (
         {one.path}
         if BARE in one.leaves
         else {one.path, *(leaf.keys[0].rpartition(".")[0] for leaf in one.leaves.values())}
     )
-    return last.isdecimal() and row in rows and any(is_one_path(row, path) for path in paths)
+    return any(is_one_path(row, path) for path in paths)
 
 
 def _is_of(unit: Unit, keys: Container[str]) -> bool:

@@ -23,12 +23,12 @@ def lonely(paired: Iterable[int], units: Sequence[Unit]) -> set[int]:
     """
     used = set(paired)
     blocks = {units[at].block for at in used}
-    places = {at: _place(unit) for at, unit in enumerate(units) if unit.block in blocks}
-    free = Counter([place for at, place in places.items() if at not in used])
+    free = Counter([_place(unit) for at, unit in enumerate(units) if at not in used and unit.block in blocks])
     if not free:
         return set()
-    fed = Counter([place for at, place in places.items() if at in used])
-    return {at for at, place in places.items() if at in used and units[at].block and free[place] > fed[place]}
+    places = {at: _place(units[at]) for at in used if units[at].block}
+    fed = Counter(places.values())
+    return {at for at, place in places.items() if free[place] > fed[place]}
 
 
 def _place(unit: Unit) -> tuple[str, str]:
@@ -60,7 +60,9 @@ class Counted:
     """Lists of one name that the sides count from different numbers and that differ in length: numbers say nothing."""
 
     def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
-        self._rows = _members(sources), _members(targets)
+        self._rows = [
+            {row: (min(held), len(held)) for row, held in _members(units).items()} for units in (sources, targets)
+        ]
 
     def differ(self, source: Unit, target: Unit) -> bool:
         """Return whether the blocks of two units are members of such lists."""
@@ -70,7 +72,7 @@ class Counted:
         if not is_one_path(".".join(ours), ".".join(theirs)):
             return False
         first, second = self._rows[0][ours], self._rows[1][theirs]
-        return min(first) != min(second) and len(first) != len(second)
+        return first[0] != second[0] and first[1] != second[1]
 
 
 def _members(units: Sequence[Unit]) -> dict[Row, set[int]]:
