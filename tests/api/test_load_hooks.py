@@ -91,3 +91,26 @@ def test_models_without_such_code_have_nothing_told():
         torch.compile(nn.Linear(3, 3)),
     ):
         assert tg.load(model, model.state_dict()).plan.notes == ()
+
+
+class Turning(nn.Linear):
+    """Saves its weight the other way round, or in another type, as `how` says."""
+
+    def __init__(self, how):
+        super().__init__(3, 3)
+        self.how = how
+
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        return state | {"weight": self.how(state["weight"])}
+
+
+@pytest.mark.parametrize("how", [torch.Tensor.t, torch.Tensor.half, torch.Tensor.flatten])
+def test_a_state_dict_that_gives_another_form_is_told(how):
+    notes = tg.plan(Turning(how), {"weight": torch.randn(3, 3), "bias": torch.randn(3)}).notes
+    assert any("state_dict() of Turning gives weight in another form" in note for note in notes)
+
+
+@pytest.mark.parametrize("how", [torch.Tensor.clone, torch.Tensor.detach, lambda weight: weight])
+def test_a_state_dict_that_gives_the_same_or_copies_has_nothing_told(how):
+    assert not tg.plan(Turning(how), {"weight": torch.randn(3, 3), "bias": torch.randn(3)}).notes

@@ -88,13 +88,27 @@ class Walk:
         """Every tensor that a module registers, as often as it does, without asking for their names."""
         return [place.tensor for place in self._found]
 
-    @cached_property
+    @property
     def places(self) -> list[Place]:
         """Every tensor under every one of its state-dict names, in state-dict order.
 
         Buffers that no state dict holds come with `persistent=False`, after the persistent tensors of their module.
         """
-        return _renamed(self.model, self._found) if _renames(self) else self._found
+        return self._named[0]
+
+    @property
+    def altered(self) -> list[str]:
+        """Names under which the model's own `state_dict` gives something of another shape, type or order than it holds."""
+        return self._named[1]
+
+    @cached_property
+    def _named(self) -> tuple[list[Place], list[str]]:
+        """The places under their names, and the names of what `state_dict` alters; what it gives isn't kept."""
+        if not _renames(self):
+            return self._found, []
+        state = _state_of(self.model)
+        altered = [place.name for place in self._found if _is_altered(place.tensor, state.get(place.name))]
+        return _renamed(state, self._found), altered
 
     def held(self) -> dict[str, torch.Tensor]:
         """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
@@ -202,12 +216,23 @@ def _defined_outside_torch(function: Callable[..., object]) -> bool:
     return getattr(function, "__module__", "") != "torch.nn.modules.module"
 
 
-def _renamed(model: nn.Module, found: list[Place]) -> list[Place]:
+def _is_altered(held: torch.Tensor, given: Any) -> bool:
+    """Return whether a tensor of a state dict is another form of the one that is held; a copy is taken for the same."""
+    try:
+        if given is None or given is held or held.is_meta or is_spread(held):
+            return False
+        if given.shape != held.shape or given.dtype != held.dtype:
+            return True
+        return bool(given.data_ptr() == held.data_ptr() and given.numel() and given.stride() != held.stride())
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError, ValueError):  # no tensor, or an unusual one
+        return False
+
+
+def _renamed(state: Mapping[str, Any], found: list[Place]) -> list[Place]:
     """Return `found` under the names that the model's own `state_dict` gives the very same tensors.
 
     What it gives copies of keeps its path. A buffer that it leaves out is not persistent; a parameter is one all the same.
     """
-    state = _state_of(model)
     names: dict[Hashable, list[str]] = {}
     for name, value in state.items():
         for key in _marks(value):

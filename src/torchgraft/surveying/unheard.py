@@ -37,6 +37,11 @@ def _notes(walk: Walk) -> Iterator[str]:
             f"code that {_said(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
             "out from the weights"
         )
+    if walk.altered:
+        yield (
+            f"state_dict() of {type(walk.model).__name__} gives {listed(walk.altered, SHOWN)} in another form (shape, type or order of "
+            "axes) than the model holds it: what the file has under that name goes in as it is; permute= turns it"
+        )
     model = type(walk.model)
     if _is_foreign(model, "load_state_dict"):
         yield f"{model.__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
