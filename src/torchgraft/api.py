@@ -202,14 +202,13 @@ def load(  # noqa: PLR0913  # what, and how: by name
         from torchgraft.verifying import compare_values
 
     wanted = requested("load", asked)
+    if not is_module(model):
+        raise _no_model(model, checkpoint)
     with (
         collector_paused(),
-        team_of(seen := _walked(model)) as team,
+        team_of(seen := Walk(model)) as team,
         team.together(partial(_opened, checkpoint, wanted, model)) as source,
     ):
-        if seen is None:
-            kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-            raise UsageError(f"{kind} can't be filled: give an nn.Module; plan() takes other models, too")
         target = target_of(seen)
         wanted = _with_origin(wanted, checkpoint)
         decide = partial(_tried, source, wanted, model, (target, seen))
@@ -237,6 +236,20 @@ def load(  # noqa: PLR0913  # what, and how: by name
         mapped=done.mapped,
         renderers=renderers("report"),
     )
+
+
+def _no_model(model: object, checkpoint: object) -> UsageError:
+    """Return an error that says what was given in place of a model."""
+    if isinstance(model, type):
+        return UsageError(
+            f"the class {model.__name__} can't be filled: give an nn.Module, which {model.__name__}(...) makes"
+        )
+    hint = (
+        "load() takes the model first, then the checkpoint"
+        if is_module(checkpoint)
+        else "plan() takes other models, too"
+    )
+    return UsageError(f"a {type(model).__name__} can't be filled: give an nn.Module; {hint}")
 
 
 def _walked(model: object) -> Walk | None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.api import load
-from torchgraft.core.errors import UninitialisedError
+from torchgraft.core.errors import UninitialisedError, UsageError
+from torchgraft.core.places import is_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,11 @@ def build(
     """
     from torchgraft.applying import on_meta, with_values
 
+    if is_module(factory) or not callable(factory):
+        kind = type(factory).__name__
+        raise UsageError(
+            f"factory is a {kind}: give a function or class that makes the model; load() fills one that is there"
+        )
     model, reason = on_meta(factory)
     if model is not None:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
+from torchgraft.core.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,11 +135,14 @@ def _callable(model: str) -> Any:
         raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"--model {model}: importing {home} raised {_said(error)}") from error
-    try:
-        for part in name.split("."):
+    for part in name.split("."):
+        try:
             found = getattr(found, part)
-    except AttributeError as error:
-        raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
+        except AttributeError as error:
+            hint = did_you_mean(part, [one for one in dir(found) if callable(getattr(found, one, None))])
+            raise UsageError(
+                f"--model {model}: {error}{hint or '; give module:callable, or the path of a checkpoint'}"
+            ) from error
     return found
 
 

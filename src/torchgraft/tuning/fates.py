@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import did_you_mean
-from torchgraft.core.places import Place, Walk
+from torchgraft.core.places import Place, Walk, is_module
 from torchgraft.core.plan import Action, Plan
 from torchgraft.core.results.report import Report
 from torchgraft.ops import (
@@ -106,7 +106,8 @@ def plan_of(given: Report | Plan) -> Plan:
     if isinstance(given, Report):
         return given.plan
     if not isinstance(given, Plan):
-        raise UsageError(f"report is a {type(given).__name__}: give what load() or plan() returned")
+        first = "give the model first, then the report" if is_module(given) else "give what load() or plan() returned"
+        raise UsageError(f"report is a {type(given).__name__}: {first}")
     return given
 
 
@@ -114,21 +115,28 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
     """Return the fate of every tensor of `model`. A tensor that the plan doesn't know, or of another shape, is fresh.
 
     Raises:
-        UsageError: the plan is for another model: not one parameter is in both.
+        UsageError: the plan is for another model: not one tensor of the same shape is in both. Or `model` is none.
     """
+    if not is_module(model):
+        raise UsageError(f"model is a {type(model).__name__}: give the model first, then the report of load()")
     walk = Walk(model)
     grouped: dict[int, list[Place]] = {}
     for place in walk.places:
         grouped.setdefault(id(place.tensor), []).append(place)
     steps = {} if given is None else plan_of(given).by_name
     found = tuple(Tensor(tuple(group), *_fate(group, steps)) for group in grouped.values())
-    if given is not None and not any(place.name in steps for tensor in found for place in tensor.places):
+    if given is not None and not any(_is_known(tensor.places, steps) for tensor in found):
         first = printable(found[0].name) if found else "no parameter at all"
         raise UsageError(
-            f"the report and the model have no tensor in common (the model has {first}): pass the model that was loaded, "
-            "not a wrapper around it"
+            f"the report is of another model: no tensor of it is here in the same shape (this one has {first}); pass the model "
+            "that was loaded, not a wrapper around it or a part of it"
         )
     return Fates(found, dict(walk.modules))
+
+
+def _is_known(group: Sequence[Place], steps: Mapping[str, Step]) -> bool:
+    shape = tuple(group[0].tensor.shape)
+    return any(place.name in steps and steps[place.name].slot.spec.shape == shape for place in group)
 
 
 def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | None]:

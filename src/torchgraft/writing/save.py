@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from torchgraft.writing.items import of_tensor
 from torchgraft.writing.shards import ShardWriter, size_of, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable
 
     import torch
     from torch import nn
@@ -57,6 +58,10 @@ def save(
         UsageError: a name, value, size or ending that can't be written.
         WriteError: a file could not be written; what stood at its place is intact.
     """
+    if not isinstance(tensors, Mapping):
+        raise UsageError(
+            f"tensors is a {type(tensors).__name__}: save takes the path first, then a dictionary of tensors"
+        )
     return _written(path, tensors, metadata or {}, file_format, shard_size, progress)
 
 
@@ -75,6 +80,8 @@ def save_model(
         UsageError: the model holds what the format can't.
         WriteError: a file could not be written; what stood at its place is intact.
     """
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"model is a {type(model).__name__}: save_model takes the path first, then the model")
     return _written(path, model.state_dict(), metadata or {}, file_format, shard_size, progress)
 
 

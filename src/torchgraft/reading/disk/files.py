@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
 from threading import Lock
@@ -25,6 +26,7 @@ PIECE = 16 << 20
 TRIES = 8
 _MOST_BUFFERS = 1024  # of one system call (IOV_MAX of Linux)
 _SEEK = Lock()
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]*\w|[A-Za-z][\w-]*")  # owner/name, or a bare name without an ending
 
 
 def shown(path: str) -> str:
@@ -229,6 +231,8 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
     text = words.get(code, "") if code is not None else ""
     if code == errno.ENOENT and "://" in os.fsdecode(path):
         text += "; nothing is downloaded: fetch it first, and give its path"
+    elif code == errno.ENOENT and _HUB_NAME.fullmatch(os.fsdecode(path)):
+        text += "; a model's name on a hub is not looked up: download it first, and give its folder"
     return CorruptCheckpointError(f"{shown(os.fsdecode(path))}: {text or error}")
 
 

@@ -1,0 +1,81 @@
+"""What is given in the wrong place, or made for another model, is said in a sentence that tells the right way."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def net(width=4, classes=2):
+    return nn.Sequential(nn.Linear(width, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+
+
+@pytest.fixture(scope="module")
+def report():
+    return tg.load(net(), net())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda _: tg.load(net().state_dict(), net()), "load() takes the model first"),
+        (lambda _: tg.load("net.pt", net()), "load() takes the model first"),
+        (lambda _: tg.load({}, "net.pt"), "a dict can't be filled: give an nn.Module"),
+        (
+            lambda _: tg.load(nn.Linear, {}),
+            "the class Linear can't be filled: give an nn.Module, which Linear(...) makes",
+        ),
+        (lambda _: tg.build(net(), {}), "factory is a Sequential: give a function or class"),
+        (lambda _: tg.save_model(net(), "net.pt"), "save_model takes the path first"),
+        (lambda _: tg.save({}, "net.pt"), "save takes the path first"),
+        (lambda report: tg.freeze(report, net()), "give the model first, then the report"),
+        (lambda report: tg.param_groups(report, net(), lr=1), "give the model first, then the report"),
+        (lambda report: tg.freeze(nn.Sequential(nn.Linear(3, 3)), report), "the report is of another model"),
+        (
+            lambda report: tg.param_groups(nn.Sequential(nn.Linear(3, 3)), report, lr=1),
+            "the report is of another model",
+        ),
+        (lambda report: tg.param_groups(nn.ModuleDict({"body": net()}), report, lr=1), "not a wrapper around it"),
+    ],
+)
+def test_the_right_way_is_told(call, said, report):
+    with pytest.raises(tg.UsageError) as caught:
+        call(report)
+    assert said in str(caught.value)
+
+
+def test_a_head_that_was_replaced_after_loading_counts_as_fresh(report):
+    model = net(classes=9)
+    fresh = {g["name"]: g["names"] for g in tg.param_groups(model, report, lr=1)}["fresh"]
+    assert fresh == ["2.weight", "2.bias"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "org/some-model.v2"])
+def test_names_of_models_on_a_hub_are_not_looked_up(name):
+    with pytest.raises(tg.CheckpointError, match=r"download it first, and give its folder"):
+        tg.inspect(name)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "a/b/c", "/nowhere/model"])
+def test_other_missing_files_are_just_missing(name):
+    with pytest.raises(tg.CheckpointError, match=r"no such file or folder$"):
+        tg.inspect(name)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_script_module_is_filled_and_left_as_any_other():
+    source = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.jit.script(net(classes=5))
+    report = tg.load(model, source.state_dict())
+    assert [step.slot.name for step in report.plan.fresh] == ["2.weight", "2.bias"]
+    assert torch.equal(model.state_dict()["0.weight"], source[0].weight)
+    tg.freeze(model, report)
+    assert [p.requires_grad for p in model.parameters()] == [False] * 4 + [True] * 2
+    with pytest.raises(tg.PlanRefusedError):
+        tg.load(model, {"0.weight": torch.full((4, 4), float("nan"))})
+    assert torch.equal(model.state_dict()["0.weight"], source[0].weight)
