@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Renderers:
-    """Functions from a result to text, to plain data and, where there is one, to an HTML page."""
+    """Functions from a result to text, to its first line, to plain data and, where there is one, to an HTML page."""
 
     text: Callable[[Any], str]
+    line: Callable[[Any], str]
     to_dict: Callable[[Any], dict[str, Any]]
     html: Callable[[Any], str] | None = None
 
@@ -34,8 +35,7 @@ class Shown:
         """Return the first line of the text: what a session shows that asks for the value and doesn't print it."""
         if self.renderers is None:
             return f"<{type(self).__name__} without renderers>"
-        first = self.renderers.text(self).partition("\n")[0]
-        return f"<{type(self).__name__}: {first}; print() shows all of it>"
+        return f"<{type(self).__name__}: {self.renderers.line(self)}; print() shows all of it>"
 
     def _repr_html_(self) -> str | None:
         """Return the whole text for a notebook, None where nothing can show it."""

@@ -95,7 +95,7 @@ def _fitting(conversion: Conversion, source: Source, prefer: str | None) -> Netw
         n for n in source.networks if prefer is None or n.path == prefer or prefer in (n.role, *n.path.split("/"))
     ]
     if not called:
-        found = ", ".join(repr(n.path) for n in source.networks[:8]) or "none"
+        found = ", ".join(repr(n.path) if n.path else "the top level" for n in source.networks[:8]) or "none"
         raise UsageError(f"prefer={prefer!r}: the file holds no such network; it holds {found}")
     rated = [(sum(1 for _ in misfits(conversion, network.specs)), at) for at, network in enumerate(called)]
     best = called[min(rated)[1]]

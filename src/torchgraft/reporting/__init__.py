@@ -23,7 +23,7 @@ _VIEWS = {
 }  # fmt: skip
 _WITH_PAGE = ("plan", "report")
 
-__all__ = ["data_of", "page_of", "renderers", "text_of", "usual_lines", "view_of"]
+__all__ = ["data_of", "line_of", "page_of", "renderers", "text_of", "usual_lines", "view_of"]
 
 
 def view_of(kind: str, result: object) -> View:
@@ -45,6 +45,16 @@ def text_of(kind: str, result: object, *, most_lines: int | None = None) -> str:
         return view_text(view_of(kind, result), most_lines=most_lines or usual_lines(kind))
 
 
+def line_of(kind: str, result: object) -> str:
+    """Return the first line of the text; that of a plan or a report without making all the rest."""
+    if kind not in _WITH_PAGE:
+        return text_of(kind, result).partition("\n")[0]
+    from torchgraft.reporting import views
+
+    made: str = getattr(views, f"{kind}_verdict")(result)
+    return made
+
+
 def data_of(kind: str, result: object) -> dict[str, Any]:
     """Return a result as data that `json.dumps` takes as it is."""
     from torchgraft.reporting import json
@@ -64,4 +74,4 @@ def page_of(kind: str, result: object) -> str:
 def renderers(kind: str) -> Renderers:
     """Return what shows results of this kind. It can be pickled, as plans are that processes share."""
     page = partial(page_of, kind) if kind in _WITH_PAGE else None
-    return Renderers(partial(text_of, kind), partial(data_of, kind), page)
+    return Renderers(partial(text_of, kind), partial(line_of, kind), partial(data_of, kind), page)
