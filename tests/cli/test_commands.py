@@ -168,6 +168,15 @@ def test_an_unexpected_error_has_no_traceback_unless_asked(run, files, monkeypat
     assert isinstance(run("inspect", files / "pre.pth").exception, KeyError)
 
 
+def test_ctrl_c_ends_as_shells_expect(run, files, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchgraft.api.inspect", stopped)
+    result = run("inspect", files / "pre.pth")
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
+
+
 def test_a_terminal_gets_colour_and_a_pipe_does_not(files):
     pty = pytest.importorskip("pty")
     reader, writer = pty.openpty()

@@ -28,8 +28,12 @@ Exit codes:
   8  the output could not be written; what stood there is intact
   9  filling the model failed; it was rolled back
   10 verify: the outputs of the two models differ
+  130 interrupted (Ctrl-C); an output is whole, or not there
 
 Set TORCHGRAFT_TRACEBACK=1 to see where an unexpected error came from."""
+
+
+INTERRUPTED = 128 + 2  # what shells make of SIGINT
 
 
 class HeadedCommand(click.Command):
@@ -71,6 +75,9 @@ class ErrorGroup(click.Group):
             raise
         except BrokenPipeError:
             raise
+        except KeyboardInterrupt:
+            click.echo("error: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
         except Exception as error:
             if os.environ.get("TORCHGRAFT_TRACEBACK"):
                 raise
