@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from torchgraft.ops.base import BaseOp, expect, expect_count, expect_float, working_dtype
+from torchgraft.ops.base import BaseOp, working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,12 +51,12 @@ class LoraMerge(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 3, 4)
+        self.expect_count(specs, 3, 4)
         base, up, down = specs[:3]
         need = "up [out, rank] and down [rank, in, ...] should make a base [out, in, ...]"
-        expect(that=_rank_fits(base, up, down), op=self.name, specs=specs, need=need)
-        expect(that=all(s.numel == 1 for s in specs[3:]), op=self.name, specs=specs, need="alpha should be a scalar")
-        expect_float(self.name, specs[:3])
+        self.expect(specs, need, that=_rank_fits(base, up, down))
+        self.expect(specs, "alpha should be a scalar", that=all(s.numel == 1 for s in specs[3:]))
+        self.expect_float(specs[:3])
         return base
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -83,13 +83,13 @@ class DoraMerge(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 4, 5)
+        self.expect_count(specs, 4, 5)
         base, up, down, magnitude = specs[:4]
         need = "up [out, rank], down [rank, in, ...] and one magnitude per row should go with a base [out, in, ...]"
         fits = _rank_fits(base, up, down) and magnitude.numel == base.shape[0]
-        expect(that=fits, op=self.name, specs=specs, need=need)
-        expect(that=all(s.numel == 1 for s in specs[4:]), op=self.name, specs=specs, need="alpha should be a scalar")
-        expect_float(self.name, specs[:4])
+        self.expect(specs, need, that=fits)
+        self.expect(specs, "alpha should be a scalar", that=all(s.numel == 1 for s in specs[4:]))
+        self.expect_float(specs[:4])
         return base
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -119,13 +119,13 @@ class LohaMerge(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 5, 6)
+        self.expect_count(specs, 5, 6)
         base = specs[0]
         fits = all(_rank_fits(base, specs[i], specs[i + 1]) for i in (1, 3))
         need = "both up [out, rank] and down [rank, in, ...] should make a base [out, in, ...]"
-        expect(that=fits, op=self.name, specs=specs, need=need)
-        expect(that=all(s.numel == 1 for s in specs[5:]), op=self.name, specs=specs, need="alpha should be a scalar")
-        expect_float(self.name, specs[:5])
+        self.expect(specs, need, that=fits)
+        self.expect(specs, "alpha should be a scalar", that=all(s.numel == 1 for s in specs[5:]))
+        self.expect_float(specs[:5])
         return base
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

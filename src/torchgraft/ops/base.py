@@ -75,54 +75,44 @@ class BaseOp(ABC):
             data[f.name] = list(value) if isinstance(value, tuple) else value
         return data
 
+    # -- what the inputs and the fields of an op must be: each raises UsageError, naming the op, where they aren't
 
-def expect(*, that: bool, op: str, specs: Sequence[TensorSpec], need: str) -> None:
-    """Raise UsageError naming the op, the shapes that came in and what it needs, unless `that` holds."""
-    if not that:
-        shapes = ", ".join(str(list(s.shape)) for s in specs) or "no inputs"
-        raise UsageError(f"{op} can't take {shapes}: {need}")
+    def expect(self, specs: Sequence[TensorSpec], need: str, *, that: bool, what: str = "") -> None:
+        """Refuse these inputs unless `that` holds: `need` says what the op (or `what`, its inverse, say) takes."""
+        if not that:
+            shapes = ", ".join(str(list(s.shape)) for s in specs) or "no inputs"
+            raise UsageError(f"{what or self.name} can't take {shapes}: {need}")
 
+    def expect_count(self, specs: Sequence[TensorSpec], *counts: int) -> None:
+        """Refuse inputs whose number is none of `counts`."""
+        accepted = " or ".join(str(c) for c in counts) + (" tensor" if counts == (1,) else " tensors")
+        self.expect(specs, f"it takes {accepted}, not {len(specs)}", that=len(specs) in counts)
 
-def expect_count(op: str, specs: Sequence[TensorSpec], *counts: int) -> None:
-    """Raise UsageError unless the number of inputs is one of `counts`."""
-    accepted = " or ".join(str(c) for c in counts) + (" tensor" if counts == (1,) else " tensors")
-    expect(that=len(specs) in counts, op=op, specs=specs, need=f"it takes {accepted}, not {len(specs)}")
+    def expect_dim(self, specs: Sequence[TensorSpec], dim: int) -> None:
+        """Refuse inputs that have no dimension `dim`."""
+        self.expect(specs, f"there is no dimension {dim}", that=all(0 <= dim < len(s.shape) for s in specs))
 
+    def expect_float(self, specs: Sequence[TensorSpec]) -> None:
+        """Refuse inputs that hold something else than real floating-point numbers."""
+        kinds = ", ".join(str(s.dtype) for s in specs)
+        self.expect(specs, f"it computes on floats, not {kinds}", that=all(s.dtype.is_float for s in specs))
 
-def expect_dim(op: str, specs: Sequence[TensorSpec], dim: int) -> None:
-    """Raise UsageError unless every input has a dimension `dim`."""
-    fits = all(0 <= dim < len(s.shape) for s in specs)
-    expect(that=fits, op=op, specs=specs, need=f"there is no dimension {dim}")
+    def expect_choice(self, field: str, value: str, choices: Iterable[str]) -> None:
+        """Refuse a `value` that is none of `choices`."""
+        if value not in choices:
+            raise UsageError(f"{self.name}: {field} is {value!r}; accepted are {', '.join(map(repr, choices))}")
 
+    def expect_sizes(self, field: str, sizes: Shape, *, least: int = 1) -> None:
+        """Refuse `sizes` below `least`."""
+        if any(n < least for n in sizes):
+            raise UsageError(f"{self.name}: {field} is {list(sizes)}; sizes of at least {least} are accepted")
 
-def expect_float(op: str, specs: Sequence[TensorSpec]) -> None:
-    """Raise UsageError unless every input holds real floating-point numbers."""
-    kinds = ", ".join(str(s.dtype) for s in specs)
-    expect(that=all(s.dtype.is_float for s in specs), op=op, specs=specs, need=f"it computes on floats, not {kinds}")
-
-
-def expect_choice(op: str, field: str, value: str, choices: Iterable[str]) -> None:
-    """Raise UsageError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UsageError(f"{op}: {field} is {value!r}; accepted are {', '.join(map(repr, choices))}")
-
-
-def expect_sizes(op: str, field: str, sizes: Shape, *, least: int = 1) -> None:
-    """Raise UsageError unless all `sizes` are at least `least`."""
-    if any(n < least for n in sizes):
-        raise UsageError(f"{op}: {field} is {list(sizes)}; sizes of at least {least} are accepted")
-
-
-def dtype_of(op: str, label: str) -> DType:
-    """Return the element type called `label`.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        return DType.of(label)
-    except KeyError:
-        raise UsageError(f"{op}: there is no element type {label!r}") from None
+    def dtype_of(self, label: str) -> DType:
+        """Return the element type called `label`; refuse what is none."""
+        try:
+            return DType.of(label)
+        except KeyError:
+            raise UsageError(f"{self.name}: there is no element type {label!r}") from None
 
 
 def with_shape(spec: TensorSpec, shape: Shape) -> TensorSpec:

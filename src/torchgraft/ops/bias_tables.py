@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import BaseOp, expect, expect_choice, expect_count, expect_float, with_shape, working_dtype
+from torchgraft.ops.base import BaseOp, with_shape, working_dtype
 from torchgraft.ops.resample import interpolated, size_words
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ResampleBiasTable(BaseOp):
     rounds = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "method", self.method, ("bicubic", "bicubic-antialias", "geometric"))
+        self.expect_choice("method", self.method, ("bicubic", "bicubic-antialias", "geometric"))
         wrong = any(len(w) != 2 or min(w) < 1 for w in (self.source_window, self.target_window)) or self.extra < 0
         if wrong:
             raise UsageError(
@@ -49,14 +49,14 @@ class ResampleBiasTable(BaseOp):
             )
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         shape = specs[0].shape
         source, target = _offsets(self.source_window), _offsets(self.target_window)
         flat, maps = (prod(source) + self.extra,), None if self.extra else source
         need = f"a window {size_words(self.source_window)} with {self.extra} extra rows has {flat[0]} rows"
         fits = (len(shape) == 2 and shape[:1] == flat) or (len(shape) == 3 and shape[1:] == maps)
-        expect(that=fits, op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=fits)
+        self.expect_float(specs)
         return with_shape(specs[0], (prod(target) + self.extra, shape[1]) if len(shape) == 2 else (shape[0], *target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

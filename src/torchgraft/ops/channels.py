@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import BaseOp, expect, expect_choice, expect_count, expect_float, replaced, widened, with_shape
+from torchgraft.ops.base import BaseOp, replaced, widened, with_shape
 from torchgraft.ops.exact import gather
 from torchgraft.ops.resample import arrow, size_words
 
@@ -46,7 +46,7 @@ class AdaptInputChannels(BaseOp):
 
     def __post_init__(self) -> None:
         kind, _, k = self.rule.partition(":")
-        expect_choice(self.name, "rule", kind, _RULES)
+        self.expect_choice("rule", kind, _RULES)
         if k.isdecimal() != (kind == "copy") or (k and kind != "copy"):
             raise UsageError(f"{self.name}: rule {self.rule!r} is none; a rule to copy channel 1 is 'copy:1'")
         if min(self.target, self.groups) < 1 or self.target % self.groups:
@@ -57,19 +57,19 @@ class AdaptInputChannels(BaseOp):
         return self.target == self.groups
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         shape = specs[0].shape
         source = shape[1] if len(shape) > 1 else 0
         groups = f" in {self.groups} groups" if self.groups > 1 else ""
         need = f"it takes a kernel [out, {self.source or 'in'}, ...]{groups}"
         fits = source > 0 and source % self.groups == 0 and self.source in (None, source)
-        expect(that=fits, op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=fits)
+        self.expect_float(specs)
         kind, _, k = self.rule.partition(":")
         grows = kind in ("repeat", "sum", "mean") or self.target >= source or (kind == "copy" and self._one)
         need = f"rule {self.rule!r} doesn't lead to {self.target} channels"
         fits = grows and int(k or 0) < source // self.groups
-        expect(that=fits, op=self.name, specs=specs, need=need)
+        self.expect(specs, need, that=fits)
         return with_shape(specs[0], replaced(shape, 1, self.target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -152,15 +152,15 @@ class InflateKernel(BaseOp):
     rounds = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "rule", self.rule, ("mean", "centre"))
+        self.expect_choice("rule", self.rule, ("mean", "centre"))
         if len(self.target) < 4 or min(self.target) < 1:
             raise UsageError(f"{self.name}: {list(self.target)} is no kernel with a depth")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         flat = (*self.target[:2], *self.target[3:])
-        expect(that=specs[0].shape == flat, op=self.name, specs=specs, need=f"it takes a kernel {list(flat)}")
-        expect_float(self.name, specs)
+        self.expect(specs, f"it takes a kernel {list(flat)}", that=specs[0].shape == flat)
+        self.expect_float(specs)
         return with_shape(specs[0], self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -190,7 +190,7 @@ class PadKernel(BaseOp):
         _expect_nested(self.name, self.source, self.target)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        return _resized_kernel(self.name, specs, self.source, self.target)
+        return _resized_kernel(self, specs, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         out = values[0].new_zeros((*values[0].shape[:2], *self.target))
@@ -218,7 +218,7 @@ class CropKernel(BaseOp):
         _expect_nested(self.name, self.target, self.source)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        return _resized_kernel(self.name, specs, self.source, self.target)
+        return _resized_kernel(self, specs, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         return values[0][middle(self.target, self.source)]
@@ -236,12 +236,12 @@ def _expect_nested(op: str, small: tuple[int, ...], large: tuple[int, ...]) -> N
         raise UsageError(f"{op}: a kernel {list(small)} has no middle place in one of {list(large)}")
 
 
-def _resized_kernel(op: str, specs: Sequence[TensorSpec], source: Shape, target: Shape) -> TensorSpec:
+def _resized_kernel(op: BaseOp, specs: Sequence[TensorSpec], source: Shape, target: Shape) -> TensorSpec:
     """Return the spec of a kernel [out, in, *target] made from one [out, in, *source] (UsageError otherwise)."""
-    expect_count(op, specs, 1)
+    op.expect_count(specs, 1)
     shape = specs[0].shape
     fits = len(shape) == 2 + len(source) and shape[2:] == source
-    expect(that=fits, op=op, specs=specs, need=f"it takes a kernel of size {size_words(source)}")
+    op.expect(specs, f"it takes a kernel of size {size_words(source)}", that=fits)
     return with_shape(specs[0], (*shape[:2], *target))
 
 

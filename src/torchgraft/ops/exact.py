@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import BaseOp, axis_words, dtype_of, expect, expect_count, expect_dim, replaced, with_shape
+from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
 from torchgraft.ops.runs import cut, inner, picked
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Transpose(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect(that=len(specs[0].shape) == 2, op=self.name, specs=specs, need="it takes one matrix")
+        self.expect_count(specs, 1)
+        self.expect(specs, "it takes one matrix", that=len(specs[0].shape) == 2)
         return with_shape(specs[0], specs[0].shape[::-1])
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -59,11 +59,9 @@ class Permute(BaseOp):
             raise UsageError(f"permute: {list(self.dims)} is no order of the dimensions 0 to {len(self.dims) - 1}")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         shape = specs[0].shape
-        expect(
-            that=len(shape) == len(self.dims), op=self.name, specs=specs, need=f"it takes {len(self.dims)} dimensions"
-        )
+        self.expect(specs, f"it takes {len(self.dims)} dimensions", that=len(shape) == len(self.dims))
         return with_shape(specs[0], tuple(shape[d] for d in self.dims))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -87,11 +85,9 @@ class Reshape(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         fits = specs[0].numel == prod(self.shape) and all(n >= 0 for n in self.shape)
-        expect(
-            that=fits, op=self.name, specs=specs, need=f"the result {list(self.shape)} has another number of elements"
-        )
+        self.expect(specs, f"the result {list(self.shape)} has another number of elements", that=fits)
         return with_shape(specs[0], self.shape)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -121,14 +117,12 @@ class SliceDim(BaseOp):
     name = "slice"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect_dim(self.name, specs, self.dim)
+        self.expect_count(specs, 1)
+        self.expect_dim(specs, self.dim)
         size = specs[0].shape[self.dim]
         need = f"{self.start}:{self.stop} is no part of dimension {self.dim}"
-        expect(that=0 <= self.start <= self.stop <= size, op=self.name, specs=specs, need=need)
-        expect(
-            that=self.of in (None, size), op=self.name, specs=specs, need=f"dimension {self.dim} should be {self.of}"
-        )
+        self.expect(specs, need, that=0 <= self.start <= self.stop <= size)
+        self.expect(specs, f"dimension {self.dim} should be {self.of}", that=self.of in (None, size))
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.stop - self.start))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -153,13 +147,11 @@ class SelectRows(BaseOp):
     name = "select"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect_dim(self.name, specs, self.dim)
+        self.expect_count(specs, 1)
+        self.expect_dim(specs, self.dim)
         size = specs[0].shape[self.dim]
         wrong = next((i for i in self.indices if not 0 <= i < size), None)
-        expect(
-            that=wrong is None, op=self.name, specs=specs, need=f"there is no index {wrong} along dimension {self.dim}"
-        )
+        self.expect(specs, f"there is no index {wrong} along dimension {self.dim}", that=wrong is None)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, len(self.indices)))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -173,7 +165,7 @@ class SelectRows(BaseOp):
         self.out_spec(specs)
         size = specs[0].shape[self.dim]
         whole = sorted(self.indices) == list(range(size))
-        expect(that=whole, op=f"the inverse of {self.name}", specs=specs, need="the indices are no permutation")
+        self.expect(specs, "the indices are no permutation", that=whole, what=f"the inverse of {self.name}")
         return (SelectRows(self.dim, tuple(opposite(self.indices))),)
 
     def describe(self) -> str:
@@ -190,11 +182,11 @@ class Index(BaseOp):
     name = "index"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect_dim(self.name, specs, self.dim)
+        self.expect_count(specs, 1)
+        self.expect_dim(specs, self.dim)
         shape = specs[0].shape
         need = f"there is no index {self.i} along dimension {self.dim}"
-        expect(that=0 <= self.i < shape[self.dim], op=self.name, specs=specs, need=need)
+        self.expect(specs, need, that=0 <= self.i < shape[self.dim])
         return with_shape(specs[0], (*shape[: self.dim], *shape[self.dim + 1 :]))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -216,11 +208,11 @@ class Cast(BaseOp):
     name = "cast"
 
     def __post_init__(self) -> None:
-        dtype_of(self.name, self.dtype)
+        self.dtype_of(self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        return type(specs[0])(specs[0].name, specs[0].shape, dtype_of(self.name, self.dtype))
+        self.expect_count(specs, 1)
+        return type(specs[0])(specs[0].name, specs[0].shape, self.dtype_of(self.dtype))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the converted tensor, the input itself where it has the type already."""
@@ -234,7 +226,7 @@ class Cast(BaseOp):
         """
         target, source = self.out_spec(specs).dtype, specs[0].dtype
         need = f"{target} can't hold every {source}"
-        expect(that=target.holds(source), op=f"the inverse of {self.name}", specs=specs, need=need)
+        self.expect(specs, need, that=target.holds(source), what=f"the inverse of {self.name}")
         return (Cast(source.label),)
 
     def describe(self) -> str:

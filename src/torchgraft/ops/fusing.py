@@ -12,16 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import (
-    BaseOp,
-    expect,
-    expect_choice,
-    expect_count,
-    expect_dim,
-    expect_float,
-    widened,
-    with_shape,
-)
+from torchgraft.ops.base import BaseOp, widened, with_shape
 from torchgraft.ops.channels import middle
 from torchgraft.ops.resample import size_words
 
@@ -52,12 +43,12 @@ class FuseNormWeight(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 2, 3)
-        expect_dim(self.name, specs[:1], self.dim)
+        self.expect_count(specs, 2, 3)
+        self.expect_dim(specs[:1], self.dim)
         channels = (specs[0].shape[self.dim],)
         fits = all(s.shape == channels for s in specs[1:])
-        expect(that=fits, op=self.name, specs=specs, need=f"the norm should have {channels[0]} channels")
-        expect_float(self.name, specs)
+        self.expect(specs, f"the norm should have {channels[0]} channels", that=fits)
+        self.expect_float(specs)
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -84,10 +75,10 @@ class FuseNormBias(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 2, 3, 4, 5)
+        self.expect_count(specs, 2, 3, 4, 5)
         fits = len({s.shape for s in specs}) == 1 and len(specs[0].shape) == 1
-        expect(that=fits, op=self.name, specs=specs, need="all should have the same number of channels")
-        expect_float(self.name, specs)
+        self.expect(specs, "all should have the same number of channels", that=fits)
+        self.expect_float(specs)
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -118,9 +109,9 @@ class FuseBranches(BaseOp):
     rounds = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "part", self.part, ("weight", "bias"))
+        self.expect_choice("part", self.part, ("weight", "bias"))
         for kind in self.branches:
-            expect_choice(self.name, "branch", kind, _BRANCH)
+            self.expect_choice("branch", kind, _BRANCH)
         if not self.branches or not self.kernel or any(n % 2 == 0 for n in self.kernel) or self.groups < 1:
             raise UsageError(f"{self.name}: no branches, or a kernel {list(self.kernel)} without a middle")
 
@@ -133,7 +124,7 @@ class FuseBranches(BaseOp):
         return out
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, sum(_BRANCH[kind] for kind in self.branches))
+        self.expect_count(specs, sum(_BRANCH[kind] for kind in self.branches))
         out = specs[0].shape[0] if specs[0].shape else 0
         convs = [b[0] for kind, b in zip(self.branches, self._cut(specs), strict=True) if kind.startswith("conv")]
         inner = convs[0].shape[1] if convs and len(convs[0].shape) > 1 else out // self.groups
@@ -141,15 +132,15 @@ class FuseBranches(BaseOp):
         need = f"all branches should have {out} output and {inner} input channels"
         alike = all(s.shape == (out,) for s in vectors) and all(s.shape[:2] == (out, inner) for s in convs)
         identity = "norm" not in self.branches or (out % self.groups == 0 and out == inner * self.groups)
-        expect(that=alike and identity, op=self.name, specs=specs, need=need)
+        self.expect(specs, need, that=alike and identity)
         small = all(
             len(s.shape) == 2 + len(self.kernel)
             and all(a <= b and a % 2 == 1 for a, b in zip(s.shape[2:], self.kernel, strict=True))
             for s in convs
         )
         need = f"every kernel should have a middle and fit into {size_words(self.kernel)}"
-        expect(that=small, op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=small)
+        self.expect_float(specs)
         return with_shape(specs[0], (out, inner, *self.kernel) if self.part == "weight" else (out,))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import BaseOp, axis_words, expect, expect_choice, expect_count, expect_dim
+from torchgraft.ops.base import BaseOp, axis_words
 from torchgraft.ops.exact import gather, opposite
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import TensorSpec
 
 
-def _same_rows(op: str, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:
+def _same_rows(op: BaseOp, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:
     """Return the single input's spec, unless its size along `dim` is no multiple of `multiple` (UsageError)."""
-    expect_count(op, specs, 1)
-    expect_dim(op, specs, dim)
+    op.expect_count(specs, 1)
+    op.expect_dim(specs, dim)
     need = f"dimension {dim} must be a multiple of {multiple}"
-    expect(that=specs[0].shape[dim] % multiple == 0, op=op, specs=specs, need=need)
+    op.expect(specs, need, that=specs[0].shape[dim] % multiple == 0)
     return specs[0]
 
 
@@ -47,7 +47,7 @@ class _GroupedRows(BaseOp):
             raise UsageError(f"{self.name}: {self.groups} groups of parts {list(self.parts)} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        return _same_rows(self.name, specs, self.dim, self.groups * sum(self.parts))
+        return _same_rows(self, specs, self.dim, self.groups * sum(self.parts))
 
     def _order(self, size: int) -> list[int]:
         """Return, for `size` rows stored group by group, the source row of each row stored part by part."""
@@ -110,15 +110,15 @@ class RotaryLayout(BaseOp):
     lossless = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "to", self.to, ("half", "interleaved"))
+        self.expect_choice("to", self.to, ("half", "interleaved"))
         if self.heads < 1 or (self.rotary is not None and (self.rotary < 2 or self.rotary % 2)):
             raise UsageError(f"rotary_layout: {self.heads} heads with {self.rotary} rotary rows make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        spec = _same_rows(self.name, specs, self.dim, self.heads * (2 if self.rotary is None else 1))
+        spec = _same_rows(self, specs, self.dim, self.heads * (2 if self.rotary is None else 1))
         per_head = spec.shape[self.dim] // self.heads
         need = f"a head has {per_head} rows, fewer than the {self.rotary} rotary ones"
-        expect(that=(self.rotary or 0) <= per_head, op=self.name, specs=specs, need=need)
+        self.expect(specs, need, that=(self.rotary or 0) <= per_head)
         return spec
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

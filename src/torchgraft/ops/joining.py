@@ -8,16 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import (
-    BaseOp,
-    axis_words,
-    expect,
-    expect_choice,
-    expect_count,
-    expect_dim,
-    replaced,
-    with_shape,
-)
+from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
 from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, opposite
 from torchgraft.ops.runs import joined
 
@@ -30,11 +21,11 @@ if TYPE_CHECKING:
     from torchgraft.ops.runs import Run
 
 
-def _expect_alike(op: str, specs: Sequence[TensorSpec]) -> None:
+def _expect_alike(op: BaseOp, specs: Sequence[TensorSpec]) -> None:
     """Raise UsageError unless there are inputs and they share one element type."""
-    expect(that=len(specs) > 0, op=op, specs=specs, need="it takes at least one tensor")
+    op.expect(specs, "it takes at least one tensor", that=len(specs) > 0)
     kinds = sorted({str(s.dtype) for s in specs})
-    expect(that=len(kinds) == 1, op=op, specs=specs, need=f"their element types differ: {', '.join(kinds)}")
+    op.expect(specs, f"their element types differ: {', '.join(kinds)}", that=len(kinds) == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +38,11 @@ class Concat(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        _expect_alike(self.name, specs)
-        expect_dim(self.name, specs, self.dim)
+        _expect_alike(self, specs)
+        self.expect_dim(specs, self.dim)
         rest = {replaced(s.shape, self.dim, 0) for s in specs}
         need = f"all sizes but that of dimension {self.dim} must be equal"
-        expect(that=len(rest) == 1, op=self.name, specs=specs, need=need)
+        self.expect(specs, need, that=len(rest) == 1)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, sum(s.shape[self.dim] for s in specs)))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -81,10 +72,10 @@ class Stack(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        _expect_alike(self.name, specs)
+        _expect_alike(self, specs)
         shape = specs[0].shape
-        expect(that=len({s.shape for s in specs}) == 1, op=self.name, specs=specs, need="all shapes must be equal")
-        expect(that=0 <= self.dim <= len(shape), op=self.name, specs=specs, need=f"no new dimension {self.dim} fits")
+        self.expect(specs, "all shapes must be equal", that=len({s.shape for s in specs}) == 1)
+        self.expect(specs, f"no new dimension {self.dim} fits", that=0 <= self.dim <= len(shape))
         return with_shape(specs[0], (*shape[: self.dim], len(specs), *shape[self.dim :]))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -120,7 +111,7 @@ class JoinRanks(BaseOp):
     lossless = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "kind", self.kind, ("rows", "columns", "parts"))
+        self.expect_choice("kind", self.kind, ("rows", "columns", "parts"))
         if (self.kind == "parts") != bool(self.parts) or any(p < 1 for p in self.parts):
             raise UsageError(f"join_ranks: kind {self.kind!r} doesn't go with parts {list(self.parts)}")
 
@@ -129,13 +120,13 @@ class JoinRanks(BaseOp):
         return Concat(1 if self.kind == "columns" else 0)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        _expect_alike(self.name, specs)
-        expect_dim(self.name, specs, self._concat.dim)
+        _expect_alike(self, specs)
+        self.expect_dim(specs, self._concat.dim)
         out = self._concat.out_spec(specs)
         if self.kind == "parts":
             fits = len({s.shape for s in specs}) == 1 and specs[0].shape[0] % sum(self.parts) == 0
             need = f"every rank needs the same number of rows, a multiple of {sum(self.parts)}"
-            expect(that=fits, op=self.name, specs=specs, need=need)
+            self.expect(specs, need, that=fits)
         return out
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -177,11 +168,11 @@ class InsertZeros(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect_dim(self.name, specs, self.dim)
+        self.expect_count(specs, 1)
+        self.expect_dim(specs, self.dim)
         size = specs[0].shape[self.dim]
         need = f"{self.count} zeros can't go before index {self.at} of dimension {self.dim}"
-        expect(that=0 <= self.at <= size and self.count >= 0, op=self.name, specs=specs, need=need)
+        self.expect(specs, need, that=0 <= self.at <= size and self.count >= 0)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, size + self.count))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

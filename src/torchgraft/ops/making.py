@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
-from torchgraft.ops.base import BaseOp, dtype_of, expect_count, expect_sizes
+from torchgraft.ops.base import BaseOp
 from torchgraft.ops.exact import torch_dtype
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class Making(BaseOp):
     lossless = True
 
     def __post_init__(self) -> None:
-        expect_sizes(self.name, "shape", self.shape, least=0)
-        dtype_of(self.name, self.dtype)
+        self.expect_sizes("shape", self.shape, least=0)
+        self.dtype_of(self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 0)
-        return TensorSpec("", self.shape, dtype_of(self.name, self.dtype))
+        self.expect_count(specs, 0)
+        return TensorSpec("", self.shape, self.dtype_of(self.dtype))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         self.out_spec(specs)
@@ -70,7 +70,7 @@ class Literal(Making):
         Making.__post_init__(self)
         if len(self.values) != prod(self.shape):
             raise UsageError(f"{self.name}: {len(self.values)} values don't fill {list(self.shape)}")
-        kind = dtype_of(self.name, self.dtype).kind
+        kind = self.dtype_of(self.dtype).kind
         if kind != "float" and any(value != value // 1 for value in self.values):
             raise UsageError(f"{self.name}: {self.dtype} holds whole numbers")
 
@@ -100,8 +100,8 @@ class Identity(Making):
     name = "identity"
 
     def __post_init__(self) -> None:
-        expect_sizes(self.name, "shape", self.shape)
-        dtype_of(self.name, self.dtype)
+        self.expect_sizes("shape", self.shape)
+        self.dtype_of(self.dtype)
         if len(self.shape) < 2 or self.groups < 1 or self.shape[0] != self.shape[1] * self.groups:
             raise UsageError(
                 f"identity: {list(self.shape)} with {self.groups} group(s) has not as many outputs as inputs"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UsageError
 from torchgraft.core.specs import TensorSpec
-from torchgraft.ops.base import BaseOp, dtype_of, expect, expect_count, expect_sizes
+from torchgraft.ops.base import BaseOp
 from torchgraft.ops.exact import torch_dtype
 from torchgraft.ops.resample import size_words
 
@@ -42,21 +42,19 @@ class DequantBlocks(BaseOp):
     name = "dequant_blocks"
 
     def __post_init__(self) -> None:
-        expect_sizes(self.name, "block", self.block)
-        dtype_of(self.name, self.dtype)
+        self.expect_sizes("block", self.block)
+        self.dtype_of(self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 2, 3)
+        self.expect_count(specs, 2, 3)
         weight, *rest = specs
         block = self.block or weight.shape
-        expect(
-            that=len(block) == len(weight.shape), op=self.name, specs=specs, need=f"a block has {len(block)} dimensions"
-        )
+        self.expect(specs, f"a block has {len(block)} dimensions", that=len(block) == len(weight.shape))
         count = prod(_blocks(weight.shape, block)) if self.block else 1
         need = f"there should be {count} scales, one per block {size_words(block)}"
-        expect(that=all(s.numel == count for s in rest), op=self.name, specs=specs, need=need)
-        expect(that=rest[0].dtype.is_float, op=self.name, specs=specs, need=f"scales are floats, not {rest[0].dtype}")
-        return TensorSpec(weight.name, weight.shape, dtype_of(self.name, self.dtype))
+        self.expect(specs, need, that=all(s.numel == count for s in rest))
+        self.expect(specs, f"scales are floats, not {rest[0].dtype}", that=rest[0].dtype.is_float)
+        return TensorSpec(weight.name, weight.shape, self.dtype_of(self.dtype))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         import torch
@@ -115,26 +113,19 @@ class Dequant4bit(BaseOp):
     name = "dequant_4bit"
 
     def __post_init__(self) -> None:
-        expect_sizes(self.name, "shape", self.shape)
-        dtype_of(self.name, self.dtype)
+        self.expect_sizes("shape", self.shape)
+        self.dtype_of(self.dtype)
         if min(self.blocksize, self.nested_blocksize) < 1:
             raise UsageError(f"{self.name}: blocks of {self.blocksize} and {self.nested_blocksize} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 3, 4, 5, 6)
+        self.expect_count(specs, 3, 4, 5, 6)
         packed, _, quant_map = specs[:3]
         size = -(-prod(self.shape) // 2)
-        expect(
-            that=packed.nbytes == size, op=self.name, specs=specs, need=f"{list(self.shape)} takes {size} packed bytes"
-        )
-        expect(that=quant_map.numel == 16, op=self.name, specs=specs, need="the map of codes should have 16 values")
-        expect(
-            that=quant_map.dtype.is_float,
-            op=self.name,
-            specs=specs,
-            need=f"the map holds floats, not {quant_map.dtype}",
-        )
-        return TensorSpec(packed.name, self.shape, dtype_of(self.name, self.dtype))
+        self.expect(specs, f"{list(self.shape)} takes {size} packed bytes", that=packed.nbytes == size)
+        self.expect(specs, "the map of codes should have 16 values", that=quant_map.numel == 16)
+        self.expect(specs, f"the map holds floats, not {quant_map.dtype}", that=quant_map.dtype.is_float)
+        return TensorSpec(packed.name, self.shape, self.dtype_of(self.dtype))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the weight.

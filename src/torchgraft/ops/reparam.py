@@ -6,16 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from torchgraft.ops.base import (
-    BaseOp,
-    expect,
-    expect_choice,
-    expect_count,
-    expect_dim,
-    expect_float,
-    widened,
-    with_shape,
-)
+from torchgraft.ops.base import BaseOp, widened, with_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,14 +47,14 @@ class WeightNormBake(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 2)
+        self.expect_count(specs, 2)
         g, v = specs
         if self.dim is not None:
-            expect_dim(self.name, [v], self.dim)
+            self.expect_dim([v], self.dim)
         each = "" if self.dim is None else f" for each index of v's dimension {self.dim}"
         need = f"g should hold one magnitude{each}"
-        expect(that=g.numel == prod(_gain_shape(v.shape, self.dim)), op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=g.numel == prod(_gain_shape(v.shape, self.dim)))
+        self.expect_float(specs)
         return type(g)(g.name, v.shape, v.dtype)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -90,13 +81,13 @@ class WeightNormSplit(BaseOp):
     rounds = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "part", self.part, ("g", "v"))
+        self.expect_choice("part", self.part, ("g", "v"))
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         if self.dim is not None:
-            expect_dim(self.name, specs, self.dim)
-        expect_float(self.name, specs)
+            self.expect_dim(specs, self.dim)
+        self.expect_float(specs)
         return specs[0] if self.part == "v" else with_shape(specs[0], _gain_shape(specs[0].shape, self.dim))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -123,14 +114,14 @@ class SpectralNormBake(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 3)
+        self.expect_count(specs, 3)
         w, u, v = specs
-        expect_dim(self.name, [w], self.dim)
+        self.expect_dim([w], self.dim)
         high = w.shape[self.dim]
         wide = prod(n for d, n in enumerate(w.shape) if d != self.dim)
         fits = u.shape == (high,) and v.shape == (wide,)
-        expect(that=fits, op=self.name, specs=specs, need=f"u and v should have {high} and {wide} elements")
-        expect_float(self.name, specs)
+        self.expect(specs, f"u and v should have {high} and {wide} elements", that=fits)
+        self.expect_float(specs)
         return w
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -149,9 +140,9 @@ class ApplyMask(BaseOp):
     name = "apply_mask"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 2)
-        expect(that=specs[0].shape == specs[1].shape, op=self.name, specs=specs, need="the shapes must be equal")
-        expect_float(self.name, specs[:1])
+        self.expect_count(specs, 2)
+        self.expect(specs, "the shapes must be equal", that=specs[0].shape == specs[1].shape)
+        self.expect_float(specs[:1])
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -172,8 +163,8 @@ class Scale(BaseOp):
     rounds = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect_float(self.name, specs)
+        self.expect_count(specs, 1)
+        self.expect_float(specs)
         return specs[0]
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

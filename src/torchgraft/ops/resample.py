@@ -7,17 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import (
-    BaseOp,
-    expect,
-    expect_choice,
-    expect_count,
-    expect_dim,
-    expect_float,
-    replaced,
-    with_shape,
-    working_dtype,
-)
+from torchgraft.ops.base import BaseOp, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import gather
 
 if TYPE_CHECKING:
@@ -73,8 +63,8 @@ class ResampleGrid(BaseOp):
 
     def __post_init__(self) -> None:
         _expect_sizes(self.name, self.source_grid, self.target_grid)
-        expect_choice(self.name, "mode", self.mode, SMOOTH)
-        expect_choice(self.name, "layout", self.layout, ("rows", "channels-last", "channels-first"))
+        self.expect_choice("mode", self.mode, SMOOTH)
+        self.expect_choice("layout", self.layout, ("rows", "channels-last", "channels-first"))
         inside = self.prefix_source >= 0 and all(0 <= i < self.prefix_source for i in self.prefix_rows)
         if not inside or (self.prefix_source and self.layout != "rows"):
             raise UsageError(
@@ -90,16 +80,14 @@ class ResampleGrid(BaseOp):
         return (*shape[:-2], *self.target_grid)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         shape, rank = specs[0].shape, 2 if self.layout == "rows" else 3
-        expect(
-            that=len(shape) >= rank, op=self.name, specs=specs, need=f"{self.layout} needs {rank} dimensions or more"
-        )
+        self.expect(specs, f"{self.layout} needs {rank} dimensions or more", that=len(shape) >= rank)
         held = {"rows": (shape[-2],), "channels-last": shape[-3:-1], "channels-first": shape[-2:]}[self.layout]
         wanted = (self.prefix_source + prod(self.source_grid),) if self.layout == "rows" else self.source_grid
         need = f"a grid {size_words(self.source_grid)} behind {self.prefix_source} rows has sizes {list(wanted)}"
-        expect(that=held == wanted, op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=held == wanted)
+        self.expect_float(specs)
         return with_shape(specs[0], self._target(shape))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -171,17 +159,17 @@ class Resample1d(BaseOp):
     rounds = True
 
     def __post_init__(self) -> None:
-        expect_choice(self.name, "mode", self.mode, ("linear", "nearest"))
+        self.expect_choice("mode", self.mode, ("linear", "nearest"))
         if self.target < 1 or self.prefix < 0:
             raise UsageError(f"{self.name}: {self.target} positions after {self.prefix} make no sense")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
-        expect_dim(self.name, specs, self.dim)
+        self.expect_count(specs, 1)
+        self.expect_dim(specs, self.dim)
         source = specs[0].shape[self.dim] - self.prefix
         need = f"dimension {self.dim} should hold {self.source or 'some'} positions after {self.prefix} prefix rows"
-        expect(that=source > 0 and self.source in (None, source), op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=source > 0 and self.source in (None, source))
+        self.expect_float(specs)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.prefix + self.target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -219,15 +207,15 @@ class ResamplePatch(BaseOp):
 
     def __post_init__(self) -> None:
         _expect_sizes(self.name, self.source or self.target, self.target)
-        expect_choice(self.name, "mode", self.mode, SMOOTH)
+        self.expect_choice("mode", self.mode, SMOOTH)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_count(self.name, specs, 1)
+        self.expect_count(specs, 1)
         shape = specs[0].shape
         fits = len(shape) == 4 and min(shape) > 0 and self.source in ((), shape[2:])
         need = f"it takes a kernel [out, in, {', '.join(map(str, self.source or ('height', 'width')))}]"
-        expect(that=fits, op=self.name, specs=specs, need=need)
-        expect_float(self.name, specs)
+        self.expect(specs, need, that=fits)
+        self.expect_float(specs)
         return with_shape(specs[0], (*shape[:2], *self.target))
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:

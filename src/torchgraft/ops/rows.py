@@ -6,17 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.base import (
-    BaseOp,
-    axis_words,
-    expect,
-    expect_count,
-    expect_dim,
-    expect_float,
-    replaced,
-    with_shape,
-    working_dtype,
-)
+from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import SliceDim
 
 if TYPE_CHECKING:
@@ -27,11 +17,11 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import TensorSpec
 
 
-def _resized(op: str, specs: Sequence[TensorSpec], dim: int, source: int, target: int) -> TensorSpec:
+def _resized(op: BaseOp, specs: Sequence[TensorSpec], dim: int, source: int, target: int) -> TensorSpec:
     """Return the single input's spec with `target` instead of `source` indices along `dim` (UsageError otherwise)."""
-    expect_count(op, specs, 1)
-    expect_dim(op, specs, dim)
-    expect(that=specs[0].shape[dim] == source, op=op, specs=specs, need=f"dimension {dim} should be {source}")
+    op.expect_count(specs, 1)
+    op.expect_dim(specs, dim)
+    op.expect(specs, f"dimension {dim} should be {source}", that=specs[0].shape[dim] == source)
     return with_shape(specs[0], replaced(specs[0].shape, dim, target))
 
 
@@ -55,7 +45,7 @@ class _Longer(BaseOp):
         _expect_change(self.name, self.source, self.target)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        return _resized(self.name, specs, self.dim, self.source, self.target)
+        return _resized(self, specs, self.dim, self.source, self.target)
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         self.out_spec(specs)
@@ -81,7 +71,7 @@ class MeanRows(_Longer):
             raise UsageError(f"{self.name}: there is no mean of {self.known} of {self.source} rows")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        expect_float(self.name, specs)
+        self.expect_float(specs)
         return _Longer.out_spec(self, specs)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -128,7 +118,7 @@ class TrimRows(BaseOp):
         _expect_change(self.name, self.target, self.source)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        return _resized(self.name, specs, self.dim, self.source, self.target)
+        return _resized(self, specs, self.dim, self.source, self.target)
 
     def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         return values[0].narrow(self.dim, 0, self.target)
