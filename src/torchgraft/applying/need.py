@@ -12,9 +12,8 @@ from torchgraft.applying.memory import is_away, is_plain
 from torchgraft.applying.segments import segments, turned
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
-from torchgraft.core.memory import Memory
 from torchgraft.core.places import here, walk_of
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,9 +17,24 @@ if TYPE_CHECKING:
 
     import torch
 
-    from torchgraft.core.memory import Memory
     from torchgraft.core.proof import Proof
     from torchgraft.core.specs import Shape, Slot, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes that a load takes beside the model at most, with `undo="auto"`.
+
+    `kept` are old values, needed to put the model back; `working` is what is read and computed at one time.
+    """
+
+    kept: int = 0
+    working: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.kept + self.working
 
 
 class Op(Protocol):

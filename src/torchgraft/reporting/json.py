@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
+from hashlib import sha256
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.facts import DIGESTS, digests_of
-from torchgraft.core.fingerprints import of_slots, of_specs
 from torchgraft.reporting.sections import by_fate
 from torchgraft.reporting.verification import verification_view
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Feed, Plan, Step, Unused
     from torchgraft.core.results.diff import Change, Diff
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from torchgraft.core.results.saved import Saved
     from torchgraft.core.results.statistics import Moments, Statistics
     from torchgraft.core.results.verification import Hyperparameters, Verification
-    from torchgraft.core.specs import Shape, TensorSpec
+    from torchgraft.core.specs import Shape, Slot, TensorSpec
+
 
 Data = dict[str, object]
 
@@ -255,3 +258,18 @@ def hyperparameters_to_dict(found: Hyperparameters) -> Data:
         "compared": found.compared,
         "settings": settings,
     }
+
+
+def of_specs(specs: Iterable[TensorSpec]) -> str:
+    """Return the fingerprint of a checkpoint's network; the order of its tensors is of no account."""
+    return _digest("\0".join((spec.name, str(spec.dtype), str(spec.shape))) for spec in specs)
+
+
+def of_slots(slots: Iterable[Slot]) -> str:
+    """Return the fingerprint of a model: its slots under all their names, in whatever order."""
+    lines = ((*sorted(slot.names), slot.spec.dtype, slot.spec.shape, slot.persistent) for slot in slots)
+    return _digest("\0".join(map(str, line)) for line in lines)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return "sha256:" + sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()

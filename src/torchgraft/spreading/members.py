@@ -124,7 +124,7 @@ class Voters:
             ApplyError: another one failed.
             CheckpointError: a checksum is wrong.
         """
-        from torchgraft.spreading.checksums import compare_together
+        from torchgraft.spreading.parts import compare_together
 
         self.team.vote()
         compare_together(self.team, self.source)

@@ -9,11 +9,11 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
+from torchgraft.verifying.golden import Golden, inputs_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from torchgraft.verifying.golden import Golden
     from torchgraft.verifying.tracing import Run
 
 MODES = ("eval", "as is")
@@ -42,57 +42,32 @@ class Question:
 
 def question(  # noqa: PLR0913  # the arguments of verify()
     model: nn.Module,
-    source_model: nn.Module,
+    origin: nn.Module | Golden,
     inputs: object,
     *,
-    source_inputs: object,
-    plan: Plan | Report,
-    tolerance: float | None,
-    mode: str,
-) -> Question:
-    """Return the checked question.
-
-    Raises:
-        UsageError: an argument makes no sense.
-    """
-    checked_models(model, source_model)
-    return Question(
-        model=model,
-        source=source_model,
-        plan=plan.plan if isinstance(plan, Report) else plan,
-        pairs=input_pairs(inputs, source_inputs),
-        tolerance=_checked_tolerance(tolerance),
-        evaluating=checked_mode(mode),
-    )
-
-
-def golden_question(  # the arguments of verify()
-    model: nn.Module,
-    recorded: Golden,
-    inputs: object,
-    *,
+    source_inputs: object = None,
     plan: Plan | Report | None,
     tolerance: float | None,
     mode: str,
 ) -> Question:
-    """Return the question whether a model gives what was recorded.
+    """Return the checked question; `origin` is the source's model, or what that was recorded to give.
 
     Raises:
         UsageError: an argument makes no sense.
     """
-    from torchgraft.verifying.golden import inputs_of
-
-    checked_models(model, model)
-    given = plan.plan if isinstance(plan, Report) else plan
+    golden = origin if isinstance(origin, Golden) else None
+    source = None if isinstance(origin, Golden) else origin
+    checked_models(model, source if golden is None else model)
+    mine = tuple((None, one) for one in inputs_of(golden, inputs)) if golden else input_pairs(inputs, source_inputs)
     return Question(
         model=model,
-        source=None,
-        plan=given or EMPTY,
-        pairs=tuple((None, one) for one in inputs_of(recorded, inputs)),
-        recorded=recorded.runs,
+        source=source,
+        plan=(plan.plan if isinstance(plan, Report) else plan) or EMPTY,
+        pairs=mine,
+        recorded=golden.runs if golden else (),
         tolerance=_checked_tolerance(tolerance),
         evaluating=checked_mode(mode),
-        stated=False,
+        stated=golden is None,
     )
 
 
