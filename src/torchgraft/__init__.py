@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     )
     from torchgraft.core.plan import Plan
     from torchgraft.core.policy import Policy, Verdict
-    from torchgraft.core.results.report import Report
-    from torchgraft.core.results.saved import Saved
+    from torchgraft.core.results.report import Report, Saved
     from torchgraft.core.results.verification import Hyperparameters, Verification
     from torchgraft.learning import Learned
     from torchgraft.proofs import compare_hyperparameters, record, verify

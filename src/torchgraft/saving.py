@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchgraft.core.results.saved import Saved
+    from torchgraft.core.results.report import Saved
     from torchgraft.core.specs import Network, Source
 
 

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from torchgraft.core.dtypes import DType
     from torchgraft.core.plan import Feed, Plan, Step, Unused
     from torchgraft.core.results.diff import Change, Diff
-    from torchgraft.core.results.inspection import Inspection
-    from torchgraft.core.results.report import Report
-    from torchgraft.core.results.saved import Saved
-    from torchgraft.core.results.statistics import Moments, Statistics
+    from torchgraft.core.results.inspection import Inspection, Moments, Statistics
+    from torchgraft.core.results.report import Report, Saved
     from torchgraft.core.results.verification import Hyperparameters, Verification
     from torchgraft.core.specs import Shape, Slot, TensorSpec
 

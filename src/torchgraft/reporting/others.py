@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from torchgraft.core.results.diff import Change, Diff
-    from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary
-    from torchgraft.core.results.saved import Saved
-    from torchgraft.core.results.statistics import Statistics
+    from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary, Statistics
+    from torchgraft.core.results.report import Saved
     from torchgraft.core.specs import TensorSpec
 
 MOST_FACTS = 12

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
 from torchgraft.core.places import is_spread
-from torchgraft.core.results.saved import Saved
+from torchgraft.core.results.report import Saved
 from torchgraft.core.system.progress import Ticks
 from torchgraft.writing import dcp
 from torchgraft.writing.content import DCP, SAFETENSORS, TORCH, Content

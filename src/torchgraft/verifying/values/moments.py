@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
-from torchgraft.core.results.statistics import Moments
+from torchgraft.core.results.inspection import Moments
 from torchgraft.core.system.progress import Ticks
 
 if TYPE_CHECKING:

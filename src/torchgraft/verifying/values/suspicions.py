@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from torchgraft.core.listing import listed
 from torchgraft.core.names import template, words
 from torchgraft.core.plan import Objection
-from torchgraft.core.results.statistics import Statistics, Suspicion
+from torchgraft.core.results.inspection import Statistics, Suspicion
 from torchgraft.verifying.values.moments import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torchgraft.core.plan import Plan
-    from torchgraft.core.results.statistics import Moments
+    from torchgraft.core.results.inspection import Moments
     from torchgraft.core.specs import Network, Shape, Source
 
     Tensors = Mapping[str, Moments]
