@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchgraft.core.places import Walk, spread_among
 from torchgraft.core.system.processes import group_of, ranks_of
@@ -32,45 +32,8 @@ class Share:
     source: Source
 
 
-class Members(Protocol):
-    """Who holds the model. With several processes every call is collective, and fails in all where it fails in one."""
-
-    def together(self, work: Callable[[], T]) -> T:
-        """Return what `work` gives in this process."""
-        ...
-
-    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
-        """Return the plan that `work` makes, the same in all processes."""
-        ...
-
-    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
-        """Return what `fill` gives on what this process has to do."""
-        ...
-
-
-class Alone:
-    """This process holds all of the model."""
-
-    def together(self, work: Callable[[], T]) -> T:
-        """Return what `work` gives."""
-        return work()
-
-    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
-        """Return the plan that `work` makes."""
-        del target, source
-        return work()
-
-    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
-        """Return what `fill` gives on everything."""
-        del model
-        return fill(whole.target, whole.plan, whole.source, undo=undo)
-
-
-class Together:
-    """Several processes hold the model: one plans, each fills what it holds, and all do or none does."""
-
-    def __init__(self, team: Team) -> None:
-        self._team = team
+class Members:
+    """Who holds the model: this process alone. With several every call is collective, and fails in all where it does in one."""
 
     def together(self, work: Callable[[], T]) -> T:
         """Return what `work` gives in this process, once it has given something in all.
@@ -78,7 +41,7 @@ class Together:
         Raises:
             Exception: what `work` raised here; ApplyError where it raised in another process.
         """
-        return self._team.together(work)
+        return work()
 
     def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
         """Return the plan that `work` makes in the first process.
@@ -87,18 +50,39 @@ class Together:
             UsageError: another process sees another model or another checkpoint.
             TorchgraftError: what `work` raised, of the same kind in all processes.
         """
+        del target, source
+        return work()
+
+    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
+        """Return what `fill` gives on what this process has to do; where one process fails, all put their share back.
+
+        Raises:
+            Exception: what `fill` raised here; ApplyError where it raised in another process, ModelLostError where old
+                values were not kept.
+        """
+        del model
+        return fill(whole.target, whole.plan, whole.source, undo=undo)
+
+
+class Together(Members):
+    """Several processes hold the model: one plans, each fills what it holds, and all do or none does."""
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Return what `work` gives, once it has given something in all."""
+        return self._team.together(work)
+
+    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+        """Return the plan that `work` makes in the first process, once all are known to see the same."""
         self._team.alike(_digest(target.slots), "model")
         self._team.alike(_digest(network.specs for network in source.networks), "checkpoint")
         made = self._team.once(work)
         return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._team.size} of them"))
 
     def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
-        """Return what `fill` gives on this process's share; where one process fails, all put their share back.
-
-        Raises:
-            Exception: what `fill` raised here; ApplyError where it raised in another process, ModelLostError where old
-                values were not kept.
-        """
+        """Return what `fill` gives on this process's share."""
         from torchgraft.spreading.share import share
 
         try:
@@ -160,7 +144,7 @@ def team_of(model: Walk | None) -> Iterator[Members]:
     """
     spread = spread_among(model.tensors) if model is not None else []
     if not spread:
-        yield Alone()
+        yield Members()
         return
     from torchgraft.spreading.team import Team
 

@@ -29,6 +29,7 @@ UNKNOWN_STATISTICS = "statistics that the checkpoint lacks: they move on"
 COUNTER = "num_batches_tracked"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Frozen:
     """What was frozen, and the way back.
 
@@ -39,23 +40,12 @@ class Frozen:
         left: parameters and statistics that could be expected here and still change, each with the reason.
     """
 
-    __slots__ = ("_partial", "_undo", "held", "left", "modules", "names")
-
-    def __init__(  # one per attribute, all by keyword
-        self,
-        *,
-        names: Sequence[str],
-        held: Mapping[str, torch.Tensor],
-        modules: Sequence[str],
-        left: Mapping[str, str],
-        undo: list[Callable[[], None]],
-    ) -> None:
-        self.names = tuple(names)
-        self.held = tuple(held)
-        self.modules = tuple(modules)
-        self.left = dict(left)
-        self._partial = tuple(held.values())
-        self._undo = undo
+    names: tuple[str, ...]
+    held: tuple[str, ...]
+    modules: tuple[str, ...]
+    left: dict[str, str]
+    _partial: tuple[torch.Tensor, ...]
+    _undo: list[Callable[[], None]]
 
     def keep(self, optimizer: Optimizer) -> None:
         """Put what is held in part back after each step of `optimizer`, whatever decay and moments do to it.
@@ -140,11 +130,12 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
             undo.pop()()
         raise
     return Frozen(
-        names=[t.name for t in parameters],
-        held={t.name: t.places[0].tensor for t in held},
-        modules=quiet,
-        left=left | dict.fromkeys(moving, UNKNOWN_STATISTICS),
-        undo=undo,
+        tuple(t.name for t in parameters),
+        tuple(t.name for t in held),
+        tuple(quiet),
+        left | dict.fromkeys(moving, UNKNOWN_STATISTICS),
+        tuple(t.places[0].tensor for t in held),
+        undo,
     )
 
 
