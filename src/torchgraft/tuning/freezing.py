@@ -11,7 +11,7 @@ from torchgraft.tuning.masks import hold, keep
 from torchgraft.tuning.stillness import MOVING, Change, still
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
     from torch import nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = "torchgraft.golden/1"
+_OPERATION = tuple(one.name for one in fields(Operation))  # in this order each is a row of the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,7 @@ def _given(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
 def _plain(recording: Recording) -> dict[str, Any]:
     prints = [None if v.fingerprint is None else list(asdict(v.fingerprint).values()) for v in recording.values]
     return {
-        "operations": [
-            [o.name, o.module, o.kind, dict(o.settings), o.arguments, o.inputs, o.shapes, o.outputs, o.is_view]
-            for o in recording.operations
-        ],
+        "operations": [[getattr(operation, name) for name in _OPERATION] for operation in recording.operations],
         "values": [[v.op, v.shape, p, v.weights, v.live] for v, p in zip(recording.values, prints, strict=True)],
         "outputs": recording.outputs,
         "training": recording.training,
@@ -124,25 +122,12 @@ def _plain(recording: Recording) -> dict[str, Any]:
 
 
 def _recording(data: Mapping[str, Any]) -> Recording:
-    operations = tuple(
-        Operation(
-            name=name,
-            module=module,
-            kind=kind,
-            settings={k: _tupled(v) for k, v in settings.items()},
-            arguments=tuple(arguments),
-            inputs=tuple(inputs),
-            shapes=_tupled(shapes),
-            outputs=tuple(outputs),
-            is_view=is_view,
-        )
-        for name, module, kind, settings, arguments, inputs, shapes, outputs, is_view in data["operations"]
-    )
+    operations = tuple(Operation(**dict(zip(_OPERATION, map(_tupled, row), strict=True))) for row in data["operations"])
     values = tuple(
         Value(
             op=op,
             shape=tuple(shape),
-            fingerprint=None if look is None else _look(look),
+            fingerprint=look if look is None else _look(look),
             weights=tuple(weights),
             live=live,
         )
@@ -173,6 +158,9 @@ def _look(figures: Sequence[Any]) -> Fingerprint:
 
 
 def _tupled(value: Any) -> Any:
+    """Return what JSON made a list of as the tuple that it was, in a table, too."""
+    if isinstance(value, dict):
+        return {key: _tupled(item) for key, item in value.items()}
     return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
 
 
