@@ -14,13 +14,14 @@ from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
 from torchgraft.adapting.rows import row_fit
+from torchgraft.adapting.stored import as_matched, from_stored, whole
 from torchgraft.adapting.torn import TORN, kept_fresh, torn
 from torchgraft.adapting.vocabulary import changed_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.core.system.making import maker
-from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, Reshape, SliceDim
+from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,16 +158,7 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
 
 
 def _fit(match: Match, facts: Facts) -> Fit:
-    return _from_stored(with_pairs(_shaped(match, facts), match.source, match.target), match.source, facts)
-
-
-def _from_stored(fit: Fit, source: Leaf, facts: Facts) -> Fit:
-    """Return how a tensor fits that stands in the file with more axes than it was matched with."""
-    stored = facts.specs[source.keys[0]].shape
-    if fit.ops is None or source.form != "plain" or source.part is not None or stored == source.shape:
-        return fit
-    text = f"heads of {list(stored)} side by side" + (f", {fit.text}" if fit.text else "")
-    return replace(fit, ops=(Reshape(source.shape), *fit.ops), text=text)
+    return from_stored(with_pairs(_shaped(match, facts), match.source, match.target), match.source, facts.specs)
 
 
 def _said(source: Leaf, target: Leaf, options: Options) -> Fit | None:
@@ -224,7 +216,7 @@ def _shaped(match: Match, facts: Facts) -> Fit:
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
-    cut = _cut(match.source.part)
+    cut = _cut(match.source, facts)
     feeds = tuple(Feed(key, cut, facts.network) for key in piece.keys)
     ops = (*piece.ops, *(fit.ops or ()))
     if len(feeds) == 1:
@@ -279,8 +271,8 @@ def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None
     ordered = sorted(found, key=lambda m: m.target.part.start)  # type: ignore[union-attr]
     if _is_whole(ordered):
         only, shape = ordered[0], facts.slots[slot].spec.shape
-        whole = replace(only.source, shape=facts.specs[only.source.keys[0]].shape, part=None)
-        _single(replace(only, source=whole, target=replace(only.target, shape=shape, part=None)), facts, draft)
+        fused = replace(only.source, shape=whole(only.source), part=None)
+        _single(replace(only, source=fused, target=replace(only.target, shape=shape, part=None)), facts, draft)
         return
     fits = [_fit(match, facts) for match in ordered]
     lacking = _lacking(ordered, facts.slots[slot].spec, keyed=slot.rpartition(".")[0] in facts.keyed)
@@ -300,12 +292,13 @@ def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None
     draft.steps[slot] = _joined(slot, ordered, fits, lacking, facts)
 
 
-def _cut(part: Part | None) -> tuple[Op, ...]:
+def _cut(source: Leaf, facts: Facts) -> tuple[Op, ...]:
     """Return the ops that cut a part out of its fused tensor."""
+    part = source.part
     if part is None:
         return ()
     apart = () if part.groups == 1 else (HeadsToParts(groups=part.groups, parts=part.sizes, dim=part.dim),)
-    return (*apart, SliceDim(part.dim, part.start, part.stop, part.total))
+    return (*as_matched(source, facts.specs), *apart, SliceDim(part.dim, part.start, part.stop, part.total))
 
 
 def _packed(part: Part) -> tuple[Op, ...]:
@@ -349,7 +342,7 @@ def _lacking(ordered: Sequence[Match], spec: TensorSpec, *, keyed: bool) -> tupl
 def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tuple[Op, ...], facts: Facts) -> Step:
     feeds = []
     for match, fit in zip(ordered, fits, strict=True):
-        feeds.append(Feed(match.source.keys[0], (*_cut(match.source.part), *(fit.ops or ())), facts.network))
+        feeds.append(Feed(match.source.keys[0], (*_cut(match.source, facts), *(fit.ops or ())), facts.network))
     parts = [m.target.part for m in ordered if m.target.part]
     dim, conventions = parts[0].dim, _conventions(ordered)
     text = f"{' + '.join(part.label for part in parts)} joined in that order" + (", zeros for k" if zeros else "")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torchgraft.adapting.orientation import KERNEL_LAYOUTS, WEIGHTS, is_matrix, is_raw_matrix, is_transposed, permuted
+from torchgraft.adapting.orientation import (
+    KERNEL_LAYOUTS,
+    MATRIX_TABLES,
+    WEIGHTS,
+    is_matrix,
+    is_raw_matrix,
+    is_transposed,
+    permuted,
+)
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import (
     AdaptInputChannels,
@@ -20,7 +28,7 @@ from torchgraft.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from torchgraft.adapting.orientation import Layout
     from torchgraft.core.match import Leaf
@@ -40,8 +48,9 @@ EITHER_CHANNELS = (
     "kernel axes in another order; a transposed convolution's kernel has as many channels in as out, and nothing shows which "
     "are first (Keras keeps [..., out, in], Flax [..., in, out] and turns it round)"
 )
-# Of what has no other way to be told: see `matching/parts/heads_apart.py` for kernels that have.
+# Of what has no other way to be told: see `matching/parts/kernels.py` for kernels that have.
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
+SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
 
@@ -83,7 +92,37 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
             return same
     if source.role == "kernel" and len(a) > len(b) == 2 and _flattened(a, b):
         return Fit((Reshape(b),), f"as many numbers as {_form(b)}, {INPUTS_FIRST}", certainty=Certainty.DOUBT)
-    return _other_rank(a, b, is_stem=is_stem)
+    return _pointwise(source, target, layout, tail) or _other_rank(a, b, is_stem=is_stem)
+
+
+def _pointwise(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | None:
+    """Return how a matrix becomes a kernel of one position, or the reverse, None for other tensors.
+
+    Axes of size one are in front where inputs come before outputs (TensorFlow, JAX), and behind in torch.
+    """
+    a, b = _squeezed(source.shape), _squeezed(target.shape)
+    if len(source.shape) == len(target.shape) or len(a) != 2 or a != b or a[0] != a[1]:
+        return None
+    if not {source.role, target.role} <= WEIGHTS or target.kind in MATRIX_TABLES:
+        return None
+    sides = [
+        replace(leaf, shape=shape, kind="", turned=leaf.turned if leaf.turned is not None else _is_turned(leaf.shape))
+        for leaf, shape in ((source, a), (target, b))
+    ]
+    fit = _matrix(sides[0], sides[1], layout, tail)
+    if not fit.ops:
+        return None if fit.certainty is Certainty.CERTAIN else replace(fit, ops=(Reshape(target.shape),))
+    ops = (
+        *(() if source.shape == a else (Reshape(a),)),
+        *fit.ops,
+        *(() if target.shape == b else (Reshape(target.shape),)),
+    )
+    return replace(fit, ops=ops)
+
+
+def _is_turned(shape: Shape) -> bool | None:
+    """Return whether a kernel of one position keeps its inputs first; None for what has as few axes as a matrix."""
+    return None if len(shape) < 3 else shape[0] == 1
 
 
 def _kernel(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
@@ -155,13 +194,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if a[0] != a[1]:
         return UNCHANGED
     if source.turned is not None and target.turned is not None:
-        if source.turned == target.turned:
-            return Fit(())
-        if source.part or target.part:
-            return Fit((Transpose(),), "the fused tensor shows that it is stored transposed")
-        return Fit(
-            (Transpose(),), "stored [in, out], the model keeps [out, in]" if source.turned else "stored transposed"
-        )
+        return _as_known(source, target)
     if tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
     turned, straight = layout.among.get((source.turned, target.turned), (layout.turned, layout.straight))
@@ -170,9 +203,22 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if turned and straight and tail not in layout.straight_tails:
         text = f"square: {turned} matrices of the file are stored transposed and {straight} are not"
         return Fit((), text, certainty=Certainty.DOUBT)
-    if not turned and not straight and (source.role == "kernel") != (target.role == "kernel"):
+    return UNCHANGED if turned or straight or source.role == target.role else _by_role({source.role, target.role})
+
+
+def _as_known(source: Leaf, target: Leaf) -> Fit:
+    """Return how a square matrix fits of which it is known on both sides how it is stored."""
+    if source.turned == target.turned:
+        return Fit(())
+    fused = source.part or target.part
+    return Fit((Transpose(),), "the fused tensor shows that it is stored transposed" if fused else "stored transposed")
+
+
+def _by_role(roles: Container[str]) -> Fit:
+    """Return how a square matrix fits of which only what it is called on either side says how it is stored."""
+    if "kernel" in roles:
         return Fit((Transpose(),), "stored [in, out], as a kernel is in TensorFlow and JAX", certainty=Certainty.LIKELY)
-    return UNCHANGED
+    return Fit((), SQUARE_W, certainty=Certainty.DOUBT) if "w" in roles else UNCHANGED
 
 
 def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str | None, kernel: str | None) -> Fit:

@@ -32,7 +32,7 @@ class Evidence:
 
     `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
     names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1, and `nearest` how alike the two of them that are most so. `turned`: a kernel (or a matrix) has the same sizes in another order. `shared`: number
+    blocks around them are, 0 to 1, and `nearest` how alike the two of them that are most so. `turned`: a kernel (or a matrix) has the same sizes in another order. `uneven`: only one of two layers has a bias. `shared`: number
     of words that both names hold; a number counts with the word before it. `silent`: which units of either side have but a
     number for a name in their block; `depths`: in how many lists each stands.
     """
@@ -45,6 +45,7 @@ class Evidence:
     likeness: np.ndarray
     nearest: np.ndarray
     turned: np.ndarray
+    uneven: np.ndarray
     shared: np.ndarray
     silent: tuple[np.ndarray, np.ndarray]
     depths: tuple[np.ndarray, np.ndarray]
@@ -67,6 +68,7 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
         likeness=likeness,
         nearest=nearest,
         turned=_turned(sources, targets),
+        uneven=_uneven(sources, targets),
         shared=wording.shared(),
         silent=(_silent(sources), _silent(targets)),
         depths=(_depths(sources), _depths(targets)),
@@ -93,6 +95,16 @@ def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     found = np.array([[len(a) == len(b) and a != b for b in kernels[1]] for a in kernels[0]], bool)
     turned: np.ndarray = found.reshape(len(ours), len(theirs))[np.ix_(rows, columns)]
     return turned
+
+
+def _uneven(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where only one of two has a bias beside its weight."""
+    (weights, here), (others, there) = (
+        [np.array([role in unit.leaves for unit in units], bool) for role in ("weight", "bias")]
+        for units in (sources, targets)
+    )
+    uneven: np.ndarray = (here[:, None] != there) & weights[:, None] & others
+    return uneven
 
 
 def _kernel(unit: Unit, least: int) -> Shape:

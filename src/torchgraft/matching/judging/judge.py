@@ -176,6 +176,8 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     apart = (by_name & ~silent) | (by_block & ~(silent & deeper))
     apart |= evidence.clash[line] & ~evidence.clash[i, j]
     apart |= evidence.turned[line] & ~evidence.turned[i, j]
+    if evidence.uneven[i, j]:
+        apart &= evidence.uneven[line] | evidence.clash[line]
     return [int(k) for k in np.flatnonzero(fits & ~apart)]
 
 

@@ -10,7 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, any_raw, find_forms
-from torchgraft.matching.parts.heads_apart import with_heads_joined
+from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.tables.packing import FUSED, any_named_fused, owners_of
 from torchgraft.matching.tables.stated import NOTHING
 
@@ -40,7 +40,7 @@ def source_leaves(
     `kinds` are the class names of the modules that the source consists of, where they are known.
     """
     forms, derived = find_forms(specs)
-    joined = with_heads_joined(specs)
+    matrices = as_matrices(specs)
     leaves: list[Leaf] = []
     for order, (key, spec) in enumerate(specs.items()):
         form = forms.get(key)
@@ -49,7 +49,7 @@ def source_leaves(
                 leaf = _plain(key, spec, order)
                 kind = (kinds or {}).get(key.rpartition(".")[0], "")
                 leaf = replace(leaf, kind=kind, turned=TURNED.get(kind)) if kind else leaf
-                leaves.append(_with_heads_joined(leaf, joined[key]) if key in joined else leaf)
+                leaves.append(_as_matrix(leaf, matrices[key]) if key in matrices else leaf)
         elif form.keys[0] == key:
             leaves.append(_formed(form, order))
     return leaves, derived
@@ -138,8 +138,8 @@ def _plain(key: str, spec: TensorSpec, order: int) -> Leaf:
     return _make(name=unfolded(key), shape=spec.shape, dtype=spec.dtype, keys=(key,), order=order)
 
 
-def _with_heads_joined(leaf: Leaf, shape: Shape) -> Leaf:
-    """Return the leaf of a projection that keeps an axis for the heads as a matrix [in, out], or a vector."""
+def _as_matrix(leaf: Leaf, shape: Shape) -> Leaf:
+    """Return the leaf of a kernel with more axes as a matrix [in, out], or that of its bias as a vector."""
     return replace(leaf, shape=shape, turned=True if len(shape) > 1 else leaf.turned)
 
 

@@ -194,7 +194,7 @@ def _role(last: str, beside: AbstractSet[str]) -> str:
     role = ROLES.get(last)
     if role is not None:
         return role
-    if last in WEIGHT_BESIDE_BIAS and (beside & {"bias", "beta", "b"} or len(beside) == 1):
+    if last in WEIGHT_BESIDE_BIAS and (beside & {"bias", "beta", "b", "offset"} or len(beside) == 1):
         return "weight"
     return BARE
 

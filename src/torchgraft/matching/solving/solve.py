@@ -31,7 +31,18 @@ ROUNDS = 4
 # What remains of the weight of order in a file that is sorted by name.
 UNORDERED = 0.2
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
-NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER = 1.5, 1.2, 0.6, 1.0, 1.5, 1.0, 1.0, 0.5, 0.8
+NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER, UNEVEN = (
+    1.5,
+    1.2,
+    0.6,
+    1.0,
+    1.5,
+    1.0,
+    1.0,
+    0.5,
+    0.8,
+    0.4,
+)
 
 
 def solve(
@@ -97,6 +108,7 @@ def _fixed(
 ) -> np.ndarray:
     base = np.where(evidence.fits, 1.0, 0.0).astype(np.float32)
     score = base + NAME * evidence.names + RARE * evidence.rare - CLASH * evidence.clash
+    score -= UNEVEN * evidence.uneven
     score += LIKENESS * evidence.likeness
     score += SAME_NUMBER * _same_numbers(sources, targets, shifts)
     for i, j in pinned.items():

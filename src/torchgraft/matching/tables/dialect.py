@@ -287,6 +287,7 @@ ROLES = {
     "bias": "bias",
     "b": "bias",
     "beta": "bias",
+    "offset": "bias",
     "a_2": "weight",
     "b_2": "bias",
     "running_mean": "mean",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from torchgraft.core.names import words
+from torchgraft.matching.tables.dialect import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Mapping
@@ -254,4 +255,4 @@ def packing_of_leaf(leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
 
 def holds_rows(leaf: Leaf) -> bool:
     """Return whether a leaf is a tensor whose rows may be those of several parts."""
-    return leaf.role in ("weight", "bias") and leaf.form == "plain" and bool(leaf.shape)
+    return ROLES.get(leaf.role) in ("weight", "bias") and leaf.form == "plain" and bool(leaf.shape)

@@ -1,4 +1,4 @@
-"""Attentions of Flax and Keras, whose projections keep an axis for the heads, become matrices of torch."""
+"""Kernels of other libraries with more axes than a matrix become matrices of torch: axes for heads, one position."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching.parts.heads_apart import with_heads_joined
+from torchgraft.matching.parts.kernels import with_heads_joined
 
 WIDTH, HEADS = 16, 4
 SIZE = WIDTH // HEADS
@@ -100,3 +100,54 @@ def test_kernels_that_nothing_explains_are_in_doubt():
     saved = {"mix.kernel": torch.randn(16, 4, 4), "head.kernel": torch.randn(16, 5), "head.bias": torch.randn(5)}
     steps = {step.slot.name: step for step in tg.plan(target, saved, on_doubt="take").steps}
     assert steps["mix.weight"].certainty is Certainty.DOUBT
+
+
+def gpt2(state):
+    """The values of blocks with one matrix for query, key and value as GPT-2's own code keeps them: [1, in, out]."""
+    saved = {}
+    layers = {"attn.qkv": "attn.c_attn", "attn.proj": "attn.c_proj", "fc1": "mlp.c_fc", "fc2": "mlp.c_proj"}
+    for i in range(2):
+        for ours, theirs in layers.items():
+            saved[f"model.h{i}.{theirs}.w"] = state[f"blocks.{i}.{ours}.weight"].T[None].contiguous()
+            saved[f"model.h{i}.{theirs}.b"] = state[f"blocks.{i}.{ours}.bias"]
+        saved[f"model.h{i}.ln_1.g"] = state[f"blocks.{i}.norm.weight"]
+        saved[f"model.h{i}.ln_1.b"] = state[f"blocks.{i}.norm.bias"]
+    return saved
+
+
+def test_kernels_of_one_position_are_turned_and_cut_like_matrices():
+    wanted, target = filled(model(fused=True, bias=True)).state_dict(), model(fused=True, bias=True)
+    tg.load(target, gpt2(wanted))
+    assert all(torch.equal(value, wanted[key]) for key, value in target.state_dict().items())
+    apart = model(fused=False, bias=True)
+    tg.load(apart, gpt2(wanted))
+    for i in range(2):
+        for short, part in zip("qkv", wanted[f"blocks.{i}.attn.qkv.weight"].chunk(3), strict=True):
+            assert torch.equal(apart["blocks"][i]["attn"][short].weight, part)
+        assert torch.equal(apart["blocks"][i]["attn"]["proj"].weight, wanted[f"blocks.{i}.attn.proj.weight"])
+
+
+@pytest.mark.parametrize("kernel", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
+def test_square_kernels_that_become_others_of_one_position_are_turned(kernel):
+    saved = {"mix.kernel": torch.randn(kernel), "out.kernel": torch.randn(8, 5), "out.bias": torch.randn(5)}
+    for layer in (nn.Conv2d(8, 8, 1, bias=False), nn.Conv1d(8, 8, 1, bias=False), nn.Linear(8, 8, bias=False)):
+        target = nn.ModuleDict({"mix": layer, "out": nn.Linear(8, 5)})
+        tg.load(target, saved)
+        assert torch.equal(target["mix"].weight.reshape(8, 8), saved["mix.kernel"].reshape(8, 8).T)
+
+
+def test_a_table_of_positions_is_not_turned():
+    saved = {"pos.weight": torch.randn(1, 8, 8), "out.kernel": torch.randn(8, 5), "out.bias": torch.randn(5)}
+    target = nn.ModuleDict({"pos": nn.Embedding(8, 8), "out": nn.Linear(8, 5)})
+    tg.load(target, saved, on_doubt="take")
+    assert torch.equal(target["pos"].weight, saved["pos.weight"][0])
+
+
+def test_a_square_w_whose_layout_nothing_shows_is_in_doubt():
+    target = nn.ModuleDict({"first": nn.Linear(8, 8), "second": nn.Linear(8, 8)})
+    saved = {f"{name}.{role}": torch.randn(shape) for name in target for role, shape in (("w", (8, 8)), ("b", (8,)))}
+    certainty = {step.slot.name: step.certainty for step in tg.plan(target, saved, on_doubt="take").steps}
+    assert certainty["first.weight"] is certainty["second.weight"] is Certainty.DOUBT
+    saved["third.w"], saved["third.b"], target["third"] = torch.randn(8, 3), torch.randn(3), nn.Linear(8, 3)
+    tg.load(target, saved)
+    assert torch.equal(target["first"].weight, saved["first.w"].T)

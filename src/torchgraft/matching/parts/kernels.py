@@ -1,9 +1,10 @@
-"""Projections of attentions that keep an axis for the heads, seen as the matrices that they are.
+"""Kernels with more axes than a matrix, seen as the matrices that they are: with an axis for heads, or of one position.
 
 Flax's DenseGeneral and Keras' EinsumDense keep the kernel of a query as [in, heads, size of a head], with a bias
 [heads, size of a head], and that of the way back as [heads, size of a head, out]; inputs come first in both:
 https://flax-linen.readthedocs.io/en/latest/_modules/flax/linen/attention.html
 https://github.com/keras-team/keras/blob/master/keras/src/layers/attention/multi_head_attention.py
+GPT-2's own code keeps the layers of its blocks as [1, in, out]: https://github.com/openai/gpt-2/blob/master/src/model.py
 """
 
 from __future__ import annotations
@@ -20,7 +21,25 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Shape, TensorSpec
 
 KERNEL = "kernel"
+BIASES = {KERNEL: "bias", "w": "b"}
 PROJECTIONS = frozenset({"q", "k", "v"})
+
+
+def as_matrices(specs: Mapping[str, TensorSpec]) -> dict[str, Shape]:
+    """Return the shapes that such kernels, and their biases, have as matrices [in, out] and as vectors."""
+    return _of_one_position(specs) | with_heads_joined(specs)
+
+
+def _of_one_position(specs: Mapping[str, TensorSpec]) -> dict[str, Shape]:
+    """Return the shapes of kernels [1, in, out] without their first axis, where a bias shows that outputs come last."""
+    found: dict[str, Shape] = {}
+    for key, spec in specs.items():
+        owner, _, role = key.rpartition(".")
+        if len(spec.shape) == 3 and spec.shape[0] == 1 and role in BIASES:
+            bias = specs.get(f"{owner}.{BIASES[role]}")
+            if bias is not None and bias.shape == spec.shape[2:]:
+                found[key] = spec.shape[1:]
+    return found
 
 
 def with_heads_joined(specs: Mapping[str, TensorSpec]) -> dict[str, Shape]:
