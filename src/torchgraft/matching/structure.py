@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import natural_key
+from torchgraft.core.names import natural_key, words
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.system.making import maker
 from torchgraft.matching.evidence.trust import trusted
@@ -23,6 +23,7 @@ from torchgraft.matching.judging.certainty import (
     FUSED,
     LIKELY,
     ONE_OF_SEVERAL,
+    OTHER_TERMS,
     TORN,
     UNORDERED,
     folded,
@@ -39,6 +40,7 @@ from torchgraft.matching.parts.units import BARE, Unit, group, same_roles, shape
 from torchgraft.matching.solving.beside import in_step
 from torchgraft.matching.solving.large import solve_large
 from torchgraft.matching.solving.turned import undirected
+from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owners_of
 from torchgraft.matching.tables.stated import sides_of
 
@@ -108,8 +110,8 @@ class _Doubts:
         """Return what is missing for a pair to be sure, "" if nothing is."""
         source, target = self._units[0][pair.source], self._units[1][pair.target]
         lacking = _folded(source, target, self._spare, self._hungry)
-        if lacking:
-            return lacking
+        if lacking or _in_other_terms(source, target):
+            return lacking or OTHER_TERMS
         if _is_crowded(pair, self._crowded):
             return UNORDERED
         if _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0]):
@@ -259,6 +261,15 @@ def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
         else {one.path, *(leaf.keys[0].rpartition(".")[0] for leaf in one.leaves.values())}
     )
     return any(is_one_path(row, path) for path in paths)
+
+
+def _in_other_terms(source: Unit, target: Unit) -> bool:
+    """Return whether one is a tensor whose name says that it holds a function of a value, and the other another, or the value."""
+    ours, theirs = (
+        {word for leaf in unit.leaves.values() for word in IN_OTHER_TERMS.intersection(words(leaf.role))}
+        for unit in (source, target)
+    )
+    return ours != theirs
 
 
 def _is_of(unit: Unit, keys: Container[str]) -> bool:

@@ -38,6 +38,8 @@ EITHER_WAY = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )
 
+OTHER_TERMS = "one of the two names says that it holds a logarithm or an inverse, the other one's doesn't: values may differ in that"
+
 # Likeness of names: from AKIN on they speak for the pair, from SAME on all words agree.
 AKIN, SAME = 0.55, 0.9
 # How rare shapes are of which the two sides have three: an embedding here, and the embedding and a tied head there.

@@ -253,6 +253,10 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
     frozenset({"dw", "pw"}),
 )
 
+# Words of a tensor's own name that say that it holds a function of the value that it stands for: `log_std` in Spinning Up and
+# Stable-Baselines3, `A_log` in Mamba, `inv_freq`.
+IN_OTHER_TERMS = frozenset({"log", "logstd", "logvar", "logsigma", "logscale", "inv", "inverse", "reciprocal"})
+
 # Words of lists that libraries count from either end: from the coarsest map of a pyramid, or from the finest. DPT's
 # `refinenet4` is `fusion_stage.layers.0` in transformers, latent diffusion's `up.3` is `up_blocks.0` in diffusers.
 EITHER_END = frozenset(

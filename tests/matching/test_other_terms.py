@@ -1,0 +1,33 @@
+"""A logarithm is no value: where only one side's name says that it is one, nothing is certain."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Policy(nn.Module):
+    """A network, and how far its actions are spread, under some name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.register_parameter(name, nn.Parameter(torch.randn(3)))
+
+
+def saved(name):
+    state = Policy(name).state_dict()
+    return {f"actor.{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(("file", "here"), [("log_std", "std"), ("std", "log_std"), ("inv_scale", "scale")])
+def test_a_logarithm_for_a_value_is_in_doubt(file, here):
+    with pytest.raises(tg.PlanRefusedError, match="in doubt"):
+        tg.load(Policy(here), saved(file))
+
+
+def test_a_logarithm_for_a_logarithm_is_not():
+    values, target = saved("log_std"), Policy("log_std")
+    tg.load(target, values)
+    assert torch.equal(target.log_std, values["actor.log_std"])
