@@ -193,8 +193,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
         CheckpointError: the file can't be read.
         PlanRefusedError: the policy refuses the plan, or a value in the file; all objections at once.
         ApplyError: writing failed. In every case the model is as it was before, but for one:
-        ModelLostError: the file changed or the disk failed between the two readings of "check", or anything failed with
-            "none"; what was to be filled is NaN then. "keep" excludes it.
+        ModelLostError: the file changed, the disk failed or memory ran out from the second reading of "check" on, or anything
+            failed with "none"; what was to be filled is NaN then. "keep" excludes it.
     """
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
         from torchgraft.applying import Home, apply

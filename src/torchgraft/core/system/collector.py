@@ -27,8 +27,8 @@ def collector_paused() -> Iterator[None]:
     objects don't count towards its next full round, so that round is made here, after some pauses and two millions of objects.
     """
     running = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if running:
