@@ -52,6 +52,14 @@ class Stretch(NamedTuple):
         self.transfer.data[self.at : self.at + self.size] = self.where
 
 
+def room_for(chunk: Chunk) -> int:
+    """Return how much memory lay_out() needs at most: a power of two, so that a thread seldom takes more than it has."""
+    aside = sum(
+        [size if _is_read_aside(transfer) else min(size, COMPARED_WHOLE) for transfer, _, _, _, size, _ in chunk]
+    )
+    return 1 << (aside + WASTE - 1).bit_length()
+
+
 def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
     """Return what is to be read, and where: aside what is not to be written yet, goes to a device, is small, or is compared later.
 

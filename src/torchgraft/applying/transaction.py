@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from torchgraft.applying.alone import alone
 from torchgraft.applying.batches import Batch, Batches
 from torchgraft.applying.cells import Cell, Installation, apart, expect_writable, resolve
@@ -283,12 +285,12 @@ class _Work:
         """Note slots that were to stay fresh, and share memory with ones that were filled."""
         if not self.overlapping:
             return
-        filled = {step.slot.spec.name: self._cell(step).reach for step in self.steps}
-        for name, cell in self.cells.items():
-            start, stop = cell.reach
-            others = [other for other, (first, last) in filled.items() if first < stop and start < last]
-            if name not in filled and others:
-                self.findings.changed_along(cell.slot, others)
+        filled = [step.slot.spec.name for step in self.steps]
+        starts, stops = np.array([self.cells[name].reach for name in filled], np.uint64).reshape(-1, 2).T
+        for name in self.cells.keys() - set(filled):
+            start, stop = self.cells[name].reach
+            if others := [filled[at] for at in np.flatnonzero((starts < stop) & (stops > start))]:
+                self.findings.changed_along(self.cells[name].slot, others)
 
     def _fill(self, step: Step) -> None:
         cell = self._cell(step)

@@ -10,7 +10,7 @@ from torchgraft.applying.chunks import chunks
 from torchgraft.applying.crew import Crew
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.lanes import Lanes
-from torchgraft.applying.layout import WASTE, lay_out, looks
+from torchgraft.applying.layout import WASTE, lay_out, looks, room_for
 from torchgraft.applying.memory import Scratch
 from torchgraft.applying.turning import Turns
 from torchgraft.core.plan import Action
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from torchgraft.core.specs import Source
     from torchgraft.core.written import Written
 
-LOOKED_AT = 4 << 20  # of what is read and looked at: in the cache that cores share; less wakes other threads too often
+LOOKED_AT = (
+    4 << 20
+) - WASTE  # of what is read and looked at: in the cache that cores share; less wakes other threads too often
 MOVED = 16 << 20  # of what is only moved
 SHARES = 16  # at least so many, if they aren't too small, so that threads end at about the same time
 LEAST = 1 << 20
@@ -113,7 +115,7 @@ class Transfers:
         for transfer, _, _, at, size, _ in chunk:
             if transfer.room:
                 self._undo.keep_bytes(transfer.room + at, transfer.value.data_ptr() + at, size)
-        memory = self._scratch.room(LOOKED_AT + WASTE)
+        memory = self._scratch.room(room_for(chunk))
         pieces, stretches = lay_out(chunk, memory)
         self._source.read_pieces(pieces)
         for stretch in stretches:
