@@ -98,3 +98,12 @@ def test_a_vector_whose_own_place_is_free_goes_to_no_other() -> None:
     model = nn.ModuleList(nn.ModuleDict({**block(), "extra": nn.Linear(3, 5)}) for _ in range(2))
     placed = sure(tg.plan(model, {name: value for name, value in state.items() if name not in gone}))
     assert all(name == key for name, key in placed.items())
+
+
+@pytest.mark.parametrize("wrapper", ["", "net."])
+def test_a_rival_of_another_name_is_none_however_the_model_is_wrapped(wrapper: str) -> None:
+    model = filled(nn.ModuleDict({"table": nn.Embedding(7, 6), "body": nn.LSTM(6, 5), "out": nn.Linear(5, 7)}))
+    file = {("1." if name.startswith("out") else "0.") + name: value for name, value in model.state_dict().items()}
+    file["0.table_dropped.emb.weight"] = torch.randn(7, 6)
+    plan = tg.plan(nn.ModuleDict({"net": model}) if wrapper else model, file)
+    assert sure(plan)[wrapper + "table.weight"] == "0.table.weight"

@@ -40,7 +40,8 @@ class Order:
     the shapes changed up to each, `depths` in how many lists each stands, `blocks` the innermost member of one that it
     stands in, `numbers` its numbers in them, counted from the first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
     `ends` the number in that list, and `layers`, of norms and other units of vectors only, what shapes the last layer
-    before them has. `matrices`: how many matrices each module holds.
+    before them has. `matrices`: how many matrices each module holds. `root`: how many segments in
+    front all paths have in common, and go on behind.
     """
 
     segments: tuple[tuple[str, ...], ...]
@@ -53,6 +54,7 @@ class Order:
     ends: tuple[int, ...]
     layers: tuple[object, ...]
     matrices: Mapping[tuple[str, ...], int]
+    root: int
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:
@@ -61,8 +63,9 @@ class Order:
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
         paths = [u.path for u in units]
         rows = [_row(path) for path in paths]
+        segments = tuple(tuple(path.split(".")) for path in paths)
         return cls(
-            segments=tuple(tuple(path.split(".")) for path in paths),
+            segments=segments,
             index={path: at for at, path in enumerate(paths)},
             changes=tuple(accumulate(steps)),
             depths=tuple(len(u.blocks) for u in units),
@@ -72,6 +75,7 @@ class Order:
             ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),
             layers=_layers_before(units, kinds),
             matrices=Counter(around for unit in units if _has_matrix(unit) for around in _around(unit.path)),
+            root=_root(segments),
         )
 
     def numbered(self, first: int, second: int) -> bool:
@@ -127,6 +131,14 @@ class Order:
     def separates(self, first: int, second: int) -> bool:
         """Return whether something of other shapes stands between two units."""
         return self.changes[first] != self.changes[second]
+
+
+def _root(paths: Sequence[tuple[str, ...]]) -> int:
+    if not paths:
+        return 0
+    first, last = min(paths), max(paths)
+    most = min(map(len, paths)) - 1
+    return next((at for at in range(most) if first[at] != last[at]), max(most, 0))
 
 
 def _has_matrix(unit: Unit) -> bool:

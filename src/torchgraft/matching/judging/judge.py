@@ -238,8 +238,13 @@ def _stands_elsewhere(pair: tuple[int, int], side: int, rival: int, sequences: t
 
 
 def _is_other_path(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
-    """Return whether both of a pair have one path but for what stands before it, and the rival's has another word in it."""
+    """Return whether both of a pair have one path but for what stands before it, and the rival's has another word in it.
+
+    On one side that may be anything, on both it is what all paths of a side have in common.
+    """
     ours, theirs = (order.segments[at] for order, at in zip(sequences, pair, strict=True))
+    if ours[0] != theirs[0]:
+        ours, theirs = (path[order.root :] for order, path in zip(sequences, (ours, theirs), strict=True))
     size = min(len(ours), len(theirs))
     other = sequences[side].segments[rival][-size:]
     return ours[-size:] == theirs[-size:] and not all(
