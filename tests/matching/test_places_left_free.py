@@ -107,3 +107,30 @@ def test_a_rival_of_another_name_is_none_however_the_model_is_wrapped(wrapper: s
     file["0.table_dropped.emb.weight"] = torch.randn(7, 6)
     plan = tg.plan(nn.ModuleDict({"net": model}) if wrapper else model, file)
     assert sure(plan)[wrapper + "table.weight"] == "0.table.weight"
+
+
+def test_a_part_of_other_sizes_sends_its_layers_into_no_twin() -> None:
+    def heads(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 4))
+
+    file = filled(nn.ModuleDict({**encoder(2), "heads": heads(6)})).state_dict()
+    model = nn.ModuleDict({**encoder(2), "heads": heads(8), "heads_aux": heads(6), "norm": nn.LayerNorm(6)})
+    assert not any(name.startswith("heads_aux") for name in sure(tg.plan(model, file)))
+
+
+def test_a_layer_that_became_two_gives_its_bias_to_neither() -> None:
+    def net(stem: nn.Module) -> nn.Module:
+        return filled(nn.ModuleDict({"stem": stem, "norm": nn.BatchNorm2d(6), "fc": nn.Linear(6, 3)}))
+
+    parts = {"depthwise": nn.Conv2d(4, 4, 3, groups=4, bias=False), "pointwise": nn.Conv2d(4, 6, 1)}
+    one, two = net(nn.Conv2d(4, 6, 3)), net(nn.ModuleDict(parts))
+    assert "stem.pointwise.bias" not in sure(tg.plan(two, one.state_dict()))
+    assert "stem.bias" not in sure(tg.plan(one, two.state_dict()))
+
+
+def test_a_bias_of_one_block_fills_no_gap_of_another() -> None:
+    state = filled(encoder(4)).state_dict()
+    file = {name: value for name, value in state.items() if name not in ("blocks.0.fc.bias", "blocks.2.norm.weight")}
+    placed = sure(tg.plan(encoder(3), file))
+    assert all(name == key for name, key in placed.items())
+    assert len(placed) == len(encoder(3).state_dict()) - 2

@@ -94,11 +94,28 @@ class _Neighbours:
             for a in wanted.intersection(_around(m.source))
             for b in wanted.intersection(_around(m.target))
         }
+        self._owners: tuple[dict[str, set[str]], dict[str, set[str]]] = {}, {}
+        for m in matching.matches:
+            self._owners[0].setdefault(m.source.owner, set()).add(m.target.owner)
+            self._owners[1].setdefault(m.target.owner, set()).add(m.source.owner)
+
+    def part(self, source: Leaf, target: Leaf) -> bool:
+        """Return whether what is beside the two goes elsewhere on both sides, or their blocks don't correspond."""
+        ours, theirs = _block(source), _block(target)
+        if ours and theirs and (ours, theirs) not in self._pairs:
+            return True
+        to, by = self._owners[0].get(source.owner, set()), self._owners[1].get(target.owner, set())
+        return bool(to and by) and target.owner not in to
 
     def depth(self, source: Leaf, target: Leaf) -> int:
         """Return how deep in both names the innermost modules are that hold the two and correspond; 0: none."""
         pairs = ((a, b) for a in _around(source) for b in _around(target) if (a, b) in self._pairs)
         return max((a.count(".") + b.count(".") + 2 for a, b in pairs), default=0)
+
+
+def _block(leaf: Leaf) -> str:
+    """Return the innermost member of a list around a tensor, "" where there is none."""
+    return next((path for path in reversed(_around(leaf)) if path.rpartition(".")[2].isdecimal()), "")
 
 
 def _around(leaf: Leaf) -> list[str]:
@@ -113,7 +130,7 @@ def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) 
         (a.name, b.name): (near.depth(a, b), _alike(a, b))
         for a in sources
         for b in targets
-        if _one_role(a, b) and (a.name == b.name or a.name not in own)
+        if _one_role(a, b) and (a.name == b.name or a.name not in own) and not near.part(a, b)
     }
     found: list[tuple[Leaf, Leaf, bool]] = []
     for b in targets:

@@ -36,18 +36,19 @@ def _place(unit: Unit) -> tuple[str, str]:
 
 
 def torn(pairs: Iterable[Pair], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
-    """Return the targets fed from blocks of which parts go to the same parts of several members of one list.
+    """Return the targets in blocks of which parts go to, or come from, the same parts of several members of one list.
 
     Where shapes send a convolution to the block beside, the norms that fit in both by name belong there, too.
     """
-    goes: dict[tuple[str, Row], set[str]] = defaultdict(set)
-    held: dict[tuple[str, Row], set[int]] = defaultdict(set)
+    goes: dict[tuple[str, Row, int], set[str]] = defaultdict(set)
+    held: dict[tuple[str, Row, int], set[int]] = defaultdict(set)
     for pair in pairs:
         source, target = sources[pair.source], targets[pair.target]
         if source.block and target.block and source.tail == target.tail:
-            ends = source.block, _row(target.block)
-            goes[ends].add(target.block)
-            held[ends].add(pair.target)
+            for side, (block, other) in enumerate(((source.block, target.block), (target.block, source.block))):
+                ends = block, _row(other), side
+                goes[ends].add(other)
+                held[ends].add(pair.target)
     return {at for ends, members in goes.items() if len(members) > 1 for at in held[ends]}
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.matching.names.words import place_of
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
@@ -20,7 +22,8 @@ class Openings:
     `fits` says which units have the same shapes. `unnamed`: no equal name leads to one of the same shapes; `unpaired`: in
     no pair. `regions`, `rows` and `runs` number the part of the network, the list that a unit is a member of (-1 for
     none), and the run of equal shapes it stands in. `misled` are source regions, and `broken` source rows, in which a
-    name leads to other shapes; `open_rows` are rows that have a unit without a partner of equal name.
+    name leads to other shapes; `open_rows` are rows that have a unit without a partner of equal name; `places` are the paths of the targets with their
+    numbers set aside.
     """
 
     fits: np.ndarray
@@ -33,6 +36,7 @@ class Openings:
     misled: frozenset[int]
     broken: frozenset[int]
     open_rows: tuple[frozenset[int], frozenset[int]]
+    places: Sequence[str]
 
     def is_unquestioned(self, i: int, j: int) -> bool:
         """Return whether a pair of the same name has no other reading.
@@ -47,9 +51,11 @@ class Openings:
         return not (sources or targets) if int(ours[i]) in self.misled else not (sources and targets)
 
     def leaves_its_place(self, i: int, j: int) -> bool:
-        """Return whether the place of its own name, where it would fit, stays free while `i` goes to `j`."""
+        """Return whether the place of its own name stays free while `i` goes to `j`, and either would fit, or other words lead to it."""
         place = self.named.get(i, j)
-        return place != j and bool(self.fits[i, place] and self.unpaired[1][place])
+        if place == j or not self.unpaired[1][place]:
+            return False
+        return bool(self.fits[i, place]) or self.places[place] != self.places[j]
 
     def is_adjoined(self, i: int, j: int) -> bool:
         """Return whether the list of a pair has shifted and the pair could as well be the one beside it.
@@ -98,6 +104,7 @@ def openings(
         misled=frozenset(places[0][misled].tolist()),
         broken=frozenset(rows[0][misled].tolist()) - {-1},
         open_rows=(frozenset(rows[0][unnamed[0]].tolist()) - {-1}, frozenset(rows[1][unnamed[1]].tolist()) - {-1}),
+        places=[place_of(".".join(path)) for path in sequences[1].segments],
     )
 
 
