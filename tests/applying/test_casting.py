@@ -145,8 +145,18 @@ def test_several_threads_give_what_one_gives(undo, monkeypatch):
     monkeypatch.setattr(crew.os, "cpu_count", lambda: 4)
     model = model_of(torch.float32, sizes=((300, 41), (5,), (7777,)))
     source = source_of(model, torch.bfloat16)
-    seen, plain = set(), source.read_pieces
-    source.read_pieces = lambda pieces: (time.sleep(0.002), seen.add(threading.get_ident()), plain(pieces))
+    seen, several, plain = set(), threading.Event(), source.read_pieces
+
+    def read_pieces(pieces):
+        """Read, the first thread when a second one has come: it could be done with everything by then."""
+        time.sleep(0.002)
+        seen.add(threading.get_ident())
+        if len(seen) > 1:
+            several.set()
+        several.wait(timeout=10)
+        plain(pieces)
+
+    source.read_pieces = read_pieces
     load(model, source, undo)
     assert all(torch.equal(value, source.tensors[name].float()) for name, value in model.state_dict().items())
     assert len(seen) > 1
