@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from torchgraft.core.objects import said_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,31 +32,21 @@ def head_counts(walked: Iterable[tuple[str, nn.Module]]) -> dict[str, int]:
     configs: dict[int, int | None] = {}
     for path, module in walked:
         own = module.__dict__
-        count = None if own.keys().isdisjoint(NAMES) else _said_by(own)
+        count = None if own.keys().isdisjoint(NAMES) else _count(own)
         config = own.get("config")
         if count is None and config is not None:
             if id(config) not in configs:
-                configs[id(config)] = _said_by(config if isinstance(config, Mapping) else _Attributes(config))
+                configs[id(config)] = _count(config)
             count = configs[id(config)]
         if count is not None:
             found[path] = count
     return found
 
 
-class _Attributes:
-    """The attributes of a configuration object, asked by name; properties and aliases count."""
-
-    def __init__(self, config: object) -> None:
-        self.config = config
-
-    def get(self, name: str) -> object:
-        """Return an attribute, or None."""
-        return getattr(self.config, name, None)
-
-
-def _said_by(facts: Mapping[str, object] | _Attributes) -> int | None:
+def _count(given: object) -> int | None:
+    """Return the number that a module's own entries, or a configuration's (properties and aliases, too), tell."""
     for name in NAMES:
-        count = facts.get(name)
+        count = said_by(given, name)
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             return count
     return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from torchgraft.core.objects import said_by
 from torchgraft.core.places import modules
 from torchgraft.verifying.tracing.capture import runs
 
@@ -130,7 +131,7 @@ def _of_kind(kind: str, module: Any, every: list[nn.Module], draw: torch.Generat
 
 
 def _images(module: Any, every: list[nn.Module]) -> Iterator[tuple[int, ...]]:
-    sizes = [getattr(m, "img_size", None) or getattr(m, "image_size", None) for m in every]
+    sizes = [said_by(m, "img_size") or said_by(m, "image_size") for m in every]
     stated = [s if isinstance(s, int) else s[0] for s in sizes if isinstance(s, (int, tuple))]
     for channels in dict.fromkeys((module.in_channels, 3, 1)):  # the layer registered first need not run first
         yield from ((2, channels, size, size) for size in (*stated, *SIZES))
