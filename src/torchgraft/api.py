@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.inspection import Inspection, summarise
@@ -249,7 +250,7 @@ def _no_model(model: object, checkpoint: object) -> UsageError:
         if is_module(checkpoint)
         else "plan() takes other models, too"
     )
-    return UsageError(f"a {type(model).__name__} can't be filled: give an nn.Module; {hint}")
+    return UsageError(f"{a_kind(model)} can't be filled: give an nn.Module; {hint}")
 
 
 def _walked(model: object) -> Walk | None:
@@ -282,7 +283,7 @@ def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, a
             f"plan= holds all decisions: {', '.join(f'{name}=' for name in others)} can't be given beside it"
         )
     if not isinstance(plan, (Plan, str, os.PathLike)):
-        raise UsageError(f"plan is a {type(plan).__name__}: give what plan() returned, or the file it was saved to")
+        raise UsageError(f"plan is {a_kind(plan)}: give what plan() returned, or the file it was saved to")
     found = plan if isinstance(plan, Plan) else read_plan(plan)
     return still_proved(fitted(found, source, target), source)
 

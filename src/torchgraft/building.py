@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.api import load
 from torchgraft.core.errors import UninitialisedError, UsageError
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 
 if TYPE_CHECKING:
@@ -50,10 +51,8 @@ def build(
     from torchgraft.applying import on_meta, with_values
 
     if is_module(factory) or not callable(factory):
-        kind = type(factory).__name__
-        raise UsageError(
-            f"factory is a {kind}: give a function or class that makes the model; load() fills one that is there"
-        )
+        what = "give a function or class that makes the model; load() fills one that is there"
+        raise UsageError(f"factory is {a_kind(factory)}: {what}")
     model, reason = on_meta(factory)
     if model is not None:
         try:

@@ -12,6 +12,7 @@ from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
 from torchgraft.asked import Asked
 from torchgraft.core.errors import UsageError
 from torchgraft.core.hints import did_you_mean
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share
 from torchgraft.matching import LAYOUTS, Rules, Stated
@@ -234,10 +235,9 @@ def requested(caller: str, asked: Mapping[str, Any]) -> Request:
 def _check_source(source_model: object, source_inputs: object, golden: object) -> None:
     """Raise UsageError where what was said of the source makes no sense."""
     if source_model is not None and not is_module(source_model):
-        kind = "class" if isinstance(source_model, type) else type(source_model).__name__
-        raise UsageError(f"source_model is a {kind}: give the module that the checkpoint was saved from")
+        raise UsageError(f"source_model is {a_kind(source_model)}: give the module that the checkpoint was saved from")
     if golden is not None and not isinstance(golden, (str, os.PathLike)):
-        raise UsageError(f"golden is a {type(golden).__name__}: give the path of a file that record() wrote")
+        raise UsageError(f"golden is {a_kind(golden)}: give the path of a file that record() wrote")
     if golden is not None and source_inputs is not None:
         raise UsageError("golden= holds what the source was run on: source_inputs= can't be given beside it")
 
@@ -251,8 +251,8 @@ def _learned(given: object) -> Learned | None:
         return given
     if isinstance(given, (str, os.PathLike)):
         return Learned.read(given)
-    kind = type(given).__name__
-    raise UsageError(f"learned is a {kind}: give what learn() returned, or the path of a file that it was saved to")
+    what = "give what learn() returned, or the path of a file that it was saved to"
+    raise UsageError(f"learned is {a_kind(given)}: {what}")
 
 
 def _stated(layout: str | Mapping[str, str] | None, heads: int | None) -> Stated:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.objects import a_kind
 from torchgraft.core.plan import Plan
 from torchgraft.matching import choose, listed_networks, require_weights
 from torchgraft.reading import open_checkpoint
@@ -131,7 +132,7 @@ def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:
     from torchgraft.writing import write_bytes
 
     if not isinstance(plan, Plan):
-        raise UsageError(f"plan is a {type(plan).__name__}: save_plan takes the path first, then what plan() returned")
+        raise UsageError(f"plan is {a_kind(plan)}: save_plan takes the path first, then what plan() returned")
     write_bytes(path, (json.dumps(data_of("plan", plan), indent=1, allow_nan=False) + "\n").encode())
 
 

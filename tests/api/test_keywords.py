@@ -91,7 +91,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_done(call, asked, said):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"plan": 3}, "plan is a int: give what plan() returned"),
+        ({"plan": 3}, "plan is an int: give what plan() returned"),
         ({"device": "nosuch"}, "device='nosuch': "),
         ({"device": "meta"}, "device='meta': nothing has values there"),
         ({"device": "cuda:0"}, "this model lies on 'cpu' and stays there: move it with model.to('cuda:0')"),

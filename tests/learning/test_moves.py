@@ -214,7 +214,7 @@ def test_every_element_type_is_learned(dtype):
     ("convert", "text"),
     [
         (lambda s: s["missing"], "KeyError"),
-        (lambda s: 3, "returns a int"),
+        (lambda s: 3, "returns an int"),
         (lambda s: {"model": {"a": s["a"]}}, r"\['model'\]"),
         (lambda s: {"a": s["a"][: int(s["a"].reshape(-1)[0]) + 1]}, r"makes a \[1, 6\] float32 and \[4, 6\]"),
     ],

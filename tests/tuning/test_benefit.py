@@ -134,7 +134,7 @@ ONE = net()
 @pytest.mark.parametrize(
     ("build", "train", "seeds", "said"),
     [
-        (net, 3, SEEDS, "train is a int: give a function"),
+        (net, 3, SEEDS, "train is an int: give a function"),
         (net, lambda *_: 1.0, 5, r"seeds=5: give a list of numbers, e.g. range\(5\)"),
         (lambda: ONE, lambda *_: 1.0, SEEDS, "build returns the same model again"),
         (dict, lambda *_: 1.0, SEEDS, "build returns a dict: return an nn.Module"),

@@ -210,7 +210,7 @@ def test_recorded_callables_need_inputs_of_the_models_own(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"golden": 3}, "golden is a int: give the path"),
+        ({"golden": 3}, "golden is an int: give the path"),
         ({"source_inputs": 3}, "source_inputs= can't be given beside it"),
         ({"inputs": [1, 2]}, "2 inputs, and 1 recorded runs"),
     ],

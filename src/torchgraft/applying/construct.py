@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import modules
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _expect_module(made: object) -> None:
     from torch import nn
 
     if not isinstance(made, nn.Module):
-        raise UsageError(f"the factory gives a {type(made).__name__}; an nn.Module is needed")
+        raise UsageError(f"the factory gives {a_kind(made)}; an nn.Module is needed")
 
 
 def _stray(model: nn.Module) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
 from torchgraft.core.hints import did_you_mean
+from torchgraft.core.objects import a_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,7 +182,7 @@ def _built(build: Any, arguments: dict[str, Any], model: str) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise UsageError(f"--model {model} raised {_said(error)}") from error
     if not isinstance(made, nn.Module):
-        raise UsageError(f"--model {model} gives a {type(made).__name__}; an nn.Module is needed")
+        raise UsageError(f"--model {model} gives {a_kind(made)}; an nn.Module is needed")
     return made
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.objects import a_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -268,9 +269,7 @@ def _state_of(model: nn.Module) -> Mapping[str, Any]:
             f"state_dict() of {type(model).__name__} fails, so its tensors have no names ({said})"
         ) from error
     if not isinstance(state, Mapping):
-        raise UsageError(
-            f"state_dict() of {type(model).__name__} gives a {type(state).__name__}; a dictionary is needed"
-        )
+        raise UsageError(f"state_dict() of {type(model).__name__} gives {a_kind(state)}; a dictionary is needed")
     return state
 
 

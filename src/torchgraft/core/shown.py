@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.objects import a_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ class Shown:
         """
         page = self._renderers().html
         if page is None:
-            raise UsageError(f"a {type(self).__name__} has no HTML page")
+            raise UsageError(f"{a_kind(self)} has no HTML page")
         return page(self)
 
     def _renderers(self) -> Renderers:

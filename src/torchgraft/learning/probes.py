@@ -14,6 +14,7 @@ import numpy as np
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.objects import a_kind
 from torchgraft.core.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ def _tensors(result: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     import torch
 
     if not hasattr(result, "items"):
-        kind = type(result).__name__
-        raise UsageError(f"the conversion returns a {kind}; a dictionary of tensors, a module or None is accepted")
+        accepted = "a dictionary of tensors, a module or None is accepted"
+        raise UsageError(f"the conversion returns {a_kind(result)}; {accepted}")
     found, skipped = {}, []
     for name, value in result.items():
         if isinstance(value, np.ndarray):

@@ -7,9 +7,11 @@ a CheckpointError, wherever in this package it is found: its kinds are in `core.
 from __future__ import annotations
 
 import os
+from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.objects import a_kind
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.disk.handles import is_handle
 from torchgraft.reading.finding.catalog import catalogue
@@ -49,11 +51,21 @@ def open_checkpoint(checkpoint: Any) -> Source:
     if isinstance(checkpoint, (dict, list, tuple)) or is_torch_module(checkpoint) or hasattr(checkpoint, "items"):
         contents = read_memory(checkpoint)
         return _opened(f"<{contents.format}>", contents, ())
-    kind = type(checkpoint).__name__
-    hint = "; wrap a file's content in io.BytesIO" if isinstance(checkpoint, (bytes, bytearray, memoryview)) else ""
-    raise UsageError(
-        f"checkpoint is a {kind}; a path, an open file, a dictionary of tensors or a module is accepted{hint}"
-    )
+    accepted = "a path, an open file, a dictionary of tensors or a module is accepted"
+    raise UsageError(f"checkpoint is {a_kind(checkpoint)}; {accepted}{_remedy(checkpoint)}")
+
+
+def _remedy(given: object) -> str:
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        return "; wrap a file's content in io.BytesIO"
+    if isinstance(given, Iterator):
+        return (
+            "; in place of model.parameters() or model.named_parameters() give dict(model.named_parameters()), "
+            "or model.state_dict(), which has the buffers, too"
+        )
+    if isinstance(given, (ItemsView, ValuesView)):
+        return "; give the dictionary itself"
+    return ""
 
 
 class Lent:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.listing import listed
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module, places
 from torchgraft.core.system.checksums import crc32
 from torchgraft.tuning.fates import Fate, fates
@@ -144,7 +145,7 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
             with _seeded(seed) as again:
                 model = build()
                 if not is_module(model):
-                    raise UsageError(f"build returns a {type(model).__name__}: return an nn.Module")
+                    raise UsageError(f"build returns {a_kind(model)}: return an nn.Module")
                 if model is last():
                     raise UsageError(
                         "build returns the same model again: make a new one at each call, or nothing is from scratch"
@@ -186,7 +187,7 @@ def _expect_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: i
 def _expect_functions(**given: object) -> None:
     for name, function in given.items():
         if not callable(function):
-            raise UsageError(f"{name} is a {type(function).__name__}: give a function")
+            raise UsageError(f"{name} is {a_kind(function)}: give a function")
 
 
 def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:

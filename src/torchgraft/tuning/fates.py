@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import did_you_mean
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Place, Walk, is_module
 from torchgraft.core.plan import Action, Plan
 from torchgraft.core.results.report import Report
@@ -107,7 +108,7 @@ def plan_of(given: Report | Plan) -> Plan:
         return given.plan
     if not isinstance(given, Plan):
         first = "give the model first, then the report" if is_module(given) else "give what load() or plan() returned"
-        raise UsageError(f"report is a {type(given).__name__}: {first}")
+        raise UsageError(f"report is {a_kind(given)}: {first}")
     return given
 
 
@@ -118,7 +119,7 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
         UsageError: the plan is for another model: not one tensor of the same shape is in both. Or `model` is none.
     """
     if not is_module(model):
-        raise UsageError(f"model is a {type(model).__name__}: give the model first, then the report of load()")
+        raise UsageError(f"model is {a_kind(model)}: give the model first, then the report of load()")
     walk = Walk(model)
     grouped: dict[int, list[Place]] = {}
     for place in walk.places:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
 from torchgraft.tuning.fates import plan_of
@@ -65,9 +66,7 @@ def carry_state(
     """
     plan = plan_of(report)
     if not hasattr(optimizer, "param_groups"):
-        raise UsageError(
-            f"optimizer is a {type(optimizer).__name__}: give a torch.optim.Optimizer over the model's parameters"
-        )
+        raise UsageError(f"optimizer is {a_kind(optimizer)}: give a torch.optim.Optimizer over the model's parameters")
     old, whose = _chosen(source, plan, prefer, names)
     steps = _steps_of(model, optimizer, plan)
     kinds = _Kinds(type(optimizer))

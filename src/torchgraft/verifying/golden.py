@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import here, places
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
 from torchgraft.verifying.tracing import Run, fingerprint
@@ -95,9 +96,7 @@ def _described(given: Any, name: str, tensors: dict[str, torch.Tensor]) -> dict[
         return {"plain": given}
     if callable(given):
         return {"callable": True}
-    raise UsageError(
-        f"{name} is a {type(given).__name__}: give tensors, plain values, or a callable that runs the model"
-    )
+    raise UsageError(f"{name} is {a_kind(given)}: give tensors, plain values, or a callable that runs the model")
 
 
 def _given(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:

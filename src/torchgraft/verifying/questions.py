@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
@@ -92,7 +93,7 @@ def checked_models(model: object, source_model: object) -> None:
     """Raise UsageError unless both are modules."""
     for name, value in (("model", model), ("source_model", source_model)):
         if not is_module(value):
-            raise UsageError(f"{name} is a {type(value).__name__}: give an nn.Module")
+            raise UsageError(f"{name} is {a_kind(value)}: give an nn.Module")
 
 
 def are_guessed(inputs: object, source_inputs: object = None) -> bool:

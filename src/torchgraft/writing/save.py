@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
+from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_spread
 from torchgraft.core.results.report import Saved
 from torchgraft.core.system.progress import Ticks
@@ -59,9 +60,7 @@ def save(
         WriteError: a file could not be written; what stood at its place is intact.
     """
     if not isinstance(tensors, Mapping):
-        raise UsageError(
-            f"tensors is a {type(tensors).__name__}: save takes the path first, then a dictionary of tensors"
-        )
+        raise UsageError(f"tensors is {a_kind(tensors)}: save takes the path first, then a dictionary of tensors")
     return _written(path, tensors, metadata or {}, file_format, shard_size, progress)
 
 
@@ -81,7 +80,7 @@ def save_model(
         WriteError: a file could not be written; what stood at its place is intact.
     """
     if not hasattr(model, "state_dict"):
-        raise UsageError(f"model is a {type(model).__name__}: save_model takes the path first, then the model")
+        raise UsageError(f"model is {a_kind(model)}: save_model takes the path first, then the model")
     return _written(path, model.state_dict(), metadata or {}, file_format, shard_size, progress)
 
 
