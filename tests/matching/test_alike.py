@@ -92,6 +92,26 @@ def test_all_at_once_is_as_one_by_one(found, prefixes, dice):
     same(*plans(dict(source), target))
 
 
+@pytest.mark.parametrize("prefixes", [("", ""), ("module.", ""), ("", "module."), ("layers.", "")])
+def test_names_at_the_root_are_judged_alike(prefixes):
+    for names in (
+        ("weight", "bias", "in_proj_weight", "in_proj_bias"),
+        ("fc.in_proj_weight",),
+        ("weight", "bias", "running_var", "pos_embed"),
+    ):
+        shapes = dict.fromkeys(names, ())
+        same(*plans(specs_of(shapes, prefixes[0]), model_of(shapes, prefixes[1])))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_kernel_that_the_model_has_as_it_is_stays_as_it_is(prefix):
+    """In a file of another library it would be a matrix [in, out] with one position in front."""
+    shapes = {"fc.bias": (4,), "fc.kernel": (1, 4, 4), "head.weight": (4, 4), "head.bias": (4,)}
+    made, other = plans(specs_of(shapes, ""), model_of(shapes, prefix))
+    same(made, other)
+    assert not any("Transpose" in str(feed.ops) for step in made.steps for feed in step.feeds)
+
+
 DECODER = {
     f"layers.{n}.{name}.weight": shape
     for n in range(2)

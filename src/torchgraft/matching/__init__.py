@@ -21,7 +21,14 @@ from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.undotted import dotted, respelled, restored
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
-from torchgraft.matching.parts.leaves import as_stored, copy_leaves, source_leaves, target_leaves, with_classes
+from torchgraft.matching.parts.leaves import (
+    as_stored,
+    copy_leaves,
+    source_leaves,
+    target_leaves,
+    unfolded,
+    with_classes,
+)
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import (
@@ -43,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from torchgraft.core.plan import Why
-    from torchgraft.core.specs import Target, TensorSpec
+    from torchgraft.core.specs import Shape, Target, TensorSpec
 
 __all__ = [
     "LAYOUTS",
@@ -121,13 +128,14 @@ class Given:
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
     shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present_once(part, names)]
-    back = restored([name for name, _ in shown], names)
+    spelled = {unfolded(name): name for name, _ in shown}  # `in_proj_weight` lacks no dot
+    back = restored([name for name, _ in shown], {spelled.get(name, name) for name in names})
     shown = [(back.get(name, name), key) for name, key in shown]
     back = unchunked([name for name, _ in shown], list(names))
     shown = [(back.get(name, name), key) for name, key in shown] if back else shown
     back = respelled([name for name, _ in shown], names)
     keys = {back.get(name, name): key for name, key in shown}
-    sources, derived = _sources(keys, given)
+    sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = by_name(sources, targets)
     stated = given.models.stated.layouts
     matching = None if stated else _settled(sources, targets, naming)
@@ -142,11 +150,12 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     return _under_own_keys(matching, keys, derived, naming)
 
 
-def _sources(keys: Mapping[str, str], given: Given) -> tuple[list[Leaf], dict[str, str]]:
+def _sources(keys: Mapping[str, str], given: Given, held: Mapping[str, Shape]) -> tuple[list[Leaf], dict[str, str]]:
     """Return the leaves of the file by the names to match by, with what their own names tell, and its derived keys."""
     classes = given.models.source.classes if given.models.source else {}
     kinds = {_owner(name): classes.get(_owner(key), "") for name, key in keys.items()} if classes else None
-    sources, derived = source_leaves({name: _renamed(given.specs[key], name) for name, key in keys.items()}, kinds)
+    shown = {name: _renamed(given.specs[key], name) for name, key in keys.items()}
+    sources, derived = source_leaves(shown, kinds, held)
     sources = with_classes(sources, classes, keys)
     paths = [as_stored(leaf, keys) for leaf in sources]
     heads = given.models.stated.heads

@@ -16,6 +16,7 @@ from torchgraft.core.names import words
 from torchgraft.matching.names.prefixes import reason_of
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.parts.forms import may_take_part
+from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.parts.leaves import unfolded
 from torchgraft.matching.tables.packing import FUSED, packed_one_way
 
@@ -42,7 +43,15 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
         return None
     if rule != ("", "") and (len(held) <= FEW or any(slot.aliases for slot in held)):
         return None  # a prefix may lead to another of a tensor's names as well
-    if _means_more(names if new else keys) or (new and (restored(keys, names) or respelled(keys, names))):
+    longer, shorter = (names, keys) if new else (keys, names)
+    at_root = (
+        [name for name in shorter if "." not in name] if old or new else ()
+    )  # the prefix is no name of their layer
+    if len(at_root) == len(keys) or (rule != ("", "") and as_matrices(specs)):
+        return (
+            None  # a last segment alone is no evidence for a prefix, nor a kernel's shape for what it means elsewhere
+        )
+    if _means_more((*longer, *at_root)) or (new and (restored(keys, names) or respelled(keys, names))):
         return None
     return Alike(keys=dict(zip(names, keys, strict=True)), why=reason_of(rule))
 

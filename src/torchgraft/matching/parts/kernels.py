@@ -34,8 +34,10 @@ def _of_one_position(specs: Mapping[str, TensorSpec]) -> dict[str, Shape]:
     """Return the shapes of kernels [1, in, out] without their first axis, where a bias shows that outputs come last."""
     found: dict[str, Shape] = {}
     for key, spec in specs.items():
+        if len(spec.shape) != 3 or spec.shape[0] != 1:
+            continue
         owner, _, role = key.rpartition(".")
-        if len(spec.shape) == 3 and spec.shape[0] == 1 and role in BIASES:
+        if role in BIASES:
             bias = specs.get(f"{owner}.{BIASES[role]}")
             if bias is not None and bias.shape == spec.shape[2:]:
                 found[key] = spec.shape[1:]
@@ -50,8 +52,8 @@ def with_heads_joined(specs: Mapping[str, TensorSpec]) -> dict[str, Shape]:
     """
     kernels: dict[str, dict[str, TensorSpec]] = defaultdict(dict)
     for key, spec in specs.items():
-        owner, _, role = key.rpartition(".")
-        if role == KERNEL and len(spec.shape) > 2:
+        if len(spec.shape) > 2 and key.endswith(f".{KERNEL}"):
+            owner = key.rpartition(".")[0]
             kernels[owner.rpartition(".")[0]][owner] = spec
     found: dict[str, Shape] = {}
     for layers in kernels.values():

@@ -33,14 +33,16 @@ TURNED = {"Linear": False, "NonDynamicallyQuantizableLinear": False, "Conv1D": T
 
 
 def source_leaves(
-    specs: Mapping[str, TensorSpec], kinds: Mapping[str, str] | None = None
+    specs: Mapping[str, TensorSpec], kinds: Mapping[str, str] | None = None, held: Mapping[str, Shape] | None = None
 ) -> tuple[list[Leaf], dict[str, str]]:
     """Return the leaves of a checkpoint (not yet cut into parts) in file order, and its derived keys.
 
-    `kinds` are the class names of the modules that the source consists of, where they are known.
+    `kinds` are the class names of the modules that the source consists of, where they are known. What the model has under
+    the same name, with the shape that is `held` there, is taken as it is.
     """
     forms, derived = find_forms(specs)
-    matrices = as_matrices(specs)
+    held = held or {}
+    matrices = {key: shape for key, shape in as_matrices(specs).items() if specs[key].shape != held.get(key)}
     leaves: list[Leaf] = []
     for order, (key, spec) in enumerate(specs.items()):
         form = forms.get(key)
@@ -80,7 +82,7 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
                 form=form.kind if form else "plain",
                 order=slot.order,
                 also=() if form else slot.aliases,
-                turned=TURNED.get(slot.kind),
+                turned=TURNED.get(slot.kind) if len(seen.shape) < 3 else None,
                 kind=slot.kind,
                 is_buffer=slot.is_buffer,
             )
