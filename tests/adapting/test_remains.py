@@ -27,6 +27,30 @@ def test_a_second_name_of_a_tied_tensor_is_an_alias():
         model, {"0.weight": torch.eye(4), "1.weight": torch.eye(4), "0.bias": torch.ones(4), "1.bias": torch.ones(4)}
     )
     assert [(u.spec.name, u.quiet, u.why.rule) for u in report.plan.unused] == [("1.weight", True, "alias")]
+    same = "1 tensor of the checkpoint is not needed: the same values as another that is used (1.weight)"
+    assert f"harmless: {same}\n" in str(report)
+
+
+def test_a_second_name_of_other_values_is_not_called_harmless():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    for verdict in (tg.Verdict.REFUSE, tg.Verdict.WARN):
+        plan = tg.plan(
+            model, {"0.weight": torch.eye(4), "1.weight": torch.ones(4, 4)}, policy=tg.Policy(conflict=verdict)
+        )
+        assert "hold different values in the file" in str(plan)
+        assert "harmless" not in str(plan)
+
+
+def test_counters_and_copies_are_told_apart():
+    state = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.BatchNorm1d(8)).state_dict()
+    copies = {f"old.{name}": state[name].clone() for name in ("0.weight", "1.weight")}
+    plan = tg.plan(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), state | copies)
+    counters, same = str(plan).split("harmless:\n")[1].splitlines()[:2]
+    assert counters.strip() == "1 tensor of the checkpoint is not needed: counters, indices and the like"
+    assert same.strip() == (
+        "2 tensors of the checkpoint are not needed: the same values as others that are used (old.{0-1}.weight)"
+    )
 
 
 def test_untrained_norms_of_unused_layers_are_no_echoes():

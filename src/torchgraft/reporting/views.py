@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
+from torchgraft.core.listing import listed
 from torchgraft.core.plan import Action
 from torchgraft.reporting import sections as parts
 from torchgraft.reporting.view import Section, View, remark_section, told
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torchgraft.core.results.report import Check, Mapped, Report
 
 VALUES = "values"
+# Rules by which a tensor of the checkpoint is not used since a used one has its values: both were compared.
+REPEATS = ("alias", "echo")
 LARGE = 64 << 20
 STAY = (
     "the file must stay as it is while the model lives: a change in place changes the model, a shorter file ends the "
@@ -140,16 +143,32 @@ def _tensors(plan: Plan, fates: dict[str, list[Step]], initialised: int) -> list
         parts.renamed_section(fates["renamed"]),
         parts.likely_section(fates["copied"]),
         parts.cast_section(plan),
-        _quiet(len(fates["quiet"]), len(plan.unused) - len(unused)),
+        _quiet(len(fates["quiet"]), plan),
     ]
 
 
-def _quiet(slots: int, unused: int) -> Section:
+def _quiet(slots: int, plan: Plan) -> Section:
+    """Return what is harmless: counters and the like, and second copies of what is used.
+
+    Names of a tied tensor that hold different values are no copies; an objection tells of them.
+    """
+    quiet = [one for one in plan.unused if one.quiet]
+    torn = {name for objection in plan.objections if objection.kind == "conflict" for name in objection.names}
+    second = [one.spec.name for one in quiet if one.why.rule in REPEATS]
+    unused = len(quiet) - len(second)
     said = (
         [f"{tensors(slots)} of the model {'keeps its value' if slots == 1 else 'keep their values'}"] if slots else []
     )
-    said += [f"{tensors(unused)} of the checkpoint {'is' if unused == 1 else 'are'} not needed"] if unused else []
-    return remark_section("harmless", [f"{', '.join(said)}: counters, indices and the like"] if said else [])
+    said += [_not_needed(unused)] if unused else []
+    told = [f"{', '.join(said)}: counters, indices and the like"] if said else []
+    if copies := [name for name in second if name not in torn]:
+        like = "another that is used" if len(copies) == 1 else "others that are used"
+        told.append(f"{_not_needed(len(copies))}: the same values as {like} ({listed(copies)})")
+    return remark_section("harmless", told)
+
+
+def _not_needed(count: int) -> str:
+    return f"{tensors(count)} of the checkpoint {'is' if count == 1 else 'are'} not needed"
 
 
 def _origin(plan: Plan) -> str:
