@@ -40,6 +40,7 @@ from torchgraft.matching.select import (
     only,
     place_of,
     require_weights,
+    without_averages,
 )
 from torchgraft.matching.tables.dialect import ROLES
 from torchgraft.matching.tables.packing import packed_otherwise
@@ -100,6 +101,9 @@ def match(
         known = _names(models.target)
         notes = rules.astray(list(specs), [*known, *(renamed or {})])
     inside, outside = keep_part(specs, prefer)
+    averages: list[str] = []
+    if prefer is None and not (rules.rename or rules.fan_out or renamed):
+        inside, averages = without_averages(specs, _names(models.target))
     targets = with_classes(target_leaves(models.target.slots), models.target.classes, {})
     targets = with_rotary(targets, lambda path: models.stated.heads or models.target.heads_at(path))
     if rules.fresh or rules.zero or rules.layers or rules.copies:
@@ -107,6 +111,8 @@ def match(
     targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
     given = Given(specs, rules, renamed or {}, models)
     found = _match_part(in_order(list(inside), models.source), targets, given)
+    if averages:
+        found = _merged(found, _match_part(averages, (), given))
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
         rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -178,6 +179,21 @@ def keep_part(keys: Iterable[str], prefer: str | None) -> tuple[list[str], list[
         return keys, []
     inside = [key for key in keys if in_part(key, prefer)]
     return (inside, [key for key in keys if not in_part(key, prefer)]) if inside else (keys, [])
+
+
+def without_averages(specs: Mapping[str, TensorSpec], names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the keys of live weights, and those of averages of them: live ones come first, whatever the names are.
+
+    Averages are in a part that is called so, and live tensors have all of their shapes. A model with such a part itself
+    takes them, and so does one for which the file holds nothing else.
+    """
+    averaged = [key for key in specs if in_part(key, "ema")]
+    live = [key for key in specs if not in_part(key, "ema")] if averaged else []
+    shapes = Counter(specs[key].shape for key in averaged if specs[key].shape)
+    copied = len(averaged) > FEW_AVERAGED and shapes <= Counter(specs[key].shape for key in live)
+    if not copied or any(in_part(name, "ema") for name in names):
+        return list(specs), []
+    return live, averaged
 
 
 def averaged_beside(keys: Iterable[str]) -> str:

@@ -25,8 +25,8 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "", wrapper
     """Return key -> target name for keys whose last segment is a target name with dots replaced by `joint`.
 
     One run of letters in front (what the averaged module was called inside its parent) is allowed if it is the same
-    for all. Target names that become equal without their dots are left out: they can't be told apart. `wrapper` is a path
-    of the model's that the keys don't have.
+    for all. Target names that become equal without their dots are left out: they can't be told apart; so are those that
+    several keys mean. `wrapper` is a path of the model's that the keys don't have.
     """
     flat: dict[str, str] = {}
     twice: set[str] = set()
@@ -51,11 +51,13 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "", wrapper
     before, count = votes.most_common(1)[0]
     if count < MIN_VOTES:
         return {}
-    return {
+    found = {
         key: flat[end[len(before) :]]
         for key, end in whole.items()
         if end.startswith(before) and end[len(before) :] in flat and key != flat[end[len(before) :]]
     }
+    meant = Counter(found.values())
+    return {key: name for key, name in found.items() if meant[name] == 1}
 
 
 def restored(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
@@ -66,8 +68,12 @@ def restored(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
         return {}
     served = _served(keys, names)
     open_names = [n for n in names if n not in served]
-    ways = [(joint, wrapper) for wrapper in ("", *wrappers(names)) for joint in JOINTS]
-    found = max((undotted(long, open_names, *way) for way in ways), key=len)
+    found: dict[str, str] = {}
+    for wrapper in ("", *wrappers(names)):
+        bare = {name.removeprefix(wrapper) for name in names} if wrapper else set()
+        served = _served(keys, {name for name in bare if "." in name})
+        wanted = [name for name in open_names if name.removeprefix(wrapper) not in served]
+        found = max(found, *(undotted(long, wanted, joint, wrapper) for joint in JOINTS), key=len)
     return found if len(found) > 1 or (len(found) == len(names) > 0) else {}
 
 
