@@ -29,3 +29,20 @@ def test_a_bias_under_its_own_name_goes_over():
     saved, model = tower(nn.Conv2d(3, 8, 7)).state_dict(), tower(nn.Conv2d(3, 8, 3))
     tg.load(model, saved)
     assert torch.equal(model["stem"][0].bias, saved["stem.0.bias"])
+
+
+def separable(inner, outer):
+    """A convolution in two: one channel at a time, and then all of them."""
+    return nn.Sequential(nn.Conv2d(inner, inner, 3, groups=inner, bias=False), nn.Conv2d(inner, outer, 1))
+
+
+@pytest.mark.parametrize("split", [0, 1, 2])
+def test_a_layer_of_a_list_that_became_two_gives_its_bias_to_neither(split):
+    def net(split=None):
+        sizes = enumerate(((3, 6), (6, 8), (8, 9)))
+        layers = [separable(*size) if at == split else nn.Conv2d(*size, 3) for at, size in sizes]
+        return nn.ModuleDict({"body": nn.Sequential(*layers), "fc": nn.Linear(9, 4)})
+
+    plan = tg.plan(net(split), net().state_dict())
+    assert {f"body.{split}.weight", f"body.{split}.bias"} == {u.spec.name for u in plan.unused}
+    assert len(plan.fresh) == 3

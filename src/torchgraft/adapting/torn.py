@@ -20,13 +20,12 @@ def torn(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[str, Match
     A layer of another size that took its place is another layer; its bias means nothing without its weight.
     """
     whole = [m for m in matches if m.source.part is None and m.target.part is None]
-    lost = {
-        (m.source.owner, m.target.owner) for m in whole
-        if m.target.role == "weight" and _is_empty(m, steps) and _own(m.source) != _own(m.target)
-    }  # fmt: skip
+    weights = [m for m in whole if m.target.role == "weight"]
+    lost = {m.source.owner for m in weights if _is_empty(m, steps)}
+    lost.difference_update(m.source.owner for m in weights if not _is_empty(m, steps))
     return {
         m.target.keys[0]: m for m in whole
-        if lost and m.target.role == "bias" and (m.source.owner, m.target.owner) in lost and not _is_empty(m, steps)
+        if m.source.owner in lost and m.target.role == "bias" and _own(m.source) != _own(m.target) and not _is_empty(m, steps)
     }  # fmt: skip
 
 
@@ -35,8 +34,11 @@ def kept_fresh(step: Step) -> Step:
     return Step(slot=step.slot, why=Why("shape", TORN, step.why.evidence))
 
 
-def _own(leaf: Leaf) -> str:
-    return leaf.owner.rpartition(".")[2]
+def _own(leaf: Leaf) -> list[str]:
+    """Return what a layer is called by itself: its last word, and the numbers behind it, which say nothing without it."""
+    parts = leaf.owner.split(".")
+    words = [at for at, part in enumerate(parts) if not part.isdecimal()]
+    return parts[words[-1] :] if words else parts
 
 
 def _is_empty(match: Match, steps: Mapping[str, Step]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.names import ends
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
 _TWO_NUMBERS = re.compile(r"(?=(?:^|\.)(\d+)\.(\d+)\.)")
 _NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
@@ -36,7 +36,20 @@ def unchunked(keys: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         for at, other in (*whole, *cut):
             if other[at:] in known and key[at:] not in known:
                 found[key] = other
-    return found
+    return found | _beside(found, keys, set(names))
+
+
+def _beside(found: Mapping[str, str], keys: Iterable[str], names: Container[str]) -> dict[str, str]:
+    """Return the other keys of the modules that were renamed: the tensors of one module stay together."""
+    owners = {key.rpartition(".")[0]: name.rpartition(".")[0] for key, name in found.items()}
+    here = set(keys) if found else set()
+    out: dict[str, str] = {}
+    for key in keys if found else ():
+        owner, _, role = key.rpartition(".")
+        name = f"{owners.get(owner, owner)}.{role}"
+        if owner in owners and key not in found and name not in here and not any(end in names for end in ends(key)):
+            out[key] = name
+    return out
 
 
 def _lists(keys: Iterable[str]) -> dict[str, Chunks]:
