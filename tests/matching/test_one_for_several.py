@@ -126,3 +126,24 @@ def test_copies_may_be_kept_fresh() -> None:
     plan = tg.load(model, distinct(encoder(nn.LSTM)), fresh=["rnns.0.module.weight_hh_l0"]).plan
     assert torch.equal(model["rnns"][0].module.weight_hh_l0, before)
     assert plan.by_name["rnns.1.module.weight_hh_l0"].feeds
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_only_layer_of_a_head_is_not_surely_one_of_several(*, flipped: bool) -> None:
+    def net(head: nn.Sequential) -> nn.ModuleDict:
+        return nn.ModuleDict({"body": stack(experts=0), "head": head})
+
+    one = net(nn.Sequential(nn.Dropout(), nn.Linear(WIDTH, WIDTH)))
+    two = net(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4)))
+    source, model = (two, one) if flipped else (one, two)
+    heads = [
+        step for step in tg.plan(model, source.state_dict()).steps if step.slot.name.startswith("head.") and step.feeds
+    ]
+    assert {step.certainty for step in heads} <= {Certainty.DOUBT}
+
+
+def test_the_only_layer_of_a_head_keeps_its_place_behind_layers_without_weights() -> None:
+    one, two = nn.Sequential(nn.Linear(WIDTH, 4)), nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(WIDTH, 4))
+    source, model = (nn.ModuleDict({"body": stack(experts=0), "head": head}) for head in (one, two))
+    tg.load(model, source.state_dict())
+    assert torch.equal(model["head"][2].weight, source["head"][0].weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -100,6 +101,7 @@ class _Doubts:
         self._units = units
         self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
+        self._sizes = tuple(_row_sizes(side) for side in units)
         self._crowded = _norms_of_attentions(*units) if unordered else (set(), set())
         self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._torn = torn(pairs, *units)
@@ -115,6 +117,8 @@ class _Doubts:
         if _is_crowded(pair, self._crowded):
             return UNORDERED
         if _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0]):
+            return ONE_OF_SEVERAL
+        if not pair.named and pair.block <= 0.5 and _stood_alone((source, target), self._sizes, self._rows):
             return ONE_OF_SEVERAL
         if not pair.named and (pair.source in self._lonely[0] or pair.target in self._lonely[1]):
             return FREE_ELSEWHERE
@@ -261,6 +265,19 @@ def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
         else {one.path, *(leaf.keys[0].rpartition(".")[0] for leaf in one.leaves.values())}
     )
     return any(is_one_path(row, path) for path in paths)
+
+
+def _row_sizes(units: Sequence[Unit]) -> Counter[str]:
+    """Return how many units are members of each row."""
+    return Counter(unit.path.rpartition(".")[0] for unit in units)
+
+
+def _stood_alone(pair: tuple[Unit, Unit], sizes: Sequence[Mapping[str, int]], rows: Sequence[Container[str]]) -> bool:
+    """Return whether two are members of a row of one name, of which one side has this one alone and the other left some open."""
+    (ours, _, here), (theirs, _, there) = (unit.path.rpartition(".") for unit in pair)
+    if not (here.isdecimal() and there.isdecimal() and is_one_path(ours, theirs)):
+        return False
+    return (sizes[0][ours] == 1 and theirs in rows[1]) or (sizes[1][theirs] == 1 and ours in rows[0])
 
 
 def _in_other_terms(source: Unit, target: Unit) -> bool:
