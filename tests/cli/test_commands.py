@@ -24,7 +24,7 @@ def run(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
 
     def call(*arguments):
-        return CliRunner().invoke(cli, [str(a) for a in arguments])
+        return CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="torchgraft")
 
     return call
 
@@ -147,11 +147,23 @@ def test_diff(run, files):
         (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/x.bin2"], 2, "endings"),
         (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/pre.pth"], 2, "choose another file"),
         (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/no/such/x.pt"], 8, "x.pt"),
+        (["inspect", ""], 3, "'': no such file or folder"),
+        (["--foo"], 2, "there is no option '--foo'; see torchgraft --help"),
+        (["inspct"], 2, "there is no command 'inspct'; did you mean 'inspect'?"),
+        (["run"], 2, "there is no command 'run'; there are convert, diff, inspect, load, plan, verify"),
+        (["plan"], 2, "CHECKPOINT is missing; see torchgraft plan --help"),
+        (["load", "a", "--model", "b"], 2, "--output is missing; see torchgraft load --help"),
+        (["plan", "a", "--modl", "b"], 2, "there is no option '--modl'; did you mean '--model'?"),
+        (["plan", "a", "b", "--model", "c"], 2, "got unexpected extra argument (b); see torchgraft plan --help"),
+        (["plan", "a", "--model"], 2, "option '--model' requires an argument"),
+        (["inspect", "a", "--lines", "0"], 2, "--lines: 0 is not in the range x>=1; see torchgraft inspect --help"),
+        (["plan", "a", "--model", "b", "--accept", "\x1b[1m"], 2, "--accept: '\\x1b[1m' is not one of"),
     ],
 )
 def test_failures_are_one_line_and_a_code(run, files, arguments, code, said):
     result = run(*(a.replace("@", str(files)) for a in arguments))
     assert result.stderr.startswith("error: ")
+    assert "Usage:" not in result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.output
     assert result.exit_code == code

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from torchgraft.cli.misuse import Misuse, in_our_words
 from torchgraft.cli.spelling import as_typed
 from torchgraft.core.errors import TorchgraftError, printable
+from torchgraft.core.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +63,20 @@ class ErrorGroup(click.Group):
 
     command_class = HeadedCommand
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read what stands before the command."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise in_our_words(error) from error
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; one that isn't there is told here, since not all releases of click know one like it."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], self.commands) or f"; there are {', '.join(sorted(self.commands))}"
+            raise Misuse(f"there is no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         for stream in (sys.stdout, sys.stderr):
@@ -71,6 +87,8 @@ class ErrorGroup(click.Group):
         except TorchgraftError as error:
             click.echo(f"error: {_multiline(error)}", err=True)
             ctx.exit(error.exit_code)
+        except click.UsageError as error:
+            raise in_our_words(error) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
