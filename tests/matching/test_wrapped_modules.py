@@ -104,3 +104,15 @@ def test_two_modules_that_the_tensors_could_have_moved_into_are_left_alone():
     target = nn.ModuleDict({"a": nn.Linear(4, 4), "mix": nn.ModuleDict({"x": nn.Linear(4, 6), "y": nn.Linear(4, 6)})})
     plan = tg.plan(target, source, on_doubt="take")
     assert all(s.certainty is not Certainty.CERTAIN for s in plan.steps if "mix" in s.slot.name and s.feeds)
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_layer_that_is_found_by_its_name_stays_where_a_new_one_was_put_into_it(prefix):
+    file = nn.ModuleDict({"fc": nn.Linear(WIDTH, WIDTH), "out": nn.Linear(WIDTH, WIDTH)})
+    inside = copy.deepcopy(file)
+    inside["fc"].add_module("extra", nn.Linear(WIDTH, WIDTH))
+    plan = tg.plan(nn.ModuleDict({"backbone": inside}) if prefix else inside, file.state_dict())
+    assert {step.slot.name: step.feeds[0].key for step in plan.copied} == {
+        prefix + key: key for key in file.state_dict()
+    }
+    assert {step.slot.name for step in plan.fresh} == {f"{prefix}fc.extra.weight", f"{prefix}fc.extra.bias"}

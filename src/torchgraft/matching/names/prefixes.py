@@ -97,6 +97,7 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
         rules.append(rule)
         if len(placed) == len(left):
             pairs.update([(name, wanted[to].name) for name, to in placed.items()])
+            left = {}  # nothing is to be looked for in another module
             break
         for name, to in placed.items():
             leaf = wanted[to]
