@@ -1,9 +1,12 @@
 """A file object is read as the file is: by its bytes, on request, by several threads, and it stays the caller's."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -154,3 +157,59 @@ def test_one_that_shrinks_leaves_the_model_as_it_was(source, content):
 
 def test_paths_stay_paths(content):
     assert tg.inspect(Path(content["zip"])).to_dict() == tg.inspect(str(content["zip"])).to_dict()
+
+
+OPENERS = {"gzip": gzip, "bz2": bz2, "lzma": lzma}
+
+
+@pytest.mark.parametrize("name", OPENERS)
+@pytest.mark.parametrize("harm", ["cut", "flipped"])
+def test_a_broken_stream_under_a_file_object_is_a_broken_checkpoint(content, name, harm):
+    opener = OPENERS[name]
+    data = bytearray(opener.compress(content["zip"].read_bytes()))
+    if harm == "cut":
+        del data[-20:]
+    else:
+        data[len(data) // 2] ^= 255
+    with pytest.raises(tg.CorruptCheckpointError, match=r"^<\w+>: can't be read to its end: \w+"):
+        tg.inspect(opener.open(io.BytesIO(bytes(data))))
+
+
+def test_a_broken_member_of_an_archive_is_a_broken_checkpoint(content):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net.pt", content["zip"].read_bytes())
+    data = bytearray(packed.getvalue())
+    data[len(data) // 2] ^= 255
+    with (
+        zipfile.ZipFile(io.BytesIO(bytes(data))) as archive,
+        archive.open("net.pt") as member,
+        pytest.raises(tg.CorruptCheckpointError, match=r"net\.pt: can't be read to its end"),
+    ):
+        tg.inspect(member)
+
+
+class Failing(io.BytesIO):
+    """A file object of some client, whose `at`-th read (from 0) raises an error of the client's own."""
+
+    def __init__(self, data, at, error):
+        super().__init__(data)
+        self.left, self.error = at, error
+
+    def readinto(self, buffer):
+        self.left -= 1
+        if self.left == -1:
+            raise self.error
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("lost"), EOFError(), KeyError("lost"), TimeoutError("lost")], ids=repr)
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_whatever_a_file_object_raises_is_an_error_of_the_checkpoint(source, content, error, at):
+    model = nn.Sequential(nn.Linear(7, 300), nn.BatchNorm1d(300), nn.Linear(300, 300))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(tg.CheckpointError, match=f"can't be read any more: {type(error).__name__}"):
+        tg.load(model, Failing(content["zip"].read_bytes(), at, error))
+    assert tg.diff(model, before, values=True).equal
+    with pytest.raises(MemoryError):
+        tg.inspect(Failing(content["zip"].read_bytes(), 0, MemoryError()))

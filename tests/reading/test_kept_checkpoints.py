@@ -79,3 +79,15 @@ def test_what_trainers_leave_beside_the_weights_is_no_choice(tmp_path):
     model = nn.Linear(2, 2)
     tg.load(model, tmp_path)
     assert torch.equal(model.weight, torch.full((2, 2), 4.0))
+
+
+def test_a_folder_that_is_named_names_no_other_one(tmp_path):
+    inner = tmp_path
+    for _ in range(300):
+        (inner / "latest").write_text("a")
+        inner = inner / "a"
+        inner.mkdir()
+    put(inner)
+    with pytest.raises(tg.CheckpointError, match=r"/a: it is named as the newest checkpoint, and 'latest' in it names"):
+        tg.inspect(tmp_path)
+    assert tg.inspect(inner.parent).networks[0].tensors == 2

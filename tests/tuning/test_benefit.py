@@ -196,3 +196,12 @@ def test_an_interval_known_from_tables():
     """Five values of deviation 1 around 0: t(0.975, 4) = 2.776 (Student's table) over the root of 5."""
     values = [-(2**0.5), 0.0, 0.0, 0.0, 2**0.5]
     assert interval(values).half_width == pytest.approx(2.776 / 5**0.5, rel=1e-3)
+
+
+def test_complex_values_are_put_in_random_order_too():
+    model = nn.Module()
+    model.kernel = nn.Parameter(torch.zeros(20, dtype=torch.complex64))
+    values = torch.complex(torch.arange(20.0), torch.ones(20))
+    shuffle_loaded(model, tg.load(model, {"kernel": values}), 0)
+    assert not torch.equal(model.kernel, values)
+    assert torch.equal(model.kernel.real.sort().values, values.real)

@@ -294,3 +294,30 @@ def test_a_freeze_that_fails_half_way_leaves_nothing_frozen():
     assert state_of(model) == before
     freeze(model, patterns=["0", "1"]).undo()
     assert state_of(model) == before
+
+
+class Flat(nn.Module):
+    """Parameters that are parts of one memory: `head` begins within `body`, `tail` lies behind both."""
+
+    def __init__(self):
+        super().__init__()
+        memory = torch.randn(40)
+        self.body = nn.Parameter(memory[:16].view(4, 4))
+        self.head = nn.Parameter(memory[12:20])
+        self.tail = nn.Parameter(memory[20:])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["body"], {"body": "head"}),
+        (["head", "tail"], {"head": "body"}),
+        (["body", "head"], {}),
+        (["tail"], {}),
+    ],
+)
+def test_what_changes_with_other_memory_is_left(patterns, left):
+    model = Flat()
+    frozen = freeze(model, patterns=patterns)
+    assert set(frozen.names) == set(patterns)
+    assert frozen.left == {name: f"shares memory with {other}, which goes on learning" for name, other in left.items()}

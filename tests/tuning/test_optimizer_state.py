@@ -337,3 +337,28 @@ def test_state_is_never_given_to_another_parameter(widths, data):
     assert not done.fresh
     for mine, theirs in zip(model.parameters(), parameters, strict=True):
         assert same_state(optimizer, mine, old_optimizer, theirs)
+
+
+def exchanged(state):
+    """Convert a state dict to other names, in another order, one matrix turned."""
+    return {
+        "b.weight": state["1.weight"],
+        "b.bias": state["1.bias"],
+        "a.weight": state["0.weight"].T,
+        "a.bias": state["0.bias"],
+    }
+
+
+def test_state_of_a_converted_checkpoint_is_refused(tmp_path):
+    old = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    saved = trained(old, torch.optim.Adam(old.parameters()))
+    torch.save(saved, tmp_path / "old.pt")
+    learned = tg.learn(exchanged, tmp_path / "old.pt", prefer="model")
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    report = tg.load(model, tmp_path / "old.pt", learned=learned, prefer="model")
+    optimizer = torch.optim.Adam(model.parameters())
+    tg.save_plan(tmp_path / "plan.json", report.plan)
+    for made in (report, tg.read_plan(tmp_path / "plan.json")):
+        with pytest.raises(tg.UsageError, match=r"through a learned conversion.*rename="):
+            tg.optimizer_state(model, optimizer, made, tmp_path / "old.pt")
+    assert not optimizer.state

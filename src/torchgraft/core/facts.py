@@ -23,6 +23,9 @@ OF_THE_FILE = ("shards", "foreign_classes", "left_out", "optimizers")
 # What readers and writers mean something by: a value of that name that lies in a file is called otherwise.
 RESERVED = frozenset((*OWN, *OF_THE_FILE, "versions"))
 
+# What the format of a checkpoint ends with that is seen through a learned conversion.
+CONVERTED = ", converted"
+
 
 def part(run: str, number: int, count: int, index: str) -> str:
     """Return the mark of shard `number` of `count` that `run` wrote for the index file called `index`."""

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.facts import OWN
+from torchgraft.core.facts import CONVERTED, OWN
 from torchgraft.core.listing import listed
 from torchgraft.core.specs import Network, SourceOver
 from torchgraft.learning.running import expect_fit, misfits, spec_of, value_of
@@ -36,7 +36,7 @@ class ConvertedSource(SourceOver):
         self._network = network.path
         self._outputs: Mapping[str, Output] = conversion.by_name
         self._last = threading.local()
-        self.format = f"{source.format}, converted"
+        self.format = source.format + CONVERTED
         specs = {name: spec_of(output, network.specs) for name, output in self._outputs.items()}
         self.networks = (Network(network.path, specs, network.role, _shared(conversion, network)),)
         self.metadata = {key: value for key, value in source.metadata.items() if key not in _OF_OLD_NAMES}

@@ -108,7 +108,8 @@ def _one(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) ->
     return contents
 
 
-def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def _folder(path: str, files: list[CheckpointFile], stack: ExitStack, *, named: bool = False) -> Contents:
+    """Return the contents of a folder; one that is `named` as the newest of several can't name another in its turn."""
     from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
 
     names = sorted(os.listdir(path))
@@ -134,21 +135,25 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack) -> Content
     elif len(others) == 1 and not pointer_in(path, names):
         contents = _one(open_inside(path, others[0]), files, stack)
     else:
-        contents = _kept(path, names, files, stack)
+        contents = _kept(path, names, files, stack, named=named)
     for name in set(_CONFIGS) & set(names):
         _note_config(os.path.join(path, name), contents, stack)
     return contents
 
 
-def _kept(path: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def _kept(path: str, names: list[str], files: list[CheckpointFile], stack: ExitStack, *, named: bool) -> Contents:
     """Return the newest checkpoint of a folder in which a trainer keeps several.
 
     Raises:
         UnsupportedCheckpointError: nothing in the folder says which it is.
     """
     pointer, inner = newest(path, names)
+    if inner and named:
+        raise UnsupportedCheckpointError(
+            f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that one's path"
+        )
     if inner:
-        contents = _folder(os.path.join(path, inner), files, stack)
+        contents = _folder(os.path.join(path, inner), files, stack, named=True)
         contents.warnings.append(f"{pointer!r} in the folder names {printable(inner)!r}, which is read")
         return contents
     refuse_shares(path, names)

@@ -198,7 +198,7 @@ def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:
     with torch.no_grad():
         for tensor in fates(model, report).tensors:
             value = tensor.places[0].tensor.data
-            if tensor.fate in (Fate.FRESH, Fate.CONSTANT) or not value.is_floating_point():
+            if tensor.fate in (Fate.FRESH, Fate.CONSTANT) or not (value.is_floating_point() or value.is_complex()):
                 continue
             if tensor.known is None:
                 value.copy_(_shuffled(value, generator))

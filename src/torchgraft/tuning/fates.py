@@ -29,8 +29,9 @@ from torchgraft.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    import torch
     from torch import nn
 
     from torchgraft.core.plan import Rows, Step
@@ -151,6 +152,31 @@ def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | N
         return Fate.CONSTANT, None
     ops = (*step.ops, *(op for feed in step.feeds for op in feed.ops))
     return (Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED), None
+
+
+def sharing(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield pairs of tensors that have memory in common and are no ties of each other: one of them moves the other."""
+    spans = sorted(
+        [(*span, at, tensor) for at, tensor in enumerate(tensors) if (span := _span(tensor.places[0].tensor))],
+        key=lambda found: found[:4],
+    )
+    for at, (device, _, stop, _, tensor) in enumerate(spans):
+        after = at + 1
+        while after < len(spans) and spans[after][0] == device and spans[after][1] < stop:
+            yield tensor, spans[after][4]
+            after += 1
+
+
+def _span(tensor: torch.Tensor) -> tuple[str, int, int] | None:
+    """Return the device, and where the elements of a tensor begin there, and end; None for what has no such memory."""
+    try:
+        start = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+        return None
+    if not start or not tensor.numel():
+        return None
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return str(tensor.device), start, start + (last + 1) * tensor.element_size()
 
 
 Pattern = str | re.Pattern[str]

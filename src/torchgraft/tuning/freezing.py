@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning.fates import Fate, Fates, Tensor, chosen, fates
+from torchgraft.tuning.fates import Fate, Fates, Tensor, chosen, fates, sharing
 from torchgraft.tuning.masks import hold, keep
 from torchgraft.tuning.stillness import MOVING, Change, still
 
@@ -37,7 +37,8 @@ class Frozen:
         names: parameters that get no gradients now (the first name of each tied one).
         held: parameters of which the part that the checkpoint filled gets no gradients, and the rest goes on learning.
         modules: paths of the modules that are kept in evaluation mode.
-        left: parameters and statistics that could be expected here and still change, each with the reason.
+        left: parameters and statistics that could be expected here and still change, each with the reason: also what is
+            frozen, and shares memory with a parameter that isn't.
     """
 
     names: tuple[str, ...]
@@ -115,8 +116,8 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     held = [t for t in part if partly == "hold" and t.places[0].tensor.requires_grad]
     if not parameters and not held:
         raise UsageError(f"nothing to freeze: {_why_nothing(found, report)}")
-    left = {t.name: IN_PART for t in part if partly != "hold"}
     frozen = {tensor.key for tensor in parameters}
+    left = {t.name: IN_PART for t in part if partly != "hold"} | _moved_along(found, frozen)
     quiet, moving = _to_still(found, frozen, {tensor.key for tensor in picked}, wish)
     if dropout == "off":
         quiet = [*_whole(found, frozen), *quiet]
@@ -202,6 +203,16 @@ def _without_gradient(tensor: Tensor) -> Callable[[], None]:
     parameter.requires_grad_(False)
     parameter.grad = None
     return change.undo
+
+
+def _moved_along(found: Fates, frozen: set[int]) -> dict[str, str]:
+    """Return the parameters that are frozen, and change all the same with one that shares their memory and goes on learning."""
+    out: dict[str, str] = {}
+    for pair in sharing(found.parameters):
+        for tensor, other in (pair, pair[::-1]):
+            if tensor.key in frozen and other.key not in frozen and other.places[0].tensor.requires_grad:
+                out[tensor.name] = f"shares memory with {other.name}, which goes on learning"
+    return out
 
 
 def _to_still(found: Fates, frozen: set[int], picked: set[int], wish: _Wish) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.facts import CONVERTED
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action
@@ -67,6 +68,7 @@ def carry_state(
     plan = plan_of(report)
     if not hasattr(optimizer, "param_groups"):
         raise UsageError(f"optimizer is {a_kind(optimizer)}: give a torch.optim.Optimizer over the model's parameters")
+    _expect_unconverted(plan)
     old, whose = _chosen(source, plan, prefer, names)
     steps = _steps_of(model, optimizer, plan)
     kinds = _Kinds(type(optimizer))
@@ -90,6 +92,15 @@ def carry_state(
         optimizer.state.pop(parameter, None)
     optimizer.state.update(states)
     return CarriedState(carried=carried, fresh=fresh, dropped=tuple(sorted(spare)))
+
+
+def _expect_unconverted(plan: Plan) -> None:
+    """Raise UsageError for a plan whose source was converted: neither its order nor its values are those of the old optimizer."""
+    if plan.format.endswith(CONVERTED):
+        raise UsageError(
+            "the checkpoint was loaded through a learned conversion, which may change the order and the values of its tensors; "
+            "the optimizer's state is for what they were before: load with rename= in place of learned=, or start this optimizer fresh"
+        )
 
 
 def _chosen(

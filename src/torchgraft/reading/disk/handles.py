@@ -7,7 +7,7 @@ from io import TextIOBase
 from threading import Lock
 from typing import Any
 
-from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
+from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError, UsageError, printable
 from torchgraft.reading.disk.files import PIECE, CheckpointFile
 
 _SEEK = Lock()  # one for all: two sources may share a file object
@@ -31,10 +31,11 @@ class GivenFile(CheckpointFile):
 
         Raises:
             UsageError: it is closed, gives texts, or can't be read from any place on.
+            CorruptCheckpointError: its end can't be reached, as that of a broken compressed file.
         """
         self._handle = handle
         name = getattr(handle, "name", None)
-        self.path = name if isinstance(name, str) else f"<{type(handle).__name__}>"
+        self.path = name if isinstance(name, str) and name else f"<{type(handle).__name__}>"
         self.fd, self.number = -1, 0
         self.companions = []
         if getattr(handle, "closed", False):
@@ -47,10 +48,14 @@ class GivenFile(CheckpointFile):
                 handle.seek(0, 2)
                 self.size = handle.tell()
                 handle.seek(self._at)
-        except (OSError, ValueError, AttributeError) as error:
-            raise UsageError(
-                f"{printable(str(self))} can't be read from any place on ({printable(str(error))}): read all of it into io.BytesIO first"
-            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            if not _is_seekable(handle):
+                raise UsageError(
+                    f"{printable(str(self))} can't be read from any place on ({_said(error)}): read all of it into io.BytesIO first"
+                ) from error
+            raise CorruptCheckpointError(f"{printable(str(self))}: can't be read to its end: {_said(error)}") from error
         self.stamp = (self.size, 0)
 
     def is_replaced(self) -> bool:
@@ -83,8 +88,10 @@ class GivenFile(CheckpointFile):
                     if not count:
                         break
                     done += count
-        except (OSError, ValueError) as error:
-            raise self.window().corrupt(f"can't be read any more: {printable(str(error))}") from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise self.window().corrupt(f"can't be read any more: {_said(error)}") from error
         if done < len(buffer):
             raise self.window().corrupt(f"truncated or changed while reading, at byte {offset + done}")
 
@@ -114,5 +121,18 @@ class GivenFile(CheckpointFile):
 
     def close(self) -> None:
         """Put it back where it stood, if the caller hasn't closed it."""
-        with suppress(OSError, ValueError), _SEEK:
+        with suppress(Exception), _SEEK:
             self._handle.seek(self._at)
+
+
+def _is_seekable(handle: Any) -> bool:
+    """Return whether a file object says that it can be read from any place on."""
+    try:
+        return bool(handle.seekable())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _said(error: Exception) -> str:
+    """Return an error of a file object in words: decompressors, archives and clients raise errors of their own kinds."""
+    return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 200)
