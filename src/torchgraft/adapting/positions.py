@@ -7,6 +7,7 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.adapting.vocabulary import TABLE_WORDS
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
@@ -29,18 +30,39 @@ RESAMPLING: dict[str, dict[str, Any]] = {
 
 # Tokens that stand before the patches, in the order in which models put them there.
 PREFIX_TOKENS = (("cls", "class"), ("dist", "distillation"), ("reg", "register"))
+# Words of tables whose rows are a few tokens or kinds of them, and no vocabulary.
+NO_WORDS = frozenset({"mask", "type", "query", "queries", *(word for names in PREFIX_TOKENS for word in names)})
 POSITION_WORDS = frozenset({"pos", "position", "positional", "positions", "wpe"})
 BIAS_WORDS = frozenset({"relative", "rel"})
 # Words of relative tables of one axis (SAM, MViT); others hold a row for each offset within a window.
 AXIS_WORDS = frozenset({"h", "w", "t", "height", "width", "time"})
+# Words of absolute tables that hold a row for each frame, or for each patch of one frame.
+FRAME_WORDS = frozenset({"time", "temporal", "frame", "frames"})
+PLANE_WORDS = frozenset({"spatial", "space"})
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one side says about its tokens: the number of each kind of prefix token, and whether it cuts patches."""
+    """What one side says about its tokens: the number of each kind of prefix token, and where patches are cut.
+
+    `patches` are the modules with square kernels or cubes, `texts` those that are tables of words with the width of their rows;
+    `volumes` says whether kernels go over frames or slices as well.
+    """
 
     tokens: tuple[int, ...]
-    patches: bool
+    patches: tuple[str, ...] = ()
+    volumes: bool = False
+    texts: tuple[tuple[str, int], ...] = ()
+
+    def of(self, table: Leaf) -> Side:
+        """Return the side as a position table sees it: without patches and their tokens where words stand nearer to it.
+
+        Models of images and text have both kinds of tables.
+        """
+        place = table.owner.rpartition(".")[0] if table.role == "weight" else table.owner
+        texts = [_way(place, owner) for owner, width in self.texts if width == table.shape[-1]]
+        patches = [_way(place, owner) for owner in self.patches]
+        return Side((0,) * len(PREFIX_TOKENS)) if texts and patches and min(texts) < min(patches) else self
 
     @property
     def prefix(self) -> int:
@@ -58,19 +80,33 @@ class Side:
 
 
 def read_side(leaves: Sequence[Leaf]) -> Side:
-    """Return the prefix tokens and patches that the names and shapes of one side show."""
+    """Return the prefix tokens, patches and tables of words that the names and shapes of one side show."""
     counts = [0] * len(PREFIX_TOKENS)
-    patches = False
+    patches, texts = [], []
+    volumes = False
     for leaf in leaves:
-        role = leaf.role
-        said = words(role if role != "weight" else leaf.owner.rpartition(".")[2])
-        patches |= len(leaf.shape) == 4 and leaf.shape[2] == leaf.shape[3] > 1
+        role, tail = leaf.role, leaf.owner.rpartition(".")[2]
+        if len(leaf.shape) in (4, 5) and leaf.shape[-2] == leaf.shape[-1] > 1:
+            patches.append(leaf.owner)
+            volumes |= len(leaf.shape) == 5 and leaf.shape[2] > 1
+        said = words(role if role != "weight" else tail)
+        if role == "weight" and len(leaf.shape) == 2 and TABLE_WORDS & set(said) and not NO_WORDS & set(said):
+            texts.append((leaf.owner, leaf.shape[1]))
         if not said or said[-1] not in ("token", "tokens", "embedding") or "mask" in said:
             continue
         for kind, names in enumerate(PREFIX_TOKENS):
             if said[0] in names and len(leaf.shape) <= 3:
                 counts[kind] = leaf.shape[-2] if len(leaf.shape) > 1 else 1
-    return Side(tuple(counts), patches)
+    return Side(tuple(counts), tuple(patches), volumes, tuple(texts))
+
+
+def _way(place: str, owner: str) -> tuple[int, int]:
+    """Return how far a module is from a place: levels up to what holds both, then levels down."""
+    here, there = place.split(".") if place else [], owner.split(".") if owner else []
+    shared = 0
+    while shared < min(len(here), len(there)) and here[shared] == there[shared]:
+        shared += 1
+    return len(here) - shared, len(there) - shared
 
 
 def is_position_table(leaf: Leaf) -> bool:
@@ -99,8 +135,21 @@ def position_fit(
         return None
     squeeze = () if len(source.shape) == len(target.shape) else (Reshape((*target.shape[:-2], *source.shape[-2:])),)
     rows = source.shape[-2], target.shape[-2]
-    fit = _absolute(rows, dim, sides, library, stated)
+    said = {*words(target.role), *words(target.owner.rpartition(".")[2])}
+    if stated is None and FRAME_WORDS & said:
+        remedy = f"grids= resamples them, as ((1, {rows[0]}), (1, {rows[1]}))"
+        return Fit(None, f"{rows[0]} frames in the file, {rows[1]} in the model: {remedy}")
+    seen = sides[0].of(source), sides[1].of(target)
+    if stated is None and all(side.volumes for side in seen) and not PLANE_WORDS & said and not _one_grid(rows, seen):
+        text = f"{rows[0]} positions in the file and {rows[1]} in the model are of volumes, whose sides no name tells"
+        return Fit(None, text, certainty=Certainty.DOUBT)
+    fit = _absolute(rows, dim, seen, library, stated)
     return Fit((*squeeze, *fit.ops), fit.text, fit.rows, fit.certainty, fit.rule) if fit.ops is not None else fit
+
+
+def _one_grid(rows: tuple[int, int], sides: tuple[Side, Side]) -> bool:
+    """Whether tables differ by prefix tokens alone."""
+    return rows[0] - rows[1] == sides[0].prefix - sides[1].prefix
 
 
 def _absolute(
@@ -169,25 +218,32 @@ def _regrid(
         text = f"{prefixes[0]} prefix rows in the file, {prefixes[1]} in the model, and no names that tell which"
         return Fit(None, text, certainty=Certainty.DOUBT)
     dropped = prefixes[0] - len(kept)
-    said = f", {len(kept)} prefix row{'s' * (len(kept) != 1)} exact" + (f", {dropped} dropped" if dropped else "")
+    said = f", {_counted(len(kept), 'prefix row')} exact" if kept else ""
+    said += f", {_counted(dropped, 'prefix row')} dropped" if dropped else ""
     count = rows - prefixes[1]
     if grids is None or grids[0] == grids[1]:
         op: Op = SelectRows(dim, (*kept, *range(prefixes[0], prefixes[0] + count)))
         text = f"the same grid{said}"
     else:
         op = ResampleGrid(grids[0], grids[1], prefixes[0], kept, **RESAMPLING.get(library, {}))
-        text = f"position grid {_times(grids[0])} -> {_times(grids[1])}{said}" + (
-            f", as {library} does it" if library else ""
-        )
+        known = library if library in RESAMPLING else "timm"
+        text = f"position grid {_times(grids[0])} -> {_times(grids[1])}{said}, as {known} does it"
     if len(kept) == prefixes[1]:
         return Fit((op,), text, rule="positions")
     if prefixes[0] == 0 < sides[0].prefix:
         # The source adds no position to its prefix tokens, which zeros repeat.
         return Fit(
-            (op, InsertZeros(dim, 0, prefixes[1])), f"{text}, zeros for {prefixes[1]} prefix rows", rule="positions"
+            (op, InsertZeros(dim, 0, prefixes[1])),
+            f"{text}, zeros for {_counted(prefixes[1], 'prefix row')}",
+            rule="positions",
         )
     fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + count)))
-    return Fit((op,), f"{text}, {prefixes[1] - len(kept)} new ones fresh", rows=fill, rule="positions")
+    new = prefixes[1] - len(kept)
+    return Fit((op,), f"{text}, {_counted(new, 'new one')} fresh", rows=fill, rule="positions")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _times(grid: Grid) -> str:
