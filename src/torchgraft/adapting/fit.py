@@ -51,6 +51,7 @@ EITHER_CHANNELS = (
 # Of what has no other way to be told: see `matching/parts/kernels.py` for kernels that have.
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
+DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
 
@@ -148,7 +149,10 @@ def _is_depthwise(a: Shape, b: Shape) -> bool:
 def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
     """Return how tensors fit with axes of size one set aside, unrolled, or both turned and unrolled."""
     if _squeezed(a) == _squeezed(b):
-        return Fit((Reshape(b),), f"{_form(a)} is {_form(b)} with axes of size one set aside")
+        text = f"{_form(a)} is {_form(b)} with axes of size one set aside"
+        if len(a) == len(b) > 2 and len(_squeezed(a)) > 1:
+            return Fit((Reshape(b),), f"{text}, {DEPTHWISE}", certainty=Certainty.DOUBT)
+        return Fit((Reshape(b),), text)
     if _flattened(a, b):
         cuts_patches = is_stem and any(d != 1 for d in (*a[2:], *b[2:]))
         if cuts_patches and COLOURS in ((a[1:2], len(a)), (b[1:2], len(b))):

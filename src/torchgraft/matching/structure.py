@@ -72,17 +72,21 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     pins = trusted(pinned, source_units, target_units)
     pairs = solve_large(source_units, target_units, pins, named=pinned, unordered=unordered)
     units = source_units, target_units
-    doubts = _Doubts(pairs, units, unordered=unordered)
     familiar = Familiar(pairs, _pinned(*units, seen.plain), *units)
-    matches: list[Match] = []
+    sures: list[tuple[Pair, Sureness]] = []
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
         sure = sureness(pair, familiar=strict, unordered=unordered)
         if sure == CERTAIN and parted and _is_of(source_units[pair.source], parted):
             sure = LIKELY
-        lacking = doubts.of(pair) if sure is not None else ""
-        sure = folded(sure, lacking) if sure is not None and lacking else sure
-        if sure is not None and not (sure.doubt and _is_harmless(target_units[pair.target])):
+        if sure is not None:
+            sures.append((pair, sure))
+    doubts = _Doubts([pair for pair, _ in sures], units, unordered=unordered)
+    matches: list[Match] = []
+    for pair, found_sure in sures:
+        lacking = doubts.of(pair)
+        sure = folded(found_sure, lacking) if lacking else found_sure
+        if not (sure.doubt and _is_harmless(target_units[pair.target])):
             matches += _leaf_matches(pair, sure, source_units, target_units)
     fed = {m.target.name for m in matches}
     used = {m.source.name for m in matches}

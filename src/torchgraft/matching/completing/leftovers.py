@@ -55,12 +55,13 @@ def with_leftovers(matching: Matching) -> Matching:
 
 
 def _vectors(free: Sequence[Leaf]) -> dict[Shape, list[Leaf]]:
-    """Return the free vectors by shape, without those whose weight is free, too: that module is left as a whole."""
+    """Return the free vectors by shape, without those of modules that are left as a whole: with a weight and more."""
     found: dict[Shape, list[Leaf]] = defaultdict(list)
-    whole = {leaf.owner for leaf in free if ROLES.get(leaf.role) == "weight"}
+    left = Counter(leaf.owner for leaf in free)
+    whole = {leaf.owner for leaf in free if ROLES.get(leaf.role) == "weight" and left[leaf.owner] > 1}
     for leaf in free:
         shape = shape_class(leaf.shape)
-        if leaf.owner in whole and ROLES.get(leaf.role) != "weight":
+        if leaf.owner in whole:
             continue
         if leaf.role not in DERIVED_ROLES and leaf.form == "plain" and leaf.part is None and len(shape) == 1:
             found[shape].append(leaf)

@@ -94,7 +94,7 @@ def judged(
 ) -> list[Pair]:
     """Return the pairs with all that speaks for and against them."""
     partners = dict(pairs), {j: i for i, j in pairs}
-    left = openings(pairs, context.named, evidence.fits, context.regions, context.sequences)
+    left = openings(pairs, context.named, evidence, context.regions, context.sequences)
     moved = {pair for pair in pairs if left.leaves_its_place(*pair)}
     moved |= _in_blocks_of(moved, pairs, context.sequences)
     return [_judge((i, j), total, evidence, votes, (context, left, moved), partners) for i, j in pairs]

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
     from torchgraft.matching.evidence.order import Order
+    from torchgraft.matching.evidence.scores import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Openings:
     """Units that names or pairs leave over, on either side; arrays have one entry for each unit of their side.
 
-    `fits` says which units have the same shapes. `unnamed`: no equal name leads to one of the same shapes; `unpaired`: in
+    `fits` says which units have the same shapes, `uneven` of which two only one has a bias. `unnamed`: no equal name leads to one of the same shapes; `unpaired`: in
     no pair. `regions`, `rows` and `runs` number the part of the network, the list that a unit is a member of (-1 for
     none), and the run of equal shapes it stands in. `misled` are source regions, and `broken` source rows, in which a
     name leads to other shapes; `open_rows` are rows that have a unit without a partner of equal name; `places` are the paths of the targets with their
@@ -27,6 +28,7 @@ class Openings:
     """
 
     fits: np.ndarray
+    uneven: np.ndarray
     named: Mapping[int, int]
     unnamed: tuple[np.ndarray, np.ndarray]
     unpaired: tuple[np.ndarray, np.ndarray]
@@ -45,6 +47,8 @@ class Openings:
         near by lead to other shapes, one of them is enough: a layer may have been inserted or moved, and then the same
         number means another layer.
         """
+        if self._is_outdone(i, j):
+            return False
         ours, theirs = self.regions
         sources = bool((self.fits[:, j] & self.unnamed[0] & (ours == ours[i])).any())
         targets = bool((self.fits[i] & self.unnamed[1] & (theirs == theirs[j])).any())
@@ -61,8 +65,11 @@ class Openings:
         """Return whether the list of a pair has shifted and the pair could as well be the one beside it.
 
         Where a layer was inserted into a run of layers of the same shapes, or taken out of one, nothing but the values
-        tells which of them it was.
+        tells which of them it was. Nor does it where only one of the two has a bias, and another one of the list would
+        fit in that, too.
         """
+        if self._is_outdone(i, j):
+            return True
         return self._has_shifted(i, j) and (self._has_like(0, i, self.fits[:, j]) or self._has_like(1, j, self.fits[i]))
 
     def _has_shifted(self, i: int, j: int) -> bool:
@@ -71,22 +78,34 @@ class Openings:
         ours, theirs = int(self.rows[0][i]), int(self.rows[1][j])
         return ours in self.broken or (ours in self.open_rows[0] and theirs in self.open_rows[1])
 
+    def _is_outdone(self, i: int, j: int) -> bool:
+        """Return whether only one of a pair has a bias, and another one of the list that stays free would fit in that, too."""
+        return bool(self.uneven[i, j]) and (self._has_even(0, i, j) or self._has_even(1, j, i))
+
+    def _has_even(self, side: int, at: int, other: int) -> bool:
+        """Return whether one that stays unpaired in the row of the unit `at` fits the other, and has a bias if that has."""
+        line = (slice(None), other) if side == 0 else (other, slice(None))
+        return self._is_in_row(side, at, self.fits[line] & ~self.uneven[line])
+
+    def _is_in_row(self, side: int, at: int, some: np.ndarray) -> bool:
+        rows = self.rows[side]
+        return bool(rows[at] >= 0 and (some & self.unpaired[side] & (rows == rows[at])).any())
+
     def _has_like(self, side: int, at: int, fitting: np.ndarray) -> bool:
         """Return whether another one that fits stays unpaired in the same row and run as the unit `at`."""
-        rows, runs = self.rows[side], self.runs[side]
-        if rows[at] < 0:
-            return False
-        return bool((fitting & self.unpaired[side] & (rows == rows[at]) & (runs == runs[at])).any())
+        runs = self.runs[side]
+        return self._is_in_row(side, at, fitting & (runs == runs[at]))
 
 
 def openings(
     pairs: Iterable[tuple[int, int]],
     named: Mapping[int, int],
-    fits: np.ndarray,
+    evidence: Evidence,
     regions: tuple[Sequence[str], Sequence[str]],
     sequences: tuple[Order, Order],
 ) -> Openings:
-    """Return what `named` (pairs of equal name) and `pairs` leave over of two sides; `fits` is a matrix of truth values."""
+    """Return what `named` (pairs of equal name) and `pairs` leave over of two sides."""
+    fits = evidence.fits.astype(bool)
     sure = {a: b for a, b in named.items() if fits[a, b]}
     taken, used = list(zip(*pairs, strict=True)) or [(), ()], set(named.values())
     places = (_numbered(regions[0]), _numbered(regions[1]))
@@ -94,7 +113,8 @@ def openings(
     misled = [a for a in named if a not in sure]
     unnamed = [a for a in range(fits.shape[0]) if a not in named], [b for b in range(fits.shape[1]) if b not in used]
     return Openings(
-        fits=fits.astype(bool),
+        fits=fits,
+        uneven=evidence.uneven,
         named=named,
         unnamed=(_all_but(sure, fits.shape[0]), _all_but(sure.values(), fits.shape[1])),
         unpaired=(_all_but(taken[0], fits.shape[0]), _all_but(taken[1], fits.shape[1])),
