@@ -61,6 +61,39 @@ def test_a_numbered_norm_belongs_to_the_attention_that_it_stands_behind(first, s
         )
 
 
+def before(names, norms):
+    """Norms stand before what they belong to, as in latent diffusion."""
+    own, cross, mlp = names
+    first, second, third = norms
+    return nn.ModuleDict(
+        {first: nn.LayerNorm(8), own: attention(), second: nn.LayerNorm(8), cross: attention(),
+         third: nn.LayerNorm(8), mlp: nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))}
+    )  # fmt: skip
+
+
+def test_a_numbered_norm_belongs_to_the_attention_behind_it_where_one_comes_first():
+    ours, theirs = ("norm1", "norm2", "norm3"), ("self_attn_norm", "cross_attn_norm", "ff_norm")
+    source = net(before, ("attn1", "attn2", "ff"), ours)
+    target = net(before, ("self_attn", "cross_attn", "mlp"), theirs)
+    tg.load(target, source.state_dict())
+    for here, there in zip((*ours, "attn1", "attn2"), (*theirs, "self_attn", "cross_attn"), strict=True):
+        pairs = [module["decoder"]["layers"][1][name] for module, name in ((source, here), (target, there))]
+        for value, placed in zip(pairs[0].parameters(), pairs[1].parameters(), strict=True):
+            assert torch.equal(value, placed)
+
+
+def test_numbers_prove_nothing_where_they_fall_in_order_of_registration():
+    def shuffled(order):
+        parts = {"self_attn": attention(), "cross_attn": attention(), "linear1": nn.Linear(8, 16)}
+        return nn.ModuleDict(parts | {"linear2": nn.Linear(16, 8)} | {f"norm{n}": nn.LayerNorm(8) for n in order})
+
+    for order, sure in (((1, 2, 3), True), ((2, 1, 3), False)):
+        plan = tg.plan(net(spelled), net(shuffled, order).state_dict(), on_doubt="take")
+        own = [step for step in plan.steps if "self_attn_layer_norm" in step.slot.name]
+        assert own
+        assert all((step.certainty.name == "CERTAIN") is sure for step in own)
+
+
 def test_in_a_file_sorted_by_name_numbers_of_such_norms_prove_nothing():
     source, target = net(numbered, "cross_attn", "self_attn"), net(spelled)
     plan = tg.plan(target, dict(sorted(source.state_dict().items())), on_doubt="take")

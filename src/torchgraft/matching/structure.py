@@ -34,7 +34,7 @@ from torchgraft.matching.judging.elsewhere import Counted, is_one_path, lonely, 
 from torchgraft.matching.judging.familiar import Familiar
 from torchgraft.matching.names.unwrapped import unwrapped
 from torchgraft.matching.names.words import place_of
-from torchgraft.matching.parts.attentions import is_numbered_norm, with_attentions
+from torchgraft.matching.parts.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.parts.leaves import cut
 from torchgraft.matching.parts.shaped import cut_by_shape
 from torchgraft.matching.parts.units import BARE, Unit, group, same_roles, shape_class
@@ -46,7 +46,7 @@ from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owne
 from torchgraft.matching.tables.stated import sides_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from torchgraft.core.specs import Shape
     from torchgraft.matching.judging.certainty import Sureness
@@ -106,7 +106,7 @@ class _Doubts:
         self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._sizes = tuple(_row_sizes(side) for side in units)
-        self._crowded = _norms_of_attentions(*units) if unordered else (set(), set())
+        self._crowded = _norms_of_attentions(*units, with_attentions if unordered else disordered)
         self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._torn = torn(pairs, *units)
         self._counted = Counted(*units)
@@ -235,11 +235,13 @@ def _is_named_part(pair: Pair, source: Unit, target: Unit) -> bool:
     return pair.name >= AKIN and any(leaf.part is not None for leaf in leaves)
 
 
-def _norms_of_attentions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[set[int], set[int]]:
-    """Return the numbered norms of either side that stand in blocks with several attentions."""
+def _norms_of_attentions(
+    sources: Sequence[Unit], targets: Sequence[Unit], crowded: Callable[[Iterable[str]], set[str]]
+) -> tuple[set[int], set[int]]:
+    """Return the numbered norms of either side that stand in blocks with several attentions, those that are `crowded`."""
     found: list[set[int]] = []
     for units in (sources, targets):
-        blocks = with_attentions(unit.path for unit in units)
+        blocks = crowded(unit.path for unit in units)
         found.append(
             {n for n, u in enumerate(units) if u.path.rpartition(".")[0] in blocks and is_numbered_norm(u.path)}
         )

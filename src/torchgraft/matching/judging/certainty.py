@@ -23,7 +23,8 @@ FUSED = (
 )
 
 UNORDERED = (
-    "the file is sorted by name, and a number alone doesn't tell whose norm it is in a block with several attentions"
+    "a number alone doesn't tell whose norm it is in a block with several attentions, nor does the order of the file, which "
+    "may be sorted by name"
 )
 
 ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other, of which any, or none, may be meant"
@@ -76,11 +77,13 @@ def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
 
 def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is that names leave open in a file whose other names agree."""
-    if not pair.in_order and pair.block <= 0.5 and pair.rare <= 0.9:
+    if not pair.in_order and not pair.outside and pair.block <= 0.5 and pair.rare <= 0.9:
         return None  # the same words under another number, out of order, between blocks that don't agree otherwise
     told = max(pair.block, pair.tail) > 0.5 or pair.rare > 0.9
     if pair.name >= (AKIN if told else SAME):  # `norm` and `fc_norm` of one library are two things
         return _foreign(pair, unordered=unordered)
+    if pair.outside:
+        return LIKELY
     if pair.in_order and max(pair.block, pair.tail) > 0.5:
         return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
     alone = pair.rare > 0.9 and pair.rival is None
@@ -96,7 +99,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
         return _doubt(BY_ORDER)
     if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):
         return CERTAIN
-    if pair.lead > LEAD and pair.unrivalled and (pair.in_order or pair.told_apart):
+    if pair.outside or (pair.lead > LEAD and pair.unrivalled and (pair.in_order or pair.told_apart)):
         return LIKELY
     far_ahead = pair.in_order or (unordered and pair.lead > LEAD)
     return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)

@@ -9,7 +9,7 @@ import numpy as np
 
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.judging.openings import openings
-from torchgraft.matching.names.words import place_of
+from torchgraft.matching.names.words import canonical, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Pair:
     something else in its block; `named`: the same name under
     the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well
     by name or block; `unrivalled`: none that stays free does, unless it stands elsewhere; `placed`: none that is paired does, either, unless it stands elsewhere on both sides, or would fit worse as part of an
-    exchange; `exchangeable`: such a rival stands in the same block on both sides; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
+    exchange; `outside`: both stand beside all lists of their side under one name, where rivals stand in lists; `exchangeable`: such a rival stands in the same block on both sides; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
     source.
     """
 
@@ -48,6 +48,7 @@ class Pair:
     told_apart: bool
     unrivalled: bool
     placed: bool
+    outside: bool
     exchangeable: bool
     rare: float
     lead: float
@@ -147,6 +148,7 @@ def _judge(
         unrivalled=unrivalled,
         placed=all(_stands_elsewhere(pair, *rival, context.sequences) for rival in free)
         and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
+        outside=_is_outside(pair, rivals, context.sequences),
         exchangeable=any(_in_one_block(pair, other, context.sequences) for other in others),
         rare=float(evidence.rare[i, j]),
         lead=float(lead),
@@ -222,6 +224,25 @@ def _by_place(
         return True
     branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
     return not branches and first.separates(i, ours) and second.separates(j, theirs)
+
+
+def _is_outside(
+    pair: tuple[int, int], rivals: Iterable[tuple[int, int, int | None]], sequences: tuple[Order, Order]
+) -> bool:
+    """Return whether both of a pair have one name in the modules that hold all lists, and every rival stands in a list.
+
+    A last norm that is registered before the blocks is none of theirs.
+    """
+    for order, at in zip(sequences, pair, strict=True):
+        around = order.segments[at][:-1]
+        if order.depths[at] or not all(block.split(".")[: len(around)] == [*around] for block in order.blocks if block):
+            return False
+    if canonical(sequences[0].segments[pair[0]][-1]) != canonical(sequences[1].segments[pair[1]][-1]):
+        return False
+    return all(
+        sequences[side].depths[rival] and (partner is None or sequences[1 - side].depths[partner])
+        for side, rival, partner in rivals
+    )
 
 
 def _in_one_block(pair: tuple[int, int], other: tuple[int, int], sequences: tuple[Order, Order]) -> bool:

@@ -8,35 +8,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchgraft.core.names import words
+from torchgraft.core.names import natural_key, words
 from torchgraft.matching.names.words import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
-CROSS = "cross_attn"
+SELF, CROSS = "self_attn", "cross_attn"
 
 
 def read_attentions(paths: Iterable[str]) -> dict[str, str]:
     """Return how the paths are read of what belongs to one of several attentions of a block, by their order.
 
     Beside a self-attention, the other one is the cross-attention, whatever its name (`multihead_attn` in
-    torch.nn.TransformerDecoderLayer). Where a numbered norm stands right behind each of them, it is that one's norm.
+    torch.nn.TransformerDecoderLayer, `attn2` beside `attn1` in latent diffusion). Where a numbered norm stands right behind
+    each of them, or right before, it is that one's norm.
     """
     paths = list(paths)
-    blocks = with_attentions(paths)
-    children: dict[str, dict[str, list[str]]] = {block: {} for block in blocks}
-    for path in paths if blocks else ():
-        for block in _around(path):
-            if block in blocks:
-                child = path[len(block) + 1 :].partition(".")[0]
-                children[block].setdefault(child, []).append(path)
     found: dict[str, str] = {}
-    for block, held in children.items():
+    for block, held in _children(paths, with_attentions(paths)).items():
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
         if said:
             found.update(_read(block, held, said))
     return found
+
+
+def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[str, list[str]]]:
+    """Return for each of the blocks the paths inside of it, by the child that they lie in."""
+    children: dict[str, dict[str, list[str]]] = {}
+    for path in paths if blocks else ():
+        for block in _around(path):
+            if block in blocks:
+                child = path[len(block) + 1 :].partition(".")[0]
+                children.setdefault(block, {}).setdefault(child, []).append(path)
+    return children
 
 
 def with_attentions(paths: Iterable[str]) -> set[str]:
@@ -53,6 +58,28 @@ def with_attentions(paths: Iterable[str]) -> set[str]:
     return {block for block, held in found.items() if len(held) > 1}
 
 
+def disordered(paths: Iterable[str]) -> set[str]:
+    """Return the blocks with several attentions in which order doesn't say whose norms the numbered norms are.
+
+    It says so where each attention has one right behind it, and where self-attention comes first and the numbers rise, as
+    in torch.nn.TransformerDecoderLayer.
+    """
+    paths = list(paths)
+    found: set[str] = set()
+    for block, held in _children(paths, with_attentions(paths)).items():
+        said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
+        norms = [child for child in held if is_numbered_norm(child)]
+        told = _own_norms(held, said) or (_starts_with_self(said) and norms == sorted(norms, key=natural_key))
+        if said and norms and not told:
+            found.add(block)
+    return found
+
+
+def _starts_with_self(attentions: Iterable[str]) -> bool:
+    first = next(iter(attentions), "")
+    return "self" in words(first) or canonical(first) == ("attn",)
+
+
 def _around(path: str) -> Iterator[str]:
     """Yield the modules around a path, innermost first."""
     while path:
@@ -65,14 +92,19 @@ def _attends(part: str) -> bool:
     return bool({"attn", "cross"} & set(meant)) and "norm" not in meant
 
 
+def _is_first(child: str) -> bool:
+    """Return whether an attention is numbered as the first: that to itself, as `attn1` beside `attn2` in latent diffusion."""
+    return canonical(child) == ("attn", "@1")
+
+
 def _attentions(children: Sequence[str]) -> dict[str, str]:
     """Return the attentions among the parts of a block with what they are called; none where it has fewer than two."""
     found = [child for child in children if _attends(child)]
     if len(found) < 2:
         return {}
-    own = [child for child in found if "self" in words(child)]
+    own = [child for child in found if "self" in words(child)] or list(filter(_is_first, found))
     if len(found) == 2 and len(own) == 1:
-        return {child: child if child in own else CROSS for child in found}
+        return {child: SELF if _is_first(child) else child if child in own else CROSS for child in found}
     return {child: child for child in found}
 
 
@@ -83,11 +115,17 @@ def _read(block: str, held: Mapping[str, Sequence[str]], said: Mapping[str, str]
         for path in held[child]
         if name != child
     }
-    order = list(held)
-    behind = {child: order[order.index(child) + 1] for child in said if child != order[-1]}
-    if len(behind) == len(said) and all(is_numbered_norm(norm) for norm in behind.values()):
-        inside |= {f"{block}.{norm}": f"{block}.{said[child]}_norm" for child, norm in behind.items()}
-    return inside
+    return inside | {f"{block}.{norm}": f"{block}.{said[child]}_norm" for child, norm in _own_norms(held, said).items()}
+
+
+def _own_norms(held: Iterable[str], attentions: Collection[str]) -> dict[str, str]:
+    """Return the numbered norm right behind each attention of a block, or right before where one comes first of all."""
+    order = ["", *held, ""]
+    for side in (-1, 1):
+        beside = {child: order[order.index(child) + side] for child in attentions}
+        if all(map(is_numbered_norm, beside.values())):
+            return beside
+    return {}
 
 
 def is_numbered_norm(path: str) -> bool:
