@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
+from torchgraft.core.results.diff import Diff
 from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.results.report import Check, Cost, Report
+from torchgraft.core.specs import Source, Target
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.matching import choose, has_network, place_of
 from torchgraft.planning import make_plan, target_of
@@ -23,14 +26,9 @@ from torchgraft.saving import read_plan
 from torchgraft.spreading import Share, foreseen, team_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Unpack
-
     from torch import nn
 
     from torchgraft.asked import Asked
-    from torchgraft.core.results.diff import Diff
-    from torchgraft.core.specs import Source, Target
     from torchgraft.matching.select import Choice
     from torchgraft.request import Request
 

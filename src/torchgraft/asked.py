@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
+
+from torchgraft.core.policy import Policy
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
 
     from torchgraft.adapting import AxisNames
-    from torchgraft.core.policy import Policy
     from torchgraft.learning import Learned
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from torchgraft.api import load
 from torchgraft.core.errors import UninitialisedError, UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
+from torchgraft.core.results.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Unpack
-
     import torch
     from torch import nn
 
     from torchgraft.asked import Asked
-    from torchgraft.core.results.report import Report
 
 
 def build(

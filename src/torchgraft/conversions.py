@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,6 @@ from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from torchgraft.learning import Learned

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from torchgraft.core.results.diff import Change, Diff, Distance
+from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import torch
-
-    from torchgraft.core.specs import Network, Source, TensorSpec
 
     Measure = Callable[[str], Distance | None]
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why, result_shape
+from torchgraft.core.plan import (
+    Alternative,
+    Certainty,
+    Feed,
+    Objection,
+    Op,
+    Plan,
+    Rows,
+    Step,
+    Unused,
+    Why,
+    result_shape,
+)
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.proof import Means, Part, Proof, Seal
-from torchgraft.core.specs import Slot, TensorSpec
+from torchgraft.core.specs import Slot, Source, Target, TensorSpec
 from torchgraft.core.system.stored import read_json
 from torchgraft.ops import from_dict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Source, Target
 
 SCHEMA = "torchgraft.report/1"
 LARGEST = 1 << 30

@@ -7,11 +7,14 @@ In bulk where both sides are alike, which is asked of all names and shapes at on
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.specs import Network, Source, Target
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.matching import (
     Models,
@@ -28,11 +31,6 @@ from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
-
-    from torchgraft.core.match import Matching, Ranks
-    from torchgraft.core.specs import Network, Source, Target
     from torchgraft.matching.select import Choice
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
-from torchgraft.core.results.verification import Hyperparameters
+from torchgraft.core.results.verification import Hyperparameters, Verification
 from torchgraft.planning import make_plan
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.verification import Verification
     from torchgraft.verifying.golden import Golden
 
 

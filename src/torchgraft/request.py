@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
 from torchgraft.asked import Asked
@@ -19,8 +19,6 @@ from torchgraft.matching import LAYOUTS, Rules, Stated
 from torchgraft.ops import AdaptInputChannels
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from torchgraft.learning import Learned
 
     Grid = tuple[int, int]

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.objects import a_kind
 from torchgraft.core.plan import Plan
+from torchgraft.core.results.report import Saved
+from torchgraft.core.specs import Network, Source
 from torchgraft.matching import choose, listed_networks, require_weights
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import data_of, renderers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import torch
     from torch import nn
-
-    from torchgraft.core.results.report import Saved
-    from torchgraft.core.specs import Network, Source
 
 
 def convert(  # noqa: PLR0913  # each is one wish

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting import Wishes, decided, object_to
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import is_module
-from torchgraft.core.plan import Objection
+from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.proof import Proof
+from torchgraft.core.specs import Source
 from torchgraft.reading import open_checkpoint
 from torchgraft.request import request
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torchgraft.adapting import Options
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.proof import Proof
-    from torchgraft.core.specs import Source
     from torchgraft.request import Request
     from torchgraft.verifying.golden import Golden
     from torchgraft.verifying.settling import Trial

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Unpack
 
 from torchgraft.api import load
+from torchgraft.core.plan import Plan
+from torchgraft.core.results.report import Report
 from torchgraft.reading import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Unpack
-
     from torch import nn
     from torch.optim import Optimizer
 
     from torchgraft.asked import Asked
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.report import Report
     from torchgraft.tuning import Benefit, CarriedState
 
 

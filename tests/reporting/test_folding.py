@@ -19,6 +19,7 @@ rows = st.lists(
         st.sampled_from([None, (2,), (3, 4)]),
         st.integers(0, 1),
         st.integers(0, 5),
+        weight=st.just(1),
     ),
     max_size=40,
     unique_by=lambda row: row.name,

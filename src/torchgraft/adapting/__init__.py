@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.adapting.branches import branch_steps, told_of_branches
 from torchgraft.adapting.compose import compose, gather_facts
@@ -19,14 +19,10 @@ from torchgraft.adapting.starts import start_steps
 from torchgraft.adapting.views import View, views_of
 from torchgraft.adapting.widening import widened
 from torchgraft.core.errors import UsageError
+from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.plan import Certainty, Plan, Step, Unused, Why
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.core.match import Matching, Ranks
-    from torchgraft.core.policy import Policy
-    from torchgraft.core.specs import Target, TensorSpec
+from torchgraft.core.policy import Policy
+from torchgraft.core.specs import Target, TensorSpec
 
 __all__ = [
     "KERNEL_RULES",

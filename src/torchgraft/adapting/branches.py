@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.plan import Certainty, Feed, Step, Why
+from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import FuseBranches
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torchgraft.core.specs import Slot, TensorSpec
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 EPS = 1e-5

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.adapting.first_layers import first_convolutions
 from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
 from torchgraft.adapting.flattened import behind_maps, unflattened
 from torchgraft.adapting.forms import Piece, pieces
-from torchgraft.adapting.options import said_of
+from torchgraft.adapting.options import Options, said_of
 from torchgraft.adapting.orientation import Layout, read_layout
 from torchgraft.adapting.positions import Side, position_fit, read_side
 from torchgraft.adapting.rotary import other_pairs, pairs_text, with_pairs
@@ -19,17 +19,11 @@ from torchgraft.adapting.torn import TORN, kept_fresh, torn
 from torchgraft.adapting.vocabulary import changed_vocabularies, vocabulary_fit
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Certainty, Feed, Step, Why
+from torchgraft.core.match import Leaf, Match, Part
+from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.core.system.making import maker
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Permute, SliceDim
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.adapting.options import Options
-    from torchgraft.core.match import Leaf, Match, Part
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Slot, Target, TensorSpec
 
 _make_step, _make_feed = maker(Step), maker(Feed)
 GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"

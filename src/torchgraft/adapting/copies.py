@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.orientation import MATRIX_TABLES
 from torchgraft.adapting.remains import fresh_step
+from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step
+from torchgraft.core.policy import Policy
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.core.system.making import maker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torchgraft.core.match import Alike
-    from torchgraft.core.policy import Policy
-    from torchgraft.core.specs import Slot, Target, TensorSpec
 
 _make_step, _make_feed = maker(Step), maker(Feed)
 

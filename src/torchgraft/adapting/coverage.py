@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from torchgraft.adapting.fit import mismatch
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import percent, tensors
-from torchgraft.core.plan import Action, Certainty, Objection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.specs import Shape
+from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step
+from torchgraft.core.specs import Shape
 
 LOW = 0.5
 # So many tensors, and this share of those of one name, must differ by more than their rows before the file is said to be of

@@ -8,20 +8,14 @@ are as certain as the experts themselves, and else likely.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
-from torchgraft.core.plan import Action, Certainty, Feed, Step, Unused, Why
-from torchgraft.core.specs import Slot, Target, TensorSpec
+from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why
+from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
 from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape
 
 _APART = re.compile(r"(?P<head>(?:.*\.)?[^.]*expert[^.]*)\.(?:expert_?)?(?P<number>\d+)\.(?P<rest>.+)")
 _HOMES = frozenset({"expert", "experts", "moe"})

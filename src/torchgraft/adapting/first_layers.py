@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.match import Leaf, Match
+from torchgraft.core.match import Leaf, Match
 
 
 def first_convolutions(matches: Sequence[Match], leaves: tuple[Sequence[Leaf], Sequence[Leaf]]) -> frozenset[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.adapting.orientation import (
     KERNEL_LAYOUTS,
     MATRIX_TABLES,
     WEIGHTS,
+    Layout,
     is_matrix,
     is_raw_matrix,
     is_transposed,
     permuted,
 )
-from torchgraft.core.plan import Certainty, Rows
+from torchgraft.core.match import Leaf
+from torchgraft.core.plan import Certainty, Op, Rows
+from torchgraft.core.specs import Shape
 from torchgraft.ops import (
     AdaptInputChannels,
     CropKernel,
@@ -26,14 +29,6 @@ from torchgraft.ops import (
     SelectRows,
     Transpose,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Container
-
-    from torchgraft.adapting.orientation import Layout
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape
 
 # Why a bare matrix is turned to become a layer's weight: nn.Linear keeps [out, in].
 RAW = "a bare parameter is multiplied as x @ W (as in CLIP's projections), a layer keeps [out, in]"

@@ -6,18 +6,14 @@ order, which no shape shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.orientation import MATRIX_TABLES, WEIGHTS
+from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Certainty
 from torchgraft.ops import Permute, Reshape
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchgraft.adapting.fit import Fit
-    from torchgraft.core.match import Leaf
 
 UNSURE = (
     "the file keeps channels last, so that columns for flattened maps go position by position; they are put channel by channel, "

@@ -8,19 +8,13 @@ where that goes, the step is rewritten to read layer and norm, and to fold them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Certainty, Feed, Step, Unused, Why
-from torchgraft.core.specs import TensorSpec
+from torchgraft.core.plan import Certainty, Feed, Op, Step, Unused, Why
+from torchgraft.core.specs import Target, TensorSpec
 from torchgraft.ops import FuseNormBias, FuseNormWeight
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Target
 
 EPS = 1e-5
 _NUMBER = re.compile(r"\d*$")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from torchgraft.core.match import Leaf
+from torchgraft.core.plan import Op
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops import (
     ApplyMask,
     Dequant4bit,
@@ -14,13 +17,6 @@ from torchgraft.ops import (
     WeightNormBake,
     WeightNormSplit,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,15 @@ adapter_config.json. Files of the kohya tools: `lora_unet_<module with _ for .>.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.adapting.lora_scale import stated_scale
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import wrappers
-from torchgraft.core.plan import Certainty, Feed, Step, Why
+from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Slot, Target, TensorSpec
 
 # What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
 PARTS = {

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from torchgraft.core.errors import printable
 from torchgraft.core.listing import listed
-from torchgraft.core.plan import Action
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torchgraft.core.plan import Plan
+from torchgraft.core.plan import Action, Plan
 
 # What such lists are called: OpenMMLab's CLASSES, Ultralytics' names, transformers' id2label, torchtext's itos, ESPnet's
 # token_list.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from torchgraft.adapting.coverage import cover_objections, other_variant
 from torchgraft.adapting.lora import is_adapter
@@ -13,13 +13,8 @@ from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.core.listing import listed
 from torchgraft.core.names import ends
-from torchgraft.core.plan import Objection
+from torchgraft.core.plan import Objection, Plan, Step
 from torchgraft.ops import RotaryLayout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.core.plan import Plan, Step
 
 # An argument that a text names.
 OPTION = re.compile(r"\b[a-z]+(?:_[a-z]+)*=(?!=)")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import did_you_mean
+from torchgraft.core.match import Leaf
 from torchgraft.core.names import covers
+from torchgraft.core.specs import Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.specs import Slot
-
     Grid = tuple[int, int]
     Names = Sequence[str] | Sequence[int] | Mapping[str, int]
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
+from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
-
-    from torchgraft.core.match import Leaf, Match
-    from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.specs import Shape, TensorSpec
 
 # Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]:
 # [..., in, out] (TensorFlow, Keras, Flax) and [out, ..., in] (channels last, MLX).

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from torchgraft.core.listing import listed
-from torchgraft.core.plan import Action, Objection
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.core.plan import Plan, Step
+from torchgraft.core.plan import Action, Objection, Plan, Step
 
 # Tensors of packings that are not decoded, by the last segment of their names: GPTQ and AWQ, compressed-tensors, HQQ, AQLM,
 # QuIP#, and torch's own quantised modules.

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.vocabulary import TABLE_WORDS
+from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
-from torchgraft.core.plan import Certainty, Rows
+from torchgraft.core.plan import Certainty, Op, Rows
+from torchgraft.core.specs import Shape
 from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape
 
 Grid = tuple[int, int]
 

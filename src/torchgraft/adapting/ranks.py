@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.plan import Certainty, Step, Why
 from torchgraft.ops import JoinRanks
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.match import Ranks, Shares
 
 
 def over_ranks(steps: Sequence[Step], ranks: Ranks) -> tuple[Step, ...]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import is_derived
+from torchgraft.core.match import Matching
 from torchgraft.core.plan import Action, Step, Unused, Why
+from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import Constant
 
 LONGEST = 1000  # comparing takes the square of the length, and a file may hold a name of a megabyte
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.core.match import Matching
-    from torchgraft.core.specs import Slot, TensorSpec
 
 
 def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[str], bool]) -> Step:

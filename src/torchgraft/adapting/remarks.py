@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import printable
 from torchgraft.core.listing import listed, runs
-from torchgraft.core.plan import Action
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.plan import Action, Plan, Step
+from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
 MOST = 4

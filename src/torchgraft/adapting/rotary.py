@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from torchgraft.adapting.fit import Fit
+from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Certainty
 from torchgraft.ops import RotaryLayout
-
-if TYPE_CHECKING:
-    from torchgraft.adapting.fit import Fit
-    from torchgraft.core.match import Leaf
-
 
 # How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
 # beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torchgraft.adapting.fit import Fit
-from torchgraft.adapting.options import said_of
+from torchgraft.adapting.options import AxisNames, Options, said_of
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Rows
+from torchgraft.core.match import Leaf
+from torchgraft.core.plan import Op, Rows
+from torchgraft.core.specs import Shape
 from torchgraft.ops import MeanRows, PadRows, SelectRows
-
-if TYPE_CHECKING:
-    from torchgraft.adapting.options import AxisNames, Options
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape
 
 TOLD = 6
 

@@ -6,18 +6,13 @@ same for the norms there (Goyal et al., 2017, arXiv:1706.02677) and leaves all e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import covers
-from torchgraft.core.plan import Step, Why
+from torchgraft.core.plan import Op, Step, Why
+from torchgraft.core.specs import Slot
 from torchgraft.ops import Constant, Identity
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Slot
 
 # Layers of one vector that multiply what comes in, or what comes in below zero: a one is their identity.
 SCALES = ("norm", "scale", "prelu")

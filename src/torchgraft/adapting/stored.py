@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from torchgraft.adapting.fit import Fit
+from torchgraft.core.match import Leaf
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops import Reshape
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.adapting.fit import Fit
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.specs import Shape, TensorSpec
 
 
 def from_stored(fit: Fit, source: Leaf, specs: Mapping[str, TensorSpec]) -> Fit:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+from torchgraft.core.match import Leaf, Match
 from torchgraft.core.plan import Step, Why
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.match import Leaf, Match
 
 TORN = "the weight of the layer that it belongs to does not fit, so it may be another layer's"
 

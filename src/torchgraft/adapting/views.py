@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from torchgraft.adapting.experts import experts_apart
 from torchgraft.adapting.folding_norms import fold_norms
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from torchgraft.adapting.options import Options
-    from torchgraft.core.plan import Step, Unused
-    from torchgraft.core.specs import Target, TensorSpec
+from torchgraft.adapting.options import Options
+from torchgraft.core.plan import Step, Unused
+from torchgraft.core.specs import Target, TensorSpec
 
 
 class View(Protocol):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Rows
 from torchgraft.ops import SliceDim
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchgraft.core.match import Leaf, Match
 
 TABLE_WORDS = frozenset({"wte", "tok", "token", "tokens", "word", "words", "vocab", "shared"})
 # A table that is shorter by up to this share of its rows lacks padding, or tokens that were added last; one that is shorter by

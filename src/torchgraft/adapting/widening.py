@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Feed, Step
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import Cast
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.plan import Feed, Step
-    from torchgraft.core.specs import TensorSpec
 
 NARROW = frozenset({DType.F16, DType.BF16})
 

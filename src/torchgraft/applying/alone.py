@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from torchgraft.core.places import Place
+from torchgraft.core.places import Place
 
 _LOCK = threading.Lock()
 _BUSY: set[int] = set()

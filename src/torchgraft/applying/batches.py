@@ -6,6 +6,7 @@ small one, and models of experts have a hundred thousand of these.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from operator import attrgetter
@@ -13,23 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import odd_values
+from torchgraft.applying.undo import Undo
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Step
+from torchgraft.core.specs import Source
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.system.moving import scatter
-from torchgraft.core.written import Run
+from torchgraft.core.written import Run, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     import torch
 
-    from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
-    from torchgraft.applying.undo import Undo
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source
-    from torchgraft.core.written import Written
 
 MOST = 4 << 20  # bytes of a batch: as much as stays in the cache that cores share
 ALIGNED = 64  # bytes of memory at which a batch begins

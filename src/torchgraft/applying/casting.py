@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.applying.chunks import sampled
+from torchgraft.applying.chunks import Chunk, Part, sampled
 from torchgraft.applying.fill import count_lost, reach
+from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import COMPARABLE, NONE, Odd, odd_values, reaches
 from torchgraft.applying.memory import Scratch, bytes_of
+from torchgraft.applying.undo import Undo
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
-from torchgraft.core.specs import Piece
+from torchgraft.core.plan import Step
+from torchgraft.core.specs import Piece, Source
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.written import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     import torch
 
-    from torchgraft.applying.chunks import Chunk, Part
-    from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
-    from torchgraft.applying.undo import Undo
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source
 
 BIT = 32768  # elements: the most that torch leaves to one thread (at::internal::GRAIN_SIZE)
 # Elements: no fewer than torch casts at once. What is left over at the end of a run may get other bits for NaN.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -10,18 +11,13 @@ import numpy as np
 from torchgraft.applying.memory import fresh, is_away, is_plain
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.layout import is_dense
-from torchgraft.core.places import here, is_spread, walk_of
-from torchgraft.core.plan import Action
+from torchgraft.core.places import Place, Walk, here, is_spread, walk_of
+from torchgraft.core.plan import Action, Step
+from torchgraft.core.specs import Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.core.places import Place, Walk
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Slot
 
 LARGE = 64 << 10  # bytes of a tensor that gets a mapping of its own
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.core.written import sample_ranges
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Step
+from torchgraft.core.written import Sample, sample_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
-
     import torch
 
     from torchgraft.applying.memory import Bytes
     from torchgraft.applying.segments import Segment
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Step
-    from torchgraft.core.written import Sample
 
 MOST_PARTS = 256
 BLOCK = 4 << 20  # bytes of the wider type that are cast at a time

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torchgraft.applying.chunks import Chunk
+from torchgraft.applying.chunks import Chunk
 
 MAX_THREADS = 4
 _WORTH_THREADS = 4 << 20

@@ -6,21 +6,20 @@ import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import odd_values
 from torchgraft.applying.memory import bytes_of
+from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
-from torchgraft.core.plan import result_shape
+from torchgraft.core.plan import Rows, Step, result_shape
 from torchgraft.core.system.checksums import crc32
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:
     import torch
 
-    from torchgraft.applying.findings import Findings
     from torchgraft.applying.memory import Bytes
-    from torchgraft.applying.reading_once import ReadOnce
-    from torchgraft.core.plan import Rows, Step
 
 
 def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) -> int:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from torchgraft.applying.finite import Odd
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.listing import listed
-from torchgraft.core.plan import Objection
+from torchgraft.core.plan import Objection, Step
 from torchgraft.core.policy import Policy, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.applying.finite import Odd
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Slot
+from torchgraft.core.specs import Slot
 
 
 class Findings:

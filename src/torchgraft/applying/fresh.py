@@ -6,23 +6,19 @@ all others lie on meta at first, where initialising costs nothing and changes no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, product
 from typing import TYPE_CHECKING
 
+from torchgraft.applying.cells import Cell
 from torchgraft.applying.standin import StandIn, rebuilt
 from torchgraft.core.errors import PlanRefusedError, UninitialisedError
-from torchgraft.core.places import is_spread, walk_of
-from torchgraft.core.plan import Objection
+from torchgraft.core.places import Walk, is_spread, walk_of
+from torchgraft.core.plan import Objection, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     from torch import nn
-
-    from torchgraft.applying.cells import Cell
-    from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Step
 
 # What modules call the method that gives them initial values: torch, its Transformer parts, timm and others.
 RESETS = (

@@ -8,17 +8,15 @@ of it afterwards.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import SENT
-from torchgraft.applying.layout import WASTE
+from torchgraft.applying.layout import WASTE, Stretch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import torch
 
-    from torchgraft.applying.layout import Stretch
     from torchgraft.applying.memory import Bytes
 
 BUFFERS = 2  # one is read into while the other is under way

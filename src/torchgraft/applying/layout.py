@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.applying.chunks import MOST_PARTS, sampled
+from torchgraft.applying.chunks import MOST_PARTS, Chunk, Part, Transfer, sampled
 from torchgraft.applying.finite import can_be_odd
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Step
 from torchgraft.core.specs import Piece
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.written import SMALL as COMPARED_WHOLE
 from torchgraft.core.written import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from torchgraft.applying.chunks import Chunk, Part, Transfer
     from torchgraft.applying.memory import Bytes
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Step
 
 SMALL = 64 << 10
 WASTE = (

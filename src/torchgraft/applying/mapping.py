@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,15 @@ from torchgraft.applying.pages import Stretch, file_map, joined_map, joins
 from torchgraft.applying.segments import segments
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import here
-from torchgraft.core.plan import Action
+from torchgraft.core.places import Walk, here
+from torchgraft.core.plan import Action, Step
 from torchgraft.core.results.report import Mapped
+from torchgraft.core.specs import Source, TensorSpec
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
-
-    from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source, TensorSpec
 
     Specs = Mapping[str, Mapping[str, TensorSpec]]
 

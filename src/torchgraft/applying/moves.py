@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from torchgraft.applying.batches import Batch
+from torchgraft.applying.cells import Cell
 from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.memory import NOTHING, bytes_at
-from torchgraft.applying.segments import segments, turned
-from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE
+from torchgraft.applying.segments import Segment, segments, turned
+from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE, Undo
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Step
+from torchgraft.core.specs import Source, TensorSpec
+from torchgraft.core.written import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import torch
-
-    from torchgraft.applying.batches import Batch
-    from torchgraft.applying.cells import Cell
-    from torchgraft.applying.segments import Segment
-    from torchgraft.applying.undo import Undo
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source, TensorSpec
-    from torchgraft.core.written import Written
 
 
 class Move(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.cells import apart, expect_writable, reach_of
@@ -12,17 +13,12 @@ from torchgraft.applying.memory import is_away, is_plain
 from torchgraft.applying.segments import segments, turned
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
-from torchgraft.core.places import here, walk_of
-from torchgraft.core.plan import Action, Memory
+from torchgraft.core.places import Walk, here, walk_of
+from torchgraft.core.plan import Action, Memory, Plan, Step
+from torchgraft.core.specs import Source, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
-
-    from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.specs import Source, TensorSpec
 
 THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + 2 * BLOCK)
 

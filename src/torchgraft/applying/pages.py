@@ -12,17 +12,14 @@ import errno
 import mmap
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from torchgraft.core.errors import CorruptCheckpointError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from torchgraft.core.specs import Extent
+from torchgraft.core.specs import Extent
 
 PAGE = mmap.PAGESIZE
 PIECE = 16 << 20  # of what is made ready at a time

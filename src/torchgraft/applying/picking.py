@@ -6,6 +6,7 @@ Here bulk and single part: whoever is not picked gets a cell of its own, and is 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,16 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from torchgraft.applying.batches import MANY, MOST, Batch
 from torchgraft.applying.memory import is_plain
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Step
+from torchgraft.core.specs import TensorSpec
 from torchgraft.core.written import SMALL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import torch
-
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import TensorSpec
 
     Specs = Mapping[str, Mapping[str, TensorSpec]]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torchgraft.core.plan import Feed
+from torchgraft.core.specs import Source
 from torchgraft.ops import Index, SliceDim
 
 if TYPE_CHECKING:
     import torch
-
-    from torchgraft.core.plan import Feed
-    from torchgraft.core.specs import Source
 
 
 class ReadOnce:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torchgraft.core.plan import Objection
-    from torchgraft.core.results.report import Check, Mapped
+from torchgraft.core.plan import Objection
+from torchgraft.core.results.report import Check, Mapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

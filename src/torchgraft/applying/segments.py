@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torchgraft.applying.chunks import TURNED
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Step
+from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.ops import BaseOp
 from torchgraft.ops.exact import Transpose
 from torchgraft.ops.runs import Run, joined, picked
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source, TensorSpec
 
 FEW = 64
 INTEGERS = (1, 2, 4, 8)  # sizes of elements that there are integers of, to move them by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from torchgraft.applying.alone import alone
 from torchgraft.applying.batches import Batch, Batches
 from torchgraft.applying.cells import Cell, Installation, apart, expect_writable, resolve
+from torchgraft.applying.chunks import Transfer
 from torchgraft.applying.fill import fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
@@ -30,23 +32,17 @@ from torchgraft.core.errors import (
     TorchgraftError,
     printable,
 )
-from torchgraft.core.places import walk_of
-from torchgraft.core.plan import Action
+from torchgraft.core.places import Walk, walk_of
+from torchgraft.core.plan import Action, Objection, Plan, Step
+from torchgraft.core.results.report import Check
+from torchgraft.core.specs import Slot, Source, Target, TensorSpec
 from torchgraft.core.system.progress import Ticks
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.written import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.applying.chunks import Transfer
-    from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Objection, Plan, Step
-    from torchgraft.core.results.report import Check
-    from torchgraft.core.specs import Slot, Source, Target, TensorSpec
 
 
 HOME = Home()

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.casting import Casts
-from torchgraft.applying.chunks import chunks
+from torchgraft.applying.chunks import Chunk, Part, Transfer, chunks
 from torchgraft.applying.crew import Crew
+from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.lanes import Lanes
-from torchgraft.applying.layout import WASTE, lay_out, looks, room_for
+from torchgraft.applying.layout import WASTE, Stretch, lay_out, looks, room_for
 from torchgraft.applying.memory import Scratch
 from torchgraft.applying.turning import Turns
-from torchgraft.core.plan import Action
-from torchgraft.core.specs import Piece
+from torchgraft.applying.undo import Undo
+from torchgraft.core.plan import Action, Step
+from torchgraft.core.specs import Piece, Source
+from torchgraft.core.written import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torchgraft.applying.chunks import Chunk, Part, Transfer
-    from torchgraft.applying.findings import Findings
-    from torchgraft.applying.layout import Stretch
     from torchgraft.applying.memory import Bytes
-    from torchgraft.applying.undo import Undo
-    from torchgraft.core.plan import Step
-    from torchgraft.core.specs import Source
-    from torchgraft.core.written import Written
 
 LOOKED_AT = (
     4 << 20

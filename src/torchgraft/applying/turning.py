@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.applying.chunks import Part
 from torchgraft.applying.memory import Scratch
 from torchgraft.core.errors import ApplyError
-from torchgraft.core.specs import Piece
+from torchgraft.core.specs import Piece, Source
 from torchgraft.core.system.checksums import crc32
-from torchgraft.core.written import Sample
+from torchgraft.core.written import Sample, Written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from torchgraft.applying.chunks import Part
     from torchgraft.applying.memory import Bytes
-    from torchgraft.core.specs import Source
-    from torchgraft.core.written import Written
 
 
 class Turns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.memory import Arena, is_plain, move
@@ -10,8 +11,6 @@ from torchgraft.core.layout import is_dense
 from torchgraft.core.system.moving import gather, scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import torch
 
 AUTO, KEEP, CHECK, NONE = "auto", "keep", "check", "none"

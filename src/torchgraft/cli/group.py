@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -13,9 +14,6 @@ from torchgraft.cli.misuse import Misuse, in_our_words
 from torchgraft.cli.spelling import as_typed
 from torchgraft.core.errors import TorchgraftError, printable
 from torchgraft.core.hints import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 EXIT_CODES = """\b
 Exit codes:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.asked import Asked
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 PAIRS = {"rename": "A=B", "in_channels": "NAME=RULE", "copies": "A=B", "init": "PATTERN=KIND"}
 LIVE = ("source_model", "inputs", "source_inputs")  # models and tensors, which no JSON holds; they have options

@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from torchgraft.cli.group import watched
+from torchgraft.cli.options import Shown
 from torchgraft.cli.spelling import view_as_typed
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from torchgraft.cli.options import Shown
 
 _ITEMS = 1000
 

@@ -7,10 +7,7 @@ Swin, BEiT and Llama, and averaging utilities.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torchgraft.core.specs import TensorSpec
+from torchgraft.core.specs import TensorSpec
 
 COUNTERS = ("num_batches_tracked", "num_updates", "n_averaged", "decay")
 INDICES = ("position_ids", "token_type_ids", "relative_position_index", "rel_pos_index", "relative_coords_table")

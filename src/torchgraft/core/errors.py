@@ -16,11 +16,10 @@ TorchgraftError                     1   anything of ours
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torchgraft.core.plan import Objection
 
 MAX_MESSAGE = 400

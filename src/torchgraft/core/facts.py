@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping
 
 # Entries of a file's metadata. DIGESTS: JSON, name -> SHA-256 (hex) of the tensor's bytes, C order and little-endian.
 # FACTS: JSON of what is beside the tensors and no text. PART: run, number and index of a shard, see `part`.

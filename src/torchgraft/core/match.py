@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
 
-from torchgraft.core.plan import Certainty
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Alternative, Why
-    from torchgraft.core.specs import Network, Shape
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.core.specs import Network, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Works on any object with the inner dicts of a torch module; torch itself is neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +13,6 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.objects import a_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
-
     import torch
     from torch import nn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -10,15 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.proof import Proof
 from torchgraft.core.shown import Renderers, Shown
+from torchgraft.core.specs import Shape, Slot, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import torch
-
-    from torchgraft.core.proof import Proof
-    from torchgraft.core.specs import Shape, Slot, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from torchgraft.core.dtypes import DType
+from torchgraft.core.system.checksums import Partial
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import torch
-
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.system.checksums import Partial
 
 Shape = tuple[int, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -9,17 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.core.plan import Feed
+from torchgraft.core.plan import Feed, Op
+from torchgraft.core.specs import Shape
 from torchgraft.learning.strided import view_ops
 from torchgraft.ops import Concat, InsertZeros, PadRows, Permute, Reshape, SelectRows, Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape
     from torchgraft.learning.probes import Ids
 
 # A result of more pieces than this is no plan that anybody would read; of more picked elements, none that fits a file.

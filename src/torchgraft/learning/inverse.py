@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.plan import Op
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.probes import CONSTANT, Numbering, Traced
@@ -16,9 +18,6 @@ from torchgraft.learning.running import value_of
 from torchgraft.ops import Cast, PadRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchgraft.core.plan import Op
     from torchgraft.learning.probes import Ids
 
 C = TypeVar("C", bound=Conversion)

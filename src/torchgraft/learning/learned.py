@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from torchgraft.core.errors import printable
 from torchgraft.core.results.conversion import Conversion
+from torchgraft.core.shown import Renderers
+from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.commit import write_bytes
 from torchgraft.core.system.stored import read_json
 from torchgraft.learning.outputs import output_of
@@ -19,12 +22,8 @@ from torchgraft.learning.running import expect_fit, value_of
 from torchgraft.learning.source import ConvertedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
-    from torchgraft.core.shown import Renderers
-    from torchgraft.core.specs import Source, TensorSpec
     from torchgraft.learning.probes import Convert
 
 LARGEST = 256 << 20

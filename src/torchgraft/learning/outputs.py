@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.core.plan import Feed
+from torchgraft.core.dtypes import DType
+from torchgraft.core.plan import Feed, Op
 from torchgraft.core.results.conversion import Computed, Output
+from torchgraft.core.specs import TensorSpec
 from torchgraft.learning.explain import Moves, Origins, explain, insertions, without_constant
 from torchgraft.learning.probes import CONSTANT, OTHER
 from torchgraft.ops import Cast, Constant, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
     from numpy.typing import NDArray
 
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import TensorSpec
     from torchgraft.learning.probes import Ids, Numbering, Traced
 
 MOST_LITERALS = 1 << 16

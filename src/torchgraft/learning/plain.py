@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Feed
+from torchgraft.core.plan import Feed, Op
 from torchgraft.core.results.conversion import Computed, Conversion, Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.learning.running import spec_of
 from torchgraft.ops import from_dict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchgraft.core.plan import Op
 
 SCHEMA = "torchgraft.learned/1"
 

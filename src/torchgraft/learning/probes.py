@@ -7,6 +7,7 @@ digit turned round (9 - d in decimal): a moved element follows it, a constant do
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ from torchgraft.core.objects import a_kind
 from torchgraft.core.specs import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import torch
     from numpy.typing import NDArray
 

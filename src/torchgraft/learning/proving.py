@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.results.conversion import Computed, Output
+from torchgraft.core.specs import TensorSpec
 from torchgraft.learning.probes import random_values, run
 from torchgraft.learning.running import value_of
 from torchgraft.ops import Cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     import torch
 
-    from torchgraft.core.specs import TensorSpec
     from torchgraft.learning.probes import Convert
 
 # Types that conversions round to on their way: a round trip through one of them is a move with a loss.

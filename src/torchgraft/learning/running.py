@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
+from torchgraft.core.results.conversion import Conversion, Output
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     import torch
-
-    from torchgraft.core.results.conversion import Conversion, Output
-    from torchgraft.core.specs import TensorSpec
 
 
 def value_of(output: Output, read: Callable[[str], torch.Tensor]) -> torch.Tensor:

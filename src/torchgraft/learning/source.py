@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import CONVERTED, OWN
 from torchgraft.core.listing import listed
-from torchgraft.core.specs import Network, SourceOver
+from torchgraft.core.results.conversion import Conversion, Output
+from torchgraft.core.specs import Extent, Network, Source, SourceOver
 from torchgraft.learning.running import expect_fit, misfits, spec_of, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
-
-    from torchgraft.core.results.conversion import Conversion, Output
-    from torchgraft.core.specs import Extent, Source
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _OF_OLD_NAMES = (*OWN, "versions")

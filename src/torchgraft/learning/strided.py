@@ -7,6 +7,7 @@ with some of its indices picked, repeated or in another order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd, prod
@@ -14,13 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.core.plan import Op
+from torchgraft.core.specs import Shape
 from torchgraft.ops import Index, Permute, Reshape, SelectRows, SliceDim, Transpose, run_ops
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape
     from torchgraft.learning.probes import Ids
 
 DEEPEST = 4

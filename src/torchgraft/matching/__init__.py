@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.plan import Why
+from torchgraft.core.specs import Shape, Target, TensorSpec
 from torchgraft.core.system.making import maker
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
@@ -46,12 +48,6 @@ from torchgraft.matching.tables.dialect import ROLES
 from torchgraft.matching.tables.packing import packed_otherwise
 from torchgraft.matching.tables.rotary import with_rotary
 from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Stated
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
-
-    from torchgraft.core.plan import Why
-    from torchgraft.core.specs import Shape, Target, TensorSpec
 
 __all__ = [
     "LAYOUTS",

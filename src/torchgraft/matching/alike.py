@@ -8,23 +8,18 @@ orders) are left to it.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from os.path import commonprefix
-from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Alike
 from torchgraft.core.names import words
-from torchgraft.matching.names.prefixes import reason_of
+from torchgraft.core.specs import Slot, TensorSpec
+from torchgraft.matching.names.prefixes import Prefix, reason_of
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.parts.leaves import unfolded
 from torchgraft.matching.tables.packing import FUSED, packed_one_way
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-
-    from torchgraft.core.specs import Slot, TensorSpec
-    from torchgraft.matching.names.prefixes import Prefix
 
 # Of so few tensors a prefix explains too little: `by_name` asks what the names say.
 FEW = 3

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.names import ends
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.specs import Slot, Target, TensorSpec
+from torchgraft.core.specs import Slot, Target, TensorSpec
 
 
 def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool) -> Target:

@@ -7,21 +7,16 @@ fused rows of which every rank holds its share of each part.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import covers, words
-from torchgraft.core.specs import Network
+from torchgraft.core.specs import Network, Shape, Slot
 from torchgraft.matching.names.prefixes import by_name
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 from torchgraft.matching.tables.packing import FUSED
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.specs import Shape, Slot
 
 RANK = re.compile(r"(?:.*/)?rank_?(\d+)")
 

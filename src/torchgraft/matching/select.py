@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torchgraft.core.specs import Network, Slot, TensorSpec
+from torchgraft.core.specs import Network, Slot, TensorSpec
 
 EMA_SEGMENTS = frozenset(
     {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import natural_key, words
 from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.core.specs import Shape
 from torchgraft.core.system.making import maker
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import (
@@ -27,15 +28,19 @@ from torchgraft.matching.judging.certainty import (
     OTHER_TERMS,
     TORN,
     UNORDERED,
+    Sureness,
     folded,
     sureness,
 )
 from torchgraft.matching.judging.elsewhere import Counted, is_one_path, lonely, torn
 from torchgraft.matching.judging.familiar import Familiar
+from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.names.prefixes import Naming
 from torchgraft.matching.names.unwrapped import unwrapped
 from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.parts.leaves import cut
+from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.shaped import cut_by_shape
 from torchgraft.matching.parts.units import BARE, Unit, group, same_roles, shape_class
 from torchgraft.matching.solving.beside import in_step
@@ -44,16 +49,6 @@ from torchgraft.matching.solving.turned import undirected
 from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owners_of
 from torchgraft.matching.tables.stated import sides_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-
-    from torchgraft.core.specs import Shape
-    from torchgraft.matching.judging.certainty import Sureness
-    from torchgraft.matching.judging.judge import Pair
-    from torchgraft.matching.names.prefixes import Naming
-    from torchgraft.matching.parts.models import Models
-
 
 _make_match, _make_why = maker(Match), maker(Why)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import BaseOp, working_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import TensorSpec
 
 
 def _rank_fits(base: TensorSpec, up: TensorSpec, down: TensorSpec) -> bool:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.ops.runs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape, TensorSpec
-    from torchgraft.ops.runs import Run
 
 
 class BaseOp(ABC):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import BaseOp, with_shape, working_dtype
 from torchgraft.ops.resample import interpolated, size_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops.base import BaseOp, replaced, widened, with_shape
 from torchgraft.ops.exact import gather
 from torchgraft.ops.resample import arrow, size_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape, TensorSpec
 
 _RULES = {
     "repeat": "taken in turn and scaled to the same sum", "sum": "their sum shared out", "mean": "mean",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
-from torchgraft.ops.runs import cut, inner, picked
+from torchgraft.ops.runs import Run, cut, inner, picked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape, TensorSpec
-    from torchgraft.ops.runs import Run
 
 MOST_RUNS = 4  # of indices that a report spells out
 

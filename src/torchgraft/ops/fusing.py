@@ -8,20 +8,18 @@ Structural re-parametrization: RepVGG, Ding et al. 2021 (arXiv:2101.03697).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import BaseOp, widened, with_shape
 from torchgraft.ops.channels import middle
 from torchgraft.ops.resample import size_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import TensorSpec
 
 T = TypeVar("T")
 

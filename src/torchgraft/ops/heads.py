@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import BaseOp, axis_words
 from torchgraft.ops.exact import gather, opposite
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import TensorSpec
 
 
 def _same_rows(op: BaseOp, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:

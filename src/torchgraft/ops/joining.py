@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
 from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, opposite
-from torchgraft.ops.runs import joined
+from torchgraft.ops.runs import Run, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import TensorSpec
-    from torchgraft.ops.runs import Run
 
 
 def _expect_alike(op: BaseOp, specs: Sequence[TensorSpec]) -> None:

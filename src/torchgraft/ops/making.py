@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,6 @@ from torchgraft.ops.base import BaseOp
 from torchgraft.ops.exact import torch_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
 

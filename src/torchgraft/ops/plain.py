@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torchgraft.ops.base import BaseOp
+from torchgraft.ops.base import BaseOp
 
 
 def _is_int(value: object) -> bool:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UsageError
-from torchgraft.core.specs import TensorSpec
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops.base import BaseOp
 from torchgraft.ops.exact import torch_dtype
 from torchgraft.ops.resample import size_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape
 
 
 def _blocks(shape: Shape, block: tuple[int, ...]) -> Shape:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops.base import BaseOp, widened, with_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape, TensorSpec
 
 
 def _gain_shape(shape: Shape, dim: int | None) -> Shape:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops.base import BaseOp, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape, TensorSpec
 
 SMOOTH = ("bicubic", "bilinear")
 

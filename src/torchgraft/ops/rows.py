@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import SliceDim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
-
-    from torchgraft.core.specs import TensorSpec
 
 
 def _resized(op: BaseOp, specs: Sequence[TensorSpec], dim: int, source: int, target: int) -> TensorSpec:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from torchgraft.core.plan import Op
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     import torch
-
-    from torchgraft.core.plan import Op
 
 
 def run_ops(ops: Sequence[Op], values: Iterable[torch.Tensor]) -> list[torch.Tensor]:

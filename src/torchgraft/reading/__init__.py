@@ -7,11 +7,12 @@ a CheckpointError, wherever in this package it is found: its kinds are in `core.
 from __future__ import annotations
 
 import os
-from collections.abc import ItemsView, Iterator, ValuesView
+from collections.abc import ItemsView, Iterator, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.objects import a_kind
+from torchgraft.core.specs import Source
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.disk.handles import is_handle
 from torchgraft.reading.finding.catalog import catalogue
@@ -19,9 +20,6 @@ from torchgraft.reading.memory import apart_from
 from torchgraft.reading.source import OpenedCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.specs import Source
     from torchgraft.reading.disk.files import CheckpointFile
     from torchgraft.reading.finding.contents import Contents
 

@@ -5,10 +5,11 @@ by pickle: the table goes through the inert interpreter.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import (
@@ -28,9 +29,6 @@ from torchgraft.reading.pickles.names import Table
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
 from torchgraft.reading.tensors.leaves import MAX_DIMS
-
-if TYPE_CHECKING:
-    from contextlib import ExitStack
 
 MAX_SMALL = 1 << 20
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
-from typing import TYPE_CHECKING
 
-from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, printable
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, LimitExceededError, printable
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.pickles.inert import TensorRef
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors.leaves import Leaf, View
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
-
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.errors import CheckpointError
-    from torchgraft.reading.disk.files import Window
-    from torchgraft.reading.tensors.records import RecordBytes
+from torchgraft.reading.tensors.records import RecordBytes
 
 MAX_PAIRS = 256
 MAX_CELLS = 1 << 26

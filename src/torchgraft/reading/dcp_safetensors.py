@@ -6,24 +6,20 @@ Source of names and metadata: `HuggingFaceStorageWriter` with `save_distributed=
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.facts import merged
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
-from torchgraft.reading.disk.files import shown
+from torchgraft.reading.disk.files import CheckpointFile, shown
 from torchgraft.reading.disk.paths import open_inside
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import brief
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors.leaves import View
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import ExitStack
-
-    from torchgraft.reading.disk.files import CheckpointFile
 
 BOXES = "DCP_SHARDING_INFO"
 _OF_A_PROCESS = re.compile(r"shard-(\d{5})-.+\.safetensors")

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.disk.paths import open_inside
+from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.newest import beneath, newest, pointer_in, refuse_shares
 from torchgraft.reading.sniff import is_safetensors, read_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchgraft.reading.finding.contents import Contents
 
 _SINGLE = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin",

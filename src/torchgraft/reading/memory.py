@@ -5,22 +5,19 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
 from torchgraft.core.places import here, is_module, places
+from torchgraft.core.specs import Source
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import Record
 from torchgraft.reading.source import OpenedCheckpoint
-from torchgraft.reading.tensors.leaves import Held
+from torchgraft.reading.tensors.leaves import Held, Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     import torch
-
-    from torchgraft.core.specs import Source
-    from torchgraft.reading.tensors.leaves import Leaf
 
 
 MAX_DEPTH = 200

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.reading.disk.files import shown
 from torchgraft.reading.disk.paths import open_inside
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 # Files that name the newest checkpoint beside them, and what its folder is called: DeepSpeed's, and that of Megatron-LM, which
 # holds a number of iterations or the word `release`.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import ExitStack
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import (
     CorruptCheckpointError,
@@ -21,11 +22,7 @@ from torchgraft.reading.disk.paths import name_fault, open_inside
 from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.sniff import read_file
-
-if TYPE_CHECKING:
-    from contextlib import ExitStack
-
-    from torchgraft.reading.tensors.leaves import Leaf
+from torchgraft.reading.tensors.leaves import Leaf
 
 MAX_INDEX = 128 << 20
 MAX_SHARDS = 10_000

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from torchgraft.reading.containers.tar import looks_like_tar
 from torchgraft.reading.containers.zipdir import ZipArchive
 from torchgraft.reading.containers.zipentries import has_archive_at_end
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torchgraft.reading.disk.files import Window
-    from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.disk.files import Window
+from torchgraft.reading.finding.contents import Contents
 
 _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
-from torchgraft.core.specs import Extent
-from torchgraft.reading.tensors.leaves import Held
-from torchgraft.reading.tensors.together import read_many, read_together, spot_of
+from torchgraft.core.specs import Extent, Network, Piece, Record
+from torchgraft.reading.finding.catalog import Catalog
+from torchgraft.reading.tensors.leaves import Held, Leaf
+from torchgraft.reading.tensors.together import Spot, read_many, read_together, spot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import torch
-
-    from torchgraft.core.specs import Network, Piece, Record
-    from torchgraft.reading.finding.catalog import Catalog
-    from torchgraft.reading.tensors.leaves import Leaf
-    from torchgraft.reading.tensors.together import Spot
 
 MOST_SPOTS = 1 << 14  # of a million tensors they would take more memory than all else that is known of them
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
+from torchgraft.core.results.conversion import Computed, Conversion, Output
 from torchgraft.reporting.folding import Row, fold
 from torchgraft.reporting.view import Group, Section, View, remark_section, told
 from torchgraft.reporting.words import figures, shape_words
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torchgraft.core.results.conversion import Computed, Conversion, Output
 
 
 def conversion_view(found: Conversion) -> View:

@@ -9,18 +9,15 @@ exactly the rows that it was made of (names are unique). Time is linear in the n
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from torchgraft.core.specs import Shape
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.reporting.joining import CONSTANT, Cell, Family, Numbers
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
-
-    from torchgraft.core.specs import Shape
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")

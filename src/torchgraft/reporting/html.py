@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import percent, tensors
+from torchgraft.core.plan import Plan, Step
+from torchgraft.core.results.report import Report
 from torchgraft.reporting.sections import fate
 from torchgraft.reporting.style import STYLE
+from torchgraft.reporting.view import Group, Line, Section, View
 from torchgraft.reporting.views import plan_view, report_view
 from torchgraft.reporting.words import many
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.results.report import Report
-    from torchgraft.reporting.view import Group, Line, Section, View
-
 
 SHOWN_FATES = ("copied", "renamed", "adapted", "doubtful", "fresh")
 DEEPEST = 64

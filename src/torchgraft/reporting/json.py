@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from hashlib import sha256
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.facts import DIGESTS, digests_of
+from torchgraft.core.plan import Feed, Plan, Step, Unused
+from torchgraft.core.results.diff import Change, Diff
+from torchgraft.core.results.inspection import Inspection, Moments, Statistics
+from torchgraft.core.results.report import Report, Saved
+from torchgraft.core.results.verification import Hyperparameters, Verification
+from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.reporting.sections import by_fate
 from torchgraft.reporting.verification import verification_view
 from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Feed, Plan, Step, Unused
-    from torchgraft.core.results.diff import Change, Diff
-    from torchgraft.core.results.inspection import Inspection, Moments, Statistics
-    from torchgraft.core.results.report import Report, Saved
-    from torchgraft.core.results.verification import Hyperparameters, Verification
-    from torchgraft.core.specs import Shape, Slot, TensorSpec
-
 
 Data = dict[str, object]
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.facts import shown
 from torchgraft.core.figures import tensors
+from torchgraft.core.results.diff import Change, Diff
+from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary, Statistics
+from torchgraft.core.results.report import Saved
+from torchgraft.core.specs import TensorSpec
 from torchgraft.reporting.folding import Fold, Row, fold
 from torchgraft.reporting.view import Group, Section, View, remark_section, told
 from torchgraft.reporting.words import figures, many, shape_words, size
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from torchgraft.core.results.diff import Change, Diff
-    from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary, Statistics
-    from torchgraft.core.results.report import Saved
-    from torchgraft.core.specs import TensorSpec
 
 MOST_FACTS = 12
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
-from torchgraft.core.plan import Action, Certainty
+from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, Row, factored, fold
 from torchgraft.reporting.view import Group, Line, Section
 from torchgraft.reporting.words import figures, part_words, runs, shape_words
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.plan import Alternative, Objection, Plan, Step, Unused
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torchgraft.reporting.text import MOST_LINES, section_lines
+from torchgraft.reporting.view import Section, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Group, RenderableType
     from rich.text import Text
-
-    from torchgraft.reporting.view import Section, View
 
 _STYLES = {"bad": "bold red", "care": "yellow", "good": "green", "plain": "default"}
 

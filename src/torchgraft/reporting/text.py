@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.reporting.view import Group, Line, Section, View
+from torchgraft.reporting.view import Group, Line, Section, View
 
 MOST_LINES = 24
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.families import family
 from torchgraft.core.proof import tally
+from torchgraft.core.results.verification import (
+    Cause,
+    Divergence,
+    Hyperparameters,
+    OutputComparison,
+    SettingDifference,
+    Site,
+    Verification,
+)
 from torchgraft.reporting.view import Group, Line, Section, View, remark_section, told
 from torchgraft.reporting.words import shape_words
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.results.verification import (
-        Cause,
-        Divergence,
-        Hyperparameters,
-        OutputComparison,
-        SettingDifference,
-        Site,
-        Verification,
-    )
 
 
 def verification_view(found: Verification) -> View:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.core.listing import listed
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Objection, Plan, Step
+from torchgraft.core.results.report import Check, Mapped, Report
 from torchgraft.reporting import sections as parts
 from torchgraft.reporting.view import Section, View, remark_section, told
 from torchgraft.reporting.words import coverage_words, seconds, size
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.plan import Objection, Plan, Step
-    from torchgraft.core.results.report import Check, Mapped, Report
 
 VALUES = "values"
 # Rules by which a tensor of the checkpoint is not used since a used one has its values: both were compared.

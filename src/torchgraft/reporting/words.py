@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from torchgraft.core.figures import percent, tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.specs import Shape
+from torchgraft.core.plan import Plan, Step
+from torchgraft.core.specs import Shape
 
 _STEPS = ("", "k", "M", "G", "T", "P", "E")
 

@@ -6,11 +6,14 @@ box of them. It knows the ops that move data; None means that the whole result m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torchgraft.core.plan import Op
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.ops import (
     Cast,
     Concat,
@@ -24,12 +27,6 @@ from torchgraft.ops import (
     Transpose,
     TrimRows,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

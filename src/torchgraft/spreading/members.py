@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchgraft.core.places import Walk, spread_among
+from torchgraft.core.plan import Plan
+from torchgraft.core.specs import Source, Target
 from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
+from torchgraft.spreading.team import Team
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from torch import nn
-
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.specs import Source, Target
-    from torchgraft.spreading.team import Team
 
 T = TypeVar("T")
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import xor
 from typing import TYPE_CHECKING
 
-from torchgraft.core.plan import Feed
+from torchgraft.core.plan import Feed, Op, Step
+from torchgraft.core.specs import Record, Source, TensorSpec
+from torchgraft.core.system.checksums import Partial
 from torchgraft.ops import SelectRows
 from torchgraft.spreading.boxes import Box, pull
+from torchgraft.spreading.team import Team
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.plan import Op, Step
-    from torchgraft.core.specs import Record, Source, TensorSpec
-    from torchgraft.core.system.checksums import Partial
-    from torchgraft.spreading.team import Team
-
     Places = tuple[int, int]
     Specs = Mapping[tuple[str, str], TensorSpec]
 

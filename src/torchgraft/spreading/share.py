@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import is_spread, places
-from torchgraft.core.plan import Feed, Rows, Step, Why
-from torchgraft.core.specs import TensorSpec
+from torchgraft.core.places import Walk, is_spread, places
+from torchgraft.core.plan import Feed, Op, Rows, Step, Why
+from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.ops import Constant, computed, run_ops
 from torchgraft.spreading.boxes import Box
 from torchgraft.spreading.members import Share
 from torchgraft.spreading.parts import Part, limited, part_of
 from torchgraft.spreading.slices import MADE, SlicedSource
+from torchgraft.spreading.team import Team
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
     from torch import nn
 
-    from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Op
-    from torchgraft.core.specs import Source
     from torchgraft.spreading.parts import Specs
-    from torchgraft.spreading.team import Team
 
 EMPTY = Why("shard", "this process holds no part of it")
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.specs import Network, SourceOver, TensorSpec
+from torchgraft.core.specs import Extent, Network, Shape, Source, SourceOver, TensorSpec
+from torchgraft.spreading.boxes import Box
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
-
-    from torchgraft.core.specs import Extent, Shape, Source
-    from torchgraft.spreading.boxes import Box
 
 # Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
 SHORT = 1024

@@ -6,19 +6,17 @@ error in all, so that nobody waits for a process that gave up.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchgraft.core import errors
 from torchgraft.core.errors import ApplyError, PlanRefusedError, TorchgraftError, UsageError, printable
+from torchgraft.core.system.shield import Shield
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import torch
     from torch.distributed import ProcessGroup
-
-    from torchgraft.core.system.shield import Shield
 
 T = TypeVar("T")
 

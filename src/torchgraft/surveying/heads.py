@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torchgraft.core.objects import said_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import nn
 
 # What modules and configurations call the number of query heads: torch.nn.MultiheadAttention, timm, torchvision,

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.listing import listed
-from torchgraft.core.places import walk_of
+from torchgraft.core.places import Walk, walk_of
+from torchgraft.core.specs import TensorSpec
 from torchgraft.core.system.shield import Shield
 from torchgraft.surveying.attributes import aside, is_as_before
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     import torch
     from torch import nn
-
-    from torchgraft.core.places import Walk
-    from torchgraft.core.specs import TensorSpec
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _SKIPPED = (*_KEPT, "_load_state_dict_pre_hooks")

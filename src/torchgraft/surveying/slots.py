@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import walk_of
+from torchgraft.core.places import Place, Walk, walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.core.system.making import maker
 from torchgraft.surveying.heads import head_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.core.places import Place, Walk
 
 
 _make_slot, _make_spec = maker(Slot), maker(TensorSpec)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
-from torchgraft.core.places import walk_of
+from torchgraft.core.places import Walk, walk_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from torch import nn
-
-    from torchgraft.core.places import Walk
 
 SHOWN = 3
 

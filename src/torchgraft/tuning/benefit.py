@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -19,17 +20,14 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.listing import listed
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module, places
+from torchgraft.core.plan import Plan
+from torchgraft.core.results.report import Report
 from torchgraft.core.system.checksums import crc32
 from torchgraft.tuning.fates import Fate, fates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.report import Report
 
     Build = Callable[[], nn.Module]
     Fill = Callable[[nn.Module], Report]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.hints import did_you_mean
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Place, Walk, is_module
-from torchgraft.core.plan import Action, Plan
+from torchgraft.core.plan import Action, Plan, Rows, Step
 from torchgraft.core.results.report import Report
 from torchgraft.ops import (
     AdaptInputChannels,
@@ -29,12 +30,8 @@ from torchgraft.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.core.plan import Rows, Step
 
 
 # Ops after which a tensor has to learn again: its size or the meaning of its rows has changed. All others

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.tuning.fates import Fate, Fates, Tensor, chosen, fates, sharing
+from torchgraft.core.plan import Plan
+from torchgraft.core.results.report import Report
+from torchgraft.tuning.fates import Fate, Fates, Pattern, Tensor, chosen, fates, sharing
 from torchgraft.tuning.masks import hold, keep
 from torchgraft.tuning.stillness import MOVING, Change, still
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     import torch
     from torch import nn
     from torch.optim import Optimizer
-
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.report import Report
-    from torchgraft.tuning.fates import Pattern
 
 WHATS = ("loaded", "all_but_fresh")
 PARTLY = ("skip", "freeze", "hold")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Plan
+from torchgraft.core.results.report import Report
 from torchgraft.tuning.fates import Fate, Fates, Tensor, fates, plan_of
 from torchgraft.tuning.masks import held
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import nn
-
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.report import Report
 
 
 _KINDS = {

@@ -7,21 +7,19 @@ moments that were gathered before. What an optimizer changes all the same, `keep
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Plan, Rows
+from torchgraft.core.results.report import Report
 from torchgraft.tuning.fates import Fate, fates, plan_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import torch
     from torch import nn
     from torch.optim import Optimizer
-
-    from torchgraft.core.plan import Plan, Rows
-    from torchgraft.core.results.report import Report
 
 
 def loaded_masks(model: nn.Module, report: Report | Plan) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +10,17 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import CONVERTED
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Plan, Step
+from torchgraft.core.results.report import Report
+from torchgraft.core.specs import Shape, Source
 from torchgraft.tuning.fates import plan_of
 from torchgraft.tuning.old_optimizer import OldState, old_states, owners
 from torchgraft.tuning.stillness import MOVING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import torch
     from torch import nn
     from torch.optim import Optimizer
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.results.report import Report
-    from torchgraft.core.specs import Shape, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

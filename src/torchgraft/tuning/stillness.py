@@ -7,12 +7,11 @@ calls, `copy.deepcopy` (the copy's attribute acts on the copy) and pickling, and
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
 

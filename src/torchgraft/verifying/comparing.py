@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,6 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.results.verification import OutputComparison
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
 # The greatest relative difference that passes, by element type: about a hundred times what rounding alone does to

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
-
-    from torchgraft.core.results.recording import Fingerprint, Recording
+from torchgraft.core.results.recording import Fingerprint, Recording
 
 # Rounding of one operation, by the type that most activations have, as a bound on the distance of fingerprints; and
 # how much an operation may add to the distance that its inputs have. Past the limit nothing counts as rounding.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,9 +12,6 @@ from torch import nn
 from torchgraft.core.objects import said_by
 from torchgraft.core.places import modules
 from torchgraft.verifying.tracing.capture import runs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Pixels on a side: small ones first, then those that nets were built for, and what their windows and patches divide.
 SIZES = (32, 64, 224, 28, 16, 48, 96, 128, 56, 40, 24, 112)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
-from torchgraft.core.results.verification import Verification
+from torchgraft.core.results.verification import Cause, Divergence, OutputComparison, Verification
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.explaining.explained import explained
 from torchgraft.verifying.explaining.settings import Compared, compare_settings
 from torchgraft.verifying.proving.agreeing import Measure, Runs, Side
 from torchgraft.verifying.proving.parts import Parts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.results.verification import Cause, Divergence, OutputComparison
-    from torchgraft.verifying.questions import Question
-    from torchgraft.verifying.tracing import Run
-
+from torchgraft.verifying.questions import Question
+from torchgraft.verifying.tracing import Run
 
 # Up to this many times the rounding of one operation, outputs of two implementations are taken as equal.
 ROUNDING = 10

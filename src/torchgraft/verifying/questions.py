@@ -11,11 +11,10 @@ from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
 from torchgraft.verifying.golden import Golden, inputs_of
+from torchgraft.verifying.tracing import Run
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from torchgraft.verifying.tracing import Run
 
 MODES = ("eval", "as is")
 GUESS = "guess"

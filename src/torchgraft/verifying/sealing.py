@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torchgraft.core.plan import Op, Plan, Rows, Step
 from torchgraft.core.proof import Seal
+from torchgraft.core.specs import Source
 from torchgraft.verifying.values.digests import digest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from torchgraft.core.plan import Op, Plan, Rows, Step
-    from torchgraft.core.specs import Source
 
 
 def sealed(plan: Plan, source: Source, inputs: Sequence[Any]) -> Plan:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS, OF_THE_FILE, OWN, digests_of, ties_of
 from torchgraft.core.listing import listed
+from torchgraft.core.specs import Network, Source
 from torchgraft.writing.content import DCP, TORCH, Content
-from torchgraft.writing.items import cast, of_source
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.specs import Network, Source
-    from torchgraft.writing.items import Item
+from torchgraft.writing.items import Item, cast, of_source
 
 CASTS = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _EXTRA = "_extra_state"

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from inspect import signature
@@ -23,18 +24,15 @@ from torchgraft.core.places import is_spread
 from torchgraft.core.system.commit import cause_of, flush_folder, hidden_folder
 from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
-from torchgraft.writing.items import check_stated
+from torchgraft.writing.items import Item, check_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     import numpy as np
     import torch
     from numpy.typing import NDArray
     from torch.distributed import ProcessGroup
 
     from torchgraft.writing.content import Content
-    from torchgraft.writing.items import Item
 
 
 def check(content: Content) -> None:

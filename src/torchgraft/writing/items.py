@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UsageError, WriteError, printable
-from torchgraft.core.specs import TensorSpec
+from torchgraft.core.specs import Source, TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-    from torchgraft.core.specs import Source
 
 PIECE = 4 << 20
 

@@ -10,14 +10,10 @@ import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.specs import c_strides
-
-if TYPE_CHECKING:
-    from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.specs import Shape, TensorSpec, c_strides
 
 MAX_DEPTH = 100
 # Types that torch has had a storage class for since before 1.6; it saves others as untyped bytes.

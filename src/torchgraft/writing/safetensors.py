@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 from torchgraft.core.dtypes import SAFETENSORS
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS
 from torchgraft.core.system.commit import put
+from torchgraft.writing.items import Item
 from torchgraft.writing.streaming import Streamer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.writing.items import Item
 
 # complex128 is read where a file has it, and not written: not all readers know it.
 NAMES = {dtype: name for name, dtype in SAFETENSORS.items() if name != "C128"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,6 @@ from torchgraft.writing.items import of_tensor
 from torchgraft.writing.shards import ShardWriter, size_of, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     import torch
     from torch import nn
 

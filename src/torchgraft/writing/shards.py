@@ -9,23 +9,18 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import PART, part
 from torchgraft.core.system.commit import flush_folder, only_writer, sweep, write_bytes
 from torchgraft.writing.content import SAFETENSORS, Content
+from torchgraft.writing.items import Item
 from torchgraft.writing.safetensors import MAX_HEADER, header_cost
 from torchgraft.writing.torch_zip import NOTES, ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from torchgraft.writing.items import Item
-
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?")

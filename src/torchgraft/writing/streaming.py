@@ -6,16 +6,12 @@ import os
 import threading
 import zlib
 from collections import deque
+from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torchgraft.core.system.commit import put
-from torchgraft.writing.items import check_stated
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torchgraft.writing.items import Item
+from torchgraft.writing.items import Item, check_stated
 
 MAX_THREADS = 4
 _WORTH_THREADS = 8 << 20

@@ -10,17 +10,14 @@ import json
 import struct
 import zlib
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from torchgraft.core.facts import DIGESTS, as_texts
 from torchgraft.core.system.commit import put
+from torchgraft.writing.items import Item
 from torchgraft.writing.pickled import Stored, pickled
 from torchgraft.writing.streaming import Streamer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torchgraft.writing.items import Item
 
 ROOT = "archive"
 NOTES = "torchgraft.json"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from torchgraft.core.plan import Feed, Op
 from torchgraft.core.shown import Renderers, Shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.plan import Feed, Op
-    from torchgraft.core.specs import TensorSpec
+from torchgraft.core.specs import TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

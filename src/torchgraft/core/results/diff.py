@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torchgraft.core.shown import Renderers, Shown
-
-if TYPE_CHECKING:
-    from torchgraft.core.specs import TensorSpec
+from torchgraft.core.specs import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

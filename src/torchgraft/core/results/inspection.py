@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
-from typing import TYPE_CHECKING
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.shown import Renderers, Shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.dtypes import DType
-    from torchgraft.core.specs import Network, Source, TensorSpec
+from torchgraft.core.specs import Network, Source, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.specs import Shape
+from torchgraft.core.specs import Shape
 
 
 @dataclass(frozen=True, slots=True)

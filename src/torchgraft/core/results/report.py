@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from torchgraft.core.plan import Plan
 from torchgraft.core.shown import Renderers, Shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from torchgraft.core.proof import Part
 from torchgraft.core.shown import Renderers, Shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.proof import Part
-    from torchgraft.core.specs import Shape
+from torchgraft.core.specs import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

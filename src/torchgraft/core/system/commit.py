@@ -9,13 +9,11 @@ import secrets
 import shutil
 import stat
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from torchgraft.core.errors import TorchgraftError, WriteError, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 try:
     import fcntl

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def _memmove() -> Any:

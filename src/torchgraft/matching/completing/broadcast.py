@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
+from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import blocks_of, numbered_lists, place_of
 from torchgraft.matching.tables.dialect import ROLES
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
-
-    from torchgraft.core.specs import Shape
 
 Kind = tuple[str, "Shape"]
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
 
+from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.names.prefixes import akin, keeps_numbers, likeness
+from torchgraft.core.specs import Shape
+from torchgraft.matching.names.prefixes import Naming, Prefix, akin, keeps_numbers, likeness
 from torchgraft.matching.names.words import stem
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.match import Leaf, Matching
-    from torchgraft.core.specs import Shape
-    from torchgraft.matching.names.prefixes import Naming, Prefix
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
 # By so much two prefixes and their homes must be more alike than exchanged, each 0 to 1 as difflib counts it.

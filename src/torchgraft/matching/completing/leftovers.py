@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
+from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.dialect import ROLES
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.core.specs import Shape
 
 # What a module of layers holds; all else has a name of its own.
 KNOWN = frozenset(ROLES.values())

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Match, Matching, Part
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.matching.names.words import stem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 DOUBT = "their rows add up and nothing else fits, but nothing says in which order they stand"
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
+from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
+from torchgraft.matching.parts.models import Models
 from torchgraft.matching.tables.packing import alike, any_named_fused, one_code, owners_of, packing_of_leaf
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.match import Leaf, Match, Matching
-    from torchgraft.matching.parts.models import Models
 
 
 def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:

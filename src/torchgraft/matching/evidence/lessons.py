@@ -8,20 +8,17 @@ its shape in a block: where two branches have the same width in one block, other
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.names.words import place_of
-from torchgraft.matching.parts.units import kind_of
+from torchgraft.matching.parts.units import Unit, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
     import numpy as np
-
-    from torchgraft.matching.parts.units import Unit
 
 # Score that the new reading may lose by names and shapes, for each pair that it changes: a lesson outweighs a few words.
 SLACK = 0.5

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from torchgraft.core.names import natural_key
 from torchgraft.matching.names.words import stem
-from torchgraft.matching.parts.units import shape_class
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit, shape_class
 
 # Share of the likeness that only blocks of the same place, in lists of the same length, have.
 SAME_PLACE = 0.5

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torchgraft.matching.names.words import counted, place_in_list, stem
-from torchgraft.matching.parts.units import kind_of, shape_class
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit, kind_of, shape_class
 
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97

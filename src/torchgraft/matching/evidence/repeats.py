@@ -8,17 +8,13 @@ and the last, and those beside another kind, are thus classes of their own. Of e
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from torchgraft.core.names import template
 from torchgraft.matching.names.words import place_in_list, stem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit
 
 # How many of a class stay at each end of it. A class of one more than all that stay isn't worth the detour.
 STAY = 2

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.core.match import Leaf
+from torchgraft.core.specs import Shape
 from torchgraft.matching.evidence.likeness import block_likeness
 from torchgraft.matching.evidence.wording import Wording
-from torchgraft.matching.parts.units import BARE, flat_class, keeps_statistics, shape_class
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.specs import Shape
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import BARE, Unit, flat_class, keeps_statistics, shape_class
 
 # Score from which on a pair is taken at all: shapes that fit give 1, and words that exclude each other take more than that.
 FITS = 0.4

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from torchgraft.matching.parts.units import same_roles
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
-
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit, same_roles
 
 Kind = tuple[tuple[str, tuple[int, ...]], ...]
 

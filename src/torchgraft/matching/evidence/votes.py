@@ -5,14 +5,11 @@ A pair has no vote in its own block: shares are taken of the others there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit
 
 
 def block_votes(pairs: Sequence[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.tables.dialect import EXCLUSIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from torchgraft.matching.parts.units import Unit
-
     Words = tuple[str, ...]
 
 

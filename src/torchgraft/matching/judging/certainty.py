@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.evidence.scores import STRANGE
-
-if TYPE_CHECKING:
-    from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.judging.judge import Pair
 
 BESIDE = "a layer of the same shapes stays free beside it, and nothing in between tells which of them it was"
 BY_ORDER = "names don't say it, and layers of the same shapes could change places"

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
+from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.words import place_in_list, place_of, stem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from torchgraft.matching.judging.judge import Pair
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit
 
 Row = tuple[str, str]
 

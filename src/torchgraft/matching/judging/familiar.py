@@ -7,14 +7,11 @@ agrees by name, and a pair is judged as in a foreign file.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, product
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torchgraft.matching.judging.judge import Pair
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.parts.units import Unit
 
 # From so many units on a module is a part of its own; so much of both parts must be paired with each other.
 PART, MUTUAL = 8, 0.8

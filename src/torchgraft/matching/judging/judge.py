@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchgraft.matching.evidence.scores import FITS
-from torchgraft.matching.judging.openings import openings
+from torchgraft.matching.evidence.order import Order
+from torchgraft.matching.evidence.scores import FITS, Evidence
+from torchgraft.matching.judging.openings import Openings, openings
 from torchgraft.matching.names.words import canonical, place_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
-    from torchgraft.matching.evidence.order import Order
-    from torchgraft.matching.evidence.scores import Evidence
-    from torchgraft.matching.judging.openings import Openings
 
 # A rival is told apart by its name, or its block, from this much less likeness on.
 NAME_GAP, BLOCK_GAP = 0.05, 0.07

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchgraft.matching.evidence.order import Order
+from torchgraft.matching.evidence.scores import Evidence
 from torchgraft.matching.names.words import place_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-
-    from torchgraft.matching.evidence.order import Order
-    from torchgraft.matching.evidence.scores import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

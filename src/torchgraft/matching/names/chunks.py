@@ -6,12 +6,9 @@ Layers keep their number within the whole list (DINOv2's `block_chunks`, whose c
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from torchgraft.core.names import ends
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
 
 _TWO_NUMBERS = re.compile(r"(?=(?:^|\.)(\d+)\.(\d+)\.)")
 _NUMBER = re.compile(r"(?:^|\.)(\d+)\.")

@@ -8,12 +8,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torchgraft.core.names import above, ends, wrappers
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 MIN_VOTES = 1
 _LOOSE = re.compile(r"(?<=[A-Za-z])[._](?=\d+(?:\.|$))")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.core.match import Leaf, Matching
-    from torchgraft.matching.names.prefixes import Naming, Prefix
+from torchgraft.core.match import Leaf, Matching
+from torchgraft.matching.names.prefixes import Naming, Prefix
 
 
 @dataclass(frozen=True, slots=True)

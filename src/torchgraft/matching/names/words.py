@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from torchgraft.core.names import words
 from torchgraft.matching.tables.dialect import PHRASES
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
 
 
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:

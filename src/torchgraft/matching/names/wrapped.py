@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from torchgraft.core.match import Leaf
+from torchgraft.core.match import Leaf
 
 # So many segments may be put in at once: `parametrized.0`.
 MOST = 2

@@ -6,13 +6,10 @@ self-attention (DETR and Deformable DETR differ in this).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 from torchgraft.core.names import natural_key, words
 from torchgraft.matching.names.words import canonical
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 SELF, CROSS = "self_attn", "cross_attn"
 

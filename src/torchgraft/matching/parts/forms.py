@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.specs import Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

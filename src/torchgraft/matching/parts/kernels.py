@@ -10,15 +10,11 @@ GPT-2's own code keeps the layers of its blocks as [1, in, out]: https://github.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
 
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.names.words import canonical
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.specs import Shape, TensorSpec
 
 KERNEL = "kernel"
 BIASES = {KERNEL: "bias", "w": "b"}

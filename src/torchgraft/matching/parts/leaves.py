@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchgraft.core.match import Leaf, Part
+from torchgraft.core.match import Leaf, Part, Rotary
 from torchgraft.core.names import words
+from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, any_raw, find_forms
 from torchgraft.matching.parts.kernels import as_matrices
-from torchgraft.matching.tables.packing import FUSED, any_named_fused, owners_of
-from torchgraft.matching.tables.stated import NOTHING
+from torchgraft.matching.tables.packing import FUSED, Packing, any_named_fused, owners_of
+from torchgraft.matching.tables.stated import NOTHING, Stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
-
-    from torchgraft.core.match import Rotary
-    from torchgraft.core.specs import Shape, Slot, TensorSpec
-    from torchgraft.matching.tables.packing import Packing
-    from torchgraft.matching.tables.stated import Stated
-
     Heads = Callable[[str], int | None]
 
 _make = maker(Leaf)

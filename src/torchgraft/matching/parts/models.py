@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from torchgraft.core.specs import Target
 from torchgraft.matching.tables.stated import Stated
-
-if TYPE_CHECKING:
-    from torchgraft.core.specs import Target
 
 
 @dataclass(frozen=True, slots=True)

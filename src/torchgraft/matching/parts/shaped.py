@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
+from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.leaves import parts_of
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, QKV, SHAPED, Packing, entry
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.specs import Shape
 
 KINDS = (QKV, KV, GATE_UP)
 # How a fused tensor is cut: the order of its parts, their rows in the usual order, and along which dimension.

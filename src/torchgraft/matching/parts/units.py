@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
 
+from torchgraft.core.match import Leaf
+from torchgraft.core.specs import Shape
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import (
     beside_queries,
@@ -23,13 +26,6 @@ from torchgraft.matching.names.words import (
 )
 from torchgraft.matching.parts.attentions import read_attentions
 from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.specs import Shape
 
 BARE = "value"
 

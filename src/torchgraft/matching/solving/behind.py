@@ -6,12 +6,9 @@ of them; within each, a norm still comes next after the layer whose channels it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit
 
 
 def behind_layers(

@@ -6,20 +6,16 @@ has all layers of a kind together, and order then tells the wrong story.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from torchgraft.matching.evidence.scores import gather_shapes
 from torchgraft.matching.names.words import place_of
+from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.align import align
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from torchgraft.matching.parts.units import Unit
 
 # What stands for the lists' names in the path of a block made of them.
 ANY = "*"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torchgraft.core.system.making import maker
+from torchgraft.matching.evidence.repeats import Few, Kind, Repeat
 from torchgraft.matching.judging.judge import Pair
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from torchgraft.matching.evidence.repeats import Few, Kind, Repeat
-    from torchgraft.matching.parts.units import Unit
-
+from torchgraft.matching.parts.units import Unit
 
 _make_pair = maker(Pair)
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.matching.evidence.repeats import cut_down, find_repeats
+from torchgraft.matching.evidence.repeats import Few, Kind, Repeat, cut_down, find_repeats
+from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.extend import DisagreeError, Extension
 from torchgraft.matching.solving.solve import solve
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
-    from torchgraft.matching.evidence.repeats import Few, Kind, Repeat
-    from torchgraft.matching.judging.judge import Pair
-    from torchgraft.matching.parts.units import Unit
-
 
 # Up to so many possible pairs all are looked at: to cut them down would take as long.
 AT_ONCE = 10_000

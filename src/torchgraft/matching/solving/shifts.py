@@ -7,18 +7,16 @@ the end. Where both ways lead to a layer of the same shapes, nothing but the val
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.trust import list_of
+from torchgraft.matching.parts.units import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import numpy as np
-
-    from torchgraft.matching.parts.units import Unit
 
 # Places of units, in order: a layer with the norm that belongs to it, or a block of layers.
 Group = tuple[int, ...]

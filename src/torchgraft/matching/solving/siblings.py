@@ -7,17 +7,14 @@ each other, and order alone may send a norm where its convolution doesn't go.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import FITS
-from torchgraft.matching.parts.units import kind_of
+from torchgraft.matching.parts.units import Unit, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import numpy as np
-
-    from torchgraft.matching.parts.units import Unit
 
 # Score that an exchange may lose by names and numbers: that a module stays whole says as much as half of both names.
 SLACK = 1.5

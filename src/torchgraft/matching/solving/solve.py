@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,20 +12,15 @@ from torchgraft.matching.evidence.scores import FITS, Evidence, gather
 from torchgraft.matching.evidence.votes import block_votes, tail_votes
 from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.words import counted, stem
+from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.align import align
 from torchgraft.matching.solving.assign import assign
 from torchgraft.matching.solving.behind import behind_layers
-from torchgraft.matching.solving.shifts import find_shifts
+from torchgraft.matching.solving.shifts import Shifts, find_shifts
 from torchgraft.matching.solving.siblings import kept_whole
 from torchgraft.matching.solving.strays import without_strays
 from torchgraft.matching.solving.turned import turned
 from torchgraft.matching.solving.uncross import uncrossed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torchgraft.matching.parts.units import Unit
-    from torchgraft.matching.solving.shifts import Shifts
 
 ROUNDS = 4
 # What remains of the weight of order in a file that is sorted by name.

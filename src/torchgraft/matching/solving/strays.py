@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import STRANGE
+from torchgraft.matching.parts.units import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import numpy as np
-
-    from torchgraft.matching.parts.units import Unit
 
 # So many units make a block of which one is not the whole.
 MANY = 3

@@ -8,6 +8,7 @@ Where they don't, numbers prove nothing in such a list.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import prod
@@ -16,15 +17,11 @@ from typing import TYPE_CHECKING
 from torchgraft.core.names import natural_key
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.names.words import canonical, stem
-from torchgraft.matching.parts.units import kind_of
+from torchgraft.matching.parts.units import Unit, kind_of
 from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     import numpy as np
-
-    from torchgraft.matching.parts.units import Unit
 
 # Words that say what a list is for on both sides, and not from which end it is counted.
 LOOSE = frozenset({"up", "ups", "upsample", "decoder", "decode"})

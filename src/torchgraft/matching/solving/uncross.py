@@ -6,16 +6,14 @@ assignment as a whole doesn't see that: it adds up single pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import FITS
+from torchgraft.matching.parts.units import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
-
-    from torchgraft.matching.parts.units import Unit
 
 SLACK = 0.45
 SWEEPS = 3

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
+from torchgraft.core.specs import Shape
 from torchgraft.matching.tables.dialect import ROLES
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable, Mapping
-
-    from torchgraft.core.match import Leaf
-    from torchgraft.core.specs import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from torchgraft.core.match import Rotary
+from torchgraft.core.match import Leaf, Rotary
 from torchgraft.matching.tables.packing import module_in
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
-
-    from torchgraft.core.match import Leaf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

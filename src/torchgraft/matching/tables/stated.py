@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.match import Leaf
 from torchgraft.core.names import covers
 from torchgraft.matching.tables.packing import QKV, Packing, holds_rows, owners_of, packing_of_leaf
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torchgraft.core.match import Leaf
 
 # What the caller may say of the rows of fused q, k, v: the groups of a packing.
 LAYOUTS: dict[str, int | str] = {"flat": 1, "per_head": "heads"}

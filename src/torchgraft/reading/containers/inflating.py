@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import zlib
 from threading import local
-from typing import TYPE_CHECKING
 
 from torchgraft.core.system.checksums import crc32
-
-if TYPE_CHECKING:
-    from torchgraft.reading.containers.zipdir import ZipArchive
+from torchgraft.reading.containers.zipdir import ZipArchive
 
 PIECE = 1 << 18
 _OPEN = local()

@@ -5,15 +5,11 @@ Source of the format: https://github.com/msgpack/msgpack/blob/master/spec.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torchgraft.core.errors import printable
-from torchgraft.reading.disk.files import Cursor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torchgraft.reading.disk.files import Window
+from torchgraft.reading.disk.files import Cursor, Window
 
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000

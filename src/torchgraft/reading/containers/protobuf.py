@@ -5,14 +5,10 @@ Source of the format: https://protobuf.dev/programming-guides/encoding/.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from torchgraft.reading.disk.files import Cursor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.reading.disk.files import Window
+from torchgraft.reading.disk.files import Cursor, Window
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 2_000_000

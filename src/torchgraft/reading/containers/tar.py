@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torchgraft.core.errors import printable
-
-if TYPE_CHECKING:
-    from torchgraft.reading.disk.files import Window
+from torchgraft.reading.disk.files import Window
 
 _BLOCK = 512
 MAX_MEMBERS = 10_000

@@ -10,14 +10,10 @@ from array import array
 from bisect import bisect_right
 from itertools import compress
 from threading import Lock, local
-from typing import TYPE_CHECKING
 
 from torchgraft.core.system.checksums import crc32
-from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, find_end, read_entries
-
-if TYPE_CHECKING:
-    from torchgraft.reading.containers.zipentries import Entries, ZipEntry
-    from torchgraft.reading.disk.files import Window
+from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, Entries, ZipEntry, find_end, read_entries
+from torchgraft.reading.disk.files import Window
 
 MAX_RATIO = 200
 AHEAD = 32 << 10

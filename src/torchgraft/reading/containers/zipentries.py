@@ -5,16 +5,12 @@ from __future__ import annotations
 import stat
 import struct
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.core.errors import CorruptCheckpointError
-    from torchgraft.reading.disk.files import Window
-
+from torchgraft.core.errors import CorruptCheckpointError
+from torchgraft.reading.disk.files import Window
 
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")

@@ -7,8 +7,9 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import (
     CheckpointError,
@@ -17,10 +18,6 @@ from torchgraft.core.errors import (
     UnsafeCheckpointError,
     UnsupportedCheckpointError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
 
 PIECE = 16 << 20
 TRIES = 8

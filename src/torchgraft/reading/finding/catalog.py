@@ -6,11 +6,11 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torchgraft.core.errors import (
     CorruptCheckpointError,
@@ -20,19 +20,13 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import RESERVED
-from torchgraft.core.specs import Network, TensorSpec
+from torchgraft.core.specs import Network, Shape, TensorSpec
 from torchgraft.core.system.making import maker
 from torchgraft.reading.finding.plain import kept
 from torchgraft.reading.finding.roles import are_moments, is_counter, is_optimizer, role_of
 from torchgraft.reading.finding.walk import are_tensors, children, is_module, is_tensor, module_entries, survey
 from torchgraft.reading.pickles.inert import Array, Name, Py2Text, Record, Stub
-from torchgraft.reading.tensors.leaves import View
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torchgraft.core.specs import Shape
-    from torchgraft.reading.tensors.leaves import Leaf
+from torchgraft.reading.tensors.leaves import Leaf, View
 
 _make_spec = maker(TensorSpec)
 MAX_ENTRIES = 20_000_000

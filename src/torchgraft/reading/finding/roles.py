@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from torchgraft.core.names import words
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _OPTIMIZER = frozenset({
     "optimizer", "optimizers", "optim", "opt", "optims", "scheduler", "schedulers", "sched", "scaler", "scalers",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError
 from torchgraft.reading.pickles.inert import Array, Stub, TensorRef, Unreadable
 from torchgraft.reading.tensors.leaves import Held, Leaf, View
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 MAX_DEPTH = 200
 FREE_WAYS = 10_000

@@ -8,16 +8,14 @@ are cut into chunks. What collections mean: https://flax-linen.readthedocs.io/ (
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.msgpack import Blob, Unpacker
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, JoinedBytes, View
-
-if TYPE_CHECKING:
-    from torchgraft.reading.disk.files import Window
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 MAX_PLAIN = 64  # of plain values in a list, which are facts beside the weights

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
-from torchgraft.reading.disk.files import Cursor
+from torchgraft.reading.disk.files import Cursor, Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
-
-if TYPE_CHECKING:
-    from torchgraft.reading.disk.files import Window
 
 _TYPES = {
     0: DType.F32, 1: DType.F16, 24: DType.I8, 25: DType.I16, 26: DType.I32, 27: DType.I64, 28: DType.F64,

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
+from torchgraft.core.specs import Shape
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.finding.plain import kept
 from torchgraft.reading.tensors.leaves import Leaf
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from torchgraft.core.specs import Shape
-    from torchgraft.reading.disk.files import Window
 
 MAX_DEPTH = 64
 MAX_AGAIN = 1000

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError, printable
-from torchgraft.reading.containers.zipentries import STORED
+from torchgraft.reading.containers.zipdir import ZipArchive
+from torchgraft.reading.containers.zipentries import STORED, ZipEntry
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.views import strided_array
-from torchgraft.reading.tensors.leaves import FileBytes, View
+from torchgraft.reading.tensors.leaves import Bytes, FileBytes, View
 from torchgraft.reading.tensors.records import RecordBytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torchgraft.reading.containers.zipdir import ZipArchive
-    from torchgraft.reading.containers.zipentries import ZipEntry
-    from torchgraft.reading.disk.files import Window
-    from torchgraft.reading.tensors.leaves import Bytes
 
 _MAGIC = b"\x93NUMPY"
 _DTYPES = {

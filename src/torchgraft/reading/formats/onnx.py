@@ -5,18 +5,15 @@ The numbers of fields and types are those of https://github.com/onnx/onnx/blob/m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.protobuf import BYTES, VARINT, Messages, Span
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.onnx_tensors import Initialiser, read_initialiser
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.reading.disk.files import Window
-    from torchgraft.reading.tensors.leaves import View
+from torchgraft.reading.tensors.leaves import View
 
 MAX_DEPTH = 24
 _FACTS = {2: "producer_name", 3: "producer_version", 4: "domain"}

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, printable
 from torchgraft.reading.containers.protobuf import BYTES, Messages, Span
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.disk.paths import name_fault, open_beside
-from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, JoinedBytes, View
+from torchgraft.reading.tensors.leaves import MAX_DIMS, Bytes, FileBytes, JoinedBytes, View
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from torchgraft.reading.disk.files import Window
-    from torchgraft.reading.tensors.leaves import Bytes
 
 
 _LONGEST = 10

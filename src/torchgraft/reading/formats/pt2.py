@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.containers.zipdir import ZipArchive
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import StorageRef, StorageType, TensorRef
 from torchgraft.reading.pickles.views import Resolver
 from torchgraft.reading.tensors.records import RecordBytes
-
-if TYPE_CHECKING:
-    from torchgraft.reading.containers.zipdir import ZipArchive
 
 _CONFIG = "data/weights/model_weights_config.json"
 # torch.export's own numbers of element types (torch/_export/serde/schema.py, ScalarType).

@@ -5,19 +5,15 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torchgraft.core.dtypes import SAFETENSORS, DType
-from torchgraft.core.errors import CorruptCheckpointError, printable
+from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, printable
 from torchgraft.core.facts import TIES, from_texts, stated_ties
 from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
-
-if TYPE_CHECKING:
-    from torchgraft.core.errors import CheckpointError
-    from torchgraft.reading.disk.files import Window
-
 
 # A shortcut: JSON has many ways to write the same. A header in the usual one, with the tensors in the order of their bytes,
 # is understood entry by entry, without a tree of a million dictionaries. Whatever differs in the least, or is wrong, is left

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import CorruptCheckpointError
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.torch_zip import checked_pid
 from torchgraft.reading.pickles.inert import Name, StorageRef, brief
@@ -13,9 +14,6 @@ from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
 from torchgraft.reading.pickles.views import Resolver
 from torchgraft.reading.tensors.leaves import FileBytes
-
-if TYPE_CHECKING:
-    from torchgraft.reading.disk.files import Window
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from torchgraft.reading.containers.tar import read_members
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.names import Table
@@ -13,11 +15,6 @@ from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
 from torchgraft.reading.pickles.views import Resolver
 from torchgraft.reading.tensors.leaves import FileBytes
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from torchgraft.reading.disk.files import Window
 
 _PARTS = ("storages", "tensors", "pickle")
 

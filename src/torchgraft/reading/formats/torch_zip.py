@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import (
     CheckpointError,
@@ -13,19 +13,16 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.facts import from_texts
 from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.containers.zipdir import ZipArchive
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.names import Table
-from torchgraft.reading.pickles.tensor_runs import TensorRuns
+from torchgraft.reading.pickles.tensor_runs import TensorFacts, TensorRuns
 from torchgraft.reading.pickles.torch_names import TORCH_NAMES
 from torchgraft.reading.pickles.unpickle import Machine
 from torchgraft.reading.pickles.views import Resolver, check_geometry, unit_of
 from torchgraft.reading.tensors.leaves import View
 from torchgraft.reading.tensors.records import RecordBytes
-
-if TYPE_CHECKING:
-    from torchgraft.reading.containers.zipdir import ZipArchive
-    from torchgraft.reading.pickles.tensor_runs import TensorFacts
 
 MAX_VERSION = 10
 MAX_CHECKED = 1000

@@ -7,16 +7,12 @@ a function is refused, since its author meant code to run.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torchgraft.reading.pickles.inert import Name, Record, Stub
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torchgraft.reading.pickles.inert import Array, ArrayType
-    from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stub
+from torchgraft.reading.pickles.unpickle import Machine
 
 
 @dataclass(frozen=True, slots=True)

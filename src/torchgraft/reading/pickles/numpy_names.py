@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Stub
 from torchgraft.reading.pickles.names import Builder
-
-if TYPE_CHECKING:
-    from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.unpickle import Machine
 
 _SCALARS = {
     "b1": "?", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f2": "e",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.reading.pickles.inert import Py2Text, Record, Stub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torchgraft.reading.pickles.unpickle import Machine
 
 MAX_STACK = 4_000_000

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torchgraft.reading.pickles.inert import StorageType
 from torchgraft.reading.pickles.opcodes import MAX_STACK
-
-if TYPE_CHECKING:
-    from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.unpickle import Machine
 
 _TEXT = 0x58
 _PUT = rb"(?:r(.{4}))?"

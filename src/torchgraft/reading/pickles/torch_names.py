@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.reading.pickles.inert import Record, StorageType, Stub, TensorRef, Unreadable, brief
 from torchgraft.reading.pickles.names import Builder
 from torchgraft.reading.pickles.numpy_names import NUMPY_NAMES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.unpickle import Machine
 
 _MAX_MADE = 16 << 20
 

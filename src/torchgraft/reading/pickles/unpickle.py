@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,6 @@ from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stu
 from torchgraft.reading.pickles.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Set as AbstractSet
-
     from torchgraft.reading.pickles.names import Table
     from torchgraft.reading.pickles.tensor_runs import TensorRuns
 

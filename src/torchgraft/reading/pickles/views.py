@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import (
@@ -14,10 +14,7 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.specs import c_strides
 from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable, brief
-from torchgraft.reading.tensors.leaves import MAX_DIMS, Flipped, HeldBytes, View, check_spread
-
-if TYPE_CHECKING:
-    from torchgraft.reading.tensors.leaves import Bytes, Leaf
+from torchgraft.reading.tensors.leaves import MAX_DIMS, Bytes, Flipped, HeldBytes, Leaf, View, check_spread
 
 _ARRAY_DTYPES = {
     "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from threading import local
@@ -10,16 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
-from torchgraft.core.specs import c_strides
+from torchgraft.core.specs import Shape, c_strides
+from torchgraft.reading.disk.files import Window
 from torchgraft.reading.tensors.records import RecordBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
-
     import torch
-
-    from torchgraft.core.specs import Shape
-    from torchgraft.reading.disk.files import Window
 
 
 MAX_DIMS = 64

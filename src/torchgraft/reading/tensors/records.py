@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from torchgraft.core.system.checksums import Pieces, crc32
+from torchgraft.core.system.checksums import Partial, Pieces, crc32
 from torchgraft.reading.containers.inflating import check_inflated, inflate_into
-from torchgraft.reading.containers.zipentries import STORED
-
-if TYPE_CHECKING:
-    from torchgraft.core.system.checksums import Partial
-    from torchgraft.reading.containers.zipdir import ZipArchive
-    from torchgraft.reading.containers.zipentries import ZipEntry
+from torchgraft.reading.containers.zipdir import ZipArchive
+from torchgraft.reading.containers.zipentries import STORED, ZipEntry
 
 PIECE = 1 << 20
 MOST_READ_AGAIN = 64 << 20  # of a record that was read in part, to compare its checksum

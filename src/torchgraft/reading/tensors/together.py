@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torchgraft.core.dtypes import DType
+from torchgraft.core.specs import Piece
 from torchgraft.core.system.checksums import crc32
-from torchgraft.reading.tensors.leaves import FileBytes, View
+from torchgraft.reading.disk.files import CheckpointFile
+from torchgraft.reading.tensors.leaves import FileBytes, Leaf, View
 from torchgraft.reading.tensors.records import RecordBytes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torchgraft.core.specs import Piece
-    from torchgraft.reading.disk.files import CheckpointFile
-    from torchgraft.reading.tensors.leaves import Leaf
 
 GAP = 4096  # reading on over what nobody wants costs less than another system call
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
+from torchgraft.core.results.recording import Operation
 from torchgraft.core.results.verification import Cause
+from torchgraft.verifying.divergence import Matches, Parting
 from torchgraft.verifying.explaining.tables import modules_of, tables, words_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torchgraft.core.results.recording import Operation
-    from torchgraft.verifying.divergence import Matches, Parting
 
 DEEPEST = 8
 

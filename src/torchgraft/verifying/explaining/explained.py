@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from torchgraft.core.results.verification import Cause, Divergence, Site
+from torchgraft.core.results.recording import Recording
+from torchgraft.core.results.verification import Cause, Divergence, SettingDifference, Site
+from torchgraft.verifying.divergence import Matches, Parting
 from torchgraft.verifying.explaining.causes import facts_at, signs_at
 from torchgraft.verifying.explaining.planned import Planned
+from torchgraft.verifying.explaining.settings import Compared
 from torchgraft.verifying.explaining.tables import with_bases
-
-if TYPE_CHECKING:
-    from torchgraft.core.results.recording import Recording
-    from torchgraft.core.results.verification import SettingDifference
-    from torchgraft.verifying.divergence import Matches, Parting
-    from torchgraft.verifying.explaining.settings import Compared
-    from torchgraft.verifying.questions import Question
+from torchgraft.verifying.questions import Question
 
 MOST_CAUSES = 8
 # Settings of a module that change the order of what is in it.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 from torchgraft.core.places import places
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.verification import Cause
 from torchgraft.ops import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     import torch
     from torch import nn
-
-    from torchgraft.core.plan import Plan, Step
 
 CLOSE = 1e-6
 FEW = 0.02

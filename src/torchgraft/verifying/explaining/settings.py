@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.core.places import modules
+from torchgraft.core.plan import Plan
 from torchgraft.core.results.verification import SettingDifference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from torch import nn
-
-    from torchgraft.core.plan import Plan
 
 # What libraries call the same setting: torch.nn, timm, torchvision and transformers, as their public code names it.
 SETTINGS = {

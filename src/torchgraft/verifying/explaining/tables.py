@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
+from torchgraft.core.results.recording import Operation, Recording
 from torchgraft.core.results.verification import Cause
+from torchgraft.verifying.divergence import Matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     import torch
-
-    from torchgraft.core.results.recording import Operation, Recording
-    from torchgraft.verifying.divergence import Matches
 
 
 def modules_of(mine: Operation, other: Operation) -> dict[str, str]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torchgraft.core.results.recording import Recording
 from torchgraft.verifying.comparing import distance
 from torchgraft.verifying.divergence import Matches
-from torchgraft.verifying.tracing import record_run
+from torchgraft.verifying.tracing import Run, record_run
 from torchgraft.verifying.tracing.capture import Capturing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     import torch
     from torch import nn
-
-    from torchgraft.core.results.recording import Recording
-    from torchgraft.verifying.tracing import Run
 
 # So many values are compared entry by entry, and so often others are looked for in place of those that disagree.
 MOST_VALUES = 48

@@ -7,6 +7,7 @@ before it shrinks) and the triangle (linear).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from torchgraft.core.plan import Certainty
+from torchgraft.core.plan import Certainty, Feed, Step
 from torchgraft.verifying.comparing import distance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from numpy.typing import NDArray
-
-    from torchgraft.core.plan import Feed, Step
 
     Array = NDArray[Any]
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from torchgraft.core.places import modules
+from torchgraft.core.plan import Step
 from torchgraft.verifying.guessing import forward_parameters, guessed_inputs
 from torchgraft.verifying.tracing.capture import arguments_of, as_call, runs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torchgraft.core.plan import Step
 
 
 class Pair(NamedTuple):

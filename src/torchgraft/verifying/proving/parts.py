@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.core.places import places
+from torchgraft.core.plan import Feed, Step
 from torchgraft.core.proof import Means, Part
-from torchgraft.verifying.proving.agreeing import Agreed, Runs, Side, agreements
+from torchgraft.verifying.proving.agreeing import Agreed, Measure, Runs, Side, agreements
 from torchgraft.verifying.proving.by_value import CLOSE, difference, is_founded
-from torchgraft.verifying.proving.pairs import inputs_of_pair, module_pairs
+from torchgraft.verifying.proving.pairs import Pair, inputs_of_pair, module_pairs
 from torchgraft.verifying.proving.rowwise import picked_rows, row_agreements
 from torchgraft.verifying.proving.shown import at_hand, shown_by_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.core.plan import Feed, Step
-    from torchgraft.verifying.proving.agreeing import Measure
-    from torchgraft.verifying.proving.pairs import Pair
 
 # So many modules are run on their own at most.
 MOST_PAIRS = 512

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 
 from torchgraft.core.families import family
+from torchgraft.core.plan import Feed, Step
+from torchgraft.core.results.recording import Operation
 from torchgraft.ops import computed
 from torchgraft.verifying.comparing import distance
-from torchgraft.verifying.proving.agreeing import Agreed, captured, module_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torchgraft.core.plan import Feed, Step
-    from torchgraft.core.results.recording import Operation
-    from torchgraft.verifying.proving.agreeing import Runs
+from torchgraft.verifying.proving.agreeing import Agreed, Runs, captured, module_of
 
 
 class Picked(NamedTuple):

@@ -9,22 +9,19 @@ sign of the tensor, so that the outputs alone are asked.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.families import family
+from torchgraft.core.results.recording import Recording, Value
 from torchgraft.verifying.comparing import distance, paired
-from torchgraft.verifying.proving.agreeing import Agreed, module_of, weights_behind
+from torchgraft.verifying.divergence import Matches
+from torchgraft.verifying.proving.agreeing import Agreed, Runs, module_of, weights_behind
 from torchgraft.verifying.tracing.capture import influences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     import torch
-
-    from torchgraft.core.results.recording import Recording, Value
-    from torchgraft.verifying.divergence import Matches
-    from torchgraft.verifying.proving.agreeing import Runs
 
 
 # Operations that hand on the entries of a tensor, in another order or another type.

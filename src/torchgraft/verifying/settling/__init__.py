@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.plan import Certainty, Feed, Unused, Why
+from torchgraft.core.plan import Certainty, Feed, Plan, Step, Unused, Why
 from torchgraft.core.proof import Proof
+from torchgraft.core.specs import Source
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
-from torchgraft.verifying.settling.guide import Guidance, Guide, Uses
+from torchgraft.verifying.settling.guide import Guidance, Guide, Reading, Uses
 from torchgraft.verifying.settling.hands import Hands, Trial
 from torchgraft.verifying.settling.marking import prove
 from torchgraft.verifying.settling.naming import Cached
-from torchgraft.verifying.tracing import record_run
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.specs import Source
-    from torchgraft.verifying.settling.guide import Reading
-    from torchgraft.verifying.tracing import Run
-
+from torchgraft.verifying.tracing import Run, record_run
 
 __all__ = ["Trial", "prove", "settle"]
 

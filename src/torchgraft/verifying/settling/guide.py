@@ -7,25 +7,19 @@ applies to it have the weights that can be meant; the right ones give a result t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from torchgraft.core.families import family
-from torchgraft.core.plan import Certainty, Feed, Why
+from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
+from torchgraft.core.results.recording import Operation, Recording
 from torchgraft.ops import Permute, Reshape, Transpose
 from torchgraft.verifying.divergence import Index
-from torchgraft.verifying.tracing import Recorder, fingerprint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torchgraft.core.plan import Op, Step
-    from torchgraft.core.results.recording import Operation, Recording
-    from torchgraft.verifying.settling.hands import Hands
-    from torchgraft.verifying.tracing import Call
-
+from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.tracing import Call, Recorder, fingerprint
 
 DEPTH = 6
 _COMMUTING = frozenset({"add", "mul"})

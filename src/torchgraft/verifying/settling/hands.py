@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from torchgraft.core.places import places
-from torchgraft.core.plan import Action
+from torchgraft.core.plan import Action, Feed, Step
 from torchgraft.core.system.shield import Shield
 from torchgraft.ops import computed
+from torchgraft.verifying.tracing import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from types import TracebackType
-
     from torch import nn
-
-    from torchgraft.core.plan import Feed, Step
-    from torchgraft.verifying.tracing import Run
 
 
 class Hands:

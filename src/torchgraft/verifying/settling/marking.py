@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from torchgraft.core.plan import Certainty, Why
-from torchgraft.core.proof import Means
+from torchgraft.core.plan import Certainty, Plan, Step, Why
+from torchgraft.core.proof import Means, Part
+from torchgraft.core.specs import Source
 from torchgraft.verifying.comparing import coarsest
 from torchgraft.verifying.divergence import FLOORS
 from torchgraft.verifying.proving.agreeing import Measure, Runs, Side
 from torchgraft.verifying.proving.parts import Parts
-from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.settling.hands import Hands, Trial
 from torchgraft.verifying.settling.naming import Cached
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.proof import Part
-    from torchgraft.core.specs import Source
-    from torchgraft.verifying.settling.hands import Trial
 
 
 def prove(plan: Plan, source: Source, trial: Trial) -> Plan:

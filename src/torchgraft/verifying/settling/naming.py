@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
+from torchgraft.core.plan import Feed, Plan
+from torchgraft.core.results.recording import Fingerprint
+from torchgraft.core.specs import Source
 from torchgraft.verifying.tracing import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import torch
     from torch import nn
-
-    from torchgraft.core.plan import Feed, Plan
-    from torchgraft.core.results.recording import Fingerprint
-    from torchgraft.core.specs import Source
 
 SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
+from torchgraft.core.results.recording import Recording
 from torchgraft.core.system.shield import Shield
 from torchgraft.verifying.tracing.prints import fingerprint
 from torchgraft.verifying.tracing.recorder import Call, Recorder, Whereabouts
 from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import torch
     from torch import nn
-
-    from torchgraft.core.results.recording import Recording
 
 __all__ = ["Call", "Recorder", "Run", "fingerprint", "record_run"]
 

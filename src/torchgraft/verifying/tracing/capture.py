@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Container, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,13 @@ import torch
 from torch.utils._pytree import tree_map
 
 from torchgraft.core.places import places
+from torchgraft.core.results.recording import Value
 from torchgraft.core.system.shield import Shield
-from torchgraft.verifying.tracing.recorder import Recorder
+from torchgraft.verifying.tracing.recorder import Recorder, Whereabouts
 from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Mapping
-
     from torch import nn
-
-    from torchgraft.core.results.recording import Value
-    from torchgraft.verifying.tracing.recorder import Whereabouts
 
 
 class Capturing(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types

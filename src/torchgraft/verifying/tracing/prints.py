@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 
 from torchgraft.core.layout import is_dense
 from torchgraft.core.results.recording import Fingerprint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PIECE = 1 << 17
 HUGE = 5000.0

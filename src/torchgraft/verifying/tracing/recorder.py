@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,15 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from torchgraft.core.places import modules
-from torchgraft.core.results.recording import Operation, Recording, Value
+from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
 from torchgraft.verifying.tracing.prints import fingerprint, scaled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from torch import nn
-
-    from torchgraft.core.results.recording import Fingerprint
 
 
 class Whereabouts:

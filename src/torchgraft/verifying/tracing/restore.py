@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,6 @@ from torch.utils._pytree import tree_map
 from torchgraft.core.places import modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableMapping
-
     from torch import nn
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from torchgraft.core.facts import digests_of
 from torchgraft.core.results.inspection import DigestCheck
+from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torchgraft.core.specs import Network, Source, TensorSpec
 
 PIECE = 4 << 20
 

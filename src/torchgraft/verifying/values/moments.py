@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf, isfinite, prod, sqrt
 from typing import TYPE_CHECKING
 
 from torchgraft.core.results.inspection import Moments
+from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     import torch
-
-    from torchgraft.core.specs import Network, Source, TensorSpec
 
 # Small enough that a piece and what is computed of it stay in the cache.
 PIECE = 512 << 10

@@ -5,6 +5,7 @@ None of them is proof: models exist for which each is as it should be. So they a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod, sqrt
 from statistics import median
@@ -12,17 +13,12 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
 from torchgraft.core.names import template, words
-from torchgraft.core.plan import Objection
-from torchgraft.core.results.inspection import Statistics, Suspicion
+from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.results.inspection import Moments, Statistics, Suspicion
+from torchgraft.core.specs import Network, Shape, Source
 from torchgraft.verifying.values.moments import measure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.results.inspection import Moments
-    from torchgraft.core.specs import Network, Shape, Source
-
     Tensors = Mapping[str, Moments]
     Shapes = Mapping[str, Shape]
     Rule = Callable[[Tensors, Shapes], Iterator[Suspicion]]

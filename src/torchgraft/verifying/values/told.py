@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.derived import FREQUENCIES
 from torchgraft.core.listing import listed
-from torchgraft.core.plan import Objection, Unused, Why
-from torchgraft.core.specs import Piece
+from torchgraft.core.plan import Objection, Plan, Unused, Why
+from torchgraft.core.specs import Piece, Source, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     import torch
-
-    from torchgraft.core.plan import Plan
-    from torchgraft.core.specs import Source, TensorSpec
 
 
 def with_values(made: Plan, source: Source, model: object = None) -> Plan:

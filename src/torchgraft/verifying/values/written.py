@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ctypes import string_at
 from typing import TYPE_CHECKING
 
@@ -9,21 +10,16 @@ import numpy as np
 
 from torchgraft.core.figures import tensors
 from torchgraft.core.layout import is_ordinary
-from torchgraft.core.places import walk_of
+from torchgraft.core.places import Walk, walk_of
+from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Check
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.system.moving import gather
-from torchgraft.core.written import SMALL
+from torchgraft.core.written import SMALL, Run, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
     from torch import nn
-
-    from torchgraft.core.places import Walk
-    from torchgraft.core.plan import Plan, Step
-    from torchgraft.core.written import Run, Written
 
 
 def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tuple[Check, ...]:
