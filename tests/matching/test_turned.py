@@ -93,3 +93,32 @@ def test_blocks_of_a_transformer_are_counted_from_the_first_whatever_their_list_
     for n in range(3):
         ours, theirs = source[file]["layers"][n], target[here]["layers"][n]
         assert torch.equal(theirs["sa"]["query"].weight, ours["sa"]["wq"].weight)
+
+
+class Stages(nn.Module):
+    """Stages of as many blocks as there are stages; the first block of each changes the width, and has a shortcut."""
+
+    def __init__(self, around, name, names, *, shortcuts=True, widths=(4, 6, 8, 10)):
+        super().__init__()
+        stages = {}
+        for at, (width, out) in enumerate(pairwise(widths), 1):
+            blocks = [step(width if n == 0 and shortcuts else out, out, names) for n in range(3)]
+            if shortcuts:
+                blocks[0]["shortcut"] = nn.Conv2d(width, out, 1, bias=False)
+            stages[f"{name}{at}"] = nn.ModuleList(blocks)
+        self.add_module(around, nn.ModuleDict(stages))
+
+
+def test_blocks_of_a_stage_face_blocks_and_not_the_stages_around_them():
+    ours = filled(Stages("body", "layer", ("conv1", "conv2")))
+    theirs = filled(Stages("decoder", "res", ("first", "second")))
+    plan = tg.plan(theirs, ours.state_dict())
+    assert {s.slot.name.split(".")[2] == s.feeds[0].key.split(".")[2] for s in plan.steps} == {True}
+    assert not plan.doubtful, "each list has a first block of other shapes"
+
+
+def test_what_goes_bottom_up_is_no_decoder():
+    ours = filled(Stages("body", "layer", ("conv1", "conv2"), shortcuts=False))
+    for around, sure in (("bottom_up", True), ("up", False)):
+        plan = tg.plan(Stages(around, "res", ("first", "second"), shortcuts=False), ours.state_dict())
+        assert sure is not any("either end" in s.why.doubt for s in plan.steps)

@@ -89,18 +89,25 @@ def _by_convention(ours: Name, theirs: Name) -> int:
 
 
 def _said(name: Name) -> set[str]:
-    """Return the words of a list: of its members, or of the last two modules before their numbers."""
+    """Return the words of a list: of its members, or of the last two modules before their numbers.
+
+    What goes bottom up is the backbone below a pyramid, and leads to no larger maps.
+    """
     parent, before = name
     near: list[str] = [before] if before else []
     for part in reversed(parent.split(".")):
         if part.isdecimal() or len(near) == 2:
             break
         near.append(part)
-    return {word for part in near for word in canonical(part)}
+    said = [canonical(part) for part in near]
+    return {word for part in said for word in part if word != "up" or "bottom" not in part}
 
 
 def _facing(to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> Iterator[tuple[Row, Row]]:
-    """Yield the lists of as many members that mostly feed each other."""
+    """Yield the lists of as many members that mostly feed each other.
+
+    What all of a list goes to may lie in lists around it, too: the least of them faces it.
+    """
     ours, theirs = _rows(sources), _rows(targets)
     homes = [_rows_around(rows) for rows in (ours, theirs)]
     met: dict[Name, Counter[Name]] = defaultdict(Counter)
@@ -108,10 +115,14 @@ def _facing(to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Un
         for mine in homes[0].get(i, ()):
             met[mine].update(homes[1].get(j, ()))
     for name, row in ours.items():
-        for best, count in met[name].most_common(1):
-            other = theirs[best]
-            if len(other.members) == len(row.members) and 2 * count > sum(map(len, row.inside)):
+        for count in sorted(met[name].values())[-1:]:
+            other = min((theirs[best] for best, n in met[name].items() if n == count), key=_size)
+            if len(other.members) == len(row.members) and 2 * count > _size(row):
                 yield row, other
+
+
+def _size(row: Row) -> int:
+    return sum(map(len, row.inside))
 
 
 def _rows_around(rows: Mapping[Name, Row]) -> dict[int, list[Name]]:
