@@ -207,3 +207,21 @@ def test_there_and_back_changes_nothing(sizes, bias, turned, shuffled, seed):
     tg.load(back, stack)
     assert agree(stack, old)
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), old.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("home", ["switch_mlp", "block_sparse_moe", "ffn_exps"])
+@pytest.mark.parametrize("lacking", [False, True])
+def test_stacks_under_another_name_than_the_experts_are_filled_whole(home, lacking):
+    file, model = Apart(3, 10, bias=False), nn.Module()
+    model.gate = nn.Linear(WIDTH, 3, bias=False)
+    model.add_module(home, nn.Module())
+    for name, shape in (("up", (3, 10, WIDTH)), ("down", (3, WIDTH, 10))):
+        setattr(getattr(model, home), name, nn.Parameter(torch.randn(shape)))
+    state, before = file.state_dict(), getattr(model, home).up.detach().clone()
+    if lacking:
+        del state["experts.1.up.weight"]
+    report = tg.load(model, state)
+    stacks = {n: torch.stack([file.experts[e][n].weight for e in range(3)]) for n in ("up", "down")}
+    assert torch.equal(getattr(model, home).down, stacks["down"])
+    assert torch.equal(getattr(model, home).up, before if lacking else stacks["up"])
+    assert ("the file lacks expert 1 of 3" in str(report)) == lacking

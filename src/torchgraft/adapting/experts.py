@@ -18,7 +18,8 @@ from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
 from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
 
 _APART = re.compile(r"(?P<head>(?:.*\.)?[^.]*expert[^.]*)\.(?:expert_?)?(?P<number>\d+)\.(?P<rest>.+)")
-_HOMES = frozenset({"expert", "experts", "moe"})
+# Words of modules that hold stacks: `experts`, `block_sparse_moe`, MLX's `switch_mlp`, GGUF's `ffn_up_exps`.
+_HOMES = frozenset({"expert", "experts", "moe", "switch", "exps"})
 _ROLES = ("weight", "bias")
 LACKING = "experts lacking"
 MOST = 8

@@ -13,6 +13,7 @@ from torchgraft.adapting.orientation import (
     is_matrix,
     is_raw_matrix,
     is_transposed,
+    list_around,
     permuted,
 )
 from torchgraft.core.match import Leaf
@@ -200,6 +201,12 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if turned and not straight:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
     if turned and straight and tail not in layout.straight_tails:
+        around = list_around(target.name)
+        inside = layout.within.get(around, (0, 0)) if around else (0, 0)
+        if all(inside) != any(inside):
+            kept = "transposed" if inside[0] else "kept as it is"
+            text = f"square, {kept} like every matrix in {around} whose shape shows it"
+            return Fit((Transpose(),) if inside[0] else (), text, certainty=Certainty.LIKELY)
         text = f"square: {turned} matrices of the file are stored transposed and {straight} are not"
         return Fit((), text, certainty=Certainty.DOUBT)
     return UNCHANGED if turned or straight or source.role == target.role else _by_role({source.role, target.role})

@@ -61,7 +61,8 @@ class Layout:
     """What the tensors whose shape shows it say about the source's layout.
 
     `turned`/`straight` count matrices that fit only transposed, or only as they are, `among` the same for those of each
-    kind of layer: a model may have layers that are stored [in, out] beside others. `kernels` is the one permutation
+    kind of layer: a model may have layers that are stored [in, out] beside others; `within` the same for those of each
+    list of blocks: an output layer outside may be stored otherwise. `kernels` is the one permutation
     that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way;
     `transposed` is that of kernels of transposed convolutions, of which libraries keep the channels in either order.
     """
@@ -69,6 +70,7 @@ class Layout:
     turned: int = 0
     straight: int = 0
     among: Mapping[Sides, tuple[int, int]] = field(default_factory=dict)
+    within: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     turned_tails: frozenset[str] = frozenset()
     straight_tails: frozenset[str] = frozenset()
     kernel: tuple[int, ...] | None = None
@@ -113,10 +115,10 @@ def _with_matrices(
     turned: list[str] = []
     straight: list[str] = []
     among: dict[Sides, tuple[int, int]] = {}
+    within: dict[str, tuple[int, int]] = {}
 
     def count(sides: Sides, *, other: bool) -> None:
-        before = among.get(sides, (0, 0))
-        among[sides] = (before[0] + other, before[1] + (not other))
+        among[sides] = _one_more(among.get(sides), other=other)
 
     told: set[str] = set()
     for found in matrices:
@@ -125,6 +127,8 @@ def _with_matrices(
         if shape[0] != shape[1]:
             (straight if shape == found.target.shape else turned).append(tail)
             count(sides, other=shape != found.target.shape)
+            around = list_around(found.target.name)
+            within[around] = _one_more(within.get(around), other=shape != found.target.shape)
             told.update(found.source.keys)
         elif None not in sides:
             (straight if sides[0] == sides[1] else turned).append(tail)
@@ -137,9 +141,21 @@ def _with_matrices(
         turned=len(turned),
         straight=len(straight),
         among=among,
+        within=within,
         turned_tails=frozenset(turned),
         straight_tails=frozenset(straight),
     )
+
+
+def _one_more(before: tuple[int, int] | None, *, other: bool) -> tuple[int, int]:
+    turned, straight = before or (0, 0)
+    return turned + other, straight + (not other)
+
+
+def list_around(name: str) -> str:
+    """Return the path of the last numbered list that a tensor lies in, "" where it lies in none."""
+    parts = name.split(".")
+    return next((".".join(parts[:at]) for at in range(len(parts) - 1, -1, -1) if parts[at].isdecimal()), "")
 
 
 def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]:

@@ -55,7 +55,8 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     dim = target.part.dim if target.part else int(bool(target.turned) and len(target.shape) == 2)
     if not heads or target.shape[dim] % (2 * heads):
         text = (
-            f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and the number of heads isn't known"
+            f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and the number of heads isn't known: "
+            "num_heads= says it"
         )
         return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)
     reordered = RotaryLayout(heads=heads, to=theirs.layout, dim=dim)

@@ -1,0 +1,55 @@
+"""Square matrices, whose shape doesn't show whether they are stored [in, out]: what stands around them does."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+
+WIDTH, WORDS = 6, 11
+
+
+class Stored(nn.Module):
+    """A layer that keeps its weight [in, out]."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+
+class Decoder(nn.Module):
+    """Blocks of one kind of layer, and an output layer of another."""
+
+    def __init__(self, layer, *, last=nn.Linear, wide=2 * WIDTH):
+        super().__init__()
+        self.table = nn.Embedding(WORDS, WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"up": layer(WIDTH, wide), "down": layer(wide, WIDTH), "mix": layer(WIDTH, WIDTH)})
+            for _ in range(2)
+        )
+        self.head = last(WIDTH, WORDS)
+
+
+@pytest.mark.parametrize(("last", "turned"), [(nn.Linear, False), (Stored, True)])
+def test_layers_of_the_same_list_tell_though_the_output_layer_is_stored_otherwise(last, turned):
+    file, model = Decoder(Stored), Decoder(nn.Linear)
+    state = file.state_dict()
+    if last is nn.Linear:
+        state["head.weight"] = torch.randn(WORDS, WIDTH)
+    else:
+        state["head.weight"] = torch.randn(WIDTH, WORDS)
+    plan = tg.load(model, state).plan
+    assert torch.equal(model.head.weight, state["head.weight"].T if turned else state["head.weight"])
+    for n in range(2):
+        assert torch.equal(model.blocks[n]["mix"].weight, state[f"blocks.{n}.mix.weight"].T)
+    assert plan.by_name["blocks.0.mix.weight"].certainty is (Certainty.CERTAIN if turned else Certainty.LIKELY)
+
+
+def test_a_list_that_shows_nothing_leaves_its_squares_in_doubt():
+    file, model = Decoder(Stored, wide=WIDTH), Decoder(nn.Linear, wide=WIDTH)
+    state = file.state_dict() | {"head.weight": torch.randn(WORDS, WIDTH), "stem.weight": torch.randn(3, WIDTH)}
+    model.stem = nn.Linear(3, WIDTH, bias=False)
+    with pytest.raises(tg.PlanRefusedError, match="1 matrices of the file are stored transposed and 1 are not"):
+        tg.load(model, state)
