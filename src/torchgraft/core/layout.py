@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import ScalarType, Tensor
 
 
-def is_ordinary(tensor: torch.Tensor) -> bool:
+def is_ordinary(tensor: Tensor) -> bool:
     """Return whether the values of a tensor are those that lie in its memory: it is of no class of its own, strided, and
     neither quantised, conjugated nor negated.
     """
@@ -19,14 +17,14 @@ def is_ordinary(tensor: torch.Tensor) -> bool:
 
 
 @cache  # a large model has few
-def _is_usual(kind: type, layout: torch.layout, dtype: torch.dtype) -> bool:
+def _is_usual(kind: type, layout: object, dtype: ScalarType) -> bool:
     import torch
 
     own = kind is not torch.Tensor and kind is not torch.nn.Parameter
     return not own and layout is torch.strided and not str(dtype).startswith(("torch.qint", "torch.quint"))
 
 
-def is_dense(tensor: torch.Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
     """Return whether the elements fill one gapless run of memory, in whatever order of dimensions."""
     if tensor.is_contiguous():
         return True

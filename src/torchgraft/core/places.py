@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.objects import a_kind
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
+from torchgraft.core.types import Module, Tensor
 
 LONGEST = 10_000  # characters of a path: one that is longer goes round in circles
 
@@ -28,19 +24,19 @@ class Place(NamedTuple):
 
     name: str
     owner: str
-    module: nn.Module
+    module: Module
     attr: str
-    tensor: torch.Tensor
+    tensor: Tensor
     is_buffer: bool
     persistent: bool
 
     @property
-    def home(self) -> dict[str, torch.Tensor | None]:
+    def home(self) -> dict[str, Tensor | None]:
         """The module's dict that holds the tensor."""
         return self.module._buffers if self.is_buffer else self.module._parameters  # type: ignore[return-value]  # noqa: SLF001
 
     @property
-    def now(self) -> torch.Tensor | None:
+    def now(self) -> Tensor | None:
         """The tensor that the module holds under this name at present; None when it holds none."""
         home = self.home
         return home[self.attr] if self.attr in home else None  # noqa: SIM401  # what a scripted module has lacks get()
@@ -58,13 +54,13 @@ class Walk:
         UsageError: a module is registered inside itself.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Module) -> None:
         self.model = model
-        self.modules: list[tuple[str, nn.Module]] = []
-        self.hooked: list[tuple[str, nn.Module]] = []
-        self.parametrized: list[tuple[str, nn.Module]] = []
+        self.modules: list[tuple[str, Module]] = []
+        self.hooked: list[tuple[str, Module]] = []
+        self.parametrized: list[tuple[str, Module]] = []
         self._found: list[Place] = []
-        below: list[tuple[str, Iterator[tuple[str, nn.Module | None]]]] = [("", iter([("", model)]))]
+        below: list[tuple[str, Iterator[tuple[str, Module | None]]]] = [("", iter([("", model)]))]
         while below:
             prefix, rest = below[-1]
             for name, module in rest:
@@ -80,10 +76,10 @@ class Walk:
                     break
             else:
                 below.pop()
-        self.kinds: list[type[nn.Module]] = [type(module) for _, module in self.modules]
+        self.kinds: list[type[Module]] = [type(module) for _, module in self.modules]
 
     @property
-    def tensors(self) -> list[torch.Tensor]:
+    def tensors(self) -> list[Tensor]:
         """Every tensor that a module registers, as often as it does, without asking for their names."""
         return [place.tensor for place in self._found]
 
@@ -109,9 +105,9 @@ class Walk:
         altered = [place.name for place in self._found if _is_altered(place.tensor, state.get(place.name))]
         return _renamed(state, self._found), altered
 
-    def held(self) -> dict[str, torch.Tensor]:
+    def held(self) -> dict[str, Tensor]:
         """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
-        found: dict[str, torch.Tensor] = {}
+        found: dict[str, Tensor] = {}
         for name, _, module, attr, _, is_buffer, _ in self.places:
             home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # Place.now, inlined
             tensor = home[attr] if attr in home else None  # noqa: SIM401  # as there
@@ -121,7 +117,7 @@ class Walk:
             return {name: here(tensor) for name, tensor in found.items()}
         return found
 
-    def _visit(self, path: str, module: nn.Module) -> None:
+    def _visit(self, path: str, module: Module) -> None:
         """Take in one module: the tensors that it registers, and whether it has hooks."""
         self.modules.append((path, module))
         parameters, buffers = module._parameters, module._buffers  # noqa: SLF001
@@ -145,7 +141,7 @@ class Walk:
 _place = tuple.__new__  # as Place(...) does, sooner
 
 
-def _add_buffers(found: list[Place], path: str, module: nn.Module) -> None:
+def _add_buffers(found: list[Place], path: str, module: Module) -> None:
     prefix = path + "." if path else ""
     hidden = module._non_persistent_buffers_set  # noqa: SLF001
     held = [(attr, buffer) for attr, buffer in module._buffers.items() if buffer is not None]  # noqa: SLF001
@@ -166,36 +162,36 @@ def is_module(model: object) -> bool:
     return hasattr(model, "named_parameters") and not isinstance(model, type)
 
 
-def walk_of(model: nn.Module | Walk) -> Walk:
+def walk_of(model: Module | Walk) -> Walk:
     """Return the walk over a model, unless it is there already."""
     return model if isinstance(model, Walk) else Walk(model)
 
 
-def is_spread(tensor: torch.Tensor) -> bool:
+def is_spread(tensor: Tensor) -> bool:
     """Return whether several processes hold the tensor together (a DTensor)."""
     return hasattr(type(tensor), "to_local") and hasattr(tensor, "device_mesh")  # a class is asked faster than a tensor
 
 
-def spread_among(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def spread_among(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return those that several processes hold together."""
     kinds = {kind for kind in set(map(type, tensors)) if hasattr(kind, "to_local")}  # a large model has few classes
     return [tensor for tensor in tensors if type(tensor) in kinds and is_spread(tensor)] if kinds else []
 
 
-def here(tensor: torch.Tensor) -> torch.Tensor:
+def here(tensor: Tensor) -> Tensor:
     """Return what this process holds of a tensor: the local shard, sharing its memory; an ordinary tensor as it is."""
     if not is_spread(tensor):
         return tensor
-    local: torch.Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+    local: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
     return local
 
 
-def modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def modules(model: Module) -> list[tuple[str, Module]]:
     """Return every module under every one of its dotted paths, as a walk has them."""
     return Walk(model).modules
 
 
-def places(model: nn.Module) -> list[Place]:
+def places(model: Module) -> list[Place]:
     """Return every tensor under every one of its state-dict names, as a walk has them."""
     return Walk(model).places
 
@@ -215,7 +211,7 @@ def _defined_outside_torch(function: Callable[..., object]) -> bool:
     return getattr(function, "__module__", "") != "torch.nn.modules.module"
 
 
-def _is_altered(held: torch.Tensor, given: Any) -> bool:
+def _is_altered(held: Tensor, given: Any) -> bool:
     """Return whether a tensor of a state dict is another form of the one that is held; a copy is taken for the same."""
     try:
         if given is None or given is held or held.is_meta or is_spread(held):
@@ -250,7 +246,7 @@ def _renamed(state: Mapping[str, Any], found: list[Place]) -> list[Place]:
     return out
 
 
-def _state_of(model: nn.Module) -> Mapping[str, Any]:
+def _state_of(model: Module) -> Mapping[str, Any]:
     """Return what the model's own `state_dict` gives; one that takes no arguments gives detached tensors.
 
     Raises:

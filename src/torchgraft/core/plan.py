@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.proof import Proof
 from torchgraft.core.shown import Renderers, Shown
 from torchgraft.core.specs import Shape, Slot, TensorSpec
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +50,7 @@ class Op(Protocol):
         """Return the spec of the result; raises UsageError when the inputs don't fit."""
         ...
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the result."""
         ...
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.system.checksums import Partial
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 Shape = tuple[int, ...]
 
@@ -207,7 +205,7 @@ class Source(Protocol):
         """Return (file number, byte offset) of a tensor: reading in this order is reading in file order."""
         ...
 
-    def read(self, network: str, key: str) -> torch.Tensor:
+    def read(self, network: str, key: str) -> Tensor:
         """Return the tensor on the CPU, in memory of its own or, for in-memory sources, sharing the given one."""
         ...
 

@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from torchgraft.core.plan import Feed, Op
 from torchgraft.core.specs import Shape
+from torchgraft.learning.probes import Ids
 from torchgraft.learning.strided import view_ops
 from torchgraft.ops import Concat, InsertZeros, PadRows, Permute, Reshape, SelectRows, Stack
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from torchgraft.learning.probes import Ids
 
 # A result of more pieces than this is no plan that anybody would read; of more picked elements, none that fits a file.
 MOST_PIECES = 4096

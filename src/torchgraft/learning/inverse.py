@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,12 +13,9 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import Op
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.learning.outputs import output_of
-from torchgraft.learning.probes import CONSTANT, Numbering, Traced
+from torchgraft.learning.probes import CONSTANT, Ids, Numbering, Traced
 from torchgraft.learning.running import value_of
 from torchgraft.ops import Cast, PadRows
-
-if TYPE_CHECKING:
-    from torchgraft.learning.probes import Ids
 
 C = TypeVar("C", bound=Conversion)
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from torchgraft.core.errors import printable
 from torchgraft.core.results.conversion import Conversion
@@ -14,17 +14,13 @@ from torchgraft.core.shown import Renderers
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.commit import write_bytes
 from torchgraft.core.system.stored import read_json
+from torchgraft.core.types import Tensor
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.plain import from_plain, to_plain
-from torchgraft.learning.probes import Numbering, trace
+from torchgraft.learning.probes import Convert, Numbering, trace
 from torchgraft.learning.proving import proved
 from torchgraft.learning.running import expect_fit, value_of
 from torchgraft.learning.source import ConvertedSource
-
-if TYPE_CHECKING:
-    import torch
-
-    from torchgraft.learning.probes import Convert
 
 LARGEST = 256 << 20
 
@@ -33,7 +29,7 @@ LARGEST = 256 << 20
 class Learned(Conversion):
     """A conversion that was learned: read it, run it on other values, turn it round, keep it in a file."""
 
-    def convert(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the conversion makes of `state`, computed outputs left out. May share memory with `state`.
 
         Raises:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Feed, Op
 from torchgraft.core.results.conversion import Computed, Output
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.learning.explain import Moves, Origins, explain, insertions, without_constant
-from torchgraft.learning.probes import CONSTANT, OTHER
+from torchgraft.learning.probes import CONSTANT, OTHER, Ids, Numbering, Traced
 from torchgraft.ops import Cast, Constant, Literal
-
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-
-    from torchgraft.learning.probes import Ids, Numbering, Traced
 
 MOST_LITERALS = 1 << 16
 
@@ -41,7 +36,7 @@ def output_of(traced: Traced, numbering: Numbering) -> Output | Computed:
     return _partly_constant(traced, traced.values, constant, numbering)
 
 
-def _constant(spec: TensorSpec, values: torch.Tensor) -> Output | Computed:
+def _constant(spec: TensorSpec, values: Tensor) -> Output | Computed:
     if spec.dtype.kind == "complex":
         return Computed(spec=spec, why="a constant of complex numbers, which no plan holds")
     flat = _as_floats(values)
@@ -54,7 +49,7 @@ def _constant(spec: TensorSpec, values: torch.Tensor) -> Output | Computed:
     return Output(spec=spec, ops=(Literal(spec.shape, spec.dtype.label, tuple(flat)),))
 
 
-def _as_floats(values: torch.Tensor) -> list[float]:
+def _as_floats(values: Tensor) -> list[float]:
     import torch
 
     flat: list[float] = values.reshape(-1).to(torch.float64).tolist()
@@ -91,7 +86,7 @@ def _with_casts(moves: Moves, kinds: Sequence[DType], wanted: DType) -> Moves:
 
 
 def _partly_constant(
-    traced: Traced, found: torch.Tensor, constant: NDArray[np.bool_], numbering: Numbering
+    traced: Traced, found: Tensor, constant: NDArray[np.bool_], numbering: Numbering
 ) -> Output | Computed:
     spec = traced.spec
     why = "moved elements are mixed with constants in a way that no short plan describes"

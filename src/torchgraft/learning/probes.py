@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.objects import a_kind
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Generator, ScalarType, Tensor
 
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-
-    Ids = NDArray[np.int64]
-    Convert = Callable[[dict[str, torch.Tensor]], Any]
+Ids = NDArray[np.int64]
+Convert = Callable[[dict[str, Tensor]], Any]
 
 # Digits are 0 to 255 where the types allow: bfloat16 has eight significant bits, unsigned bytes end there.
 BASE = 256
@@ -41,7 +39,7 @@ class Traced:
 
     spec: TensorSpec
     ids: Ids
-    values: torch.Tensor | None
+    values: Tensor | None
 
 
 class Numbering:
@@ -66,7 +64,7 @@ class Numbering:
             count, reach = count + 1, reach * self.base
         return count
 
-    def probe(self, number: int, *, turned: bool = False) -> dict[str, torch.Tensor]:
+    def probe(self, number: int, *, turned: bool = False) -> dict[str, Tensor]:
         """Return the source with digit `number` of each element's number as its value."""
         import torch
 
@@ -112,7 +110,7 @@ def trace(convert: Convert, numbering: Numbering) -> tuple[dict[str, Traced], tu
     return traced, skipped
 
 
-def _begun(value: torch.Tensor, turned: torch.Tensor, base: int) -> torch.Tensor:
+def _begun(value: Tensor, turned: Tensor, base: int) -> Tensor:
     """Return the last digit of each element's number, CONSTANT or OTHER, from the first run and the turned one."""
     digit = _digits(value, base)
     ids = digit.long()
@@ -122,7 +120,7 @@ def _begun(value: torch.Tensor, turned: torch.Tensor, base: int) -> torch.Tensor
     return ids
 
 
-def _go_on(ids: torch.Tensor, value: torch.Tensor, first: torch.Tensor, numbering: Numbering, number: int) -> None:
+def _go_on(ids: Tensor, value: Tensor, first: Tensor, numbering: Numbering, number: int) -> None:
     """Add digit `number` to the numbers, in place; what is no digit, or no constant after all, becomes OTHER."""
     digit = _digits(value, numbering.base)
     constant = ids == CONSTANT
@@ -133,7 +131,7 @@ def _go_on(ids: torch.Tensor, value: torch.Tensor, first: torch.Tensor, numberin
     ids += digit.long().mul_(numbering.base**number) * (ids >= 0)
 
 
-def run(convert: Convert, given: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def run(convert: Convert, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return copies of the tensors that `convert` makes of `given`, on the CPU, and the names of what is no tensor.
 
     A function that returns nothing has changed the dictionary that it was given.
@@ -154,7 +152,7 @@ def run(convert: Convert, given: dict[str, torch.Tensor]) -> tuple[dict[str, tor
     return _tensors(result)
 
 
-def _tensors(result: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def _tensors(result: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     import torch
 
     if not hasattr(result, "items"):
@@ -178,7 +176,7 @@ def _tensors(result: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     return found, tuple(skipped)
 
 
-def spec_of(name: str, value: torch.Tensor) -> TensorSpec:
+def spec_of(name: str, value: Tensor) -> TensorSpec:
     """Return the spec of a tensor.
 
     Raises:
@@ -190,7 +188,7 @@ def spec_of(name: str, value: torch.Tensor) -> TensorSpec:
         raise UsageError(f"the conversion makes {printable(name)} of type {value.dtype}, which is not known") from None
 
 
-def _digits(value: torch.Tensor, base: int) -> torch.Tensor:
+def _digits(value: Tensor, base: int) -> Tensor:
     """Return the values as whole numbers from 0 to base - 1, -1 for those that are none (complex: by the real part)."""
     import torch
 
@@ -203,12 +201,12 @@ def _digits(value: torch.Tensor, base: int) -> torch.Tensor:
     return digit.masked_fill_((digit != plain) | (digit >= base), -1)
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _equal(a: Tensor, b: Tensor) -> Tensor:
     """Return where two tensors agree; NaN equals NaN."""
     return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
 
 
-def _expect_same_form(first: Mapping[str, torch.Tensor], again: Mapping[str, torch.Tensor]) -> None:
+def _expect_same_form(first: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
     for name in {**first, **again}:
         forms = [(tuple(side[name].shape), str(side[name].dtype)) if name in side else None for side in (first, again)]
         if forms[0] != forms[1]:
@@ -221,7 +219,7 @@ def _expect_same_form(first: Mapping[str, torch.Tensor], again: Mapping[str, tor
             )
 
 
-def random_values(specs: Mapping[str, TensorSpec], seed: int) -> dict[str, torch.Tensor]:
+def random_values(specs: Mapping[str, TensorSpec], seed: int) -> dict[str, Tensor]:
     """Return a source of random values of all signs, as wild as the element types allow without NaN or overflow."""
     import torch
 
@@ -229,10 +227,10 @@ def random_values(specs: Mapping[str, TensorSpec], seed: int) -> dict[str, torch
     return {name: _random(spec, generator) for name, spec in specs.items()}
 
 
-def _random(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+def _random(spec: TensorSpec, generator: Generator) -> Tensor:
     import torch
 
-    dtype: torch.dtype = getattr(torch, spec.dtype.label)
+    dtype: ScalarType = getattr(torch, spec.dtype.label)
     if spec.dtype.kind in ("float", "complex"):
         wide = torch.complex64 if spec.dtype.kind == "complex" else torch.float32
         wide = torch.float64 if spec.dtype is DType.F64 else wide

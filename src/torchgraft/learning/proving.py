@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.results.conversion import Computed, Output
 from torchgraft.core.specs import TensorSpec
-from torchgraft.learning.probes import random_values, run
+from torchgraft.core.types import Tensor
+from torchgraft.learning.probes import Convert, random_values, run
 from torchgraft.learning.running import value_of
 from torchgraft.ops import Cast
-
-if TYPE_CHECKING:
-    import torch
-
-    from torchgraft.learning.probes import Convert
 
 # Types that conversions round to on their way: a round trip through one of them is a move with a loss.
 ROUNDED = ("bfloat16", "float16", "float32")
@@ -44,11 +39,11 @@ def proved(
     return outputs, computed
 
 
-def _copies(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _copies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in values.items()}
 
 
-def _corrected(output: Output, given: Mapping[str, torch.Tensor], wanted: torch.Tensor | None) -> Output | None:
+def _corrected(output: Output, given: Mapping[str, Tensor], wanted: Tensor | None) -> Output | None:
     """Return the output as it is, or with the rounding that makes it right; None where nothing does."""
     if same(value_of(output, given.__getitem__), wanted):
         return output
@@ -63,7 +58,7 @@ def _corrected(output: Output, given: Mapping[str, torch.Tensor], wanted: torch.
     return None
 
 
-def same(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+def same(a: Tensor, b: Tensor | None) -> bool:
     """Return whether two tensors agree in shape, type and every value; NaN equals NaN."""
     import torch
 
@@ -74,12 +69,12 @@ def same(a: torch.Tensor, b: torch.Tensor | None) -> bool:
     return bool(torch.equal(a, b) or (a.is_floating_point() and ((a == b) | (a.isnan() & b.isnan())).all()))
 
 
-def _alike(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], name: str) -> bool:
+def _alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str) -> bool:
     return name in a and same(a[name], b.get(name))
 
 
 def _with_sources(
-    computed: Sequence[Computed], convert: Convert, given: Mapping[str, torch.Tensor], made: Mapping[str, torch.Tensor]
+    computed: Sequence[Computed], convert: Convert, given: Mapping[str, Tensor], made: Mapping[str, Tensor]
 ) -> list[Computed]:
     """Return the computed outputs with the source tensors that change them.
 
@@ -115,13 +110,13 @@ def _told(found: Computed, drawn: set[str], suspects: Mapping[str, set[str]], na
 
 
 def _run_changed(
-    convert: Convert, given: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], changed: set[str]
-) -> dict[str, torch.Tensor]:
+    convert: Convert, given: Mapping[str, Tensor], others: Mapping[str, Tensor], changed: set[str]
+) -> dict[str, Tensor]:
     out, _ = run(convert, {name: (others if name in changed else given)[name].clone() for name in given})
     return out
 
 
-def _spec_like(value: torch.Tensor, name: str) -> TensorSpec:
+def _spec_like(value: Tensor, name: str) -> TensorSpec:
     from torchgraft.learning.probes import spec_of
 
     return spec_of(name, value)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops import computed
 
-if TYPE_CHECKING:
-    import torch
 
-
-def value_of(output: Output, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+def value_of(output: Output, read: Callable[[str], Tensor]) -> Tensor:
     """Return the tensor that `output` describes; `read` gives source tensors. May share memory with what was read."""
     return computed(output, lambda feed: read(feed.key))[0]
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import CONVERTED, OWN
 from torchgraft.core.listing import listed
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.core.specs import Extent, Network, Source, SourceOver
+from torchgraft.core.types import Tensor
 from torchgraft.learning.running import expect_fit, misfits, spec_of, value_of
-
-if TYPE_CHECKING:
-    import torch
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _OF_OLD_NAMES = (*OWN, "versions")
@@ -44,7 +41,7 @@ class ConvertedSource(SourceOver):
         feeds = self._output(network, key).feeds
         return self._source.position(self._network, feeds[0].key) if feeds else (-1, -1)
 
-    def read(self, network: str, key: str) -> torch.Tensor:
+    def read(self, network: str, key: str) -> Tensor:
         return value_of(self._output(network, key), lambda name: self._source.read(self._network, name))
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:

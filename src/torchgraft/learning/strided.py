@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd, prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from torchgraft.core.plan import Op
 from torchgraft.core.specs import Shape
+from torchgraft.learning.probes import Ids
 from torchgraft.ops import Index, Permute, Reshape, SelectRows, SliceDim, Transpose, run_ops
-
-if TYPE_CHECKING:
-    from torchgraft.learning.probes import Ids
 
 DEEPEST = 4
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, working_dtype
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _rank_fits(base: TensorSpec, up: TensorSpec, down: TensorSpec) -> bool:
@@ -22,12 +19,12 @@ def _rank_fits(base: TensorSpec, up: TensorSpec, down: TensorSpec) -> bool:
     return rank == down.shape[0] and base.shape[0] * inner == base.numel
 
 
-def _product(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+def _product(up: Tensor, down: Tensor) -> Tensor:
     """Return the matrix product of both, flattened behind their first dimension: [out, in * cells]."""
     return up.flatten(1) @ down.flatten(1)
 
 
-def _strength(scale: float, rank: int, alpha: Sequence[torch.Tensor]) -> float:
+def _strength(scale: float, rank: int, alpha: Sequence[Tensor]) -> float:
     """Return the factor of the product: `scale`, times alpha / rank where the file holds an alpha."""
     return scale * float(alpha[0]) / rank if alpha else scale
 
@@ -57,7 +54,7 @@ class LoraMerge(BaseOp):
         self.expect_float(specs[:3])
         return base
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         base, dtype = values[0], working_dtype(values[:3])
         up, down = (v.to(dtype) for v in values[1:3])
         delta = _product(up, down).mul_(_strength(self.scale, down.shape[0], values[3:]))
@@ -90,7 +87,7 @@ class DoraMerge(BaseOp):
         self.expect_float(specs[:4])
         return base
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         base, dtype = values[0], working_dtype(values[:4])
@@ -126,7 +123,7 @@ class LohaMerge(BaseOp):
         self.expect_float(specs[:5])
         return base
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         base, dtype = values[0], working_dtype(values[:5])
         up, down, up2, down2 = (v.to(dtype) for v in values[1:5])
         delta = _product(up, down).mul_(_product(up2, down2))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.ops.runs import Run
-
-if TYPE_CHECKING:
-    import torch
 
 
 class BaseOp(ABC):
@@ -38,7 +36,7 @@ class BaseOp(ABC):
         """
 
     @abstractmethod
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the result; inputs are never changed. May return a view of an input.
 
         Ops that compute do so in float32 (float64 where an input has it), and return the type of the first input where they say no other.
@@ -123,14 +121,14 @@ def replaced(shape: Shape, dim: int, size: int) -> Shape:
     return (*shape[:dim], size, *shape[dim + 1 :])
 
 
-def working_dtype(values: Sequence[torch.Tensor]) -> torch.dtype:
+def working_dtype(values: Sequence[Tensor]) -> ScalarType:
     """Return the type to compute in: float64 where an input has it, float32 otherwise."""
     import torch
 
     return torch.float64 if any(v.dtype is torch.float64 for v in values) else torch.float32
 
 
-def widened(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def widened(values: Sequence[Tensor]) -> list[Tensor]:
     """Return all values in the type to compute in (see `working_dtype`)."""
     dtype = working_dtype(values)
     return [v.to(dtype) for v in values]

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, with_shape, working_dtype
 from torchgraft.ops.resample import interpolated, size_words
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class ResampleBiasTable(BaseOp):
         self.expect_float(specs)
         return with_shape(specs[0], (prod(target) + self.extra, shape[1]) if len(shape) == 2 else (shape[0], *target))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         table = values[0]
@@ -69,7 +66,7 @@ class ResampleBiasTable(BaseOp):
         maps = table[:rows].T.reshape(-1, *_offsets(self.source_window))
         return torch.cat([self._resized(maps).flatten(1).T, table[rows:]])
 
-    def _resized(self, maps: torch.Tensor) -> torch.Tensor:
+    def _resized(self, maps: Tensor) -> Tensor:
         """Return maps [heads, height, width] at the target's offsets."""
         source, target = _offsets(self.source_window), _offsets(self.target_window)
         if self.method != "geometric":
@@ -106,7 +103,7 @@ def _spread(source: int, target: int) -> list[float]:
     return [*(-d for d in reversed(outward)), 0.0, *outward]
 
 
-def _linear_weights(source: int, target: int) -> torch.Tensor:
+def _linear_weights(source: int, target: int) -> Tensor:
     """Return [target, source] weights of linear interpolation between the spread offsets, constant beyond them."""
     import torch
 

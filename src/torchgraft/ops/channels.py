@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, replaced, widened, with_shape
 from torchgraft.ops.exact import gather
 from torchgraft.ops.resample import arrow, size_words
-
-if TYPE_CHECKING:
-    import torch
 
 _RULES = {
     "repeat": "taken in turn and scaled to the same sum", "sum": "their sum shared out", "mean": "mean",
@@ -70,7 +67,7 @@ class AdaptInputChannels(BaseOp):
         self.expect(specs, need, that=fits)
         return with_shape(specs[0], replaced(shape, 1, self.target))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         given = widened(values)[0]
         kernel = given.reshape(given.shape[0], self.groups, -1, *given.shape[2:])
         kind, _, k = self.rule.partition(":")
@@ -88,7 +85,7 @@ class AdaptInputChannels(BaseOp):
         return f"input channels {arrow(self.source, self.target)}{groups}, {words}"
 
 
-def _repeated(kernel: torch.Tensor, target: int) -> torch.Tensor:
+def _repeated(kernel: Tensor, target: int) -> Tensor:
     """Return the channels (dimension 2) in turn, scaled by source/target; the sum when one is wanted."""
     source = kernel.shape[2]
     if target == source:
@@ -98,17 +95,17 @@ def _repeated(kernel: torch.Tensor, target: int) -> torch.Tensor:
     return gather(kernel, 2, [i % source for i in range(target)]).mul_(source / target)
 
 
-def _averaged(kernel: torch.Tensor, target: int) -> torch.Tensor:
+def _averaged(kernel: Tensor, target: int) -> Tensor:
     """Return the mean of the channels, `target` times."""
     return kernel.mean(2, keepdim=True).repeat_interleave(target, 2)
 
 
-def _summed(kernel: torch.Tensor, target: int) -> torch.Tensor:
+def _summed(kernel: Tensor, target: int) -> Tensor:
     """Return the sum of the channels shared out over `target` of them."""
     return kernel.sum(2, keepdim=True).div_(target).repeat_interleave(target, 2)
 
 
-def _zero_filled(kernel: torch.Tensor, target: int) -> torch.Tensor:
+def _zero_filled(kernel: Tensor, target: int) -> Tensor:
     """Return the channels and zeros."""
     import torch
 
@@ -116,20 +113,20 @@ def _zero_filled(kernel: torch.Tensor, target: int) -> torch.Tensor:
     return torch.cat([kernel, kernel.new_zeros(replaced(tuple(kernel.shape), 2, more))], 2)
 
 
-def _mean_filled(kernel: torch.Tensor, target: int) -> torch.Tensor:
+def _mean_filled(kernel: Tensor, target: int) -> Tensor:
     """Return the channels and their mean as often as one is missing."""
     import torch
 
     return torch.cat([kernel, _averaged(kernel, target - kernel.shape[2])], 2)
 
 
-def _copied(kernel: torch.Tensor, target: int, k: int) -> torch.Tensor:
+def _copied(kernel: Tensor, target: int, k: int) -> Tensor:
     """Return the channels and copies of channel `k`; channel `k` alone when one is wanted."""
     source = kernel.shape[2]
     return gather(kernel, 2, [k] if target == 1 else [*range(source), *[k] * (target - source)])
 
 
-_HOW: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+_HOW: dict[str, Callable[[Tensor, int], Tensor]] = {
     "repeat": _repeated, "mean": _averaged, "sum": _summed, "zero": _zero_filled, "fill-mean": _mean_filled,
 }  # fmt: skip
 
@@ -161,7 +158,7 @@ class InflateKernel(BaseOp):
         self.expect_float(specs)
         return with_shape(specs[0], self.target)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         kernel, depth = values[0], self.target[2]
         if self.rule == "mean":
             return (widened([kernel])[0] / depth).to(kernel.dtype).unsqueeze(2).repeat_interleave(depth, 2)
@@ -190,7 +187,7 @@ class PadKernel(BaseOp):
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         return _resized_kernel(self, specs, self.source, self.target)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         out = values[0].new_zeros((*values[0].shape[:2], *self.target))
         out[middle(self.source, self.target)] = values[0]
         return out
@@ -218,7 +215,7 @@ class CropKernel(BaseOp):
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         return _resized_kernel(self, specs, self.source, self.target)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0][middle(self.target, self.source)]
 
     def describe(self) -> str:

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
 from torchgraft.ops.runs import Run, cut, inner, picked
-
-if TYPE_CHECKING:
-    import torch
 
 MOST_RUNS = 4  # of indices that a report spells out
 
@@ -31,7 +28,7 @@ class Transpose(BaseOp):
         self.expect(specs, "it takes one matrix", that=len(specs[0].shape) == 2)
         return with_shape(specs[0], specs[0].shape[::-1])
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].t()
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
@@ -61,7 +58,7 @@ class Permute(BaseOp):
         self.expect(specs, f"it takes {len(self.dims)} dimensions", that=len(shape) == len(self.dims))
         return with_shape(specs[0], tuple(shape[d] for d in self.dims))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].permute(self.dims)
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
@@ -87,7 +84,7 @@ class Reshape(BaseOp):
         self.expect(specs, f"the result {list(self.shape)} has another number of elements", that=fits)
         return with_shape(specs[0], self.shape)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].reshape(self.shape)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
@@ -122,7 +119,7 @@ class SliceDim(BaseOp):
         self.expect(specs, f"dimension {self.dim} should be {self.of}", that=self.of in (None, size))
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.stop - self.start))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].narrow(self.dim, self.start, self.stop - self.start)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
@@ -151,7 +148,7 @@ class SelectRows(BaseOp):
         self.expect(specs, f"there is no index {wrong} along dimension {self.dim}", that=wrong is None)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, len(self.indices)))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the picked indices as a new tensor."""
         return gather(values[0], self.dim, self.indices)
 
@@ -186,7 +183,7 @@ class Index(BaseOp):
         self.expect(specs, need, that=0 <= self.i < shape[self.dim])
         return with_shape(specs[0], (*shape[: self.dim], *shape[self.dim + 1 :]))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].select(self.dim, self.i)
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
@@ -211,7 +208,7 @@ class Cast(BaseOp):
         self.expect_count(specs, 1)
         return type(specs[0])(specs[0].name, specs[0].shape, self.dtype_of(self.dtype))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the converted tensor, the input itself where it has the type already."""
         return values[0].to(torch_dtype(self.dtype))
 
@@ -230,11 +227,11 @@ class Cast(BaseOp):
         return f"cast to {self.dtype.removeprefix('torch.')}"
 
 
-def torch_dtype(label: str) -> torch.dtype:
+def torch_dtype(label: str) -> ScalarType:
     """Return the torch element type called `label` (with or without `torch.`)."""
     import torch
 
-    dtype: torch.dtype = getattr(torch, label.removeprefix("torch."))
+    dtype: ScalarType = getattr(torch, label.removeprefix("torch."))
     return dtype
 
 
@@ -243,7 +240,7 @@ def opposite(order: Sequence[int]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def gather(value: torch.Tensor, dim: int, indices: Sequence[int]) -> torch.Tensor:
+def gather(value: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
     """Return `value` with these indices along `dim`, in their order, as a new tensor."""
     import torch
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, widened, with_shape
 from torchgraft.ops.channels import middle
 from torchgraft.ops.resample import size_words
-
-if TYPE_CHECKING:
-    import torch
 
 T = TypeVar("T")
 
@@ -49,7 +47,7 @@ class FuseNormWeight(BaseOp):
         self.expect_float(specs)
         return specs[0]
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         weight, *gamma, var = widened(values)
         gain = _gain(gamma, var, self.eps)
         shape = [-1 if d == self.dim else 1 for d in range(weight.dim())]
@@ -79,7 +77,7 @@ class FuseNormBias(BaseOp):
         self.expect_float(specs)
         return specs[0]
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         *head, mean, var = widened(values)
         bias = [head.pop(0)] if len(values) in (3, 5) else []
         return _shift(bias, [*head, mean, var], self.eps).to(values[0].dtype)
@@ -141,7 +139,7 @@ class FuseBranches(BaseOp):
         self.expect_float(specs)
         return with_shape(specs[0], (out, inner, *self.kernel) if self.part == "weight" else (out,))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the sum. Holds one kernel of the result's size in float32 beside it."""
         make = self._weight if self.part == "weight" else self._bias
         terms = (make(kind, b) for kind, b in zip(self.branches, self._cut(widened(values)), strict=True))
@@ -150,7 +148,7 @@ class FuseBranches(BaseOp):
             total = total + term
         return total.to(values[0].dtype)
 
-    def _weight(self, kind: str, branch: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _weight(self, kind: str, branch: Sequence[Tensor]) -> Tensor:
         """Return one branch's kernel, at the result's size."""
         import torch
 
@@ -168,7 +166,7 @@ class FuseBranches(BaseOp):
         padded[middle(tuple(kernel.shape[2:]), self.kernel)] = kernel
         return padded
 
-    def _bias(self, kind: str, branch: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _bias(self, kind: str, branch: Sequence[Tensor]) -> Tensor:
         """Return one branch's bias."""
         bias = [branch[1]] if "bias" in kind else []
         if kind.endswith("norm"):
@@ -179,13 +177,13 @@ class FuseBranches(BaseOp):
         return f"{self.part} of {len(self.branches)} branches added up, kernel {size_words(self.kernel)}"
 
 
-def _gain(gamma: Sequence[torch.Tensor], var: torch.Tensor, eps: float) -> torch.Tensor:
+def _gain(gamma: Sequence[Tensor], var: Tensor, eps: float) -> Tensor:
     """Return what the norm multiplies each channel by."""
     scale = (var + eps).rsqrt()
     return gamma[0] * scale if gamma else scale
 
 
-def _shift(bias: Sequence[torch.Tensor], norm: Sequence[torch.Tensor], eps: float) -> torch.Tensor:
+def _shift(bias: Sequence[Tensor], norm: Sequence[Tensor], eps: float) -> Tensor:
     """Return what is added to each channel; `norm` is (gamma, beta, mean, variance) or (mean, variance)."""
     *affine, mean, var = norm
     centred = bias[0] - mean if bias else -mean

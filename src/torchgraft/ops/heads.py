@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words
 from torchgraft.ops.exact import gather, opposite
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _same_rows(op: BaseOp, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:
@@ -61,7 +58,7 @@ class HeadsToParts(_GroupedRows):
 
     name = "heads_to_parts"
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return gather(values[0], self.dim, self._order(values[0].shape[self.dim]))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
@@ -78,7 +75,7 @@ class PartsToHeads(_GroupedRows):
 
     name = "parts_to_heads"
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return gather(values[0], self.dim, opposite(self._order(values[0].shape[self.dim])))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
@@ -119,7 +116,7 @@ class RotaryLayout(BaseOp):
         self.expect(specs, need, that=(self.rotary or 0) <= per_head)
         return spec
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         size = values[0].shape[self.dim]
         per_head = size // self.heads
         rotary = per_head if self.rotary is None else self.rotary

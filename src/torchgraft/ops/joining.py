@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
 from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, opposite
 from torchgraft.ops.runs import Run, joined
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _expect_alike(op: BaseOp, specs: Sequence[TensorSpec]) -> None:
@@ -42,7 +39,7 @@ class Concat(BaseOp):
         self.expect(specs, need, that=len(rest) == 1)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, sum(s.shape[self.dim] for s in specs)))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         return torch.cat(list(values), self.dim)
@@ -75,7 +72,7 @@ class Stack(BaseOp):
         self.expect(specs, f"no new dimension {self.dim} fits", that=0 <= self.dim <= len(shape))
         return with_shape(specs[0], (*shape[: self.dim], len(specs), *shape[self.dim :]))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         return torch.stack(list(values), self.dim)
@@ -126,7 +123,7 @@ class JoinRanks(BaseOp):
             self.expect(specs, need, that=fits)
         return out
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         if self.kind != "parts":
             return self._concat.run(values)
         ranks, rows = len(values), values[0].shape[0]
@@ -172,7 +169,7 @@ class InsertZeros(BaseOp):
         self.expect(specs, need, that=0 <= self.at <= size and self.count >= 0)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, size + self.count))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         value = values[0]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp
 from torchgraft.ops.exact import torch_dtype
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Constant(Making):
 
     name = "constant"
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the new tensor, on the CPU."""
         import torch
 
@@ -73,7 +71,7 @@ class Literal(Making):
         if kind != "float" and any(value != value // 1 for value in self.values):
             raise UsageError(f"{self.name}: {self.dtype} holds whole numbers")
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the new tensor, on the CPU."""
         import torch
 
@@ -108,7 +106,7 @@ class Identity(Making):
         if any(n % 2 == 0 for n in self.shape[2:]):
             raise UsageError(f"identity: a kernel {list(self.shape[2:])} has no middle")
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the new weight, on the CPU."""
         import torch
 

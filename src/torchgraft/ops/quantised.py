@@ -6,16 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UsageError
 from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp
 from torchgraft.ops.exact import torch_dtype
 from torchgraft.ops.resample import size_words
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _blocks(shape: Shape, block: tuple[int, ...]) -> Shape:
@@ -53,7 +51,7 @@ class DequantBlocks(BaseOp):
         self.expect(specs, f"scales are floats, not {rest[0].dtype}", that=rest[0].dtype.is_float)
         return TensorSpec(weight.name, weight.shape, self.dtype_of(self.dtype))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         weight, scale, *zero = values
@@ -72,10 +70,10 @@ class DequantBlocks(BaseOp):
 
 
 def _each_block(
-    out: torch.Tensor,
-    per_block: torch.Tensor,
+    out: Tensor,
+    per_block: Tensor,
     block: tuple[int, ...],
-    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    change: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     """Apply `change` (mul_, sub_) to each block of `out`, in place, with its value of `per_block`."""
     for dim in range(1, out.dim()):
@@ -124,7 +122,7 @@ class Dequant4bit(BaseOp):
         self.expect(specs, f"the map holds floats, not {quant_map.dtype}", that=quant_map.dtype.is_float)
         return TensorSpec(packed.name, self.shape, self.dtype_of(self.dtype))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the weight.
 
         Raises:
@@ -145,7 +143,7 @@ class Dequant4bit(BaseOp):
         _each_block(flat, scale.flatten(), (block,), torch.Tensor.mul_)
         return flat.reshape(self.shape).to(torch_dtype(self.dtype))
 
-    def _state(self, value: torch.Tensor) -> dict[str, Any]:
+    def _state(self, value: Tensor) -> dict[str, Any]:
         """Return what the quant_state tensor says, checked against `shape`."""
         state = read_quant_state(bytes(value.flatten().tolist()))
         shape = state.get("shape")
@@ -153,7 +151,7 @@ class Dequant4bit(BaseOp):
             raise CorruptCheckpointError(f"the 4-bit weight says that its shape is {shape}, not {list(self.shape)}")
         return state
 
-    def _absmax(self, values: Sequence[torch.Tensor], state: dict[str, Any]) -> torch.Tensor:
+    def _absmax(self, values: Sequence[Tensor], state: dict[str, Any]) -> Tensor:
         """Return the scale of each block in float32, its own quantisation undone."""
         import torch
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, widened, with_shape
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _gain_shape(shape: Shape, dim: int | None) -> Shape:
@@ -19,12 +16,12 @@ def _gain_shape(shape: Shape, dim: int | None) -> Shape:
     return () if dim is None else tuple(n if d == dim else 1 for d, n in enumerate(shape))
 
 
-def _norms(weight: torch.Tensor, dim: int | None) -> torch.Tensor:
+def _norms(weight: Tensor, dim: int | None) -> Tensor:
     """Return the 2-norm over all dimensions but `dim` (over all of them without `dim`)."""
     import torch
 
     if dim is None:
-        norm: torch.Tensor = torch.linalg.vector_norm(weight)
+        norm: Tensor = torch.linalg.vector_norm(weight)
         return norm
     others = [d for d in range(weight.dim()) if d != dim]
     return torch.linalg.vector_norm(weight, dim=others, keepdim=True) if others else weight.abs()
@@ -55,7 +52,7 @@ class WeightNormBake(BaseOp):
         self.expect_float(specs)
         return type(g)(g.name, v.shape, v.dtype)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         g, v = widened(values)
         gain = g.reshape(_gain_shape(tuple(v.shape), self.dim)) / _norms(v, self.dim)
         return (v * gain).to(values[1].dtype)
@@ -88,7 +85,7 @@ class WeightNormSplit(BaseOp):
         self.expect_float(specs)
         return specs[0] if self.part == "v" else with_shape(specs[0], _gain_shape(specs[0].shape, self.dim))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         if self.part == "v":
             return values[0]
         return _norms(widened(values)[0], self.dim).to(values[0].dtype)
@@ -122,7 +119,7 @@ class SpectralNormBake(BaseOp):
         self.expect_float(specs)
         return w
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         w, u, v = widened(values)
         sigma = u @ (w.movedim(self.dim, 0).flatten(1) @ v)
         return (w / sigma).to(values[0].dtype)
@@ -143,7 +140,7 @@ class ApplyMask(BaseOp):
         self.expect_float(specs[:1])
         return specs[0]
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         weight, mask = values
         return (weight * mask).to(weight.dtype)
 
@@ -165,7 +162,7 @@ class Scale(BaseOp):
         self.expect_float(specs)
         return specs[0]
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return (widened(values)[0] * self.factor).to(values[0].dtype)
 
     def describe(self) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import gather
-
-if TYPE_CHECKING:
-    import torch
 
 SMOOTH = ("bicubic", "bilinear")
 
@@ -88,7 +85,7 @@ class ResampleGrid(BaseOp):
         self.expect_float(specs)
         return with_shape(specs[0], self._target(shape))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the resized table in the input's type. Needs a float32 copy of the input and of the result."""
         import torch
 
@@ -102,7 +99,7 @@ class ResampleGrid(BaseOp):
         resized = self._resized(grid).flatten(-3, -2)
         return torch.cat([gather(value, -2, self.prefix_rows), resized], -2) if self.prefix_rows else resized
 
-    def _resized(self, grid: torch.Tensor) -> torch.Tensor:
+    def _resized(self, grid: Tensor) -> Tensor:
         """Return the grid (with its channels first or last, as the layout says) at the target size."""
         if self.source_grid == self.target_grid:
             return grid
@@ -123,9 +120,7 @@ class ResampleGrid(BaseOp):
         return f"{words}, {prefix}" if n else words
 
 
-def interpolated(
-    images: torch.Tensor, size: tuple[int, ...], mode: str, *, antialias: bool, corners: bool
-) -> torch.Tensor:
+def interpolated(images: Tensor, size: tuple[int, ...], mode: str, *, antialias: bool, corners: bool) -> Tensor:
     """Return images [N, C, H, W] at another size, computed in float32 (or float64), in their own type."""
     import torch.nn.functional as F  # noqa: N812
 
@@ -170,7 +165,7 @@ class Resample1d(BaseOp):
         self.expect_float(specs)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.prefix + self.target))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
         import torch.nn.functional as F  # noqa: N812
 
@@ -216,7 +211,7 @@ class ResamplePatch(BaseOp):
         self.expect_float(specs)
         return with_shape(specs[0], (*shape[:2], *self.target))
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         kernel = values[0]
@@ -227,7 +222,7 @@ class ResamplePatch(BaseOp):
         unit = torch.eye(cells, dtype=working_dtype(values), device=kernel.device).reshape(cells, 1, *source)
         # row i: what the resize makes of the patch that is 1 at cell i; B transposed
         resize = interpolated(unit, self.target, self.mode, antialias=self.antialias, corners=False).flatten(1)
-        inverse: torch.Tensor = torch.linalg.pinv(resize.T)
+        inverse: Tensor = torch.linalg.pinv(resize.T)
         flat = kernel.flatten(2).to(resize.dtype) @ inverse
         return flat.reshape(*kernel.shape[:2], *self.target).to(kernel.dtype)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import SliceDim
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _resized(op: BaseOp, specs: Sequence[TensorSpec], dim: int, source: int, target: int) -> TensorSpec:
@@ -72,7 +69,7 @@ class MeanRows(_Longer):
         self.expect_float(specs)
         return _Longer.out_spec(self, specs)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
         table = values[0]
@@ -92,7 +89,7 @@ class PadRows(_Longer):
 
     name = "pad_rows"
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         out = values[0].new_empty(replaced(tuple(values[0].shape), self.dim, self.target))
         out.narrow(self.dim, 0, self.source).copy_(values[0])
         out.narrow(self.dim, self.source, self.target - self.source).fill_(self.value)
@@ -118,7 +115,7 @@ class TrimRows(BaseOp):
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         return _resized(self, specs, self.dim, self.source, self.target)
 
-    def run(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].narrow(self.dim, 0, self.target)
 
     def describe(self) -> str:

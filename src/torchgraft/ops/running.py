@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from torchgraft.core.plan import Op
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 
-def run_ops(ops: Sequence[Op], values: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+def run_ops(ops: Sequence[Op], values: Iterable[Tensor]) -> list[Tensor]:
     """Return what `ops` make of `values`: the first takes all of them, each further one what the one before it gave."""
     made = list(values)
     if ops:
@@ -38,9 +36,7 @@ class _Step(Protocol[F_co]):
     def ops(self) -> Sequence[Op]: ...
 
 
-def computed(
-    step: _Step[F], read: Callable[[F], torch.Tensor], base: Iterable[torch.Tensor] = ()
-) -> list[torch.Tensor]:
+def computed(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor] = ()) -> list[Tensor]:
     """Return what the ops of `step` make of `base` and of its feeds, each read and taken through ops of its own."""
     values = list(base)
     for feed in step.feeds:
@@ -48,7 +44,7 @@ def computed(
     return run_ops(step.ops, values)
 
 
-def _without_autocast(values: Iterable[torch.Tensor]) -> ExitStack:
+def _without_autocast(values: Iterable[Tensor]) -> ExitStack:
     """Return a context without autocast, which would round matrix products to 16 bits, and refuses to join float64."""
     import torch
 

@@ -6,19 +6,16 @@ import sys
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
 from torchgraft.core.places import here, is_module, places
 from torchgraft.core.specs import Source
+from torchgraft.core.types import Tensor
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import Record
 from torchgraft.reading.source import OpenedCheckpoint
 from torchgraft.reading.tensors.leaves import Held, Leaf
-
-if TYPE_CHECKING:
-    import torch
-
 
 MAX_DEPTH = 200
 
@@ -185,7 +182,7 @@ class _Taken:
                 known.append((start, stop))
         self._found = found
 
-    def meets(self, tensor: torch.Tensor) -> bool:
+    def meets(self, tensor: Tensor) -> bool:
         """Return whether the storage of `tensor` reaches into this memory."""
         for device, start, stop in _ranges([here(tensor)]):
             known = self._found.get(device, [])
@@ -195,7 +192,7 @@ class _Taken:
         return False
 
 
-def _ranges(tensors: Iterable[torch.Tensor]) -> Iterable[_Range]:
+def _ranges(tensors: Iterable[Tensor]) -> Iterable[_Range]:
     """Yield where tensors lie; those without memory of their own are left out."""
     for tensor in tensors:
         if tensor.is_meta:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
 from torchgraft.core.specs import Extent, Network, Piece, Record
+from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.reading.finding.catalog import Catalog
 from torchgraft.reading.tensors.leaves import Held, Leaf
 from torchgraft.reading.tensors.together import Spot, read_many, read_together, spot_of
-
-if TYPE_CHECKING:
-    import torch
 
 MOST_SPOTS = 1 << 14  # of a million tensors they would take more memory than all else that is known of them
 
@@ -48,13 +46,13 @@ class OpenedCheckpoint:
     def position(self, network: str, key: str) -> tuple[int, int]:
         return self._leaf(network, key).place
 
-    def read(self, network: str, key: str) -> torch.Tensor:
+    def read(self, network: str, key: str) -> Tensor:
         import torch
 
         leaf = self._leaf(network, key)
         if isinstance(leaf, Held):
             return leaf.values
-        dtype: torch.dtype = getattr(torch, leaf.dtype.label)
+        dtype: ScalarType = getattr(torch, leaf.dtype.label)
         spec_bytes = leaf.dtype.itemsize
         for n in leaf.shape:
             spec_bytes *= n

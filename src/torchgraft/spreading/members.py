@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torchgraft.core.places import Walk, spread_among
 from torchgraft.core.plan import Plan
 from torchgraft.core.specs import Source, Target
 from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
+from torchgraft.core.types import Module
 from torchgraft.spreading.team import Team
-
-if TYPE_CHECKING:
-    from torch import nn
 
 T = TypeVar("T")
 
@@ -51,7 +49,7 @@ class Members:
         del target, source
         return work()
 
-    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
+    def fill(self, fill: Callable[..., T], undo: str, model: Module, whole: Share) -> T:
         """Return what `fill` gives on what this process has to do; where one process fails, all put their share back.
 
         Raises:
@@ -79,7 +77,7 @@ class Together(Members):
         made = self._team.once(work)
         return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._team.size} of them"))
 
-    def fill(self, fill: Callable[..., T], undo: str, model: nn.Module, whole: Share) -> T:
+    def fill(self, fill: Callable[..., T], undo: str, model: Module, whole: Share) -> T:
         """Return what `fill` gives on this process's share."""
         from torchgraft.spreading.share import share
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import xor
-from typing import TYPE_CHECKING
 
 from torchgraft.core.plan import Feed, Op, Step
 from torchgraft.core.specs import Record, Source, TensorSpec
@@ -15,9 +14,8 @@ from torchgraft.ops import SelectRows
 from torchgraft.spreading.boxes import Box, pull
 from torchgraft.spreading.team import Team
 
-if TYPE_CHECKING:
-    Places = tuple[int, int]
-    Specs = Mapping[tuple[str, str], TensorSpec]
+Places = tuple[int, int]
+Specs = Mapping[tuple[str, str], TensorSpec]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Walk, is_spread, places
 from torchgraft.core.plan import Feed, Op, Rows, Step, Why
 from torchgraft.core.specs import Source, TensorSpec
+from torchgraft.core.types import Module, ScalarType, Tensor
 from torchgraft.ops import Constant, computed, run_ops
 from torchgraft.spreading.boxes import Box
 from torchgraft.spreading.members import Share
-from torchgraft.spreading.parts import Part, limited, part_of
+from torchgraft.spreading.parts import Part, Specs, limited, part_of
 from torchgraft.spreading.slices import MADE, SlicedSource
 from torchgraft.spreading.team import Team
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from torchgraft.spreading.parts import Specs
 
 EMPTY = Why("shard", "this process holds no part of it")
 
@@ -47,7 +42,7 @@ class _Task:
         return self.box.along(self.rows.dim, 0, len(self.rows.indices))
 
 
-def share(team: Team, model: nn.Module, whole: Share) -> Share:
+def share(team: Team, model: Module, whole: Share) -> Share:
     """Return what this process has to do of what is to be done to the `whole` model. Collective.
 
     A step is cut down to the boxes of source tensors that it needs here. Where that can't be, one process makes the
@@ -99,7 +94,7 @@ def share_here(model: Walk, whole: Share) -> tuple[Share, int]:
         if part is not None or not _reads(task):
             steps.append(_own(task, part, sliced))
             continue
-        dtype: torch.dtype = getattr(torch, _result(step, specs).dtype.label)
+        dtype: ScalarType = getattr(torch, _result(step, specs).dtype.label)
         mine = torch.empty(task.wanted.sizes, dtype=dtype, device="meta")
         sliced.keep(step.slot.name, mine)
         steps.append(_local(task, (Feed(step.slot.name, (), MADE),), ()))
@@ -132,7 +127,7 @@ def box_of(tensor: Any, name: str) -> Box:
     return Box(tuple(chunks[0].offsets), local)
 
 
-def _task(step: Step, tensor: torch.Tensor) -> _Task:
+def _task(step: Step, tensor: Tensor) -> _Task:
     box = box_of(tensor, step.slot.name)
     if step.rows is None:
         return _Task(step, box, None, ())
@@ -170,14 +165,14 @@ def _local(task: _Task, feeds: tuple[Feed, ...], ops: tuple[Op, ...]) -> Step:
 
 
 def _made_whole(
-    team: Team, maker: int, task: _Task, tensors: Mapping[str, torch.Tensor], source: Source, specs: Specs
-) -> torch.Tensor:
+    team: Team, maker: int, task: _Task, tensors: Mapping[str, Tensor], source: Source, specs: Specs
+) -> Tensor:
     """Return this process's part of a tensor that one process makes and sends to all."""
     import torch
 
     step = task.step
     base = [_gathered(tensors[step.slot.name])] if step.base else []
-    made: list[torch.Tensor] = []
+    made: list[Tensor] = []
 
     def make() -> None:
         if team.rank == maker:
@@ -193,8 +188,8 @@ def _made_whole(
     return _cut(whole, task.wanted)
 
 
-def _gathered(tensor: torch.Tensor) -> torch.Tensor:
-    whole: torch.Tensor = tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+def _gathered(tensor: Tensor) -> Tensor:
+    whole: Tensor = tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
     return whole.detach().to("cpu")
 
 
@@ -210,7 +205,7 @@ def _result(step: Step, specs: Specs) -> TensorSpec:
     return found[0]
 
 
-def _cut(value: torch.Tensor, box: Box) -> torch.Tensor:
+def _cut(value: Tensor, box: Box) -> Tensor:
     for dim, (start, size) in enumerate(zip(box.starts, box.sizes, strict=True)):
         value = value.narrow(dim, start, size)
     return value.clone()

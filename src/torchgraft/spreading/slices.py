@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.specs import Extent, Network, Shape, Source, SourceOver, TensorSpec
+from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.spreading.boxes import Box
-
-if TYPE_CHECKING:
-    import torch
 
 # Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
 SHORT = 1024
@@ -30,7 +27,7 @@ class SlicedSource(SourceOver):
         super().__init__(source)
         self._specs = {network.path: network.specs for network in source.networks}
         self._boxes: dict[tuple[str, str], tuple[str, Box]] = {}
-        self._made: dict[str, torch.Tensor] = {}
+        self._made: dict[str, Tensor] = {}
         self.format = source.format
         self.metadata = source.metadata
         self.warnings = source.warnings
@@ -41,7 +38,7 @@ class SlicedSource(SourceOver):
         self._boxes[network, name] = (key, box)
         return name
 
-    def keep(self, name: str, value: torch.Tensor) -> None:
+    def keep(self, name: str, value: Tensor) -> None:
         """Have a tensor that was made beforehand, in network MADE."""
         self._made[name] = value
 
@@ -60,7 +57,7 @@ class SlicedSource(SourceOver):
         """Return the position of the tensor that the box is cut from."""
         return (-1, -1) if network == MADE else self._source.position(network, self._box(network, key)[0])
 
-    def read(self, network: str, key: str) -> torch.Tensor:
+    def read(self, network: str, key: str) -> Tensor:
         """Return the box in memory of its own, or a tensor that was made."""
         import torch
 
@@ -70,7 +67,7 @@ class SlicedSource(SourceOver):
         spec = self._specs[network][name]
         if box.covers(spec.shape):
             return self._source.read(network, name)
-        dtype: torch.dtype = getattr(torch, spec.dtype.label)
+        dtype: ScalarType = getattr(torch, spec.dtype.label)
         out = torch.empty(box.sizes, dtype=dtype, device="cpu")
         if out.numel():
             self.read_into(network, key, out.reshape(-1).view(torch.uint8).numpy().data)
@@ -189,7 +186,7 @@ def runs_of(shape: Shape, box: Box, itemsize: int) -> tuple[Runs, int]:
     return Runs(offsets), length
 
 
-def _bytes(value: torch.Tensor) -> memoryview:
+def _bytes(value: Tensor) -> memoryview:
     import torch
 
     return value.contiguous().reshape(-1).view(torch.uint8).numpy().data

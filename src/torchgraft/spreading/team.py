@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torchgraft.core import errors
 from torchgraft.core.errors import ApplyError, PlanRefusedError, TorchgraftError, UsageError, printable
 from torchgraft.core.system.shield import Shield
-
-if TYPE_CHECKING:
-    import torch
-    from torch.distributed import ProcessGroup
+from torchgraft.core.types import Device, ProcessGroup, Tensor
 
 T = TypeVar("T")
 
@@ -128,7 +125,7 @@ class Team:
             dist.all_gather_object(told, fact, group=self.group)
         return told
 
-    def spread(self, value: torch.Tensor, source: int) -> torch.Tensor:
+    def spread(self, value: Tensor, source: int) -> Tensor:
         """Return the tensor that process `source` of the team has; the others give memory of its shape and type."""
         import torch
         import torch.distributed as dist
@@ -138,7 +135,7 @@ class Team:
             dist.broadcast(raw, group=self.group, group_src=source)
         return raw.cpu().view(value.dtype).reshape(value.shape)
 
-    def _wire(self) -> torch.device:
+    def _wire(self) -> Device:
         """Return the device whose tensors the group can send."""
         import torch
         import torch.distributed as dist

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 LARGE = 1 << 20  # bytes: of a tensor that has more, only its shape and type are shown
 
@@ -49,7 +48,7 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _tensor(value: torch.Tensor) -> torch.Tensor:
+def _tensor(value: Tensor) -> Tensor:
     import torch
 
     try:
@@ -60,7 +59,7 @@ def _tensor(value: torch.Tensor) -> torch.Tensor:
         return value
 
 
-def _holds_the_same(old: torch.Tensor, new: torch.Tensor) -> bool:
+def _holds_the_same(old: Tensor, new: Tensor) -> bool:
     import torch
 
     if old.shape != new.shape or old.dtype is not new.dtype:

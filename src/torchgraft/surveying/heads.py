@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from torchgraft.core.objects import said_by
-
-if TYPE_CHECKING:
-    from torch import nn
+from torchgraft.core.types import Module
 
 # What modules and configurations call the number of query heads: torch.nn.MultiheadAttention, timm, torchvision,
 # transformers, fairseq, nanoGPT, litgpt, x-transformers and vit-pytorch, as their public code names it.
@@ -25,7 +22,7 @@ NAMES = (
 )
 
 
-def head_counts(walked: Iterable[tuple[str, nn.Module]]) -> dict[str, int]:
+def head_counts(walked: Iterable[tuple[str, Module]]) -> dict[str, int]:
     """Return path -> number of heads for the modules that say it."""
     found: dict[str, int] = {}
     configs: dict[int, int | None] = {}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.listing import listed
 from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.system.shield import Shield
+from torchgraft.core.types import Module, Tensor
 from torchgraft.surveying.attributes import aside, is_as_before
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _SKIPPED = (*_KEPT, "_load_state_dict_pre_hooks")
@@ -36,7 +33,7 @@ class Renames:
 
 
 def rename_by_hooks(
-    model: nn.Module | Walk, specs: Mapping[str, TensorSpec], versions: Mapping[str, Any] | None = None
+    model: Module | Walk, specs: Mapping[str, TensorSpec], versions: Mapping[str, Any] | None = None
 ) -> Renames | None:
     """Return what the pre-hooks and overridden `_load_from_state_dict` of `model` make of the keys in `specs`.
 
@@ -64,7 +61,7 @@ def rename_by_hooks(
     hooks = [(held, dict(held)) for _, module in walked if (held := module._load_state_dict_pre_hooks)]  # noqa: SLF001
     notes: list[str] = []
     with Shield() as shield, torch.no_grad():  # a signal must leave neither gradients off nor modules without values
-        saved: list[tuple[nn.Module, dict[str, Any]]] = []
+        saved: list[tuple[Module, dict[str, Any]]] = []
         try:
             _hide_values(everything, saved)
             for _, module in walked:
@@ -107,12 +104,12 @@ def _compare(state: Mapping[str, Any], given: Mapping[int, str], notes: list[str
     return Renames(renames, dropped, tuple(notes))
 
 
-def _has_code(kind: type[nn.Module]) -> bool:
+def _has_code(kind: type[Module]) -> bool:
     """Return whether loading into a module of this class runs code other than torch's own plain copying."""
     return kind._load_from_state_dict.__module__ not in _PLAIN  # noqa: SLF001
 
 
-def _run(path: str, module: nn.Module, state: dict[str, Any], versions: Mapping[str, Any], notes: list[str]) -> None:
+def _run(path: str, module: Module, state: dict[str, Any], versions: Mapping[str, Any], notes: list[str]) -> None:
     """Run the loading code of one module; code that fails changes nothing and is noted."""
     prefix = path + "." if path else ""
     before = dict(state)
@@ -132,7 +129,7 @@ def _run(path: str, module: nn.Module, state: dict[str, Any], versions: Mapping[
         )
 
 
-def _hide_values(everything: Iterable[nn.Module], saved: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+def _hide_values(everything: Iterable[Module], saved: list[tuple[Module, dict[str, Any]]]) -> None:
     """Let every module show meta tensors in place of its own; what to put back is added to `saved`."""
     for module in everything:
         attributes = dict(module.__dict__)
@@ -146,13 +143,13 @@ def _hide_values(everything: Iterable[nn.Module], saved: list[tuple[nn.Module, d
                 home[attr] = None if tensor is None else _ghost(tensor)
 
 
-def _show_copies(module: nn.Module) -> None:
+def _show_copies(module: Module) -> None:
     """Let a module show copies of the lists, dicts and tensors that it keeps as attributes: its code may add to them."""
     own = module.__dict__
     own.update({name: aside(value) for name, value in own.items() if name not in _KEPT})
 
 
-def _ghost(tensor: torch.Tensor) -> torch.Tensor:
+def _ghost(tensor: Tensor) -> Tensor:
     """Return a tensor of the same kind without memory."""
     import torch
 
@@ -163,7 +160,7 @@ def _ghost(tensor: torch.Tensor) -> torch.Tensor:
     return torch.nn.Parameter(ghost, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else ghost
 
 
-def _also_set(walked: Iterable[tuple[str, nn.Module]], saved: Iterable[tuple[nn.Module, dict[str, Any]]]) -> list[str]:
+def _also_set(walked: Iterable[tuple[str, Module]], saved: Iterable[tuple[Module, dict[str, Any]]]) -> list[str]:
     """Return a note on attributes that the loading code has set or taken away: they are put back, so that is lost."""
     before = {id(module): attributes for module, attributes in saved}
     found: dict[str, list[str]] = {}
@@ -181,7 +178,7 @@ def _also_set(walked: Iterable[tuple[str, nn.Module]], saved: Iterable[tuple[nn.
     ]
 
 
-def _put_back(saved: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+def _put_back(saved: list[tuple[Module, dict[str, Any]]]) -> None:
     for module, attributes in saved:
         module.__dict__.clear()
         module.__dict__.update(attributes)

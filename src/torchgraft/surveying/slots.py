@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
@@ -12,17 +11,13 @@ from torchgraft.core.places import Place, Walk, walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.core.system.making import maker
+from torchgraft.core.types import Module, Tensor
 from torchgraft.surveying.heads import head_counts
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
 
 _make_slot, _make_spec = maker(Slot), maker(TensorSpec)
 
 
-def survey(model: nn.Module | Walk) -> Target:
+def survey(model: Module | Walk) -> Target:
     """Return the slots of `model`: one per storage, with all its names; persistent ones and hidden buffers alike.
 
     Nothing is read but names, shapes and types, so a model on the meta device is as good as any.
@@ -39,7 +34,7 @@ def survey(model: nn.Module | Walk) -> Target:
     return Target(slots, classes, is_meta=is_meta, library=_library(seen.kinds), heads=head_counts(seen.modules))
 
 
-def _library(kinds: Iterable[type[nn.Module]]) -> str:
+def _library(kinds: Iterable[type[Module]]) -> str:
     packages: Counter[str] = Counter()
     for kind, count in Counter(kinds).items():  # a large model has few classes
         packages[kind.__module__.partition(".")[0]] += count
@@ -114,7 +109,7 @@ def _slots(groups: Iterable[Sequence[Place]], kinds: Mapping[str, str]) -> tuple
     return tuple(slots), is_meta
 
 
-def _setting(module: nn.Module) -> Setting | None:
+def _setting(module: Module) -> Setting | None:
     """Return what a convolution or norm is set to; None for all other modules."""
     own = module.__dict__
     if "eps" in own:
@@ -131,7 +126,7 @@ def _setting(module: nn.Module) -> Setting | None:
     return Setting(groups=int(own["groups"]), keeps_size=fits)
 
 
-def _identity(tensor: torch.Tensor, address: int) -> Hashable:
+def _identity(tensor: Tensor, address: int) -> Hashable:
     """Return what two tensors share when they are one storage seen the same way."""
     try:
         if address:  # a conjugate shares its memory, and means other numbers
@@ -147,7 +142,7 @@ def _identity(tensor: torch.Tensor, address: int) -> Hashable:
         return id(tensor)
 
 
-def _address(tensor: torch.Tensor) -> int:
+def _address(tensor: Tensor) -> int:
     """Return where the values begin in memory, 0 where there are none or the question makes no sense."""
     try:
         return tensor.data_ptr()
@@ -185,7 +180,7 @@ def _dtype(place: Place) -> DType:
 _DTYPES: dict[object, DType] = {}
 
 
-def _parametrized(walk: Walk) -> dict[str, nn.Module]:
+def _parametrized(walk: Walk) -> dict[str, Module]:
     """Return by the path of each module that torch's parametrize changed what computes its tensors."""
     found = {path: module._modules["parametrizations"] for path, module in walk.parametrized}  # noqa: SLF001
     return {path: module for path, module in found.items() if module is not None}
@@ -202,7 +197,7 @@ def _classes(walk: Walk, parametrized: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _kinds(classes: dict[str, str], parametrized: Mapping[str, nn.Module]) -> dict[str, str]:
+def _kinds(classes: dict[str, str], parametrized: Mapping[str, Module]) -> dict[str, str]:
     """Return the class name of every module; parts of a parametrized module carry the name of that module's class."""
     kinds = dict(classes) if parametrized else classes
     for path, inner in parametrized.items():
@@ -211,7 +206,7 @@ def _kinds(classes: dict[str, str], parametrized: Mapping[str, nn.Module]) -> di
     return kinds
 
 
-def _class_name(kind: type[nn.Module]) -> str:
+def _class_name(kind: type[Module]) -> str:
     """Return the name of a class; for what torch's fully_shard makes of one, the name of that."""
     wrapped = next((base for base in kind.__bases__ if kind.__name__ == f"FSDP{base.__name__}"), kind)
     return wrapped.__name__

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
 from torchgraft.core.places import Walk, walk_of
-
-if TYPE_CHECKING:
-    from torch import nn
+from torchgraft.core.types import Module
 
 SHOWN = 3
 
 
-def unheard(model: nn.Module | Walk) -> tuple[str, ...]:
+def unheard(model: Module | Walk) -> tuple[str, ...]:
     """Return a note for each kind of loading code of `model` that is not run: none for most models."""
     return tuple(_notes(walk_of(model)))
 
@@ -44,7 +41,7 @@ def _notes(walk: Walk) -> Iterator[str]:
         yield f"{model.__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
 
 
-def _post_hooks(module: nn.Module) -> Iterable[object]:
+def _post_hooks(module: Module) -> Iterable[object]:
     return module._load_state_dict_post_hooks.values()  # noqa: SLF001  # torch has no public way to ask for them
 
 

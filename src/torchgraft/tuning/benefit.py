@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.listing import listed
@@ -23,15 +22,12 @@ from torchgraft.core.places import is_module, places
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
 from torchgraft.core.system.checksums import crc32
+from torchgraft.core.types import Generator, Module, Tensor
 from torchgraft.tuning.fates import Fate, fates
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    Build = Callable[[], nn.Module]
-    Fill = Callable[[nn.Module], Report]
-    Train = Callable[[nn.Module, Report | None], float]
+Build = Callable[[], Module]
+Fill = Callable[[Module], Report]
+Train = Callable[[Module, Report | None], float]
 
 SCRATCH, LOADED, SHUFFLED = "scratch", "loaded", "shuffled"
 CONFIDENCE = 0.95
@@ -159,7 +155,7 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
     return Benefit(seeds=tuple(seeds), scores={start: tuple(found) for start, found in scores.items()})
 
 
-def _initial(model: nn.Module) -> dict[str, int]:
+def _initial(model: Module) -> dict[str, int]:
     """Return a checksum of each tensor that a model begins with."""
     import torch
     from torch.nn.parameter import is_lazy
@@ -188,7 +184,7 @@ def _expect_functions(**given: object) -> None:
             raise UsageError(f"{name} is {a_kind(function)}: give a function")
 
 
-def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:
+def shuffle_loaded(model: Module, report: Report | Plan, seed: int) -> None:
     """Put the values of each loaded tensor of `model` in random order; of tensors filled in part, those of these rows."""
     import torch
 
@@ -205,7 +201,7 @@ def shuffle_loaded(model: nn.Module, report: Report | Plan, seed: int) -> None:
             value.index_copy_(dim, rows, _shuffled(value.index_select(dim, rows), generator))
 
 
-def _shuffled(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _shuffled(values: Tensor, generator: Generator) -> Tensor:
     import torch
 
     order = torch.randperm(values.numel(), generator=generator).to(values.device)

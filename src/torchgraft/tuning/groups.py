@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
+from torchgraft.core.types import Module
 from torchgraft.tuning.fates import Fate, Fates, Tensor, fates, plan_of
 from torchgraft.tuning.masks import held
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 _KINDS = {
     Fate.LOADED: "loaded", Fate.ADAPTED: "adapted", Fate.PARTLY: "adapted", Fate.CONSTANT: "fresh",
@@ -42,7 +39,7 @@ class _Rates:
 
 
 def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
-    model: nn.Module,
+    model: Module,
     report: Report | Plan,
     *,
     lr: float,
@@ -109,7 +106,7 @@ def _number(value: object) -> float:
     return found if isfinite(found) else nan
 
 
-def _spared(model: nn.Module, found: Fates) -> set[int]:
+def _spared(model: Module, found: Fates) -> set[int]:
     """Return the keys of parameters without weight decay."""
     own = getattr(model, "no_weight_decay", None)
     named = {str(name) for name in own()} if callable(own) else set()
@@ -121,7 +118,7 @@ def _spared(model: nn.Module, found: Fates) -> set[int]:
     return spared
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _is_norm(module: Module) -> bool:
     return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
 

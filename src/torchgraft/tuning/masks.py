@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan, Rows
 from torchgraft.core.results.report import Report
+from torchgraft.core.types import Module, Optimizer, Tensor
 from torchgraft.tuning.fates import Fate, fates, plan_of
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from torch.optim import Optimizer
 
-
-def loaded_masks(model: nn.Module, report: Report | Plan) -> dict[str, torch.Tensor]:
+def loaded_masks(model: Module, report: Report | Plan) -> dict[str, Tensor]:
     """Return for each tensor of `model` (its first name) which elements came from the checkpoint, as booleans of its shape.
 
     Resized tensors came as a whole. Masks of tensors that came in part are expanded views along one axis: cheap to hold,
@@ -44,7 +39,7 @@ def loaded_masks(model: nn.Module, report: Report | Plan) -> dict[str, torch.Ten
     return out
 
 
-def mask_of(rows: Rows, value: torch.Tensor) -> torch.Tensor:
+def mask_of(rows: Rows, value: Tensor) -> Tensor:
     """Return booleans of the shape and on the device of `value`, true at the indices of `rows`."""
     import torch
 
@@ -59,13 +54,13 @@ class HeldGradient:
 
     rows: Rows
 
-    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+    def __call__(self, gradient: Tensor) -> Tensor:
         """Return the gradient without the held part; the one that is given isn't changed."""
         if not gradient.is_sparse:
             return gradient.masked_fill(mask_of(self.rows, gradient), 0)
         return self._sparse(gradient.coalesce())
 
-    def _sparse(self, gradient: torch.Tensor) -> torch.Tensor:
+    def _sparse(self, gradient: Tensor) -> Tensor:
         import torch
 
         indices, values = gradient.indices(), gradient.values()
@@ -78,7 +73,7 @@ class HeldGradient:
         return torch.sparse_coo_tensor(indices, values, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
-def hold(parameter: torch.Tensor, rows: Rows) -> Callable[[], None]:
+def hold(parameter: Tensor, rows: Rows) -> Callable[[], None]:
     """Give the gradients of `parameter` no part in `rows` from now on; return what takes that back."""
     gradient = parameter.grad
     handle = parameter.register_hook(HeldGradient(rows))  # type: ignore[no-untyped-call]
@@ -92,13 +87,13 @@ def hold(parameter: torch.Tensor, rows: Rows) -> Callable[[], None]:
     return undo
 
 
-def held(parameter: torch.Tensor) -> Rows | None:
+def held(parameter: Tensor) -> Rows | None:
     """Return the part of a parameter that is held, None when none is."""
     hooks = (parameter._backward_hooks or {}).values()  # noqa: SLF001  # torch has no public way to ask for them
     return next((hook.rows for hook in hooks if isinstance(hook, HeldGradient)), None)
 
 
-def keep(optimizer: Optimizer, parameters: Sequence[torch.Tensor]) -> Callable[[], None]:
+def keep(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[], None]:
     """Put the held parts of `parameters` back after each step of `optimizer`; return what takes that back.
 
     Holds a copy of these parts.
@@ -122,7 +117,7 @@ def keep(optimizer: Optimizer, parameters: Sequence[torch.Tensor]) -> Callable[[
     return optimizer.register_step_post_hook(put_back).remove
 
 
-def _part(parameter: torch.Tensor, rows: Rows) -> tuple[int, torch.Tensor, torch.Tensor]:
+def _part(parameter: Tensor, rows: Rows) -> tuple[int, Tensor, Tensor]:
     """Return the axis, the indices, and a copy of the values there."""
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import CONVERTED
@@ -13,14 +13,10 @@ from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.report import Report
 from torchgraft.core.specs import Shape, Source
+from torchgraft.core.types import Module, Optimizer, Tensor
 from torchgraft.tuning.fates import plan_of
 from torchgraft.tuning.old_optimizer import OldState, old_states, owners
 from torchgraft.tuning.stillness import MOVING
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from torch.optim import Optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +42,7 @@ class CarriedState:
 
 
 def carry_state(
-    model: nn.Module,
+    model: Module,
     optimizer: Optimizer,
     report: Report | Plan,
     source: Source,
@@ -157,13 +153,13 @@ def _parameters(plan: Plan, source: Source) -> dict[str, Shape]:
 
 
 def _steps_of(
-    model: nn.Module, optimizer: Optimizer, plan: Plan
-) -> list[tuple[tuple[str, torch.Tensor, dict[str, Any]], Step | None]]:
+    model: Module, optimizer: Optimizer, plan: Plan
+) -> list[tuple[tuple[str, Tensor, dict[str, Any]], Step | None]]:
     """Return (name, parameter, group) of every parameter of the optimizer, with its step in the plan."""
     by_key: dict[int, list[str]] = {}
     for place in places(model):
         by_key.setdefault(id(place.tensor), []).append(place.name)
-    out: list[tuple[tuple[str, torch.Tensor, dict[str, Any]], Step | None]] = []
+    out: list[tuple[tuple[str, Tensor, dict[str, Any]], Step | None]] = []
     for number, group in enumerate(optimizer.param_groups):
         for at, parameter in enumerate(group["params"]):
             own = by_key.get(id(parameter), [])
@@ -177,7 +173,7 @@ def _steps_of(
     return out
 
 
-def _unfit(step: Step | None, parameter: torch.Tensor, old: OldState, whose: Mapping[str, str]) -> str:
+def _unfit(step: Step | None, parameter: Tensor, old: OldState, whose: Mapping[str, str]) -> str:
     """Return why a parameter starts fresh, or nothing."""
     if step is None or step.slot.spec.shape != tuple(parameter.shape):
         return "the report doesn't know it"
@@ -250,7 +246,7 @@ def _like(value: Any, sample: Any) -> Any:
     return type(sample)(plain) if isinstance(sample, (int, float)) else plain
 
 
-def _read(source: Source, old: OldState, who: str, parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+def _read(source: Source, old: OldState, who: str, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state of one parameter on its device and in its type, in memory of its own.
 
     The step stays in float32 on the CPU unless the optimizer counts on the device, as torch's own

@@ -9,11 +9,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import nn
-
+from torchgraft.core.types import Module
 
 Place = tuple[int, str]
 _MADE: dict[Place, list[weakref.ref[Change]]] = {}
@@ -63,7 +61,7 @@ MOVING = frozenset({
 })  # fmt: skip
 
 
-def stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: FBT001, FBT002  # the signature of train()
+def stay_in_eval(module: Module, mode: bool = True) -> Module:  # noqa: FBT001, FBT002  # the signature of train()
     """Put `module` and all below it into evaluation mode, whatever `mode` says."""
     del mode
     module.training = False
@@ -72,13 +70,13 @@ def stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: FB
     return module
 
 
-def still(module: nn.Module, root: nn.Module) -> Callable[[], None]:
+def still(module: Module, root: Module) -> Callable[[], None]:
     """Keep `module`, a part of `root`, in evaluation mode from now on; return what takes that back.
 
     Taken back, it is in the mode it was in, or, if the mode of `root` has changed meanwhile, in that one.
     """
 
-    def put_back(before: Callable[..., nn.Module] | None) -> None:
+    def put_back(before: Callable[..., Module] | None) -> None:
         if before is None:
             vars(module).pop("train", None)
         else:
@@ -86,7 +84,7 @@ def still(module: nn.Module, root: nn.Module) -> Callable[[], None]:
         if root.training != mode and not _is_within_still(module, root):
             module.train(root.training)
 
-    def put_flag_back(inner: nn.Module, training: bool) -> None:  # noqa: FBT001
+    def put_flag_back(inner: Module, training: bool) -> None:  # noqa: FBT001
         if root.training == mode:
             inner.training = training
 
@@ -108,12 +106,12 @@ def still(module: nn.Module, root: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def _is_within_still(module: nn.Module, root: nn.Module) -> bool:
+def _is_within_still(module: Module, root: Module) -> bool:
     """Return whether a module around `module` is kept in evaluation mode."""
     return any(is_still(outer) and any(inner is module for inner in outer.modules()) for outer in root.modules())
 
 
-def is_still(module: nn.Module) -> bool:
+def is_still(module: Module) -> bool:
     """Return whether `module` is kept in evaluation mode."""
     own = vars(module).get("train")
     return isinstance(own, partial) and own.func is stay_in_eval

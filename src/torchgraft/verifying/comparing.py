@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.results.verification import OutputComparison
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 # The greatest relative difference that passes, by element type: about a hundred times what rounding alone does to
 # networks of a hundred layers.
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 
-def coarsest(*sides: Mapping[str, torch.Tensor]) -> str:
+def coarsest(*sides: Mapping[str, Tensor]) -> str:
     """Return the coarsest floating-point type of the outputs."""
     kinds = {str(t.dtype).removeprefix("torch.") for side in sides for t in side.values()}
     return max((k for k in kinds if k in TOLERANCES), key=lambda k: TOLERANCES[k], default="float32")
 
 
 def paired(
-    source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]
+    source: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return pairs of output names (source's, target's), and remarks on outputs that were left out.
 
@@ -70,14 +67,14 @@ def paired(
     return tuple(telling), tuple(remarks)
 
 
-def tells(output: torch.Tensor) -> bool:
+def tells(output: Tensor) -> bool:
     """Return whether an output holds a finite number other than zero; whole numbers and truths always tell."""
     if not (output.is_floating_point() or output.is_complex()):
         return bool(output.numel())
     return bool((output.isfinite() & (output != 0)).any())
 
 
-def _by_shape(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> list[tuple[str, str]]:
+def _by_shape(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     free = dict(source)
     pairs = []
     for name, tensor in target.items():
@@ -88,7 +85,7 @@ def _by_shape(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Ten
     return pairs
 
 
-def compared(pair: tuple[str, str], source: torch.Tensor, target: torch.Tensor, tolerance: float) -> OutputComparison:
+def compared(pair: tuple[str, str], source: Tensor, target: Tensor, tolerance: float) -> OutputComparison:
     """Return how far one output of the target is from that of the source."""
     greatest, relative = distance(source, target)
     return OutputComparison(
@@ -102,7 +99,7 @@ def compared(pair: tuple[str, str], source: torch.Tensor, target: torch.Tensor, 
     )
 
 
-def distance(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+def distance(source: Tensor, target: Tensor) -> tuple[float, float]:
     """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal."""
     import torch
 

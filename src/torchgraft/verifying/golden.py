@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import here, places
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import Run, fingerprint
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 FORMAT = "torchgraft.golden/1"
 _OPERATION = tuple(one.name for one in fields(Operation))  # in this order each is a row of the file
@@ -33,19 +30,19 @@ class Golden:
     weights: Mapping[str, Fingerprint] = field(default_factory=dict)
 
 
-def weights_of(model: nn.Module) -> dict[str, Fingerprint]:
+def weights_of(model: Module) -> dict[str, Fingerprint]:
     """Return fingerprints of a model's parameters and buffers by name; tensors without plain values are left out."""
     looks = {place.name: fingerprint(here(place.tensor)) for place in places(model)}
     return {name: look for name, look in looks.items() if look is not None}
 
 
-def packed(golden: Golden) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def packed(golden: Golden) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return golden runs as named tensors and text, as files of tensors hold them.
 
     Raises:
         UsageError: an input holds something else than tensors and plain values.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     entries = []
     for number, (given, run) in enumerate(zip(golden.inputs, golden.runs, strict=True)):
         for name, tensor in run.outputs.items():
@@ -56,7 +53,7 @@ def packed(golden: Golden) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, {"format": FORMAT, "runs": json.dumps(entries), "weights": weights}
 
 
-def unpacked(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object], origin: str) -> Golden:
+def unpacked(tensors: Mapping[str, Tensor], metadata: Mapping[str, object], origin: str) -> Golden:
     """Return the golden runs that `packed` gave as tensors and text.
 
     Raises:
@@ -79,7 +76,7 @@ def unpacked(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object]
     return Golden(inputs, runs, weights)
 
 
-def _described(given: Any, name: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _described(given: Any, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return an input as plain data; its tensors go into `tensors`."""
     import torch
 
@@ -97,7 +94,7 @@ def _described(given: Any, name: str, tensors: dict[str, torch.Tensor]) -> dict[
     raise UsageError(f"{name} is {a_kind(given)}: give tensors, plain values, or a callable that runs the model")
 
 
-def _given(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+def _given(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     if "tensor" in described:
         return tensors[described["tensor"]]
     if "mapping" in described:

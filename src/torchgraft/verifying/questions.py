@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
+from torchgraft.core.types import Module
 from torchgraft.verifying.golden import Golden, inputs_of
 from torchgraft.verifying.tracing import Run
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MODES = ("eval", "as is")
 GUESS = "guess"
@@ -30,8 +28,8 @@ class Question:
     `stated`: the caller vouches for the plan.
     """
 
-    model: nn.Module
-    source: nn.Module | None
+    model: Module
+    source: Module | None
     plan: Plan
     pairs: tuple[tuple[Any, Any], ...]
     recorded: tuple[Run, ...] = ()
@@ -41,8 +39,8 @@ class Question:
 
 
 def question(  # noqa: PLR0913  # the arguments of verify()
-    model: nn.Module,
-    origin: nn.Module | Golden,
+    model: Module,
+    origin: Module | Golden,
     inputs: object,
     *,
     source_inputs: object = None,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import OWN, PART, as_texts
 from torchgraft.core.system.commit import whole_file
 from torchgraft.writing import dcp, safetensors, torch_zip
 from torchgraft.writing.items import Item
-
-if TYPE_CHECKING:
-    import os
 
 SAFETENSORS, TORCH, DCP = "safetensors", "torch zip", "dcp"
 KINDS = (SAFETENSORS, TORCH, DCP)

@@ -24,13 +24,12 @@ from torchgraft.core.places import is_spread
 from torchgraft.core.system.commit import cause_of, flush_folder, hidden_folder
 from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
+from torchgraft.core.types import ProcessGroup, ScalarType, Tensor
 from torchgraft.writing.items import Item, check_stated
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
-    from torch.distributed import ProcessGroup
 
     from torchgraft.writing.content import Content
 
@@ -184,7 +183,7 @@ def _alone() -> dict[str, Any]:
     return {}
 
 
-def _value(item: Item, memory: NDArray[np.uint8]) -> torch.Tensor:
+def _value(item: Item, memory: NDArray[np.uint8]) -> Tensor:
     """Return the tensor, read into `memory`; its storage is just as large as it is."""
     import torch
 
@@ -195,7 +194,7 @@ def _value(item: Item, memory: NDArray[np.uint8]) -> torch.Tensor:
         at += len(piece)
     if item.stated:
         check_stated(item, sha256(view).hexdigest())
-    dtype: torch.dtype = getattr(torch, item.spec.dtype.label)
+    dtype: ScalarType = getattr(torch, item.spec.dtype.label)
     if not item.spec.numel:
         return torch.empty(item.spec.shape, dtype=dtype, device="cpu")
     return torch.frombuffer(raw, dtype=dtype).reshape(item.spec.shape)

@@ -6,14 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UsageError, WriteError, printable
 from torchgraft.core.specs import Source, TensorSpec
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 PIECE = 4 << 20
 
@@ -37,7 +34,7 @@ class Item:
         return self.spec.name
 
 
-def of_tensor(name: str, tensor: torch.Tensor) -> Item:
+def of_tensor(name: str, tensor: Tensor) -> Item:
     """Return a tensor of the caller as an item: a view of plain CPU memory, else a copy while it is written.
 
     Raises:

@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
@@ -14,14 +13,11 @@ from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_spread
 from torchgraft.core.results.report import Saved
 from torchgraft.core.system.progress import Ticks
+from torchgraft.core.types import Module, Tensor
 from torchgraft.writing import dcp
 from torchgraft.writing.content import DCP, SAFETENSORS, TORCH, Content
 from torchgraft.writing.items import of_tensor
 from torchgraft.writing.shards import ShardWriter, size_of, split
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 FORMATS = {
     ".safetensors": SAFETENSORS, ".pt": TORCH, ".pth": TORCH, ".bin": TORCH, ".ckpt": TORCH,
@@ -42,7 +38,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 def save(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     *,
     file_format: str | None = None,
@@ -64,7 +60,7 @@ def save(
 
 def save_model(
     path: str | os.PathLike[str],
-    model: nn.Module,
+    model: Module,
     metadata: Mapping[str, str] | None = None,
     *,
     file_format: str | None = None,
@@ -154,7 +150,7 @@ def write(
     return replace(made, path=done.index, format=f"{kind} shards", nbytes=done.nbytes, files=done.files, notes=notes)
 
 
-def _check(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+def _check(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise UsageError(f"tensor name {name!r}: names must be text")
@@ -165,10 +161,10 @@ def _check(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
         raise UsageError(f"metadata {wrong[0]!r}: keys and values must be text")
 
 
-def _without_duplicates(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _without_duplicates(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors stored once each, and for every further name the first one of the same memory."""
     firsts: dict[Hashable, str] = {}
-    stored: dict[str, torch.Tensor] = {}
+    stored: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     for name, tensor in tensors.items():
         first = firsts.setdefault(_identity(tensor), name)
@@ -179,7 +175,7 @@ def _without_duplicates(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, 
     return stored, shared
 
 
-def _identity(tensor: torch.Tensor) -> Hashable:
+def _identity(tensor: Tensor) -> Hashable:
     if not tensor.numel():
         return id(tensor)
     try:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torchgraft.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from torchgraft.core.types import ProcessGroup
 
 
 def ranks_of(spread: Iterable[Any]) -> list[int]:

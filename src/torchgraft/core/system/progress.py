@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 class Ticks:

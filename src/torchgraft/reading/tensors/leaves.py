@@ -7,17 +7,14 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from threading import local
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.core.specs import Shape, c_strides
+from torchgraft.core.types import Tensor
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.tensors.records import RecordBytes
-
-if TYPE_CHECKING:
-    import torch
-
 
 MAX_DIMS = 64
 MAX_SPREAD = 256 << 20
@@ -231,7 +228,7 @@ class Held(Leaf):
 
     __slots__ = ("dtype", "name", "number", "shape", "tensor")
 
-    def __init__(self, tensor: torch.Tensor, number: int = 0, name: str = "") -> None:
+    def __init__(self, tensor: Tensor, number: int = 0, name: str = "") -> None:
         self.tensor = tensor
         self.name = name
         self.shape = tuple(tensor.shape)
@@ -256,7 +253,7 @@ class Held(Leaf):
         return self.tensor.device.type == "cpu" and self.tensor.is_contiguous()
 
     @property
-    def values(self) -> torch.Tensor:
+    def values(self) -> Tensor:
         """The tensor.
 
         Raises:

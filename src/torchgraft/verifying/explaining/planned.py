@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.verification import Cause
+from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import computed
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 CLOSE = 1e-6
 FEW = 0.02
@@ -22,19 +18,19 @@ FEW = 0.02
 class Planned:
     """The planned values of a model's tensors, each made from the source's when it is asked for."""
 
-    def __init__(self, plan: Plan, target: nn.Module, source: nn.Module | None) -> None:
+    def __init__(self, plan: Plan, target: Module, source: Module | None) -> None:
         self.plan = plan
         self.target = {place.name: place.tensor for place in places(target)}
         self.source = {place.name: place.tensor for place in places(source)} if source is not None else {}
 
-    def expected(self, step: Step) -> torch.Tensor | None:
+    def expected(self, step: Step) -> Tensor | None:
         """Return what the plan puts into a slot; None where that can't be told (fresh, added to, not in the source)."""
         there = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
         if step.action is Action.FRESH or step.base or not there:
             return None
         return computed(step, lambda feed: self.source[feed.key].detach().to("cpu"))[0]
 
-    def actual(self, step: Step) -> torch.Tensor:
+    def actual(self, step: Step) -> Tensor:
         """Return the part of the model's tensor that the plan writes."""
         import torch
 
@@ -86,7 +82,7 @@ class Planned:
             remedy=f"name its source with rename=, or give {name} its value by hand",
         )
 
-    def _relation(self, step: Step, expected: torch.Tensor, actual: torch.Tensor) -> tuple[str, str]:
+    def _relation(self, step: Step, expected: Tensor, actual: Tensor) -> tuple[str, str]:
         import torch
 
         if expected.shape == actual.shape:
@@ -104,7 +100,7 @@ class Planned:
                 return "scaled", f"is its planned value times {float(ratio):.6g}"
         return "value", "holds other values than planned"
 
-    def _holder(self, step: Step, actual: torch.Tensor) -> str | None:
+    def _holder(self, step: Step, actual: Tensor) -> str | None:
         """Return the name of another slot whose planned values these are."""
         for other in self.plan.steps:
             if other is step or other.slot.spec.shape != step.slot.spec.shape:
@@ -119,7 +115,7 @@ def _owner(step: Step) -> str:
     return step.feeds[0].key.rpartition(".")[0] if step.feeds else ""
 
 
-def _near(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
+def _near(expected: Tensor, actual: Tensor) -> Tensor:
     cast = expected.to(actual.dtype)
     if not actual.is_floating_point():
         return cast == actual
@@ -127,11 +123,11 @@ def _near(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
     return ((cast - actual).abs() <= CLOSE * size) | (cast == actual) | (cast.isnan() & actual.isnan())
 
 
-def _same(expected: torch.Tensor, actual: torch.Tensor) -> bool:
+def _same(expected: Tensor, actual: Tensor) -> bool:
     return expected.shape == actual.shape and bool(_near(expected, actual).all())
 
 
-def _reordered(expected: torch.Tensor, actual: torch.Tensor) -> tuple[int, ...] | None:
+def _reordered(expected: Tensor, actual: Tensor) -> tuple[int, ...] | None:
     """Return the order in which `actual` has the equal parts (two, three or four) of `expected`; None if it hasn't."""
     import torch
 

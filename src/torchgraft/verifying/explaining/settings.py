@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torchgraft.core.places import modules
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.verification import SettingDifference
-
-if TYPE_CHECKING:
-    from torch import nn
+from torchgraft.core.types import Module
 
 # What libraries call the same setting: torch.nn, timm, torchvision and transformers, as their public code names it.
 SETTINGS = {
@@ -61,7 +59,7 @@ class Compared(NamedTuple):
     pairs: tuple[ModulePair, ...] = ()
 
 
-def compare_settings(target: nn.Module, source: nn.Module, plan: Plan) -> Compared:
+def compare_settings(target: Module, source: Module, plan: Plan) -> Compared:
     """Return the settings in which modules differ that the plan matches.
 
     Modules match when the plan fills tensors of one from tensors of the other; the modules around them, and those
@@ -74,7 +72,7 @@ def compare_settings(target: nn.Module, source: nn.Module, plan: Plan) -> Compar
     return Compared(tuple(dict.fromkeys(found)), tuple(pairs))
 
 
-def _pairs(plan: Plan, ours: Mapping[str, nn.Module], theirs: Mapping[str, nn.Module]) -> list[ModulePair]:
+def _pairs(plan: Plan, ours: Mapping[str, Module], theirs: Mapping[str, Module]) -> list[ModulePair]:
     """Return modules that share tensors by the plan, and the modules around them; each of the target's once."""
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for step in plan.steps:
@@ -91,9 +89,7 @@ def _pairs(plan: Plan, ours: Mapping[str, nn.Module], theirs: Mapping[str, nn.Mo
     return out
 
 
-def _beside(
-    pairs: list[ModulePair], ours: Mapping[str, nn.Module], theirs: Mapping[str, nn.Module]
-) -> list[ModulePair]:
+def _beside(pairs: list[ModulePair], ours: Mapping[str, Module], theirs: Mapping[str, Module]) -> list[ModulePair]:
     """Return pairs of modules without tensors, in order, within matched modules that have equally many of a sort."""
     out: list[ModulePair] = []
     for pair in pairs:
@@ -104,7 +100,7 @@ def _beside(
     return out
 
 
-def _bare(path: str, side: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+def _bare(path: str, side: Mapping[str, Module]) -> dict[str, list[str]]:
     """Return the children without tensors of a module, by sort."""
     out: defaultdict[str, list[str]] = defaultdict(list)
     for name, child in side[path]._modules.items():  # noqa: SLF001
@@ -117,7 +113,7 @@ def _bare(path: str, side: Mapping[str, nn.Module]) -> dict[str, list[str]]:
     return out
 
 
-def _compared(pair: ModulePair, target: nn.Module, source: nn.Module) -> Iterator[SettingDifference]:
+def _compared(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
     for name, spellings in SETTINGS.items():
         mine, other = _said(target, spellings), _said(source, spellings)
         if mine is not None and other is not None and not _equal(mine, other):
@@ -138,7 +134,7 @@ def _compared(pair: ModulePair, target: nn.Module, source: nn.Module) -> Iterato
         yield from _same_class(pair, target, source)
 
 
-def _same_class(pair: ModulePair, target: nn.Module, source: nn.Module) -> Iterator[SettingDifference]:
+def _same_class(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
     """Yield all other plain attributes in which two modules of one class differ."""
     known = {spelling for spellings in SETTINGS.values() for spelling in spellings}
     mine, other = target.__dict__, source.__dict__
@@ -160,7 +156,7 @@ def _same_class(pair: ModulePair, target: nn.Module, source: nn.Module) -> Itera
             )
 
 
-def _said(module: nn.Module, spellings: tuple[str, ...]) -> object:
+def _said(module: Module, spellings: tuple[str, ...]) -> object:
     own = module.__dict__
     for name in spellings:
         value = own.get(name)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.families import family
 from torchgraft.core.results.recording import Operation, Recording
 from torchgraft.core.results.verification import Cause
+from torchgraft.core.types import Tensor
 from torchgraft.verifying.divergence import Matches
-
-if TYPE_CHECKING:
-    import torch
 
 
 def modules_of(mine: Operation, other: Operation) -> dict[str, str]:
@@ -115,7 +112,7 @@ def _listed(values: object) -> str:
 CLOSE = 1e-4
 
 
-def base_of(frequencies: torch.Tensor) -> float | None:
+def base_of(frequencies: Tensor) -> float | None:
     """Return the base of frequencies base^(-k / n), k = 0 ... n - 1; None for what is no such table.
 
     The formula is that of RoFormer (Su et al., 2021): theta_i = 10000^(-2 (i - 1) / d), with n = d / 2.
@@ -133,7 +130,7 @@ def base_of(frequencies: torch.Tensor) -> float | None:
     return float(f"{base:.4g}")
 
 
-def with_bases(cause: Cause, model: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]) -> Cause:
+def with_bases(cause: Cause, model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> Cause:
     """Return a cause that names two tables of frequencies with the bases that they were made with, where these show."""
     if cause.kind != "rotary" or cause.target not in model or cause.source not in source:
         return cause

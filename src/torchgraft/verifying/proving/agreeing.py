@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import permutations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import prod
+from typing import Any, NamedTuple
 
 from torchgraft.core.results.recording import Recording
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.comparing import distance
 from torchgraft.verifying.divergence import Matches
 from torchgraft.verifying.tracing import Run, record_run
 from torchgraft.verifying.tracing.capture import Capturing
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 # So many values are compared entry by entry, and so often others are looked for in place of those that disagree.
 MOST_VALUES = 48
@@ -34,7 +32,7 @@ class Agreed(NamedTuple):
 class Side(NamedTuple):
     """A module, and what it is run on."""
 
-    module: nn.Module
+    module: Module
     given: Any
 
 
@@ -130,14 +128,14 @@ def _latest(matches: Matches, made_with: list[int], refused: set[int]) -> list[i
     return chosen
 
 
-def captured(side: Side, numbers: list[int]) -> Mapping[int, torch.Tensor]:
+def captured(side: Side, numbers: list[int]) -> Mapping[int, Tensor]:
     """Run a module and return copies of some of its values by number."""
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, Tensor] = {}
     record_run(side.module, side.given, kind=partial(Capturing, wanted=frozenset(numbers), kept=kept))
     return kept
 
 
-def _nearest(value: torch.Tensor | None, others: list[tuple[int, torch.Tensor | None]]) -> tuple[int, float] | None:
+def _nearest(value: Tensor | None, others: list[tuple[int, Tensor | None]]) -> tuple[int, float] | None:
     """Return which of several values is nearest, and how near: the first where several are."""
     if value is None:
         return None
@@ -149,12 +147,12 @@ def _nearest(value: torch.Tensor | None, others: list[tuple[int, torch.Tensor | 
     return min(found, key=lambda pair: pair[1], default=None)
 
 
-def _laid_out(value: torch.Tensor, shape: torch.Size) -> Iterator[torch.Tensor]:
+def _laid_out(value: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """Yield a value in another shape: itself where it has that shape; else in the orders of axes that come to it."""
     if value.shape == shape:
         yield value
         return
-    if value.numel() != shape.numel() or value.dim() > 5:
+    if value.numel() != prod(shape) or value.dim() > 5:
         return
     for order in permutations(range(value.dim())):
         yield value.permute(order).reshape(shape)

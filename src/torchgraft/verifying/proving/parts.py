@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Feed, Step
 from torchgraft.core.proof import Means, Part
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.proving.agreeing import Agreed, Measure, Runs, Side, agreements
 from torchgraft.verifying.proving.by_value import CLOSE, difference, is_founded
 from torchgraft.verifying.proving.pairs import Pair, inputs_of_pair, module_pairs
 from torchgraft.verifying.proving.rowwise import picked_rows, row_agreements
 from torchgraft.verifying.proving.shown import at_hand, shown_by_outputs
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 # So many modules are run on their own at most.
 MOST_PAIRS = 512
@@ -48,12 +45,12 @@ class Parts:
     tensors that were placed and are in none.
     """
 
-    model: nn.Module
-    origin: nn.Module | None
+    model: Module
+    origin: Module | None
     steps: Mapping[str, Step]
     keys: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[Feed], torch.Tensor]
+    read: Callable[[Feed], Tensor]
     measure: Measure
     parts: list[Part] = field(default_factory=list)
     left: set[str] = field(default_factory=set)
@@ -135,7 +132,7 @@ class Parts:
         ran = any(not path or name.startswith(f"{path}.") for name in step.slot.names for path in self._ran)
         return ran and step.slot.name not in self._used
 
-    def _run_apart(self, origin: nn.Module, pair: Pair, source_given: Sequence[Any]) -> None:
+    def _run_apart(self, origin: Module, pair: Pair, source_given: Sequence[Any]) -> None:
         mine, theirs = _submodule(self.model, pair.module), _submodule(origin, pair.source_module)
         at = Where(pair.module, pair.source_module)
         for source, target in inputs_of_pair(origin, theirs, mine, source_given):
@@ -187,6 +184,6 @@ def _joined(path: str, inner: str) -> str:
     return f"{path}.{inner}" if path and inner else path or inner
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module:
+def _submodule(model: Module, path: str) -> Module:
     """Return the module at a path; what torch.jit.load() returned has no `get_submodule`."""
     return reduce(getattr, path.split("."), model) if path else model

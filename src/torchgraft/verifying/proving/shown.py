@@ -10,19 +10,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.families import family
 from torchgraft.core.results.recording import Recording, Value
+from torchgraft.core.types import Tensor
 from torchgraft.verifying.comparing import distance, paired
 from torchgraft.verifying.divergence import Matches
 from torchgraft.verifying.proving.agreeing import Agreed, Runs, module_of, weights_behind
 from torchgraft.verifying.tracing.capture import influences
-
-if TYPE_CHECKING:
-    import torch
-
 
 # Operations that hand on the entries of a tensor, in another order or another type.
 _MOVES = frozenset(
@@ -72,7 +68,7 @@ def _agreeing(ran: Runs) -> Iterator[tuple[str, str, float]]:
             yield theirs, mine, relative
 
 
-def _says_something(value: torch.Tensor) -> bool:
+def _says_something(value: Tensor) -> bool:
     return bool(value.is_floating_point() and value.numel() and (value != value.flatten()[0]).any())
 
 

@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Feed, Step
 from torchgraft.core.system.shield import Shield
+from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import computed
 from torchgraft.verifying.tracing import Run
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Hands:
@@ -26,10 +24,10 @@ class Hands:
     Signals wait meanwhile: one in the middle of putting back would leave a model that is half of each.
     """
 
-    def __init__(self, model: nn.Module, read: Callable[[Feed], torch.Tensor]) -> None:
+    def __init__(self, model: Module, read: Callable[[Feed], Tensor]) -> None:
         self._tensors = {place.name: place.tensor for place in places(model)}
         self._read = read
-        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
         self._shield = Shield()
 
     def __enter__(self) -> Self:
@@ -79,10 +77,10 @@ class Trial:
     it was run on: they are needed to prove parts.
     """
 
-    model: nn.Module
+    model: Module
     inputs: Sequence[Any]
     sources: Sequence[Run]
     keys: Mapping[str, str]
     tolerance: float | None = None
-    origin: nn.Module | None = None
+    origin: Module | None = None
     source_inputs: Sequence[Any] = ()

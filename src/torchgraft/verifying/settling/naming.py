@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
 from torchgraft.core.plan import Feed, Plan
 from torchgraft.core.results.recording import Fingerprint
 from torchgraft.core.specs import Source
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import fingerprint
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
 
 
-def names_in_file(source_model: nn.Module, plan: Plan, source: Source) -> dict[str, str]:
+def names_in_file(source_model: Module, plan: Plan, source: Source) -> dict[str, str]:
     """Return name of the source's model -> key of the checkpoint with the very same values.
 
     `plan` is one that fills the model from the checkpoint; where its reading has other values, all keys of that shape
@@ -94,21 +90,21 @@ class Cached:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._read: dict[tuple[str, str], torch.Tensor] = {}
+        self._read: dict[tuple[str, str], Tensor] = {}
         self._looks: dict[tuple[str, str], Fingerprint | None] = {}
 
-    def __call__(self, feed: Feed) -> torch.Tensor:
+    def __call__(self, feed: Feed) -> Tensor:
         """Return what a feed names."""
         return self.value(feed.network, feed.key)
 
-    def value(self, network: str, key: str) -> torch.Tensor:
+    def value(self, network: str, key: str) -> Tensor:
         """Return a tensor."""
         at = (network, key)
         if at not in self._read:
             self._read[at] = self._source.read(*at)
         return self._read[at]
 
-    def holds(self, network: str, key: str, own: torch.Tensor) -> bool:
+    def holds(self, network: str, key: str, own: Tensor) -> bool:
         """Whether a tensor has the values of another."""
         value = self.value(network, key)
         return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
 from torchgraft.core.results.recording import Recording
 from torchgraft.core.system.shield import Shield
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing.prints import fingerprint
 from torchgraft.verifying.tracing.recorder import Call, Recorder, Whereabouts
 from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 __all__ = ["Call", "Recorder", "Run", "fingerprint", "record_run"]
 
@@ -25,13 +22,11 @@ __all__ = ["Call", "Recorder", "Run", "fingerprint", "record_run"]
 class Run:
     """One run of a model: what it returned, by name, and what it did."""
 
-    outputs: Mapping[str, torch.Tensor]
+    outputs: Mapping[str, Tensor]
     recording: Recording
 
 
-def record_run(
-    model: nn.Module, given: Any, *, evaluating: bool = True, kind: Callable[..., Recorder] = Recorder
-) -> Run:
+def record_run(model: Module, given: Any, *, evaluating: bool = True, kind: Callable[..., Recorder] = Recorder) -> Run:
     """Run `model` on one input and record every operation; the model is afterwards as it was before.
 
     A model that raises leaves the recording of what it did until then, with `failure`. `kind` makes the recorder.
@@ -47,7 +42,7 @@ def record_run(
     for place in found:
         names.setdefault(id(place.tensor), place.name)
     where = Whereabouts(model)
-    outputs: dict[str, torch.Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     failure = ""
     recorder = kind(where, names)
     with Shield() as shield, untouched(model, evaluating=evaluating) as training:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
@@ -13,23 +13,21 @@ from torch.utils._pytree import tree_map
 from torchgraft.core.places import places
 from torchgraft.core.results.recording import Value
 from torchgraft.core.system.shield import Shield
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing.recorder import Recorder, Whereabouts
 from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Capturing(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types
     """A recorder that copies the values of some numbers into `kept`: numbers that an earlier run of the same gave them."""
 
     def __init__(
-        self, where: Whereabouts, names: Mapping[int, str], *, wanted: Container[int], kept: dict[int, torch.Tensor]
+        self, where: Whereabouts, names: Mapping[int, str], *, wanted: Container[int], kept: dict[int, Tensor]
     ) -> None:
         super().__init__(where, names)
         self._wanted, self._kept = wanted, kept
 
-    def _add(self, tensor: torch.Tensor, value: Value) -> int:
+    def _add(self, tensor: Tensor, value: Value) -> int:
         number = super()._add(tensor, value)
         if number in self._wanted:
             self._kept[number] = tensor.detach().clone()
@@ -40,7 +38,7 @@ class Called(Exception):  # noqa: N818  # no error: it ends a run that has shown
     """A module was called."""
 
 
-def arguments_of(model: nn.Module, given: Any, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+def arguments_of(model: Module, given: Any, module: Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Run `model` on an input until `module`, inside of it, is called; return copies of its arguments, None if it never is.
 
     What is neither a tensor, a plain value nor a nesting of these (caches, say) becomes None.
@@ -49,7 +47,7 @@ def arguments_of(model: nn.Module, given: Any, module: nn.Module) -> tuple[tuple
         return None  # they take no hooks
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(_: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((tree_map(_plain, args), tree_map(_plain, kwargs)))
         raise Called
 
@@ -63,7 +61,7 @@ def arguments_of(model: nn.Module, given: Any, module: nn.Module) -> tuple[tuple
     return seen[0] if seen else None
 
 
-def runs(model: nn.Module, given: Any) -> bool:
+def runs(model: Module, given: Any) -> bool:
     """Whether a model runs on an input; it is afterwards as it was before."""
     with Shield() as shield, untouched(model, evaluating=True), shield.opened():
         try:
@@ -79,7 +77,7 @@ def as_call(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     return partial(_on, args=args, kwargs=kwargs)
 
 
-def _on(module: nn.Module, *, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _on(module: Module, *, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     own, named = tree_map(_plain, args), tree_map(_plain, kwargs)
     return module(*own, **named)
 
@@ -91,7 +89,7 @@ def _plain(one: Any) -> Any:
     return one if isinstance(one, (bool, int, float, str)) else None
 
 
-def influences(model: nn.Module, given: Any, names: Collection[str], outputs: Collection[str]) -> Mapping[str, float]:
+def influences(model: Module, given: Any, names: Collection[str], outputs: Collection[str]) -> Mapping[str, float]:
     """Return for each of the named tensors by about how much outputs would change if it were another of its size.
 
     That is |d out / d tensor| times the root mean square of the tensor, relative to the greatest entry of the output,
@@ -121,7 +119,7 @@ def influences(model: nn.Module, given: Any, names: Collection[str], outputs: Co
     }
 
 
-def _combined(outputs: Mapping[str, torch.Tensor], names: Collection[str]) -> torch.Tensor:
+def _combined(outputs: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
     """Return a random combination of all entries, those of each output relative to its greatest."""
     draw = torch.Generator("cpu").manual_seed(0)
     total = torch.zeros((), device="cpu")
@@ -134,6 +132,6 @@ def _combined(outputs: Mapping[str, torch.Tensor], names: Collection[str]) -> to
     return total
 
 
-def _size(tensor: torch.Tensor) -> float:
+def _size(tensor: Tensor) -> float:
     """Return the root mean square of a tensor; 1 for zeros, which might be anything else."""
     return float(tensor.double().square().mean().sqrt()) or 1.0

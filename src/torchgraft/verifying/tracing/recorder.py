@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -13,16 +13,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from torchgraft.core.places import modules
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
+from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing.prints import fingerprint, scaled
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Whereabouts:
     """The path and class of the innermost module of one model that is running now."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Module) -> None:
         self._paths: dict[int, str] = {}
         for path, module in modules(model):
             self._paths.setdefault(id(module), path)
@@ -37,12 +35,12 @@ class Whereabouts:
     def followed(self) -> Iterator[None]:
         """Follow the model: no module gets a hook of its own, and what was added is gone afterwards."""
 
-        def enter(module: nn.Module, _: object) -> None:
+        def enter(module: Module, _: object) -> None:
             path = self._paths.get(id(module))
             if path is not None:
                 self._stack.append((path, type(module).__name__))
 
-        def leave(module: nn.Module, *_: object) -> None:
+        def leave(module: Module, *_: object) -> None:
             if id(module) in self._paths and self._stack:
                 self._stack.pop()
 
@@ -80,7 +78,7 @@ class Call(NamedTuple):
     kwargs: Any
     name: str
     arguments: tuple[str, ...]
-    tensors: tuple[torch.Tensor, ...]
+    tensors: tuple[Tensor, ...]
     inputs: tuple[int, ...]
 
     def run(self) -> Any:
@@ -162,7 +160,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operation; a recorder that chooses weights does so here."""
         return call.run()
 
-    def recording(self, outputs: Sequence[torch.Tensor], training: Sequence[str], failure: str = "") -> Recording:
+    def recording(self, outputs: Sequence[Tensor], training: Sequence[str], failure: str = "") -> Recording:
         """Return what was seen; `outputs` are the tensors that the model returned."""
         numbers = tuple(self._value_of(t) for t in outputs)
         return Recording(
@@ -179,7 +177,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return False
         return bool(tensors[0].numel() == outs[0].numel() and tensors[0].dtype == outs[0].dtype)
 
-    def _value_of(self, tensor: torch.Tensor) -> int:
+    def _value_of(self, tensor: Tensor) -> int:
         """Return the number of the value that a tensor now holds."""
         known = self._known.get(tensor)
         written = self._writes.get(_memory(tensor))
@@ -196,7 +194,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = written[0] if written else -1
         return self._add(tensor, Value(op=op, shape=tuple(tensor.shape), fingerprint=fingerprint(tensor)))
 
-    def _look(self, name: str, out: torch.Tensor, tensors: list[Any], inputs: list[int]) -> Fingerprint | None:
+    def _look(self, name: str, out: Tensor, tensors: list[Any], inputs: list[int]) -> Fingerprint | None:
         if name == "expand" and tensors[0].numel():
             base = self._values[inputs[0]].fingerprint
             if base is not None and out.numel() % base.numel == 0:
@@ -210,23 +208,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True, ()
         return False, tuple(dict.fromkeys(name for value in used for name in value.weights))
 
-    def _add(self, tensor: torch.Tensor, value: Value) -> int:
+    def _add(self, tensor: Tensor, value: Value) -> int:
         self._values.append(value)
         number = len(self._values) - 1
         self._known[tensor] = (number, self._clock)
         return number
 
 
-def _memory(tensor: torch.Tensor) -> int:
+def _memory(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided:
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
 
 
-def _sorted_out(schema: Any, args: Any, kwargs: Any) -> tuple[list[str], list[torch.Tensor], dict[str, object]]:
+def _sorted_out(schema: Any, args: Any, kwargs: Any) -> tuple[list[str], list[Tensor], dict[str, object]]:
     """Return the names of tensor arguments, these tensors, and all other arguments by name."""
     names: list[str] = []
-    tensors: list[torch.Tensor] = []
+    tensors: list[Tensor] = []
     settings: dict[str, object] = {}
     given = [(schema[i].name if i < len(schema) else str(i), a) for i, a in enumerate(args)] + list(kwargs.items())
     for name, value in given:
@@ -242,7 +240,7 @@ def _sorted_out(schema: Any, args: Any, kwargs: Any) -> tuple[list[str], list[to
     return names, tensors, settings
 
 
-def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def _tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):

@@ -7,22 +7,19 @@ import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
 from torchgraft.core.places import modules
-
-if TYPE_CHECKING:
-    from torch import nn
-
+from torchgraft.core.types import Module, Tensor
 
 SEED = 0
 
 
 @contextmanager
-def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]]:
+def untouched(model: Module, *, evaluating: bool) -> Iterator[tuple[str, ...]]:
     """Prepare `model` for one run without gradients, and put everything back afterwards.
 
     Yields the paths of modules that were in training mode. With `evaluating` all run in evaluation mode. Random numbers
@@ -54,7 +51,7 @@ def untouched(model: nn.Module, *, evaluating: bool) -> Iterator[tuple[str, ...]
                     buffer.copy_(old)
 
 
-def _put_back(buffers: MutableMapping[str, torch.Tensor | None], old: Mapping[str, torch.Tensor | None]) -> None:
+def _put_back(buffers: MutableMapping[str, Tensor | None], old: Mapping[str, Tensor | None]) -> None:
     """Let a module have the buffers that it had; one that torch.jit.load() returned has no others, and can't be cleared."""
     now = dict(buffers)
     if list(now) != list(old):
@@ -66,7 +63,7 @@ def _put_back(buffers: MutableMapping[str, torch.Tensor | None], old: Mapping[st
             buffers[name] = buffer
 
 
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _equal(one: Tensor, other: Tensor) -> bool:
     """Return whether values are equal; torch compares no sparse tensors."""
     sparse = torch.strided not in (one.layout, other.layout)
     return torch.equal(one.to_dense(), other.to_dense()) if sparse else torch.equal(one, other)
@@ -102,7 +99,7 @@ def _same_random() -> Iterator[None]:
                 numpy.random.set_state(states[1])
 
 
-def call(model: nn.Module, given: Any) -> Any:
+def call(model: Module, given: Any) -> Any:
     """Run `model` on one input: a callable gets the model, a mapping is keywords, a tuple arguments, else one argument.
 
     Tensors are handed over as copies, since a model may write into what it is given.
@@ -117,9 +114,9 @@ def call(model: nn.Module, given: Any) -> Any:
     return model(own)
 
 
-def named_tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
     """Return the tensors in an output by name: `logits`, `0`, `hidden_states.3`; a single tensor is called `output`."""
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, Tensor] = {}
     if isinstance(value, torch.Tensor):
         found[name or "output"] = value
     elif isinstance(value, Mapping):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf, isfinite, prod, sqrt
-from typing import TYPE_CHECKING
 
 from torchgraft.core.results.inspection import Moments
 from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 # Small enough that a piece and what is computed of it stay in the cache.
 PIECE = 512 << 10
@@ -81,7 +78,7 @@ class _Sums:
     zero_rows: int = 0
     even_rows: int = 0
 
-    def add(self, values: torch.Tensor, width: int) -> None:
+    def add(self, values: Tensor, width: int) -> None:
         """Count a piece: whole rows of `width` where rows are looked at."""
         table = values.reshape(-1, width) if self.by_row else values[None]
         low, high = table.aminmax(dim=1)
@@ -101,7 +98,7 @@ class _Sums:
             self.below += int((values <= 0).sum())
         self._add_powers(values if max(-least, greatest) < LARGE else values.double())
 
-    def _add_powers(self, values: torch.Tensor) -> None:
+    def _add_powers(self, values: Tensor) -> None:
         self.count += values.numel()
         if self.center is None:
             self.center = float(values.mean())

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod, sqrt
 from statistics import median
-from typing import TYPE_CHECKING
 
 from torchgraft.core.listing import listed
 from torchgraft.core.names import template, words
@@ -18,10 +17,9 @@ from torchgraft.core.results.inspection import Moments, Statistics, Suspicion
 from torchgraft.core.specs import Network, Shape, Source
 from torchgraft.verifying.values.moments import measure
 
-if TYPE_CHECKING:
-    Tensors = Mapping[str, Moments]
-    Shapes = Mapping[str, Shape]
-    Rule = Callable[[Tensors, Shapes], Iterator[Suspicion]]
+Tensors = Mapping[str, Moments]
+Shapes = Mapping[str, Shape]
+Rule = Callable[[Tensors, Shapes], Iterator[Suspicion]]
 
 # What torch's batch norms and other libraries call them.
 VARIANCES = frozenset({"running_var", "moving_variance"})

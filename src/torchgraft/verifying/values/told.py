@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.derived import FREQUENCIES
 from torchgraft.core.listing import listed
 from torchgraft.core.plan import Objection, Plan, Unused, Why
 from torchgraft.core.specs import Piece, Source, TensorSpec
-
-if TYPE_CHECKING:
-    import torch
+from torchgraft.core.types import Tensor
 
 
 def with_values(made: Plan, source: Source, model: object = None) -> Plan:
@@ -132,7 +130,7 @@ def _averaged(made: Plan, source: Source) -> Iterator[Objection]:
         )
 
 
-def _length_is_odd(vector: torch.Tensor) -> bool:
+def _length_is_odd(vector: Tensor) -> bool:
     return vector.ndim == 1 and vector.is_floating_point() and abs(float(vector.double().norm()) - 1) > NEAR
 
 
@@ -155,7 +153,7 @@ def _other_frequencies(made: Plan, source: Source, model: object) -> Iterator[Ob
             return
 
 
-def _frequencies(model: Any) -> dict[str, torch.Tensor]:
+def _frequencies(model: Any) -> dict[str, Tensor]:
     """Return the rotary frequencies of a model that has values, by name; also those that no file holds."""
     if not hasattr(model, "named_buffers"):
         return {}
@@ -163,11 +161,11 @@ def _frequencies(model: Any) -> dict[str, torch.Tensor]:
     return {name: buffer for name, buffer in found.items() if not buffer.is_meta}
 
 
-def _near(stored: torch.Tensor, value: torch.Tensor) -> bool:
+def _near(stored: Tensor, value: Tensor) -> bool:
     import torch
 
     return torch.allclose(stored.double(), value.detach().cpu().double(), rtol=NEAR, atol=0)
 
 
-def _lowest(frequencies: torch.Tensor) -> str:
+def _lowest(frequencies: Tensor) -> str:
     return f"{float(frequencies.min()):.3g}"

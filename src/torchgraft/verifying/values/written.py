@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ctypes import string_at
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,14 +14,11 @@ from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Check
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.system.moving import gather
+from torchgraft.core.types import Module, Tensor
 from torchgraft.core.written import SMALL, Run, Written
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
-
-def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tuple[Check, ...]:
+def compare_values(model: Module | Walk, plan: Plan, written: Written) -> tuple[Check, ...]:
     """Compare each filled slot, looked up in the model by each of its names, with the checkpoint or its checksum.
 
     A slot that was computed has a checksum in `written`, taken of the values before they were written: it is compared
@@ -52,7 +48,7 @@ def compare_values(model: nn.Module | Walk, plan: Plan, written: Written) -> tup
     return (_check(tally, wrong),)
 
 
-def _differing(run: Run, found: Mapping[str, torch.Tensor]) -> list[str]:
+def _differing(run: Run, found: Mapping[str, Tensor]) -> list[str]:
     """Return the slots of a run that hold other bytes than those that were read. Memory: one run."""
     held = [found[name] for name in run.names]
     if [tensor.nbytes for tensor in held if _is_plain(tensor)] == list(run.sizes):
@@ -81,7 +77,7 @@ def _how(full: int, sampled: int) -> str:
     return f": {full} in full, {sampled} {pages}" if full else f" {pages}"
 
 
-def _is_tied(step: Step, found: Mapping[str, torch.Tensor]) -> bool:
+def _is_tied(step: Step, found: Mapping[str, Tensor]) -> bool:
     """Return whether all names of the slot still lead to one memory."""
     first = found[step.slot.name]
     for name in step.slot.aliases:
@@ -91,7 +87,7 @@ def _is_tied(step: Step, found: Mapping[str, torch.Tensor]) -> bool:
     return True
 
 
-def _holds(step: Step, tensor: torch.Tensor, written: Written) -> bool:
+def _holds(step: Step, tensor: Tensor, written: Written) -> bool:
     name = step.slot.name
     digest = written.digests.get(name)
     if digest is not None:
@@ -104,12 +100,12 @@ def _holds(step: Step, tensor: torch.Tensor, written: Written) -> bool:
     return all(crc32(_bytes(lying[start:stop]), 0) == checksum for start, stop, checksum in samples)
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
+def _is_plain(tensor: Tensor) -> bool:
     """Return whether the values lie in this process's memory in C order, so that their address says where each is."""
     return tensor.is_cpu and is_ordinary(tensor) and tensor.is_contiguous()
 
 
-def _region(step: Step, tensor: torch.Tensor) -> torch.Tensor:
+def _region(step: Step, tensor: Tensor) -> Tensor:
     """Return the part of the slot that the step writes."""
     import torch
 
@@ -118,18 +114,18 @@ def _region(step: Step, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device=tensor.device))
 
 
-def _checksum(tensor: torch.Tensor) -> int:
+def _checksum(tensor: Tensor) -> int:
     return crc32(_bytes(tensor), 0)
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
+def _flat(tensor: Tensor) -> Tensor:
     """Return the bytes in C order, on the device where they are: only what is compared is to be fetched from there."""
     import torch
 
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
+def _bytes(tensor: Tensor) -> memoryview:
     """Return the bytes in C order: a view of plain CPU memory, else a copy."""
     import torch
 
