@@ -112,6 +112,44 @@ def test_a_failed_check_takes_new_tensors_out_again():
     assert fingerprint(model) == before
 
 
+def test_an_error_right_after_an_exchange_is_undone_too(monkeypatch):
+    model = on_meta(Tied)
+    target = survey(model)
+    before = fingerprint(model)
+    plain, made = torch.utils.swap_tensors, []
+
+    def exchanging(one, other):
+        plain(one, other)
+        made.append(one)
+        if len(made) == 2:
+            raise MemoryError
+
+    monkeypatch.setattr(torch.utils, "swap_tensors", exchanging)
+    source = source_for(target)
+    with pytest.raises(ApplyError, match="MemoryError"):
+        apply(model, target, plan_for(target, source), source)
+    assert len(made) == 4, "both are exchanged back"
+    assert fingerprint(model) == before
+
+
+class Counting(nn.Module):
+    """A buffer of whole numbers of which resetting sets the first alone."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.register_buffer("steps", torch.arange(5).to(kind))
+
+    def reset_parameters(self):
+        self.steps[0] = 0
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.float32])
+def test_what_is_initialised_in_part_is_not_initialised(kind):
+    model = on_meta(lambda: nn.Sequential(nn.Linear(2, 2), Counting(kind)))
+    with pytest.raises(PlanRefusedError, match=r"1\.steps \[5\] is on the meta device"):
+        tg.load(model, nn.Linear(2, 2), rename={"": "0."}, min_coverage=0)
+
+
 def test_ties_stay_ties():
     one, two = on_meta(Tied), on_meta(TiedStorage)
     for model in (one, two):

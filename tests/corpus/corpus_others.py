@@ -126,6 +126,8 @@ def shard_cases() -> Iterator[Case]:
     yield case("url", {"a": "http://127.0.0.1:9/a.safetensors"}, U, "weight_map")
     yield case("drive", {"a": "C:\\a.safetensors"}, U, "absolute")
     yield case("nul", {"a": "a\0.safetensors"}, U, "weight_map")
+    yield case("itself_as_folder", {"a": "."}, U, "weight_map names the shard '.'")
+    yield case("dots_and_slashes", {"a": "./."}, U, "weight_map names the shard './.'")
     yield case("missing", {"a": "a.safetensors"}, C, "missing")
     yield case("key_missing", {"c": "a.safetensors"}, C, "missing", a_safetensors=a)
     yield case(

@@ -75,7 +75,7 @@ def containers() -> Iterator[Case]:
     )
     yield one("folder_with_content", swapped(dos=0x10), C, "data/0 holds 24 bytes, and is marked as a folder")
     yield one("local_name", swapped(local_name="m/data/9"), C, "local header", "CVE-2025-1944")
-    yield one("local_crc", swapped(local_crc=7), C, "local header")
+    yield one("local_crc", swapped(local_crc=7), C, r"local header of m/data/0: its CRC is 7, in the directory \d+$")
     yield one("encrypted", swapped(flags=1), C, "encrypted", "CVE-2025-1945")
     yield one("encrypted_here_only", swapped(local_flags=1), C, "local header|encrypted", "CVE-2025-1945")
     yield one(
@@ -195,7 +195,8 @@ def broken() -> Iterator[Case]:
     bad = {
         "no_stop": (b"\x80\2}", C, ""), "empty_pickle": (b"", C, "data.pkl"), "long_text": (b"\x80\2X\xff\xff\xff\xff12345", C, "truncated"),
         "long_text_8": (b"\x80\4\x8d" + bytes([255] * 7) + b"\x0f12", C, "truncated"), "frame": (b"\x80\4\x95" + bytes([255] * 8), C, "truncated"),
-        "opcode": (b"\x80\2}\xffs.", C, "opcode"), "underflow": (b"\x80\2ss.", C, ""), "memo": (b"\x80\2h\7.", C, ""), "odd_items": (b"\x80\2}(K\1u.", C, ""),
+        "opcode": (b"\x80\2}\xffs.", C, "opcode"), "underflow": (b"\x80\2ss.", C, ""), "memo": (b"\x80\2h\7.", C, "memo entry 7 was never set"), "digits": (b"\x80\2I1e5\n.", C, "a number or a text that can't be read"),
+        "escape": (b"\x80\2V\\uzzzz\n.", C, "a number or a text that can't be read"), "odd_items": (b"\x80\2}(K\1u.", C, ""),
         "unhashable": (b"\x80\2}]K\1s.", C, "dictionary key"), "protocol": (b"\x80\7}.", N, "protocol"), "negative_integer": (b"\x80\2\x8b\xff\xff\xff\xff.", C, ""),
         "long_integer": (b"\x80\2\x8b\xff\xff\xff\x7f.", L, "integer"), "extension": (pickled(b"\x82\x01"), U, "copyreg"), "buffer": (b"\x80\5\x97.", C, "buffer"),
         "item_of_tensor": (pickled(tensor() + b"K\1K\2s"), C, "", "CVE-2026-24747"), "deep_tuples": (pickled(b")" + b"\x85" * 200_000), L, "depth"),
@@ -224,8 +225,9 @@ def geometry() -> Iterator[Case]:
         "offset": (tensor(offset=100), C, "out of bounds"), "negative_offset": (tensor(offset=-1), C, "offset"),
         "negative_stride": (tensor(stride=(-3, 1)), C, "stride"), "wild_stride": (tensor(stride=(1 << 62, 1)), C, "out of bounds"),
         "huge": (tensor((1 << 70,)), C, "w"), "expands": (tensor((1 << 40,), (0,)), L, "repeats"), "dimensions": (tensor((1,) * 70, (1,) * 70), L, "70 dimensions"),
-        "lengths": (tensor((2, 3), (1,)), C, "w"), "floats": (tensor((2.0, 3.0), (3, 1)), C, "w"), "negative_count": (tensor(of=storage(count=-6)), C, "-6"),
-        "huge_count": (tensor(of=storage(count=1 << 62)), C, "data/0"), "bool": (tensor((4,), of=storage("1", "BoolStorage", 4)), C, "bool"),
+        "lengths": (tensor((2, 3), (1,)), C, "two tuples of the same length"), "offset_text": (tensor(offset="0"), C, "w has the offset '0', expected a whole"), "floats": (tensor((2.0, 3.0), (3, 1)), C, "w"), "negative_count": (tensor(of=storage(count=-6)), C, "-6"),
+        "huge_count": (tensor(of=storage(count=1 << 62)), C, "data/0"), "no_count": (tensor(of=storage(count=None)), C, "persistent id with None as the number of elements"),
+        "key_of_halves": (tensor(of=storage(1.5)), C, "persistent id with 1.5 as the storage key"), "bool": (tensor((4,), of=storage("1", "BoolStorage", 4)), C, "bool"),
         "meta": (call(name("torch._utils", "_rebuild_meta_tensor_no_storage"), name("torch", "float32"), (2,), (1,), False), N, "meta"),
         "sparse": (call(name("torch._utils", "_rebuild_sparse_tensor"), 1, 2), N, "sparse", "pytorch#184750", "CVE-2025-62164"),
         "wrapper": (call(name("torch._utils", "_rebuild_wrapper_subclass"), 1), N, "w"),
@@ -254,7 +256,7 @@ def legacies() -> Iterator[Case]:
         "objects": (legacy(pickled(payload())), U, "posix.mkdir", "CVE-2025-32434"), "cut_magic": (legacy(plain)[:10], C, "truncated"), "cut_storage": (legacy(plain)[:-9], C, "truncated"),
         "no_storage": (legacy(plain)[:-32], C, "truncated"), "unlisted": (legacy(plain, keys=()), C, "storage"), "unknown_key": (legacy(plain, ("0", "7"), ((6, SIX), (6, SIX))), C, "storage"),
         "bomb": (legacy(state(w=tensor((1 << 33,), of=storage(count=1 << 33, more=(None,)))), blobs=((1 << 33, SIX),)), C, "size"), "view": (legacy(view), C, "view"),
-        "tail": (legacy(plain) + b"tail", C, "after"), "nul_key": (legacy(state(w=tensor(of=storage("a\0b", more=(None,)))), ("a\0b",)), C, "NUL"), "plain": (pickled(value({"a": 1})), N, "pickle"),
+        "tail": (legacy(plain) + b"tail", C, "after"), "protocol_7": (legacy(plain, parts={1: pickled(number(7))}), N, "protocol 7 of files before torch 1.6; 1001 alone"), "nul_key": (legacy(state(w=tensor(of=storage("a\0b", more=(None,)))), ("a\0b",)), C, "NUL"), "plain": (pickled(value({"a": 1})), N, "pickle"),
     }  # fmt: skip
     for label, (content, error, words, *known) in bad.items():
         yield one(f"legacy_{label}", content, error, words, *known, suffix="pth")

@@ -190,12 +190,11 @@ class Installation:
                 continue
             done.add(id(old))
             new = _dressed(old, cell.value)
+            self._swapped.append((old, new))  # first: no moment in which it is swapped, and nobody knows
             try:
                 torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
             except RuntimeError:  # something else holds the tensor itself, a weak reference or an autograd node
                 self._replace(cell, old, new)
-            else:
-                self._swapped.append((old, new))
 
     def _replace(self, cell: Cell, old: torch.Tensor, new: torch.Tensor) -> None:
         for place in cell.places:
@@ -210,7 +209,8 @@ class Installation:
         for place, old in reversed(self._replaced):
             setattr(place.module, place.attr, old)
         for old, new in reversed(self._swapped):
-            torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+            if not old.is_meta:
+                torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
 
 
 def _dressed(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_MARK = 85  # an odd integer that no initialisation leaves everywhere
+_BYTE = 0x55  # what integers are marked with, byte by byte: no initialisation leaves it everywhere
+_TELLING = 4  # of so many bytes, a single mark that is left says that not all was set
 
 
 class StandIn:
@@ -37,7 +38,10 @@ class StandIn:
             return None
         if now.is_floating_point() or now.is_complex():
             return None if bool(torch.isnan(now).any()) else now.detach()
-        untouched = now is given and now._version == version and bool((now == _mark(now)).all())  # noqa: SLF001
+        marked = now == _mark(now)
+        if now.dtype is not torch.bool and now.element_size() >= _TELLING:
+            return None if bool(marked.any()) else now.detach()
+        untouched = now is given and now._version == version and bool(marked.all())  # noqa: SLF001
         return None if untouched else now.detach()
 
     def _copy(self, module: nn.Module) -> nn.Module:
@@ -78,7 +82,7 @@ def _mark(tensor: torch.Tensor) -> float | bool:
 
     if tensor.is_floating_point() or tensor.is_complex():
         return float("nan")
-    return True if tensor.dtype is torch.bool else _MARK
+    return True if tensor.dtype is torch.bool else int.from_bytes(bytes([_BYTE]) * tensor.element_size(), "little")
 
 
 def rebuilt(module: nn.Module) -> nn.Module | None:

@@ -8,6 +8,7 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import compress
 from threading import Lock, local
 
@@ -57,7 +58,9 @@ class ZipArchive:
         if sign != b"PK\3\4" or name_length != len(raw) or head[_LOCAL.size :] != raw:
             raise self.window.corrupt(f"local header of {entry.name}: has another name than the directory")
         if method != entry.method or (flags ^ entry.flags) & HIDDEN or not same:
-            raise self.window.corrupt(f"local header of {entry.name}: differs from the directory")
+            here = (method, flags & HIDDEN, *sizes)
+            there = (entry.method, entry.flags & HIDDEN, *large)
+            raise self.window.corrupt(f"local header of {entry.name}: {_unlike(here, there)}")
         data: int = entry.header + len(head) + extra
         if data + entry.packed > self._starts[bisect_right(self._starts, entry.header)]:
             raise self.window.corrupt(f"record {entry.name}: overlaps the next one")
@@ -109,6 +112,13 @@ def inflate(raw: bytes, entry: ZipEntry, window: Window) -> bytes:
     if len(data) != entry.size or not engine.eof or engine.unused_data:
         raise window.corrupt(f"record {entry.name}: decompresses to another size than {entry.size} bytes")
     return data
+
+
+def _unlike(here: Sequence[int], there: Sequence[int]) -> str:
+    """Return in words which facts of a record its local header and the directory state unlike."""
+    facts = ("method", "flags of encryption", "CRC", "packed size", "size")
+    pairs = zip(facts, here, there, strict=True)
+    return ", ".join(f"its {fact} is {one}, in the directory {other}" for fact, one, other in pairs if one != other)
 
 
 def _check_unique(window: Window, found: Entries) -> None:

@@ -20,7 +20,7 @@ def name_fault(name: str) -> str:
         return "no file name"
     if ".." in re.split(r"[\\/]", name):
         return "a path that leaves the folder (..)"
-    if not name or "\\" in name:
+    if not name.strip("./") or "\\" in name:
         return "no portable file name"
     return ""
 

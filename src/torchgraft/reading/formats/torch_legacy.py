@@ -29,8 +29,8 @@ def read_torch_legacy(window: Window) -> Contents:
         raise window.unsupported(
             "a plain pickle, not written by torch.save (its magic number is missing); expected a state dict"
         )
-    if stream.next("protocol") != PROTOCOL:
-        raise window.unsupported(f"legacy protocol other than {PROTOCOL}")
+    if (protocol := stream.next("protocol")) != PROTOCOL:
+        raise window.unsupported(f"protocol {brief(protocol, 30)} of files before torch 1.6; {PROTOCOL} alone is read")
     facts = stream.next("system information")
     if isinstance(facts, dict) and facts.get("little_endian") is False:
         warnings.append("saved on a big-endian machine; the format's storages are little-endian all the same")

@@ -258,7 +258,8 @@ def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
     if not isinstance(kind, StorageType):
         raise _no_storage_type(label, kind)
     if not isinstance(key, str) or type(numel) is not int:
-        raise CorruptCheckpointError(f"{label}: persistent id with wrong parts: {_short(pid)}")
+        wrong, is_not = ("storage key", key) if not isinstance(key, str) else ("number of elements", numel)
+        raise CorruptCheckpointError(f"{label}: persistent id with {brief(is_not, 40)} as the {wrong}")
     if "\0" in key:
         raise CorruptCheckpointError(f"{label}: storage key {brief(key)} holds a NUL, which no name of a record has")
     if numel < 0:
@@ -278,5 +279,5 @@ def _no_storage_type(label: str, kind: Any) -> Exception:
 
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
-        return "(" + ", ".join(str(v)[:40] for v in value[:6] if isinstance(v, (str, int, StorageType))) + ")"
+        return "(" + ", ".join(v.name if isinstance(v, StorageType) else brief(v, 40) for v in value[:6]) + ")"
     return f"of type {type(value).__name__}"

@@ -148,7 +148,11 @@ class Machine:
             return f"truncated: {len(self.data)} bytes end before STOP"
         if isinstance(error, IndexError) and not self.stack:
             return "an opcode takes from an empty stack"
-        return "malformed (values of a wrong kind, or a memo entry that was never set)"
+        if isinstance(error, KeyError) and error.args and type(error.args[0]) is int:
+            return f"memo entry {brief(error.args[0], 30)} was never set"
+        if isinstance(error, ValueError):  # int() and float() of texts, and escapes in texts
+            return "a number or a text that can't be read"
+        return "malformed: values of a wrong kind"
 
     def corrupt(self, text: str) -> CorruptCheckpointError:
         """Return an error that names the file, the record and the position."""

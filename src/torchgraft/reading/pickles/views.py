@@ -104,14 +104,12 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     """Return whether the view `ref` lies in C order in its storage of `stored` bytes."""
     ref.shape, ref.stride = (tuple(n) if type(n) is list else n for n in (ref.shape, ref.stride))
     shape, stride, offset = ref.shape, ref.stride, ref.offset
-    if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride) or type(offset) is not int:
+    if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride):
         raise _bad(
-            label,
-            name,
-            f"has shape {brief(shape)}, stride {brief(stride)}, offset {brief(offset, 30)}: not whole tuples",
+            label, name, f"has shape {brief(shape)} and stride {brief(stride)}: expected two tuples of the same length"
         )
-    if offset < 0:
-        raise _bad(label, name, f"has the negative offset {offset}")
+    if type(offset) is not int or offset < 0:
+        raise _bad(label, name, f"has the offset {brief(offset, 30)}, expected a whole number from 0 on")
     if len(shape) > MAX_DIMS:
         raise LimitExceededError(
             f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
