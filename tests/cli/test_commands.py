@@ -227,3 +227,38 @@ def test_the_page_documents_every_command_option_and_code(run):
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, errors.TorchgraftError):
             assert f"| {kind.exit_code} |" in page
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_full_disk_behind_stdout_is_an_error_of_its_own(files, how):
+    command = [sys.executable, "-m", "torchgraft", "inspect", str(files / "mine.safetensors"), *how]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == errors.WriteError.exit_code
+    assert done.stderr.startswith("error: the result can't be printed: the disk is full")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use can't be removed there")
+def test_a_folder_that_is_gone_is_told(files, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd())\nfrom torchgraft.__main__ import main; main()"
+    command = [sys.executable, "-c", code, "convert", str(files / "pre.pth"), "x.pt"]
+    done = subprocess.run(command, cwd=gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: the present folder has been removed: change to one that exists\n",
+    )
+
+
+def test_names_beyond_ascii_are_written_where_the_locale_has_no_letters_for_them(tmp_path):
+    """Without UTF-8 names come as bytes in disguise, also that of the hidden file beside the new one."""
+    code = "import sys\nfrom torchgraft.core.system.commit import write_bytes\nwrite_bytes(sys.argv[1], b'1')"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "ä€.json")], env=environment, check=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["ä€.json"]
+
+
+def test_the_version_is_the_librarys(run):
+    assert run("--version").stdout == f"torchgraft, version {torchgraft.__version__}\n"

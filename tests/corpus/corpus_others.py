@@ -231,9 +231,7 @@ def _dcp_files() -> dict[str, bytes]:
 
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.save(
-            {"w": torch.arange(6.0).reshape(2, 3), "step": 3}, storage_writer=dcp.FileSystemWriter(place), no_dist=True
-        )
+        dcp.save({"w": torch.arange(6.0).reshape(2, 3), "step": 3}, storage_writer=dcp.FileSystemWriter(place))
         return {p.name: p.read_bytes() for p in Path(place).iterdir()}
 
 

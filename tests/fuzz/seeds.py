@@ -112,7 +112,7 @@ def dcp(folder: Path) -> list[Files]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.save({**STATE, "step": 3}, storage_writer=dcp.FileSystemWriter(folder / "dcp"), no_dist=True)
+        dcp.save({**STATE, "step": 3}, storage_writer=dcp.FileSystemWriter(folder / "dcp"))
     return [{p.name: p.read_bytes() for p in sorted((folder / "dcp").iterdir())}]
 
 

@@ -47,7 +47,7 @@ def test_chunks_of_any_layout_are_put_together(tmp_path, size, dtype):
         "matrix": torch.arange(30).reshape(5, 6).to(dtype),
         "cube": torch.arange(24).reshape(2, 3, 4).to(dtype),
     }
-    dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, size), no_dist=True)
+    dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, size))
     with tg.open_checkpoint(tmp_path / "out") as source:
         for name, value in values.items():
             assert torch.equal(source.read("", name), value)
@@ -61,7 +61,7 @@ def test_chunks_of_any_layout_are_put_together(tmp_path, size, dtype):
 
 def test_of_rows_only_the_chunks_that_hold_them_are_read(tmp_path, monkeypatch):
     values = {"matrix": torch.arange(8000.0).reshape(1000, 8)}
-    dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, 100), no_dist=True)
+    dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, 100))
     from torchgraft.reading.tensors.leaves import View
 
     read = []
@@ -79,7 +79,7 @@ def test_of_rows_only_the_chunks_that_hold_them_are_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [10, 2])
 def test_chunks_that_overlap_leave_holes_and_are_refused(tmp_path, size):
     values = {"matrix": torch.arange(1600.0).reshape(40, 40)}
-    dcp.save(values, checkpoint_id=tmp_path, planner=Cut(values, size), no_dist=True)
+    dcp.save(values, checkpoint_id=tmp_path, planner=Cut(values, size))
     table = tmp_path / ".metadata"
     meta = pickle.loads(table.read_bytes())
     chunks = meta.state_dict_metadata["matrix"].chunks

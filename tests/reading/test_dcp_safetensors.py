@@ -38,7 +38,7 @@ def test_boxes_of_all_processes_are_put_together(tmp_path):
 def test_what_torch_writes_is_read(tmp_path):
     storage = pytest.importorskip("torch.distributed.checkpoint.hf_storage", reason="older versions of torch have none")
     state = {"w": torch.randn(4, 3), "b": torch.randn(4)}
-    dcp.save(state, storage_writer=storage.HuggingFaceStorageWriter(str(tmp_path), save_distributed=True), no_dist=True)
+    dcp.save(state, storage_writer=storage.HuggingFaceStorageWriter(str(tmp_path), save_distributed=True))
     found = values(tmp_path)
     assert all(torch.equal(found[name], value) for name, value in state.items())
 

@@ -117,7 +117,7 @@ class TestDistributed(SourceContract):
     def make(self, tmp_path, state):
         import torch.distributed.checkpoint as dcp
 
-        dcp.save(dict(state), storage_writer=dcp.FileSystemWriter(tmp_path / "ckpt"), no_dist=True)
+        dcp.save(dict(state), storage_writer=dcp.FileSystemWriter(tmp_path / "ckpt"))
         return tmp_path / "ckpt"
 
 

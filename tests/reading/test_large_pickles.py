@@ -38,6 +38,6 @@ def test_many_tensors_of_any_protocol(tmp_path, protocol):
 
 
 def test_many_chunks_of_a_distributed_checkpoint(tmp_path):
-    dcp.save({f"l.{i}": torch.zeros(2) for i in range(600)}, checkpoint_id=tmp_path, no_dist=True)
+    dcp.save({f"l.{i}": torch.zeros(2) for i in range(600)}, checkpoint_id=tmp_path)
     with tg.open_checkpoint(tmp_path) as source:
         assert len(source.networks[0].specs) == 600

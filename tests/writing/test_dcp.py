@@ -25,7 +25,7 @@ def state():
 def loaded(path, like):
     """Return what torch's own loader makes of the folder."""
     into = {name: torch.zeros_like(value) for name, value in like.items()}
-    dcp.load(into, checkpoint_id=path, no_dist=True)
+    dcp.load(into, checkpoint_id=path)
     return into
 
 

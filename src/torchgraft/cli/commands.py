@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from torchgraft import __version__
 from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
 from torchgraft.cli.keywords import asked
 from torchgraft.cli.options import (
@@ -20,7 +21,7 @@ from torchgraft.cli.options import (
     output_option,
     with_options,
 )
-from torchgraft.cli.output import expect_apart, show, write_page
+from torchgraft.cli.output import expect_apart, say, show, write_page
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
 
 OUTPUTS_DIFFER = 10
@@ -30,7 +31,7 @@ FILE = click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path())
 
 
 @click.group(cls=ErrorGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="torchgraft", prog_name="torchgraft")
+@click.version_option(__version__, prog_name="torchgraft")
 def cli() -> None:
     """Put the weights of a checkpoint into a PyTorch model that is not quite the one they were saved from."""
 
@@ -131,7 +132,7 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
         saved = save_model(output, target, shard_size=shard_size, progress=tell)
     write_page(shown.html, report)
     show("report", report, shown)
-    click.echo(f"saved {saved.tensors} tensors to {printable(saved.path)} ({saved.format})", err=shown.as_json)
+    say(f"saved {saved.tensors} tensors to {printable(saved.path)} ({saved.format})", err=shown.as_json)
 
 
 @cli.command()

@@ -97,8 +97,14 @@ class ErrorGroup(click.Group):
         except Exception as error:
             if os.environ.get("TORCHGRAFT_TRACEBACK"):
                 raise
-            click.echo(f"error: unexpected {type(error).__name__}: {printable(str(error), 2000)}", err=True)
+            click.echo(f"error: {_unforeseen(error)}", err=True)
             ctx.exit(1)
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # no path was asked for but the present one
+        return "the present folder has been removed: change to one that exists"
+    return f"unexpected {type(error).__name__}: {printable(str(error), 2000)}"
 
 
 def _multiline(error: TorchgraftError) -> str:

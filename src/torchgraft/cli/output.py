@@ -15,7 +15,8 @@ import click
 from torchgraft.cli.group import watched
 from torchgraft.cli.options import Shown
 from torchgraft.cli.spelling import view_as_typed
-from torchgraft.core.errors import TorchgraftError, UsageError, printable
+from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
+from torchgraft.core.system.commit import cause_of
 
 _ITEMS = 1000
 
@@ -28,7 +29,7 @@ def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] 
     """
     if how.as_json:
         for piece in _json((data or result.to_dict)()):
-            click.echo(piece, nl=False)
+            say(piece, end="")
         return
     from torchgraft.reporting import usual_lines, view_of
 
@@ -42,7 +43,23 @@ def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] 
         return
     from torchgraft.reporting.text import view_text
 
-    click.echo(view_text(view, most_lines=most))
+    say(view_text(view, most_lines=most))
+
+
+def say(text: str, *, end: str = "\n", err: bool = False) -> None:
+    """Print a text to stdout, or to stderr.
+
+    Raises:
+        WriteError: it can't be written, as into a file on a full disk. A pipe that was closed is the shell's business.
+    """
+    try:
+        click.echo(text + end, nl=False, err=err)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"the result can't be printed: {cause_of(error)}; files that were asked for are written"
+        ) from error
 
 
 def _json(data: dict[str, Any]) -> Iterator[str]:

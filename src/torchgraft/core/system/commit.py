@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -180,7 +181,7 @@ def _mode_of(final: str, shown: str) -> int | None:
 
 def _short(name: str) -> str:
     """Return as much of a name as leaves room for what a hidden file's name has besides."""
-    return os.fsencode(name)[:120].decode("utf-8", "ignore")
+    return os.fsencode(name)[:120].decode(sys.getfilesystemencoding(), "ignore")
 
 
 def _open_beside(folder: str, name: str) -> tuple[str, int]:
