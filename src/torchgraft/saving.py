@@ -93,9 +93,11 @@ def save(
         UsageError: a name, value, size or ending that can't be written.
         WriteError: a file could not be written; what stood at its place is intact.
     """
-    from torchgraft.writing import save as write_tensors
+    from torchgraft.writing import save as write_state
 
-    saved = write_tensors(path, tensors, metadata, file_format=file_format, shard_size=shard_size, progress=progress)
+    if not isinstance(tensors, Mapping):
+        raise UsageError(f"tensors is {a_kind(tensors)}: save takes the path first, then a dictionary of tensors")
+    saved = write_state(path, tensors, metadata, file_format=file_format, shard_size=shard_size, progress=progress)
     return replace(saved, renderers=renderers("saved"))
 
 
@@ -114,10 +116,10 @@ def save_model(
         UsageError: the model holds what the format can't.
         WriteError: a file could not be written; what stood at its place is intact.
     """
-    from torchgraft.writing import save_model as write_model
-
-    saved = write_model(path, model, metadata, file_format=file_format, shard_size=shard_size, progress=progress)
-    return replace(saved, renderers=renderers("saved"))
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"model is {a_kind(model)}: save_model takes the path first, then the model")
+    state = model.state_dict()
+    return save(path, state, metadata, file_format=file_format, shard_size=shard_size, progress=progress)
 
 
 def save_plan(path: str | os.PathLike[str], plan: Plan) -> None:

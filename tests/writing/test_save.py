@@ -18,7 +18,8 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.errors import UsageError, WriteError
-from torchgraft.writing import save, save_model
+from torchgraft.saving import save_model
+from torchgraft.writing import save
 
 ENDINGS = (".safetensors", ".pt")
 

@@ -112,7 +112,8 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
     """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
     from torchgraft import api
     from torchgraft.cli.targets import for_loading, with_source
-    from torchgraft.writing import format_of, save_model, size_of
+    from torchgraft.saving import save_model
+    from torchgraft.writing import format_of, size_of
 
     shown = Shown.taken_from(given)
     shard_size, kept = given.pop("shard_size"), given.pop("kept")

@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
-from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_spread
 from torchgraft.core.results.report import Saved
 from torchgraft.core.system.progress import Ticks
-from torchgraft.core.types import Module, Tensor
+from torchgraft.core.types import Tensor
 from torchgraft.writing import dcp
 from torchgraft.writing.content import DCP, SAFETENSORS, TORCH, Content
 from torchgraft.writing.items import of_tensor
@@ -38,57 +37,17 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 def save(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-    *,
-    file_format: str | None = None,
-    shard_size: str | int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Saved:
-    """Write `tensors`, in their order, to `path`: the whole file or none.
-
-    See torchgraft.save.
-
-    Raises:
-        UsageError: a name, value, size or ending that can't be written.
-        WriteError: a file could not be written; what stood at its place is intact.
-    """
-    if not isinstance(tensors, Mapping):
-        raise UsageError(f"tensors is {a_kind(tensors)}: save takes the path first, then a dictionary of tensors")
-    return _written(path, tensors, metadata or {}, file_format, shard_size, progress)
-
-
-def save_model(
-    path: str | os.PathLike[str],
-    model: Module,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    file_format: str | None = None,
-    shard_size: str | int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Saved:
-    """Write the state dict of `model` to `path`; see `save`. Extra state that is no tensor goes into torch files only.
-
-    Raises:
-        UsageError: the model holds what the format can't.
-        WriteError: a file could not be written; what stood at its place is intact.
-    """
-    if not hasattr(model, "state_dict"):
-        raise UsageError(f"model is {a_kind(model)}: save_model takes the path first, then the model")
-    return _written(path, model.state_dict(), metadata or {}, file_format, shard_size, progress)
-
-
-def _written(
-    path: str | os.PathLike[str],
     state: Mapping[str, object],
-    metadata: Mapping[str, str],
-    file_format: str | None,
-    shard_size: str | int | None,
-    progress: Callable[[int, int], None] | None,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    file_format: str | None = None,
+    shard_size: str | int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Saved:
+    """Write a state dict, in its order, to `path`: the whole file or none. See torchgraft.save."""
     import torch
 
-    kind = file_format or format_of(path)
+    metadata, kind = metadata or {}, file_format or format_of(path)
     spread = [name for name, value in state.items() if is_spread(value)]  # type: ignore[arg-type]  # asks for attributes
     if spread:
         return _written_by_all(path, state, metadata, kind, spread)
