@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.plan import (
     Alternative,
     Certainty,
     Feed,
     Objection,
-    Op,
     Plan,
     Rows,
     Step,
@@ -25,8 +23,8 @@ from torchgraft.core.plan import (
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.proof import Means, Part, Proof, Seal
 from torchgraft.core.specs import Slot, Source, Target, TensorSpec
-from torchgraft.core.system.stored import read_json
-from torchgraft.ops import from_dict
+from torchgraft.core.system.stored import read_json, read_spec, rows, text, texts, understanding
+from torchgraft.ops import read_ops, shaped
 
 SCHEMA = "torchgraft.report/1"
 LARGEST = 1 << 30
@@ -43,11 +41,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     data = read_json(path, LARGEST, "plan")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("policy"), dict):
         raise UsageError(f"{shown} is no plan: expected the JSON of `torchgraft plan`, schema {SCHEMA}, with a policy")
-    try:
+    with understanding(shown, "plan"):
         return _plan(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        said = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-        raise UsageError(f"{shown} is a broken plan: {printable(said, 300)}") from error
 
 
 def fitted(plan: Plan, source: Source, target: Target) -> Plan:
@@ -100,18 +95,15 @@ def _expect_shape(step: Step, networks: Mapping[str, Mapping[str, TensorSpec]]) 
     """
     if not step.feeds and not step.ops:
         return
-    specs = [step.slot.spec] if step.base else []
-    for feed in step.feeds:
-        spec = networks.get(feed.network, {}).get(feed.key)
-        if spec is None:
-            raise UsageError(
-                f"the plan feeds {printable(step.slot.name)} from {printable(feed.key)}, which is not there"
-            )
-        for op in feed.ops:
-            spec = op.out_spec([spec])
-        specs.append(spec)
-    for op in step.ops:
-        specs = [op.out_spec(specs)]
+
+    def spec_of(feed: Feed) -> TensorSpec:
+        try:
+            return networks[feed.network][feed.key]
+        except KeyError:
+            said = f"{printable(step.slot.name)} from {printable(feed.key)}, which is not there"
+            raise UsageError(f"the plan feeds {said}") from None
+
+    specs = shaped(step, spec_of, [step.slot.spec] if step.base else [])
     wanted = result_shape(step.slot.spec.shape, step.rows)
     if len(specs) != 1 or specs[0].shape != wanted:
         shapes = " and ".join(str(list(spec.shape)) for spec in specs)
@@ -119,26 +111,24 @@ def _expect_shape(step: Step, networks: Mapping[str, Mapping[str, TensorSpec]]) 
 
 
 def _plan(data: Mapping[str, Any]) -> Plan:
-    network = _text(data["network"])
-    steps = tuple(_step(item) for item in data["slots"])
-    unused = tuple(_unused(item) for item in data["unused"])
+    network = text(data["network"])
+    steps = tuple(_step(item) for item in rows(data, "slots"))
+    unused = tuple(_unused(item) for item in rows(data, "unused"))
     specs = {unused.spec.name: unused.spec for unused in unused if unused.network == network}
     for item in data["slots"]:
         for feed in item["feeds"]:
             if feed["network"] == network and feed["shape"] is not None:
-                specs[feed["key"]] = _spec(feed["key"], feed)
+                specs[feed["key"]] = read_spec(feed["key"], feed)
     return Plan(
         steps=steps,
         unused=unused,
         network=network,
         source_specs=specs,
         policy=_policy(data["policy"]),
-        objections=tuple(
-            Objection(_text(o["kind"]), _text(o["text"]), tuple(map(_text, o["names"]))) for o in data["objections"]
-        ),
-        notes=tuple(map(_text, data["notes"])),
-        origin=_text(data["origin"]),
-        format=_text(data["format"]),
+        objections=tuple(Objection(text(o["kind"]), text(o["text"]), texts(o["names"])) for o in data["objections"]),
+        notes=texts(data["notes"]),
+        origin=text(data["origin"]),
+        format=text(data["format"]),
         proof=_proof(data["proof"]) if data.get("proof") else None,
     )
 
@@ -151,20 +141,20 @@ def _proof(data: Mapping[str, Any]) -> Proof:
         tolerance=_number(data["tolerance"]),
         passed=data["passed"] is True,
         kept=data["kept"] is True,
-        unproved=tuple(map(_text, data["unproved"])),
-        reason=_text(data["reason"]),
+        unproved=texts(data["unproved"]),
+        reason=text(data["reason"]),
         parts=tuple(
             Part(
-                module=_text(part["module"]),
-                source_module=_text(part["source_module"]),
+                module=text(part["module"]),
+                source_module=text(part["source_module"]),
                 means=Means(part["means"]),
-                slots=tuple(map(_text, part["slots"])),
+                slots=texts(part["slots"]),
                 relative=_number(part["relative"]),
-                root=_text(part["root"]),
+                root=text(part["root"]),
             )
             for part in data["parts"]
         ),
-        seal=None if seal is None else Seal(**{name: _text(seal[name]) for name in ("inputs", "steps", "values")}),
+        seal=None if seal is None else Seal(**{name: text(seal[name]) for name in ("inputs", "steps", "values")}),
     )
 
 
@@ -183,28 +173,24 @@ def _policy(data: Mapping[str, Any]) -> Policy:
 
 def _step(item: Mapping[str, Any]) -> Step:
     slot = Slot(
-        spec=_spec(item["name"], item),
-        aliases=tuple(map(_text, item["aliases"])),
-        kind=_text(item["module"]),
+        spec=read_spec(item["name"], item),
+        aliases=texts(item["aliases"]),
+        kind=text(item["module"]),
         is_buffer=item["buffer"] is True,
         persistent=item["persistent"] is not False,
     )
     return Step(
         slot=slot,
-        feeds=tuple(Feed(_text(f["key"]), _ops(f["ops"]), _text(f["network"])) for f in item["feeds"]),
-        ops=_ops(item["ops"]),
+        feeds=tuple(Feed(text(f["key"]), read_ops(f["ops"]), text(f["network"])) for f in item["feeds"]),
+        ops=read_ops(item["ops"]),
         base=item["base"] is True,
         rows=_rows(item["rows"], slot),
         made=_rows(item["made"], slot),
         why=_why(item["why"]),
         certainty=Certainty(item["certainty"]),
-        alternatives=tuple(Alternative(tuple(map(_text, a["keys"])), _text(a["text"])) for a in item["alternatives"]),
+        alternatives=tuple(Alternative(texts(a["keys"]), text(a["text"])) for a in item["alternatives"]),
         quiet=item["quiet"] is True,
     )
-
-
-def _ops(data: Iterable[object]) -> tuple[Op, ...]:
-    return tuple(from_dict(op) for op in data)
 
 
 def _rows(data: Mapping[str, Any] | None, slot: Slot) -> Rows | None:
@@ -220,26 +206,13 @@ def _rows(data: Mapping[str, Any] | None, slot: Slot) -> Rows | None:
 
 def _unused(item: Mapping[str, Any]) -> Unused:
     return Unused(
-        spec=_spec(item["key"], item),
-        network=_text(item["network"]),
+        spec=read_spec(item["key"], item),
+        network=text(item["network"]),
         why=_why(item["why"]),
         quiet=item["quiet"] is True,
-        similar=tuple(map(_text, item["similar"])),
+        similar=texts(item["similar"]),
     )
 
 
 def _why(data: Mapping[str, Any]) -> Why:
-    return Why(_text(data["rule"]), _text(data["text"]), tuple(map(_text, data["evidence"])), _text(data["doubt"]))
-
-
-def _spec(name: object, item: Mapping[str, Any]) -> TensorSpec:
-    shape = item["shape"]
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise UsageError(f"{name} has the shape {shape!r:.80}")
-    return TensorSpec(_text(name), tuple(shape), DType.of(_text(item["dtype"])))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"a text is expected, not {value!r:.80}")
-    return value
+    return Why(text(data["rule"]), text(data["text"]), texts(data["evidence"]), text(data["doubt"]))

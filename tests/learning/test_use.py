@@ -112,7 +112,7 @@ def test_learned_takes_nothing_else():
     [
         (lambda d: d.update(schema="x"), "schema should be"),
         (lambda d: d.update(outputs=3), "'outputs' should be a list"),
-        (lambda d: d["sources"][0].update(shape=[-1]), "without a name, shape"),
+        (lambda d: d["sources"][0].update(shape=[-1]), "expected whole numbers from 0 on"),
         (lambda d: d["sources"][0].update(dtype="float3"), "float3"),
         (lambda d: d["outputs"][0]["feeds"][0].update(key="nobody"), "'nobody', which is no source tensor"),
         (lambda d: d["outputs"][0]["feeds"][0].update(ops=[{"op": "run"}]), "no op"),

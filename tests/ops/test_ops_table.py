@@ -16,7 +16,8 @@ def test_names_are_unique_and_fields_are_plain():
     assert len({op.name for op in torchgraft.ops.OPS}) == len(torchgraft.ops.OPS)
     for op in torchgraft.ops.OPS:
         assert all(f.type in KINDS for f in fields(op)), op
-    exported = {op.__name__ for op in torchgraft.ops.OPS} | {"OPS", "BaseOp", "computed", "from_dict", "run_ops"}
+    helpers = {"OPS", "BaseOp", "computed", "from_dict", "read_ops", "run_ops", "shaped"}
+    exported = {op.__name__ for op in torchgraft.ops.OPS} | helpers
     assert set(torchgraft.ops.__all__) == exported
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Feed, Op
 from torchgraft.core.results.conversion import Computed, Conversion, Output
 from torchgraft.core.specs import TensorSpec
+from torchgraft.core.system.stored import read_spec, rows, text, texts, understanding
 from torchgraft.learning.running import spec_of
-from torchgraft.ops import from_dict
+from torchgraft.ops import read_ops
 
 SCHEMA = "torchgraft.learned/1"
 
@@ -53,56 +53,32 @@ def from_plain(data: object, origin: str) -> Conversion:
     """
     if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
         raise UsageError(f"{origin} is no learned conversion: its schema should be {SCHEMA!r}")
-    sources = {spec.name: spec for spec in (_spec_from(item, origin) for item in _list(data, "sources", origin))}
-    outputs = tuple(_output(item, sources, origin) for item in _list(data, "outputs", origin))
-    computed = tuple(_computed(item, origin) for item in _list(data, "computed", origin))
-    skipped = tuple(str(name) for name in _list(data, "skipped", origin))
-    return Conversion(sources=sources, outputs=outputs, computed=computed, skipped=skipped)
+    with understanding(origin, "learned conversion"):
+        sources = {spec.name: spec for spec in (read_spec(item["name"], item) for item in rows(data, "sources"))}
+        return Conversion(
+            sources=sources,
+            outputs=tuple(_output(item, sources) for item in rows(data, "outputs")),
+            computed=tuple(map(_computed, rows(data, "computed"))),
+            skipped=texts(data["skipped"]),
+        )
 
 
-def _output(item: Any, sources: Mapping[str, TensorSpec], origin: str) -> Output:
-    spec = _spec_from(item, origin)
-    feeds = []
-    for feed in _list(item, "feeds", origin):
-        key = feed.get("key") if isinstance(feed, Mapping) else None
-        if not isinstance(key, str) or key not in sources:
-            raise _broken(origin, f"{spec.name} is fed by {key!r}, which is no source tensor")
-        feeds.append(Feed(key, tuple(from_dict(op) for op in _list(feed, "ops", origin))))
-    output = Output(spec=spec, feeds=tuple(feeds), ops=tuple(from_dict(op) for op in _list(item, "ops", origin)))
+def _output(item: Mapping[str, Any], sources: Mapping[str, TensorSpec]) -> Output:
+    spec = read_spec(item["name"], item)
+    feeds = tuple(Feed(text(feed["key"]), read_ops(feed["ops"])) for feed in rows(item, "feeds"))
+    strange = [feed.key for feed in feeds if feed.key not in sources]
+    if strange:
+        raise UsageError(f"{spec.name} is fed by {strange[0]!r}, which is no source tensor")
+    output = Output(spec=spec, feeds=feeds, ops=read_ops(item["ops"]))
     if not output.ops and len(feeds) != 1:
-        raise _broken(origin, f"{spec.name} joins {len(feeds)} tensors by no op")
+        raise UsageError(f"{spec.name} joins {len(feeds)} tensors by no op")
     made = spec_of(output, sources)
     if made != spec:
-        raise _broken(
-            origin,
-            f"{spec.name} should be {list(spec.shape)} {spec.dtype} and comes out {list(made.shape)} {made.dtype}",
-        )
+        said = f"should be {list(spec.shape)} {spec.dtype} and comes out {list(made.shape)} {made.dtype}"
+        raise UsageError(f"{spec.name} {said}")
     return output
 
 
-def _computed(item: Any, origin: str) -> Computed:
-    spec = _spec_from(item, origin)
-    keys = tuple(str(key) for key in _list(item, "keys", origin))
-    return Computed(spec=spec, why=str(item.get("why")), keys=keys, complete=item.get("complete") is True)
-
-
-def _spec_from(item: Any, origin: str) -> TensorSpec:
-    name, shape, dtype = (item.get(key) if isinstance(item, Mapping) else None for key in ("name", "shape", "dtype"))
-    sizes = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-    if not isinstance(name, str) or not sizes or not isinstance(dtype, str):
-        raise _broken(origin, f"a tensor without a name, shape or element type: {item!r:.80}")
-    try:
-        return TensorSpec(name, tuple(shape), DType.of(dtype))  # type: ignore[arg-type]  # checked above
-    except KeyError:
-        raise _broken(origin, f"{name} has the element type {dtype!r:.40}, which is not known") from None
-
-
-def _list(item: Any, key: str, origin: str) -> list[Any]:
-    found = item.get(key) if isinstance(item, Mapping) else None
-    if not isinstance(found, list):
-        raise _broken(origin, f"{key!r} should be a list")
-    return found
-
-
-def _broken(origin: str, text: str) -> UsageError:
-    return UsageError(f"{origin} is a broken learned conversion: {printable(text, 300)}")
+def _computed(item: Mapping[str, Any]) -> Computed:
+    spec = read_spec(item["name"], item)
+    return Computed(spec=spec, why=text(item["why"]), keys=texts(item["keys"]), complete=item["complete"] is True)

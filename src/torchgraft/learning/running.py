@@ -9,7 +9,7 @@ from torchgraft.core.listing import listed
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
-from torchgraft.ops import computed
+from torchgraft.ops import computed, shaped
 
 
 def value_of(output: Output, read: Callable[[str], Tensor]) -> Tensor:
@@ -23,15 +23,8 @@ def spec_of(output: Output, specs: Mapping[str, TensorSpec]) -> TensorSpec:
     Raises:
         UsageError: the source doesn't fit.
     """
-    found = []
-    for feed in output.feeds:
-        spec = specs[feed.key]
-        for op in feed.ops:
-            spec = op.out_spec([spec])
-        found.append(spec)
-    for op in output.ops:
-        found = [op.out_spec(found)]
-    return type(output.spec)(output.name, found[0].shape, found[0].dtype)
+    (found,) = shaped(output, lambda feed: specs[feed.key])
+    return type(output.spec)(output.name, found.shape, found.dtype)
 
 
 def misfits(conversion: Conversion, specs: Mapping[str, TensorSpec]) -> Iterator[tuple[str, str]]:

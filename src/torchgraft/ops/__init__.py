@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torchgraft.ops.adapters import DoraMerge, LohaMerge, LoraMerge
 from torchgraft.ops.base import BaseOp
 from torchgraft.ops.bias_tables import ResampleBiasTable
@@ -19,7 +21,7 @@ from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
 from torchgraft.ops.reparam import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit
 from torchgraft.ops.resample import Resample1d, ResampleGrid, ResamplePatch
 from torchgraft.ops.rows import MeanRows, PadRows, TrimRows
-from torchgraft.ops.running import computed, run_ops
+from torchgraft.ops.running import computed, run_ops, shaped
 
 OPS: tuple[type[BaseOp], ...] = (
     # exact: rearrange, cut, join
@@ -45,11 +47,16 @@ def from_dict(data: object) -> BaseOp:
     return read_op(data, _BY_NAME)
 
 
+def read_ops(data: Iterable[object]) -> tuple[BaseOp, ...]:
+    """Return the ops that a list of such stands for; raises as `from_dict` does."""
+    return tuple(map(from_dict, data))
+
+
 __all__ = [
     "OPS", "AdaptInputChannels", "ApplyMask", "BaseOp", "Cast", "Concat", "Constant", "CropKernel", "Dequant4bit",
     "DequantBlocks", "DoraMerge", "FuseBranches", "FuseNormBias", "FuseNormWeight", "HeadsToParts", "Identity",
     "Index", "InflateKernel", "InsertZeros", "JoinRanks", "Literal", "LohaMerge", "LoraMerge", "MeanRows",
     "PadKernel", "PadRows", "PartsToHeads", "Permute", "Resample1d", "ResampleBiasTable", "ResampleGrid",
     "ResamplePatch", "Reshape", "RotaryLayout", "Scale", "SelectRows", "SliceDim", "SpectralNormBake", "Stack",
-    "Transpose", "TrimRows", "WeightNormBake", "WeightNormSplit", "computed", "from_dict", "run_ops",
+    "Transpose", "TrimRows", "WeightNormBake", "WeightNormSplit", "computed", "from_dict", "read_ops", "run_ops", "shaped",
 ]  # fmt: skip

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import reduce
 from typing import Protocol, TypeVar
 
 from torchgraft.core.plan import Op
+from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 
 
@@ -42,6 +44,17 @@ def computed(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor]
     for feed in step.feeds:
         values += run_ops(feed.ops, [read(feed)])
     return run_ops(step.ops, values)
+
+
+def shaped(step: _Step[F], spec_of: Callable[[F], TensorSpec], base: Iterable[TensorSpec] = ()) -> list[TensorSpec]:
+    """Return the specs of what `computed` would return: one where there are ops, else those of base and feeds.
+
+    Raises:
+        UsageError: an op does not take what it gets.
+    """
+    fed = (reduce(lambda spec, op: op.out_spec([spec]), feed.ops, spec_of(feed)) for feed in step.feeds)
+    specs = [*base, *fed]
+    return reduce(lambda found, op: [op.out_spec(found)], step.ops, specs)
 
 
 def _without_autocast(values: Iterable[Tensor]) -> ExitStack:

@@ -11,7 +11,7 @@ from torchgraft.core.places import Walk, is_spread, places
 from torchgraft.core.plan import Feed, Op, Rows, Step, Why
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.types import Module, ScalarType, Tensor
-from torchgraft.ops import Constant, computed, run_ops
+from torchgraft.ops import Constant, computed, run_ops, shaped
 from torchgraft.spreading.boxes import Box
 from torchgraft.spreading.members import Share
 from torchgraft.spreading.parts import Part, Specs, limited, part_of
@@ -194,15 +194,7 @@ def _gathered(tensor: Tensor) -> Tensor:
 
 
 def _result(step: Step, specs: Specs) -> TensorSpec:
-    found = [step.slot.spec] if step.base else []
-    for feed in step.feeds:
-        spec = specs[feed.network, feed.key]
-        for op in feed.ops:
-            spec = op.out_spec([spec])
-        found.append(spec)
-    for op in step.ops:
-        found = [op.out_spec(found)]
-    return found[0]
+    return shaped(step, lambda feed: specs[feed.network, feed.key], [step.slot.spec] if step.base else [])[0]
 
 
 def _cut(value: Tensor, box: Box) -> Tensor:
