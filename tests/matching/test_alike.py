@@ -25,10 +25,10 @@ PLACES = ("", "layers.0.", "layers.1.", "layers.1.0.", "decoder.layers.0.")
 PREFIXES = ("", "module.", "model.", "a.b.", "qkv.", "layers.", "0.")
 
 
-def tensors_of(owners, roles):
+def tensors_of(owners, roles, places=PLACES):
     names = st.builds(
         lambda place, owner, role: f"{place}{owner}.{role}" if owner else place + role,
-        st.sampled_from(PLACES),
+        st.sampled_from(places),
         st.sampled_from(("", *owners)),
         st.sampled_from(roles),
     )
@@ -37,6 +37,15 @@ def tensors_of(owners, roles):
 
 plain = tensors_of([owner for owner in OWNERS if owner not in FUSED], ROLES)
 tensors = plain | tensors_of(OWNERS, ROLES + PARTS)
+# Names that one side may have more than the other, and that say something about those that both have.
+SAYING = {
+    "ema", "head", "fc.inner", "self_attn_layer_norm", "ffn.gate_proj", "experts.0.fc", "experts.fc", "q_proj", "norm1", "norm.1",
+}  # fmt: skip
+beside = tensors_of(
+    [*OWNERS, *SAYING],
+    (*ROLES, *PARTS, "cls_token", "relative_position_bias_table", "position_ids"),
+    (*PLACES, "ema.", "averaged.", "layers.0.0.", "layers.2.", "model_ema.layers.0.", "backbone.layers.0.", "norms."),
+)
 sides = st.sampled_from([(old, new) for old in PREFIXES for new in PREFIXES if not (old and new)])
 
 
@@ -92,6 +101,24 @@ def test_all_at_once_is_as_one_by_one(found, prefixes, dice):
     same(*plans(dict(source), target))
 
 
+@given(
+    tensors,
+    tensors | beside,
+    st.booleans(),
+    st.lists(st.sampled_from(("tied.weight", "tied", "head.weight")), max_size=1),
+    st.randoms(use_true_random=False),
+)
+def test_one_side_within_the_other_is_as_one_by_one(found, more, in_file, aliases, dice):
+    every = list({**more, **found}.items())
+    dice.shuffle(every)
+    both = [(name, said) for name, said in every if name in found]
+    ours, theirs = (every, both) if in_file else (both, every)
+    source = list(specs_of({name: shape for name, (shape, _) in ours}, "").items())
+    target = model_of({name: shape for name, (shape, _) in theirs}, "", [pick for _, (_, pick) in theirs], aliases)
+    dice.shuffle(source)
+    same(*plans(dict(source), target))
+
+
 @pytest.mark.parametrize("prefixes", [("", ""), ("module.", ""), ("", "module."), ("layers.", "")])
 def test_names_at_the_root_are_judged_alike(prefixes):
     for names in (
@@ -141,8 +168,16 @@ def test_buffers_that_no_file_holds_stay_as_they_are():
 ONE_BY_ONE = {
     "another shape": (DECODER | {"head.weight": (8, 8)}, DECODER | {"head.weight": (8, 9)}),
     "another name": (DECODER | {"head.weight": (8, 8)}, DECODER | {"heads.weight": (8, 8)}),
-    "one more": (DECODER | {"head.weight": (8, 8)}, DECODER),
-    "one less": (DECODER, DECODER | {"head.weight": (8, 8)}),
+    "one more, and another": (DECODER | {"head.weight": (8, 8)}, DECODER | {"mask_token": (8,)}),
+    "one more behind a prefix": ({f"a.{k}": v for k, v in DECODER.items()} | {"head.weight": (8, 8)}, DECODER),
+    "averages": (DECODER | {f"model_ema.{k}": v for k, v in DECODER.items()}, DECODER),
+    "experts": (DECODER | {"experts.0.fc.weight": (8, 8)}, DECODER),
+    "statistics of a norm": (DECODER | {"layers.0.input_layernorm.running_var": (8,)}, DECODER),
+    "another spelling": (
+        DECODER | {"norm.1.weight": (8,), "x.norm1.weight": (8,)},
+        DECODER | {"norm.1.weight": (8,)},
+    ),
+    "what each block may share": (DECODER, DECODER | {f"layers.{n}.scale": (8,) for n in range(2)}),
     "rows fused in several orders": (DECODER | {"attn.qkv_proj.weight": (24, 8)},) * 2,
     "rows fused as in DeBERTa": (DECODER | {"self.in_proj.weight": (24, 8), "self.pos_proj.weight": (8, 8)},) * 2,
     "fused rows under two spellings": (DECODER | {"attn.in_proj_weight": (24, 8), "attn.in_proj.weight": (24, 8)},) * 2,
@@ -150,6 +185,22 @@ ONE_BY_ONE = {
     "a weight in two parts": (DECODER | {"fc.weight_g": (8, 1), "fc.weight_v": (8, 8)},) * 2,
     "names as in TensorFlow": ({"block/dense/kernel:0": (8, 8), "a.b": (4,)},) * 2,
 }
+
+
+@pytest.mark.parametrize(
+    "more", [{"head.weight": (8, 8), "head.bias": (8,)}, {"layers.2.mlp.fc.weight": (8, 32)}, {"cls_token": (1, 1, 8)}]
+)
+def test_what_one_side_has_more_is_told_at_once(more):
+    specs, target = specs_of(DECODER | more, ""), model_of(DECODER)
+    assert alike(specs, target.slots) is not None
+    made, other = plans(specs, target)
+    same(made, other)
+    assert {unused.spec.name for unused in made.unused} == set(more)
+    specs, target = specs_of(DECODER, ""), model_of(DECODER | more)
+    assert alike(specs, target.slots) is not None
+    made, other = plans(specs, target)
+    same(made, other)
+    assert {step.slot.name for step in made.fresh} == set(more)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), ONE_BY_ONE.values(), ids=ONE_BY_ONE)
@@ -175,6 +226,13 @@ def test_a_second_name_behind_a_prefix_is_weighed():
 def test_a_biased_table_tells_how_matrices_are_stored():
     shapes = {"embed.weight": (4, 8), "embed.bias": (8,), "fc.weight": (4, 4)}
     made, other = plans(specs_of(shapes, ""), model_of(shapes))
+    same(made, other)
+    assert made.by_slot["fc.weight"].words() == "transpose"
+
+
+def test_a_matrix_that_finds_no_place_tells_how_matrices_are_stored():
+    shapes = {"fc.weight": (4, 4), "fc.bias": (4,)}
+    made, other = plans(specs_of(shapes | {"head.weight": (4, 8), "head.bias": (8,)}, ""), model_of(shapes))
     same(made, other)
     assert made.by_slot["fc.weight"].words() == "transpose"
 

@@ -114,7 +114,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], b
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
     steps = tuple(widened(step, specs) for step in steps)
     steps = told_of_branches(steps, specs, brief.network)
-    unused = unused_sources(steps, shown, draft.rejected, matching, brief.network)
+    unused = unused_sources(steps, shown, draft.rejected, matching.derived, brief.network)
     for view in reversed(views):
         unused = view.own_unused(unused, steps, brief.network)
     plan = Plan(

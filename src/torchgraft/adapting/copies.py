@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torchgraft.adapting.objections import object_to
-from torchgraft.adapting.orientation import MATRIX_TABLES
-from torchgraft.adapting.remains import fresh_step
+from torchgraft.adapting.orientation import MATRIX_TABLES, shown_by_bias
+from torchgraft.adapting.remains import fresh_step, unused_sources
+from torchgraft.adapting.remarks import remarks
 from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step
 from torchgraft.core.policy import Policy
@@ -26,24 +27,33 @@ def copied(
     equal layouts, and then a square matrix or kernel is taken as it is, too. The one witness against that is a bias
     beside a table of rows: tables are no matrices that could be turned, so their shape says nothing for it.
     """
-    if _has_biased_table(target.slots):
-        return None
     keys, why = both.keys, both.why
+    spare = len(keys) < len(specs)
+    if _has_biased_table(target.slots) or (spare and _shows_turned(specs, target.slots)):
+        return None
     steps = tuple(
         [
-            _make_step(slot=slot, feeds=(_make_feed(keys[slot.spec.name], (), network),), why=why)
-            if slot.persistent
+            _make_step(slot=slot, feeds=(_make_feed(keys[name], (), network),), why=why)
+            if (name := slot.spec.name) in keys and slot.persistent
             else fresh_step(slot, _never, _never)
             for slot in target.slots
         ]
     )
-    plan = Plan(steps=steps, network=network, source_specs=specs, policy=policy)
-    return replace(plan, objections=object_to(plan))
+    unused = unused_sources(steps, specs, {}, {}, network) if spare else ()
+    plan = Plan(steps=steps, unused=unused, network=network, source_specs=specs, policy=policy)
+    notes = remarks(plan) if spare or any(not step.quiet for step in steps if not step.feeds) else ()
+    return replace(plan, objections=object_to(plan), notes=notes)
 
 
 def _has_biased_table(slots: Iterable[Slot]) -> bool:
     tables = {slot.owner for slot in slots if slot.kind in MATRIX_TABLES}
     return bool(tables) and any(slot.owner in tables and slot.role == "bias" for slot in slots)
+
+
+def _shows_turned(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> bool:
+    """Whether a bias shows that a matrix is stored [in, out] which no layer of the model takes."""
+    told = {slot.spec.name for slot in slots if slot.kind not in MATRIX_TABLES}
+    return any(shown_by_bias(specs, told))
 
 
 def _never(_: str) -> bool:

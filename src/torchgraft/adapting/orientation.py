@@ -132,7 +132,7 @@ def _with_matrices(
             told.update(found.source.keys)
         elif None not in sides:
             (straight if sides[0] == sides[1] else turned).append(tail)
-    for in_out in _shown_by_bias(specs, told):
+    for in_out in shown_by_bias(specs, told):
         (turned if in_out else straight).append(ELSEWHERE)
         for model in (False, True):  # what it means for a layer of the model depends on how that is stored
             count((None, model), other=in_out != model)
@@ -172,7 +172,7 @@ def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]
     return (next(iter(found)) if len(found) == 1 else None), plain
 
 
-def _shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[bool]:
+def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[bool]:
     """Yield whether a matrix is stored [in, out], for each that its bias tells and that isn't told otherwise."""
     for key, spec in specs.items():
         owner, _, role = key.rpartition(".")

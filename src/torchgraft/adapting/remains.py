@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from torchgraft.core.derived import is_derived
-from torchgraft.core.match import Matching
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import Constant
@@ -31,10 +30,10 @@ def unused_sources(
     steps: Sequence[Step],
     specs: Mapping[str, TensorSpec],
     rejected: Mapping[str, str],
-    matching: Matching,
+    derived: Mapping[str, str],
     network: str,
 ) -> tuple[Unused, ...]:
-    """Return the fate of every source tensor that feeds no slot."""
+    """Return the fate of every source tensor that feeds no slot; `derived` are those that are computed from others."""
     used = {feed.key for step in steps for feed in step.feeds}
     if used.issuperset(specs):
         return ()
@@ -48,10 +47,10 @@ def unused_sources(
     for key, spec in specs.items():
         if key in used:
             continue
-        quiet = is_derived(spec) or key in matching.derived or key in aliases
+        quiet = is_derived(spec) or key in derived or key in aliases
         why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
-        if key in matching.derived:
-            why = Why("derived", f"computed from {matching.derived[key]}")
+        if key in derived:
+            why = Why("derived", f"computed from {derived[key]}")
         elif key in aliases:
             why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {aliases[key].feeds[0].key}")
         elif key in taken and key not in rejected:

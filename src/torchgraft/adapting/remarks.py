@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from torchgraft.core.derived import is_derived
@@ -86,12 +87,20 @@ def _cut_lists(specs: Mapping[str, TensorSpec], left_over: Collection[str]) -> d
 
 def _members(name: str) -> Iterator[tuple[Member, str]]:
     """Yield the members of lists that a name lies in, each with what follows in the name."""
-    parts = name.split(".")
-    for at, part in enumerate(parts[:-1]):
-        found = _NUMBERED.fullmatch(part) if part[-1:].isdigit() else None
-        if found:
-            before = ".".join([*parts[:at], found["stem"]])
-            yield Member(before, int(found["number"])), ".".join(parts[at + 1 :])
+    owner, _, role = name.rpartition(".")
+    return ((member, f"{rest}{role}") for member, rest in _around(owner))
+
+
+@lru_cache(maxsize=1000)  # the tensors of a module come one after the other
+def _around(path: str) -> tuple[tuple[Member, str], ...]:
+    """Return the members of lists on the way to a module, each with what follows in the path, and a dot."""
+    parts = path.split(".")
+    found = ((at, _NUMBERED.fullmatch(part)) for at, part in enumerate(parts) if part[-1:].isdigit())
+    return tuple(
+        (Member(".".join([*parts[:at], one["stem"]]), int(one["number"])), "".join(f"{p}." for p in parts[at + 1 :]))
+        for at, one in found
+        if one
+    )
 
 
 def _runs(numbers: Sequence[int]) -> str:
@@ -141,7 +150,7 @@ def _behind_fresh(plan: Plan) -> Iterator[str]:
 
 def _stands_fresh(layer: Step, norm: Step) -> bool:
     """Whether a layer stays fresh that has an output for each channel of a norm."""
-    return not layer.feeds and not layer.ops and layer.slot.spec.shape[0] == norm.slot.spec.shape[0]
+    return not layer.feeds and not layer.ops and layer.slot.spec.shape[:1] == norm.slot.spec.shape[:1]
 
 
 def _first(names: Iterable[str]) -> str:

@@ -129,7 +129,10 @@ class Matching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
-    """Both sides alike: `keys` has, for each slot that files hold, the tensor of its name and shape, all on one ground."""
+    """Both sides alike: `keys` has, for each slot that takes one, the tensor of its name and shape, all on one ground.
+
+    Either the file or the model may have more tensors than those.
+    """
 
     keys: Mapping[str, str]
     why: Why

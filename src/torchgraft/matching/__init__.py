@@ -20,6 +20,7 @@ from torchgraft.matching.completing.whole import questioned, uncut
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.prefixes import Naming, by_name
 from torchgraft.matching.names.rules import Rules
+from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.undotted import dotted, respelled, restored
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
@@ -34,17 +35,14 @@ from torchgraft.matching.parts.leaves import (
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import (
-    averaged_beside,
     choose,
     has_network,
-    keep_part,
     listed_networks,
     only,
     place_of,
     require_weights,
-    without_averages,
 )
-from torchgraft.matching.tables.dialect import ROLES
+from torchgraft.matching.tables.dialect import VARIANCES
 from torchgraft.matching.tables.packing import packed_otherwise
 from torchgraft.matching.tables.rotary import with_rotary
 from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Stated
@@ -202,12 +200,9 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     )
 
 
-_VARIANCES = frozenset(role for role, meant in ROLES.items() if meant == "var")
-
-
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:
     """Whether a name means a norm with statistics on one side and something without on the other."""
-    ours, theirs = ({leaf.owner for leaf in side if leaf.role in _VARIANCES} for side in (sources, targets))
+    ours, theirs = ({leaf.owner for leaf in side if leaf.role in VARIANCES} for side in (sources, targets))
     return bool(ours or theirs) and any((a.owner in ours) != (b.owner in theirs) for a, b in pairs)
 
 

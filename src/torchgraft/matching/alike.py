@@ -2,36 +2,46 @@
 
 Here names are looked at all at once, and not leaf by leaf. What `match` would say of such sides is known beforehand: it has
 one prefix rule that explains everything, so no slot and no tensor is left, names decide, and no search for other readings has
-anything to look at. Names that mean more than the tensor itself (weights made of several tensors, rows that libraries fuse in several
+anything to look at. The same holds where one side has tensors beside all those of the other: nothing is left that they
+could go to. Names that mean more than the tensor itself (weights made of several tensors, rows that libraries fuse in several
 orders) are left to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from os.path import commonprefix
 
 from torchgraft.core.match import Alike
 from torchgraft.core.names import words
 from torchgraft.core.specs import Slot, TensorSpec
-from torchgraft.matching.names.prefixes import Prefix, reason_of
+from torchgraft.matching.completing.broadcast import is_numbered, is_own_kind
+from torchgraft.matching.names.chunks import unchunked
+from torchgraft.matching.names.prefixes import SAME_NAME, Prefix, reason_of
+from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
-from torchgraft.matching.parts.leaves import unfolded
-from torchgraft.matching.tables.packing import FUSED, packed_one_way
+from torchgraft.matching.parts.leaves import TURNED, unfolded
+from torchgraft.matching.tables.dialect import VARIANCES
+from torchgraft.matching.tables.packing import FUSED, only_packing
+from torchgraft.matching.tables.rotary import paired_alike
 
 # Of so few tensors a prefix explains too little: `by_name` asks what the names say.
 FEW = 3
 
 
 def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | None:
-    """Return which tensor of the file each slot has the name and the shape of; None where a single one needs a look."""
+    """Return which tensor of the file each slot has the name and the shape of; None where a single one needs a look.
+
+    One of both sides may have more than the other, under other names.
+    """
     held = [slot for slot in slots if slot.persistent]
     names = [slot.spec.name for slot in held]
     rule = _rule(specs, names)
     if rule is None:
-        return None
+        return _one_within_the_other(specs, held)
     old, new = rule
     keys = [old + name[len(new) :] for name in names] if old or new else names
     if [specs[key].shape for key in keys] != [slot.spec.shape for slot in held]:
@@ -49,6 +59,50 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
     if _means_more((*longer, *at_root)) or (new and (restored(keys, names) or respelled(keys, names))):
         return None
     return Alike(keys=dict(zip(names, keys, strict=True)), why=reason_of(rule))
+
+
+def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot]) -> Alike | None:
+    """Return the tensors of equal names where one side has all of the other's, and what it has beside them says nothing."""
+    spare = specs.keys() - {slot.spec.name for slot in held}
+    hungry = [slot for slot in held if slot.spec.name not in specs]
+    both = [slot for slot in held if slot.spec.name in specs] if hungry else held
+    if (spare and hungry) or not both or any(specs[slot.spec.name].shape != slot.spec.shape for slot in both):
+        return None
+    more = spare or {slot.spec.name for slot in hungry}
+    names = [name for slot in held for name in slot.names]
+    if _says_more(more, both) or _means_more((*specs, *names), more) or not paired_alike(specs, names):
+        return None
+    if _is_called_otherwise(specs, held, spare) if spare else _is_in_every_block(hungry):
+        return None
+    return Alike(keys={slot.spec.name: slot.spec.name for slot in both}, why=SAME_NAME)
+
+
+def _says_more(more: Iterable[str], both: Iterable[Slot]) -> bool:
+    """Whether a name that one side has more may say how others are read: an expert, an average, a variance of a norm."""
+    norms = {name.rpartition(".")[0] for name in more if name.endswith(VARIANCES)}
+    if norms and not norms.isdisjoint(slot.owner for slot in both):
+        return True
+    return any("expert" in name or in_part(name, "ema") for name in more)
+
+
+def _is_called_otherwise(specs: Mapping[str, TensorSpec], held: Sequence[Slot], spare: AbstractSet[str]) -> bool:
+    """Whether a tensor that the file has more may be one of the model's by another name, or say how the others are stored."""
+    names = {name for slot in held for name in (unfolded(slot.spec.name), *slot.aliases)}
+    keys = list(specs)
+    if not spare.isdisjoint(names) or any(TURNED.get(kind) for kind in {slot.kind for slot in held}):
+        return True
+    return bool(
+        as_matrices(specs)
+        or restored(keys, {slot.spec.name for slot in held} | names)
+        or unchunked(keys, list(names))
+        or respelled(keys, names)
+    )
+
+
+def _is_in_every_block(hungry: Iterable[Slot]) -> bool:
+    """Whether several blocks of the model lack a tensor of a kind of its own, which the file may have once for all of them."""
+    own = [name for slot in hungry if is_own_kind((name := unfolded(slot.spec.name)).rpartition(".")[2])]
+    return sum(is_numbered(name) for name in own) > 1
 
 
 def _rule(keys: Collection[str], names: Sequence[str]) -> Prefix | None:
@@ -79,11 +133,17 @@ def _without_common_end(old: str, new: str) -> tuple[str, str]:
     return ".".join(ours), ".".join(theirs)
 
 
-def _means_more(names: Iterable[str]) -> bool:
-    """Whether a name is one of a part of a weight, of rows that others fuse in another order, or spelled as TensorFlow does."""
+def _means_more(names: Iterable[str], more: Iterable[str] = ()) -> bool:
+    """Whether a name is one of a part of a weight, of rows that others fuse in another order, or spelled as TensorFlow does.
+
+    Of those that one side has `more` it is asked, too, whether their rows can only be cut apart where the heads are known.
+    """
     ends = {".".join(name.rsplit(".", 2)[-2:]) for name in names}  # a large model has few
     layers = {end.partition(".")[0] for end in ends}
-    return any("/" in end or may_take_part(end) or _is_open(end, ends, layers) for end in ends)
+    if any("/" in end or may_take_part(end) or _is_open(end, ends, layers) for end in ends):
+        return True
+    apart = {words(unfolded(name).rpartition(".")[0].rpartition(".")[2]) for name in more} & FUSED.keys()
+    return any((found := only_packing(name, layers)) is None or found.groups == "heads" for name in apart)
 
 
 def _is_open(end: str, ends: Container[str], layers: Container[str]) -> bool:
@@ -93,4 +153,4 @@ def _is_open(end: str, ends: Container[str], layers: Container[str]) -> bool:
     respelled = not end.endswith(".".join(spelled))
     if respelled and (name not in FUSED or "." not in end or ".".join(spelled) in ends):
         return True  # the bias of a single part, say
-    return name in FUSED and not packed_one_way(name, layers)
+    return name in FUSED and only_packing(name, layers) is None

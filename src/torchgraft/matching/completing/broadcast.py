@@ -73,10 +73,10 @@ def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
         return {}
     sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
     bearers = _of_own_kind(sources.values())
-    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not _is_numbered(found[0].name)}
+    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not is_numbered(found[0].name)}
     if not alone:
         return {}
-    places = {kind: sum(_is_numbered(leaf.name) for leaf in found) for kind, found in _of_own_kind(wanting).items()}
+    places = {kind: sum(is_numbered(leaf.name) for leaf in found) for kind, found in _of_own_kind(wanting).items()}
     return {kind: leaf for kind, leaf in alone.items() if places.get(kind, 0) > 1}
 
 
@@ -84,10 +84,14 @@ def _of_own_kind(leaves: Iterable[Leaf]) -> dict[Kind, list[Leaf]]:
     """Return the leaves whose names say more than a role that every module has, by name and shape."""
     found: dict[Kind, list[Leaf]] = {}
     for leaf in leaves:
-        role = leaf.role
-        if role not in ROLES and role not in DERIVED_ROLES:
+        if is_own_kind(leaf.role):
             found.setdefault(_kind(leaf), []).append(leaf)
     return found
+
+
+def is_own_kind(role: str) -> bool:
+    """Return whether the last word of a name says more than what every module has, or what nobody needs to hear of."""
+    return role not in ROLES and role not in DERIVED_ROLES
 
 
 def _kind(leaf: Leaf) -> Kind:
@@ -100,7 +104,7 @@ def _kind(leaf: Leaf) -> Kind:
 def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:
     for leaf in matching.free_targets:
         source = shared.get(_kind(leaf))
-        if source is not None and _is_numbered(leaf.name):
+        if source is not None and is_numbered(leaf.name):
             yield Match(target=leaf, source=source, why=_why(source))
 
 
@@ -132,7 +136,7 @@ def _by_list(matching: Matching) -> Iterator[Match]:
             if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
                 done |= {leaf.name for leaf in siblings}
                 several = len(inside) < len(blocks) and not around
-                shorter = _is_numbered(_outside(found.source.name, lists))
+                shorter = is_numbered(_outside(found.source.name, lists))
                 doubt = SEVERAL if several else SHORTER if shorter else ""
                 yield from (_copied(found, leaf, doubt) for leaf in siblings)
                 break
@@ -196,7 +200,8 @@ def _places(name: str) -> list[tuple[str, str]]:
     return [(".".join(parts[:at]), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()]
 
 
-def _is_numbered(name: str) -> bool:
+def is_numbered(name: str) -> bool:
+    """Return whether a name lies in a member of a numbered list."""
     return any(part.isdecimal() for part in name.split("."))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from torchgraft.core.names import ends
 
 _TWO_NUMBERS = re.compile(r"(?=(?:^|\.)(\d+)\.(\d+)\.)")
+_ANY_TWO = re.compile(r"\.\d+\.\d+\.")
 _NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 
 Chunks = dict[int, int]  # layer number -> number of its chunk
@@ -49,8 +50,10 @@ def _beside(found: Mapping[str, str], keys: Iterable[str], names: Container[str]
     return out
 
 
-def _lists(keys: Iterable[str]) -> dict[str, Chunks]:
+def _lists(keys: Sequence[str]) -> dict[str, Chunks]:
     """Return the path of each list in chunks, and its layers."""
+    if not _ANY_TWO.search("\n".join(keys)):  # of most models no list has a head and two numbers
+        return {}
     seen: dict[str, dict[int, set[int]]] = {}
     for key in keys:
         for gap in _TWO_NUMBERS.finditer(key):

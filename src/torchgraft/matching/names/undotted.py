@@ -95,8 +95,8 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     keys may stand under a prefix, which is kept.
     """
     wanted = set(names)
-    hopeful = _hopeful(keys, wanted)
-    open_keys = [key for key in hopeful if key not in wanted and not any(end in wanted for end in ends(key))]
+    hopeful = _hopeful([key for key in keys if key not in wanted], wanted)
+    open_keys = [key for key in hopeful if not any(end in wanted for end in ends(key))]
     loose: dict[str, str] = {}
     for name in wanted if open_keys else ():
         short = _LOOSE.sub("", name)
@@ -119,14 +119,22 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     return {key: name for key, name in found.items() if taken[name] == 1 and name not in here}
 
 
-def _hopeful(keys: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Return the keys of which an end is written as a name is but for numbers and what stands before them.
+def _hopeful(keys: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return the keys of which an end is written as a name is but for numbers, and otherwise before them.
 
     That is asked once of all keys that differ in nothing but numbers, of which a large model has many.
     """
-    written = {_LOOSE.sub("", form) for form in {_DIGITS.sub("0", name) for name in names}}
+    if not keys:
+        return []
+    written: dict[str, set[str]] = {}
+    for form in {_DIGITS.sub("0", name) for name in names}:
+        written.setdefault(_LOOSE.sub("", form), set()).add(form)
     forms = {key: _DIGITS.sub("0", key) for key in keys}
-    like = {form for form in set(forms.values()) if any(_LOOSE.sub("", end) in written for end in ends(form))}
+    like = {
+        form
+        for form in set(forms.values())
+        if any(written.get(_LOOSE.sub("", end), {end}) != {end} for end in ends(form))
+    }
     return [key for key, form in forms.items() if form in like] if like else []
 
 

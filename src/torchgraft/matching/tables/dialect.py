@@ -305,3 +305,6 @@ ROLES = {
 WEIGHT_BESIDE_BIAS = frozenset({"gamma", "scale", "g"})
 # How the weight and the bias of one layer end where they are no module but raw tensors of their owner: `fc_w` and `fc_b`.
 RAW_PAIRS = (("_w", "_b"), ("_weight", "_bias"))
+
+# The roles of which a norm with statistics has one.
+VARIANCES = tuple(role for role, meant in ROLES.items() if meant == "var")

@@ -148,10 +148,14 @@ def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     return found | {f"{path}.{GATED}" if path else GATED: False for path in gated}
 
 
-def packed_one_way(name: tuple[str, ...], layers: Container[str]) -> bool:
-    """Whether all code packs the rows under this fused name in one order, whose modules are called only as `layers` are."""
+def only_packing(name: tuple[str, ...], layers: Container[str]) -> Packing | None:
+    """Return how all code packs the rows under this fused name whose modules are called only as `layers` are.
+
+    None where that isn't one way, or one that is contested.
+    """
     found = [p for p in FUSED[name] if all(_last(path) in layers or GATED in path for path in p.beside)]
-    return len({(p.parts, p.groups) for p in found}) == 1 and not any(p.contested for p in found)
+    one_way = len({(p.parts, p.groups) for p in found}) == 1 and not any(p.contested for p in found)
+    return found[0] if one_way else None
 
 
 def _last(path: str) -> str:

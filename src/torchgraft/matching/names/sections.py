@@ -1,0 +1,58 @@
+"""Sections of a state dict that a segment of its names stands for: averaged weights, or what the caller prefers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from torchgraft.core.specs import TensorSpec
+
+EMA_SEGMENTS = frozenset(
+    {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
+)
+# A decay and a count of updates are no weights.
+FEW_AVERAGED = 2
+
+
+def in_part(key: str, prefer: str) -> bool:
+    """Whether a key belongs to the part of a state dict that the caller prefers: one of its segments is so called.
+
+    A key without dots belongs to it if it begins so, as those that mmcv's EMA hook writes: `ema_backbone_conv1_weight`.
+    """
+    parts = key.split(".")
+    if len(parts) == 1 and key.startswith(prefer + "_"):
+        return True
+    if prefer == "ema":
+        return bool(EMA_SEGMENTS & set(parts))
+    return prefer in parts or key.startswith(prefer.rstrip(".") + ".")
+
+
+def keep_part(keys: Iterable[str], prefer: str | None) -> tuple[list[str], list[str]]:
+    """Return the keys of the preferred part, and those outside it. Without such a part all keys are kept."""
+    keys = list(keys)
+    if prefer is None:
+        return keys, []
+    inside = [key for key in keys if in_part(key, prefer)]
+    return (inside, [key for key in keys if not in_part(key, prefer)]) if inside else (keys, [])
+
+
+def without_averages(specs: Mapping[str, TensorSpec], names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the keys of live weights, and those of averages of them: live ones come first, whatever the names are.
+
+    Averages are in a part that is called so, and live tensors have all of their shapes. A model with such a part itself
+    takes them, and so does one for which the file holds nothing else.
+    """
+    averaged = [key for key in specs if in_part(key, "ema")]
+    live = [key for key in specs if not in_part(key, "ema")] if averaged else []
+    shapes = Counter(specs[key].shape for key in averaged if specs[key].shape)
+    copied = len(averaged) > FEW_AVERAGED and shapes <= Counter(specs[key].shape for key in live)
+    if not copied or any(in_part(name, "ema") for name in names):
+        return list(specs), []
+    return live, averaged
+
+
+def averaged_beside(keys: Iterable[str]) -> str:
+    """Return that averaged weights are among the unused `keys`, "" where there are none."""
+    found = [key for key in keys if in_part(key, "ema")]
+    text = f"averaged weights lie beside those that are used, and are not loaded ({len(found)} tensors): prefer='ema' takes them"
+    return text if len(found) > FEW_AVERAGED else ""
