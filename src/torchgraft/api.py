@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.listing import listed
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
@@ -93,14 +94,23 @@ def diff(
         from torchgraft import diffing
 
         found = diffing.compare_with_values(left, right, progress) if values else diffing.compare(left, right)
-    notes = tuple(_first_of_several(source.origin, choice) for source, choice in sides if choice.rivals)
+        notes = tuple(note for source, choice in sides if (note := _beside(source, choice, named=prefer is not None)))
     return replace(found, notes=notes, renderers=renderers("diff"))
 
 
-def _first_of_several(origin: str, choice: Choice) -> str:
-    """Return the remark that a network was compared beside which others could be meant."""
-    first, *others = (place_of(path) for path in (choice.network.path, *choice.rivals))
-    return f"{printable(origin)} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
+def _beside(source: Source, choice: Choice, *, named: bool) -> str:
+    """Return a remark on networks beside the one that was compared; nothing where there are none, or it was `named`."""
+    from torchgraft.writing import uncovered
+
+    origin = printable(source.origin)
+    if choice.rivals:
+        first, *others = (place_of(path) for path in (choice.network.path, *choice.rivals))
+        return f"{origin} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
+    others = [] if named else uncovered(source, choice.network)
+    inner = [path for path in others if path and not f"{choice.network.path}/".startswith(f"{path}/")]
+    left = [place_of(path) for path in inner or others]
+    were = "was" if len(left) == 1 else "were"
+    return f"{origin} also holds {listed(left, 4)}, which {were} not compared; say which with prefer=" if left else ""
 
 
 def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:

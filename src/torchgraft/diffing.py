@@ -46,7 +46,7 @@ def compare_with_values(
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> Distance:
-    """Return how far two tensors of one shape lie apart; types are compared by value, in float64 (exact up to 2^53)."""
+    """Return how far two tensors of one shape lie apart; types are compared by value, the distance is in float64."""
     import torch
 
     if a.dtype == b.dtype and torch.equal(a, b):
@@ -55,14 +55,30 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> Distance:
     left, right = a.reshape(-1), b.reshape(-1)
     elements, greatest = 0, 0.0
     for start in range(0, left.numel(), CHUNK):
-        x, y = left[start : start + CHUNK].to(wide), right[start : start + CHUNK].to(wide)
-        differing = ~((x == y) | (x.isnan() & y.isnan()))
+        one, other = left[start : start + CHUNK], right[start : start + CHUNK]
+        x, y = one.to(wide), other.to(wide)
+        rounded = _rounded_apart(one, other)
+        differing = ~((x == y) | (x.isnan() & y.isnan())) | rounded
         count = int(differing.sum())
         if count:
-            gap = (x - y).abs()[differing]
+            gap = torch.where(rounded, (x - y).abs().clamp_min(1), (x - y).abs())[differing]
             elements += count
             greatest = max(greatest, float("inf") if bool(gap.isnan().any()) else float(gap.max()))
     return Distance(elements, greatest)
+
+
+def _rounded_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return where whole numbers of 64 bits differ, which float64 may round to the same from 2^53 on; nowhere for others."""
+    import torch
+
+    wide = [t for t in (a, b) if t.dtype in (torch.int64, torch.uint64)]
+    if len(wide) == 2:
+        signed = a.view(torch.int64), b.view(torch.int64)
+        other_sign = a.dtype != b.dtype and ((signed[0] < 0) | (signed[1] < 0))
+        return (signed[0] != signed[1]) | other_sign
+    if len(wide) == 1 and not (a.is_complex() or b.is_complex()):
+        return wide[0].double().to(torch.int64) != wide[0].view(torch.int64)
+    return torch.zeros_like(a, dtype=torch.bool)
 
 
 def _diff(old: tuple[Source, Network], new: tuple[Source, Network], measure: Measure | None) -> Diff:

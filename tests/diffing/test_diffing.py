@@ -144,3 +144,37 @@ def test_of_two_equal_networks_it_is_said_which_one_was_compared():
     )
     assert diff_to_dict(found)["notes"] == list(found.notes)
     assert not tg.diff(file, file, prefer="net_b").notes
+
+
+WIDE = [2**53, 2**53 + 1, 2**62, 2**62 + 1, -(2**62) - 1]
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint64])
+def test_whole_numbers_are_told_apart_that_float64_rounds_alike(kind):
+    values = [n for n in WIDE if n >= 0 or kind is torch.int64]
+    old = torch.tensor(values, dtype=kind)
+    new = torch.tensor([n + 1 for n in values], dtype=kind)
+    assert distance(old, new).elements == len(values)
+    assert distance(old, new).greatest >= 1
+    assert distance(old, old.clone()).elements == 0
+
+
+def test_whole_numbers_of_other_types_are_compared_exactly():
+    held = torch.tensor([2**53 + 1, 7, -1])
+    assert distance(held, torch.tensor([2**53, 7, -1], dtype=torch.float64)).elements == 1
+    assert distance(held, held.double()).elements == 1
+    assert distance(held[1:], held[1:].int()).elements == 0
+    assert distance(torch.tensor([-1]), torch.tensor([2**64 - 1], dtype=torch.uint64)).elements == 1
+    assert distance(torch.tensor([2**62 + 1]), torch.tensor([2**62 + 1], dtype=torch.uint64)).elements == 0
+
+
+def test_networks_beside_the_compared_one_are_named():
+    old = {"model": {"w": torch.zeros(2)}, "ema": {"w": torch.zeros(2)}}
+    new = {"model": {"w": torch.zeros(2)}, "ema": {"w": torch.ones(2)}}
+    found = tg.diff(old, new, values=True)
+    assert found.equal
+    assert found.notes == ("<dict> also holds 'ema', which was not compared; say which with prefer=",) * 2
+    assert "also holds 'ema'" in str(found)
+    assert not tg.diff(old, new, values=True, prefer="ema").equal
+    assert tg.diff(old, new, values=True, prefer="ema").notes == ()
+    assert tg.diff(old["model"], new["model"], values=True).notes == ()

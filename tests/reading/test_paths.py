@@ -191,3 +191,9 @@ def test_a_link_to_itself_in_a_folder_is_said(tmp_path):
     (tmp_path / "model.safetensors").symlink_to("model.safetensors")
     with pytest.raises(CorruptCheckpointError, match="loop"):
         open_checkpoint(tmp_path)
+
+
+def test_what_the_system_says_is_told_without_its_number(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"file/inner: Not a directory$"):
+        open_checkpoint(tmp_path / "file" / "inner")

@@ -34,7 +34,7 @@ class Diff(Shown):
 
     A tensor under another dtype is in `dtype_changed`, whatever its values. `same` means equal name, shape and dtype,
     and equal values where they were compared. `hint` is a remark on why so little agrees,
-    `notes` say which network was compared where a file holds several that could be meant.
+    `notes` say which network was compared where a file holds several that could be meant, and which others it holds.
     """
 
     old: str

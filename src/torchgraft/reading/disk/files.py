@@ -230,7 +230,9 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
         text += "; nothing is downloaded: fetch it first, and give its path"
     elif code == errno.ENOENT and _HUB_NAME.fullmatch(os.fsdecode(path)):
         text += "; a model's name on a hub is not looked up: download it first, and give its folder"
-    return CorruptCheckpointError(f"{shown(os.fsdecode(path)) or repr('')}: {text or error}")
+    return CorruptCheckpointError(
+        f"{shown(os.fsdecode(path)) or repr('')}: {text or getattr(error, 'strerror', '') or error}"
+    )
 
 
 class Cursor:

@@ -34,6 +34,8 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
     path = os.path.join(folder, name)
     try:
         home, real = os.path.realpath(folder), os.path.realpath(path)
+        if real == home:
+            raise UnsafeCheckpointError(f"{shown(path)}: names the folder itself, and no file in it")
         within = next((top for top in (home, _blobs(home)) if _within(real, top)), "")
         if not within:
             kind = "" if os.path.isfile(real) or not os.path.exists(real) else ", and is not a regular file"
