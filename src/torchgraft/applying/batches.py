@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torchgraft.applying.memory import Bytes
 
-MOST = 4 << 20  # bytes of a batch: as much as stays in the cache that cores share
+MOST = 512 << 10  # bytes of a batch: as much as stays in a core's own cache, in few pages
 ALIGNED = 64  # bytes of memory at which a batch begins
 MANY = 4096  # tensors of a batch: signals are heard in between
 
@@ -118,7 +118,8 @@ class Batches:
         ends = list(pairwise(accumulate(batch.sizes, initial=0)))
         view = data.data
         checksums = [crc32(view[start:stop], 0) for start, stop in ends]
-        self._written.runs.append(Run(batch.names, batch.sizes, checksums, crc32(view, 0)))
+        run = Run(batch.names, batch.tensors, batch.addresses, batch.sizes, checksums, crc32(view, 0))
+        self._written.runs.append(run)
         if self._findings.looks_for_odd and odd_values(data, batch.dtype):
             for step, (start, stop) in zip(batch.steps, ends, strict=True):
                 if odd := odd_values(data[start:stop], batch.dtype):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,7 +44,7 @@ def picked(steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], specs: Sp
     """
     small: list[Small] = []
     others: list[Step] = []
-    ranks: dict[str, Mapping[str, int]] = {}
+    known: dict[str, Mapping[str, tuple[int, TensorSpec]]] = {}  # each key is looked up once: that costs most of this
     new, copy, truth = tuple.__new__, Action.COPY, DType.BOOL
     for step in steps:
         slot = step.slot
@@ -61,11 +60,13 @@ def picked(steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], specs: Sp
             and tensor.is_contiguous()
         ):
             feed = step.feeds[0]
-            given = specs[feed.network][feed.key]
+            if feed.network not in known:
+                known[feed.network] = dict(
+                    zip(specs[feed.network], enumerate(specs[feed.network].values()), strict=True)
+                )
+            rank, given = known[feed.network][feed.key]
             if given.dtype is spec.dtype is not truth and given.shape == spec.shape:
-                if feed.network not in ranks:
-                    ranks[feed.network] = dict(zip(specs[feed.network], count(), strict=False))
-                small.append(new(Small, (ranks[feed.network][feed.key], step, tensor, tensor.data_ptr(), size)))
+                small.append(new(Small, (rank, step, tensor, tensor.data_ptr(), size)))
                 continue
         others.append(step)
     return small, others

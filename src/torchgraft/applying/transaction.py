@@ -33,7 +33,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.places import Walk, walk_of
-from torchgraft.core.plan import Action, Objection, Plan, Step
+from torchgraft.core.plan import Objection, Plan, Step
 from torchgraft.core.results.report import Check
 from torchgraft.core.specs import Slot, Source, Target, TensorSpec
 from torchgraft.core.system.progress import Ticks
@@ -153,7 +153,7 @@ def _prepared(  # noqa: PLR0913  # what apply() was given
     progress: Callable[[int, int], None] | None,
 ) -> _Work:
     """Return the load that is to be carried out, everything looked at and nothing written yet."""
-    steps = [step for step in plan.steps if step.action is not Action.FRESH]
+    steps = [step for step in plan.steps if step.feeds or step.ops]  # all but fresh ones
     mapped = map_slots(model, _in_file_order(steps, source), source) if home.mmap else MappedSlots()
     specs = {network.path: network.specs for network in source.networks}
     tensors = {place.name: place.tensor for place in model.places}

@@ -110,7 +110,10 @@ class Walk:
         found: dict[str, Tensor] = {}
         for name, _, module, attr, _, is_buffer, _ in self.places:
             home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # Place.now, inlined
-            tensor = home[attr] if attr in home else None  # noqa: SIM401  # as there
+            try:
+                tensor = home[attr]
+            except KeyError:
+                continue
             if tensor is not None:
                 found[name] = tensor
         if spread_among(list(found.values())):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from torchgraft.core.types import Tensor
+
 PAGE = 4096
 SMALL = 4 * PAGE
 
@@ -20,11 +22,13 @@ class Sample(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Slots that were read side by side: their names, their sizes in bytes, and the CRC-32 of each and of all, taken before
-    they were written.
+    """Slots that were read side by side: their names, the tensors that were written to, where each lies in memory with how
+    many bytes, and the CRC-32 of each and of all, taken before they were written.
     """
 
     names: Sequence[str]
+    tensors: Sequence[Tensor]
+    addresses: Sequence[int]
     sizes: Sequence[int]
     checksums: Sequence[int]
     checksum: int
