@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from filling import filled
 from torch import nn
@@ -73,3 +75,63 @@ def test_one_of_two_layers_in_a_row_is_not_picked_where_the_other_would_fit_else
 
     placed = sure(tg.plan(net(3, two=0), net(2, two=1).state_dict()))
     assert "h.1.out.weight" not in placed
+
+
+def transformer(depth: int, width: int = 6) -> nn.Module:
+    return nn.ModuleList(
+        nn.ModuleDict({"norm": nn.LayerNorm(width), "up": nn.Linear(width, 9), "down": nn.Linear(9, width)})
+        for _ in range(depth)
+    )
+
+
+def test_an_inserted_layer_of_other_sizes_uses_up_none_of_its_neighbours() -> None:
+    def net(name: str, *widths: int) -> nn.Module:
+        return filled(nn.ModuleDict({name: nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))}))
+
+    file = net("body", 7, 12, 12, 12, 12, 3).state_dict()
+    placed = sure(tg.plan(net("net", 9, 12, 12, 12, 3), file))
+    assert not any(name.startswith(("net.1", "net.2")) for name in placed)
+    assert placed["net.3.weight"] == "body.4.weight"
+
+
+def test_a_block_that_left_its_list_for_another_is_not_told_from_those_that_stayed() -> None:
+    def towers(visual: int, text: int) -> nn.Module:
+        embed = {"patch": nn.Conv2d(3, 6, 4), "blocks": transformer(visual)}
+        words = {"embed": nn.Embedding(7, 6), "blocks": transformer(text)}
+        return filled(nn.ModuleDict({"visual": nn.ModuleDict(embed), "text": nn.ModuleDict(words)}))
+
+    placed = sure(tg.plan(towers(3, 1), towers(2, 2).state_dict()))
+    assert all(name.partition(".")[0] == key.partition(".")[0] for name, key in placed.items())
+
+
+def test_a_list_of_one_block_counted_from_one_is_not_the_second_of_two() -> None:
+    def net(depth: int, head: str) -> nn.Module:
+        return filled(nn.ModuleDict({"layers": transformer(depth), head: nn.Linear(6, 3)}))
+
+    file = net(1, "old_head").state_dict()
+    placed = sure(tg.plan(net(2, "head"), file))
+    assert sum(name.startswith("layers") for name in placed) == len(file) - 2
+    moved = {name.replace("layers.0", "layers.1"): value for name, value in file.items()}
+    assert not any(name.startswith("layers") for name in sure(tg.plan(net(2, "head"), moved)))
+
+
+def test_blocks_behind_one_of_another_build_may_have_moved_by_one() -> None:
+    def experts(*names: str) -> nn.Module:
+        sizes = {"gate": 9, "squeeze": 2}
+        blocks = [nn.ModuleDict({name: nn.Linear(6, size := sizes[name]), "out": nn.Linear(size, 6)}) for name in names]
+        return filled(nn.ModuleDict({"norm": nn.LayerNorm(6), "experts": nn.ModuleList(blocks)}))
+
+    placed = sure(tg.plan(experts("gate", "gate", "gate"), experts("gate", "squeeze", "gate").state_dict()))
+    assert {name for name in placed if name.startswith("experts.2")} == set()
+    assert placed["experts.0.gate.weight"] == "experts.0.gate.weight"
+
+
+@pytest.mark.parametrize(("kept", "told"), [("net_new", False), ("net", True)])
+def test_which_of_two_parts_of_one_build_a_third_is_must_be_said(*, kept: str, told: bool) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    file = filled(nn.ModuleDict({"layers": net(), kept: net()})).state_dict()
+    placed = sure(tg.plan(nn.ModuleDict({"net": net()}), file))
+    assert bool(placed) == told
+    assert all(key.startswith(kept) for key in placed.values())

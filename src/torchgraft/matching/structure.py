@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 
 from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import natural_key, words
+from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.making import maker
+from torchgraft.matching.doubts import Doubts
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import (
     AKIN,
     CERTAIN,
-    COUNTED,
-    EITHER_WAY,
-    FOLDED,
-    FREE_ELSEWHERE,
-    FUSED,
     LIKELY,
-    ONE_OF_SEVERAL,
-    OTHER_TERMS,
-    TORN,
-    UNORDERED,
     Sureness,
     folded,
     sureness,
 )
-from torchgraft.matching.judging.elsewhere import Counted, is_one_path, lonely, torn
 from torchgraft.matching.judging.familiar import Familiar
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.prefixes import Naming
 from torchgraft.matching.names.unwrapped import unwrapped
 from torchgraft.matching.names.words import place_of
-from torchgraft.matching.parts.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.parts.leaves import cut
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.shaped import cut_by_shape
-from torchgraft.matching.parts.units import BARE, Unit, group, same_roles, shape_class
+from torchgraft.matching.parts.units import Unit, group, same_roles, shape_class
 from torchgraft.matching.solving.beside import in_step
 from torchgraft.matching.solving.large import solve_large
-from torchgraft.matching.solving.turned import undirected
-from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owners_of
 from torchgraft.matching.tables.stated import sides_of
 
@@ -76,7 +63,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
             sure = LIKELY
         if sure is not None:
             sures.append((pair, sure))
-    doubts = _Doubts([pair for pair, _ in sures], units, unordered=unordered)
+    doubts = Doubts([pair for pair, _ in sures if pair.fits or pair.named], units, unordered=unordered)
     matches: list[Match] = []
     for pair, found_sure in sures:
         lacking = doubts.of(pair)
@@ -91,47 +78,6 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         free_sources=tuple(leaf for u in source_units for leaf in u.leaves.values() if leaf.name not in used),
     )
     return seen.back(found)
-
-
-class _Doubts:
-    """What speaks against pairs that fit by themselves, seen from what all of them leave over."""
-
-    def __init__(self, pairs: Sequence[Pair], units: tuple[Sequence[Unit], Sequence[Unit]], *, unordered: bool) -> None:
-        self._units = units
-        self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
-        self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
-        self._sizes = tuple(_row_sizes(side) for side in units)
-        self._crowded = _norms_of_attentions(*units, with_attentions if unordered else disordered)
-        self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
-        self._torn = torn(pairs, *units)
-        self._counted = Counted(*units)
-        self._open_ended = undirected([(pair.source, pair.target) for pair in pairs], *units)
-
-    def of(self, pair: Pair) -> str:
-        """Return what is missing for a pair to be sure, "" if nothing is."""
-        source, target = self._units[0][pair.source], self._units[1][pair.target]
-        lacking = _folded(source, target, self._spare, self._hungry)
-        if lacking or _in_other_terms(source, target):
-            return lacking or OTHER_TERMS
-        if _is_crowded(pair, self._crowded):
-            return UNORDERED
-        if _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0]):
-            return ONE_OF_SEVERAL
-        if not pair.named and pair.block <= 0.5 and _stood_alone((source, target), self._sizes, self._rows):
-            return ONE_OF_SEVERAL
-        if not pair.named and (pair.source in self._lonely[0] or pair.target in self._lonely[1]):
-            return FREE_ELSEWHERE
-        if pair.target in self._torn:
-            return TORN
-        if self._counted.differ(source, target):
-            return COUNTED
-        open_ended = pair.target in self._open_ended and not (pair.named and is_one_path(source.path, target.path))
-        return EITHER_WAY if open_ended else ""
-
-
-def _ends(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
-    """Return the units of either side that have a partner."""
-    return [pair.source for pair in pairs], [pair.target for pair in pairs]
 
 
 def _units(
@@ -230,89 +176,12 @@ def _is_named_part(pair: Pair, source: Unit, target: Unit) -> bool:
     return pair.name >= AKIN and any(leaf.part is not None for leaf in leaves)
 
 
-def _norms_of_attentions(
-    sources: Sequence[Unit], targets: Sequence[Unit], crowded: Callable[[Iterable[str]], set[str]]
-) -> tuple[set[int], set[int]]:
-    """Return the numbered norms of either side that stand in blocks with several attentions, those that are `crowded`."""
-    found: list[set[int]] = []
-    for units in (sources, targets):
-        blocks = crowded(unit.path for unit in units)
-        found.append(
-            {n for n, u in enumerate(units) if u.path.rpartition(".")[0] in blocks and is_numbered_norm(u.path)}
-        )
-    return found[0], found[1]
-
-
-def _is_crowded(pair: Pair, crowded: tuple[set[int], set[int]]) -> bool:
-    """Return whether only one side's number says which attention of its block a norm belongs to."""
-    return not pair.named and (pair.source in crowded[0]) != (pair.target in crowded[1])
-
-
-def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
-    """Return the numbered rows with a member that found no partner."""
-    used = set(paired)
-    ends = (unit.path.rpartition(".") for at, unit in enumerate(units) if at not in used)
-    return {row for row, _, last in ends if last.isdecimal()}
-
-
-def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
-    """Return whether the other is a member of an open row that is called like the one."""
-    row, _, last = other.path.rpartition(".")
-    if not last.isdecimal() or row not in rows:
-        return False
-    paths = (
-        {one.path}
-        if BARE in one.leaves
-        else {one.path, *(leaf.keys[0].rpartition(".")[0] for leaf in one.leaves.values())}
-    )
-    return any(is_one_path(row, path) for path in paths)
-
-
-def _row_sizes(units: Sequence[Unit]) -> Counter[str]:
-    """Return how many units are members of each row."""
-    return Counter(unit.path.rpartition(".")[0] for unit in units)
-
-
-def _stood_alone(pair: tuple[Unit, Unit], sizes: Sequence[Mapping[str, int]], rows: Sequence[Container[str]]) -> bool:
-    """Return whether two are members of a row of one name, of which one side has this one alone and the other left some open."""
-    (ours, _, here), (theirs, _, there) = (unit.path.rpartition(".") for unit in pair)
-    if not (here.isdecimal() and there.isdecimal() and is_one_path(ours, theirs)):
-        return False
-    return (sizes[0][ours] == 1 and theirs in rows[1]) or (sizes[1][theirs] == 1 and ours in rows[0])
-
-
-def _in_other_terms(source: Unit, target: Unit) -> bool:
-    """Return whether one is a tensor whose name says that it holds a function of a value, and the other another, or the value."""
-    ours, theirs = (
-        {word for leaf in unit.leaves.values() for word in IN_OTHER_TERMS.intersection(words(leaf.role))}
-        for unit in (source, target)
-    )
-    return ours != theirs
-
-
 def _is_of(unit: Unit, keys: Container[str]) -> bool:
     return any(key in keys for leaf in unit.leaves.values() for key in leaf.keys)
 
 
 def _is_harmless(unit: Unit) -> bool:
     return all(leaf.role in DERIVED_ROLES for leaf in unit.leaves.values())
-
-
-def _spare_norms(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
-    """Return the parents of norms with statistics that found no partner: on the other side they may be folded."""
-    used = set(paired)
-    spare = (u for i, u in enumerate(units) if i not in used and "var" in u.leaves)
-    return {unit.path.rpartition(".")[0] for unit in spare}
-
-
-def _folded(source: Unit, target: Unit, spare: set[str], hungry: set[str]) -> str:
-    """Return why a norm may be folded into the layer of one side: there it has a bias that the other side lacks."""
-    if "weight" not in source.leaves or "weight" not in target.leaves:
-        return ""
-    biased = ["bias" in unit.leaves for unit in (source, target)]
-    if biased == [False, True] and source.path.rpartition(".")[0] in spare:
-        return FOLDED
-    return FUSED if biased == [True, False] and target.path.rpartition(".")[0] in hungry else ""
 
 
 def _leaf_matches(pair: Pair, sure: Sureness, sources: Sequence[Unit], targets: Sequence[Unit]) -> list[Match]:

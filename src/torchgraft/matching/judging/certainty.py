@@ -32,6 +32,12 @@ TORN = "by name or shape, parts of one block would go to several blocks of one l
 
 COUNTED = "one side counts this list from another number than the other, and the lists differ in length"
 
+OTHER_LIST = "it would go from one list into another, and both sides have both lists"
+
+REARRANGED = "a layer of this list has changed its place, and nothing tells which of those of the same shapes it passed"
+
+TWINS = "a part of the same build stays free beside it, and neither name says which of the two it is"
+
 EITHER_WAY = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )

@@ -21,7 +21,7 @@ NAME_GAP, BLOCK_GAP = 0.05, 0.07
 class Pair:
     """A source and a target unit that belong together, with the evidence.
 
-    `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
+    `fits`: they have the same elements; `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
     shapes that stays free stands beside, with nothing in between that could tell, or is the place of its own name, or of
     something else in its block; `named`: the same name under
     the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well
@@ -32,6 +32,7 @@ class Pair:
 
     source: int
     target: int
+    fits: bool
     name: float
     block: float
     tail: float
@@ -87,9 +88,13 @@ def judged(
     votes: tuple[np.ndarray, np.ndarray],
     context: Context,
 ) -> list[Pair]:
-    """Return the pairs with all that speaks for and against them."""
-    partners = dict(pairs), {j: i for i, j in pairs}
-    left = openings(pairs, context.named, evidence, context.regions, context.sequences)
+    """Return the pairs with all that speaks for and against them.
+
+    What differs in sizes and in name is no partner for good: for others both count as free.
+    """
+    held = [(i, j) for i, j in pairs if evidence.fits[i, j] or context.named.get(i) == j]
+    partners = dict(held), {j: i for i, j in held}
+    left = openings(held, context.named, evidence, context.regions, context.sequences)
     moved = {pair for pair in pairs if left.leaves_its_place(*pair)}
     moved |= _in_blocks_of(moved, pairs, context.sequences)
     return [_judge((i, j), total, evidence, votes, (context, left, moved), partners) for i, j in pairs]
@@ -131,6 +136,7 @@ def _judge(
     return Pair(
         source=i,
         target=j,
+        fits=bool(evidence.fits[i, j]),
         name=float(evidence.names[i, j]),
         block=float(votes[0][i, j]),
         tail=float(votes[1][i, j]),
