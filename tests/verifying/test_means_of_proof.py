@@ -226,3 +226,63 @@ def test_a_weight_that_comes_to_nothing_is_not_shown_by_what_is_made_with_it(how
     assert found.passed
     assert "last.weight" in found.unproved
     assert means_of(found)["last.bias"] is Means.OUTPUTS
+
+
+class Insensitive(nn.Module):
+    """Its outputs are the same whatever the scale of `inner` is, and whichever of `one` and `other` is which."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.one, self.other = nn.Linear(6, 6, bias=False), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = nn.functional.layer_norm(100 * self.inner(x), (6,), eps=1e-12)
+        return self.one(x) + self.other(x)
+
+
+def scale(model):
+    model.inner.weight.mul_(2)
+
+
+def exchange(model):
+    model.one, model.other = model.other, model.one
+
+
+@pytest.mark.parametrize(
+    ("change", "unproved", "said"),
+    [
+        (scale, ("inner.weight",), "inner.weight is its planned value times 2"),
+        (
+            exchange,
+            ("one.bias", "one.weight", "other.bias", "other.weight"),
+            "one.weight holds what the plan has for other.weight",
+        ),
+    ],
+)
+def test_what_holds_something_else_than_planned_is_not_proved_though_outputs_agree(change, unproved, said):
+    source, model = randomised(Insensitive()).eval(), Insensitive().eval()
+    report = tg.load(model, source)
+    rows = torch.randn(4, 6)
+    assert tg.verify(model, source, rows, plan=report).complete
+    with torch.no_grad():
+        change(model)
+    found = tg.verify(model, source, rows, plan=report)
+    assert found.passed
+    assert found.unproved == unproved
+    assert any(f"outputs agree, and {said}" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, lambda n: nn.InstanceNorm1d(n, track_running_stats=True)])
+def test_running_statistics_are_not_shown_by_a_run_that_takes_those_of_its_input(norm):
+    def net():
+        return nn.Sequential(nn.Linear(5, 5), nn.Unflatten(1, (5, 1)), nn.Upsample(4), norm(5)).train()
+
+    source, model = net(), net()
+    report = tg.load(model, source)
+    found = tg.verify(model, source, torch.randn(4, 5), plan=report, mode="as is")
+    how = {slot: part.means for part in found.parts for slot in part.slots}
+    assert found.passed
+    assert how["0.weight"] is Means.OUTPUTS
+    assert {how[name] for name in how if "running" in name} == {Means.VALUE}
+    model[3].running_mean += 1
+    assert "3.running_mean" in tg.verify(model, source, torch.randn(4, 5), plan=report, mode="as is").unproved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -14,6 +14,7 @@ from torchgraft.core.results.verification import Cause, Divergence, OutputCompar
 from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
 from torchgraft.verifying.explaining.explained import explained
+from torchgraft.verifying.explaining.planned import Planned
 from torchgraft.verifying.explaining.settings import Compared, compare_settings
 from torchgraft.verifying.proving.agreeing import Measure, Runs, Side
 from torchgraft.verifying.proving.parts import Parts
@@ -53,7 +54,13 @@ def verify_models(asked: Question) -> Verification:
         matched=_matched(matches) if matches else 0,
         parts=tuple(parts.parts),
         unproved=tuple(sorted(parts.left)),
-        notes=(*seen.notes, *seen.agreeing_notes(), *_mode_notes(asked), *_plan_notes(asked)),
+        notes=(
+            *seen.notes,
+            *seen.agreeing_notes(),
+            *_mode_notes(asked),
+            *_plan_notes(asked),
+            *(_value_notes(asked, parts.others) if passed else ()),
+        ),
         seconds=time.perf_counter() - start,
     )
 
@@ -151,6 +158,16 @@ def _plan_notes(asked: Question) -> list[str]:
     return [f"the plan names tensors that the models don't have, values not compared: {', '.join(lost[:4])}{more}"]
 
 
+def _value_notes(asked: Question, others: Collection[str]) -> list[str]:
+    """Return a remark on weights that hold something else than planned, where outputs agree all the same."""
+    planned = Planned(asked.plan, asked.model, asked.source)
+    steps = [step for step in asked.plan.steps if step.slot.name in others and step.slot.spec.dtype.is_float]
+    if not steps:
+        return []
+    more = f", and {len(steps) - 1} more hold others than planned" if len(steps) > 1 else ""
+    return [f"outputs agree, and {planned.cause(steps[0]).text}{more}"]
+
+
 def _mode_notes(asked: Question) -> list[str]:
     """Return a remark for each side that was in training mode."""
     if not asked.evaluating:
@@ -168,6 +185,7 @@ def verified_parts(asked: Question, ran: Sequence[tuple[Run, Run]], measure: Mea
     Of models that ran in another mode than evaluation only the runs themselves are looked at.
     """
     tensors = {place.name: place.tensor for place in places(asked.source)} if asked.source else {}
+    others = Planned(asked.plan, asked.model, asked.source).differing()
     parts = Parts(
         model=asked.model,
         origin=asked.source if asked.evaluating else None,
@@ -176,6 +194,7 @@ def verified_parts(asked: Question, ran: Sequence[tuple[Run, Run]], measure: Mea
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         read=lambda feed: tensors[feed.key],
         measure=measure,
+        others=frozenset(step.slot.name for step in others),
     )
     if not parts.left:
         return parts

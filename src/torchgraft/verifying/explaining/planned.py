@@ -124,7 +124,11 @@ def _near(expected: Tensor, actual: Tensor) -> Tensor:
 
 
 def _same(expected: Tensor, actual: Tensor) -> bool:
-    return expected.shape == actual.shape and bool(_near(expected, actual).all())
+    import torch
+
+    if expected.shape != actual.shape:
+        return False
+    return (expected.dtype == actual.dtype and torch.equal(expected, actual)) or bool(_near(expected, actual).all())
 
 
 def _reordered(expected: Tensor, actual: Tensor) -> tuple[int, ...] | None:

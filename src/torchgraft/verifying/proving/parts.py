@@ -41,8 +41,9 @@ class Parts:
     """A target that is filled by steps, and the source's model, to be compared part by part.
 
     `origin` is None where only runs of the source were recorded. `keys` maps names of the source's model to keys of the
-    checkpoint, `shapes` has those of its tensors, and `read` gives them. `parts` grow as more is proved; `left` are the
-    tensors that were placed and are in none.
+    checkpoint, `shapes` has those of its tensors, and `read` gives them. `others` are tensors that hold something else than
+    their steps say: whatever agrees, they are not proved. `parts` grow as more is proved; `left` are the tensors that were
+    placed and are in none.
     """
 
     model: Module
@@ -52,6 +53,7 @@ class Parts:
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[Feed], Tensor]
     measure: Measure
+    others: frozenset[str] = frozenset()
     parts: list[Part] = field(default_factory=list)
     left: set[str] = field(default_factory=set)
     _ran: set[str] = field(default_factory=set)
@@ -108,7 +110,7 @@ class Parts:
         held = {place.name: place.tensor for place in places(self.model)}
         proved = frozenset(self.steps) - self.left
         found: dict[Means, dict[str, float]] = {Means.IDLE: {}, Means.VALUE: {}}
-        for name in sorted(self.left & held.keys()):
+        for name in sorted((self.left & held.keys()) - self.others):
             step = self.steps[name]
             if not (is_founded(step, self.steps, proved) and all(feed.key in self.shapes for feed in step.feeds)):
                 continue
@@ -125,7 +127,7 @@ class Parts:
 
     def _matter(self) -> set[str]:
         """Return what is left of weights: counters and indices are no part of what a module computes."""
-        return {name for name in self.left if self.steps[name].slot.spec.dtype.is_float}
+        return {name for name in self.left - self.others if self.steps[name].slot.spec.dtype.is_float}
 
     def _is_idle(self, step: Step) -> bool:
         """Whether a module that the slot is in ran to its end, and no run used it."""

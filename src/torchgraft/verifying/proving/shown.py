@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.families import family
-from torchgraft.core.results.recording import Recording, Value
+from torchgraft.core.results.recording import Operation, Recording, Value
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.comparing import distance, paired
 from torchgraft.verifying.divergence import Matches
@@ -97,11 +97,20 @@ def at_hand(matches: Matches) -> frozenset[str]:
     for operation in recording.operations:
         if any(_is_zero(recording.values[n]) for n in operation.inputs):
             continue
-        names = {w for n in operation.inputs if _is_moved(recording, n) for w in recording.values[n].weights} - found
+        used = [n for n in _read_by(operation) if _is_moved(recording, n)]
+        names = {w for n in used for w in recording.values[n].weights} - found
         live = [n for n in operation.outputs if recording.values[n].live and (n in users or n in returned)]
         if names and live and all(map(is_held, live)):
             found |= names
     return frozenset(found)
+
+
+def _read_by(operation: Operation) -> list[int]:
+    """Return the inputs that a result can depend on: a norm that takes statistics of its input only writes running ones."""
+    if not operation.settings.get("training"):
+        return list(operation.inputs)
+    named = zip(operation.arguments, operation.inputs, strict=False)
+    return [number for argument, number in named if argument not in ("running_mean", "running_var")]
 
 
 def _is_zero(value: Value) -> bool:
