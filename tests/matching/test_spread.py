@@ -87,3 +87,15 @@ def test_norms_with_numbers_do_not_hide_that_their_block_has_one() -> None:
     copies = [s for s in tg.plan(model, file).steps if s.why.rule == "shared"]
     assert copies
     assert {s.certainty for s in copies} == {Certainty.DOUBT}
+
+
+def test_a_bias_goes_to_no_norm_behind_its_layer() -> None:
+    """The norms of the file are of another width, so that the model's stay free: a list of a layer and its norm is no list of layers."""
+    source = nn.ModuleDict({"stem": nn.Conv2d(3, WIDTH, 3), "reduce": nn.Conv2d(WIDTH, 2 * WIDTH, 1)})
+    target = nn.ModuleDict({
+        "stem": nn.Conv2d(3, WIDTH, 3), "down": nn.Sequential(nn.Conv2d(WIDTH, 2 * WIDTH, 1), nn.BatchNorm2d(2 * WIDTH)),
+    })  # fmt: skip
+    plan = tg.plan(target, source.state_dict(), on_doubt="take")
+    feeds = {step.slot.name: [feed.key for feed in step.feeds] for step in plan.steps}
+    assert feeds["down.0.weight"] == ["reduce.weight"]
+    assert feeds["down.1.bias"] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torchgraft.core.derived import DERIVED_ROLES
@@ -37,8 +37,27 @@ def spread(matching: Matching) -> Matching:
     shared = _shared_kinds(matching)
     if shared:
         matching = _merged(matching, list(_by_role(matching, shared)), shared)
-    copies = list(_by_list(matching))
+    copies = _of_whole_layers(list(_by_list(matching)), matching)
     return _merged(_doubted(matching, copies), copies, {}) if copies else matching
+
+
+def _of_whole_layers(copies: Sequence[Match], matching: Matching) -> list[Match]:
+    """Return the copies without biases for layers whose weight has no copy from the same layer: a norm behind a convolution."""
+    weights = {
+        leaf.owner for leaf in (*(m.target for m in matching.matches), *matching.free_targets) if _is_weight(leaf)
+    }
+    copied = {(copy.source.owner, copy.target.owner) for copy in copies if _is_weight(copy.target)}
+    return [
+        copy
+        for copy in copies
+        if ROLES.get(copy.target.role) != "bias"
+        or copy.target.owner not in weights
+        or (copy.source.owner, copy.target.owner) in copied
+    ]
+
+
+def _is_weight(leaf: Leaf) -> bool:
+    return ROLES.get(leaf.role) == "weight"
 
 
 def _doubted(matching: Matching, copies: Iterable[Match]) -> Matching:

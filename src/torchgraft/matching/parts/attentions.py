@@ -65,7 +65,7 @@ def disordered(paths: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for block, held in _children(paths, with_attentions(paths)).items():
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
-        norms = [child for child in held if is_numbered_norm(child)]
+        norms = [canonical(child)[1] for child in held if is_numbered_norm(child)]
         told = _own_norms(held, said) or (_starts_with_self(said) and norms == sorted(norms, key=natural_key))
         if said and norms and not told:
             found.add(block)

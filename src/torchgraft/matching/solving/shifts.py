@@ -154,9 +154,23 @@ def _earliest(ours: Row, theirs: Row, fit: Fit) -> dict[int, int]:
     return places
 
 
+def _only_places(ours: Row, theirs: Row, fit: Fit) -> dict[int, int]:
+    """Return the places of the shorter row's members in the longer one where all have one, in order, and no other.
+
+    The longer row may have an embedding before its blocks, and a head behind them.
+    """
+    more, size = len(theirs) - len(ours), len(ours)
+    early, late = _earliest(ours, theirs, fit), _earliest(ours[::-1], theirs[::-1], fit)
+    if len(early) < size or {k: size - 1 + more - late.get(size - 1 - k, -1) for k in early} != early:
+        return {}
+    return early
+
+
 def _places(ours: Row, theirs: Row, fit: Fit) -> tuple[dict[int, int], dict[int, int]]:
     """Return which members of the longer row those of the shorter one are, counted from the start and from the end."""
     first, last = _runs(ours, theirs, fit)
+    if not (first or last) and (only := _only_places(ours, theirs, fit)):
+        return only, {}
     if first or last or len(ours) == 1:
         return _between(ours, theirs, fit)
     starts, ends = _between(ours[1:], theirs[1:], fit)  # both ends are for other data

@@ -282,7 +282,8 @@ EITHER_END = frozenset(
 # Those whose highest number comes first when the model runs, as in MiDaS and DPT.
 FROM_THE_LAST = frozenset({"refinenet"})
 
-# Roles of a module's own tensors; the right side is canonical. `scale`, `gamma` and `g` only beside a bias, or alone.
+# Roles of a module's own tensors; the right side is canonical. `scale`, `gamma`, `g` and `lambda1` (DINOv2 in transformers) only beside a
+# bias, or alone.
 ROLES = {
     "weight": "weight",
     "kernel": "weight",
@@ -302,7 +303,7 @@ ROLES = {
     "var": "var",
     "num_batches_tracked": "count",
 }
-WEIGHT_BESIDE_BIAS = frozenset({"gamma", "scale", "g"})
+WEIGHT_BESIDE_BIAS = frozenset({"gamma", "scale", "g", "lambda1"})
 # How the weight and the bias of one layer end where they are no module but raw tensors of their owner: `fc_w` and `fc_b`.
 RAW_PAIRS = (("_w", "_b"), ("_weight", "_bias"))
 
