@@ -1,6 +1,8 @@
 """Layers that one library counts from zero and another from one."""
 
 import pytest
+import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
@@ -32,3 +34,22 @@ def test_the_first_is_the_first_whatever_it_is_called(names, first):
         assert ours - first == theirs - (1 - first) or step.certainty is not Certainty.CERTAIN
         if not step.slot.name.endswith("num_batches_tracked"):
             assert ours - first == theirs - (1 - first)
+
+
+def normed(*names):
+    """Blocks of norms of one width around two layers, the first two norms before these."""
+    ahead, first, behind = names
+
+    def block():
+        parts = {ahead: nn.LayerNorm(8), first: nn.LayerNorm(8), "qkv": nn.Linear(8, 24), "proj": nn.Linear(24, 8)}
+        return nn.ModuleDict(parts | {behind: nn.LayerNorm(8)})
+
+    return filled(nn.ModuleDict({"stem": nn.Conv2d(3, 8, 1), "blocks": nn.ModuleList(block() for _ in range(3))}))
+
+
+@pytest.mark.parametrize("ahead", ["norm0", "ln0"])
+def test_a_norm_before_the_first_takes_no_number_of_it(ahead):
+    source, target = normed("pre_norm", "norm1", "norm2"), normed(ahead, "norm1", "norm2")
+    tg.load(target, {f"model.{key}": value for key, value in source.state_dict().items()})
+    for ours, theirs in (("pre_norm", ahead), ("norm1", "norm1"), ("norm2", "norm2")):
+        assert torch.equal(target["blocks"][1][theirs].weight, source["blocks"][1][ours].weight)

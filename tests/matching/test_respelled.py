@@ -28,3 +28,9 @@ def test_the_longest_end_that_the_model_writes_otherwise_is_respelled(key, names
             found = {key: key.removesuffix(end) + meant[0]}
             break
     assert respelled([key], names) == found
+
+
+def test_a_row_that_is_counted_from_another_number_is_not_respelled():
+    names = [f"head.linear_c.{n}.proj.weight" for n in range(4)]
+    assert respelled([f"head.linear_c{n}.proj.weight" for n in range(1, 5)], names) == {}
+    assert respelled([f"head.linear_c{n}.proj.weight" for n in range(1, 4)], names) != {}

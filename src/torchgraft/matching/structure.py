@@ -105,7 +105,7 @@ def _units(
         ours = cut(sources, whole[0] | needless[0], models.source_heads, stated.source)
         theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target)
     ours, theirs = cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
-    return in_step(group(ours), group(theirs))
+    return in_step(group(ours, theirs), group(theirs, ours))
 
 
 def _like_whole(

@@ -102,6 +102,7 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
         short = _LOOSE.sub("", name)
         loose[short] = "" if short in loose else name
     found: dict[str, str] = {}
+    begins: dict[str, int] = {}
     for key in open_keys:
         gaps = [gap.start() for gap in _LOOSE.finditer(key)]
         short = _LOOSE.sub("", key)
@@ -110,13 +111,51 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
             written = loose.get(short[at - bisect_left(gaps, at) :])
             if written:
                 found[key] = key[:at] + written
+                begins[key] = at
                 break
+    found = _counted_alike(found, begins, keys, wanted)
     if not found:
         return {}
     found |= _alike(found, keys)
     taken = Counter(found.values())
     here = set(keys)
     return {key: name for key, name in found.items() if taken[name] == 1 and name not in here}
+
+
+def _counted_alike(
+    found: Mapping[str, str], begins: Mapping[str, int], keys: Iterable[str], names: Iterable[str]
+) -> dict[str, str]:
+    """Return what is `found` without rows of which either side has numbers that the other lacks.
+
+    `linear_c1` to `linear_c4` are `linear_c.0` to `linear_c.3`. `begins` says where a name begins in its key.
+    """
+    rows = {key: _respelled_row(key, found[key]) for key in found}
+    heads = {head for head, _ in rows.values()}, {other[begins[key] :] for key, (_, other) in rows.items()}
+    ours, theirs = _numbers_behind(heads[0], keys), _numbers_behind(heads[1], names)
+
+    def alike(key: str) -> bool:
+        head, other = rows[key]
+        mine, its = ours[head], theirs[other[begins[key] :]]
+        return mine <= its or its <= mine
+
+    return {key: name for key, name in found.items() if alike(key)}
+
+
+def _respelled_row(key: str, name: str) -> tuple[str, str]:
+    """Return what stands before the first number that is written in another way, in a key and in its name."""
+    at = next((n for n, (a, b) in enumerate(zip(key, name, strict=False)) if a != b), min(len(key), len(name)))
+    heads = [(text[:at] + text[at : at + 1].strip("0123456789")) for text in (key, name)]
+    return heads[0], heads[1]
+
+
+def _numbers_behind(heads: Collection[str], names: Iterable[str]) -> dict[str, set[int]]:
+    """Return the numbers that stand right behind each of the heads in some name."""
+    found: dict[str, set[int]] = {head: set() for head in heads}
+    for name in names:
+        for number in _DIGITS.finditer(name):
+            if name[: number.start()] in found:
+                found[name[: number.start()]].add(int(number[0]))
+    return found
 
 
 def _hopeful(keys: Sequence[str], names: Iterable[str]) -> list[str]:

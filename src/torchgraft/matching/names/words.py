@@ -95,20 +95,53 @@ def place_in_list(end: str) -> int:
     return int(end) if end.isdecimal() else ord(end) - ord("a")
 
 
-def counted_from_zero(paths: Iterable[str]) -> set[str]:
+def counted_from_zero(paths: Iterable[str], others: Iterable[str] = ()) -> set[str]:
     """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`.
 
-    Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero: there it is
-    something more.
+    Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others`
+    (the paths of the other side) have just the rest of the row: there it is something more.
     """
+    rest = {(before, *sorted(row)) for (_, before), row in _rows_of_numbers(others).items()}
+    whole = [
+        row
+        for (_, before), row in _rows_of_numbers(paths).items()
+        if len(row) > 1
+        and 0 in row
+        and 2 * len(row[0]) > len(row.get(1, ()))
+        and (before, *sorted(row)[1:]) not in rest
+    ]
+    return {path for row in whole for paths in row.values() for path in paths}
+
+
+def _rows_of_numbers(paths: Iterable[str]) -> dict[tuple[str, str], dict[int, list[str]]]:
+    """Return the paths that end in a number by the place and the stem of their row, and by their number."""
     rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for path in paths:
         parent, _, last = path.rpartition(".")
         before = stem(last)
         if before and last[-1].isdecimal() and (*words(before), "0") not in PHRASES:
             rows.setdefault((place_of(parent), before), {}).setdefault(int(last[len(before) :]), []).append(path)
-    whole = [row for row in rows.values() if len(row) > 1 and 0 in row and 2 * len(row[0]) > len(row.get(1, ()))]
-    return {path for row in whole for paths in row.values() for path in paths}
+    return rows
+
+
+def before_the_first(paths: Iterable[str]) -> dict[str, str]:
+    """Return how `pre_norm` is read beside a norm that is numbered as the first: as one before it, number 0.
+
+    RWKV calls it `ln0`, and transformers `pre_ln`, in the only block that has one; alone, `pre_norm` is the first.
+    """
+    ahead: dict[str, str] = {}
+    first: set[str] = set()
+    for path in dict.fromkeys(paths):
+        parent, _, last = path.rpartition(".")
+        if canonical(last) == FIRST_NORM:
+            if last[-1].isdecimal():
+                first.add(place_of(parent))
+            elif words(last)[0] == "pre":
+                ahead[path] = f"{parent}.norm0" if parent else "norm0"
+    return {path: said for path, said in ahead.items() if place_of(path.rpartition(".")[0]) in first}
+
+
+FIRST_NORM = ("norm", "@1")
 
 
 def counted_from_one(path: str) -> str:

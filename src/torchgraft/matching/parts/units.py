@@ -13,6 +13,7 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.making import maker
 from torchgraft.matching.names.words import (
+    before_the_first,
     beside_queries,
     by_position,
     canonical,
@@ -105,8 +106,8 @@ class Unit:
 _make_unit = maker(Unit)
 
 
-def group(leaves: Sequence[Leaf]) -> list[Unit]:
-    """Return the units in order of their first leaf."""
+def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
+    """Return the units in order of their first leaf; `others` are the leaves of the other side."""
     beside: dict[str, dict[str, Leaf]] = {}
     for leaf in leaves:
         beside.setdefault(leaf.owner, {})[leaf.role] = leaf
@@ -128,7 +129,8 @@ def group(leaves: Sequence[Leaf]) -> list[Unit]:
         if parent not in blocks:
             blocks[parent] = members_of(parent, lists)
     said = (
-        {path: counted_from_one(path) for path in counted_from_zero(found)}
+        {path: counted_from_one(path) for path in counted_from_zero(found, (leaf.owner for leaf in others))}
+        | before_the_first(found)
         | without_third(found)
         | beside_queries(found)
         | by_position(found)

@@ -1,8 +1,9 @@
 """How libraries spell the same things: data, read by the matcher, with no rule for a particular model.
 
 Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
-ultralytics, lit-llama (`c_fc1` is the gate), NomicBERT (`fc11` is up, `fc12` the gate) and The Annotated Transformer
-(norms with `a_2` and `b_2`), as their public code names them.
+ultralytics, lit-llama (`c_fc1` is the gate), NomicBERT (`fc11` is up, `fc12` the gate), timm's SwiGLU (`fc1_g` is the gate,
+`fc1_x` up), TorchScale (`g_proj` is a gate), HiFi-GAN (`ups`), RWKV-LM (`time_mix_r`: receptance) and The Annotated
+Transformer (norms with `a_2` and `b_2`), as their public code names them.
 """
 
 from __future__ import annotations
@@ -149,9 +150,12 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("w", "1"): ("gate",),
     ("w", "2"): ("down",),
     ("w", "3"): ("up",),
+    ("fc", "1", "g"): ("gate",),
+    ("fc", "1", "x"): ("up",),
     ("fc", "11"): ("up",),
     ("fc", "12"): ("gate",),
     ("gate", "proj"): ("gate",),
+    ("g", "proj"): ("gate",),
     ("up", "proj"): ("up",),
     ("down", "proj"): ("down",),
     ("feed", "forward", "macaron"): ("mlp", "@1"),
@@ -238,6 +242,10 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dwconv",): ("dw",),
     ("conv", "dw"): ("dw",),
     ("depthwise",): ("dw",),
+    ("ups",): ("upsample",),
+    ("upsampler",): ("upsample",),
+    ("upsamplers",): ("upsample",),
+    ("receptance",): ("r",),
 }
 
 # Words of which a name carries one: two names that carry different ones don't mean the same tensor.
@@ -264,6 +272,8 @@ EITHER_END = frozenset(
         "up",
         "ups",
         "upsample",
+        "upsampler",
+        "upsamplers",
         "upconv",
         "upconvs",
         "deconv",
