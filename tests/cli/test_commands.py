@@ -1,5 +1,6 @@
 """The command line does what the library does, and every failure is one line and a documented code."""
 
+import errno
 import json
 import os
 import subprocess
@@ -147,6 +148,10 @@ def test_diff(run, files):
         (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/x.bin2"], 2, "endings"),
         (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/pre.pth"], 2, "choose another file"),
         (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", "@/no/such/x.pt"], 8, "x.pt"),
+        (["load", "@/pre.pth", "--model", "toy_models:Net", "-o", ""], 2, "endings"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "-o", "@"], 8, "it is a folder; give the path of a file"),
+        (["plan", "@/pre.pth", "--model", "toy_models:Net", "-o", ""], 8, "'' can't be written"),
+        (["convert", "@/pre.pth", "@", "--to", "dcp"], 2, "written to a new folder"),
         (["inspect", ""], 3, "'': no such file or folder"),
         (["--foo"], 2, "there is no option '--foo'; see torchgraft --help"),
         (["inspct"], 2, "there is no command 'inspct'; did you mean 'inspect'?"),
@@ -167,6 +172,29 @@ def test_failures_are_one_line_and_a_code(run, files, arguments, code, said):
     assert said in result.stderr
     assert "Traceback" not in result.output
     assert result.exit_code == code
+
+
+@pytest.mark.parametrize("place", ["-o", "--html"])
+def test_what_could_not_be_written_is_told_before_the_work(run, files, monkeypatch, place):
+    def never(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("torchgraft.api.load", never)
+    given = {"-o": files / "x.pt", "--html": files / "x.html"} | {place: files / "no" / "such.pt"}
+    options = [part for pair in given.items() for part in pair]
+    result = run("load", files / "pre.pth", "--model", "toy_models:Net", *options)
+    assert result.exit_code == errors.WriteError.exit_code
+    assert "the folder does not exist" in result.stderr
+
+
+def test_a_model_in_a_locked_folder_is_told(run, files, monkeypatch):
+    def locked(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", locked)
+    monkeypatch.setattr(os, "open", lambda path, *_, **__: locked(path))
+    result = run("plan", files / "pre.pth", "--model", "locked/x.pt")
+    assert (result.exit_code, result.stderr.endswith("permission denied\n")) == (3, True)
 
 
 def test_an_unexpected_error_has_no_traceback_unless_asked(run, files, monkeypatch):

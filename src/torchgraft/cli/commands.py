@@ -21,13 +21,13 @@ from torchgraft.cli.options import (
     output_option,
     with_options,
 )
-from torchgraft.cli.output import expect_apart, say, show, write_page
+from torchgraft.cli.output import expect_apart, expect_writable, say, show, write_page
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
 
 OUTPUTS_DIFFER = 10
 RUNS = ("inputs", "source_inputs", "golden")
 NEED_VALUES = frozenset({"merge_lora", "inputs", "golden"})
-FILE = click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path())
+FILE = click.argument("checkpoint", metavar="CHECKPOINT")
 
 
 @click.group(cls=ErrorGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +81,7 @@ def plan(
     wanted = asked(given)
     read = [checkpoint, model, wanted.get("learned"), wanted.get("golden")]
     expect_apart({"-o": output, "--html": shown.html}, read)
+    expect_writable(output, shown.html)
     with busy(f"planning for {model}"):
         wanted = with_source(wanted, checkpoint)
         needs_values = not NEED_VALUES.isdisjoint(wanted)
@@ -125,6 +126,7 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
         size_of(shard_size)
     read = [checkpoint, kept, wanted.get("learned"), wanted.get("golden")]
     expect_apart({"-o": output, "--html": shown.html}, read, output if shard_size else None)
+    expect_writable(output, shown.html)
     with progress(f"loading {checkpoint} into {model}") as tell:
         wanted = with_source(wanted, checkpoint)
         target = for_loading(model, kwargs)
@@ -138,7 +140,7 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
 
 @cli.command()
 @FILE
-@click.argument("output", metavar="OUTPUT", type=click.Path(dir_okay=False))
+@click.argument("output", metavar="OUTPUT")
 @click.option(
     "--dtype",
     metavar="TYPE",
@@ -204,8 +206,8 @@ def verify(
 
 
 @cli.command()
-@click.argument("old", type=click.Path())
-@click.argument("new", type=click.Path())
+@click.argument("old")
+@click.argument("new")
 @click.option("--values", is_flag=True, help="Compare values, too; both files are read once.")
 @click.option("--prefer", metavar="NAME", help="Which of several networks, on either side.")
 @click.option("--exit-code", is_flag=True, help="End with code 1 when the two differ.")

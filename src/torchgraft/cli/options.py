@@ -36,7 +36,6 @@ MODEL_OPTIONS = (
 KEPT_PLAN_OPTION = option(
     "--plan",
     "kept",
-    type=click.Path(dir_okay=False),
     metavar="FILE",
     help="Carry out a plan that was kept by plan -o; refused where MODEL or CHECKPOINT is another.",
 )
@@ -51,7 +50,6 @@ _NAMING = (
     ),
     option(
         "--learned",
-        type=click.Path(),
         metavar="FILE",
         help="A learned conversion: the checkpoint is converted as it is read.",
     ),
@@ -86,7 +84,6 @@ _SOURCE = (
     ),
     option(
         "--golden",
-        type=click.Path(),
         metavar="FILE",
         help="A recorded run, in place of a source that runs and of its inputs.",
     ),
@@ -142,7 +139,7 @@ _ACCEPTED = (
 PLAN_OPTIONS = (*_NAMING, *_SOURCE, *_BECOMING, *_ACCEPTED)
 option = _under("Output")
 JSON_OPTION = option("--json", "as_json", is_flag=True, help="Print JSON (schema: docs/reference/report-schema.md).")
-HTML_OPTION = option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Also write one HTML page.")
+HTML_OPTION = option("--html", metavar="FILE", help="Also write one HTML page.")
 LINES_OPTION = option("--lines", type=click.IntRange(min=1), metavar="N", help="At most N lines in each section.")
 SHARDS_OPTION = option(
     "--shard-size", metavar="SIZE", help="Write several files of at most SIZE (5GB, 500MiB) and an index."
@@ -151,7 +148,7 @@ SHARDS_OPTION = option(
 
 def output_option(text: str, *, required: bool) -> Callable[[Any], Any]:
     """Return the option that names the file to write."""
-    return option("-o", "--output", required=required, type=click.Path(dir_okay=False), metavar="FILE", help=text)
+    return option("-o", "--output", required=required, metavar="FILE", help=text)
 
 
 @dataclass(frozen=True, slots=True)

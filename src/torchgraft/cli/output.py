@@ -108,6 +108,19 @@ def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None]
         raise UsageError(f"{' and '.join(given)} name the same file: choose another for one of them")
 
 
+def expect_writable(*paths: str | None) -> None:
+    """Refuse before the work what could not be written after it; None where a path isn't given.
+
+    Raises:
+        WriteError: as when it is written.
+    """
+    from torchgraft import writing
+
+    for path in paths:
+        if path is not None:
+            writing.expect_writable(path)
+
+
 def _parts(read: Iterable[str]) -> set[str]:
     """Return the files of the checkpoints among `read` that consist of several."""
     from torchgraft.reading import open_checkpoint

@@ -29,13 +29,21 @@ def is_path(model: str) -> bool:
     Raises:
         UsageError: it names neither.
     """
-    if model and Path(model).exists():
+    if model and _is_there(model):
         return True
     if _CALLABLE.fullmatch(model):
         return False
     raise UsageError(
         f"{printable(model)!r} is no file and no callable: give module:callable, or the path of a checkpoint"
     )
+
+
+def _is_there(path: str) -> bool:
+    """Return whether there is a file, as far as one may look: what lies behind a locked folder is told when it is read."""
+    try:
+        return Path(path).exists()
+    except PermissionError:
+        return True
 
 
 def for_planning(model: str, kwargs: str | None, *, needs_values: bool = False) -> Any:
@@ -280,7 +288,7 @@ def _from_file(text: str, option: str) -> dict[str, Any]:
     from torchgraft.matching import choose
     from torchgraft.reading import open_checkpoint
 
-    if not Path(text).exists():
+    if not _is_there(text):
         raise UsageError(
             f"{option} {printable(text)}: neither a file nor a shape; e.g. 1x3x224x224, input_ids=1x16:0-999, or inputs.pt"
         )

@@ -80,7 +80,7 @@ def diff_view(diff: Diff) -> View:
 
 def saved_view(saved: Saved) -> View:
     """Return the view of what was written: where, how much, what is tied, what was left out."""
-    shards = f" and {len(saved.files)} shards" if saved.path not in saved.files else ""
+    shards = f" and {len(saved.files)} shard{'s' * (len(saved.files) > 1)}" if saved.path not in saved.files else ""
     which = f", network {printable(saved.network)}" if saved.network else ""
     left = [f"network {printable(path) or 'at the top level'}" for path in saved.left_out]
     sections = told(_tied(saved), remark_section("left out", left, "care"), remark_section("notes", saved.notes))

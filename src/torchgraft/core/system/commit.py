@@ -48,7 +48,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         WriteError: the file could not be written; what stood at its place is intact.
     """
-    shown = printable(os.fsdecode(path))
+    shown = _shown(path)
     try:
         final = os.path.realpath(path)
         mode = _mode_of(final, shown)
@@ -74,6 +74,28 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise _refused(shown, error) from error
         raise
     flush_folder(folder, shown)
+
+
+def expect_writable(path: str | os.PathLike[str]) -> None:
+    """Raise what `whole_file` would before the first byte: for who has long work to do until there is something to write.
+
+    Raises:
+        WriteError: the folder isn't there or doesn't permit it, or what stands at the place can't be replaced.
+    """
+    shown = _shown(path)
+    try:
+        final = os.path.realpath(path)
+        _mode_of(final, shown)
+        folder = os.path.dirname(final)
+        os.stat(folder)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _refused(shown, error) from error
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    return printable(os.fsdecode(path)) or "''"
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
