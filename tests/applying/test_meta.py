@@ -243,3 +243,16 @@ def test_a_refused_load_into_a_model_on_meta_leaves_the_random_state_as_it_was()
         tg.load(model, {"0.weight": torch.full((4, 3), float("nan")), "0.bias": torch.zeros(4)})
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("place", ["meta", "cpu"])
+def test_what_is_loaded_in_inference_mode_can_be_trained(place):
+    with torch.device(place):
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    wanted = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict()
+    with torch.inference_mode():
+        tg.load(model, wanted)
+        assert torch.is_inference_mode_enabled()
+    model(torch.randn(5, 3)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not any(tensor.is_inference() for tensor in model.state_dict().values())

@@ -115,8 +115,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     seen = walk_of(model)
     where = home.checked(seen)
     plan.raise_if_refused()
-    # in this order: a signal must not leave gradients off
-    with Shield() as shield, torch.no_grad(), alone(seen.places):
+    # In this order: a signal must not leave gradients off. What is made in inference mode could not be trained later.
+    with Shield() as shield, torch.inference_mode(mode=False), torch.no_grad(), alone(seen.places):
         try:
             work = _prepared(seen, target, plan, source, home=home, where=where, undo=undo, progress=progress)
         except TorchgraftError:

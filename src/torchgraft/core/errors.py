@@ -95,6 +95,11 @@ class PlanRefusedError(TorchgraftError):
         lines = [f"- {objection.text}" for objection in self.objections]
         head = header or f"refused for {len(lines)} reason{'s' if len(lines) != 1 else ''}; the model is unchanged"
         super().__init__("\n".join([head, *lines]))
+        self._head = head
+
+    def __reduce__(self) -> tuple[type[PlanRefusedError], tuple[tuple[Objection, ...], str]]:
+        """Pickle what it was made of: a worker process that can't send its error back takes the pool with it."""
+        return type(self), (self.objections, self._head)
 
 
 class UninitialisedError(PlanRefusedError):
