@@ -139,6 +139,13 @@ def units_of(raw, tree):
     return found
 
 
+class TarPickler(pickle.Pickler):
+    """A pickler that names tensors by their keys."""
+
+    def persistent_id(self, value):
+        return str(id(value)) if isinstance(value, torch.Tensor) else None
+
+
 def tar(tree):
     """The format of torch before 0.1.10: members storages, tensors and pickle."""
     tensors = {id(t): t for t in flat(tree).values()}
@@ -154,9 +161,7 @@ def tar(tree):
         numbers = (*t.shape, *t.stride(), t.storage_offset())
         parts["tensors"] += struct.pack("<ii", t.dim(), 0) + struct.pack(f"<{len(numbers)}q", *numbers)
     body = io.BytesIO()
-    pickler = pickle.Pickler(body, 2)
-    pickler.persistent_id = lambda value: str(id(value)) if isinstance(value, torch.Tensor) else None
-    pickler.dump(tree)
+    TarPickler(body, 2).dump(tree)
     parts["pickle"] = body.getvalue()
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -28,10 +28,11 @@ def collector_paused() -> Iterator[None]:
     running = gc.isenabled()
     try:
         gc.disable()
+        before = gc.get_count()[0]
         yield
     finally:
         if running:
-            made = gc.get_count()[0]
+            made = gc.get_count()[0] - before
             if made > _MANY and gc.get_freeze_count() < _FROZEN_BY_PYTHON:
                 _age(made)
             gc.enable()
