@@ -70,7 +70,7 @@ def factors(stem="base_model.model.up"):
         ({"base_model.model.up.lora_B.bias": torch.zeros(6)}, 0.5, "1 tensors of adapters can't be merged"),
         ({"base_model.model.up.lokr_w1": torch.zeros(6, 2)}, 0.5, "merge this file with the library"),
         ({"base_model.model.gone.lora_A.weight": torch.zeros(2, 6)}, 0.5, "can't be merged, e.g. .*gone.lora_A"),
-        (factors("base_model.model.gone"), 0.5, "1 adapted modules are not in the model"),
+        (factors("base_model.model.gone"), 0.5, "1 adapted module is not in the model"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_and_nothing_changes(more, asked, said):
@@ -174,3 +174,27 @@ def test_adapters_that_are_not_merged_are_said():
     report = tg.load(Net(), factors() | Net().state_dict())
     assert [o.kind for o in report.plan.warnings] == ["adapters"]
     assert "are not merged" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("ours", "others"),
+    [("lora_unet_up", "lora_te1_text_model_layers_0_fc"), ("unet.up", "text_encoder.text_model.layers.0.fc")],
+)
+def test_adapters_of_networks_that_the_model_is_not_are_left_out_and_said(ours, others):
+    model = Net()
+    before = model.up.weight.detach().clone()
+    file = {
+        f"{stem}.lora_{part}.weight": torch.randn(shape)
+        for stem in (ours, others)
+        for part, shape in (("down", (2, before.shape[1])), ("up", (before.shape[0], 2)))
+    }
+    report = tg.load(model, file, merge_lora=0.5)
+    added = 0.5 * file[f"{ours}.lora_up.weight"] @ file[f"{ours}.lora_down.weight"]
+    torch.testing.assert_close(model.up.weight.data, before + added)
+    assert [o.kind for o in report.plan.warnings] == ["adapters"]
+    assert "the model has nothing of the networks that they are for" in str(report)
+    misspelled = {key.replace(others, ours.replace("up", "gone")): value for key, value in file.items()}
+    with pytest.raises(UsageError, match="1 adapted module is not in the model"):
+        tg.load(model, misspelled, merge_lora=0.5)
+    with pytest.raises(UsageError, match="not in the model"):
+        tg.load(model, {key: value for key, value in file.items() if others in key}, merge_lora=0.5)

@@ -46,6 +46,8 @@ def lora_steps(
 ) -> dict[str, Step]:
     """Return a merging step for each adapted weight.
 
+    Files for several networks, a denoiser and its text encoders, hold nothing for the model from those that it is not.
+
     `scale` is lora_alpha / r where the file holds no alpha; without it `config`, the content of adapter_config.json, says it.
 
     Raises:
@@ -60,9 +62,13 @@ def lora_steps(
     weights = {name: slot for slot in target.slots if len(slot.spec.shape) > 1 for name in slot.names}
     places = _places([a.stem for a in adapters], [name for name in weights if name.endswith("weight")])
     lost = [a.stem for a in adapters if a.stem not in places]
-    if lost:
-        named = printable(lost[0])
-        raise UsageError(f"{len(lost)} adapted modules are not in the model (or not unique there), e.g. {named}")
+    if lost and {_network(stem) for stem in lost} & ({_network(stem) for stem in places} or {_network(lost[0])}):
+        which = "1 adapted module is" if len(lost) == 1 else f"{len(lost)} adapted modules are"
+        raise UsageError(
+            f"{which} not in the model (or not unique there), e.g. {printable(lost[0])}: give the model that was adapted, or leave "
+            "these tensors out of the checkpoint"
+        )
+    adapters = [a for a in adapters if a.stem in places]
     steps = {}
     for adapter in adapters:
         slot = weights[places[adapter.stem]]
@@ -90,6 +96,12 @@ def _doubted_where_tied(step: Step, name: str, target: Target) -> Step:
         "untie them before"
     )
     return replace(step, certainty=Certainty.DOUBT, why=replace(step.why, doubt=doubt))
+
+
+def _network(stem: str) -> str:
+    """Return the network that a module belongs to in a file for several: `unet` of `unet.mid.conv`, `lora_te1` of `lora_te1_text_model`."""
+    first = stem.partition(".")[0]
+    return "_".join(first.split("_")[:2]) if "." not in stem else first
 
 
 def is_adapter(key: str) -> bool:

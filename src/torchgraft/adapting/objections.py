@@ -66,12 +66,14 @@ def _partial(plan: Plan) -> Iterator[Objection]:
 def _adapters(plan: Plan) -> Iterator[Objection]:
     names = tuple(u.spec.name for u in plan.unused if is_adapter(u.spec.name))
     if names and plan.coverage.target_filled:
-        yield Objection(
-            "adapters",
-            f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged: "
-            f"{listed(names)}; the weights are those without them: merge_lora= adds them",
-            names,
+        merged = any(step.why.rule == "adapter" for step in plan.steps)
+        why = (
+            "the model has nothing of the networks that they are for"
+            if merged
+            else ("the weights are those without them: merge_lora= adds them")
         )
+        said = f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged"
+        yield Objection("adapters", f"{said}: {listed(names)}; {why}", names)
 
 
 def _rotary(plan: Plan) -> Iterator[Objection]:
