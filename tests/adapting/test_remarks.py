@@ -72,6 +72,29 @@ def test_statistics_behind_a_layer_that_starts_fresh_are_said() -> None:
     assert tg.plan(net(3), net(3)).notes == ()
 
 
+def test_parts_within_a_layer_are_no_layers_before_its_norm() -> None:
+    def net(*, grown: bool) -> nn.ModuleList:
+        def block() -> nn.ModuleDict:
+            conv = nn.Conv2d(8, 8, 3)
+            if grown:
+                conv.context = nn.Conv2d(8, 8, 1)
+            return nn.ModuleDict({"conv": conv, "norm": nn.BatchNorm2d(8)})
+
+        return nn.ModuleList(block() for _ in range(5))
+
+    assert tg.plan(net(grown=True), net(grown=False)).notes == ()
+    state = {name: value for name, value in net(grown=True).state_dict().items() if not name.endswith("conv.weight")}
+    (note,) = tg.plan(net(grown=True), state | {"stem.weight": torch.ones(1)}).notes
+    assert note.startswith("{0-4}.norm: statistics and scales come from the file")
+
+
+def test_what_is_kept_fresh_is_not_said_to_have_no_place() -> None:
+    model, file = language(head=True), language(head=True)
+    report = tg.load(model, {f"module.{name}": value for name, value in file.state_dict().items()}, fresh=["head"])
+    (unused,) = report.plan.unused
+    assert unused.why.text == "the place of this name doesn't start from the file, as you said"
+
+
 def test_what_else_lies_in_the_file_is_said() -> None:
     model = nn.Linear(4, 3)
     optimizer = torch.optim.Adam(model.parameters())

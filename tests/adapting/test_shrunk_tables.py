@@ -29,6 +29,23 @@ def test_a_few_rows_less_are_in_doubt(rows: int) -> None:
     assert torch.equal(model["embed_tokens"].weight, file["embed_tokens"].weight[:rows])
 
 
+@pytest.mark.parametrize("head", [True, False])
+def test_an_output_layer_that_lacks_as_many_rows_tells_a_table_of_any_name(head: bool) -> None:  # noqa: FBT001
+    def net(rows: int) -> nn.ModuleDict:
+        out = nn.Linear(8, rows if head else 5, bias=False)
+        return nn.ModuleDict({"lookup": nn.Embedding(rows, 8), "mix": nn.Linear(8, 80), "out": out})
+
+    model, file = net(ROWS - 1), net(ROWS)
+    if not head:
+        assert tg.plan(model, file).by_name["lookup.weight"].certainty is Certainty.CERTAIN, "fresh, as any other table"
+        return
+    with pytest.raises(tg.PlanRefusedError, match=rf"make its table {ROWS} rows long"):
+        tg.load(model, file)
+    tg.load(model, file, on_doubt="take")
+    assert torch.equal(model["lookup"].weight, file["lookup"].weight[:-1])
+    assert torch.equal(model["out"].weight, file["out"].weight[:-1])
+
+
 def test_many_rows_less_are_another_vocabulary() -> None:
     plan = tg.plan(language(ROWS - ROWS // 16 - 1), language(ROWS))
     assert not plan.by_name["embed_tokens.weight"].feeds

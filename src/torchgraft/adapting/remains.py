@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 from torchgraft.core.derived import is_derived
+from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import Constant
@@ -43,6 +44,7 @@ def unused_sources(
         by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
     aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
     taken = {name for step in steps for name in step.slot.names if step.feeds}
+    kept = {name for step in steps if step.why.rule == "user rule" and not step.feeds for name in step.slot.names}
     out: list[Unused] = []
     for key, spec in specs.items():
         if key in used:
@@ -55,6 +57,8 @@ def unused_sources(
             why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {aliases[key].feeds[0].key}")
         elif key in taken and key not in rejected:
             why = Why("no counterpart", "another tensor fills the place of this name")
+        elif key not in rejected and kept and any(end in kept for end in ends(key)):
+            why = Why("no counterpart", "the place of this name doesn't start from the file, as you said")
         similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
         out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar))
     return tuple(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -131,28 +131,27 @@ def _tied(plan: Plan) -> Iterator[str]:
 
 
 def _behind_fresh(plan: Plan) -> Iterator[str]:
-    """Yield norms whose statistics come from the file while the layer before them starts fresh."""
+    """Yield norms whose statistics come from the file while the layer before them starts fresh.
+
+    What lies within a layer is a part of it, and no layer before.
+    """
     before: Step | None = None
     names: list[str] = []
     layers: list[str] = []
     for step in plan.steps:
         if len(step.slot.spec.shape) > 1 and step.slot.role == "weight":
-            before = step
+            if before is None or not step.slot.owner.startswith(f"{before.slot.owner}."):
+                before = step
         elif step.slot.role == "running_var" and step.feeds and before is not None and _stands_fresh(before, step):
             names.append(step.slot.owner)
             layers.append(before.slot.owner)
     if names:
         yield (
-            f"{_first(names)}: statistics and scales come from the file, and were made for another layer than {_first(layers)} "
-            "before, which starts fresh"
+            f"{listed(names)}: statistics and scales come from the file, and were made for another layer than "
+            f"{listed(layers)} before, which starts fresh"
         )
 
 
 def _stands_fresh(layer: Step, norm: Step) -> bool:
     """Whether a layer stays fresh that has an output for each channel of a norm."""
     return not layer.feeds and not layer.ops and layer.slot.spec.shape[:1] == norm.slot.spec.shape[:1]
-
-
-def _first(names: Iterable[str]) -> str:
-    found = list(dict.fromkeys(names))
-    return ", ".join(map(printable, found[:MOST])) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")

@@ -17,15 +17,21 @@ FEW = 1 / 16
 
 
 def changed_vocabularies(matches: Iterable[Match]) -> frozenset[tuple[int, int]]:
-    """Return (rows in the file, rows in the model) of token tables that have more rows in the model, or a few less."""
-    return frozenset(
-        (m.source.shape[0], m.target.shape[0])
-        for m in matches
-        if len(m.source.shape) == len(m.target.shape) == 2
-        and m.source.shape[1] == m.target.shape[1]
-        and m.source.shape[0] != m.target.shape[0] >= (1 - FEW) * m.source.shape[0]
-        and TABLE_WORDS & set(words(m.target.owner.rpartition(".")[2]))
-    )
+    """Return (rows in the file, rows in the model) of token tables that have more rows in the model, or a few less.
+
+    A table whose name doesn't speak of tokens is one if an output layer lacks as many rows: a vocabulary that was padded.
+    """
+    told: set[tuple[int, int]] = set()
+    tables: set[tuple[int, int]] = set()
+    layers: set[tuple[int, int]] = set()
+    for m in matches:
+        a, b = m.source.shape, m.target.shape
+        if len(a) == len(b) == 2 and a[1] == b[1] and a[0] != b[0] >= (1 - FEW) * a[0]:
+            if TABLE_WORDS & set(words(m.target.owner.rpartition(".")[2])):
+                told.add((a[0], b[0]))
+            elif b[0] < a[0]:
+                (tables if m.target.kind == "Embedding" else layers).add((a[0], b[0]))
+    return frozenset(told | (tables & layers))
 
 
 def vocabulary_fit(source: Leaf, target: Leaf, changed: frozenset[tuple[int, int]]) -> Fit | None:
