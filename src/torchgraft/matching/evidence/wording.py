@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     Words = tuple[str, ...]
 
 
+# What a word weighs at least, and one that all names of a side have: what everything lies in says nothing of its parts.
+LEAST = 0.05
+
+
 class Wording:
     """The words of both sides: matrices of what they say for each pair (rows: sources, columns: targets)."""
 
     def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
-        counts: Counter[str] = Counter()
-        for unit in (*sources, *targets):
-            counts.update(dict.fromkeys(unit.words, unit.weight))
-        total = sum(unit.weight for unit in (*sources, *targets))
-        self._idf = {w: max(float(np.log(1.0 + total / n)) - 0.6, 0.05) for w, n in counts.items()}
+        ours, theirs = (_counts(units) for units in (sources, targets))
+        counts, total = ours + theirs, sum(unit.weight for unit in (*sources, *targets))
+        idle = _in_all(sources, ours) | _in_all(targets, theirs)
+        self._idf = {
+            w: LEAST if w in idle else max(float(np.log(1.0 + total / n)) - 0.6, LEAST) for w, n in counts.items()
+        }
         self._at, self._words = zip(*(_distinct([u.words for u in units]) for units in (sources, targets)), strict=True)
 
     def likeness(self) -> np.ndarray:
@@ -62,6 +67,18 @@ class Wording:
 
     def _spread(self, distinct: np.ndarray) -> np.ndarray:
         return distinct[np.ix_(*self._at)]
+
+
+def _counts(units: Sequence[Unit]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for unit in units:
+        counts.update(dict.fromkeys(unit.words, unit.weight))
+    return counts
+
+
+def _in_all(units: Sequence[Unit], counts: Counter[str]) -> set[str]:
+    total = sum(unit.weight for unit in units)
+    return {word for word, count in counts.items() if count == total}
 
 
 def _distinct(words: Sequence[Words]) -> tuple[list[int], list[Words]]:

@@ -1,0 +1,57 @@
+"""A module around all of a side says nothing of its parts: with it or without, they correspond alike."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+WIDTH = 8
+
+
+def block(names):
+    sizes = (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)
+    return nn.ModuleDict({name: nn.Linear(*size) for name, size in zip(names, sizes, strict=True)})
+
+
+def nested(path, module):
+    for part in reversed(path.split(".")):
+        module = nn.ModuleDict({part: module})
+    return module
+
+
+class Timm(nn.Module):
+    def __init__(self, side, channels):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.pos_embed = nn.Parameter(torch.randn(1, side * side + 1, WIDTH))
+        self.patch_embed = nested("proj", nn.Conv2d(channels, WIDTH, 4))
+        self.blocks = nn.ModuleList(block(("proj", "fc1", "fc2")) for _ in range(3))
+        self.head = nn.Linear(WIDTH, 5)
+
+
+class Transformers(nn.Module):
+    def __init__(self, side, channels):
+        super().__init__()
+        self.vit = nn.Module()
+        self.vit.embeddings = nested("patch_embeddings.projection", nn.Conv2d(channels, WIDTH, 4))
+        self.vit.embeddings.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.vit.embeddings.position_embeddings = nn.Parameter(torch.randn(1, side * side + 1, WIDTH))
+        names = "attention", "intermediate", "output"
+        self.vit.encoder = nested("layer", nn.ModuleList(block(names) for _ in range(3)))
+        self.classifier = nn.Linear(WIDTH, 5)
+
+
+@pytest.mark.parametrize("before", ["", "module.", "encoder.backbone."])
+@pytest.mark.parametrize("around", ["", "model", "module.backbone"])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_layers_of_other_names_and_sizes_are_found_whatever_they_lie_in(before, around, ordered):
+    file, model = Transformers(4, 3), Timm(7, 1)
+    state = {before + name: value for name, value in file.state_dict().items()}
+    state = dict(sorted(state.items())) if ordered else state
+    plan = tg.plan(nested(around, model) if around else model, state)
+    inside = f"{around}." if around else ""
+    fed = {step.slot.name.removeprefix(inside): [feed.key for feed in step.feeds] for step in plan.steps}
+    assert fed["pos_embed"] == [f"{before}vit.embeddings.position_embeddings"]
+    assert fed["patch_embed.proj.weight"] == [f"{before}vit.embeddings.patch_embeddings.projection.weight"]
+    assert not plan.fresh
