@@ -60,11 +60,7 @@ _TENSOR = re.compile(
 )
 
 
-# The groups of it: what is said but the key, the key's length and text, and the numbers under which the memo keeps parts.
-_SAID = (2, 6, 8, 9, 11, 13)
-_KEY = (3, 4)
-_PUTS = (1, 5, 7, 10, 12, 14, 15, 16)
-# The first two of the groups once more: function, tag and type; device and number of elements.
+# Two of its groups once more: function, tag and type; device and number of elements.
 _HEAD = re.compile(rb"(" + _GET + rb")\(\((" + _GET + rb")(" + _GET + rb")", re.DOTALL)
 _SIZED = re.compile(rb"(" + _GET + rb")(" + _INT + rb")", re.DOTALL)
 _NUMBERS = re.compile(_INT, re.DOTALL)
@@ -113,8 +109,9 @@ class TensorRuns:
             found = _TENSOR.match(data, end)
             if found is None:
                 break
-            (length, key), puts = found.group(*_KEY), found.group(*_PUTS)
-            facts = known[found.group(*_SAID)]
+            p, head, length, key, q, sized, r, first, shape, s, stride, t, last, u, v, w = found.groups()
+            puts = (p, q, r, s, t, u, v, w)  # the numbers under which the memo keeps parts
+            facts = known[head, sized, first, shape, stride, last]
             if facts is None or not live.isdisjoint(puts) or int.from_bytes(length, "little") != len(key):
                 break
             m.at = pos
