@@ -51,11 +51,11 @@ class Stretch(NamedTuple):
 
 
 def room_for(chunk: Chunk) -> int:
-    """Return how much memory lay_out() needs at most: a power of two, so that a thread seldom takes more than it has."""
+    """Return how much memory lay_out() needs at most, stepwise, so that a thread seldom takes more than it has."""
     aside = sum(
         [size if _is_read_aside(transfer) else min(size, COMPARED_WHOLE) for transfer, _, _, _, size, _ in chunk]
     )
-    return 1 << (aside + WASTE - 1).bit_length()
+    return (1 << (aside - 1).bit_length()) + WASTE
 
 
 def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.applying.cells import apart, expect_writable, reach_of
 from torchgraft.applying.chunks import BLOCK
 from torchgraft.applying.crew import MAX_THREADS
+from torchgraft.applying.layout import WASTE
 from torchgraft.applying.memory import is_away, is_plain
 from torchgraft.applying.segments import segments, turned
 from torchgraft.applying.transfers import LOOKED_AT
@@ -20,7 +21,7 @@ from torchgraft.core.specs import Source, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
-THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + 2 * BLOCK)
+THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + WASTE + 2 * BLOCK)
 
 
 def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:

@@ -12,7 +12,7 @@ from torchgraft.applying.crew import Crew
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import NONE, Odd, odd_values
 from torchgraft.applying.lanes import Lanes
-from torchgraft.applying.layout import WASTE, Stretch, lay_out, looks, room_for
+from torchgraft.applying.layout import Stretch, lay_out, looks, room_for
 from torchgraft.applying.memory import Scratch
 from torchgraft.applying.turning import Turns
 from torchgraft.applying.undo import Undo
@@ -23,9 +23,9 @@ from torchgraft.core.written import Written
 if TYPE_CHECKING:
     from torchgraft.applying.memory import Bytes
 
-LOOKED_AT = (
-    4 << 20
-) - WASTE  # of what is read and looked at: in the cache that cores share; less wakes other threads too often
+# Bytes at a time of what is read and looked at: in the cache that cores share, and what most large tensors are a multiple of.
+# Less wakes other threads too often.
+LOOKED_AT = 4 << 20
 MOVED = 16 << 20  # of what is only moved
 SHARES = 16  # at least so many, if they aren't too small, so that threads end at about the same time
 LEAST = 1 << 20
