@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchgraft.core.derived import FREQUENCIES
+from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.listing import listed
 from torchgraft.core.plan import Objection, Plan, Unused, Why
 from torchgraft.core.specs import Piece, Source, TensorSpec
@@ -17,7 +18,16 @@ from torchgraft.core.types import Tensor
 def with_values(made: Plan, source: Source, model: object = None) -> Plan:
     """Return the plan with what only values tell: tied tensors that differ, unused ones that repeat a used one, and
     buffers that contradict the model's.
+
+    Of a source without values (a state dict on the meta device) there is nothing to tell: plans are made of what it says.
     """
+    try:
+        return _told(made, source, model)
+    except UnsupportedCheckpointError:
+        return made
+
+
+def _told(made: Plan, source: Source, model: object) -> Plan:
     said = [o for o in (*_conflicts(made, source), *odd_buffers(made, source, model)) if o not in made.objections]
     return replace(made, objections=(*made.objections, *said), unused=_without_echoes(made, source))
 
