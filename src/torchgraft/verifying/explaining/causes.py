@@ -9,7 +9,7 @@ from torchgraft.core.families import family
 from torchgraft.core.results.recording import Operation
 from torchgraft.core.results.verification import Cause
 from torchgraft.verifying.divergence import Matches, Parting
-from torchgraft.verifying.explaining.tables import modules_of, tables, words_of
+from torchgraft.verifying.explaining.tables import cause_at, tables, words_of
 
 DEEPEST = 8
 
@@ -33,23 +33,13 @@ def signs_at(matches: Matches, parting: Parting) -> list[Cause]:
 def _modes(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     """Yield training mode: statistics of the batch in place of the running ones, or dropout."""
     if bool(mine.settings.get("training")) != bool(other.settings.get("training")):
-        modes = ["training" if op.settings.get("training") else "evaluation" for op in (mine, other)]
-        yield Cause(
-            kind="mode",
-            text=f"{words_of(mine)} runs in {modes[0]} mode, in the source in {modes[1]} mode",
-            remedy="call eval() on the model, or on both",
-            target=modes[0],
-            source=modes[1],
-            **modules_of(mine, other),
-        )
+        ours, theirs = ("training" if op.settings.get("training") else "evaluation" for op in (mine, other))
+        text = f"{words_of(mine)} runs in {ours} mode, in the source in {theirs} mode"
+        yield cause_at(mine, other, "mode", text, "call eval() on the model, or on both", (ours, theirs))
     for op, side in ((mine, "the model"), (other, "the source")):
         if family(op.name) == "dropout" and op.settings.get("train", True):
-            yield Cause(
-                kind="mode",
-                text=f"{side} applies dropout in {words_of(op)}",
-                remedy="call eval(), or set p to 0",
-                **modules_of(mine, other),
-            )
+            text = f"{side} applies dropout in {words_of(op)}"
+            yield cause_at(mine, other, "mode", text, "call eval(), or set p to 0")
 
 
 def _arguments(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
@@ -61,14 +51,10 @@ def _arguments(matches: Matches, mine: Operation, other: Operation) -> Iterator[
         a, b = pairs.pop(0)
         if family(a.name) == family(b.name) and (swap := _permuted(matches, a, b)):
             said = ", ".join(f"{name} of the model is {there} of the source" for name, there in swap)
-            yield Cause(
-                kind="order",
-                text=f"{words_of(a)} takes its inputs in another order: {said}",
-                remedy="exchange the weights that make them, or the parts of the fused weight",
-                **modules_of(a, b),
-                target=tuple(name for name, _ in swap),
-                source=tuple(there for _, there in swap),
-            )
+            text = f"{words_of(a)} takes its inputs in another order: {said}"
+            remedy = "exchange the weights that make them, or the parts of the fused weight"
+            ours, theirs = zip(*swap, strict=True)
+            yield cause_at(a, b, "order", text, remedy, (ours, theirs))
             return
         pairs.extend(_makers(matches, a, b))
 
@@ -117,21 +103,12 @@ def _heads(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     for a, b in zip(mine.shapes, other.shapes, strict=False):
         if len(a) < 3 or len(b) < 3 or a == b or prod(a[-2:]) == 0:
             continue
-        ours, theirs = _heads_of(a), _heads_of(b)
+        ours, theirs = a[-3], b[-3]
         if ours != theirs and (a[-1] * ours == b[-1] * theirs or prod(a) == prod(b)):
-            yield Cause(
-                kind="heads",
-                text=f"{words_of(mine)} works on {list(a)}, the source on {list(b)}: another number of heads",
-                remedy="build the model with the source's number of heads",
-                target=ours,
-                source=theirs,
-                **modules_of(mine, other),
-            )
+            text = f"{words_of(mine)} works on {list(a)}, the source on {list(b)}: another number of heads"
+            remedy = "build the model with the source's number of heads"
+            yield cause_at(mine, other, "heads", text, remedy, (ours, theirs))
             return
-
-
-def _heads_of(shape: tuple[int, ...]) -> int:
-    return shape[-3]
 
 
 def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
@@ -140,28 +117,16 @@ def _settings(_: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     if kind != family(other.name) or kind == "pick":  # where parts are picked is no setting, see `_structure`
         return
     if kind == "activation" and (mine.name.rstrip("_") != other.name.rstrip("_") or _differing(mine, other)):
-        names = [_signature(op) for op in (mine, other)]
-        yield Cause(
-            kind="activation",
-            text=f"{words_of(mine)} applies {names[0]}, the source {names[1]}",
-            remedy=f"build the model with {names[1]}",
-            target=names[0],
-            source=names[1],
-            **modules_of(mine, other),
-        )
+        ours, theirs = _signature(mine), _signature(other)
+        text = f"{words_of(mine)} applies {ours}, the source {theirs}"
+        yield cause_at(mine, other, "activation", text, f"build the model with {theirs}", (ours, theirs))
         return
     for name, (a, b) in _differing(mine, other).items():
         sort = {"padding": "padding", "pad": "padding", "scale": "scale"}.get(name, "setting")
         if kind == "product" and name == "other":
             sort = "scale"
-        yield Cause(
-            kind=sort,
-            text=f"{words_of(mine)}: {name} is {a}, in the source {b}",
-            target=a,
-            source=b,
-            remedy=_remedy(mine, name, b),
-            **modules_of(mine, other),
-        )
+        text = f"{words_of(mine)}: {name} is {a}, in the source {b}"
+        yield cause_at(mine, other, sort, text, _remedy(mine, name, b), (a, b))
 
 
 def _remedy(op: Operation, name: str, value: object) -> str:
@@ -188,61 +153,41 @@ def _alike(a: object, b: object) -> bool:
     return a == b
 
 
+# Settings by which activation functions of one name differ.
+_SHAPING = frozenset({
+    "approximate", "negative_slope", "alpha", "min", "max", "min_val", "max_val", "beta", "threshold", "lambd",
+})  # fmt: skip
+
+
 def _signature(op: Operation) -> str:
-    values = [
-        f"{k}={v}"
-        for k, v in op.settings.items()
-        if k
-        in ("approximate", "negative_slope", "alpha", "min", "max", "min_val", "max_val", "beta", "threshold", "lambd")
-        and v is not None
-    ]
+    values = [f"{key}={value}" for key, value in op.settings.items() if key in _SHAPING and value is not None]
     return op.name.rstrip("_") + (f"({', '.join(values)})" if values else "")
 
 
 def _structure(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
     """Yield another operation at the same place: a padding, a norm in another place, a step left out."""
-    kinds = [family(op.name) for op in (mine, other)]
-    where = modules_of(mine, other)
-    if "padding" in kinds and kinds[0] != kinds[1]:
-        side = "the model" if kinds[0] == "padding" else "the source"
-        padding = (mine if kinds[0] == "padding" else other).settings.get("pad")
-        yield Cause(
-            kind="padding",
-            text=f"{side} pads by {padding} before {words_of(other if kinds[0] == 'padding' else mine)}",
-            remedy="build the model with the source's padding (TensorFlow's `same` pads one side more)",
-            **where,
-            target=mine.settings.get("padding", mine.settings.get("pad")),
-            source=other.settings.get("padding", other.settings.get("pad")),
-        )
-        return
-    if kinds[0] != kinds[1]:
-        yield Cause(
-            kind="structure",
-            text=f"at this place the model runs {words_of(mine)}, the source {words_of(other)}",
-            remedy="compare how the two are built: a step is missing, added, or in another place",
-            target=kinds[0],
-            source=kinds[1],
-            **where,
-        )
-        return
-    if family(mine.name) == "pick" and mine.settings != other.settings:
-        yield Cause(
-            kind="order",
-            text=f"{words_of(mine)} picks {_plainly(mine)}, the source {_plainly(other)}",
-            remedy="the parts are laid out in another order: check heads, parts of fused weights, and rotary pairs",
-            **where,
-        )
-        return
+    ours, theirs = family(mine.name), family(other.name)
     live = [
         [n for n in op.inputs if rec.values[n].live] for op, rec in ((mine, matches.target), (other, matches.source))
     ]
-    if any(n in matches.found and not set(matches.found[n]) & set(live[1]) for n in live[0]):
-        yield Cause(
-            kind="structure",
-            text=f"{words_of(mine)} works on another value than {words_of(other)} of the source",
-            remedy="compare the order of layers: the step stands in another place",
-            **where,
-        )
+    if "padding" in (ours, theirs) and ours != theirs:
+        side, pads, before = ("the model", mine, other) if ours == "padding" else ("the source", other, mine)
+        text = f"{side} pads by {pads.settings.get('pad')} before {words_of(before)}"
+        remedy = "build the model with the source's padding (TensorFlow's `same` pads one side more)"
+        said = tuple(op.settings.get("padding", op.settings.get("pad")) for op in (mine, other))
+        yield cause_at(mine, other, "padding", text, remedy, (said[0], said[1]))
+    elif ours != theirs:
+        text = f"at this place the model runs {words_of(mine)}, the source {words_of(other)}"
+        remedy = "compare how the two are built: a step is missing, added, or in another place"
+        yield cause_at(mine, other, "structure", text, remedy, (ours, theirs))
+    elif ours == "pick" and mine.settings != other.settings:
+        text = f"{words_of(mine)} picks {_plainly(mine)}, the source {_plainly(other)}"
+        remedy = "the parts are laid out in another order: check heads, parts of fused weights, and rotary pairs"
+        yield cause_at(mine, other, "order", text, remedy)
+    elif any(n in matches.found and not set(matches.found[n]) & set(live[1]) for n in live[0]):
+        text = f"{words_of(mine)} works on another value than {words_of(other)} of the source"
+        remedy = "compare the order of layers: the step stands in another place"
+        yield cause_at(mine, other, "structure", text, remedy)
 
 
 def _plainly(op: Operation) -> str:
@@ -250,18 +195,11 @@ def _plainly(op: Operation) -> str:
 
 
 def _alone(matches: Matches, parting: Parting) -> Cause:
+    remedy = "compare how the two are built"
     if parting.target is not None:
         mine = matches.target.operations[parting.target]
-        return Cause(
-            kind="structure",
-            text=f"the model does {words_of(mine)}, which the source has nothing like",
-            module=mine.module,
-            remedy="compare how the two are built",
-        )
+        text = f"the model does {words_of(mine)}, which the source has nothing like"
+        return Cause(kind="structure", text=text, module=mine.module, remedy=remedy)
     other = matches.source.operations[parting.source or 0]
-    return Cause(
-        kind="structure",
-        text=f"the source does {words_of(other)}, which the model leaves out",
-        source_module=other.module,
-        remedy="compare how the two are built",
-    )
+    text = f"the source does {words_of(other)}, which the model leaves out"
+    return Cause(kind="structure", text=text, source_module=other.module, remedy=remedy)

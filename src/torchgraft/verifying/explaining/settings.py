@@ -117,19 +117,10 @@ def _compared(pair: ModulePair, target: Module, source: Module) -> Iterator[Sett
     for name, spellings in SETTINGS.items():
         mine, other = _said(target, spellings), _said(source, spellings)
         if mine is not None and other is not None and not _equal(mine, other):
-            yield SettingDifference(
-                name=name,
-                module=pair.target,
-                source_module=pair.source,
-                target=mine,
-                source=other,
-                matters=name not in QUIET,
-            )
+            yield _difference(pair, name, mine, other, matters=name not in QUIET)
     kinds = [_ALIASES.get(type(m).__name__, type(m).__name__) for m in (target, source)]
     if kinds[0] != kinds[1] and all(k in _ACTIVATIONS for k in kinds):
-        yield SettingDifference(
-            name="activation", module=pair.target, source_module=pair.source, target=kinds[0], source=kinds[1]
-        )
+        yield _difference(pair, "activation", kinds[0], kinds[1])
     if type(target) is type(source):
         yield from _same_class(pair, target, source)
 
@@ -143,17 +134,14 @@ def _same_class(pair: ModulePair, target: Module, source: Module) -> Iterator[Se
             continue
         if isinstance(value, (bool, int, float, str)) and isinstance(other[name], (bool, int, float, str)):
             if value != other[name]:
-                yield SettingDifference(
-                    name=name, module=pair.target, source_module=pair.source, target=value, source=other[name]
-                )
+                yield _difference(pair, name, value, other[name])
         elif _is_function(value) and _is_function(other[name]) and _function(value) != _function(other[name]):
-            yield SettingDifference(
-                name=name,
-                module=pair.target,
-                source_module=pair.source,
-                target=_function(value),
-                source=_function(other[name]),
-            )
+            yield _difference(pair, name, _function(value), _function(other[name]))
+
+
+def _difference(pair: ModulePair, name: str, mine: object, other: object, *, matters: bool = True) -> SettingDifference:
+    where = {"module": pair.target, "source_module": pair.source}
+    return SettingDifference(name=name, target=mine, source=other, matters=matters, **where)
 
 
 def _said(module: Module, spellings: tuple[str, ...]) -> object:

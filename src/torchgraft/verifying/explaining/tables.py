@@ -12,9 +12,17 @@ from torchgraft.core.types import Tensor
 from torchgraft.verifying.divergence import Matches
 
 
-def modules_of(mine: Operation, other: Operation) -> dict[str, str]:
-    """Return the modules of two operations, as the fields of a cause that say where it is."""
-    return {"module": mine.module, "source_module": other.module}
+def cause_at(
+    mine: Operation,
+    other: Operation,
+    kind: str,
+    text: str,
+    remedy: str,
+    values: tuple[object, object] = (None, None),
+) -> Cause:
+    """Return a cause in the modules of two operations, the target's and the source's; `values` are theirs, in this order."""
+    where = {"module": mine.module, "source_module": other.module}
+    return Cause(kind=kind, text=text, remedy=remedy, target=values[0], source=values[1], **where)
 
 
 def words_of(op: Operation) -> str:
@@ -36,39 +44,21 @@ def tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Caus
     looks = [rec.values[number].fingerprint for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
     if looks[0] is None or looks[1] is None:
         return
-    where = modules_of(mine, other)
     kind = "rotary" if rotary else "buffer"
     if looks[0].distance(looks[1]) <= 1e-5:
         if family(mine.name) in ("product", "sum") and mine.shapes and other.shapes:
-            yield Cause(
-                kind=kind,
-                text=f"{words_of(mine)} uses a table of the same entries in another order",
-                remedy="use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k",
-                **where,
-            )
-        return
-    if bases[0] and bases[1] and bases[0] != bases[1]:
-        text = (
-            f"{words_of(mine)} uses a table made with base {_listed(bases[0])}, the source one with {_listed(bases[1])}"
-        )
-        yield Cause(
-            kind=kind,
-            text=text,
-            target=bases[0],
-            source=bases[1],
-            remedy=f"build the model with base {_listed(bases[1])}",
-            **where,
-        )
-        return
-    names = [", ".join(names) or "a computed table" for _, names, _ in (a, b)]
-    yield Cause(
-        kind=kind,
-        text=f"{words_of(mine)} uses {names[0]}, whose values differ from {names[1]} of the source",
-        remedy="build both with the same settings, or copy the table by hand",
-        target=names[0],
-        source=names[1],
-        **where,
-    )
+            text = f"{words_of(mine)} uses a table of the same entries in another order"
+            remedy = "use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k"
+            yield cause_at(mine, other, kind, text, remedy)
+    elif bases[0] and bases[1] and bases[0] != bases[1]:
+        ours, theirs = map(_listed, bases)
+        text = f"{words_of(mine)} uses a table made with base {ours}, the source one with {theirs}"
+        yield cause_at(mine, other, kind, text, f"build the model with base {theirs}", (bases[0], bases[1]))
+    else:
+        ours, theirs = (", ".join(names) or "a computed table" for _, names, _ in (a, b))
+        text = f"{words_of(mine)} uses {ours}, whose values differ from {theirs} of the source"
+        remedy = "build both with the same settings, or copy the table by hand"
+        yield cause_at(mine, other, kind, text, remedy, (ours, theirs))
 
 
 def _table(recording: Recording, op: Operation) -> tuple[int, list[str], set[str]] | None:
