@@ -5,7 +5,6 @@ by pickle: the table goes through the inert interpreter.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -21,8 +20,8 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.facts import BESIDE, from_json
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
-from torchgraft.reading.disk.files import CheckpointFile, Window, shown
-from torchgraft.reading.disk.paths import open_inside
+from torchgraft.reading.disk.files import Window, shown
+from torchgraft.reading.disk.paths import Opened, name_fault
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import Stub, brief
 from torchgraft.reading.pickles.names import Table
@@ -33,15 +32,13 @@ from torchgraft.reading.tensors.leaves import MAX_DIMS
 MAX_SMALL = 1 << 20
 
 
-def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def read_dcp(folder: str, opened: Opened) -> Contents:
     """Return the tensors of a distributed checkpoint, nested as they were saved."""
     names = os.listdir(folder)
     if ".metadata" not in names:
         hint = "; .metadata.tmp is there: the save was cut short" if ".metadata.tmp" in names else ""
         raise CorruptCheckpointError(f"{shown(folder)}: a distributed checkpoint whose .metadata is missing{hint}")
-    file = open_inside(folder, ".metadata", len(files))
-    stack.callback(file.close)
-    files.append(file)
+    file = opened.inside(folder, ".metadata")
     table = Table(TORCH_NAMES)
     data = sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder))
     if file.size > MAX_PICKLE:
@@ -49,7 +46,7 @@ def read_dcp(folder: str, files: list[CheckpointFile], stack: ExitStack) -> Cont
     root, end = Machine(file.window().read(0, file.size), str(file), table, size=data).run()
     if end != file.size:
         raise CorruptCheckpointError(f"{file}: {file.size - end} bytes after STOP")
-    reader = _Reader(folder, str(file), files, stack)
+    reader = _Reader(folder, str(file), opened)
     tree = reader.tree(_attributes(root, str(file)))
     beside = tree.pop(BESIDE, None)
     facts = from_json(beside) if isinstance(beside, str) else {}
@@ -67,11 +64,10 @@ class _Info:
 
 
 class _Reader:
-    def __init__(self, folder: str, label: str, files: list[CheckpointFile], stack: ExitStack) -> None:
+    def __init__(self, folder: str, label: str, opened: Opened) -> None:
         self.folder = folder
         self.label = label
-        self.files = files
-        self.stack = stack
+        self.files = opened
         self.opened: dict[str, Window] = {}
         self.warnings: list[str] = []
 
@@ -153,10 +149,11 @@ class _Reader:
     def _window(self, name: str, info: _Info) -> Window:
         window = self.opened.get(info.path)
         if window is None:
-            _check_path(self.label, info.path)
-            file = open_inside(self.folder, info.path, len(self.files))
-            self.stack.callback(file.close)
-            self.files.append(file)
+            fault = name_fault(info.path)
+            if fault:
+                said = f"the data file {printable(info.path)!r}: {fault}; expected a file beside .metadata"
+                raise UnsafeCheckpointError(f"{self.label}: {said}")
+            file = self.files.inside(self.folder, info.path)
             window = self.opened[info.path] = file.window()
         if info.offset + info.length > window.size:
             raise window.corrupt(
@@ -202,13 +199,3 @@ def _put(tree: dict[str, Any], path: tuple[Any, ...], value: Any, label: str) ->
     if str(path[-1]) in node:
         raise CorruptCheckpointError(f"{label}: duplicate entry {brief(path[-1])}")
     node[str(path[-1])] = value
-
-
-def _check_path(label: str, path: str) -> None:
-    bad = "absolute" if path.startswith(("/", "\\")) or path[1:2] == ":" else ""
-    bad = bad or (".., which leaves the folder" if ".." in path.replace("\\", "/").split("/") else "")
-    bad = bad or ("no file name" if "\0" in path or not path else "")
-    if bad:
-        raise UnsafeCheckpointError(
-            f"{label}: the data file {printable(path)!r} is {bad}; expected a file beside .metadata"
-        )

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.facts import merged
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
-from torchgraft.reading.disk.files import CheckpointFile, shown
-from torchgraft.reading.disk.paths import open_inside
+from torchgraft.reading.disk.files import shown
+from torchgraft.reading.disk.paths import Opened
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import brief
 from torchgraft.reading.sniff import read_file
@@ -43,7 +42,7 @@ def expect_whole(contents: Contents, label: str) -> None:
         contents.warnings.append("several processes may have saved it: then these are parts, and the folder holds all")
 
 
-def read_boxes(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def read_boxes(folder: str, names: list[str], opened: Opened) -> Contents:
     """Return the tensors whose boxes lie in these files of a folder."""
     chunks: dict[str, list[Chunk]] = {}
     out = Contents(format="DCP in safetensors", tree={})
@@ -54,9 +53,7 @@ def read_boxes(folder: str, names: list[str], files: list[CheckpointFile], stack
             f"{shown(folder)}: the files of process {missing} (shard-{missing:05d}-) are missing"
         )
     for name in names:
-        file = open_inside(folder, name, len(files))
-        stack.callback(file.close)
-        files.append(file)
+        file = opened.inside(folder, name)
         contents = read_file(file.window())
         out.warnings += contents.warnings
         offsets = _offsets(contents, str(file))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import closing
 
 from torchgraft.core.errors import CheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
-from torchgraft.reading.disk.paths import open_inside
+from torchgraft.reading.disk.paths import Opened, open_inside
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.newest import beneath, newest, pointer_in, refuse_shares
 from torchgraft.reading.sniff import is_safetensors, read_file
@@ -48,13 +48,13 @@ def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
     """
     with collector_paused():
         for _ in range(TRIES - 1):
-            files: list[CheckpointFile] = []
+            opened = Opened()
             try:
-                return _opened(path, files)
+                return _opened(path, opened)
             except CheckpointError:
-                if not any(file.is_replaced() for file in files):
+                if not any(file.is_replaced() for file in opened.files):
                     raise
-        return _opened(path, [])
+        return _opened(path, Opened())
 
 
 def read_handle(handle: object) -> tuple[Contents, list[CheckpointFile]]:
@@ -66,45 +66,43 @@ def read_handle(handle: object) -> tuple[Contents, list[CheckpointFile]]:
     """
     from torchgraft.reading.disk.handles import GivenFile
 
-    files: list[CheckpointFile] = []
-    with collector_paused(), ExitStack() as stack:
-        contents = _one(GivenFile(handle), files, stack)
-        stack.pop_all()
-        return contents, files
+    with collector_paused(), Opened() as opened:
+        contents = _one(GivenFile(handle), opened)
+        opened.pop_all()
+        return contents, opened.files
 
 
-def _opened(path: str, files: list[CheckpointFile]) -> tuple[Contents, list[CheckpointFile]]:
-    with ExitStack() as stack:
-        contents = _folder(path, files, stack) if os.path.isdir(path) else _file(path, files, stack)
+def _opened(path: str, opened: Opened) -> tuple[Contents, list[CheckpointFile]]:
+    with opened:
+        contents = _folder(path, opened) if os.path.isdir(path) else _file(path, opened)
         beside = os.path.join(os.path.dirname(path), "adapter_config.json")
         if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):
-            _note_config(beside, contents, stack)
-        stack.pop_all()
-        return contents, files
+            _note_config(beside, contents)
+        opened.pop_all()
+        return contents, opened.files
 
 
-def _file(path: str, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def _file(path: str, opened: Opened) -> Contents:
     if os.path.basename(path) == ".metadata":
         from torchgraft.reading.dcp import read_dcp
 
-        return read_dcp(os.path.dirname(path) or ".", files, stack)
-    return _one(CheckpointFile(path), files, stack)
+        return read_dcp(os.path.dirname(path) or ".", opened)
+    return _one(CheckpointFile(path), opened)
 
 
-def _one(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) -> Contents:
-    stack.callback(file.close)
-    files.append(file)
+def _one(file: CheckpointFile, opened: Opened) -> Contents:
+    opened.keep(file)
     head = file.window().read(0, min(file.size, 9))
     if (head[:1] in (b"{", b"[") and not is_safetensors(head)) or file.path.endswith(".index.json"):
         from torchgraft.reading.sharded import read_index
 
-        return read_index(file, files, stack)
+        return read_index(file, opened)
     contents = read_file(file.window())
     expect_whole(contents, str(file))
     return contents
 
 
-def _folder(path: str, files: list[CheckpointFile], stack: ExitStack, *, named: bool = False) -> Contents:
+def _folder(path: str, opened: Opened, *, named: bool = False) -> Contents:
     """Return the contents of a folder; one that is `named` as the newest of several can't name another in its turn."""
     from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
 
@@ -115,29 +113,29 @@ def _folder(path: str, files: list[CheckpointFile], stack: ExitStack, *, named: 
     ranks = [n for n in names if n.startswith("mp_rank_")]
     others = [n for n in _candidates(names) if os.path.isfile(os.path.join(path, n))]
     if index:
-        contents = _one(open_inside(path, index[0]), files, stack)
+        contents = _one(open_inside(path, index[0]), opened)
     elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
         from torchgraft.reading.dcp import read_dcp
 
-        contents = read_dcp(path, files, stack)
+        contents = read_dcp(path, opened)
     elif single:
-        contents = _one(open_inside(path, single[0]), files, stack)
+        contents = _one(open_inside(path, single[0]), opened)
     elif box_files(names):
-        contents = read_boxes(path, box_files(names), files, stack)
+        contents = read_boxes(path, box_files(names), opened)
     elif ranks:
-        contents = read_ranks(path, ranks, files, stack)
+        contents = read_ranks(path, ranks, opened)
     elif shard_names(names):
-        contents = read_shards(path, shard_names(names), files, stack)
+        contents = read_shards(path, shard_names(names), opened)
     elif len(others) == 1 and not pointer_in(path, names):
-        contents = _one(open_inside(path, others[0]), files, stack)
+        contents = _one(open_inside(path, others[0]), opened)
     else:
-        contents = _kept(path, names, files, stack, named=named)
+        contents = _kept(path, names, opened, named=named)
     for name in set(_CONFIGS) & set(names):
-        _note_config(os.path.join(path, name), contents, stack)
+        _note_config(os.path.join(path, name), contents)
     return contents
 
 
-def _kept(path: str, names: list[str], files: list[CheckpointFile], stack: ExitStack, *, named: bool) -> Contents:
+def _kept(path: str, names: list[str], opened: Opened, *, named: bool) -> Contents:
     """Return the newest checkpoint of a folder in which a trainer keeps several.
 
     Raises:
@@ -149,7 +147,7 @@ def _kept(path: str, names: list[str], files: list[CheckpointFile], stack: ExitS
             f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that one's path"
         )
     if inner:
-        contents = _folder(os.path.join(path, inner), files, stack, named=True)
+        contents = _folder(os.path.join(path, inner), opened, named=True)
         contents.warnings.append(f"{pointer!r} in the folder names {printable(inner)!r}, which is read")
         return contents
     refuse_shares(path, names)
@@ -172,16 +170,14 @@ def _candidates(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(_SUFFIXES) and not _BESIDE.fullmatch(name)]
 
 
-def _note_config(path: str, contents: Contents, stack: ExitStack) -> None:
+def _note_config(path: str, contents: Contents) -> None:
     """Put the configuration in the file at `path` among the facts; one that can't be read is said, and left out."""
     from torchgraft.reading.containers.strict_json import loads
 
     name = os.path.basename(path)
     try:
-        config = open_inside(os.path.dirname(path) or ".", name)
-        stack.callback(config.close)
-        read = loads(config.window().read(0, min(config.size, 4 << 20)), config.path)
+        with closing(open_inside(os.path.dirname(path) or ".", name)) as config:
+            read = loads(config.window().read(0, min(config.size, 4 << 20)), config.path)
         contents.metadata.setdefault(_CONFIGS[name], read)
-        config.close()
     except CheckpointError as error:
         contents.warnings.append(f"{name} was left out: {error}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import ExitStack
 from math import prod
 from typing import Any
 
@@ -18,7 +17,7 @@ from torchgraft.core.errors import (
 from torchgraft.core.facts import PART, merged, run_of
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.disk.files import CheckpointFile, shown
-from torchgraft.reading.disk.paths import name_fault, open_inside
+from torchgraft.reading.disk.paths import Opened, name_fault
 from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.sniff import read_file
@@ -30,7 +29,7 @@ INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
 
 
-def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def read_index(file: CheckpointFile, opened: Opened) -> Contents:
     """Return the tensors that an index.json places into shards beside it."""
     label = str(file)
     window = file.window()
@@ -54,7 +53,7 @@ def read_index(file: CheckpointFile, files: list[CheckpointFile], stack: ExitSta
         raise CorruptCheckpointError(f"{label}: weight_map names the index itself as a shard")
     folder = file.folder(names[0] if names else "shards")
     where: dict[str, str] = {}
-    out = _gathered(folder, names, files, stack, where)
+    out = _gathered(folder, names, opened, where)
     _compare(label, places, where, out)
     facts = index.get("metadata")
     _check_total(facts, out)
@@ -68,7 +67,7 @@ def shard_names(names: list[str]) -> list[str]:
     return [m[0] for m in found if (m[1], m[3], m[4]) == (found[0][1], found[0][3], found[0][4])]
 
 
-def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def read_shards(folder: str, names: list[str], opened: Opened) -> Contents:
     """Return the tensors of numbered shards without an index; all of them must be there."""
     match = _NUMBERED.fullmatch(names[0])
     count = int(match[3]) if match else 0
@@ -80,14 +79,14 @@ def read_shards(folder: str, names: list[str], files: list[CheckpointFile], stac
         raise CorruptCheckpointError(
             f"{shown(folder)}: shard {missing[0]} is missing; {len(names)} of {count} are there"
         )
-    out = _gathered(folder, wanted, files, stack, {})
+    out = _gathered(folder, wanted, opened, {})
     others = [n for n in sorted(os.listdir(folder)) if _NUMBERED.fullmatch(n) and n not in wanted]
     if others:
         out.warnings.append(f"the folder holds shards of other names, which are not read, as {printable(others[0])}")
     return out
 
 
-def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack) -> Contents:
+def read_ranks(folder: str, names: list[str], opened: Opened) -> Contents:
     """Return one network per tensor-parallel rank: rank0, rank1 ..."""
     tree: dict[str, Any] = {}
     out = Contents(format="tensor-parallel ranks", tree=tree)
@@ -100,19 +99,15 @@ def read_ranks(folder: str, names: list[str], files: list[CheckpointFile], stack
             if not preferred:
                 raise CorruptCheckpointError(f"{shown(inner)}: the checkpoint of this rank is missing")
             name = f"{name}/{preferred[0]}"  # noqa: PLW2901
-        leaves, contents = _networks(folder, name, files, stack)
+        leaves, contents = _networks(folder, name, opened)
         out.warnings += contents.warnings
         tree[f"rank{number}"] = leaves
     return out
 
 
-def _networks(
-    folder: str, name: str, files: list[CheckpointFile], stack: ExitStack
-) -> tuple[dict[str, Leaf], Contents]:
+def _networks(folder: str, name: str, opened: Opened) -> tuple[dict[str, Leaf], Contents]:
     """Return the model's tensors of one file of several."""
-    file = open_inside(folder, name, len(files))
-    stack.callback(file.close)
-    files.append(file)
+    file = opened.inside(folder, name)
     contents = read_file(file.window())
     found = catalogue(contents.tree, contents.resolve, str(file), contents.foreign)
     contents.metadata = {**contents.metadata, **found.metadata}
@@ -128,9 +123,7 @@ def _check_shard_name(label: str, name: str) -> None:
         )
 
 
-def _gathered(
-    folder: str, names: list[str], files: list[CheckpointFile], stack: ExitStack, where: dict[str, str]
-) -> Contents:
+def _gathered(folder: str, names: list[str], opened: Opened, where: dict[str, str]) -> Contents:
     """Return the tensors of all shards; `where` gets the shard of each key."""
     tree: dict[str, Leaf] = {}
     out = Contents(format="shards", tree=tree)
@@ -138,7 +131,7 @@ def _gathered(
         path = os.path.join(folder, name)
         if not os.path.lexists(path):
             raise CorruptCheckpointError(f"{shown(path)}: shard {name} is missing")
-        leaves, contents = _networks(folder, name, files, stack)
+        leaves, contents = _networks(folder, name, opened)
         out.format = f"{contents.format} shards"
         out.warnings += contents.warnings
         runs = run_of(out.metadata.get(PART)), run_of(contents.metadata.get(PART))

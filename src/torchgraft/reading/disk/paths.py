@@ -47,6 +47,24 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
         raise unreadable(path, error) from error
 
 
+class Opened(ExitStack):
+    """The files of one checkpoint, in order; left as a context before `pop_all`, it closes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[CheckpointFile] = []
+
+    def keep(self, file: CheckpointFile) -> CheckpointFile:
+        """Add a file that was opened."""
+        self.callback(file.close)
+        self.files.append(file)
+        return file
+
+    def inside(self, folder: str, name: str) -> CheckpointFile:
+        """Open and add the file `name` of `folder`, see `open_inside`."""
+        return self.keep(open_inside(folder, name, len(self.files)))
+
+
 def open_beside(file: CheckpointFile, name: str) -> CheckpointFile:
     """Open the file `name` of the folder in which `file` lies; it is opened once and closes with `file`."""
     folder = file.folder(name)
