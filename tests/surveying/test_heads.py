@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.surveying.heads import head_counts
+from torchgraft.surveying.slots import head_counts
 
 
 class RaisingAttributes:

@@ -1,4 +1,4 @@
-"""One slot per storage of a model, with all its names."""
+"""One slot per storage of a model, with all its names; and how many attention heads its modules say they have."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
+from torchgraft.core.objects import said_by
 from torchgraft.core.places import Place, Walk, walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.core.system.collector import collector_paused
 from torchgraft.core.system.making import maker
 from torchgraft.core.types import Module, Tensor
-from torchgraft.surveying.heads import head_counts
 
 _make_slot, _make_spec = maker(Slot), maker(TensorSpec)
 
@@ -210,3 +210,44 @@ def _class_name(kind: type[Module]) -> str:
     """Return the name of a class; for what torch's fully_shard makes of one, the name of that."""
     wrapped = next((base for base in kind.__bases__ if kind.__name__ == f"FSDP{base.__name__}"), kind)
     return wrapped.__name__
+
+
+# What modules and configurations call the number of query heads: torch.nn.MultiheadAttention, timm, torchvision,
+# transformers, fairseq, nanoGPT, litgpt, x-transformers and vit-pytorch, as their public code names it.
+NAMES = (
+    "num_heads",
+    "num_attention_heads",
+    "n_heads",
+    "n_head",
+    "nhead",
+    "nheads",
+    "heads",
+    "num_query_heads",
+    "n_local_heads",
+)
+
+
+def head_counts(walked: Iterable[tuple[str, Module]]) -> dict[str, int]:
+    """Return path -> number of heads for the modules that say it."""
+    found: dict[str, int] = {}
+    configs: dict[int, int | None] = {}
+    for path, module in walked:
+        own = module.__dict__
+        count = None if own.keys().isdisjoint(NAMES) else _count(own)
+        config = own.get("config")
+        if count is None and config is not None:
+            if id(config) not in configs:
+                configs[id(config)] = _count(config)
+            count = configs[id(config)]
+        if count is not None:
+            found[path] = count
+    return found
+
+
+def _count(given: object) -> int | None:
+    """Return the number that a module's own entries, or a configuration's (properties and aliases, too), tell."""
+    for name in NAMES:
+        count = said_by(given, name)
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    return None
