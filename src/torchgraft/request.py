@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
 
 from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
 from torchgraft.asked import Asked
@@ -20,8 +20,6 @@ from torchgraft.ops import AdaptInputChannels
 
 if TYPE_CHECKING:
     from torchgraft.learning import Learned
-
-    Grid = tuple[int, int]
 
 ON_DOUBT = ("refuse", "skip", "take")
 ACCEPT = ("certain", "likely")
@@ -38,6 +36,41 @@ _KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("prefer",), str, "a text"),
     (("policy",), Policy, "a Policy"),
 )  # fmt: skip
+
+
+def _is_run(value: object, length: int | None = None) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str) and length in (None, len(value))
+
+
+def _are_counts(values: Iterable[object], least: int) -> bool:
+    return all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values)
+
+
+def _are_texts(values: object) -> bool:
+    return _is_run(values) and all(isinstance(value, str) for value in values)
+
+
+def _is_order(axes: object) -> bool:
+    return _is_run(axes) and _are_counts(axes, 0) and sorted(axes) == list(range(len(axes)))
+
+
+def _are_grids(value: object) -> bool:
+    return _is_run(value, 2) and all(_is_run(grid, 2) and _are_counts(grid, 1) for grid in value)
+
+
+# What each value of a dictionary must be, by a text each, and in words.
+_EACH: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "rename": (lambda new: isinstance(new, str), "use texts on both sides"),
+    "copies": (lambda new: isinstance(new, str), "use texts on both sides"),
+    "fan_out": (_are_texts, "give a list of prefixes for each prefix"),
+    "layers": (
+        lambda picks: (_is_run(picks) or isinstance(picks, range)) and _are_counts(picks, 0),
+        "give a list of the file's layer numbers, from 0",
+    ),
+    "grids": (_are_grids, "give ((height, width) in the file, (height, width) in the model)"),
+    "permute": (_is_order, "give an order of all axes, e.g. (1, 0)"),
+    "kernels": (lambda rule: rule in KERNEL_RULES, f"use one of {', '.join(map(repr, KERNEL_RULES))}"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +120,10 @@ def request(**asked: Unpack[Asked]) -> Request:
     source_model, source_inputs, golden = (asked.get(name) for name in ("source_model", "source_inputs", "golden"))
     _check_source(source_model, source_inputs, golden)
     rules = Rules(
-        rename=_texts("rename", asked.get("rename")),
-        fan_out=_places(asked.get("fan_out")),
-        layers=_layers(asked.get("layers")),
-        copies=_texts("copies", asked.get("copies")),
+        rename=asked.get("rename") or {},
+        fan_out=asked.get("fan_out") or {},
+        layers=asked.get("layers") or {},
+        copies=asked.get("copies") or {},
         fresh=_patterns("fresh", asked.get("fresh", ())),
         zero=_patterns("zero", asked.get("zero", ())),
     )
@@ -98,9 +131,9 @@ def request(**asked: Unpack[Asked]) -> Request:
         grow_rows=_grow_rows(asked.get("grow_rows", ())),
         axis_names=_axis_names(asked.get("axis_names"), asked.get("class_names"), asked.get("class_rows")),
         in_channels=_channels(asked.get("in_channels")),
-        kernels=_kernels(asked.get("kernels")),
-        grids=_grids(asked.get("grids")),
-        permute=_orders(asked.get("permute")),
+        kernels=asked.get("kernels") or {},
+        grids=asked.get("grids") or {},
+        permute=asked.get("permute") or {},
         merge_lora=asked.get("merge_lora", False),
         fuse_branches=asked.get("fuse_branches", False),
         fold_norms=asked.get("fold_norms", False),
@@ -131,6 +164,11 @@ def _check_kinds(asked: Mapping[str, Any]) -> None:
             value = asked.get(name)
             if value is not None and not isinstance(value, kind):
                 raise UsageError(f"{name}={value!r:.80}: use {words}, not {type(value).__name__}")
+    for name, (fits, words) in _EACH.items():
+        given: Mapping[object, object] = asked.get(name) or {}
+        for key, value in given.items():
+            if not (isinstance(key, str) and fits(value)):
+                raise UsageError(f"{name}={{{key!r:.80}: {value!r:.80}}}: {words}")
     for name in ("merge_lora", "fold_norms"):
         number = asked.get(name, False)
         if not isinstance(number, (bool, int, float)) or not isfinite(number):
@@ -164,56 +202,6 @@ def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:
     if not all(isinstance(pattern, str) for pattern in found):
         raise UsageError(f"{name}={given!r:.80}: give a list of patterns, each a text")
     return found
-
-
-def _texts(name: str, given: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Return a dictionary of texts by text."""
-    for old, new in (given or {}).items():
-        if not (isinstance(old, str) and isinstance(new, str)):
-            raise UsageError(f"{name}={{{old!r:.80}: {new!r:.80}}}: use texts on both sides")
-    return given or {}
-
-
-def _places(given: Mapping[str, Sequence[str]] | None) -> Mapping[str, Sequence[str]]:
-    """Return lists of target prefixes by source prefix."""
-    for old, places in (given or {}).items():
-        if not (isinstance(old, str) and _is_run(places) and all(isinstance(place, str) for place in places)):
-            raise UsageError(f"fan_out={{{old!r:.80}: {places!r:.80}}}: give a list of prefixes for each prefix")
-    return given or {}
-
-
-def _layers(given: Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
-    """Return lists of layer numbers by path."""
-    for path, picks in (given or {}).items():
-        if not ((_is_run(picks) or isinstance(picks, range)) and _are_counts(picks, 0)):
-            raise UsageError(f"layers={{{path!r}: {picks!r:.80}}}: give a list of the file's layer numbers, from 0")
-    return given or {}
-
-
-def _grids(given: Mapping[str, tuple[Grid, Grid]] | None) -> Mapping[str, tuple[Grid, Grid]]:
-    """Return the source's and the model's (height, width) by table."""
-    for table, value in (given or {}).items():
-        if not (_is_run(value, 2) and all(_is_run(grid, 2) and _are_counts(grid, 1) for grid in value)):
-            raise UsageError(
-                f"grids={{{table!r}: {value!r:.80}}}: give ((height, width) in the file, (height, width) in the model)"
-            )
-    return given or {}
-
-
-def _orders(given: Mapping[str, Sequence[int]] | None) -> Mapping[str, Sequence[int]]:
-    """Return orders of axes by pattern."""
-    for pattern, order in (given or {}).items():
-        if not (_is_run(order) and _are_counts(order, 0) and sorted(order) == list(range(len(order)))):
-            raise UsageError(f"permute={{{pattern!r}: {order!r:.80}}}: give an order of all axes, e.g. (1, 0)")
-    return given or {}
-
-
-def _is_run(value: object, length: int | None = None) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and length in (None, len(value))
-
-
-def _are_counts(values: Iterable[object], least: int) -> bool:
-    return all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values)
 
 
 def requested(caller: str, asked: Mapping[str, Any]) -> Request:
@@ -292,14 +280,6 @@ def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
             AdaptInputChannels(1, rule)
         except UsageError as error:
             raise UsageError(f"in_channels={{{pattern!r}: {rule!r}}}: {error}") from error
-    return dict(given or {})
-
-
-def _kernels(given: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the rules for kernels of another size by pattern."""
-    for pattern, rule in (given or {}).items():
-        if rule not in KERNEL_RULES:
-            raise UsageError(f"kernels={{{pattern!r}: {rule!r}}}: use one of {', '.join(map(repr, KERNEL_RULES))}")
     return dict(given or {})
 
 
