@@ -21,7 +21,7 @@ from corpus_tools import call, name, state, tensor, text, torch_zip, value
 import torchgraft as tg
 from torchgraft.cli.commands import cli
 from torchgraft.reporting.others import inspection_view
-from torchgraft.reporting.terminal import view_renderable
+from torchgraft.reporting.text import view_renderable
 
 SIGNS = {
     "escape": "\x1b]0;owned\x07\x1b[2J", "lines": "a\r\nb\x85c\u2028d", "bidi": "\u202egnp\u2066\u200f", "invisible": "a\u200bb\u2060\ufeff",

@@ -37,7 +37,7 @@ def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] 
     if watched(sys.stdout):
         from rich.console import Console
 
-        from torchgraft.reporting.terminal import view_renderable
+        from torchgraft.reporting.text import view_renderable
 
         Console(highlight=False, markup=False, emoji=False).print(view_renderable(view, most_lines=most))
         return

@@ -1,6 +1,5 @@
 """Learning what somebody's conversion function does, from tensors whose elements say where they come from."""
 
-from torchgraft.learning.learned import Learned, learn
-from torchgraft.learning.plain import to_plain
+from torchgraft.learning.learned import Learned, learn, to_plain
 
 __all__ = ["Learned", "learn", "to_plain"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # The module that makes the view of each kind of result, and how many lines a section of it has at most.
 _VIEWS = {
     "plan": ("views", 24), "report": ("views", 24), "inspection": ("others", 60), "diff": ("others", 60),
-    "saved": ("others", 60), "conversion": ("conversions", 60), "verification": ("verification", 24),
+    "saved": ("others", 60), "conversion": ("others", 60), "verification": ("verification", 24),
     "hyperparameters": ("verification", 24),
 }  # fmt: skip
 _WITH_PAGE = ("plan", "report")

@@ -1,10 +1,20 @@
-"""Views as plain text, one fact a line: for pipes, logs and `str()`."""
+"""Views as plain text, one fact a line, for pipes, logs and `str()`; and on a terminal, with colours by meaning.
+
+rich is imported late, and only here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torchgraft.reporting.view import Group, Line, Section, View
+
+if TYPE_CHECKING:
+    from rich.console import Group as Blocks
+    from rich.console import RenderableType
+    from rich.text import Text
+
 
 MOST_LINES = 24
 
@@ -63,3 +73,47 @@ def _line(line: Line) -> str:
     source = f" <- {line.source}" if line.source else ""
     detail = f" ({line.detail})" if line.detail else ""
     return line.text + source + detail
+
+
+_STYLES = {"bad": "bold red", "care": "yellow", "good": "green", "plain": "default"}
+
+
+def view_renderable(view: View, *, most_lines: int = MOST_LINES) -> Blocks:
+    """Return a view as something that a rich console prints at any width."""
+    from rich.console import Group as Blocks
+
+    return Blocks(*_blocks(view, most_lines))
+
+
+def _blocks(view: View, most_lines: int) -> Iterator[RenderableType]:
+    head, colon, figures = view.verdict.partition(": ")
+    yield _plain(head, f"bold {_STYLES[view.tone].removeprefix('bold ')}").append(colon + figures)
+    if view.origin:
+        yield _plain(view.origin, "dim")
+    for section in view.sections:
+        yield from _section(section, most_lines)
+
+
+def _section(section: Section, most_lines: int) -> Iterator[RenderableType]:
+    from rich.padding import Padding
+
+    for depth, text in section_lines(section, most_lines):
+        if depth == 0:
+            head, colon, figures = text.partition(":")
+            yield _plain(head, _STYLES[section.tone]).append(colon + figures)
+            continue
+        yield Padding(_coloured(text), (0, 0, 0, 2 * depth), expand=False)
+
+
+def _coloured(text: str) -> Text:
+    """Return one line; what stands after an arrow is dimmed."""
+    name, arrow, source = text.partition(" <- ")
+    line = _plain(name, "default")
+    return line.append(arrow, "dim").append(source, "cyan") if arrow else line
+
+
+def _plain(text: str, style: str) -> Text:
+    """Return text as it is: nothing in a name is markup."""
+    from rich.text import Text
+
+    return Text(overflow="fold").append(text, style)
