@@ -31,11 +31,11 @@ def build(
     """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
 
     The model is made with its parameters on the meta device, where they have no memory and initialising them costs
-    nothing; then memory is taken, the checkpoint is read straight into it, and only what stays fresh is initialised, by
-    the modules' own code. Where that can't be done the model is made the ordinary way and loaded; a note says why.
+    nothing; then memory is taken, the checkpoint is read straight into it, and only what stays fresh is initialised: by
+    `factory`, called again with values for these parameters alone. Where that can't be done the model is made the ordinary way and loaded; a note says why.
 
     Args:
-        factory: a function without arguments, or a class of modules that needs none. It may be called twice.
+        factory: a function without arguments, or a class of modules that needs none. It may be called three times.
         checkpoint: as for load().
         device: where the model is to live; the CPU unless given.
         mmap: as for load(); a model that must be made the ordinary way has memory of its own then.
@@ -46,15 +46,17 @@ def build(
         UsageError: the factory returns no module, or an argument makes no sense.
         CheckpointError, PlanRefusedError, ApplyError: as for load().
     """
-    from torchgraft.applying import on_meta, with_values
+    from torchgraft.applying import on_meta, remembered, with_values
 
     if is_module(factory) or not callable(factory):
         what = "give a function or class that makes the model; load() fills one that is there"
         raise UsageError(f"factory is {a_kind(factory)}: {what}")
-    model, reason = on_meta(factory)
-    if model is not None:
+    made, reason = on_meta(factory)
+    if made is not None:
+        model, constructor = made
         try:
-            report = load(model, checkpoint, device=device, mmap=mmap, prefault=prefault, **asked)
+            with remembered(model, constructor):
+                report = load(model, checkpoint, device=device, mmap=mmap, prefault=prefault, **asked)
         except UninitialisedError as error:
             reason = error.objections[0].text.partition(";")[0]
         else:

@@ -58,6 +58,49 @@ class Bare(nn.Module):
         self.token = nn.Parameter(torch.randn(2, 5))
 
 
+class Copied(nn.Module):
+    """A parameter that begins as a part of another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.token = nn.Parameter(torch.zeros(2, 4))
+        with torch.no_grad():
+            self.token.copy_(self.lin.weight[:2])
+
+
+class Scaled(nn.Module):
+    """A parameter that is scaled by the values of another one, which torch skips silently where that has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.new = nn.Linear(4, 3)
+        with torch.no_grad():
+            self.new.weight.fill_(1).mul_(self.lin.weight.norm())
+
+
+class Begun(nn.Module):
+    """Layers that begin with other values than their own method gives them: in the constructor, and in what follows it."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.lin, self.zero, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, classes)
+        nn.init.zeros_(self.zero.weight)
+        self.zero.bias.data.fill_(7)
+        self.gamma = nn.Parameter(0.1 * torch.ones(4))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data.mul_(2)
+
+
+def begun():
+    model = Begun()
+    with torch.no_grad():
+        model.gamma.add_(1)
+    return model
+
+
 def test_it_equals_building_and_loading(tmp_path):
     old = Net().state_dict()
     torch.save(old, tmp_path / "m.pt")
@@ -93,7 +136,8 @@ def test_only_what_stays_fresh_is_initialised(monkeypatch):
     [
         (Needs, "its code needs values (RuntimeError: "),
         (Keeps, "it keeps a tensor, tables['norms'][0], that is made from parameters and is none itself"),
-        (Bare, "parameter token [2, 5] is on the meta device, the checkpoint does not fill it"),
+        (Copied, "token is initialised by code that can't run while other parameters have no values"),
+        (Scaled, "new.weight is initialised by code that can't run while other parameters have no values"),
     ],
 )
 def test_what_needs_values_is_made_with_them_and_says_so(made, reason):
@@ -104,6 +148,36 @@ def test_what_needs_values_is_made_with_them_and_says_so(made, reason):
     assert any(note.startswith("the model was made with all its values first: " + reason) for note in report.plan.notes)
     assert torch.equal(model.lin.weight, old.lin.weight)
     assert all(not t.is_meta for t in (*model.parameters(), *model.buffers()))
+
+
+def test_what_stays_fresh_begins_as_the_constructor_leaves_it():
+    old = {"lin.weight": torch.randn(4, 4), "lin.bias": torch.randn(4)}
+    torch.manual_seed(0)
+    model, report = tg.build(begun, old, min_coverage=0)
+    assert set(report.initialised) == {n for n in model.state_dict() if not n.startswith("lin")}
+    assert not report.plan.notes
+    assert torch.equal(model.lin.weight, old["lin.weight"])
+    assert not model.zero.weight.any()
+    assert bool((model.zero.bias == 7).all())
+    assert torch.allclose(model.gamma, torch.full((4,), 1.1))
+    assert 0.5 < model.head.weight.abs().max() <= 1, "twice as far as a layer's own method goes"
+    assert isinstance(model.gamma, nn.Parameter)
+    assert (
+        tg.build(Bare, old | {"lin.weight": torch.ones(3, 4), "lin.bias": torch.ones(3)}, min_coverage=0)[0].token.std()
+        > 0
+    )
+
+
+def test_rows_that_are_new_begin_as_the_constructor_leaves_them():
+    def table():
+        model = nn.Sequential(nn.Embedding(6, 2))
+        nn.init.constant_(model[0].weight, 3)
+        return model
+
+    model, report = tg.build(table, {"0.weight": torch.arange(8.0).reshape(4, 2)}, grow_rows=["0.weight"])
+    assert torch.equal(model[0].weight[:4], torch.arange(8.0).reshape(4, 2))
+    assert bool((model[0].weight[4:] == 3).all())
+    assert report.initialised == ("0.weight",)
 
 
 def test_constructors_may_compute():

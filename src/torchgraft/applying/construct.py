@@ -3,22 +3,87 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
 from torchgraft.core.objects import a_kind
-from torchgraft.core.places import modules
+from torchgraft.core.places import modules, places
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    _Made = dict[int, tuple[nn.Parameter, nn.Parameter]]
 
-def on_meta(factory: Callable[[], nn.Module]) -> tuple[nn.Module | None, str]:
-    """Return the model that `factory` makes with its parameters on the meta device, or None and why that can't be.
+
+def unmixed() -> AbstractContextManager[object]:
+    """Let operations fail that change tensors by others on the meta device: torch leaves them as they were without a word."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Unmixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = [one for one in tree_leaves((args[1:], kwargs)) if isinstance(one, torch.Tensor)]
+            changed = [one for one in tree_leaves(args[:1]) if isinstance(one, torch.Tensor)]
+            if any(one.is_meta for one in given) and not all(one.is_meta for one in changed):
+                raise RuntimeError(f"{func} of tensors with and without values")
+            return func(*args, **(kwargs or {}))
+
+    return Unmixed()  # type: ignore[no-untyped-call]
+
+
+class Constructor:
+    """Makes a model again with values for some of its parameters alone: those that its code gives them."""
+
+    def __init__(self, factory: Callable[[], nn.Module], order: Mapping[str, int]) -> None:
+        """Remember by name as the how-many-th each parameter of the model was registered."""
+        self._factory = factory
+        self._order = order
+
+    def knows(self, name: str) -> bool:
+        """Whether the parameter was made while its values were left out."""
+        return name in self._order
+
+    def values(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Return the values of parameters by name, without those that the code has not made this time.
+
+        Nothing where the code can't run while others have no values.
+        """
+        wanted = [name for name in names if self.knows(name)]
+        if not wanted:
+            return {}
+        try:
+            with _parameters_on_meta(frozenset(self._order[name] for name in wanted)), unmixed():
+                found = {place.name: place.tensor for place in places(self._factory())}
+        except Exception:  # noqa: BLE001  # the model's own code may raise anything on tensors without values
+            return {}
+        return {name: found[name].detach() for name in wanted if name in found and not found[name].is_meta}
+
+
+_KNOWN: dict[int, Constructor] = {}
+
+
+def constructor_of(model: nn.Module) -> Constructor | None:
+    """Return what made a model, while it is `remembered`."""
+    return _KNOWN.get(id(model))
+
+
+@contextmanager
+def remembered(model: nn.Module, constructor: Constructor) -> Iterator[None]:
+    """Let a load of `model` initialise what stays fresh by what made it."""
+    _KNOWN[id(model)] = constructor
+    try:
+        yield
+    finally:
+        del _KNOWN[id(model)]
+
+
+def on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Constructor] | None, str]:
+    """Return the model that `factory` makes with its parameters on the meta device, and what makes it; or None and why that can't be.
 
     Buffers and other tensors are real: constructors compute with them, and nobody else knows their values. An attempt
     that fails leaves torch's random state as it was.
@@ -30,7 +95,7 @@ def on_meta(factory: Callable[[], nn.Module]) -> tuple[nn.Module | None, str]:
 
     random = torch.get_rng_state()
     try:
-        with _parameters_on_meta():
+        with _parameters_on_meta() as made:
             model = factory()
     except TorchgraftError:
         raise
@@ -40,32 +105,35 @@ def on_meta(factory: Callable[[], nn.Module]) -> tuple[nn.Module | None, str]:
     _expect_module(model)
     stray = next(_stray(model), None)
     if stray is None:
-        return model, ""
+        order = {id(empty): at for at, (_, empty) in enumerate(made.values())}
+        known = {place.name: order[id(place.tensor)] for place in places(model) if id(place.tensor) in order}
+        return (model, Constructor(factory, known)), ""
     torch.set_rng_state(random)
     return None, f"it keeps a tensor, {stray}, that is made from parameters and is none itself"
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Let modules that this thread builds register every parameter without its values.
+def _parameters_on_meta(kept: frozenset[int] = frozenset()) -> Iterator[_Made]:
+    """Let modules that this thread builds register every parameter without its values, but for the `kept` ones by their number.
 
     The memory that a parameter had before is given back untouched; what initialises it later does so on meta, for
     nothing. (Hugging Face's accelerate builds empty models at the same place.)
     """
-    outer = _HERE.made
-    _HERE.made = {}
+    outer = _HERE.made, _HERE.kept
+    _HERE.made, _HERE.kept = {}, kept
     _REGISTRATION.take()
     try:
-        yield
+        yield _HERE.made
     finally:
         _REGISTRATION.give_back()
-        _HERE.made = outer
+        _HERE.made, _HERE.kept = outer
 
 
 class _Here(threading.local):
     """What this thread has made meanwhile, by id; the real parameters are kept, so that no id comes twice."""
 
-    made: dict[int, tuple[nn.Parameter, nn.Parameter]] | None = None
+    made: _Made | None = None
+    kept: frozenset[int] = frozenset()
 
 
 class _Registration:
@@ -107,7 +175,7 @@ def _registering(plain: Callable[..., None]) -> Callable[..., None]:
         made = _HERE.made
         if made is not None and param is not None and _has_values(param):
             if id(param) not in made:
-                made[id(param)] = (param, _without_values(param))
+                made[id(param)] = (param, param if len(made) in _HERE.kept else _without_values(param))
             param = made[id(param)][1]
         plain(self, name, param)
 

@@ -12,6 +12,7 @@ from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.cells import Cell
+from torchgraft.applying.construct import constructor_of
 from torchgraft.applying.standin import StandIn, rebuilt
 from torchgraft.core.errors import PlanRefusedError, UninitialisedError
 from torchgraft.core.places import Walk, is_spread, walk_of
@@ -38,7 +39,7 @@ MAX_REAL = 32 << 20
 def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequence[Step]) -> tuple[str, ...]:
     """Give every staged cell that the writing `steps` do not fill whole its initial values; return their slots' names.
 
-    Tried in this order: an ancestor's `_init_weights(module)`, the module's own `reset_parameters()` and its like,
+    Tried in this order: the code that made the model, where it is remembered; an ancestor's `_init_weights(module)`, the module's own `reset_parameters()` and its like,
     those of its ancestors, and for buffers the module's constructor, where all its arguments are at hand.
 
     Raises:
@@ -55,6 +56,7 @@ def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequen
     if spread:
         raise PlanRefusedError([_spread(cell) for cell in spread])
     wanted = tuple(remaining)
+    _by_constructor(walk_of(model).model, remaining)
     by_path = dict(walk_of(model).modules)
     for attempt in (_by_ancestors, _by_resets, _by_building):
         attempt(by_path, remaining)
@@ -80,6 +82,25 @@ def _objection(cell: Cell) -> Objection:
         "has no method that gives it initial values; build the model on the CPU, or give that module reset_parameters()"
     )
     return Objection("missing", text, (slot.name,))
+
+
+def _by_constructor(model: nn.Module, remaining: dict[str, Cell]) -> None:
+    """Take the values that the code gives which made the model: it may go on where a module's own method ends.
+
+    Raises:
+        UninitialisedError: that code can't run with values for some parameters alone.
+    """
+    maker = constructor_of(model)
+    if maker is None:
+        return
+    for name, made in maker.values(remaining).items():
+        cell = remaining[name]
+        if made.shape == cell.value.shape:
+            cell.value.copy_(made)
+            del remaining[name]
+    if left := [cell for name, cell in remaining.items() if maker.knows(name)]:
+        said = "is initialised by code that can't run while other parameters have no values"
+        raise UninitialisedError([Objection("missing", f"{one.slot.name} {said}", (one.slot.name,)) for one in left])
 
 
 def _by_ancestors(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
