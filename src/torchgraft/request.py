@@ -268,7 +268,8 @@ def _axis_names(
         raise UsageError(
             "class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}, e.g. {'head': 1}, need each other"
         )
-    return {m: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
+    of_all = "*"  # "" is the path of the model itself, as torch has it
+    return {m or of_all: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
 
 
 def _channels(given: Mapping[str, str] | None) -> dict[str, str]:

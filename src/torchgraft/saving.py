@@ -67,7 +67,7 @@ def convert(  # noqa: PLR0913  # each is one wish
         network=network.path,
         cast=made.cast,
         left_out=tuple(left),
-        notes=(*made.notes, *saved.notes),
+        notes=(*made.remarks(), *saved.notes),
         renderers=renderers("saved"),
     )
 

@@ -68,3 +68,13 @@ def test_labels_of_a_configuration_beside_the_file_count(tmp_path):
     )
     (note,) = tg.plan(net(), tmp_path).notes
     assert "config/id2label: 'tree', 'bus', …" in note
+
+
+def test_a_model_that_is_nothing_but_its_head_has_no_path():
+    old, head = nn.Linear(4, 3), nn.Linear(4, 2)
+    names = {"source": ["a", "b", "c"], "target": ["c", "a"]}
+    tg.load(head, old, class_names=names, class_rows={"": 1})
+    assert torch.equal(head.weight, old.weight[[2, 0]])
+    assert torch.equal(head.bias, old.bias[[2, 0]])
+    with pytest.raises(tg.UsageError, match=r"no tensor of the model is called ''$"):
+        tg.load(head, old, permute={"": (1, 0)})

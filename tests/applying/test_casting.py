@@ -10,6 +10,7 @@ import torch
 from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts
 from torch import nn
 
+import torchgraft as tg
 from torchgraft.applying import apply, chunks, crew
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Rows, Step, Why
@@ -176,3 +177,28 @@ def test_a_value_in_the_middle_that_changes_between_the_readings_is_found():
     with pytest.raises(ModelLostError, match="p0: the file holds other values than a moment ago"):
         load(model, source, "check")
     assert model.p0.isnan().all()
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("undo", ["keep", "check"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_tensor_of_which_nothing_is_left_is_named(undo, turned):
+    def net():
+        return nn.Sequential(nn.Linear(300, 300), nn.BatchNorm1d(300), nn.Linear(300, 2)).half()
+
+    source = {name: value.float() if value.is_floating_point() else value for name, value in net().state_dict().items()}
+    source["0.weight"] = torch.zeros(300, 300)
+    source["0.weight"][200:] = -1e-9
+    source["1.running_var"] = torch.full((300,), 1e-9)
+    source["2.weight"][0] = 1e-9
+    source["2.bias"].zero_()
+    if turned:
+        source["0.weight"] = source["0.weight"].T.contiguous()
+    asked = {"permute": {"0.weight": (1, 0)}} if turned else {}
+    model = net()
+    report = tg.load(model, source, undo=undo, **asked)
+    found = [o for o in report.plan.objections if o.kind == "suspect"]
+    assert [o.names for o in found] == [("0.weight",), ("1.running_var",)]
+    assert all("all of its values, float32 in the checkpoint, are so small that they become 0" in o.text for o in found)
+    assert tg.load(model.float(), source, **asked).plan.objections == ()
+    assert model[2].weight.any()

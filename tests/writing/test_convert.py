@@ -204,3 +204,15 @@ def test_command(tmp_path, original):
     done = CliRunner().invoke(cli, ["convert", str(original), str(out), "--json"])
     data = json.loads(done.stdout)
     assert (data["schema"], data["tensors"], data["files"]) == ("torchgraft.saved/1", 8, [str(out)])
+
+
+def test_tensors_of_which_a_cast_leaves_nothing_are_named(tmp_path):
+    state = {
+        "tiny": torch.full((5,), 1e-9),
+        "some": torch.tensor([1e-9, 1.0]),
+        "none": torch.zeros(3),
+        "one": torch.ones(2),
+    }
+    saved = tg.convert(state, tmp_path / "a.safetensors", dtype="float16")
+    assert saved.notes == ("all values of tiny are too small for the new type, and became 0",)
+    assert tg.convert(state, tmp_path / "b.safetensors", dtype="bfloat16").notes == ()

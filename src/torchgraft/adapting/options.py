@@ -120,7 +120,8 @@ class Options:
         for option in said:
             for pattern in getattr(self, option):
                 if not any(covers(pattern, name) for name in names):
-                    hint = did_you_mean(pattern, [*names, *(n.rpartition(".")[0] for n in names)])
+                    modules = [module for n in names if (module := n.rpartition(".")[0])]
+                    hint = did_you_mean(pattern, [*names, *modules])
                     raise UsageError(f"{option}: no tensor of the model is called {printable(pattern)!r}{hint}")
         for pattern, axis in self.axis_names.items():
             sizes = [len(slot.spec.shape) for slot in slots if any(covers(pattern, name) for name in slot.names)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import Chunk, Part, sampled
-from torchgraft.applying.fill import count_lost, reach
+from torchgraft.applying.fill import count_lost, is_nothing, reach
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import COMPARABLE, NONE, Odd, odd_values, reaches
 from torchgraft.applying.memory import Scratch, bytes_of
@@ -40,6 +40,12 @@ class _Kinds(NamedTuple):
     given: DType
     wanted: DType
 
+    @property
+    def may_vanish(self) -> bool:
+        """Whether values that are not zero may become zero."""
+        given, wanted = self
+        return given.is_float and wanted.is_float and wanted.exponent < given.exponent
+
     def cast(self, size: int) -> int:
         """Return how many bytes those of the file become."""
         return size // self.given.itemsize * self.wanted.itemsize
@@ -56,6 +62,8 @@ class Casts:
         self._lock = threading.Lock()
         self._odd: defaultdict[str, Odd] = defaultdict(Odd)
         self._lost: defaultdict[str, int] = defaultdict(int)
+        self._left: set[str] = set()  # slots of which something other than zero was seen after its cast
+        self._gone: dict[str, tuple[Step, DType]] = {}  # slots of which something was seen that became zero
         self._steps: dict[str, tuple[Step, DType]] = {}
         self._sums: dict[tuple[str, int], int] = {}
 
@@ -65,7 +73,10 @@ class Casts:
         parts = list(_parts(chunk, raw))
         odd = self._findings.looks_for_odd and bool(odd_values(raw, kinds.given))
         lost = self._findings.looks_for_loss and _may_lose(raw, kinds)
+        gone = self._findings.looks_for_nothing and kinds.may_vanish
         for part, read in parts:
+            if gone:
+                self._look_for_zeros(part.transfer.step, read, kinds)
             if odd or lost:
                 self._count(part.transfer.step, read, kinds)
             part.transfer.samples.extend(_samples(part, read, kinds))
@@ -96,6 +107,9 @@ class Casts:
                 self._findings.odd(step, odd)
             if lost := self._lost.get(name):
                 self._findings.lost(step, lost, str(given))
+        for name in self._gone.keys() - self._left:
+            step, given = self._gone[name]
+            self._findings.vanished(step, str(given))
 
     def _raw(self, chunk: Chunk) -> tuple[_Kinds, Bytes]:
         """Return the bytes of a chunk as they are in the file, side by side."""
@@ -108,6 +122,17 @@ class Casts:
             at += part.size
         self._source.read_pieces(pieces)
         return kinds, raw
+
+    def _look_for_zeros(self, step: Step, read: Bytes, kinds: _Kinds) -> None:
+        """Note whether anything of a slot is left after its cast, and whether anything became zero; mostly its beginning tells."""
+        name = step.slot.name
+        if name in self._left:
+            return
+        head = read[: VECTOR * kinds.given.itemsize]
+        if not is_nothing(_cast(head, kinds)) or not is_nothing(_cast(read, kinds)):
+            self._left.add(name)
+        elif not is_nothing(as_tensor(read, kinds.given)):
+            self._gone[name] = (step, kinds.given)
 
     def _count(self, step: Step, read: Bytes, kinds: _Kinds) -> None:
         """Count NaN, infinities, and values that are lost in the cast."""

@@ -36,6 +36,8 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
     cast = result.to(value.dtype)
     if findings.looks_for_loss and result.dtype != value.dtype:
         _look_for_loss(step, result, cast, findings)
+    if findings.looks_for_nothing and has_vanished(result, cast):
+        findings.vanished(step, str(DType.of(str(result.dtype))))
     del result
     _write(value, cast, step.rows)
     return checksum(cast)
@@ -74,6 +76,19 @@ def _write(value: torch.Tensor, cast: torch.Tensor, rows: Rows | None) -> None:
 def _look_for_loss(step: Step, given: torch.Tensor, cast: torch.Tensor, findings: Findings) -> None:
     if lost := count_lost(given, cast):
         findings.lost(step, lost, str(DType.of(str(given.dtype))))
+
+
+def has_vanished(given: torch.Tensor, cast: torch.Tensor) -> bool:
+    """Return whether floats were cast to others of which not one is left, being too small, though some were not zero."""
+    if given.dtype == cast.dtype or not (given.is_floating_point() and cast.is_floating_point()):
+        return False
+    return is_nothing(cast) and not is_nothing(given)
+
+
+def is_nothing(values: torch.Tensor) -> bool:
+    """Return whether all values are zero."""
+    first = values.reshape(-1)[:64] if values.is_contiguous() else values
+    return not bool(_comparable(first).any()) and not bool(_comparable(values).any())
 
 
 def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:

@@ -20,6 +20,7 @@ class Findings:
         self._found: list[tuple[int, Objection]] = []
         self.looks_for_odd = policy.nonfinite is not Verdict.ACCEPT
         self.looks_for_loss = policy.lossy is not Verdict.ACCEPT
+        self.looks_for_nothing = policy.suspect is not Verdict.ACCEPT
 
     def odd(self, step: Step, odd: Odd) -> None:
         """Note NaN and infinities on their way into a slot. Infinities in buffers are usual: masks are made of them.
@@ -65,6 +66,15 @@ class Findings:
             "do not fit into that type; give the model a wider type, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)"
         )
         self._found.append((slot.order, Objection("lossy", text, (slot.name,))))
+
+    def vanished(self, step: Step, given: str) -> None:
+        """Note a tensor of which nothing is left: every value but zero is too small for the slot's element type."""
+        slot = step.slot
+        text = (
+            f"{slot.name} {list(slot.spec.shape)} is {slot.spec.dtype}, and all of its values, {given} in the checkpoint, are so small "
+            "that they become 0 in that type; give the model a wider type"
+        )
+        self._found.append((slot.order, Objection("suspect", text, (slot.name,))))
 
     def settle(self) -> tuple[Objection, ...]:
         """Return the findings that the policy lets pass with a word.

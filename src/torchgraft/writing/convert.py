@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from torchgraft.core.dtypes import DType
@@ -21,11 +21,20 @@ _EXTRA = "_extra_state"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """The content, how many of its tensors are cast, and remarks on what it lacks or doesn't change."""
+    """The content, how many of its tensors are cast, and remarks on what it lacks or doesn't change.
+
+    `vanished` grows while the content is written: tensors of which a cast left nothing but zeros.
+    """
 
     content: Content
     cast: int
     notes: tuple[str, ...]
+    vanished: list[str] = field(default_factory=list)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return all remarks, once everything is written."""
+        gone = f"all values of {listed(sorted(self.vanished), 3)} are too small for the new type, and became 0"
+        return (*self.notes, *([gone] if self.vanished else []))
 
 
 def dtype_of(name: object) -> DType:
@@ -82,7 +91,8 @@ def content_of(source: Source, network: Network, kind: str, dtype: DType | None)
     names = [*network.specs, *(name for name in shared if name not in network.specs)]
     to_cast = [item for item in items if dtype and _is_cast(item, dtype)]
     small = [i.name for i in items if dtype and i.spec.dtype.is_float and i.spec.dtype.itemsize == 1]
-    changed = {item.name: cast(item, dtype) for item in to_cast if dtype}
+    vanished: list[str] = []
+    changed = {item.name: cast(item, dtype, vanished.append) for item in to_cast if dtype}
     versions = facts.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None
     others = _extra_state(facts, network, kind)
@@ -96,7 +106,7 @@ def content_of(source: Source, network: Network, kind: str, dtype: DType | None)
         versions=mine if isinstance(mine, dict) else None,
         facts={_free(k, taken): v for k, v in facts.items() if k not in gone},
     )
-    return Converted(content=content, cast=len(changed), notes=tuple(_notes(facts, small)))
+    return Converted(content=content, cast=len(changed), notes=tuple(_notes(facts, small)), vanished=vanished)
 
 
 def run_name(source: Source, content: Content, *more: object) -> str:

@@ -80,8 +80,10 @@ def of_source(source: Source, network: str, spec: TensorSpec, stated: str = "") 
     return Item(spec, pieces, stated)
 
 
-def cast(item: Item, dtype: DType) -> Item:
+def cast(item: Item, dtype: DType, vanished: Callable[[str], None]) -> Item:
     """Return a real floating-point item with its values rounded to `dtype`, piece by piece.
+
+    `vanished` hears the name of one of which nothing but zeros is left, while it is written.
 
     Raises (while it is written):
         UsageError: a finite value is too large for `dtype`.
@@ -93,7 +95,7 @@ def cast(item: Item, dtype: DType) -> Item:
     narrower = dtype.exponent < item.spec.dtype.exponent
 
     def pieces() -> Iterator[memoryview]:
-        digest = sha256()
+        digest, held, left = sha256(), False, False
         for piece in item.pieces():
             if item.stated:
                 digest.update(piece)
@@ -103,7 +105,12 @@ def cast(item: Item, dtype: DType) -> Item:
                 largest = float(values[values.isfinite()].abs().max())
                 said = f"{printable(item.name)} holds {largest:.4g}, which {dtype} can't"
                 raise UsageError(f"{said}; choose a type with more range (bfloat16, float32)")
+            if narrower and not left:
+                left = bool(rounded.any())
+                held = held or left or bool(values.any())
             yield rounded.view(torch.uint8).numpy().data
+        if held and not left:
+            vanished(item.name)
         check_stated(item, digest.hexdigest())
 
     return Item(TensorSpec(item.name, item.spec.shape, dtype), pieces)
