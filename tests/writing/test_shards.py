@@ -156,6 +156,24 @@ def test_at_whatever_step_a_program_ends_the_index_gives_all_old_or_all_new(tmp_
     assert len(names(tmp_path)) == 4
 
 
+def test_a_source_that_was_written_over_with_its_time_set_back_is_another(tmp_path, monkeypatch):
+    source, other, path = tmp_path / "source.safetensors", tmp_path / "other.safetensors", tmp_path / "m.safetensors"
+    tg.save(source, state(0))
+    tg.save(other, state(1))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Stop):
+            tg.convert(source, path, shard_size=500)
+    before = source.stat()
+    with source.open("r+b") as file:
+        file.write(other.read_bytes())
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert source.stat().st_size == before.st_size
+    saved = tg.convert(source, path, shard_size=500)
+    assert saved.notes == ()
+    assert equal(read(saved.path), state(1))
+
+
 def test_an_interrupted_conversion_goes_on_and_one_of_another_source_does_not(tmp_path, monkeypatch):
     source, path = tmp_path / "source.safetensors", tmp_path / "out" / "m.safetensors"
     path.parent.mkdir()

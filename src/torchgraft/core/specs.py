@@ -197,8 +197,8 @@ class Source(Protocol):
         ...
 
     @property
-    def stamps(self) -> Mapping[str, tuple[int, int]]:
-        """Size and time of change of each file by its path, links resolved; empty for what lies in memory."""
+    def stamps(self) -> Mapping[str, tuple[int, ...]]:
+        """Size and times of change of each file by its path, links resolved; empty for what lies in memory."""
         ...
 
     def position(self, network: str, key: str) -> tuple[int, int]:
@@ -280,7 +280,7 @@ class SourceOver:
         self.origin = source.origin
 
     @property
-    def stamps(self) -> Mapping[str, tuple[int, int]]:
+    def stamps(self) -> Mapping[str, tuple[int, ...]]:
         """Those of the other source."""
         return self._source.stamps
 

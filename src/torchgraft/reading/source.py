@@ -37,7 +37,7 @@ class OpenedCheckpoint:
         self._spots: dict[tuple[str, str], Spot | None] = {}
 
     @property
-    def stamps(self) -> dict[str, tuple[int, int]]:
+    def stamps(self) -> dict[str, tuple[int, ...]]:
         files = [
             one for file in self._files for one in (file, *file.companions) if one.fd >= 0
         ]  # not what was given open

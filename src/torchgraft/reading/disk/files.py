@@ -32,7 +32,11 @@ def shown(path: str) -> str:
 
 
 class CheckpointFile:
-    """A regular file, opened once. `number` orders the files of one checkpoint; `companions` close with it."""
+    """A regular file, opened once. `number` orders the files of one checkpoint; `companions` close with it.
+
+    `stamp` is its size, and the times (ns) of the last change of its content and of anything about it: nobody can set the latter
+    back, and it changes, too, when another file takes the place of this one, which then stays as it was for who has it open.
+    """
 
     __slots__ = ("companions", "fd", "number", "path", "size", "stamp")
 
@@ -46,7 +50,7 @@ class CheckpointFile:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         facts = self._opened(opener or (lambda flags: os.open(path, flags)), flags)
         self.size = facts.st_size
-        self.stamp = (facts.st_size, facts.st_mtime_ns)
+        self.stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
     def _opened(self, opener: Callable[[int], int], flags: int) -> os.stat_result:
         """Open the file that was looked at before: opening a device can act. One that was replaced is looked at again."""
@@ -70,7 +74,7 @@ class CheckpointFile:
             facts = os.stat(self.path)
         except OSError:
             return True
-        return (facts.st_size, facts.st_mtime_ns) != self.stamp
+        return (facts.st_size, facts.st_mtime_ns) != self.stamp[:2]
 
     def folder(self, wanted: str) -> str:  # noqa: ARG002  # who has no folder says what was wanted
         """Return the folder in which `wanted`, a file that belongs to it, is looked for."""
@@ -133,7 +137,7 @@ class CheckpointFile:
     def compare_stamp(self) -> None:
         """Raise CorruptCheckpointError where the file is not what it was when it was opened."""
         facts = os.fstat(self.fd)
-        if (facts.st_size, facts.st_mtime_ns) != self.stamp:
+        if (facts.st_size, facts.st_mtime_ns) != self.stamp[:2]:
             raise CorruptCheckpointError(f"{self}: changed while reading (size or time of change is not what it was)")
 
     def window(self) -> Window:

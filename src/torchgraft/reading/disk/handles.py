@@ -56,7 +56,7 @@ class GivenFile(CheckpointFile):
                     f"{printable(str(self))} can't be read from any place on ({_said(error)}): read all of it into io.BytesIO first"
                 ) from error
             raise CorruptCheckpointError(f"{printable(str(self))}: can't be read to its end: {_said(error)}") from error
-        self.stamp = (self.size, 0)
+        self.stamp = (self.size, 0, 0)
 
     def is_replaced(self) -> bool:
         """Whether another file stands in its place: never, it has none."""
