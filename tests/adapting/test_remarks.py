@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,26 @@ def test_statistics_behind_a_layer_that_starts_fresh_are_said() -> None:
     (note,) = tg.plan(net(3), net(7)).notes
     assert note.startswith("1: statistics and scales come from the file, and were made for another layer than 0")
     assert tg.plan(net(3), net(3)).notes == ()
+
+
+@pytest.mark.parametrize("around", ["", "model."])
+@pytest.mark.parametrize("ours", ["color", "encoder"])
+def test_a_second_branch_that_stays_fresh_is_said_with_a_remedy_that_works(around: str, ours: str) -> None:
+    def branch(channels: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(channels, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(4)))
+
+    def net() -> nn.Module:
+        inside = nn.ModuleDict({"color": branch(3), "depth": branch(1), "out": nn.Linear(8, 2)})
+        return nn.ModuleDict({"model": inside}) if around else inside
+
+    file = {f"{ours}.{name}": value for name, value in branch(3).state_dict().items()}
+    (note,) = [note for note in tg.plan(net(), file).notes if "is built like" in note]
+    assert note.startswith(f"{around}depth stays fresh and is built like {around}color")
+    remedy = ast.literal_eval(note.partition("fan_out=")[2].removesuffix(" fills both"))
+    assert remedy == {ours: [f"{around}color", f"{around}depth"]}
+    report = tg.load(net(), file, fan_out=remedy)
+    assert {step.slot.name for step in report.plan.fresh} == {f"{around}out.weight", f"{around}out.bias"}
+    assert not any("is built like" in note for note in report.plan.notes)
 
 
 def test_parts_within_a_layer_are_no_layers_before_its_norm() -> None:

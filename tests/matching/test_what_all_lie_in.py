@@ -48,6 +48,7 @@ class Transformers(nn.Module):
 def test_layers_of_other_names_and_sizes_are_found_whatever_they_lie_in(before, around, ordered):
     file, model = Transformers(4, 3), Timm(7, 1)
     state = {before + name: value for name, value in file.state_dict().items()}
+    state["criterion.weight"] = torch.ones(3)  # not behind the prefix, as a loss or a queue isn't
     state = dict(sorted(state.items())) if ordered else state
     plan = tg.plan(nested(around, model) if around else model, state)
     inside = f"{around}." if around else ""
@@ -55,3 +56,16 @@ def test_layers_of_other_names_and_sizes_are_found_whatever_they_lie_in(before, 
     assert fed["pos_embed"] == [f"{before}vit.embeddings.position_embeddings"]
     assert fed["patch_embed.proj.weight"] == [f"{before}vit.embeddings.patch_embeddings.projection.weight"]
     assert not plan.fresh
+
+
+@pytest.mark.parametrize("path", ["blocks", "vit.encoder.layer", "model.blocks"])
+def test_layers_of_a_list_that_the_file_calls_otherwise_are_picked_by_either_path(path):
+    file, model = Transformers(4, 3), nested("model", Timm(4, 3))
+    del model["model"].blocks[2]
+    plan = tg.plan(model, file, layers={path: [0, 2]})
+    fed = {step.slot.name: step.feeds[0].key.split(".")[3] for step in plan.steps if ".blocks." in step.slot.name}
+    assert {(name.split(".")[2], number) for name, number in fed.items()} == {("0", "0"), ("1", "2")}
+    file.decoder = nn.ModuleList(block(("a", "b", "c")) for _ in range(3))
+    if path != "vit.encoder.layer":
+        with pytest.raises(tg.UsageError, match="no tensor of the file is called"):
+            tg.plan(model, file, layers={path: [0, 2]})

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from torchgraft.core.derived import is_derived
@@ -16,11 +17,12 @@ from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
 MOST = 4
+FEW = 3  # tensors that make two parts alike
 
 
 def remarks(plan: Plan) -> tuple[str, ...]:
     """Return the notes on a plan."""
-    return (*_shorter(plan), *_tied(plan), *_behind_fresh(plan))
+    return (*_shorter(plan), *_tied(plan), *_twins(plan), *_behind_fresh(plan))
 
 
 class Member(NamedTuple):
@@ -128,6 +130,50 @@ def _tied(plan: Plan) -> Iterator[str]:
                 f"{printable(step.slot.name)} stays fresh and has the shape of {printable(like[0].slot.name)}: if the model of the "
                 f"file has the two tied, fan_out={{{source!r}: [{there!r}, {here!r}]}} fills both"
             )
+
+
+def _twins(plan: Plan) -> Iterator[str]:
+    """Yield parts of the model that stay fresh and are built like one that the file fills: a second branch, a teacher."""
+    steps = [step for step in plan.steps if step.slot.persistent]
+    if all(step.feeds or step.quiet for step in steps):
+        return
+    paths = [step.slot.name.split(".")[:-1] for step in steps]
+    root = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(paths), max(paths), strict=False))]
+    parts: dict[str, dict[str, Step]] = defaultdict(dict)
+    for step in steps:
+        part, _, rest = ".".join(step.slot.name.split(".")[len(root) :]).partition(".")
+        if rest and not part.isdecimal():
+            parts[part][rest] = step
+    filled = {part: source for part, inside in parts.items() if (source := _whole_source(inside)) is not None}
+    for part, inside in parts.items():
+        left = [step for step in inside.values() if not step.quiet]
+        if len(left) < FEW or any(step.feeds or step.why.rule != "no counterpart" for step in left):
+            continue
+        like = [other for other in filled if parts[other].keys() == inside.keys() and _alike(parts[other], inside)]
+        if len(like) == 1:
+            here, there = (".".join([*root, one]) for one in (part, like[0]))
+            yield (
+                f"{printable(here)} stays fresh and is built like {printable(there)}: if both start from the same weights, "
+                f"fan_out={{{filled[like[0]]!r}: [{there!r}, {here!r}]}} fills both"
+            )
+
+
+def _whole_source(inside: Mapping[str, Step]) -> str | None:
+    """Return what the file calls the module that fills a part, None where no one module fills all of it."""
+    sources = set()
+    for rest, step in inside.items():
+        key = step.feeds[0].key if len(step.feeds) == 1 else ""
+        if key == rest or key.endswith(f".{rest}"):
+            sources.add(key.removesuffix(rest).rstrip("."))
+        elif not step.quiet:
+            return None
+    return sources.pop() if len(sources) == 1 else None
+
+
+def _alike(one: Mapping[str, Step], other: Mapping[str, Step]) -> bool:
+    """Whether at most one weight in ten differs in shape, as a first layer for other channels does."""
+    apart = sum(step.slot.spec.shape != other[rest].slot.spec.shape for rest, step in one.items())
+    return 10 * apart <= len(one)
 
 
 def _behind_fresh(plan: Plan) -> Iterator[str]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     Words = tuple[str, ...]
 
 
-# What a word weighs at least, and one that all names of a side have: what everything lies in says nothing of its parts.
-LEAST = 0.05
+# What a word weighs at least, and one that nearly all names of a side have: what everything lies in says nothing of its parts.
+LEAST, NEARLY_ALL = 0.05, 0.9
 
 
 class Wording:
@@ -26,7 +26,7 @@ class Wording:
     def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
         ours, theirs = (_counts(units) for units in (sources, targets))
         counts, total = ours + theirs, sum(unit.weight for unit in (*sources, *targets))
-        idle = _in_all(sources, ours) | _in_all(targets, theirs)
+        idle = _in_nearly_all(sources, ours) | _in_nearly_all(targets, theirs)
         self._idf = {
             w: LEAST if w in idle else max(float(np.log(1.0 + total / n)) - 0.6, LEAST) for w, n in counts.items()
         }
@@ -76,9 +76,9 @@ def _counts(units: Sequence[Unit]) -> Counter[str]:
     return counts
 
 
-def _in_all(units: Sequence[Unit], counts: Counter[str]) -> set[str]:
+def _in_nearly_all(units: Sequence[Unit], counts: Counter[str]) -> set[str]:
     total = sum(unit.weight for unit in units)
-    return {word for word, count in counts.items() if count == total}
+    return {word for word, count in counts.items() if count >= NEARLY_ALL * total}
 
 
 def _distinct(words: Sequence[Words]) -> tuple[list[int], list[Words]]:

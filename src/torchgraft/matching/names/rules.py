@@ -14,6 +14,7 @@ from torchgraft.core.names import covers, ends
 from torchgraft.matching.tables.dialect import WRAPPERS
 
 _FIELD = re.compile(r"\{(\w*)\}")
+_OUTER_LIST = re.compile(r"(?P<path>[^0-9.][^.]*(?:\.[^0-9.][^.]*)*?)\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,14 +219,18 @@ def _list_at(path: str, name: str) -> re.Match[str] | None:
 
 
 def _in_the_file(path: str, shown: Iterable[str], names: Iterable[str]) -> str:
-    """Return the path of a layer list as the file has it; the path as it is where that can't be told."""
+    """Return the path of a layer list as the file has it; the path as it is where that can't be told.
+
+    Where no end of it leads to one list, that is the only one that isn't within another.
+    """
     if _numbers(path, shown) or not _numbers(path, names):
         return path
     for end in ends(path):
         heads = {found["head"] for name in shown if (found := _list_at(end, name))}
         if heads:
             return end if len(heads) == 1 else path
-    return path
+    outer = {found["path"] for name in shown if (found := _OUTER_LIST.match(name))}
+    return outer.pop() if len(outer) == 1 else path
 
 
 def _numbers(path: str, names: Iterable[str]) -> set[int]:
