@@ -69,3 +69,20 @@ def test_layers_of_a_list_that_the_file_calls_otherwise_are_picked_by_either_pat
     if path != "vit.encoder.layer":
         with pytest.raises(tg.UsageError, match="no tensor of the file is called"):
             tg.plan(model, file, layers={path: [0, 2]})
+
+
+def test_where_it_is_unclear_which_layers_are_meant_the_remedy_says_it():
+    def stack(depth, *names):
+        return nn.ModuleList(nn.ModuleDict({name: nn.Linear(4, 4) for name in names}) for _ in range(depth))
+
+    file, model = nested("net.layers", stack(4, "mix", "up")), nested("blocks", stack(3, "blend", "lift"))
+    with pytest.raises(
+        tg.PlanRefusedError, match=r"layers= says which 3 of the file's 4 in net\.layers are meant; or "
+    ):
+        tg.load(model, file)
+    rules = {"net.layers.{i}.mix": "blocks.{i}.blend", "net.layers.{i}.up": "blocks.{i}.lift"}
+    with pytest.raises(tg.PlanRefusedError) as refused:
+        tg.load(nested("blocks", stack(4, "blend", "lift")), file)
+    assert "layers= says" not in str(refused.value), "as many on both sides"
+    plan = tg.load(model, file, rename=rules, layers={"blocks": [0, 1, 3]}).plan
+    assert [step.feeds[0].key.split(".")[2] for step in plan.steps[::4]] == ["0", "1", "3"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torchgraft.adapting.coverage import cover_objections, other_variant
 from torchgraft.adapting.lora import is_adapter
+from torchgraft.adapting.orientation import list_around
 from torchgraft.adapting.packed import packed
 from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
 from torchgraft.core.errors import printable
@@ -111,9 +112,36 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         fed = [feed.key for s in steps for feed in s.feeds]
         source = f" <- {listed(fed, 3)}" if fed else ""
         fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
-        way_out = _way_out(text, readable=any(s.feeds or s.ops for s in steps))
+        way_out = _which_layers(plan, steps) + _way_out(text, readable=any(s.feeds or s.ops for s in steps))
         yield Objection("doubt", f"{fact}; {way_out}{variant and f'. But {variant}'}", names)
         variant = ""
+
+
+def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
+    """Return what says which layers of the file are meant, "" unless a longer list of it has two for one of the model."""
+    for step in steps:
+        if not (step.feeds and step.alternatives and step.alternatives[0].keys):
+            continue
+        path = _list_apart(step.feeds[0].key, step.alternatives[0].keys[0])
+        theirs, ours = _members(path, plan.source_specs), list_around(step.slot.name)
+        here = _members(ours, (one.slot.name for one in plan.steps))
+        if path and ours and theirs > here:
+            return f"layers= says which {here} of the file's {theirs} in {printable(path)} are meant; or "
+    return ""
+
+
+def _list_apart(one: str, other: str) -> str:
+    """Return the path of the list of which two names mean the same part of two members, "" where they don't."""
+    a, b = one.split("."), other.split(".")
+    apart = [at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]]
+    if len(a) != len(b) or len(apart) != 1 or not (a[apart[0]].isdecimal() and b[apart[0]].isdecimal()):
+        return ""
+    return ".".join(a[: apart[0]])
+
+
+def _members(path: str, names: Iterable[str]) -> int:
+    """Return how many members the list at a path has."""
+    return len({name[len(path) + 1 :].partition(".")[0] for name in names if name.startswith(f"{path}.")})
 
 
 def _way_out(text: str, *, readable: bool) -> str:
