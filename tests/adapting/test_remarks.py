@@ -94,6 +94,15 @@ def test_a_second_branch_that_stays_fresh_is_said_with_a_remedy_that_works(aroun
     assert not any("is built like" in note for note in report.plan.notes)
 
 
+def test_layers_and_blocks_that_were_added_are_no_second_branches() -> None:
+    def net(*, grown: bool) -> nn.ModuleDict:
+        block = {f"block{n}": nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(4))) for n in range(1, 3 + grown)}
+        norms = {name: nn.BatchNorm2d(8) for name in ("inner", *["outer"] * grown)}
+        return nn.ModuleDict(block | norms)
+
+    assert not any("is built like" in note for note in tg.plan(net(grown=True), net(grown=False)).notes)
+
+
 def test_parts_within_a_layer_are_no_layers_before_its_norm() -> None:
     def net(*, grown: bool) -> nn.ModuleList:
         def block() -> nn.ModuleDict:

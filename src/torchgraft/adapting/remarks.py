@@ -17,7 +17,7 @@ from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
 MOST = 4
-FEW = 3  # tensors that make two parts alike
+FEW = 3  # modules in a part from which on another one of the same build is no accident
 
 
 def remarks(plan: Plan) -> tuple[str, ...]:
@@ -133,7 +133,10 @@ def _tied(plan: Plan) -> Iterator[str]:
 
 
 def _twins(plan: Plan) -> Iterator[str]:
-    """Yield parts of the model that stay fresh and are built like one that the file fills: a second branch, a teacher."""
+    """Yield parts of the model that stay fresh and are built like one that the file fills: a second branch, a teacher.
+
+    Blocks and single layers are often built alike, and mean nothing by it.
+    """
     steps = [step for step in plan.steps if step.slot.persistent]
     if all(step.feeds or step.quiet for step in steps):
         return
@@ -142,12 +145,14 @@ def _twins(plan: Plan) -> Iterator[str]:
     parts: dict[str, dict[str, Step]] = defaultdict(dict)
     for step in steps:
         part, _, rest = ".".join(step.slot.name.split(".")[len(root) :]).partition(".")
-        if rest and not part.isdecimal():
+        if rest and not _NUMBERED.fullmatch(part):
             parts[part][rest] = step
     filled = {part: source for part, inside in parts.items() if (source := _whole_source(inside)) is not None}
     for part, inside in parts.items():
         left = [step for step in inside.values() if not step.quiet]
-        if len(left) < FEW or any(step.feeds or step.why.rule != "no counterpart" for step in left):
+        if len({step.slot.owner for step in left}) < FEW or any(
+            step.feeds or step.why.rule != "no counterpart" for step in left
+        ):
             continue
         like = [other for other in filled if parts[other].keys() == inside.keys() and _alike(parts[other], inside)]
         if len(like) == 1:
