@@ -16,6 +16,7 @@ from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.align import align
 from torchgraft.matching.solving.assign import assign
 from torchgraft.matching.solving.behind import behind_layers
+from torchgraft.matching.solving.branches import by_words
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
 from torchgraft.matching.solving.siblings import kept_whole
 from torchgraft.matching.solving.strays import without_strays
@@ -80,6 +81,7 @@ def solve(
     sequences = sequences_of(sources, targets)
     orderly = is_orderly(path, sources, targets)
     final = taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets)
+    final = by_words(final, fixed, evidence, (sources, targets))
     final = turned(kept_whole(final, fixed, evidence.rare, sources, targets), fixed, sources, targets)
     final = without_strays(final, evidence.names, sources, targets)
     partners = shifts.partners if unordered else {*shifts.partners, *behind_layers(final, sources, targets)}
