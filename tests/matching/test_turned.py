@@ -122,3 +122,21 @@ def test_what_goes_bottom_up_is_no_decoder():
     for around, sure in (("bottom_up", True), ("up", False)):
         plan = tg.plan(Stages(around, "res", ("first", "second"), shortcuts=False), ours.state_dict())
         assert sure is not any("either end" in s.why.doubt for s in plan.steps)
+
+
+def test_what_its_members_hold_is_counted_as_everywhere():
+    def units(name, *layers):
+        held = {f"{name}{at}": nn.ModuleDict({layer: nn.Conv2d(6, 6, 3) for layer in layers}) for at in (1, 2)}
+        return nn.ModuleDict({"merge": nn.Conv2d(6, 6, 1)} | held)
+
+    ours = nn.ModuleDict({f"refinenet{at}": units("resConfUnit", "conv1", "conv2") for at in range(1, 4)})
+    layers = nn.ModuleList([units("residual_layer", "convolution1", "convolution2") for _ in range(3)])
+    theirs = nn.ModuleDict({"fusion_stage": nn.ModuleDict({"layers": layers})})
+    plan = tg.plan(filled(theirs), filled(nn.ModuleDict({"scratch": ours})).state_dict(), on_doubt="take")
+    inner = [
+        (s.slot.name.split(".")[3][-1], s.feeds[0].key.split(".")[2][-1])
+        for s in plan.steps
+        if "layer1" in s.slot.name or "layer2" in s.slot.name
+    ]
+    assert len(inner) == 3 * 2 * 2 * 2
+    assert all(here == there for here, there in inner)

@@ -84,8 +84,12 @@ def counted_from_either_end(ours: Name, theirs: Name) -> bool:
 
 
 def _by_convention(ours: Name, theirs: Name) -> int:
-    """Return -1 where the words of one of the two lists say that it is counted from the other end than most."""
-    return -1 if bool(_said(ours) & FROM_THE_LAST) != bool(_said(theirs) & FROM_THE_LAST) else 0
+    """Return -1 where the words of one of the two lists say that it is counted from the other end than most.
+
+    Those of the list alone: what a member of such a list holds in a list of its own is counted as everywhere.
+    """
+    own = [FROM_THE_LAST.intersection(canonical(name[1] or name[0].rpartition(".")[2])) for name in (ours, theirs)]
+    return -1 if bool(own[0]) != bool(own[1]) else 0
 
 
 def _said(name: Name) -> set[str]:
