@@ -46,3 +46,17 @@ def test_a_layer_of_a_list_that_became_two_gives_its_bias_to_neither(split):
     plan = tg.plan(net(split), net().state_dict())
     assert {f"body.{split}.weight", f"body.{split}.bias"} == {u.spec.name for u in plan.unused}
     assert len(plan.fresh) == 3
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_norm_and_a_linear_layer_under_one_name_exchange_no_bias(norm, back):
+    def net(layer):
+        return nn.ModuleDict({"body": nn.Sequential(nn.Linear(4, 6), layer), "fc": nn.Linear(6, 3)})
+
+    sides = net(norm(6)), net(nn.Linear(6, 6))
+    file, model = reversed(sides) if back else sides
+    plan = tg.plan(model, file.state_dict())
+    assert {slot for slot, step in plan.by_slot.items() if step.feeds} == {
+        "body.0.weight", "body.0.bias", "fc.weight", "fc.bias"
+    }  # fmt: skip

@@ -216,3 +216,26 @@ def test_exchanged_names_are_exchanged():
     model, file = three(), three().state_dict()
     tg.load(model, file, rename={"a": "b", "b": "c", "c": "a"})
     assert all(torch.equal(model[to].weight, file[f"{of}.weight"]) for of, to in ("ab", "bc", "ca"))
+
+
+@pytest.mark.parametrize("away", ["old", "old."])
+def test_a_beginning_is_renamed_to_nothing_with_or_without_its_dot(away):
+    file = {f"old.{name}": value for name, value in net().state_dict().items()}
+    plan = tg.plan(net(), file | {"more.weight": torch.randn(4, 4)}, rename={away: ""})
+    assert {name: step.feeds[0].key for name, step in plan.by_slot.items()} == {
+        name.removeprefix("old."): name for name in file
+    }
+
+
+def test_names_that_begin_with_a_dot_are_matched():
+    file = {f".{name.removeprefix('layers.')}": value for name, value in net().state_dict().items()}
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(3, 3) for _ in range(3)]), "head": nn.Linear(3, 5)})
+    assert tg.plan(model, file, on_doubt="take").by_slot["layers.0.weight"].feeds[0].key == ".0.weight"
+
+
+@pytest.mark.parametrize("said", ["table", "out", "out.weight"])
+def test_any_name_of_a_tied_tensor_keeps_it_fresh(said):
+    model = nn.ModuleDict({"table": nn.Embedding(5, 3), "body": nn.Linear(3, 3), "out": nn.Linear(3, 5, bias=False)})
+    model["out"].weight = model["table"].weight
+    report = tg.load(model, {name: torch.randn_like(value) for name, value in model.state_dict().items()}, fresh=[said])
+    assert [step.slot.name for step in report.plan.fresh] == ["table.weight"]

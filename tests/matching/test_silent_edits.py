@@ -135,3 +135,18 @@ def test_which_of_two_parts_of_one_build_a_third_is_must_be_said(*, kept: str, t
     placed = sure(tg.plan(nn.ModuleDict({"net": net()}), file))
     assert bool(placed) == told
     assert all(key.startswith(kept) for key in placed.values())
+
+
+def test_a_head_goes_into_no_new_block_that_happens_to_have_its_shapes() -> None:
+    def net(*kinds: str, head: int, size: int) -> nn.Module:
+        def block(kind: str) -> nn.Module:
+            if kind == "adapter":
+                return nn.ModuleDict({"down": nn.Linear(8, 3), "up": nn.Linear(3, 8)})
+            return nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2, kdim=size, vdim=size), "ln": nn.LayerNorm(8)})
+
+        blocks = nn.ModuleList(block(kind) for kind in kinds)
+        return filled(nn.ModuleDict({"blocks": blocks, "out": nn.Linear(8, head)}))
+
+    file = net("plain", "plain", head=3, size=6).state_dict()
+    placed = sure(tg.plan(net("plain", "adapter", "plain", head=11, size=8), file))
+    assert not any("down" in name for name in placed)

@@ -175,7 +175,7 @@ def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
 
 
 def _reserved(leaf: Leaf, rules: Rules) -> bool:
-    return any(rules.is_fresh(key) or rules.is_zero(key) for key in leaf.keys)
+    return any(rules.is_fresh(name) or rules.is_zero(name) for name in (*leaf.keys, *leaf.also))
 
 
 def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -> Matching | None:

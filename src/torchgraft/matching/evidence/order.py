@@ -165,7 +165,7 @@ def _row(path: str) -> tuple[str, str] | None:
 
 
 def _end(path: str, row: tuple[str, str] | None) -> int:
-    return -1 if row is None else place_in_list(path[len(row[0]) + bool(row[0]) + len(row[1]) :])
+    return -1 if row is None else place_in_list(path.rpartition(".")[2][len(row[1]) :])
 
 
 def _layers_before(units: Sequence[Unit], kinds: Sequence[object]) -> tuple[object, ...]:

@@ -96,8 +96,8 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
 def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is by all the evidence there is."""
     context = max(pair.block, pair.tail)
-    if pair.name < STRANGE and context < 0.4 and pair.rare < 0.9 and not pair.in_order:
-        return None
+    if pair.name < STRANGE and context < 0.4 and not pair.in_order:
+        return None if pair.rare < 0.9 else _doubt(OTHER_NAME)
     if (pair.name < STRANGE or pair.exchangeable) and not (pair.told_apart or pair.placed):
         return _doubt(BY_ORDER)
     if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):

@@ -299,8 +299,8 @@ def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
     for pattern, to in renames:
         found = pattern.match(key)
         if found:
-            new = _filled(to, found.groupdict())
-            return new + key[found.end() :]
+            new, rest = _filled(to, found.groupdict()), key[found.end() :]
+            return new + rest if new else rest.removeprefix(".")
     return key
 
 
