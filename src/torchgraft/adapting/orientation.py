@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     4: ((3, 2, 0, 1), (0, 3, 1, 2)),
     5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
 }
+_LIST = re.compile(r"(?:(.*)\.)?\d+(?:\.|\Z)", re.DOTALL)
 WEIGHTS = frozenset({"weight", "kernel", "w"})
 # Words of what holds a row for each position, token or pair, and is never turned.
 TABLE_WORDS = frozenset(
@@ -154,8 +156,8 @@ def _one_more(before: tuple[int, int] | None, *, other: bool) -> tuple[int, int]
 
 def list_around(name: str) -> str:
     """Return the path of the last numbered list that a tensor lies in, "" where it lies in none."""
-    parts = name.split(".")
-    return next((".".join(parts[:at]) for at in range(len(parts) - 1, -1, -1) if parts[at].isdecimal()), "")
+    found = _LIST.match(name)
+    return (found[1] or "") if found else ""
 
 
 def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]:
@@ -175,9 +177,11 @@ def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]
 def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[bool]:
     """Yield whether a matrix is stored [in, out], for each that its bias tells and that isn't told otherwise."""
     for key, spec in specs.items():
+        if len(spec.shape) != 2 or key in told:
+            continue
         owner, _, role = key.rpartition(".")
         bias = specs.get(f"{owner}.bias" if owner else "bias")
-        if role not in WEIGHTS or len(spec.shape) != 2 or bias is None or key in told:
+        if role not in WEIGHTS or bias is None:
             continue
         rows, columns = spec.shape
         if rows != columns and bias.shape in ((rows,), (columns,)):
@@ -199,9 +203,9 @@ def is_matrix(source: Leaf, target: Leaf) -> bool:
 
 def is_raw_matrix(source: Leaf, target: Leaf) -> bool:
     """Whether one of the two is a layer's weight and the other a bare parameter that isn't a table of rows."""
-    if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
-        return False
     if (source.role in WEIGHTS) == (target.role in WEIGHTS) or target.kind in MATRIX_TABLES:
+        return False
+    if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
         return False
     return not {*_last_words(source), *_last_words(target)} & TABLE_WORDS
 

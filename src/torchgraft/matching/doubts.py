@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from torchgraft.core.names import words
 from torchgraft.matching.judging.certainty import (
@@ -113,8 +114,10 @@ def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
     return {row for row, _, last in ends if last.isdecimal()}
 
 
-def _is_one_of_several(one: Unit, other: Unit, rows: Container[str]) -> bool:
+def _is_one_of_several(one: Unit, other: Unit, rows: Collection[str]) -> bool:
     """Return whether the other is a member of an open row that is called like the one."""
+    if not rows:
+        return False
     row, _, last = other.path.rpartition(".")
     if not last.isdecimal() or row not in rows:
         return False
@@ -141,11 +144,13 @@ def _stood_alone(pair: tuple[Unit, Unit], sizes: Sequence[Mapping[str, int]], ro
 
 def _in_other_terms(source: Unit, target: Unit) -> bool:
     """Return whether one is a tensor whose name says that it holds a function of a value, and the other another, or the value."""
-    ours, theirs = (
-        {word for leaf in unit.leaves.values() for word in IN_OTHER_TERMS.intersection(words(leaf.role))}
-        for unit in (source, target)
-    )
-    return ours != theirs
+    ours, theirs = ([leaf.role for leaf in unit.leaves.values()] for unit in (source, target))
+    return ours != theirs and _terms(*ours) != _terms(*theirs)
+
+
+@lru_cache
+def _terms(*roles: str) -> frozenset[str]:
+    return IN_OTHER_TERMS.intersection(word for role in roles for word in words(role))
 
 
 def _spare_norms(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:

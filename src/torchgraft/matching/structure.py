@@ -200,22 +200,23 @@ def _leaf_matches(pair: Pair, sure: Sureness, sources: Sequence[Unit], targets: 
 
 
 def _why(pair: Pair, source: Unit, target: Unit) -> Why:
-    blocks, tails = (source.block, target.block), (source.tail, target.tail)
     evidence = []
+    ours, theirs = source.block, target.block
     if pair.name > 0.5:
         evidence.append(_names_alike(pair.name))
     if pair.in_order:
         evidence.append("same place in the order")
-    if pair.block > 0.5 and source.block:
-        evidence.append(_blocks_agree(*blocks, pair.block))
+    if pair.block > 0.5 and ours:
+        evidence.append(_blocks_agree(ours, theirs, pair.block))
     if pair.tail > 0.5:
-        evidence.append(_tails_agree(*tails, pair.tail))
+        evidence.append(_tails_agree(source.tail, target.tail, pair.tail))
     if pair.named:
         return _make_why("name", "same name", tuple(evidence))
-    if tails[0] == tails[1]:
-        text = f"{blocks[0] or source.path} stands where {blocks[1] or target.path} does"
+    here, there = source.tail, target.tail
+    if here == there:
+        text = f"{ours or source.path} stands where {theirs or target.path} does"
         return _make_why("sequence", text, tuple(evidence))
-    return _make_why("structure", f"{tails[0]} corresponds to {tails[1]}", tuple(evidence))
+    return _make_why("structure", f"{here} corresponds to {there}", tuple(evidence))
 
 
 # The units of a block come one after the other and say the same of it; so do those at one place of all blocks.

@@ -125,8 +125,12 @@ def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]
 
     found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
     for n, unit in enumerate(units):
-        for place, member in chain(unit.path):
+        parent, _, last = unit.path.rpartition(".")
+        for place, member in chain(parent):
             found[place].setdefault(member, []).append(n)
+        before = stem(last)
+        if before is not None:
+            found[parent, before].setdefault(unit.path, []).append(n)
     return found
 
 

@@ -43,9 +43,12 @@ class Counted:
             {row: (min(held), len(held)) for row, held in _numbers(blocks.values(), units).items()}
             for blocks, units in zip(self._inner, (sources, targets), strict=True)
         ]
+        self._as_one = len({first for rows in self._rows for first, _ in rows.values()}) < 2
 
     def differ(self, source: Unit, target: Unit) -> bool:
         """Return whether the blocks of two units are members of such lists."""
+        if self._as_one:
+            return False
         blocks = self._inner[0][source.path], self._inner[1][target.path]
         if not all(blocks):
             return False
@@ -58,16 +61,20 @@ class Counted:
 
 def _inner_blocks(units: Sequence[Unit]) -> dict[str, str]:
     """Return for the path of each unit the innermost block around it, alone in its list or not, "" without one."""
+    held = Counter(unit.path.rpartition(".")[0] for unit in units)
+    around = {parent: _numbered(parent) for parent in held}
     inside: Counter[str] = Counter()
-    around: dict[str, list[str]] = {}
-    for unit in units:
-        parts = unit.path.split(".")
-        around[unit.path] = [".".join(parts[:at]) for at in range(1, len(parts)) if parts[at - 1].isdecimal()]
-        inside.update(around[unit.path])
-    return {
-        unit.path: max([unit.block, *(path for path in around[unit.path] if inside[path] > 1)], key=len)
-        for unit in units
-    }
+    for parent, paths in around.items():
+        for path in paths:
+            inside[path] += held[parent]
+    shared = {parent: next((path for path in paths if inside[path] > 1), "") for parent, paths in around.items()}
+    return {unit.path: max(unit.block, shared[unit.path.rpartition(".")[0]], key=len) for unit in units}
+
+
+def _numbered(path: str) -> list[str]:
+    """Return the path and those around it that end in a number, the innermost first."""
+    parts = path.split(".")
+    return [".".join(parts[:at]) for at in range(len(parts), 0, -1) if parts[at - 1].isdecimal()]
 
 
 def _numbers(blocks: Iterable[str], units: Iterable[Unit]) -> dict[Row, set[int]]:
@@ -84,12 +91,17 @@ class Lists:
     def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
         self._places = _places(sources), _places(targets)
         self._known: dict[tuple[str, str], bool] = {}
+        self._left: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
 
     def are_left(self, source: Unit, target: Unit) -> bool:
         """Return whether a block would go from one list into another, of which both sides have both."""
-        return len(source.blocks) == len(target.blocks) and any(
-            self._differ(_place(a), _place(b)) for a, b in zip(source.blocks, target.blocks, strict=True)
-        )
+        blocks = source.blocks, target.blocks
+        found = self._left.get(blocks)  # the units of a block come one after the other
+        if found is None:
+            found = self._left[blocks] = len(blocks[0]) == len(blocks[1]) and any(
+                self._differ(_place(a), _place(b)) for a, b in zip(*blocks, strict=True)
+            )
+        return found
 
     def _differ(self, ours: str, theirs: str) -> bool:
         if ours == theirs:
@@ -111,7 +123,8 @@ def _place(block: str) -> str:
 
 def _places(units: Iterable[Unit]) -> set[str]:
     """Return the places of all lists, of one member, too."""
-    around = {path for unit in units for path in accumulate(unit.path.split(".")[:-1], "{}.{}".format)}
+    parents = {unit.path.rpartition(".")[0] for unit in units}
+    around = {path for parent in parents for path in accumulate(parent.split("."), "{}.{}".format)}
     return {_place(path) for path in around if stem(path.rpartition(".")[2]) is not None}
 
 

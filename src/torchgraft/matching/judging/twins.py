@@ -27,6 +27,8 @@ class Twins:
         return self._is_untold(0, source, target) or self._is_untold(1, target, source)
 
     def _is_untold(self, side: int, own: Unit, other: Unit) -> bool:
+        if not self._free[side]:
+            return False
         said: set[str] | None = None
         for at, place in _places(own.path):
             for twin in self._free[side].get((at, place), ()):

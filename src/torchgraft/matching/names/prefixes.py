@@ -275,14 +275,14 @@ def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterato
     asked = {name[at:] for name in sample for at in _starts(name)}
     ends: dict[str, list[str]] = {}
     for name in wanted:
-        for at in reversed(_starts(name)):
+        for at in _starts(name):
             end = name[at:]
             if end not in asked:
                 break  # nor is any longer one: of a name in the sample all ends are asked for
             ends.setdefault(end, []).append(name[:at])
     votes: Counter[Prefix] = Counter()
     for name in sample:
-        for at in _starts(name):
+        for at in reversed(list(_starts(name))):
             prefixes = ends.get(name[at:], ())
             if 0 < len(prefixes) <= TOO_COMMON:
                 for prefix in prefixes:
@@ -291,13 +291,13 @@ def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterato
     yield from (rule for rule, _ in votes.most_common(12) if rule != ("", ""))
 
 
-def _starts(name: str) -> list[int]:
-    """Return where the segments of `name` start, whole name first; the last segment alone is no evidence."""
-    starts, dot, last = [0], name.find("."), name.rfind(".")
-    while dot < last:
-        starts.append(dot + 1)
-        dot = name.find(".", dot + 1)
-    return starts
+def _starts(name: str) -> Iterator[int]:
+    """Yield where the segments of `name` start, the last first, which alone is no evidence; at last the whole name."""
+    dot = name.rfind(".", 0, max(name.rfind("."), 0))
+    while dot >= 0:
+        yield dot + 1
+        dot = name.rfind(".", 0, dot)
+    yield 0
 
 
 def _spread(names: list[str], count: int) -> list[str]:

@@ -158,7 +158,7 @@ def _numbers_behind(heads: Collection[str], names: Iterable[str]) -> dict[str, s
     return found
 
 
-def _hopeful(keys: Sequence[str], names: Iterable[str]) -> list[str]:
+def _hopeful(keys: Sequence[str], names: Collection[str]) -> list[str]:
     """Return the keys of which an end is written as a name is but for numbers, and otherwise before them.
 
     That is asked once of all keys that differ in nothing but numbers, of which a large model has many.
@@ -166,15 +166,21 @@ def _hopeful(keys: Sequence[str], names: Iterable[str]) -> list[str]:
     if not keys:
         return []
     written: dict[str, set[str]] = {}
-    for form in {_DIGITS.sub("0", name) for name in names}:
+    for form in set(_numberless(names)):
         written.setdefault(_LOOSE.sub("", form), set()).add(form)
-    forms = {key: _DIGITS.sub("0", key) for key in keys}
+    forms = dict(zip(keys, _numberless(keys), strict=True))
     like = {
         form
         for form in set(forms.values())
         if any(written.get(_LOOSE.sub("", end), {end}) != {end} for end in ends(form))
     }
     return [key for key, form in forms.items() if form in like] if like else []
+
+
+def _numberless(names: Collection[str]) -> list[str]:
+    """Return the names with a zero for each number, all at once: one by one takes several times as long."""
+    found = _DIGITS.sub("0", "\n".join(names)).split("\n")
+    return found if len(found) == len(names) else [_DIGITS.sub("0", name) for name in names]
 
 
 def _alike(found: Mapping[str, str], keys: Iterable[str]) -> dict[str, str]:

@@ -45,9 +45,9 @@ def with_attentions(paths: Iterable[str]) -> set[str]:
     """Return the blocks with several parts that attend; such a part holds layers, and is no layer or tensor itself."""
     attends: dict[str, bool] = {}
     found: dict[str, set[str]] = {}
-    for path in paths:
-        parts = path.split(".")
-        for at, part in enumerate(parts[1:-1], 1):
+    for parent in {path.rpartition(".")[0] for path in paths}:
+        parts = parent.split(".")
+        for at, part in enumerate(parts[1:], 1):
             if part not in attends:
                 attends[part] = _attends(part)
             if attends[part]:

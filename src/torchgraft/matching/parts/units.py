@@ -123,11 +123,8 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
         else:
             roles[role] = leaf
     lists = numbered_lists(found)
-    blocks: dict[str, tuple[str, ...]] = {}
-    for path in found:
-        parent = path.rpartition(".")[0]
-        if parent not in blocks:
-            blocks[parent] = members_of(parent, lists)
+    parents = [path.rpartition(".")[0] for path in found]
+    blocks = {parent: members_of(parent, lists) for parent in dict.fromkeys(parents)}
     said = (
         {path: counted_from_one(path) for path in counted_from_zero(found, (leaf.owner for leaf in others))}
         | before_the_first(found)
@@ -136,14 +133,13 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
         | by_position(found)
     )
     said |= _in_attentions(found, said)
-    homes = _homes(found)
+    homes = _homes(parents)
     return [
         _make_unit(
             path=path, leaves=roles, blocks=blocks[parent], order=min([leaf.order for leaf in roles.values()]),
             home=homes[parent], said=said.get(path, ""),
         )
-        for path, roles in found.items()
-        for parent in (path.rpartition(".")[0],)
+        for parent, (path, roles) in zip(parents, found.items(), strict=True)
     ]  # fmt: skip
 
 
@@ -154,9 +150,9 @@ def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, s
     return {path: read[name] for path, name in shown.items() if name in read} if read else {}
 
 
-def _homes(paths: Iterable[str]) -> dict[str, str]:
-    """Return, for the parent of each path, the innermost module from there on outwards that holds two units or more."""
-    held = Counter(path.rpartition(".")[0] for path in paths)
+def _homes(parents: Iterable[str]) -> dict[str, str]:
+    """Return, for the parent of each unit, the innermost module from there on outwards that holds two units or more."""
+    held = Counter(parents)
     inside = Counter(held)
     for parent in list(held):
         around = parent
