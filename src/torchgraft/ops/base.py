@@ -84,6 +84,16 @@ class BaseOp(ABC):
         accepted = " or ".join(str(c) for c in counts) + (" tensor" if counts == (1,) else " tensors")
         self.expect(specs, f"it takes {accepted}, not {len(specs)}", that=len(specs) in counts)
 
+    def only(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        """Return the only input; refuse any other number of them."""
+        self.expect_count(specs, 1)
+        return specs[0]
+
+    def size_along(self, specs: Sequence[TensorSpec], dim: int) -> int:
+        """Return the size of the only input along `dim`; refuse it where it has no such dimension."""
+        self.expect_dim([self.only(specs)], dim)
+        return specs[0].shape[dim]
+
     def expect_dim(self, specs: Sequence[TensorSpec], dim: int) -> None:
         """Refuse inputs that have no dimension `dim`."""
         self.expect(specs, f"there is no dimension {dim}", that=all(0 <= dim < len(s.shape) for s in specs))

@@ -44,8 +44,7 @@ class ResampleBiasTable(BaseOp):
             )
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        shape = specs[0].shape
+        shape = self.only(specs).shape
         source, target = _offsets(self.source_window), _offsets(self.target_window)
         flat, maps = (prod(source) + self.extra,), None if self.extra else source
         need = f"a window {size_words(self.source_window)} with {self.extra} extra rows has {flat[0]} rows"

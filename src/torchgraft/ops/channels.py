@@ -52,8 +52,7 @@ class AdaptInputChannels(BaseOp):
         return self.target == self.groups
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        shape = specs[0].shape
+        shape = self.only(specs).shape
         source = shape[1] if len(shape) > 1 else 0
         groups = f" in {self.groups} groups" if self.groups > 1 else ""
         need = f"it takes a kernel [out, {self.source or 'in'}, ...]{groups}"
@@ -233,8 +232,7 @@ def _expect_nested(op: str, small: tuple[int, ...], large: tuple[int, ...]) -> N
 
 def _resized_kernel(op: BaseOp, specs: Sequence[TensorSpec], source: Shape, target: Shape) -> TensorSpec:
     """Return the spec of a kernel [out, in, *target] made from one [out, in, *source] (UsageError otherwise)."""
-    op.expect_count(specs, 1)
-    shape = specs[0].shape
+    shape = op.only(specs).shape
     fits = len(shape) == 2 + len(source) and shape[2:] == source
     op.expect(specs, f"it takes a kernel of size {size_words(source)}", that=fits)
     return with_shape(specs[0], (*shape[:2], *target))

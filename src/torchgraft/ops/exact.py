@@ -53,8 +53,7 @@ class Permute(BaseOp):
             raise UsageError(f"permute: {list(self.dims)} is no order of the dimensions 0 to {len(self.dims) - 1}")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        shape = specs[0].shape
+        shape = self.only(specs).shape
         self.expect(specs, f"it takes {len(self.dims)} dimensions", that=len(shape) == len(self.dims))
         return with_shape(specs[0], tuple(shape[d] for d in self.dims))
 
@@ -111,9 +110,7 @@ class SliceDim(BaseOp):
     name = "slice"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        self.expect_dim(specs, self.dim)
-        size = specs[0].shape[self.dim]
+        size = self.size_along(specs, self.dim)
         need = f"{self.start}:{self.stop} is no part of dimension {self.dim}"
         self.expect(specs, need, that=0 <= self.start <= self.stop <= size)
         self.expect(specs, f"dimension {self.dim} should be {self.of}", that=self.of in (None, size))
@@ -141,9 +138,7 @@ class SelectRows(BaseOp):
     name = "select"
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        self.expect_dim(specs, self.dim)
-        size = specs[0].shape[self.dim]
+        size = self.size_along(specs, self.dim)
         wrong = next((i for i in self.indices if not 0 <= i < size), None)
         self.expect(specs, f"there is no index {wrong} along dimension {self.dim}", that=wrong is None)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, len(self.indices)))

@@ -162,9 +162,7 @@ class InsertZeros(BaseOp):
     lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        self.expect_dim(specs, self.dim)
-        size = specs[0].shape[self.dim]
+        size = self.size_along(specs, self.dim)
         need = f"{self.count} zeros can't go before index {self.at} of dimension {self.dim}"
         self.expect(specs, need, that=0 <= self.at <= size and self.count >= 0)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, size + self.count))

@@ -203,8 +203,7 @@ class ResamplePatch(BaseOp):
         self.expect_choice("mode", self.mode, SMOOTH)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        shape = specs[0].shape
+        shape = self.only(specs).shape
         fits = len(shape) == 4 and min(shape) > 0 and self.source in ((), shape[2:])
         need = f"it takes a kernel [out, in, {', '.join(map(str, self.source or ('height', 'width')))}]"
         self.expect(specs, need, that=fits)

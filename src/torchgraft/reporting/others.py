@@ -12,9 +12,9 @@ from torchgraft.core.results.diff import Change, Diff
 from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary, Statistics
 from torchgraft.core.results.report import Saved
 from torchgraft.core.specs import TensorSpec
-from torchgraft.reporting.folding import Fold, Row, fold
+from torchgraft.reporting.folding import Row, fold
 from torchgraft.reporting.view import Group, Section, View, remark_section, told
-from torchgraft.reporting.words import figures, many, shape_words, size
+from torchgraft.reporting.words import figures, many, shape_words, shapes_words, size
 
 MOST_FACTS = 12
 
@@ -154,7 +154,8 @@ def _tied(found: Inspection | Saved) -> Section:
 def _specs(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
     rows = (Row(printable(s.name), (), (), s.shape, s.dtype, s.numel) for s in specs)
     return tuple(
-        Group(cause=" ".join((one.pattern, _shapes(one), str(one.facts))), count=one.count) for one in fold(rows)
+        Group(cause=" ".join((one.pattern, shapes_words(one.shapes), str(one.facts))), count=one.count)
+        for one in fold(rows)
     )
 
 
@@ -181,11 +182,6 @@ def _change_words(change: Change) -> str:
         f"{change.distance.elements} of {change.old.numel} elements differ, by {change.distance.greatest:.3g} at most"
     )
     return f"{kinds}, {share}" if kinds else share
-
-
-def _shapes(one: Fold) -> str:
-    shapes = [shape_words(shape) for shape in one.shapes]
-    return " and ".join(shapes[:1] if len(set(shapes)) == 1 else shapes)
 
 
 def conversion_view(found: Conversion) -> View:
@@ -226,12 +222,10 @@ def _outputs(title: str, outputs: Sequence[Output], row: Callable[[Output], Row]
     amount = figures(len(outputs), sum(output.spec.numel for output in outputs))
     groups = []
     for one in fold(row(output) for output in outputs):
-        shapes = [shape_words(shape) for shape in one.shapes]
-        shape = " and ".join(shapes[:1] if len(set(shapes)) == 1 else shapes)
         sources = " + ".join(one.related(0)) if one.groups and one.groups[0] else ""
         fed = f" <- {sources}" if sources else ""
         said = f" ({one.facts})" if one.facts else ""
-        groups.append(Group(cause=f"{one.pattern} {shape}{fed}{said}", count=one.count))
+        groups.append(Group(cause=f"{one.pattern} {shapes_words(one.shapes)}{fed}{said}", count=one.count))
     return Section(title=title, figures=amount, groups=tuple(groups), count=len(outputs))
 
 

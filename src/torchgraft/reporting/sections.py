@@ -13,7 +13,7 @@ from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, Row, factored, fold
 from torchgraft.reporting.view import Group, Line, Section
-from torchgraft.reporting.words import figures, part_words, runs, shape_words
+from torchgraft.reporting.words import figures, part_words, runs, shape_words, shapes_words
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
@@ -286,9 +286,7 @@ def _groups(folds: Sequence[Fold], other: str = INSTEAD) -> tuple[Group, ...]:
 
 def _line(one: Fold, other: str) -> Line:
     facts = one.facts if isinstance(one.facts, Facts) else Facts()
-    shapes = [shape_words(shape) for shape in one.shapes]
-    shapes = shapes[:1] if len(set(shapes)) == 1 else shapes
-    parts = [one.pattern, *([" and ".join(shapes)] if shapes[0] else []), *([facts.dtype] if facts.dtype else [])]
+    parts = [text for text in (one.pattern, shapes_words(one.shapes), facts.dtype) if text]
     feeds = one.related(0)
     source = " ".join([factored(feeds), *([facts.came] if facts.came else [])]) if feeds else ""
     others = tuple(

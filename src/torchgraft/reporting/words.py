@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torchgraft.core.figures import percent, tensors
 from torchgraft.core.plan import Plan, Step
@@ -45,6 +45,12 @@ def figures(count: int, numel: int) -> str:
 def shape_words(shape: Shape | None) -> str:
     """Return `[64, 3, 7, 7]`, or nothing where no shape is known."""
     return "" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
+
+
+def shapes_words(shapes: Iterable[Shape | None]) -> str:
+    """Return the shapes that one pattern of names stands for, joined by "and"; one where all are the same."""
+    words = list(map(shape_words, shapes))
+    return " and ".join(words[:1] if len(set(words)) == 1 else words)
 
 
 def seconds(value: float) -> str:

@@ -126,29 +126,10 @@ class _Archive:
         )
         extra = struct.pack("<2H", 1, len(more)) + more if more else b""
         at = _FULL32 if far else record.header
-        self._directory.append(
-            _CENTRAL.pack(
-                b"PK\1\2",
-                45 if more else 20,
-                45 if more else 20,
-                _UTF8,
-                0,
-                0,
-                _DATE,
-                crc,
-                size,
-                size,
-                len(name),
-                len(extra),
-                0,
-                0,
-                0,
-                0,
-                at,
-            )
-            + name
-            + extra
-        )
+        needs = 45 if more else 20
+        sizes, attributes = (crc, size, size, len(name), len(extra)), (0, 0, 0, 0)
+        entry = _CENTRAL.pack(b"PK\1\2", needs, needs, _UTF8, 0, 0, _DATE, *sizes, *attributes, at)
+        self._directory.append(entry + name + extra)
 
     def finish(self) -> int:
         """Write the directory and return the size of the file."""
