@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from torchgraft.core.results.diff import Change, Diff, Distance
 from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
+from torchgraft.core.types import Tensor
 
-if TYPE_CHECKING:
-    import torch
-
-    Measure = Callable[[str], Distance | None]
+Measure = Callable[[str], Distance | None]
 
 # Elements compared at one time: a pair of chunks in float64 takes 32 MB.
 CHUNK = 1 << 21
@@ -45,7 +42,7 @@ def compare_with_values(
     return _diff(old, new, measure)
 
 
-def distance(a: torch.Tensor, b: torch.Tensor) -> Distance:
+def distance(a: Tensor, b: Tensor) -> Distance:
     """Return how far two tensors of one shape lie apart; types are compared by value, the distance is in float64."""
     import torch
 
@@ -67,7 +64,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> Distance:
     return Distance(elements, greatest)
 
 
-def _rounded_apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _rounded_apart(a: Tensor, b: Tensor) -> Tensor:
     """Return where whole numbers of 64 bits differ, which float64 may round to the same from 2^53 on; nowhere for others."""
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from torchgraft.reporting import renderers
 from torchgraft.settled import read_golden
 
 if TYPE_CHECKING:
-    import os
-
     from torch import nn
 
     from torchgraft.verifying.golden import Golden

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,6 @@ from torchgraft.reading import open_checkpoint
 from torchgraft.request import request
 
 if TYPE_CHECKING:
-    import os
-
     from torchgraft.adapting import Options
     from torchgraft.request import Request
     from torchgraft.verifying.golden import Golden

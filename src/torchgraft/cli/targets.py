@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
 from torchgraft.core.hints import did_you_mean
 from torchgraft.core.objects import a_kind
-
-if TYPE_CHECKING:
-    from torch import nn
-
+from torchgraft.core.types import Module
 
 _CALLABLE = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_][\w.]*")
 
@@ -63,7 +60,7 @@ def for_planning(model: str, kwargs: str | None, *, needs_values: bool = False) 
         return _built(build, arguments, model)
 
 
-def for_loading(model: str, kwargs: str | None) -> nn.Module:
+def for_loading(model: str, kwargs: str | None) -> Module:
     """Return a model with values: built by its callable, or holding the tensors of a checkpoint under their names."""
     if is_path(model):
         _without_kwargs(model, kwargs)
@@ -71,7 +68,7 @@ def for_loading(model: str, kwargs: str | None) -> nn.Module:
     return _built(_callable(model), _arguments(kwargs), model)
 
 
-def for_running(model: str, kwargs: str | None, option: str) -> nn.Module:
+def for_running(model: str, kwargs: str | None, option: str) -> Module:
     """Return a model that can be run: built by its callable."""
     if is_path(model):
         raise _not_built(option, model)
@@ -177,7 +174,7 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {printable(str(error), 400)}"
 
 
-def _built(build: Any, arguments: dict[str, Any], model: str) -> nn.Module:
+def _built(build: Any, arguments: dict[str, Any], model: str) -> Module:
     from torch import nn
 
     if isinstance(build, nn.Module):
@@ -193,7 +190,7 @@ def _built(build: Any, arguments: dict[str, Any], model: str) -> nn.Module:
     return made
 
 
-def _holding(path: str) -> nn.Module:
+def _holding(path: str) -> Module:
     """Return a module that holds the tensors of the main network of a checkpoint under their names."""
     from torch import nn
 
@@ -214,7 +211,7 @@ def _holding(path: str) -> nn.Module:
     return root
 
 
-def _put(root: nn.Module, name: str, tensor: Any, path: str) -> None:
+def _put(root: Module, name: str, tensor: Any, path: str) -> None:
     from torch import nn
 
     *owners, leaf = name.split(".")
