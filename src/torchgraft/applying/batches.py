@@ -118,7 +118,7 @@ class Batches:
         ends = list(pairwise(accumulate(batch.sizes, initial=0)))
         view = data.data
         checksums = [crc32(view[start:stop], 0) for start, stop in ends]
-        run = Run(batch.names, batch.tensors, batch.addresses, batch.sizes, checksums, crc32(view, 0))
+        run = Run(batch.names, batch.tensors, batch.addresses, batch.sizes, checksums)
         self._written.runs.append(run)
         if self._findings.looks_for_odd and odd_values(data, batch.dtype):
             for step, (start, stop) in zip(batch.steps, ends, strict=True):

@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
 class Run(NamedTuple):
     """Slots that were read side by side: their names, the tensors that were written to, where each lies in memory with how
-    many bytes, and the CRC-32 of each and of all, taken before they were written.
+    many bytes, and the CRC-32 of each, taken before they were written.
     """
 
     names: Sequence[str]
@@ -31,7 +31,6 @@ class Run(NamedTuple):
     addresses: Sequence[int]
     sizes: Sequence[int]
     checksums: Sequence[int]
-    checksum: int
 
 
 @dataclass(slots=True)
