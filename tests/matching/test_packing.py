@@ -73,19 +73,28 @@ def test_a_way_there_and_back_changes_nothing(biases: bool) -> None:  # noqa: FB
     assert "GPT-NeoX" in step.why.text
 
 
-def test_without_a_number_of_heads_nothing_is_guessed_and_the_source_model_tells() -> None:
+def test_without_a_number_of_heads_the_load_is_refused_and_the_source_model_tells() -> None:
     old, new = (
         Net("h", "attn", 4, query_key_value=72, dense=24),
         Net("blocks", "attention", None, q=24, k=24, v=24, o=24),
     )
-    blind = tg.plan(new, old.state_dict())
-    assert "blocks.0.attention.q.weight" in {s.slot.name for s in blind.fresh}
-    assert "num_heads= or source_model= tells" in " ".join(blind.notes)
+    with pytest.raises(tg.PlanRefusedError, match="num_heads= or source_model= tells"):
+        tg.load(new, old.state_dict())
+    parts = {f"blocks.{n}.attention.{part}.{role}" for n in (0, 1) for part in "qkv" for role in ("weight", "bias")}
+    assert {step.slot.name for step in tg.plan(new, old.state_dict()).doubtful} == parts
+    assert parts <= {s.slot.name for s in tg.plan(new, old.state_dict(), on_doubt="skip").fresh}
     told = tg.plan(new, old.state_dict(), num_heads=4)
     assert not told.fresh
     assert not told.notes
     assert not tg.plan(new, old.state_dict(), source_model=old).fresh
     assert not tg.plan(new, old).fresh
+
+
+def test_fused_rows_that_a_model_has_no_parts_for_are_only_remarked_upon() -> None:
+    old, new = Net("h", "attn", 4, query_key_value=72, dense=24), Net("h", "attn", None, dense=24)
+    report = tg.load(new, old.state_dict())
+    assert not report.plan.doubtful
+    assert "num_heads= or source_model= tells" in " ".join(report.plan.notes)
 
 
 def test_names_shared_by_two_conventions_are_told_apart_by_what_stands_beside() -> None:

@@ -111,6 +111,8 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], b
     drafted = {**drafted, **brief.settled}
     decided = {name: _undoubted(step, wishes) for name, step in drafted.items()}
     steps = tuple(decided.get(slot.name) or fresh_step(slot, wishes.is_fresh, wishes.is_zero) for slot in target.slots)
+    if matching.blocked:
+        steps = tuple(_undoubted(_blocked(step, matching.blocked), wishes) for step in steps)
     steps = over_ranks(steps, brief.ranks) if brief.ranks else steps
     steps = tuple(widened(step, specs) for step in steps)
     steps = told_of_branches(steps, specs, brief.network)
@@ -143,6 +145,14 @@ def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
         for u in after.unused
     ]
     return (*kept, *lost)
+
+
+def _blocked(step: Step, blocked: Mapping[str, str]) -> Step:
+    """Return the step in doubt where it stays fresh only because the file can't be read as it is."""
+    name = next((name for name in step.slot.names if name in blocked), None)
+    if name is None or step.why.rule != "no counterpart":
+        return step
+    return replace(step, why=Why("doubt", blocked[name]), certainty=Certainty.DOUBT)
 
 
 def _undoubted(step: Step, wishes: Wishes) -> Step:

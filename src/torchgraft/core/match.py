@@ -114,7 +114,8 @@ class Matching:
 
     `derived` maps source keys that are computed from others to what they come from. `rivals` are parts of the file
     that fit the same slots as well as the `chosen` one, `homes`
-    parts of the model that it would fit equally well. `notes` are remarks for the report.
+    parts of the model that it would fit equally well. `blocked` are slots whose weights the file seems to have in a way that
+    can't be read as long as something isn't known: by name, what that is. `notes` are remarks for the report.
     """
 
     matches: tuple[Match, ...]
@@ -124,6 +125,7 @@ class Matching:
     chosen: str = ""
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
+    blocked: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -145,8 +145,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         matching = by_structure(sources, targets, naming, given.models)
     matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
     matching = with_exchanges_doubted(matching, sources, naming)
-    notes = uncut(matching, sources, given.models)
-    matching = replace(matching, notes=(*matching.notes, *notes)) if notes else matching
+    matching = uncut(matching, sources, given.models)
     return _under_own_keys(matching, keys, derived, naming)
 
 
@@ -240,6 +239,7 @@ def _under_own_keys(
         chosen=naming.prefixes[0][0] if naming.prefixes else "",
         rivals=naming.rivals,
         homes=naming.homes,
+        blocked=matching.blocked,
         notes=matching.notes,
     )
 

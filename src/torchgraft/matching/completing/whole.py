@@ -8,6 +8,7 @@ from dataclasses import replace
 from torchgraft.core.listing import listed
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
+from torchgraft.core.specs import Shape
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.tables.packing import alike, any_named_fused, one_code, owners_of, packing_of_leaf
 
@@ -30,22 +31,40 @@ def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]],
     )
 
 
-def uncut(matching: Matching, sources: Sequence[Leaf], models: Models) -> tuple[str, ...]:
-    """Return a remark where fused tensors of the file find no place that could be cut if the number of heads were known."""
+def uncut(matching: Matching, sources: Sequence[Leaf], models: Models) -> Matching:
+    """Return the matching with what fused tensors of the file could fill if the number of heads were known.
+
+    That is what is free in one layer and as high as the fused tensor in all. Where there is no such thing, a remark says it.
+    """
     if not any_named_fused(matching.free_sources):
-        return ()
+        return matching
     owners = owners_of(sources)
-    names = [
-        leaf.name
+    fused = [
+        leaf
         for leaf in matching.free_sources
         if (packing := packing_of_leaf(leaf, owners)) is not None
         and packing.groups == "heads"
         and (models.stated.heads or models.source_heads(leaf.owner)) is None
     ]
-    if not names:
-        return ()
-    fact = f"{listed(names, 3)}: the rows go head by head, and how many heads there are isn't known"
-    return (f"{fact}; num_heads= or source_model= tells, and they are cut into parts",)
+    if not fused:
+        return matching
+    fact = f"{listed([leaf.name for leaf in fused], 3)}: the rows go head by head, and how many heads there are isn't known"
+    remedy = "num_heads= or source_model= tells, and they are cut into parts"
+    together: dict[tuple[str, str, Shape], list[Leaf]] = {}
+    for leaf in matching.free_targets:
+        together.setdefault((leaf.owner.rpartition(".")[0], leaf.role, leaf.shape[1:]), []).append(leaf)
+    whole = {(leaf.role, leaf.shape) for leaf in fused}
+    open_keys = [
+        key
+        for (_, role, inner), parts in together.items()
+        if len(parts) > 1 and all(part.shape for part in parts)
+        and (role, (sum(part.shape[0] for part in parts), *inner)) in whole
+        for part in parts
+        for key in part.keys
+    ]  # fmt: skip
+    if open_keys:
+        return replace(matching, blocked=dict.fromkeys(open_keys, f"{fact}; {remedy}"))
+    return replace(matching, notes=(*matching.notes, f"{fact}; {remedy}"))
 
 
 def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models) -> str:
