@@ -53,3 +53,11 @@ def test_a_list_that_shows_nothing_leaves_its_squares_in_doubt():
     model.stem = nn.Linear(3, WIDTH, bias=False)
     with pytest.raises(tg.PlanRefusedError, match="1 matrices of the file are stored transposed and 1 are not"):
         tg.load(model, state)
+
+
+def test_one_turned_matrix_beside_kernels_as_in_torch_turns_no_square_one():
+    model = nn.ModuleDict({"conv": nn.Conv2d(4, 5, 3), "project": nn.Linear(8, 8), "out": nn.Linear(8, 1)})
+    state = nn.ModuleDict({"conv": nn.Conv2d(4, 5, 3), "project": nn.Linear(8, 8), "out": nn.Linear(8, 1)}).state_dict()
+    state["out.weight"] = state["out.weight"].T.contiguous()
+    with pytest.raises(tg.PlanRefusedError, match="1 matrices of the file are stored transposed and its 1 kernels are"):
+        tg.load(model, state)

@@ -198,16 +198,18 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
     turned, straight = layout.among.get((source.turned, target.turned), (layout.turned, layout.straight))
-    if turned and not straight:
+    as_in_torch = bool(layout.plain_kernels) and layout.kernel is None
+    if turned and not straight and not as_in_torch:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
-    if turned and straight and tail not in layout.straight_tails:
+    if turned and tail not in layout.straight_tails:
         around = list_around(target.name)
         inside = layout.within.get(around, (0, 0)) if around else (0, 0)
         if all(inside) != any(inside):
             kept = "transposed" if inside[0] else "kept as it is"
             text = f"square, {kept} like every matrix in {around} whose shape shows it"
             return Fit((Transpose(),) if inside[0] else (), text, certainty=Certainty.LIKELY)
-        text = f"square: {turned} matrices of the file are stored transposed and {straight} are not"
+        others = f"{straight} are not" if straight else f"its {layout.plain_kernels} kernels are as in torch"
+        text = f"square: {turned} matrices of the file are stored transposed and {others}"
         return Fit((), text, certainty=Certainty.DOUBT)
     return UNCHANGED if turned or straight or source.role == target.role else _by_role({source.role, target.role})
 

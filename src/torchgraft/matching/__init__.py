@@ -17,6 +17,7 @@ from torchgraft.matching.completing.exchanged import with_exchanges_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.united import united
 from torchgraft.matching.completing.whole import questioned, uncut
+from torchgraft.matching.names.cased import recased
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.prefixes import Naming, by_name
 from torchgraft.matching.names.rules import Rules
@@ -128,6 +129,8 @@ class Given:
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
     shown = [(given.renamed.get(name, dotted(name)), key) for name, key in given.rules.present_once(part, names)]
+    back = recased([name for name, _ in shown], (key for leaf in targets for key in leaf.keys))
+    shown = [(back.get(name, name), key) for name, key in shown] if back else shown
     spelled = {unfolded(name): name for name, _ in shown}  # `in_proj_weight` lacks no dot
     back = restored([name for name, _ in shown], {spelled.get(name, name) for name in names})
     shown = [(back.get(name, name), key) for name, key in shown]
