@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.core.plan import Certainty
+from torchgraft.core.dtypes import DType
+from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.policy import Policy, Verdict
+from torchgraft.matching.completing.exchanged import with_crossings_doubted
 
 LENIENT = Policy(container=Verdict.WARN)
 
@@ -75,3 +78,25 @@ def test_beside_a_way_down_of_its_own_name_the_first_layer_is_up_and_the_second_
     ours, theirs = source["h"][1]["mlp"], target["h"][1]["mlp"]
     assert torch.equal(theirs["up_proj"].weight, ours["w1"].weight)
     assert torch.equal(theirs["gate_proj"].weight, ours["w2"].weight)
+
+
+def crosswise(one: str, other: str) -> Matching:
+    """Two layers of one size, of which each was given the other's weights."""
+    a, b = (Leaf(name=name, shape=(4, 4), dtype=DType.F32, keys=(name,)) for name in (one, other))
+    why = Why("structure", "stands where it does")
+    return Matching(
+        matches=(Match(target=a, source=b, why=why), Match(target=b, source=a, why=why)),
+        free_targets=(),
+        free_sources=(),
+    )
+
+
+def test_two_names_of_both_sides_go_crosswise_only_in_doubt():
+    found = with_crossings_doubted(crosswise("stem.cv1.weight", "stem.cv2.weight"))
+    assert [m.certainty for m in found.matches] == [Certainty.DOUBT] * 2
+    assert "both names, stem.cv1 and stem.cv2" in found.matches[0].why.doubt
+
+
+def test_members_of_a_list_may_be_counted_from_the_other_end():
+    found = crosswise("stages.0.weight", "stages.1.weight")
+    assert with_crossings_doubted(found) is found

@@ -13,7 +13,7 @@ from torchgraft.core.system.making import maker
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.copies import with_copies
-from torchgraft.matching.completing.exchanged import with_exchanges_doubted
+from torchgraft.matching.completing.exchanged import with_crossings_doubted, with_exchanges_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.united import united
 from torchgraft.matching.completing.whole import questioned, uncut
@@ -147,7 +147,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
 
         matching = by_structure(sources, targets, naming, given.models)
     matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
-    matching = with_exchanges_doubted(matching, sources, naming)
+    matching = with_crossings_doubted(with_exchanges_doubted(matching, sources, naming))
     matching = uncut(matching, sources, given.models)
     return _under_own_keys(matching, keys, derived, naming)
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from torchgraft.core.match import Leaf, Matching
+from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.prefixes import Naming, Prefix, akin, keeps_numbers, likeness
 from torchgraft.matching.names.words import stem
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
+CROSSED = "both sides have both names, {0} and {1}, and order or structure would exchange them"
 # By so much two prefixes and their homes must be more alike than exchanged, each 0 to 1 as difflib counts it.
 TELLING = 0.25
 
@@ -39,6 +40,32 @@ def with_exchanges_doubted(matching: Matching, sources: Sequence[Leaf], naming: 
             for m in matching.matches
         ),
     )
+
+
+def with_crossings_doubted(matching: Matching) -> Matching:
+    """Return the matching with those in doubt that go crosswise between two names that both sides have.
+
+    Names that differ in whole numbers alone are left to the rules for lists: those may be counted from either end.
+    """
+    moved = {m.source.name: m for m in matching.matches if m.source.name != m.target.name}
+    crossed = {
+        name
+        for name, m in moved.items()
+        if (back := moved.get(m.target.name)) and back.target.name == name and not _only_numbers_differ(name, m.target.name)
+    }  # fmt: skip
+    if not crossed:
+        return matching
+    return replace(matching, matches=tuple(_crossed(m) if m.source.name in crossed else m for m in matching.matches))
+
+
+def _crossed(found: Match) -> Match:
+    text = CROSSED.format(*sorted((found.source.owner, found.target.owner)))
+    return replace(found, certainty=Certainty.DOUBT, why=replace(found.why, doubt=text))
+
+
+def _only_numbers_differ(one: str, other: str) -> bool:
+    pairs = list(zip(one.split("."), other.split("."), strict=False))
+    return all(a == b or (a.isdecimal() and b.isdecimal()) for a, b in pairs)
 
 
 def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[str, Shape]:
