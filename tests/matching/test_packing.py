@@ -228,3 +228,18 @@ def test_beside_a_network_whose_gate_is_fused_rows_go_part_by_part() -> None:
     for rows, told in ((80, "as in ChatGLM"), (40, "as in GPT-NeoX")):
         plan = tg.plan(new, specs(rows), on_doubt="take")
         assert told in plan.by_slot["blocks.1.attention.k_proj.weight"].why.text
+
+
+@pytest.mark.parametrize(("width", "refused"), [(6, True), (8, False)])
+def test_the_parts_of_one_attention_come_from_one_block(width: int, refused: bool) -> None:  # noqa: FBT001
+    """Its keys are of another width in the file, and those of a removed block would fit."""
+
+    def block(keys: int) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {"cross": nn.MultiheadAttention(8, 2, kdim=keys, vdim=keys), "own": nn.MultiheadAttention(8, 2)}
+        )
+
+    old, new = nn.ModuleList([block(width), block(width)]), nn.ModuleList([block(8)])
+    plan = tg.plan(new, old.state_dict())
+    assert (plan.by_slot["0.cross.in_proj_weight"].certainty is Certainty.DOUBT) is refused
+    assert refused is any("several blocks" in objection.text for objection in plan.objections)

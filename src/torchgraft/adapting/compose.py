@@ -28,6 +28,7 @@ from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Perm
 _make_step, _make_feed = maker(Step), maker(Feed)
 GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"
 SETTLED_BY = "; qkv_layout= says it, 'flat' or 'per_head' (with num_heads=)"
+SCATTERED = "its parts would come from several blocks of the file"
 _ORDER = {Certainty.CERTAIN: 0, Certainty.LIKELY: 1, Certainty.DOUBT: 2}
 
 
@@ -342,14 +343,26 @@ def _joined(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros: tup
     text = f"{' + '.join(part.label for part in parts)} joined in that order" + (", zeros for k" if zeros else "")
     text += f" ({'; '.join(conventions)})" if conventions else ""
     text += "".join(f"; {said}" for said in dict.fromkeys(pairs_text(m.source, m.target) for m in ordered) if said)
+    sure = _worst(*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(_order_of, ordered))
+    scattered = len({_numbers(m.source) for m in ordered}) > 1
     return Step(
         slot=facts.slots[slot],
         feeds=tuple(feeds),
         ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros + _packed(parts[0]),
-        why=replace(_least_sure(ordered).why, rule="fused", text=text, doubt=_lacks(_least_sure(ordered))),
-        certainty=_worst(*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(_order_of, ordered)),
+        why=replace(
+            _least_sure(ordered).why,
+            rule="fused",
+            text=text,
+            doubt=SCATTERED if scattered else _lacks(_least_sure(ordered)),
+        ),
+        certainty=Certainty.DOUBT if scattered else sure,
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
     )
+
+
+def _numbers(leaf: Leaf) -> tuple[str, ...]:
+    """Return the numbers in the path of the layer around a part, which say in which block it is."""
+    return tuple(word for word in leaf.owner.split(".")[:-1] if word.isdecimal())
 
 
 def _least_sure(found: Sequence[Match]) -> Match:
