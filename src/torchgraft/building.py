@@ -32,7 +32,8 @@ def build(
 
     The model is made with its parameters on the meta device, where they have no memory and initialising them costs
     nothing; then memory is taken, the checkpoint is read straight into it, and only what stays fresh is initialised: by
-    `factory`, called again with values for these parameters alone. Where that can't be done the model is made the ordinary way and loaded; a note says why.
+    `factory`, called again with values for these parameters alone. Where that can't be done the model is made the
+    ordinary way and loaded; a note says why.
 
     Args:
         factory: a function without arguments, or a class of modules that needs none. It may be called three times.

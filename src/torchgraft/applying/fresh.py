@@ -39,8 +39,9 @@ MAX_REAL = 32 << 20
 def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequence[Step]) -> tuple[str, ...]:
     """Give every staged cell that the writing `steps` do not fill whole its initial values; return their slots' names.
 
-    Tried in this order: the code that made the model, where it is remembered; an ancestor's `_init_weights(module)`, the module's own `reset_parameters()` and its like,
-    those of its ancestors, and for buffers the module's constructor, where all its arguments are at hand.
+    Tried in this order: the code that made the model, where it is remembered; an ancestor's `_init_weights(module)`, the
+    module's own `reset_parameters()` and its like, those of its ancestors, and for buffers the module's constructor, where
+    all its arguments are at hand.
 
     Raises:
         UninitialisedError: the model's code gives no initial values to some slots without being built anew.
