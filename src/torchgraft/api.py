@@ -283,7 +283,7 @@ def _proved(plan: Plan) -> tuple[Check, ...]:
 def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:
     """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
     from torchgraft.planfile import fitted
-    from torchgraft.verifying.sealing import still_proved
+    from torchgraft.verifying.values.digests import still_proved
 
     others = sorted(set(asked) - {"learned", "statistics"})
     if others:

@@ -53,9 +53,9 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     Raises:
         UsageError: an argument makes no sense, the source fails on an input, or no output can be compared.
     """
+    from torchgraft.verifying.arguments import are_guessed, question
     from torchgraft.verifying.guessing import shown
-    from torchgraft.verifying.models import verify_models
-    from torchgraft.verifying.questions import are_guessed, question
+    from torchgraft.verifying.verify import verify_models
 
     if golden is not None:
         if source_model is not None or source_inputs is not None:
@@ -89,8 +89,8 @@ def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]
     Raises:
         UsageError: none was found.
     """
+    from torchgraft.verifying.arguments import GUESS, checked_models
     from torchgraft.verifying.guessing import guessed_inputs
-    from torchgraft.verifying.questions import GUESS, checked_models
 
     checked_models(model, source_model)
     found = next(guessed_inputs(source_model, model), None)
@@ -116,8 +116,8 @@ def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mo
         UsageError: an argument makes no sense, or the model fails on an input.
         WriteError: the file could not be written; what stood there is intact.
     """
+    from torchgraft.verifying.arguments import checked_mode, checked_models, input_pairs
     from torchgraft.verifying.golden import Golden, packed, weights_of
-    from torchgraft.verifying.questions import checked_mode, checked_models, input_pairs
     from torchgraft.verifying.tracing import record_run
     from torchgraft.writing import save
 
@@ -149,8 +149,8 @@ def compare_hyperparameters(
     Raises:
         UsageError: an argument is no module.
     """
+    from torchgraft.verifying.arguments import checked_models
     from torchgraft.verifying.explaining.settings import compare_settings
-    from torchgraft.verifying.questions import checked_models
 
     checked_models(model, source_model)
     made = plan or _plan_between(model, source_model)
@@ -165,7 +165,7 @@ def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:
     """Return the best reading of how one model's tensors come from another's; nothing is refused."""
     from torchgraft.request import request
     from torchgraft.surveying import survey
-    from torchgraft.verifying.questions import checked_models
+    from torchgraft.verifying.arguments import checked_models
 
     checked_models(model, source_model)
     with open_checkpoint(source_model) as source:

@@ -34,8 +34,8 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
         UsageError: there is no source model, a model can't be run, or the source's holds other values than the file.
         CheckpointError: what was recorded can't be read.
     """
-    from torchgraft.verifying.sealing import sealed
     from torchgraft.verifying.settling import prove, settle
+    from torchgraft.verifying.values.digests import sealed
 
     if not is_module(model):
         given = "golden=" if asked.golden is not None else "inputs="
@@ -109,9 +109,9 @@ def _sides(
             "inputs= needs source_model=: the module that the checkpoint was saved from, with its values; or golden=, "
             "the file of a run of it"
         )
+    from torchgraft.verifying.arguments import are_guessed, input_pairs
     from torchgraft.verifying.guessing import guessed_inputs
-    from torchgraft.verifying.questions import are_guessed, input_pairs
-    from torchgraft.verifying.settling.naming import names_in_file
+    from torchgraft.verifying.settling.source_names import names_in_file
 
     keys = names_in_file(origin, planned(origin, request(on_doubt="take", prefer=asked.prefer)), source)
     if not are_guessed(asked.inputs, asked.source_inputs):
@@ -152,7 +152,7 @@ def _recorded(asked: Request, plan: Plan, source: Source, model: Any) -> Trial:
     """Read what record() wrote."""
     from torchgraft.verifying.golden import inputs_of
     from torchgraft.verifying.settling import Trial
-    from torchgraft.verifying.settling.naming import names_recorded
+    from torchgraft.verifying.settling.source_names import names_recorded
 
     golden = read_golden(asked.golden)  # type: ignore[arg-type]  # a path, as checked
     return Trial(

@@ -10,7 +10,7 @@ import torchgraft as tg
 from torchgraft.core import places
 from torchgraft.core.errors import ApplyError, UsageError
 from torchgraft.surveying import survey
-from torchgraft.verifying.values import written
+from torchgraft.verifying.values import readback
 
 
 def test_a_load_walks_once(tmp_path, monkeypatch):
@@ -42,13 +42,13 @@ def test_a_walk_and_its_model_are_surveyed_alike():
 
 def test_a_parameter_that_is_replaced_while_a_load_goes_on_is_found(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    plain = written.walk_of
+    plain = readback.walk_of
 
     def replaced(seen):
         model[1].weight = nn.Parameter(torch.zeros(2, 4))
         return plain(seen)
 
-    monkeypatch.setattr(written, "walk_of", replaced)
+    monkeypatch.setattr(readback, "walk_of", replaced)
     with pytest.raises(ApplyError, match=r"1\.weight"):
         tg.load(model, {name: torch.rand_like(value) for name, value in model.state_dict().items()})
 

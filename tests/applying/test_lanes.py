@@ -15,7 +15,7 @@ from torchgraft.applying import undo as undoing
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
-from torchgraft.verifying.values import written
+from torchgraft.verifying.values import readback
 
 WAYS = ["auto", "keep", "check", "none"]
 
@@ -91,7 +91,7 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: default)
     monkeypatch.setattr(crew, "_WORTH_THREADS", 0)
     monkeypatch.setattr(chunks, "SENT", 5000)
-    monkeypatch.setattr(written, "_is_plain", lambda tensor: False)
+    monkeypatch.setattr(readback, "_is_plain", lambda tensor: False)
     monkeypatch.setattr(Stream, "broken", False)
     monkeypatch.setattr(Stream, "waited", [])
     return default

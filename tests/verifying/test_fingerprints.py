@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchgraft.verifying.tracing import prints
+from torchgraft.verifying.tracing import fingerprints
 
 LAYOUTS = {
     "whole": lambda t: t,
@@ -18,9 +18,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("piece", [1 << 20, 16, 5, 1])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pieces_add_up_to_the_whole(layout, piece, monkeypatch):
-    monkeypatch.setattr(prints, "PIECE", piece)
+    monkeypatch.setattr(fingerprints, "PIECE", piece)
     values = LAYOUTS[layout](torch.randn(6, 7, 8, dtype=torch.float64) * 10)
-    found = prints.fingerprint(values)
+    found = fingerprints.fingerprint(values)
     expected = values.sum().item(), (values**2).sum().item()
     assert (found.numel, found.huge) == (values.numel(), 0)
     assert (found.total, found.squares) == pytest.approx(expected)
@@ -28,9 +28,9 @@ def test_pieces_add_up_to_the_whole(layout, piece, monkeypatch):
 
 
 def test_what_is_huge_is_counted_in_every_piece(monkeypatch):
-    monkeypatch.setattr(prints, "PIECE", 5)
+    monkeypatch.setattr(fingerprints, "PIECE", 5)
     values = torch.randn(6, 7)[:, ::2].clone()
     values[::2, 0] = -1e9
-    found = prints.fingerprint(values.T)
+    found = fingerprints.fingerprint(values.T)
     assert (found.huge, found.numel) == (3, 24)
     assert found.least > -5000

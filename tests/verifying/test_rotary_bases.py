@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.verifying.explaining.tables import base_of
+from torchgraft.verifying.explaining.constants import base_of
 
 
 @given(st.floats(2, 1e7), st.integers(2, 64), st.sampled_from([torch.float32, torch.float64]))

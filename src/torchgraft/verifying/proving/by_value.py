@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from torchgraft.core.plan import Certainty, Feed, Step
-from torchgraft.verifying.comparing import distance
+from torchgraft.verifying.outputs import distance
 
 Array = NDArray[Any]
 

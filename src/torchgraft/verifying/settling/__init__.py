@@ -12,12 +12,11 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty, Feed, Plan, Step, Unused, Why
 from torchgraft.core.proof import Proof
 from torchgraft.core.specs import Source
-from torchgraft.verifying.comparing import TOLERANCES, coarsest, distance, paired
 from torchgraft.verifying.divergence import FLOORS, Matches
+from torchgraft.verifying.outputs import TOLERANCES, coarsest, distance, paired
 from torchgraft.verifying.settling.guide import Guidance, Guide, Reading, Uses
-from torchgraft.verifying.settling.hands import Hands, Trial
-from torchgraft.verifying.settling.marking import prove
-from torchgraft.verifying.settling.naming import Cached
+from torchgraft.verifying.settling.proof import prove
+from torchgraft.verifying.settling.trial import Cached, Hands, Trial
 from torchgraft.verifying.tracing import Run, record_run
 
 __all__ = ["Trial", "prove", "settle"]

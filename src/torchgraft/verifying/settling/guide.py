@@ -18,7 +18,7 @@ from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
 from torchgraft.core.results.recording import Operation, Recording
 from torchgraft.ops import Permute, Reshape, Transpose
 from torchgraft.verifying.divergence import Index
-from torchgraft.verifying.settling.hands import Hands
+from torchgraft.verifying.settling.trial import Hands
 from torchgraft.verifying.tracing import Call, Recorder, fingerprint
 
 DEPTH = 6

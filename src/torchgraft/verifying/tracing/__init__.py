@@ -1,21 +1,32 @@
-"""Runs models and records what they do. Needs torch, and is imported only when something is to be run."""
+"""Runs a model and records what it does; afterwards modes, buffers, random state and hooks are as before.
+
+Needs torch, and is imported only when something is to be run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
+from torch.utils._pytree import tree_map
+
 from torchgraft.core.errors import UsageError
-from torchgraft.core.places import places
+from torchgraft.core.places import modules, places
 from torchgraft.core.results.recording import Recording
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
-from torchgraft.verifying.tracing.prints import fingerprint
+from torchgraft.verifying.tracing.fingerprints import fingerprint
 from torchgraft.verifying.tracing.recorder import Call, Recorder, Whereabouts
-from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
 
-__all__ = ["Call", "Recorder", "Run", "fingerprint", "record_run"]
+__all__ = ["Call", "Recorder", "Run", "call", "fingerprint", "named_tensors", "record_run", "untouched"]
+
+
+SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +64,116 @@ def record_run(model: Module, given: Any, *, evaluating: bool = True, kind: Call
                 failure = f"{type(error).__name__}: {error}"
         recording = recorder.recording(list(outputs.values()), training, failure)
     return Run(outputs, recording)
+
+
+@contextmanager
+def untouched(model: Module, *, evaluating: bool) -> Iterator[tuple[str, ...]]:
+    """Prepare `model` for one run without gradients, and put everything back afterwards.
+
+    Yields the paths of modules that were in training mode. With `evaluating` all run in evaluation mode. Random numbers
+    are drawn from the same seed each time. Signals must be held back outside the run itself: see `Shield`.
+    """
+    walked = {id(module): (path, module) for path, module in reversed(modules(model))}.values()
+    training = tuple(path for path, module in reversed(list(walked)) if module.training)
+    modes = [(module, module.training) for _, module in walked]
+    buffers = [(module, dict(module._buffers)) for _, module in walked if module._buffers]  # noqa: SLF001
+    kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
+    with ExitStack() as stack:
+        stack.enter_context(_same_random())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_plain_attention())
+        try:
+            if evaluating:
+                for _, module in walked:
+                    module.training = False
+            yield training
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for module, named in buffers:
+                _put_back(module._buffers, named)  # noqa: SLF001
+            for buffer, old in kept.values():
+                if buffer.shape != old.shape:
+                    buffer.data = old
+                elif not _equal(buffer, old):
+                    buffer.copy_(old)
+
+
+def _put_back(buffers: MutableMapping[str, Tensor | None], old: Mapping[str, Tensor | None]) -> None:
+    """Let a module have the buffers that it had; one that torch.jit.load() returned has no others, and can't be cleared."""
+    now = dict(buffers)
+    if list(now) != list(old):
+        buffers.clear()
+        buffers.update(old)
+        return
+    for name, buffer in old.items():
+        if now[name] is not buffer:
+            buffers[name] = buffer
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether values are equal; torch compares no sparse tensors."""
+    sparse = torch.strided not in (one.layout, other.layout)
+    return torch.equal(one.to_dense(), other.to_dense()) if sparse else torch.equal(one, other)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let attention layers run as they are written: their fast path would be a single operation, q, k and v unseen."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _same_random() -> Iterator[None]:
+    """Seed all generators, and give them back as they were."""
+    numpy: Any = sys.modules.get("numpy")
+    states = (random.getstate(), numpy.random.get_state() if numpy else None)
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
+        torch.manual_seed(SEED)
+        random.seed(SEED)
+        if numpy:
+            numpy.random.seed(SEED)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            if numpy:
+                numpy.random.set_state(states[1])
+
+
+def call(model: Module, given: Any) -> Any:
+    """Run `model` on one input: a callable gets the model, a mapping is keywords, a tuple arguments, else one argument.
+
+    Tensors are handed over as copies, since a model may write into what it is given.
+    """
+    if callable(given) and not isinstance(given, torch.Tensor):
+        return given(model)
+    own = tree_map(lambda one: one.clone() if isinstance(one, torch.Tensor) else one, given)
+    if isinstance(given, Mapping):
+        return model(**own)
+    if isinstance(given, tuple):
+        return model(*own)
+    return model(own)
+
+
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """Return the tensors in an output by name: `logits`, `0`, `hidden_states.3`; a single tensor is called `output`."""
+    found: dict[str, Tensor] = {}
+    if isinstance(value, torch.Tensor):
+        found[name or "output"] = value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            found |= named_tensors(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for key, item in enumerate(value):
+            found |= named_tensors(item, f"{name}.{key}" if name else str(key))
+    elif is_dataclass(value) and not isinstance(value, type):
+        for one in fields(value):
+            found |= named_tensors(getattr(value, one.name), f"{name}.{one.name}" if name else one.name)
+    return found

@@ -14,8 +14,8 @@ from torchgraft.core.places import places
 from torchgraft.core.results.recording import Value
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
+from torchgraft.verifying.tracing import call, named_tensors, untouched
 from torchgraft.verifying.tracing.recorder import Recorder, Whereabouts
-from torchgraft.verifying.tracing.restore import call, named_tensors, untouched
 
 
 class Capturing(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from torchgraft.core.places import modules
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
 from torchgraft.core.types import Module, Tensor
-from torchgraft.verifying.tracing.prints import fingerprint, scaled
+from torchgraft.verifying.tracing.fingerprints import fingerprint, scaled
 
 
 class Whereabouts:

@@ -11,14 +11,14 @@ from typing import Any
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
 from torchgraft.core.results.verification import Cause, Divergence, OutputComparison, Verification
-from torchgraft.verifying.comparing import TOLERANCES, coarsest, compared, paired
+from torchgraft.verifying.arguments import Question
 from torchgraft.verifying.divergence import FLOORS, Matches
-from torchgraft.verifying.explaining.explained import explained
-from torchgraft.verifying.explaining.planned import Planned
+from torchgraft.verifying.explaining import explained
+from torchgraft.verifying.explaining.planned_values import Planned
 from torchgraft.verifying.explaining.settings import Compared, compare_settings
-from torchgraft.verifying.proving.agreeing import Measure, Runs, Side
-from torchgraft.verifying.proving.parts import Parts
-from torchgraft.verifying.questions import Question
+from torchgraft.verifying.outputs import TOLERANCES, coarsest, compared, paired
+from torchgraft.verifying.proving import Parts
+from torchgraft.verifying.proving.agreements import Measure, Runs, Side
 from torchgraft.verifying.tracing import Run
 
 # Up to this many times the rounding of one operation, outputs of two implementations are taken as equal.

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
-from torchgraft.core.plan import Feed, Plan
+from torchgraft.core.plan import Plan
 from torchgraft.core.results.recording import Fingerprint
 from torchgraft.core.specs import Source
-from torchgraft.core.types import Module, Tensor
-from torchgraft.verifying.tracing import fingerprint
-
-SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
+from torchgraft.core.types import Module
+from torchgraft.verifying.settling.trial import Cached
 
 
 def names_in_file(source_model: Module, plan: Plan, source: Source) -> dict[str, str]:
@@ -83,36 +81,3 @@ def _expect_most(found: Mapping[str, str], missing: Sequence[str], fact: str, re
     if len(missing) > len(found):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UsageError(f"{fact}, in {missing[0]}{more}: {remedy}")
-
-
-class Cached:
-    """Tensors of a source, each read once."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._read: dict[tuple[str, str], Tensor] = {}
-        self._looks: dict[tuple[str, str], Fingerprint | None] = {}
-
-    def __call__(self, feed: Feed) -> Tensor:
-        """Return what a feed names."""
-        return self.value(feed.network, feed.key)
-
-    def value(self, network: str, key: str) -> Tensor:
-        """Return a tensor."""
-        at = (network, key)
-        if at not in self._read:
-            self._read[at] = self._source.read(*at)
-        return self._read[at]
-
-    def holds(self, network: str, key: str, own: Tensor) -> bool:
-        """Whether a tensor has the values of another."""
-        value = self.value(network, key)
-        return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())
-
-    def looks_like(self, network: str, key: str, look: Fingerprint) -> bool:
-        """Whether a tensor has a fingerprint."""
-        at = (network, key)
-        if at not in self._looks:
-            self._looks[at] = fingerprint(self.value(*at))
-        own = self._looks[at]
-        return own is not None and own.distance(look) <= SAME

@@ -15,9 +15,9 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.families import family
 from torchgraft.core.results.recording import Operation, Recording, Value
 from torchgraft.core.types import Tensor
-from torchgraft.verifying.comparing import distance, paired
 from torchgraft.verifying.divergence import Matches
-from torchgraft.verifying.proving.agreeing import Agreed, Runs, module_of, weights_behind
+from torchgraft.verifying.outputs import distance, paired
+from torchgraft.verifying.proving.agreements import Agreed, Runs, module_of, weights_behind
 from torchgraft.verifying.tracing.capture import influences
 
 # Operations that hand on the entries of a tensor, in another order or another type.

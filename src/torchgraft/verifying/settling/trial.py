@@ -1,4 +1,4 @@
-"""What a plan is tried with, and the hands that write values into a model for a while, and put back what was there."""
+"""What a plan is tried with: models and inputs, values written into a model for a while, and tensors read once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import torch
 
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Feed, Step
+from torchgraft.core.results.recording import Fingerprint
+from torchgraft.core.specs import Source
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import computed
-from torchgraft.verifying.tracing import Run
+from torchgraft.verifying.tracing import Run, fingerprint
+
+SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
 
 
 class Hands:
@@ -84,3 +88,36 @@ class Trial:
     tolerance: float | None = None
     origin: Module | None = None
     source_inputs: Sequence[Any] = ()
+
+
+class Cached:
+    """Tensors of a source, each read once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._read: dict[tuple[str, str], Tensor] = {}
+        self._looks: dict[tuple[str, str], Fingerprint | None] = {}
+
+    def __call__(self, feed: Feed) -> Tensor:
+        """Return what a feed names."""
+        return self.value(feed.network, feed.key)
+
+    def value(self, network: str, key: str) -> Tensor:
+        """Return a tensor."""
+        at = (network, key)
+        if at not in self._read:
+            self._read[at] = self._source.read(*at)
+        return self._read[at]
+
+    def holds(self, network: str, key: str, own: Tensor) -> bool:
+        """Whether a tensor has the values of another."""
+        value = self.value(network, key)
+        return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())
+
+    def looks_like(self, network: str, key: str, look: Fingerprint) -> bool:
+        """Whether a tensor has a fingerprint."""
+        at = (network, key)
+        if at not in self._looks:
+            self._looks[at] = fingerprint(self.value(*at))
+        own = self._looks[at]
+        return own is not None and own.distance(look) <= SAME

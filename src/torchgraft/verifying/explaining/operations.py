@@ -9,7 +9,7 @@ from torchgraft.core.families import family
 from torchgraft.core.results.recording import Operation
 from torchgraft.core.results.verification import Cause
 from torchgraft.verifying.divergence import Matches, Parting
-from torchgraft.verifying.explaining.tables import cause_at, tables, words_of
+from torchgraft.verifying.explaining.constants import cause_at, tables, words_of
 
 DEEPEST = 8
 

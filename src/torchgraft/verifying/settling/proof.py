@@ -8,12 +8,11 @@ from dataclasses import replace
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 from torchgraft.core.proof import Means, Part
 from torchgraft.core.specs import Source
-from torchgraft.verifying.comparing import coarsest
 from torchgraft.verifying.divergence import FLOORS
-from torchgraft.verifying.proving.agreeing import Measure, Runs, Side
-from torchgraft.verifying.proving.parts import Parts
-from torchgraft.verifying.settling.hands import Hands, Trial
-from torchgraft.verifying.settling.naming import Cached
+from torchgraft.verifying.outputs import coarsest
+from torchgraft.verifying.proving import Parts
+from torchgraft.verifying.proving.agreements import Measure, Runs, Side
+from torchgraft.verifying.settling.trial import Cached, Hands, Trial
 
 
 def prove(plan: Plan, source: Source, trial: Trial) -> Plan:
