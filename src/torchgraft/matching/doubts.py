@@ -96,9 +96,7 @@ def _norms_of_attentions(
     found: list[set[int]] = []
     for units in (sources, targets):
         blocks = crowded(unit.path for unit in units)
-        found.append(
-            {n for n, u in enumerate(units) if u.path.rpartition(".")[0] in blocks and is_numbered_norm(u.path)}
-        )
+        found.append({n for n, u in enumerate(units) if u.parent in blocks and is_numbered_norm(u.path)})
     return found[0], found[1]
 
 
@@ -110,16 +108,15 @@ def _is_crowded(pair: Pair, crowded: tuple[set[int], set[int]]) -> bool:
 def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
     """Return the numbered rows with a member that found no partner."""
     used = set(paired)
-    ends = (unit.path.rpartition(".") for at, unit in enumerate(units) if at not in used)
-    return {row for row, _, last in ends if last.isdecimal()}
+    return {unit.parent for at, unit in enumerate(units) if at not in used and unit.last.isdecimal()}
 
 
 def _is_one_of_several(one: Unit, other: Unit, rows: Collection[str]) -> bool:
     """Return whether the other is a member of an open row that is called like the one."""
     if not rows:
         return False
-    row, _, last = other.path.rpartition(".")
-    if not last.isdecimal() or row not in rows:
+    row = other.parent
+    if not other.last.isdecimal() or row not in rows:
         return False
     paths = (
         {one.path}
@@ -131,13 +128,13 @@ def _is_one_of_several(one: Unit, other: Unit, rows: Collection[str]) -> bool:
 
 def _row_sizes(units: Sequence[Unit]) -> Counter[str]:
     """Return how many units are members of each row."""
-    return Counter(unit.path.rpartition(".")[0] for unit in units)
+    return Counter([unit.parent for unit in units])
 
 
 def _stood_alone(pair: tuple[Unit, Unit], sizes: Sequence[Mapping[str, int]], rows: Sequence[Container[str]]) -> bool:
     """Return whether two are members of a row of one name, of which one side has this one alone and the other left some open."""
-    (ours, _, here), (theirs, _, there) = (unit.path.rpartition(".") for unit in pair)
-    if not (here.isdecimal() and there.isdecimal() and is_one_path(ours, theirs)):
+    ours, theirs = (unit.parent for unit in pair)
+    if not (all(unit.last.isdecimal() for unit in pair) and is_one_path(ours, theirs)):
         return False
     return (sizes[0][ours] == 1 and theirs in rows[1]) or (sizes[1][theirs] == 1 and ours in rows[0])
 
@@ -157,7 +154,7 @@ def _spare_norms(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
     """Return the parents of norms with statistics that found no partner: on the other side they may be folded."""
     used = set(paired)
     spare = (u for i, u in enumerate(units) if i not in used and "var" in u.leaves)
-    return {unit.path.rpartition(".")[0] for unit in spare}
+    return {unit.parent for unit in spare}
 
 
 def _folded(source: Unit, target: Unit, spare: set[str], hungry: set[str]) -> str:
@@ -165,6 +162,6 @@ def _folded(source: Unit, target: Unit, spare: set[str], hungry: set[str]) -> st
     if "weight" not in source.leaves or "weight" not in target.leaves:
         return ""
     biased = ["bias" in unit.leaves for unit in (source, target)]
-    if biased == [False, True] and source.path.rpartition(".")[0] in spare:
+    if biased == [False, True] and source.parent in spare:
         return FOLDED
-    return FUSED if biased == [True, False] and target.path.rpartition(".")[0] in hungry else ""
+    return FUSED if biased == [True, False] and target.parent in hungry else ""

@@ -125,12 +125,11 @@ def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]
 
     found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
     for n, unit in enumerate(units):
-        parent, _, last = unit.path.rpartition(".")
-        for place, member in chain(parent):
+        for place, member in chain(unit.parent):
             found[place].setdefault(member, []).append(n)
-        before = stem(last)
+        before = stem(unit.last)
         if before is not None:
-            found[parent, before].setdefault(unit.path, []).append(n)
+            found[unit.parent, before].setdefault(unit.path, []).append(n)
     return found
 
 

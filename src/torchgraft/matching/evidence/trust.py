@@ -71,8 +71,7 @@ def list_of(unit: Unit) -> str:
 
 def _row_of(unit: Unit) -> str:
     """Return the path of the list that the unit itself is a member of, "" for others."""
-    row, _, last = unit.path.rpartition(".")
-    return row if last.isdecimal() else ""
+    return unit.parent if unit.last.isdecimal() else ""
 
 
 def _parent(path: str) -> str:
@@ -93,9 +92,8 @@ def _beside(units: Iterable[Unit], paths: Container[str]) -> dict[str, set[Kind]
     """Return what kinds of layers are left over directly below each of the paths, outside of rows."""
     found: dict[str, set[Kind]] = {}
     for unit in units:
-        parent = _parent(unit.path)
-        if parent in paths and not _row_of(unit):
-            found.setdefault(parent, set()).add(_kind(unit))
+        if unit.parent in paths and not unit.last.isdecimal():
+            found.setdefault(unit.parent, set()).add(_kind(unit))
     return found
 
 

@@ -61,14 +61,14 @@ class Counted:
 
 def _inner_blocks(units: Sequence[Unit]) -> dict[str, str]:
     """Return for the path of each unit the innermost block around it, alone in its list or not, "" without one."""
-    held = Counter(unit.path.rpartition(".")[0] for unit in units)
+    held = Counter([unit.parent for unit in units])
     around = {parent: _numbered(parent) for parent in held}
     inside: Counter[str] = Counter()
     for parent, paths in around.items():
         for path in paths:
             inside[path] += held[parent]
     shared = {parent: next((path for path in paths if inside[path] > 1), "") for parent, paths in around.items()}
-    return {unit.path: max(unit.block, shared[unit.path.rpartition(".")[0]], key=len) for unit in units}
+    return {unit.path: max(unit.block, shared[unit.parent], key=len) for unit in units}
 
 
 def _numbered(path: str) -> list[str]:
@@ -123,7 +123,7 @@ def _place(block: str) -> str:
 
 def _places(units: Iterable[Unit]) -> set[str]:
     """Return the places of all lists, of one member, too."""
-    parents = {unit.path.rpartition(".")[0] for unit in units}
+    parents = {unit.parent for unit in units}
     around = {path for parent in parents for path in accumulate(parent.split("."), "{}.{}".format)}
     return {_place(path) for path in around if stem(path.rpartition(".")[2]) is not None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -39,7 +39,9 @@ class Unit:
     outermost first, `home` the innermost module around it that holds more than this. `said`: the path as it is read,
     where what stands beside it makes that another. Where a few members of a list stand for all, `times` says for how
     many each of the blocks stands, and at last the unit itself, and `places` where
-    its blocks stand in the whole list, and how long that is.
+    its blocks stand in the whole list, and how long that is. `parent` and `last` are the path before its last segment and
+    that segment, `block` the innermost numbered block around the module ("" without one) and `tail` the path within it:
+    kept, because each unit is asked for them some ten times.
     """
 
     path: str
@@ -50,6 +52,18 @@ class Unit:
     said: str = ""
     times: tuple[float, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
+    parent: str = field(init=False, repr=False, compare=False)
+    last: str = field(init=False, repr=False, compare=False)
+    block: str = field(init=False, repr=False, compare=False)
+    tail: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parent, _, last = self.path.rpartition(".")
+        block = self.blocks[-1] if self.blocks else ""
+        _set_parent(self, parent)
+        _set_last(self, last)
+        _set_block(self, block)
+        _set_tail(self, self.path[len(block) + 1 :] if block else self.path)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -62,11 +76,6 @@ class Unit:
         return numbers(self.path)
 
     @property
-    def block(self) -> str:
-        """The innermost numbered block around the module, or ""."""
-        return self.blocks[-1] if self.blocks else ""
-
-    @property
     def groups(self) -> tuple[str, ...]:
         """The numbered blocks around the module and its home: those whose members belong together."""
         return self.blocks if self.home in self.blocks or not self.home else (*self.blocks, self.home)
@@ -75,11 +84,6 @@ class Unit:
     def tails(self) -> tuple[str, ...]:
         """The path within each of the blocks; the whole path where there is none."""
         return tuple(self.path[len(block) + 1 :] for block in self.blocks) or (self.path,)
-
-    @property
-    def tail(self) -> str:
-        """The path within the innermost block."""
-        return self.path[len(self.blocks[-1]) + 1 :] if self.blocks else self.path
 
     @property
     def weight(self) -> float:
@@ -103,6 +107,9 @@ class Unit:
         return sum(leaf.numel for leaf in self.leaves.values())
 
 
+_set_parent, _set_last, _set_block, _set_tail = (
+    Unit.__dict__[name].__set__ for name in ("parent", "last", "block", "tail")
+)  # as object.__setattr__ does, sooner
 _make_unit = maker(Unit)
 
 

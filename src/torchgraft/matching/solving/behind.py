@@ -31,6 +31,5 @@ def _is_behind_its_layer(at: int, units: Sequence[Unit]) -> bool:
     weight, scale = layer.leaves.get("weight"), norm.leaves.get("weight")
     if weight is None or scale is None or len(weight.shape) < 2 or len(scale.shape) != 1:
         return False
-    around = norm.path.rpartition(".")[0]
-    beside = around in (layer.path, layer.path.rpartition(".")[0])
+    beside = norm.parent in (layer.path, layer.parent)
     return beside and scale.shape[0] in weight.shape[:2]

@@ -38,9 +38,9 @@ def kept_whole(
     to = dict(pairs)
     ours, theirs = _modules(sources), _modules(targets)
     back = {j: i for i, j in to.items()}
-    leaders = sorted((i for i in to if _parent(sources[i]) in ours), key=lambda i: (-float(rare[i, to[i]]), i))
+    leaders = sorted((i for i in to if sources[i].parent in ours), key=lambda i: (-float(rare[i, to[i]]), i))
     for i in leaders:
-        here, there = ours[_parent(sources[i])], theirs.get(_parent(targets[to[i]]))
+        here, there = ours[sources[i].parent], theirs.get(targets[to[i]].parent)
         if there is None or here.keys() != there.keys() or here.get(kind_of(sources[i])) != i:
             continue
         for kind, s in here.items():
@@ -65,14 +65,10 @@ def _modules(units: Sequence[Unit]) -> Mapping[str, Mapping[Kind, int]]:
     """Return the modules of a few layers that are all of different kinds, with their layers by kind."""
     held: dict[str, list[int]] = defaultdict(list)
     for at, unit in enumerate(units):
-        held[_parent(unit)].append(at)
+        held[unit.parent].append(at)
     found = {}
     for parent, inside in held.items():
         kinds = {kind_of(units[at]): at for at in inside}
         if parent and 1 < len(inside) == len(kinds) <= FEW:
             found[parent] = kinds
     return found
-
-
-def _parent(unit: Unit) -> str:
-    return unit.path.rpartition(".")[0]
