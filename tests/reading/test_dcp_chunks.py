@@ -62,13 +62,13 @@ def test_chunks_of_any_layout_are_put_together(tmp_path, size, dtype):
 def test_of_rows_only_the_chunks_that_hold_them_are_read(tmp_path, monkeypatch):
     values = {"matrix": torch.arange(8000.0).reshape(1000, 8)}
     dcp.save(values, checkpoint_id=tmp_path / "out", planner=Cut(values, 100))
-    from torchgraft.reading.tensors.leaves import View
+    from torchgraft.reading.tensors import TensorView
 
     read = []
-    real = View.fill
+    real = TensorView.fill
     with tg.open_checkpoint(tmp_path / "out") as source:
         monkeypatch.setattr(
-            View, "fill", lambda self, buffer, start: (read.append(len(buffer)), real(self, buffer, start))[1]
+            TensorView, "fill", lambda self, buffer, start: (read.append(len(buffer)), real(self, buffer, start))[1]
         )
         piece = bytearray(150 * 32)
         source.read_into("", "matrix", memoryview(piece), 50 * 32)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchgraft as tg
-from torchgraft.reading.tensors import records
+from torchgraft.reading.containers import zip_records
 
 
 def packed(tmp_path, tensors):
@@ -37,13 +37,13 @@ def test_pieces_in_any_order_are_the_whole(tmp_path):
 def test_each_byte_is_inflated_once(tmp_path, monkeypatch):
     came = []
 
-    class Counting(records.Inflating):
+    class Counting(zip_records.Inflating):
         def _more(self, most):
             data = super()._more(most)
             came.append(len(data))
             return data
 
-    monkeypatch.setattr(records, "Inflating", Counting)
+    monkeypatch.setattr(zip_records, "Inflating", Counting)
     value = torch.randn(500_000)
     with tg.open_checkpoint(packed(tmp_path, {"w": value})) as source:
         for start in range(0, 2_000_000, 100_000):

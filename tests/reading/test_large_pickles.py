@@ -5,13 +5,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 import torchgraft as tg
-from torchgraft.reading.pickles import unpickle
+from torchgraft.reading.pickles import machine
 
 
 @pytest.fixture(autouse=True)
 def short_rounds(monkeypatch):
     """The bound in small: a round of 1000 opcodes, 8 of them free."""
-    monkeypatch.setattr(unpickle, "ROUND", 1000)
+    monkeypatch.setattr(machine, "ROUND", 1000)
 
 
 def test_tables_of_words_beside_their_embedding(tmp_path):

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from torchgraft.core.errors import CheckpointError
-from torchgraft.reading.containers.zipentries import Entries
+from torchgraft.reading.containers.zip_directory import Entries
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.formats.torch_zip import ZipStorages
-from torchgraft.reading.pickles import unpickle
+from torchgraft.reading.pickles import machine as pickle_machine
+from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import StorageRef, TensorRef
-from torchgraft.reading.pickles.names import Table
+from torchgraft.reading.pickles.machine import Machine
 from torchgraft.reading.pickles.tensor_runs import TensorRuns
-from torchgraft.reading.pickles.torch_names import TORCH_NAMES
-from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
 
 
 class Archive:
@@ -65,7 +65,9 @@ TREES = {
 def outcome(data, *, shortcut):
     """What comes out of a pickle: a tree in plain words, with equal numbers for equal objects, or the error's text."""
     storages = ZipStorages(Archive, "archive/data/", [])
-    machine = Machine(data, "file", Table(TORCH_NAMES), storages.persistent, TensorRuns(storages) if shortcut else None)
+    machine = Machine(
+        data, "file", Globals(TORCH_GLOBALS), storages.persistent, TensorRuns(storages) if shortcut else None
+    )
     try:
         tree, end = machine.run()
     except CheckpointError as error:
@@ -93,7 +95,7 @@ def plain(monkeypatch):
 
     def run(data):
         with monkeypatch.context() as patch:
-            patch.setattr(unpickle, "MAX_LIVE", 0)
+            patch.setattr(pickle_machine, "MAX_LIVE", 0)
             return outcome(data, shortcut=False)
 
     return run
@@ -128,7 +130,7 @@ def test_mutants_have_the_outcome_of_the_plain_way(name, plain):
 def test_the_memo_keeps_only_what_may_be_asked_for():
     data = pickled({f"layers.{n}.weight": torch.zeros(2) for n in range(3000)})
     storages = ZipStorages(Archive, "archive/data/", [])
-    machine = Machine(data, "file", Table(TORCH_NAMES), storages.persistent, TensorRuns(storages))
+    machine = Machine(data, "file", Globals(TORCH_GLOBALS), storages.persistent, TensorRuns(storages))
     machine.run()
     assert len(machine.memo) < 300
 
@@ -137,7 +139,9 @@ def test_steps_are_taken_by_the_tensor(monkeypatch):
     """All but the first tensors, whose memo entries have small numbers, are taken by the shortcut."""
     taken = []
     monkeypatch.setattr(
-        unpickle, "OPCODES", [lambda m, pos, f=f: (taken.append(pos), f(m, pos))[1] for f in unpickle.OPCODES]
+        pickle_machine,
+        "OPCODES",
+        [lambda m, pos, f=f: (taken.append(pos), f(m, pos))[1] for f in pickle_machine.OPCODES],
     )
     outcome(pickled({f"layers.{n}.weight": torch.zeros(2) for n in range(3000)}), shortcut=True)
     assert len(taken) < 1000
@@ -158,7 +162,7 @@ def test_files_of_our_own_writer_are_taken_alike(monkeypatch, plain):
     stored = {f"a{n}": Stored(str(n), TensorSpec(f"a{n}", shapes[n % 5], DType.F32)) for n in range(3000)}
     data = pickled(stored)
     wanted, taken = plain(data), []
-    counting = [lambda m, pos, f=f: (taken.append(pos), f(m, pos))[1] for f in unpickle.OPCODES]
-    monkeypatch.setattr(unpickle, "OPCODES", counting)
+    counting = [lambda m, pos, f=f: (taken.append(pos), f(m, pos))[1] for f in pickle_machine.OPCODES]
+    monkeypatch.setattr(pickle_machine, "OPCODES", counting)
     assert outcome(data, shortcut=True) == wanted
     assert len(taken) < 100

@@ -10,7 +10,7 @@ import torch
 
 from torchgraft.core.errors import CheckpointError
 from torchgraft.reading import open_checkpoint
-from torchgraft.reading.containers import zipentries
+from torchgraft.reading.containers import zip_directory
 from torchgraft.reading.formats.torch_zip import ZipStorages
 from torchgraft.reading.pickles.inert import TensorRef
 
@@ -39,7 +39,7 @@ def plain(monkeypatch):
 
     def run(path):
         with monkeypatch.context() as patch:
-            patch.setattr(zipentries, "_RUN", 1)
+            patch.setattr(zip_directory, "_RUN", 1)
             patch.setattr(ZipStorages, "tensor", described)
             return outcome(path)
 

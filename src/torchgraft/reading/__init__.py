@@ -20,8 +20,8 @@ from torchgraft.reading.memory import apart_from
 from torchgraft.reading.source import OpenedCheckpoint
 
 if TYPE_CHECKING:
+    from torchgraft.reading.contents import Contents
     from torchgraft.reading.disk.files import CheckpointFile
-    from torchgraft.reading.finding.contents import Contents
 
 __all__ = ["apart_from", "open_checkpoint"]
 
@@ -110,7 +110,5 @@ def _kept_open(origin: str, contents: Contents, files: Sequence[CheckpointFile])
 
 def _opened(origin: str, contents: Contents, files: Any) -> OpenedCheckpoint:
     with collector_paused():
-        found = catalogue(contents.tree, contents.resolve, origin, contents.foreign)
-    found.metadata = {**contents.metadata, **found.metadata}
-    found.warnings = [*contents.warnings, *found.warnings]
+        found = catalogue(contents, origin)
     return OpenedCheckpoint(origin=origin, format=contents.format, found=found, files=files)

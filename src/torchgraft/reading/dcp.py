@@ -19,15 +19,15 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import BESIDE, from_json
-from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.dcp_chunks import Chunk, ChunkedTensor, check_cover
 from torchgraft.reading.disk.files import Window, shown
 from torchgraft.reading.disk.paths import Opened, name_fault
-from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import Stub, brief
-from torchgraft.reading.pickles.names import Table
-from torchgraft.reading.pickles.torch_names import TORCH_NAMES
-from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
-from torchgraft.reading.tensors.leaves import MAX_DIMS
+from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
+from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
+from torchgraft.reading.tensors import MAX_DIMS
 
 MAX_SMALL = 1 << 20
 
@@ -39,7 +39,7 @@ def read_dcp(folder: str, opened: Opened) -> Contents:
         hint = "; .metadata.tmp is there: the save was cut short" if ".metadata.tmp" in names else ""
         raise CorruptCheckpointError(f"{shown(folder)}: a distributed checkpoint whose .metadata is missing{hint}")
     file = opened.inside(folder, ".metadata")
-    table = Table(TORCH_NAMES)
+    table = Globals(TORCH_GLOBALS)
     data = sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder))
     if file.size > MAX_PICKLE:
         raise LimitExceededError(f"{file}: a pickle of {file.size} bytes, the limit is {MAX_PICKLE}")
@@ -118,7 +118,7 @@ class _Reader:
             raise CorruptCheckpointError(f"{self.label}: the chunks of {printable(name)} are no list")
         chunks = [self._chunk(name, c, shape, dtype, places) for c in listed]
         check_cover(shape, chunks, partial(self._bad, name))
-        return ChunkedLeaf(name, shape, dtype, tuple(chunks))
+        return ChunkedTensor(name, shape, dtype, tuple(chunks))
 
     def _chunk(self, name: str, chunk: Any, shape: tuple[int, ...], dtype: DType, places: dict[Any, _Info]) -> Chunk:
         facts = _attributes(chunk, self.label)

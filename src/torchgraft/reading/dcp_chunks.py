@@ -9,11 +9,11 @@ from math import prod
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, LimitExceededError, printable
+from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.pickles.inert import TensorRef
 from torchgraft.reading.sniff import read_file
-from torchgraft.reading.tensors.leaves import Leaf, View
-from torchgraft.reading.tensors.records import RecordBytes
+from torchgraft.reading.tensors import StoredTensor, TensorView
 
 MAX_PAIRS = 256
 MAX_CELLS = 1 << 26
@@ -25,12 +25,12 @@ class Chunk:
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
-    held: Window | View
+    held: Window | TensorView
 
     @property
     def place(self) -> tuple[int, int]:
         """File number and offset."""
-        return self.held.place if isinstance(self.held, View) else self.held.place(0)
+        return self.held.place if isinstance(self.held, TensorView) else self.held.place(0)
 
 
 def check_cover(shape: tuple[int, ...], chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError]) -> None:
@@ -69,7 +69,7 @@ def _check_cells(chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError])
 
 
 @dataclass(slots=True, eq=False)
-class ChunkedLeaf(Leaf):
+class ChunkedTensor(StoredTensor):
     """A tensor made of chunks that cover it exactly.
 
     Of several chunks, those rows are read and put together in which the wanted bytes lie; takes the size of these rows.
@@ -79,7 +79,7 @@ class ChunkedLeaf(Leaf):
     shape: tuple[int, ...]
     dtype: DType
     chunks: tuple[Chunk, ...]
-    views: dict[int, View] = field(default_factory=dict)
+    views: dict[int, TensorView] = field(default_factory=dict)
 
     @property
     def identity(self) -> Hashable:
@@ -127,25 +127,25 @@ class ChunkedLeaf(Leaf):
     def records(self) -> Iterable[RecordBytes]:
         return [record for view in self.views.values() for record in view.records()]
 
-    def _view(self, number: int) -> View:
+    def _view(self, number: int) -> TensorView:
         """Return the one tensor of a chunk, which must be as the table says."""
         found = self.views.get(number)
         if found is None:
             chunk = self.chunks[number]
-            if isinstance(chunk.held, View):
+            if isinstance(chunk.held, TensorView):
                 return chunk.held
             contents = read_file(chunk.held)
             ref = contents.tree
             label = chunk.held.label
             if not isinstance(ref, TensorRef):
                 raise CorruptCheckpointError(f"{label}: a chunk of tensor {printable(self.name)} holds something else")
-            leaf = contents.resolve.leaf(ref, self.name)
-            if leaf.dtype is not self.dtype or leaf.shape != chunk.sizes:
+            tensor = contents.resolve.tensor(ref, self.name)
+            if tensor.dtype is not self.dtype or tensor.shape != chunk.sizes:
                 raise CorruptCheckpointError(
-                    f"{label}: tensor {printable(self.name)} is stored with dtype {leaf.dtype} and shape {leaf.shape}, "
+                    f"{label}: tensor {printable(self.name)} is stored with dtype {tensor.dtype} and shape {tensor.shape}, "
                     f"the metadata says dtype {self.dtype} and {chunk.sizes}"
                 )
-            if not isinstance(leaf, View):
+            if not isinstance(tensor, TensorView):
                 raise CorruptCheckpointError(f"{label}: a chunk of tensor {printable(self.name)} is no stored tensor")
-            found = self.views[number] = leaf
+            found = self.views[number] = tensor
         return found

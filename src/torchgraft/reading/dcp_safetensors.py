@@ -12,13 +12,13 @@ from typing import Any
 from torchgraft.core.errors import CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.facts import merged
 from torchgraft.reading.containers.strict_json import loads
-from torchgraft.reading.dcp_chunks import Chunk, ChunkedLeaf, check_cover
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.dcp_chunks import Chunk, ChunkedTensor, check_cover
 from torchgraft.reading.disk.files import shown
 from torchgraft.reading.disk.paths import Opened
-from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.pickles.inert import brief
 from torchgraft.reading.sniff import read_file
-from torchgraft.reading.tensors.leaves import View
+from torchgraft.reading.tensors import TensorView
 
 BOXES = "DCP_SHARDING_INFO"
 _OF_A_PROCESS = re.compile(r"shard-(\d{5})-.+\.safetensors")
@@ -67,19 +67,21 @@ def read_boxes(folder: str, names: list[str], opened: Opened) -> Contents:
     return out
 
 
-def _joined(key: str, chunks: list[Chunk], label: str) -> View | ChunkedLeaf:
+def _joined(key: str, chunks: list[Chunk], label: str) -> TensorView | ChunkedTensor:
     """Return the tensor that boxes make up; it ends where the last of them does."""
-    kinds = {(len(c.sizes), c.held.dtype) for c in chunks if isinstance(c.held, View)}
+    kinds = {(len(c.sizes), c.held.dtype) for c in chunks if isinstance(c.held, TensorView)}
     if len(kinds) > 1:
         raise CorruptCheckpointError(f"{label}: the parts of tensor {printable(key, 80)} differ in dtype or dimensions")
     (dims, dtype), *_ = kinds
     shape = tuple(max(c.offsets[d] + c.sizes[d] for c in chunks) for d in range(dims))
     check_cover(shape, chunks, lambda said: CorruptCheckpointError(f"{label}: tensor {printable(key, 80)} {said}"))
     only = chunks[0].held
-    return only if len(chunks) == 1 and isinstance(only, View) else ChunkedLeaf(key, shape, dtype, tuple(chunks))
+    return (
+        only if len(chunks) == 1 and isinstance(only, TensorView) else ChunkedTensor(key, shape, dtype, tuple(chunks))
+    )
 
 
-def _chunk(key: str, view: View, offsets: tuple[int, ...], label: str) -> Chunk:
+def _chunk(key: str, view: TensorView, offsets: tuple[int, ...], label: str) -> Chunk:
     if len(offsets) != len(view.shape):
         raise CorruptCheckpointError(
             f"{label}: tensor {printable(key, 80)} {list(view.shape)} is said to begin at {list(offsets)}"

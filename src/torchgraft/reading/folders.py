@@ -9,10 +9,10 @@ from contextlib import closing
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.system.collector import collector_paused
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.disk.paths import Opened, open_inside
-from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.sniff import is_safetensors, read_file
 
 _SINGLE = (

@@ -12,10 +12,10 @@ from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointErro
 from torchgraft.core.places import here, is_module, places
 from torchgraft.core.specs import Source
 from torchgraft.core.types import Tensor
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.inert import Record
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.pickles.inert import PickledDict
 from torchgraft.reading.source import OpenedCheckpoint
-from torchgraft.reading.tensors.leaves import Held, Leaf
+from torchgraft.reading.tensors import HeldTensor, StoredTensor
 
 MAX_DEPTH = 200
 
@@ -34,18 +34,18 @@ def read_memory(value: Any) -> Contents:
 
 
 class _Converter:
-    """Wraps tensors as leaves, counting them so that their order is kept."""
+    """Wraps tensors, counting them so that their order is kept."""
 
     def __init__(self) -> None:
         self.count = 0
         self.made: dict[
-            int, tuple[Any, Held]
+            int, tuple[Any, HeldTensor]
         ] = {}  # with the tensor itself: an identity may be used again once it is gone
         self.above: list[int] = []
 
-    def state_dict(self, module: Any) -> Record:
+    def state_dict(self, module: Any) -> PickledDict:
         state = module.state_dict(keep_vars=True)
-        out = Record({k: self.node(v, k) for k, v in state.items()})
+        out = PickledDict({k: self.node(v, k) for k, v in state.items()})
         out.attributes = {"_metadata": dict(getattr(state, "_metadata", {}))}
         return out
 
@@ -65,8 +65,10 @@ class _Converter:
             return self._array(value, name)
         return value
 
-    def _dict(self, value: Mapping[Any, Any], name: str) -> Record:
-        out = self._inside(value, lambda: Record({k: self.node(v, _below(name, k)) for k, v in value.items()}), name)
+    def _dict(self, value: Mapping[Any, Any], name: str) -> PickledDict:
+        out = self._inside(
+            value, lambda: PickledDict({k: self.node(v, _below(name, k)) for k, v in value.items()}), name
+        )
         facts = getattr(value, "_metadata", None)
         if isinstance(facts, dict):
             out.attributes = {"_metadata": dict(facts)}
@@ -81,7 +83,7 @@ class _Converter:
         finally:
             self.above.pop()
 
-    def _tensor(self, value: Any, name: str) -> Held:
+    def _tensor(self, value: Any, name: str) -> HeldTensor:
         known = self.made.get(id(value))
         if known is None:
             tensor = value.detach()
@@ -89,7 +91,7 @@ class _Converter:
                 raise UnsupportedCheckpointError(f"<dict>: tensor {printable(name)} is {kind}, which is not read")
             self.count += 1
             try:
-                known = self.made[id(value)] = (value, Held(tensor, self.count, printable(name)))
+                known = self.made[id(value)] = (value, HeldTensor(tensor, self.count, printable(name)))
             except KeyError:
                 raise UnsupportedCheckpointError(
                     f"<dict>: tensor {printable(name)} has element type {value.dtype}, which torchgraft does not know"
@@ -157,16 +159,16 @@ def apart_from(source: Source, model: object) -> Source:
     """
     if not isinstance(source, OpenedCheckpoint) or not is_module(model):
         return source
-    held = {id(leaf): leaf for leaf in source.leaves() if isinstance(leaf, Held)}
+    held = {id(tensor): tensor for tensor in source.tensors() if isinstance(tensor, HeldTensor)}
     if not held:
         return source
     taken = _Taken(_ranges(here(place.tensor) for place in places(model)))  # type: ignore[arg-type]  # a module, as asked
-    copies: dict[int, Leaf] = {
-        number: Held(leaf.tensor.clone(), leaf.number, leaf.name)
-        for number, leaf in held.items()
-        if taken.meets(leaf.tensor)
+    copies: dict[int, StoredTensor] = {
+        number: HeldTensor(tensor.tensor.clone(), tensor.number, tensor.name)
+        for number, tensor in held.items()
+        if taken.meets(tensor.tensor)
     }
-    return source.with_leaves(copies) if copies else source
+    return source.replaced(copies) if copies else source
 
 
 class _Taken:

@@ -16,12 +16,12 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.facts import PART, merged, run_of
 from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import CheckpointFile, shown
 from torchgraft.reading.disk.paths import Opened, name_fault
 from torchgraft.reading.finding.catalog import catalogue
-from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.sniff import read_file
-from torchgraft.reading.tensors.leaves import Leaf
+from torchgraft.reading.tensors import StoredTensor
 
 MAX_INDEX = 128 << 20
 MAX_SHARDS = 10_000
@@ -99,20 +99,20 @@ def read_ranks(folder: str, names: list[str], opened: Opened) -> Contents:
             if not preferred:
                 raise CorruptCheckpointError(f"{shown(inner)}: the checkpoint of this rank is missing")
             name = f"{name}/{preferred[0]}"  # noqa: PLW2901
-        leaves, contents = _networks(folder, name, opened)
+        tensors, contents = _networks(folder, name, opened)
         out.warnings += contents.warnings
-        tree[f"rank{number}"] = leaves
+        tree[f"rank{number}"] = tensors
     return out
 
 
-def _networks(folder: str, name: str, opened: Opened) -> tuple[dict[str, Leaf], Contents]:
+def _networks(folder: str, name: str, opened: Opened) -> tuple[dict[str, StoredTensor], Contents]:
     """Return the model's tensors of one file of several."""
     file = opened.inside(folder, name)
     contents = read_file(file.window())
-    found = catalogue(contents.tree, contents.resolve, str(file), contents.foreign)
-    contents.metadata = {**contents.metadata, **found.metadata}
+    found = catalogue(contents, str(file))
+    contents.metadata = found.metadata
     weights = [n for n in found.networks if n.role == "model"] or list(found.networks)
-    return found.leaves[weights[0].path], contents
+    return found.tensors[weights[0].path], contents
 
 
 def _check_shard_name(label: str, name: str) -> None:
@@ -125,13 +125,13 @@ def _check_shard_name(label: str, name: str) -> None:
 
 def _gathered(folder: str, names: list[str], opened: Opened, where: dict[str, str]) -> Contents:
     """Return the tensors of all shards; `where` gets the shard of each key."""
-    tree: dict[str, Leaf] = {}
+    tree: dict[str, StoredTensor] = {}
     out = Contents(format="shards", tree=tree)
     for name in names:
         path = os.path.join(folder, name)
         if not os.path.lexists(path):
             raise CorruptCheckpointError(f"{shown(path)}: shard {name} is missing")
-        leaves, contents = _networks(folder, name, opened)
+        tensors, contents = _networks(folder, name, opened)
         out.format = f"{contents.format} shards"
         out.warnings += contents.warnings
         runs = run_of(out.metadata.get(PART)), run_of(contents.metadata.get(PART))
@@ -140,12 +140,12 @@ def _gathered(folder: str, names: list[str], opened: Opened, where: dict[str, st
                 f"{shown(path)}: shard {name} and those before it were written by two different runs; write them again"
             )
         out.metadata = merged(out.metadata, contents.metadata)
-        for key, leaf in leaves.items():
+        for key, tensor in tensors.items():
             if key in tree:
                 raise CorruptCheckpointError(
                     f"{shown(path)}: key {printable(key)} is in two shards, {where[key]} and {name}"
                 )
-            tree[key], where[key] = leaf, name
+            tree[key], where[key] = tensor, name
     out.metadata["shards"] = names
     return out
 
@@ -172,10 +172,10 @@ def _check_total(facts: Any, out: Contents) -> None:
     total = facts.get("total_size") if isinstance(facts, dict) else None
     found = once = 0
     seen = set()
-    for leaf in out.tree.values():
-        count = leaf.dtype.itemsize * prod(leaf.shape)
+    for tensor in out.tree.values():
+        count = tensor.dtype.itemsize * prod(tensor.shape)
         found += count
-        once += count if leaf.identity not in seen else 0
-        seen.add(leaf.identity)
+        once += count if tensor.identity not in seen else 0
+        seen.add(tensor.identity)
     if total is not None and total not in (found, once):
         out.warnings.append(f"the index gives a total_size of {total!r:.30} bytes, the shards hold {found}")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from importlib import import_module
 
 from torchgraft.reading.containers.tar import looks_like_tar
-from torchgraft.reading.containers.zipdir import ZipArchive
-from torchgraft.reading.containers.zipentries import has_archive_at_end
+from torchgraft.reading.containers.zip_archive import ZipArchive
+from torchgraft.reading.containers.zip_directory import has_archive_at_end
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
 
 _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from math import prod
 from typing import Any, Self
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import MAX_MESSAGE, CorruptCheckpointError, UsageError, printable
 from torchgraft.core.specs import Extent, Network, Piece, Record
 from torchgraft.core.types import ScalarType, Tensor
+from torchgraft.reading.coalescing import Spot, read_many, read_together, spot_of
 from torchgraft.reading.finding.catalog import Catalog
-from torchgraft.reading.tensors.leaves import Held, Leaf
-from torchgraft.reading.tensors.together import Spot, read_many, read_together, spot_of
+from torchgraft.reading.tensors import HeldTensor, StoredTensor
 
 MOST_SPOTS = 1 << 14  # of a million tensors they would take more memory than all else that is known of them
 
 
 class OpenedCheckpoint:
-    """The Source of every format: networks by path, each tensor a leaf that fills a buffer."""
+    """The Source of every format: networks by path, each tensor read on request."""
 
     __slots__ = (
-        "_closed", "_files", "_leaves", "_lent", "_spots", "format", "metadata", "networks", "origin", "warnings",
+        "_closed", "_files", "_lent", "_spots", "_tensors", "format", "metadata", "networks", "origin", "warnings",
     )  # fmt: skip
 
     def __init__(self, *, origin: str, format: str, found: Catalog, files: Sequence[Any] = ()) -> None:  # noqa: A002
@@ -31,43 +32,39 @@ class OpenedCheckpoint:
         self.networks: tuple[Network, ...] = tuple(found.networks)
         self.metadata: Mapping[str, object] = found.metadata
         self.warnings: tuple[str, ...] = tuple(printable(text, MAX_MESSAGE) for text in found.warnings)
-        self._leaves = found.leaves
+        self._tensors = found.tensors
         self._files = files
         self._lent = self._closed = False
         self._spots: dict[tuple[str, str], Spot | None] = {}
 
     @property
     def stamps(self) -> dict[str, tuple[int, ...]]:
-        files = [
-            one for file in self._files for one in (file, *file.companions) if one.fd >= 0
-        ]  # not what was given open
-        return {os.path.realpath(file.path): file.stamp for file in files}
+        files = (one for file in self._files for one in (file, *file.companions))
+        return {os.path.realpath(file.path): file.stamp for file in files if file.fd >= 0}  # not what was given open
 
     def position(self, network: str, key: str) -> tuple[int, int]:
-        return self._leaf(network, key).place
+        return self._tensor(network, key).place
 
     def read(self, network: str, key: str) -> Tensor:
         import torch
 
-        leaf = self._leaf(network, key)
-        if isinstance(leaf, Held):
-            return leaf.values
-        dtype: ScalarType = getattr(torch, leaf.dtype.label)
-        spec_bytes = leaf.dtype.itemsize
-        for n in leaf.shape:
-            spec_bytes *= n
-        raw = torch.empty(spec_bytes, dtype=torch.uint8, device="cpu")
-        if spec_bytes:
-            self.read_into(network, key, raw.numpy().data)
-        return raw.view(dtype).reshape(leaf.shape) if spec_bytes else torch.empty(leaf.shape, dtype=dtype, device="cpu")
+        tensor = self._tensor(network, key)
+        if isinstance(tensor, HeldTensor):
+            return tensor.values
+        dtype: ScalarType = getattr(torch, tensor.dtype.label)
+        if 0 in tensor.shape:
+            return torch.empty(tensor.shape, dtype=dtype, device="cpu")
+        raw = torch.empty(prod(tensor.shape) * tensor.dtype.itemsize, dtype=torch.uint8, device="cpu")
+        self.read_into(network, key, raw.numpy().data)
+        return raw.view(dtype).reshape(tensor.shape)
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
-        leaf = self._leaf(network, key)
+        tensor = self._tensor(network, key)
         view = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
         if not view:
             return
-        leaf.fill(view, start)
-        if leaf.dtype is DType.BOOL and bytes(view).translate(None, b"\0\1"):
+        tensor.fill(view, start)
+        if tensor.dtype is DType.BOOL and bytes(view).translate(None, b"\0\1"):
             raise CorruptCheckpointError(
                 f"{self.origin}: tensor {printable(key)} is bool but holds other bytes than 0 and 1"
             )
@@ -82,11 +79,10 @@ class OpenedCheckpoint:
             start = starts[number]
             self.read_into(*tensors[number], buffer[start : start + sizes[number]])
 
-        leaves = [self._leaf(network, key) for network, key in tensors]
-        read_many(leaves, starts, sizes, buffer, alone)
+        read_many([self._tensor(network, key) for network, key in tensors], starts, sizes, buffer, alone)
 
     def divisible(self, network: str, key: str) -> bool:
-        return self._leaf(network, key).divisible
+        return self._tensor(network, key).divisible
 
     def extent(self, network: str, key: str, start: int, size: int) -> Extent | None:
         spot = self._spot(network, key)
@@ -96,23 +92,23 @@ class OpenedCheckpoint:
         return Extent(spot.file.fd, spot.offset + start, size)
 
     def check(self, network: str, key: str) -> None:
-        self._leaf(network, key).check()
+        self._tensor(network, key).check()
 
     def unchecked(self) -> dict[tuple[int, int], Record]:
-        records = (record for leaf in self.leaves() for record in leaf.records())
+        records = (record for tensor in self.tensors() for record in tensor.records())
         return {record.place: record for record in records if record.partial}
 
-    def leaves(self) -> Iterator[Leaf]:
-        """Yield the tensors of all networks, unread."""
-        for named in self._leaves.values():
+    def tensors(self) -> Iterator[StoredTensor]:
+        """Yield the tensors of all networks."""
+        for named in self._tensors.values():
             yield from named.values()
 
-    def with_leaves(self, others: Mapping[int, Leaf]) -> Self:
-        """Return the same checkpoint with other leaves in place of those with these ids."""
+    def replaced(self, others: Mapping[int, StoredTensor]) -> Self:
+        """Return the same checkpoint with other tensors in place of those with these ids."""
         made = copy(self)
-        made._leaves = {  # noqa: SLF001  # one of our own
-            path: {name: others.get(id(leaf), leaf) for name, leaf in named.items()}
-            for path, named in self._leaves.items()
+        made._tensors = {  # noqa: SLF001  # one of our own
+            path: {name: others.get(id(tensor), tensor) for name, tensor in named.items()}
+            for path, named in self._tensors.items()
         }
         made._spots = {}  # noqa: SLF001  # one of our own
         return made
@@ -142,9 +138,9 @@ class OpenedCheckpoint:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _leaf(self, network: str, key: str) -> Leaf:
+    def _tensor(self, network: str, key: str) -> StoredTensor:
         try:
-            return self._leaves[network][key]
+            return self._tensors[network][key]
         except KeyError:
             raise UsageError(f"{self.origin}: no tensor {printable(key)!r} in network {printable(network)!r}") from None
 
@@ -155,5 +151,5 @@ class OpenedCheckpoint:
         except KeyError:
             if len(self._spots) >= MOST_SPOTS:
                 self._spots = {}
-            found = self._spots[network, key] = spot_of(self._leaf(network, key))
+            found = self._spots[network, key] = spot_of(self._tensor(network, key))
             return found

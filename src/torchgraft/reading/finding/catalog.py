@@ -6,11 +6,11 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 from torchgraft.core.errors import (
     CorruptCheckpointError,
@@ -20,107 +20,98 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import RESERVED
-from torchgraft.core.specs import Network, Shape, TensorSpec
+from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.core.system.making import maker
-from torchgraft.reading.finding.plain import kept
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.finding.roles import are_moments, is_counter, is_optimizer, role_of
-from torchgraft.reading.finding.walk import are_tensors, children, is_module, is_tensor, module_entries, survey
-from torchgraft.reading.pickles.inert import Array, Name, Py2Text, Record, Stub
-from torchgraft.reading.tensors.leaves import Leaf, View
+from torchgraft.reading.finding.tree import (
+    are_tensors,
+    children,
+    find_tensors,
+    is_module,
+    is_tensor,
+    module_entries,
+    plain_facts,
+)
+from torchgraft.reading.pickles.inert import Array, GlobalName, PickledDict, Py2Text, Stub
+from torchgraft.reading.tensors import StoredTensor, TensorView
 
 _make_spec = maker(TensorSpec)
 MAX_ENTRIES = 20_000_000
 MAX_PARTS = 1000  # of a name, between dots or slashes; those of real models have ten
-ENDLESS = re.compile(r"\d{1000}")
+LONG_NUMBER = re.compile(r"\d{1000}")
 LONG_KEY = 1000
-PART = 200_000
-
-
-class Resolve(Protocol):
-    """Makes a leaf out of a description."""
-
-    def leaf(self, ref: Any, name: str) -> Leaf:
-        """Return the tensor called `name`, the same one for the same `ref`."""
-        ...
-
-
-class AsIs:
-    """For trees whose tensors are leaves already."""
-
-    def leaf(self, ref: Any, name: str) -> Leaf:
-        """Return `ref`."""
-        del name
-        found: Leaf = ref
-        return found
-
-
-@dataclass(slots=True)
-class Catalog:
-    """All networks of a checkpoint with their leaves, and what lies beside them."""
-
-    networks: list[Network] = field(default_factory=list)
-    leaves: dict[str, dict[str, Leaf]] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
+HASHES_AT_ONCE = 200_000
+MAX_FACTS = 200_000  # of an optimizer's groups, and of the versions of a state dict
 
 Entries = Collection[tuple[str, Any]]
 
 
-def catalogue(tree: Any, resolve: Resolve, label: str, foreign: Iterable[str] = ()) -> Catalog:
-    """Return the networks in `tree`."""
-    return _Cataloguer(resolve, label).run(tree, tuple(foreign))
+@dataclass(slots=True)
+class Catalog:
+    """All networks of a checkpoint with their tensors, and what lies beside them."""
+
+    networks: list[Network] = field(default_factory=list)
+    tensors: dict[str, dict[str, StoredTensor]] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def catalogue(contents: Contents, label: str) -> Catalog:
+    """Return the networks in what a reader found, and its facts and warnings."""
+    found = _Cataloguer(contents, label).run()
+    found.metadata = {**contents.metadata, **found.metadata}
+    found.warnings = [*contents.warnings, *found.warnings]
+    return found
 
 
 class _Cataloguer:
-    def __init__(self, resolve: Resolve, label: str) -> None:
-        self.resolve = resolve
+    def __init__(self, contents: Contents, label: str) -> None:
+        self.contents = contents
         self.label = label
         self.out = Catalog()
-        self.holds: Mapping[int, bool] = {}
-        self.count = 0
-        self.odd: dict[str, str] = {}
-        self.arrays_count = True
-        self.again: dict[str, int] = {}
-
-    def run(self, tree: Any, foreign: tuple[str, ...]) -> Catalog:
-        found = survey(tree, self.label)
+        found = find_tensors(contents.tree, label)
         self.holds = found.holds
-        self.arrays_count = not found.torch_tensors
-        if foreign:
-            self.out.metadata["foreign_classes"] = list(foreign)
+        self.only_arrays = not found.torch_tensors
+        self.count = 0
+        self.odd_keys: dict[str, str] = {}
+        self.copies: dict[str, int] = {}
+
+    def run(self) -> Catalog:
+        tree = self.contents.tree
+        if self.contents.foreign:
+            self.out.metadata["foreign_classes"] = list(self.contents.foreign)
         if is_tensor(tree) or (isinstance(tree, (list, tuple)) and tree and all(is_tensor(v) for v in tree)):
             raise UnsupportedCheckpointError(
                 f"{self.label}: no state dict, but {'a bare tensor' if is_tensor(tree) else 'a list of tensors'} "
                 "without names; expected a dictionary of named tensors"
             )
         if self.holds.get(id(tree)) and is_optimizer(tree):
-            self._flat(tree, (), "optimizer", ())
+            self._add_flat(tree, (), "optimizer", ())
         elif self.holds.get(id(tree)):
-            self._emit(tree, (), "model", ())
+            self._add_nested(tree, (), "model", ())
         if not self.out.networks:
-            raise self._nothing(tree, foreign)
-        self._warn_odd()
+            raise self._nothing_found()
+        self._warn_of_names()
         return self.out
 
-    def _nothing(self, tree: Any, foreign: tuple[str, ...]) -> Exception:
+    def _nothing_found(self) -> Exception:
+        tree, foreign = self.contents.tree, self.contents.foreign
         if foreign:
-            named = ", ".join(foreign[:4])
             return UnsafeCheckpointError(
-                f"{self.label}: no tensors that can be read; it holds objects of {named}, which only their own code "
-                "could restore. Nothing was run. Expected a state dict"
+                f"{self.label}: no tensors that can be read; it holds objects of {', '.join(foreign[:4])}, which only "
+                "their own code could restore. Nothing was run. Expected a state dict"
             )
         if isinstance(tree, (dict, list, tuple, Stub)):
-            return UnsupportedCheckpointError(
-                f"{self.label}: no tensors in it, so no state dict; expected a dictionary of named tensors"
-            )
-        return UnsupportedCheckpointError(
-            f"{self.label}: no state dict, but {_kind(tree)}; expected a dictionary of named tensors"
-        )
+            found = "no tensors in it, so no state dict"
+        else:
+            kind = f"the name {tree}" if isinstance(tree, GlobalName) else f"a value of type {type(tree).__name__}"
+            found = f"no state dict, but {kind}"
+        return UnsupportedCheckpointError(f"{self.label}: {found}; expected a dictionary of named tensors")
 
-    # -- the walk; depth was bounded by survey()
+    # -- the walk; its depth was bounded by find_tensors()
 
-    def _emit(self, node: Any, path: tuple[str, ...], role: str, above: tuple[int, ...]) -> Entries:
+    def _add_nested(self, node: Any, path: tuple[str, ...], role: str, above: tuple[int, ...]) -> Entries:
         """Add the networks in `node`; return its tensors by joined names, for a joined ancestor."""
         if id(node) in above:
             return []
@@ -128,26 +119,28 @@ class _Cataloguer:
             entries = list(module_entries(node, self.label))
             self._add(path, entries, role)
             return entries
-        self._note(node, path, role)
-        direct, parts, aside = self._split(node, role)
-        slot = len(self.out.networks)
+        self._keep_facts(node, path, role)
+        direct, parts, counters = self._split(node, role)
+        first = len(self.out.networks)
         inside: list[tuple[str, Entries]] = []
         for key, value, kind in parts:
             if kind in ("optimizer", "other"):
-                self._flat(value, (*path, key), kind, (*above, id(node)))
+                self._add_flat(value, (*path, key), kind, (*above, id(node)))
             else:
-                inside.append((key, self._emit(value, (*path, key), kind, (*above, id(node)))))
+                inside.append((key, self._add_nested(value, (*path, key), kind, (*above, id(node)))))
         joined = (
-            [*direct, *((f"{key}.{name}", leaf) for key, found in inside for name, leaf in found)] if inside else direct
+            [*direct, *((f"{key}.{name}", tensor) for key, found in inside for name, tensor in found)]
+            if inside
+            else direct
         )
         whole = bool(direct) or len(inside) > 1
-        if aside:
-            self._add((*path, "(beside)") if whole else path, aside, "other", slot)
+        if counters:
+            self._add((*path, "(beside)") if whole else path, counters, "other", first)
         if whole:
-            self._add(path, joined, role, slot)
+            self._add(path, joined, role, first)
         return joined
 
-    def _flat(self, node: Any, path: tuple[str, ...], role: str, above: tuple[int, ...]) -> None:
+    def _add_flat(self, node: Any, path: tuple[str, ...], role: str, above: tuple[int, ...]) -> None:
         """Add one network of all tensors below `node`."""
         if is_tensor(node):
             self._add(path, [("", node)], role)
@@ -159,9 +152,9 @@ class _Cataloguer:
             if id(value) in ids:
                 continue
             if role == "optimizer":
-                self._note_optimizer(value, path, prefix)
+                self._keep_optimizer(value, path, prefix)
             if is_module(value):
-                entries += [(prefix + name, leaf) for name, leaf in module_entries(value, self.label)]
+                entries += [(prefix + name, tensor) for name, tensor in module_entries(value, self.label)]
                 continue
             found = []
             for number, (key, child) in enumerate(children(value)):
@@ -176,8 +169,8 @@ class _Cataloguer:
             self._add(path, entries, role)
 
     def _split(self, node: Any, role: str) -> tuple[Entries, list[tuple[str, Any, str]], Entries]:
-        """Return the tensors directly in `node`, its parts that hold some, and tensors that are not the model's."""
-        named = type(node) is Record and set(map(type, node)) <= {str}
+        """Return the tensors directly in `node`, its parts that hold some, and tensors that count for the training loop."""
+        named = type(node) is PickledDict and set(map(type, node)) <= {str}
         if named and are_tensors(node.values()):
             return node.items(), [], ()
         direct: list[tuple[str, Any]] = []
@@ -198,54 +191,61 @@ class _Cataloguer:
                 direct.append((name, value))
             else:
                 parts.append((name, value, role_of(name, value, role)))
-        aside: list[tuple[str, Any]] = []
-        if parts:
-            aside = [(k, v) for k, v in direct if _stray(k, v, arrays=self.arrays_count)]
-            direct = [(k, v) for k, v in direct if not _stray(k, v, arrays=self.arrays_count)]
-        return direct, parts, aside
+        if not parts:
+            return direct, parts, ()
+        counters = [(key, value) for key, value in direct if self._is_counter(key, value)]
+        weights = [(key, value) for key, value in direct if not self._is_counter(key, value)]
+        return weights, parts, counters
+
+    def _is_counter(self, key: str, ref: Any) -> bool:
+        """Whether a tensor beside state dicts is the training loop's; numpy's arrays are, where torch's tensors are weights."""
+        if isinstance(ref, Array) and not self.only_arrays:
+            return True
+        shape = getattr(ref, "shape", ())
+        return is_counter(key, prod(n for n in shape if isinstance(n, int)) if isinstance(shape, tuple) else 1)
 
     def _add(self, path: tuple[str, ...], entries: Entries, role: str, at: int | None = None) -> None:
         where = self._free_path("/".join(path))
         self._count(len(entries))
-        resolve = self.resolve.leaf
-        leaves = {name: ref if type(ref) is View else resolve(ref, name) for name, ref in entries}
-        if len(leaves) < len(entries):
+        resolve = self.contents.resolve.tensor
+        tensors = {name: ref if type(ref) is TensorView else resolve(ref, name) for name, ref in entries}
+        if len(tensors) < len(entries):
             name = next(name for name, count in Counter([name for name, _ in entries]).items() if count > 1)
             raise CorruptCheckpointError(f"{self.label}: two tensors would both be called {printable(name)!r}")
-        self._check_names(name for name in leaves if len(name) > MAX_PARTS)
-        for shape in {leaf.shape for leaf in leaves.values()}:
-            if 0 in shape:
-                self._check_empty(leaves, shape)
-        specs = {name: _make_spec(name, leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+        self._check_sizes(tensors)
+        specs = {name: _make_spec(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         if role == "model" and are_moments(specs):
             role = "optimizer"
-        network = Network(where, specs, role, _shared(leaves) or None)
+        network = Network(where, specs, role, _shared(tensors) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
-        self.out.leaves[where] = leaves
+        self.out.tensors[where] = tensors
 
-    def _check_names(self, names: Iterable[str]) -> None:
-        """Refuse names whose parts or digits are so many that comparing them takes hours."""
-        for name in names:
+    def _check_sizes(self, tensors: Mapping[str, StoredTensor]) -> None:
+        """Refuse names of so many parts or digits that comparing them takes hours, and shapes that no tensor can have.
+
+        The shapes are those of empty tensors, whose strides would not fit 64 bits: others are too large for their file.
+        """
+        for name in tensors:
+            if len(name) <= MAX_PARTS:
+                continue
             parts = 1 + name.count(".") + name.count("/")
-            if parts > MAX_PARTS or ENDLESS.search(name):
+            if parts > MAX_PARTS or LONG_NUMBER.search(name):
                 what = f"{parts} parts" if parts > MAX_PARTS else "a number of a thousand digits"
                 raise LimitExceededError(
                     f"{self.label}: tensor {printable(name, 60)} has a name with {what}, which no model gives"
                 )
-
-    def _check_empty(self, leaves: Mapping[str, Leaf], shape: Shape) -> None:
-        """Refuse shapes that no tensor can have, though they take no bytes: their strides would not fit 64 bits."""
-        if prod(max(n, 1) for n in shape) >= 1 << 63:
-            name = next(name for name, leaf in leaves.items() if leaf.shape == shape)
-            raise CorruptCheckpointError(
-                f"{self.label}: tensor {printable(name)} has the shape {shape!s:.80}, too large for any tensor"
-            )
+        for shape in {tensor.shape for tensor in tensors.values()}:
+            if 0 in shape and prod(max(n, 1) for n in shape) >= 1 << 63:
+                name = next(name for name, tensor in tensors.items() if tensor.shape == shape)
+                raise CorruptCheckpointError(
+                    f"{self.label}: tensor {printable(name)} has the shape {shape!s:.80}, too large for any tensor"
+                )
 
     def _free_path(self, path: str) -> str:
         found = path
-        while found in self.out.leaves:
-            self.again[path] = self.again.get(path, 1) + 1
-            found = f"{path}#{self.again[path]}"
+        while found in self.out.tensors:
+            self.copies[path] = self.copies.get(path, 1) + 1
+            found = f"{path}#{self.copies[path]}"
         return found
 
     def _count(self, more: int) -> None:
@@ -255,10 +255,10 @@ class _Cataloguer:
                 f"{self.label}: more than {MAX_ENTRIES} ways to its tensors (one is reused without end)"
             )
 
-    def _note(self, node: Any, path: tuple[str, ...], role: str) -> None:
+    def _keep_facts(self, node: Any, path: tuple[str, ...], role: str) -> None:
         """Keep the plain facts beside the tensors, and the versions of a state dict."""
-        if isinstance(node, Record) and node.attributes and isinstance(node.attributes.get("_metadata"), dict):
-            versions = kept(node.attributes["_metadata"], 200_000)
+        if isinstance(node, PickledDict) and node.attributes and isinstance(node.attributes.get("_metadata"), dict):
+            versions = plain_facts(node.attributes["_metadata"], MAX_FACTS)
             self.out.metadata.setdefault("versions", {})["/".join(path)] = versions
         if role in ("optimizer", "other"):
             return
@@ -266,22 +266,22 @@ class _Cataloguer:
             if not is_tensor(value) and not self.holds.get(id(value)) and not isinstance(node, (list, tuple)):
                 name = "/".join([*path, str(key)])
                 name = f"{name} (beside)" if name in RESERVED else name
-                fact = kept(value)
+                fact = plain_facts(value)
                 if fact is not None:
                     self.out.metadata.setdefault(name, fact)
                 elif value is not None:
                     self.out.metadata.setdefault("left_out", []).append(name)
 
-    def _note_optimizer(self, node: Any, path: tuple[str, ...], prefix: str) -> None:
+    def _keep_optimizer(self, node: Any, path: tuple[str, ...], prefix: str) -> None:
         """Keep an optimizer's groups, and those parts of its state that are plain numbers: what names can't tell."""
         if not isinstance(node, dict) or not isinstance(node.get("param_groups"), (list, tuple)):
             return
-        groups = kept(node["param_groups"], 200_000)
+        groups = plain_facts(node["param_groups"], MAX_FACTS)
         numbers: dict[str, dict[str, float]] = {}
         for who, state in children(node.get("state")):
-            plain = {str(k): v for k, v in children(state) if isinstance(v, (int, float)) and not isinstance(v, bool)}
-            if plain:
-                numbers[str(who)] = plain
+            found = {str(k): v for k, v in children(state) if isinstance(v, (int, float)) and not isinstance(v, bool)}
+            if found:
+                numbers[str(who)] = found
         facts = {"param_groups": groups, "numbers": numbers} if numbers else {"param_groups": groups}
         self.out.metadata.setdefault("optimizers", {}).setdefault("/".join(path), {})[prefix] = facts
 
@@ -296,18 +296,18 @@ class _Cataloguer:
             try:
                 return raw.decode()
             except UnicodeDecodeError:
-                self.odd["not UTF-8"] = name = raw.decode("latin-1")
+                self.odd_keys["not UTF-8"] = name = raw.decode("latin-1")
                 return name
         if is_tensor(key):
             raise CorruptCheckpointError(f"{self.label}: a tensor stands where the name of one belongs")
-        self.odd["no text"] = str(key)
+        self.odd_keys["no text"] = str(key)
         return str(key)
 
-    def _warn_odd(self) -> None:
+    def _warn_of_names(self) -> None:
         out = self.out.warnings
-        out += [f"there are keys that are {why}, as {printable(key, 60)}" for why, key in self.odd.items()]
-        found = self.out.leaves.values()
-        names = next(iter(found)) if len(found) == 1 else {name for leaves in found for name in leaves}
+        out += [f"there are keys that are {why}, as {printable(key, 60)}" for why, key in self.odd_keys.items()]
+        found = self.out.tensors.values()
+        names = next(iter(found)) if len(found) == 1 else {name for tensors in found for name in tensors}
         text = "".join(names)
         if not text.isprintable():
             odd = sorted(n for n in names if not n.isprintable())
@@ -324,45 +324,30 @@ class _Cataloguer:
                 out.append(f"{count - len(forms)} keys differ from others in their Unicode form only")
 
 
-def _shared(leaves: Mapping[str, Leaf]) -> dict[str, str]:
+def _shared(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     """Return which names have the very same memory as an earlier one, and its name.
 
-    Views of different runs of bytes have not.
     Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
     """
-    if set(map(type, leaves.values())) <= {View}:
-        runs = {id(leaf.source) for leaf in leaves.values() if isinstance(leaf, View)}
-        if len(runs) == len(leaves):
+    if set(map(type, tensors.values())) <= {TensorView}:
+        sources = {id(tensor.source) for tensor in tensors.values() if isinstance(tensor, TensorView)}
+        if len(sources) == len(tensors):
             return {}
-        del runs
-    hashes = array("q", (hash(leaf.identity) for leaf in leaves.values()))
+        del sources
+    hashes = array("q", (hash(tensor.identity) for tensor in tensors.values()))
     meet: set[int] = set()
-    parts = 1 + len(hashes) // PART  # one after the other, for the memory's sake
+    parts = 1 + len(hashes) // HASHES_AT_ONCE  # one after the other, for the memory's sake
     for part in range(parts):
         order = sorted([h for h in hashes if h % parts == part] if parts > 1 else hashes)
         meet.update(a for a, b in pairwise(order) if a == b)
     if not meet:
         return {}
-    first: dict[Any, str] = {}
+    firsts: dict[Any, str] = {}
     shared: dict[str, str] = {}
-    for (name, leaf), found in zip(leaves.items(), hashes, strict=True):
-        identity = leaf.identity if found in meet and 0 not in leaf.shape else None
+    for (name, tensor), found in zip(tensors.items(), hashes, strict=True):
+        identity = tensor.identity if found in meet and 0 not in tensor.shape else None
         if identity is not None:
-            before = first.setdefault(identity, name)
-            if before is not name:
-                shared[name] = before
+            first = firsts.setdefault(identity, name)
+            if first is not name:
+                shared[name] = first
     return shared
-
-
-def _stray(key: str, ref: Any, *, arrays: bool) -> bool:
-    if isinstance(ref, Array) and not arrays:
-        return True
-    shape = getattr(ref, "shape", ())
-    numel = 1
-    for n in shape if isinstance(shape, tuple) else ():
-        numel *= n if isinstance(n, int) else 1
-    return is_counter(key, numel)
-
-
-def _kind(tree: Any) -> str:
-    return f"the name {tree}" if isinstance(tree, Name) else f"a value of type {type(tree).__name__}"

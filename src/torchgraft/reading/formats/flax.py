@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Cursor, Window
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, JoinedBytes, View
+from torchgraft.reading.tensors import MAX_DIMS, FileBytes, JoinedBytes, TensorView
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 MAX_PLAIN = 64  # of plain values in a list, which are facts beside the weights
@@ -40,7 +40,7 @@ def _extension(kind: int, window: Window, at: int) -> Any:
     raise window.unsupported(f"a msgpack extension of type {kind} at byte {at}; Flax has 1 to 3")
 
 
-def _array(window: Window, at: int) -> View:
+def _array(window: Window, at: int) -> TensorView:
     facts = Unpacker(window, base=at).value()
     if not isinstance(facts, list) or len(facts) != 3 or not isinstance(facts[2], Blob):
         raise window.corrupt(f"the array at byte {at} is not packed as shape, element type and bytes")
@@ -62,7 +62,7 @@ def _array(window: Window, at: int) -> View:
         raise window.corrupt(
             f"the array at byte {at} has {data.size} bytes, its shape {shape!r:.60} of {dtype} needs {need}"
         )
-    return View(FileBytes(window, data.at, data.size), dtype, tuple(shape))
+    return TensorView(FileBytes(window, data.at, data.size), dtype, tuple(shape))
 
 
 def _whole(window: Window, node: Any, name: str) -> Any:
@@ -71,16 +71,16 @@ def _whole(window: Window, node: Any, name: str) -> Any:
         if _CHUNKED in node:
             return _chunked(window, node, name)
         return {k: _whole(window, v, f"{name}.{k}" if name else str(k)) for k, v in node.items()}
-    if isinstance(node, list) and not any(isinstance(v, (View, dict, list)) for v in node):
+    if isinstance(node, list) and not any(isinstance(v, (TensorView, dict, list)) for v in node):
         return [None if isinstance(v, Blob) else v for v in node[:MAX_PLAIN]]
     if isinstance(node, list):
         return {str(i): _whole(window, v, f"{name}.{i}") for i, v in enumerate(node)}
     return None if isinstance(node, Blob) else node
 
 
-def _chunked(window: Window, node: dict[Any, Any], name: str) -> View:
+def _chunked(window: Window, node: dict[Any, Any], name: str) -> TensorView:
     sizes, chunks = _numbered(node.get("shape")), _numbered(node.get("chunks"))
-    if not chunks or not all(isinstance(c, View) and len(c.shape) == 1 for c in chunks):
+    if not chunks or not all(isinstance(c, TensorView) and len(c.shape) == 1 for c in chunks):
         raise window.corrupt(f"tensor {printable(name)} is in chunks, but they are no flat arrays numbered from 0 on")
     if sizes is None or not all(type(n) is int and n >= 0 for n in sizes) or len(sizes) > MAX_DIMS:
         raise window.corrupt(f"tensor {printable(name)} has the shape {node.get('shape')!r:.60}")
@@ -91,7 +91,7 @@ def _chunked(window: Window, node: dict[Any, Any], name: str) -> View:
             f"tensor {printable(name)} has chunks of {source.nbytes} bytes in all, its shape {sizes!r:.60} of {dtype} needs "
             f"{prod(sizes) * dtype.itemsize}"
         )
-    return View(source, dtype, tuple(sizes))
+    return TensorView(source, dtype, tuple(sizes))
 
 
 def _numbered(node: Any) -> list[Any] | None:

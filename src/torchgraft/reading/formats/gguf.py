@@ -8,9 +8,9 @@ from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Cursor, Window
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
+from torchgraft.reading.tensors import MAX_DIMS, FileBytes, TensorView
 
 _TYPES = {
     0: DType.F32, 1: DType.F16, 24: DType.I8, 25: DType.I16, 26: DType.I32, 27: DType.I64, 28: DType.F64,
@@ -127,8 +127,8 @@ def _row(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 def _tensors(
     window: Window, rows: list[tuple[str, tuple[int, ...], int, int]], start: int, align: int
-) -> dict[str, View]:
-    out: dict[str, View] = {}
+) -> dict[str, TensorView]:
+    out: dict[str, TensorView] = {}
     spans: list[tuple[int, int, str]] = []
     quantised = [(name, _QUANTISED[kind]) for name, _, kind, _ in rows if kind in _QUANTISED]
     for name, shape, kind, offset in rows:
@@ -149,7 +149,7 @@ def _tensors(
                 f"false, the file has {window.size}"
             )
         spans.append((offset, end, shown))
-        out[name] = View(FileBytes(window, start + offset, end - offset), _TYPES[kind], shape)
+        out[name] = TensorView(FileBytes(window, start + offset, end - offset), _TYPES[kind], shape)
     if quantised:
         name, label = quantised[0]
         raise window.unsupported(

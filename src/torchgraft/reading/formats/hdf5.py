@@ -11,10 +11,10 @@ from typing import Any
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.specs import Shape
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.finding.plain import kept
-from torchgraft.reading.tensors.leaves import Leaf
+from torchgraft.reading.finding.tree import plain_facts
+from torchgraft.reading.tensors import StoredTensor
 
 MAX_DEPTH = 64
 MAX_AGAIN = 1000
@@ -69,9 +69,9 @@ def read_hdf5(window: Window) -> Contents:
     tree: dict[str, Any] = walker.found
     if any(k.startswith(f"{_PARTS[0]}.") for k in tree):
         parts: dict[str, Any] = {p: {} for p in _PARTS}
-        for key, leaf in tree.items():
+        for key, tensor in tree.items():
             head, _, rest = key.partition(".")
-            parts.setdefault(head, {})[rest] = leaf
+            parts.setdefault(head, {})[rest] = tensor
         tree = parts
     return Contents(
         format="HDF5", tree=tree, metadata={k: v for k, v in facts.items() if v is not None}, warnings=walker.warnings
@@ -82,7 +82,7 @@ class _Walker:
     def __init__(self, window: Window, h5py: Any) -> None:
         self.window = window
         self.h5py = h5py
-        self.found: dict[str, H5Leaf] = {}
+        self.found: dict[str, H5Tensor] = {}
         self.warnings: list[str] = []
         self.seen: set[int] = set()
         self.again = 0
@@ -137,11 +137,11 @@ class _Walker:
         key = ".".join(path)
         if key in self.found:
             raise self.window.corrupt(f"two datasets would both be called {printable(key)}")
-        self.found[key] = H5Leaf(self.window, item, tuple(item.shape), dtype, len(self.found))
+        self.found[key] = H5Tensor(self.window, item, tuple(item.shape), dtype, len(self.found))
 
 
 @dataclass(slots=True, eq=False)
-class H5Leaf(Leaf):
+class H5Tensor(StoredTensor):
     """A dataset. It is read as a whole, since it may be compressed; takes its size twice."""
 
     window: Window
@@ -181,7 +181,7 @@ def _facts(file: Any, h5py: Any) -> dict[str, Any]:
         if isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID) or (
             isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
         ):
-            out[str(name)] = kept(_plain(file.attrs[name]))
+            out[str(name)] = plain_facts(_plain(file.attrs[name]))
     return out
 
 

@@ -8,13 +8,13 @@ from functools import partial
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError, printable
-from torchgraft.reading.containers.zipdir import ZipArchive
-from torchgraft.reading.containers.zipentries import STORED, ZipEntry
+from torchgraft.reading.containers.zip_archive import ZipArchive
+from torchgraft.reading.containers.zip_directory import STORED, ZipEntry
+from torchgraft.reading.containers.zip_records import RecordBytes
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.views import strided_array
-from torchgraft.reading.tensors.leaves import Bytes, FileBytes, View
-from torchgraft.reading.tensors.records import RecordBytes
+from torchgraft.reading.pickles.resolver import strided_array
+from torchgraft.reading.tensors import Bytes, FileBytes, TensorView
 
 _MAGIC = b"\x93NUMPY"
 _DTYPES = {
@@ -45,7 +45,7 @@ def _cut(raw: bytes, at: int, size: int) -> bytes:
 def read_npz(archive: ZipArchive) -> Contents:
     """Return the arrays of an .npz file by their names."""
     warnings = archive.warnings
-    tree: dict[str, View] = {}
+    tree: dict[str, TensorView] = {}
     unfit: list[UnsupportedCheckpointError] = []
     others = [n for n in archive.entries if not n.endswith(".npy")]
     if others:
@@ -63,7 +63,7 @@ def read_npz(archive: ZipArchive) -> Contents:
     return Contents(format="npz", tree=tree, warnings=warnings)
 
 
-def _member(archive: ZipArchive, entry: ZipEntry) -> View:
+def _member(archive: ZipArchive, entry: ZipEntry) -> TensorView:
     label = f"{archive.window.label}: {printable(entry.name, 80)}"
     if entry.method == STORED:
         head = archive.window.part(archive.locate(entry), entry.size).read
@@ -75,7 +75,7 @@ def _member(archive: ZipArchive, entry: ZipEntry) -> View:
 
 def _array(
     label: str, name: str, read: Callable[[int, int], bytes], size: int, make: Callable[[int, int], Bytes]
-) -> View:
+) -> TensorView:
     """Return the array whose header `read` gives, `size` bytes in all; `make` gives its data."""
     head = read(0, min(size, 12))
     if not head.startswith(_MAGIC) or len(head) < 10:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.protobuf import BYTES, VARINT, Messages, Span
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.onnx_tensors import Initialiser, read_initialiser
-from torchgraft.reading.tensors.leaves import View
+from torchgraft.reading.tensors import TensorView
 
 MAX_DEPTH = 24
 _FACTS = {2: "producer_name", 3: "producer_version", 4: "domain"}
@@ -35,7 +35,7 @@ class _Reader:
         self.messages = Messages(window)
         self.refused: list[tuple[str, str]] = []
         self.left_out: list[str] = []
-        self.constants: dict[str, View] = {}
+        self.constants: dict[str, TensorView] = {}
 
     def model(self) -> Contents:
         facts: dict[str, Any] = {}
@@ -134,7 +134,7 @@ class _Reader:
                 graphs.append(part)
         return label, tensor, graphs
 
-    def _view(self, found: Initialiser) -> View | None:
+    def _view(self, found: Initialiser) -> TensorView | None:
         """Return the tensor, None where it is noted as not read."""
         if found.refusal:
             self.refused.append((found.name, found.refusal))
@@ -150,5 +150,5 @@ class _Reader:
         into[name] = what
 
 
-def _is_weight(view: View) -> bool:
+def _is_weight(view: TensorView) -> bool:
     return bool(view.shape) and view.dtype.kind in ("float", "complex")

@@ -12,7 +12,7 @@ from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError
 from torchgraft.reading.containers.protobuf import BYTES, Messages, Span
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.disk.paths import name_fault, open_beside
-from torchgraft.reading.tensors.leaves import MAX_DIMS, Bytes, FileBytes, JoinedBytes, View
+from torchgraft.reading.tensors import MAX_DIMS, Bytes, FileBytes, JoinedBytes, TensorView
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class Initialiser:
             return f"the unknown element type {self.kind}"
         return "in segments" if self.in_segments else ""
 
-    def view(self, window: Window) -> View:
+    def view(self, window: Window) -> TensorView:
         """Return it as a tensor."""
         shown = printable(self.name, 120)
         dtype = _TYPES.get(self.kind)
@@ -127,13 +127,13 @@ class Initialiser:
             raise window.corrupt(f"tensor {shown} has the shape {self.dims!r:.60}: expected whole numbers from 0 on")
         need = prod(self.dims) * dtype.itemsize
         if self.is_external:
-            return View(self._beside(window, need), dtype, tuple(self.dims))
+            return TensorView(self._beside(window, need), dtype, tuple(self.dims))
         source = self._inside(window, dtype, shown)
         if source.nbytes != need:
             raise window.corrupt(
                 f"tensor {shown} holds {source.nbytes} bytes, its shape {self.dims!r:.60} of {dtype} needs {need}"
             )
-        return View(source, dtype, tuple(self.dims))
+        return TensorView(source, dtype, tuple(self.dims))
 
     def _inside(self, window: Window, dtype: DType, shown: str) -> Bytes:
         filled = [number for number, spans in self.data.items() if any(s.size for s in spans)]

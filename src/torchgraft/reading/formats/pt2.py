@@ -7,11 +7,11 @@ from typing import Any
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.strict_json import loads
-from torchgraft.reading.containers.zipdir import ZipArchive
-from torchgraft.reading.finding.contents import Contents
+from torchgraft.reading.containers.zip_archive import ZipArchive
+from torchgraft.reading.containers.zip_records import RecordBytes
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.pickles.inert import StorageRef, StorageType, TensorRef
-from torchgraft.reading.pickles.views import Resolver
-from torchgraft.reading.tensors.records import RecordBytes
+from torchgraft.reading.pickles.resolver import Resolver
 
 _CONFIG = "data/weights/model_weights_config.json"
 # torch.export's own numbers of element types (torch/_export/serde/schema.py, ScalarType).

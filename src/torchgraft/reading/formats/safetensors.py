@@ -11,9 +11,9 @@ from torchgraft.core.dtypes import SAFETENSORS, DType
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, printable
 from torchgraft.core.facts import TIES, from_texts, stated_ties
 from torchgraft.reading.containers.strict_json import loads
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.tensors.leaves import MAX_DIMS, FileBytes, View
+from torchgraft.reading.tensors import MAX_DIMS, FileBytes, TensorView
 
 # A shortcut: JSON has many ways to write the same. A header in the usual one, with the tensors in the order of their bytes,
 # is understood entry by entry, without a tree of a million dictionaries. Whatever differs in the least, or is wrong, is left
@@ -30,7 +30,7 @@ class PlainHeader(NamedTuple):
     """The metadata as it stands there, and the tensors by their names."""
 
     metadata: Any
-    tensors: dict[str, View]
+    tensors: dict[str, TensorView]
 
 
 class _Kind(NamedTuple):
@@ -44,7 +44,7 @@ def plain_header(window: Window, raw: bytes) -> PlainHeader | None:
     metadata, at = _metadata(window, raw)
     end, base = 0, 8 + len(raw)
     kinds: dict[tuple[bytes, bytes], _Kind | None] = {}
-    out: dict[str, View] = {}
+    out: dict[str, TensorView] = {}
     count = 0
     while (found := _ENTRY.match(raw, at)) is not None:
         name, label, dims, first, last, rest = found.groups()
@@ -55,7 +55,7 @@ def plain_header(window: Window, raw: bytes) -> PlainHeader | None:
         if kind is None or int(first) != end or int(last) != end + kind.nbytes:
             return None
         try:
-            out[name.decode()] = View(FileBytes(window, base + end, kind.nbytes), kind.dtype, kind.shape)
+            out[name.decode()] = TensorView(FileBytes(window, base + end, kind.nbytes), kind.dtype, kind.shape)
         except UnicodeDecodeError:
             return None
         count += 1
@@ -122,15 +122,15 @@ def read_safetensors(window: Window) -> Contents:
     return Contents(format="safetensors", tree=tensors, metadata=metadata, warnings=warnings)
 
 
-def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[str]) -> dict[str, View]:
+def _tensors(window: Window, header: dict[str, Any], base: int, warnings: list[str]) -> dict[str, TensorView]:
     rows: list[tuple[int, int, str]] = []
-    out: dict[str, View] = {}
+    out: dict[str, TensorView] = {}
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     for name in list(header):
         entry = header.pop(name)  # of a million entries, each is let go as its view is made
         dtype, shape, begin, end = _entry(window, name, entry, warnings)
         rows.append((begin, end, name))
-        out[name] = View(FileBytes(window, base + begin, end - begin), dtype, shapes.setdefault(shape, shape))
+        out[name] = TensorView(FileBytes(window, base + begin, end - begin), dtype, shapes.setdefault(shape, shape))
     _check_cover(window, rows, window.size - base)
     if not "".join(out).isprintable():
         for name in out:

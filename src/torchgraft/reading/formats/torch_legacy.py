@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torchgraft.core.errors import CorruptCheckpointError
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
 from torchgraft.reading.formats.torch_zip import checked_pid
-from torchgraft.reading.pickles.inert import Name, StorageRef, brief
-from torchgraft.reading.pickles.names import Builder, Table
-from torchgraft.reading.pickles.torch_names import TORCH_NAMES
-from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
-from torchgraft.reading.pickles.views import Resolver
-from torchgraft.reading.tensors.leaves import FileBytes
+from torchgraft.reading.pickles.globals import Builder, Globals
+from torchgraft.reading.pickles.inert import GlobalName, StorageRef, brief
+from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
+from torchgraft.reading.pickles.resolver import Resolver
+from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
+from torchgraft.reading.tensors import FileBytes
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -57,7 +57,7 @@ class _Stream:
 
     def next(self, part: str, persistent: Any = None) -> Any:
         while True:
-            table = Table(TORCH_NAMES)
+            table = Globals(TORCH_GLOBALS)
             where = f"{self.window.label}: pickle of the {part}"
             machine = Machine(self.data, where, table, persistent, size=self.window.size)
             try:
@@ -84,7 +84,12 @@ class _Storages:
     def persistent(self, pid: Any) -> Any:
         """Return the storage that a persistent id means; views of storages get a storage of their own."""
         label = self.window.label
-        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], (Name, Builder)):
+        if (
+            isinstance(pid, tuple)
+            and len(pid) == 4
+            and pid[0] == "module"
+            and isinstance(pid[1], (GlobalName, Builder))
+        ):
             return pid[1]  # a class with its source code, which is not looked at
         kind, key, _, numel = checked_pid(label, pid)
         known = self.refs.get(key)

@@ -7,14 +7,14 @@ from collections.abc import Collection
 from typing import Any
 
 from torchgraft.reading.containers.tar import read_members
+from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
-from torchgraft.reading.pickles.names import Table
-from torchgraft.reading.pickles.torch_names import TORCH_NAMES
-from torchgraft.reading.pickles.unpickle import MAX_PICKLE, Machine
-from torchgraft.reading.pickles.views import Resolver
-from torchgraft.reading.tensors.leaves import FileBytes
+from torchgraft.reading.pickles.globals import Globals
+from torchgraft.reading.pickles.inert import GlobalName, StorageRef, StorageType, TensorRef, brief
+from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
+from torchgraft.reading.pickles.resolver import Resolver
+from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
+from torchgraft.reading.tensors import FileBytes
 
 _PARTS = ("storages", "tensors", "pickle")
 
@@ -41,7 +41,7 @@ def read_torch_tar(window: Window) -> Contents:
 class _Reader:
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.table = Table(TORCH_NAMES)
+        self.table = Globals(TORCH_GLOBALS)
         self.refs: dict[str, StorageRef] = {}
         self.found: dict[str, FileBytes] = {}
         self.made: dict[str, TensorRef] = {}
@@ -52,7 +52,7 @@ class _Reader:
 
     def _tensor(self, pid: Any) -> Any:
         """Return the tensor that a persistent id of the pickle means: its number."""
-        if isinstance(pid, tuple) and pid and isinstance(pid[0], Name):
+        if isinstance(pid, tuple) and pid and isinstance(pid[0], GlobalName):
             return pid[0]  # a class with its source code, which is not looked at
         found = self.made.get(str(pid)) if isinstance(pid, (int, str)) else None
         if found is None:

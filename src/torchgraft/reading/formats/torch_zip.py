@@ -13,16 +13,16 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.facts import from_texts
 from torchgraft.reading.containers.strict_json import loads
-from torchgraft.reading.containers.zipdir import ZipArchive
-from torchgraft.reading.finding.contents import Contents
-from torchgraft.reading.pickles.inert import Name, StorageRef, StorageType, TensorRef, brief
-from torchgraft.reading.pickles.names import Table
+from torchgraft.reading.containers.zip_archive import ZipArchive
+from torchgraft.reading.containers.zip_records import RecordBytes
+from torchgraft.reading.contents import Contents
+from torchgraft.reading.pickles.globals import Globals
+from torchgraft.reading.pickles.inert import GlobalName, StorageRef, StorageType, TensorRef, brief
+from torchgraft.reading.pickles.machine import Machine
+from torchgraft.reading.pickles.resolver import Resolver, check_geometry, unit_of
 from torchgraft.reading.pickles.tensor_runs import TensorFacts, TensorRuns
-from torchgraft.reading.pickles.torch_names import TORCH_NAMES
-from torchgraft.reading.pickles.unpickle import Machine
-from torchgraft.reading.pickles.views import Resolver, check_geometry, unit_of
-from torchgraft.reading.tensors.leaves import View
-from torchgraft.reading.tensors.records import RecordBytes
+from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
+from torchgraft.reading.tensors import TensorView
 
 MAX_VERSION = 10
 MAX_CHECKED = 1000
@@ -40,7 +40,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     notes = _notes(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
     storages = ZipStorages(archive, f"{root}/data/", warnings, big=big)
     where = f"{label}: {root}/data.pkl"
-    table = Table(TORCH_NAMES)
+    table = Globals(TORCH_GLOBALS)
     data = archive.read(f"{root}/data.pkl")
     runs, size = TensorRuns(storages), archive.window.size
     tree, end = Machine(data, where, table, storages.persistent, runs, size=size).run()
@@ -68,7 +68,7 @@ def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> Non
     """Run over the constants of TorchScript code, which belong to the code: they may not ask for calls either."""
     record = f"{root}/constants.pkl"
     found = ZipStorages(archive, f"{root}/constants/", warnings)
-    Machine(archive.read(record), f"{archive.window.label}: {record}", Table(TORCH_NAMES), found.persistent).run()
+    Machine(archive.read(record), f"{archive.window.label}: {record}", Globals(TORCH_GLOBALS), found.persistent).run()
     if found.refs:
         warnings.append(f"{len(found.refs)} constants of the code hold tensors, which are not read")
 
@@ -174,7 +174,7 @@ class ZipStorages:
         self._look_at_device(key, location)
         return known
 
-    def tensor(self, key: str, facts: TensorFacts) -> View | TensorRef:
+    def tensor(self, key: str, facts: TensorFacts) -> TensorView | TensorRef:
         """Return the tensor in the storage `key`: as it can be read, where nothing speaks against it; else described."""
         if facts.view is None:
             facts.view = self._sound(facts)
@@ -186,7 +186,7 @@ class ZipStorages:
             if held is None:
                 held = self._held[number] = ZipStorage(self.archive, number, nbytes, facts.kind)
             if held.kind.dtype is facts.kind.dtype:
-                return View(held, *view)
+                return TensorView(held, *view)
         return TensorRef(
             self.storage(facts.kind, key, facts.location, facts.numel), facts.offset, facts.shape, facts.stride
         )
@@ -268,9 +268,9 @@ def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
 
 
 def _no_storage_type(label: str, kind: Any) -> Exception:
-    if isinstance(kind, Name) and kind.module.partition(".")[0] == "torch":
+    if isinstance(kind, GlobalName) and kind.module.partition(".")[0] == "torch":
         return UnsupportedCheckpointError(f"{label}: a storage of the type {kind}, which is not read")
-    if isinstance(kind, Name):
+    if isinstance(kind, GlobalName):
         return UnsafeCheckpointError(
             f"{label}: a storage of the type {kind}, which only its own code knows; nothing was run"
         )

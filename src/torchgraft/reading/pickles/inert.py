@@ -9,7 +9,7 @@ from torchgraft.core.dtypes import DType
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class GlobalName:
     """A class or function that a pickle mentions. It is never imported."""
 
     module: str
@@ -20,7 +20,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-class Record(dict[Any, Any]):
+class PickledDict(dict[Any, Any]):
     """A dictionary that may carry attributes, as the `_metadata` of a state dict."""
 
     __slots__ = ("attributes",)
@@ -40,14 +40,14 @@ class Py2Text(str):
 class Stub:
     """A dead object of some class: what was given to make it, its state, and what was put into it."""
 
-    kind: Name
+    kind: GlobalName
     args: tuple[Any, ...] = ()
     state: Any = None
-    items: Record = field(default_factory=Record)
+    items: PickledDict = field(default_factory=PickledDict)
     values: list[Any] = field(default_factory=list)
 
     def __str__(self) -> str:
-        named = [a for a in self.args[:4] if isinstance(a, (Name, Stub))]
+        named = [a for a in self.args[:4] if isinstance(a, (GlobalName, Stub))]
         inner = [str(a.kind if isinstance(a, Stub) else a) for a in named]  # one step down: an object may hold itself
         return f"{self.kind}({', '.join(inner)})" if inner else str(self.kind)
 
@@ -83,7 +83,7 @@ class StorageRef:
 class TensorRef:
     """A view of a storage, exactly as the pickle has it: nothing about it is checked yet.
 
-    `conj` and `neg` say that it is read conjugated or negated. `leaf` is the tensor made of it, once there is one.
+    `conj` and `neg` say that it is read conjugated or negated. `tensor` is the tensor made of it, once there is one.
     """
 
     storage: Any
@@ -93,7 +93,7 @@ class TensorRef:
     dtype: DType | None = None
     conj: bool = False
     neg: bool = False
-    leaf: Any = None
+    tensor: Any = None
 
     def __repr__(self) -> str:
         return "a tensor"
@@ -127,8 +127,8 @@ class Array:
 
 
 _KINDS = {
-    "Record": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object",
-    "Name": "class", "StorageRef": "storage", "StorageType": "type of storages",
+    "PickledDict": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object",
+    "GlobalName": "class", "StorageRef": "storage", "StorageType": "type of storages",
 }  # fmt: skip
 _WHOLE = (bool, float, type(None))
 

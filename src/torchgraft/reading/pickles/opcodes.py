@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
-from torchgraft.reading.pickles.inert import Py2Text, Record, Stub
+from torchgraft.reading.pickles.inert import PickledDict, Py2Text, Stub
 
 if TYPE_CHECKING:
-    from torchgraft.reading.pickles.unpickle import Machine
+    from torchgraft.reading.pickles.machine import Machine
 
 MAX_STACK = 4_000_000
 NO_PROTOCOL = 15  # Python is at 5 since 2019; a byte beyond this was no number of one
@@ -154,8 +154,8 @@ def _gather(make: Callable[[Machine, list[Any]], Any]) -> Callable[[Machine, int
     return op
 
 
-def _dict_of(m: Machine, values: list[Any]) -> Record:
-    out = Record()
+def _dict_of(m: Machine, values: list[Any]) -> PickledDict:
+    out = PickledDict()
     m.set_items(out, values)
     return out
 
@@ -352,7 +352,7 @@ for _codes, _function in {
     b"C": _bytes(1, bytes), b"B": _bytes(4, bytes), b"\x8e": _bytes(8, bytes), b"\x96": _bytes(8, bytes),
     b"M": _int(2, signed=False), b"J": _int(4, signed=True), b"\x8a": _long(1), b"\x8b": _long(4),
     b"I": _line_int, b"L": _line_int, b"F": _line_float, b"G": _float,
-    b"}": _new(Record), b"]": _new(list), b"\x8f": _new(set),
+    b"}": _new(PickledDict), b"]": _new(list), b"\x8f": _new(set),
     b"d": _gather(_dict_of), b"l": _gather(lambda _, v: v), b"\x91": _gather(_set_of),
     b"a": _append, b"e": _appends, b"s": _setitem, b"u": _setitems, b"\x90": _additems,
     b"c": _global, b"\x93": _stack_global, b"R": _reduce, b"\x81": _newobj, b"\x92": _newobj_ex,

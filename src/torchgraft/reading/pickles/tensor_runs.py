@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torchgraft.reading.pickles.inert import StorageType
+from torchgraft.reading.pickles.machine import Machine
 from torchgraft.reading.pickles.opcodes import MAX_STACK
-from torchgraft.reading.pickles.unpickle import Machine
 
 _TEXT = 0x58
 _PUT = rb"(?:r(.{4}))?"

@@ -15,11 +15,11 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, UnsafeCheckpointError
-from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stub, TensorRef, brief
+from torchgraft.reading.pickles.inert import Array, ArrayType, GlobalName, PickledDict, Stub, TensorRef, brief
 from torchgraft.reading.pickles.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:
-    from torchgraft.reading.pickles.names import Table
+    from torchgraft.reading.pickles.globals import Globals
     from torchgraft.reading.pickles.tensor_runs import TensorRuns
 
 MAX_PICKLE = 512 << 20
@@ -45,7 +45,7 @@ class Machine:
         self,
         data: bytes,
         where: str,
-        table: Table,
+        table: Globals,
         persistent: Callable[[Any], Any] | None = None,
         runs: TensorRuns | None = None,
         *,
@@ -244,7 +244,7 @@ class Machine:
             if self._tuple_keys > MAX_TUPLE_KEYS:
                 raise LimitExceededError(f"{self.where}: more than {MAX_TUPLE_KEYS} tuples as dictionary keys")
             return tuple([self.checked_key(k, depth + 1) for k in key])
-        if isinstance(key, (Name, Stub)) or (isinstance(key, TensorRef) and not depth):
+        if isinstance(key, (GlobalName, Stub)) or (isinstance(key, TensorRef) and not depth):
             return key
         if isinstance(key, tuple):
             raise LimitExceededError(f"{self.where}: a dictionary key of too great depth or length")
@@ -262,13 +262,13 @@ class Machine:
         if isinstance(target, Stub):
             self.table.check_state(self, target, state)
             target.state = state
-        elif isinstance(target, Record):
+        elif isinstance(target, PickledDict):
             if isinstance(state, dict):
                 self.table.check_state(self, target, state)
                 target.attributes = state
         elif isinstance(target, (Array, ArrayType)):
             self.table.build_numpy(self, target, state)
-        elif isinstance(target, Name):
+        elif isinstance(target, GlobalName):
             raise self.unsafe(f"changes the state of {target}")
         else:
             raise self.corrupt(f"a state is given to a {kind_of(target)}")
@@ -276,8 +276,8 @@ class Machine:
 
 def kind_of(value: Any) -> str:
     """Return a word for the kind of `value`."""
-    if isinstance(value, (Name, Stub)):
+    if isinstance(value, (GlobalName, Stub)):
         return str(value)
-    return {"TensorRef": "tensor", "Record": "dict", "Unreadable": "tensor"}.get(
+    return {"TensorRef": "tensor", "PickledDict": "dict", "Unreadable": "tensor"}.get(
         type(value).__name__, type(value).__name__
     )

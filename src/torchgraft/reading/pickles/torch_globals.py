@@ -7,10 +7,10 @@ from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
-from torchgraft.reading.pickles.inert import Record, StorageType, Stub, TensorRef, Unreadable, brief
-from torchgraft.reading.pickles.names import Builder
-from torchgraft.reading.pickles.numpy_names import NUMPY_NAMES
-from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.globals import Builder
+from torchgraft.reading.pickles.inert import PickledDict, StorageType, Stub, TensorRef, Unreadable, brief
+from torchgraft.reading.pickles.machine import Machine
+from torchgraft.reading.pickles.numpy_globals import NUMPY_GLOBALS
 
 _MAX_MADE = 16 << 20
 
@@ -108,8 +108,8 @@ def _made_of_numbers(name: str) -> Callable[[Machine, tuple[Any, ...]], Any]:
     return run
 
 
-def _dict(m: Machine, args: tuple[Any, ...]) -> Record:
-    out = Record()
+def _dict(m: Machine, args: tuple[Any, ...]) -> PickledDict:
+    out = PickledDict()
     if args and isinstance(args[-1], (dict, list, tuple)):
         pairs = args[-1].items() if isinstance(args[-1], dict) else args[-1]
         m.set_items(out, [part for pair in pairs for part in pair])
@@ -240,7 +240,7 @@ _FUNCTIONS: dict[str, Callable[[Machine, tuple[Any, ...]], Any]] = {
 
 
 def _torch_names() -> dict[tuple[str, str], Any]:
-    out: dict[tuple[str, str], Any] = {**NUMPY_NAMES, **_storage_names()}
+    out: dict[tuple[str, str], Any] = {**NUMPY_GLOBALS, **_storage_names()}
     for full, run in _FUNCTIONS.items():
         module, _, name = full.rpartition(".")
         out[module, name] = Builder(full, run)
@@ -254,4 +254,4 @@ def _torch_names() -> dict[tuple[str, str], Any]:
     return out
 
 
-TORCH_NAMES: Mapping[tuple[str, str], Any] = _torch_names()
+TORCH_GLOBALS: Mapping[tuple[str, str], Any] = _torch_names()

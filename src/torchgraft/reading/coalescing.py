@@ -10,9 +10,9 @@ from typing import NamedTuple
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Piece
 from torchgraft.core.system.checksums import crc32
+from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.disk.files import CheckpointFile
-from torchgraft.reading.tensors.leaves import FileBytes, Leaf, View
-from torchgraft.reading.tensors.records import RecordBytes
+from torchgraft.reading.tensors import FileBytes, StoredTensor, TensorView
 
 GAP = 4096  # reading on over what nobody wants costs less than another system call
 
@@ -40,29 +40,29 @@ class _Wanted(NamedTuple):
     start: int
 
 
-def spot_of(leaf: Leaf) -> Spot | None:
+def spot_of(tensor: StoredTensor) -> Spot | None:
     """Return where a tensor lies; None for one that is made of the file's bytes, or is checked in a way of its own."""
-    size = prod(leaf.shape) * leaf.dtype.itemsize
-    found = _place_of(leaf, size)
+    size = prod(tensor.shape) * tensor.dtype.itemsize
+    found = _place_of(tensor, size)
     return Spot(found[0], found[1], size, *found[2:]) if found else None
 
 
-def _place_of(leaf: Leaf, size: int) -> tuple[CheckpointFile, int, RecordBytes | None, int] | None:
+def _place_of(tensor: StoredTensor, size: int) -> tuple[CheckpointFile, int, RecordBytes | None, int] | None:
     """Return the file, the offset, the record and the byte of it where all `size` bytes of a tensor lie, as `spot_of` does."""
-    if not isinstance(leaf, View) or leaf.strides is not None or leaf.swap or leaf.dtype is DType.BOOL:
+    if not isinstance(tensor, TensorView) or tensor.strides is not None or tensor.swap or tensor.dtype is DType.BOOL:
         return None
-    held = leaf.source
+    held = tensor.source
     if isinstance(held, FileBytes):
         window = held.window
-        return window.file, window.checked(held.offset + leaf.offset, size), None, 0
+        return window.file, window.checked(held.offset + tensor.offset, size), None, 0
     if isinstance(held, RecordBytes) and not held.is_packed and size == held.nbytes:
         window = held.archive.window
-        return window.file, window.checked(held.located() + leaf.offset, size), held, leaf.offset
+        return window.file, window.checked(held.located() + tensor.offset, size), held, tensor.offset
     return None
 
 
 def read_many(
-    leaves: Sequence[Leaf],
+    tensors: Sequence[StoredTensor],
     starts: Sequence[int],
     sizes: Sequence[int],
     buffer: memoryview,
@@ -73,8 +73,8 @@ def read_many(
     """
     found: defaultdict[CheckpointFile, list[tuple[int, int, int]]] = defaultdict(list)
     records: list[tuple[RecordBytes, int, int, int]] = []
-    for number, (leaf, start, size) in enumerate(zip(leaves, starts, sizes, strict=True)):
-        place = _place_of(leaf, size)
+    for number, (tensor, start, size) in enumerate(zip(tensors, starts, sizes, strict=True)):
+        place = _place_of(tensor, size)
         if place is None:
             read_alone(number)
             continue

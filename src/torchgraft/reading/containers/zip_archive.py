@@ -13,7 +13,15 @@ from itertools import compress
 from threading import Lock, local
 
 from torchgraft.core.system.checksums import crc32
-from torchgraft.reading.containers.zipentries import FULL32, HIDDEN, STORED, Entries, ZipEntry, find_end, read_entries
+from torchgraft.reading.containers.zip_directory import (
+    FULL32,
+    HIDDEN,
+    STORED,
+    Entries,
+    ZipEntry,
+    find_end,
+    read_entries,
+)
 from torchgraft.reading.disk.files import Window
 
 MAX_RATIO = 200

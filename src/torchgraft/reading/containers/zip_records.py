@@ -6,8 +6,8 @@ import zlib
 from threading import local
 
 from torchgraft.core.system.checksums import Partial, Pieces, crc32
-from torchgraft.reading.containers.zipdir import ZipArchive
-from torchgraft.reading.containers.zipentries import STORED, ZipEntry
+from torchgraft.reading.containers.zip_archive import ZipArchive
+from torchgraft.reading.containers.zip_directory import STORED, ZipEntry
 
 PIECE = 1 << 20
 MOST_READ_AGAIN = 64 << 20  # of a record that was read in part, to compare its checksum

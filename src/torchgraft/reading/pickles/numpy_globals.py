@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Stub
-from torchgraft.reading.pickles.names import Builder
-from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.globals import Builder
+from torchgraft.reading.pickles.inert import Array, ArrayType, GlobalName, Stub
+from torchgraft.reading.pickles.machine import Machine
 
 _SCALARS = {
     "b1": "?", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f2": "e",
@@ -17,7 +17,7 @@ _SCALARS = {
 
 def _dtype(m: Machine, args: tuple[Any, ...]) -> ArrayType:
     code = args[0] if args else None
-    if isinstance(code, Name):
+    if isinstance(code, GlobalName):
         code = code.name
     if not isinstance(code, str):
         raise m.corrupt("a numpy type without its code")
@@ -37,7 +37,7 @@ def _scalar(m: Machine, args: tuple[Any, ...]) -> Any:
     kind, data = args[0], _raw(args[1]) if len(args) > 1 else b""
     code = _SCALARS.get(kind.code)
     if code is None or not isinstance(data, bytes):
-        return Stub(Name("numpy", f"scalar {kind.code}"), (data,))
+        return Stub(GlobalName("numpy", f"scalar {kind.code}"), (data,))
     if len(data) != struct.calcsize(code):
         raise m.corrupt(f"a numpy scalar of {len(data)} bytes, its type {kind.code} has another size")
     return struct.unpack((">" if kind.order == ">" else "<") + code, data)[0]
@@ -74,11 +74,11 @@ def _raw(data: Any) -> Any:
     return data.encode("latin-1") if isinstance(data, str) else data
 
 
-NUMPY_NAMES: dict[tuple[str, str], Any] = {
+NUMPY_GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): Builder("numpy.dtype", _dtype),
     ("numpy", "ndarray"): Builder("numpy.ndarray", _reconstruct),
 }
 for _core in ("numpy.core", "numpy._core"):
-    NUMPY_NAMES[f"{_core}.multiarray", "_reconstruct"] = Builder(f"{_core}.multiarray._reconstruct", _reconstruct)
-    NUMPY_NAMES[f"{_core}.multiarray", "scalar"] = Builder(f"{_core}.multiarray.scalar", _scalar)
-    NUMPY_NAMES[f"{_core}.numeric", "_frombuffer"] = Builder(f"{_core}.numeric._frombuffer", _frombuffer)
+    NUMPY_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = Builder(f"{_core}.multiarray._reconstruct", _reconstruct)
+    NUMPY_GLOBALS[f"{_core}.multiarray", "scalar"] = Builder(f"{_core}.multiarray.scalar", _scalar)
+    NUMPY_GLOBALS[f"{_core}.numeric", "_frombuffer"] = Builder(f"{_core}.numeric._frombuffer", _frombuffer)

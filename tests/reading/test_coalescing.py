@@ -76,7 +76,7 @@ def test_a_flipped_bit_among_neighbours_is_found(tmp_path, key):
     tensors = state()
     torch.save(tensors, path)
     with open_checkpoint(path) as source:
-        leaf = source._leaves[""][key]
+        leaf = source._tensors[""][key]
         at = leaf.source.archive.window.base + leaf.source.located()
     with path.open("r+b") as file:
         file.seek(at)

@@ -1,4 +1,7 @@
-"""Walks over what came out of a pickle or out of memory: bounded in depth, sure to end, blind to foreign classes."""
+"""The tree that came out of a file or out of memory: its containers, tensors and plain facts.
+
+Every walk is bounded in depth and in size: a pickle may hold cycles, and the same container in many places.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError
-from torchgraft.reading.pickles.inert import Array, Stub, TensorRef, Unreadable
-from torchgraft.reading.tensors.leaves import Held, Leaf, View
+from torchgraft.reading.pickles.inert import Array, GlobalName, Stub, TensorRef, Unreadable, brief
+from torchgraft.reading.tensors import HeldTensor, StoredTensor, TensorView
 
 MAX_DEPTH = 200
 FREE_WAYS = 10_000
 MAX_WAYS = 64
+MAX_TEXT = 4096
+MAX_NODES = 2000
+MAX_FACT_DEPTH = 24
+_TENSORS = frozenset({TensorRef, Array, Unreadable, TensorView, HeldTensor})  # the usual ones; the ABC is slow to ask
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None), complex})
 
 
-@dataclass(slots=True)
-class Survey:
-    """Which containers (by id) hold tensors, and whether any tensor is PyTorch's own."""
+def is_tensor(value: Any) -> bool:
+    """Return whether `value` is a tensor or the description of one."""
+    return type(value) in _TENSORS or isinstance(value, StoredTensor)
 
-    holds: dict[int, bool]
-    torch_tensors: bool = False
+
+def are_tensors(values: Iterable[Any]) -> bool:
+    """Return whether all of `values` are tensors or descriptions of some."""
+    kinds = set(map(type, values))
+    return kinds <= _TENSORS or all(issubclass(kind, StoredTensor) for kind in kinds - _TENSORS)
 
 
 def children(node: Any) -> Iterable[tuple[Any, Any]]:
@@ -30,25 +41,19 @@ def children(node: Any) -> Iterable[tuple[Any, Any]]:
         return node.items()
     if isinstance(node, (list, tuple)):
         return enumerate(node)
-    if isinstance(node, Stub):
-        return _stub_children(node)
-    return ()
+    return _of_stub(node) if isinstance(node, Stub) else ()
 
 
-def _stub_children(node: Stub) -> list[tuple[Any, Any]]:
-    out: list[tuple[Any, Any]] = [*node.items.items(), *enumerate(node.values)]
+def _of_stub(node: Stub) -> list[tuple[Any, Any]]:
+    found: list[tuple[Any, Any]] = [*node.items.items(), *enumerate(node.values)]
     state = node.state
-    if isinstance(state, tuple) and len(state) == 2:
-        state = (
-            {**(state[0] or {}), **(state[1] or {})} if all(isinstance(s, (dict, type(None))) for s in state) else state
-        )
+    if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, (dict, type(None))) for part in state):
+        state = {**(state[0] or {}), **(state[1] or {})}  # of an object with __slots__
     if isinstance(state, dict):
-        out += state.items()
+        found += state.items()
     elif state is not None:
-        out.append(("state", state))
-    if not out:
-        out += enumerate(node.args)
-    return out
+        found.append(("state", state))
+    return found or list(enumerate(node.args))
 
 
 def is_module(node: Any) -> bool:
@@ -58,20 +63,18 @@ def is_module(node: Any) -> bool:
     return "_parameters" in node.state or "_modules" in node.state or node.kind.module.startswith("__torch__")
 
 
-def module_parts(node: Stub) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+def _module_parts(node: Stub) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
     """Return the tensors and the submodules of a module, non-persistent buffers left out."""
     state = node.state
     if node.kind.module.startswith("__torch__"):
         tensors = [(k, v) for k, v in state.items() if type(v) in _TENSORS]
         return tensors, [(k, v) for k, v in state.items() if isinstance(v, Stub)]
+    parameters, buffers, modules = (
+        found if isinstance(found := state.get(name), dict) else {} for name in ("_parameters", "_buffers", "_modules")
+    )
     hidden = state.get("_non_persistent_buffers_set") or ()
-    buffers = [(k, v) for k, v in _pairs(state.get("_buffers")) if k not in hidden]
-    own = [*_pairs(state.get("_parameters")), *buffers]
-    return [(k, v) for k, v in own if type(v) in _TENSORS], _pairs(state.get("_modules"))
-
-
-def _pairs(value: Any) -> list[tuple[Any, Any]]:
-    return list(value.items()) if isinstance(value, dict) else []
+    own = [*parameters.items(), *((k, v) for k, v in buffers.items() if k not in hidden)]
+    return [(k, v) for k, v in own if type(v) in _TENSORS], list(modules.items())
 
 
 def module_entries(root: Stub, label: str) -> Iterator[tuple[str, Any]]:
@@ -85,14 +88,22 @@ def module_entries(root: Stub, label: str) -> Iterator[tuple[str, Any]]:
             raise CorruptCheckpointError(f"{label}: a cycle of modules: {prefix} contains itself")
         if len(above) > MAX_DEPTH:
             raise LimitExceededError(f"{label}: modules nested to a depth of more than {MAX_DEPTH}")
-        tensors, modules = module_parts(node)
+        tensors, modules = _module_parts(node)
         yield from ((f"{prefix}{name}", tensor) for name, tensor in tensors)
         todo += [(f"{prefix}{name}.", child, (*above, id(node))) for name, child in reversed(modules)]
 
 
-def survey(tree: Any, label: str) -> Survey:
+@dataclass(slots=True)
+class Found:
+    """Which containers (by id) hold tensors, and whether any tensor is PyTorch's own."""
+
+    holds: dict[int, bool]
+    torch_tensors: bool = False
+
+
+def find_tensors(tree: Any, label: str) -> Found:
     """Return which containers hold tensors."""
-    out = Survey({})
+    out = Found({})
     if type(tree) in _SCALARS or is_tensor(tree):
         return out
     holds, path, ways = out.holds, {id(tree)}, _Ways(label)
@@ -159,7 +170,7 @@ class _Ways:
 
 def _inner(node: Any) -> Iterable[tuple[Any, Any]]:
     if is_module(node):
-        tensors, modules = module_parts(node)
+        tensors, modules = _module_parts(node)
         return [*tensors, *modules]
     return children(node)
 
@@ -171,15 +182,47 @@ def _refuse_cycle(stack: list[tuple[Any, Any]], target: Any, label: str) -> None
         raise CorruptCheckpointError(f"{label}: a cycle: a dictionary or list contains itself")
 
 
-def is_tensor(value: Any) -> bool:
-    """Return whether `value` is a tensor or the description of one."""
-    return type(value) in _TENSORS or isinstance(value, Leaf)
+_LEFT_OUT = object()
 
 
-def are_tensors(values: Iterable[Any]) -> bool:
-    """Return whether all of `values` are tensors or descriptions of some."""
-    kinds = set(map(type, values))
-    return kinds <= _TENSORS or all(issubclass(kind, Leaf) for kind in kinds - _TENSORS)
+def plain_facts(value: Any, most: int = MAX_NODES) -> Any:
+    """Return `value` as plain dicts, lists and scalars, `most` of them; None where it is larger or something else."""
+    budget = _Budget(most)
+    found = budget.plain(value, 0)
+    return None if found is _LEFT_OUT or budget.left < 0 else found
 
 
-_TENSORS = frozenset({TensorRef, Array, Unreadable, View, Held})  # the usual ones; the ABC is slow to ask
+class _Budget:
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def plain(self, value: Any, depth: int) -> Any:
+        self.left -= 1
+        if self.left < 0 or depth > MAX_FACT_DEPTH:
+            return _LEFT_OUT
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, str):
+            return str(value) if len(value) <= MAX_TEXT else _LEFT_OUT
+        if isinstance(value, (GlobalName, DType)):
+            return str(value)
+        if isinstance(value, Stub):
+            return self._of_stub(value, depth)
+        if not isinstance(value, (dict, list, tuple, set, frozenset)) or len(value) > self.left:
+            return _LEFT_OUT
+        if isinstance(value, dict):
+            items = {_fact_key(k): self.plain(v, depth + 1) for k, v in value.items()}
+            return {k: v for k, v in items.items() if v is not _LEFT_OUT}
+        return [v for v in [self.plain(v, depth + 1) for v in value] if v is not _LEFT_OUT]
+
+    def _of_stub(self, value: Stub, depth: int) -> Any:
+        for part in (value.state if isinstance(value.state, dict) else None, value.items, value.values):
+            if part:
+                return self.plain(part, depth + 1)
+        if value.args and value.kind.module in ("pathlib", "pathlib._local"):
+            return "/".join(a if isinstance(a, str) else brief(a) for a in value.args[:100])
+        return self.plain(value.args[0], depth + 1) if len(value.args) == 1 else str(value.kind)
+
+
+def _fact_key(key: Any) -> Any:
+    return key if isinstance(key, (str, int, float, bool)) else str(key)

@@ -14,7 +14,7 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.specs import c_strides
 from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable, brief
-from torchgraft.reading.tensors.leaves import MAX_DIMS, Bytes, Flipped, HeldBytes, Leaf, View, check_spread
+from torchgraft.reading.tensors import MAX_DIMS, Bytes, MemoryBytes, SignFlipped, StoredTensor, TensorView, check_spread
 
 _ARRAY_DTYPES = {
     "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,
@@ -35,7 +35,7 @@ class Storages(Protocol):
 
 
 class Resolver:
-    """Makes leaves out of descriptions. `label` names the file, `big` says that it is big-endian."""
+    """Makes tensors out of descriptions. `label` names the file, `big` says that it is big-endian."""
 
     __slots__ = ("_arrays", "_sound", "big", "label", "storages")
 
@@ -43,19 +43,19 @@ class Resolver:
         self.label = label
         self.storages = storages
         self.big = big
-        self._arrays: dict[int, tuple[Array, Leaf]] = {}
+        self._arrays: dict[int, tuple[Array, StoredTensor]] = {}
         self._sound: dict[tuple[int, ...], tuple[Any, Any, bool]] = {}
 
-    def leaf(self, ref: View | TensorRef | Unreadable | Array, name: str) -> Leaf:
+    def tensor(self, ref: TensorView | TensorRef | Unreadable | Array, name: str) -> StoredTensor:
         """Return the tensor called `name`, the same one for the same description."""
-        if isinstance(ref, View):
+        if isinstance(ref, TensorView):
             return ref
         if isinstance(ref, TensorRef):
-            if ref.leaf is None:
+            if ref.tensor is None:
                 view = self._view(ref, name)
-                ref.leaf = self._flipped(view, ref, name) if ref.conj or ref.neg else view
+                ref.tensor = self._flipped(view, ref, name) if ref.conj or ref.neg else view
                 ref.storage = None  # a million of them count, and nothing asks again
-            made: Leaf = ref.leaf
+            made: StoredTensor = ref.tensor
             return made
         if isinstance(ref, Array):
             if id(ref) not in self._arrays:
@@ -65,12 +65,12 @@ class Resolver:
             self._geometry(ref.view, name)
         raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is {ref.why}")
 
-    def _flipped(self, view: View, ref: TensorRef, name: str) -> Leaf:
+    def _flipped(self, view: TensorView, ref: TensorRef, name: str) -> StoredTensor:
         if view.dtype.kind not in ("float", "complex"):
             raise self._bad(name, f"of {view.dtype} is marked as conjugated or negated")
-        return Flipped(view, conj=ref.conj, neg=ref.neg) if view.dtype.kind == "complex" or ref.neg else view
+        return SignFlipped(view, conj=ref.conj, neg=ref.neg) if view.dtype.kind == "complex" or ref.neg else view
 
-    def _view(self, ref: TensorRef, name: str) -> View:
+    def _view(self, ref: TensorRef, name: str) -> TensorView:
         storage = ref.storage
         contiguous = self._geometry(ref, name)
         if storage.kind.dtype is None:
@@ -78,7 +78,7 @@ class Resolver:
         dtype = ref.dtype or storage.kind.dtype
         strides = None if contiguous else ref.stride
         swap = unit_of(dtype) if self.big else 0
-        return View(self.storages.find(storage), dtype, ref.shape, ref.offset * dtype.itemsize, strides, swap)
+        return TensorView(self.storages.find(storage), dtype, ref.shape, ref.offset * dtype.itemsize, strides, swap)
 
     def _geometry(self, ref: TensorRef, name: str) -> bool:
         """Return whether the view lies in C order, after checking that it lies in its storage at all."""
@@ -139,7 +139,7 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     return c_order or not numel
 
 
-def array_view(label: str, name: str, array: Array) -> View:
+def array_view(label: str, name: str, array: Array) -> TensorView:
     """Return a numpy array that stood in a pickle as a tensor."""
     code = array.type.code if array.type is not None else ""
     dtype = _ARRAY_DTYPES.get(code)
@@ -150,12 +150,12 @@ def array_view(label: str, name: str, array: Array) -> View:
     if dtype is None:
         raise UnsupportedCheckpointError(f"{label}: array {printable(name)} has dtype {code!r}, which is no tensor's")
     big = array.type is not None and array.type.order == ">"
-    return strided_array(label, name, HeldBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
+    return strided_array(label, name, MemoryBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
 
 
 def strided_array(  # noqa: PLR0913  # one per fact of the geometry
     label: str, name: str, source: Bytes, dtype: DType, shape: Any, *, fortran: bool, big: bool
-) -> View:
+) -> TensorView:
     """Return a numpy array as a view: its whole memory, in C or Fortran order, of either byte order."""
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise _bad(label, name, f"has the shape {brief(shape)}: expected whole numbers from 0 on")
@@ -171,7 +171,7 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
             label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {numel * dtype.itemsize}"
         )
     strides = c_strides(shape[::-1])[::-1] if fortran and len(shape) > 1 else None
-    return View(source, dtype, shape, 0, strides, unit_of(dtype) if big else 0)
+    return TensorView(source, dtype, shape, 0, strides, unit_of(dtype) if big else 0)
 
 
 def unit_of(dtype: DType) -> int:

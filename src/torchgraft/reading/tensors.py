@@ -1,4 +1,4 @@
-"""Tensors as leaves of a checkpoint: shape, element type, and how their bytes are had on request."""
+"""Tensors of a checkpoint before they are values: shape, element type, and how their bytes are had on request."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.core.specs import Shape, c_strides
 from torchgraft.core.types import Tensor
+from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.tensors.records import RecordBytes
 
 MAX_DIMS = 64
 MAX_SPREAD = 256 << 20
 SPREAD = 64
 
 
-class Leaf(ABC):
+class StoredTensor(ABC):
     """One tensor of a checkpoint: shape and element type are known, its bytes come on request.
 
-    `identity` is what two leaves share when they are the very same memory, None where that can't be; `place` is the
+    `identity` is what two tensors share when they are the very same memory, None where that can't be; `place` is the
     file number and the offset.
     """
 
@@ -36,7 +36,7 @@ class Leaf(ABC):
     @property
     @abstractmethod
     def identity(self) -> Hashable:
-        """What two leaves of the same memory share."""
+        """What two tensors of the same memory share."""
 
     @property
     @abstractmethod
@@ -96,7 +96,7 @@ class FileBytes:
 
 
 @dataclass(slots=True, eq=False)
-class HeldBytes:
+class MemoryBytes:
     """Bytes that are in memory already, because they stood inside a pickle."""
 
     data: bytes
@@ -134,7 +134,7 @@ class JoinedBytes:
 
 
 @dataclass(slots=True, eq=False)
-class View(Leaf):
+class TensorView(StoredTensor):
     """A tensor in a run of bytes. `strides` count elements and are None where the elements lie in C order.
 
     `offset` is in bytes; `swap` is the unit, in bytes, of which the byte order is the other one (0: none).
@@ -187,7 +187,7 @@ class View(Leaf):
 
     def _gathered(self, end: int) -> memoryview:
         """Return all bytes in C order; kept for the next piece until the last was taken."""
-        kept: tuple[View, memoryview] | None = getattr(_KEPT, "last", None)
+        kept: tuple[TensorView, memoryview] | None = getattr(_KEPT, "last", None)
         data = kept[1] if kept is not None and kept[0] is self else gather(self)
         _KEPT.last = None if end >= len(data) else (self, data)
         return data
@@ -196,7 +196,7 @@ class View(Leaf):
 _KEPT = local()
 
 
-def gather(view: View) -> memoryview:
+def gather(view: TensorView) -> memoryview:
     """Return the elements of a strided or foreign-order view as bytes. Takes its range of the storage and the result."""
     import numpy as np
 
@@ -218,7 +218,7 @@ def gather(view: View) -> memoryview:
     return memoryview(out.tobytes())
 
 
-class Held(Leaf):
+class HeldTensor(StoredTensor):
     """A tensor that the caller holds in memory, under `name` there.
 
     Raises:
@@ -289,7 +289,7 @@ def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:
         )
 
 
-class Flipped(Leaf):
+class SignFlipped(StoredTensor):
     """A view that torch saved with its conjugate or negative bit set: signs are turned, nothing else changes.
 
     Turning a sign is turning the highest bit, also of NaN, as torch does when it resolves such a view.
@@ -297,7 +297,7 @@ class Flipped(Leaf):
 
     __slots__ = ("_signs", "conj", "dtype", "inner", "neg", "shape")
 
-    def __init__(self, inner: Leaf, *, conj: bool, neg: bool) -> None:
+    def __init__(self, inner: StoredTensor, *, conj: bool, neg: bool) -> None:
         self.inner = inner
         self.shape = inner.shape
         self.dtype = inner.dtype

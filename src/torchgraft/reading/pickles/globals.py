@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchgraft.reading.pickles.inert import Array, ArrayType, Name, Record, Stub
-from torchgraft.reading.pickles.unpickle import Machine
+from torchgraft.reading.pickles.inert import Array, ArrayType, GlobalName, PickledDict, Stub
+from torchgraft.reading.pickles.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +84,22 @@ def _is_member(args: tuple[Any, ...]) -> bool:
 
     What stands for it can't be called: methods and functions stay out of reach.
     """
-    if [type(arg) for arg in args] != [Name, str]:
+    if [type(arg) for arg in args] != [GlobalName, str]:
         return False
     home, member = args
     return class_like(home.name) and not home.forbidden and not member.startswith("__")
 
 
-class Table:
+class Globals:
     """The names known to one run of the interpreter, and the foreign ones that it met."""
 
     def __init__(self, known: Mapping[tuple[str, str], Any]) -> None:
         self.known = known
-        self.met: dict[Name | str, None] = {}
+        self.met: dict[GlobalName | str, None] = {}
         self.warnings: list[str] = []
 
     def find(self, machine: Machine, module: str, name: str) -> Any:
-        """Return the builder or value that (module, name) stands for, or a foreign Name."""
+        """Return the builder or value that (module, name) stands for, or a foreign GlobalName."""
         del machine
         module = _OLD_MODULES.get(module, module)
         name = _OLD_NAMES.get((module, name), name)
@@ -109,7 +109,7 @@ class Table:
         top = module.partition(".")[0]
         allowed = _HARMLESS.get(module, frozenset())
         forbidden = top in _STDLIB and not (allowed is None or name in allowed) and f"{module}.{name}" not in _MAKERS
-        foreign = Name(module, name, forbidden)
+        foreign = GlobalName(module, name, forbidden)
         self.met[foreign] = None
         return foreign
 
@@ -119,7 +119,7 @@ class Table:
             raise machine.corrupt("the arguments of a call are no tuple")
         if type(callee) is Builder:
             return callee.run(machine, args)
-        if isinstance(callee, Name):
+        if isinstance(callee, GlobalName):
             full = str(callee)
             if full == "builtins.getattr" and _is_member(args):
                 self.met.pop(callee, None)
@@ -135,7 +135,7 @@ class Table:
         """Return what a new object of class `callee` stands for."""
         if type(args) is not tuple:
             raise machine.corrupt("the arguments of a new object are no tuple")
-        if isinstance(callee, Name) and not callee.forbidden:
+        if isinstance(callee, GlobalName) and not callee.forbidden:
             return Stub(callee, args)
         return self.call(machine, callee, args)
 
@@ -146,21 +146,23 @@ class Table:
             if isinstance(part, dict) and not _ACTING_KEYS.isdisjoint(k for k in part if isinstance(k, str)):
                 keys = ", ".join(sorted(_ACTING_KEYS.intersection(k for k in part if isinstance(k, str))))
                 raise machine.unsafe(f"sets {keys} through the state of {_title(target)}")
-            if isinstance(part, Name) and part.forbidden:
+            if isinstance(part, GlobalName) and part.forbidden:
                 raise machine.unsafe(f"puts {part} into an object of {_title(target)}")
 
     def build_numpy(self, machine: Machine, target: Array | ArrayType, state: Any) -> None:
         """Give a numpy array or type its state."""
-        from torchgraft.reading.pickles.numpy_names import build
+        from torchgraft.reading.pickles.numpy_globals import build
 
         build(machine, target, state)
 
     def finish(self, machine: Machine) -> None:
         """Refuse a pickle that mentioned something that only running code has a use for."""
         for name in self.met:
-            if isinstance(name, Name) and name.forbidden:
+            if isinstance(name, GlobalName) and name.forbidden:
                 raise machine.unsafe(f"refers to {name}")
 
 
 def _title(target: object) -> str:
-    return str(target) if isinstance(target, Stub) else "a dictionary" if isinstance(target, Record) else "a tensor"
+    return (
+        str(target) if isinstance(target, Stub) else "a dictionary" if isinstance(target, PickledDict) else "a tensor"
+    )
