@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 from filling import filled
 from torch import nn
 
@@ -113,6 +114,19 @@ def test_a_list_of_one_block_counted_from_one_is_not_the_second_of_two() -> None
     assert sum(name.startswith("layers") for name in placed) == len(file) - 2
     moved = {name.replace("layers.0", "layers.1"): value for name, value in file.items()}
     assert not any(name.startswith("layers") for name in sure(tg.plan(net(2, "head"), moved)))
+
+
+def test_shorter_lists_counted_from_one_are_not_the_end_of_longer_ones() -> None:
+    def towers(depth: int) -> nn.Module:
+        parts = {name: nn.ModuleDict({"blocks": transformer(depth)}) for name in ("visual", "text")}
+        return filled(nn.ModuleDict({**parts, "head": nn.Linear(6, 3)}))
+
+    file = towers(2).state_dict()
+    assert len(sure(tg.plan(towers(3), file))) == len(file)
+    moved = {name.replace("blocks.1", "blocks.2").replace("blocks.0", "blocks.1"): v for name, v in file.items()}
+    assert set(sure(tg.plan(towers(3), moved))) == {"head.weight", "head.bias"}
+    beside = {**moved, "head.norm.weight": torch.ones(9)}
+    assert set(sure(tg.plan(towers(3), beside))) == {"head.weight", "head.bias"}
 
 
 def test_blocks_behind_one_of_another_build_may_have_moved_by_one() -> None:

@@ -23,6 +23,7 @@ from torchgraft.matching.names.prefixes import Naming, by_name
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.undotted import dotted, respelled, restored
+from torchgraft.matching.names.words import lacks_its_first
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import (
@@ -193,6 +194,8 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
         return None
     if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
         return None
+    if _lacks_its_first([a for a, _ in pairs], free_sources) or _lacks_its_first([b for _, b in pairs], free_targets):
+        return None
     return Matching(
         matches=tuple(
             _make_match(target=b, source=a, why=naming.reason(a, b), certainty=naming.certainty(a)) for a, b in pairs
@@ -200,6 +203,10 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
         free_targets=tuple(free_targets),
         free_sources=tuple(free_sources),
     )
+
+
+def _lacks_its_first(paired: Sequence[Leaf], free: Sequence[Leaf]) -> bool:
+    return bool(free) and lacks_its_first([leaf.name for leaf in paired], [leaf.name for leaf in free])
 
 
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:

@@ -21,6 +21,7 @@ from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.prefixes import SAME_NAME, Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.undotted import respelled, restored
+from torchgraft.matching.names.words import lacks_its_first
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.parts.leaves import TURNED, unfolded
@@ -71,6 +72,8 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
     more = spare or {slot.spec.name for slot in hungry}
     names = [name for slot in held for name in slot.names]
     if _says_more(more, both) or _means_more((*specs, *names), more) or not paired_alike(specs, names):
+        return None
+    if lacks_its_first([slot.spec.name for slot in both], more):
         return None
     if _is_called_otherwise(specs, held, spare) if spare else _is_in_every_block(hungry):
         return None

@@ -61,6 +61,14 @@ def numbers(path: str) -> tuple[int, ...]:
     return tuple(int(part) for part in path.split(".") if part.isdecimal())
 
 
+def lacks_its_first(paired: Collection[str], free: Iterable[str]) -> bool:
+    """Return whether nothing paired stands at a 0, and a list with a 1 there has its 0 left over: its numbers may be counted from one."""
+    if any(".0." in f".{name}." for name in paired):
+        return False
+    firsts = {before for name in free for before, number in _numbered(name) if number == 0}
+    return bool(firsts) and any(n == 1 and before in firsts for name in paired for before, n in _numbered(name))
+
+
 def counted(paths: Sequence[str]) -> list[tuple[int, ...]]:
     """Return the numbers in each path, each counted from the first of its list: of layers 1 to 9 the first is 0."""
     firsts: dict[str, int] = {}
