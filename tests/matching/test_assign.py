@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from torchgraft.matching.solving.assign import _alone, _imported, assign
+from torchgraft.matching.solving.algorithms import _alone, _imported, assign
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**16))
 

@@ -10,7 +10,7 @@ import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.parts.units import group
-from torchgraft.matching.solving.siblings import kept_whole
+from torchgraft.matching.solving.exchanges import modules_together
 
 
 def layer(width, out, size=1):
@@ -84,10 +84,10 @@ def test_a_norm_goes_where_the_convolution_beside_it_goes(loss):
     scores[1, 3] = scores[3, 1] = 2.0 + loss
     rare[1::2, 1::2] = 0.5
     whole = [(0, 0), (1, 1), (2, 2), (3, 3)]
-    assert kept_whole([(0, 0), (1, 3), (2, 2), (3, 1)], scores, rare, sources, targets) == (
+    assert modules_together([(0, 0), (1, 3), (2, 2), (3, 1)], scores, rare, sources, targets) == (
         whole if loss < 0.7 else [(0, 0), (1, 3), (2, 2), (3, 1)]
     )
-    assert kept_whole(whole, scores, rare, sources, targets) == whole
+    assert modules_together(whole, scores, rare, sources, targets) == whole
 
 
 class Linear(nn.Module):

@@ -32,7 +32,7 @@ def asked(source, target):
     """Return how many units were matched with each other, each time."""
     with patch("torchgraft.matching.solving.large.solve", wraps=solve) as judge:
         by_few(source, target)
-    return [(len(call.args[0]), len(call.args[1])) for call in judge.call_args_list]
+    return [(len(call.args[0].sources), len(call.args[0].targets)) for call in judge.call_args_list]
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,7 +6,7 @@ import pytest
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.parts.units import group
-from torchgraft.matching.solving.strays import without_strays
+from torchgraft.matching.solving.solve import without_strays
 
 
 def units(*paths):

@@ -5,9 +5,9 @@ import pytest
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.evidence.lessons import SLACK, taught
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.solving.lessons import SLACK, taught
 
 EVEN = (4, 4)
 

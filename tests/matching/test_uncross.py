@@ -6,8 +6,8 @@ import pytest
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.parts.units import group
+from torchgraft.matching.solving.exchanges import uncrossed
 from torchgraft.matching.solving.solve import UNORDERED
-from torchgraft.matching.solving.uncross import uncrossed
 
 
 def norms(*names):

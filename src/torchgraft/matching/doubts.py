@@ -29,7 +29,7 @@ from torchgraft.matching.judging.lists import Counted, Lists, behind_another, is
 from torchgraft.matching.judging.twins import Twins
 from torchgraft.matching.parts.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.parts.units import BARE, Unit
-from torchgraft.matching.solving.turned import undirected
+from torchgraft.matching.solving.reversed import undirected
 from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 
 

@@ -19,11 +19,11 @@ from torchgraft.matching.judging.certainty import (
     AKIN,
     CERTAIN,
     LIKELY,
+    Familiar,
     Sureness,
     folded,
     sureness,
 )
-from torchgraft.matching.judging.familiar import Familiar
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.prefixes import Naming
 from torchgraft.matching.names.unwrapped import unwrapped
@@ -32,8 +32,9 @@ from torchgraft.matching.parts.leaves import cut
 from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.shaped import cut_by_shape
 from torchgraft.matching.parts.units import Unit, group, same_roles, shape_class
-from torchgraft.matching.solving.beside import in_step
 from torchgraft.matching.solving.large import solve_large
+from torchgraft.matching.solving.read_as_blocks import read_as_blocks
+from torchgraft.matching.solving.solve import Problem
 from torchgraft.matching.tables.packing import any_named_fused, kept_whole, owners_of
 from torchgraft.matching.tables.stated import sides_of
 
@@ -52,7 +53,9 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
         source_units = sorted(source_units, key=lambda u: natural_key(u.path))
         pinned = _pinned(source_units, target_units, named)
     pins = trusted(pinned, source_units, target_units)
-    pairs = solve_large(source_units, target_units, pins, named=pinned, unordered=unordered)
+    pairs = solve_large(
+        Problem(sources=source_units, targets=target_units, named=pinned, pinned=pins, unordered=unordered)
+    )
     units = source_units, target_units
     familiar = Familiar(pairs, _pinned(*units, seen.plain), *units)
     sures: list[tuple[Pair, Sureness]] = []
@@ -105,7 +108,7 @@ def _units(
         ours = cut(sources, whole[0] | needless[0], models.source_heads, stated.source)
         theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target)
     ours, theirs = cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
-    return in_step(group(ours, theirs), group(theirs, ours))
+    return read_as_blocks(group(ours, theirs), group(theirs, ours))
 
 
 def _like_whole(

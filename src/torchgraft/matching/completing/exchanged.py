@@ -91,7 +91,7 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
     """
     exchanged = (one[0], other[1]), (other[0], one[1])
     if not all(map(keeps_numbers, exchanged)):
-        from torchgraft.matching.solving.turned import (
+        from torchgraft.matching.solving.reversed import (
             counted_from_either_end,  # numpy: only where lists have other names
         )
 

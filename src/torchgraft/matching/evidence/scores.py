@@ -9,7 +9,7 @@ import numpy as np
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
-from torchgraft.matching.evidence.likeness import block_likeness
+from torchgraft.matching.evidence.blocks import block_likeness
 from torchgraft.matching.evidence.wording import Wording
 from torchgraft.matching.parts.units import BARE, Unit, flat_class, keeps_statistics, shape_class
 

@@ -1,32 +1,28 @@
-"""Large models: what repeats is matched once, by the same judge, and said of all repeats."""
+"""Large models: what repeats is matched once, by the same judge, and said of all repeats where those few agree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.system.making import maker
 from torchgraft.matching.evidence.repeats import Few, Kind, Repeat, cut_down, find_repeats
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.parts.units import Unit
-from torchgraft.matching.solving.extend import DisagreeError, Extension
-from torchgraft.matching.solving.solve import solve
+from torchgraft.matching.solving.solve import Problem, solve
 
 # Up to so many possible pairs all are looked at: to cut them down would take as long.
 AT_ONCE = 10_000
 # More pairs than these are not compared: at about so many bytes each, memory would run out and time with it.
 MOST, BYTES = 40_000_000, 60
 
+_make_pair = maker(Pair)
 
-def solve_large(
-    sources: Sequence[Unit],
-    targets: Sequence[Unit],
-    pinned: Mapping[int, int],
-    named: Mapping[int, int],
-    *,
-    unordered: bool = False,
-) -> list[Pair]:
+
+def solve_large(problem: Problem) -> list[Pair]:
     """Return the pairs of the best reading, as `solve` does; time grows with what is different, not with what repeats.
 
     Lists that are alike on both sides, place by place, are cut down to a few members of each class. Where those turn out to
@@ -35,8 +31,9 @@ def solve_large(
     Raises:
         UsageError: too much differs to compare each with each.
     """
+    sources, targets, named, pinned = problem.sources, problem.targets, problem.named, problem.pinned
     if len(sources) * len(targets) <= AT_ONCE:
-        return solve(sources, targets, pinned, named, unordered=unordered)
+        return solve(problem)
     taken = set(named.values()), set(pinned.values())
     repeats = (
         find_repeats(sources, lambda n: (n in named, n in pinned)),
@@ -47,9 +44,9 @@ def solve_large(
         few = cut_down((sources, targets), (_without(repeats[0], 0, whole), _without(repeats[1], 1, whole)))
         if few is None:
             _check_size(len(sources), len(targets))
-            return solve(sources, targets, pinned, named, unordered=unordered)
+            return solve(problem)
         try:
-            return _solve_few((sources, targets), few, pinned, named, unordered=unordered)
+            return _solve_few(problem, few)
         except DisagreeError as error:
             whole |= error.kinds
 
@@ -67,26 +64,160 @@ def _without(repeats: Sequence[Repeat], side: int, whole: AbstractSet[tuple[int,
     return [repeat for repeat in repeats if (side, repeat.kind) not in whole]
 
 
-def _solve_few(
-    sides: tuple[Sequence[Unit], Sequence[Unit]],
-    few: tuple[Few, Few],
-    pinned: Mapping[int, int],
-    named: Mapping[int, int],
-    *,
-    unordered: bool,
-) -> list[Pair]:
-    extension = Extension(sides, few)
-    extension.check(named)
+def _solve_few(problem: Problem, few: tuple[Few, Few]) -> list[Pair]:
+    extension = _Extension((problem.sources, problem.targets), few)
+    extension.check(problem.named)
     ours, theirs = ({n: k for k, n in enumerate(side.at)} for side in few)
-    pins, names = (
-        {ours[i]: theirs[j] for i, j in pairs.items() if i in ours and j in theirs} for pairs in (pinned, named)
+    pinned, named = (
+        {ours[i]: theirs[j] for i, j in pairs.items() if i in ours and j in theirs}
+        for pairs in (problem.pinned, problem.named)
     )
     _check_size(len(few[0].units), len(few[1].units))
-    pairs = solve(few[0].units, few[1].units, pins, names, unordered=unordered)
-    return extension.all([_on_whole(pair, few) for pair in pairs])
+    pairs = solve(replace(problem, sources=few[0].units, targets=few[1].units, named=named, pinned=pinned))
+    return extension.of([_on_whole(pair, few) for pair in pairs])
 
 
 def _on_whole(pair: Pair, few: tuple[Few, Few]) -> Pair:
     """Return a pair of the few with the numbers of the whole sides."""
     rival = None if pair.rival is None else few[0].at[pair.rival]
     return replace(pair, source=few[0].at[pair.source], target=few[1].at[pair.target], rival=rival)
+
+
+class DisagreeError(Exception):
+    """Members that stay say different things of those that stand for them: these kinds of lists must stay whole."""
+
+    def __init__(self, kinds: Iterable[tuple[int, Kind]]) -> None:
+        super().__init__("members of one class are matched in different ways")
+        self.kinds = frozenset(kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where the units at one place in all members of a class go: the target's list, and the path within its members."""
+
+    repeat: Repeat
+    tail: str
+
+
+class _Extension:
+    """Pairs of the few, put on all members of the lists, inner lists first."""
+
+    def __init__(self, sides: tuple[Sequence[Unit], Sequence[Unit]], few: tuple[Few, Few]) -> None:
+        self._sides = sides
+        self._few = few
+        self._sources, self._targets = ({unit.path: n for n, unit in enumerate(units)} for units in sides)
+        self._places = [
+            {path: (repeat, at) for repeat in side.repeats for at, path in enumerate(repeat.members)} for side in few
+        ]
+
+    def of(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Return the pairs of all units, given those of the few.
+
+        Raises:
+            DisagreeError: the few don't speak with one voice.
+        """
+        found = {pair.source: pair for pair in pairs}
+        clashes: set[tuple[int, Kind]] = set()
+        for repeat in reversed(self._few[0].repeats):
+            for places in repeat.classes:
+                try:
+                    self._extend(repeat, places, found)
+                except DisagreeError as error:
+                    clashes |= error.kinds
+        fed = {pair.target for pair in found.values()}
+        clashes |= {(1, repeat.kind) for repeat in self._few[1].repeats if not self._is_even(repeat, fed)}
+        if clashes or len(fed) < len(found):
+            raise DisagreeError(clashes or self._all_kinds())
+        return [found[n] for n in sorted(found)]
+
+    def check(self, named: Mapping[int, int]) -> None:
+        """Raise DisagreeError where a name leads from a unit that stays to one that is gone, or the reverse."""
+        stay = [set(side.at) for side in self._few]
+        clashes = {
+            (side, repeat.kind)
+            for pair in named.items()
+            if (pair[0] in stay[0]) != (pair[1] in stay[1])
+            for side in (0, 1)
+            for _, (repeat, _) in self._around(side, self._sides[side][pair[side]].path)
+        }
+        if clashes:
+            raise DisagreeError(clashes)
+
+    def _extend(self, repeat: Repeat, places: Sequence[int], found: dict[int, Pair]) -> None:
+        left = [at for at in places if at in repeat.stay]
+        gone = [at for at in places if at not in repeat.stay]
+        if not gone:
+            return
+        for x in range(len(repeat.units[left[0]])):
+            few = [found.get(repeat.units[at][x]) for at in left]
+            pairs = [pair for pair in few if pair is not None]
+            if not pairs:
+                continue
+            line = self._line(repeat.kinds, left, pairs) if len(pairs) == len(few) else None
+            if line is None:
+                raise DisagreeError(self._involved(repeat, pairs))
+            weakest = min(pairs, key=_strength)
+            origin = repeat.members[left[pairs.index(weakest)]]
+            moved = _mover(weakest)
+            for at in gone:
+                source = repeat.units[at][x]
+                target = self._targets.get(line.repeat.members[at] + line.tail)
+                if target is None:
+                    raise DisagreeError(self._involved(repeat, pairs))
+                rival = self._moved(weakest.rival, origin, repeat.members[at])
+                found[source] = moved(source=source, target=target, rival=rival)
+
+    def _line(self, kinds: tuple[int, ...], places: Sequence[int], pairs: Sequence[Pair]) -> Line | None:
+        """Return the list whose members at the same places take the units, None where there is no such list."""
+        targets = [self._sides[1][pair.target].path for pair in pairs]
+        for member, (repeat, at) in self._around(1, targets[0]):
+            tail = targets[0][len(member) :]
+            if (
+                at == places[0]
+                and repeat.kinds == kinds
+                and all(path == repeat.members[p] + tail for path, p in zip(targets, places, strict=True))
+            ):
+                return Line(repeat, tail)
+        return None
+
+    def _around(self, side: int, path: str) -> Iterator[tuple[str, tuple[Repeat, int]]]:
+        """Yield the members of cut lists that a path lies in, with list and place, innermost first."""
+        while path:
+            place = self._places[side].get(path)
+            if place is not None:
+                yield path, place
+            path = path.rpartition(".")[0]
+
+    def _moved(self, rival: int | None, origin: str, member: str) -> int | None:
+        """Return the rival in `member` that stands where the given one does in `origin`, or the given one itself."""
+        if rival is None:
+            return None
+        path = self._sides[0][rival].path
+        inside = path == origin or path.startswith(origin + ".")
+        return self._sources.get(member + path[len(origin) :], rival) if inside else rival
+
+    def _is_even(self, repeat: Repeat, fed: set[int]) -> bool:
+        """Return whether in each class the members that are gone are filled just where those that stay are."""
+        for places in repeat.classes:
+            model = places[0]  # the first of a class stays
+            pattern = [n in fed for n in repeat.units[model]]
+            if any([n in fed for n in repeat.units[at]] != pattern for at in places if at not in repeat.stay):
+                return False
+        return True
+
+    def _involved(self, repeat: Repeat, pairs: Sequence[Pair]) -> set[tuple[int, Kind]]:
+        lists = {(1, r.kind) for p in pairs for _, (r, _) in self._around(1, self._sides[1][p.target].path)}
+        return {(0, repeat.kind), *lists}
+
+    def _all_kinds(self) -> set[tuple[int, Kind]]:
+        return {(side, repeat.kind) for side in (0, 1) for repeat in self._few[side].repeats}
+
+
+def _mover(pair: Pair) -> Callable[..., Pair]:
+    """Return what makes a pair of other units, of which all else is said that is said of this one."""
+    same = {one.name: getattr(pair, one.name) for one in fields(pair) if one.name not in ("source", "target", "rival")}
+    return partial(_make_pair, **same)
+
+
+def _strength(pair: Pair) -> tuple[bool, bool, bool, bool, float]:
+    return pair.told_apart, pair.unquestioned, not pair.adjoined, pair.in_order, pair.lead

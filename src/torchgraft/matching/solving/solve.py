@@ -2,95 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from torchgraft.matching.evidence.lessons import taught
-from torchgraft.matching.evidence.order import is_orderly, sequences_of
-from torchgraft.matching.evidence.scores import FITS, Evidence, gather
-from torchgraft.matching.evidence.votes import block_votes, tail_votes
+from torchgraft.matching.evidence.blocks import block_votes, tail_votes
+from torchgraft.matching.evidence.order import behind_layers, is_orderly, sequences_of
+from torchgraft.matching.evidence.scores import FITS, STRANGE, Evidence, gather
 from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.words import counted, stem
 from torchgraft.matching.parts.units import Unit
-from torchgraft.matching.solving.align import align
-from torchgraft.matching.solving.assign import assign
-from torchgraft.matching.solving.behind import behind_layers
-from torchgraft.matching.solving.branches import by_words
+from torchgraft.matching.solving.algorithms import align, assign
+from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed
+from torchgraft.matching.solving.lessons import taught
+from torchgraft.matching.solving.reversed import with_lists_reversed
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
-from torchgraft.matching.solving.siblings import kept_whole
-from torchgraft.matching.solving.strays import without_strays
-from torchgraft.matching.solving.turned import turned
-from torchgraft.matching.solving.uncross import uncrossed
 
 ROUNDS = 4
 # What remains of the weight of order in a file that is sorted by name.
 UNORDERED = 0.2
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
-NAME, CLASH, RARE, PINNED, LIKENESS, BLOCK, TAIL, ORDER, SAME_NUMBER, UNEVEN = (
-    1.5,
-    1.2,
-    0.6,
-    1.0,
-    1.5,
-    1.0,
-    1.0,
-    0.5,
-    0.8,
-    0.4,
-)
+NAME, CLASH, RARE, PINNED, LIKENESS = 1.5, 1.2, 0.6, 1.0, 1.5
+BLOCK, TAIL, ORDER, SAME_NUMBER, UNEVEN = 1.0, 1.0, 0.5, 0.8, 0.4
+# So many units make a block of which one is not the whole.
+WHOLE_BLOCK = 3
 
 
-def solve(
-    sources: Sequence[Unit],
-    targets: Sequence[Unit],
-    pinned: Mapping[int, int],
-    named: Mapping[int, int],
-    *,
-    unordered: bool = False,
-) -> list[Pair]:
-    """Return the pairs of the best reading.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Two sides to be paired, and what their names say.
 
     `named` maps sources to targets of the same name under the naming rule, `pinned` those among them that names may
     decide. In an `unordered` file (sorted by name) order counts for little.
     """
+
+    sources: Sequence[Unit]
+    targets: Sequence[Unit]
+    named: Mapping[int, int]
+    pinned: Mapping[int, int]
+    unordered: bool = False
+
+
+def solve(problem: Problem) -> list[Pair]:
+    """Return the pairs of the best reading."""
+    sides = sources, targets = problem.sources, problem.targets
     if not sources or not targets:
         return []
-    evidence = gather(sources, targets)
-    shifts = find_shifts(named, pinned, sources, targets, evidence.fits)
-    fixed = _fixed(evidence, sources, targets, pinned, shifts)
-    votes = np.zeros_like(fixed)
+    evidence = gather(*sides)
+    shifts = find_shifts(problem.named, problem.pinned, *sides, evidence.fits)
+    alone = _scores(evidence, problem, shifts)
+    order = UNORDERED if problem.unordered else 1.0
+
+    def paired(total: np.ndarray, path: set[tuple[int, int]]) -> list[tuple[int, int]]:
+        return taught(uncrossed(_assigned(total), alone, *sides, order), path, alone, *sides)
+
+    votes = np.zeros_like(alone)
+    parts = votes, votes
     pairs: list[tuple[int, int]] = []
     path: set[tuple[int, int]] = set()
-    parts = (votes, votes)
-    order = UNORDERED if unordered else 1.0
     for _ in range(ROUNDS):
-        scores = fixed + votes
-        path = set(align(scores))
-        total = scores + order * _marks(path, scores.shape)
-        before, pairs = (
-            pairs,
-            taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets),
-        )
-        parts = block_votes(pairs, sources, targets), tail_votes(pairs, sources, targets)
+        path = set(align(alone + votes))
+        before, pairs = pairs, paired(alone + votes + order * _marks(path, alone.shape), path)
+        parts = block_votes(pairs, *sides), tail_votes(pairs, *sides)
         votes = BLOCK * parts[0] + TAIL * parts[1]
         if pairs == before:
             break
-    total = fixed + votes + order * _marks(path, fixed.shape)
+    total = alone + votes + order * _marks(path, alone.shape)
     total[evidence.fits == 0] -= 0.5
-    sequences = sequences_of(sources, targets)
-    orderly = is_orderly(path, sources, targets)
-    final = taught(uncrossed(_assign(total), fixed, sources, targets, order), path, fixed, sources, targets)
-    final = by_words(final, fixed, evidence, (sources, targets))
-    final = turned(kept_whole(final, fixed, evidence.rare, sources, targets), fixed, sources, targets)
-    final = without_strays(final, evidence.names, sources, targets)
-    partners = shifts.partners if unordered else {*shifts.partners, *behind_layers(final, sources, targets)}
-    context = Context(path, named, _regions(sources, targets), sequences, orderly, shifts.contested, partners)
+    final = branches_by_words(paired(total, path), alone, evidence, sides)
+    final = with_lists_reversed(modules_together(final, alone, evidence.rare, *sides), alone, *sides)
+    final = without_strays(final, evidence.names, *sides)
+    partners = shifts.partners if problem.unordered else {*shifts.partners, *behind_layers(final, *sides)}
+    regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
+    orderly = is_orderly(path, *sides)
+    context = Context(path, problem.named, regions, sequences_of(*sides), orderly, shifts.contested, partners)
     return judged(final, total, evidence, parts, context)
-
-
-def _regions(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[str], list[str]]:
-    return [_region(u.path) for u in sources], [_region(u.path) for u in targets]
 
 
 def _region(path: str) -> str:
@@ -100,17 +88,16 @@ def _region(path: str) -> str:
     return first if head is None else head
 
 
-def _fixed(
-    evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit], pinned: Mapping[int, int], shifts: Shifts
-) -> np.ndarray:
+def _scores(evidence: Evidence, problem: Problem, shifts: Shifts) -> np.ndarray:
+    """Return what speaks for each pair alone."""
     base = np.where(evidence.fits, 1.0, 0.0).astype(np.float32)
     score = base + NAME * evidence.names + RARE * evidence.rare - CLASH * evidence.clash
     score -= UNEVEN * evidence.uneven
     score += LIKENESS * evidence.likeness
-    score += SAME_NUMBER * _same_numbers(sources, targets, shifts)
-    for i, j in pinned.items():
+    score += SAME_NUMBER * _same_numbers(problem.sources, problem.targets, shifts)
+    for i, j in problem.pinned.items():
         score[i, j] += PINNED
-    soft = evidence.soft & ((evidence.names > 0.8) | (_marks(set(pinned.items()), score.shape) > 0))
+    soft = evidence.soft & ((evidence.names > 0.8) | (_marks(set(problem.pinned.items()), score.shape) > 0))
     score[soft] -= 0.6
     score[~(evidence.fits | soft)] = -9.0
     return score
@@ -137,6 +124,32 @@ def _marks(pairs: set[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray:
     return marks
 
 
-def _assign(scores: np.ndarray) -> list[tuple[int, int]]:
+def _assigned(scores: np.ndarray) -> list[tuple[int, int]]:
     rows, columns = assign(np.maximum(scores, 0.0))
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > FITS]
+
+
+def without_strays(
+    pairs: Sequence[tuple[int, int]], names: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]
+) -> list[tuple[int, int]]:
+    """Return the pairs without those that nothing but shape speaks for: one alone in its block, with one outside all lists.
+
+    Where a model has more layers than the file, something that is left over elsewhere may have the shapes of a part of
+    them. A part whose block stays free otherwise is not what it is.
+    """
+    alone = _alone_in_block(sources, (i for i, _ in pairs)), _alone_in_block(targets, (j for _, j in pairs))
+    return [
+        (i, j)
+        for i, j in pairs
+        if names[i, j] >= STRANGE
+        or not ((i in alone[0] and not targets[j].blocks) or (j in alone[1] and not sources[i].blocks))
+    ]
+
+
+def _alone_in_block(units: Sequence[Unit], paired: Iterable[int]) -> set[int]:
+    """Return the paired units whose blocks have many units and no other one that is paired."""
+    sizes = Counter(unit.block for unit in units)
+    held: dict[str, list[int]] = defaultdict(list)
+    for at in paired:
+        held[units[at].block].append(at)
+    return {found[0] for block, found in held.items() if block and len(found) == 1 and sizes[block] >= WHOLE_BLOCK}

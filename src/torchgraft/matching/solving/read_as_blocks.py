@@ -15,7 +15,7 @@ import numpy as np
 from torchgraft.matching.evidence.scores import gather_shapes
 from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.units import Unit
-from torchgraft.matching.solving.align import align
+from torchgraft.matching.solving.algorithms import align
 
 # What stands for the lists' names in the path of a block made of them.
 ANY = "*"
@@ -30,7 +30,7 @@ FEW = 3
 MANY = 6
 
 
-def in_step(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
+def read_as_blocks(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
     """Return both sides, with lists side by side read as blocks where the two then agree further in their order.
 
     Within a block the order is that in which the lists come, or another one if the two sides then agree even further: a

@@ -39,14 +39,14 @@ class Row:
     kinds: tuple[frozenset[tuple[object, int]], ...]
 
 
-def turned(
+def with_lists_reversed(
     pairs: Sequence[tuple[int, int]], scores: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]
 ) -> list[tuple[int, int]]:
-    """Return the pairs with lists turned round whose members go the other way where shapes tell them apart."""
+    """Return the pairs, those of lists reversed whose members go the other way where shapes tell them apart."""
     to = dict(pairs)
     for ours, theirs in _facing(to, sources, targets):
         if (_direction(ours, theirs) or _by_convention(ours.name, theirs.name)) == -1:
-            found = _turn(ours, theirs, to, sources, targets)
+            found = _reversed(ours, theirs, to, sources, targets)
             if found and all(scores[i, j] >= FITS for i, j in found.items()):
                 to.update(found)
     return sorted(to.items())
@@ -180,10 +180,10 @@ def _direction(ours: Row, theirs: Row) -> int:
     return -1 if any(p != q for p, q in told) else 0
 
 
-def _turn(
+def _reversed(
     ours: Row, theirs: Row, to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]
 ) -> dict[int, int]:
-    """Return the pairs of a list turned round; none where a member or a part of one finds no place there."""
+    """Return the pairs of a list reversed; none where a member or a part of one finds no place there."""
     homes = {at: n for n, inside in enumerate(theirs.inside) for at in inside.values()}
     found: dict[int, int] = {}
     for n, inside in enumerate(ours.inside):
