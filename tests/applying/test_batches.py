@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchgraft.applying import apply, batches, picking, transaction
+from torchgraft.applying import apply, batches, transaction
 from torchgraft.core.errors import ApplyError, PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.system.moving import gather, scatter
@@ -43,8 +43,7 @@ def many(device):
 
 @pytest.fixture(params=[(4, 100_000), (4096, 9000)], ids=["few", "small"])
 def cut(request, monkeypatch):
-    monkeypatch.setattr(picking, "MANY", request.param[0])
-    monkeypatch.setattr(picking, "MOST", request.param[1])
+    monkeypatch.setattr(batches, "MANY", request.param[0])
     monkeypatch.setattr(batches, "MOST", request.param[1])
 
 

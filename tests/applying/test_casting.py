@@ -11,7 +11,7 @@ from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying import apply, chunks, crew
+from torchgraft.applying import apply, chunks, workers
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Rows, Step, Why
 from torchgraft.core.policy import Policy, Verdict
@@ -142,8 +142,8 @@ def test_what_is_compared_has_the_bits_of_what_was_written_wherever_it_begins(gi
 @pytest.mark.parametrize("undo", WAYS)
 def test_several_threads_give_what_one_gives(undo, monkeypatch):
     monkeypatch.setattr(chunks, "BLOCK", 4096)
-    monkeypatch.setattr(crew, "_WORTH_THREADS", 1)
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(workers, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 4)
     model = model_of(torch.float32, sizes=((300, 41), (5,), (7777,)))
     source = source_of(model, torch.bfloat16)
     seen, several, plain = set(), threading.Event(), source.read_pieces

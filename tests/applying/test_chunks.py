@@ -11,7 +11,7 @@ from torch import nn
 
 from torchgraft.applying import apply, transfers
 from torchgraft.applying.chunks import MOST_PARTS, Transfer, chunks
-from torchgraft.applying.segments import Segment
+from torchgraft.applying.moves import Segment
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.plan import Step, Why

@@ -9,7 +9,7 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.applying import apply, moves
-from torchgraft.applying.segments import segments
+from torchgraft.applying.moves import segments
 from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.core.plan import Feed, Rows, Step
 from torchgraft.ops import Concat, Index, Permute, Reshape, SelectRows, SliceDim, Stack, Transpose

@@ -7,8 +7,8 @@ import torch
 from applying_helpers import WHY, MemorySource, fingerprint, plan_for, source_for
 from torch import nn
 
-from torchgraft.applying import apply, chunks, crew, segments, transfers
-from torchgraft.applying.need import memory_of
+from torchgraft.applying import apply, chunks, moves, transfers, workers
+from torchgraft.applying.memory_needed import memory_of
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Step
 from torchgraft.ops import Transpose
@@ -46,10 +46,10 @@ def load(model, source, undo="auto"):
 
 @pytest.fixture(params=[(4097 * 8, 1), (2 << 20, 4)], ids=["small", "large"])
 def block(request, monkeypatch):
-    for module in (chunks, segments):
+    for module in (chunks, moves):
         monkeypatch.setattr(module, "TURNED", request.param[0])
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: request.param[1])
-    monkeypatch.setattr(crew, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: request.param[1])
+    monkeypatch.setattr(workers, "_WORTH_THREADS", 0)
     monkeypatch.setattr(transfers, "LEAST", 1000)
 
 
@@ -119,7 +119,7 @@ def test_it_needs_no_memory_for_a_whole_tensor():
 
 
 def test_rows_longer_than_a_block_go_the_careful_way(monkeypatch):
-    for module in (chunks, segments):
+    for module in (chunks, moves):
         monkeypatch.setattr(module, "TURNED", 100)
     model = model_of(torch.float32)
     source = given_for(model)

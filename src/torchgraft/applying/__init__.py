@@ -2,7 +2,7 @@
 
 from torchgraft.applying.construct import on_meta, remembered, with_values
 from torchgraft.applying.mapping import Home
-from torchgraft.applying.need import memory_of
+from torchgraft.applying.memory_needed import memory_of
 from torchgraft.applying.result import Applied
 from torchgraft.applying.transaction import apply
 

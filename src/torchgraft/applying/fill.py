@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import odd_values
 from torchgraft.applying.memory import bytes_of
-from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
-from torchgraft.core.plan import Rows, Step, result_shape
+from torchgraft.core.plan import Feed, Rows, Step, result_shape
+from torchgraft.core.specs import Source
 from torchgraft.core.system.checksums import crc32
-from torchgraft.ops import computed
+from torchgraft.ops import Index, SliceDim, computed
 
 if TYPE_CHECKING:
     import torch
@@ -122,3 +122,28 @@ def reach(dtype: torch.dtype) -> float:
 
     info = torch.finfo(dtype)
     return info.max + 2.0 ** math.floor(math.log2(info.max)) * info.eps / 2
+
+
+class ReadOnce:
+    """Reads feeds; keeps a tensor that is cut up until another one is read. Steps come in file order, so that is soon.
+
+    In memory at one time: the tensor that was read last.
+    """
+
+    __slots__ = ("_key", "_last", "_source")
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._key: tuple[str, str] | None = None
+        self._last: torch.Tensor | None = None
+
+    def read(self, feed: Feed) -> torch.Tensor:
+        """Return the tensor of a feed, before its ops, which must not change it."""
+        key = (feed.network, feed.key)
+        if self._last is not None and self._key == key:
+            return self._last
+        self._last = None
+        value = self._source.read(*key)
+        if feed.ops and isinstance(feed.ops[0], (Index, SliceDim)):
+            self._key, self._last = key, value
+        return value

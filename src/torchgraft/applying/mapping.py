@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.cells import device_for
+from torchgraft.applying.moves import segments
 from torchgraft.applying.pages import Stretch, file_map, joined_map, joins
-from torchgraft.applying.segments import segments
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Walk, here

@@ -1,23 +1,142 @@
-"""Which steps only move bytes, perhaps through a cast, and what becomes of the old values of their slots."""
+"""Steps that only move elements, as the stretches of the file that go into stretches of the slot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.applying.batches import Batch
 from torchgraft.applying.cells import Cell
-from torchgraft.applying.chunks import Transfer
+from torchgraft.applying.chunks import TURNED, Transfer
 from torchgraft.applying.memory import NOTHING, bytes_at
-from torchgraft.applying.segments import Segment, segments, turned
 from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE, Undo
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Step
+from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.written import Written
+from torchgraft.ops import BaseOp
+from torchgraft.ops.exact import Transpose
+from torchgraft.ops.runs import Run, joined, picked
 
 if TYPE_CHECKING:
     import torch
+
+
+FEW = 64
+INTEGERS = (1, 2, 4, 8)  # sizes of elements that there are integers of, to move them by
+WORTH = 16 << 10
+
+
+class Segment(NamedTuple):
+    """`size` bytes of one source tensor, from `start` on, that go to byte `at` of the slot, cast on the way if need be."""
+
+    network: str
+    key: str
+    start: int
+    at: int
+    size: int
+
+
+def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> tuple[Segment, ...] | None:
+    """Return what the step moves, in the order of the slot; None where it does more than that.
+
+    Bytes of a bool may be anything, so those are no such step. Many short stretches are no gain over reading all of it.
+    """
+    slot = step.slot.spec
+    if step.base or not step.feeds or slot.dtype is DType.BOOL:
+        return None
+    if step.action is Action.COPY:
+        only = step.feeds[0]
+        spec = specs[only.network][only.key]
+        fits = spec.shape == slot.shape and spec.dtype is not DType.BOOL
+        return (Segment(only.network, only.key, 0, 0, spec.nbytes),) if fits else None
+    given = [specs[feed.network][feed.key] for feed in step.feeds]
+    dtype = given[0].dtype
+    if dtype is DType.BOOL or any(spec.dtype is not dtype for spec in given):
+        return None
+    if not all(source.divisible(feed.network, feed.key) for feed in step.feeds):
+        return None
+    runs = _result(step, given)
+    places = _places(step)
+    if runs is None or places is None or sum(run.size for run in runs) != sum(run.size for run in places):
+        return None
+    unit, wide = dtype.itemsize, slot.dtype.itemsize
+    found = tuple(
+        Segment(
+            step.feeds[run.source].network, step.feeds[run.source].key, run.start * unit, at * wide, run.size * unit
+        )
+        for run, at in _laid(runs, places)
+    )
+    small = len(found) > FEW and sum(s.size for s in found) < WORTH * len(found)
+    return None if small else found
+
+
+def turned(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> Segment | None:
+    """Return the matrix that becomes the whole slot once it is turned; None where the step does more, or a row is too long."""
+    slot = step.slot.spec
+    ops = [op for feed in step.feeds for op in feed.ops] + list(step.ops)
+    if step.base or step.rows or len(step.feeds) != 1 or len(ops) != 1 or not isinstance(ops[0], Transpose):
+        return None
+    feed = step.feeds[0]
+    given = specs[feed.network][feed.key]
+    unit = slot.dtype.itemsize
+    if given.dtype is not slot.dtype or slot.dtype is DType.BOOL or given.shape[::-1] != slot.shape:
+        return None
+    fits = unit in INTEGERS and 0 < given.shape[1] * unit <= TURNED and given.shape[0] > 0
+    return (
+        Segment(feed.network, feed.key, 0, 0, given.nbytes)
+        if fits and source.divisible(feed.network, feed.key)
+        else None
+    )
+
+
+def _result(step: Step, given: Sequence[TensorSpec]) -> list[Run] | None:
+    """Return the result of all ops as runs of the feeds' elements."""
+    specs: list[TensorSpec] = []
+    runs: list[Sequence[Run]] = []
+    for number, (feed, spec) in enumerate(zip(step.feeds, given, strict=True)):
+        done = _through(feed.ops, [spec], [[Run(number, 0, spec.numel)]])
+        if done is None:
+            return None
+        specs.append(done[0])
+        runs.append(done[1])
+    done = _through(step.ops, specs, runs)
+    return done[1] if done else None
+
+
+def _through(
+    ops: Sequence[Any], specs: list[TensorSpec], runs: list[Sequence[Run]]
+) -> tuple[TensorSpec, list[Run]] | None:
+    """Return spec and runs of what comes out of `ops`, the first of which takes all of `runs`."""
+    for op in ops:
+        moved = op.runs(specs, runs) if isinstance(op, BaseOp) else None
+        if moved is None:
+            return None
+        specs, runs = [op.out_spec(specs)], [moved]
+    return (specs[0], list(runs[0])) if len(runs) == 1 else None
+
+
+def _places(step: Step) -> list[Run] | None:
+    """Return the runs of the slot that the step writes."""
+    slot = step.slot.spec
+    whole = [Run(0, 0, slot.numel)]
+    return whole if step.rows is None else picked(slot.shape, step.rows.dim, step.rows.indices, whole)
+
+
+def _laid(runs: Sequence[Run], places: Sequence[Run]) -> list[tuple[Run, int]]:
+    """Return each stretch that is whole on both sides, with the element of the slot where it goes."""
+    out: list[tuple[Run, int]] = []
+    left = list(reversed(joined([runs])))
+    for place in places:
+        at, end = place.start, place.start + place.size
+        while at < end:
+            run = left.pop()
+            size = min(run.size, end - at)
+            out.append((Run(run.source, run.start, size), at))
+            if size < run.size:
+                left.append(Run(run.source, run.start + size, run.size - size))
+            at += size
+    return out
 
 
 class Move(NamedTuple):

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from torchgraft.applying.alone import alone
-from torchgraft.applying.batches import Batch, Batches
+from torchgraft.applying.batches import Batch, Batches, Small, batched, picked
 from torchgraft.applying.cells import Cell, Installation, apart, expect_writable, resolve
 from torchgraft.applying.chunks import Transfer
-from torchgraft.applying.fill import fill
+from torchgraft.applying.fill import ReadOnce, fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
 from torchgraft.applying.mapping import Home, MappedSlots, map_slots
 from torchgraft.applying.moves import kept, move_of, rooms, settled, transfers
 from torchgraft.applying.pages import make_ready
-from torchgraft.applying.picking import Small, batched, picked
-from torchgraft.applying.reading_once import ReadOnce
 from torchgraft.applying.result import Applied
 from torchgraft.applying.transfers import Transfers
 from torchgraft.applying.undo import NONE, Undo, check_undo

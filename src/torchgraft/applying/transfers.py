@@ -7,15 +7,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.casting import Casts
-from torchgraft.applying.chunks import Chunk, Part, Transfer, chunks
-from torchgraft.applying.crew import Crew
+from torchgraft.applying.chunks import Chunk, Part, Stretch, Transfer, chunks, lay_out, looks, room_for
+from torchgraft.applying.device_copies import Lanes
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import NONE, Odd, odd_values
-from torchgraft.applying.lanes import Lanes
-from torchgraft.applying.layout import Stretch, lay_out, looks, room_for
 from torchgraft.applying.memory import Scratch
 from torchgraft.applying.turning import Turns
 from torchgraft.applying.undo import Undo
+from torchgraft.applying.workers import Crew
 from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Piece, Source
 from torchgraft.core.written import Written

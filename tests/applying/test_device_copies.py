@@ -10,7 +10,7 @@ import torch
 from applying_helpers import fingerprint, plan_for, source_for
 from torch import nn
 
-from torchgraft.applying import apply, cells, chunks, crew, lanes, moves, picking
+from torchgraft.applying import apply, cells, chunks, device_copies, moves, workers
 from torchgraft.applying import undo as undoing
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.surveying import survey
@@ -79,17 +79,17 @@ def device(monkeypatch):
     """Take the CPU for a device."""
     plain = cells.is_plain
     monkeypatch.setattr(cells, "is_away", plain)
-    for where in (cells, picking, undoing):
+    for where in (cells, undoing):
         monkeypatch.setattr(where, "is_plain", lambda tensor: False)
-    monkeypatch.setattr(lanes, "_pinned", lambda size: torch.empty(size, dtype=torch.uint8))
-    monkeypatch.setattr(lanes, "_start_copy", lambda place, values: HERE.stream.queue.append((place, values)))
+    monkeypatch.setattr(device_copies, "_pinned", lambda size: torch.empty(size, dtype=torch.uint8))
+    monkeypatch.setattr(device_copies, "_start_copy", lambda place, values: HERE.stream.queue.append((place, values)))
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", at_hand)
     monkeypatch.setattr(torch.cuda, "device", at_hand)
     default = Stream()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: default)
-    monkeypatch.setattr(crew, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(workers, "_WORTH_THREADS", 0)
     monkeypatch.setattr(chunks, "SENT", 5000)
     monkeypatch.setattr(readback, "_is_plain", lambda tensor: False)
     monkeypatch.setattr(Stream, "broken", False)
@@ -122,7 +122,7 @@ def loaded(model, source, **how):
 @pytest.mark.parametrize("where", ["cpu", "meta"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_everything_arrives_although_the_device_puts_it_off(where, undo, threads, device, monkeypatch):
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: threads)
     model = net(where)
     source = source_for(survey(model))
     result = loaded(model, source, undo=undo)
@@ -138,16 +138,16 @@ def test_memory_that_is_still_under_way_is_not_read_into(device):
     model = net()
     source = source_for(survey(model))
     used = []
-    plain = lanes.Lane.memory
+    plain = device_copies.Lane.memory
 
     def counting(lane):
         used.append(lane)
         return plain(lane)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes.Lane, "memory", counting)
+        patch.setattr(device_copies.Lane, "memory", counting)
         loaded(model, source, undo="none")
-    assert len(used) > 2 * len(set(used)) * lanes.BUFFERS
+    assert len(used) > 2 * len(set(used)) * device_copies.BUFFERS
     assert torch.equal(model.large.weight, source.tensors["wide"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Event, "synchronize", lambda event: None)

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.cells import apart, expect_writable, reach_of
-from torchgraft.applying.chunks import BLOCK
-from torchgraft.applying.crew import MAX_THREADS
-from torchgraft.applying.layout import WASTE
+from torchgraft.applying.chunks import BLOCK, WASTE
 from torchgraft.applying.memory import is_away, is_plain
-from torchgraft.applying.segments import segments, turned
+from torchgraft.applying.moves import segments, turned
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
+from torchgraft.applying.workers import MAX_THREADS
 from torchgraft.core.places import Walk, here, walk_of
 from torchgraft.core.plan import Action, Memory, Plan, Step
 from torchgraft.core.specs import Source, TensorSpec

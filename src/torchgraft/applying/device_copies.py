@@ -11,8 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.applying.chunks import SENT
-from torchgraft.applying.layout import WASTE, Stretch
+from torchgraft.applying.chunks import SENT, WASTE, Stretch
 
 if TYPE_CHECKING:
     import torch
