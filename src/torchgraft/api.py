@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.listing import listed
@@ -29,6 +29,7 @@ from torchgraft.spreading import Share, foreseen, team_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchgraft.applying import Constructor
     from torchgraft.asked import Asked
     from torchgraft.matching.select import Choice
     from torchgraft.request import Request
@@ -133,10 +134,10 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
         made = _seen(_tried(source, wanted, model, (target, seen)), source, wanted, model)
         if seen is None:
             return made
-        from torchgraft.applying import memory_of
+        from torchgraft.applying import estimate_memory
 
         mine, more = foreseen(seen, Share(target, made, source))
-        need = memory_of(mine.plan, mine.source, seen)
+        need = estimate_memory(mine.plan, mine.source, seen)
         return replace(made, memory=replace(need, working=need.working + more))
 
 
@@ -205,8 +206,24 @@ def load(  # noqa: PLR0913  # what, and how: by name
         ModelLostError: the file changed, the disk failed or memory ran out from the second reading of "check" on, or anything
             failed with "none"; what was to be filled is NaN then. "keep" excludes it.
     """
+    placed = {"device": device, "mmap": mmap, "prefault": prefault}
+    return load_made(model, checkpoint, asked, plan=plan, undo=undo, progress=progress, placed=placed)
+
+
+def load_made(  # noqa: PLR0913  # what load() was given
+    model: nn.Module,
+    checkpoint: object,
+    asked: Asked,
+    *,
+    placed: Mapping[str, Any],
+    plan: Plan | str | os.PathLike[str] | None = None,
+    undo: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    constructor: Constructor | None = None,
+) -> Report:
+    """Do what load() says; `constructor`, where it is known, initialises what stays fresh of a model on meta."""
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
-        from torchgraft.applying import Home, apply
+        from torchgraft.applying import Placement, apply
         from torchgraft.request import requested
         from torchgraft.verifying import compare_values
 
@@ -225,9 +242,15 @@ def load(  # noqa: PLR0913  # what, and how: by name
             decide = partial(_kept, plan, source, target, asked)
         made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
-        home = Home(device=device, mmap=mmap, prefault=prefault)  # type: ignore[arg-type]  # device: as torch takes it
         filled = model if wanted.tries else seen
-        fill = partial(apply, filled, verify=compare_values, home=home, progress=progress)
+        fill = partial(
+            apply,
+            filled,
+            verify=compare_values,
+            placement=Placement(**placed),
+            constructor=constructor,
+            progress=progress,
+        )
         done = team.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
-from torchgraft.api import load
+from torchgraft.api import load, load_made
 from torchgraft.core.errors import UninitialisedError, UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
@@ -47,24 +47,24 @@ def build(
         UsageError: the factory returns no module, or an argument makes no sense.
         CheckpointError, PlanRefusedError, ApplyError: as for load().
     """
-    from torchgraft.applying import on_meta, remembered, with_values
+    from torchgraft.applying import build_on_meta, build_with_values
 
     if is_module(factory) or not callable(factory):
         what = "give a function or class that makes the model; load() fills one that is there"
         raise UsageError(f"factory is {a_kind(factory)}: {what}")
-    made, reason = on_meta(factory)
+    made, reason = build_on_meta(factory)
     if made is not None:
         model, constructor = made
+        placed = {"device": device, "mmap": mmap, "prefault": prefault}
         try:
-            with remembered(model, constructor):
-                report = load(model, checkpoint, device=device, mmap=mmap, prefault=prefault, **asked)
+            report = load_made(model, checkpoint, asked, placed=placed, constructor=constructor)
         except UninitialisedError as error:
             reason = error.objections[0].text.partition(";")[0]
         else:
             if device is not None:
                 model.to(device)  # buffers, which were made with their values
             return model, report
-    model = with_values(factory, device)
+    model = build_with_values(factory, device)
     report = load(model, checkpoint, **asked)
     note = f"the model was made with all its values first{', and nothing is mapped' if mmap else ''}: {reason}"
     return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))

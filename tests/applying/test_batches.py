@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchgraft.applying import apply, batches, transaction
+from torchgraft.applying import apply, batches, execution
 from torchgraft.core.errors import ApplyError, PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.system.moving import gather, scatter
@@ -55,7 +55,7 @@ def test_together_is_as_one_by_one(undo, monkeypatch):
     source = source_for(target)
     plan = plan_for(target, source)
     first = apply(together, target, plan, source, verify=compare_values, undo=undo)
-    monkeypatch.setattr(transaction, "picked", lambda steps, tensors, specs: ([], steps))
+    monkeypatch.setattr(execution, "split_small", lambda steps, tensors, specs: ([], steps))
     second = apply(alone, target, plan, source, verify=compare_values, undo=undo)
     for name, value in source.tensors.items():
         assert torch.equal(together.state_dict()[name], value), name
@@ -74,12 +74,12 @@ def test_on_meta_together_is_as_one_by_one(monkeypatch):
     source = source_for(target)
     plan = plan_for(target, source)
     seen = []
-    cut = transaction.batched
-    monkeypatch.setattr(transaction, "batched", lambda *given, **how: seen.append(cut(*given, **how)) or seen[-1])
+    cut = execution.make_batches
+    monkeypatch.setattr(execution, "make_batches", lambda *given, **how: seen.append(cut(*given, **how)) or seen[-1])
     first = apply(together, target, plan, source, verify=compare_values)
     assert seen[1]
     assert all(batch.staged and not batch.old for batch in seen[1])
-    monkeypatch.setattr(transaction, "picked", lambda steps, tensors, specs: ([], steps))
+    monkeypatch.setattr(execution, "split_small", lambda steps, tensors, specs: ([], steps))
     second = apply(alone, target, plan, source, verify=compare_values)
     assert (first.checks, first.bytes_read, first.undo_bytes) == (second.checks, second.bytes_read, 0)
     for name, value in source.tensors.items():

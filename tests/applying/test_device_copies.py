@@ -78,7 +78,7 @@ def at_hand(stream):
 def device(monkeypatch):
     """Take the CPU for a device."""
     plain = cells.is_plain
-    monkeypatch.setattr(cells, "is_away", plain)
+    monkeypatch.setattr(cells, "is_on_cuda", plain)
     for where in (cells, undoing):
         monkeypatch.setattr(where, "is_plain", lambda tensor: False)
     monkeypatch.setattr(device_copies, "_pinned", lambda size: torch.empty(size, dtype=torch.uint8))
@@ -138,14 +138,14 @@ def test_memory_that_is_still_under_way_is_not_read_into(device):
     model = net()
     source = source_for(survey(model))
     used = []
-    plain = device_copies.Lane.memory
+    plain = device_copies.DeviceCopier.memory
 
     def counting(lane):
         used.append(lane)
         return plain(lane)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_copies.Lane, "memory", counting)
+        patch.setattr(device_copies.DeviceCopier, "memory", counting)
         loaded(model, source, undo="none")
     assert len(used) > 2 * len(set(used)) * device_copies.BUFFERS
     assert torch.equal(model.large.weight, source.tensors["wide"])
@@ -211,8 +211,8 @@ def test_what_shares_memory_or_is_cast_goes_the_careful_way():
 
 
 def test_old_values_that_are_kept_of_a_device_need_no_room_beside_them():
-    away = moves.Move(None, None, (), None, 100, away=True)
-    assert moves.rooms([away, away._replace(away=False)]) == [100]
+    away = moves.Move(None, None, (), None, 100, on_device=True)
+    assert moves.undo_sizes([away, away._replace(on_device=False)]) == [100]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

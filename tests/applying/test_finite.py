@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchgraft.applying.finite import COMPARABLE, Odd, odd_values, reaches
+from torchgraft.applying.finite import COMPARABLE, Nonfinite, any_at_least, count_nonfinite
 from torchgraft.core.dtypes import DType
 
 KINDS = {DType.F32: np.float32, DType.F64: np.float64, DType.F16: np.float16}
@@ -17,11 +17,16 @@ SIZES = (1, 4095, 4097, 300_000)
 @pytest.mark.parametrize("dtype", KINDS)
 def test_one_odd_value_is_found_at_either_end_and_between(dtype, size):
     values = np.random.default_rng(1).standard_normal(size).astype(KINDS[dtype])
-    assert not odd_values(values.view(np.uint8), dtype)
+    assert not count_nonfinite(values.view(np.uint8), dtype)
     for at in {0, size // 2, size - 1}:
-        for odd, found in ((np.nan, Odd(1, 0)), (-np.nan, Odd(1, 0)), (np.inf, Odd(0, 1)), (-np.inf, Odd(0, 1))):
+        for odd, found in (
+            (np.nan, Nonfinite(1, 0)),
+            (-np.nan, Nonfinite(1, 0)),
+            (np.inf, Nonfinite(0, 1)),
+            (-np.inf, Nonfinite(0, 1)),
+        ):
             before, values[at] = values[at], odd
-            assert odd_values(values.view(np.uint8), dtype) == found
+            assert count_nonfinite(values.view(np.uint8), dtype) == found
             values[at] = before
 
 
@@ -30,9 +35,9 @@ def test_one_odd_value_is_found_at_either_end_and_between(dtype, size):
 def test_great_values_are_finite_though_their_squares_are_not(dtype, size):
     values = np.full(size, np.finfo(KINDS[dtype]).max, KINDS[dtype])
     with np.errstate(all="raise"):
-        assert not odd_values(values.view(np.uint8), dtype)
+        assert not count_nonfinite(values.view(np.uint8), dtype)
     values[size // 2] = -np.inf
-    assert odd_values(values.view(np.uint8), dtype) == Odd(0, 1)
+    assert count_nonfinite(values.view(np.uint8), dtype) == Nonfinite(0, 1)
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3])
@@ -40,7 +45,7 @@ def test_values_may_begin_anywhere_in_memory(shift):
     raw = np.zeros(shift + 4 * 300_000, np.uint8)
     values = raw[shift:].view(np.float32)
     values[123_456] = np.inf
-    assert odd_values(raw[shift:], DType.F32) == Odd(0, 1)
+    assert count_nonfinite(raw[shift:], DType.F32) == Nonfinite(0, 1)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -49,11 +54,11 @@ def test_a_value_reaches_what_is_no_greater(dtype, sign):
     values = torch.full((999,), 0.5).to(getattr(torch, dtype.label))
     values[500] = sign * 448
     raw = values.view(torch.uint8).numpy()
-    assert reaches(raw, dtype, 448)
-    assert reaches(raw, dtype, 300)
-    assert not reaches(raw, dtype, 512)
-    assert not reaches(raw[:0], dtype, 1)
+    assert any_at_least(raw, dtype, 448)
+    assert any_at_least(raw, dtype, 300)
+    assert not any_at_least(raw, dtype, 512)
+    assert not any_at_least(raw[:0], dtype, 1)
     values[500] = sign * float("inf")
-    assert reaches(raw, dtype, 1e30)
+    assert any_at_least(raw, dtype, 1e30)
     values[500] = float("nan")
-    assert reaches(raw, dtype, 1e30)
+    assert any_at_least(raw, dtype, 1e30)

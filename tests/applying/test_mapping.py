@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying import pages, transaction
+from torchgraft.applying import execution, pages
 from torchgraft.core.specs import Extent
 
 WIDE = 256  # a square of float32 is 64 pages of 4 KiB
@@ -100,7 +100,7 @@ def test_stretches_are_joined_byte_for_byte(sizes, lead, tmp_path):
     (tmp_path / "file").write_bytes(data)
     with (tmp_path / "file").open("rb") as file:
         stretches = [
-            pages.Stretch(start, Extent(file.fileno(), offset, size))
+            pages.FileRange(start, Extent(file.fileno(), offset, size))
             for start, offset, size in zip(starts, offsets, sizes, strict=True)
         ]
         assert pages.joins(stretches)
@@ -272,13 +272,13 @@ def test_a_listener_that_raises_leaves_the_model_on_meta(path):
 def test_a_file_that_was_cut_short_meanwhile_is_found(path, monkeypatch):
     written(Apart().state_dict(), path)
     model = on_meta(Apart)
-    plain = transaction.make_ready
+    plain = execution.make_ready
 
     def cut(*given):
         os.truncate(path, 4096)
         plain(*given)
 
-    monkeypatch.setattr(transaction, "make_ready", cut)
+    monkeypatch.setattr(execution, "make_ready", cut)
     with pytest.raises(tg.CheckpointError, match="can't be read"):
         tg.load(model, path, mmap=True, prefault=True)
     assert all(p.is_meta for p in model.parameters())

@@ -12,7 +12,7 @@ from applying_models import ALL, conv
 from torch import nn
 
 from torchgraft.applying import apply
-from torchgraft.applying.cells import apart, reach_of
+from torchgraft.applying.cells import address_range_of, are_disjoint
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, ModelLostError, PlanRefusedError, UsageError
 from torchgraft.surveying import survey
@@ -164,13 +164,15 @@ def test_tensors_that_overlap_keep_their_old_values():
 
 @pytest.mark.parametrize("build", ALL, ids=lambda b: b.__name__)
 def test_ordinary_models_are_apart(build):
-    assert apart([reach_of(tensor) for tensor in {t.data_ptr(): t for t in build().state_dict().values()}.values()])
+    assert are_disjoint(
+        [address_range_of(tensor) for tensor in {t.data_ptr(): t for t in build().state_dict().values()}.values()]
+    )
 
 
 def test_strided_views_of_one_memory_are_not_apart():
     memory = torch.zeros(8)
-    assert not apart([reach_of(memory[::2]), reach_of(memory[1::2])])
-    assert apart([reach_of(memory[4:]), reach_of(memory[:4])])
+    assert not are_disjoint([address_range_of(memory[::2]), address_range_of(memory[1::2])])
+    assert are_disjoint([address_range_of(memory[4:]), address_range_of(memory[:4])])
 
 
 def test_an_unknown_way_is_refused_at_once():

@@ -10,7 +10,7 @@ from spread_models import by_columns_and_rows, by_fsdp
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying.memory_needed import KEPT, THREADS_USE
+from torchgraft.applying.memory_estimate import KEPT, THREADS_USE
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),

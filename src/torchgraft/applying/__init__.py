@@ -1,9 +1,9 @@
 """The only writer: fills a model by a plan, all or nothing."""
 
-from torchgraft.applying.construct import on_meta, remembered, with_values
-from torchgraft.applying.mapping import Home
-from torchgraft.applying.memory_needed import memory_of
-from torchgraft.applying.result import Applied
+from torchgraft.applying.construct import Constructor, build_on_meta, build_with_values
+from torchgraft.applying.execution import Applied
+from torchgraft.applying.mapping import Placement
+from torchgraft.applying.memory_estimate import estimate_memory
 from torchgraft.applying.transaction import apply
 
-__all__ = ["Applied", "Home", "apply", "memory_of", "on_meta", "remembered", "with_values"]
+__all__ = ["Applied", "Constructor", "Placement", "apply", "build_on_meta", "build_with_values", "estimate_memory"]

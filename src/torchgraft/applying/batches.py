@@ -1,6 +1,7 @@
-"""Which slots are small and copied as they are: those are filled many at a time, and no object is made for each.
+"""Small tensors that are copied as they are: read side by side, checked together, and scattered to their slots.
 
-Here bulk and single part: whoever is not picked gets a cell of its own, and is looked at one by one.
+What costs little for a large tensor (an object for each part, a call for each step of the way) is most of the cost of a
+small one, and mixture-of-experts models have a hundred thousand of these.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from torchgraft.applying.findings import Findings
-from torchgraft.applying.finite import odd_values
-from torchgraft.applying.memory import is_plain
+from torchgraft.applying.finite import count_nonfinite
+from torchgraft.applying.memory import Bytes, is_plain
 from torchgraft.applying.undo import Undo
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Action, Step
@@ -27,8 +28,6 @@ from torchgraft.core.written import SMALL, Run, Written
 
 if TYPE_CHECKING:
     import torch
-
-    from torchgraft.applying.memory import Bytes
 
     Specs = Mapping[str, Mapping[str, TensorSpec]]
 
@@ -46,10 +45,12 @@ class Small(NamedTuple):
     size: int
 
 
-def picked(steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], specs: Specs) -> tuple[list[Small], list[Step]]:
+def split_small(
+    steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], specs: Specs
+) -> tuple[list[Small], list[Step]]:
     """Return the steps that copy one tensor into a small one of the same shape and type, and the other steps.
 
-    `tensors` has by the name of the slot what is written to. Only plain memory under one name is picked, and no bool, of which
+    `tensors` has by the name of the slot what is written to. Only plain memory under one name counts, and no bool, of which
     other bytes than 0 and 1 are refused.
     """
     small: list[Small] = []
@@ -82,7 +83,7 @@ def picked(steps: Sequence[Step], tensors: Mapping[str, torch.Tensor], specs: Sp
     return small, others
 
 
-def batched(small: Sequence[Small], *, staged: bool) -> list[Batch]:
+def make_batches(small: Sequence[Small], *, staged: bool) -> list[Batch]:
     """Return small slots in batches of one element type, each in the order of the source; `staged`: they have no old values."""
     kinds: defaultdict[DType, list[Small]] = defaultdict(list)
     for one in sorted(small, key=itemgetter(0)):
@@ -114,7 +115,7 @@ MANY = 4096  # tensors of a batch: signals are heard in between
 class Batch(NamedTuple):
     """Small slots of one element type: steps, tensors, and where each lies in memory with how many bytes.
 
-    `staged`: none of them has old values. `room`, `proves` and `bare` are as for a Transfer.
+    `staged`: none of them has old values. `undo_address`, `read_twice` and `unprotected` are as for a Transfer.
     """
 
     steps: Sequence[Step]
@@ -122,9 +123,9 @@ class Batch(NamedTuple):
     addresses: Sequence[int]
     sizes: Sequence[int]
     staged: bool = False
-    room: int = 0
-    proves: bool = False
-    bare: bool = False
+    undo_address: int = 0
+    read_twice: bool = False
+    unprotected: bool = False
 
     @property
     def size(self) -> int:
@@ -146,7 +147,7 @@ class Batch(NamedTuple):
         """The slots."""
         return [step.slot.spec.name for step in self.steps]
 
-    def spoil(self) -> None:
+    def invalidate(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
         for tensor in self.tensors:
             value = tensor.data
@@ -154,7 +155,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Reads batches, in the two goes that Transfers explains. Memory: one batch."""
+    """Reads batches, in the two passes that Transfers explains. Memory: one batch."""
 
     def __init__(  # what it reads, and who hears of it
         self, source: Source, undo: Undo, findings: Findings, written: Written, tick: Callable[[int], None]
@@ -169,9 +170,9 @@ class Batches:
         self.begun: list[Batch] = []
 
     def take(self, batches: Sequence[Batch], between: Callable[[], None]) -> None:
-        """Do the first go; `between` is called now and then, and may raise."""
-        self._later = [batch for batch in batches if batch.proves]
-        self.begun = [batch for batch in batches if batch.bare]
+        """Do the first pass; `between` is called now and then, and may raise."""
+        self._later = [batch for batch in batches if batch.read_twice]
+        self.begun = [batch for batch in batches if batch.unprotected]
         for some in _together(batches):
             for batch, data in zip(some, self._read(some), strict=True):
                 self._take(batch, data)
@@ -179,11 +180,11 @@ class Batches:
             between()
 
     def begin(self) -> None:
-        """Hear that the second go begins: from here on only a file that changes or a disk that fails stands in the way."""
+        """Hear that the second pass begins: from here on only a file that changes or a disk that fails stands in the way."""
         self.begun += self._later
 
     def write(self) -> None:
-        """Do the second go."""
+        """Do the second pass."""
         for some in _together(self._later):
             for batch, data in zip(some, self._read(some), strict=True):
                 self._put(batch, data)
@@ -197,13 +198,13 @@ class Batches:
         checksums = [crc32(view[start:stop], 0) for start, stop in ends]
         run = Run(batch.names, batch.tensors, batch.addresses, batch.sizes, checksums)
         self._written.runs.append(run)
-        if self._findings.looks_for_odd and odd_values(data, batch.dtype):
+        if self._findings.checks_finite and count_nonfinite(data, batch.dtype):
             for step, (start, stop) in zip(batch.steps, ends, strict=True):
-                if odd := odd_values(data[start:stop], batch.dtype):
-                    self._findings.odd(step, odd)
-        if batch.room:
-            self._undo.keep_many(batch.room, batch.addresses, batch.sizes)
-        if not batch.proves:
+                if nonfinite := count_nonfinite(data[start:stop], batch.dtype):
+                    self._findings.nonfinite(step, nonfinite)
+        if batch.undo_address:
+            self._undo.keep_many(batch.undo_address, batch.addresses, batch.sizes)
+        if not batch.read_twice:
             self._put(batch, data)
 
     def _read(self, batches: Sequence[Batch]) -> list[Bytes]:

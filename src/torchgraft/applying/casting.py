@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.chunks import Chunk, Part, sampled
-from torchgraft.applying.fill import count_lost, is_nothing, reach
+from torchgraft.applying.fill import count_lost, is_all_zero, overflow_threshold
 from torchgraft.applying.findings import Findings
-from torchgraft.applying.finite import COMPARABLE, NONE, Odd, odd_values, reaches
-from torchgraft.applying.memory import Scratch, bytes_of
+from torchgraft.applying.finite import COMPARABLE, NONE, Nonfinite, any_at_least, count_nonfinite
+from torchgraft.applying.memory import Bytes, Scratch, bytes_of
 from torchgraft.applying.undo import Undo
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
@@ -27,7 +27,6 @@ from torchgraft.core.written import Sample
 if TYPE_CHECKING:
     import torch
 
-    from torchgraft.applying.memory import Bytes
 
 BIT = 32768  # elements: the most that torch leaves to one thread (at::internal::GRAIN_SIZE)
 # Elements: no fewer than torch casts at once. What is left over at the end of a run may get other bits for NaN.
@@ -60,7 +59,7 @@ class Casts:
         self._findings = findings
         self._scratch = Scratch()
         self._lock = threading.Lock()
-        self._odd: defaultdict[str, Odd] = defaultdict(Odd)
+        self._nonfinite: defaultdict[str, Nonfinite] = defaultdict(Nonfinite)
         self._lost: defaultdict[str, int] = defaultdict(int)
         self._left: set[str] = set()  # slots of which something other than zero was seen after its cast
         self._gone: dict[str, tuple[Step, DType]] = {}  # slots of which something was seen that became zero
@@ -71,21 +70,21 @@ class Casts:
         """Look at every value, before its cast where that tells enough; write it, unless it is to be read once more."""
         kinds, raw = self._raw(chunk)
         parts = list(_parts(chunk, raw))
-        odd = self._findings.looks_for_odd and bool(odd_values(raw, kinds.given))
-        lost = self._findings.looks_for_loss and _may_lose(raw, kinds)
-        gone = self._findings.looks_for_nothing and kinds.may_vanish
+        nonfinite = self._findings.checks_finite and bool(count_nonfinite(raw, kinds.given))
+        lost = self._findings.checks_loss and _may_lose(raw, kinds)
+        gone = self._findings.checks_vanished and kinds.may_vanish
         for part, read in parts:
             if gone:
                 self._look_for_zeros(part.transfer.step, read, kinds)
-            if odd or lost:
+            if nonfinite or lost:
                 self._count(part.transfer.step, read, kinds)
             part.transfer.samples.extend(_samples(part, read, kinds))
-            if part.transfer.proves:
+            if part.transfer.read_twice:
                 self._sums[part.transfer.name, part.done] = crc32(read.data, 0)
-            if part.transfer.room:
+            if part.transfer.undo_address:
                 address = part.transfer.value.data_ptr() + part.at
-                self._undo.keep_bytes(part.transfer.room + part.at, address, kinds.cast(part.size))
-        _put([(part, read) for part, read in parts if not part.transfer.proves], kinds)
+                self._undo.keep_bytes(part.transfer.undo_address + part.at, address, kinds.cast(part.size))
+        _put([(part, read) for part, read in parts if not part.transfer.read_twice], kinds)
 
     def write(self, chunk: Chunk) -> None:
         """Read once more, and cast into the slot.
@@ -100,11 +99,11 @@ class Casts:
                 raise ApplyError(f"{part.transfer.name}: the file holds other values than a moment ago: it has changed")
         _put(parts, kinds)
 
-    def settle(self) -> None:
+    def report(self) -> None:
         """Tell the findings what was found of each slot, once all blocks were taken."""
         for name, (step, given) in self._steps.items():
-            if odd := self._odd.get(name):
-                self._findings.odd(step, odd)
+            if nonfinite := self._nonfinite.get(name):
+                self._findings.nonfinite(step, nonfinite)
             if lost := self._lost.get(name):
                 self._findings.lost(step, lost, str(given))
         for name in self._gone.keys() - self._left:
@@ -115,7 +114,7 @@ class Casts:
         """Return the bytes of a chunk as they are in the file, side by side."""
         first = chunk[0].transfer
         kinds = _Kinds(first.given or first.step.slot.spec.dtype, first.step.slot.spec.dtype)
-        raw = self._scratch.room(sum([part.size for part in chunk]))
+        raw = self._scratch.take(sum([part.size for part in chunk]))
         pieces, at = [], 0
         for part in chunk:
             pieces.append(Piece(part.segment.network, part.segment.key, part.start, raw[at : at + part.size].data))
@@ -129,18 +128,18 @@ class Casts:
         if name in self._left:
             return
         head = read[: VECTOR * kinds.given.itemsize]
-        if not is_nothing(_cast(head, kinds)) or not is_nothing(_cast(read, kinds)):
+        if not is_all_zero(_cast(head, kinds)) or not is_all_zero(_cast(read, kinds)):
             self._left.add(name)
-        elif not is_nothing(as_tensor(read, kinds.given)):
+        elif not is_all_zero(as_tensor(read, kinds.given)):
             self._gone[name] = (step, kinds.given)
 
     def _count(self, step: Step, read: Bytes, kinds: _Kinds) -> None:
         """Count NaN, infinities, and values that are lost in the cast."""
-        odd = odd_values(read, kinds.given) if self._findings.looks_for_odd else NONE
-        lost = count_lost(as_tensor(read, kinds.given), _cast(read, kinds)) if self._findings.looks_for_loss else 0
+        nonfinite = count_nonfinite(read, kinds.given) if self._findings.checks_finite else NONE
+        lost = count_lost(as_tensor(read, kinds.given), _cast(read, kinds)) if self._findings.checks_loss else 0
         with self._lock:
             self._steps[step.slot.name] = (step, kinds.given)
-            self._odd[step.slot.name] += odd
+            self._nonfinite[step.slot.name] += nonfinite
             self._lost[step.slot.name] += lost
 
 
@@ -210,4 +209,4 @@ def _may_lose(read: Bytes, kinds: _Kinds) -> bool:
         return False
     if given not in COMPARABLE or not wanted.is_float or wanted.mantissa == 1:  # powers of two: no sign and no zero
         return True
-    return reaches(read, given, reach(getattr(torch, wanted.label)))
+    return any_at_least(read, given, overflow_threshold(getattr(torch, wanted.label)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from torchgraft.applying.memory import fresh, is_away, is_plain
+from torchgraft.applying.memory import fresh, is_on_cuda, is_plain
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.layout import is_dense
 from torchgraft.core.places import Place, Walk, here, is_spread, walk_of
@@ -27,7 +27,7 @@ class Cell:
     """A slot in the model: its places, and the tensor whose memory is written to.
 
     `memory` is the model's own, or, where the model has none (meta: `staged`), new memory that `Installation` puts in.
-    `plain`: it is ordinary CPU memory that bytes can be moved to and from; `away`: that of a device, that they are sent to.
+    `plain`: it is ordinary CPU memory that bytes can be moved to and from; `on_device`: that of a device, that they are sent to.
     `size`: so many bytes of plain memory follow each other from `address` on; 0 where it isn't that simple. All this is
     asked of a tensor once, in a row: in a large model, to come back to it costs more than to ask.
     """
@@ -37,7 +37,7 @@ class Cell:
     memory: torch.Tensor
     staged: bool
     plain: bool
-    away: bool = False
+    on_device: bool = False
     address: int = 0
     size: int = 0
     _value: torch.Tensor | None = None
@@ -50,9 +50,9 @@ class Cell:
         return self._value
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def address_range(self) -> tuple[int, int]:
         """Where the elements of plain memory begin, and end."""
-        return (self.address, self.address + self.size) if self.size else reach_of(self.memory)
+        return (self.address, self.address + self.size) if self.size else address_range_of(self.memory)
 
 
 def resolve(
@@ -84,7 +84,7 @@ def resolve(
         if (plain := is_plain(memory)) and memory.is_contiguous():
             cells[spec.name] = Cell(slot, mine, memory, staged, plain, address=memory.data_ptr(), size=memory.nbytes)
         else:
-            cells[spec.name] = Cell(slot, mine, memory, staged, plain, is_away(memory))
+            cells[spec.name] = Cell(slot, mine, memory, staged, plain, is_on_cuda(memory))
     return cells
 
 
@@ -131,19 +131,19 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
             )
 
 
-def apart(ranges: Sequence[tuple[int, int]]) -> bool:
+def are_disjoint(ranges: Sequence[tuple[int, int]]) -> bool:
     """Return whether no two of the ranges of memory (first byte, byte after the last) reach into each other."""
     bounds = np.array([pair for pair in ranges if pair[0] < pair[1]], np.uint64).reshape(-1, 2)
     bounds = bounds[np.argsort(bounds[:, 0])]
     return bool((bounds[:-1, 1] <= bounds[1:, 0]).all())
 
 
-def reach_of(tensor: torch.Tensor) -> tuple[int, int]:
+def address_range_of(tensor: torch.Tensor) -> tuple[int, int]:
     """Return where the elements of a tensor begin in memory, and end; nothing lies between where it has none.
 
     Of one that is not plain, this is where its storage begins and ends.
     """
-    if not (is_plain(tensor) or is_away(tensor)):
+    if not (is_plain(tensor) or is_on_cuda(tensor)):
         return _storage_of(tensor)
     start = tensor.data_ptr()
     if tensor.is_contiguous() or not tensor.numel():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.applying.finite import can_be_odd
+from torchgraft.applying.finite import may_be_nonfinite
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Step
 from torchgraft.core.specs import Piece
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 256
 BLOCK = 4 << 20  # bytes of the wider type that are cast at a time
-TURNED = 2 << 20  # bytes of a matrix that are turned at a time, in whole rows
+TRANSPOSED = 2 << 20  # bytes of a matrix that are transposed at a time, in whole rows
 SENT = 4 << 20  # bytes that are sent to a device at a time
 
 
 class Transfer(NamedTuple):
     """One slot to be filled by reading: its bytes, and where they come from; `size` of them are read in all.
 
-    `room` is where its old values are kept (0: they are not). `proves`: it is read twice, and its old values are needed
-    no more when the second time begins. `bare`: there is no way back from the first byte on. `given`: the element type that
+    `undo_address` is where its old values are kept (0: they are not). `read_twice`: it is read twice, and its old values are needed
+    no more when the second time begins. `unprotected`: there is no way back from the first byte on. `given`: the element type that
     it is cast from; sizes of its segments count in that type then. `samples` takes the checksums of what is compared
-    after writing. `away`: its memory is a device's, and `data` is empty. `row`: it is a matrix that the file has the other
+    after writing. `on_device`: its memory is a device's, and `data` is empty. `row`: it is a matrix that the file has the other
     way round, and so many bytes of it are a row there; else 0.
     """
 
@@ -45,11 +45,11 @@ class Transfer(NamedTuple):
     segments: tuple[Segment, ...]
     size: int
     samples: list[Sample]
-    room: int = 0
-    proves: bool = False
-    bare: bool = False
+    undo_address: int = 0
+    read_twice: bool = False
+    unprotected: bool = False
     given: DType | None = None
-    away: bool = False
+    on_device: bool = False
     row: int = 0
 
     @property
@@ -62,7 +62,7 @@ class Transfer(NamedTuple):
         """The slot."""
         return [self.step.slot.spec.name]
 
-    def spoil(self) -> None:
+    def invalidate(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
         flat, unit = self.value.view(-1), self.value.element_size()
         filler = float("nan") if flat.is_floating_point() or flat.is_complex() else 0
@@ -93,7 +93,7 @@ def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
     """Yield all bytes of `transfers` in their order, at most `most` at a time: many small tensors, or a part of one.
 
     What is cast comes in chunks of one pair of types, of at most BLOCK bytes of the wider one, what goes to a device in
-    chunks of at most SENT, what is turned in some rows of one tensor.
+    chunks of at most SENT, what is transposed in some rows of one tensor.
     """
     chunk: Chunk = []
     left = most
@@ -121,10 +121,10 @@ def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
 
 def _limits(transfer: Transfer, most: int) -> tuple[Hashable, int, int, int]:
     """Return what a chunk with bytes of `transfer` has in common, its most bytes, and how many bytes of the file become how many."""
-    if transfer.away:
+    if transfer.on_device:
         return transfer.value.device, min(most, SENT), 1, 1
     if transfer.row:
-        return transfer.name, max(min(most, TURNED) // transfer.row, 1) * transfer.row, 1, 1
+        return transfer.name, max(min(most, TRANSPOSED) // transfer.row, 1) * transfer.row, 1, 1
     if transfer.given:
         wanted = transfer.step.slot.spec.dtype
         unit, wide = transfer.given.itemsize, wanted.itemsize
@@ -159,7 +159,7 @@ class Stretch(NamedTuple):
     where: Bytes
     aside: int
 
-    def sum_up(self) -> None:
+    def add_checksums(self) -> None:
         """Keep checksums of what will be compared after writing, of what was read aside."""
         transfer, at, size, done, where, _ = self
         if size == transfer.size <= COMPARED_WHOLE or not _is_read_aside(transfer):
@@ -173,7 +173,7 @@ class Stretch(NamedTuple):
         self.transfer.data[self.at : self.at + self.size] = self.where
 
 
-def room_for(chunk: Chunk) -> int:
+def memory_aside(chunk: Chunk) -> int:
     """Return how much memory lay_out() needs at most, stepwise, so that a thread seldom takes more than it has."""
     aside = sum(
         [size if _is_read_aside(transfer) else min(size, COMPARED_WHOLE) for transfer, _, _, _, size, _ in chunk]
@@ -194,7 +194,7 @@ def lay_out(chunk: Chunk, memory: Bytes) -> tuple[list[Piece], list[Stretch]]:
         dtype = transfer.step.slot.spec.dtype
         unit = dtype.itemsize
         whole = _is_read_aside(transfer)
-        in_front = whole and can_be_odd(dtype)
+        in_front = whole and may_be_nonfinite(dtype)
         for low, high, is_aside in ((0, size, True),) if whole else _pieces_of(part):
             many = high - low
             if not is_aside:
@@ -225,7 +225,7 @@ def _pieces_of(part: Part) -> Iterator[tuple[int, int, bool]]:
 
 def _is_read_aside(transfer: Transfer) -> bool:
     """Return whether all of a transfer is read aside; else only what is compared later, as nothing else may tell of that."""
-    return transfer.proves or transfer.away or transfer.size <= SMALL
+    return transfer.read_twice or transfer.on_device or transfer.size <= SMALL
 
 
 class Look(NamedTuple):
@@ -240,12 +240,12 @@ def looks(chunk: Chunk, stretches: Iterable[Stretch], memory: Bytes) -> Iterator
     """Yield what is to be looked at, once all of it was read and put: parts in their slots one by one, aside many at a time."""
     for transfer, _, _, at, size, _ in chunk:
         step = transfer.step
-        if not _is_read_aside(transfer) and can_be_odd(dtype := step.slot.spec.dtype):
+        if not _is_read_aside(transfer) and may_be_nonfinite(dtype := step.slot.spec.dtype):
             values = transfer.data[at : at + size]
             yield Look(values, dtype, [(step, values)])
     group: list[Stretch] = []
     for stretch in stretches:
-        if not (_is_read_aside(stretch.transfer) and can_be_odd(_dtype(stretch))):
+        if not (_is_read_aside(stretch.transfer) and may_be_nonfinite(_dtype(stretch))):
             continue
         if group and (_dtype(group[0]) is not _dtype(stretch) or stretch.aside != group[-1].aside + group[-1].size):
             yield _together(group, memory)

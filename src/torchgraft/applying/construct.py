@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     _Made = dict[int, tuple[nn.Parameter, nn.Parameter]]
 
 
-def unmixed() -> AbstractContextManager[object]:
+def refuse_mixed_meta() -> AbstractContextManager[object]:
     """Let operations fail that change tensors by others on the meta device: torch leaves them as they were without a word."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,32 +57,14 @@ class Constructor:
         if not wanted:
             return {}
         try:
-            with _parameters_on_meta(frozenset(self._order[name] for name in wanted)), unmixed():
+            with _parameters_on_meta(frozenset(self._order[name] for name in wanted)), refuse_mixed_meta():
                 found = {place.name: place.tensor for place in places(self._factory())}
         except Exception:  # noqa: BLE001  # the model's own code may raise anything on tensors without values
             return {}
         return {name: found[name].detach() for name in wanted if name in found and not found[name].is_meta}
 
 
-_KNOWN: dict[int, Constructor] = {}
-
-
-def constructor_of(model: nn.Module) -> Constructor | None:
-    """Return what made a model, while it is `remembered`."""
-    return _KNOWN.get(id(model))
-
-
-@contextmanager
-def remembered(model: nn.Module, constructor: Constructor) -> Iterator[None]:
-    """Let a load of `model` initialise what stays fresh by what made it."""
-    _KNOWN[id(model)] = constructor
-    try:
-        yield
-    finally:
-        del _KNOWN[id(model)]
-
-
-def on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Constructor] | None, str]:
+def build_on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Constructor] | None, str]:
     """Return the model that `factory` makes with its parameters on the meta device, and what makes it; or None and why that can't be.
 
     Buffers and other tensors are real: constructors compute with them, and nobody else knows their values. An attempt
@@ -103,7 +85,7 @@ def on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Construc
         torch.set_rng_state(random)
         return None, f"its code needs values ({type(error).__name__}: {printable(str(error), 120)})"
     _expect_module(model)
-    stray = next(_stray(model), None)
+    stray = next(_unreachable(model), None)
     if stray is None:
         order = {id(empty): at for at, (_, empty) in enumerate(made.values())}
         known = {place.name: order[id(place.tensor)] for place in places(model) if id(place.tensor) in order}
@@ -198,7 +180,7 @@ def _without_values(param: nn.Parameter) -> nn.Parameter:
     return found
 
 
-def with_values(factory: Callable[[], nn.Module], device: str | torch.device | None) -> nn.Module:
+def build_with_values(factory: Callable[[], nn.Module], device: str | torch.device | None) -> nn.Module:
     """Return the model that `factory` makes, on `device`.
 
     Raises:
@@ -216,7 +198,7 @@ def _expect_module(made: object) -> None:
         raise UsageError(f"the factory gives {a_kind(made)}; an nn.Module is needed")
 
 
-def _stray(model: nn.Module) -> Iterator[str]:
+def _unreachable(model: nn.Module) -> Iterator[str]:
     """Yield the names of tensors without values that neither a checkpoint nor an initialisation would reach."""
     reached = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
     for path, module in modules(model):

@@ -28,23 +28,23 @@ class _Buffer(NamedTuple):
     sent: torch.cuda.Event
 
 
-class Lane:
+class DeviceCopier:
     """Sends to one device what one thread reads. Memory: BUFFERS times SENT, pinned."""
 
     def __init__(self, device: torch.device, ready: torch.cuda.Event) -> None:
-        """Make a lane whose first copy begins after the event `ready`."""
+        """Make a copier whose first copy begins after the event `ready`."""
         import torch
 
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._stream.wait_event(ready)
         with torch.cuda.device(device):
             self._buffers = [_Buffer(_pinned(SENT + WASTE), _event()) for _ in range(BUFFERS)]
-        self._turn = 0
+        self._transpose = 0
 
     def memory(self) -> Bytes:
         """Return memory to read into; what was sent from it before has arrived."""
-        self._turn = (self._turn + 1) % BUFFERS
-        memory, sent = self._buffers[self._turn]
+        self._transpose = (self._transpose + 1) % BUFFERS
+        memory, sent = self._buffers[self._transpose]
         sent.synchronize()
         data: Bytes = memory.numpy()
         return data
@@ -53,7 +53,7 @@ class Lane:
         """Have what was read into the memory last returned copied to its places. Returns before it is there."""
         import torch
 
-        memory, sent = self._buffers[self._turn]
+        memory, sent = self._buffers[self._transpose]
         with torch.cuda.stream(self._stream):
             for stretch in stretches:
                 place = stretch.transfer.value.view(-1).view(torch.uint8)[stretch.at : stretch.at + stretch.size]
@@ -88,13 +88,13 @@ def _start_copy(place: torch.Tensor, values: torch.Tensor) -> None:
     place.copy_(values, non_blocking=True)
 
 
-class Lanes:
-    """The lanes of all threads, made as they are needed."""
+class DeviceCopiers:
+    """The copiers of all threads, made as they are needed."""
 
     def __init__(self) -> None:
         self._ready: dict[torch.device, torch.cuda.Event] = {}
         self._own = threading.local()
-        self._all: list[Lane] = []
+        self._all: list[DeviceCopier] = []
 
     def begin(self, devices: Iterable[torch.device]) -> None:
         """Take what the calling thread has asked of `devices` so far as what copies must wait for."""
@@ -103,11 +103,11 @@ class Lanes:
         for device in devices:
             self._ready[device] = torch.cuda.current_stream(device).record_event()
 
-    def to(self, device: torch.device) -> Lane:
-        """Return the calling thread's lane to a device."""
-        mine: dict[torch.device, Lane] = self._own.__dict__.setdefault("lanes", {})
+    def to(self, device: torch.device) -> DeviceCopier:
+        """Return the calling thread's copier to a device."""
+        mine: dict[torch.device, DeviceCopier] = self._own.__dict__.setdefault("copiers", {})
         if device not in mine:
-            mine[device] = Lane(device, self._ready[device])
+            mine[device] = DeviceCopier(device, self._ready[device])
             self._all.append(mine[device])
         return mine[device]
 
@@ -118,9 +118,9 @@ class Lanes:
             RuntimeError: a device failed.
         """
         failures = []
-        for lane in list(self._all):
+        for copier in list(self._all):
             try:
-                lane.wait()
+                copier.wait()
             except RuntimeError as error:  # the other devices may still be at work
                 failures.append(error)
         if failures:

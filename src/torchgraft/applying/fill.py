@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from torchgraft.applying.findings import Findings
-from torchgraft.applying.finite import odd_values
-from torchgraft.applying.memory import bytes_of
+from torchgraft.applying.finite import count_nonfinite
+from torchgraft.applying.memory import Bytes, bytes_of
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import Feed, Rows, Step, result_shape
@@ -18,8 +18,6 @@ from torchgraft.ops import Index, SliceDim, computed
 
 if TYPE_CHECKING:
     import torch
-
-    from torchgraft.applying.memory import Bytes
 
 
 def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) -> int:
@@ -31,12 +29,12 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
     expected = result_shape(step.slot.spec.shape, step.rows)
     if tuple(result.shape) != expected:
         raise ApplyError(f"{step.slot.name}: the plan gives {list(result.shape)}, the slot takes {list(expected)}")
-    if findings.looks_for_odd and (odd := odd_values(_cpu_bytes(result), DType.of(str(result.dtype)))):
-        findings.odd(step, odd)
+    if findings.checks_finite and (nonfinite := count_nonfinite(_cpu_bytes(result), DType.of(str(result.dtype)))):
+        findings.nonfinite(step, nonfinite)
     cast = result.to(value.dtype)
-    if findings.looks_for_loss and result.dtype != value.dtype:
+    if findings.checks_loss and result.dtype != value.dtype:
         _look_for_loss(step, result, cast, findings)
-    if findings.looks_for_nothing and has_vanished(result, cast):
+    if findings.checks_vanished and has_underflown(result, cast):
         findings.vanished(step, str(DType.of(str(result.dtype))))
     del result
     _write(value, cast, step.rows)
@@ -78,14 +76,14 @@ def _look_for_loss(step: Step, given: torch.Tensor, cast: torch.Tensor, findings
         findings.lost(step, lost, str(DType.of(str(given.dtype))))
 
 
-def has_vanished(given: torch.Tensor, cast: torch.Tensor) -> bool:
+def has_underflown(given: torch.Tensor, cast: torch.Tensor) -> bool:
     """Return whether floats were cast to others of which not one is left, being too small, though some were not zero."""
     if given.dtype == cast.dtype or not (given.is_floating_point() and cast.is_floating_point()):
         return False
-    return is_nothing(cast) and not is_nothing(given)
+    return is_all_zero(cast) and not is_all_zero(given)
 
 
-def is_nothing(values: torch.Tensor) -> bool:
+def is_all_zero(values: torch.Tensor) -> bool:
     """Return whether all values are zero."""
     first = values.reshape(-1)[:64] if values.is_contiguous() else values
     return not bool(_comparable(first).any()) and not bool(_comparable(values).any())
@@ -102,7 +100,7 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
         known, made = _comparable(given), _comparable(cast)
         lost = ~torch.isfinite(made)
         if target.itemsize == 1:  # some of these types have no infinity: too great a number becomes the greatest
-            lost |= known.abs() > reach(cast.dtype)
+            lost |= known.abs() > overflow_threshold(cast.dtype)
             lost |= torch.sign(made) * torch.sign(known) < 0  # and one holds nothing but powers of two
             lost |= (known == 0) & (made != 0)
         return int((torch.isfinite(known) & lost).sum())
@@ -116,7 +114,7 @@ def _comparable(values: torch.Tensor) -> torch.Tensor:
     return values.float() if values.element_size() == 1 and values.is_floating_point() else values
 
 
-def reach(dtype: torch.dtype) -> float:
+def overflow_threshold(dtype: torch.dtype) -> float:
     """Return up to where numbers are rounded to the greatest of `dtype`: half a step beyond it."""
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchgraft.applying.finite import Odd
+from torchgraft.applying.finite import Nonfinite
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.listing import listed
 from torchgraft.core.plan import Objection, Step
@@ -18,29 +18,29 @@ class Findings:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._found: list[tuple[int, Objection]] = []
-        self.looks_for_odd = policy.nonfinite is not Verdict.ACCEPT
-        self.looks_for_loss = policy.lossy is not Verdict.ACCEPT
-        self.looks_for_nothing = policy.suspect is not Verdict.ACCEPT
+        self.checks_finite = policy.nonfinite is not Verdict.ACCEPT
+        self.checks_loss = policy.lossy is not Verdict.ACCEPT
+        self.checks_vanished = policy.suspect is not Verdict.ACCEPT
 
-    def odd(self, step: Step, odd: Odd) -> None:
+    def nonfinite(self, step: Step, count: Nonfinite) -> None:
         """Note NaN and infinities on their way into a slot. Infinities in buffers are usual: masks are made of them.
 
         A buffer of nothing else is a normaliser that was never set.
         """
         slot = step.slot
-        if slot.is_buffer and odd.inf == slot.spec.numel:
+        if slot.is_buffer and count.inf == slot.spec.numel:
             self.infinite(
                 slot, f"gets nothing but infinite values from {step.feeds[0].key if step.feeds else 'the plan'}"
             )
             return
-        parts = [f"{odd.nan} NaN"] if odd.nan else []
-        if odd.inf and not slot.is_buffer:
-            parts.append(f"{odd.inf} infinite")
+        parts = [f"{count.nan} NaN"] if count.nan else []
+        if count.inf and not slot.is_buffer:
+            parts.append(f"{count.inf} infinite")
         if not parts:
             return
         sources = ", ".join(feed.key for feed in step.feeds) or "computed values"
         text = (
-            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} value{'s' * (odd.nan + odd.inf != 1)} from {sources}: "
+            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} value{'s' * (count.nan + count.inf != 1)} from {sources}: "
             "training diverged or the file is damaged; take another checkpoint, or allow it with policy=tg.Policy(nonfinite=tg.Verdict.ACCEPT)"
         )
         self._found.append((slot.order, Objection("nonfinite", text, (slot.name,))))
@@ -76,7 +76,7 @@ class Findings:
         )
         self._found.append((slot.order, Objection("suspect", text, (slot.name,))))
 
-    def settle(self) -> tuple[Objection, ...]:
+    def raise_if_refused(self) -> tuple[Objection, ...]:
         """Return the findings that the policy lets pass with a word.
 
         Raises:

@@ -58,28 +58,28 @@ COMPARABLE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
+class Nonfinite:
     """How many elements are NaN and how many infinite."""
 
     nan: int = 0
     inf: int = 0
 
-    def __add__(self, other: Odd) -> Odd:
-        return Odd(self.nan + other.nan, self.inf + other.inf)
+    def __add__(self, other: Nonfinite) -> Nonfinite:
+        return Nonfinite(self.nan + other.nan, self.inf + other.inf)
 
     def __bool__(self) -> bool:
         return bool(self.nan or self.inf)
 
 
-NONE = Odd()
+NONE = Nonfinite()
 
 
-def can_be_odd(dtype: DType) -> bool:
+def may_be_nonfinite(dtype: DType) -> bool:
     """Return whether values of this type can be NaN or infinite."""
     return dtype in _PATTERNS
 
 
-def odd_values(data: NDArray[np.uint8], dtype: DType) -> Odd:
+def count_nonfinite(data: NDArray[np.uint8], dtype: DType) -> Nonfinite:
     """Return how many NaN and infinite elements the bytes hold; none for types that have neither.
 
     Sums of squares are finite only where all values are, and cost one pass where numpy has the type. Else two passes for
@@ -102,7 +102,7 @@ def odd_values(data: NDArray[np.uint8], dtype: DType) -> Odd:
     return total
 
 
-def reaches(data: NDArray[np.uint8], dtype: DType, size: float) -> bool:
+def any_at_least(data: NDArray[np.uint8], dtype: DType, size: float) -> bool:
     """Return whether one of the values is as great as `size`, with any sign, or greater, infinite or NaN.
 
     `dtype` is one of COMPARABLE. Where it has no such number as `size`, the next smaller one counts.
@@ -127,10 +127,10 @@ def _squares_are_finite(values: NDArray[np.floating]) -> bool:
         return bool(np.isfinite(rows @ rows.transpose(0, 2, 1)).all())
 
 
-def _count(values: NDArray[np.unsignedinteger[np.typing.NBitBase]], pattern: _Pattern) -> Odd:
+def _count(values: NDArray[np.unsignedinteger[np.typing.NBitBase]], pattern: _Pattern) -> Nonfinite:
     """Return the exact counts."""
     size = values & values.dtype.type((1 << (pattern.bits - 1)) - 1)
     infinite = int((size == pattern.infinite).sum())
     if not pattern.has_infinity:
-        return Odd(infinite, 0)
-    return Odd(int((size > pattern.infinite).sum()), infinite)
+        return Nonfinite(infinite, 0)
+    return Nonfinite(int((size > pattern.infinite).sum()), infinite)

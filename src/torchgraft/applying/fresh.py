@@ -13,9 +13,9 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.applying.cells import Cell
-from torchgraft.applying.construct import constructor_of
+from torchgraft.applying.construct import Constructor
 from torchgraft.core.errors import PlanRefusedError, UninitialisedError
-from torchgraft.core.places import Walk, is_spread, walk_of
+from torchgraft.core.places import Walk, is_spread
 from torchgraft.core.plan import Objection, Step
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ INITS = ("_init_weights",)
 MAX_REAL = 32 << 20
 
 
-def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequence[Step]) -> tuple[str, ...]:
+def initialise(
+    model: Walk, cells: Mapping[str, Cell], steps: Sequence[Step], constructor: Constructor | None = None
+) -> tuple[str, ...]:
     """Give every staged cell that the writing `steps` do not fill whole its initial values; return their slots' names.
 
-    Tried in this order: the code that made the model, where it is remembered; an ancestor's `_init_weights(module)`, the
+    Tried in this order: the code that made the model, where it is given; an ancestor's `_init_weights(module)`, the
     module's own `reset_parameters()` and its like, those of its ancestors, and for buffers the module's constructor, where
     all its arguments are at hand.
 
@@ -59,8 +61,9 @@ def initialise(model: nn.Module | Walk, cells: Mapping[str, Cell], steps: Sequen
     if spread:
         raise PlanRefusedError([_spread(cell) for cell in spread])
     wanted = tuple(remaining)
-    _by_constructor(walk_of(model).model, remaining)
-    by_path = dict(walk_of(model).modules)
+    if constructor is not None:
+        _by_constructor(constructor, remaining)
+    by_path = dict(model.modules)
     for attempt in (_by_ancestors, _by_resets, _by_building):
         attempt(by_path, remaining)
     if remaining:
@@ -87,21 +90,18 @@ def _objection(cell: Cell) -> Objection:
     return Objection("missing", text, (slot.name,))
 
 
-def _by_constructor(model: nn.Module, remaining: dict[str, Cell]) -> None:
+def _by_constructor(constructor: Constructor, remaining: dict[str, Cell]) -> None:
     """Take the values that the code gives which made the model: it may go on where a module's own method ends.
 
     Raises:
         UninitialisedError: that code can't run with values for some parameters alone.
     """
-    maker = constructor_of(model)
-    if maker is None:
-        return
-    for name, made in maker.values(remaining).items():
+    for name, made in constructor.values(remaining).items():
         cell = remaining[name]
         if made.shape == cell.value.shape:
             cell.value.copy_(made)
             del remaining[name]
-    if left := [cell for name, cell in remaining.items() if maker.knows(name)]:
+    if left := [cell for name, cell in remaining.items() if constructor.knows(name)]:
         said = "is initialised by code that can't run while other parameters have no values"
         raise UninitialisedError([Objection("missing", f"{one.slot.name} {said}", (one.slot.name,)) for one in left])
 

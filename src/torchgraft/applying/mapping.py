@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.applying.cells import device_for
 from torchgraft.applying.moves import segments
-from torchgraft.applying.pages import Stretch, file_map, joined_map, joins
+from torchgraft.applying.pages import FileRange, file_map, joined_map, joins
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import Walk, here
@@ -31,7 +31,7 @@ MOST = 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
+class Placement:
     """Where the tensors of a model on meta come to life: in memory of their own on `device`, or mapped.
 
     With `mmap` what needs no work becomes a view of the file; with `prefault` its pages are brought in at once.
@@ -115,8 +115,8 @@ def map_slots(model: Walk, steps: Sequence[Step], source: Source) -> MappedSlots
         tensor = tensors[step.slot.name]
         if not tensor.is_meta or step.action is Action.FRESH or not tensor.numel():
             continue
-        stretches = _lying(step, tensor, source, specs)
-        made = stretches if isinstance(stretches, str) else views.make(stretches, tensor)
+        file_ranges = _lying(step, tensor, source, specs)
+        made = file_ranges if isinstance(file_ranges, str) else views.make(file_ranges, tensor)
         if isinstance(made, str):
             found.others[made] += 1
         else:
@@ -124,7 +124,7 @@ def map_slots(model: Walk, steps: Sequence[Step], source: Source) -> MappedSlots
     return found
 
 
-def _lying(step: Step, tensor: torch.Tensor, source: Source, specs: Specs) -> list[Stretch] | str:
+def _lying(step: Step, tensor: torch.Tensor, source: Source, specs: Specs) -> list[FileRange] | str:
     """Return where the bytes of a slot lie in files, in their order, or why they can't be taken from there."""
     slot = step.slot.spec
     moved = segments(step, source, specs)
@@ -136,7 +136,7 @@ def _lying(step: Step, tensor: torch.Tensor, source: Source, specs: Specs) -> li
         return "filled in part"
     if not tensor.is_contiguous():
         return "of an order of elements that only the model has"
-    out: list[Stretch] = []
+    out: list[FileRange] = []
     for segment in moved:
         extent = source.extent(segment.network, segment.key, segment.start, segment.size)
         if extent is None:
@@ -145,7 +145,7 @@ def _lying(step: Step, tensor: torch.Tensor, source: Source, specs: Specs) -> li
         if last is not None and last.fd == extent.fd and last.offset + last.size == extent.offset:
             out[-1] = out[-1]._replace(extent=last._replace(size=last.size + extent.size))
         else:
-            out.append(Stretch(segment.at, extent))
+            out.append(FileRange(segment.at, extent))
     return "not aligned in the file" if out[0].extent.offset % slot.dtype.itemsize else out
 
 
@@ -157,22 +157,22 @@ class _Views:
         self._ends: dict[int, int] = {}
         self._count = 0
 
-    def make(self, stretches: Sequence[Stretch], like: torch.Tensor) -> torch.Tensor | str:
+    def make(self, file_ranges: Sequence[FileRange], like: torch.Tensor) -> torch.Tensor | str:
         """Return a view of these bytes with the shape and type of `like`, or why there is none."""
-        first = stretches[0].extent
+        first = file_ranges[0].extent
         try:
-            if len(stretches) == 1 and first.offset >= self._ends.get(first.fd, 0):
+            if len(file_ranges) == 1 and first.offset >= self._ends.get(first.fd, 0):
                 self._ends[first.fd] = first.offset + first.size
                 if first.fd not in self._files:
                     self._files[first.fd] = file_map(first.fd)
                 return _view(self._files[first.fd], first.offset, like)
-            if not joins(stretches):
+            if not joins(file_ranges):
                 return "joined from places that fit no pages"
             size = like.numel() * like.element_size()
-            if size < WORTH * len(stretches) or self._count + len(stretches) > MOST:
-                return "joined from small places, or too many" if len(stretches) > 1 else "small, and used twice"
-            self._count += len(stretches)
-            return _view(*joined_map(stretches), like)
+            if size < WORTH * len(file_ranges) or self._count + len(file_ranges) > MOST:
+                return "joined from small places, or too many" if len(file_ranges) > 1 else "small, and used twice"
+            self._count += len(file_ranges)
+            return _view(*joined_map(file_ranges), like)
         except OSError as error:
             return f"in a file that can't be mapped ({error.strerror})"
 

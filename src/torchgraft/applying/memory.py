@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    Bytes = NDArray[np.uint8]
+Bytes: TypeAlias = "NDArray[np.uint8]"
 
 HUGE = 2 << 20
 _WORTH_HUGE = 4 << 20
@@ -27,7 +27,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
     return tensor.is_cpu and is_ordinary(tensor)
 
 
-def is_away(tensor: torch.Tensor) -> bool:
+def is_on_cuda(tensor: torch.Tensor) -> bool:
     """Return whether the tensor's values are ordinary memory of a CUDA device, that bytes can be sent to."""
     return tensor.is_cuda and is_ordinary(tensor) and not tensor.is_inference()
 
@@ -90,7 +90,7 @@ class Scratch:
     def __init__(self) -> None:
         self._own = threading.local()
 
-    def room(self, size: int, purpose: str = "") -> Bytes:
+    def take(self, size: int, purpose: str = "") -> Bytes:
         """Return `size` bytes of the calling thread: what lies there is what it left."""
         mine: dict[str, Bytes] = self._own.__dict__
         found = mine.get(purpose)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchgraft.applying.batches import Batch
 from torchgraft.applying.cells import Cell
-from torchgraft.applying.chunks import TURNED, Transfer
+from torchgraft.applying.chunks import TRANSPOSED, Transfer
 from torchgraft.applying.memory import NOTHING, bytes_at
 from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE, Undo
 from torchgraft.core.dtypes import DType
@@ -71,8 +71,8 @@ def segments(step: Step, source: Source, specs: Mapping[str, Mapping[str, Tensor
     return None if small else found
 
 
-def turned(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> Segment | None:
-    """Return the matrix that becomes the whole slot once it is turned; None where the step does more, or a row is too long."""
+def transposed(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> Segment | None:
+    """Return the matrix that becomes the whole slot once it is transposed; None where the step does more, or a row is too long."""
     slot = step.slot.spec
     ops = [op for feed in step.feeds for op in feed.ops] + list(step.ops)
     if step.base or step.rows or len(step.feeds) != 1 or len(ops) != 1 or not isinstance(ops[0], Transpose):
@@ -82,7 +82,7 @@ def turned(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSp
     unit = slot.dtype.itemsize
     if given.dtype is not slot.dtype or slot.dtype is DType.BOOL or given.shape[::-1] != slot.shape:
         return None
-    fits = unit in INTEGERS and 0 < given.shape[1] * unit <= TURNED and given.shape[0] > 0
+    fits = unit in INTEGERS and 0 < given.shape[1] * unit <= TRANSPOSED and given.shape[0] > 0
     return (
         Segment(feed.network, feed.key, 0, 0, given.nbytes)
         if fits and source.divisible(feed.network, feed.key)
@@ -142,7 +142,7 @@ def _laid(runs: Sequence[Run], places: Sequence[Run]) -> list[tuple[Run, int]]:
 class Move(NamedTuple):
     """A step that moves `segments` into `value`, cast from the type `given` if that is another one.
 
-    `old` is how many bytes of old values there are: none on meta. `away`: they go to a device. `row`: as in a Transfer.
+    `old` is how many bytes of old values there are: none on meta. `on_device`: they go to a device. `row`: as in a Transfer.
     """
 
     step: Step
@@ -150,35 +150,35 @@ class Move(NamedTuple):
     segments: tuple[Segment, ...]
     given: DType | None
     old: int
-    away: bool = False
+    on_device: bool = False
     row: int = 0
 
 
 def move_of(step: Step, cell: Cell, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]]) -> Move | None:
     """Return what a step moves; None where it does more than that. The memory of its slot must be no other's."""
     value = cell.value
-    if not (cell.plain or cell.away) or not value.is_contiguous():
+    if not (cell.plain or cell.on_device) or not value.is_contiguous():
         return None
     old = 0 if cell.staged else value.nbytes
     found = segments(step, source, specs)
     if found is None:
-        whole = turned(step, source, specs) if cell.plain else None
+        whole = transposed(step, source, specs) if cell.plain else None
         return Move(step, value, (whole,), None, old, row=_row(step)) if whole else None
     feed = step.feeds[0]
     dtype = specs[feed.network][feed.key].dtype
     given = None if dtype is cell.slot.spec.dtype else dtype
-    if given and cell.away:
+    if given and cell.on_device:
         return None
-    return Move(step, value, found, given, old, cell.away)
+    return Move(step, value, found, given, old, cell.on_device)
 
 
 def _row(step: Step) -> int:
-    """Return the bytes of a row of the matrix that is turned: it becomes a column of the slot."""
+    """Return the bytes of a row of the matrix that is transposed: it becomes a column of the slot."""
     slot = step.slot.spec
     return slot.shape[0] * slot.dtype.itemsize
 
 
-def kept(moves: Sequence[Move | Batch], way: str) -> list[Move | Batch]:
+def to_keep(moves: Sequence[Move | Batch], way: str) -> list[Move | Batch]:
     """Return those whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
     real = [move for move in moves if move.old]
     if way == KEEP:
@@ -193,12 +193,12 @@ def kept(moves: Sequence[Move | Batch], way: str) -> list[Move | Batch]:
     return found
 
 
-def rooms(keeps: Sequence[Move | Batch]) -> list[int]:
+def undo_sizes(keeps: Sequence[Move | Batch]) -> list[int]:
     """Return how much memory old values need that are kept as they are overwritten."""
-    return [one.old for one in keeps if not (isinstance(one, Move) and one.away)]
+    return [one.old for one in keeps if not (isinstance(one, Move) and one.on_device)]
 
 
-def transfers(
+def make_transfers(
     moves: Sequence[Move], keeps: Sequence[Move | Batch], undo: Undo, way: str, written: Written
 ) -> list[Transfer]:
     """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose.
@@ -207,30 +207,34 @@ def transfers(
     """
     held = {move.step.slot.name for move in keeps if isinstance(move, Move)}
     out: list[Transfer] = []
-    for step, value, found, given, old, away, row in moves:
-        name, room = step.slot.name, 0
-        if name in held and (away or row):
+    for step, value, found, given, old, on_device, row in moves:
+        name, undo_address = step.slot.name, 0
+        if name in held and (on_device or row):
             undo.keep(value)
         elif name in held:
-            room = undo.reserve(old)
+            undo_address = undo.reserve(old)
         loose = old > 0 and name not in held
         samples = written.samples[name] = []
         size = found[0].size if len(found) == 1 else sum([segment.size for segment in found])
-        proves, bare = loose and way != NONE, loose and way == NONE
-        data = NOTHING if away else bytes_at(value)
-        out.append(Transfer(step, value, data, found, size, samples, room, proves, bare, given, away, row))
+        read_twice, unprotected = loose and way != NONE, loose and way == NONE
+        data = NOTHING if on_device else bytes_at(value)
+        out.append(
+            Transfer(
+                step, value, data, found, size, samples, undo_address, read_twice, unprotected, given, on_device, row
+            )
+        )
     return out
 
 
-def settled(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo, way: str) -> list[Batch]:
+def with_undo(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo, way: str) -> list[Batch]:
     """Return batches as they are to be filled: with room for their old values, in two readings, or at once, as transfers."""
     held = {id(one) for one in keeps}
 
-    def settle(batch: Batch) -> Batch:
+    def one_with_undo(batch: Batch) -> Batch:
         if batch.staged:
             return batch
         if id(batch) in held:
-            return batch._replace(room=undo.reserve(batch.old))
-        return batch._replace(proves=way != NONE, bare=way == NONE)
+            return batch._replace(undo_address=undo.reserve(batch.old))
+        return batch._replace(read_twice=way != NONE, unprotected=way == NONE)
 
-    return [settle(batch) for batch in batches]
+    return [one_with_undo(batch) for batch in batches]

@@ -29,7 +29,7 @@ _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which Python's mmap doe
 _FIXED = 0x10  # MAP_FIXED of Linux
 
 
-class Stretch(NamedTuple):
+class FileRange(NamedTuple):
     """Bytes of a file that are bytes `at` and following of a tensor."""
 
     at: int
@@ -48,27 +48,27 @@ def file_map(fd: int) -> mmap.mmap:
     return mmap.mmap(fd, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
-def joins(stretches: Sequence[Stretch]) -> bool:
+def joins(file_ranges: Sequence[FileRange]) -> bool:
     """Return whether places of a file can be mapped one behind the other."""
-    return CAN_JOIN and len({(extent.offset - at) % PAGE for at, extent in stretches}) == 1
+    return CAN_JOIN and len({(extent.offset - at) % PAGE for at, extent in file_ranges}) == 1
 
 
-def joined_map(stretches: Sequence[Stretch]) -> tuple[mmap.mmap, int]:
-    """Return memory in which the stretches, which follow each other and `joins`, lie one behind the other, and where.
+def joined_map(file_ranges: Sequence[FileRange]) -> tuple[mmap.mmap, int]:
+    """Return memory in which the ranges, which follow each other and `joins`, lie one behind the other, and where.
 
     Raises:
         OSError: the system has no room for so many mappings.
         CorruptCheckpointError: the file is shorter than it was.
     """
-    lead = stretches[0].extent.offset % PAGE
-    end = lead + stretches[-1].at + stretches[-1].extent.size
+    lead = file_ranges[0].extent.offset % PAGE
+    end = lead + file_ranges[-1].at + file_ranges[-1].extent.size
     memory = mmap.mmap(-1, _up(end), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     base = address_of(memory)
     apart: list[tuple[int, int, Extent]] = []
-    for number, (at, extent) in enumerate(stretches):
+    for number, (at, extent) in enumerate(file_ranges):
         start, stop = lead + at, lead + at + extent.size
         low = 0 if number == 0 else _up(start)
-        high = _up(stop) if number == len(stretches) - 1 else stop // PAGE * PAGE
+        high = _up(stop) if number == len(file_ranges) - 1 else stop // PAGE * PAGE
         if low >= high:
             apart.append((start, stop, extent))
             continue

@@ -13,7 +13,7 @@ MAX_THREADS = 4
 _WORTH_THREADS = 4 << 20
 
 
-class Crew:
+class Workers:
     """Does `work` for each chunk, begun in the given order, several at a time."""
 
     def __init__(self, work: Callable[[Chunk], None]) -> None:

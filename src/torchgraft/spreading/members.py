@@ -84,7 +84,7 @@ class Together(Members):
         try:
             mine = share(self._team, model, whole)
             with self._team.shield.opened():  # fill() has one of its own
-                return fill(mine.target, mine.plan, mine.source, undo=undo, others=Voters(self._team, whole.source))
+                return fill(mine.target, mine.plan, mine.source, undo=undo, peers=Voters(self._team, whole.source))
         except BaseException as error:
             self._team.vote(error)
             raise

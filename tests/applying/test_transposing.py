@@ -8,7 +8,7 @@ from applying_helpers import WHY, MemorySource, fingerprint, plan_for, source_fo
 from torch import nn
 
 from torchgraft.applying import apply, chunks, moves, transfers, workers
-from torchgraft.applying.memory_needed import memory_of
+from torchgraft.applying.memory_estimate import estimate_memory
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Step
 from torchgraft.ops import Transpose
@@ -47,7 +47,7 @@ def load(model, source, undo="auto"):
 @pytest.fixture(params=[(4097 * 8, 1), (2 << 20, 4)], ids=["small", "large"])
 def block(request, monkeypatch):
     for module in (chunks, moves):
-        monkeypatch.setattr(module, "TURNED", request.param[0])
+        monkeypatch.setattr(module, "TRANSPOSED", request.param[0])
     monkeypatch.setattr(workers.os, "cpu_count", lambda: request.param[1])
     monkeypatch.setattr(workers, "_WORTH_THREADS", 0)
     monkeypatch.setattr(transfers, "LEAST", 1000)
@@ -57,7 +57,7 @@ def block(request, monkeypatch):
 @pytest.mark.parametrize("undo", WAYS)
 @pytest.mark.parametrize("where", ["cpu", "meta"])
 @pytest.mark.parametrize("dtype", KINDS, ids=str)
-def test_values_are_those_turned_whole(dtype, where, undo):
+def test_values_are_those_transposed_whole(dtype, where, undo):
     model = model_of(dtype, where)
     source = given_for(model, dtype)
     done = load(model, source, undo)
@@ -113,14 +113,14 @@ def test_it_needs_no_memory_for_a_whole_tensor():
     model = nn.Linear(3000, 2000, bias=False)
     source = MemorySource({"weight": torch.randn(3000, 2000)})
     plan = plan_of(model, source)
-    found = memory_of(plan, source, model)
+    found = estimate_memory(plan, source, model)
     assert found.kept <= 4 << 20
     assert found.working < model.weight.nbytes * 2
 
 
 def test_rows_longer_than_a_block_go_the_careful_way(monkeypatch):
     for module in (chunks, moves):
-        monkeypatch.setattr(module, "TURNED", 100)
+        monkeypatch.setattr(module, "TRANSPOSED", 100)
     model = model_of(torch.float32)
     source = given_for(model)
     load(model, source)

@@ -1,6 +1,6 @@
 """Matrices that the file stores the other way round: read by whole rows, a block at a time, and put in as columns.
 
-A block is turned in memory of its own, where it stays in the cache, and goes into the slot from there: stretches of each
+A block is transposed in memory of its own, where it stays in the cache, and goes into the slot from there: stretches of each
 row of the slot, not single values.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchgraft.applying.chunks import Part
-from torchgraft.applying.memory import Scratch
+from torchgraft.applying.memory import Bytes, Scratch
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.specs import Piece, Source
 from torchgraft.core.system.checksums import crc32
@@ -20,10 +20,8 @@ from torchgraft.core.written import Sample, Written
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from torchgraft.applying.memory import Bytes
 
-
-class Turns:
+class Transposes:
     """Reads, turns and writes blocks of rows. Memory: two blocks for each thread."""
 
     def __init__(self, source: Source, written: Written) -> None:
@@ -36,9 +34,9 @@ class Turns:
         """Return the bytes of a block as the file has them; write it, unless it is to be read once more."""
         raw = self._read(part)
         self._sums[part.transfer.name, part.start] = crc32(raw.data, 0)
-        block = self._turned(part, raw)
+        block = self._transposed(part, raw)
         part.transfer.samples.extend(_samples(part, block))
-        if not part.transfer.proves:
+        if not part.transfer.read_twice:
             self._put(part, block)
         return raw
 
@@ -47,19 +45,19 @@ class Turns:
         raw = self._read(part)
         if crc32(raw.data, 0) != self._sums[part.transfer.name, part.start]:
             raise ApplyError(f"{part.transfer.name}: the file holds other values than a moment ago: it has changed")
-        self._put(part, self._turned(part, raw))
+        self._put(part, self._transposed(part, raw))
 
     def _read(self, part: Part) -> Bytes:
-        raw = self._scratch.room(part.size, "raw")
+        raw = self._scratch.take(part.size, "raw")
         self._source.read_pieces([Piece(part.segment.network, part.segment.key, part.start, raw.data)])
         return raw
 
-    def _turned(self, part: Part, raw: Bytes) -> NDArray[np.generic]:
+    def _transposed(self, part: Part, raw: Bytes) -> NDArray[np.generic]:
         """Return a block as columns of the slot, row by row. Torch turns a matrix in tiles, numpy value by value."""
         import torch
 
         lying = raw.view(_kind(part)).reshape(-1, _slot(part).shape[0])
-        block = self._scratch.room(part.size, "block").view(_kind(part)).reshape(lying.shape[::-1])
+        block = self._scratch.take(part.size, "block").view(_kind(part)).reshape(lying.shape[::-1])
         torch.from_numpy(block).copy_(torch.from_numpy(lying).t())
         return block
 
@@ -68,7 +66,7 @@ class Turns:
         place = _slot(part)[:, _columns(part)]
         place[...] = block
         if not np.array_equal(place, block):
-            raise ApplyError(f"{part.transfer.name}: what lies in the slot is not what was read and turned")
+            raise ApplyError(f"{part.transfer.name}: what lies in the slot is not what was read and transposed")
         self._written.compared.add(part.transfer.name)
 
 

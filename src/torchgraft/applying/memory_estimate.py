@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.cells import apart, expect_writable, reach_of
+from torchgraft.applying.cells import address_range_of, are_disjoint, expect_writable
 from torchgraft.applying.chunks import BLOCK, WASTE
-from torchgraft.applying.memory import is_away, is_plain
-from torchgraft.applying.moves import segments, turned
+from torchgraft.applying.memory import is_on_cuda, is_plain
+from torchgraft.applying.moves import segments, transposed
 from torchgraft.applying.transfers import LOOKED_AT
 from torchgraft.applying.undo import KEPT
 from torchgraft.applying.workers import MAX_THREADS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + WASTE + 2 * BLOCK)
 
 
-def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
+def estimate_memory(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
     """Return how much memory loading by `plan` takes at most, in this process.
 
     What is only moved takes a few mebibytes for each thread, pinned where it goes to a device. What is computed takes its inputs and two results of its
@@ -37,8 +37,8 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
     expect_writable((found[step.slot.name], step) for step in plan.steps)
     tensors = {step.slot.name: here(found[step.slot.name]) for step in plan.steps}
     plain = {name for name, tensor in tensors.items() if tensor.is_meta or is_plain(tensor)}
-    away = {name for name, tensor in tensors.items() if is_away(tensor)}
-    overlapping = not apart([reach_of(tensor) for tensor in tensors.values() if not tensor.is_meta])
+    on_device = {name for name, tensor in tensors.items() if is_on_cuda(tensor)}
+    overlapping = not are_disjoint([address_range_of(tensor) for tensor in tensors.values() if not tensor.is_meta])
     moved = kept = working = 0
     for step in plan.steps:
         if step.action is Action.FRESH:
@@ -46,7 +46,7 @@ def memory_of(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
         name, spec = step.slot.name, step.slot.spec
         read = sum(specs[feed.network][feed.key].nbytes for feed in step.feeds)
         old = 0 if tensors[name].is_meta else spec.nbytes
-        fits = name in plain or (name in away and _is_of_type(step, specs))
+        fits = name in plain or (name in on_device and _is_of_type(step, specs))
         straight = fits and tensors[name].is_contiguous() and _is_moved(step, source, specs, here=name in plain)
         if straight and not overlapping:
             moved += old
@@ -64,4 +64,4 @@ def _is_of_type(step: Step, specs: Mapping[str, Mapping[str, TensorSpec]]) -> bo
 
 def _is_moved(step: Step, source: Source, specs: Mapping[str, Mapping[str, TensorSpec]], *, here: bool) -> bool:
     """Return whether a step only moves values, or turns a matrix that comes to lie `here`."""
-    return segments(step, source, specs) is not None or (here and turned(step, source, specs) is not None)
+    return segments(step, source, specs) is not None or (here and transposed(step, source, specs) is not None)

@@ -26,7 +26,7 @@ STEPS = {
     "cut": ((cut(3, 9),), (), None),
     "joined": ((Feed("b"), cut(0, 1), Feed("c")), (Concat(0),), None),
     "joined again": ((Feed("b", (Reshape((8,)),)), Feed("d")), (Concat(0), Reshape((6, 4))), None),
-    "picked": ((Feed("a", (SelectRows(0, (1, 2, 3, 11, 0, 1)),)),), (), None),
+    "split_small": ((Feed("a", (SelectRows(0, (1, 2, 3, 11, 0, 1)),)),), (), None),
     "indexed": ((Feed("s", (Index(0, 3),)),), (), None),
     "stacked": ((Feed("r"),) * 6, (Stack(0),), None),
     "into rows": ((Feed("c"),), (), Rows(0, (5, 0, 1))),
