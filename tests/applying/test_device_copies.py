@@ -147,7 +147,7 @@ def test_memory_that_is_still_under_way_is_not_read_into(device):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_copies.DeviceCopier, "memory", counting)
         loaded(model, source, undo="none")
-    assert len(used) > 2 * len(set(used)) * device_copies.BUFFERS
+    assert len(used) >= 2 * len(set(used)) * device_copies.BUFFERS
     assert torch.equal(model.large.weight, source.tensors["wide"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Event, "synchronize", lambda event: None)
