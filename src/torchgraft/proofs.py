@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.plan import Plan
+from torchgraft.core.places import places
+from torchgraft.core.plan import Certainty, Plan
 from torchgraft.core.results.report import Report
 from torchgraft.core.results.verification import Hyperparameters, Verification
 from torchgraft.planning import make_plan
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
+from torchgraft.request import request
 from torchgraft.settled import read_golden
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         source_inputs=source_inputs,
         tolerance=tolerance,
         mode=mode,
-        plan=plan or _plan_between(model, source_model),
+        plan=_in_names_of(source_model, plan) if plan else _plan_between(model, source_model),
     )
     found = replace(verify_models(replace(asked, stated=plan is not None)), renderers=renderers("verification"))
     return (
@@ -163,10 +165,38 @@ def compare_hyperparameters(
 
 def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:
     """Return the best reading of how one model's tensors come from another's; nothing is refused."""
-    from torchgraft.request import request
     from torchgraft.surveying import survey
     from torchgraft.verifying.arguments import checked_models
 
     checked_models(model, source_model)
     with open_checkpoint(source_model) as source:
         return make_plan(source, survey(model), request(on_doubt="take", source_model=source_model), model)
+
+
+def _in_names_of(source_model: nn.Module, given: Plan | Report) -> Plan:
+    """Return a plan with the source model's names in place of the checkpoint's, such as `conv.weight` for `module.conv.weight`.
+
+    The names are matched as load() would, by names and shapes; keys of which that isn't certain are left as they are.
+    """
+    import torch
+
+    from torchgraft.surveying import survey
+    from torchgraft.verifying.arguments import checked_models
+
+    checked_models(source_model, source_model)
+    plan = given.plan if isinstance(given, Report) else given
+    held = {place.name for place in places(source_model)}
+    if all(feed.key in held for step in plan.steps for feed in step.feeds):
+        return plan
+    state = {
+        key: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label, torch.float32), device="meta")
+        for key, spec in plan.source_specs.items()
+    }
+    with open_checkpoint(state) as source:
+        filling = make_plan(source, survey(source_model), request(on_doubt="take"), source_model)
+    names = {step.feeds[0].key: step.slot.name for step in filling.copied if step.certainty is Certainty.CERTAIN}
+    steps = tuple(
+        replace(step, feeds=tuple(replace(feed, key=names.get(feed.key, feed.key)) for feed in step.feeds))
+        for step in plan.steps
+    )
+    return replace(plan, steps=steps)

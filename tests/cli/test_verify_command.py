@@ -105,3 +105,23 @@ def test_a_checkpoint_is_no_model_to_run(run):
 def test_both_codes_are_documented():
     page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert "| 10 |" in page
+
+
+@pytest.mark.parametrize("prefix", ["module.", "net.backbone."])
+def test_values_are_compared_where_the_file_has_a_prefix_that_the_source_model_lacks(run, prefix):
+    import verify_nets
+
+    state = {prefix + name: tensor for name, tensor in torch.load("net.pt").items()}
+    torch.save({"state_dict": state}, "wrapped.pt")
+    done = run("wrapped.pt", "--model", "verify_nets:Net", "--source-model", "verify_nets:Net", "--input", "1x3x8x8")
+    assert done.exit_code == 0, done.output
+    assert "proved, as a whole: all 9 tensors placed" in done.stdout
+    assert "not compared" not in done.stdout
+    source, model = verify_nets.Net().eval(), verify_nets.Net().eval()
+    tg.load(source, "wrapped.pt")
+    report = tg.load(model, "wrapped.pt")
+    with torch.no_grad():
+        model.head.weight[0, 0] += 1
+    found = tg.verify(model, source, torch.randn(1, 3, 8, 8), plan=report)
+    assert found.causes[0].kind == "value"
+    assert found.causes[0].text.startswith("head.weight differs from its planned values in 1 of 24 elements")
