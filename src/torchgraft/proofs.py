@@ -55,22 +55,22 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     Raises:
         UsageError: an argument makes no sense, the source fails on an input, or no output can be compared.
     """
-    from torchgraft.verifying.arguments import are_guessed, question
-    from torchgraft.verifying.guessing import shown
+    from torchgraft.verifying.arguments import verify_request, wants_guessed_inputs
+    from torchgraft.verifying.guessing import input_words
     from torchgraft.verifying.verify import verify_models
 
     if golden is not None:
         if source_model is not None or source_inputs is not None:
             raise UsageError("golden= stands in place of source_model= and source_inputs=: give one of them")
         recorded = read_golden(golden)
-        asked = question(model, recorded, inputs, plan=plan, tolerance=tolerance, mode=mode)
+        asked = verify_request(model, recorded, inputs, plan=plan, tolerance=tolerance, mode=mode)
         return replace(verify_models(asked), renderers=renderers("verification"))
     if source_model is None:
         raise UsageError("verify needs source_model=, or golden= with what it was recorded to give")
-    guessed = are_guessed(inputs, source_inputs)
+    guessed = wants_guessed_inputs(inputs, source_inputs)
     if guessed:
         source_inputs, inputs = _guessed(source_model, model)
-    asked = question(
+    asked = verify_request(
         model,
         source_model,
         inputs,
@@ -79,9 +79,11 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
         mode=mode,
         plan=_in_names_of(source_model, plan) if plan else _plan_between(model, source_model),
     )
-    found = replace(verify_models(replace(asked, stated=plan is not None)), renderers=renderers("verification"))
+    found = replace(verify_models(replace(asked, plan_given=plan is not None)), renderers=renderers("verification"))
     return (
-        replace(found, notes=(*found.notes, f"run on inputs that were guessed: {shown(inputs)}")) if guessed else found
+        replace(found, notes=(*found.notes, f"run on inputs that were guessed: {input_words(inputs)}"))
+        if guessed
+        else found
     )
 
 
@@ -91,11 +93,11 @@ def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]
     Raises:
         UsageError: none was found.
     """
-    from torchgraft.verifying.arguments import GUESS, checked_models
-    from torchgraft.verifying.guessing import guessed_inputs
+    from torchgraft.verifying.arguments import GUESS, require_modules
+    from torchgraft.verifying.guessing import guess_inputs
 
-    checked_models(model, source_model)
-    found = next(guessed_inputs(source_model, model), None)
+    require_modules(model, source_model)
+    found = next(guess_inputs(source_model, model), None)
     if found is None:
         raise UsageError(
             f"inputs={GUESS!r}: no input was found on which both models run; give inputs= and source_inputs="
@@ -118,21 +120,21 @@ def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mo
         UsageError: an argument makes no sense, or the model fails on an input.
         WriteError: the file could not be written; what stood there is intact.
     """
-    from torchgraft.verifying.arguments import checked_mode, checked_models, input_pairs
-    from torchgraft.verifying.golden import Golden, packed, weights_of
+    from torchgraft.verifying.arguments import input_pairs, is_eval_mode, require_modules
+    from torchgraft.verifying.golden import Golden, to_tensors, weight_fingerprints
     from torchgraft.verifying.tracing import record_run
     from torchgraft.writing import save
 
-    checked_models(model, model)
+    require_modules(model, model)
     given = tuple(mine for _, mine in input_pairs(inputs, None))
     runs = []
     for number, one in enumerate(given):
-        run = record_run(model, one, evaluating=checked_mode(mode))
+        run = record_run(model, one, eval_mode=is_eval_mode(mode))
         if run.recording.failure:
             raise UsageError(f"the model fails on input {number}: {run.recording.failure}")
         runs.append(run)
-    golden = Golden(tuple(None if _is_code(one) else one for one in given), tuple(runs), weights_of(model))
-    tensors, metadata = packed(golden)
+    golden = Golden(tuple(None if _is_code(one) else one for one in given), tuple(runs), weight_fingerprints(model))
+    tensors, metadata = to_tensors(golden)
     save(path, tensors, metadata)
     return golden
 
@@ -151,24 +153,24 @@ def compare_hyperparameters(
     Raises:
         UsageError: an argument is no module.
     """
-    from torchgraft.verifying.arguments import checked_models
+    from torchgraft.verifying.arguments import require_modules
     from torchgraft.verifying.explaining.settings import compare_settings
 
-    checked_models(model, source_model)
+    require_modules(model, source_model)
     made = plan or _plan_between(model, source_model)
     found = compare_settings(model, source_model, made.plan if isinstance(made, Report) else made)
 
     return Hyperparameters(
-        differences=found.settings, compared=len(found.pairs), renderers=renderers("hyperparameters")
+        differences=found.differences, compared=len(found.pairs), renderers=renderers("hyperparameters")
     )
 
 
 def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:
     """Return the best reading of how one model's tensors come from another's; nothing is refused."""
     from torchgraft.surveying import survey
-    from torchgraft.verifying.arguments import checked_models
+    from torchgraft.verifying.arguments import require_modules
 
-    checked_models(model, source_model)
+    require_modules(model, source_model)
     with open_checkpoint(source_model) as source:
         return make_plan(source, survey(model), request(on_doubt="take", source_model=source_model), model)
 
@@ -181,9 +183,9 @@ def _in_names_of(source_model: nn.Module, given: Plan | Report) -> Plan:
     import torch
 
     from torchgraft.surveying import survey
-    from torchgraft.verifying.arguments import checked_models
+    from torchgraft.verifying.arguments import require_modules
 
-    checked_models(source_model, source_model)
+    require_modules(source_model, source_model)
     plan = given.plan if isinstance(given, Report) else given
     held = {place.name for place in places(source_model)}
     if all(feed.key in held for step in plan.steps for feed in step.feeds):

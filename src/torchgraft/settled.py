@@ -80,7 +80,7 @@ def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[
 
     That outputs differ on an input that was guessed before is told: it may mean nothing to the models, or a lot.
     """
-    from torchgraft.verifying.guessing import shown
+    from torchgraft.verifying.guessing import input_words
     from torchgraft.verifying.settling import settle
 
     tried: list[tuple[Plan, Trial]] = []
@@ -89,7 +89,9 @@ def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[
         if _is_proved(found):
             proof: Any = found.proof
             if tried:
-                before = f"outputs differ on another guessed input, {' and '.join(map(shown, tried[0][1].inputs))}"
+                before = (
+                    f"outputs differ on another guessed input, {' and '.join(map(input_words, tried[0][1].inputs))}"
+                )
                 found = replace(found, proof=replace(proof, reason=before))
             return found, trial
         tried.append((found, trial))
@@ -109,16 +111,16 @@ def _sides(
             "inputs= needs source_model=: the module that the checkpoint was saved from, with its values; or golden=, "
             "the file of a run of it"
         )
-    from torchgraft.verifying.arguments import are_guessed, input_pairs
-    from torchgraft.verifying.guessing import guessed_inputs
+    from torchgraft.verifying.arguments import input_pairs, wants_guessed_inputs
+    from torchgraft.verifying.guessing import guess_inputs
     from torchgraft.verifying.settling.source_names import names_in_file
 
     keys = names_in_file(origin, planned(origin, request(on_doubt="take", prefer=asked.prefer)), source)
-    if not are_guessed(asked.inputs, asked.source_inputs):
+    if not wants_guessed_inputs(asked.inputs, asked.source_inputs):
         yield _run(origin, input_pairs(asked.inputs, asked.source_inputs), keys, model)
         return
     guesses = 0
-    for pair in guessed_inputs(origin, model, MOST_GUESSES):
+    for pair in guess_inputs(origin, model, MOST_GUESSES):
         guesses += 1
         yield _run(origin, (pair,), keys, model)
     if not guesses:
@@ -141,25 +143,24 @@ def _run(origin: Any, pairs: Sequence[tuple[Any, Any]], keys: Mapping[str, str],
     return Trial(
         model=model,
         inputs=[mine for _, mine in pairs],
-        sources=runs,
+        source_runs=runs,
         keys=keys,
-        origin=origin,
+        source_model=origin,
         source_inputs=[theirs for theirs, _ in pairs],
     )
 
 
 def _recorded(asked: Request, plan: Plan, source: Source, model: Any) -> Trial:
     """Read what record() wrote."""
-    from torchgraft.verifying.golden import inputs_of
     from torchgraft.verifying.settling import Trial
-    from torchgraft.verifying.settling.source_names import names_recorded
+    from torchgraft.verifying.settling.source_names import names_from_fingerprints
 
     golden = read_golden(asked.golden)  # type: ignore[arg-type]  # a path, as checked
     return Trial(
         model=model,
-        inputs=inputs_of(golden, asked.inputs),
-        sources=golden.runs,
-        keys=names_recorded(golden.weights, plan, source),
+        inputs=golden.inputs_for(asked.inputs),
+        source_runs=golden.runs,
+        keys=names_from_fingerprints(golden.weights, plan, source),
     )
 
 
@@ -169,12 +170,12 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
     Raises:
         CheckpointError: it can't be read, or is something else.
     """
-    from torchgraft.verifying.golden import unpacked
+    from torchgraft.verifying.golden import from_tensors
 
     with open_checkpoint(path) as source:
         network = source.networks[0]
         tensors = {name: source.read(network.path, name) for name in network.specs}
-        return unpacked(tensors, source.metadata, source.origin)
+        return from_tensors(tensors, source.metadata, source.origin)
 
 
 def _other_ways(options: Options) -> Iterator[Options]:

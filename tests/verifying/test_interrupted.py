@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules import module as internals
 
 import torchgraft as tg
-from torchgraft.verifying.tracing.capture import influences
+from torchgraft.verifying.tracing.capture import output_sensitivity
 
 DELICATE = (
     "shield.py",
@@ -134,7 +134,10 @@ def test_gradients():
     models[0].norm.weight.requires_grad, inputs = False, torch.randn(5, 4)
     names = [name for name, _ in models[0].named_parameters()] + ["norm.running_mean"]
     points = interrupted_everywhere(
-        lambda: influences(models[0], inputs, names, ["output"]), models, ("capture.py", "tracing/__init__.py"), 9
+        lambda: output_sensitivity(models[0], inputs, names, ["output"]),
+        models,
+        ("capture.py", "tracing/__init__.py"),
+        9,
     )
     assert points > 20
 

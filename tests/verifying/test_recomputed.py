@@ -23,7 +23,7 @@ from torchgraft.ops import (
     Transpose,
     computed,
 )
-from torchgraft.verifying.proving.by_value import recomputed
+from torchgraft.verifying.proving.by_value import recompute
 
 sides = st.integers(1, 9)
 
@@ -34,7 +34,7 @@ def step(feeds, ops=()):
 
 
 def both(made, tensors):
-    ours = recomputed(made, lambda feed: tensors[feed.key].double().numpy())
+    ours = recompute(made, lambda feed: tensors[feed.key].double().numpy())
     return computed(made, lambda feed: tensors[feed.key])[0], ours
 
 
@@ -72,4 +72,4 @@ def test_moves_are_made_alike(feeds, ops):
 def test_what_is_not_known_is_not_claimed():
     tensors = {name: torch.randn(4, 4) for name in "ab"}
     merged = step([Feed("a"), Feed("b")], [LoraMerge(1.0)])
-    assert recomputed(merged, lambda feed: tensors[feed.key].double().numpy()) is None
+    assert recompute(merged, lambda feed: tensors[feed.key].double().numpy()) is None

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.verifying.explaining.constants import base_of
+from torchgraft.verifying.explaining.constants import rotary_base
 
 
 @given(st.floats(2, 1e7), st.integers(2, 64), st.sampled_from([torch.float32, torch.float64]))
-def test_the_base_of_a_table(base, size, dtype):
+def test_the_rotary_base_a_table(base, size, dtype):
     table = base ** (-torch.arange(size, dtype=torch.float64) / size)
-    assert base_of(table.to(dtype)) == pytest.approx(base, rel=1e-2)
+    assert rotary_base(table.to(dtype)) == pytest.approx(base, rel=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ def test_the_base_of_a_table(base, size, dtype):
     [torch.ones(8), torch.linspace(1, 0.1, 8), torch.zeros(4), torch.tensor([1.0]), -torch.ones(3), torch.rand(16) + 1],
 )
 def test_what_is_no_table_has_none(table):
-    assert base_of(table) is None
+    assert rotary_base(table) is None
 
 
 def test_scaled_frequencies_have_none():
     table = 1e4 ** (-torch.arange(8, dtype=torch.float64) / 8)
     table[5:] /= 8
-    assert base_of(table) is None
+    assert rotary_base(table) is None
 
 
 def test_momentum_differs_and_does_not_matter():

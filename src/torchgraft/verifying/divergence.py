@@ -15,107 +15,123 @@ from functools import cached_property
 from math import isfinite
 
 from torchgraft.core.families import family
-from torchgraft.core.results.recording import Fingerprint, Recording
+from torchgraft.core.results.recording import Fingerprint, Recording, Value
 
 # Rounding of one operation, by the type that most activations have, as a bound on the distance of fingerprints; and
 # how much an operation may add to the distance that its inputs have. Past the limit nothing counts as rounding.
-FLOORS = {"float64": 1e-11, "float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
+ROUNDING = {"float64": 1e-11, "float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
 GROWTH = 30.0
 LIMIT = 500.0
 
 
+def is_distinctive(value: Value) -> bool:
+    """Whether a value depends on the model's inputs and isn't one number throughout, as others are by chance."""
+    return value.live and value.fingerprint is not None and not value.fingerprint.is_plain
+
+
 @dataclass(frozen=True, slots=True)
-class Parting:
-    """Operation numbers at which two runs part, in the source and in the target; None: that side has none."""
+class DivergencePoint:
+    """Numbers of the operations at which two runs part, in the source and in the target; None: that side has none."""
 
     source: int | None
     target: int | None
 
 
 class Matches:
-    """Which values of the target's run are values of the source's run, too."""
+    """Which values of the target's run are values of the source's run, too.
 
-    def __init__(self, source: Recording, target: Recording, floor: float) -> None:
+    `source_of` has for numbers of the target's values those of the source's that have the same fingerprint, the nearest
+    first; `target_of` the same from the source's side.
+    """
+
+    def __init__(self, source: Recording, target: Recording, rounding: float) -> None:
         self.source, self.target = source, target
-        self._floor = floor
-        self._index = Index(source)
-        self.found: dict[int, tuple[int, ...]] = {}
-        self.noise: dict[int, float] = {}
-        self._match()
+        self._rounding = rounding
+        self._index = FingerprintIndex(source)
+        self.source_of: dict[int, tuple[int, ...]] = {}
+        self._errors: dict[int, float] = {}
+        self._match_all()
 
-    def _match(self) -> None:
+    def _match_all(self) -> None:
         values = self.target.values
         for number, value in enumerate(values):
             if value.op < 0:
-                self._look(number, value.fingerprint, self._floor)
+                self._match(number, value.fingerprint, self._rounding)
         for operation in self.target.operations:
-            inherited = max((self.noise.get(n, 0.0) for n in operation.inputs), default=0.0)
-            allowed = min(max(self._floor, GROWTH * inherited), LIMIT * self._floor)
+            inherited = max((self._errors.get(n, 0.0) for n in operation.inputs), default=0.0)
+            allowed = min(max(self._rounding, GROWTH * inherited), LIMIT * self._rounding)
             for number in operation.outputs:
-                self._look(number, values[number].fingerprint, allowed, inherited)
+                self._match(number, values[number].fingerprint, allowed, inherited)
 
-    def _look(self, number: int, look: Fingerprint | None, allowed: float, inherited: float = 0.0) -> None:
-        near = self._index.near(look, allowed) if look is not None else []
+    def _match(self, number: int, fingerprint: Fingerprint | None, allowed: float, inherited: float = 0.0) -> None:
+        near = self._index.near(fingerprint, allowed) if fingerprint is not None else []
         if near:
-            self.found[number] = tuple(n for _, n in near)
-            self.noise[number] = near[0][0]
+            self.source_of[number] = tuple(n for _, n in near)
+            self._errors[number] = near[0][0]
         else:
-            self.noise[number] = inherited
+            self._errors[number] = inherited
 
     @cached_property
-    def back(self) -> Mapping[int, tuple[int, ...]]:
-        """The same from the source's side."""
+    def target_of(self) -> Mapping[int, tuple[int, ...]]:
+        """Numbers of the target's values for those of the source's that have the same fingerprint."""
         out: defaultdict[int, list[int]] = defaultdict(list)
-        for number, there in self.found.items():
-            for other in there:
+        for number, sources in self.source_of.items():
+            for other in sources:
                 out[other].append(number)
-        return {number: tuple(there) for number, there in out.items()}
+        return {number: tuple(targets) for number, targets in out.items()}
 
-    @cached_property
-    def sound(self) -> frozenset[int]:
-        """Numbers of the target's values that agree with the source, or of which something that agrees was made."""
-        return _sound(self.target, self.found)
-
-    @cached_property
-    def sound_back(self) -> frozenset[int]:
-        """The same from the source's side."""
-        return _sound(self.source, self.back)
-
-    def parting(self, modules: Mapping[str, str], first: int | None = None) -> Parting | None:
+    def first_divergence(self, modules: Mapping[str, str], known_wrong: int | None = None) -> DivergencePoint | None:
         """Return where the runs part, None where neither has an operation of no counterpart.
 
-        `modules` maps the target's modules to the source's. `first` is an operation of the target that is known to
-        be wrong: the runs part there unless they do so before.
+        `modules` maps the target's modules to the source's. `known_wrong` is an operation of the target at which the runs
+        part unless they do so before.
         """
-        mine = _frontier(self.target, self.sound, self.found)
-        theirs = _frontier(self.source, self.sound_back, self.back)
-        if first is not None and (not mine or first < mine[0]):
-            mine = [first]
-        if not mine:
-            return Parting(theirs[0], None) if theirs else None
-        return Parting(self._counterpart(mine[0], theirs, modules), mine[0])
+        target = _frontier(self.target, self.source_of)
+        source = _frontier(self.source, self.target_of)
+        if known_wrong is not None and (not target or known_wrong < target[0]):
+            target = [known_wrong]
+        if not target:
+            return DivergencePoint(source[0], None) if source else None
+        return DivergencePoint(self._counterpart(target[0], source, modules), target[0])
 
-    def _counterpart(self, there: int, frontier: list[int], modules: Mapping[str, str]) -> int | None:
+    def _counterpart(self, number: int, frontier: list[int], modules: Mapping[str, str]) -> int | None:
         """Return the source's operation that does what the target's does: on the same values, and of the same kind."""
-        operation = self.target.operations[there]
-        mine = {s for n in operation.inputs if self.target.values[n].live for s in self.found.get(n, ())}
-        users = (i for i, o in enumerate(self.source.operations) if not mine.isdisjoint(o.inputs))
+        operation = self.target.operations[number]
+        inputs = {s for n in operation.inputs if self.target.values[n].live for s in self.source_of.get(n, ())}
+        users = (i for i, o in enumerate(self.source.operations) if not inputs.isdisjoint(o.inputs))
 
-        def likeness(number: int) -> tuple[bool, bool, bool, bool, int]:
-            other = self.source.operations[number]
-            shares = not mine.isdisjoint(other.inputs)
+        def likeness(candidate: int) -> tuple[bool, bool, bool, bool, int]:
+            other = self.source.operations[candidate]
+            shares_input = not inputs.isdisjoint(other.inputs)
             return (
-                shares and family(other.name) == family(operation.name),
+                shares_input and family(other.name) == family(operation.name),
                 modules.get(operation.module) == other.module,
-                number in frontier,
+                candidate in frontier,
                 other.name == operation.name,
-                -number,
+                -candidate,
             )
 
         return max(dict.fromkeys([*frontier, *users]), key=likeness, default=None)
 
 
-def _made_by(recording: Recording) -> list[tuple[int, ...]]:
+def _frontier(recording: Recording, matched: Container[int]) -> list[int]:
+    """Return operations on activations, in order, whose results never recover while all that they are made of does."""
+    values = recording.values
+    results = _results(recording)
+    recovered = _recovered(recording, matched, results)
+    consumed = {n for operation in recording.operations for n in operation.inputs} | set(recording.outputs)
+    out = []
+    for number, (operation, made) in enumerate(zip(recording.operations, results, strict=True)):
+        used = [n for n in made if n in consumed and values[n].fingerprint is not None]
+        if not any(values[n].live for n in used) or all(n in recovered for n in used):
+            continue
+        activations = [n for n in operation.inputs if values[n].live and values[n].op >= 0 and values[n].fingerprint]
+        if all(n in recovered for n in activations):
+            out.append(_producer(recording, number, matched))
+    return out
+
+
+def _results(recording: Recording) -> list[tuple[int, ...]]:
     """Return for each operation the values it made: what it returned, and what it wrote into memory seen elsewhere."""
     made = [list(operation.outputs) for operation in recording.operations]
     for number, value in enumerate(recording.values):
@@ -124,50 +140,37 @@ def _made_by(recording: Recording) -> list[tuple[int, ...]]:
     return [tuple(numbers) for numbers in made]
 
 
-def _sound(recording: Recording, found: Mapping[int, tuple[int, ...]]) -> frozenset[int]:
-    sound = {
-        n for n in found if (look := recording.values[n].fingerprint) is not None and not look.is_plain
-    }  # fmt: skip
-    plain = {n for n in found if n not in sound}
-    for operation, made in zip(reversed(recording.operations), reversed(_made_by(recording)), strict=True):
-        if any(n in sound for n in made):
-            sound.update(operation.inputs)
-    return frozenset(sound | plain)
+def _recovered(recording: Recording, matched: Container[int], results: list[tuple[int, ...]]) -> set[int]:
+    """Return the values that the other run has, and those of which something was made that it has.
+
+    Values of one number throughout agree by chance: nothing follows from them for what they were made of.
+    """
+    constant: set[int] = set()
+    recovered: set[int] = set()
+    for number, value in enumerate(recording.values):
+        if number in matched:
+            plain = value.fingerprint is None or value.fingerprint.is_plain
+            (constant if plain else recovered).add(number)
+    for operation, made in zip(reversed(recording.operations), reversed(results), strict=True):
+        if any(n in recovered for n in made):
+            recovered.update(operation.inputs)
+    return recovered | constant
 
 
-def _consumed(recording: Recording) -> set[int]:
-    return {n for operation in recording.operations for n in operation.inputs} | set(recording.outputs)
-
-
-def _frontier(recording: Recording, sound: frozenset[int], found: Container[int]) -> list[int]:
-    """Return operations on activations, in order, whose results are not sound while all that they are made of is."""
-    consumed = _consumed(recording)
-    out = []
-    values = recording.values
-    for number, (operation, made_here) in enumerate(zip(recording.operations, _made_by(recording), strict=True)):
-        used = [n for n in made_here if n in consumed and values[n].fingerprint is not None]
-        if not used or not any(values[n].live for n in used) or all(n in sound for n in used):
-            continue
-        made = [n for n in operation.inputs if values[n].live and values[n].op >= 0 and values[n].fingerprint]
-        if all(n in sound for n in made):
-            out.append(_maker(recording, number, found))
-    return out
-
-
-def _maker(recording: Recording, number: int, found: Container[int]) -> int:
+def _producer(recording: Recording, number: int, matched: Container[int]) -> int:
     """Return the operation that computed what a picking one picks from, where its result as a whole has no match."""
     operation = recording.operations[number]
     while family(operation.name) == "pick":
         whole = operation.inputs[0]
-        maker = recording.values[whole].op
-        if maker < 0 or whole in found or not recording.values[whole].live:
+        producer = recording.values[whole].op
+        if producer < 0 or whole in matched or not recording.values[whole].live:
             break
-        number, operation = maker, recording.operations[maker]
+        number, operation = producer, recording.operations[producer]
     return number
 
 
-class Index:
-    """Fingerprints of a recording, to be found by likeness."""
+class FingerprintIndex:
+    """The fingerprints of a recording, to be looked up by likeness."""
 
     def __init__(self, recording: Recording) -> None:
         by_size: defaultdict[int, list[tuple[float, int, Fingerprint]]] = defaultdict(list)
@@ -177,14 +180,16 @@ class Index:
         self._rows = {size: sorted(rows, key=lambda row: row[:2]) for size, rows in by_size.items()}
         self._keys = {size: [row[0] for row in rows] for size, rows in self._rows.items()}
 
-    def near(self, look: Fingerprint, allowed: float) -> list[tuple[float, int]]:
+    def near(self, fingerprint: Fingerprint, allowed: float) -> list[tuple[float, int]]:
         """Return (distance, number) of all values within `allowed`, the nearest first, equal ones in order."""
-        keys = self._keys.get(look.numel)
+        keys = self._keys.get(fingerprint.numel)
         if keys is None:
             return []
-        rows = self._rows[look.numel]
-        if isfinite(look.squares):
-            width = 2.2 * allowed * look.squares
-            rows = rows[bisect_left(keys, look.squares - width) : bisect_right(keys, look.squares + width)]
-        found = ((row[2].distance(look), row[1]) for row in rows)
+        rows = self._rows[fingerprint.numel]
+        if isfinite(fingerprint.squares):
+            width = 2.2 * allowed * fingerprint.squares
+            rows = rows[
+                bisect_left(keys, fingerprint.squares - width) : bisect_right(keys, fingerprint.squares + width)
+            ]
+        found = ((row[2].distance(fingerprint), row[1]) for row in rows)
         return sorted(pair for pair in found if pair[0] <= allowed)

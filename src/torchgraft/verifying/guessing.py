@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,11 +13,11 @@ from torch import nn
 
 from torchgraft.core.objects import said_by
 from torchgraft.core.places import modules
-from torchgraft.verifying.tracing.capture import runs
+from torchgraft.verifying.tracing.capture import can_run
 
-# Pixels on a side: small ones first, then those that nets were built for, and what their windows and patches divide.
+# Pixels on a side: small ones first, then the usual ones of published models, and what windows and patches divide.
 SIZES = (32, 64, 224, 28, 16, 48, 96, 128, 56, 40, 24, 112)
-LENGTHS = (64, 400, 4000)
+LENGTHS = (64, 400, 4000)  # of sound
 KINDS = (
     ((nn.Conv2d, nn.ConvTranspose2d), "image"),
     (nn.Embedding, "words"),
@@ -25,45 +27,40 @@ KINDS = (
 SEED = 7
 
 
-def guessed_inputs(source: nn.Module, target: nn.Module, most: int = 1) -> Iterator[tuple[Any, Any]]:
+def guess_inputs(source: nn.Module, target: nn.Module, most: int = 1) -> Iterator[tuple[Any, Any]]:
     """Yield up to `most` inputs of source and target with the same main tensor, on which both run.
 
     Both models are run for that, and are afterwards as they were. The random state of the process is left alone.
     """
-    seen: set[tuple[object, ...]] = set()
-    found = 0
-    for guess in _guesses(source, target):
-        mark = (tuple(guess.shape), guess.dtype)
-        if mark in seen:
-            continue
-        seen.add(mark)
-        for pair in _pairs(source, target, guess):
-            yield pair
-            found += 1
-            if found == most:
-                return
+    return islice(_runnable_pairs(source, target), most)
 
 
-def shown(given: Any) -> str:
+def input_words(given: Any) -> str:
     """Return an input in words: the shapes of its tensors."""
     if isinstance(given, torch.Tensor):
         return f"{list(given.shape)}"
     if isinstance(given, dict):
-        return ", ".join(f"{name} {shown(value)}" for name, value in given.items())
+        return ", ".join(f"{name} {input_words(value)}" for name, value in given.items())
     if isinstance(given, (tuple, list)):
-        return ", ".join(map(shown, given))
+        return ", ".join(map(input_words, given))
     return "a callable" if callable(given) else repr(given)
 
 
-def _pairs(source: nn.Module, target: nn.Module, guess: torch.Tensor) -> Iterator[tuple[Any, Any]]:
-    """Yield for each form in which the source takes a guess the first form in which the target does."""
-    for theirs in _forms(source, guess):
-        if runs(source, theirs):
-            same = [theirs] if runs(target, theirs) else (form for form in _forms(target, guess) if runs(target, form))
-            mine = next(iter(same), None)
-            if mine is None:
-                return
-            yield theirs, mine
+def _runnable_pairs(source: nn.Module, target: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Yield for each form in which the source takes a main input the first form in which the target does."""
+    tried: set[tuple[object, ...]] = set()
+    for tensor in _main_inputs(source, target):
+        if (tensor.shape, tensor.dtype) in tried:
+            continue
+        tried.add((tensor.shape, tensor.dtype))
+        for source_form in filter(partial(can_run, source), _forms(source, tensor)):
+            if can_run(target, source_form):
+                yield source_form, source_form
+                continue
+            target_form = next(filter(partial(can_run, target), _forms(target, tensor)), None)
+            if target_form is None:
+                break
+            yield source_form, target_form
 
 
 def _forms(model: nn.Module, x: torch.Tensor) -> Iterator[Any]:
@@ -103,20 +100,20 @@ def forward_parameters(module: nn.Module) -> dict[str, bool]:
     return {name: p.default is p.empty and p.kind in positional for name, p in known.items()}
 
 
-def _guesses(*models: nn.Module) -> Iterator[torch.Tensor]:
+def _main_inputs(*models: nn.Module) -> Iterator[torch.Tensor]:
     """Yield main inputs, by layers that say what they take: those of the first kind that is there come first."""
     draw = torch.Generator().manual_seed(SEED)
     every = [module for model in models for _, module in modules(model)]
     for kind in dict.fromkeys(kind for kind in map(_kind, every) if kind):
         first = next(m for m in every if _kind(m) == kind)
-        yield from _of_kind(kind, first, every, draw)
+        yield from _tensors_of_kind(kind, first, every, draw)
 
 
 def _kind(module: nn.Module) -> str:
     return next((kind for types, kind in KINDS if isinstance(module, types)), "")
 
 
-def _of_kind(kind: str, module: Any, every: list[nn.Module], draw: torch.Generator) -> Iterator[torch.Tensor]:
+def _tensors_of_kind(kind: str, module: Any, every: list[nn.Module], draw: torch.Generator) -> Iterator[torch.Tensor]:
     if kind == "words":
         rows = min([m.num_embeddings for m in every if isinstance(m, nn.Embedding) and m.num_embeddings > 8], default=8)
         end = min(rows, module.num_embeddings)

@@ -14,16 +14,16 @@ from torchgraft.core.types import Tensor
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 
-def coarsest(*sides: Mapping[str, Tensor]) -> str:
+def coarsest_dtype(*sides: Mapping[str, Tensor]) -> str:
     """Return the coarsest floating-point type of the outputs."""
     kinds = {str(t.dtype).removeprefix("torch.") for side in sides for t in side.values()}
     return max((k for k in kinds if k in TOLERANCES), key=lambda k: TOLERANCES[k], default="float32")
 
 
-def paired(
+def pair_outputs(
     source: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Return pairs of output names (source's, target's), and remarks on outputs that were left out.
+    """Return pairs of output names (source's, target's), and notes on outputs that were left out.
 
     Outputs of one name belong together; else, with equally many, the order decides; else shapes do where they can. Pairs
     that hold nothing on both sides, NaN or zeros alone, would be equal whatever the models are: they are left out.
@@ -39,36 +39,36 @@ def paired(
     else:
         pairs = _by_shape(source, target)
     if not pairs:
-        ours, theirs = (
+        target_shapes, source_shapes = (
             ", ".join(f"{name} {list(t.shape)}" for name, t in side.items()) or "no tensors"
             for side in (target, source)
         )
         raise UsageError(
-            f"the outputs can't be compared: the model gives {ours}, the source {theirs}; give callables as inputs= and "
-            "source_inputs= that run each model and return what belongs together"
+            f"the outputs can't be compared: the model gives {target_shapes}, the source {source_shapes}; give "
+            "callables as inputs= and source_inputs= that run each model and return what belongs together"
         )
-    telling = [(s, t) for s, t in pairs if tells(source[s]) or tells(target[t]) or distance(source[s], target[t])[0]]
-    if not telling:
+    informative = [
+        (s, t)
+        for s, t in pairs
+        if is_informative(source[s]) or is_informative(target[t]) or max_difference(source[s], target[t])[0]
+    ]
+    if not informative:
         names = ", ".join(f"{name} {list(target[name].shape)}" for _, name in pairs)
         raise UsageError(
             f"the outputs prove nothing: {names} hold no number but zero, NaN or infinity on both sides, as those of any two "
             "models might; give other inputs"
         )
-    mute = [t for s, t in pairs if (s, t) not in telling]
-    used = ({s for s, _ in pairs}, {t for _, t in pairs})
-    left = [
-        f"{side}'s {name}"
-        for side, names, done in (("the source", source, used[0]), ("the model", target, used[1]))
-        for name in names
-        if name not in done
-    ]
-    remarks = [f"outputs without a counterpart, not compared: {', '.join(left)}"] if left else []
-    remarks += [f"outputs of zeros, NaN or nothing on both sides, not compared: {', '.join(mute)}"] if mute else []
-    return tuple(telling), tuple(remarks)
+    uninformative = [t for s, t in pairs if (s, t) not in informative]
+    unpaired = [f"the source's {name}" for name in source if name not in {s for s, _ in pairs}]
+    unpaired += [f"the model's {name}" for name in target if name not in {t for _, t in pairs}]
+    notes = [f"outputs without a counterpart, not compared: {', '.join(unpaired)}"] if unpaired else []
+    if uninformative:
+        notes.append(f"outputs of zeros, NaN or nothing on both sides, not compared: {', '.join(uninformative)}")
+    return tuple(informative), tuple(notes)
 
 
-def tells(output: Tensor) -> bool:
-    """Return whether an output holds a finite number other than zero; whole numbers and truths always tell."""
+def is_informative(output: Tensor) -> bool:
+    """Return whether an output holds a finite number other than zero; integers and booleans always do."""
     if not (output.is_floating_point() or output.is_complex()):
         return bool(output.numel())
     return bool((output.isfinite() & (output != 0)).any())
@@ -85,9 +85,9 @@ def _by_shape(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> lis
     return pairs
 
 
-def compared(pair: tuple[str, str], source: Tensor, target: Tensor, tolerance: float) -> OutputComparison:
+def compare_output(pair: tuple[str, str], source: Tensor, target: Tensor, tolerance: float) -> OutputComparison:
     """Return how far one output of the target is from that of the source."""
-    greatest, relative = distance(source, target)
+    greatest, relative = max_difference(source, target)
     return OutputComparison(
         source=pair[0],
         target=pair[1],
@@ -99,7 +99,7 @@ def compared(pair: tuple[str, str], source: Tensor, target: Tensor, tolerance: f
     )
 
 
-def distance(source: Tensor, target: Tensor) -> tuple[float, float]:
+def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal."""
     import torch
 

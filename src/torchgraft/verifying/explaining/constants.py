@@ -1,79 +1,124 @@
-"""Tables that enter into operations on both sides and differ: rotary positions, biases, masks; operations in words."""
+"""Constant tensors that enter into operations on both sides and differ: tables of rotary positions, biases, masks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from torchgraft.core.families import family
-from torchgraft.core.results.recording import Operation, Recording
+from torchgraft.core.results.recording import Fingerprint, Operation, Recording
 from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.divergence import Matches
 
+SAME_ENTRIES = 1e-5  # greatest distance of the fingerprints of tables that hold the same entries
+CLOSE = 1e-4  # relative, of a frequency and the one that a base gives
 
-def cause_at(
-    mine: Operation,
-    other: Operation,
+
+def cause_at(  # the fields of a cause
+    target: Operation,
+    source: Operation,
     kind: str,
     text: str,
     remedy: str,
     values: tuple[object, object] = (None, None),
 ) -> Cause:
-    """Return a cause in the modules of two operations, the target's and the source's; `values` are theirs, in this order."""
-    where = {"module": mine.module, "source_module": other.module}
-    return Cause(kind=kind, text=text, remedy=remedy, target=values[0], source=values[1], **where)
+    """Return a cause in the modules of two operations; `values` are (the target's, the source's)."""
+    return Cause(
+        kind=kind,
+        text=text,
+        remedy=remedy,
+        module=target.module,
+        source_module=source.module,
+        target=values[0],
+        source=values[1],
+    )
 
 
-def words_of(op: Operation) -> str:
+def operation_words(op: Operation) -> str:
     """Return an operation in words: its name, its module and the module's kind."""
     return f"{op.name.rstrip('_')} in {op.module or 'the model itself'}" + (f" ({op.kind})" if op.kind else "")
 
 
-def tables(matches: Matches, mine: Operation, other: Operation) -> Iterator[Cause]:
-    """Yield tables that enter on both sides and differ: rotary positions, biases, masks that no file holds."""
-    a, b = (_table(rec, op) for rec, op in ((matches.target, mine), (matches.source, other)))
-    if a is None or b is None:
+class _Constant(NamedTuple):
+    """An input that doesn't depend on the model's inputs and is no parameter, with how it was made."""
+
+    fingerprint: Fingerprint
+    buffers: tuple[str, ...]
+    made_by: list[Operation]
+
+    @property
+    def is_rotary(self) -> bool:
+        return not {"cos", "sin"}.isdisjoint(op.name for op in self.made_by)
+
+    @property
+    def bases(self) -> tuple[object, ...]:
+        """Numbers that were raised to powers, multiplied or divided by in making it."""
+        found: list[object] = []
+        for op in self.made_by:
+            if op.name == "pow":
+                found.extend(v for k, v in op.settings.items() if k == "self")
+            elif op.name in ("mul", "div", "exp"):
+                found.extend(v for k, v in op.settings.items() if k == "other" and isinstance(v, float))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def words(self) -> str:
+        return ", ".join(self.buffers) or "a computed table"
+
+
+def constant_inputs(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
+    """Yield constants that enter on both sides and differ: rotary positions, biases, masks that no file holds."""
+    target_table, source_table = _constant_input(matches.target, target), _constant_input(matches.source, source)
+    if target_table is None or source_table is None:
         return
-    rotary = any(
-        word in f"{op.module} {op.kind} {' '.join(names)}".lower()
-        for op, names in ((mine, a[1]), (other, b[1]))
-        for word in ("rot", "rope", "inv_freq")
-    ) or {"cos", "sin"} & {*a[2], *b[2]}
-    bases = [_bases(rec, number) for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
-    looks = [rec.values[number].fingerprint for rec, number in ((matches.target, a[0]), (matches.source, b[0]))]
-    if looks[0] is None or looks[1] is None:
-        return
+    rotary = (
+        target_table.is_rotary
+        or source_table.is_rotary
+        or any(map(_sounds_rotary, ((target, target_table), (source, source_table))))
+    )
     kind = "rotary" if rotary else "buffer"
-    if looks[0].distance(looks[1]) <= 1e-5:
-        if family(mine.name) in ("product", "sum") and mine.shapes and other.shapes:
-            text = f"{words_of(mine)} uses a table of the same entries in another order"
+    if target_table.fingerprint.distance(source_table.fingerprint) <= SAME_ENTRIES:
+        if family(target.name) in ("product", "sum") and target.shapes and source.shapes:
+            text = f"{operation_words(target)} uses a table of the same entries in another order"
             remedy = "use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k"
-            yield cause_at(mine, other, kind, text, remedy)
-    elif bases[0] and bases[1] and bases[0] != bases[1]:
-        ours, theirs = map(_listed, bases)
-        text = f"{words_of(mine)} uses a table made with base {ours}, the source one with {theirs}"
-        yield cause_at(mine, other, kind, text, f"build the model with base {theirs}", (bases[0], bases[1]))
+            yield cause_at(target, source, kind, text, remedy)
+    elif target_table.bases and source_table.bases and target_table.bases != source_table.bases:
+        bases = [", ".join(map(str, one.bases)) for one in (target_table, source_table)]
+        text = f"{operation_words(target)} uses a table made with base {bases[0]}, the source one with {bases[1]}"
+        yield cause_at(
+            target,
+            source,
+            kind,
+            text,
+            f"build the model with base {bases[1]}",
+            (target_table.bases, source_table.bases),
+        )
     else:
-        ours, theirs = (", ".join(names) or "a computed table" for _, names, _ in (a, b))
-        text = f"{words_of(mine)} uses {ours}, whose values differ from {theirs} of the source"
+        text = f"{operation_words(target)} uses {target_table.words}, whose values differ from {source_table.words} of the source"
         remedy = "build both with the same settings, or copy the table by hand"
-        yield cause_at(mine, other, kind, text, remedy, (ours, theirs))
+        yield cause_at(target, source, kind, text, remedy, (target_table.words, source_table.words))
 
 
-def _table(recording: Recording, op: Operation) -> tuple[int, list[str], set[str]] | None:
-    """Return the input that doesn't depend on the model's inputs and is no parameter: number, buffers, operations."""
+def _sounds_rotary(used: tuple[Operation, _Constant]) -> bool:
+    op, constant = used
+    names = f"{op.module} {op.kind} {' '.join(constant.buffers)}".lower()
+    return any(word in names for word in ("rot", "rope", "inv_freq"))
+
+
+def _constant_input(recording: Recording, op: Operation) -> _Constant | None:
     if family(op.name) not in ("product", "sum", "attention", "where", "matrix product"):
         return None
     for number in op.inputs:
         value = recording.values[number]
-        if value.live or value.fingerprint is None or value.op < 0:
-            continue
-        return number, list(value.weights), {o.name for o in _ancestors(recording, number)}
+        if not value.live and value.fingerprint is not None and value.op >= 0:
+            return _Constant(value.fingerprint, value.weights, _ancestors(recording, number))
     return None
 
 
 def _ancestors(recording: Recording, number: int) -> list[Operation]:
+    """Return all operations that a value was made by."""
     out: dict[int, Operation] = {}
     stack = [number]
     while stack:
@@ -84,25 +129,7 @@ def _ancestors(recording: Recording, number: int) -> list[Operation]:
     return list(out.values())
 
 
-def _bases(recording: Recording, number: int) -> tuple[object, ...]:
-    """Return the numbers that are raised to powers or taken logarithms of in making a table."""
-    found: list[object] = []
-    for op in _ancestors(recording, number):
-        if op.name == "pow":
-            found.extend(v for k, v in op.settings.items() if k == "self")
-        elif op.name in ("mul", "div", "exp"):
-            found.extend(v for k, v in op.settings.items() if k == "other" and isinstance(v, float))
-    return tuple(dict.fromkeys(found))
-
-
-def _listed(values: object) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)
-
-
-CLOSE = 1e-4
-
-
-def base_of(frequencies: Tensor) -> float | None:
+def rotary_base(frequencies: Tensor) -> float | None:
     """Return the base of frequencies base^(-k / n), k = 0 ... n - 1; None for what is no such table.
 
     The formula is that of RoFormer (Su et al., 2021): theta_i = 10000^(-2 (i - 1) / d), with n = d / 2.
@@ -120,11 +147,11 @@ def base_of(frequencies: Tensor) -> float | None:
     return float(f"{base:.4g}")
 
 
-def with_bases(cause: Cause, model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> Cause:
+def with_rotary_bases(cause: Cause, model: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> Cause:
     """Return a cause that names two tables of frequencies with the bases that they were made with, where these show."""
     if cause.kind != "rotary" or cause.target not in model or cause.source not in source:
         return cause
-    bases = base_of(model[str(cause.target)]), base_of(source[str(cause.source)])
+    bases = rotary_base(model[str(cause.target)]), rotary_base(source[str(cause.source)])
     if None in bases or bases[0] == bases[1]:
         return cause
     return replace(

@@ -11,11 +11,11 @@ from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import computed
 
-CLOSE = 1e-6
-FEW = 0.02
+CLOSE = 1e-6  # relative to the greatest entry
+FEW = 0.02  # of the elements
 
 
-class Planned:
+class PlannedValues:
     """The planned values of a model's tensors, each made from the source's when it is asked for."""
 
     def __init__(self, plan: Plan, target: Module, source: Module | None) -> None:
@@ -25,8 +25,8 @@ class Planned:
 
     def expected(self, step: Step) -> Tensor | None:
         """Return what the plan puts into a slot; None where that can't be told (fresh, added to, not in the source)."""
-        there = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
-        if step.action is Action.FRESH or step.base or not there:
+        present = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
+        if step.action is Action.FRESH or step.base or not present:
             return None
         return computed(step, lambda feed: self.source[feed.key].detach().to("cpu"))[0]
 
@@ -39,16 +39,15 @@ class Planned:
             return found
         return found.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device=found.device))
 
-    def differing(self) -> list[Step]:
+    def deviating_steps(self) -> list[Step]:
         """Return the steps whose slots hold something else than planned."""
-        out = []
-        for step in self.plan.steps:
-            expected = self.expected(step)
-            if expected is not None and not _same(expected, self.actual(step)):
-                out.append(step)
-        return out
+        return [
+            step
+            for step in self.plan.steps
+            if (expected := self.expected(step)) is not None and not _equal(expected, self.actual(step))
+        ]
 
-    def unfilled(self, names: Collection[str]) -> list[Step]:
+    def unfilled_steps(self, names: Collection[str]) -> list[Step]:
         """Return the steps of slots with these names that stay fresh, and deserve a word."""
         steps = dict.fromkeys(self.plan.by_name[name] for name in sorted(names) if name in self.plan.by_name)
         return [step for step in steps if step.action is Action.FRESH and step.slot.persistent and not step.quiet]
@@ -58,21 +57,21 @@ class Planned:
         expected, actual = self.expected(step), self.actual(step)
         name = step.slot.name
         if expected is None:
-            return self._unfilled(step)
-        fed = ", ".join(feed.key for feed in step.feeds[:3])
-        plan = f"the plan says {fed}" + (f" ({words})" if (words := step.words()) else "")
-        kind, fact = self._relation(step, expected, actual)
+            return self._unfilled_cause(step)
+        sources = ", ".join(feed.key for feed in step.feeds[:3])
+        plan = f"the plan says {sources}" + (f" ({words})" if (words := step.words()) else "")
+        kind, fact = self._describe(step, expected, actual)
         return Cause(
             kind=kind,
             text=f"{name} {fact}; {plan}",
             remedy="load again by the plan, or correct the plan with rename=",
             module=step.slot.owner,
-            source_module=_owner(step),
+            source_module=step.feeds[0].key.rpartition(".")[0] if step.feeds else "",
             target=name,
-            source=fed,
+            source=sources,
         )
 
-    def _unfilled(self, step: Step) -> Cause:
+    def _unfilled_cause(self, step: Step) -> Cause:
         name = step.slot.name
         return Cause(
             kind="not filled",
@@ -82,17 +81,18 @@ class Planned:
             remedy=f"name its source with rename=, or give {name} its value by hand",
         )
 
-    def _relation(self, step: Step, expected: Tensor, actual: Tensor) -> tuple[str, str]:
+    def _describe(self, step: Step, expected: Tensor, actual: Tensor) -> tuple[str, str]:
+        """Return the kind of cause, and what a tensor holds in place of its planned values."""
         import torch
 
         if expected.shape == actual.shape:
-            if actual.dim() == 2 and actual.shape[0] == actual.shape[1] and _same(expected.T, actual):
+            if actual.dim() == 2 and actual.shape[0] == actual.shape[1] and _equal(expected.T, actual):
                 return "transposed", "holds its planned values transposed"
-            if other := self._holder(step, actual):
+            if other := self._planned_elsewhere(step, actual):
                 return "swapped", f"holds what the plan has for {other}"
             if parts := _reordered(expected, actual):
                 return "order", f"holds its {len(parts)} parts in the order {', '.join(str(p + 1) for p in parts)}"
-            differing = int((~_near(expected, actual)).sum())
+            differing = int((~_close(expected, actual)).sum())
             if differing <= max(1, FEW * actual.numel()):
                 return "value", f"differs from its planned values in {differing} of {actual.numel()} elements"
             ratio = (actual.double() * expected.double()).sum() / (expected.double() ** 2).sum().clamp_min(1e-300)
@@ -100,22 +100,18 @@ class Planned:
                 return "scaled", f"is its planned value times {float(ratio):.6g}"
         return "value", "holds other values than planned"
 
-    def _holder(self, step: Step, actual: Tensor) -> str | None:
+    def _planned_elsewhere(self, step: Step, actual: Tensor) -> str | None:
         """Return the name of another slot whose planned values these are."""
         for other in self.plan.steps:
             if other is step or other.slot.spec.shape != step.slot.spec.shape:
                 continue
             expected = self.expected(other)
-            if expected is not None and _same(expected, actual):
+            if expected is not None and _equal(expected, actual):
                 return other.slot.name
         return None
 
 
-def _owner(step: Step) -> str:
-    return step.feeds[0].key.rpartition(".")[0] if step.feeds else ""
-
-
-def _near(expected: Tensor, actual: Tensor) -> Tensor:
+def _close(expected: Tensor, actual: Tensor) -> Tensor:
     cast = expected.to(actual.dtype)
     if not actual.is_floating_point():
         return cast == actual
@@ -123,12 +119,12 @@ def _near(expected: Tensor, actual: Tensor) -> Tensor:
     return ((cast - actual).abs() <= CLOSE * size) | (cast == actual) | (cast.isnan() & actual.isnan())
 
 
-def _same(expected: Tensor, actual: Tensor) -> bool:
+def _equal(expected: Tensor, actual: Tensor) -> bool:
     import torch
 
     if expected.shape != actual.shape:
         return False
-    return (expected.dtype == actual.dtype and torch.equal(expected, actual)) or bool(_near(expected, actual).all())
+    return (expected.dtype == actual.dtype and torch.equal(expected, actual)) or bool(_close(expected, actual).all())
 
 
 def _reordered(expected: Tensor, actual: Tensor) -> tuple[int, ...] | None:
@@ -141,6 +137,6 @@ def _reordered(expected: Tensor, actual: Tensor) -> tuple[int, ...] | None:
                 continue
             parts = expected.chunk(count, dim)
             for order in permutations(range(count)):
-                if order != tuple(range(count)) and _same(torch.cat([parts[i] for i in order], dim), actual):
+                if order != tuple(range(count)) and _equal(torch.cat([parts[i] for i in order], dim), actual):
                     return order
     return None

@@ -12,7 +12,7 @@ from torchgraft.core.results.verification import SettingDifference
 from torchgraft.core.types import Module
 
 # What libraries call the same setting: torch.nn, timm, torchvision and transformers, as their public code names it.
-SETTINGS = {
+SPELLINGS = {
     "eps": ("eps", "variance_epsilon", "layer_norm_eps", "epsilon"), "momentum": ("momentum",), "stride": ("stride",),
     "dilation": ("dilation",), "groups": ("groups",), "padding": ("padding",), "padding_mode": ("padding_mode",),
     "num_groups": ("num_groups",), "kernel_size": ("kernel_size",), "output_padding": ("output_padding",),
@@ -25,10 +25,10 @@ SETTINGS = {
     "align_corners": ("align_corners",), "scale_factor": ("scale_factor",),
 }  # fmt: skip
 # What has no effect in evaluation mode.
-QUIET = frozenset({"momentum", "dropout", "padding_idx"})
-_IDLE = frozenset({"training", "inplace"})
+TRAINING_ONLY = frozenset({"momentum", "dropout", "padding_idx"})
+_IGNORED_ATTRIBUTES = frozenset({"training", "inplace"})
 # Sizes that shapes of tensors show: what the plan makes of them is no difference in how the two compute.
-_SIZES = frozenset(
+_SIZE_ATTRIBUTES = frozenset(
     ["in_features", "out_features", "in_channels", "out_channels", "num_features", "num_embeddings", "embedding_dim"]
 )
 # Classes of activation functions; anything else without tensors is compared by its settings alone.
@@ -52,109 +52,119 @@ class ModulePair(NamedTuple):
     source: str
 
 
-class Compared(NamedTuple):
+class ComparedSettings(NamedTuple):
     """The settings in which modules differ, and the pairs of modules that were compared."""
 
-    settings: tuple[SettingDifference, ...] = ()
+    differences: tuple[SettingDifference, ...] = ()
     pairs: tuple[ModulePair, ...] = ()
 
 
-def compare_settings(target: Module, source: Module, plan: Plan) -> Compared:
+def compare_settings(target: Module, source: Module, plan: Plan) -> ComparedSettings:
     """Return the settings in which modules differ that the plan matches.
 
     Modules match when the plan fills tensors of one from tensors of the other; the modules around them, and those
     without tensors beside them (activations, pooling), follow from these. Nothing is run.
     """
-    ours, theirs = dict(modules(target)), dict(modules(source))
-    pairs = _pairs(plan, ours, theirs)
-    pairs += _beside(pairs, ours, theirs)
-    found = [one for pair in pairs for one in _compared(pair, ours[pair.target], theirs[pair.source])]
-    return Compared(tuple(dict.fromkeys(found)), tuple(pairs))
+    targets, sources = dict(modules(target)), dict(modules(source))
+    pairs = _matched_modules(plan, targets, sources)
+    pairs += _modules_without_tensors(pairs, targets, sources)
+    found = [one for pair in pairs for one in _differences(pair, targets[pair.target], sources[pair.source])]
+    return ComparedSettings(tuple(dict.fromkeys(found)), tuple(pairs))
 
 
-def _pairs(plan: Plan, ours: Mapping[str, Module], theirs: Mapping[str, Module]) -> list[ModulePair]:
+def _matched_modules(plan: Plan, targets: Mapping[str, Module], sources: Mapping[str, Module]) -> list[ModulePair]:
     """Return modules that share tensors by the plan, and the modules around them; each of the target's once."""
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for step in plan.steps:
         for feed in step.feeds:
-            mine, other = step.slot.owner, feed.key.rpartition(".")[0]
-            while mine in ours and other in theirs:
-                votes[mine][other] += 1
-                if not mine or not other:
+            path, source_path = step.slot.owner, feed.key.rpartition(".")[0]
+            while path in targets and source_path in sources:
+                votes[path][source_path] += 1
+                if not path or not source_path:
                     break
-                mine, other = mine.rpartition(".")[0], other.rpartition(".")[0]
-    out = [ModulePair(path, votes[path].most_common(1)[0][0]) for path in ours if path in votes]
+                path, source_path = path.rpartition(".")[0], source_path.rpartition(".")[0]
+    out = [ModulePair(path, votes[path].most_common(1)[0][0]) for path in targets if path in votes]
     if "" not in votes:
         out.insert(0, ModulePair("", ""))
     return out
 
 
-def _beside(pairs: list[ModulePair], ours: Mapping[str, Module], theirs: Mapping[str, Module]) -> list[ModulePair]:
-    """Return pairs of modules without tensors, in order, within matched modules that have equally many of a sort."""
+def _modules_without_tensors(
+    pairs: list[ModulePair], targets: Mapping[str, Module], sources: Mapping[str, Module]
+) -> list[ModulePair]:
+    """Return pairs of modules without tensors, in order, within matched modules that have equally many of a class."""
     out: list[ModulePair] = []
     for pair in pairs:
-        mine, other = (_bare(path, side) for path, side in ((pair.target, ours), (pair.source, theirs)))
-        for sort in mine:
-            if len(mine[sort]) == len(other.get(sort, ())):
-                out.extend(ModulePair(a, b) for a, b in zip(mine[sort], other[sort], strict=True))
+        mine = _children_without_tensors(pair.target, targets)
+        others = _children_without_tensors(pair.source, sources)
+        for kind, paths in mine.items():
+            if len(paths) == len(others.get(kind, ())):
+                out.extend(map(ModulePair, paths, others[kind]))
     return out
 
 
-def _bare(path: str, side: Mapping[str, Module]) -> dict[str, list[str]]:
-    """Return the children without tensors of a module, by sort."""
+def _children_without_tensors(path: str, side: Mapping[str, Module]) -> dict[str, list[str]]:
+    """Return paths of the children without tensors of a module, by class; all activations together."""
     out: defaultdict[str, list[str]] = defaultdict(list)
     for name, child in side[path]._modules.items():  # noqa: SLF001
         if child is None or child._modules or child._parameters or child._buffers:  # noqa: SLF001
             continue
         kind = type(child).__name__
-        if kind == "Identity":
-            continue
-        out["activation" if kind in _ACTIVATIONS else kind].append(f"{path}.{name}" if path else name)
+        if kind != "Identity":
+            out["activation" if kind in _ACTIVATIONS else kind].append(f"{path}.{name}" if path else name)
     return out
 
 
-def _compared(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
-    for name, spellings in SETTINGS.items():
-        mine, other = _said(target, spellings), _said(source, spellings)
-        if mine is not None and other is not None and not _equal(mine, other):
-            yield _difference(pair, name, mine, other, matters=name not in QUIET)
+def _differences(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
+    for name, spellings in SPELLINGS.items():
+        values = _setting(target, spellings), _setting(source, spellings)
+        if None not in values and not _equal(*values):
+            yield _difference(pair, name, *values, matters=name not in TRAINING_ONLY)
     kinds = [_ALIASES.get(type(m).__name__, type(m).__name__) for m in (target, source)]
     if kinds[0] != kinds[1] and all(k in _ACTIVATIONS for k in kinds):
-        yield _difference(pair, "activation", kinds[0], kinds[1])
+        yield _difference(pair, "activation", *kinds)
     if type(target) is type(source):
-        yield from _same_class(pair, target, source)
+        yield from _other_attributes(pair, target, source)
 
 
-def _same_class(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
+def _other_attributes(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
     """Yield all other plain attributes in which two modules of one class differ."""
-    known = {spelling for spellings in SETTINGS.values() for spelling in spellings}
-    mine, other = target.__dict__, source.__dict__
-    for name, value in mine.items():
-        if name in known or name.startswith("_") or name in _IDLE | _SIZES or name not in other:
+    known = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
+    others = source.__dict__
+    for name, value in target.__dict__.items():
+        if name in known or name.startswith("_") or name in _IGNORED_ATTRIBUTES | _SIZE_ATTRIBUTES:
             continue
-        if isinstance(value, (bool, int, float, str)) and isinstance(other[name], (bool, int, float, str)):
-            if value != other[name]:
-                yield _difference(pair, name, value, other[name])
-        elif _is_function(value) and _is_function(other[name]) and _function(value) != _function(other[name]):
-            yield _difference(pair, name, _function(value), _function(other[name]))
+        values = [_plain_or_function_name(one) for one in (value, others.get(name))]
+        if None not in values and _is_plain(value) == _is_plain(others[name]) and values[0] != values[1]:
+            yield _difference(pair, name, *values)
 
 
-def _difference(pair: ModulePair, name: str, mine: object, other: object, *, matters: bool = True) -> SettingDifference:
-    where = {"module": pair.target, "source_module": pair.source}
-    return SettingDifference(name=name, target=mine, source=other, matters=matters, **where)
+def _difference(
+    pair: ModulePair, name: str, target: object, source: object, *, matters: bool = True
+) -> SettingDifference:
+    return SettingDifference(
+        name=name, module=pair.target, source_module=pair.source, target=target, source=source, matters=matters
+    )
 
 
-def _said(module: Module, spellings: tuple[str, ...]) -> object:
-    own = module.__dict__
+def _setting(module: Module, spellings: tuple[str, ...]) -> object:
+    """Return the first of these attributes that is a plain value or a tuple of such, None if none is."""
     for name in spellings:
-        value = own.get(name)
-        if isinstance(value, (bool, int, float, str)) or (isinstance(value, tuple) and _is_plain(value)):
+        value = module.__dict__.get(name)
+        if _is_plain(value) or (isinstance(value, tuple) and all(map(_is_plain, value))):
             return value
     return None
 
 
-def _is_plain(value: tuple[object, ...]) -> bool:
-    return all(isinstance(item, (bool, int, float, str)) for item in value)
+def _is_plain(value: object) -> bool:
+    return isinstance(value, (bool, int, float, str))
+
+
+def _plain_or_function_name(value: object) -> object:
+    """Return a plain value as it is, the name of a function, and None for all else."""
+    if _is_plain(value):
+        return value
+    return str(getattr(value, "__name__", "")) or None if callable(value) else None
 
 
 def _equal(a: object, b: object) -> bool:
@@ -163,11 +173,3 @@ def _equal(a: object, b: object) -> bool:
     if len(a) == 1 or len(b) == 1:
         return set(a) == set(b)
     return a == b
-
-
-def _is_function(value: object) -> bool:
-    return callable(value) and hasattr(value, "__name__")
-
-
-def _function(value: object) -> str:
-    return str(getattr(value, "__name__", value))

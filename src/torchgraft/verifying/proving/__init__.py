@@ -11,164 +11,178 @@ from torchgraft.core.places import places
 from torchgraft.core.plan import Feed, Step
 from torchgraft.core.proof import Means, Part
 from torchgraft.core.types import Module, Tensor
-from torchgraft.verifying.proving.agreements import Agreed, Measure, Runs, Side, agreements, picked_rows, row_agreements
-from torchgraft.verifying.proving.by_outputs import at_hand, shown_by_outputs
-from torchgraft.verifying.proving.by_value import CLOSE, difference, is_founded
-from torchgraft.verifying.proving.module_pairs import Pair, inputs_of_pair, module_pairs
+from torchgraft.verifying.proving.agreements import (
+    Agreement,
+    Call,
+    RunPair,
+    Tolerance,
+    find_agreements,
+    find_row_agreements,
+    moved_rows,
+)
+from torchgraft.verifying.proving.by_outputs import proved_by_outputs, weights_with_matched_results
+from torchgraft.verifying.proving.by_value import CLOSE, has_sure_origin, relative_difference
+from torchgraft.verifying.proving.module_pairs import ModulePair, find_module_pairs, inputs_for_pair
+from torchgraft.verifying.tracing import Run
 
 # So many modules are run on their own at most.
-MOST_PAIRS = 512
+MOST_STANDALONE_RUNS = 512
 
 
-class Where(NamedTuple):
+class _Location(NamedTuple):
     """Paths of the modules that are compared, in the target and in the source; empty for the whole."""
 
     module: str = ""
     source_module: str = ""
 
     @property
-    def head(self) -> str:
+    def prefix(self) -> str:
         """What the names of the target's tensors in it begin with."""
         return f"{self.module}." if self.module else ""
 
 
-WHOLE = Where()
+_WHOLE = _Location()
 
 
 @dataclass(slots=True, kw_only=True)
-class Parts:
+class ProofByParts:
     """A target that is filled by steps, and the source's model, to be compared part by part.
 
-    `origin` is None where only runs of the source were recorded. `keys` maps names of the source's model to keys of the
-    checkpoint, `shapes` has those of its tensors, and `read` gives them. `others` are tensors that hold something else than
-    their steps say: whatever agrees, they are not proved. `parts` grow as more is proved; `left` are the tensors that were
-    placed and are in none.
+    `source_model` is None where only runs of the source were recorded. `keys` maps names of the source's model to keys of
+    the checkpoint, `shapes` has those of its tensors, and `read` gives them. `deviating` are tensors that hold something
+    else than their steps say: whatever agrees, they are not proved. `parts` grow as more is proved; `unproved` are the
+    tensors that were placed and are in none.
     """
 
     model: Module
-    origin: Module | None
+    source_model: Module | None
     steps: Mapping[str, Step]
     keys: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[Feed], Tensor]
-    measure: Measure
-    others: frozenset[str] = frozenset()
+    tolerance: Tolerance
+    deviating: frozenset[str] = frozenset()
     parts: list[Part] = field(default_factory=list)
-    left: set[str] = field(default_factory=set)
-    _ran: set[str] = field(default_factory=set)
-    _used: set[str] = field(default_factory=set)
+    unproved: set[str] = field(default_factory=set)
+    _completed_modules: set[str] = field(default_factory=set)
+    _used_slots: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.left = {name for name, step in self.steps.items() if step.feeds and step.slot.persistent}
+        self.unproved = {name for name, step in self.steps.items() if step.feeds and step.slot.persistent}
 
-    def prove(self, ran: Sequence[Runs], source_given: Sequence[Any], *, passed: bool) -> None:
-        """Prove as much as can be by each means, the strongest first; outputs count where all of all runs `passed`."""
-        for one in ran:
-            self.seen(one)
-        for one in ran if passed else ():
-            self.by_outputs(one)
-        for one in ran:
-            self.in_place(one)
-        self.apart(source_given)
-        self.by_value()
+    def prove(
+        self,
+        input_pairs: Sequence[tuple[Any, Any]],
+        runs: Sequence[tuple[Run, Run | None]],
+        *,
+        outputs_agree: bool,
+    ) -> None:
+        """Prove as much as can be by each means, the strongest first.
 
-    def seen(self, ran: Runs, at: Where = WHOLE) -> None:
+        `input_pairs` are (of the source, of the target), `runs` (of the source, of the target) on the first of them; a
+        target's run that is None is made here. Outputs prove something where those of all runs agree.
+        """
+        pairs = [self._pair(*inputs, *both) for inputs, both in zip(input_pairs, runs, strict=False)]
+        for pair in pairs:
+            self._note_used(pair)
+        for pair in pairs if outputs_agree else ():
+            self._add([proved_by_outputs(pair, self._wanted(_WHOLE))], _WHOLE, Means.OUTPUTS)
+        for pair in pairs:
+            if self._unproved_weights() & self._used_slots:
+                self._prove_inside(pair, _WHOLE, Means.PLACE)
+        self._prove_standalone([source for source, _ in input_pairs])
+        self._prove_by_value()
+
+    def _pair(self, source_input: Any, target_input: Any, source_run: Run, target_run: Run | None) -> RunPair:
+        source = None if self.source_model is None else Call(self.source_model, source_input)
+        return RunPair.make(source, Call(self.model, target_input), source_run, target_run, self.tolerance)
+
+    def _note_used(self, runs: RunPair, at: _Location = _WHOLE) -> None:
         """Remember which tensors the target's run made use of."""
-        names = self._names()
-        used = {at.head + weight for value in ran.mine.recording.values for weight in value.weights}
-        self._used |= {names[name] for name in used if name in names}
-        if not ran.mine.recording.failure:
-            self._ran.add(at.module)
+        names = self._slot_names()
+        used = {at.prefix + weight for value in runs.target_run.recording.values for weight in value.weights}
+        self._used_slots |= {names[name] for name in used if name in names}
+        if not runs.target_run.recording.failure:
+            self._completed_modules.add(at.module)
 
-    def by_outputs(self, ran: Runs) -> None:
-        """Find what the outputs of two runs of the wholes show."""
-        shown = shown_by_outputs(ran, self._wanted(WHOLE))
-        self._note([shown] if shown else [], WHOLE, Means.OUTPUTS)
+    def _prove_inside(self, runs: RunPair, at: _Location, means: Means) -> None:
+        """Compare what two runs give on the way, and rows of tables of another length."""
+        self._add(find_agreements(runs, self._wanted(at) & weights_with_matched_results(runs.matches)), at, means)
+        names = self._slot_names()
+        moved = {w: moved_rows(self.steps[names[at.prefix + w]], self.shapes) for w in self._wanted(at)}
+        self._add(find_row_agreements(runs, {w: rows for w, rows in moved.items() if rows is not None}), at, means)
 
-    def in_place(self, ran: Runs) -> None:
-        """Compare what two runs of the wholes give on the way; outputs that agree are such values, too."""
-        if self._matter() & self._used:
-            self._inside(ran, WHOLE, Means.PLACE)
-
-    def apart(self, source_given: Sequence[Any]) -> None:
-        """Run pairs of modules on their own, the largest first, until every slot of weights is in a part or none is left."""
-        origin = self.origin
-        if origin is None:
+    def _prove_standalone(self, source_inputs: Sequence[Any]) -> None:
+        """Run pairs of modules on their own, the largest first, until every slot of weights is proved or none is left."""
+        source_model, left = self.source_model, self._unproved_weights()
+        if source_model is None or not left:
             return
-        pairs = module_pairs((self.model, origin), {n: self.steps[n] for n in self._matter()}, self.keys)
         count = 0
-        for pair in pairs if self._matter() else ():
-            if count == MOST_PAIRS or not self._matter():
+        for pair in find_module_pairs(self.model, source_model, {n: self.steps[n] for n in left}, self.keys):
+            left = self._unproved_weights()
+            if count == MOST_STANDALONE_RUNS or not left:
                 return
-            if not self._matter().isdisjoint(pair.slots):
-                self._run_apart(origin, pair, source_given)
+            if not left.isdisjoint(pair.slots):
+                self._run_standalone(source_model, pair, source_inputs)
                 count += 1
 
-    def by_value(self) -> None:
+    def _run_standalone(self, source_model: Module, pair: ModulePair, source_inputs: Sequence[Any]) -> None:
+        target, source = _submodule(self.model, pair.module), _submodule(source_model, pair.source_module)
+        at = _Location(pair.module, pair.source_module)
+        for source_input, target_input in inputs_for_pair(source_model, source, target, source_inputs):
+            before = len(self.unproved)
+            runs = RunPair.run(Call(source, source_input), Call(target, target_input), self.tolerance)
+            self._note_used(runs, at)
+            self._add([proved_by_outputs(runs, self._wanted(at))], at, Means.APART)
+            self._prove_inside(runs, at, Means.APART)
+            if len(self.unproved) < before:
+                return
+
+    def _prove_by_value(self) -> None:
         """Compare tensors that no run shows with what the plan says, where it is sure of where they come from."""
         held = {place.name: place.tensor for place in places(self.model)}
-        proved = frozenset(self.steps) - self.left
+        proved = frozenset(self.steps) - self.unproved
         found: dict[Means, dict[str, float]] = {Means.IDLE: {}, Means.VALUE: {}}
-        for name in sorted((self.left & held.keys()) - self.others):
+        for name in sorted((self.unproved & held.keys()) - self.deviating):
             step = self.steps[name]
-            if not (is_founded(step, self.steps, proved) and all(feed.key in self.shapes for feed in step.feeds)):
+            if not (has_sure_origin(step, self.steps, proved) and all(feed.key in self.shapes for feed in step.feeds)):
                 continue
-            relative = difference(step, held[name], self.read)
+            relative = relative_difference(step, held[name], self.read)
             if relative is not None and relative <= CLOSE:
                 found[Means.IDLE if self._is_idle(step) else Means.VALUE][name] = relative
         for means, slots in found.items():
             if slots:
-                self.left.difference_update(slots)
+                self.unproved.difference_update(slots)
                 worst = max(slots.values())
-                self.parts.append(
-                    Part(module="", source_module="", slots=tuple(slots), relative=worst, means=means)
-                )  # fmt: skip
-
-    def _matter(self) -> set[str]:
-        """Return what is left of weights: counters and indices are no part of what a module computes."""
-        return {name for name in self.left - self.others if self.steps[name].slot.spec.dtype.is_float}
+                self.parts.append(Part(module="", source_module="", slots=tuple(slots), relative=worst, means=means))
 
     def _is_idle(self, step: Step) -> bool:
         """Whether a module that the slot is in ran to its end, and no run used it."""
-        ran = any(not path or name.startswith(f"{path}.") for name in step.slot.names for path in self._ran)
-        return ran and step.slot.name not in self._used
+        ran = any(
+            not path or name.startswith(f"{path}.") for name in step.slot.names for path in self._completed_modules
+        )
+        return ran and step.slot.name not in self._used_slots
 
-    def _run_apart(self, origin: Module, pair: Pair, source_given: Sequence[Any]) -> None:
-        mine, theirs = _submodule(self.model, pair.module), _submodule(origin, pair.source_module)
-        at = Where(pair.module, pair.source_module)
-        for source, target in inputs_of_pair(origin, theirs, mine, source_given):
-            before = len(self.left)
-            ran = Runs.of(Side(theirs, source), Side(mine, target), self.measure)
-            self.seen(ran, at)
-            shown = shown_by_outputs(ran, self._wanted(at))
-            self._note([shown] if shown else [], at, Means.APART)
-            self._inside(ran, at, Means.APART)
-            if len(self.left) < before:
-                return
+    def _unproved_weights(self) -> set[str]:
+        """Return the unproved tensors of real numbers: counters and indices are no part of what a module computes."""
+        return {name for name in self.unproved - self.deviating if self.steps[name].slot.spec.dtype.is_float}
 
-    def _inside(self, ran: Runs, at: Where, means: Means) -> None:
-        """Compare what two runs give on the way, and rows of tables of another length."""
-        self._note(agreements(ran, self._wanted(at) & at_hand(ran.matches)), at, means)
-        names = self._names()
-        rest = {weight: self.steps[names[at.head + weight]] for weight in self._wanted(at)}
-        picks = {weight: picked_rows(step, self.shapes) for weight, step in rest.items()}
-        self._note(row_agreements(ran, {w: pick for w, pick in picks.items() if pick is not None}), at, means)
-
-    def _names(self) -> dict[str, str]:
+    def _slot_names(self) -> dict[str, str]:
         return {alias: name for name, step in self.steps.items() for alias in step.slot.names}
 
-    def _wanted(self, at: Where) -> frozenset[str]:
-        """Return the names of what is left in a module, as the module calls them."""
-        left = self._matter()
-        return frozenset(
-            alias.removeprefix(at.head) for alias, name in self._names().items() if name in left and alias.startswith(at.head)
-        )  # fmt: skip
+    def _wanted(self, at: _Location) -> frozenset[str]:
+        """Return the names of unproved weights in a module, as the module calls them."""
+        left, prefix = self._unproved_weights(), at.prefix
+        names = (alias for alias, name in self._slot_names().items() if name in left and alias.startswith(prefix))
+        return frozenset(alias.removeprefix(prefix) for alias in names)
 
-    def _note(self, found: Iterable[Agreed], at: Where, means: Means) -> None:
-        names = self._names()
+    def _add(self, found: Iterable[Agreement | None], at: _Location, means: Means) -> None:
+        names = self._slot_names()
         for one in found:
-            slots = {names[at.head + weight] for weight in one.weights} & self.left
-            self.left -= slots
+            if one is None:
+                continue
+            slots = {names[at.prefix + weight] for weight in one.weights} & self.unproved
+            self.unproved -= slots
             if slots:
                 part = Part(
                     module=_joined(at.module, one.module),

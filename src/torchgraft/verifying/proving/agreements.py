@@ -5,10 +5,10 @@ Of tables and heads of another size those rows are compared that the plan fills,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import permutations
-from math import prod
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -18,18 +18,18 @@ from torchgraft.core.plan import Feed, Step
 from torchgraft.core.results.recording import Operation, Recording
 from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import computed
-from torchgraft.verifying.divergence import Matches
-from torchgraft.verifying.outputs import distance
+from torchgraft.verifying.divergence import Matches, is_distinctive
+from torchgraft.verifying.outputs import max_difference
 from torchgraft.verifying.tracing import Run, record_run
-from torchgraft.verifying.tracing.capture import Capturing
+from torchgraft.verifying.tracing.capture import CapturingRecorder
 
 # So many values are compared entry by entry, and so often others are looked for in place of those that disagree.
 MOST_VALUES = 48
 ROUNDS = 3
 
 
-class Agreed(NamedTuple):
-    """A value of the target's run that the source's run has, too: where both come out, weights, relative difference."""
+class Agreement(NamedTuple):
+    """A value that both runs have: the modules that it comes out of, weights that it shows, relative difference."""
 
     module: str
     source_module: str
@@ -37,44 +37,46 @@ class Agreed(NamedTuple):
     relative: float
 
 
-class Side(NamedTuple):
-    """A module, and what it is run on."""
+class Call(NamedTuple):
+    """A module, and the input that it is run on."""
 
     module: Module
     given: Any
 
 
-class Measure(NamedTuple):
+class Tolerance(NamedTuple):
     """How near is equal: the rounding of one operation, and the greatest relative difference that passes."""
 
-    floor: float
+    rounding: float
     limit: float
 
 
-class Runs(NamedTuple):
-    """Runs of a source and a target, and which of their values look the same. Without a source, its run was recorded."""
+class RunPair(NamedTuple):
+    """Runs of a source and a target, and which of their values have equal fingerprints. Without a source, its run was recorded."""
 
-    source: Side | None
-    target: Side
-    theirs: Run
-    mine: Run
+    source: Call | None
+    target: Call
+    source_run: Run
+    target_run: Run
     matches: Matches
-    measure: Measure
+    tolerance: Tolerance
 
     @classmethod
-    def of(cls, source: Side, target: Side, measure: Measure) -> Runs:
+    def run(cls, source: Call, target: Call, tolerance: Tolerance) -> RunPair:
         """Run both. A run that fails counts until it fails."""
-        return cls.compared(source, target, (record_run(source.module, source.given), None), measure)
+        return cls.make(source, target, record_run(source.module, source.given), None, tolerance)
 
     @classmethod
-    def compared(cls, source: Side | None, target: Side, ran: tuple[Run, Run | None], measure: Measure) -> Runs:
-        """Compare runs (of the source, of the target); the target's is made where there is none."""
-        theirs, mine = ran[0], ran[1] or record_run(target.module, target.given)
-        matches = Matches(theirs.recording, mine.recording, measure.floor)
-        return cls(source, target, theirs, mine, matches, measure)
+    def make(
+        cls, source: Call | None, target: Call, source_run: Run, target_run: Run | None, tolerance: Tolerance
+    ) -> RunPair:
+        """Match runs; the target's is made where there is none."""
+        target_run = target_run or record_run(target.module, target.given)
+        matches = Matches(source_run.recording, target_run.recording, tolerance.rounding)
+        return cls(source, target, source_run, target_run, matches, tolerance)
 
 
-def agreements(runs: Runs, wanted: frozenset[str]) -> list[Agreed]:
+def find_agreements(runs: RunPair, wanted: frozenset[str]) -> list[Agreement]:
     """Return values in which two runs agree, as few and as late as show the most of the `wanted` weights.
 
     Weights are called as in the target. Both sides are run again for the values that seem equal.
@@ -85,26 +87,30 @@ def agreements(runs: Runs, wanted: frozenset[str]) -> list[Agreed]:
     bits = {name: 1 << at for at, name in enumerate(sorted(wanted))}
     made_with = weights_behind(matches.target, bits)
     refused: set[int] = set()
-    held: dict[int, tuple[int, float]] = {}
+    agreeing: dict[int, tuple[int, float]] = {}
     for _ in range(ROUNDS):
-        if not (new := [number for number in _latest(matches, made_with, refused) if number not in held]):
+        new = [number for number in _latest_matched(matches, made_with, refused) if number not in agreeing]
+        if not new:
             break
-        values = captured(runs.target, new)
-        others = captured(runs.source, [n for number in new for n in matches.found[number]])
+        values = capture_values(runs.target, new)
+        others = capture_values(runs.source, [n for number in new for n in matches.source_of[number]])
         for number in new:
-            found = _nearest(values.get(number), [(n, others.get(n)) for n in matches.found[number]])
-            if found is not None and found[1] <= runs.measure.limit:
-                held[number] = found
+            candidates = {n: others[n] for n in matches.source_of[number] if n in others}
+            nearest = _nearest(values.get(number), candidates)
+            if nearest is not None and nearest[1] <= runs.tolerance.limit:
+                agreeing[number] = nearest
             else:
                 refused.add(number)
     return [
-        Agreed(
-            module=module_of(matches.target, number), source_module=module_of(matches.source, held[number][0]),
+        Agreement(
+            module=producing_module(matches.target, number),
+            source_module=producing_module(matches.source, agreeing[number][0]),
             weights=frozenset(name for name, bit in bits.items() if made_with[number] & bit),
-            relative=held[number][1],
+            relative=agreeing[number][1],
         )
-        for number in _latest(matches, made_with, refused) if number in held
-    ]  # fmt: skip
+        for number in _latest_matched(matches, made_with, refused)
+        if number in agreeing
+    ]
 
 
 def weights_behind(recording: Recording, bits: Mapping[str, int]) -> list[int]:
@@ -119,43 +125,41 @@ def weights_behind(recording: Recording, bits: Mapping[str, int]) -> list[int]:
     return behind
 
 
-def _latest(matches: Matches, made_with: list[int], refused: set[int]) -> list[int]:
+def _latest_matched(matches: Matches, made_with: list[int], refused: set[int]) -> list[int]:
     """Return matched values, from the end of the run on, each of which shows weights that those after it don't."""
     chosen: list[int] = []
-    shown = 0
-    for number in sorted(matches.found, reverse=True):
+    covered = 0
+    for number in sorted(matches.source_of, reverse=True):
         value = matches.target.values[number]
-        look = value.fingerprint
-        if number in refused or value.op < 0 or not value.live or look is None or look.is_plain:
+        if number in refused or value.op < 0 or not is_distinctive(value):
             continue
-        if made_with[number] & ~shown:
+        if made_with[number] & ~covered:
             chosen.append(number)
-            shown |= made_with[number]
+            covered |= made_with[number]
             if len(chosen) == MOST_VALUES:
                 break
     return chosen
 
 
-def captured(side: Side, numbers: list[int]) -> Mapping[int, Tensor]:
+def capture_values(call: Call, numbers: Sequence[int]) -> Mapping[int, Tensor]:
     """Run a module and return copies of some of its values by number."""
     kept: dict[int, Tensor] = {}
-    record_run(side.module, side.given, kind=partial(Capturing, wanted=frozenset(numbers), kept=kept))
+    record_run(call.module, call.given, kind=partial(CapturingRecorder, wanted=frozenset(numbers), kept=kept))
     return kept
 
 
-def _nearest(value: Tensor | None, others: list[tuple[int, Tensor | None]]) -> tuple[int, float] | None:
-    """Return which of several values is nearest, and how near: the first where several are."""
+def _nearest(value: Tensor | None, candidates: Mapping[int, Tensor]) -> tuple[int, float] | None:
+    """Return which of several values is nearest, and its relative difference: the first where several are."""
     if value is None:
         return None
     found = [
-        (number, min(distance(form, value)[1] for form in forms))
-        for number, other in others
-        if other is not None and (forms := list(_laid_out(other, value.shape)))
+        (number, min((max_difference(form, value)[1] for form in _in_shape(other, value.shape)), default=inf))
+        for number, other in candidates.items()
     ]
     return min(found, key=lambda pair: pair[1], default=None)
 
 
-def _laid_out(value: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
+def _in_shape(value: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """Yield a value in another shape: itself where it has that shape; else in the orders of axes that come to it."""
     if value.shape == shape:
         yield value
@@ -166,13 +170,13 @@ def _laid_out(value: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
         yield value.permute(order).reshape(shape)
 
 
-def module_of(recording: Recording, number: int) -> str:
+def producing_module(recording: Recording, number: int) -> str:
     """Return the path of the module that made a value."""
     at = recording.values[number].op
     return recording.operations[at].module if at >= 0 else ""
 
 
-class Picked(NamedTuple):
+class MovedRows(NamedTuple):
     """Which rows of a table come from which rows of the source's: `rows[i]` from `sources[i]`, of so many on each side."""
 
     rows: tuple[int, ...]
@@ -181,7 +185,7 @@ class Picked(NamedTuple):
     source_size: int
 
 
-def picked_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> Picked | None:
+def moved_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> MovedRows | None:
     """Return which rows a step moves where, None where it moves all to their own places or does something else.
 
     The step is carried out on a table whose entries are the numbers of their rows.
@@ -191,7 +195,7 @@ def picked_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> Picked | N
     if not shape or not size or (known is not None and known.dim != 0):
         return None
 
-    def numbered(_: Feed) -> torch.Tensor:
+    def numbered(_: Feed) -> Tensor:
         numbers = torch.arange(shape[0], dtype=torch.float64, device="cpu")
         return numbers.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
 
@@ -205,73 +209,73 @@ def picked_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> Picked | N
     sources = [source_of[row] for row in rows]
     if not all(row.is_integer() for row in sources) or (size == shape[0] and sources == list(rows)):
         return None
-    return Picked(rows, tuple(map(int, sources)), size, shape[0])
+    return MovedRows(rows, tuple(map(int, sources)), size, shape[0])
 
 
-def row_agreements(runs: Runs, picks: Mapping[str, Picked]) -> Iterator[Agreed]:
-    """Yield results of operations with picked weights that agree in the rows that are filled.
+def find_row_agreements(runs: RunPair, moved: Mapping[str, MovedRows]) -> Iterator[Agreement]:
+    """Yield results of operations with these weights that agree in the rows that are filled.
 
     The operation must do the same as one of the source, on values that both runs have. Both sides are run once more.
     """
-    target, source = runs.matches.target, runs.matches.source
-    pairs = list(_candidates(runs, picks)) if picks else []
+    pairs = list(_row_candidates(runs.matches, moved)) if moved else []
     if not pairs or runs.source is None:
         return
-    mine = captured(runs.target, [pair.mine for pair in pairs])
-    theirs = captured(runs.source, [pair.theirs for pair in pairs])
+    targets = capture_values(runs.target, [pair.number for pair in pairs])
+    sources = capture_values(runs.source, [pair.source_number for pair in pairs])
     for pair in pairs:
-        if pair.mine not in mine or pair.theirs not in theirs:
+        if pair.number not in targets or pair.source_number not in sources:
             continue
-        relative = _apart(mine[pair.mine], theirs[pair.theirs], pair.pick)
-        if relative is not None and relative <= runs.measure.limit:
-            yield Agreed(module_of(target, pair.mine), module_of(source, pair.theirs), pair.weights, relative)
+        relative = _row_difference(targets[pair.number], sources[pair.source_number], pair.moved)
+        if relative is not None and relative <= runs.tolerance.limit:
+            yield Agreement(
+                module=producing_module(runs.matches.target, pair.number),
+                source_module=producing_module(runs.matches.source, pair.source_number),
+                weights=pair.weights,
+                relative=relative,
+            )
 
 
-class _Candidate(NamedTuple):
+class _RowCandidate(NamedTuple):
     """Values of the target and of the source of which some rows may agree, and the weights that would be shown."""
 
-    mine: int
-    theirs: int
-    pick: Picked
+    number: int
+    source_number: int
+    moved: MovedRows
     weights: frozenset[str]
 
 
-def _candidates(runs: Runs, picks: Mapping[str, Picked]) -> Iterator[_Candidate]:
-    target, source = runs.matches.target, runs.matches.source
+def _row_candidates(matches: Matches, moved: Mapping[str, MovedRows]) -> Iterator[_RowCandidate]:
+    target = matches.target
     for operation in target.operations:
         used = {w for n in operation.inputs if not target.values[n].live for w in target.values[n].weights}
-        weights = frozenset(used & picks.keys())
-        if len({picks[weight] for weight in weights}) == 1:
-            pick = picks[next(iter(weights))]
-            for other in source.operations:
-                if _does_the_same(runs, operation, other):
-                    yield _Candidate(operation.outputs[0], other.outputs[0], pick, weights)
+        weights = frozenset(used & moved.keys())
+        if len({moved[weight] for weight in weights}) == 1:
+            rows = moved[next(iter(weights))]
+            for other in matches.source.operations:
+                if _does_the_same(matches, operation, other):
+                    yield _RowCandidate(operation.outputs[0], other.outputs[0], rows, weights)
 
 
-def _does_the_same(runs: Runs, operation: Operation, other: Operation) -> bool:
-    """Whether two operations are of one kind and work on the same activations."""
-    target, source, found = runs.matches.target, runs.matches.source, runs.matches.found
-    mine = [n for n in operation.inputs if target.values[n].live]
-    theirs = [n for n in other.inputs if source.values[n].live]
+def _does_the_same(matches: Matches, operation: Operation, other: Operation) -> bool:
+    """Whether two operations, of the target and of the source, are of one kind and work on the same activations."""
+    inputs = [n for n in operation.inputs if matches.target.values[n].live]
+    source_inputs = [n for n in other.inputs if matches.source.values[n].live]
     return (
-        bool(mine)
-        and len(mine) == len(theirs)
+        bool(inputs)
+        and len(inputs) == len(source_inputs)
         and family(operation.name) == family(other.name)
-        and all(b in found.get(a, ()) for a, b in zip(mine, theirs, strict=True))
+        and all(b in matches.source_of.get(a, ()) for a, b in zip(inputs, source_inputs, strict=True))
     )
 
 
-def _apart(mine: torch.Tensor, theirs: torch.Tensor, pick: Picked) -> float | None:
-    """Return how far the picked rows are apart; None where no axis has as many entries as the tables have rows."""
-    if mine.dim() != theirs.dim():
+def _row_difference(target: Tensor, source: Tensor, moved: MovedRows) -> float | None:
+    """Return how far the filled rows are apart; None where no axis has as many entries as the tables have rows."""
+    if target.dim() != source.dim():
         return None
-    axes = [
-        axis for axis in range(mine.dim()) if (mine.shape[axis], theirs.shape[axis]) == (pick.size, pick.source_size)
-    ]
+    sizes = list(zip(target.shape, source.shape, strict=True))
+    axes = [axis for axis, pair in enumerate(sizes) if pair == (moved.size, moved.source_size)]
     if not axes:
         return None
-    rows, sources = (
-        torch.tensor(numbers, dtype=torch.long, device=value.device)
-        for numbers, value in ((pick.rows, mine), (pick.sources, theirs))
-    )
-    return distance(theirs.index_select(axes[-1], sources), mine.index_select(axes[-1], rows))[1]
+    rows = torch.tensor(moved.rows, dtype=torch.long, device=target.device)
+    sources = torch.tensor(moved.sources, dtype=torch.long, device=source.device)
+    return max_difference(source.index_select(axes[-1], sources), target.index_select(axes[-1], rows))[1]

@@ -17,30 +17,30 @@ import torch
 from numpy.typing import NDArray
 
 from torchgraft.core.plan import Certainty, Feed, Step
-from torchgraft.verifying.outputs import distance
+from torchgraft.verifying.outputs import max_difference
 
 Array = NDArray[Any]
 
 
-def recomputed(step: Step, read: Callable[[Feed], Array]) -> Array | None:
+def recompute(step: Step, read: Callable[[Feed], Array]) -> Array | None:
     """Return what a step writes, made of what `read` gives for its feeds; None where some op is not known here."""
-    fed: list[Array | None] = [_through(feed.ops, [read(feed)]) for feed in step.feeds]
+    fed: list[Array | None] = [_run_ops(feed.ops, [read(feed)]) for feed in step.feeds]
     known = [value for value in fed if value is not None]
     if not known or len(known) < len(fed) or step.base:
         return None
-    return _through(step.ops, known)
+    return _run_ops(step.ops, known)
 
 
-def _through(ops: Sequence[Any], values: list[Array]) -> Array | None:
+def _run_ops(ops: Sequence[Any], values: list[Array]) -> Array | None:
     for op in ops:
-        made = _DOES.get(op.name)
+        made = _NUMPY_OPS.get(op.name)
         if made is None:
             return None
         values = [made(op, values)]
     return values[0]
 
 
-def _resampled_grid(op: Any, values: list[Array]) -> Array:
+def _resample_grid(op: Any, values: list[Array]) -> Array:
     """Return a table on another grid; rows before the grid are picked."""
     table = values[0]
     resize = partial(
@@ -61,13 +61,13 @@ def _resize(images: Array, *, size: Sequence[int], cubic: bool, smooth: bool, co
     if images.shape[-2:] == tuple(size):
         return images
     down, across = (
-        _weights(old, new, cubic=cubic, smooth=smooth, corners=corners)
+        _resize_matrix(old, new, cubic=cubic, smooth=smooth, corners=corners)
         for old, new in zip(images.shape[-2:], size, strict=True)
     )
     return np.asarray(down @ images @ across.T)
 
 
-def _weights(old: int, new: int, *, cubic: bool, smooth: bool, corners: bool) -> Array:
+def _resize_matrix(old: int, new: int, *, cubic: bool, smooth: bool, corners: bool) -> Array:
     """Return the matrix [new, old] that resizes a line."""
     scale = (old - 1) / max(new - 1, 1) if corners else old / new
     wide = max(scale, 1.0) if smooth else 1.0
@@ -96,7 +96,7 @@ def _triangle(x: float) -> float:
     return max(0.0, 1.0 - x)
 
 
-_DOES: Mapping[str, Callable[[Any, list[Array]], Array]] = {
+_NUMPY_OPS: Mapping[str, Callable[[Any, list[Array]], Array]] = {
     "transpose": lambda _, v: v[0].T,
     "permute": lambda op, v: np.transpose(v[0], op.dims),
     "reshape": lambda op, v: v[0].reshape(op.shape),
@@ -107,7 +107,7 @@ _DOES: Mapping[str, Callable[[Any, list[Array]], Array]] = {
     "concat": lambda op, v: np.concatenate(v, axis=op.dim),
     "stack": lambda op, v: np.stack(v, axis=op.dim),
     "scale": lambda op, v: v[0] * op.factor,
-    "resample_grid": _resampled_grid,
+    "resample_grid": _resample_grid,
 }
 
 
@@ -115,12 +115,12 @@ _DOES: Mapping[str, Callable[[Any, list[Array]], Array]] = {
 CLOSE = 1e-5
 
 
-def difference(step: Step, held: torch.Tensor, read: Callable[[Feed], torch.Tensor]) -> float | None:
+def relative_difference(step: Step, held: torch.Tensor, read: Callable[[Feed], torch.Tensor]) -> float | None:
     """Return how far a slot is from what its step says, relative to the greatest entry; None if that can't be computed.
 
     Values are compared as the slot's type holds them; rows that the checkpoint doesn't fill are left out.
     """
-    expected = recomputed(step, lambda feed: _wide(read(feed)).numpy())
+    expected = recompute(step, lambda feed: _widened(read(feed)).numpy())
     if expected is None:
         return None
     planned = torch.from_numpy(expected.copy()).to(held.dtype)
@@ -129,28 +129,28 @@ def difference(step: Step, held: torch.Tensor, read: Callable[[Feed], torch.Tens
         mine = mine.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device="cpu"))
     if step.known is not None and step.known != step.rows:
         return None
-    return distance(planned, mine)[1]
+    return max_difference(planned, mine)[1]
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor on the CPU, in a type in which numpy holds all its values."""
     own = tensor.detach().to("cpu")
     return own.double() if own.is_floating_point() else own
 
 
-def is_founded(step: Step, steps: Mapping[str, Step], proved: frozenset[str]) -> bool:
+def has_sure_origin(step: Step, steps: Mapping[str, Step], proved: frozenset[str]) -> bool:
     """Whether the plan knows where a tensor comes from: without doubt, or its module's other tensors are proved.
 
     These must all come from the very module of the source that it comes from.
     """
     if step.certainty is not Certainty.DOUBT:
         return True
-    homes = {_owner(feed) for feed in step.feeds}
+    homes = {_module_of(feed) for feed in step.feeds}
     beside = [
         other for name, other in steps.items() if name in proved and other.slot.owner == step.slot.owner and other.feeds
     ]
-    return len(homes) == 1 and bool(beside) and {_owner(feed) for other in beside for feed in other.feeds} == homes
+    return len(homes) == 1 and bool(beside) and {_module_of(feed) for other in beside for feed in other.feeds} == homes
 
 
-def _owner(feed: Feed) -> str:
+def _module_of(feed: Feed) -> str:
     return feed.key.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Steps of a plan, marked with what proves them."""
+"""What is proved of each step of a plan, by the source's model and the one that the plan fills."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 from torchgraft.core.proof import Means, Part
 from torchgraft.core.specs import Source
-from torchgraft.verifying.divergence import FLOORS
-from torchgraft.verifying.outputs import coarsest
-from torchgraft.verifying.proving import Parts
-from torchgraft.verifying.proving.agreements import Measure, Runs, Side
-from torchgraft.verifying.settling.trial import Cached, Hands, Trial
+from torchgraft.verifying.divergence import ROUNDING
+from torchgraft.verifying.outputs import coarsest_dtype
+from torchgraft.verifying.proving import ProofByParts
+from torchgraft.verifying.proving.agreements import Tolerance
+from torchgraft.verifying.settling.trial import CachedSource, TemporaryWeights, Trial
 
 
 def prove(plan: Plan, source: Source, trial: Trial) -> Plan:
@@ -25,70 +25,48 @@ def prove(plan: Plan, source: Source, trial: Trial) -> Plan:
     proof = plan.proof
     if proof is None:
         return plan
-    kind = coarsest(*(run.outputs for run in trial.sources))
-    cached = Cached(source)
-    with Hands(trial.model, cached) as hands:
+    cached = CachedSource(source)
+    with TemporaryWeights(trial.model, cached) as weights:
         for step in plan.steps:
             if step.feeds or step.ops:
-                hands.fill(step)
-        parts = Parts(
+                weights.fill(step)
+        parts = ProofByParts(
             model=trial.model,
-            origin=trial.origin,
+            source_model=trial.source_model,
             steps=plan.by_slot,
             keys=trial.keys,
             shapes={key: spec.shape for key, spec in plan.source_specs.items()},
             read=cached,
-            measure=Measure(FLOORS[kind], proof.tolerance),
+            tolerance=Tolerance(ROUNDING[coarsest_dtype(*(run.outputs for run in trial.source_runs))], proof.tolerance),
         )
-        with hands.interruptible():
-            _run_through(parts, trial, passed=proof.passed)
-    shown = {name: part for part in parts.parts for name in part.slots}
-    steps = tuple(_marked(step, shown.get(step.slot.name), trial.keys, proof.headline()) for step in plan.steps)
-    found = replace(proof, parts=tuple(parts.parts), unproved=tuple(sorted(parts.left)))
+        input_pairs = list(zip(trial.source_inputs or [None] * len(trial.inputs), trial.inputs, strict=True))
+        with weights.interruptible():
+            parts.prove(input_pairs, [(run, None) for run in trial.source_runs], outputs_agree=proof.passed)
+    part_of = {name: part for part in parts.parts for name in part.slots}
+    steps = tuple(_with_part(step, part_of.get(step.slot.name), trial.keys, proof.headline()) for step in plan.steps)
+    found = replace(proof, parts=tuple(parts.parts), unproved=tuple(sorted(parts.unproved)))
     return replace(plan, steps=steps, proof=found)
 
 
-def _run_through(parts: Parts, trial: Trial, *, passed: bool) -> None:
-    """Prove as much as can be by each means, the strongest first."""
-    sides: list[Side | None] = [None] * len(trial.inputs)
-    if trial.origin is not None:
-        sides = [Side(trial.origin, given) for given in trial.source_inputs]
-    ran = [
-        Runs.compared(side, Side(trial.model, mine), (theirs, None), parts.measure)
-        for side, mine, theirs in zip(sides, trial.inputs, trial.sources, strict=True)
-    ]
-    parts.prove(ran, trial.source_inputs, passed=passed)
+def _with_part(step: Step, part: Part | None, keys: Mapping[str, str], headline: str) -> Step:
+    """Return a step with what a part shows of it in its evidence, and certain where that proves it.
 
-
-def _marked(step: Step, part: Part | None, keys: Mapping[str, str], headline: str) -> Step:
-    """Return a step with what a part shows of it."""
+    Where other rows of the slot stay as they are, it doesn't become certain: they took no part, or nobody knows what they
+    should be, so that whether they may stay is as open as before.
+    """
     if part is None:
         return step
     words = headline if part.means is Means.OUTPUTS else part.words()
-    standing = part.means in (Means.OUTPUTS, Means.PLACE)
-    settled = part.means is Means.APART and step.alternatives and _settled(step, part, keys)
-    return _sure(step, words) if standing or settled else _said(step, words)
+    why = Why(step.why.rule, step.why.text, (*step.why.evidence, words), step.why.doubt)
+    in_place = part.means in (Means.OUTPUTS, Means.PLACE)
+    proved = in_place or (part.means is Means.APART and _all_readings_inside(step, part, keys))
+    if not proved or step.known is not None:
+        return replace(step, why=why)
+    return replace(step, certainty=Certainty.CERTAIN, alternatives=(), why=replace(why, doubt=""))
 
 
-def _settled(step: Step, part: Part, keys: Mapping[str, str]) -> bool:
-    """Whether all readings of a step lie in the module of the source that was run on its own."""
-    head = f"{part.root}." if part.root else ""
-    inside = {key for name, key in keys.items() if name.startswith(head)}
-    return all(set(other.keys) <= inside for other in step.alternatives)
-
-
-def _sure(step: Step, words: str) -> Step:
-    """Return a step that numbers have proved, in these words; where other rows stay as they are, only with the words.
-
-    Rows that nothing fills took no part, or nobody knows what they should be: whether they may stay is as open as before.
-    """
-    said = _said(step, words)
-    return (
-        said
-        if step.known is not None
-        else replace(said, certainty=Certainty.CERTAIN, alternatives=(), why=replace(said.why, doubt=""))
-    )
-
-
-def _said(step: Step, words: str) -> Step:
-    return replace(step, why=Why(step.why.rule, step.why.text, (*step.why.evidence, words), step.why.doubt))
+def _all_readings_inside(step: Step, part: Part, keys: Mapping[str, str]) -> bool:
+    """Whether there are other readings of a step, all in the module of the source that was run on its own."""
+    prefix = f"{part.root}." if part.root else ""
+    inside = {key for name, key in keys.items() if name.startswith(prefix)}
+    return bool(step.alternatives) and all(set(other.keys) <= inside for other in step.alternatives)

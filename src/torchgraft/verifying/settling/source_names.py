@@ -11,7 +11,7 @@ from torchgraft.core.plan import Plan
 from torchgraft.core.results.recording import Fingerprint
 from torchgraft.core.specs import Source
 from torchgraft.core.types import Module
-from torchgraft.verifying.settling.trial import Cached
+from torchgraft.verifying.settling.trial import CachedSource
 
 
 def names_in_file(source_model: Module, plan: Plan, source: Source) -> dict[str, str]:
@@ -24,7 +24,7 @@ def names_in_file(source_model: Module, plan: Plan, source: Source) -> dict[str,
         UsageError: less than half of the model's tensors hold what the checkpoint does.
     """
     held = {place.name: place.tensor for place in places(source_model)}
-    cached = Cached(source)
+    cached = CachedSource(source)
     found: dict[str, str] = {}
     missing = []
     for step in plan.steps:
@@ -38,7 +38,7 @@ def names_in_file(source_model: Module, plan: Plan, source: Source) -> dict[str,
             missing.append(step.slot.name)
         else:
             found.update(dict.fromkeys(step.slot.names, key))
-    _expect_most(
+    _require_most_found(
         found,
         missing,
         "source_model holds other values than the checkpoint",
@@ -47,7 +47,7 @@ def names_in_file(source_model: Module, plan: Plan, source: Source) -> dict[str,
     return found
 
 
-def names_recorded(weights: Mapping[str, Fingerprint], plan: Plan, source: Source) -> dict[str, str]:
+def names_from_fingerprints(fingerprints: Mapping[str, Fingerprint], plan: Plan, source: Source) -> dict[str, str]:
     """Return name of a recorded model -> key of the checkpoint whose tensor has the same fingerprint.
 
     Of several the one that is called alike is taken: their values are the same.
@@ -55,20 +55,20 @@ def names_recorded(weights: Mapping[str, Fingerprint], plan: Plan, source: Sourc
     Raises:
         UsageError: less than half of the model's tensors are in the checkpoint.
     """
-    cached = Cached(source)
-    sized: defaultdict[int, list[str]] = defaultdict(list)
+    cached = CachedSource(source)
+    keys_by_size: defaultdict[int, list[str]] = defaultdict(list)
     for key, spec in plan.source_specs.items():
-        sized[spec.numel].append(key)
+        keys_by_size[spec.numel].append(key)
     found: dict[str, str] = {}
     missing: list[str] = []
-    for name, look in weights.items():
-        keys = sorted(sized.get(look.numel, ()), key=lambda key: not f".{key}".endswith(f".{name}"))
-        match = next((k for k in keys if cached.looks_like(plan.network, k, look)), None)
+    for name, wanted in fingerprints.items():
+        keys = sorted(keys_by_size.get(wanted.numel, ()), key=lambda key: not f".{key}".endswith(f".{name}"))
+        match = next((k for k in keys if cached.has_fingerprint(plan.network, k, wanted)), None)
         if match is None:
             missing.append(name)
         else:
             found[name] = match
-    _expect_most(
+    _require_most_found(
         found,
         missing,
         "golden= was recorded with other values than the checkpoint has",
@@ -77,7 +77,7 @@ def names_recorded(weights: Mapping[str, Fingerprint], plan: Plan, source: Sourc
     return found
 
 
-def _expect_most(found: Mapping[str, str], missing: Sequence[str], fact: str, remedy: str) -> None:
+def _require_most_found(found: Mapping[str, str], missing: Sequence[str], fact: str, remedy: str) -> None:
     if len(missing) > len(found):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UsageError(f"{fact}, in {missing[0]}{more}: {remedy}")

@@ -22,7 +22,7 @@ from torchgraft.verifying.tracing import Run, fingerprint
 SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
 
 
-class Hands:
+class TemporaryWeights:
     """A context in which tensors of a model may hold other values; at its end all hold what they held before.
 
     Signals wait meanwhile: one in the middle of putting back would leave a model that is half of each.
@@ -77,26 +77,26 @@ class Hands:
 class Trial:
     """What a plan is tried with: the model and its inputs, runs of the source on the same, and its names in the file.
 
-    Without inputs, the whole can't be run. `origin` is the source's model, where it is at hand, and `source_inputs` what
-    it was run on: they are needed to prove parts.
+    Without inputs, the whole can't be run. `source_model` and `source_inputs` are those of the source, where its model is at
+    hand: they are needed to prove parts.
     """
 
     model: Module
     inputs: Sequence[Any]
-    sources: Sequence[Run]
+    source_runs: Sequence[Run]
     keys: Mapping[str, str]
     tolerance: float | None = None
-    origin: Module | None = None
+    source_model: Module | None = None
     source_inputs: Sequence[Any] = ()
 
 
-class Cached:
+class CachedSource:
     """Tensors of a source, each read once."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._read: dict[tuple[str, str], Tensor] = {}
-        self._looks: dict[tuple[str, str], Fingerprint | None] = {}
+        self._fingerprints: dict[tuple[str, str], Fingerprint | None] = {}
 
     def __call__(self, feed: Feed) -> Tensor:
         """Return what a feed names."""
@@ -114,10 +114,10 @@ class Cached:
         value = self.value(network, key)
         return bool(value.shape == own.shape and (value.to(own.dtype) == own.detach().to("cpu")).all())
 
-    def looks_like(self, network: str, key: str, look: Fingerprint) -> bool:
+    def has_fingerprint(self, network: str, key: str, wanted: Fingerprint) -> bool:
         """Whether a tensor has a fingerprint."""
         at = (network, key)
-        if at not in self._looks:
-            self._looks[at] = fingerprint(self.value(*at))
-        own = self._looks[at]
-        return own is not None and own.distance(look) <= SAME
+        if at not in self._fingerprints:
+            self._fingerprints[at] = fingerprint(self.value(*at))
+        own = self._fingerprints[at]
+        return own is not None and own.distance(wanted) <= SAME

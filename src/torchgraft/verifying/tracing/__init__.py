@@ -21,7 +21,7 @@ from torchgraft.core.results.recording import Recording
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing.fingerprints import fingerprint
-from torchgraft.verifying.tracing.recorder import Call, Recorder, Whereabouts
+from torchgraft.verifying.tracing.recorder import Call, ModuleTracker, Recorder
 
 __all__ = ["Call", "Recorder", "Run", "call", "fingerprint", "named_tensors", "record_run", "untouched"]
 
@@ -37,7 +37,7 @@ class Run:
     recording: Recording
 
 
-def record_run(model: Module, given: Any, *, evaluating: bool = True, kind: Callable[..., Recorder] = Recorder) -> Run:
+def record_run(model: Module, given: Any, *, eval_mode: bool = True, kind: Callable[..., Recorder] = Recorder) -> Run:
     """Run `model` on one input and record every operation; the model is afterwards as it was before.
 
     A model that raises leaves the recording of what it did until then, with `failure`. `kind` makes the recorder.
@@ -52,12 +52,12 @@ def record_run(model: Module, given: Any, *, evaluating: bool = True, kind: Call
     names: dict[int, str] = {}
     for place in found:
         names.setdefault(id(place.tensor), place.name)
-    where = Whereabouts(model)
+    tracker = ModuleTracker(model)
     outputs: dict[str, Tensor] = {}
     failure = ""
-    recorder = kind(where, names)
-    with Shield() as shield, untouched(model, evaluating=evaluating) as training:
-        with where.followed(), recorder, shield.opened():
+    recorder = kind(tracker, names)
+    with Shield() as shield, untouched(model, eval_mode=eval_mode) as training:
+        with tracker.tracking(), recorder, shield.opened():
             try:
                 outputs = named_tensors(call(model, given))
             except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is told, not hidden
@@ -67,10 +67,10 @@ def record_run(model: Module, given: Any, *, evaluating: bool = True, kind: Call
 
 
 @contextmanager
-def untouched(model: Module, *, evaluating: bool) -> Iterator[tuple[str, ...]]:
+def untouched(model: Module, *, eval_mode: bool) -> Iterator[tuple[str, ...]]:
     """Prepare `model` for one run without gradients, and put everything back afterwards.
 
-    Yields the paths of modules that were in training mode. With `evaluating` all run in evaluation mode. Random numbers
+    Yields the paths of modules that were in training mode. With `eval_mode` all run in evaluation mode. Random numbers
     are drawn from the same seed each time. Signals must be held back outside the run itself: see `Shield`.
     """
     walked = {id(module): (path, module) for path, module in reversed(modules(model))}.values()
@@ -79,11 +79,11 @@ def untouched(model: Module, *, evaluating: bool) -> Iterator[tuple[str, ...]]:
     buffers = [(module, dict(module._buffers)) for _, module in walked if module._buffers]  # noqa: SLF001
     kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     with ExitStack() as stack:
-        stack.enter_context(_same_random())
+        stack.enter_context(_fixed_random_state())
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_plain_attention())
+        stack.enter_context(_attention_fast_path_off())
         try:
-            if evaluating:
+            if eval_mode:
                 for _, module in walked:
                     module.training = False
             yield training
@@ -118,7 +118,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
+def _attention_fast_path_off() -> Iterator[None]:
     """Let attention layers run as they are written: their fast path would be a single operation, q, k and v unseen."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -129,7 +129,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 @contextmanager
-def _same_random() -> Iterator[None]:
+def _fixed_random_state() -> Iterator[None]:
     """Seed all generators, and give them back as they were."""
     numpy: Any = sys.modules.get("numpy")
     states = (random.getstate(), numpy.random.get_state() if numpy else None)

@@ -1,4 +1,4 @@
-"""Whole values of a run, where fingerprints are not enough; what a module is called with; how outputs depend on tensors."""
+"""More than fingerprints of a run: values as a whole, what a module is called with, how outputs depend on tensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torchgraft.core.results.recording import Value
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import call, named_tensors, untouched
-from torchgraft.verifying.tracing.recorder import Recorder, Whereabouts
+from torchgraft.verifying.tracing.recorder import ModuleTracker, Recorder
 
 
-class Capturing(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types
+class CapturingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types
     """A recorder that copies the values of some numbers into `kept`: numbers that an earlier run of the same gave them."""
 
     def __init__(
-        self, where: Whereabouts, names: Mapping[int, str], *, wanted: Container[int], kept: dict[int, Tensor]
+        self, tracker: ModuleTracker, names: Mapping[int, str], *, wanted: Container[int], kept: dict[int, Tensor]
     ) -> None:
-        super().__init__(where, names)
+        super().__init__(tracker, names)
         self._wanted, self._kept = wanted, kept
 
     def _add(self, tensor: Tensor, value: Value) -> int:
@@ -34,36 +34,36 @@ class Capturing(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has
         return number
 
 
-class Called(Exception):  # noqa: N818  # no error: it ends a run that has shown what was wanted
+class _ModuleCalled(Exception):  # noqa: N818  # no error: it ends a run that has shown what was wanted
     """A module was called."""
 
 
-def arguments_of(model: Module, given: Any, module: Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+def call_arguments(model: Module, given: Any, module: Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Run `model` on an input until `module`, inside of it, is called; return copies of its arguments, None if it never is.
 
     What is neither a tensor, a plain value nor a nesting of these (caches, say) becomes None.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return None  # they take no hooks
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def note(_: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append((tree_map(_plain, args), tree_map(_plain, kwargs)))
-        raise Called
+        calls.append((tree_map(_plain, args), tree_map(_plain, kwargs)))
+        raise _ModuleCalled
 
-    with Shield() as shield, untouched(model, evaluating=True):
+    with Shield() as shield, untouched(model, eval_mode=True):
         hook = module.register_forward_pre_hook(note, with_kwargs=True)
         try:
             with suppress(Exception), shield.opened():  # the model's own code may raise anything before that
                 call(model, given)
         finally:
             hook.remove()
-    return seen[0] if seen else None
+    return calls[0] if calls else None
 
 
-def runs(model: Module, given: Any) -> bool:
+def can_run(model: Module, given: Any) -> bool:
     """Whether a model runs on an input; it is afterwards as it was before."""
-    with Shield() as shield, untouched(model, evaluating=True), shield.opened():
+    with Shield() as shield, untouched(model, eval_mode=True), shield.opened():
         try:
             call(model, given)
         except Exception:  # noqa: BLE001  # the model's own code may raise anything
@@ -89,7 +89,9 @@ def _plain(one: Any) -> Any:
     return one if isinstance(one, (bool, int, float, str)) else None
 
 
-def influences(model: Module, given: Any, names: Collection[str], outputs: Collection[str]) -> Mapping[str, float]:
+def output_sensitivity(
+    model: Module, given: Any, names: Collection[str], outputs: Collection[str]
+) -> Mapping[str, float]:
     """Return for each of the named tensors by about how much outputs would change if it were another of its size.
 
     That is |d out / d tensor| times the root mean square of the tensor, relative to the greatest entry of the output,
@@ -99,13 +101,13 @@ def influences(model: Module, given: Any, names: Collection[str], outputs: Colle
     found = {place.name: place.tensor for place in places(model) if place.name in names}
     wanted = {name: t for name, t in found.items() if t.is_floating_point() and t.is_leaf}
     flags = [(tensor, tensor.requires_grad) for tensor in wanted.values()]
-    with Shield() as shield, untouched(model, evaluating=True):
+    with Shield() as shield, untouched(model, eval_mode=True):
         try:
             for tensor in wanted.values():
                 tensor.requires_grad = True
             with torch.enable_grad(), shield.opened():
                 try:
-                    total = _combined(named_tensors(call(model, given)), outputs)
+                    total = _random_combination(named_tensors(call(model, given)), outputs)
                     slopes = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
                 except Exception:  # noqa: BLE001  # the model's own code, which may not be differentiable
                     return {}
@@ -113,13 +115,13 @@ def influences(model: Module, given: Any, names: Collection[str], outputs: Colle
             for tensor, flag in flags:
                 tensor.requires_grad = flag
     return {
-        name: float(slope.double().norm()) * _size(tensor.detach())
+        name: float(slope.double().norm()) * _root_mean_square(tensor.detach())
         for (name, tensor), slope in zip(wanted.items(), slopes, strict=True)
         if slope is not None
     }
 
 
-def _combined(outputs: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
+def _random_combination(outputs: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
     """Return a random combination of all entries, those of each output relative to its greatest."""
     draw = torch.Generator("cpu").manual_seed(0)
     total = torch.zeros((), device="cpu")
@@ -132,6 +134,6 @@ def _combined(outputs: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
     return total
 
 
-def _size(tensor: Tensor) -> float:
+def _root_mean_square(tensor: Tensor) -> float:
     """Return the root mean square of a tensor; 1 for zeros, which might be anything else."""
     return float(tensor.double().square().mean().sqrt()) or 1.0

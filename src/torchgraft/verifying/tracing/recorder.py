@@ -17,7 +17,7 @@ from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing.fingerprints import fingerprint, scaled
 
 
-class Whereabouts:
+class ModuleTracker:
     """The path and class of the innermost module of one model that is running now."""
 
     def __init__(self, model: Module) -> None:
@@ -27,12 +27,12 @@ class Whereabouts:
         self._stack: list[tuple[str, str]] = []
 
     @property
-    def now(self) -> tuple[str, str]:
+    def current(self) -> tuple[str, str]:
         """Path and class name of the innermost running module."""
         return self._stack[-1] if self._stack else ("", "")
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
+    def tracking(self) -> Iterator[None]:
         """Follow the model: no module gets a hook of its own, and what was added is gone afterwards."""
 
         def enter(module: Module, _: object) -> None:
@@ -53,7 +53,7 @@ class Whereabouts:
 
 
 # Operations whose output holds exactly the entries of their first input: what comes out is the same value.
-_SAME = frozenset({
+_SAME_ENTRIES = frozenset({
     "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze", "alias", "detach",
     "clone", "lift_fresh", "lift_fresh_copy", "contiguous", "_reshape_alias", "movedim", "swapaxes", "view_as",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "expand", "_to_copy", "to",
@@ -66,8 +66,8 @@ _RANDOM = frozenset({
     "native_dropout", "bernoulli", "bernoulli_", "rand", "rand_like", "randn", "randn_like", "normal_", "uniform_",
     "randint",
 })  # fmt: skip
-_UNSET = ("empty", "new_empty")  # memory without values as yet
-_SMALL = 1 << 20
+_UNINITIALISED = ("empty", "new_empty")  # memory without values as yet
+_SMALL_NUMEL = 1 << 20
 
 
 class Call(NamedTuple):
@@ -87,14 +87,14 @@ class Call(NamedTuple):
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While entered, records every operation with fingerprints; `recording` returns what was seen.
+    """While entered, records every operation with fingerprints of its results; `recording` returns all of it.
 
-    Tensors are known by identity; a tensor whose memory was written to since (through a view, say) is looked at anew.
+    Tensors are known by identity; of one whose memory was written to since (through a view, say) a new fingerprint is taken.
     """
 
-    def __init__(self, whereabouts: Whereabouts, names: Mapping[int, str]) -> None:
+    def __init__(self, tracker: ModuleTracker, names: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._where = whereabouts
+        self._tracker = tracker
         self._names = names
         self._operations: list[Operation] = []
         self._values: list[Value] = []
@@ -109,8 +109,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         schema = func._schema  # noqa: SLF001  # the operator's own description; it has no public name
         name = schema.name.partition("::")[2]
-        arguments, tensors, settings = _sorted_out(schema.arguments, args, kwargs)
-        inputs = [self._value_of(t) for t in tensors]
+        arguments, tensors, settings = _split_arguments(schema.arguments, args, kwargs)
+        inputs = [self._number_of(t) for t in tensors]
         shapes = tuple(tuple(t.shape) for t in tensors)
         out = self._execute(Call(func, args, kwargs, name, tuple(arguments), tuple(tensors), tuple(inputs)))
         outs = [t for t in _tensors_in(out) if isinstance(t, torch.Tensor)]
@@ -125,22 +125,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _RANDOM:
             self._random.append(index)
         live, weights = self._origin(inputs)
-        looks = []
-        has_float = any(t.is_floating_point() or t.is_complex() for t in outs)
-        for t in outs:
-            look = None
-            held = not name.startswith(_UNSET) and (t.is_floating_point() or t.is_complex() or not has_float)
-            if held:
-                look = self._look(name, t, tensors, inputs)
-            looks.append(look)
+        has_float = any(_is_float(t) for t in outs)
         numbers = []
-        for t, look in zip(outs, looks, strict=True):
-            numbers.append(
-                self._add(t, Value(op=index, shape=tuple(t.shape), fingerprint=look, weights=weights, live=live))
-            )
+        for t in outs:
+            taken = not name.startswith(_UNINITIALISED) and (_is_float(t) or not has_float)
+            found = self._fingerprint(name, t, tensors, inputs) if taken else None
+            value = Value(op=index, shape=tuple(t.shape), fingerprint=found, weights=weights, live=live)
+            numbers.append(self._add(t, value))
             if mutable:
                 self._writes[_memory(t)] = (index, self._clock)
-        path, kind = self._where.now
+        path, kind = self._tracker.current
         self._operations.append(
             Operation(
                 name=name,
@@ -161,8 +155,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return call.run()
 
     def recording(self, outputs: Sequence[Tensor], training: Sequence[str], failure: str = "") -> Recording:
-        """Return what was seen; `outputs` are the tensors that the model returned."""
-        numbers = tuple(self._value_of(t) for t in outputs)
+        """Return the recording; `outputs` are the tensors that the model returned."""
+        numbers = tuple(self._number_of(t) for t in outputs)
         return Recording(
             operations=tuple(self._operations),
             values=tuple(self._values),
@@ -173,11 +167,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _is_same(self, name: str, tensors: list[Any], outs: list[Any], *, mutable: bool) -> bool:
-        if name not in _SAME or mutable or len(outs) != 1 or not tensors:
+        if name not in _SAME_ENTRIES or mutable or len(outs) != 1 or not tensors:
             return False
         return bool(tensors[0].numel() == outs[0].numel() and tensors[0].dtype == outs[0].dtype)
 
-    def _value_of(self, tensor: Tensor) -> int:
+    def _number_of(self, tensor: Tensor) -> int:
         """Return the number of the value that a tensor now holds."""
         known = self._known.get(tensor)
         written = self._writes.get(_memory(tensor))
@@ -186,15 +180,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known is None:
             name = self._names.get(id(tensor))
             if written is None or name is not None:
-                look = None if name is not None or tensor.numel() > _SMALL else fingerprint(tensor)
+                found = None if name is not None or tensor.numel() > _SMALL_NUMEL else fingerprint(tensor)
                 weights = () if name is None else (name,)
                 return self._add(
-                    tensor, Value(shape=tuple(tensor.shape), fingerprint=look, weights=weights, live=name is None)
+                    tensor, Value(shape=tuple(tensor.shape), fingerprint=found, weights=weights, live=name is None)
                 )
         op = written[0] if written else -1
         return self._add(tensor, Value(op=op, shape=tuple(tensor.shape), fingerprint=fingerprint(tensor)))
 
-    def _look(self, name: str, out: Tensor, tensors: list[Any], inputs: list[int]) -> Fingerprint | None:
+    def _fingerprint(self, name: str, out: Tensor, tensors: list[Any], inputs: list[int]) -> Fingerprint | None:
         if name == "expand" and tensors[0].numel():
             base = self._values[inputs[0]].fingerprint
             if base is not None and out.numel() % base.numel == 0:
@@ -215,13 +209,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return number
 
 
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _memory(tensor: Tensor) -> int:
+    """Return what tells apart the memory in which tensors lie."""
     if tensor.layout is not torch.strided:
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
 
 
-def _sorted_out(schema: Any, args: Any, kwargs: Any) -> tuple[list[str], list[Tensor], dict[str, object]]:
+def _split_arguments(schema: Any, args: Any, kwargs: Any) -> tuple[list[str], list[Tensor], dict[str, object]]:
     """Return the names of tensor arguments, these tensors, and all other arguments by name."""
     names: list[str] = []
     tensors: list[Tensor] = []
