@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from torchgraft.core.names import words
@@ -41,7 +41,7 @@ class Doubts:
         self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._sizes = tuple(_row_sizes(side) for side in units)
-        self._crowded = _norms_of_attentions(*units, with_attentions if unordered else disordered)
+        self._crowded = _norms_of_attentions(*units, unordered=unordered)
         self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
         self._torn = torn(pairs, *units)
         self._counted, self._lists = Counted(*units), Lists(*units)
@@ -90,13 +90,16 @@ def _ends(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
 
 
 def _norms_of_attentions(
-    sources: Sequence[Unit], targets: Sequence[Unit], crowded: Callable[[Iterable[str]], set[str]]
+    sources: Sequence[Unit], targets: Sequence[Unit], *, unordered: bool
 ) -> tuple[set[int], set[int]]:
-    """Return the numbered norms of either side that stand in blocks with several attentions, those that are `crowded`."""
+    """Return the numbered norms of either side in blocks with several attentions, where order doesn't say whose they are."""
     found: list[set[int]] = []
     for units in (sources, targets):
-        blocks = crowded(unit.path for unit in units)
-        found.append({n for n, u in enumerate(units) if u.parent in blocks and is_numbered_norm(u.path)})
+        blocks = with_attentions({unit.parent for unit in units})
+        if blocks and not unordered:
+            blocks = disordered(blocks, [unit.path for unit in units])
+        norms = ((n, u) for n, u in enumerate(units) if u.parent in blocks) if blocks else ()
+        found.append({n for n, unit in norms if is_numbered_norm(unit.path)})
     return found[0], found[1]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torchgraft.core.derived import DERIVED_ROLES
@@ -11,7 +11,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.words import blocks_of, numbered_lists, place_of
+from torchgraft.matching.names.words import blocks_around, by_content, numbered_lists, place_of
 from torchgraft.matching.tables.dialect import ROLES
 
 Kind = tuple[str, "Shape"]
@@ -131,7 +131,7 @@ def _by_list(matching: Matching) -> Iterator[Match]:
     """Yield copies of sources outside lists for the free members of the list that their place is in."""
     if not matching.free_targets:
         return
-    lists = numbered_lists(leaf.name for leaf in (*(m.source for m in matching.matches), *matching.free_sources))
+    blocks_of = _blocks(matching)
     free: dict[tuple[str, str], list[Leaf]] = defaultdict(list)
     for leaf in matching.free_targets:
         for place in _places(leaf.name):
@@ -139,11 +139,11 @@ def _by_list(matching: Matching) -> Iterator[Match]:
     left = {(place_of(leaf.name), leaf.shape) for leaf in matching.free_sources}
     filled = Counter(place for m in matching.matches for place in _places(m.target.name))
     done: set[str] = set()
-    spans = _spans(matching, lists)
+    spans = _spans(matching, blocks_of)
     for found in matching.matches:
         if found.why.rule == "same name" or (place_of(found.source.name), found.source.shape) in left:
             continue  # nor does what the file has under another number stand for all
-        blocks = blocks_of(found.source.name, lists)
+        blocks = blocks_of[found.source.owner]
         for place in _places(found.target.name):
             if _is_same_list(found, place):
                 continue  # one list under one name, shorter in the file
@@ -155,10 +155,17 @@ def _by_list(matching: Matching) -> Iterator[Match]:
             if filled[place] == 1 and siblings and not done & {leaf.name for leaf in siblings}:
                 done |= {leaf.name for leaf in siblings}
                 several = len(inside) < len(blocks) and not around
-                shorter = is_numbered(_outside(found.source.name, lists))
+                shorter = is_numbered(blocks[0].rpartition(".")[0] if blocks else found.source.name)
                 doubt = SEVERAL if several else SHORTER if shorter else ""
                 yield from (_copied(found, leaf, doubt) for leaf in siblings)
                 break
+
+
+def _blocks(matching: Matching) -> Mapping[str, tuple[str, ...]]:
+    """Return the members of numbered lists of the file around each module, outermost first."""
+    sources = [*(m.source for m in matching.matches), *matching.free_sources]
+    lists = numbered_lists(by_content({leaf.name: None for leaf in sources}))
+    return blocks_around([leaf.owner for leaf in sources], lists)
 
 
 def _is_same_list(found: Match, place: tuple[str, str]) -> bool:
@@ -175,7 +182,7 @@ def _is_around(block: str, place: tuple[str, str], spans: Mapping[str, list[str]
     return any(all(span.startswith(member) for span in spans[block]) for member in members)
 
 
-def _spans(matching: Matching, lists: Collection[tuple[str, str]]) -> Mapping[str, list[str]]:
+def _spans(matching: Matching, blocks_of: Mapping[str, tuple[str, ...]]) -> Mapping[str, list[str]]:
     """Return where the tensors of each numbered list of the file, and of each of its members, go.
 
     "" stands for those that go nowhere.
@@ -184,16 +191,10 @@ def _spans(matching: Matching, lists: Collection[tuple[str, str]]) -> Mapping[st
     ends = [(m.source, m.target.name) for m in matching.matches]
     ends += [(leaf, "") for leaf in matching.free_sources if leaf.role not in DERIVED_ROLES]
     for source, end in ends:
-        for block in blocks_of(source.name, lists):
+        for block in blocks_of[source.owner]:
             spans[_list_of(block)].append(end)
             spans[block].append(end)
     return spans
-
-
-def _outside(name: str, lists: Collection[tuple[str, str]]) -> str:
-    """Return what stands in a name before the outermost list around it; the whole name where it is in none."""
-    around = blocks_of(name, lists)
-    return around[0].rpartition(".")[0] if around else name
 
 
 def _list_of(block: str) -> str:

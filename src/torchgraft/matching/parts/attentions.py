@@ -23,7 +23,7 @@ def read_attentions(paths: Iterable[str]) -> dict[str, str]:
     """
     paths = list(paths)
     found: dict[str, str] = {}
-    for block, held in _children(paths, with_attentions(paths)).items():
+    for block, held in _children(paths, with_attentions({path.rpartition(".")[0] for path in paths})).items():
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
         if said:
             found.update(_read(block, held, said))
@@ -41,29 +41,32 @@ def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[st
     return children
 
 
-def with_attentions(paths: Iterable[str]) -> set[str]:
-    """Return the blocks with several parts that attend; such a part holds layers, and is no layer or tensor itself."""
+def with_attentions(modules: Iterable[str]) -> set[str]:
+    """Return the blocks with several parts that attend, around modules that hold layers: a part is no layer itself."""
     attends: dict[str, bool] = {}
     found: dict[str, set[str]] = {}
-    for parent in {path.rpartition(".")[0] for path in paths}:
-        parts = parent.split(".")
-        for at, part in enumerate(parts[1:], 1):
+    known = {""}
+    for module in modules:
+        path = module
+        while path not in known:
+            known.add(path)
+            block, _, part = path.rpartition(".")
             if part not in attends:
                 attends[part] = _attends(part)
             if attends[part]:
-                found.setdefault(".".join(parts[:at]), set()).add(part)
-    return {block for block, held in found.items() if len(held) > 1}
+                found.setdefault(block, set()).add(part)
+            path = block
+    return {block for block, held in found.items() if block and len(held) > 1}
 
 
-def disordered(paths: Iterable[str]) -> set[str]:
-    """Return the blocks with several attentions in which order doesn't say whose norms the numbered norms are.
+def disordered(blocks: Container[str], paths: Iterable[str]) -> set[str]:
+    """Return those of the `blocks` with several attentions in which order doesn't say whose norms the numbered norms are.
 
     It says so where each attention has one right behind it, and where self-attention comes first and the numbers rise, as
     in torch.nn.TransformerDecoderLayer.
     """
-    paths = list(paths)
     found: set[str] = set()
-    for block, held in _children(paths, with_attentions(paths)).items():
+    for block, held in _children(paths, blocks).items():
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
         norms = [canonical(child)[1] for child in held if is_numbered_norm(child)]
         told = _own_norms(held, said) or (_starts_with_self(said) and norms == sorted(norms, key=natural_key))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -12,20 +11,9 @@ from math import prod
 from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.making import maker
-from torchgraft.matching.names.words import (
-    before_the_first,
-    beside_queries,
-    by_position,
-    canonical,
-    counted_from_one,
-    counted_from_zero,
-    members_of,
-    numbered_lists,
-    numbers,
-    stem,
-    without_third,
-)
-from torchgraft.matching.parts.attentions import read_attentions
+from torchgraft.matching.names.readings import read_beside
+from torchgraft.matching.names.words import blocks_around, by_content, canonical, numbered_lists, numbers, stem
+from torchgraft.matching.parts.attentions import read_attentions, with_attentions
 from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 
 BARE = "value"
@@ -129,25 +117,23 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
             found[leaf.name] = {BARE: leaf}
         else:
             roles[role] = leaf
-    lists = numbered_lists(found)
-    parents = [path.rpartition(".")[0] for path in found]
-    blocks = {parent: members_of(parent, lists) for parent in dict.fromkeys(parents)}
-    said = (
-        {path: counted_from_one(path) for path in counted_from_zero(found, (leaf.owner for leaf in others))}
-        | before_the_first(found)
-        | without_third(found)
-        | beside_queries(found)
-        | by_position(found)
-    )
-    said |= _in_attentions(found, said)
-    homes = _homes(parents)
+    modules = by_content(found)
+    said = read_beside(modules, (leaf.owner for leaf in others))
+    held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
+    if with_attentions([*held, *map(_parent, said.values())]):
+        said |= _in_attentions(found, said)
+    blocks, homes = blocks_around(held, numbered_lists(modules)), _homes(held)
     return [
         _make_unit(
             path=path, leaves=roles, blocks=blocks[parent], order=min([leaf.order for leaf in roles.values()]),
             home=homes[parent], said=said.get(path, ""),
         )
-        for parent, (path, roles) in zip(parents, found.items(), strict=True)
+        for path, roles in found.items() for parent in [_parent(path)]
     ]  # fmt: skip
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, str]:
@@ -157,20 +143,21 @@ def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, s
     return {path: read[name] for path, name in shown.items() if name in read} if read else {}
 
 
-def _homes(parents: Iterable[str]) -> dict[str, str]:
-    """Return, for the parent of each unit, the innermost module from there on outwards that holds two units or more."""
-    held = Counter(parents)
-    inside = Counter(held)
-    for parent in list(held):
+def _homes(held: Mapping[str, int]) -> dict[str, str]:
+    """Return, for each module that holds units (so many), the innermost from there on outwards around two units or more."""
+    inside, shared = set(held), {parent for parent, count in held.items() if count > 1}
+    for parent, count in held.items():
         around = parent
         while around:
-            around = around.rpartition(".")[0]
-            inside[around] += held[parent]
+            around = _parent(around)
+            if around in shared:
+                break  # and so is all that is around it, now or once its own turn has come
+            (shared if count > 1 or around in inside else inside).add(around)
     homes: dict[str, str] = {}
     for parent in held:
         around = parent
-        while around and inside[around] < 2:
-            around = around.rpartition(".")[0]
+        while around and around not in shared:
+            around = _parent(around)
         homes[parent] = around
     return homes
 

@@ -1,0 +1,144 @@
+"""How last segments of names are read by what stands beside them.
+
+Each asks it of modules `by_content`: modules that hold parts of the same names are read alike, and asked for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torchgraft.core.names import words
+from torchgraft.matching.names.words import by_content, canonical, place_of, stem
+from torchgraft.matching.tables.dialect import PHRASES
+
+# Modules by the last segments of what they hold, as `by_content` tells.
+Modules = Mapping[tuple[str, ...], Sequence[str]]
+
+FIRST_NORM = ("norm", "@1")
+# What the members of a list are that an attention keeps its projections in, as in The Annotated Transformer and the BERT
+# that follows it, by the length of the list.
+PROJECTIONS = {"linears": ("q", "k", "v", "o"), "linear_layers": ("q", "k", "v")}
+# What an attention's way back is called beside its query, key and value, in Flax and in OpenAI's Whisper.
+BACK = frozenset({"out", "output"})
+# Names of the layers of a gated network: gate, down and up.
+GATED = (("w", "1"), ("w", "2"), ("w", "3"))
+# What they are where the way back down has a name of its own: as in Qwen's own code of its first version.
+BESIDE_DOWN = {"c_proj": {"1": "up", "2": "gate"}}
+
+
+def read_beside(paths: Modules, others: Iterable[str]) -> dict[str, str]:
+    """Return how paths are read where what stands beside them makes that another; `others` are those of the other side."""
+    counted = {path: counted_from_one(path) for path in _counted_from_zero(paths, others)}
+    return counted | _before_the_first(paths) | _without_third(paths) | _beside_queries(paths) | _by_position(paths)
+
+
+def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
+    """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`.
+
+    Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others`
+    have just the rest of the row: there it is something more.
+    """
+    whole = [
+        (before, row)
+        for (_, before), row in _rows_of_numbers(paths).items()
+        if len(row) > 1 and 0 in row and 2 * len(row[0]) > len(row.get(1, ()))
+    ]
+    if not whole:
+        return set()
+    theirs = _rows_of_numbers(by_content(dict.fromkeys(others)))
+    rest = {(before, *sorted(row)) for (_, before), row in theirs.items()}
+    left = [row for before, row in whole if (before, *sorted(row)[1:]) not in rest]
+    return {path for row in left for paths in row.values() for path in paths}
+
+
+def _rows_of_numbers(paths: Modules) -> dict[tuple[str, str], dict[int, list[str]]]:
+    """Return the paths that end in a number by the place and the stem of their row, and by their number."""
+    rows: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for inside, parents in paths.items():
+        for last in inside:
+            before = stem(last)
+            if before and last[-1].isdecimal() and (*words(before), "0") not in PHRASES:
+                for parent in parents:
+                    row = rows.setdefault((place_of(parent), before), {})
+                    row.setdefault(int(last[len(before) :]), []).append(_path(parent, last))
+    return rows
+
+
+def counted_from_one(path: str) -> str:
+    """Return a path with the number at its end one higher, as for a row counted from one."""
+    bare = path.rstrip("0123456789")
+    return f"{bare}{int(path[len(bare) :]) + 1}"
+
+
+def _before_the_first(paths: Modules) -> dict[str, str]:
+    """Return how `pre_norm` is read beside a norm that is numbered as the first: as one before it, number 0.
+
+    RWKV calls it `ln0`, and transformers `pre_ln`, in the only block that has one; alone, `pre_norm` is the first.
+    """
+    ahead: dict[str, list[str]] = {}
+    first: set[str] = set()
+    for inside, parents in paths.items():
+        for last in inside:
+            if canonical(last) == FIRST_NORM:
+                if last[-1].isdecimal():
+                    first.update(map(place_of, parents))
+                elif words(last)[0] == "pre":
+                    ahead.setdefault(last, []).extend(parents)
+    return {
+        _path(parent, last): _path(parent, "norm0")
+        for last, parents in ahead.items()
+        for parent in parents
+        if place_of(parent) in first
+    }
+
+
+def _by_position(paths: Modules) -> dict[str, str]:
+    """Return how members of lists are read that are told by their number alone: `linears.1` is the key."""
+    found: dict[str, str] = {}
+    for inside, rows in paths.items():
+        members = {int(last): last for last in inside if last.isdecimal()}
+        for row in rows if members else ():
+            parent, _, name = row.rpartition(".")
+            said = PROJECTIONS.get(name, ())
+            if said and sorted(members) == list(range(len(said))):
+                found |= {_path(row, members[n]): _path(parent, meant) for n, meant in enumerate(said)}
+    return found
+
+
+def _beside_queries(paths: Modules) -> dict[str, str]:
+    """Return how `out` is read beside query, key and value of one module: as the projection of the attention's output."""
+    return {
+        _path(parent, back): _path(parent, "o")
+        for inside, parents in paths.items()
+        for back in BACK.intersection(inside)
+        if {("q",), ("k",), ("v",)} <= {canonical(last) for last in inside}
+        for parent in parents
+    }
+
+
+def _without_third(paths: Modules) -> dict[str, str]:
+    """Return how `w1` and `w2` are read where no `w3` is beside them: as the two layers of a plain network.
+
+    With a third, there or at the same place of another member of a list, they are gate and down of a gated one, as in Llama.
+    """
+    found: list[tuple[Mapping[str, str], Sequence[str]]] = []
+    gated: set[str] = set()
+    for inside, parents in paths.items():
+        row = {third: last for last in inside if last[:1] in "wW" and (third := words(last)) in GATED}
+        if GATED[2] in row:
+            gated.update(map(place_of, parents))
+        elif row:
+            down = next((name for name in BESIDE_DOWN if name in inside), "")
+            known = BESIDE_DOWN[down] if down and len(row) > 1 else {}
+            found.append(({last: known.get(n, f"fc{n}") for (_, n), last in row.items()}, parents))
+    return {
+        _path(parent, last): _path(parent, meant)
+        for said, parents in found
+        for parent in parents
+        if not (gated and place_of(parent) in gated)
+        for last, meant in said.items()
+    }
+
+
+def _path(parent: str, last: str) -> str:
+    return f"{parent}.{last}" if parent else last
