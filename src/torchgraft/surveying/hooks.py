@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 from torchgraft.core.listing import listed
 from torchgraft.core.places import Walk, walk_of
-from torchgraft.core.specs import TensorSpec
+from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.system.shield import Shield
-from torchgraft.core.types import Module, Tensor
+from torchgraft.core.types import Module, ScalarType, Tensor
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _SKIPPED = (*_KEPT, "_load_state_dict_pre_hooks")
@@ -50,8 +51,9 @@ def rename_by_hooks(
         return None
     import torch
 
+    ghosts = _Ghosts()
     state: dict[str, Any] = {
-        name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label), device="meta")
+        name: ghosts.of(spec.shape, getattr(torch, spec.dtype.label))
         for name, spec in specs.items()
         if not name.endswith("_extra_state")
     }
@@ -61,9 +63,9 @@ def rename_by_hooks(
     hooks = [(held, dict(held)) for _, module in walked if (held := module._load_state_dict_pre_hooks)]  # noqa: SLF001
     notes: list[str] = []
     with Shield() as shield, torch.no_grad():  # a signal must leave neither gradients off nor modules without values
-        saved: list[tuple[Module, dict[str, Any]]] = []
+        saved: list[_Saved] = []
         try:
-            _hide_values(everything, saved)
+            _hide_values(everything, saved, ghosts)
             for _, module in walked:
                 _show_copies(module)
             for path, module in walked:
@@ -129,18 +131,55 @@ def _run(path: str, module: Module, state: dict[str, Any], versions: Mapping[str
         )
 
 
-def _hide_values(everything: Iterable[Module], saved: list[tuple[Module, dict[str, Any]]]) -> None:
+class _Saved(NamedTuple):
+    """The attributes of a module, and what it shows in their place."""
+
+    module: Module
+    attributes: dict[str, Any]
+    shown: dict[str, Any]
+
+
+class _Ghosts:
+    """Makes tensors without memory, each an object of its own; all of one shape and type from a first one, in less time."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[Shape, ScalarType], Tensor] = {}
+
+    def of(self, shape: Shape, dtype: ScalarType) -> Tensor:
+        """Return one more tensor of that shape and type."""
+        import torch
+
+        first = self._first.get((shape, dtype))
+        if first is None:
+            first = self._first[shape, dtype] = torch.empty(shape, dtype=dtype, device="meta")
+        return first.data
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the same kind."""
+        import torch
+
+        try:
+            ghost = self.of(tensor.shape, tensor.dtype)
+        except RuntimeError:  # lazy parameters have no shape
+            return tensor
+        return torch.nn.Parameter(ghost, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else ghost
+
+
+def _hide_values(everything: Iterable[Module], saved: list[_Saved], ghosts: _Ghosts) -> None:
     """Let every module show meta tensors in place of its own; what to put back is added to `saved`."""
     for module in everything:
-        attributes = dict(module.__dict__)
-        saved.append((module, attributes))
+        own = module.__dict__
+        attributes = dict(own)
+        shown: dict[str, Any] = {}
+        saved.append(_Saved(module, attributes, shown))
         for name in _KEPT:
             inner = attributes[name]
-            module.__dict__[name] = type(inner)(inner)
+            own[name] = type(inner)(inner)
         for name in ("_parameters", "_buffers"):
-            home = module.__dict__[name]
+            home = own[name]
             for attr, tensor in home.items():
-                home[attr] = None if tensor is None else _ghost(tensor)
+                home[attr] = None if tensor is None else ghosts.like(tensor)
+        shown.update(own)
 
 
 def _show_copies(module: Module) -> None:
@@ -149,23 +188,15 @@ def _show_copies(module: Module) -> None:
     own.update({name: aside(value) for name, value in own.items() if name not in _KEPT})
 
 
-def _ghost(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same kind without memory."""
-    import torch
-
-    try:
-        ghost = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    except RuntimeError:  # lazy parameters have no shape
-        return tensor
-    return torch.nn.Parameter(ghost, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else ghost
-
-
-def _also_set(walked: Iterable[tuple[str, Module]], saved: Iterable[tuple[Module, dict[str, Any]]]) -> list[str]:
+def _also_set(walked: Iterable[tuple[str, Module]], saved: Iterable[_Saved]) -> list[str]:
     """Return a note on attributes that the loading code has set or taken away: they are put back, so that is lost."""
-    before = {id(module): attributes for module, attributes in saved}
+    before = {id(one.module): one for one in saved}
     found: dict[str, list[str]] = {}
     for path, module in walked:
-        old, new = before[id(module)], module.__dict__
+        _, old, shown = before[id(module)]
+        new = module.__dict__
+        if new.keys() == shown.keys() and all(map(is_, new.values(), shown.values())):
+            continue  # as most modules, whose attributes no such code has touched
         changed = [name for name, value in new.items() if value is not old.get(name, _NOTHING)]
         gone = [name for name in old if name not in new]
         for name in gone + changed:
@@ -178,8 +209,8 @@ def _also_set(walked: Iterable[tuple[str, Module]], saved: Iterable[tuple[Module
     ]
 
 
-def _put_back(saved: list[tuple[Module, dict[str, Any]]]) -> None:
-    for module, attributes in saved:
+def _put_back(saved: list[_Saved]) -> None:
+    for module, attributes, _ in saved:
         module.__dict__.clear()
         module.__dict__.update(attributes)
 
