@@ -101,6 +101,19 @@ def test_all_at_once_is_as_one_by_one(found, prefixes, dice):
     same(*plans(dict(source), target))
 
 
+@given(tensors, sides, st.sampled_from((7, 4, 1)), st.randoms(use_true_random=False))
+def test_layers_with_other_rows_are_as_one_by_one(found, prefixes, rows, dice):
+    shapes = {name: shape for name, (shape, _) in found.items()}
+    layers = sorted({name.rpartition(".")[0] for name in shapes})
+    heads = set(dice.sample(layers, dice.randint(1, len(layers))))
+    more = {
+        name: (rows, *shape[1:]) if shape and name.rpartition(".")[0] in heads else shape
+        for name, shape in shapes.items()
+    }
+    target = model_of(shapes, prefixes[1], [pick for _, pick in found.values()])
+    same(*plans(specs_of(more, prefixes[0]), target))
+
+
 @given(
     tensors,
     tensors | beside,
@@ -241,3 +254,62 @@ def test_a_matrix_that_finds_no_place_tells_how_matrices_are_stored():
 def test_what_the_caller_says_is_heard(said):
     made = planning.make_plan(Given(specs_of(DECODER, "module.")), model_of(DECODER), request(**said))
     assert len(made.copied) < len(DECODER)
+
+
+def network(head, hidden=16, kind="Linear", role="weight"):
+    """Return a small network as shapes: two layers alike, and a head of so many rows."""
+    shapes = {
+        f"layers.{n}.{name}": shape
+        for n in range(2)
+        for name, shape in (("weight", (hidden, hidden)), ("bias", (hidden,)))
+    }
+    return {**shapes, f"fc.{role}": (head, hidden), "fc.bias": (head,)}, kind
+
+
+def with_head(ours, theirs, kind="Linear", **more):
+    """Return the plan, made at once where that may be, for a network with a head of other rows."""
+    shapes, _ = network(theirs, **more)
+    slots = [
+        Slot(spec=TensorSpec(name, shape, DType.F32), owner=name.rpartition(".")[0], order=order, kind=kind if name.startswith("fc") else "Linear")
+        for order, (name, shape) in enumerate(shapes.items())
+    ]  # fmt: skip
+    file, _ = network(ours, **more)
+    return specs_of(file, ""), Target(tuple(slots), {slot.owner: slot.kind for slot in slots})
+
+
+def test_a_head_for_other_classes_is_seen_at_once():
+    specs, target = with_head(1000, 10)
+    found = alike(specs, target.slots)
+    assert [m.target.name for m in found.unlike] == ["fc.weight", "fc.bias"]
+    assert not {"fc.weight", "fc.bias"} & found.keys.keys()
+    made, other = plans(specs, target)
+    same(made, other)
+    assert [step.slot.name for step in made.fresh] == ["fc.weight", "fc.bias"]
+    assert made.by_slot["fc.weight"].why.text == "1000 rows in the file, 10 in the model"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "kind"),
+    [
+        (16, 10, "Linear"),  # the file's head may be a hidden layer of the model
+        (10, 16, "Linear"),  # a hidden layer of the file may be the model's head
+        (1000, 10, "Embedding"),  # rows of a table are entries
+        (1000, 10, "Conv1D"),  # stored [in, out]
+        (1000, 10, ""),
+    ],
+)
+def test_layers_that_may_go_elsewhere_are_weighed(ours, theirs, kind):
+    specs, target = with_head(ours, theirs, kind)
+    assert alike(specs, target.slots) is None
+
+
+def test_a_bias_of_equal_shape_leaves_the_layer_to_be_weighed():
+    specs, target = with_head(1000, 10)
+    specs["fc.bias"] = TensorSpec("fc.bias", (10,), DType.F32)
+    assert alike(specs, target.slots) is None
+
+
+def test_inputs_that_differ_leave_the_layer_to_be_weighed():
+    specs, target = with_head(1000, 10)
+    specs["fc.weight"] = TensorSpec("fc.weight", (1000, 12), DType.F32)
+    assert alike(specs, target.slots) is None

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from torchgraft.adapting.fit import mismatch
 from torchgraft.adapting.objections import object_to
 from torchgraft.adapting.orientation import MATRIX_TABLES, shown_by_bias
+from torchgraft.adapting.positions import is_position_table
 from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.remarks import remarks
+from torchgraft.adapting.vocabulary import changed_vocabularies
 from torchgraft.core.match import Alike
-from torchgraft.core.plan import Feed, Plan, Step
+from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.core.system.making import maker
@@ -31,18 +34,28 @@ def copied(
     spare = len(keys) < len(specs)
     if _has_biased_table(target.slots) or (spare and _shows_turned(specs, target.slots)):
         return None
+    if any(map(is_position_table, [m.target for m in both.unlike])) or changed_vocabularies(both.unlike):
+        return None
+    unlike = {m.target.keys[0]: (m.source.keys[0], mismatch(m.source.shape, m.target.shape)) for m in both.unlike}
     steps = tuple(
         [
             _make_step(slot=slot, feeds=(_make_feed(keys[name], (), network),), why=why)
             if (name := slot.spec.name) in keys and slot.persistent
-            else fresh_step(slot, _never, _never)
+            else _kept_fresh(slot, unlike)
             for slot in target.slots
         ]
     )
-    unused = unused_sources(steps, specs, {}, {}, network) if spare else ()
+    unused = unused_sources(steps, specs, dict(unlike.values()), {}, network) if spare else ()
     plan = Plan(steps=steps, unused=unused, network=network, source_specs=specs, policy=policy)
     notes = remarks(plan) if spare or any(not step.quiet for step in steps if not step.feeds) else ()
     return replace(plan, objections=object_to(plan), notes=notes)
+
+
+def _kept_fresh(slot: Slot, unlike: Mapping[str, tuple[str, str]]) -> Step:
+    """Return the step of a slot that takes nothing: its tensor has another shape, or there is none."""
+    if slot.name in unlike:
+        return Step(slot=slot, why=Why("shape", unlike[slot.name][1]))
+    return fresh_step(slot, _never, _never)
 
 
 def _has_biased_table(slots: Iterable[Slot]) -> bool:

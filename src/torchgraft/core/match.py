@@ -133,11 +133,12 @@ class Matching:
 class Alike:
     """Both sides alike: `keys` has, for each slot that takes one, the tensor of its name and shape, all on one ground.
 
-    Either the file or the model may have more tensors than those.
+    Either the file or the model may have more tensors than those. `unlike` are pairs on the same ground that differ in their rows.
     """
 
     keys: Mapping[str, str]
     why: Why
+    unlike: tuple[Match, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from torchgraft.matching.parts.leaves import (
     with_classes,
 )
 from torchgraft.matching.parts.models import Models
+from torchgraft.matching.parts.rows import only_rows_differ
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import (
     choose,
@@ -82,8 +83,8 @@ def match(
 ) -> Matching:
     """Return who feeds whom.
 
-    Names decide when they agree on everything: no shape contradicts them and only one side has anything left. Else
-    names are evidence among others, and the two sequences are aligned as a whole. `prefer` names the part of the
+    Names decide when they agree on everything: no shape contradicts them, but for the rows of layers that fit nowhere else, and
+    only one side has anything left. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer` names the part of the
     state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks. Slots in
     `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
@@ -188,11 +189,11 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     taken = set(naming.pairs.values())
     free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
     free_targets = [leaf for leaf in targets if leaf.name not in taken]
-    if any(not _same_elements(a, b) for a, b in pairs) or _of_other_kinds(pairs, sources, targets):
+    left = [any(not harmless(leaf) for leaf in free) for free in (free_sources, free_targets)]
+    if all(left) or _of_other_kinds(pairs, sources, targets) or packed_otherwise(pairs, sources, targets):
         return None
-    if packed_otherwise(pairs, sources, targets):
-        return None
-    if any(not harmless(leaf) for leaf in free_sources) and any(not harmless(leaf) for leaf in free_targets):
+    unlike = [(a, b) for a, b in pairs if not _same_elements(a, b)]
+    if unlike and (any(left) or not only_rows_differ(unlike, *_around(unlike, pairs))):
         return None
     if _lacks_its_first([a for a, _ in pairs], free_sources) or _lacks_its_first([b for _, b in pairs], free_targets):
         return None
@@ -207,6 +208,16 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
 
 def _lacks_its_first(paired: Sequence[Leaf], free: Sequence[Leaf]) -> bool:
     return bool(free) and lacks_its_first([leaf.name for leaf in paired], [leaf.name for leaf in free])
+
+
+def _around(
+    unlike: Sequence[tuple[Leaf, Leaf]], pairs: Sequence[tuple[Leaf, Leaf]]
+) -> tuple[tuple[list[Shape], list[Shape]], set[str]]:
+    """Return the shapes on both sides, and the modules of the model of which some tensor is none of the `unlike` ones."""
+    changed = {b.name for _, b in unlike}
+    return ([a.shape for a, _ in pairs], [b.shape for _, b in pairs]), {
+        b.owner for _, b in pairs if b.name not in changed
+    }
 
 
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:

@@ -1,5 +1,7 @@
 """Both sides alike: the same names behind at most one prefix, and the same shapes. Then nothing has to be weighed.
 
+Nor where a head has other rows on either side, and fits nothing else.
+
 Here names are looked at all at once, and not leaf by leaf. What `match` would say of such sides is known beforehand: it has
 one prefix rule that explains everything, so no slot and no tensor is left, names decide, and no search for other readings has
 anything to look at. The same holds where one side has tensors beside all those of the other: nothing is left that they
@@ -13,9 +15,9 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from os.path import commonprefix
 
-from torchgraft.core.match import Alike
+from torchgraft.core.match import Alike, Leaf, Match
 from torchgraft.core.names import words
-from torchgraft.core.specs import Slot, TensorSpec
+from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.matching.completing.broadcast import is_numbered, is_own_kind
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.prefixes import SAME_NAME, Prefix, reason_of
@@ -24,7 +26,8 @@ from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.names.words import lacks_its_first
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
-from torchgraft.matching.parts.leaves import TURNED, unfolded
+from torchgraft.matching.parts.leaves import TURNED, source_leaves, target_leaves, unfolded
+from torchgraft.matching.parts.rows import only_rows_differ
 from torchgraft.matching.tables.dialect import VARIANCES
 from torchgraft.matching.tables.packing import FUSED, only_packing
 from torchgraft.matching.tables.rotary import paired_alike
@@ -45,7 +48,9 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
         return _one_within_the_other(specs, held)
     old, new = rule
     keys = [old + name[len(new) :] for name in names] if old or new else names
-    if [specs[key].shape for key in keys] != [slot.spec.shape for slot in held]:
+    shapes = [specs[key].shape for key in keys], [slot.spec.shape for slot in held]
+    unlike = _of_other_rows(specs, dict(zip(keys, held, strict=True)), shapes) if shapes[0] != shapes[1] else ()
+    if unlike is None:
         return None
     if rule != ("", "") and (len(held) <= FEW or any(slot.aliases for slot in held)):
         return None  # a prefix may lead to another of a tensor's names as well
@@ -59,7 +64,25 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
         )
     if _means_more((*longer, *at_root)) or (new and (restored(keys, names) or respelled(keys, names))):
         return None
-    return Alike(keys=dict(zip(names, keys, strict=True)), why=reason_of(rule))
+    found = dict(zip(names, keys, strict=True))
+    for _, leaf in unlike:
+        del found[leaf.keys[0]]
+    why = reason_of(rule)
+    return Alike(keys=found, why=why, unlike=tuple(Match(target=b, source=a, why=why) for a, b in unlike))
+
+
+def _of_other_rows(
+    specs: Mapping[str, TensorSpec], by_key: Mapping[str, Slot], shapes: tuple[Sequence[Shape], Sequence[Shape]]
+) -> Sequence[tuple[Leaf, Leaf]] | None:
+    """Return the pairs that differ in their rows alone, and have no other place; None where a pair differs otherwise."""
+    changed = {key: slot for key, slot in by_key.items() if specs[key].shape != slot.spec.shape}
+    sources, _ = source_leaves({key: specs[key] for key in changed})
+    targets = target_leaves(list(changed.values()))
+    if not len(sources) == len(targets) == len(changed):
+        return None
+    owners = {unfolded(slot.spec.name).rpartition(".")[0] for key, slot in by_key.items() if key not in changed}
+    pairs = list(zip(sources, targets, strict=True))
+    return pairs if only_rows_differ(pairs, shapes, owners) else None
 
 
 def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot]) -> Alike | None:
