@@ -14,11 +14,9 @@ from torchgraft.reading.containers.zip_directory import Entries
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.formats.torch_zip import ZipStorages
 from torchgraft.reading.pickles import machine as pickle_machine
-from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import StorageRef, TensorRef
 from torchgraft.reading.pickles.machine import Machine
 from torchgraft.reading.pickles.tensor_runs import TensorRuns
-from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
 
 
 class Archive:
@@ -65,9 +63,7 @@ TREES = {
 def outcome(data, *, shortcut):
     """What comes out of a pickle: a tree in plain words, with equal numbers for equal objects, or the error's text."""
     storages = ZipStorages(Archive, "archive/data/", [])
-    machine = Machine(
-        data, "file", Globals(TORCH_GLOBALS), storages.persistent, TensorRuns(storages) if shortcut else None
-    )
+    machine = Machine(data, "file", storages.persistent, TensorRuns(storages) if shortcut else None)
     try:
         tree, end = machine.run()
     except CheckpointError as error:
@@ -130,7 +126,7 @@ def test_mutants_have_the_outcome_of_the_plain_way(name, plain):
 def test_the_memo_keeps_only_what_may_be_asked_for():
     data = pickled({f"layers.{n}.weight": torch.zeros(2) for n in range(3000)})
     storages = ZipStorages(Archive, "archive/data/", [])
-    machine = Machine(data, "file", Globals(TORCH_GLOBALS), storages.persistent, TensorRuns(storages))
+    machine = Machine(data, "file", storages.persistent, TensorRuns(storages))
     machine.run()
     assert len(machine.memo) < 300
 

@@ -1,6 +1,4 @@
-"""PyTorch's distributed checkpoints: a pickled table of tensors in chunks, and files of chunks. Nothing is unpickled
-by pickle: the table goes through the inert interpreter.
-"""
+"""PyTorch's distributed checkpoints: a pickled table of tensors in chunks, and files of chunks."""
 
 from __future__ import annotations
 
@@ -23,10 +21,8 @@ from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedTensor, check_cover
 from torchgraft.reading.disk.files import Window, shown
 from torchgraft.reading.disk.paths import Opened, name_fault
-from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import Stub, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
-from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
 from torchgraft.reading.tensors import MAX_DIMS
 
 MAX_SMALL = 1 << 20
@@ -39,19 +35,17 @@ def read_dcp(folder: str, opened: Opened) -> Contents:
         hint = "; .metadata.tmp is there: the save was cut short" if ".metadata.tmp" in names else ""
         raise CorruptCheckpointError(f"{shown(folder)}: a distributed checkpoint whose .metadata is missing{hint}")
     file = opened.inside(folder, ".metadata")
-    table = Globals(TORCH_GLOBALS)
     data = sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder))
     if file.size > MAX_PICKLE:
         raise LimitExceededError(f"{file}: a pickle of {file.size} bytes, the limit is {MAX_PICKLE}")
-    root, end = Machine(file.window().read(0, file.size), str(file), table, size=data).run()
-    if end != file.size:
-        raise CorruptCheckpointError(f"{file}: {file.size - end} bytes after STOP")
+    machine = Machine(file.window().read(0, file.size), str(file), size=data)
+    root = machine.only_value()
     reader = _Reader(folder, str(file), opened)
     tree = reader.tree(_attributes(root, str(file)))
     beside = tree.pop(BESIDE, None)
     facts = from_json(beside) if isinstance(beside, str) else {}
-    foreign = sorted(str(n) for n in table.met if not str(n).startswith(("torch.distributed.checkpoint.", "pathlib.")))
-    return Contents(format="DCP", tree=tree, foreign=tuple(foreign), metadata=facts, warnings=reader.warnings)
+    foreign = machine.globals.foreign_names("torch.distributed.checkpoint.", "pathlib.")
+    return Contents(format="DCP", tree=tree, foreign=foreign, metadata=facts, warnings=reader.warnings)
 
 
 @dataclass(frozen=True, slots=True)

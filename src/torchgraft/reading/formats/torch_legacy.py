@@ -8,11 +8,9 @@ from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.formats.torch_zip import checked_pid
-from torchgraft.reading.pickles.globals import Builder, Globals
-from torchgraft.reading.pickles.inert import GlobalName, StorageRef, brief
+from torchgraft.reading.pickles.inert import Builder, GlobalName, StorageRef, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
 from torchgraft.reading.pickles.resolver import Resolver
-from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
 from torchgraft.reading.tensors import FileBytes
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -41,7 +39,7 @@ def read_torch_legacy(window: Window) -> Contents:
         format="torch legacy",
         tree=tree,
         resolve=Resolver(window.label, storages),
-        foreign=tuple(sorted({str(n) for n in stream.met})),
+        foreign=tuple(sorted(stream.foreign)),
         warnings=warnings,
     )
 
@@ -52,14 +50,13 @@ class _Stream:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.pos = 0
-        self.met: dict[Any, None] = {}
+        self.foreign: set[str] = set()
         self.data = window.read(0, min(window.size, _FIRST))
 
     def next(self, part: str, persistent: Any = None) -> Any:
         while True:
-            table = Globals(TORCH_GLOBALS)
             where = f"{self.window.label}: pickle of the {part}"
-            machine = Machine(self.data, where, table, persistent, size=self.window.size)
+            machine = Machine(self.data, where, persistent, size=self.window.size)
             try:
                 value, self.pos = machine.run(self.pos)
             except CorruptCheckpointError:
@@ -68,7 +65,7 @@ class _Stream:
                     raise
                 self.data = self.window.read(0, min(self.window.size, 8 * len(self.data), MAX_PICKLE))
                 continue
-            self.met |= table.met
+            self.foreign |= set(machine.globals.foreign_names())
             return value
 
 

@@ -9,11 +9,9 @@ from typing import Any
 from torchgraft.reading.containers.tar import read_members
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import GlobalName, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
 from torchgraft.reading.pickles.resolver import Resolver
-from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
 from torchgraft.reading.tensors import FileBytes
 
 _PARTS = ("storages", "tensors", "pickle")
@@ -33,7 +31,7 @@ def read_torch_tar(window: Window) -> Contents:
         format="torch tar",
         tree=tree,
         resolve=Resolver(window.label, reader),
-        foreign=tuple(sorted({str(n) for n in reader.table.met})),
+        foreign=tuple(sorted(reader.foreign)),
         warnings=["the oldest of PyTorch's formats (tar)"],
     )
 
@@ -41,14 +39,16 @@ def read_torch_tar(window: Window) -> Contents:
 class _Reader:
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.table = Globals(TORCH_GLOBALS)
+        self.foreign: set[str] = set()
         self.refs: dict[str, StorageRef] = {}
         self.found: dict[str, FileBytes] = {}
         self.made: dict[str, TensorRef] = {}
 
     def run(self, data: bytes, at: int, part: str) -> tuple[Any, int]:
-        machine = Machine(data, f"{self.window.label}: member {part}", self.table, self._tensor, size=self.window.size)
-        return machine.run(at)
+        machine = Machine(data, f"{self.window.label}: member {part}", self._tensor, size=self.window.size)
+        found = machine.run(at)
+        self.foreign |= set(machine.globals.foreign_names())
+        return found
 
     def _tensor(self, pid: Any) -> Any:
         """Return the tensor that a persistent id of the pickle means: its number."""

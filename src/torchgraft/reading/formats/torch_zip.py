@@ -16,12 +16,10 @@ from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.containers.zip_archive import ZipArchive
 from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.contents import Contents
-from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import GlobalName, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.machine import Machine
 from torchgraft.reading.pickles.resolver import Resolver, check_geometry, unit_of
 from torchgraft.reading.pickles.tensor_runs import TensorFacts, TensorRuns
-from torchgraft.reading.pickles.torch_globals import TORCH_GLOBALS
 from torchgraft.reading.tensors import TensorView
 
 MAX_VERSION = 10
@@ -39,14 +37,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     big = _check_facts(archive, root, warnings)
     notes = _notes(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
     storages = ZipStorages(archive, f"{root}/data/", warnings, big=big)
-    where = f"{label}: {root}/data.pkl"
-    table = Globals(TORCH_GLOBALS)
-    data = archive.read(f"{root}/data.pkl")
-    runs, size = TensorRuns(storages), archive.window.size
-    tree, end = Machine(data, where, table, storages.persistent, runs, size=size).run()
-    if end != len(data):
-        raise CorruptCheckpointError(f"{where}: {len(data) - end} bytes after STOP")
-    del data
+    tree, foreign = _unpickled(archive, f"{root}/data.pkl", storages)
     if archive.compressed:
         warnings.append(f"{len(archive.compressed)} records are compressed, as {archive.compressed[0]}")
     script = f"{root}/constants.pkl" in archive.entries
@@ -59,16 +50,24 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
         tree=tree,
         metadata=notes,
         resolve=Resolver(label, storages, big=big),
-        foreign=tuple(sorted({str(n) for n in table.met if not str(n).startswith("__torch__")})),
+        foreign=foreign,
         warnings=archive.warnings + warnings,
     )
+
+
+def _unpickled(archive: ZipArchive, record: str, storages: ZipStorages) -> tuple[Any, tuple[str, ...]]:
+    """Return what a record holds, and the foreign classes that it names; the pickle itself is free again then."""
+    data, size = archive.read(record), archive.window.size
+    where = f"{archive.window.label}: {record}"
+    machine = Machine(data, where, storages.persistent, TensorRuns(storages), size=size)
+    return machine.only_value(), machine.globals.foreign_names("__torch__")
 
 
 def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> None:
     """Run over the constants of TorchScript code, which belong to the code: they may not ask for calls either."""
     record = f"{root}/constants.pkl"
     found = ZipStorages(archive, f"{root}/constants/", warnings)
-    Machine(archive.read(record), f"{archive.window.label}: {record}", Globals(TORCH_GLOBALS), found.persistent).run()
+    Machine(archive.read(record), f"{archive.window.label}: {record}", found.persistent).run()
     if found.refs:
         warnings.append(f"{len(found.refs)} constants of the code hold tensors, which are not read")
 

@@ -1,30 +1,20 @@
-"""Classes and functions that pickles mention, by exact name: what each becomes, and which calls are refused.
+"""What becomes of the classes and functions that a pickle names, and of calls of them.
 
-Nothing named here is ever imported. Names that the table lacks are foreign: a class gives a dead stand-in, a call of
-a function is refused, since its author meant code to run.
+Nothing named here is ever imported. A name that `known_globals` has gives what stands there. Others are foreign: a class
+gives a dead stand-in, a call of a function is refused, since its author meant code to run.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from torchgraft.reading.pickles.inert import Array, ArrayType, GlobalName, PickledDict, Stub
-from torchgraft.reading.pickles.machine import Machine
+from torchgraft.reading.pickles.inert import Builder, GlobalName, PickledDict, Stub
+from torchgraft.reading.pickles.known_globals import KNOWN_GLOBALS
 
-
-@dataclass(frozen=True, slots=True)
-class Builder:
-    """A name that is understood: what a call of it gives."""
-
-    name: str
-    run: Callable[[Machine, tuple[Any, ...]], Any]
-
-    def __str__(self) -> str:
-        return self.name
-
+if TYPE_CHECKING:
+    from torchgraft.reading.pickles.machine import Machine
 
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins", "UserDict": "collections"}
 # How Python 2, and so pickles of protocol 2, called some builtins.
@@ -91,26 +81,27 @@ def _is_member(args: tuple[Any, ...]) -> bool:
 
 
 class Globals:
-    """The names known to one run of the interpreter, and the foreign ones that it met."""
+    """The names that one pickle mentions. `foreign` are those that nothing is known of, in the order of the file."""
 
-    def __init__(self, known: Mapping[tuple[str, str], Any]) -> None:
-        self.known = known
-        self.met: dict[GlobalName | str, None] = {}
-        self.warnings: list[str] = []
+    def __init__(self) -> None:
+        self.foreign: dict[GlobalName | str, None] = {}
 
-    def find(self, machine: Machine, module: str, name: str) -> Any:
-        """Return the builder or value that (module, name) stands for, or a foreign GlobalName."""
-        del machine
+    def foreign_names(self, *but: str) -> tuple[str, ...]:
+        """Return the foreign names, sorted, without those that begin with one of `but`."""
+        return tuple(sorted({text for text in map(str, self.foreign) if not text.startswith(but)}))
+
+    def find(self, module: str, name: str) -> Any:
+        """Return the builder or value that (module, name) stands for, or a foreign name."""
         module = _OLD_MODULES.get(module, module)
         name = _OLD_NAMES.get((module, name), name)
-        found = self.known.get((module, name))
+        found = KNOWN_GLOBALS.get((module, name))
         if found is not None:
             return found
         top = module.partition(".")[0]
         allowed = _HARMLESS.get(module, frozenset())
         forbidden = top in _STDLIB and not (allowed is None or name in allowed) and f"{module}.{name}" not in _MAKERS
         foreign = GlobalName(module, name, forbidden)
-        self.met[foreign] = None
+        self.foreign[foreign] = None
         return foreign
 
     def call(self, machine: Machine, callee: Any, args: Any) -> Any:
@@ -122,7 +113,7 @@ class Globals:
         if isinstance(callee, GlobalName):
             full = str(callee)
             if full == "builtins.getattr" and _is_member(args):
-                self.met.pop(callee, None)
+                self.foreign.pop(callee, None)
                 return Stub(args[0], args[1:])
             if callee.forbidden or not (class_like(callee.name) or full in _MAKERS):
                 raise machine.unsafe(f"asks to call {full}")
@@ -141,28 +132,22 @@ class Globals:
 
     def check_state(self, machine: Machine, target: object, state: Any) -> None:
         """Raise UnsafeCheckpointError where a state would change what its object does."""
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts[:8]:
-            if isinstance(part, dict) and not _ACTING_KEYS.isdisjoint(k for k in part if isinstance(k, str)):
-                keys = ", ".join(sorted(_ACTING_KEYS.intersection(k for k in part if isinstance(k, str))))
-                raise machine.unsafe(f"sets {keys} through the state of {_title(target)}")
+        title = (
+            str(target)
+            if isinstance(target, Stub)
+            else "a dictionary"
+            if isinstance(target, PickledDict)
+            else "a tensor"
+        )
+        for part in (state if isinstance(state, tuple) else (state,))[:8]:
+            acting = _ACTING_KEYS.intersection(k for k in part if isinstance(k, str)) if isinstance(part, dict) else ()
+            if acting:
+                raise machine.unsafe(f"sets {', '.join(sorted(acting))} through the state of {title}")
             if isinstance(part, GlobalName) and part.forbidden:
-                raise machine.unsafe(f"puts {part} into an object of {_title(target)}")
-
-    def build_numpy(self, machine: Machine, target: Array | ArrayType, state: Any) -> None:
-        """Give a numpy array or type its state."""
-        from torchgraft.reading.pickles.numpy_globals import build
-
-        build(machine, target, state)
+                raise machine.unsafe(f"puts {part} into an object of {title}")
 
     def finish(self, machine: Machine) -> None:
         """Refuse a pickle that mentioned something that only running code has a use for."""
-        for name in self.met:
+        for name in self.foreign:
             if isinstance(name, GlobalName) and name.forbidden:
                 raise machine.unsafe(f"refers to {name}")
-
-
-def _title(target: object) -> str:
-    return (
-        str(target) if isinstance(target, Stub) else "a dictionary" if isinstance(target, PickledDict) else "a tensor"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,17 @@ class Py2Text(str):
     """Bytes that Python 2 called a string, each as the character of its number: nothing is lost."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """A name that is known: what a call of it gives, by a function of ours that gets the machine and the arguments."""
+
+    name: str
+    run: Callable[[Any, tuple[Any, ...]], Any]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -114,6 +126,15 @@ class ArrayType:
     code: str
     order: str = "<"
 
+    def set_state(self, state: Any) -> str:
+        """Take the state (version, order, subtype, names, ...); return what is wrong with it, "" where nothing is."""
+        if not isinstance(state, tuple) or len(state) < 5:
+            return _SHORT_STATE
+        self.order = state[1] if state[1] in (">", "<") else "<"
+        if state[3] is not None or state[2] is not None:
+            self.code = "V" + self.code
+        return ""
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Array:
@@ -124,6 +145,28 @@ class Array:
     fortran: bool = False
     data: bytes = b""
     values: list[Any] = field(default_factory=list)
+
+    def set_state(self, state: Any) -> str:
+        """Take the state (version, shape, type, order, bytes); return what is wrong with it, "" where nothing is."""
+        if not isinstance(state, tuple) or len(state) < 5:
+            return _SHORT_STATE
+        _, shape, kind, fortran, data = state[-5:]
+        if not isinstance(kind, ArrayType) or not isinstance(shape, tuple):
+            return "a numpy array without its type and shape"
+        self.shape, self.type, self.fortran = shape, kind, bool(fortran)
+        if isinstance(data, list):
+            self.values = data
+        else:
+            self.data = as_bytes(data)
+        return ""
+
+
+_SHORT_STATE = "a numpy state that is no tuple of five or more"
+
+
+def as_bytes(data: Any) -> Any:
+    """Return the bytes that Python 2 pickled as text, others as they are."""
+    return data.encode("latin-1") if isinstance(data, str) else data
 
 
 _KINDS = {

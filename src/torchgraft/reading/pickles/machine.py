@@ -1,7 +1,6 @@
-"""A pickle interpreter that can't run anything: every opcode acts on plain values and stand-ins of its own.
+"""A pickle interpreter that can't run anything: every opcode acts on plain values and on stand-ins of `inert`.
 
-Classes and functions are pairs of strings, looked up in a table by exact name; what the table lacks becomes a dead,
-named stand-in. Nothing is imported. The interpreter has limits on size, depth of the stack and length of numbers.
+The package's docstring says why. The interpreter has limits on size, depth of the stack and length of numbers.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, UnsafeCheckpointError
+from torchgraft.reading.pickles.globals import Globals
 from torchgraft.reading.pickles.inert import Array, ArrayType, GlobalName, PickledDict, Stub, TensorRef, brief
 from torchgraft.reading.pickles.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:
-    from torchgraft.reading.pickles.globals import Globals
     from torchgraft.reading.pickles.tensor_runs import TensorRuns
 
 MAX_PICKLE = 512 << 20
@@ -36,16 +35,16 @@ _PLAIN_KEYS = (str, int, float, bytes, type(None))
 
 
 class Machine:
-    """One run over one pickle. `where` names the file and record in messages, `runs` is a shortcut through tensors.
+    """One run over one pickle. `where` names the file and record in messages.
 
-    `size` is that of the files which the pickle describes, in bytes: large ones may have large pickles.
+    `persistent` says what a persistent id stands for, `runs` is a shortcut through tensors. `size` is that of the files which
+    the pickle describes, in bytes: large ones may have large pickles.
     """
 
     def __init__(
         self,
         data: bytes,
         where: str,
-        table: Globals,
         persistent: Callable[[Any], Any] | None = None,
         runs: TensorRuns | None = None,
         *,
@@ -55,7 +54,7 @@ class Machine:
             raise LimitExceededError(f"{where}: pickle of {len(data)} bytes, the limit is {MAX_PICKLE}")
         self.data = data
         self.where = where
-        self.table = table
+        self.globals = Globals()
         self.persistent = persistent
         self.runs = runs
         self.stack: list[Any] = []
@@ -81,8 +80,15 @@ class Machine:
                 return None
         return found
 
+    def only_value(self) -> Any:
+        """Return the pickled value, which must be all there is."""
+        value, end = self.run()
+        if end != len(self.data):
+            raise CorruptCheckpointError(f"{self.where}: {len(self.data) - end} bytes after STOP")
+        return value
+
     def run(self, start: int = 0) -> tuple[Any, int]:
-        """Return the pickled value and the position behind its STOP."""
+        """Return the pickled value that begins at `start`, and the position behind its STOP."""
         pos = start
         try:
             pos = self._rounds(start)
@@ -90,7 +96,7 @@ class Machine:
             raise self.corrupt(self._cause(error)) from error
         if len(self.stack) != 1 or self.marks:
             raise self.corrupt(f"the stack holds {len(self.stack)} values at STOP, expected one")
-        self.table.finish(self)
+        self.globals.finish(self)
         return self.stack[0], pos
 
     def _rounds(self, pos: int) -> int:
@@ -111,13 +117,13 @@ class Machine:
 
         The commonest opcodes are handled here, all others by the table of functions.
         """
-        data, stack, marks, memo, table, runs = self.data, self.stack, self.marks, self.memo, OPCODES, self.runs
+        data, stack, marks, memo, opcodes, runs = self.data, self.stack, self.marks, self.memo, OPCODES, self.runs
         for _ in repeat(None, ROUND):
             self.at = pos
             op = data[pos]
             if op == 0x58 and runs is not None:  # BINUNICODE
                 after = runs.take(self, pos)
-                pos = after if after > pos else table[op](self, pos + 1)
+                pos = after if after > pos else opcodes[op](self, pos + 1) or pos + 1
             elif op == 0x71:  # BINPUT
                 memo[data[pos + 1]] = stack[-1]
                 pos += 2
@@ -140,7 +146,7 @@ class Machine:
             elif op == 0x2E:  # STOP
                 return -pos - 1
             else:
-                pos = table[op](self, pos + 1)
+                pos = opcodes[op](self, pos + 1) or pos + 1
         return pos
 
     def _cause(self, error: Exception) -> str:
@@ -165,7 +171,7 @@ class Machine:
 
     def unsafe(self, text: str) -> UnsafeCheckpointError:
         """Return an error that names what would have been run, and other foreign names met so far."""
-        also = ", ".join([str(n) for n in self.table.met if str(n) not in text][:4])
+        also = ", ".join([str(n) for n in self.globals.foreign if str(n) not in text][:4])
         return UnsafeCheckpointError(f"{self.where}: {text}; nothing was run" + (f". Also met: {also}" if also else ""))
 
     # -- helpers of the opcodes
@@ -193,10 +199,6 @@ class Machine:
         if pos + count > len(self.data):
             raise self.cut(f"{count} bytes expected, {len(self.data) - pos} are left")
         return self.data[pos : pos + count]
-
-    def push(self, value: Any) -> None:
-        """Put `value` on the stack."""
-        self.stack.append(value)
 
     def pop(self) -> Any:
         """Take the topmost value, never one below the last mark."""
@@ -259,15 +261,16 @@ class Machine:
 
     def build(self, target: Any, state: Any) -> None:
         """Give a stand-in its state."""
-        if isinstance(target, Stub):
-            self.table.check_state(self, target, state)
+        if isinstance(target, (Array, ArrayType)):
+            if fault := target.set_state(state):
+                raise self.corrupt(fault)
+        elif isinstance(target, Stub):
+            self.globals.check_state(self, target, state)
             target.state = state
         elif isinstance(target, PickledDict):
             if isinstance(state, dict):
-                self.table.check_state(self, target, state)
+                self.globals.check_state(self, target, state)
                 target.attributes = state
-        elif isinstance(target, (Array, ArrayType)):
-            self.table.build_numpy(self, target, state)
         elif isinstance(target, GlobalName):
             raise self.unsafe(f"changes the state of {target}")
         else:
@@ -278,6 +281,5 @@ def kind_of(value: Any) -> str:
     """Return a word for the kind of `value`."""
     if isinstance(value, (GlobalName, Stub)):
         return str(value)
-    return {"TensorRef": "tensor", "PickledDict": "dict", "Unreadable": "tensor"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    kind = type(value).__name__
+    return {"TensorRef": "tensor", "PickledDict": "dict", "Unreadable": "tensor"}.get(kind, kind)

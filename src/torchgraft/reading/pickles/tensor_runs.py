@@ -1,8 +1,8 @@
 """A shortcut through the pickles of state dicts: a name and its tensor, taken in one step.
 
-torch.save (pickle protocol 2, since torch 0.4) spends the same 26 opcodes on every tensor of a dictionary, and few files
-hold anything else; our own writer spends them too, but numbers none of it. One regular expression knows them by their bytes; whatever differs in the least is left to the
-interpreter, opcode by opcode. The outcome is the same either way.
+torch.save (pickle protocol 2, since torch 0.4) spends the same 26 opcodes on every tensor of a dictionary, and few files hold
+anything else; our own writer spends them too, without memo entries. One regular expression knows them by their bytes;
+whatever differs in the least is left to the machine, opcode by opcode. The outcome is the same either way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torchgraft.reading.pickles.inert import StorageType
+from torchgraft.reading.pickles.known_globals import KNOWN_GLOBALS
 from torchgraft.reading.pickles.machine import Machine
 from torchgraft.reading.pickles.opcodes import MAX_STACK
 
@@ -19,47 +20,20 @@ _TEXT = 0x58
 _PUT = rb"(?:r(.{4}))?"
 _GET = rb"(?:h.|j.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
-_INTS = (
-    rb"(?:\)|("
-    + rb"|".join([_INT + rb"\x85", _INT * 2 + rb"\x86", _INT * 3 + rb"\x87", rb"\(" + _INT + rb"{1,64}t"])
-    + rb")"
-    + _PUT
-    + rb")"
-)
+_SOME_INTS = (_INT + rb"\x85", _INT * 2 + rb"\x86", _INT * 3 + rb"\x87", rb"\(" + _INT + rb"{1,64}t")
+_INTS = rb"(?:\)|(" + rb"|".join(_SOME_INTS) + rb")" + _PUT + rb")"
 # What follows a name: _rebuild_tensor_v2(persistent id, offset, shape, stride, requires_grad, OrderedDict()), where the
 # persistent id is ("storage", type, key, device, number of elements).
 _TENSOR = re.compile(
     _PUT
-    + rb"("
-    + _GET
-    + rb"\(\("
-    + _GET
-    + _GET
-    + rb")X(.{4})(\d+)"
-    + _PUT
-    + rb"("
-    + _GET
-    + _INT
-    + rb")t"
-    + _PUT
-    + rb"Q"
-    + rb"("
-    + _INT
-    + rb")"
-    + _INTS
-    + _INTS
-    + rb"[\x88\x89]("
-    + _GET
-    + rb")\)R"
-    + _PUT
-    + rb"t"
-    + _PUT
-    + rb"R"
-    + _PUT,
+    + rb"(" + _GET + rb"\(\(" + _GET + _GET + rb")"  # the function; "storage", type
+    + rb"X(.{4})(\d+)" + _PUT  # key
+    + rb"(" + _GET + _INT + rb")t" + _PUT + rb"Q"  # device, number of elements; the persistent id
+    + rb"(" + _INT + rb")" + _INTS + _INTS  # offset, shape, stride
+    + rb"[\x88\x89](" + _GET + rb")\)R" + _PUT  # requires_grad, OrderedDict()
+    + rb"t" + _PUT + rb"R" + _PUT,
     re.DOTALL,
-)
-
-
+)  # fmt: skip
 # Two of its groups once more: function, tag and type; device and number of elements.
 _HEAD = re.compile(rb"(" + _GET + rb")\(\((" + _GET + rb")(" + _GET + rb")", re.DOTALL)
 _SIZED = re.compile(rb"(" + _GET + rb")(" + _INT + rb")", re.DOTALL)
@@ -134,7 +108,7 @@ class _Known(dict[tuple[bytes, ...], TensorFacts | None]):
         self._tuples = tuples
 
     def __missing__(self, said: tuple[bytes, ...]) -> TensorFacts | None:
-        memo, known = self._machine.memo, self._machine.table.known
+        memo, known = self._machine.memo, KNOWN_GLOBALS
         head, sized, offset, shape, stride, last = said
         ((get_device, count),) = _SIZED.findall(sized)
         gets = (*_HEAD.findall(head)[0], get_device, last)
