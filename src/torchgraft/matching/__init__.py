@@ -35,7 +35,7 @@ from torchgraft.matching.parts.leaves import (
     with_classes,
 )
 from torchgraft.matching.parts.models import Models
-from torchgraft.matching.parts.rows import only_rows_differ
+from torchgraft.matching.parts.resized import have_nowhere_else
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import (
     choose,
@@ -83,10 +83,10 @@ def match(
 ) -> Matching:
     """Return who feeds whom.
 
-    Names decide when they agree on everything: no shape contradicts them, but for the rows of layers that fit nowhere else, and
-    only one side has anything left. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer` names the part of the
-    state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks. Slots in
-    `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
+    Names decide when they agree on everything: no shape contradicts them, but for tensors that fit nowhere else, and only
+    one side has anything left. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer`
+    names the part of the state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks.
+    Slots in `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
     if rules.layers:
         rules = rules.in_the_file(list(specs), _names(models.target))
@@ -193,7 +193,9 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     if all(left) or _of_other_kinds(pairs, sources, targets) or packed_otherwise(pairs, sources, targets):
         return None
     unlike = [(a, b) for a, b in pairs if not _same_elements(a, b)]
-    if unlike and (any(left) or not only_rows_differ(unlike, *_around(unlike, pairs))):
+    if unlike and (
+        any(left) or not have_nowhere_else(unlike, ([a.shape for a, _ in pairs], [b.shape for _, b in pairs]))
+    ):
         return None
     if _lacks_its_first([a for a, _ in pairs], free_sources) or _lacks_its_first([b for _, b in pairs], free_targets):
         return None
@@ -208,16 +210,6 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
 
 def _lacks_its_first(paired: Sequence[Leaf], free: Sequence[Leaf]) -> bool:
     return bool(free) and lacks_its_first([leaf.name for leaf in paired], [leaf.name for leaf in free])
-
-
-def _around(
-    unlike: Sequence[tuple[Leaf, Leaf]], pairs: Sequence[tuple[Leaf, Leaf]]
-) -> tuple[tuple[list[Shape], list[Shape]], set[str]]:
-    """Return the shapes on both sides, and the modules of the model of which some tensor is none of the `unlike` ones."""
-    changed = {b.name for _, b in unlike}
-    return ([a.shape for a, _ in pairs], [b.shape for _, b in pairs]), {
-        b.owner for _, b in pairs if b.name not in changed
-    }
 
 
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:

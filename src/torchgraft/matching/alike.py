@@ -27,7 +27,7 @@ from torchgraft.matching.names.words import lacks_its_first
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.parts.leaves import TURNED, source_leaves, target_leaves, unfolded
-from torchgraft.matching.parts.rows import only_rows_differ
+from torchgraft.matching.parts.resized import only_rows_differ
 from torchgraft.matching.tables.dialect import VARIANCES
 from torchgraft.matching.tables.packing import FUSED, only_packing
 from torchgraft.matching.tables.rotary import paired_alike
