@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from torchgraft.core.names import words
@@ -32,61 +32,98 @@ from torchgraft.matching.parts.units import BARE, Unit
 from torchgraft.matching.solving.reversed import undirected
 from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 
+Check = Callable[[Pair, Unit, Unit], str]
+
 
 class Doubts:
-    """What speaks against pairs that fit by themselves, seen from what all of them leave over."""
+    """What speaks against pairs that fit by themselves, seen from what all of them leave over.
+
+    What no pair can have is not asked of each: most of it is about what stays free, and often nothing does.
+    """
 
     def __init__(self, pairs: Sequence[Pair], units: tuple[Sequence[Unit], Sequence[Unit]], *, unordered: bool) -> None:
         self._units = units
-        self._spare, self._hungry = (_spare_norms(used, side) for used, side in zip(_ends(pairs), units, strict=True))
-        self._rows = tuple(_open_rows(used, side) for used, side in zip(_ends(pairs), units, strict=True))
-        self._sizes = tuple(_row_sizes(side) for side in units)
+        used = {pair.source for pair in pairs}, {pair.target for pair in pairs}
+        left = [[u for at, u in enumerate(side) if at not in paired] for side, paired in zip(units, used, strict=True)]
+        self._spare, self._hungry = (_spare_norms(side) for side in left)
+        self._rows = tuple(_open_rows(side) for side in left)
+        self._sizes = tuple(_row_sizes(side) for side in units) if any(self._rows) else ()
         self._crowded = _norms_of_attentions(*units, unordered=unordered)
-        self._lonely = tuple(lonely(used, side) for used, side in zip(_ends(pairs), units, strict=True))
+        self._lonely = tuple(lonely(*side) for side in zip(used, left, units, strict=True))
         self._torn = torn(pairs, *units)
         self._counted, self._lists = Counted(*units), Lists(*units)
-        self._twins, self._rearranged = Twins(pairs, *units), rearranged(pairs, *units)
+        self._twins, self._rearranged = Twins(left), rearranged(pairs, *units)
         self._behind = behind_another(pairs, *units)
         self._open_ended = undirected([(pair.source, pair.target) for pair in pairs], *units)
+        checks: Sequence[tuple[object, Check]] = (
+            (self._spare or self._hungry, self._folded),
+            (_any_in_other_terms(*units), _in_other_terms),
+            (any(self._crowded), self._is_crowded),
+            (any(self._rows), self._is_one_of_several),
+            (any(self._lonely), self._is_lonely),
+            (self._torn, self._is_torn),
+            (self._counted, self._is_counted),
+            (self._behind, self._is_behind),
+            (self._lists, self._leaves_its_list),
+            (self._rearranged, self._is_rearranged),
+            (self._twins, self._is_untold),
+            (self._open_ended, self._is_open_ended),
+        )
+        self._checks = [check for possible, check in checks if possible]
 
     def of(self, pair: Pair) -> str:
         """Return what is missing for a pair to be sure, "" if nothing is."""
         source, target = self._units[0][pair.source], self._units[1][pair.target]
-        lacking = _folded(source, target, self._spare, self._hungry)
-        if lacking or _in_other_terms(source, target):
-            return lacking or OTHER_TERMS
-        if _is_crowded(pair, self._crowded):
-            return UNORDERED
-        if _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0]):
-            return ONE_OF_SEVERAL
-        if not pair.named and pair.block <= 0.5 and _stood_alone((source, target), self._sizes, self._rows):
-            return ONE_OF_SEVERAL
-        if not pair.named and (pair.source in self._lonely[0] or pair.target in self._lonely[1]):
-            return FREE_ELSEWHERE
-        if pair.target in self._torn:
-            return TORN
-        if self._counted.differ(source, target):
-            return COUNTED
-        if pair.target in self._behind:
-            return BESIDE
-        if pair.named:
-            open_ended = pair.target in self._open_ended and not is_one_path(source.path, target.path)
-            return EITHER_WAY if open_ended else ""
-        return self._of_unnamed(pair, source, target)
+        return next((lacking for check in self._checks if (lacking := check(pair, source, target))), "")
 
-    def _of_unnamed(self, pair: Pair, source: Unit, target: Unit) -> str:
-        if self._lists.are_left(source, target):
-            return OTHER_LIST
-        if not pair.told_apart and rows_of(source.path, target.path) in self._rearranged:
-            return REARRANGED
-        if pair.name < SAME and self._twins.are_untold(pair):
-            return TWINS
-        return EITHER_WAY if pair.target in self._open_ended else ""
+    def _folded(self, _: Pair, source: Unit, target: Unit) -> str:
+        """A norm may be folded into the layer of one side: there it has a bias that the other side lacks."""
+        if "weight" not in source.leaves or "weight" not in target.leaves:
+            return ""
+        biased = "bias" in source.leaves, "bias" in target.leaves
+        if biased == (False, True) and source.parent in self._spare:
+            return FOLDED
+        return FUSED if biased == (True, False) and target.parent in self._hungry else ""
 
+    def _is_crowded(self, pair: Pair, _: Unit, __: Unit) -> str:
+        """Only one side's number says which attention of its block a norm belongs to."""
+        either = (pair.source in self._crowded[0]) != (pair.target in self._crowded[1])
+        return UNORDERED if either and not pair.named else ""
 
-def _ends(pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
-    """Return the units of either side that have a partner."""
-    return [pair.source for pair in pairs], [pair.target for pair in pairs]
+    def _is_one_of_several(self, pair: Pair, source: Unit, target: Unit) -> str:
+        several = _is_one_of_several(source, target, self._rows[1]) or _is_one_of_several(target, source, self._rows[0])
+        if not several and not pair.named and pair.block <= 0.5:
+            several = _stood_alone((source, target), self._sizes, self._rows)
+        return ONE_OF_SEVERAL if several else ""
+
+    def _is_lonely(self, pair: Pair, _: Unit, __: Unit) -> str:
+        alone = pair.source in self._lonely[0] or pair.target in self._lonely[1]
+        return FREE_ELSEWHERE if alone and not pair.named else ""
+
+    def _is_torn(self, pair: Pair, _: Unit, __: Unit) -> str:
+        return TORN if pair.target in self._torn else ""
+
+    def _is_counted(self, _: Pair, source: Unit, target: Unit) -> str:
+        return COUNTED if self._counted.differ(source, target) else ""
+
+    def _is_behind(self, pair: Pair, _: Unit, __: Unit) -> str:
+        return BESIDE if pair.target in self._behind else ""
+
+    def _leaves_its_list(self, pair: Pair, source: Unit, target: Unit) -> str:
+        return OTHER_LIST if not pair.named and self._lists.are_left(source, target) else ""
+
+    def _is_rearranged(self, pair: Pair, source: Unit, target: Unit) -> str:
+        settled = pair.named or pair.told_apart
+        return REARRANGED if not settled and rows_of(source.path, target.path) in self._rearranged else ""
+
+    def _is_untold(self, pair: Pair, source: Unit, target: Unit) -> str:
+        settled = pair.named or pair.name >= SAME
+        return TWINS if not settled and self._twins.are_untold(source, target) else ""
+
+    def _is_open_ended(self, pair: Pair, source: Unit, target: Unit) -> str:
+        if pair.target not in self._open_ended:
+            return ""
+        return "" if pair.named and is_one_path(source.path, target.path) else EITHER_WAY
 
 
 def _norms_of_attentions(
@@ -103,15 +140,9 @@ def _norms_of_attentions(
     return found[0], found[1]
 
 
-def _is_crowded(pair: Pair, crowded: tuple[set[int], set[int]]) -> bool:
-    """Return whether only one side's number says which attention of its block a norm belongs to."""
-    return not pair.named and (pair.source in crowded[0]) != (pair.target in crowded[1])
-
-
-def _open_rows(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
-    """Return the numbered rows with a member that found no partner."""
-    used = set(paired)
-    return {unit.parent for at, unit in enumerate(units) if at not in used and unit.last.isdecimal()}
+def _open_rows(left: Iterable[Unit]) -> set[str]:
+    """Return the numbered rows with a member that is left over."""
+    return {unit.parent for unit in left if unit.last.isdecimal()}
 
 
 def _is_one_of_several(one: Unit, other: Unit, rows: Collection[str]) -> bool:
@@ -142,10 +173,15 @@ def _stood_alone(pair: tuple[Unit, Unit], sizes: Sequence[Mapping[str, int]], ro
     return (sizes[0][ours] == 1 and theirs in rows[1]) or (sizes[1][theirs] == 1 and ours in rows[0])
 
 
-def _in_other_terms(source: Unit, target: Unit) -> bool:
-    """Return whether one is a tensor whose name says that it holds a function of a value, and the other another, or the value."""
+def _any_in_other_terms(*sides: Iterable[Unit]) -> bool:
+    """Return whether the name of any tensor says that it holds a function of a value."""
+    return any(map(_terms, {leaf.role for units in sides for unit in units for leaf in unit.leaves.values()}))
+
+
+def _in_other_terms(_: Pair, source: Unit, target: Unit) -> str:
+    """One is a tensor whose name says that it holds a function of a value, and the other another, or the value."""
     ours, theirs = ([leaf.role for leaf in unit.leaves.values()] for unit in (source, target))
-    return ours != theirs and _terms(*ours) != _terms(*theirs)
+    return OTHER_TERMS if ours != theirs and _terms(*ours) != _terms(*theirs) else ""
 
 
 @lru_cache
@@ -153,18 +189,6 @@ def _terms(*roles: str) -> frozenset[str]:
     return IN_OTHER_TERMS.intersection(word for role in roles for word in words(role))
 
 
-def _spare_norms(paired: Iterable[int], units: Sequence[Unit]) -> set[str]:
-    """Return the parents of norms with statistics that found no partner: on the other side they may be folded."""
-    used = set(paired)
-    spare = (u for i, u in enumerate(units) if i not in used and "var" in u.leaves)
-    return {unit.parent for unit in spare}
-
-
-def _folded(source: Unit, target: Unit, spare: set[str], hungry: set[str]) -> str:
-    """Return why a norm may be folded into the layer of one side: there it has a bias that the other side lacks."""
-    if "weight" not in source.leaves or "weight" not in target.leaves:
-        return ""
-    biased = ["bias" in unit.leaves for unit in (source, target)]
-    if biased == [False, True] and source.parent in spare:
-        return FOLDED
-    return FUSED if biased == [True, False] and target.parent in hungry else ""
+def _spare_norms(left: Iterable[Unit]) -> set[str]:
+    """Return the parents of norms with statistics that are left over: on the other side they may be folded."""
+    return {unit.parent for unit in left if "var" in unit.leaves}

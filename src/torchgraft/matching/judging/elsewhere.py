@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.judging.lists import Row, row_of
@@ -11,14 +11,14 @@ from torchgraft.matching.names.words import place_of
 from torchgraft.matching.parts.units import Unit
 
 
-def lonely(paired: Iterable[int], units: Sequence[Unit]) -> set[int]:
-    """Return the paired units of one side whose like stays free in most blocks of the list in which others are paired.
+def lonely(used: Collection[int], left: Iterable[Unit], units: Sequence[Unit]) -> set[int]:
+    """Return the paired (`used`) units of one side whose like is left in most blocks of the list in which others are paired.
 
     An adapter that was added to all layers has nothing in the file, also where one has the shapes of something else.
     """
-    used = set(paired)
-    blocks = {units[at].block for at in used}
-    free = Counter([_place(unit) for at, unit in enumerate(units) if at not in used and unit.block in blocks])
+    left = list(left)
+    blocks = {units[at].block for at in used} if left else set()
+    free = Counter([_place(unit) for unit in left if unit.block in blocks])
     if not free:
         return set()
     places = {at: _place(units[at]) for at in used if units[at].block}
@@ -35,13 +35,13 @@ def torn(pairs: Iterable[Pair], sources: Sequence[Unit], targets: Sequence[Unit]
 
     Where shapes send a convolution to the block beside, the norms that fit in both by name belong there, too.
     """
-    goes: dict[tuple[str, Row, int], set[str]] = defaultdict(set)
-    held: dict[tuple[str, Row, int], set[int]] = defaultdict(set)
+    met: dict[tuple[str, str], list[int]] = defaultdict(list)
     for pair in pairs:
         source, target = sources[pair.source], targets[pair.target]
-        if source.block and target.block and source.tail == target.tail:
-            for side, (block, other) in enumerate(((source.block, target.block), (target.block, source.block))):
-                ends = block, row_of(other), side
-                goes[ends].add(other)
-                held[ends].add(pair.target)
-    return {at for ends, members in goes.items() if len(members) > 1 for at in held[ends]}
+        if source.tail == target.tail and source.block and target.block:
+            met[source.block, target.block].append(pair.target)
+    goes: dict[tuple[str, Row, int], list[list[int]]] = defaultdict(list)
+    for (ours, theirs), held in met.items():
+        goes[ours, row_of(theirs), 0].append(held)
+        goes[theirs, row_of(ours), 1].append(held)
+    return {at for several in goes.values() if len(several) > 1 for held in several for at in held}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.words import place_in_list, place_of, stem
-from torchgraft.matching.parts.units import Unit, kind_of
+from torchgraft.matching.parts.units import Unit, around_several, blocks_of, kind_of
 
 Row = tuple[str, str]
 # What the units of a block are: the path of each inside of it, its roles and shapes.
@@ -43,13 +43,14 @@ class Counted:
             {row: (min(held), len(held)) for row, held in _numbers(blocks.values(), units).items()}
             for blocks, units in zip(self._inner, (sources, targets), strict=True)
         ]
-        self._as_one = len({first for rows in self._rows for first, _ in rows.values()}) < 2
+
+    def __bool__(self) -> bool:
+        """Whether any two lists are counted from different numbers."""
+        return len({first for rows in self._rows for first, _ in rows.values()}) > 1
 
     def differ(self, source: Unit, target: Unit) -> bool:
         """Return whether the blocks of two units are members of such lists."""
-        if self._as_one:
-            return False
-        blocks = self._inner[0][source.path], self._inner[1][target.path]
+        blocks = self._inner[0][source.parent], self._inner[1][target.parent]
         if not all(blocks):
             return False
         ours, theirs = map(row_of, blocks)
@@ -60,28 +61,29 @@ class Counted:
 
 
 def _inner_blocks(units: Sequence[Unit]) -> dict[str, str]:
-    """Return for the path of each unit the innermost block around it, alone in its list or not, "" without one."""
-    held = Counter([unit.parent for unit in units])
-    around = {parent: _numbered(parent) for parent in held}
-    inside: Counter[str] = Counter()
-    for parent, paths in around.items():
-        for path in paths:
-            inside[path] += held[parent]
-    shared = {parent: next((path for path in paths if inside[path] > 1), "") for parent, paths in around.items()}
-    return {unit.path: max(unit.block, shared[unit.parent], key=len) for unit in units}
+    """Return for each module that holds units the innermost block around them, alone in its list or not, "" without one."""
+    shared = around_several(Counter([unit.parent for unit in units]))
+    found: dict[str, str] = {"": ""}
 
+    def numbered(path: str) -> str:
+        known = found.get(path)
+        if known is None:
+            parent, _, last = path.rpartition(".")
+            known = found[path] = path if last.isdecimal() and path in shared else numbered(parent)
+        return known
 
-def _numbered(path: str) -> list[str]:
-    """Return the path and those around it that end in a number, the innermost first."""
-    parts = path.split(".")
-    return [".".join(parts[:at]) for at in range(len(parts), 0, -1) if parts[at - 1].isdecimal()]
+    return {
+        parent: max(block, numbered(parent), key=len) for parent, block in {u.parent: u.block for u in units}.items()
+    }
 
 
 def _numbers(blocks: Iterable[str], units: Iterable[Unit]) -> dict[Row, set[int]]:
     """Return the numbers of the members of each list."""
     found: dict[Row, set[int]] = defaultdict(set)
-    for block in {*filter(None, blocks), *(block for unit in units for block in unit.blocks)}:
-        found[row_of(block)].add(number_of(block))
+    for block in {*filter(None, blocks)} | blocks_of(units):
+        parent, _, last = block.rpartition(".")
+        before = stem(last) or ""
+        found[parent, before].add(place_in_list(last[len(before) :]))
     return found
 
 
@@ -89,9 +91,19 @@ class Lists:
     """The lists of both sides, and where blocks would leave their own."""
 
     def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
-        self._places = _places(sources), _places(targets)
+        places = _places(sources), _places(targets)
+        ends = [{end for place in side for end in _ends(place)} for side in places]
+        # The places of either side that are one path with some of the other's.
+        self._both = [
+            {place for place in side if place in others or not there.isdisjoint(_ends(place))}
+            for side, there, others in zip(places, places[::-1], ends[::-1], strict=True)
+        ]
         self._known: dict[tuple[str, str], bool] = {}
         self._left: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are two lists that both sides have."""
+        return any(self._differ(ours, theirs) for ours, theirs in product(*self._both))
 
     def are_left(self, source: Unit, target: Unit) -> bool:
         """Return whether a block would go from one list into another, of which both sides have both."""
@@ -104,15 +116,10 @@ class Lists:
         return found
 
     def _differ(self, ours: str, theirs: str) -> bool:
-        if ours == theirs:
-            return False
         found = self._known.get((ours, theirs))
         if found is None:
-            found = self._known[ours, theirs] = (
-                not is_one_path(ours, theirs)
-                and any(is_one_path(ours, place) for place in self._places[1])
-                and any(is_one_path(theirs, place) for place in self._places[0])
-            )
+            both = ours in self._both[0] and theirs in self._both[1]
+            found = self._known[ours, theirs] = both and not is_one_path(ours, theirs)
         return found
 
 
@@ -123,9 +130,25 @@ def _place(block: str) -> str:
 
 def _places(units: Iterable[Unit]) -> set[str]:
     """Return the places of all lists, of one member, too."""
-    parents = {unit.parent for unit in units}
-    around = {path for parent in parents for path in accumulate(parent.split("."), "{}.{}".format)}
-    return {_place(path) for path in around if stem(path.rpartition(".")[2]) is not None}
+    rows: set[Row] = set()
+    known = {""}
+    for parent in {unit.parent for unit in units}:
+        path = parent
+        while path not in known:
+            known.add(path)
+            path, _, last = path.rpartition(".")
+            before = stem(last)
+            if before is not None:
+                rows.add((path, before))
+    return {place_of(".".join(row)) for row in rows}
+
+
+def _ends(path: str) -> Iterator[str]:
+    """Yield the path and what is left of it without its first segments."""
+    yield path
+    while path:
+        path = path.partition(".")[2]
+        yield path
 
 
 def rearranged(pairs: Sequence[Pair], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[tuple[str, str]]:
@@ -150,13 +173,10 @@ def behind_another(pairs: Sequence[Pair], sources: Sequence[Unit], targets: Sequ
     """
     sides = sources, targets
     used = {pair.source for pair in pairs if pair.fits}, {pair.target for pair in pairs if pair.fits}
-    held = [_members(units) for units in sides]
-    free = [
-        {block for block, inside in blocks.items() if not any(at in paired for at in inside)}
-        for blocks, paired in zip(held, used, strict=True)
-    ]
+    free = [_free_blocks(units, paired) for units, paired in zip(sides, used, strict=True)]
     if not all(free):
         return set()
+    held = [_members(units) for units in sides]
     builds = [
         {block: _build(block, inside, units) for block, inside in blocks.items()}
         for blocks, units in zip(held, sides, strict=True)
@@ -174,6 +194,12 @@ def behind_another(pairs: Sequence[Pair], sources: Sequence[Unit], targets: Sequ
             if any((at < behind and own[1] == two[1]) or (own[0] == two[0] and at < behind) for at, two in rows[met]):
                 lost.add(pair.target)
     return lost
+
+
+def _free_blocks(units: Sequence[Unit], paired: Container[int]) -> set[str]:
+    """Return the blocks of which no unit is paired."""
+    free = blocks_of([unit for at, unit in enumerate(units) if at not in paired])
+    return free - blocks_of([unit for at, unit in enumerate(units) if at in paired]) if free else free
 
 
 def _replaced(

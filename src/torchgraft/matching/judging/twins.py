@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
-from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import Unit, kind_of
 
@@ -16,14 +15,15 @@ Place = tuple[int, tuple[str, ...]]
 class Twins:
     """Units at one place of two modules of one side, of which one stays free: names must say which of them is meant."""
 
-    def __init__(self, pairs: Sequence[Pair], sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
-        self._units = sources, targets
-        used = {pair.source for pair in pairs}, {pair.target for pair in pairs}
-        self._free = _free(sources, used[0]), _free(targets, used[1])
+    def __init__(self, left: Iterable[Iterable[Unit]]) -> None:
+        self._free = [_by_place(units) for units in left]
 
-    def are_untold(self, pair: Pair) -> bool:
+    def __bool__(self) -> bool:
+        """Whether any unit stays free."""
+        return any(self._free)
+
+    def are_untold(self, source: Unit, target: Unit) -> bool:
         """Return whether a twin of one of a pair stays free, and the other's name has not the word that only the first has."""
-        source, target = self._units[0][pair.source], self._units[1][pair.target]
         return self._is_untold(0, source, target) or self._is_untold(1, target, source)
 
     def _is_untold(self, side: int, own: Unit, other: Unit) -> bool:
@@ -40,12 +40,11 @@ class Twins:
         return False
 
 
-def _free(units: Sequence[Unit], used: Container[int]) -> Mapping[Place, list[Unit]]:
+def _by_place(units: Iterable[Unit]) -> Mapping[Place, list[Unit]]:
     found: dict[Place, list[Unit]] = defaultdict(list)
-    for n, unit in enumerate(units):
-        if n not in used:
-            for place in _places(unit.path):
-                found[place].append(unit)
+    for unit in units:
+        for place in _places(unit.path):
+            found[place].append(unit)
     return found
 
 

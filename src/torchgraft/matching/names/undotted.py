@@ -113,7 +113,7 @@ def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
                 found[key] = key[:at] + written
                 begins[key] = at
                 break
-    found = _counted_alike(found, begins, keys, wanted)
+    found = _counted_alike(found, begins, keys, wanted) if found else {}
     if not found:
         return {}
     found |= _alike(found, keys)

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from math import prod
 
 from torchgraft.core.match import Leaf
@@ -145,6 +146,18 @@ def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, s
 
 def _homes(held: Mapping[str, int]) -> dict[str, str]:
     """Return, for each module that holds units (so many), the innermost from there on outwards around two units or more."""
+    shared = around_several(held)
+    homes: dict[str, str] = {}
+    for parent in held:
+        around = parent
+        while around and around not in shared:
+            around = _parent(around)
+        homes[parent] = around
+    return homes
+
+
+def around_several(held: Mapping[str, int]) -> set[str]:
+    """Return the modules around two units or more, of modules that hold so many."""
     inside, shared = set(held), {parent for parent, count in held.items() if count > 1}
     for parent, count in held.items():
         around = parent
@@ -153,13 +166,12 @@ def _homes(held: Mapping[str, int]) -> dict[str, str]:
             if around in shared:
                 break  # and so is all that is around it, now or once its own turn has come
             (shared if count > 1 or around in inside else inside).add(around)
-    homes: dict[str, str] = {}
-    for parent in held:
-        around = parent
-        while around and around not in shared:
-            around = _parent(around)
-        homes[parent] = around
-    return homes
+    return shared
+
+
+def blocks_of(units: Iterable[Unit]) -> set[str]:
+    """Return the numbered blocks around all the units."""
+    return set(chain.from_iterable({unit.blocks for unit in units}))
 
 
 def _raw(leaf: Leaf, owner: str, last: str, beside: Mapping[str, Leaf]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.names import natural_key
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.names.words import canonical, stem
-from torchgraft.matching.parts.units import Unit, kind_of
+from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
 from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _rows_around(rows: Mapping[Name, Row]) -> dict[int, list[Name]]:
 
 def _lists(units: Iterable[Unit]) -> set[Name]:
     """Return the names of the lists that units stand in."""
-    return {_list_of(block) for block in {block for unit in units for block in unit.blocks}}
+    return {_list_of(block) for block in blocks_of(units)}
 
 
 def _list_of(block: str) -> Name:
