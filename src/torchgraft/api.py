@@ -63,9 +63,9 @@ def inspect(
 
             found = replace(found, verification=check_digests(source, choice.network, progress))
         if statistics:
-            from torchgraft.verifying import suspect
+            from torchgraft.verifying import find_suspicions
 
-            found = replace(found, statistics=suspect(source, choice.network, choice.network.specs, progress))
+            found = replace(found, statistics=find_suspicions(source, choice.network, choice.network.specs, progress))
     return replace(found, renderers=renderers("inspection"))
 
 
@@ -306,7 +306,7 @@ def _proved(plan: Plan) -> tuple[Check, ...]:
 def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:
     """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
     from torchgraft.planfile import fitted
-    from torchgraft.verifying.values.digests import still_proved
+    from torchgraft.verifying.values.digests import recheck_proof
 
     others = sorted(set(asked) - {"learned", "statistics"})
     if others:
@@ -316,7 +316,7 @@ def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, a
     if not isinstance(plan, (Plan, str, os.PathLike)):
         raise UsageError(f"plan is {a_kind(plan)}: give what plan() returned, or the file it was saved to")
     found = plan if isinstance(plan, Plan) else read_plan(plan)
-    return still_proved(fitted(found, source, target), source)
+    return recheck_proof(fitted(found, source, target), source)
 
 
 def _opened(checkpoint: object, asked: Request, filled: object) -> Source:
@@ -333,10 +333,10 @@ def _opened(checkpoint: object, asked: Request, filled: object) -> Source:
 
 def _seen(made: Plan, source: Source, asked: Request, model: object) -> Plan:
     """Return the plan with what only values tell; all of them are read where statistics were asked for."""
-    from torchgraft.verifying import with_suspicions, with_values
+    from torchgraft.verifying import check_values, with_suspicions
 
-    told = with_values(made, source, model)
-    return with_suspicions(told, source) if asked.statistics else told
+    checked = check_values(made, source, model)
+    return with_suspicions(checked, source) if asked.statistics else checked
 
 
 def _with_origin(asked: Request, checkpoint: object) -> Request:

@@ -35,7 +35,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
         CheckpointError: what was recorded can't be read.
     """
     from torchgraft.verifying.settling import prove, settle
-    from torchgraft.verifying.values.digests import sealed
+    from torchgraft.verifying.values.digests import seal_proof
 
     if not is_module(model):
         given = "golden=" if asked.golden is not None else "inputs="
@@ -61,7 +61,7 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
     kept = tuple(o for o in best.objections if o not in usual)
     notes = (*made.notes, *([made.proof.words()] if made.proof else []))
     final = replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)
-    return sealed(final, source, trial.inputs)
+    return seal_proof(final, source, trial.inputs)
 
 
 def _trimmed(plan: Plan) -> Plan:

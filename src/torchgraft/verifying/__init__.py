@@ -1,8 +1,8 @@
-"""Proof that a load did what it says."""
+"""Checks of what was loaded: stored values, values read back after writing, and runs of both models."""
 
 from torchgraft.verifying.values.digests import check_digests
-from torchgraft.verifying.values.plan_checks import with_values
+from torchgraft.verifying.values.plan_checks import check_values
 from torchgraft.verifying.values.readback import compare_values
-from torchgraft.verifying.values.suspicions import suspect, with_suspicions
+from torchgraft.verifying.values.suspicions import find_suspicions, with_suspicions
 
-__all__ = ["check_digests", "compare_values", "suspect", "with_suspicions", "with_values"]
+__all__ = ["check_digests", "check_values", "compare_values", "find_suspicions", "with_suspicions"]

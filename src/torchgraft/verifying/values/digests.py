@@ -35,10 +35,10 @@ def check_digests(source: Source, network: Network, progress: Callable[[int, int
     names = [name for name in network.specs if name not in shared]
     tick = Ticks(progress, sum(network.specs[name].nbytes for name in names)).tick
     for name in sorted(names, key=lambda name: source.position(network.path, name)):
-        found = digest(source, network.path, network.specs[name], tick)
+        actual = digest(source, network.path, network.specs[name], tick)
         if name not in stated:
             without.append(name)
-        elif stated[name] != found:
+        elif stated[name] != actual:
             differing.append(name)
     missing = tuple(name for name in stated if name not in network.specs)
     compared = len(names) - len(without)
@@ -50,17 +50,17 @@ def digest(source: Source, network: str, spec: TensorSpec, tick: Callable[[int],
 
     `tick` hears of bytes as they are read.
     """
-    found = sha256()
+    hasher = sha256()
     buffer = memoryview(bytearray(min(PIECE, spec.nbytes)))
     for at in range(0, spec.nbytes, PIECE):
         piece = buffer[: min(PIECE, spec.nbytes - at)]
         source.read_into(network, spec.name, piece, at)
-        found.update(piece)
+        hasher.update(piece)
         tick(len(piece))
-    return found.hexdigest()
+    return hasher.hexdigest()
 
 
-def sealed(plan: Plan, source: Source, inputs: Sequence[Any]) -> Plan:
+def seal_proof(plan: Plan, source: Source, inputs: Sequence[Any]) -> Plan:
     """Return the plan with its proof sealed: bound to its steps and to the values that they read, all of them read once more.
 
     Raises:
@@ -72,7 +72,7 @@ def sealed(plan: Plan, source: Source, inputs: Sequence[Any]) -> Plan:
     return replace(plan, proof=replace(plan.proof, seal=seal))
 
 
-def still_proved(plan: Plan, source: Source) -> Plan:
+def recheck_proof(plan: Plan, source: Source) -> Plan:
     """Return a plan that was kept, with its proof if that still holds: the same steps, and a source of the same values.
 
     A proof that doesn't is left out, and that is said. The values that the steps read are read for it.
@@ -97,56 +97,52 @@ def still_proved(plan: Plan, source: Source) -> Plan:
 
 def _steps_digest(plan: Plan) -> str:
     """Return the SHA-256 of what the steps do, and of nothing that is only said of them."""
-    return sha256(json.dumps([_plain(step) for step in plan.steps], default=list).encode()).hexdigest()
+    return sha256(json.dumps([_step_to_plain(step) for step in plan.steps], default=list).encode()).hexdigest()
 
 
-def _plain(step: Step) -> list[object]:
+def _step_to_plain(step: Step) -> list[object]:
     spec = step.slot.spec
-    feeds = [[feed.network, feed.key, _ops(feed.ops)] for feed in step.feeds]
+    feeds = [[feed.network, feed.key, _ops_to_plain(feed.ops)] for feed in step.feeds]
     return [
         spec.name,
         spec.shape,
         str(spec.dtype),
         feeds,
-        _ops(step.ops),
+        _ops_to_plain(step.ops),
         step.base,
-        _rows(step.rows),
-        _rows(step.made),
+        _rows_to_plain(step.rows),
+        _rows_to_plain(step.made),
     ]
 
 
-def _ops(ops: Sequence[Op]) -> list[object]:
+def _ops_to_plain(ops: Sequence[Op]) -> list[object]:
     return [sorted(op.to_dict().items(), key=lambda item: item[0]) for op in ops]
 
 
-def _rows(rows: Rows | None) -> object:
+def _rows_to_plain(rows: Rows | None) -> object:
     return None if rows is None else [rows.dim, rows.indices]
 
 
 def _values_digest(plan: Plan, source: Source) -> str:
     """Return the SHA-256 of the digests of all tensors that the steps read."""
     specs = {network.path: network.specs for network in source.networks}
-    found = sha256()
+    hasher = sha256()
     for network, key in sorted({(feed.network, feed.key) for step in plan.steps for feed in step.feeds}):
-        found.update(f"{network}\0{key}\0{digest(source, network, specs[network][key], _nothing)}\n".encode())
-    return found.hexdigest()
-
-
-def _nothing(_: int) -> None:
-    """Nobody listens."""
+        hasher.update(f"{network}\0{key}\0{digest(source, network, specs[network][key], lambda _: None)}\n".encode())
+    return hasher.hexdigest()
 
 
 def _inputs_digest(inputs: Sequence[Any]) -> str:
     """Return the SHA-256 of all inputs; empty where one is a callable, which no digest can tell from another."""
-    found = sha256()
-    for part in _parts(list(inputs)):
+    hasher = sha256()
+    for part in _input_bytes(list(inputs)):
         if part is None:
             return ""
-        found.update(part)
-    return found.hexdigest()
+        hasher.update(part)
+    return hasher.hexdigest()
 
 
-def _parts(given: Any) -> Iterator[bytes | None]:
+def _input_bytes(given: Any) -> Iterator[bytes | None]:
     import torch
 
     if isinstance(given, torch.Tensor):
@@ -156,9 +152,9 @@ def _parts(given: Any) -> Iterator[bytes | None]:
     elif isinstance(given, Mapping):
         for name, value in given.items():
             yield str(name).encode()
-            yield from _parts(value)
+            yield from _input_bytes(value)
     elif isinstance(given, (list, tuple)):
         for value in given:
-            yield from _parts(value)
+            yield from _input_bytes(value)
     else:
         yield None if callable(given) else repr(given).encode()

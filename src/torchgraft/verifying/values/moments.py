@@ -1,4 +1,4 @@
-"""Figures of a tensor's values in one pass over its bytes."""
+"""Statistics of a tensor's values (extremes, mean, deviation, kurtosis, even rows) in one pass over its bytes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torchgraft.core.types import Tensor
 # Small enough that a piece and what is computed of it stay in the cache.
 PIECE = 512 << 10
 # Beyond this, fourth powers leave the range of float32.
-LARGE = 1e9
-# The largest variance that is told.
-HUGE = 1e300
+POWERS_OVERFLOW = 1e9
+# The largest variance that is reported.
+MAX_VARIANCE = 1e300
 
 
-def measure(
+def measure_moments(
     source: Source, network: Network, names: Iterable[str], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Moments]:
-    """Return the figures of those tensors that hold real floating-point numbers, read in file order.
+    """Return the statistics of those tensors that hold real floating-point numbers, read in file order.
 
     In memory at one time: a piece of one tensor, and a few of its size. A tensor that lies there under
     several names is read once, under the first. `progress` hears bytes done and in all.
@@ -44,7 +44,7 @@ def _moments(source: Source, network: str, spec: TensorSpec, ticks: Ticks) -> Mo
 
     rows = spec.shape[0] if len(spec.shape) > 1 else 0
     width = prod(spec.shape[1:]) if rows else 1
-    sums = _Sums(by_row=rows > 0)
+    sums = _RunningSums(by_row=rows > 0)
     itemsize = spec.dtype.itemsize
     # Whole rows where a piece holds one: a row that is longer is looked at in parts, and not as a row.
     size = max(PIECE // (width * itemsize), 1) * width * itemsize
@@ -61,7 +61,7 @@ def _moments(source: Source, network: str, spec: TensorSpec, ticks: Ticks) -> Mo
 
 
 @dataclass(slots=True)
-class _Sums:
+class _RunningSums:
     """Sums over the finite elements seen so far. Powers are taken about the mean of the first piece, so that little cancels."""
 
     by_row: bool
@@ -96,7 +96,7 @@ class _Sums:
         self.least, self.greatest = min(self.least, least), max(self.greatest, greatest)
         if least <= 0 and not self.by_row:
             self.below += int((values <= 0).sum())
-        self._add_powers(values if max(-least, greatest) < LARGE else values.double())
+        self._add_powers(values if max(-least, greatest) < POWERS_OVERFLOW else values.double())
 
     def _add_powers(self, values: Tensor) -> None:
         self.count += values.numel()
@@ -110,14 +110,14 @@ class _Sums:
         self.fourth += float(square.dot(square))
 
     def moments(self, numel: int, rows: int) -> Moments:
-        """Return the figures."""
+        """Return the statistics."""
         if not self.count:
             return Moments(numel=numel, odd=self.odd, rows=rows)
         d, m2, m3, m4 = (s / self.count for s in (self.first, self.second, self.third, self.fourth))
         variance = max(m2 - d * d, 0.0)
         central = m4 - 4 * d * m3 + 6 * d * d * m2 - 3 * d * d * d * d
         if not isfinite(variance) or not isfinite(central):  # values whose powers leave the range of float64
-            variance, central = min(variance, HUGE) if variance >= 0 else HUGE, 0.0
+            variance, central = min(variance, MAX_VARIANCE) if variance >= 0 else MAX_VARIANCE, 0.0
         mean = (self.center or 0.0) + d
         if not isfinite(mean):
             mean = self.least / 2 + self.greatest / 2

@@ -1,4 +1,4 @@
-"""What only values tell about a plan, before anything is written: ties that conflict, and tensors that repeat others."""
+"""What only values show about a plan, before anything is written: ties that conflict, duplicates, odd buffers."""
 
 from __future__ import annotations
 
@@ -14,61 +14,60 @@ from torchgraft.core.plan import Objection, Plan, Unused, Why
 from torchgraft.core.specs import Piece, Source, TensorSpec
 from torchgraft.core.types import Tensor
 
+SAMPLE = 64  # bytes of each tensor by which most are told apart
+# Vectors of power iteration (torch's spectral norm, both ways of writing it): of length 1 by construction.
+POWER_ITERATION = ("weight_u", "weight_v", "_u", "_v")
+# Half-precision files round frequencies and lengths by less than this.
+NEAR = 0.01
 
-def with_values(made: Plan, source: Source, model: object = None) -> Plan:
-    """Return the plan with what only values tell: tied tensors that differ, unused ones that repeat a used one, and
-    buffers that contradict the model's.
 
-    Of a source without values (a state dict on the meta device) there is nothing to tell: plans are made of what it says.
+def check_values(plan: Plan, source: Source, model: object = None) -> Plan:
+    """Return the plan with objections to what only values show, and unused tensors marked that repeat a used one.
+
+    Of a source without values (a state dict on the meta device) nothing is known: plans are made of names and shapes alone.
     """
     try:
-        return _told(made, source, model)
+        objections = (
+            *_conflicting_ties(plan, source),
+            *_averaged_unit_vectors(plan, source),
+            *_other_rotary_frequencies(plan, source, model),
+        )
+        new = [objection for objection in objections if objection not in plan.objections]
+        return replace(plan, objections=(*plan.objections, *new), unused=_with_duplicates_marked(plan, source))
     except UnsupportedCheckpointError:
-        return made
+        return plan
 
 
-def _told(made: Plan, source: Source, model: object) -> Plan:
-    said = [o for o in (*_conflicts(made, source), *odd_buffers(made, source, model)) if o not in made.objections]
-    return replace(made, objections=(*made.objections, *said), unused=_without_echoes(made, source))
-
-
-def _conflicts(made: Plan, source: Source) -> tuple[Objection, ...]:
-    """Return an objection for each tied slot that two source tensors of different values claim."""
-    network = next(n for n in source.networks if n.path == made.network)
-    out = []
-    for unused in made.unused:
+def _conflicting_ties(plan: Plan, source: Source) -> Iterator[Objection]:
+    """Yield an objection for each tied slot that two source tensors of different values claim."""
+    network = next(n for n in source.networks if n.path == plan.network)
+    shared = network.shared or {}
+    for unused in plan.unused:
         if unused.why.rule != "alias":
             continue
         key = unused.spec.name
-        fed = made.by_name[key].feeds[0].key
-        shared = network.shared or {}
-        if shared.get(key, key) != shared.get(fed, fed) and not same_values(source, made.network, key, fed):
-            text = f"{key} and {fed} are one tensor in the model (tied) and hold different values in the file"
-            out.append(
-                Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, fed))
-            )
-    return tuple(out)
+        used = plan.by_name[key].feeds[0].key
+        if shared.get(key, key) != shared.get(used, used) and not equal_values(source, plan.network, key, used):
+            text = f"{key} and {used} are one tensor in the model (tied) and hold different values in the file"
+            yield Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, used))
 
 
-def _without_echoes(made: Plan, source: Source) -> tuple[Unused, ...]:
+def _with_duplicates_marked(plan: Plan, source: Source) -> tuple[Unused, ...]:
     """Return the unused tensors; those that repeat a used one, value for value, are nothing to worry about."""
-    spare = [u.spec for u in made.unused if not u.quiet and u.why.rule == "no counterpart"]
-    if not spare:
-        return made.unused
-    used = {feed.key: made.source_specs[feed.key] for step in made.steps for feed in step.feeds}
-    twins = echoes(source, made.network, spare, used.values())
+    unused = [u.spec for u in plan.unused if not u.quiet and u.why.rule == "no counterpart"]
+    if not unused:
+        return plan.unused
+    used = {feed.key: plan.source_specs[feed.key] for step in plan.steps for feed in step.feeds}
+    duplicates = find_duplicates(source, plan.network, unused, used.values())
     return tuple(
-        replace(u, quiet=True, why=Why("echo", f"holds the same values as {twins[u.spec.name]}"))
-        if u.spec.name in twins
+        replace(u, quiet=True, why=Why("echo", f"holds the same values as {duplicates[u.spec.name]}"))
+        if u.spec.name in duplicates
         else u
-        for u in made.unused
+        for u in plan.unused
     )
 
 
-SAMPLE = 64
-
-
-def same_values(source: Source, network: str, first: str, second: str) -> bool:
+def equal_values(source: Source, network: str, first: str, second: str) -> bool:
     """Return whether two tensors of a network agree in shape, dtype and every value (NaN equals NaN)."""
     import torch
 
@@ -78,37 +77,38 @@ def same_values(source: Source, network: str, first: str, second: str) -> bool:
     return bool(torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)))
 
 
-def echoes(source: Source, network: str, spare: Iterable[TensorSpec], used: Iterable[TensorSpec]) -> dict[str, str]:
-    """Return spare tensor -> used tensor for spare ones that are equal, value for value, to a used one.
+def find_duplicates(
+    source: Source, network: str, unused: Iterable[TensorSpec], used: Iterable[TensorSpec]
+) -> dict[str, str]:
+    """Return unused tensor -> used tensor for unused ones that are equal, value for value, to a used one.
 
     A few bytes tell most pairs apart, so whole tensors are read only where those agree. Tensors that begin with one
-    value over and over (a norm that was never trained) are no echoes: they resemble each other by chance.
+    value over and over (a norm that was never trained) are no duplicates: they are alike by chance.
     """
     feeds = list(used)
-    wanted = {(spec.shape, spec.dtype) for spec in spare} & {(spec.shape, spec.dtype) for spec in feeds}
-    both = [spec for spec in (*spare, *feeds) if (spec.shape, spec.dtype) in wanted]
-    looks = _looks(source, network, both) if both else {}
-    by_look: dict[tuple[object, bytes], list[str]] = defaultdict(list)
+    wanted = {(spec.shape, spec.dtype) for spec in unused} & {(spec.shape, spec.dtype) for spec in feeds}
+    both = [spec for spec in (*unused, *feeds) if (spec.shape, spec.dtype) in wanted]
+    first_bytes = _first_bytes(source, network, both) if both else {}
+    candidates: defaultdict[tuple[object, bytes], list[str]] = defaultdict(list)
     for spec in feeds:
-        if spec.name in looks:
-            by_look[(spec.shape, spec.dtype), looks[spec.name]].append(spec.name)
+        if spec.name in first_bytes:
+            candidates[(spec.shape, spec.dtype), first_bytes[spec.name]].append(spec.name)
     found: dict[str, str] = {}
-    for spec in spare:
-        look = looks.get(spec.name)
-        if look is None or _is_even(look, spec.dtype.itemsize):
+    for spec in unused:
+        first = first_bytes.get(spec.name)
+        if first is None or _repeats_one_value(first, spec.dtype.itemsize):
             continue
-        for name in by_look.get(((spec.shape, spec.dtype), look), ()):
-            if same_values(source, network, spec.name, name):
-                found[spec.name] = name
-                break
+        same = candidates.get(((spec.shape, spec.dtype), first), ())
+        if name := next((n for n in same if equal_values(source, network, spec.name, n)), None):
+            found[spec.name] = name
     return found
 
 
-def _is_even(look: bytes, itemsize: int) -> bool:
-    return look == look[:itemsize] * (len(look) // itemsize)
+def _repeats_one_value(first: bytes, itemsize: int) -> bool:
+    return first == first[:itemsize] * (len(first) // itemsize)
 
 
-def _looks(source: Source, network: str, specs: Iterable[TensorSpec]) -> dict[str, bytes]:
+def _first_bytes(source: Source, network: str, specs: Iterable[TensorSpec]) -> dict[str, bytes]:
     """Return the first bytes of each tensor, read in the order of the file."""
     buffers = {spec.name: memoryview(bytearray(min(SAMPLE, spec.nbytes))) for spec in specs}
     order = sorted(buffers, key=lambda name: source.position(network, name))
@@ -116,41 +116,35 @@ def _looks(source: Source, network: str, specs: Iterable[TensorSpec]) -> dict[st
     return {name: bytes(buffer) for name, buffer in buffers.items()}
 
 
-# Vectors of power iteration (torch's spectral norm, both ways of writing it): of length 1 by construction.
-POWER = ("weight_u", "weight_v", "_u", "_v")
-# Half-precision files round frequencies and lengths by less than this.
-NEAR = 0.01
+def _averaged_unit_vectors(plan: Plan, source: Source) -> Iterator[Objection]:
+    """Yield an objection to vectors of power iteration that are shorter than 1, as averages of unit vectors are.
 
-
-def odd_buffers(made: Plan, source: Source, model: object) -> tuple[Objection, ...]:
-    """Return objections to power-iteration vectors that were averaged, and rotary frequencies of another base."""
-    return (*_averaged(made, source), *_other_frequencies(made, source, model))
-
-
-def _averaged(made: Plan, source: Source) -> Iterator[Objection]:
-    """An average of unit vectors is shorter than 1, and sigma = u W v computed with it is too small."""
-    keys = {f.key: f.network for step in made.steps for f in step.feeds if f.key.rpartition(".")[2] in POWER}
-    odd = [key for key, network in keys.items() if _length_is_odd(source.read(network, key))]
-    if odd:
+    sigma = u W v computed with such a vector is too small.
+    """
+    keys = {f.key: f.network for step in plan.steps for f in step.feeds if f.key.rpartition(".")[2] in POWER_ITERATION}
+    averaged = [key for key, network in keys.items() if not _is_unit_vector(source.read(network, key))]
+    if averaged:
         yield Objection(
             "buffers",
-            f"{listed(odd)}: vectors of a spectral norm whose length isn't 1, as if several models were averaged; the norm "
-            "that they give is wrong: take them from the model that was trained, or run it in training mode for some steps",
-            tuple(odd),
+            f"{listed(averaged)}: vectors of a spectral norm whose length isn't 1, as if several models were averaged; the "
+            "norm that they give is wrong: take them from the model that was trained, or run it in training mode for some "
+            "steps",
+            tuple(averaged),
         )
 
 
-def _length_is_odd(vector: Tensor) -> bool:
-    return vector.ndim == 1 and vector.is_floating_point() and abs(float(vector.double().norm()) - 1) > NEAR
+def _is_unit_vector(vector: Tensor) -> bool:
+    """Whether a vector has length 1; what is no vector of real numbers counts as one."""
+    return vector.ndim != 1 or not vector.is_floating_point() or abs(float(vector.double().norm()) - 1) <= NEAR
 
 
-def _other_frequencies(made: Plan, source: Source, model: object) -> Iterator[Objection]:
+def _other_rotary_frequencies(plan: Plan, source: Source, model: object) -> Iterator[Objection]:
     """Frequencies follow from base and scaling: weights trained with some make another function with others."""
-    keys = [key for key in made.source_specs if key.rpartition(".")[2] in FREQUENCIES]
-    mine = _frequencies(model) if keys else {}
+    keys = [key for key in plan.source_specs if key.rpartition(".")[2] in FREQUENCIES]
+    held = _rotary_buffers(model) if keys else {}
     for key in keys:
-        stored = source.read(made.network, key)
-        same = [(name, value) for name, value in mine.items() if value.shape == stored.shape]
+        stored = source.read(plan.network, key)
+        same = [(name, value) for name, value in held.items() if value.shape == stored.shape]
         if same and not any(_near(stored, value) for _, value in same):
             name, value = same[0]
             yield Objection(
@@ -163,7 +157,7 @@ def _other_frequencies(made: Plan, source: Source, model: object) -> Iterator[Ob
             return
 
 
-def _frequencies(model: Any) -> dict[str, Tensor]:
+def _rotary_buffers(model: Any) -> dict[str, Tensor]:
     """Return the rotary frequencies of a model that has values, by name; also those that no file holds."""
     if not hasattr(model, "named_buffers"):
         return {}

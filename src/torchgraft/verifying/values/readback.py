@@ -1,4 +1,4 @@
-"""Nothing is called loaded that was not compared, after writing, with what the checkpoint holds."""
+"""Values read back from the model after writing, and compared with what the checkpoint holds."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ def compare_values(model: Module | Walk, plan: Plan, written: Written) -> tuple[
     in full. One that was turned was compared block by block as it was written. Of it, and of slots that were read or cast
     straight from the file, samples are in `written`, of bytes that were read aside before they were written: all of it up to
     16 KiB, else its first, middle and last page. So a slot that another one overwrote, a wrong order of elements, a file that
-    changed and a broken tie are found; a single wrong element in the middle of a large copy is the business of the file's
-    own checksums.
+    changed and a broken tie are found; a single wrong element in the middle of a large copy is left to the file's own
+    checksums.
     """
     found = walk_of(model).held()
     together = {name for run in written.runs for name in run.names}
-    tally = {"full": len(together), "sampled": 0, "mapped": 0}
-    wrong = [name for run in written.runs for name in _differing(run, found)]
+    counts = {"full": len(together), "sampled": 0, "mapped": 0}
+    wrong = [name for run in written.runs for name in _differing_slots(run, found)]
     for step in plan.steps:
         name = step.slot.spec.name
         if name in together or not (step.feeds or step.ops):
             continue
         if name in written.mapped:
-            tally["mapped"] += 1
-            wrong += [] if _is_tied(step, found) else [name]
+            counts["mapped"] += 1
+            if not _is_tied(step, found):
+                wrong.append(name)
             continue
         whole = name in written.digests or name in written.compared or step.slot.spec.nbytes <= SMALL
-        how = "full" if whole else "sampled"
-        tally[how] += 1
-        if not _is_tied(step, found) or not _holds(step, found[name], written):
+        counts["full" if whole else "sampled"] += 1
+        if not _is_tied(step, found) or not _holds_written_values(step, found[name], written):
             wrong.append(name)
-    return (_check(tally, wrong),)
+    return (_check(counts, wrong),)
 
 
-def _differing(run: Run, found: Mapping[str, Tensor]) -> list[str]:
+def _differing_slots(run: Run, found: Mapping[str, Tensor]) -> list[str]:
     """Return the slots of a run that hold other bytes than those that were read. Memory: one slot."""
     held = [found[name] for name in run.names]
     plain = all(map(is_, held, run.tensors)) or [one.nbytes for one in held if _is_plain(one)] == list(run.sizes)
@@ -58,9 +58,9 @@ def _differing(run: Run, found: Mapping[str, Tensor]) -> list[str]:
     return [name for name, now, wanted in both if now != wanted]
 
 
-def _check(tally: Mapping[str, int], wrong: list[str]) -> Check:
-    full, sampled, mapped = tally["full"], tally["sampled"], tally["mapped"]
-    text = f"{tensors(full + sampled)} compared after writing{_how(full, sampled)}"
+def _check(counts: Mapping[str, int], wrong: list[str]) -> Check:
+    full, sampled, mapped = counts["full"], counts["sampled"], counts["mapped"]
+    text = f"{tensors(full + sampled)} compared after writing{_coverage_words(full, sampled)}"
     text += f"; {tensors(mapped)} mapped and not read" if mapped else ""
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
@@ -68,7 +68,7 @@ def _check(tally: Mapping[str, int], wrong: list[str]) -> Check:
     return Check("values", not wrong, text)
 
 
-def _how(full: int, sampled: int) -> str:
+def _coverage_words(full: int, sampled: int) -> str:
     pages = "by their first, middle and last page"
     if not sampled:
         return ", all in full" if full > 1 else ", in full" if full else ""
@@ -85,16 +85,16 @@ def _is_tied(step: Step, found: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _holds(step: Step, tensor: Tensor, written: Written) -> bool:
+def _holds_written_values(step: Step, tensor: Tensor, written: Written) -> bool:
     name = step.slot.name
     digest = written.digests.get(name)
     if digest is not None:
-        return _checksum(_region(step, tensor.detach())) == digest
+        return _checksum(_written_part(step, tensor.detach())) == digest
     samples = written.samples[name]
     first = tensor.data_ptr() if _is_plain(tensor) and tensor.nbytes == step.slot.spec.nbytes else 0
     if first:
         return all(crc32(string_at(first + start, stop - start), 0) == checksum for start, stop, checksum in samples)
-    lying = _flat(tensor.detach())
+    lying = _flat_bytes(tensor.detach())
     return all(crc32(_bytes(lying[start:stop]), 0) == checksum for start, stop, checksum in samples)
 
 
@@ -103,7 +103,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_cpu and is_ordinary(tensor) and tensor.is_contiguous()
 
 
-def _region(step: Step, tensor: Tensor) -> Tensor:
+def _written_part(step: Step, tensor: Tensor) -> Tensor:
     """Return the part of the slot that the step writes."""
     import torch
 
@@ -116,7 +116,7 @@ def _checksum(tensor: Tensor) -> int:
     return crc32(_bytes(tensor), 0)
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def _flat_bytes(tensor: Tensor) -> Tensor:
     """Return the bytes in C order, on the device where they are: only what is compared is to be fetched from there."""
     import torch
 
