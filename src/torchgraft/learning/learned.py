@@ -20,10 +20,9 @@ from torchgraft.core.system.commit import write_bytes
 from torchgraft.core.system.stored import read_json, read_spec, rows, text, texts, understanding
 from torchgraft.core.types import Tensor
 from torchgraft.learning.outputs import output_of
-from torchgraft.learning.probes import CONSTANT, Convert, Ids, Numbering, Traced, trace
-from torchgraft.learning.proving import proved
-from torchgraft.learning.running import expect_fit, spec_of, value_of
-from torchgraft.learning.source import ConvertedSource
+from torchgraft.learning.probes import CONSTANT, Convert, ElementNumbers, Ids, Traced, tensor_spec, trace
+from torchgraft.learning.source import ConvertedSource, require_fit, spec_of, value_of
+from torchgraft.learning.validation import validate
 from torchgraft.ops import Cast, PadRows, read_ops
 
 LARGEST = 256 << 20
@@ -39,9 +38,7 @@ class Learned(Conversion):
         Raises:
             UsageError: a tensor is missing or has another shape than when the conversion was learned.
         """
-        from torchgraft.learning.probes import spec_of
-
-        expect_fit(self, {name: spec_of(name, value) for name, value in state.items()}, "the state dict")
+        require_fit(self, {name: tensor_spec(name, value) for name, value in state.items()}, "the state dict")
         return {output.name: value_of(output, state.__getitem__) for output in self.outputs}
 
     def opened(self, source: Source, prefer: str | None = None) -> Source:
@@ -60,7 +57,7 @@ class Learned(Conversion):
         Raises:
             UsageError: a part of the source is not in the outputs, or is rounded there; all such tensors are named.
         """
-        return inverted(self)
+        return _inverse(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversion to a JSON file, whole or not at all; `Learned.read` reads it back.
@@ -96,10 +93,10 @@ def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderer
     Raises:
         UsageError: it fails on probe tensors, or gives no state dict, or another form each time.
     """
-    numbering = Numbering(specs)
-    traced, skipped = trace(convert, numbering)
-    found = [output_of(traced.pop(name), numbering) for name in list(traced)]
-    outputs, computed = proved(found, convert, specs)
+    numbers = ElementNumbers(specs)
+    traced, skipped = trace(convert, numbers)
+    found = [output_of(traced.pop(name), numbers) for name in list(traced)]
+    outputs, computed = validate(found, convert, specs)
     return Learned(
         sources=dict(specs), outputs=tuple(outputs), computed=tuple(computed), skipped=skipped, renderers=renderers
     )
@@ -108,7 +105,7 @@ def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderer
 C = TypeVar("C", bound=Conversion)
 
 
-def inverted(conversion: C) -> C:
+def _inverse(conversion: C) -> C:
     """Return the conversion from the outputs back to the sources.
 
     Every element of the source is looked for among the outputs by its number; then the way back is explained as the
@@ -117,53 +114,56 @@ def inverted(conversion: C) -> C:
     Raises:
         UsageError: elements of the source are in no output, or are rounded there.
     """
-    there = Numbering(conversion.sources)
-    back = Numbering({output.name: output.spec for output in conversion.outputs if output.feeds})
-    homes = _homes(conversion, there, back)
-    lost = [name for name, ids in homes.items() if (ids == CONSTANT).any()]
+    source_numbers = ElementNumbers(conversion.sources)
+    output_numbers = ElementNumbers({output.name: output.spec for output in conversion.outputs if output.feeds})
+    places = _output_places(conversion, source_numbers, output_numbers)
+    lost = [name for name, ids in places.items() if (ids == CONSTANT).any()]
     if lost:
-        raise UsageError(_refusal("the conversion leaves out", [_lost(name, homes[name]) for name in lost]))
+        raise UsageError(_no_inverse("the conversion leaves out", [_lost_words(name, places[name]) for name in lost]))
     rounding = [output.name for output in conversion.outputs if _rounds(output, conversion)]
     if rounding:
-        raise UsageError(_refusal("the conversion rounds", [printable(name) for name in rounding]))
-    made = [output_of(Traced(spec, homes.pop(name), None), back) for name, spec in conversion.sources.items()]
+        raise UsageError(_no_inverse("the conversion rounds", [printable(name) for name in rounding]))
+    made = [
+        output_of(Traced(spec, places.pop(name), None), output_numbers) for name, spec in conversion.sources.items()
+    ]
     failed = [printable(found.spec.name) for found in made if not isinstance(found, Output)]
     if failed:
-        raise UsageError(_refusal("no short plan makes", failed))
+        raise UsageError(_no_inverse("no short plan makes", failed))
     outputs = tuple(found for found in made if isinstance(found, Output))
-    return replace(conversion, sources=back.specs, outputs=outputs, computed=(), skipped=())
+    return replace(conversion, sources=output_numbers.specs, outputs=outputs, computed=(), skipped=())
 
 
-def _homes(conversion: Conversion, there: Numbering, back: Numbering) -> dict[str, Ids]:
+def _output_places(
+    conversion: Conversion, source_numbers: ElementNumbers, output_numbers: ElementNumbers
+) -> dict[str, Ids]:
     """Return for each source tensor the number of the output element that holds each of its elements, or CONSTANT."""
     import torch
 
-    flat: Ids = np.full(there.total, CONSTANT, dtype=np.int64)
-    starts = dict(zip(there.names, (int(n) for n in there.starts), strict=False))
-    for at, name in enumerate(back.names):
-        output = _without_casts(conversion.by_name[name])
-        # Zeros that an output inserts have no origin: counted from one, they can't be taken for an element.
-        value = value_of(
-            output,
-            lambda key: (torch.arange(there.specs[key].numel, device="cpu") + starts[key] + 1).reshape(
-                there.specs[key].shape
-            ),
-        )
-        origin = value.reshape(-1).numpy() - 1
-        mine = np.arange(origin.size, dtype=np.int64) + int(back.starts[at])
-        real = (origin >= 0) & (origin < there.total)
-        flat[origin[real][::-1]] = mine[real][::-1]
+    starts = dict(zip(source_numbers.names, map(int, source_numbers.starts), strict=False))
+
+    def numbered(key: str) -> Tensor:
+        # Zeros that an output inserts have no origin: counted from one, no element can be taken for them.
+        spec = source_numbers.specs[key]
+        return torch.arange(starts[key] + 1, starts[key] + spec.numel + 1, device="cpu").reshape(spec.shape)
+
+    flat: Ids = np.full(source_numbers.total, CONSTANT, dtype=np.int64)
+    for at, name in enumerate(output_numbers.names):
+        origin = value_of(_without_casts(conversion.by_name[name]), numbered).reshape(-1).numpy() - 1
+        places = np.arange(origin.size, dtype=np.int64) + int(output_numbers.starts[at])
+        is_element = (origin >= 0) & (origin < source_numbers.total)
+        flat[origin[is_element][::-1]] = places[is_element][::-1]
     return {
-        name: flat[starts[name] : starts[name] + spec.numel].reshape(spec.shape) for name, spec in there.specs.items()
+        name: flat[starts[name] : starts[name] + spec.numel].reshape(spec.shape)
+        for name, spec in source_numbers.specs.items()
     }
 
 
 def _without_casts(output: Output) -> Output:
-    feeds = tuple(replace(feed, ops=_moves(feed.ops)) for feed in output.feeds)
-    return replace(output, feeds=feeds, ops=_moves(output.ops))
+    feeds = tuple(replace(feed, ops=_as_moves(feed.ops)) for feed in output.feeds)
+    return replace(output, feeds=feeds, ops=_as_moves(output.ops))
 
 
-def _moves(ops: Iterable[Op]) -> tuple[Op, ...]:
+def _as_moves(ops: Iterable[Op]) -> tuple[Op, ...]:
     """Return the ops as they move numbers: without casts, and with zeros where constants are added."""
     return tuple(replace(op, value=0.0) if isinstance(op, PadRows) else op for op in ops if not isinstance(op, Cast))
 
@@ -178,12 +178,12 @@ def _rounds(output: Output, conversion: Conversion) -> bool:
     return False
 
 
-def _lost(name: str, ids: Ids) -> str:
+def _lost_words(name: str, ids: Ids) -> str:
     count = int((ids == CONSTANT).sum())
     return f"{printable(name)} ({'all' if count == ids.size else count} of its {ids.size} elements)"
 
 
-def _refusal(what: str, names: list[str]) -> str:
+def _no_inverse(what: str, names: list[str]) -> str:
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return f"no inverse: {what} {', '.join(names[:6])}{more}; what is gone can't be made again"
 

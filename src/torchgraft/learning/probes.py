@@ -2,7 +2,7 @@
 
 Every element of the source gets a number of its own. Its digits go through the conversion one run after the other, as
 values that are exact in the source's element type, so they survive casts down to bfloat16. One more run has the last
-digit turned round (9 - d in decimal): a moved element follows it, a constant doesn't.
+digit complemented (9 - d in decimal): a moved element follows it, a constant doesn't.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Convert = Callable[[dict[str, Tensor]], Any]
 # Digits are 0 to 255 where the types allow: bfloat16 has eight significant bits, unsigned bytes end there.
 BASE = 256
 CONSTANT = -1
-OTHER = -2
+COMPUTED = -2
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
     """Where the elements of one output come from.
 
-    `ids` has the number of each element's origin, CONSTANT for elements that are the same in every run, or OTHER.
+    `ids` has the number of each element's origin, CONSTANT for elements that are the same in every run, or COMPUTED.
     `values` are those of one run: the constants are there (None where none are).
     """
 
@@ -42,7 +42,7 @@ class Traced:
     values: Tensor | None
 
 
-class Numbering:
+class ElementNumbers:
     """Numbers for the elements of all source tensors: those of one tensor follow each other in C order."""
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
@@ -50,7 +50,7 @@ class Numbering:
         self.names = list(specs)
         counts = [specs[name].numel for name in self.names]
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-        self.base = min((capacity(spec.dtype) for spec in specs.values()), default=BASE)
+        self.base = min((exact_integers(spec.dtype) for spec in specs.values()), default=BASE)
 
     @property
     def total(self) -> int:
@@ -64,7 +64,7 @@ class Numbering:
             count, reach = count + 1, reach * self.base
         return count
 
-    def probe(self, number: int, *, turned: bool = False) -> dict[str, Tensor]:
+    def probe(self, number: int, *, complemented: bool = False) -> dict[str, Tensor]:
         """Return the source with digit `number` of each element's number as its value."""
         import torch
 
@@ -74,19 +74,19 @@ class Numbering:
             digit = torch.arange(int(self.starts[at]), int(self.starts[at + 1]), device="cpu")
             digit >>= number * (self.base.bit_length() - 1)  # the base is a power of two
             digit &= self.base - 1
-            digit = (self.base - 1) - digit if turned else digit
+            digit = (self.base - 1) - digit if complemented else digit
             out[name] = digit.to(getattr(torch, spec.dtype.label)).reshape(spec.shape)
         return out
 
 
-def capacity(dtype: DType) -> int:
+def exact_integers(dtype: DType) -> int:
     """Return how many whole numbers from 0 on an element type holds exactly, BASE at most."""
     if dtype.kind in ("float", "complex"):
         return 2 if dtype is DType.F8_E8M0FNU else min(BASE, 1 << dtype.mantissa)
     return min(BASE, 1 << dtype.mantissa)
 
 
-def trace(convert: Convert, numbering: Numbering) -> tuple[dict[str, Traced], tuple[str, ...]]:
+def trace(convert: Convert, numbers: ElementNumbers) -> tuple[dict[str, Traced], tuple[str, ...]]:
     """Return where all outputs of `convert` come from, and the names of results that are no tensors.
 
     Takes one run for each digit (three for a million elements, four up to four thousand million) and one more.
@@ -95,43 +95,43 @@ def trace(convert: Convert, numbering: Numbering) -> tuple[dict[str, Traced], tu
     Raises:
         UsageError: the conversion fails on the probes, or its result is no state dict or changes its form.
     """
-    last, skipped = run(convert, numbering.probe(0))
-    turned, _ = run(convert, numbering.probe(0, turned=True))
-    _expect_same_form(last, turned)
-    found = {name: _begun(value, turned.pop(name), numbering.base) for name, value in last.items()}
-    for number in range(1, numbering.digits()):
-        outputs, _ = run(convert, numbering.probe(number))
-        _expect_same_form(last, outputs)
+    last, skipped = run_conversion(convert, numbers.probe(0))
+    complemented, _ = run_conversion(convert, numbers.probe(0, complemented=True))
+    _require_same_form(last, complemented)
+    found = {name: _first_digits(value, complemented.pop(name), numbers.base) for name, value in last.items()}
+    for number in range(1, numbers.digits()):
+        outputs, _ = run_conversion(convert, numbers.probe(number))
+        _require_same_form(last, outputs)
         for name in last:
-            _go_on(found[name], outputs.pop(name), last[name], numbering, number)
+            _add_digits(found[name], outputs.pop(name), last[name], numbers, number)
     for ids in found.values():
-        ids.masked_fill_(ids >= numbering.total, OTHER)
-    traced = {name: Traced(spec_of(name, value), found[name].numpy(), value) for name, value in last.items()}
+        ids.masked_fill_(ids >= numbers.total, COMPUTED)
+    traced = {name: Traced(tensor_spec(name, value), found[name].numpy(), value) for name, value in last.items()}
     return traced, skipped
 
 
-def _begun(value: Tensor, turned: Tensor, base: int) -> Tensor:
-    """Return the last digit of each element's number, CONSTANT or OTHER, from the first run and the turned one."""
+def _first_digits(value: Tensor, complemented: Tensor, base: int) -> Tensor:
+    """Return the last digit of each element's number, CONSTANT or COMPUTED, from the first run and the complemented one."""
     digit = _digits(value, base)
     ids = digit.long()
-    ids.masked_fill_((digit < 0) | (digit + _digits(turned, base) != base - 1), OTHER)
-    if bool((ids == OTHER).any()):
-        ids.masked_fill_(_equal(value, turned), CONSTANT)
+    ids.masked_fill_((digit < 0) | (digit + _digits(complemented, base) != base - 1), COMPUTED)
+    if bool((ids == COMPUTED).any()):
+        ids.masked_fill_(_equal(value, complemented), CONSTANT)
     return ids
 
 
-def _go_on(ids: Tensor, value: Tensor, first: Tensor, numbering: Numbering, number: int) -> None:
-    """Add digit `number` to the numbers, in place; what is no digit, or no constant after all, becomes OTHER."""
-    digit = _digits(value, numbering.base)
+def _add_digits(ids: Tensor, value: Tensor, first: Tensor, numbers: ElementNumbers, number: int) -> None:
+    """Add digit `number` to the numbers, in place; what is no digit, or no constant after all, becomes COMPUTED."""
+    digit = _digits(value, numbers.base)
     constant = ids == CONSTANT
     if bool(constant.any()):
-        ids.masked_fill_(constant & ~_equal(value, first), OTHER)
+        ids.masked_fill_(constant & ~_equal(value, first), COMPUTED)
     moved = ids >= 0
-    ids.masked_fill_(moved & (digit < 0), OTHER)
-    ids += digit.long().mul_(numbering.base**number) * (ids >= 0)
+    ids.masked_fill_(moved & (digit < 0), COMPUTED)
+    ids += digit.long().mul_(numbers.base**number) * (ids >= 0)
 
 
-def run(convert: Convert, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def run_conversion(convert: Convert, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return copies of the tensors that `convert` makes of `given`, on the CPU, and the names of what is no tensor.
 
     A function that returns nothing has changed the dictionary that it was given.
@@ -176,7 +176,7 @@ def _tensors(result: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     return found, tuple(skipped)
 
 
-def spec_of(name: str, value: Tensor) -> TensorSpec:
+def tensor_spec(name: str, value: Tensor) -> TensorSpec:
     """Return the spec of a tensor.
 
     Raises:
@@ -206,7 +206,7 @@ def _equal(a: Tensor, b: Tensor) -> Tensor:
     return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
 
 
-def _expect_same_form(first: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+def _require_same_form(first: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
     for name in {**first, **again}:
         forms = [(tuple(side[name].shape), str(side[name].dtype)) if name in side else None for side in (first, again)]
         if forms[0] != forms[1]:

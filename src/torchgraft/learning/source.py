@@ -1,20 +1,20 @@
-"""A checkpoint seen through a learned conversion: other names and shapes, values made as they are read."""
+"""A learned conversion applied to a checkpoint: other names and shapes, values made as they are read."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import CONVERTED, OWN
 from torchgraft.core.listing import listed
 from torchgraft.core.results.conversion import Conversion, Output
-from torchgraft.core.specs import Extent, Network, Source, SourceOver
+from torchgraft.core.specs import Extent, Network, Source, SourceOver, TensorSpec
 from torchgraft.core.types import Tensor
-from torchgraft.learning.running import expect_fit, misfits, spec_of, value_of
+from torchgraft.ops import computed, shaped
 
 # Facts of the file that speak of the names and bytes before the conversion.
-_OF_OLD_NAMES = (*OWN, "versions")
+_FACTS_OF_OLD_NAMES = (*OWN, "versions")
 
 
 class ConvertedSource(SourceOver):
@@ -25,16 +25,16 @@ class ConvertedSource(SourceOver):
     """
 
     def __init__(self, conversion: Conversion, source: Source, prefer: str | None = None) -> None:
-        network = _fitting(conversion, source, prefer)
+        network = _fitting_network(conversion, source, prefer)
         super().__init__(source)
         self._network = network.path
         self._outputs: Mapping[str, Output] = conversion.by_name
         self._last = threading.local()
         self.format = source.format + CONVERTED
         specs = {name: spec_of(output, network.specs) for name, output in self._outputs.items()}
-        self.networks = (Network(network.path, specs, network.role, _shared(conversion, network)),)
-        self.metadata = {key: value for key, value in source.metadata.items() if key not in _OF_OLD_NAMES}
-        self.warnings = (*source.warnings, *_remarks(conversion))
+        self.networks = (Network(network.path, specs, network.role, _shared_outputs(conversion, network)),)
+        self.metadata = {key: value for key, value in source.metadata.items() if key not in _FACTS_OF_OLD_NAMES}
+        self.warnings = (*source.warnings, *_warnings(conversion))
 
     def position(self, network: str, key: str) -> tuple[int, int]:
         """Return the position of the first tensor that feeds this one."""
@@ -51,9 +51,9 @@ class ConvertedSource(SourceOver):
             return
         view = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
         if view:
-            view[:] = self._bytes(network, key)[start : start + len(view)]
+            view[:] = self._converted_bytes(network, key)[start : start + len(view)]
 
-    def _bytes(self, network: str, key: str) -> memoryview:
+    def _converted_bytes(self, network: str, key: str) -> memoryview:
         import torch
 
         name, data = getattr(self._last, "held", (None, None))
@@ -83,21 +83,21 @@ class ConvertedSource(SourceOver):
         return self._outputs[key]
 
 
-def _fitting(conversion: Conversion, source: Source, prefer: str | None) -> Network:
+def _fitting_network(conversion: Conversion, source: Source, prefer: str | None) -> Network:
     """Return the network of the source that the conversion was learned for; else raise for the nearest one."""
-    called = [
+    candidates = [
         n for n in source.networks if prefer is None or n.path == prefer or prefer in (n.role, *n.path.split("/"))
     ]
-    if not called:
+    if not candidates:
         found = ", ".join(repr(n.path) if n.path else "the top level" for n in source.networks[:8]) or "none"
         raise UsageError(f"prefer={prefer!r}: the file holds no such network; it holds {found}")
-    rated = [(sum(1 for _ in misfits(conversion, network.specs)), at) for at, network in enumerate(called)]
-    best = called[min(rated)[1]]
-    expect_fit(conversion, best.specs, source.origin)
+    rated = [(sum(1 for _ in misfits(conversion, network.specs)), at) for at, network in enumerate(candidates)]
+    best = candidates[min(rated)[1]]
+    require_fit(conversion, best.specs, source.origin)
     return best
 
 
-def _shared(conversion: Conversion, network: Network) -> dict[str, str]:
+def _shared_outputs(conversion: Conversion, network: Network) -> dict[str, str]:
     """Return outputs that are the very same tensor as an earlier one: renamed from one, or from two that share memory."""
     known = network.shared or {}
     firsts: dict[str, str] = {}
@@ -111,8 +111,57 @@ def _shared(conversion: Conversion, network: Network) -> dict[str, str]:
     return shared
 
 
-def _remarks(conversion: Conversion) -> list[str]:
+def _warnings(conversion: Conversion) -> list[str]:
     if not conversion.computed:
         return []
     names = [found.spec.name for found in conversion.computed]
     return [f"the learned conversion leaves out what was computed and not moved: {listed(names)}"]
+
+
+def value_of(output: Output, read: Callable[[str], Tensor]) -> Tensor:
+    """Return the tensor that `output` describes; `read` gives source tensors. May share memory with what was read."""
+    return computed(output, lambda feed: read(feed.key))[0]
+
+
+def spec_of(output: Output, specs: Mapping[str, TensorSpec]) -> TensorSpec:
+    """Return the spec of what `output` makes of a source with these specs, under the output's name.
+
+    Raises:
+        UsageError: the source doesn't fit.
+    """
+    (found,) = shaped(output, lambda feed: specs[feed.key])
+    return type(output.spec)(output.name, found.shape, found.dtype)
+
+
+def misfits(conversion: Conversion, specs: Mapping[str, TensorSpec]) -> Iterator[tuple[str, str]]:
+    """Yield (name, what is wrong) for each source tensor that is used, and is missing from `specs` or of another shape.
+
+    Element types may differ, unless the conversion joins tensors of one type.
+    """
+    dropped = set(conversion.dropped)
+    for name, spec in conversion.sources.items():
+        if name in dropped:
+            continue
+        given = specs.get(name)
+        if given is None:
+            yield name, f"{printable(name)} {list(spec.shape)} is missing"
+        elif given.shape != spec.shape:
+            yield (
+                name,
+                f"{printable(name)} is {list(given.shape)}, was {list(spec.shape)} when the conversion was learned",
+            )
+
+
+def require_fit(conversion: Conversion, specs: Mapping[str, TensorSpec], origin: str) -> None:
+    """Refuse a source that the conversion was not learned for.
+
+    Raises:
+        UsageError: names or shapes differ, with up to four of them.
+    """
+    wrong = list(misfits(conversion, specs))
+    if wrong:
+        said = "; ".join(text for _, text in wrong[:4])
+        more = f" and {len(wrong) - 4} more ({listed([name for name, _ in wrong[4:]], 3)})" if len(wrong) > 4 else ""
+        raise UsageError(
+            f"{origin} is not what this conversion was learned for: {said}{more}; learn it again from this one"
+        )
