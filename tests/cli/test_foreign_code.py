@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from torchgraft.cli import cli
-from torchgraft.cli.group import watched
+from torchgraft.cli.output import watched
 
 MODULE = """
 from torch import nn

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchgraft as tg
-from torchgraft.cli.group import progress
+from torchgraft.cli.output import progress
 
 
 def test_nobody_hears_of_progress_without_a_terminal(capsys):

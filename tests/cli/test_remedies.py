@@ -9,7 +9,7 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.cli import cli
-from torchgraft.cli.spelling import as_typed
+from torchgraft.cli.keywords import as_typed
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.asked import Asked
 from torchgraft.cli import cli
-from torchgraft.cli.keywords import LIVE, SETTABLE, asked
+from torchgraft.cli.keywords import NOT_IN_JSON, SETTABLE, keyword_arguments
 from torchgraft.cli.options import PLAN_OPTIONS, with_options
 from torchgraft.request import request
 
@@ -55,15 +55,15 @@ VALUES = {
 def test_every_keyword_has_an_option_or_can_be_set():
     bearer = with_options(*PLAN_OPTIONS)(lambda: None)
     options = {option.name for option in bearer.__click_params__}
-    assert set(Asked.__annotations__) == set(SETTABLE) | set(LIVE)
-    assert set(LIVE) <= options
+    assert set(Asked.__annotations__) == set(SETTABLE) | set(NOT_IN_JSON)
+    assert set(NOT_IN_JSON) <= options
     assert set(VALUES) == set(SETTABLE)
 
 
 @pytest.mark.parametrize("name", [name for name in SETTABLE if name != "learned"])
 def test_a_keyword_in_json_is_what_the_library_takes(name):
     value, expected = VALUES[name]
-    given = asked({"settings": (f"{name}={json.dumps(value)}",)})
+    given = keyword_arguments({"settings": (f"{name}={json.dumps(value)}",)})
     assert given == {name: expected or value}
     need = {"class_names": ("class_rows",), "class_rows": ("class_names",)}.get(name, ())
     request(**given, **{other: VALUES[other][0] for other in need})
@@ -72,8 +72,8 @@ def test_a_keyword_in_json_is_what_the_library_takes(name):
 def test_files_hold_one_value_or_all(tmp_path):
     (tmp_path / "one.json").write_text('{"blocks": [0, 2]}')
     (tmp_path / "all.json").write_text('{"layers": {"blocks": [0, 2]}, "accept": "certain"}')
-    assert asked({"settings": (f"layers=@{tmp_path}/one.json",)}) == {"layers": {"blocks": [0, 2]}}
-    assert asked({"settings": (f"@{tmp_path}/all.json", "prefer=ema")}) == {
+    assert keyword_arguments({"settings": (f"layers=@{tmp_path}/one.json",)}) == {"layers": {"blocks": [0, 2]}}
+    assert keyword_arguments({"settings": (f"@{tmp_path}/all.json", "prefer=ema")}) == {
         "layers": {"blocks": [0, 2]}, "accept": "certain", "prefer": "ema",
     }  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_files_hold_one_value_or_all(tmp_path):
 )
 def test_what_makes_no_sense_is_refused_in_one_line(settings, said):
     with pytest.raises(tg.UsageError, match=None) as caught:
-        request(**asked({"settings": settings}))
+        request(**keyword_arguments({"settings": settings}))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from torchgraft import __version__
-from torchgraft.cli.group import EXIT_CODES, ErrorGroup, busy, progress
-from torchgraft.cli.keywords import asked
+from torchgraft.cli.group import EXIT_CODES, ErrorGroup
+from torchgraft.cli.keywords import keyword_arguments
 from torchgraft.cli.options import (
     HTML_OPTION,
     JSON_OPTION,
@@ -21,7 +21,7 @@ from torchgraft.cli.options import (
     output_option,
     with_options,
 )
-from torchgraft.cli.output import expect_apart, expect_writable, say, show, write_page
+from torchgraft.cli.output import busy, check_outputs, progress, say, show, write_page
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
 
 OUTPUTS_DIFFER = 10
@@ -78,10 +78,9 @@ def plan(
     from torchgraft.saving import save_plan
 
     shown = Shown.taken_from(given)
-    wanted = asked(given)
+    wanted = keyword_arguments(given)
     read = [checkpoint, model, wanted.get("learned"), wanted.get("golden")]
-    expect_apart({"-o": output, "--html": shown.html}, read)
-    expect_writable(output, shown.html)
+    check_outputs({"-o": output, "--html": shown.html}, read)
     with busy(f"planning for {model}"):
         wanted = with_source(wanted, checkpoint)
         needs_values = not NEED_VALUES.isdisjoint(wanted)
@@ -118,15 +117,14 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
 
     shown = Shown.taken_from(given)
     shard_size, kept = given.pop("shard_size"), given.pop("kept")
-    wanted = asked(given)
+    wanted = keyword_arguments(given)
     if kept is not None:
         wanted["plan"] = kept
     format_of(output)
     if shard_size is not None:
         size_of(shard_size)
     read = [checkpoint, kept, wanted.get("learned"), wanted.get("golden")]
-    expect_apart({"-o": output, "--html": shown.html}, read, output if shard_size else None)
-    expect_writable(output, shown.html)
+    check_outputs({"-o": output, "--html": shown.html}, read, output if shard_size else None)
     with progress(f"loading {checkpoint} into {model}") as tell:
         wanted = with_source(wanted, checkpoint)
         target = for_loading(model, kwargs)
@@ -188,7 +186,7 @@ def verify(
     from torchgraft.cli.targets import for_running, with_source
 
     shown = Shown.taken_from(given)
-    wanted = asked(given)
+    wanted = keyword_arguments(given)
     if "golden" not in wanted and not {"source_model", "inputs"} <= wanted.keys():
         raise UsageError(
             "verify needs --source-model and --input (guess looks for one), or --golden with a recorded run"

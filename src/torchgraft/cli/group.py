@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
-from torchgraft.cli.misuse import Misuse, in_our_words
-from torchgraft.cli.spelling import as_typed
-from torchgraft.core.errors import TorchgraftError, printable
+from torchgraft.cli.keywords import as_typed
+from torchgraft.core.errors import TorchgraftError, UsageError, printable
 from torchgraft.core.hints import did_you_mean
 
 EXIT_CODES = """\b
@@ -111,46 +108,47 @@ def _multiline(error: TorchgraftError) -> str:
     return "\n".join(printable(as_typed(line), 4000) for line in str(error).splitlines())
 
 
-def watched(stream: TextIO | None) -> bool:
-    """Return whether a stream is a terminal; one that was closed before the program began is None."""
-    return stream is not None and stream.isatty()
+class Misuse(click.ClickException):
+    """Arguments that can't be read, told in one line."""
+
+    exit_code = UsageError.exit_code
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"error: {printable(self.message, 4000)}", file=file, err=file is None)
 
 
-@contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Show that work is going on, where somebody watches. What the model's code prints meanwhile goes to stderr."""
-    if not watched(sys.stderr):
-        with redirect_stdout(sys.stderr):
-            yield
-        return
-    from rich.console import Console
-    from rich.text import Text
+def in_our_words(error: click.UsageError) -> click.ClickException:
+    """Return what to raise in place of an error of click's; the help that answers a call without arguments stays.
 
-    with redirect_stdout(sys.stderr), Console(stderr=True).status(Text(printable(what))):
-        yield
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a function of bytes done and in all that moves a bar on stderr; None where nobody watches.
-
-    What the model's code prints meanwhile goes to stderr.
+    What the error has of an unknown name or of a parameter is taken, not its text: that differs between releases of click.
     """
-    if not watched(sys.stderr):
-        with redirect_stdout(sys.stderr):
-            yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        return error
+    said = _said(error)
+    return Misuse(said if error.ctx is None or said.endswith("?") else f"{said}; see {error.ctx.command_path} --help")
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with redirect_stdout(sys.stderr), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(printable(what)), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+def _said(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption):
+        options = [name for one in _parameters(error) for name in one.opts if one.param_type_name == "option"]
+        return f"there is no option {error.option_name!r}{did_you_mean(error.option_name, options, cutoff=0.7)}"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"{_name(error.param)} is missing"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"{_name(error.param)}: {_plain(error.message)}"
+    return _plain(error.format_message())
+
+
+def _parameters(error: click.UsageError) -> list[click.Parameter]:
+    return [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
+
+
+def _name(parameter: click.Parameter) -> str:
+    """Return how a parameter is typed: the long name of an option, the place of an argument in capitals."""
+    return parameter.opts[-1] if parameter.param_type_name == "option" else parameter.human_readable_name
+
+
+def _plain(text: str) -> str:
+    """Return a sentence as a part of one."""
+    return text[:1].lower() + text[1:].removesuffix(".")

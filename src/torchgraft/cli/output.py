@@ -1,4 +1,4 @@
-"""Results on stdout: a view for a terminal, plain text for a pipe, JSON on request; pages into files."""
+"""Results on stdout, progress on stderr, pages into files; and what is asked before anything is written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-from torchgraft.cli.group import watched
+from torchgraft.cli.keywords import view_as_typed
 from torchgraft.cli.options import Shown
-from torchgraft.cli.spelling import view_as_typed
 from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
 from torchgraft.core.system.commit import cause_of
 
@@ -80,15 +79,18 @@ def _json(data: dict[str, Any]) -> Iterator[str]:
     yield "\n}\n"
 
 
-def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None], shards: str | None = None) -> None:
-    """Refuse to write over what is read, or one output over another; `outputs` is path by option, None where not given.
+def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str | None], shards: str | None = None) -> None:
+    """Refuse before the work what would write over what is read, or over another output, or can't be written after it.
 
-    Of an output that exists and lies in a folder that is read, each file of the checkpoint is asked for. `shards` is the
-    output that becomes several files.
+    `outputs` is path by option, None where not given; `shards` is the output that becomes several files. Of an output that
+    exists and lies in a folder that is read, each file of the checkpoint is asked for.
 
     Raises:
-        UsageError: naming the option.
+        UsageError: two of the paths are one, naming the option.
+        WriteError: as when it is written.
     """
+    from torchgraft import writing
+
     given = {option: os.path.realpath(path) for option, path in outputs.items() if path is not None}
     read = {os.path.realpath(path) for path in inputs if path is not None}
     for option, place in given.items():
@@ -97,26 +99,14 @@ def expect_apart(outputs: Mapping[str, str | None], inputs: Sequence[str | None]
                 f"{option} {printable(outputs[option] or '')} is read by this very command: choose another file"
             )
     if shards is not None:
-        from torchgraft.writing import may_replace
-
-        hit = next((path for path in (*read, *_parts(read)) if may_replace(shards, path)), None)
+        hit = next((path for path in (*read, *_parts(read)) if writing.may_replace(shards, path)), None)
         if hit is not None:
             raise UsageError(
                 f"{printable(hit)} is read, and may be replaced by shards of {printable(shards)}: choose another file"
             )
     if len(set(given.values())) < len(given):
         raise UsageError(f"{' and '.join(given)} name the same file: choose another for one of them")
-
-
-def expect_writable(*paths: str | None) -> None:
-    """Refuse before the work what could not be written after it; None where a path isn't given.
-
-    Raises:
-        WriteError: as when it is written.
-    """
-    from torchgraft import writing
-
-    for path in paths:
+    for path in outputs.values():
         if path is not None:
             writing.expect_writable(path)
 
@@ -143,3 +133,48 @@ def write_page(path: str | None, result: Any) -> None:
         from torchgraft.writing import write_bytes
 
         write_bytes(path, result.to_html().encode("utf-8", "backslashreplace"))
+
+
+def watched(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal; one that was closed before the program began is None."""
+    return stream is not None and stream.isatty()
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show that work is going on, where somebody watches. What the model's code prints meanwhile goes to stderr."""
+    if not watched(sys.stderr):
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with redirect_stdout(sys.stderr), Console(stderr=True).status(Text(printable(what))):
+        yield
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function of bytes done and in all that moves a bar on stderr; None where nobody watches.
+
+    What the model's code prints meanwhile goes to stderr.
+    """
+    if not watched(sys.stderr):
+        with redirect_stdout(sys.stderr):
+            yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with redirect_stdout(sys.stderr), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(printable(what)), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
