@@ -250,6 +250,7 @@ def test_the_page_documents_every_command_option_and_code(run):
         section = page.partition(f"## torchgraft {name}")[2].partition("\n## ")[0]
         if "(#what-is-said-of-a-load)" in section:
             section += page.partition("## What is said of a load")[2].partition("\n## ")[0]
+        section += page.partition("Every command takes")[2].partition("\n\n")[0]
         for parameter in command.params:
             assert any(f"`{option}" in section for option in parameter.opts) or parameter.param_type_name == "argument"
     for kind in vars(errors).values():
