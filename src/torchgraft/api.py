@@ -24,7 +24,7 @@ from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting import renderers
 from torchgraft.saving import read_plan
-from torchgraft.spreading import Share, foreseen, team_of
+from torchgraft.spreading import Share, own_share, processes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,7 +136,7 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
             return made
         from torchgraft.applying import estimate_memory
 
-        mine, more = foreseen(seen, Share(target, made, source))
+        mine, more = own_share(seen, Share(target, made, source))
         need = estimate_memory(mine.plan, mine.source, seen)
         return replace(made, memory=replace(need, working=need.working + more))
 
@@ -232,15 +232,15 @@ def load_made(  # noqa: PLR0913  # what load() was given
         raise _no_model(model, checkpoint)
     with (
         collector_paused(),
-        team_of(seen := Walk(model)) as team,
-        team.together(partial(_opened, checkpoint, wanted, model)) as source,
+        processes_of(seen := Walk(model)) as processes,
+        processes.in_all(partial(_opened, checkpoint, wanted, model)) as source,
     ):
         target = target_of(seen)
         wanted = _with_origin(wanted, checkpoint)
         decide = partial(_tried, source, wanted, model, (target, seen))
         if plan is not None:
             decide = partial(_kept, plan, source, target, asked)
-        made = team.planned(lambda: _seen(decide(), source, wanted, model), target, source)
+        made = processes.plan_once(lambda: _seen(decide(), source, wanted, model), target, source)
         start = time.perf_counter()
         filled = model if wanted.tries else seen
         fill = partial(
@@ -251,7 +251,7 @@ def load_made(  # noqa: PLR0913  # what load() was given
             constructor=constructor,
             progress=progress,
         )
-        done = team.fill(fill, undo, model, Share(target, made, source))
+        done = processes.fill(fill, undo, model, Share(target, made, source))
     cost = Cost(
         plan_seconds=made.seconds,
         apply_seconds=time.perf_counter() - start,

@@ -25,7 +25,7 @@ from torchgraft.ops import (
     TrimRows,
 )
 from torchgraft.spreading.boxes import Box
-from torchgraft.spreading.parts import part_of
+from torchgraft.spreading.share import part_of
 
 
 def cut(value, box):

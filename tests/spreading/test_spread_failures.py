@@ -15,7 +15,7 @@ from spread_models import ASKED, WAYS, checkpoint, local_bytes, net
 import torchgraft as tg
 from torchgraft.reading.source import OpenedCheckpoint
 
-TEAM = "torchgraft.spreading.team:Team"
+COLLECTIVE = "torchgraft.spreading.collective:Collective"
 pytestmark = pytest.mark.xdist_group("processes")
 
 
@@ -103,17 +103,17 @@ def test_nobody_waits_for_a_process_that_gave_up_early(module, name, loser, file
     check_ends(results, loser, 0, "KeyboardInterrupt")
 
 
-@pytest.mark.parametrize("name", ["together", "once", "largest", "gather", "spread"])
+@pytest.mark.parametrize("name", ["in_all", "in_first", "all_reduce_max", "all_gather", "broadcast"])
 def test_ctrl_c_while_they_talk_ends_all_of_them(name, tmp_path, two):
     """The last signals come when all have agreed that all is well: then all are loaded."""
     path = tmp_path / "c.pt"
     torch.save(checkpoint() | {"conv.weight": torch.ones(4, 1, 2, 2)}, path)
     asked = {"in_channels": {"conv.weight": "repeat"}}
-    first, second = two.run(fail_at_each, (1, (TEAM, name), signal.SIGINT, 1), "fsdp", path, asked)
+    first, second = two.run(fail_at_each, (1, (COLLECTIVE, name), signal.SIGINT, 1), "fsdp", path, asked)
     for mine, other in zip(first, second, strict=True):
         assert other[0] == "KeyboardInterrupt"
         assert mine[2] == other[2] == (mine[0] == "ApplyError")
-    assert first[0][0] == ("loaded" if name == "gather" else "ApplyError")
+    assert first[0][0] == ("loaded" if name == "all_gather" else "ApplyError")
 
 
 def refuse_all(rank, folder):

@@ -1,8 +1,8 @@
-"""From the plan for a whole model to the plan for what one process holds of it."""
+"""From the plan for a whole model to the plan for what one process holds of it: the boxes of source tensors that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +11,15 @@ from torchgraft.core.places import Walk, is_spread, places
 from torchgraft.core.plan import Feed, Op, Rows, Step, Why
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.types import Module, ScalarType, Tensor
-from torchgraft.ops import Constant, computed, run_ops, shaped
-from torchgraft.spreading.boxes import Box
-from torchgraft.spreading.members import Share
-from torchgraft.spreading.parts import Part, Specs, limited, part_of
+from torchgraft.ops import Constant, SelectRows, computed, run_ops, shaped
+from torchgraft.spreading.boxes import Box, pull
+from torchgraft.spreading.collective import Collective
+from torchgraft.spreading.processes import Share
 from torchgraft.spreading.slices import MADE, SlicedSource
-from torchgraft.spreading.team import Team
 
 EMPTY = Why("shard", "this process holds no part of it")
+
+Specs = Mapping[tuple[str, str], TensorSpec]  # of source tensors, by (network, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class _Task:
 
     @property
     def ops(self) -> tuple[Op, ...]:
-        return limited(self.step, self.positions)
+        """The ops of the step, followed by a choice among the rows that it fills."""
+        rows = self.step.rows
+        return self.step.ops if rows is None else (*self.step.ops, SelectRows(rows.dim, self.positions))
 
     @property
     def wanted(self) -> Box:
@@ -41,8 +44,12 @@ class _Task:
             return self.box
         return self.box.along(self.rows.dim, 0, len(self.rows.indices))
 
+    def part(self, specs: Specs) -> _Part | None:
+        """Return what makes `wanted`, see `part_of`."""
+        return part_of(replace(self.step, ops=self.ops, rows=None), specs, self.wanted)
 
-def share(team: Team, model: Module, whole: Share) -> Share:
+
+def share(group: Collective, model: Module, whole: Share) -> Share:
     """Return what this process has to do of what is to be done to the `whole` model. Collective.
 
     A step is cut down to the boxes of source tensors that it needs here. Where that can't be, one process makes the
@@ -55,23 +62,20 @@ def share(team: Team, model: Module, whole: Share) -> Share:
     """
     plan, source = whole.plan, whole.source
     plan.raise_if_refused()
-    specs = {(network.path, key): spec for network in source.networks for key, spec in network.specs.items()}
-    sliced = SlicedSource(source)
+    specs, sliced = _specs(source), SlicedSource(source)
     tensors = {place.name: place.tensor for place in places(model)}
-    tasks = team.together(lambda: [_task(step, tensors[step.slot.name]) for step in plan.steps])
-    parts = team.together(lambda: [part_of(replace(t.step, ops=t.ops, rows=None), specs, t.wanted) for t in tasks])
-    uncut = team.largest([int(part is None and _reads(task)) for task, part in zip(tasks, parts, strict=True)])
+    tasks = group.in_all(lambda: [_task(step, tensors[step.slot.name]) for step in plan.steps])
+    parts = group.in_all(lambda: [task.part(specs) for task in tasks])
+    uncut = group.all_reduce_max([int(part is None and _reads(task)) for task, part in zip(tasks, parts, strict=True)])
     steps = []
     for number, (task, part) in enumerate(zip(tasks, parts, strict=True)):
         if uncut[number]:
-            value = _made_whole(team, number % team.size, task, tensors, source, specs)
+            value = _made_whole(group, number % group.size, task, tensors, source, specs)
             sliced.keep(task.step.slot.name, value)
             steps.append(_local(task, (Feed(task.step.slot.name, (), MADE),), ()))
         else:
             steps.append(_own(task, part, sliced))
-    slots = tuple(step.slot for step in steps)
-    mine = replace(plan, steps=tuple(steps), source_specs={})
-    return Share(replace(whole.target, slots=slots), mine, sliced)
+    return _share_of(whole, steps, sliced)
 
 
 def share_here(model: Walk, whole: Share) -> tuple[Share, int]:
@@ -85,12 +89,11 @@ def share_here(model: Walk, whole: Share) -> tuple[Share, int]:
     import torch
 
     tensors = {place.name: place.tensor for place in model.places}
-    specs = {(network.path, key): spec for network in whole.source.networks for key, spec in network.specs.items()}
-    sliced = SlicedSource(whole.source)
+    specs, sliced = _specs(whole.source), SlicedSource(whole.source)
     steps, kept, most = [], 0, 0
     for step in whole.plan.steps:
         task = _task(step, tensors[step.slot.name])
-        part = part_of(replace(step, ops=task.ops, rows=None), specs, task.wanted)
+        part = task.part(specs)
         if part is not None or not _reads(task):
             steps.append(_own(task, part, sliced))
             continue
@@ -100,9 +103,16 @@ def share_here(model: Walk, whole: Share) -> tuple[Share, int]:
         steps.append(_local(task, (Feed(step.slot.name, (), MADE),), ()))
         read = sum(specs[feed.network, feed.key].nbytes for feed in step.feeds)
         kept, most = kept + mine.nbytes, max(most, read + 3 * _result(step, specs).nbytes)
-    slots = tuple(step.slot for step in steps)
-    plan = replace(whole.plan, steps=tuple(steps), source_specs={})
-    return Share(replace(whole.target, slots=slots), plan, sliced), kept + most
+    return _share_of(whole, steps, sliced), kept + most
+
+
+def _specs(source: Source) -> Specs:
+    return {(network.path, key): spec for network in source.networks for key, spec in network.specs.items()}
+
+
+def _share_of(whole: Share, steps: Sequence[Step], sliced: SlicedSource) -> Share:
+    target = replace(whole.target, slots=tuple(step.slot for step in steps))
+    return Share(target, replace(whole.plan, steps=tuple(steps), source_specs={}), sliced)
 
 
 def box_of(tensor: Any, name: str) -> Box:
@@ -141,7 +151,7 @@ def _reads(task: _Task) -> bool:
     return bool(task.step.feeds or task.step.base) and task.wanted.numel > 0
 
 
-def _own(task: _Task, part: Part | None, sliced: SlicedSource) -> Step:
+def _own(task: _Task, part: _Part | None, sliced: SlicedSource) -> Step:
     """Return the local step of what this process makes alone: from its own boxes, from nothing, or not at all."""
     step = task.step
     if part is not None:
@@ -165,7 +175,7 @@ def _local(task: _Task, feeds: tuple[Feed, ...], ops: tuple[Op, ...]) -> Step:
 
 
 def _made_whole(
-    team: Team, maker: int, task: _Task, tensors: Mapping[str, Tensor], source: Source, specs: Specs
+    group: Collective, maker: int, task: _Task, tensors: Mapping[str, Tensor], source: Source, specs: Specs
 ) -> Tensor:
     """Return this process's part of a tensor that one process makes and sends to all."""
     import torch
@@ -175,14 +185,14 @@ def _made_whole(
     made: list[Tensor] = []
 
     def make() -> None:
-        if team.rank == maker:
+        if group.rank == maker:
             made.extend(computed(step, lambda feed: source.read(feed.network, feed.key), base))
 
-    team.together(make)
+    group.in_all(make)
     if not made:
         spec = _result(step, specs)
         made.append(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.label), device="cpu"))
-    whole = team.spread(made[0], maker)
+    whole = group.broadcast(made[0], maker)
     if task.rows is not None:
         whole = whole.index_select(task.rows.dim, torch.tensor(task.positions, dtype=torch.long, device=whole.device))
     return _cut(whole, task.wanted)
@@ -201,3 +211,67 @@ def _cut(value: Tensor, box: Box) -> Tensor:
     for dim, (start, size) in enumerate(zip(box.starts, box.sizes, strict=True)):
         value = value.narrow(dim, start, size)
     return value.clone()
+
+
+@dataclass(frozen=True, slots=True)
+class _BoxFeed:
+    """A box of a source tensor on its way into a part of a slot."""
+
+    feed: Feed
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What makes one process's box of a slot."""
+
+    feeds: tuple[_BoxFeed, ...]
+    ops: tuple[Op, ...]
+
+
+def part_of(step: Step, specs: Specs, box: Box) -> _Part | None:
+    """Return what makes `box` of what `step` computes, None where the whole must be made first.
+
+    `specs` has the source tensors by (network, key).
+    """
+    if step.base or not step.feeds or not box.numel:
+        return None
+    chains = [_specs_along(feed.ops, specs[feed.network, feed.key]) for feed in step.feeds]
+    joined = [[chain[-1] for chain in chains]]
+    for op in step.ops:
+        joined.append([op.out_spec(joined[-1])])
+    wanted: list[Box | None] = [box]
+    ops: list[Op] = []
+    for op, inputs in zip(reversed(step.ops), reversed(joined[:-1]), strict=True):
+        pulled = pull(op, inputs, wanted[0]) if wanted[0] is not None else None
+        if pulled is None:
+            return None
+        wanted = list(pulled.boxes)
+        ops = [*pulled.ops, *ops]
+    feeds = []
+    for feed, chain, want in zip(step.feeds, chains, wanted, strict=True):
+        if want is not None:
+            found = _box_feed(feed, chain, want)
+            if found is None:
+                return None
+            feeds.append(found)
+    return _Part(tuple(feeds), tuple(ops))
+
+
+def _specs_along(ops: Sequence[Op], spec: TensorSpec) -> list[TensorSpec]:
+    """Return the spec of a tensor before the ops, and after each of them."""
+    out = [spec]
+    for op in ops:
+        out.append(op.out_spec([out[-1]]))
+    return out
+
+
+def _box_feed(feed: Feed, chain: Sequence[TensorSpec], box: Box) -> _BoxFeed | None:
+    ops: list[Op] = []
+    for op, spec in zip(reversed(feed.ops), reversed(chain[:-1]), strict=True):
+        pulled = pull(op, [spec], box)
+        if pulled is None or pulled.boxes[0] is None:
+            return None
+        box = pulled.boxes[0]
+        ops = [*pulled.ops, *ops]
+    return _BoxFeed(Feed(feed.key, tuple(ops), feed.network), box)

@@ -18,7 +18,7 @@ from torchgraft.core.types import Device, ProcessGroup, Tensor
 T = TypeVar("T")
 
 
-class Team:
+class Collective:
     """The members of one process group, for one load."""
 
     def __init__(self, group: ProcessGroup, shield: Shield) -> None:
@@ -31,7 +31,7 @@ class Team:
         self.size = dist.get_world_size(group)
         self._over = False
 
-    def together(self, work: Callable[[], T]) -> T:
+    def in_all(self, work: Callable[[], T]) -> T:
         """Return what `work` gives in this process, once it has given something in all.
 
         Raises:
@@ -47,7 +47,7 @@ class Team:
         self._agree(error)
         return found[0]
 
-    def once(self, work: Callable[[], T]) -> T:
+    def in_first(self, work: Callable[[], T]) -> T:
         """Return what `work` gives in the first process; the others get a copy.
 
         Raises:
@@ -71,19 +71,19 @@ class Team:
             return result
         raise mine if self.rank == 0 else _again(value)
 
-    def alike(self, fact: str, what: str) -> None:
+    def expect_same(self, fact: str, what: str) -> None:
         """Refuse to go on where `fact` is not the same text in all processes.
 
         Raises:
             UsageError: in the processes that differ from the first; ApplyError in the others.
         """
-        first = self.once(lambda: fact)
+        first = self.in_first(lambda: fact)
 
         def compare() -> None:
             if fact != first:
                 raise UsageError(f"process {self.rank} has another {what} than the first one; all must load the same")
 
-        self.together(compare)
+        self.in_all(compare)
 
     def vote(self, error: BaseException | None = None, *, last: bool = False) -> None:
         """Say whether this process could do its part; raise where another one couldn't.
@@ -103,7 +103,7 @@ class Team:
             if error is None:
                 raise
 
-    def largest(self, flags: list[int]) -> list[int]:
+    def all_reduce_max(self, flags: list[int]) -> list[int]:
         """Return for each place the largest number that any process has there (0 to 255)."""
         import torch
         import torch.distributed as dist
@@ -116,7 +116,7 @@ class Team:
         found: list[int] = values.tolist()
         return found
 
-    def gather(self, fact: T) -> list[T]:
+    def all_gather(self, fact: T) -> list[T]:
         """Return what each process has, in order of rank."""
         import torch.distributed as dist
 
@@ -125,8 +125,8 @@ class Team:
             dist.all_gather_object(told, fact, group=self.group)
         return told
 
-    def spread(self, value: Tensor, source: int) -> Tensor:
-        """Return the tensor that process `source` of the team has; the others give memory of its shape and type."""
+    def broadcast(self, value: Tensor, source: int) -> Tensor:
+        """Return the tensor that process `source` of the group has; the others give memory of its shape and type."""
         import torch
         import torch.distributed as dist
 
@@ -147,10 +147,10 @@ class Team:
 
     def _agree(self, error: BaseException | None, *, own: bool = True) -> None:
         """Find out whether all went well. `own`: raise this process's own error, too."""
-        failed = self.largest([0 if error is None else 1])[0]
+        failed = self.all_reduce_max([0 if error is None else 1])[0]
         if failed:
             self._over = True
-            told = self.gather(None if error is None else _told(error))
+            told = self.all_gather(None if error is None else _told(error))
             if error is None:
                 lines = [f"process {at}: {t[0]}: {t[1]}" for at, t in enumerate(told) if t is not None]
                 raise ApplyError("nothing was loaded, because another process failed; " + "; ".join(lines[:3]))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import xor
 from typing import Any, TypeVar
 
 from torchgraft.core.places import Walk, spread_among
 from torchgraft.core.plan import Plan
-from torchgraft.core.specs import Source, Target
+from torchgraft.core.specs import Record, Source, Target
+from torchgraft.core.system.checksums import Partial
 from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module
-from torchgraft.spreading.team import Team
+from torchgraft.spreading.collective import Collective
 
 T = TypeVar("T")
 
@@ -28,10 +31,10 @@ class Share:
     source: Source
 
 
-class Members:
+class OneProcess:
     """Who holds the model: this process alone. With several every call is collective, and fails in all where it does in one."""
 
-    def together(self, work: Callable[[], T]) -> T:
+    def in_all(self, work: Callable[[], T]) -> T:
         """Return what `work` gives in this process, once it has given something in all.
 
         Raises:
@@ -39,7 +42,7 @@ class Members:
         """
         return work()
 
-    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+    def plan_once(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
         """Return the plan that `work` makes in the first process.
 
         Raises:
@@ -60,41 +63,41 @@ class Members:
         return fill(whole.target, whole.plan, whole.source, undo=undo)
 
 
-class Together(Members):
+class ManyProcesses(OneProcess):
     """Several processes hold the model: one plans, each fills what it holds, and all do or none does."""
 
-    def __init__(self, team: Team) -> None:
-        self._team = team
+    def __init__(self, group: Collective) -> None:
+        self._group = group
 
-    def together(self, work: Callable[[], T]) -> T:
+    def in_all(self, work: Callable[[], T]) -> T:
         """Return what `work` gives, once it has given something in all."""
-        return self._team.together(work)
+        return self._group.in_all(work)
 
-    def planned(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+    def plan_once(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
         """Return the plan that `work` makes in the first process, once all are known to see the same."""
-        self._team.alike(_digest(target.slots), "model")
-        self._team.alike(_digest(network.specs for network in source.networks), "checkpoint")
-        made = self._team.once(work)
-        return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._team.size} of them"))
+        self._group.expect_same(_digest(target.slots), "model")
+        self._group.expect_same(_digest(network.specs for network in source.networks), "checkpoint")
+        made = self._group.in_first(work)
+        return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._group.size} of them"))
 
     def fill(self, fill: Callable[..., T], undo: str, model: Module, whole: Share) -> T:
         """Return what `fill` gives on this process's share."""
         from torchgraft.spreading.share import share
 
         try:
-            mine = share(self._team, model, whole)
-            with self._team.shield.opened():  # fill() has one of its own
-                return fill(mine.target, mine.plan, mine.source, undo=undo, peers=Voters(self._team, whole.source))
+            mine = share(self._group, model, whole)
+            with self._group.shield.opened():  # fill() has one of its own
+                return fill(mine.target, mine.plan, mine.source, undo=undo, peers=Peers(self._group, whole.source))
         except BaseException as error:
-            self._team.vote(error)
+            self._group.vote(error)
             raise
 
 
 @dataclass(frozen=True, slots=True)
-class Voters:
+class Peers:
     """The other processes, as the one that fills its share sees them."""
 
-    team: Team
+    group: Collective
     source: Source
 
     def ready(self) -> None:
@@ -104,10 +107,8 @@ class Voters:
             ApplyError: another one failed.
             CheckpointError: a checksum is wrong.
         """
-        from torchgraft.spreading.parts import compare_together
-
-        self.team.vote()
-        compare_together(self.team, self.source)
+        self.group.vote()
+        _compare_checksums(self.group, self.source)
 
     def done(self) -> None:
         """Return when all processes have compared what they wrote.
@@ -115,10 +116,49 @@ class Voters:
         Raises:
             ApplyError: another one failed.
         """
-        self.team.vote(last=True)
+        self.group.vote(last=True)
 
 
-def foreseen(model: Walk, whole: Share) -> tuple[Share, int]:
+def _compare_checksums(group: Collective, source: Source) -> None:
+    """Compare the checksums of records that no process read to its end. Collective; each record is one process's task.
+
+    Where the parts that were read don't make up the whole, that process reads it, unless it is large, as in a load by one
+    process.
+
+    Raises:
+        CheckpointError: a checksum is wrong; ApplyError in the processes that did not find out.
+    """
+    records = group.in_all(source.unchecked)
+    told = group.all_gather(group.in_all(lambda: _partials(records)))
+    places = sorted({place for parts in told for place in parts})
+
+    def compare() -> None:
+        for number, place in enumerate(places):
+            holders = [rank for rank, parts in enumerate(told) if place in parts]
+            if holders[number % len(holders)] == group.rank:
+                _compare(records[place], [told[rank][place] for rank in holders])
+
+    group.in_all(compare)
+
+
+def _partials(records: Mapping[tuple[int, int], Record]) -> dict[tuple[int, int], Partial]:
+    found = {place: record.partial for place, record in records.items()}
+    return {place: part for place, part in found.items() if part}
+
+
+def _compare(record: Record, parts: Sequence[Partial]) -> None:
+    """Compare the checksum of one record. Replicas read the same ranges, which count once.
+
+    Ranges that overlap, and make up for it by gaps, don't give the checksum: what decides is the record itself then.
+    """
+    distinct = {part.ranges: part for part in parts}.values()
+    if sum(part.covered for part in distinct) != parts[0].size:
+        record.check()
+    elif not record.agrees(reduce(xor, (part.crc for part in distinct))):
+        record.check(limit=parts[0].size)
+
+
+def own_share(model: Walk, whole: Share) -> tuple[Share, int]:
     """Return what this process will have to do, and bytes that it takes beside that: for tensors that one makes for all.
 
     Raises:
@@ -132,7 +172,7 @@ def foreseen(model: Walk, whole: Share) -> tuple[Share, int]:
 
 
 @contextmanager
-def team_of(model: Walk | None) -> Iterator[Members]:
+def processes_of(model: Walk | None) -> Iterator[OneProcess]:
     """Give those who hold `model`. Collective where these are several.
 
     Raises:
@@ -140,12 +180,12 @@ def team_of(model: Walk | None) -> Iterator[Members]:
     """
     spread = spread_among(model.tensors) if model is not None else []
     if not spread:
-        yield Members()
+        yield OneProcess()
         return
-    from torchgraft.spreading.team import Team
+    from torchgraft.spreading.collective import Collective
 
     with Shield() as shield, group_of(spread, ranks_of(spread)) as group:
-        yield Together(Team(group, shield))
+        yield ManyProcesses(Collective(group, shield))
 
 
 def _digest(facts: Any) -> str:
