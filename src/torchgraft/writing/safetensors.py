@@ -13,8 +13,7 @@ from torchgraft.core.dtypes import SAFETENSORS
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS
 from torchgraft.core.system.commit import put
-from torchgraft.writing.items import Item
-from torchgraft.writing.streaming import Streamer
+from torchgraft.writing.items import Item, Streamer
 
 # complex128 is read where a file has it, and not written: not all readers know it.
 NAMES = {dtype: name for name, dtype in SAFETENSORS.items() if name != "C128"}
@@ -29,13 +28,12 @@ def write(handle: int, items: Sequence[Item], metadata: Mapping[str, str], tick:
     Raises:
         UsageError: a name or an element type that the format can't hold, or more names than its header takes.
     """
-    table, size = _table(items)
-    head = _header(table, metadata, dict.fromkeys(table, _NOTHING_YET))
-    offsets = [len(head) + _offset(table[item.name]) for item in items]
-    order = sorted(range(len(items)), key=offsets.__getitem__)
-    sums = Streamer(handle, [(items[i], offsets[i]) for i in order], tick).run()
-    digests = {items[i].name: found.sha256 for i, found in zip(order, sums, strict=True)}
-    put(handle, _header(table, metadata, {name: digests[name] for name in table}), 0)
+    starts, size = _layout(items)
+    head = _header(items, starts, metadata, {})
+    in_order = sorted(items, key=lambda item: starts[item.name])
+    sums = Streamer(handle, [(item, len(head) + starts[item.name]) for item in in_order], tick).run()
+    digests = {item.name: found.sha256 for item, found in zip(in_order, sums, strict=True)}
+    put(handle, _header(items, starts, metadata, digests), 0)
     return len(head) + size
 
 
@@ -50,44 +48,46 @@ def check(items: Sequence[Item], metadata: Mapping[str, str]) -> None:
     Raises:
         UsageError: a name or an element type that the format can't hold, or more names than its header takes.
     """
-    table, _ = _table(items)
-    _header(table, metadata, dict.fromkeys(table, _NOTHING_YET))
+    _header(items, _layout(items)[0], metadata, {})
 
 
-def _offset(entry: dict[str, object]) -> int:
-    offsets = entry["data_offsets"]
-    return int(offsets[0]) if isinstance(offsets, list) else 0
-
-
-def _table(items: Sequence[Item]) -> tuple[dict[str, dict[str, object]], int]:
-    """Return the header's entries and the size of the data: wide elements lie first, so that all are aligned."""
-    spans: dict[str, list[int]] = {}
+def _layout(items: Sequence[Item]) -> tuple[dict[str, int], int]:
+    """Return where the values of each begin, and their size: wide elements lie first, so that all are aligned."""
+    starts: dict[str, int] = {}
     at = 0
     for item in sorted(items, key=lambda item: -item.spec.dtype.itemsize):
-        spans[item.name] = [at, at + item.spec.nbytes]
+        starts[item.name] = at
         at += item.spec.nbytes
-    table: dict[str, dict[str, object]] = {}
+    return starts, at
+
+
+def _header(
+    items: Sequence[Item], starts: Mapping[str, int], metadata: Mapping[str, str], digests: Mapping[str, str]
+) -> bytes:
+    """Return length and JSON header, padded with spaces so that the values are aligned.
+
+    Its size is the same with any digests; where there are none yet, something as long stands in their place.
+    """
+    stated = {item.name: digests.get(item.name, _NOTHING_YET) for item in items}
+    header: dict[str, object] = {
+        "__metadata__": {**metadata, DIGESTS: json.dumps(stated, separators=(",", ":"), ensure_ascii=False)}
+    }
     for item in items:
         if item.name == "__metadata__":
             raise UsageError("a tensor can't be called __metadata__ in a safetensors file; rename it")
-        table[item.name] = {
-            "dtype": _type_name(item), "shape": list(item.spec.shape), "data_offsets": spans[item.name]
+        start, spec = starts[item.name], item.spec
+        header[item.name] = {
+            "dtype": _type_name(item), "shape": list(spec.shape), "data_offsets": [start, start + spec.nbytes]
         }  # fmt: skip
-    return table, at
-
-
-def _header(table: Mapping[str, object], metadata: Mapping[str, str], digests: Mapping[str, str]) -> bytes:
-    """Return length and JSON header, padded with spaces so that the values are aligned. Its size is that of any digests."""
-    facts = {**metadata, DIGESTS: json.dumps(digests, separators=(",", ":"), ensure_ascii=False)}
     try:
-        text = json.dumps({"__metadata__": facts, **table}, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        odd = next((n for n in (*table, *metadata, *metadata.values()) if not _is_unicode(n)), "")
+        odd = next((n for n in (*header, *metadata, *metadata.values()) if not _is_unicode(n)), "")
         raise UsageError(f"a name is not valid Unicode ({printable(odd, 80)}); rename it") from error
     text += b" " * (-len(text) % _ALIGN)
     if len(text) > MAX_HEADER:
         raise UsageError(
-            f"{len(table)} tensors need a safetensors header of {len(text)} bytes, the format's limit is {MAX_HEADER}: "
+            f"{len(items)} tensors need a safetensors header of {len(text)} bytes, the format's limit is {MAX_HEADER}: "
             "write several files (shard_size, --shard-size), or a .pt file"
         )
     return struct.pack("<Q", len(text)) + text

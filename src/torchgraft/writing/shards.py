@@ -205,7 +205,9 @@ def _named_by(index: str) -> frozenset[str]:
 def mark_of(path: str) -> str:
     """Return the mark of a shard that torchgraft wrote; empty for any other file, and where there is none."""
     with suppress(OSError, ValueError, RecursionError, KeyError, zipfile.BadZipFile, NotImplementedError):
-        return _text(_notes(path))
+        notes = _notes(path)
+        found = notes.get(PART) if isinstance(notes, dict) else None
+        return found if isinstance(found, str) else ""
     return ""
 
 
@@ -219,8 +221,3 @@ def _notes(path: str) -> object:
     with zipfile.ZipFile(path) as archive:
         record = archive.getinfo(f"{ROOT}/{NOTES}")
         return json.loads(archive.read(record)) if record.file_size <= MAX_HEADER else None
-
-
-def _text(notes: object) -> str:
-    found = notes.get(PART) if isinstance(notes, dict) else None
-    return found if isinstance(found, str) else ""

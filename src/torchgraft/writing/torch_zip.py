@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from torchgraft.core.facts import DIGESTS, as_texts
 from torchgraft.core.system.commit import put
-from torchgraft.writing.items import Item
+from torchgraft.writing.items import Item, Streamer
 from torchgraft.writing.pickled import Stored, pickled
-from torchgraft.writing.streaming import Streamer
 
 ROOT = "archive"
 NOTES = "torchgraft.json"
