@@ -132,6 +132,35 @@ def test_one_side_within_the_other_is_as_one_by_one(found, more, in_file, aliase
     same(*plans(dict(source), target))
 
 
+@given(
+    tensors,
+    tensors | beside,
+    st.booleans(),
+    st.sampled_from([prefix for prefix in PREFIXES if prefix]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_one_side_within_the_other_behind_a_prefix_is_as_one_by_one(found, more, in_file, prefix, behind, dice):
+    few = {name: shape for name, (shape, _) in found.items()}
+    others = {(prefix if behind else "") + name: shape for name, (shape, _) in more.items()}
+    every = list({**others, **{prefix + name: shape for name, shape in few.items()}}.items())
+    dice.shuffle(every)
+    ours, theirs = (dict(every), few) if in_file else (few, dict(every))
+    picks = [dice.randint(0, 2) for _ in theirs]
+    same(*plans(specs_of(ours, ""), model_of(theirs, "", picks)))
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_more_beside_a_prefix_is_seen_at_once(in_file):
+    many = {f"backbone.{name}": shape for name, shape in DECODER.items()} | {"head.weight": (10, 8), "head.bias": (10,)}
+    ours, theirs = (many, DECODER) if in_file else (DECODER, many)
+    specs, target = specs_of(ours, ""), model_of(theirs)
+    found = alike(specs, target.slots)
+    assert len(found.keys) == len(DECODER)
+    assert {a == b for a, b in found.keys.items()} == {False}
+    same(*plans(specs, target))
+
+
 @pytest.mark.parametrize("prefixes", [("", ""), ("module.", ""), ("", "module."), ("layers.", "")])
 def test_names_at_the_root_are_judged_alike(prefixes):
     for names in (
@@ -182,7 +211,15 @@ ONE_BY_ONE = {
     "another shape": (DECODER | {"head.weight": (8, 8)}, DECODER | {"head.weight": (8, 9)}),
     "another name": (DECODER | {"head.weight": (8, 8)}, DECODER | {"heads.weight": (8, 8)}),
     "one more, and another": (DECODER | {"head.weight": (8, 8)}, DECODER | {"mask_token": (8,)}),
-    "one more behind a prefix": ({f"a.{k}": v for k, v in DECODER.items()} | {"head.weight": (8, 8)}, DECODER),
+    "as much again beside a prefix": (
+        {f"a.{k}": v for k, v in DECODER.items()} | {f"heads.{n}.weight": (8, 8) for n in range(len(DECODER))},
+        DECODER,
+    ),
+    "two prefixes": ({f"{side}.{k}": v for k, v in DECODER.items() for side in "ab"}, DECODER),
+    "one more of equal end behind a prefix": (
+        {f"a.{k}": v for k, v in DECODER.items()} | {"b.layers.0.mlp.fc.weight": (8, 32)},
+        DECODER,
+    ),
     "averages": (DECODER | {f"model_ema.{k}": v for k, v in DECODER.items()}, DECODER),
     "experts": (DECODER | {"experts.0.fc.weight": (8, 8)}, DECODER),
     "statistics of a norm": (DECODER | {"layers.0.input_layernorm.running_var": (8,)}, DECODER),

@@ -4,8 +4,8 @@ Nor where a head has other rows on either side, and fits nothing else.
 
 Here names are looked at all at once, and not leaf by leaf. What `match` would say of such sides is known beforehand: it has
 one prefix rule that explains everything, so no slot and no tensor is left, names decide, and no search for other readings has
-anything to look at. The same holds where one side has tensors beside all those of the other: nothing is left that they
-could go to. Names that mean more than the tensor itself (weights made of several tensors, rows that libraries fuse in several
+anything to look at. The same holds where one side has tensors beside all those of the other, which may stand behind a prefix
+there: nothing is left that they could go to. Names that mean more than the tensor itself (weights made of several tensors, rows that libraries fuse in several
 orders) are left to it.
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Set as AbstractSet
 from os.path import commonprefix
 
 from torchgraft.core.match import Alike, Leaf, Match
-from torchgraft.core.names import words
+from torchgraft.core.names import ends, words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.matching.completing.broadcast import is_numbered, is_own_kind
 from torchgraft.matching.names.chunks import unchunked
-from torchgraft.matching.names.prefixes import SAME_NAME, Prefix, reason_of
+from torchgraft.matching.names.prefixes import Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.names.words import lacks_its_first
@@ -39,7 +39,7 @@ FEW = 3
 def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | None:
     """Return which tensor of the file each slot has the name and the shape of; None where a single one needs a look.
 
-    One of both sides may have more than the other, under other names.
+    One of both sides may have more than the other, under other names; and what they share may stand behind a prefix there.
     """
     held = [slot for slot in slots if slot.persistent]
     names = [slot.spec.name for slot in held]
@@ -86,21 +86,65 @@ def _of_other_rows(
 
 
 def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot]) -> Alike | None:
-    """Return the tensors of equal names where one side has all of the other's, and what it has beside them says nothing."""
-    spare = specs.keys() - {slot.spec.name for slot in held}
-    hungry = [slot for slot in held if slot.spec.name not in specs]
-    both = [slot for slot in held if slot.spec.name in specs] if hungry else held
-    if (spare and hungry) or not both or any(specs[slot.spec.name].shape != slot.spec.shape for slot in both):
+    """Return the tensors of equal names where one side has all of the other's, behind a prefix or not, and what it has
+    beside them says nothing.
+    """
+    old, new = rule = _rule_within(specs, [slot.spec.name for slot in held])
+    shown = {_read_as(key, rule): key for key in specs}
+    spare = shown.keys() - {slot.spec.name for slot in held}
+    hungry = [slot for slot in held if slot.spec.name not in shown]
+    both = [slot for slot in held if slot.spec.name in shown] if hungry else held
+    keys = {slot.spec.name: shown[slot.spec.name] for slot in both}
+    if (spare and hungry) or not both or any(specs[keys[slot.spec.name]].shape != slot.spec.shape for slot in both):
         return None
     more = spare or {slot.spec.name for slot in hungry}
     names = [name for slot in held for name in slot.names]
     if _says_more(more, both) or _means_more((*specs, *names), more) or not paired_alike(specs, names):
         return None
+    if (old or new) and _needs_no_prefix(specs, keys, held):
+        return None
     if lacks_its_first([slot.spec.name for slot in both], more):
         return None
     if _is_called_otherwise(specs, held, spare) if spare else _is_in_every_block(hungry):
         return None
-    return Alike(keys={slot.spec.name: slot.spec.name for slot in both}, why=SAME_NAME)
+    return Alike(keys=keys, why=reason_of(rule))
+
+
+def _rule_within(keys: Collection[str], names: Collection[str]) -> Prefix:
+    """Return the one prefix behind which the side that has more has all names of the other, and none of them elsewhere.
+
+    That is no prefix where there is no such one. Where there is as much again beside that, a second prefix could explain as much.
+    """
+    few, many = sorted((keys, names), key=len)
+    wanted, longest = set(few), max(few, key=len, default="")
+    found = [name[: -len(longest)] for name in many if name.endswith(f".{longest}")]
+    if len(found) != 1 or len(many) >= 2 * len(few) or not wanted.isdisjoint(many):
+        return "", ""
+    prefix = found[0]
+    inside = {prefix + name for name in few}
+    elsewhere = (end for name in many if name not in inside for end in ends(name))
+    if not inside.issubset(many) or any(end in wanted for end in elsewhere):
+        return "", ""
+    return (prefix, "") if few is names else ("", prefix)
+
+
+def _read_as(key: str, rule: Prefix) -> str:
+    old, new = rule
+    return new + key[len(old) :] if key.startswith(old) else key
+
+
+def _needs_no_prefix(specs: Mapping[str, TensorSpec], keys: Mapping[str, str], held: Sequence[Slot]) -> bool:
+    """Whether the names leave it open that a prefix is all that differs, or may mean something else than behind it."""
+    names = {slot.spec.name for slot in held}
+    few = len(keys) <= FEW or not any("." in name and "." in key for name, key in keys.items())
+    return bool(
+        few
+        or any(slot.aliases for slot in held)
+        or as_matrices(specs)
+        or restored(list(specs), names)
+        or respelled(list(specs), names)
+        or unchunked(list(specs), list(names))
+    )
 
 
 def _says_more(more: Iterable[str], both: Iterable[Slot]) -> bool:
