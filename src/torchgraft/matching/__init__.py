@@ -35,6 +35,7 @@ from torchgraft.matching.parts.leaves import (
     with_classes,
 )
 from torchgraft.matching.parts.models import Models
+from torchgraft.matching.parts.named_parts import pairs_of_parts, reason_of_part
 from torchgraft.matching.parts.resized import have_nowhere_else
 from torchgraft.matching.parts.units import flat_class, shape_class
 from torchgraft.matching.select import (
@@ -84,7 +85,7 @@ def match(
     """Return who feeds whom.
 
     Names decide when they agree on everything: no shape contradicts them, but for tensors that fit nowhere else, and only
-    one side has anything left. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer`
+    one side has anything left, or both have the same but that one has fused what the other has apart. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer`
     names the part of the state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks.
     Slots in `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
@@ -143,7 +144,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = by_name(sources, targets)
     stated = given.models.stated.layouts
-    matching = None if stated else _settled(sources, targets, naming)
+    matching = None if stated else _settled(sources, targets, naming, given.models)
     if matching is None:
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
@@ -182,7 +183,7 @@ def _reserved(leaf: Leaf, rules: Rules) -> bool:
     return any(rules.is_fresh(name) or rules.is_zero(name) for name in (*leaf.keys, *leaf.also))
 
 
-def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -> Matching | None:
+def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching | None:
     """Return the matching by names alone, or None where it would leave a question open."""
     wanted = {leaf.name: leaf for leaf in targets}
     pairs = [(leaf, wanted[naming.pairs[leaf.name]]) for leaf in sources if leaf.name in naming.pairs]
@@ -190,7 +191,14 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
     free_targets = [leaf for leaf in targets if leaf.name not in taken]
     left = [any(not harmless(leaf) for leaf in free) for free in (free_sources, free_targets)]
-    if all(left) or _of_other_kinds(pairs, sources, targets) or packed_otherwise(pairs, sources, targets):
+    parts: list[tuple[Leaf, Leaf]] = []
+    if all(left):
+        free, is_plain = (free_sources, free_targets), naming.is_plain and not models.stated.heads
+        parts = pairs_of_parts(free, (sources, targets), models, naming.prefixes[0]) if is_plain else []
+        if not parts:
+            return None
+        free_sources, free_targets = [], []
+    if _of_other_kinds(pairs, sources, targets) or packed_otherwise(pairs, sources, targets):
         return None
     unlike = [(a, b) for a, b in pairs if not _same_elements(a, b)]
     if unlike and (
@@ -200,8 +208,12 @@ def _settled(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming) -
     if _lacks_its_first([a for a, _ in pairs], free_sources) or _lacks_its_first([b for _, b in pairs], free_targets):
         return None
     return Matching(
-        matches=tuple(
-            _make_match(target=b, source=a, why=naming.reason(a, b), certainty=naming.certainty(a)) for a, b in pairs
+        matches=(
+            *(
+                _make_match(target=b, source=a, why=naming.reason(a, b), certainty=naming.certainty(a))
+                for a, b in pairs
+            ),
+            *(_make_match(target=b, source=a, why=reason_of_part(a, b)) for a, b in parts),
         ),
         free_targets=tuple(free_targets),
         free_sources=tuple(free_sources),

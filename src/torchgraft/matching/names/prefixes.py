@@ -37,6 +37,11 @@ class Naming:
     wrapped: frozenset[str] = frozenset()
     parted: frozenset[str] = frozenset()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether one rule alone explains all pairs, and no other would as well."""
+        return len(self.prefixes) == 1 and not (self.rivals or self.homes or self.wrapped)
+
     def reason(self, source: Leaf, target: Leaf) -> Why:
         """Return why two leaves belong together by name."""
         if source.name == target.name or source.name in target.also:
