@@ -73,6 +73,6 @@ def measure_benefit(
         UsageError: too few seeds, a score that is no finite number, or an argument that makes no sense.
         CheckpointError, PlanRefusedError: as for load().
     """
-    from torchgraft.tuning import measure
+    from torchgraft.tuning import compare_starts
 
-    return measure(build, lambda model: load(model, checkpoint, **asked), train, seeds)
+    return compare_starts(build, lambda model: load(model, checkpoint, **asked), train, seeds)

@@ -18,7 +18,7 @@ from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
 from torchgraft.surveying import survey
 from torchgraft.tuning import freeze
-from torchgraft.tuning.stillness import is_still
+from torchgraft.tuning.eval_mode import is_kept_in_eval
 
 
 def state_of(model):
@@ -108,7 +108,7 @@ def test_copies_and_pickles_stay_still_on_their_own(copied):
     model = Net(1)
     freeze(model, modules=["blocks.0"])
     twin = copied(model)
-    assert is_still(twin.blocks[0].bn)
+    assert is_kept_in_eval(twin.blocks[0].bn)
     twin.train()
     assert twin.blocks[0].bn.training is False
     assert twin.norm.training

@@ -23,7 +23,7 @@ from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.types import Generator, Module, Tensor
-from torchgraft.tuning.fates import Fate, fates
+from torchgraft.tuning.fates import Fate, tensor_fates
 
 Build = Callable[[], Module]
 Fill = Callable[[Module], Report]
@@ -116,7 +116,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(fmean(values), t * stdev(values) / math.sqrt(len(values)))
 
 
-def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Benefit:
+def compare_starts(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Benefit:
     """Return what `train` scores on models of `build`: as they are, filled, and filled with values in random order.
 
     Random states of Python, numpy and torch are set from the seed before each build and each training, and put back at
@@ -126,7 +126,7 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
         UsageError: too few seeds, a score that is no finite number, or a model that is the last one again, or that begins
             with other values than the others of its seed.
     """
-    _expect_functions(build=build, train=train)
+    _require_functions(build=build, train=train)
     if isinstance(seeds, int):
         raise UsageError(f"seeds={seeds}: give a list of numbers, e.g. range({max(seeds, FEWEST_SEEDS)})")
     if len(set(seeds)) < FEWEST_SEEDS or len(set(seeds)) != len(seeds):
@@ -136,7 +136,7 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
     for seed in seeds:
         first: dict[str, int] = {}
         for start, found in scores.items():
-            with _seeded(seed) as again:
+            with _seeded(seed) as reseed:
                 model = build()
                 if not is_module(model):
                     raise UsageError(f"build returns {a_kind(model)}: return an nn.Module")
@@ -145,17 +145,17 @@ def measure(build: Build, fill: Fill, train: Train, seeds: Sequence[int]) -> Ben
                         "build returns the same model again: make a new one at each call, or nothing is from scratch"
                     )
                 last = weakref.ref(model)
-                first = first or _initial(model)
-                _expect_same_start(first, _initial(model), seed)
+                first = first or _checksums(model)
+                _require_same_start(first, _checksums(model), seed)
                 report = None if start == SCRATCH else fill(model)
                 if report is not None and start == SHUFFLED:
                     shuffle_loaded(model, report, seed)
-                again()
-                found.append(_finite(train(model, report), start, seed))
+                reseed()
+                found.append(_finite_score(train(model, report), start, seed))
     return Benefit(seeds=tuple(seeds), scores={start: tuple(found) for start, found in scores.items()})
 
 
-def _initial(model: Module) -> dict[str, int]:
+def _checksums(model: Module) -> dict[str, int]:
     """Return a checksum of each tensor that a model begins with."""
     import torch
     from torch.nn.parameter import is_lazy
@@ -168,7 +168,7 @@ def _initial(model: Module) -> dict[str, int]:
     }
 
 
-def _expect_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: int) -> None:
+def _require_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: int) -> None:
     others = [name for name in {**first, **now} if first.get(name) != now.get(name)]
     if others:
         raise UsageError(
@@ -178,7 +178,7 @@ def _expect_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: i
         )
 
 
-def _expect_functions(**given: object) -> None:
+def _require_functions(**given: object) -> None:
     for name, function in given.items():
         if not callable(function):
             raise UsageError(f"{name} is {a_kind(function)}: give a function")
@@ -190,8 +190,8 @@ def shuffle_loaded(model: Module, report: Report | Plan, seed: int) -> None:
 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in fates(model, report).tensors:
-            value = tensor.places[0].tensor.data
+        for tensor in tensor_fates(model, report).tensors:
+            value = tensor.tensor.data
             if tensor.fate in (Fate.FRESH, Fate.CONSTANT) or not (value.is_floating_point() or value.is_complex()):
                 continue
             if tensor.known is None:
@@ -208,7 +208,7 @@ def _shuffled(values: Tensor, generator: Generator) -> Tensor:
     return values.reshape(-1)[order].reshape(values.shape)
 
 
-def _finite(score: object, start: str, seed: int) -> float:
+def _finite_score(score: object, start: str, seed: int) -> float:
     try:
         found = float(score.detach() if hasattr(score, "detach") else score)  # type: ignore[arg-type]  # numpy's, too
     except (TypeError, ValueError):
@@ -224,16 +224,16 @@ def _seeded(seed: int) -> Iterator[Callable[[], None]]:
     import numpy as np
     import torch
 
-    def again() -> None:
+    def reseed() -> None:
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002  # what users' code may draw from
         torch.manual_seed(seed)
 
     kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
     with torch.random.fork_rng():
-        again()
+        reseed()
         try:
-            yield again
+            yield reseed
         finally:
             random.setstate(kept[0])
             np.random.set_state(kept[1])  # noqa: NPY002

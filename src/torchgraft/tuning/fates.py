@@ -55,7 +55,7 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class ModelTensor:
     """One tensor of a model: all its places (more than one where it is tied), its fate, and, of PARTLY, the part."""
 
     places: tuple[Place, ...]
@@ -68,9 +68,14 @@ class Tensor:
         return self.places[0].name
 
     @property
+    def tensor(self) -> torch.Tensor:
+        """The parameter or buffer itself."""
+        return self.places[0].tensor
+
+    @property
     def key(self) -> int:
         """What tells this tensor from all others of the model."""
-        return id(self.places[0].tensor)
+        return id(self.tensor)
 
     @property
     def is_buffer(self) -> bool:
@@ -79,19 +84,19 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Fates:
+class TensorFates:
     """All tensors of a model in registration order, and all its modules by path."""
 
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[ModelTensor, ...]
     modules: Mapping[str, nn.Module]
 
     @property
-    def parameters(self) -> tuple[Tensor, ...]:
+    def parameters(self) -> tuple[ModelTensor, ...]:
         """Tensors that are parameters."""
         return tuple(t for t in self.tensors if not t.is_buffer)
 
     @property
-    def buffers(self) -> tuple[Tensor, ...]:
+    def buffers(self) -> tuple[ModelTensor, ...]:
         """Tensors that are buffers."""
         return tuple(t for t in self.tensors if t.is_buffer)
 
@@ -110,7 +115,7 @@ def plan_of(given: Report | Plan) -> Plan:
     return given
 
 
-def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
+def tensor_fates(model: nn.Module, given: Report | Plan | None) -> TensorFates:
     """Return the fate of every tensor of `model`. A tensor that the plan doesn't know, or of another shape, is fresh.
 
     Raises:
@@ -123,14 +128,14 @@ def fates(model: nn.Module, given: Report | Plan | None) -> Fates:
     for place in walk.places:
         grouped.setdefault(id(place.tensor), []).append(place)
     steps = {} if given is None else plan_of(given).by_name
-    found = tuple(Tensor(tuple(group), *_fate(group, steps)) for group in grouped.values())
+    found = tuple(ModelTensor(tuple(group), *_fate(group, steps)) for group in grouped.values())
     if given is not None and not any(_is_known(tensor.places, steps) for tensor in found):
         first = printable(found[0].name) if found else "no parameter at all"
         raise UsageError(
             f"the report is of another model: no tensor of it is here in the same shape (this one has {first}); pass the model "
             "that was loaded, not a wrapper around it or a part of it"
         )
-    return Fates(found, dict(walk.modules))
+    return TensorFates(found, dict(walk.modules))
 
 
 def _is_known(group: Sequence[Place], steps: Mapping[str, Step]) -> bool:
@@ -151,20 +156,20 @@ def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | N
     return (Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED), None
 
 
-def sharing(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def sharing_memory(tensors: Iterable[ModelTensor]) -> Iterator[tuple[ModelTensor, ModelTensor]]:
     """Yield pairs of tensors that have memory in common and are no ties of each other: one of them moves the other."""
-    spans = sorted(
-        [(*span, at, tensor) for at, tensor in enumerate(tensors) if (span := _span(tensor.places[0].tensor))],
+    ranges = sorted(
+        [(*span, at, tensor) for at, tensor in enumerate(tensors) if (span := _memory_range(tensor.tensor))],
         key=lambda found: found[:4],
     )
-    for at, (device, _, stop, _, tensor) in enumerate(spans):
+    for at, (device, _, stop, _, tensor) in enumerate(ranges):
         after = at + 1
-        while after < len(spans) and spans[after][0] == device and spans[after][1] < stop:
-            yield tensor, spans[after][4]
+        while after < len(ranges) and ranges[after][0] == device and ranges[after][1] < stop:
+            yield tensor, ranges[after][4]
             after += 1
 
 
-def _span(tensor: torch.Tensor) -> tuple[str, int, int] | None:
+def _memory_range(tensor: torch.Tensor) -> tuple[str, int, int] | None:
     """Return the device, and where the elements of a tensor begin there, and end; None for what has no such memory."""
     try:
         start = tensor.data_ptr()
@@ -179,7 +184,7 @@ def _span(tensor: torch.Tensor) -> tuple[str, int, int] | None:
 Pattern = str | re.Pattern[str]
 
 
-def matcher(pattern: Pattern) -> Callable[[str], bool]:
+def _matcher(pattern: Pattern) -> Callable[[str], bool]:
     """Return a test for full names: `*` in a glob also stands for dots; a compiled expression must match in full."""
     if isinstance(pattern, re.Pattern):
         return lambda name: pattern.fullmatch(name) is not None
@@ -188,14 +193,16 @@ def matcher(pattern: Pattern) -> Callable[[str], bool]:
     return lambda name: fnmatchcase(name, pattern)
 
 
-def paths(name: str) -> Iterable[str]:
+def _with_enclosing_modules(name: str) -> Iterable[str]:
     """Yield the dotted name, and the path of each module around it, the innermost first."""
     while name:
         yield name
         name = name.rpartition(".")[0]
 
 
-def chosen(patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[str], argument: str) -> set[str]:
+def select_by_pattern(
+    patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[str], argument: str
+) -> set[str]:
     """Return the names that the patterns select, by themselves or through a module around them.
 
     Raises:
@@ -204,17 +211,21 @@ def chosen(patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[
     if isinstance(patterns, (str, re.Pattern)):
         raise UsageError(f"{argument}={patterns!r}: give a list of patterns, e.g. {argument}=[{patterns!r}]")
     known = list(modules)
-    out: set[str] = set()
+    selected: set[str] = set()
     for pattern in patterns:
-        test = matcher(pattern)
-        paths_hit = {path for path in known if path and test(path)}
-        hit = {name for name in names if test(name) or any(path in paths_hit for path in paths(name))}
-        if not hit and not paths_hit:
-            raise UsageError(_nothing(pattern, [*names, *known], argument))
-        out |= hit
-    return out
+        matches = _matcher(pattern)
+        matched_modules = {path for path in known if path and matches(path)}
+        matched = {
+            name
+            for name in names
+            if matches(name) or any(path in matched_modules for path in _with_enclosing_modules(name))
+        }
+        if not matched and not matched_modules:
+            raise UsageError(_no_match_error(pattern, [*names, *known], argument))
+        selected |= matched
+    return selected
 
 
-def _nothing(pattern: Pattern, known: Sequence[str], argument: str) -> str:
+def _no_match_error(pattern: Pattern, known: Sequence[str], argument: str) -> str:
     text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
     return f"{argument}: {printable(text)!r} is no parameter and no module of the model{did_you_mean(text, known)}"

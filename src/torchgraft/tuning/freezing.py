@@ -9,18 +9,26 @@ from typing import TYPE_CHECKING
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
-from torchgraft.tuning.fates import Fate, Fates, Pattern, Tensor, chosen, fates, sharing
-from torchgraft.tuning.masks import hold, keep
-from torchgraft.tuning.stillness import MOVING, Change, still
+from torchgraft.tuning.eval_mode import UPDATED_BUFFERS, ReversibleChange, keep_in_eval
+from torchgraft.tuning.fates import (
+    Fate,
+    ModelTensor,
+    Pattern,
+    TensorFates,
+    select_by_pattern,
+    sharing_memory,
+    tensor_fates,
+)
+from torchgraft.tuning.masks import hold_rows, restore_after_steps
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.optim import Optimizer
 
-WHATS = ("loaded", "all_but_fresh")
-PARTLY = ("skip", "freeze", "hold")
-DROPOUT = ("keep", "off")
+WHAT_CHOICES = ("loaded", "all_but_fresh")
+PARTLY_CHOICES = ("skip", "freeze", "hold")
+DROPOUT_CHOICES = ("keep", "off")
 IN_PART = "filled in part: some of its rows are fresh"
 UNKNOWN_STATISTICS = "statistics that the checkpoint lacks: they move on"
 COUNTER = "num_batches_tracked"
@@ -53,7 +61,7 @@ class Frozen:
         Raises:
             UsageError: nothing that is held in part is among the optimizer's parameters.
         """
-        self._undo.append(keep(optimizer, self._partial))
+        self._undo.append(restore_after_steps(optimizer, self._partial))
 
     def undo(self) -> None:
         """Put gradient flags, gradients and modes back as they were before; a second call does nothing.
@@ -100,29 +108,32 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     Raises:
         UsageError: an argument makes no sense, selects nothing, or the report is for another model.
     """
-    _check(
-        report, patterns, modules, ((what, "what", WHATS), (partly, "partly", PARTLY), (dropout, "dropout", DROPOUT))
+    _require_sound_arguments(
+        report,
+        patterns,
+        modules,
+        ((what, "what", WHAT_CHOICES), (partly, "partly", PARTLY_CHOICES), (dropout, "dropout", DROPOUT_CHOICES)),
     )
-    found = fates(model, report)
-    within = _selected(found, patterns, "patterns") if patterns else (set() if modules else None)
-    named = _selected(found, modules, "modules")
-    wish = _Wish(named=named, within=within, reported=report is not None, what=what, partly=partly)
-    picked = [tensor for tensor in found.tensors if wish.picks(tensor)]
+    found = tensor_fates(model, report)
+    within = _keys_matching(found, patterns, "patterns") if patterns else (set() if modules else None)
+    named = _keys_matching(found, modules, "modules")
+    selection = _Selection(named=named, within=within, reported=report is not None, what=what, partly=partly)
+    picked = [tensor for tensor in found.tensors if selection.picks(tensor)]
     parameters = [tensor for tensor in picked if not tensor.is_buffer]
-    part = [t for t in found.parameters if t not in picked and t.fate is Fate.PARTLY and wish.is_within(t)]
-    held = [t for t in part if partly == "hold" and t.places[0].tensor.requires_grad]
+    part = [t for t in found.parameters if t not in picked and t.fate is Fate.PARTLY and selection.is_within(t)]
+    held = [t for t in part if partly == "hold" and t.tensor.requires_grad]
     if not parameters and not held:
         raise UsageError(f"nothing to freeze: {_why_nothing(found, report)}")
     frozen = {tensor.key for tensor in parameters}
-    left = {t.name: IN_PART for t in part if partly != "hold"} | _moved_along(found, frozen)
-    quiet, moving = _to_still(found, frozen, {tensor.key for tensor in picked}, wish)
+    left = {t.name: IN_PART for t in part if partly != "hold"} | _sharing_memory_with_trained(found, frozen)
+    kept, moving = _modules_to_keep_in_eval(found, frozen, {tensor.key for tensor in picked}, selection)
     if dropout == "off":
-        quiet = [*_whole(found, frozen), *quiet]
+        kept = [*_fully_frozen_modules(found, frozen), *kept]
     undo: list[Callable[[], None]] = []
     try:
-        undo.extend(_without_gradient(tensor) for tensor in parameters)
-        undo.extend(hold(t.places[0].tensor, t.known) for t in held if t.known)
-        undo.extend(still(found.modules[path], model) for path in quiet)
+        undo.extend(_stop_gradient(tensor) for tensor in parameters)
+        undo.extend(hold_rows(t.tensor, t.known) for t in held if t.known)
+        undo.extend(keep_in_eval(found.modules[path], model) for path in kept)
     except BaseException:  # Ctrl-C, or a module that takes no such flag: nobody would have the way back
         while undo:
             undo.pop()()
@@ -130,16 +141,16 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     return Frozen(
         tuple(t.name for t in parameters),
         tuple(t.name for t in held),
-        tuple(quiet),
+        tuple(kept),
         left | dict.fromkeys(moving, UNKNOWN_STATISTICS),
-        tuple(t.places[0].tensor for t in held),
+        tuple(t.tensor for t in held),
         undo,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """What is to stand still: `named` by module; of those `within` patterns (None: of all) what the report says."""
+class _Selection:
+    """What is to be frozen: `named` by module; of those `within` patterns (None: of all) what the report says."""
 
     named: set[int]
     within: set[int] | None
@@ -147,10 +158,10 @@ class _Wish:
     what: str
     partly: str
 
-    def is_within(self, tensor: Tensor) -> bool:
+    def is_within(self, tensor: ModelTensor) -> bool:
         return self.within is None or tensor.key in self.within
 
-    def picks(self, tensor: Tensor) -> bool:
+    def picks(self, tensor: ModelTensor) -> bool:
         if tensor.key in self.named:
             return True
         if not self.reported:
@@ -162,7 +173,7 @@ class _Wish:
         return tensor.fate is not Fate.CONSTANT or self.what == "all_but_fresh"
 
 
-def _check(
+def _require_sound_arguments(
     report: object, patterns: object, modules: object, choices: Iterable[tuple[str, str, tuple[str, ...]]]
 ) -> None:
     for value, name, accepted in choices:
@@ -172,13 +183,13 @@ def _check(
         raise UsageError("nothing says what to freeze: give the report of load(), or patterns=, or modules=")
 
 
-def _selected(found: Fates, patterns: Sequence[Pattern], argument: str) -> set[int]:
+def _keys_matching(found: TensorFates, patterns: Sequence[Pattern], argument: str) -> set[int]:
     """Return the keys of tensors that patterns select by any of their names."""
     names = {place.name: tensor.key for tensor in found.tensors for place in tensor.places}
-    return {names[name] for name in chosen(patterns, list(names), found.modules, argument)}
+    return {names[name] for name in select_by_pattern(patterns, list(names), found.modules, argument)}
 
 
-def _why_nothing(found: Fates, report: object) -> str:
+def _why_nothing(found: TensorFates, report: object) -> str:
     if not found.parameters:
         return "the model has no parameters"
     if report is None:
@@ -186,9 +197,9 @@ def _why_nothing(found: Fates, report: object) -> str:
     return "no parameter of the model was loaded in full, or patterns= select none that was"
 
 
-def _without_gradient(tensor: Tensor) -> Callable[[], None]:
+def _stop_gradient(tensor: ModelTensor) -> Callable[[], None]:
     """Take gradient flag and gradient from a parameter; return what gives them back."""
-    parameter = tensor.places[0].tensor
+    parameter = tensor.tensor
 
     def put_back(before: tuple[bool, torch.Tensor | None]) -> None:
         flag, gradient = before
@@ -196,44 +207,46 @@ def _without_gradient(tensor: Tensor) -> Callable[[], None]:
         if parameter.grad is None:
             parameter.grad = gradient
 
-    change = Change(parameter, "gradient", (parameter.requires_grad, parameter.grad), put_back)
+    change = ReversibleChange(parameter, "gradient", (parameter.requires_grad, parameter.grad), put_back)
     parameter.requires_grad_(False)
     parameter.grad = None
     return change.undo
 
 
-def _moved_along(found: Fates, frozen: set[int]) -> dict[str, str]:
+def _sharing_memory_with_trained(found: TensorFates, frozen: set[int]) -> dict[str, str]:
     """Return the parameters that are frozen, and change all the same with one that shares their memory and goes on learning."""
     out: dict[str, str] = {}
-    for pair in sharing(found.parameters):
+    for pair in sharing_memory(found.parameters):
         for tensor, other in (pair, pair[::-1]):
-            if tensor.key in frozen and other.key not in frozen and other.places[0].tensor.requires_grad:
+            if tensor.key in frozen and other.key not in frozen and other.tensor.requires_grad:
                 out[tensor.name] = f"shares memory with {other.name}, which goes on learning"
     return out
 
 
-def _to_still(found: Fates, frozen: set[int], picked: set[int], wish: _Wish) -> tuple[list[str], list[str]]:
+def _modules_to_keep_in_eval(
+    found: TensorFates, frozen: set[int], picked: set[int], selection: _Selection
+) -> tuple[list[str], list[str]]:
     """Return the paths of modules whose statistics are to stand still, and statistics that move on for a reason."""
-    owners: dict[str, list[Tensor]] = {}
+    owners: dict[str, list[ModelTensor]] = {}
     for tensor in found.buffers:
         for place in tensor.places:
-            if place.attr in MOVING and place.attr != COUNTER:
+            if place.attr in UPDATED_BUFFERS and place.attr != COUNTER:
                 owners.setdefault(place.owner, []).append(tensor)
-    quiet: dict[int, str] = {}
+    kept: dict[int, str] = {}
     moving: list[str] = []
     for path, statistics in owners.items():
         own = list(found.modules[path].parameters(recurse=False))
         if not all(id(p) in frozen for p in own) or not (own or all(t.key in picked for t in statistics)):
             continue
-        unknown = [t.name for t in statistics if wish.reported and t.key not in picked]
+        unknown = [t.name for t in statistics if selection.reported and t.key not in picked]
         if unknown:
             moving.extend(unknown)
         else:
-            quiet.setdefault(id(found.modules[path]), path)
-    return list(quiet.values()), moving
+            kept.setdefault(id(found.modules[path]), path)
+    return list(kept.values()), moving
 
 
-def _whole(found: Fates, frozen: set[int]) -> list[str]:
+def _fully_frozen_modules(found: TensorFates, frozen: set[int]) -> list[str]:
     """Return the outermost modules that hold parameters, all of them frozen."""
     out: list[str] = []
     for path, module in found.modules.items():

@@ -11,10 +11,10 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
 from torchgraft.core.types import Module
-from torchgraft.tuning.fates import Fate, Fates, Tensor, fates, plan_of
-from torchgraft.tuning.masks import held
+from torchgraft.tuning.fates import Fate, ModelTensor, TensorFates, plan_of, tensor_fates
+from torchgraft.tuning.masks import held_rows
 
-_KINDS = {
+_KIND_OF_FATE = {
     Fate.LOADED: "loaded", Fate.ADAPTED: "adapted", Fate.PARTLY: "adapted", Fate.CONSTANT: "fresh",
     Fate.FRESH: "fresh",
 }  # fmt: skip
@@ -28,7 +28,6 @@ class _Rates:
     adapted_lr: float | None
     layer_decay: float | None
     weight_decay: float
-    spare: bool
 
     def of(self, kind: str, below: int) -> float:
         """Return the rate of a parameter `below` steps under the top."""
@@ -77,57 +76,56 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
         adapted_lr=adapted_lr,
         layer_decay=layer_decay,
         weight_decay=weight_decay,
-        spare=no_decay_norm_bias,
     )
-    _check(rates)
-    found = fates(model, plan_of(report))
-    deep = depths([tensor.name for tensor in found.parameters])
-    steps = [max(deep, default=0) - at for at in deep]
-    trained = [(t, n) for t, n in zip(found.parameters, steps, strict=True) if t.places[0].tensor.requires_grad]
+    _require_sound_rates(rates)
+    found = tensor_fates(model, plan_of(report))
+    depth_of = depths([tensor.name for tensor in found.parameters])
+    top = max(depth_of, default=0)
+    trained = [(t, top - at) for t, at in zip(found.parameters, depth_of, strict=True) if t.tensor.requires_grad]
     if not trained:
         raise UsageError(f"nothing to train: all {len(found.parameters)} parameters of the model are frozen")
-    return _grouped(trained, rates, _spared(model, found) if no_decay_norm_bias else set())
+    return _grouped(trained, rates, _without_decay(model, found) if no_decay_norm_bias else set())
 
 
-def _check(rates: _Rates) -> None:
+def _require_sound_rates(rates: _Rates) -> None:
     for name in ("lr", "fresh_lr", "adapted_lr", "weight_decay"):
         value = getattr(rates, name)
-        if value is not None and not _number(value) >= 0:
+        if value is not None and not _finite_number(value) >= 0:
             raise UsageError(f"{name}={value!r}: use a finite number, zero or more")
     decay = rates.layer_decay
-    if decay is not None and not 0 < _number(decay) <= 1:
+    if decay is not None and not 0 < _finite_number(decay) <= 1:
         raise UsageError(f"layer_decay={decay!r}: use a factor above 0 and up to 1, e.g. 0.75")
 
 
-def _number(value: object) -> float:
+def _finite_number(value: object) -> float:
     """Return a finite number; NaN for all else."""
     is_number = hasattr(value, "__float__") and not isinstance(value, bool)  # tensors, too
     found = float(value) if is_number else nan  # type: ignore[arg-type]
     return found if isfinite(found) else nan
 
 
-def _spared(model: Module, found: Fates) -> set[int]:
+def _without_decay(model: Module, found: TensorFates) -> set[int]:
     """Return the keys of parameters without weight decay."""
     own = getattr(model, "no_weight_decay", None)
     named = {str(name) for name in own()} if callable(own) else set()
-    spared = set()
+    without_decay = set()
     for tensor in found.parameters:
-        alone = tensor.places[0].tensor.ndim <= 1
+        alone = tensor.tensor.ndim <= 1
         if alone or any(p.attr == "bias" or p.name in named or _is_norm(p.module) for p in tensor.places):
-            spared.add(tensor.key)
-    return spared
+            without_decay.add(tensor.key)
+    return without_decay
 
 
 def _is_norm(module: Module) -> bool:
     return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
 
-def _grouped(trained: list[tuple[Tensor, int]], rates: _Rates, spared: set[int]) -> list[dict[str, Any]]:
+def _grouped(trained: list[tuple[ModelTensor, int]], rates: _Rates, without_decay: set[int]) -> list[dict[str, Any]]:
     """Return the groups of (parameter, steps below the top)."""
     groups: dict[str, dict[str, Any]] = {}
     for tensor, below in trained:
-        kind = HELD if held(tensor.places[0].tensor) else _KINDS[tensor.fate]
-        decay = 0.0 if tensor.key in spared or kind == HELD else rates.weight_decay
+        kind = HELD if held_rows(tensor.tensor) else _KIND_OF_FATE[tensor.fate]
+        decay = 0.0 if tensor.key in without_decay or kind == HELD else rates.weight_decay
         parts = [kind]
         if rates.layer_decay is not None and kind not in ("fresh", HELD):
             parts.append(f"{below} below the top")
@@ -136,7 +134,7 @@ def _grouped(trained: list[tuple[Tensor, int]], rates: _Rates, spared: set[int])
         name = ", ".join(parts)
         rate = rates.of(kind, below)
         group = groups.setdefault(name, {"name": name, "params": [], "names": [], "lr": rate, "weight_decay": decay})
-        group["params"].append(tensor.places[0].tensor)
+        group["params"].append(tensor.tensor)
         group["names"].append(tensor.name)
     return list(groups.values())
 
@@ -152,22 +150,22 @@ def depths(names: Sequence[str]) -> tuple[int, ...]:
     units: dict[str, int] = {}
     out: list[int] = []
     top = 0
-    loose = True
+    unnumbered = True
     for name in names:
-        unit = numbered(name)
+        unit = _numbered_unit(name)
         if unit is None:
-            if not loose:
-                top, loose = top + 1, True
+            if not unnumbered:
+                top, unnumbered = top + 1, True
             out.append(top)
             continue
         if unit not in units:
-            top, loose = top + 1, False
+            top, unnumbered = top + 1, False
             units[unit] = top
         out.append(units[unit])
     return tuple(out)
 
 
-def numbered(name: str) -> str | None:
+def _numbered_unit(name: str) -> str | None:
     """Return the path of `name` up to its first segment that is a number, None if there is none."""
     parts = name.split(".")
     at = next((n for n, part in enumerate(parts) if part.isdecimal()), None)

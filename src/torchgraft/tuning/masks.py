@@ -2,7 +2,7 @@
 
 A gradient of zero holds an element under plain SGD, and under Adam, Adagrad, RMSprop and momentum that start with it.
 It doesn't hold under weight decay, which shrinks weights by their size (decoupled decay, as in AdamW, too), nor under
-moments that were gathered before. What an optimizer changes all the same, `keep` puts back after each of its steps.
+moments that were gathered before. What an optimizer changes all the same, `restore_after_steps` puts back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan, Rows
 from torchgraft.core.results.report import Report
 from torchgraft.core.types import Module, Optimizer, Tensor
-from torchgraft.tuning.fates import Fate, fates, plan_of
+from torchgraft.tuning.fates import Fate, plan_of, tensor_fates
 
 
 def loaded_masks(model: Module, report: Report | Plan) -> dict[str, Tensor]:
@@ -29,8 +29,8 @@ def loaded_masks(model: Module, report: Report | Plan) -> dict[str, Tensor]:
     import torch
 
     out = {}
-    for tensor in fates(model, plan_of(report)).tensors:
-        value = tensor.places[0].tensor
+    for tensor in tensor_fates(model, plan_of(report)).tensors:
+        value = tensor.tensor
         if tensor.known is None:
             whole = tensor.fate in (Fate.LOADED, Fate.ADAPTED)
             out[tensor.name] = torch.tensor(whole, device=value.device).expand(value.shape)
@@ -49,7 +49,7 @@ def mask_of(rows: Rows, value: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldGradient:
+class ZeroGradientHook:
     """A hook on a parameter: the gradient of its held part is zero, also of sparse gradients (embeddings)."""
 
     rows: Rows
@@ -58,9 +58,9 @@ class HeldGradient:
         """Return the gradient without the held part; the one that is given isn't changed."""
         if not gradient.is_sparse:
             return gradient.masked_fill(mask_of(self.rows, gradient), 0)
-        return self._sparse(gradient.coalesce())
+        return self._masked_sparse(gradient.coalesce())
 
-    def _sparse(self, gradient: Tensor) -> Tensor:
+    def _masked_sparse(self, gradient: Tensor) -> Tensor:
         import torch
 
         indices, values = gradient.indices(), gradient.values()
@@ -73,10 +73,10 @@ class HeldGradient:
         return torch.sparse_coo_tensor(indices, values, gradient.shape, is_coalesced=True, check_invariants=False)
 
 
-def hold(parameter: Tensor, rows: Rows) -> Callable[[], None]:
+def hold_rows(parameter: Tensor, rows: Rows) -> Callable[[], None]:
     """Give the gradients of `parameter` no part in `rows` from now on; return what takes that back."""
     gradient = parameter.grad
-    handle = parameter.register_hook(HeldGradient(rows))  # type: ignore[no-untyped-call]
+    handle = parameter.register_hook(ZeroGradientHook(rows))  # type: ignore[no-untyped-call]
     parameter.grad = None
 
     def undo() -> None:
@@ -87,13 +87,13 @@ def hold(parameter: Tensor, rows: Rows) -> Callable[[], None]:
     return undo
 
 
-def held(parameter: Tensor) -> Rows | None:
+def held_rows(parameter: Tensor) -> Rows | None:
     """Return the part of a parameter that is held, None when none is."""
     hooks = (parameter._backward_hooks or {}).values()  # noqa: SLF001  # torch has no public way to ask for them
-    return next((hook.rows for hook in hooks if isinstance(hook, HeldGradient)), None)
+    return next((hook.rows for hook in hooks if isinstance(hook, ZeroGradientHook)), None)
 
 
-def keep(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[], None]:
+def restore_after_steps(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[], None]:
     """Put the held parts of `parameters` back after each step of `optimizer`; return what takes that back.
 
     Holds a copy of these parts.
@@ -102,13 +102,13 @@ def keep(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[], Non
         UsageError: the optimizer changes none of the parameters.
     """
     mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parts = [(p, rows) for p in parameters if id(p) in mine and (rows := held(p)) is not None]
+    parts = [(p, rows) for p in parameters if id(p) in mine and (rows := held_rows(p)) is not None]
     if not parts:
         raise UsageError(
             "nothing to keep: the optimizer has no parameter that is held in part; make it over the parameters of this "
             "model, after freeze(partly='hold')"
         )
-    copies = [(parameter, *_part(parameter, rows)) for parameter, rows in parts]
+    copies = [(parameter, *_copy_of_rows(parameter, rows)) for parameter, rows in parts]
 
     def put_back(*_: object) -> None:
         for parameter, dim, indices, values in copies:
@@ -117,7 +117,7 @@ def keep(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[], Non
     return optimizer.register_step_post_hook(put_back).remove
 
 
-def _part(parameter: Tensor, rows: Rows) -> tuple[int, Tensor, Tensor]:
+def _copy_of_rows(parameter: Tensor, rows: Rows) -> tuple[int, Tensor, Tensor]:
     """Return the axis, the indices, and a copy of the values there."""
     import torch
 

@@ -14,9 +14,9 @@ from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.report import Report
 from torchgraft.core.specs import Shape, Source
 from torchgraft.core.types import Module, Optimizer, Tensor
+from torchgraft.tuning.eval_mode import UPDATED_BUFFERS
 from torchgraft.tuning.fates import plan_of
-from torchgraft.tuning.old_optimizer import OldState, old_states, owners
-from torchgraft.tuning.stillness import MOVING
+from torchgraft.tuning.stored_optimizer import StoredOptimizer, assign_parameters, stored_optimizers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +61,21 @@ def carry_state(
     plan = plan_of(report)
     if not hasattr(optimizer, "param_groups"):
         raise UsageError(f"optimizer is {a_kind(optimizer)}: give a torch.optim.Optimizer over the model's parameters")
-    _expect_unconverted(plan)
-    old, whose = _chosen(source, plan, prefer, names)
-    steps = _steps_of(model, optimizer, plan)
-    kinds = _Kinds(type(optimizer))
+    _require_unconverted(plan)
+    stored, whose = _choose(source, plan, prefer, names)
+    steps = _parameters_with_steps(model, optimizer, plan)
+    probe = _StateProbe(type(optimizer))
     carried, fresh, states = {}, {}, []
-    spare: set[str] = set()
+    dropped: set[str] = set()
     for (label, parameter, group), step in steps:
-        reason = _unfit(step, parameter, old, whose)
+        reason = _reason_for_fresh(step, parameter, stored, whose)
         if reason:
             fresh[label] = reason
             continue
         key = step.feeds[0].key  # type: ignore[union-attr]  # a copy has one feed
-        state = _read(source, old, whose[key], parameter, group)
-        kept = _as_kept(state, kinds.fields(group, parameter.dim()), old, type(optimizer).__name__)
-        spare |= set(state) - set(kept)
+        state = _read_state(source, stored, whose[key], parameter, group)
+        kept = _in_form_of(state, probe.fields(group, parameter.dim()), stored, type(optimizer).__name__)
+        dropped |= set(state) - set(kept)
         if kept:
             carried[label] = key
             states.append((parameter, kept))
@@ -84,10 +84,10 @@ def carry_state(
     for (_, parameter, _), _ in steps:
         optimizer.state.pop(parameter, None)
     optimizer.state.update(states)
-    return CarriedState(carried=carried, fresh=fresh, dropped=tuple(sorted(spare)))
+    return CarriedState(carried=carried, fresh=fresh, dropped=tuple(sorted(dropped)))
 
 
-def _expect_unconverted(plan: Plan) -> None:
+def _require_unconverted(plan: Plan) -> None:
     """Raise UsageError for a plan whose source was converted: neither its order nor its values are those of the old optimizer."""
     if plan.format.endswith(CONVERTED):
         raise UsageError(
@@ -96,49 +96,51 @@ def _expect_unconverted(plan: Plan) -> None:
         )
 
 
-def _chosen(
+def _choose(
     source: Source, plan: Plan, prefer: str | None, names: Sequence[str] | None
-) -> tuple[OldState, dict[str, str]]:
+) -> tuple[StoredOptimizer, dict[str, str]]:
     """Return the state that is meant, and source parameter -> number in it."""
-    found = old_states(source)
-    wanted = [old for old in found if prefer in (None, old.label) or prefer in old.label.split("/")]
+    found = stored_optimizers(source)
+    wanted = [stored for stored in found if prefer in (None, stored.label) or prefer in stored.label.split("/")]
     if not wanted:
-        there = ", ".join(repr(old.label) for old in found) or "none"
+        there = ", ".join(repr(stored.label) for stored in found) or "none"
         raise UsageError(
             f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; it has {there}"
         )
-    shapes = _parameters(plan, source)
+    shapes = _source_parameters(plan, source)
     if len(wanted) == 1:
-        return wanted[0], _owners(wanted[0], shapes, names, plan)
+        return wanted[0], _assigned(wanted[0], shapes, names, plan)
     fitting = []
-    for old in wanted:
+    for stored in wanted:
         try:
-            fitting.append((old, _owners(old, shapes, names, plan)))
+            fitting.append((stored, _assigned(stored, shapes, names, plan)))
         except UsageError:
             continue
     if len(fitting) != 1:
-        labels = ", ".join(repr(old.label) for old in wanted)
+        labels = ", ".join(repr(stored.label) for stored in wanted)
         raise UsageError(f"{source.origin} holds the state of several optimizers ({labels}); choose one with prefer=")
     return fitting[0]
 
 
-def _owners(old: OldState, shapes: Mapping[str, Shape], names: Sequence[str] | None, plan: Plan) -> dict[str, str]:
+def _assigned(
+    stored: StoredOptimizer, shapes: Mapping[str, Shape], names: Sequence[str] | None, plan: Plan
+) -> dict[str, str]:
     """Return source parameter -> number.
 
     Raises:
         UsageError: only their order could tell, and the file is sorted by name (safetensors files are).
     """
-    if names is None and not old.has_names and list(plan.source_specs) == sorted(plan.source_specs):
+    if names is None and not stored.has_names and list(plan.source_specs) == sorted(plan.source_specs):
         fed = [s.feeds[0].key for s in plan.copied if s.feeds[0].key in shapes]
         if fed != sorted(fed):
             raise UsageError(
                 "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its "
                 "parameters is lost; give names= (in the order of the old optimizer's groups)"
             )
-    return owners(old, shapes, names)
+    return assign_parameters(stored, shapes, names)
 
 
-def _parameters(plan: Plan, source: Source) -> dict[str, Shape]:
+def _source_parameters(plan: Plan, source: Source) -> dict[str, Shape]:
     """Return name -> shape of the source's parameters in registration order: buffers and second names left out."""
     network = next((n for n in source.networks if n.path == plan.network and n.specs == plan.source_specs), None)
     again = set(network.shared or ()) if network else set()
@@ -148,11 +150,13 @@ def _parameters(plan: Plan, source: Source) -> dict[str, Shape]:
     return {
         key: spec.shape
         for key, spec in plan.source_specs.items()
-        if key not in again and spec.dtype.kind in ("float", "complex") and key.rpartition(".")[2] not in MOVING
+        if key not in again
+        and spec.dtype.kind in ("float", "complex")
+        and key.rpartition(".")[2] not in UPDATED_BUFFERS
     }
 
 
-def _steps_of(
+def _parameters_with_steps(
     model: Module, optimizer: Optimizer, plan: Plan
 ) -> list[tuple[tuple[str, Tensor, dict[str, Any]], Step | None]]:
     """Return (name, parameter, group) of every parameter of the optimizer, with its step in the plan."""
@@ -173,7 +177,7 @@ def _steps_of(
     return out
 
 
-def _unfit(step: Step | None, parameter: Tensor, old: OldState, whose: Mapping[str, str]) -> str:
+def _reason_for_fresh(step: Step | None, parameter: Tensor, stored: StoredOptimizer, whose: Mapping[str, str]) -> str:
     """Return why a parameter starts fresh, or nothing."""
     if step is None or step.slot.spec.shape != tuple(parameter.shape):
         return "the report doesn't know it"
@@ -184,10 +188,10 @@ def _unfit(step: Step | None, parameter: Tensor, old: OldState, whose: Mapping[s
     who = whose.get(step.feeds[0].key)
     if who is None:
         return "the old optimizer didn't have it"
-    return "" if who in old.fields else "the file holds no state for it"
+    return "" if who in stored.fields else "the file holds no state for it"
 
 
-class _Kinds:
+class _StateProbe:
     """What an optimizer keeps for a parameter, found out by a step of its like on a parameter of its own."""
 
     def __init__(self, kind: Callable[..., Optimizer]) -> None:
@@ -218,7 +222,9 @@ class _Kinds:
         return {name: value for name, value in twin.state[probe].items() if value is not None}
 
 
-def _as_kept(state: dict[str, Any], expected: Mapping[str, Any] | None, old: OldState, kind: str) -> dict[str, Any]:
+def _in_form_of(
+    state: dict[str, Any], expected: Mapping[str, Any] | None, stored: StoredOptimizer, kind: str
+) -> dict[str, Any]:
     """Return the fields that the new optimizer keeps, numbers as tensors or plain as it keeps them.
 
     Raises:
@@ -228,13 +234,13 @@ def _as_kept(state: dict[str, Any], expected: Mapping[str, Any] | None, old: Old
         return state
     if not set(expected) <= set(state):
         raise UsageError(
-            f"optimizer state {old.label!r} keeps {', '.join(sorted(state))}, {kind} keeps "
+            f"optimizer state {stored.label!r} keeps {', '.join(sorted(state))}, {kind} keeps "
             f"{', '.join(sorted(expected))}: it is of another kind of optimizer, or of other settings"
         )
-    return {name: _like(state[name], value) for name, value in expected.items()}
+    return {name: _in_type_of(state[name], value) for name, value in expected.items()}
 
 
-def _like(value: Any, sample: Any) -> Any:
+def _in_type_of(value: Any, sample: Any) -> Any:
     """Return a number as a tensor where `sample` is one, and as a plain number where it is not."""
     import torch
 
@@ -246,15 +252,17 @@ def _like(value: Any, sample: Any) -> Any:
     return type(sample)(plain) if isinstance(sample, (int, float)) else plain
 
 
-def _read(source: Source, old: OldState, who: str, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+def _read_state(
+    source: Source, stored: StoredOptimizer, who: str, parameter: Tensor, group: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the state of one parameter on its device and in its type, in memory of its own.
 
     The step stays in float32 on the CPU unless the optimizer counts on the device, as torch's own
     `Optimizer.load_state_dict` has it.
     """
-    state: dict[str, Any] = dict(old.numbers.get(who, {}))
-    for name in old.fields[who]:
-        value = source.read(old.network, old.key(who, name)).detach()
+    state: dict[str, Any] = dict(stored.numbers.get(who, {}))
+    for name in stored.fields[who]:
+        value = source.read(stored.network, stored.key(who, name)).detach()
         dtype = parameter.dtype if value.is_floating_point() and name != "step" else value.dtype
         on_device = name != "step" or group.get("capturable") or group.get("fused")
         state[name] = value.to(parameter.device if on_device else "cpu", dtype, copy=True)

@@ -1,4 +1,4 @@
-"""Whose state is whose in what a checkpoint keeps of an optimizer.
+"""What a checkpoint keeps of an optimizer, and which parameter each part of it belongs to.
 
 `torch.optim.Optimizer.state_dict` numbers parameters group by group and knows no names, unless the optimizer was built
 from `named_parameters()`. Names come, in this order, from the caller, from the file, or from the order of parameters.
@@ -17,15 +17,15 @@ from torchgraft.core.specs import Network, Shape, Source, TensorSpec
 _KEY = re.compile(r"(?P<prefix>(?:[^.]+\.)??)state\.(?P<who>.+)\.(?P<field>[^.]+)")
 _BARE = re.compile(r"(?P<prefix>)(?P<who>\d+)\.(?P<field>[^.]+)")
 # Ways of dealing parameters out to groups that are followed at a time; more of them are ambiguous anyway.
-MAX_WAYS = 512
+MAX_PARTIAL_WAYS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OldState:
+class StoredOptimizer:
     """The state of one optimizer in a checkpoint: for each of its parameters (by number or name) the tensors by field.
 
     `numbers` are fields that are plain numbers (the step of optimizers before torch 1.12). `groups` are the parameters
-    of each group in the optimizer's order, `names` their names where the file has them. `deeper` are fields that are no
+    of each group in the optimizer's order, `names` their names where the file has them. `list_fields` are fields that are no
     tensor but a list or a dictionary of tensors.
     """
 
@@ -35,7 +35,7 @@ class OldState:
     numbers: Mapping[str, Mapping[str, float]]
     groups: tuple[tuple[str, ...], ...]
     names: tuple[str, ...] = ()
-    deeper: tuple[str, ...] = ()
+    list_fields: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -57,50 +57,56 @@ class OldState:
         return self.fields[who][field].name
 
 
-def old_states(source: Source) -> list[OldState]:
+def stored_optimizers(source: Source) -> list[StoredOptimizer]:
     """Return the state of every optimizer in a checkpoint that holds any."""
-    found = [state for network in source.networks if network.role == "optimizer" for state in _states(network, source)]
+    found = [
+        state for network in source.networks if network.role == "optimizer" for state in _stored_in(network, source)
+    ]
     if found:
         return found
     alone = [n for n in source.networks if n.path == "state" and all(_BARE.fullmatch(key) for key in n.specs)]
-    return [state for network in alone for state in _states(network, source)]
+    return [state for network in alone for state in _stored_in(network, source)]
 
 
-def _states(network: Network, source: Source) -> list[OldState]:
+def _stored_in(network: Network, source: Source) -> list[StoredOptimizer]:
     by_prefix: dict[str, dict[str, dict[str, TensorSpec]]] = {}
     for key, spec in network.specs.items():
         match = (_KEY if network.role == "optimizer" else _BARE).fullmatch(key)
         if match:
             by_prefix.setdefault(match["prefix"], {}).setdefault(match["who"], {})[match["field"]] = spec
-    return [_state(network.path, prefix, fields, source.metadata) for prefix, fields in by_prefix.items()]
+    return [_stored_optimizer(network.path, prefix, fields, source.metadata) for prefix, fields in by_prefix.items()]
 
 
-def _state(
+def _stored_optimizer(
     path: str, prefix: str, fields: Mapping[str, Mapping[str, TensorSpec]], metadata: Mapping[str, object]
-) -> OldState:
+) -> StoredOptimizer:
     facts: Any = metadata.get("optimizers")
     facts = facts.get(path, {}).get(prefix, {}) if isinstance(facts, dict) else {}
     listed = facts.get("param_groups") or metadata.get("param_groups")
     listed = [g for g in listed if isinstance(g, dict)] if isinstance(listed, list) else []
     groups = tuple(tuple(str(who) for who in g.get("params") or ()) for g in listed)
     members = {who for group in groups for who in group}
-    deeper = {who: who.rpartition(".")[2] for who in fields if who not in members and who.rpartition(".")[0] in members}
-    fields = {who: held for who, held in fields.items() if who not in deeper}
+    list_fields = {
+        who: who.rpartition(".")[2] for who in fields if who not in members and who.rpartition(".")[0] in members
+    }
+    fields = {who: held for who, held in fields.items() if who not in list_fields}
     if not groups or not set(fields) <= members:
         groups = (tuple(sorted(fields, key=lambda who: (len(who), who))),)
     names = [str(name) for g in listed for name in g.get("param_names") or ()]
-    return OldState(
+    return StoredOptimizer(
         network=path,
         prefix=prefix,
         fields=fields,
         numbers=facts.get("numbers") or {},
         groups=groups,
         names=tuple(names) if len(names) == sum(map(len, groups)) else (),
-        deeper=tuple(sorted(set(deeper.values()))),
+        list_fields=tuple(sorted(set(list_fields.values()))),
     )
 
 
-def owners(old: OldState, parameters: Mapping[str, Shape], names: Sequence[str] | None) -> dict[str, str]:
+def assign_parameters(
+    stored: StoredOptimizer, parameters: Mapping[str, Shape], names: Sequence[str] | None
+) -> dict[str, str]:
     """Return source parameter -> its number (or name) in the old optimizer.
 
     `parameters` are those of the source in the order in which its model registered them. `names` are the caller's: the
@@ -110,36 +116,36 @@ def owners(old: OldState, parameters: Mapping[str, Shape], names: Sequence[str] 
     Raises:
         UsageError: numbers, names or shapes don't agree, there are several ways, or a parameter has lists of tensors.
     """
-    if old.deeper:
+    if stored.list_fields:
         raise UsageError(
-            f"optimizer state {old.label!r} keeps lists of tensors ({', '.join(map(printable, old.deeper))}), as L-BFGS does for all "
+            f"optimizer state {stored.label!r} keeps lists of tensors ({', '.join(map(printable, stored.list_fields))}), as L-BFGS does for all "
             "parameters together: only state of one tensor for each field of a parameter is carried; start this optimizer fresh"
         )
     if isinstance(names, str) or (names is not None and len(set(names)) < len(names)):
         raise UsageError(f"names={names!r:.120}: give a list of the old optimizer's parameters, each of them once")
-    named = names if names is not None else (old.names or old.order) if old.has_names else None
+    named = names if names is not None else (stored.names or stored.order) if stored.has_names else None
     if named is not None:
-        if len(named) != len(old.order):
-            raise UsageError(f"names= has {len(named)} names, the old optimizer {len(old.order)} parameters")
-        dealt = dict(zip(_known(named, parameters), old.order, strict=True))
-    elif len(parameters) != len(old.order):
+        if len(named) != len(stored.order):
+            raise UsageError(f"names= has {len(named)} names, the old optimizer {len(stored.order)} parameters")
+        assigned = dict(zip(_names_in_checkpoint(named, parameters), stored.order, strict=True))
+    elif len(parameters) != len(stored.order):
         raise UsageError(
-            f"optimizer state {old.label!r} is for {len(old.order)} parameters without names, the checkpoint has "
+            f"optimizer state {stored.label!r} is for {len(stored.order)} parameters without names, the checkpoint has "
             f"{len(parameters)}; give names= (in the order of the old optimizer's groups)"
         )
     else:
-        dealt = dict(zip(parameters, _in_order(old, list(parameters.values())), strict=True))
-    for name, who in dealt.items():
-        if name in parameters and not _agrees(old, who, parameters[name]):
-            shapes = {field: list(spec.shape) for field, spec in old.fields[who].items()}
+        assigned = dict(zip(parameters, _by_order(stored, list(parameters.values())), strict=True))
+    for name, who in assigned.items():
+        if name in parameters and not _fits_shape(stored, who, parameters[name]):
+            shapes = {field: list(spec.shape) for field, spec in stored.fields[who].items()}
             raise UsageError(
-                f"optimizer state {old.label!r}: number {who} should belong to {printable(name)} "
+                f"optimizer state {stored.label!r}: number {who} should belong to {printable(name)} "
                 f"{list(parameters[name])}, but holds {shapes}; give names= (in the order of the old optimizer's groups)"
             )
-    return dealt
+    return assigned
 
 
-def _known(names: Sequence[str], parameters: Mapping[str, Shape]) -> Sequence[str]:
+def _names_in_checkpoint(names: Sequence[str], parameters: Mapping[str, Shape]) -> Sequence[str]:
     """Return the names as the checkpoint writes them: as they are, or without a wrapper that all of them have."""
     if any(name in parameters for name in names):
         return names
@@ -154,21 +160,21 @@ def _known(names: Sequence[str], parameters: Mapping[str, Shape]) -> Sequence[st
     )
 
 
-def _in_order(old: OldState, shapes: Sequence[Shape]) -> list[str]:
+def _by_order(stored: StoredOptimizer, shapes: Sequence[Shape]) -> list[str]:
     """Return the number of each parameter, if one way only deals them out to the groups."""
-    if len(old.groups) == 1:
-        return list(old.groups[0])
-    ways = deal(old.groups, shapes, lambda who, shape: _agrees(old, who, shape))
+    if len(stored.groups) == 1:
+        return list(stored.groups[0])
+    ways = interleavings(stored.groups, shapes, lambda who, shape: _fits_shape(stored, who, shape))
     if len(ways) == 1:
         return ways[0]
     how = "no way" if not ways else "more than one way"
     raise UsageError(
-        f"optimizer state {old.label!r} has {len(old.groups)} groups of parameters without names, and there is {how} to "
+        f"optimizer state {stored.label!r} has {len(stored.groups)} groups of parameters without names, and there is {how} to "
         "deal the checkpoint's parameters out to them by shape; give names= (in the order of the old optimizer's groups)"
     )
 
 
-def deal(
+def interleavings(
     groups: Sequence[Sequence[str]], shapes: Iterable[Shape], agrees: Callable[[str, Shape], bool]
 ) -> list[list[str]]:
     """Return up to two ways to interleave `groups`, each in its order, so that member n agrees with shape n."""
@@ -181,12 +187,12 @@ def deal(
                     after = (*taken[:at], taken[at] + 1, *taken[at + 1 :])
                     longer = [(path, group[taken[at]]) for path in paths]
                     further[after] = (further.get(after, []) + longer)[:2]
-        ways = dict(list(further.items())[:MAX_WAYS])
+        ways = dict(list(further.items())[:MAX_PARTIAL_WAYS])
     ends = ways.get(tuple(len(group) for group in groups), [])
-    return [_unrolled(path) for path in ends]
+    return [_path_to_list(path) for path in ends]
 
 
-def _unrolled(path: Any) -> list[str]:
+def _path_to_list(path: Any) -> list[str]:
     out: list[str] = []
     while path:
         path, who = path
@@ -194,13 +200,13 @@ def _unrolled(path: Any) -> list[str]:
     return out[::-1]
 
 
-def _agrees(old: OldState, who: str, shape: Shape) -> bool:
+def _fits_shape(stored: StoredOptimizer, who: str, shape: Shape) -> bool:
     """Whether state can belong to a parameter of `shape`: a tensor of its shape, or its row and column means.
 
     Row and column means are those of Adafactor (Shazeer and Stern, 2018), with axes of size one or without. Scalars
     say nothing.
     """
-    held = {spec.shape for spec in old.fields.get(who, {}).values() if spec.shape}
+    held = {spec.shape for spec in stored.fields.get(who, {}).values() if spec.shape}
     if not held or not shape or shape in held:
         return True
     *front, rows, columns = (1, *shape)
