@@ -20,7 +20,7 @@ from corpus_tools import call, name, state, tensor, text, torch_zip, value
 
 import torchgraft as tg
 from torchgraft.cli.commands import cli
-from torchgraft.reporting.others import inspection_view
+from torchgraft.reporting.checkpoint_views import inspection_view
 from torchgraft.reporting.text import view_renderable
 
 SIGNS = {

@@ -14,7 +14,7 @@ LOAD_AND_LIST = """
 import sys, torch, torchgraft
 model = torch.nn.Linear(2, 3)
 report = torchgraft.load(model, {name: value.clone() for name, value in model.state_dict().items()})
-shown = [f"torchgraft.reporting.{name}" for name in ("text", "json", "html", "sections", "conversions")]
+shown = [f"torchgraft.reporting.{name}" for name in ("text", "json", "html", "plan_sections", "checkpoint_views")]
 assert not sys.modules.keys() & {*shown, "torchgraft.planfile", "torchgraft.diffing"}, sys.modules.keys()
 str(report)
 assert "torchgraft.reporting.text" in sys.modules

@@ -10,8 +10,8 @@ from reporting_plans import HELD, changed_head, converted, copy, fresh, full, pl
 from rich.console import Console
 
 from torchgraft.reporting.html import MOST_LINES, SHOWN_FATES, module_tree, plan_html, report_html
+from torchgraft.reporting.plan_views import report_view
 from torchgraft.reporting.text import view_renderable
-from torchgraft.reporting.views import report_view
 
 VOID = {"meta", "br", "hr", "img"}
 

@@ -14,9 +14,9 @@ from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.results.report import Check, Report
 from torchgraft.ops import Concat
 from torchgraft.reporting import text_of
-from torchgraft.reporting.sections import FATES, LIKELY_SAME
-from torchgraft.reporting.views import plan_view, report_view
-from torchgraft.reporting.words import many, size
+from torchgraft.reporting.formatting import many, size
+from torchgraft.reporting.plan_sections import FATES, LIKELY_SAME
+from torchgraft.reporting.plan_views import plan_view, report_view
 
 plan_text, report_text = partial(text_of, "plan"), partial(text_of, "report")
 

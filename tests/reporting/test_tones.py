@@ -7,7 +7,7 @@ import torch
 
 import torchgraft as tg
 from torchgraft.core.results.inspection import DigestCheck
-from torchgraft.reporting.others import inspection_view
+from torchgraft.reporting.checkpoint_views import inspection_view
 
 NET = {"weight": torch.ones(3, 3), "bias": torch.ones(3)}
 

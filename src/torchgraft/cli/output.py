@@ -30,9 +30,9 @@ def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] 
         for piece in _json((data or result.to_dict)()):
             say(piece, end="")
         return
-    from torchgraft.reporting import usual_lines, view_of
+    from torchgraft.reporting import default_lines, view_of
 
-    view, most = view_as_typed(view_of(kind, result)), how.lines or usual_lines(kind)
+    view, most = view_as_typed(view_of(kind, result)), how.lines or default_lines(kind)
     if watched(sys.stdout):
         from rich.console import Console
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 # The module that makes the view of each kind of result, and how many lines a section of it has at most.
 _VIEWS = {
-    "plan": ("views", 24), "report": ("views", 24), "inspection": ("others", 60), "diff": ("others", 60),
-    "saved": ("others", 60), "conversion": ("others", 60), "verification": ("verification", 24),
-    "hyperparameters": ("verification", 24),
+    "plan": ("plan_views", 24), "report": ("plan_views", 24), "inspection": ("checkpoint_views", 60),
+    "diff": ("checkpoint_views", 60), "saved": ("checkpoint_views", 60), "conversion": ("checkpoint_views", 60),
+    "verification": ("verification_views", 24), "hyperparameters": ("verification_views", 24),
 }  # fmt: skip
 _WITH_PAGE = ("plan", "report")
 
-__all__ = ["data_of", "line_of", "page_of", "renderers", "text_of", "usual_lines", "view_of"]
+__all__ = ["data_of", "default_lines", "line_of", "page_of", "renderers", "text_of", "view_of"]
 
 
 def view_of(kind: str, result: object) -> View:
@@ -32,7 +32,7 @@ def view_of(kind: str, result: object) -> View:
     return made
 
 
-def usual_lines(kind: str) -> int:
+def default_lines(kind: str) -> int:
     """Return how many lines a section has at most where nothing is said about that."""
     return _VIEWS[kind][1]
 
@@ -42,16 +42,16 @@ def text_of(kind: str, result: object, *, most_lines: int | None = None) -> str:
     from torchgraft.reporting.text import view_text
 
     with collector_paused():
-        return view_text(view_of(kind, result), most_lines=most_lines or usual_lines(kind))
+        return view_text(view_of(kind, result), most_lines=most_lines or default_lines(kind))
 
 
 def line_of(kind: str, result: object) -> str:
     """Return the first line of the text; that of a plan or a report without making all the rest."""
     if kind not in _WITH_PAGE:
         return text_of(kind, result).partition("\n")[0]
-    from torchgraft.reporting import views
+    from torchgraft.reporting import plan_views
 
-    made: str = getattr(views, f"{kind}_verdict")(result)
+    made: str = getattr(plan_views, f"{kind}_verdict")(result)
     return made
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.collector import collector_paused
-from torchgraft.reporting.joining import CONSTANT, Cell, Family, Numbers
+from torchgraft.reporting.number_grids import CONSTANT, Cell, Family, Numbers
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")

@@ -10,10 +10,10 @@ from torchgraft.core.errors import printable
 from torchgraft.core.figures import percent, tensors
 from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Report
-from torchgraft.reporting.sections import fate
+from torchgraft.reporting.formatting import many
+from torchgraft.reporting.plan_sections import fate
+from torchgraft.reporting.plan_views import plan_view, report_view
 from torchgraft.reporting.view import Group, Line, Section, View
-from torchgraft.reporting.views import plan_view, report_view
-from torchgraft.reporting.words import many
 
 SHOWN_FATES = ("copied", "renamed", "adapted", "doubtful", "fresh")
 DEEPEST = 64

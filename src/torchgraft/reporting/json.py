@@ -18,9 +18,9 @@ from torchgraft.core.results.inspection import Inspection, Moments, Statistics
 from torchgraft.core.results.report import Report, Saved
 from torchgraft.core.results.verification import Hyperparameters, Verification
 from torchgraft.core.specs import Shape, Slot, TensorSpec
-from torchgraft.reporting.sections import by_fate
-from torchgraft.reporting.verification import verification_view
-from torchgraft.reporting.views import counts, placed_counts, plan_verdict, report_verdict
+from torchgraft.reporting.plan_sections import by_fate
+from torchgraft.reporting.plan_views import counts, placed_counts, plan_verdict, report_verdict
+from torchgraft.reporting.verification_views import verification_view
 
 Data = dict[str, object]
 

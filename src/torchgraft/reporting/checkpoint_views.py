@@ -13,8 +13,8 @@ from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkS
 from torchgraft.core.results.report import Saved
 from torchgraft.core.specs import TensorSpec
 from torchgraft.reporting.folding import Row, fold
+from torchgraft.reporting.formatting import figures, many, shape_words, shapes_words, size
 from torchgraft.reporting.view import Group, Section, View, remark_section, told
-from torchgraft.reporting.words import figures, many, shape_words, shapes_words, size
 
 MOST_FACTS = 12
 

@@ -16,8 +16,8 @@ from torchgraft.core.results.verification import (
     Site,
     Verification,
 )
+from torchgraft.reporting.formatting import shape_words
 from torchgraft.reporting.view import Group, Line, Section, View, remark_section, told
-from torchgraft.reporting.words import shape_words
 
 
 def verification_view(found: Verification) -> View:

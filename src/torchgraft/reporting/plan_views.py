@@ -10,8 +10,8 @@ from torchgraft.core.listing import listed
 from torchgraft.core.plan import Action, Objection, Plan, Step
 from torchgraft.core.results.report import Check, Mapped, Report
 from torchgraft.reporting import sections as parts
+from torchgraft.reporting.formatting import coverage_words, seconds, size
 from torchgraft.reporting.view import Section, View, remark_section, told
-from torchgraft.reporting.words import coverage_words, seconds, size
 
 VALUES = "values"
 # Rules by which a tensor of the checkpoint is not used since a used one has its values: both were compared.

@@ -12,8 +12,8 @@ from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, Row, factored, fold
+from torchgraft.reporting.formatting import figures, part_words, runs, shape_words, shapes_words
 from torchgraft.reporting.view import Group, Line, Section
-from torchgraft.reporting.words import figures, part_words, runs, shape_words, shapes_words
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
