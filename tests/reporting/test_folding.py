@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reporting_plans import names
 
-from torchgraft.reporting.folding import Row, braced_numbers, factored, fold
+from torchgraft.reporting.folding import Row, braced_numbers, factor_names, fold
 
 rows = st.lists(
     st.builds(
@@ -30,7 +30,7 @@ rows = st.lists(
 def test_folds_expand_to_their_rows(given_rows):
     folds = fold(given_rows)
     expanded = Counter(names for one in folds for names in one.expand())
-    assert expanded == Counter((r.name, *r.related[0], *r.said) for r in given_rows)
+    assert expanded == Counter((r.name, *r.related[0], *r.sentences) for r in given_rows)
     assert sum(one.count for one in folds) == len(given_rows)
     assert sum(one.numel for one in folds) == sum(r.numel for r in given_rows)
 
@@ -39,7 +39,7 @@ def test_folds_expand_to_their_rows(given_rows):
 def test_facts_and_shapes_are_never_mixed(given_rows):
     by_name = {}
     for row in given_rows:
-        by_name.setdefault((row.name, *row.related[0], *row.said), set()).add((row.facts, row.shape))
+        by_name.setdefault((row.name, *row.related[0], *row.sentences), set()).add((row.facts, row.shape))
     for one in fold(given_rows):
         for expanded in one.expand():
             assert any(facts == one.facts and shape in one.shapes for facts, shape in by_name[expanded])
@@ -57,7 +57,9 @@ def test_order_of_rows_changes_nothing_but_the_order(given_rows, random):
 
 
 def patterns(*given_rows):
-    return [" <- ".join([one.pattern, *(factored(one.related(0)),) * bool(one.related(0))]) for one in fold(given_rows)]
+    return [
+        " <- ".join([one.pattern, *(factor_names(one.related(0)),) * bool(one.related(0))]) for one in fold(given_rows)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,21 +90,21 @@ def test_patterns(given_rows, expected):
 
 
 def test_sentences_fold_in_step():
-    folds = fold(Row(f"b.{n}.w", said=(f"layers.{n + 1} stands where b.{n} does",)) for n in range(3))
-    assert [one.said for one in folds] == [("layers.{1-3} stands where b.{0-2} does",)]
+    folds = fold(Row(f"b.{n}.w", sentences=(f"layers.{n + 1} stands where b.{n} does",)) for n in range(3))
+    assert [one.sentences for one in folds] == [("layers.{1-3} stands where b.{0-2} does",)]
 
 
 def test_factored_keeps_whole_words():
-    assert factored(["a.query.w", "a.key.w"]) == "a.{query,key}.w"
-    assert factored(["ab", "ac"]) == "ab + ac"
-    assert factored(["one"]) == "one"
+    assert factor_names(["a.query.w", "a.key.w"]) == "a.{query,key}.w"
+    assert factor_names(["ab", "ac"]) == "ab + ac"
+    assert factor_names(["one"]) == "one"
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [(["up.weight"] * 2, "2 × up.weight"), (["up.{weight,bias}"] * 3, "3 × up.{weight,bias}")]
+    ("names", "sentences"), [(["up.weight"] * 2, "2 × up.weight"), (["up.{weight,bias}"] * 3, "3 × up.{weight,bias}")]
 )
-def test_one_name_several_times_is_said_once(names, said):
-    assert factored(names) == said
+def test_one_name_several_times_is_said_once(names, sentences):
+    assert factor_names(names) == sentences
 
 
 def test_long_lists_of_numbers_are_cut_short():

@@ -48,12 +48,12 @@ def inspect(
 ) -> None:
     """Say what CHECKPOINT holds: networks, names, shapes, types. Nothing in it is run, and no tensor is read unasked."""
     from torchgraft import api
-    from torchgraft.reporting.json import inspection_in_turn
+    from torchgraft.reporting.json import inspection_to_lazy_dict
 
     shown = Shown.taken_from(given)
     with progress(f"reading {checkpoint}") as tell:
         found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics, progress=tell)
-    show("inspection", found, shown, lambda: inspection_in_turn(found))
+    show("inspection", found, shown, lambda: inspection_to_lazy_dict(found))
     if found.verification and not found.verification.passed:
         ctx.exit(CorruptCheckpointError.exit_code)
 

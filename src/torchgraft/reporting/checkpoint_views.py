@@ -1,4 +1,4 @@
-"""The views of inspections, diffs, what was written, and learned conversions: of these every tensor in one place."""
+"""The views of inspections, diffs, written checkpoints and learned conversions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchgraft.core.results.report import Saved
 from torchgraft.core.specs import TensorSpec
 from torchgraft.reporting.folding import Row, fold
 from torchgraft.reporting.formatting import figures, many, shape_words, shapes_words, size
-from torchgraft.reporting.view import Group, Section, View, remark_section, told
+from torchgraft.reporting.view import Group, Section, View, non_empty, remark_section
 
 MOST_FACTS = 12
 
@@ -25,31 +25,31 @@ def inspection_view(found: Inspection) -> View:
     others = len(found.networks) - 1
     more = f" in {others + 1} networks" if others > 0 else ""
     chosen = f"{tensors(len(found.specs))}" + (f" of network {printable(found.chosen)}" if found.chosen else "")
-    sections = told(
-        _networks(found) if others > 0 else None,
-        _rivals(found) if found.rivals else None,
+    sections = non_empty(
+        _networks_section(found) if others > 0 else None,
+        _choice_section(found) if found.rivals else None,
         remark_section("warnings", found.warnings, "care"),
-        _verification(found.verification) if found.verification else None,
-        _statistics(found.statistics) if found.statistics else None,
+        _digest_section(found.verification) if found.verification else None,
+        _statistics_section(found.statistics) if found.statistics else None,
         remark_section("notes", [found.note] if found.note else []),
-        _facts(found),
-        _tied(found),
+        _facts_section(found),
+        _tied_section(found),
     )
-    listed = Section(title="tensors", figures=chosen, groups=_specs(found.specs), count=len(found.specs))
+    listed = Section(title="tensors", figures=chosen, groups=_spec_groups(found.specs), count=len(found.specs))
     return View(
         verdict=f"{printable(found.origin)}: {printable(found.format)}, {tensors(total)}{more}, {size(nbytes)}",
-        tone=_tone(found),
+        tone=_tone_of(found),
         origin="",
         sections=(*sections, listed),
         counts={"tensors": len(found.specs)},
     )
 
 
-def _tone(found: Inspection) -> str:
+def _tone_of(found: Inspection) -> str:
     if found.verification and not found.verification.passed:
         return "bad"
-    strange = found.statistics is not None and found.statistics.suspicions
-    return "care" if found.rivals or found.warnings or strange else "good"
+    suspicious = found.statistics is not None and found.statistics.suspicions
+    return "care" if found.rivals or found.warnings or suspicious else "good"
 
 
 def diff_view(diff: Diff) -> View:
@@ -61,12 +61,12 @@ def diff_view(diff: Diff) -> View:
     compared = "names, shapes, types and values" if diff.values else "names, shapes and types (values not compared)"
     said = ", ".join(f"{count} {title}" for title, count in groups.items() if count)
     verdict = f"equal in {compared}: {tensors(len(diff.same))}" if diff.equal else f"{said}; compared: {compared}"
-    sections = told(
-        _listed("added", "good", diff.added),
-        _listed("removed", "bad", diff.removed),
-        _changed("shape changed", diff.shape_changed),
-        _changed("dtype changed", diff.dtype_changed),
-        _changed("value changed", diff.value_changed),
+    sections = non_empty(
+        _spec_section("added", "good", diff.added),
+        _spec_section("removed", "bad", diff.removed),
+        _change_section("shape changed", diff.shape_changed),
+        _change_section("dtype changed", diff.dtype_changed),
+        _change_section("value changed", diff.value_changed),
         remark_section("hint", [diff.hint] if diff.hint else []),
         remark_section("choose", diff.notes, "care"),
     )
@@ -84,7 +84,9 @@ def saved_view(saved: Saved) -> View:
     shards = f" and {len(saved.files)} shard{'s' * (len(saved.files) > 1)}" if saved.path not in saved.files else ""
     which = f", network {printable(saved.network)}" if saved.network else ""
     left = [f"network {printable(path) or 'at the top level'}" for path in saved.left_out]
-    sections = told(_tied(saved), remark_section("left out", left, "care"), remark_section("notes", saved.notes))
+    sections = non_empty(
+        _tied_section(saved), remark_section("left out", left, "care"), remark_section("notes", saved.notes)
+    )
     cast = f", {saved.cast} of them cast" if saved.cast else ""
     verdict = (
         f"wrote {printable(saved.path)}{shards}: {saved.format}, {tensors(saved.tensors)}{cast}, {size(saved.nbytes)}"
@@ -93,13 +95,13 @@ def saved_view(saved: Saved) -> View:
     return View(verdict=verdict, tone="good", origin=origin, sections=sections, counts={"tensors": saved.tensors})
 
 
-def _networks(found: Inspection) -> Section:
+def _networks_section(found: Inspection) -> Section:
     chosen = None if found.rivals else found.chosen
-    groups = tuple(Group(cause=_network(network, chosen)) for network in found.networks)
+    groups = tuple(Group(cause=_network_words(network, chosen)) for network in found.networks)
     return Section(title="networks", figures=str(len(groups)), groups=groups)
 
 
-def _network(network: NetworkSummary, chosen: str | None) -> str:
+def _network_words(network: NetworkSummary, chosen: str | None) -> str:
     kinds = ", ".join(
         str(dtype) if len(network.dtypes) == 1 else f"{count} {dtype}" for dtype, count in network.dtypes.items()
     )
@@ -108,19 +110,19 @@ def _network(network: NetworkSummary, chosen: str | None) -> str:
     return f"{where}: {network.role}, {tensors(network.tensors)}, {many(network.elements)} elements, {size(network.nbytes)}, {kinds}{mark}"
 
 
-def _rivals(found: Inspection) -> Section:
+def _choice_section(found: Inspection) -> Section:
     paths = ", ".join(printable(path) or "top level" for path in (found.chosen, *found.rivals))
     return remark_section("choose", [f"{paths} fit equally well; say which with prefer="], "care")
 
 
-def _facts(found: Inspection) -> Section:
+def _facts_section(found: Inspection) -> Section:
     facts = [f"{key} = {value!r}" for key, value in shown(found.metadata).items()]
     more = [f"… and {len(facts) - MOST_FACTS} more"] if len(facts) > MOST_FACTS else []
     groups = tuple(Group(cause=printable(fact, 160)) for fact in [*facts[:MOST_FACTS], *more])
     return Section(title="beside the tensors", figures=str(len(facts)), groups=groups)
 
 
-def _verification(found: DigestCheck) -> Section:
+def _digest_section(found: DigestCheck) -> Section:
     """Return what came of comparing digests: what is wrong by name, else one line."""
     compared = f"{tensors(found.compared)} compared with the SHA-256 that the file states"
     wrong = [f"{printable(name)} holds other values" for name in found.differing]
@@ -129,14 +131,14 @@ def _verification(found: DigestCheck) -> Section:
         groups = tuple(Group(cause=text) for text in wrong)
         said = f"FAILED for {len(wrong)}; {compared}: the file was damaged or changed after it was written"
         return Section(title="verified", tone="bad", figures=said, groups=groups)
-    told = [f"{compared}: all hold"] if found.compared else []
+    remarks = [f"{compared}: all hold"] if found.compared else []
     if found.without:
-        told.append(f"{tensors(len(found.without))} read to the end; the file states no SHA-256 to compare with")
-    return remark_section("verified", ["; ".join(told)], "good" if found.compared else "care")
+        remarks.append(f"{tensors(len(found.without))} read to the end; the file states no SHA-256 to compare with")
+    return remark_section("verified", ["; ".join(remarks)], "good" if found.compared else "care")
 
 
-def _statistics(found: Statistics) -> Section:
-    """Return what is strange about values, else one line."""
+def _statistics_section(found: Statistics) -> Section:
+    """Return what looks wrong about values, else one line."""
     measured = f"{tensors(len(found.tensors))} of real numbers measured"
     if not found.suspicions:
         return remark_section("values", [f"{measured}: nothing strange"], "good")
@@ -145,13 +147,13 @@ def _statistics(found: Statistics) -> Section:
     return Section(title="values", tone="care", figures=said, groups=groups)
 
 
-def _tied(found: Inspection | Saved) -> Section:
+def _tied_section(found: Inspection | Saved) -> Section:
     folds = fold(Row(printable(name), ((printable(first),),)) for name, first in found.shared.items())
     groups = tuple(Group(cause=f"{one.pattern} = {one.related(0)[0]}", count=one.count) for one in folds)
     return Section(title="tied", figures=tensors(len(found.shared)), groups=groups)
 
 
-def _specs(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
+def _spec_groups(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
     rows = (Row(printable(s.name), (), (), s.shape, s.dtype, s.numel) for s in specs)
     return tuple(
         Group(cause=" ".join((one.pattern, shapes_words(one.shapes), str(one.facts))), count=one.count)
@@ -159,12 +161,12 @@ def _specs(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:
     )
 
 
-def _listed(title: str, tone: str, specs: Sequence[TensorSpec]) -> Section:
+def _spec_section(title: str, tone: str, specs: Sequence[TensorSpec]) -> Section:
     amount = figures(len(specs), sum(spec.numel for spec in specs))
-    return Section(title=title, tone=tone, figures=amount, groups=_specs(specs), count=len(specs))
+    return Section(title=title, tone=tone, figures=amount, groups=_spec_groups(specs), count=len(specs))
 
 
-def _changed(title: str, changes: Sequence[Change]) -> Section:
+def _change_section(title: str, changes: Sequence[Change]) -> Section:
     rows = (Row(printable(c.old.name), facts=_change_words(c)) for c in changes)
     groups = tuple(Group(cause=f"{one.pattern}: {one.facts}", count=one.count) for one in fold(rows))
     return Section(title=title, tone="care", figures=tensors(len(changes)), groups=groups, count=len(changes))
@@ -199,12 +201,12 @@ def conversion_view(found: Conversion) -> View:
             f"{len(found.outputs)} of {tensors(total)} made by moving data or constant, {len(found.computed)} computed"
         )
     dropped = tuple(Group(cause=one.pattern, count=one.count) for one in fold(Row(printable(n)) for n in found.dropped))
-    sections = told(
-        _computed(found.computed),
-        _outputs("same", parts["same"], _bare),
-        _outputs("renamed", parts["renamed"], _renamed),
-        _outputs("rearranged", parts["rearranged"], _rearranged),
-        _outputs("constant", parts["constant"], _constant),
+    sections = non_empty(
+        _computed_section(found.computed),
+        _output_section("same", parts["same"], _plain_row),
+        _output_section("renamed", parts["renamed"], _renamed_row),
+        _output_section("rearranged", parts["rearranged"], _rearranged_row),
+        _output_section("constant", parts["constant"], _constant_row),
         Section(
             title="left out", tone="care", figures=tensors(len(found.dropped)), groups=dropped, count=len(found.dropped)
         ),
@@ -218,7 +220,7 @@ def conversion_view(found: Conversion) -> View:
     return View(verdict=verdict, tone="good" if found.complete else "care", origin="", sections=sections, counts=counts)
 
 
-def _outputs(title: str, outputs: Sequence[Output], row: Callable[[Output], Row]) -> Section:
+def _output_section(title: str, outputs: Sequence[Output], row: Callable[[Output], Row]) -> Section:
     amount = figures(len(outputs), sum(output.spec.numel for output in outputs))
     groups = []
     for one in fold(row(output) for output in outputs):
@@ -229,38 +231,39 @@ def _outputs(title: str, outputs: Sequence[Output], row: Callable[[Output], Row]
     return Section(title=title, figures=amount, groups=tuple(groups), count=len(outputs))
 
 
-def _bare(output: Output) -> Row:
+def _plain_row(output: Output) -> Row:
     return Row(printable(output.name), shape=output.spec.shape, numel=output.spec.numel)
 
 
-def _renamed(output: Output) -> Row:
+def _renamed_row(output: Output) -> Row:
     return Row(
         printable(output.name), (tuple(map(printable, output.keys)),), shape=output.spec.shape, numel=output.spec.numel
     )
 
 
-def _rearranged(output: Output) -> Row:
-    return _renamed(output)._replace(facts=_words(output))
+def _rearranged_row(output: Output) -> Row:
+    return _renamed_row(output)._replace(facts=_op_words(output))
 
 
-def _constant(output: Output) -> Row:
-    return _bare(output)._replace(facts=_words(output))
+def _constant_row(output: Output) -> Row:
+    return _plain_row(output)._replace(facts=_op_words(output))
 
 
-def _words(output: Output) -> str:
+def _op_words(output: Output) -> str:
     own = list(dict.fromkeys(", ".join(op.describe() for op in feed.ops) for feed in output.feeds))
     each = [f"{own[0]} of each" if len(output.feeds) > 1 and own[0] else own[0]] if len(own) == 1 else own
     return ", ".join(text for text in (*(t for t in each if t), *(op.describe() for op in output.ops)))
 
 
-def _computed(computed: Sequence[Computed]) -> Section:
+def _computed_section(computed: Sequence[Computed]) -> Section:
     groups = tuple(
-        Group(cause=f"{printable(c.spec.name)} {shape_words(c.spec.shape)}{_of(c)}: {c.why}") for c in computed
+        Group(cause=f"{printable(c.spec.name)} {shape_words(c.spec.shape)}{_source_words(c)}: {c.why}")
+        for c in computed
     )
     return Section(title="computed", tone="care", figures=tensors(len(computed)), groups=groups, count=len(computed))
 
 
-def _of(found: Computed) -> str:
+def _source_words(found: Computed) -> str:
     if not found.keys:
         return ""
     if not found.complete:

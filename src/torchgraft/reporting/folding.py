@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.collector import collector_paused
-from torchgraft.reporting.number_grids import CONSTANT, Cell, Family, Numbers
+from torchgraft.reporting.number_grids import CONSTANT, Cell, Numbers, RowFamily
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
@@ -29,13 +29,13 @@ Texts = tuple[str, ...]
 class Row(NamedTuple):
     """One tensor to list: its name, groups of names that go with it, its shape, and the facts shown with it.
 
-    `said` are sentences about it; numbers in them that follow those of the name fold as well. `weight` is how many
+    `sentences` tell about it; numbers in them that follow those of the name fold as well. `weight` is how many
     tensors the row stands for.
     """
 
     name: str
     related: tuple[tuple[str, ...], ...] = ()
-    said: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     shape: Shape | None = None
     facts: Hashable = ()
     numel: int = 0
@@ -68,38 +68,38 @@ class Fold:
     @property
     def pattern(self) -> str:
         """The pattern of the names."""
-        return self._spelled(0)
+        return self._pattern_at(0)
 
     def related(self, group: int) -> tuple[str, ...]:
         """Return the patterns of one group of related names; braces are read in step with those of `pattern`."""
-        return tuple(self._spelled(at) for at in self._places(group))
+        return tuple(self._pattern_at(at) for at in self._places(group))
 
     def _places(self, group: int) -> range:
         start = 1 + sum(self.groups[:group])
         return range(start, start + self.groups[group]) if group < len(self.groups) else range(0)
 
-    def is_in_step(self, group: int) -> bool:
+    def follows_pattern(self, group: int) -> bool:
         """Return whether each number of `pattern` has one of its own in a group of related names."""
-        return all(self._spelled(at) == self._spelled(at, once=True) for at in self._places(group))
+        return all(self._pattern_at(at) == self._pattern_at(at, once=True) for at in self._places(group))
 
-    def among(self, group: int) -> tuple[str, ...]:
+    def distinct(self, group: int) -> tuple[str, ...]:
         """Return the patterns of a group of related names, each number once: some of these go with some of `pattern`."""
-        return tuple(self._spelled(at, once=True) for at in self._places(group))
+        return tuple(self._pattern_at(at, once=True) for at in self._places(group))
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
         """The sentences, their numbers in step with those of `pattern`."""
-        return tuple(self._spelled(at) for at in range(1 + sum(self.groups), len(self.texts)))
+        return tuple(self._pattern_at(at) for at in range(1 + sum(self.groups), len(self.texts)))
 
     def expand(self) -> Iterator[tuple[str, ...]]:
         """Yield the name, all related names, groups joined, and the sentences of each row."""
         for combination in product(*self.cells):
             for leaf in self.leaves:
-                yield tuple(self._one(at, combination, leaf) for at in range(len(self.texts)))
+                yield tuple(self._expand_one(at, combination, leaf) for at in range(len(self.texts)))
 
-    def _one(self, at: int, combination: Sequence[Numbers], leaf: Texts) -> str:
+    def _expand_one(self, at: int, combination: Sequence[Numbers], leaf: Texts) -> str:
         numbers = [str(self._number(at, place, combination)) for place in range(len(self.texts[at]) - 1)]
-        return _woven(self.texts[at], numbers) + leaf[at]
+        return _interleave(self.texts[at], numbers) + leaf[at]
 
     def _number(self, at: int, place: int, combination: Sequence[Numbers]) -> int:
         if at == 0:
@@ -109,7 +109,7 @@ class Fold:
             return self.fixed[at - 1][place]
         return combination[follows][_column(self.links, at - 1, place)]
 
-    def _spelled(self, at: int, *, once: bool = False) -> str:
+    def _pattern_at(self, at: int, *, once: bool = False) -> str:
         sets = []
         for place in range(len(self.texts[at]) - 1):
             follows = place if at == 0 else self.links[at - 1][place]
@@ -121,20 +121,20 @@ class Fold:
                 sets.append(braced_numbers(sorted(set(numbers)) if once else numbers))
         tails = list(dict.fromkeys(leaf[at] for leaf in self.leaves))
         tail = tails[0] if len(tails) == 1 else "." + braced([t.removeprefix(".") for t in tails])
-        return _woven(self.texts[at], sets) + tail
+        return _interleave(self.texts[at], sets) + tail
 
 
 def fold(rows: Iterable[Row]) -> list[Fold]:
     """Return the folds of `rows`, in the order of their first rows."""
-    families: dict[tuple[tuple[Texts, ...], Hashable, Shape | None, Numbers], Family] = {}
+    families: dict[tuple[tuple[Texts, ...], Hashable, Shape | None, Numbers], RowFamily] = {}
     firsts: list[Row] = []
     with collector_paused():
         for order, row in enumerate(rows):
-            texts, numbers = _all_cut(row)
+            texts, numbers = _split_row(row)
             key = (texts, row.facts, row.shape, tuple(map(len, row.related)) if row.related else ())
             family = families.get(key)
             if family is None:
-                family = families[key] = Family(tuple([len(text) - 1 for text in texts]))
+                family = families[key] = RowFamily(tuple([len(text) - 1 for text in texts]))
                 firsts.append(row)
             family.numbers.append(numbers)
             family.numels.append(row.numel)
@@ -143,18 +143,18 @@ def fold(rows: Iterable[Row]) -> list[Fold]:
         folds = [
             one
             for (texts, *_), family, row in zip(families, families.values(), firsts, strict=True)
-            for one in _folded(texts, family, row)
+            for one in _folds_of(texts, family, row)
         ]
-        return sorted(_leaves_joined(folds), key=lambda f: f.first)
+        return sorted(_join_leaves(folds), key=lambda f: f.first)
 
 
-def _all_cut(row: Row) -> tuple[tuple[Texts, ...], Numbers]:
+def _split_row(row: Row) -> tuple[tuple[Texts, ...], Numbers]:
     """Return the texts of a row's name, related names and sentences, and all their numbers in order."""
-    if not row.related and not row.said:
-        texts, numbers = _cut(row.name)
+    if not row.related and not row.sentences:
+        texts, numbers = _split_numbers(row.name)
         return (texts,), numbers
-    cut = [_cut(text) for text in (row.name, *chain.from_iterable(row.related))]
-    cut += [_cut_sentence(text) for text in row.said]
+    cut = [_split_numbers(text) for text in (row.name, *chain.from_iterable(row.related))]
+    cut += [_split_numbers_cached(text) for text in row.sentences]
     return tuple([texts for texts, _ in cut]), tuple(chain.from_iterable([numbers for _, numbers in cut]))
 
 
@@ -179,7 +179,7 @@ def braced_numbers(numbers: Sequence[int]) -> str:
     return "{" + ",".join(pieces) + "}"
 
 
-def factored(names: Sequence[str]) -> str:
+def factor_names(names: Sequence[str]) -> str:
     """Return several names as one: `layers.{q,k,v}_proj.weight`; joined by ` + ` when they share no whole words.
 
     One name several times, such as a tensor of each rank, is `2 × up.weight`.
@@ -189,12 +189,12 @@ def factored(names: Sequence[str]) -> str:
     if len(set(names)) == 1:
         return f"{len(names)} × {names[0]}"
     first, last = min(names), max(names)
-    head = _whole(_shared(first, last))
+    head = _up_to_separator(_common_start(first, last))
     shortest = min(len(name) for name in names) - len(head)
     tail = names[0]
     for name in names[1:]:
-        tail = _shared(tail[::-1], name[::-1])[::-1]
-    tail = _whole(tail[max(0, len(tail) - shortest) :][::-1])[::-1]
+        tail = _common_start(tail[::-1], name[::-1])[::-1]
+    tail = _up_to_separator(tail[max(0, len(tail) - shortest) :][::-1])[::-1]
     if len(head) + len(tail) < 2:
         return " + ".join(names)
     middles = [name[len(head) : len(name) - len(tail)] for name in names]
@@ -202,7 +202,7 @@ def factored(names: Sequence[str]) -> str:
     return f"{head}{braced(middles)}{tail}" if flat else " + ".join(names)
 
 
-def _shared(a: str, b: str) -> str:
+def _common_start(a: str, b: str) -> str:
     """Return the longest common start."""
     at = 0
     for x, y in zip(a, b, strict=False):
@@ -212,7 +212,7 @@ def _shared(a: str, b: str) -> str:
     return a[:at]
 
 
-def _whole(text: str) -> str:
+def _up_to_separator(text: str) -> str:
     """Return `text` up to its last separator outside braces."""
     at = len(text)
     while at and (text[at - 1].isalnum() or text[at - 1] in "{},-"):
@@ -221,7 +221,7 @@ def _whole(text: str) -> str:
     return kept if kept.count("{") == kept.count("}") else ""
 
 
-def _cut(name: str) -> tuple[Texts, Numbers]:
+def _split_numbers(name: str) -> tuple[Texts, Numbers]:
     """Return what stands between the numbers of a name, and the numbers."""
     pieces = _NUMBER.split(name)
     if len(pieces) == 1:
@@ -229,10 +229,10 @@ def _cut(name: str) -> tuple[Texts, Numbers]:
     return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
 
 
-_cut_sentence = lru_cache(maxsize=4096)(_cut)  # many rows say the same
+_split_numbers_cached = lru_cache(maxsize=4096)(_split_numbers)  # many rows say the same
 
 
-def _woven(texts: Texts, numbers: Sequence[str]) -> str:
+def _interleave(texts: Texts, numbers: Sequence[str]) -> str:
     return texts[0] + "".join(number + text for number, text in zip(numbers, texts[1:], strict=True))
 
 
@@ -246,10 +246,10 @@ def _column(links: tuple[Numbers, ...], at: int, place: int) -> int:
     return column
 
 
-def _folded(texts: tuple[Texts, ...], family: Family, row: Row) -> Iterator[Fold]:
+def _folds_of(texts: tuple[Texts, ...], family: RowFamily, row: Row) -> Iterator[Fold]:
     """Yield the folds of rows that differ only in numbers; `row` is one of them."""
     for part in family.parts():
-        for cells, tally in part.joined():
+        for cells, tally in part.grids():
             yield Fold(
                 texts=texts,
                 groups=tuple(map(len, row.related)),
@@ -265,11 +265,11 @@ def _folded(texts: tuple[Texts, ...], family: Family, row: Row) -> Iterator[Fold
             )
 
 
-def _leaves_joined(folds: list[Fold]) -> Iterator[Fold]:
+def _join_leaves(folds: list[Fold]) -> Iterator[Fold]:
     """Join folds that differ only in the last segment of their names, `{weight,bias}`, and in shape."""
     grouped: dict[Hashable, list[tuple[Fold, tuple[Texts, ...], Texts]]] = {}
     for one in folds:
-        texts, leaf = _without_leaf(one.texts, 1 + sum(one.groups))
+        texts, leaf = _split_leaves(one.texts, 1 + sum(one.groups))
         key = (texts, one.groups, one.cells, one.links, one.fixed, one.facts)
         grouped.setdefault(key, []).append((one, texts, leaf))
     for members in grouped.values():
@@ -289,7 +289,7 @@ def _leaves_joined(folds: list[Fold]) -> Iterator[Fold]:
         )
 
 
-def _without_leaf(texts: tuple[Texts, ...], names: int) -> tuple[tuple[Texts, ...], Texts]:
+def _split_leaves(texts: tuple[Texts, ...], names: int) -> tuple[tuple[Texts, ...], Texts]:
     """Return texts without last segments, and these with their dots; unchanged where one has no plain last segment.
 
     Only the first `names` texts are names, the others are sentences.

@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Numbers, sizes, shapes and durations as people read them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def coverage_words(plan: Plan) -> str:
     return f"{percent(cover.target)} of the model's elements ({placed}), {percent(cover.source)} of the checkpoint's"
 
 
-# So many runs of indices are told one by one.
+# So many runs of indices are listed one by one.
 MOST_RUNS = 4
 
 
@@ -94,5 +94,5 @@ def runs(indices: Sequence[int]) -> str:
             found[-1][1] = at
         else:
             found.append([at, at])
-    told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found[:MOST_RUNS])
-    return told if len(found) <= MOST_RUNS else f"{told}, … ({len(indices)} in all)"
+    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found[:MOST_RUNS])
+    return words if len(found) <= MOST_RUNS else f"{words}, … ({len(indices)} in all)"

@@ -44,15 +44,15 @@ def module_tree(plan: Plan) -> Node:
     """Return the tree of the modules that hold tensors; each slot counts once, under its canonical name."""
     root = Node("")
     for step in plan.steps:
-        told = fate(step)
-        if told == "quiet" or not step.slot.persistent:
+        slot_fate = fate(step)
+        if slot_fate == "quiet" or not step.slot.persistent:
             continue
         for node in _path(root, step):
-            _count(node, step, told)
+            _count(node, step, slot_fate)
     return root
 
 
-def walk(root: Node, most_nodes: int) -> set[int]:
+def visible_nodes(root: Node, most_nodes: int) -> set[int]:
     """Return the ids of the nodes to show: level by level, no more than `most_nodes` and not deeper than any module is."""
     level, shown = [root], {id(root)}
     for _ in range(DEEPEST):
@@ -73,18 +73,19 @@ def _path(root: Node, step: Step) -> Iterator[Node]:
     node.kind = node.kind or step.slot.kind
 
 
-def _count(node: Node, step: Step, told: str) -> None:
+def _count(node: Node, step: Step, slot_fate: str) -> None:
     node.tensors += 1
-    node.elements[told] = node.elements.get(told, 0) + (step.filled if told != "fresh" else step.slot.spec.numel)
+    elements = step.slot.spec.numel if slot_fate == "fresh" else step.filled
+    node.elements[slot_fate] = node.elements.get(slot_fate, 0) + elements
     left = step.slot.spec.numel - step.filled
-    if left and told != "fresh":
+    if left and slot_fate != "fresh":
         node.elements["fresh"] = node.elements.get("fresh", 0) + left
 
 
 MOST_NODES = 3000
 MOST_LINES = 400
 OPEN_DEPTH = 1
-_MEANING = {
+_FATE_MEANINGS = {
     "copied": "copied under its own name", "renamed": "copied from another name", "adapted": "changed on the way",
     "doubtful": "more than one reading", "fresh": "keeps its initial values",
 }  # fmt: skip
@@ -102,12 +103,12 @@ def report_html(report: Report) -> str:
 
 def _page(view: View, plan: Plan) -> str:
     root = module_tree(plan)
-    shown = walk(root, MOST_NODES)
+    shown = visible_nodes(root, MOST_NODES)
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_safe(view.verdict.partition(':')[0])}</title><style>{STYLE}</style></head><body><main>",
-        *_head(view, plan, root),
+        f"<title>{_escaped(view.verdict.partition(':')[0])}</title><style>{STYLE}</style></head><body><main>",
+        *_header(view, plan, root),
         *(text for section in view.sections for text in _section(section)),
         "<h2>Modules</h2>",
         *_legend(root),
@@ -118,11 +119,11 @@ def _page(view: View, plan: Plan) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _head(view: View, plan: Plan, root: Node) -> Iterator[str]:
+def _header(view: View, plan: Plan, root: Node) -> Iterator[str]:
     head, _, figures = view.verdict.partition(": ")
-    yield f'<header><h1 class="{view.tone}">{_safe(head)}</h1><p>{_safe(figures)}</p>'
+    yield f'<header><h1 class="{view.tone}">{_escaped(head)}</h1><p>{_escaped(figures)}</p>'
     if view.origin:
-        yield f'<p class="origin">{_safe(view.origin)}</p>'
+        yield f'<p class="origin">{_escaped(view.origin)}</p>'
     cover = plan.coverage
     used = {"used": cover.source_used, "unused": cover.source_elements - cover.source_used}
     yield '<div class="cover">'
@@ -132,34 +133,34 @@ def _head(view: View, plan: Plan, root: Node) -> Iterator[str]:
 
 
 def _section(section: Section) -> Iterator[str]:
-    figures = f' <span class="figures">{_safe(section.figures)}</span>' if section.figures else ""
-    yield f'<details open class="{section.tone}"><summary>{_safe(section.title)}{figures}</summary>'
+    figures = f' <span class="figures">{_escaped(section.figures)}</span>' if section.figures else ""
+    yield f'<details open class="{section.tone}"><summary>{_escaped(section.title)}{figures}</summary>'
     room = MOST_LINES
     for group in section.groups:
         if room <= 0:
             break
         yield from _group(group, room)
         room -= max(1, len(group.lines))
-    hidden = sum(group.count for group in section.groups) - _told(section)
+    hidden = sum(group.count for group in section.groups) - _covered(section)
     if hidden > 0:
         yield f'<p class="more">… and {hidden} more</p>'
     yield "</details>"
 
 
-def _told(section: Section) -> int:
+def _covered(section: Section) -> int:
     """Return how many tensors the lines within MOST_LINES stand for."""
-    room, told = MOST_LINES, 0
+    room, covered = MOST_LINES, 0
     for group in section.groups:
         if room <= 0:
             break
-        told += sum(line.count for line in group.lines[:room]) if group.lines else group.count
+        covered += sum(line.count for line in group.lines[:room]) if group.lines else group.count
         room -= max(1, len(group.lines))
-    return told
+    return covered
 
 
 def _group(group: Group, room: int) -> Iterator[str]:
     count = f' <span class="count">{group.count}</span>' if group.count > 1 else ""
-    yield f'<div class="group"><p class="cause">{_safe(group.cause)}{count}</p>'
+    yield f'<div class="group"><p class="cause">{_escaped(group.cause)}{count}</p>'
     if group.lines:
         yield "<ul>"
         for line in group.lines[:room]:
@@ -170,25 +171,25 @@ def _group(group: Group, room: int) -> Iterator[str]:
 
 def _line(line: Line) -> str:
     source = (
-        f' <span class="arrow">&larr;</span> <code class="source">{_safe(line.source)}</code>' if line.source else ""
+        f' <span class="arrow">&larr;</span> <code class="source">{_escaped(line.source)}</code>' if line.source else ""
     )
-    detail = f' <span class="detail">{_safe(line.detail)}</span>' if line.detail else ""
-    others = "".join(f'<div class="other">{_safe(other)}</div>' for other in line.others)
-    return f"<code>{_safe(line.text)}</code>{source}{detail}{others}"
+    detail = f' <span class="detail">{_escaped(line.detail)}</span>' if line.detail else ""
+    others = "".join(f'<div class="other">{_escaped(other)}</div>' for other in line.others)
+    return f"<code>{_escaped(line.text)}</code>{source}{detail}{others}"
 
 
 def _legend(root: Node) -> Iterator[str]:
     yield '<p class="legend">'
-    for told in SHOWN_FATES:
-        if root.elements.get(told):
-            yield f'<span><i class="{told}"></i><b>{told}</b> {_MEANING[told]}</span>'
+    for name in SHOWN_FATES:
+        if root.elements.get(name):
+            yield f'<span><i class="{name}"></i><b>{name}</b> {_FATE_MEANINGS[name]}</span>'
     yield "</p>"
 
 
 def _tree(node: Node, name: str, depth: int, shown: set[int]) -> Iterator[str]:
-    kind = f' <span class="kind">{_safe(node.kind)}</span>' if node.kind else ""
+    kind = f' <span class="kind">{_escaped(node.kind)}</span>' if node.kind else ""
     figures = f"{percent(node.filled)} of {many(node.total)} in {tensors(node.tensors)}"
-    named = f'<span class="name"><code>{_safe(name)}</code>{kind}</span>'
+    named = f'<span class="name"><code>{_escaped(name)}</code>{kind}</span>'
     row = f'<span class="row">{named}{_meter(node.elements, SHOWN_FATES)}<small>{figures}</small></span>'
     inside = [child for child in node.children.values() if id(child) in shown]
     if not node.children:
@@ -211,11 +212,9 @@ def _meter(elements: Mapping[str, int], kinds: Sequence[str]) -> str:
     return f'<span class="meter" title="{said}" role="img" aria-label="{said}">{bars}</span>'
 
 
-def _safe(text: str) -> str:
+def _escaped(text: str) -> str:
     return escape(printable(text, 2000))
 
-
-"""The style sheet of HTML reports."""
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #667085; --line: #e4e7ec; --paper: #fff; --card: #f8f9fb;

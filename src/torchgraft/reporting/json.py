@@ -40,12 +40,12 @@ def plain(value: object) -> Any:
     if isinstance(value, float) and isfinite(value):
         return value
     if is_dataclass(value):
-        return {said: plain(getattr(value, name)) for name, said in _names(value.__class__)}
+        return {json_name: plain(getattr(value, name)) for name, json_name in _field_names(value.__class__)}
     return str(value)
 
 
 @cache
-def _names(kind: Any) -> list[tuple[str, str]]:
+def _field_names(kind: Any) -> list[tuple[str, str]]:
     """Return the fields of a dataclass, each with what the schema calls it."""
     return [
         (one.name, "bytes" if one.name == "nbytes" else one.name) for one in fields(kind) if one.name != "renderers"
@@ -97,8 +97,8 @@ def _body(plan: Plan) -> Data:
         "unused": [_unused(unused) for unused in plan.unused],
         "policy": plain(plan.policy),
         "fingerprints": {
-            "source": of_specs(plan.source_specs.values()),
-            "target": of_slots(step.slot for step in plan.steps),
+            "source": source_fingerprint(plan.source_specs.values()),
+            "target": target_fingerprint(step.slot for step in plan.steps),
         },
     }
 
@@ -108,7 +108,7 @@ def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
     return {
         "name": slot.name,
         "aliases": list(slot.aliases),
-        **_kind(slot.spec.shape, slot.spec.dtype),
+        **_shape_and_dtype(slot.spec.shape, slot.spec.dtype),
         "module": slot.kind,
         "buffer": slot.is_buffer,
         "persistent": slot.persistent,
@@ -128,13 +128,13 @@ def _step(step: Step, specs: Mapping[str, TensorSpec]) -> Data:
     }
 
 
-def _kind(shape: Shape, dtype: DType) -> Data:
+def _shape_and_dtype(shape: Shape, dtype: DType) -> Data:
     return {"shape": list(shape), "dtype": str(dtype)}
 
 
 def _feed(feed: Feed, specs: Mapping[str, TensorSpec]) -> Data:
     spec = specs.get(feed.key)
-    kind = _kind(spec.shape, spec.dtype) if spec else {"shape": None, "dtype": None}
+    kind = _shape_and_dtype(spec.shape, spec.dtype) if spec else {"shape": None, "dtype": None}
     return {"network": feed.network, "key": feed.key, **kind, "ops": [plain(op.to_dict()) for op in feed.ops]}
 
 
@@ -142,7 +142,7 @@ def _unused(unused: Unused) -> Data:
     return {
         "network": unused.network,
         "key": unused.spec.name,
-        **_kind(unused.spec.shape, unused.spec.dtype),
+        **_shape_and_dtype(unused.spec.shape, unused.spec.dtype),
         "quiet": unused.quiet,
         "why": plain(unused.why),
         "similar": list(unused.similar),
@@ -151,10 +151,10 @@ def _unused(unused: Unused) -> Data:
 
 def inspection_to_dict(found: Inspection) -> Data:
     """Return an inspection as data that `json.dumps` takes as it is."""
-    return {**inspection_in_turn(found), "tensors": plain(found.specs)}
+    return {**inspection_to_lazy_dict(found), "tensors": plain(found.specs)}
 
 
-def inspection_in_turn(found: Inspection) -> Data:
+def inspection_to_lazy_dict(found: Inspection) -> Data:
     """Return the same data with an iterator in place of the list of tensors: there may be a million."""
     checked = found.verification
     return {
@@ -166,7 +166,7 @@ def inspection_in_turn(found: Inspection) -> Data:
         "rivals": list(found.rivals),
         "note": found.note,
         "warnings": list(found.warnings),
-        "metadata": plain(_readable(found.metadata)),
+        "metadata": plain(_with_digest_table(found.metadata)),
         "shared": dict(found.shared),
         "verification": {"passed": checked.passed, **plain(checked)} if checked else None,
         "statistics": _statistics(found.statistics) if found.statistics else None,
@@ -174,7 +174,7 @@ def inspection_in_turn(found: Inspection) -> Data:
     }
 
 
-def _readable(metadata: Mapping[str, object]) -> dict[str, object]:
+def _with_digest_table(metadata: Mapping[str, object]) -> dict[str, object]:
     """Return the facts with the digests as a table: a file keeps them as one long text."""
     digests = digests_of(metadata)
     return {**metadata, DIGESTS: digests} if digests else dict(metadata)
@@ -211,7 +211,7 @@ def diff_to_dict(diff: Diff) -> Data:
 
 
 def _change(change: Change) -> Data:
-    old, new = (_kind(spec.shape, spec.dtype) for spec in (change.old, change.new))
+    old, new = (_shape_and_dtype(spec.shape, spec.dtype) for spec in (change.old, change.new))
     return {"name": change.old.name, "old": old, "new": new, "distance": plain(change.distance)}
 
 
@@ -253,12 +253,12 @@ def hyperparameters_to_dict(found: Hyperparameters) -> Data:
     }
 
 
-def of_specs(specs: Iterable[TensorSpec]) -> str:
+def source_fingerprint(specs: Iterable[TensorSpec]) -> str:
     """Return the fingerprint of a checkpoint's network; the order of its tensors is of no account."""
     return _digest("\0".join((spec.name, str(spec.dtype), str(spec.shape))) for spec in specs)
 
 
-def of_slots(slots: Iterable[Slot]) -> str:
+def target_fingerprint(slots: Iterable[Slot]) -> str:
     """Return the fingerprint of a model: its slots under all their names, in whatever order."""
     lines = ((*sorted(slot.names), slot.spec.dtype, slot.spec.shape, slot.persistent) for slot in slots)
     return _digest("\0".join(map(str, line)) for line in lines)

@@ -1,4 +1,4 @@
-"""Rows that differ in numbers only, joined place by place: few grids of numbers that hold just these rows.
+"""Rows that differ in numbers only, as few grids of numbers: each grid is a product of cells that holds just these rows.
 
 A row is the numbers of its name, of its related names and of its sentences. Each number of the latter two follows one of
 the name's (it is a function of it), or is constant in a part of the rows. A *cell* has the values of one number of the
@@ -30,7 +30,7 @@ class Tally(NamedTuple):
     first: int
 
 
-class Family:
+class RowFamily:
     """Rows whose texts are equal. `widths` says how many numbers the name has, each related name, each sentence."""
 
     __slots__ = ("numbers", "numels", "orders", "weights", "widths")
@@ -42,19 +42,19 @@ class Family:
         self.weights: list[int] = []
         self.orders = array("Q")
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[Columns]:
         """Yield the rows by the numbers that no number of the name decides."""
         columns = list(zip(*self.numbers, strict=True))
         own, others = columns[: self.widths[0]], columns[self.widths[0] :]
         from_end = [width - place for width in self.widths[1:] for place in range(width)]
-        follows = [_link(own, values, mine) for values, mine in zip(others, from_end, strict=True)]
+        follows = [_leading_place(own, values, mine) for values, mine in zip(others, from_end, strict=True)]
         led = [[v for v, link in zip(others, follows, strict=True) if link == place] for place in range(len(own))]
         atoms = [list(zip(values, *more, strict=True)) for values, more in zip(own, led, strict=True)]
         links = self._by_text(follows)
         constant = [link == CONSTANT for link in follows]
         if not any(constant):
             spread = self._by_text([OWN] * len(follows))
-            yield Part(atoms, self.numels, self.weights, self.orders, links=links, fixed=spread)
+            yield Columns(atoms, self.numels, self.weights, self.orders, links=links, fixed=spread)
             return
         where: defaultdict[Numbers, list[int]] = defaultdict(list)
         for at, fixed in enumerate(zip(*compress(others, constant), strict=True)):
@@ -66,7 +66,7 @@ class Family:
             numels, weights, orders = (
                 [column[at] for at in rows] for column in (self.numels, self.weights, self.orders)
             )
-            yield Part(mine, numels, weights, orders, links=links, fixed=spread)
+            yield Columns(mine, numels, weights, orders, links=links, fixed=spread)
 
     def _by_text(self, values: Sequence[int]) -> tuple[Numbers, ...]:
         """Return one value for each number that isn't the name's, text by text."""
@@ -75,7 +75,7 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Columns:
     """Rows in columns: one of atoms, (number, numbers that follow it), for each place of the name, and what they count.
 
     `links` says for each number that isn't the name's which place it follows, `fixed` what it is where it is constant.
@@ -88,7 +88,7 @@ class Part:
     links: tuple[Numbers, ...]
     fixed: tuple[Numbers, ...]
 
-    def joined(self) -> Iterator[tuple[tuple[Cell, ...], Tally]]:
+    def grids(self) -> Iterator[tuple[tuple[Cell, ...], Tally]]:
         """Yield grids of cells that together hold all rows, and no other."""
         whole = tuple([tuple(sorted(set(column))) for column in self.atoms])
         count = len(self.numels)
@@ -98,18 +98,18 @@ class Part:
         found: dict[tuple[Numbers, ...], Tally] = {}
         for row, *tally in zip(self._rows(), self.numels, self.weights, self.orders, strict=True):
             before = found.get(row)
-            found[row] = Tally(*tally) if before is None else _sum([before, Tally(*tally)])
-        items = [_Item.of(row, tally) for row, tally in found.items()]
+            found[row] = Tally(*tally) if before is None else _sum_tallies([before, Tally(*tally)])
+        grids = [_Grid.of(row, tally) for row, tally in found.items()]
         for place in reversed(range(len(self.atoms))):
-            items = _joined_at(items, place)
-        yield from ((item.cells, item.tally) for item in items)
+            grids = _merge_at(grids, place)
+        yield from ((grid.cells, grid.tally) for grid in grids)
 
     def _rows(self) -> Iterable[tuple[Numbers, ...]]:
         return zip(*self.atoms, strict=True) if self.atoms else [()] * len(self.numels)
 
 
 @dataclass(slots=True)
-class _Item:
+class _Grid:
     """A grid that grows. `marks` are hashes of its cells and `total` is their sum: what is left without one of them."""
 
     cells: tuple[Cell, ...]
@@ -118,7 +118,7 @@ class _Item:
     tally: Tally
 
     @classmethod
-    def of(cls, row: tuple[Numbers, ...], tally: Tally) -> _Item:
+    def of(cls, row: tuple[Numbers, ...], tally: Tally) -> _Grid:
         """Return the grid of a single row."""
         cells = tuple([(atom,) for atom in row])
         marks = [hash((place, cell)) for place, cell in enumerate(cells)]
@@ -129,46 +129,46 @@ class _Item:
         return (*self.cells[:place], *self.cells[place + 1 :])
 
 
-def _joined_at(items: list[_Item], place: int) -> list[_Item]:
-    """Join cells at one place: items that agree in all other places become one.
+def _merge_at(grids: list[_Grid], place: int) -> list[_Grid]:
+    """Join cells at one place: grids that agree in all other places become one.
 
     They are looked for by the sums of their hashes: with dozens of places, comparing all others for each of them
     would take a time that grows with the square of their number.
     """
-    alike: defaultdict[int, list[_Item]] = defaultdict(list)
-    for item in items:
-        alike[item.total - item.marks[place]].append(item)
-    if len(alike) == len(items):
-        return items
-    out: list[_Item] = []
+    alike: defaultdict[int, list[_Grid]] = defaultdict(list)
+    for grid in grids:
+        alike[grid.total - grid.marks[place]].append(grid)
+    if len(alike) == len(grids):
+        return grids
+    out: list[_Grid] = []
     for found in alike.values():
-        same: defaultdict[tuple[Cell, ...], list[_Item]] = defaultdict(list)
-        for item in found if len(found) > 1 else ():
-            same[item.rest(place)].append(item)
-        out += [_union(members, place) for members in same.values()] if same else found
+        same: defaultdict[tuple[Cell, ...], list[_Grid]] = defaultdict(list)
+        for grid in found if len(found) > 1 else ():
+            same[grid.rest(place)].append(grid)
+        out += [_merge(members, place) for members in same.values()] if same else found
     return out
 
 
-def _union(members: list[_Item], place: int) -> _Item:
-    """Return one item for those that differ at one place only."""
+def _merge(members: list[_Grid], place: int) -> _Grid:
+    """Return one grid for those that differ at one place only."""
     if len(members) == 1:
         return members[0]
     first = members[0]
-    cell = tuple(sorted(chain.from_iterable([item.cells[place] for item in members])))
+    cell = tuple(sorted(chain.from_iterable([grid.cells[place] for grid in members])))
     mark = hash((place, cell))
     first.total += mark - first.marks[place]
     first.marks[place] = mark
     first.cells = (*first.cells[:place], cell, *first.cells[place + 1 :])
-    first.tally = _sum([item.tally for item in members])
+    first.tally = _sum_tallies([grid.tally for grid in members])
     return first
 
 
-def _sum(tallies: Sequence[Tally]) -> Tally:
+def _sum_tallies(tallies: Sequence[Tally]) -> Tally:
     numels, tensors, firsts = zip(*tallies, strict=True)
     return Tally(sum(numels), sum(tensors), min(firsts))
 
 
-def _link(own: Sequence[Numbers], values: Numbers, mine: int) -> int:
+def _leading_place(own: Sequence[Numbers], values: Numbers, mine: int) -> int:
     """Return the place in the name whose number decides `values`: at a constant distance if there is such a one.
 
     `mine` is how far from its text's end the number stands: of several, the one that stands as far from its own end.

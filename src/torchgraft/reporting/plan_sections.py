@@ -1,4 +1,4 @@
-"""From a plan or a report to its view: every slot and every source tensor is counted in exactly one place."""
+"""The sections of plans and reports: every slot and every source tensor is counted in exactly one of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.figures import tensors
 from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
-from torchgraft.reporting.folding import Fold, Row, factored, fold
+from torchgraft.reporting.folding import Fold, Row, factor_names, fold
 from torchgraft.reporting.formatting import figures, part_words, runs, shape_words, shapes_words
 from torchgraft.reporting.view import Group, Line, Section
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
-NAME_RULES = frozenset({"same name", "name", "prefix"})
+NAME_ONLY_RULES = frozenset({"same name", "name", "prefix"})
 LIKELY_SAME = "same name, likely the same"
 MOST_NAMES = 6
 # Up to this many lines nothing is gained by summing up whole modules.
-SHORT = 8
-DEEPEST = 32
+FEW_LINES = 8
+MAX_DEPTH = 32
 # The number of a layer: a whole segment of a name.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     """What a line says of its tensors besides names and shapes; rows fold only where all of it is equal."""
 
     dtype: str = ""
-    came: str = ""
+    source_shape: str = ""
     words: str = ""
     certainty: Certainty | None = None
     rule: str = ""
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
 
 
 def fate(step: Step) -> str:
-    """Return the one section of a report in which the slot is told of."""
+    """Return the one section of a report in which the slot is listed."""
     action = step.action
     if action is Action.FRESH:
         return "quiet" if step.quiet else "fresh"
@@ -59,30 +59,30 @@ def by_fate(plan: Plan) -> dict[str, list[Step]]:
     return found
 
 
-def fresh_section(steps: Sequence[Step], plan: Plan, usual: DType | None, initialised: int = 0) -> Section:
+def fresh_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None, initialised: int = 0) -> Section:
     """Return what keeps its initial values, by cause."""
-    rows = [_row(step, usual, shaped=True, others=True) for step in steps]
+    rows = [_row(step, common_dtype, shaped=True, others=True) for step in steps]
     amount = figures(len(steps), sum(step.slot.spec.numel for step in steps))
     if initialised:
         amount += f"; {initialised} initialised by the model's own code"
     names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"] if steps else []
-    groups = _groups(folded(rows, names))
+    groups = _groups(fold_modules(rows, names))
     return Section(title="fresh", tone="care", figures=amount, groups=groups, count=len(steps))
 
 
-def unused_section(unused: Sequence[Unused], plan: Plan, usual: DType | None) -> Section:
+def unused_section(unused: Sequence[Unused], plan: Plan, common_dtype: DType | None) -> Section:
     """Return what the checkpoint holds and the model has no place for, by cause."""
     quiet = {one.spec.name for one in plan.unused if one.quiet}
     names = [printable(name) for name in plan.source_specs if name not in quiet] if unused else []
-    rows = [_unused_row(one, usual) for one in unused]
+    rows = [_unused_row(one, common_dtype) for one in unused]
     amount = figures(len(unused), sum(one.spec.numel for one in unused))
-    groups = _groups(folded(rows, names), other="similar: ")
+    groups = _groups(fold_modules(rows, names), other="similar: ")
     return Section(title="unused", tone="care", figures=amount, groups=groups, count=len(unused))
 
 
-def adapted_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
+def adapted_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None) -> Section:
     """Return what goes through ops or fills a slot in part, by cause."""
-    rows = (_row(step, usual, shaped=True, came=_came(step, plan)) for step in steps)
+    rows = (_row(step, common_dtype, shaped=True, source_shape=_source_shape(step, plan)) for step in steps)
     amount = figures(len(steps), sum(step.filled for step in steps)) + _likely_words(steps)
     return Section(title="adapted", tone="good", figures=amount, groups=_groups(fold(rows)), count=len(steps))
 
@@ -96,25 +96,27 @@ def likely_section(steps: Sequence[Step]) -> Section:
     )
 
 
-def doubtful_section(steps: Sequence[Step], plan: Plan, usual: DType | None) -> Section:
+def doubtful_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None) -> Section:
     """Return what has more than one reading, with the other readings."""
-    rows = (_row(step, usual, shaped=True, came=_came(step, plan), others=True) for step in steps)
+    rows = (
+        _row(step, common_dtype, shaped=True, source_shape=_source_shape(step, plan), others=True) for step in steps
+    )
     amount = figures(len(steps), sum(step.filled for step in steps))
     return Section(title="doubtful", tone="bad", figures=amount, groups=_groups(fold(rows)), count=len(steps))
 
 
 def renamed_section(steps: Sequence[Step]) -> Section:
     """Return the rules under which names differ; where only a prefix differs, its rule alone."""
-    plain = _as_one(Counter(_prefix_rule(step) for step in steps))
-    rows = (_row(step, None, shaped=False) for step in steps if not _prefix_rule(step))
+    plain = _merge_numbered(Counter(_prefix_words(step) for step in steps))
+    rows = (_row(step, None, shaped=False) for step in steps if not _prefix_words(step))
     heads = tuple(Group(cause=text, count=count) for text, count in plain.items() if text)
     groups = (*heads, *_groups(fold(rows)))
     amount = tensors(len(steps)) + _likely_words(steps)
     return Section(title="renamed", tone="good", figures=amount, groups=groups, count=len(steps))
 
 
-def _as_one(rules: Mapping[str, int]) -> dict[str, int]:
-    """Return prefix rules with their counts; those that differ in one and the same number are told as one."""
+def _merge_numbered(rules: Mapping[str, int]) -> dict[str, int]:
+    """Return prefix rules with their counts; those that differ in one and the same number are joined."""
     alike: dict[tuple[str, ...], list[tuple[str, int]]] = {}
     for text, count in rules.items():
         alike.setdefault(tuple(_NUMBER.split(text)), []).append((text, count))
@@ -135,9 +137,9 @@ def _likely_words(steps: Sequence[Step]) -> str:
     return "; likely, not certain" if likely == len(steps) else f"; {likely} of them likely, not certain"
 
 
-def _prefix_rule(step: Step) -> str:
+def _prefix_words(step: Step) -> str:
     """Return in words what a name-only match does to the names: one prefix fewer or more; empty for all others."""
-    if step.why.rule not in NAME_RULES:
+    if step.why.rule not in NAME_ONLY_RULES:
         return ""
     key = step.feeds[0].key
     for name in step.slot.names:
@@ -152,7 +154,7 @@ def cast_section(plan: Plan) -> Section:
     """Return which element types change on the way."""
     pairs: Counter[str] = Counter()
     for step in plan.steps:
-        if len(step.feeds) == 1 and _keeps_type(step, plan):
+        if len(step.feeds) == 1 and _keeps_dtype(step, plan):
             continue
         specs = [plan.source_specs[feed.key] for feed in step.feeds if feed.key in plan.source_specs]
         kinds = {str(spec.dtype) for spec in specs} - {str(step.slot.spec.dtype)}
@@ -162,7 +164,7 @@ def cast_section(plan: Plan) -> Section:
     return Section(title="cast", figures=tensors(sum(pairs.values())), groups=groups)
 
 
-def _keeps_type(step: Step, plan: Plan) -> bool:
+def _keeps_dtype(step: Step, plan: Plan) -> bool:
     spec = plan.source_specs.get(step.feeds[0].key)
     return spec is not None and spec.dtype is step.slot.spec.dtype
 
@@ -173,13 +175,13 @@ def objection_section(title: str, tone: str, objections: Sequence[Objection]) ->
     return Section(title=title, tone=tone, groups=groups)
 
 
-def usual_dtype(plan: Plan) -> DType | None:
+def most_common_dtype(plan: Plan) -> DType | None:
     """Return the element type that most slots have; the others are named where they appear."""
     counted = Counter(step.slot.spec.dtype for step in plan.steps)
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _came(step: Step, plan: Plan) -> str:
+def _source_shape(step: Step, plan: Plan) -> str:
     """Return the shape of a single source, where it differs from that of the slot."""
     if len(step.feeds) != 1 or step.feeds[0].key not in plan.source_specs:
         return ""
@@ -187,68 +189,68 @@ def _came(step: Step, plan: Plan) -> str:
     return "" if shape == step.slot.spec.shape else shape_words(shape)
 
 
-def _row(step: Step, usual: DType | None, *, shaped: bool, came: str = "", others: bool = False) -> Row:
+def _row(step: Step, common_dtype: DType | None, *, shaped: bool, source_shape: str = "", others: bool = False) -> Row:
     feeds = tuple(printable(feed.key) for feed in step.feeds)
     alternatives = step.alternatives if others else ()
     spec = step.slot.spec
-    kind = str(spec.dtype) if shaped and spec.dtype is not usual else ""
+    kind = str(spec.dtype) if shaped and spec.dtype is not common_dtype else ""
     plain = not step.ops and step.known is None and not any(feed.ops for feed in step.feeds)
     words = "" if plain else "; ".join(text for text in (printable(step.words(), 120), part_words(step)) if text)
-    said = (printable(step.why.doubt or step.why.text, 400), *(printable(a.text) for a in alternatives))
+    sentences = (printable(step.why.doubt or step.why.text, 400), *(printable(a.text) for a in alternatives))
     network = step.feeds[0].network if step.feeds else ""
     return Row(
         printable(spec.name),
-        (feeds, *map(_other_names, alternatives)),
-        said=said,
+        (feeds, *map(_alternative_names, alternatives)),
+        sentences=sentences,
         shape=spec.shape if shaped else None,
         numel=spec.numel,
-        facts=Facts(kind, came, words, step.certainty, step.why.rule, network),
+        facts=Facts(kind, source_shape, words, step.certainty, step.why.rule, network),
     )
 
 
-def _other_names(other: Alternative) -> tuple[str, ...]:
+def _alternative_names(other: Alternative) -> tuple[str, ...]:
     shown = tuple(printable(key) for key in other.keys[:MOST_NAMES])
     return (*shown, "…") if len(other.keys) > MOST_NAMES else shown
 
 
-def _unused_row(one: Unused, usual: DType | None) -> Row:
-    kind = "" if one.spec.dtype is usual else str(one.spec.dtype)
+def _unused_row(one: Unused, common_dtype: DType | None) -> Row:
+    kind = "" if one.spec.dtype is common_dtype else str(one.spec.dtype)
     similar = (tuple(printable(name) for name in one.similar[:2]),) if one.similar else ()
     return Row(
         printable(one.spec.name),
         ((), *similar),
-        said=(printable(one.why.text, 400), *("",) * len(similar)),
+        sentences=(printable(one.why.text, 400), *("",) * len(similar)),
         shape=one.spec.shape,
         numel=one.spec.numel,
         facts=Facts(dtype=kind, rule=one.why.rule, network=one.network),
     )
 
 
-def folded(rows: Sequence[Row], names: Sequence[str]) -> list[Fold]:
+def fold_modules(rows: Sequence[Row], names: Sequence[str]) -> list[Fold]:
     """Return the folds of `rows`; where that makes a long list, whole modules of one cause are one row `module.*`.
 
     A module is whole when every one of `names` in it is among the rows of that cause.
     """
     folds = fold(rows)
-    if len(folds) <= SHORT:
+    if len(folds) <= FEW_LINES:
         return folds
     causes: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        causes.setdefault(row.said, []).append(row)
-    totals = Counter(prefix for name in names for prefix in _prefixes(name))
+        causes.setdefault(row.sentences, []).append(row)
+    totals = Counter(prefix for name in names for prefix in _enclosing_modules(name))
     out: list[Row] = []
     for members in causes.values():
-        short = len(members) <= SHORT or (len(causes) > 1 and len(fold(members)) <= SHORT)
-        out.extend(members if short else _joined(members, totals))
+        short = len(members) <= FEW_LINES or (len(causes) > 1 and len(fold(members)) <= FEW_LINES)
+        out.extend(members if short else _join_whole_modules(members, totals))
     return fold(out)
 
 
-def _joined(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
+def _join_whole_modules(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
     """Return the rows with those of each whole module as one, at the place of its first."""
-    counted = Counter(prefix for row in rows for prefix in _prefixes(row.name))
+    counted = Counter(prefix for row in rows for prefix in _enclosing_modules(row.name))
     out: dict[str, Row] = {}
     for row in rows:
-        whole = next((p for p in _prefixes(row.name) if totals[p] == counted[p] > 1), None)
+        whole = next((p for p in _enclosing_modules(row.name) if totals[p] == counted[p] > 1), None)
         if whole is None:
             out[row.name] = row
             continue
@@ -256,7 +258,7 @@ def _joined(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
         out[whole] = Row(
             f"{whole}*",
             ((),),
-            said=row.said[:1],
+            sentences=row.sentences[:1],
             numel=row.numel + (before.numel if before else 0),
             weight=1 + (before.weight if before else 0),
             facts=Facts(whole=True),
@@ -264,20 +266,20 @@ def _joined(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
     return out.values()
 
 
-def _prefixes(name: str) -> list[str]:
+def _enclosing_modules(name: str) -> list[str]:
     """Return the paths of all modules around a tensor, the outermost first, each with its dot."""
     parts = name.split(".")[:-1]
-    return [".".join(parts[: at + 1]) + "." for at in range(min(len(parts), DEEPEST))]
+    return [".".join(parts[: at + 1]) + "." for at in range(min(len(parts), MAX_DEPTH))]
 
 
 # What stands before another reading.
-INSTEAD = "or else from "
+ALTERNATIVE = "or else from "
 
 
-def _groups(folds: Sequence[Fold], other: str = INSTEAD) -> tuple[Group, ...]:
+def _groups(folds: Sequence[Fold], other: str = ALTERNATIVE) -> tuple[Group, ...]:
     grouped: dict[str, list[Fold]] = {}
     for one in folds:
-        grouped.setdefault(one.said[0], []).append(one)
+        grouped.setdefault(one.sentences[0], []).append(one)
     return tuple(
         Group(cause=cause, lines=tuple(_line(one, other) for one in members), count=sum(one.count for one in members))
         for cause, members in grouped.items()
@@ -288,9 +290,10 @@ def _line(one: Fold, other: str) -> Line:
     facts = one.facts if isinstance(one.facts, Facts) else Facts()
     parts = [text for text in (one.pattern, shapes_words(one.shapes), facts.dtype) if text]
     feeds = one.related(0)
-    source = " ".join([factored(feeds), *([facts.came] if facts.came else [])]) if feeds else ""
+    source = " ".join([factor_names(feeds), *([facts.source_shape] if facts.source_shape else [])]) if feeds else ""
     others = tuple(
-        _other(one, at + 1, other, text) if one.groups[at + 1] else text for at, text in enumerate(one.said[1:])
+        _alternative_words(one, at + 1, other, text) if one.groups[at + 1] else text
+        for at, text in enumerate(one.sentences[1:])
     )
     return Line(
         text=" ".join(parts),
@@ -301,11 +304,11 @@ def _line(one: Fold, other: str) -> Line:
     )
 
 
-def _other(one: Fold, group: int, other: str, text: str) -> str:
+def _alternative_words(one: Fold, group: int, other: str, text: str) -> str:
     """Return another reading in words; where its numbers don't follow those of the names, only what it is one of."""
-    if one.is_in_step(group):
-        return f"{other}{factored(one.related(group))}{': ' + text if text else ''}"
-    return f"{other}{'another of ' if other == INSTEAD else ''}{factored(one.among(group))}"
+    if one.follows_pattern(group):
+        return f"{other}{factor_names(one.related(group))}{': ' + text if text else ''}"
+    return f"{other}{'another of ' if other == ALTERNATIVE else ''}{factor_names(one.distinct(group))}"
 
 
 def _detail(facts: Facts) -> str:

@@ -34,27 +34,27 @@ def section_lines(section: Section, most_lines: int) -> Iterator[tuple[int, str]
         yield 0, f"{section.title}: {only.cause}"
         return
     yield 0, section.title + (f": {section.figures}" if section.figures else ":")
-    shown = told = 0
+    shown = covered = 0
     for group in section.groups:
         if shown >= most_lines:
             break
         for depth, text, count in _group_lines(group, most_lines - shown):
             yield depth, text
             shown += 1
-            told += count
+            covered += count
     total = sum(group.count for group in section.groups)
-    if told < total:
-        yield 1, f"… and {total - told} more"
+    if covered < total:
+        yield 1, f"… and {total - covered} more"
 
 
 def _group_lines(group: Group, room: int) -> Iterator[tuple[int, str, int]]:
-    """Yield (depth, text, number of tensors told of)."""
+    """Yield (depth, text, number of tensors that it covers)."""
     if not group.lines:
         yield 1, group.cause + (f" ({group.count})" if group.count > 1 else ""), group.count
         return
     if len(group.lines) == 1:
         line = group.lines[0]
-        yield 1, _line(line) + ("" if _says_it(line, group.cause) else f": {group.cause}"), line.count
+        yield 1, _line(line) + ("" if _repeats_line(line, group.cause) else f": {group.cause}"), line.count
         yield from ((2, other, 0) for other in line.others)
         return
     yield 1, f"{group.cause}:", 0
@@ -63,10 +63,10 @@ def _group_lines(group: Group, room: int) -> Iterator[tuple[int, str, int]]:
         yield from ((3, other, 0) for other in line.others)
 
 
-def _says_it(line: Line, cause: str) -> bool:
+def _repeats_line(line: Line, cause: str) -> bool:
     """Whether the cause tells no more than what stands on both sides of the line's arrow."""
-    source, told, target = cause.partition(" corresponds to ")
-    return bool(told) and line.source.startswith(f"{source}.") and line.text.startswith(f"{target}.")
+    source, separator, target = cause.partition(" corresponds to ")
+    return bool(separator) and line.source.startswith(f"{source}.") and line.text.startswith(f"{target}.")
 
 
 def _line(line: Line) -> str:
@@ -87,9 +87,9 @@ def view_renderable(view: View, *, most_lines: int = MOST_LINES) -> Blocks:
 
 def _blocks(view: View, most_lines: int) -> Iterator[RenderableType]:
     head, colon, figures = view.verdict.partition(": ")
-    yield _plain(head, f"bold {_STYLES[view.tone].removeprefix('bold ')}").append(colon + figures)
+    yield _styled(head, f"bold {_STYLES[view.tone].removeprefix('bold ')}").append(colon + figures)
     if view.origin:
-        yield _plain(view.origin, "dim")
+        yield _styled(view.origin, "dim")
     for section in view.sections:
         yield from _section(section, most_lines)
 
@@ -100,7 +100,7 @@ def _section(section: Section, most_lines: int) -> Iterator[RenderableType]:
     for depth, text in section_lines(section, most_lines):
         if depth == 0:
             head, colon, figures = text.partition(":")
-            yield _plain(head, _STYLES[section.tone]).append(colon + figures)
+            yield _styled(head, _STYLES[section.tone]).append(colon + figures)
             continue
         yield Padding(_coloured(text), (0, 0, 0, 2 * depth), expand=False)
 
@@ -108,11 +108,11 @@ def _section(section: Section, most_lines: int) -> Iterator[RenderableType]:
 def _coloured(text: str) -> Text:
     """Return one line; what stands after an arrow is dimmed."""
     name, arrow, source = text.partition(" <- ")
-    line = _plain(name, "default")
+    line = _styled(name, "default")
     return line.append(arrow, "dim").append(source, "cyan") if arrow else line
 
 
-def _plain(text: str, style: str) -> Text:
+def _styled(text: str, style: str) -> Text:
     """Return text as it is: nothing in a name is markup."""
     from rich.text import Text
 

@@ -17,24 +17,24 @@ from torchgraft.core.results.verification import (
     Verification,
 )
 from torchgraft.reporting.formatting import shape_words
-from torchgraft.reporting.view import Group, Line, Section, View, remark_section, told
+from torchgraft.reporting.view import Group, Line, Section, View, non_empty, remark_section
 
 
 def verification_view(found: Verification) -> View:
     """Return the view of a verification: the verdict, outputs, the first difference, causes, settings."""
-    many = f"{found.inputs} input{'s' * (found.inputs != 1)}"
+    inputs = f"{found.inputs} input{'s' * (found.inputs != 1)}"
     if found.passed:
-        verdict = f"equal on {many}: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
+        verdict = f"equal on {inputs}: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
     elif found.outputs:
         verdict = f"outputs differ: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
     else:
         verdict = "the model could not be run to its end"
-    sections = told(
-        _outputs(found.outputs),
-        _divergence(found.divergence, found) if found.divergence else None,
-        _causes(found.causes),
-        _proved(found) if found.parts or found.unproved else None,
-        _settings(found.settings),
+    sections = non_empty(
+        _output_section(found.outputs),
+        _divergence_section(found.divergence, found) if found.divergence else None,
+        _cause_section(found.causes),
+        _proof_section(found) if found.parts or found.unproved else None,
+        _settings_section(found.settings),
         remark_section("notes", found.notes),
     )
     return View(
@@ -48,21 +48,23 @@ def verification_view(found: Verification) -> View:
 
 def hyperparameters_view(found: Hyperparameters) -> View:
     """Return the view of the settings in which two models differ."""
-    loud = sum(one.matters for one in found.differences)
-    said = (
-        f"{loud} setting{'s' * (loud != 1)} that can change outputs" if loud else "no setting that can change outputs"
+    relevant = sum(one.matters for one in found.differences)
+    words = (
+        f"{relevant} setting{'s' * (relevant != 1)} that can change outputs"
+        if relevant
+        else "no setting that can change outputs"
     )
-    verdict = f"{said} differ{'s' * (loud <= 1)}: {found.compared} pairs of modules compared"
+    verdict = f"{words} differ{'s' * (relevant <= 1)}: {found.compared} pairs of modules compared"
     return View(
         verdict=verdict,
-        tone="care" if loud else "good",
+        tone="care" if relevant else "good",
         origin="",
-        sections=told(_settings(found.differences)),
+        sections=non_empty(_settings_section(found.differences)),
         counts={"settings": len(found.differences)},
     )
 
 
-def _outputs(outputs: Sequence[OutputComparison]) -> Section:
+def _output_section(outputs: Sequence[OutputComparison]) -> Section:
     groups = tuple(Group(cause=_output_words(one)) for one in outputs)
     return Section(title="outputs", figures=str(len(outputs)), groups=groups)
 
@@ -75,7 +77,7 @@ def _output_words(one: OutputComparison) -> str:
     return f"{name} {shape_words(one.target_shape)}: {held}, max abs. diff {one.greatest:.2g}, rel. {one.relative:.2g}"
 
 
-def _proved(found: Verification) -> Section:
+def _proof_section(found: Verification) -> Section:
     """Return the tensors that are proved, by their means, and those that are not."""
     head, *rest = tally(found.parts, found.unproved)
     title = "proved, as a whole" if found.passed else "proved in parts, not as a whole"
@@ -84,7 +86,7 @@ def _proved(found: Verification) -> Section:
     return Section(title=title, tone="plain" if found.complete else "care", figures=figures, groups=groups)
 
 
-def _divergence(found: Divergence, whole: Verification) -> Section:
+def _divergence_section(found: Divergence, whole: Verification) -> Section:
     sides = [("model", found.target), ("source", found.source)]
     groups = tuple(Group(cause=f"{side}: {_site_words(site)}") for side, site in sides)
     matched = f"{whole.matched} of {whole.operations[1]} operations have the source's results"
@@ -104,7 +106,7 @@ def _site_words(site: Site | None) -> str:
     return f"{where}{kind}, operation {site.number + 1} of {site.total}: {name if sort == name else f'{name} ({sort})'}{shapes}{weights}"
 
 
-def _causes(causes: Sequence[Cause]) -> Section:
+def _cause_section(causes: Sequence[Cause]) -> Section:
     groups = tuple(
         Group(cause=printable(one.text, 2000) + (f"; {printable(one.remedy, 400)}" if one.remedy else ""))
         for one in causes
@@ -112,13 +114,13 @@ def _causes(causes: Sequence[Cause]) -> Section:
     return Section(title="likely causes", tone="care", figures=str(len(causes)), groups=groups)
 
 
-def _settings(differences: Sequence[SettingDifference]) -> Section:
+def _settings_section(differences: Sequence[SettingDifference]) -> Section:
     grouped: dict[tuple[str, str, str, bool], list[SettingDifference]] = {}
     for one in differences:
         grouped.setdefault((one.name, str(one.target), str(one.source), one.matters), []).append(one)
     groups = []
-    for (name, ours, theirs, matters), members in grouped.items():
-        idle = "" if matters else ", without effect in evaluation mode"
+    for (name, target, source, matters), members in grouped.items():
+        remark = "" if matters else ", without effect in evaluation mode"
         lines = tuple(
             Line(
                 text=printable(one.module) or "the model itself",
@@ -126,11 +128,13 @@ def _settings(differences: Sequence[SettingDifference]) -> Section:
             )
             for one in members
         )
-        groups.append(Group(cause=f"{name} is {ours}, in the source {theirs}{idle}", lines=lines, count=len(members)))
-    loud = any(one.matters for one in differences)
+        groups.append(
+            Group(cause=f"{name} is {target}, in the source {source}{remark}", lines=lines, count=len(members))
+        )
+    relevant = any(one.matters for one in differences)
     return Section(
         title="settings that differ",
-        tone="care" if loud else "plain",
+        tone="care" if relevant else "plain",
         figures=str(len(differences)),
         groups=tuple(groups),
     )

@@ -30,7 +30,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One kind of thing to tell. `tone` is `bad`, `care`, `good` or `plain`; `count` tensors, remarks have none."""
+    """One part of a view. `tone` is `bad`, `care`, `good` or `plain`; `count` tensors, notes have none."""
 
     title: str
     tone: str = "plain"
@@ -50,8 +50,8 @@ class View:
     counts: dict[str, int]
 
 
-def told(*sections: Section | None) -> tuple[Section, ...]:
-    """Return those sections that have something to tell."""
+def non_empty(*sections: Section | None) -> tuple[Section, ...]:
+    """Return the sections that have content."""
     return tuple(section for section in sections if section is not None and section.groups)
 
 
