@@ -1,5 +1,7 @@
 """A module around all of a side says nothing of its parts: with it or without, they correspond alike."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -86,3 +88,27 @@ def test_where_it_is_unclear_which_layers_are_meant_the_remedy_says_it():
     assert "layers= says" not in str(refused.value), "as many on both sides"
     plan = tg.load(model, file, rename=rules, layers={"blocks": [0, 1, 3]}).plan
     assert [step.feeds[0].key.split(".")[2] for step in plan.steps[::4]] == ["0", "1", "3"]
+
+
+def stages(widths, block, after):
+    """Return stages, each with a layer; between two of them lies what halves the image, at the end of one or the head of the next."""
+    steps = [nn.ModuleDict({"proj": nn.Linear(a, b), "norm": nn.LayerNorm(b)}) for a, b in pairwise(widths)]
+    made = nn.ModuleList()
+    for number, width in enumerate(widths):
+        parts = {"norm1": nn.LayerNorm(width), "mlp": nn.ModuleDict({"fc1": nn.Linear(width, 2 * width), "fc2": nn.Linear(2 * width, width)})}  # fmt: skip
+        stage = nn.ModuleDict({block: nn.ModuleList([nn.ModuleDict(parts)])})
+        at = number if after else number - 1
+        if 0 <= at < len(steps):
+            stage["downsample"] = steps[at]
+        made.append(stage)
+    return made
+
+
+def test_a_lone_norm_is_not_taken_for_a_deep_one_of_the_same_last_word():
+    widths = (4, 6, 10)
+    file = nn.ModuleDict({"layers": stages(widths, "blocks", after=False), "norm": nn.LayerNorm(10), "head": nn.Linear(10, 3)})  # fmt: skip
+    model = nn.ModuleDict({"net": nn.ModuleDict({"encoder": nested("stages", stages(widths, "layers", after=True)), "layernorm": nn.LayerNorm(10)}), "classifier": nn.Linear(10, 3)})  # fmt: skip
+    fed = {s.slot.name: [f.key for f in s.feeds] for s in tg.plan(model, file.state_dict()).steps}
+    assert fed["net.layernorm.weight"] == ["norm.weight"]
+    assert fed["net.encoder.stages.1.downsample.norm.weight"] == ["layers.2.downsample.norm.weight"]
+    assert fed["net.encoder.stages.0.downsample.proj.weight"] == ["layers.1.downsample.proj.weight"]

@@ -42,7 +42,7 @@ def unwrapped(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> Unwrapp
 
     What no rule pairs takes part in that, too, unless another rule leads its part of the network elsewhere: behind an inserted
     layer all numbers are others, and no name is left that agrees but for the wrapper. Where other names have its outermost module, too (a final norm beside the wrapped layers),
-    where two tensors would be called alike, or with `keep`, all names stay as they are.
+    where two tensors would be called alike, where other rules pair more names (a lone `norm` is then the wrapper's by chance), or with `keep`, all names stay as they are.
     """
     told = {name: to for name, to in naming.pairs.items() if name not in naming.wrapped}
     plain = Unwrapped(sources, naming.pairs, told)
@@ -55,6 +55,8 @@ def unwrapped(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> Unwrapp
         return plain
     inside = {leaf.name: new + leaf.name[len(old) :] for leaf in sources if leaf.name.startswith(old)}
     by_others = {name for name in naming.pairs.keys() - naming.wrapped if naming.pairs[name] != inside.get(name)}
+    if len(by_others) > sum(naming.pairs.get(name) == to for name, to in inside.items()):
+        return plain
     parts = {_part(name, old) for name in by_others}
     names = {
         name: to
