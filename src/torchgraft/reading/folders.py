@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
@@ -36,6 +36,14 @@ _SUFFIXES = (
 _BESIDE = re.compile(
     r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states_\d+|sampler)\.(?:pt|pth|bin|pkl)"
 )
+# Files that name the newest checkpoint beside them, and what its folder is called: DeepSpeed's, and that of Megatron-LM, which
+# holds a number of iterations or the word `release`.
+_POINTERS = {"latest": "", "latest_checkpointed_iteration.txt": "iter_"}
+_MOST_BYTES = 200
+# What DeepSpeed calls the models' files of stage 3, in which every process has a part of each tensor.
+_ZERO_SHARE = re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
+_MOST_FOLDERS = 200
+_MOST_NAMED = 6
 
 
 def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
@@ -125,43 +133,42 @@ def _folder(path: str, opened: Opened, *, named: bool = False) -> Contents:
         contents = read_ranks(path, ranks, opened)
     elif shard_names(names):
         contents = read_shards(path, shard_names(names), opened)
-    elif len(others) == 1 and not pointer_in(path, names):
+    elif len(others) == 1 and not _pointer_in(path, names):
         contents = _one(open_inside(path, others[0]), opened)
     else:
-        contents = _kept(path, names, opened, named=named)
+        contents = _newest(path, names, opened, named=named)
     for name in set(_CONFIGS) & set(names):
         _note_config(os.path.join(path, name), contents)
     return contents
 
 
-def _kept(path: str, names: list[str], opened: Opened, *, named: bool) -> Contents:
+def _newest(path: str, names: list[str], opened: Opened, *, named: bool) -> Contents:
     """Return the newest checkpoint of a folder in which a trainer keeps several.
 
     Raises:
-        UnsupportedCheckpointError: nothing in the folder says which it is.
+        UnsupportedCheckpointError: nothing in the folder says which it is, or no file in it holds whole tensors.
     """
-    pointer, inner = newest(path, names)
-    if inner and named:
-        raise UnsupportedCheckpointError(
-            f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that one's path"
-        )
-    if inner:
+    if pointer := _pointer_in(path, names):
+        if named:
+            raise UnsupportedCheckpointError(
+                f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that one's path"
+            )
+        inner = _pointed_at(path, pointer, names)
         contents = _folder(os.path.join(path, inner), opened, named=True)
         contents.warnings.append(f"{pointer!r} in the folder names {printable(inner)!r}, which is read")
         return contents
-    refuse_shares(path, names)
+    if count := sum(_ZERO_SHARE.fullmatch(name) is not None for name in names):
+        raise UnsupportedCheckpointError(
+            f"{shown(path)}: shares of {count} process{'es' * (count > 1)} that trained with DeepSpeed's ZeRO stage 3, each with "
+            "a part of every tensor: put them together with the zero_to_fp32.py that DeepSpeed leaves beside them, and load what "
+            "it writes"
+        )
     others = _candidates(names)
     if others:
         raise UnsupportedCheckpointError(
             f"{shown(path)}: several files ({', '.join(map(printable, others[:4]))}): name one of them"
         )
-    inside = beneath(path, names, _has_one)
-    raise UnsupportedCheckpointError(f"{shown(path)}: no checkpoint in this folder{inside}")
-
-
-def _has_one(names: Iterable[str]) -> bool:
-    """Whether the files of a folder look like those of a checkpoint."""
-    return any(name == ".metadata" or name in _INDEXES for name in names) or bool(_candidates(names))
+    raise UnsupportedCheckpointError(f"{shown(path)}: no checkpoint in this folder{_checkpoints_below(path, names)}")
 
 
 def _candidates(names: Iterable[str]) -> list[str]:
@@ -182,32 +189,13 @@ def _note_config(path: str, contents: Contents) -> None:
         contents.warnings.append(f"{name} was left out: {error}")
 
 
-# Files that name the newest checkpoint beside them, and what its folder is called: DeepSpeed's, and that of Megatron-LM, which
-# holds a number of iterations or the word `release`.
-_POINTERS = {"latest": "", "latest_checkpointed_iteration.txt": "iter_"}
-_MOST_BYTES = 200
-# What DeepSpeed calls the files of stage 3, in which every process has a part of each tensor.
-_SHARES = re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
-_MOST_FOLDERS = 200
-_MOST_NAMED = 6
-
-
-def pointer_in(folder: str, names: Sequence[str]) -> str:
-    """Return the file of a folder that names the newest of the checkpoints in it; nothing where there is none."""
+def _pointer_in(folder: str, names: Iterable[str]) -> str:
+    """Return the file of a folder that names the newest of the checkpoints in it; "" where there is none."""
     return next((name for name in _POINTERS if name in names and os.path.isfile(os.path.join(folder, name))), "")
 
 
-def newest(folder: str, names: Sequence[str]) -> tuple[str, str]:
-    """Return the file of a folder that names the newest of the checkpoints in it, and the folder that it names.
-
-    Both are empty where there is no such file.
-
-    Raises:
-        CorruptCheckpointError: the folder that it names is not there.
-    """
-    pointer = pointer_in(folder, names)
-    if not pointer:
-        return "", ""
+def _pointed_at(folder: str, pointer: str, names: Iterable[str]) -> str:
+    """Return the folder that the file `pointer` names, which must be one of `names`."""
     with closing(open_inside(folder, pointer)) as file:
         said = file.window().read(0, min(file.size, _MOST_BYTES)).decode("utf-8", "replace").strip()
     inner = f"{_POINTERS[pointer]}{int(said):07}" if _POINTERS[pointer] and said.isdecimal() else said
@@ -216,36 +204,22 @@ def newest(folder: str, names: Sequence[str]) -> tuple[str, str]:
         raise CorruptCheckpointError(
             f"{shown(folder)}: {pointer} names {printable(inner)!r}, and no such folder is in it"
         )
-    return pointer, inner
+    return inner
 
 
-def refuse_shares(folder: str, names: Sequence[str]) -> None:
-    """Raise UnsupportedCheckpointError for the files of ZeRO's stage 3, of which none holds a whole tensor.
-
-    Raises:
-        UnsupportedCheckpointError: saying how they are put together.
-    """
-    kinds = [found[1] for name in names if (found := _SHARES.fullmatch(name))]
-    count = kinds.count("model")
-    if count:
-        raise UnsupportedCheckpointError(
-            f"{shown(folder)}: shares of {count} process{'es' * (count > 1)} that trained with DeepSpeed's ZeRO stage 3, each with "
-            "a part of every tensor: put them together with the zero_to_fp32.py that DeepSpeed leaves beside them, and load what "
-            "it writes"
-        )
-
-
-def beneath(folder: str, names: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> str:
-    """Return in words which folders in a folder have a checkpoint, as `holds` says of their files; nothing for none."""
+def _checkpoints_below(folder: str, names: Iterable[str]) -> str:
+    """Return in words which folders in a folder have a checkpoint; nothing for none."""
     inner = [name for name in names if os.path.isdir(os.path.join(folder, name))][:_MOST_FOLDERS]
-    found = tuple(name for name in inner if holds(_listed(os.path.join(folder, name))))
+    found = [name for name in inner if _has_one(os.path.join(folder, name))]
     more = f" and {len(found) - _MOST_NAMED} more" * (len(found) > _MOST_NAMED)
     said = ", ".join(printable(name) for name in found[:_MOST_NAMED])
     return f"; there is one in {said}{more}: name {'it' if len(found) == 1 else 'one'}" if found else ""
 
 
-def _listed(path: str) -> list[str]:
+def _has_one(folder: str) -> bool:
+    """Whether the files of a folder look like those of a checkpoint."""
     try:
-        return os.listdir(path)
+        names = os.listdir(folder)
     except OSError:
-        return []
+        return False
+    return any(name == ".metadata" or name in _INDEXES for name in names) or bool(_candidates(names))

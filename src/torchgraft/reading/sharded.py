@@ -48,7 +48,10 @@ def read_index(file: CheckpointFile, opened: Opened) -> Contents:
         raise CorruptCheckpointError(f"{label}: weight_map is missing, or no table of names of keys and files")
     names = list(dict.fromkeys(places.values()))
     for name in names:
-        _check_shard_name(label, name)
+        if fault := name_fault(name):
+            raise UnsafeCheckpointError(
+                f"{label}: weight_map names the shard {printable(name)!r}: {fault}; expected a file beside it"
+            )
     if os.path.basename(file.path) in names:
         raise CorruptCheckpointError(f"{label}: weight_map names the index itself as a shard")
     folder = file.folder(names[0] if names else "shards")
@@ -113,14 +116,6 @@ def _networks(folder: str, name: str, opened: Opened) -> tuple[dict[str, StoredT
     contents.metadata = found.metadata
     weights = [n for n in found.networks if n.role == "model"] or list(found.networks)
     return found.tensors[weights[0].path], contents
-
-
-def _check_shard_name(label: str, name: str) -> None:
-    fault = name_fault(name)
-    if fault:
-        raise UnsafeCheckpointError(
-            f"{label}: weight_map names the shard {printable(name)!r}: {fault}; expected a file beside it"
-        )
 
 
 def _gathered(folder: str, names: list[str], opened: Opened, where: dict[str, str]) -> Contents:

@@ -166,17 +166,15 @@ class Window:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return exactly `count` bytes from `offset` on."""
-        return self.file.read(self._checked(offset, count), self.base + offset)
+        return self.file.read(count, self.checked(offset, count))
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` on."""
-        self._checked(offset, len(buffer))
-        self.file.read_into(buffer, self.base + offset)
+        self.file.read_into(buffer, self.checked(offset, len(buffer)))
 
     def part(self, offset: int, size: int, label: str = "") -> Window:
         """Return a window into this one."""
-        self._checked(offset, size)
-        return Window(self.file, self.base + offset, size, f"{self.label}: {label}" if label else self.label)
+        return Window(self.file, self.checked(offset, size), size, f"{self.label}: {label}" if label else self.label)
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return (file number, offset in the file) of a byte of this window."""
@@ -199,14 +197,10 @@ class Window:
         return LimitExceededError(f"{self.label}: {text}")
 
     def checked(self, offset: int, count: int) -> int:
-        """Return the place in the file of `count` bytes from `offset` on."""
-        self._checked(offset, count)
-        return self.base + offset
-
-    def _checked(self, offset: int, count: int) -> int:
+        """Return the place in the file of `count` bytes from `offset` on, all of which must lie in this window."""
         if not 0 <= offset <= offset + count <= self.size:
             raise self.corrupt(f"truncated: {count} bytes expected at byte {offset}, the file has {self.size}")
-        return count
+        return self.base + offset
 
 
 def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
