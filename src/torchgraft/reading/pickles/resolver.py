@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Protocol
 
 from torchgraft.core.dtypes import DType
@@ -67,7 +68,7 @@ class Resolver:
 
     def _flipped(self, view: TensorView, ref: TensorRef, name: str) -> StoredTensor:
         if view.dtype.kind not in ("float", "complex"):
-            raise self._bad(name, f"of {view.dtype} is marked as conjugated or negated")
+            raise _bad(self.label, name, f"of {view.dtype} is marked as conjugated or negated")
         return SignFlipped(view, conj=ref.conj, neg=ref.neg) if view.dtype.kind == "complex" or ref.neg else view
 
     def _view(self, ref: TensorRef, name: str) -> TensorView:
@@ -84,7 +85,7 @@ class Resolver:
         """Return whether the view lies in C order, after checking that it lies in its storage at all."""
         storage, shape, stride = ref.storage, ref.shape, ref.stride
         if not isinstance(storage, StorageRef):
-            raise self._bad(name, "has no storage")
+            raise _bad(self.label, name, "has no storage")
         size = ref.dtype.itemsize if ref.dtype is not None else storage.kind.itemsize
         if not type(shape) is type(stride) is tuple or type(ref.offset) is not int:
             return check_geometry(self.label, name, ref, storage.nbytes, size)
@@ -96,30 +97,20 @@ class Resolver:
                 self._sound[facts] = known  # the tuples are kept, so that no other one gets their ids
         return known[2]
 
-    def _bad(self, name: str, text: str) -> CorruptCheckpointError:
-        return CorruptCheckpointError(f"{self.label}: tensor {printable(name)} {text}")
-
 
 def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize: int) -> bool:
     """Return whether the view `ref` lies in C order in its storage of `stored` bytes."""
     ref.shape, ref.stride = (tuple(n) if type(n) is list else n for n in (ref.shape, ref.stride))
     shape, stride, offset = ref.shape, ref.stride, ref.offset
     if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride):
-        raise _bad(
-            label, name, f"has shape {brief(shape)} and stride {brief(stride)}: expected two tuples of the same length"
-        )
+        raise _unfit(label, name, ref, "two tuples of the same length")
     if type(offset) is not int or offset < 0:
         raise _bad(label, name, f"has the offset {brief(offset, 30)}, expected a whole number from 0 on")
-    if len(shape) > MAX_DIMS:
-        raise LimitExceededError(
-            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
-        )
+    _check_dims(label, name, shape)
     numel, last, c_order = 1, 0, True
     for n, s in zip(shape[::-1], stride[::-1], strict=True):
         if type(n) is not int or type(s) is not int or n < 0 or s < 0:
-            raise _bad(
-                label, name, f"has shape {brief(shape)} and stride {brief(stride)}: expected whole numbers from 0 on"
-            )
+            raise _unfit(label, name, ref, "whole numbers from 0 on")
         if n != 1 and s != numel:
             c_order = False
         numel *= n
@@ -128,15 +119,22 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
     if numel * itemsize >= 1 << 63:
         raise _bad(label, name, f"has shape {brief(shape)}: {numel} elements, more than any tensor can have")
     if end > stored:
-        raise _bad(
-            label,
-            name,
-            f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and offset {offset} need {end} "
-            f"bytes, its storage has {stored}",
-        )
+        needs = f"offset {offset} need {end} bytes, its storage has {stored}"
+        raise _bad(label, name, f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and {needs}")
     if not c_order and numel:
         check_spread(label, printable(name), numel * itemsize, stored)
     return c_order or not numel
+
+
+def _unfit(label: str, name: str, ref: TensorRef, expected: str) -> CorruptCheckpointError:
+    return _bad(label, name, f"has shape {brief(ref.shape)} and stride {brief(ref.stride)}: expected {expected}")
+
+
+def _check_dims(label: str, name: str, shape: tuple[Any, ...]) -> None:
+    if len(shape) > MAX_DIMS:
+        raise LimitExceededError(
+            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
+        )
 
 
 def array_view(label: str, name: str, array: Array) -> TensorView:
@@ -159,17 +157,10 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
     """Return a numpy array as a view: its whole memory, in C or Fortran order, of either byte order."""
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise _bad(label, name, f"has the shape {brief(shape)}: expected whole numbers from 0 on")
-    if len(shape) > MAX_DIMS:
-        raise LimitExceededError(
-            f"{label}: tensor {printable(name)} has {len(shape)} dimensions, the limit is {MAX_DIMS}"
-        )
-    numel = 1
-    for n in shape:
-        numel *= n
-    if numel * dtype.itemsize != source.nbytes:
-        raise _bad(
-            label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {numel * dtype.itemsize}"
-        )
+    _check_dims(label, name, shape)
+    need = prod(shape) * dtype.itemsize
+    if need != source.nbytes:
+        raise _bad(label, name, f"has size {source.nbytes} bytes, its shape {brief(shape)} needs {need}")
     strides = c_strides(shape[::-1])[::-1] if fortran and len(shape) > 1 else None
     return TensorView(source, dtype, shape, 0, strides, unit_of(dtype) if big else 0)
 
