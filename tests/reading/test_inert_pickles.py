@@ -10,7 +10,7 @@ from torchgraft.reading import pickles
 MODULES = sorted(Path(pickles.__file__).parent.glob("*.py"))
 # Of the standard library, these modules can neither import, open, nor run anything.
 HARMLESS = {
-    "__future__", "collections", "collections.abc", "dataclasses", "functools", "itertools", "re", "struct", "sys", "typing",
+    "__future__", "collections", "collections.abc", "dataclasses", "functools", "itertools", "math", "re", "struct", "sys", "typing",
 }  # fmt: skip
 OWN = (
     "torchgraft.core.dtypes", "torchgraft.core.errors", "torchgraft.core.specs", "torchgraft.reading.pickles.",

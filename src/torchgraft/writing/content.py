@@ -62,7 +62,7 @@ class Content:
         safetensors.check(self.items, self._texts())
 
     def write(self, path: str | os.PathLike[str], kind: str, tick: Callable[[int], None]) -> int:
-        """Write the file whole, or leave what stands there; return its size. `tick` hears of bytes as they are written.
+        """Write the file whole, or leave what stands there; return its size. `tick` is told the bytes of each piece.
 
         Raises:
             UsageError: as for `check`.

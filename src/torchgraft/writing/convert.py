@@ -23,18 +23,18 @@ _EXTRA = "_extra_state"
 class Converted:
     """The content, how many of its tensors are cast, and remarks on what it lacks or doesn't change.
 
-    `vanished` grows while the content is written: tensors of which a cast left nothing but zeros.
+    `underflowed` grows while the content is written: tensors of which a cast left nothing but zeros.
     """
 
     content: Content
     cast: int
     notes: tuple[str, ...]
-    vanished: list[str] = field(default_factory=list)
+    underflowed: list[str] = field(default_factory=list)
 
     def remarks(self) -> tuple[str, ...]:
         """Return all remarks, once everything is written."""
-        gone = f"all values of {listed(sorted(self.vanished), 3)} are too small for the new type, and became 0"
-        return (*self.notes, *([gone] if self.vanished else []))
+        gone = f"all values of {listed(sorted(self.underflowed), 3)} are too small for the new type, and became 0"
+        return (*self.notes, *([gone] if self.underflowed else []))
 
 
 def dtype_of(name: object) -> DType:
@@ -91,8 +91,8 @@ def content_of(source: Source, network: Network, kind: str, dtype: DType | None)
     names = [*network.specs, *(name for name in shared if name not in network.specs)]
     to_cast = [item for item in items if dtype and _is_cast(item, dtype)]
     small = [i.name for i in items if dtype and i.spec.dtype.is_float and i.spec.dtype.itemsize == 1]
-    vanished: list[str] = []
-    changed = {item.name: cast(item, dtype, vanished.append) for item in to_cast if dtype}
+    underflowed: list[str] = []
+    changed = {item.name: cast(item, dtype, underflowed.append) for item in to_cast if dtype}
     versions = facts.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None
     others = _extra_state(facts, network, kind)
@@ -106,7 +106,7 @@ def content_of(source: Source, network: Network, kind: str, dtype: DType | None)
         versions=mine if isinstance(mine, dict) else None,
         facts={_free(k, taken): v for k, v in facts.items() if k not in gone},
     )
-    return Converted(content=content, cast=len(changed), notes=tuple(_notes(facts, small)), vanished=vanished)
+    return Converted(content=content, cast=len(changed), notes=tuple(_notes(facts, small)), underflowed=underflowed)
 
 
 def run_name(source: Source, content: Content, *more: object) -> str:

@@ -88,10 +88,10 @@ def of_source(source: Source, network: str, spec: TensorSpec, stated: str = "") 
     return Item(spec, pieces, stated)
 
 
-def cast(item: Item, dtype: DType, vanished: Callable[[str], None]) -> Item:
+def cast(item: Item, dtype: DType, underflowed: Callable[[str], None]) -> Item:
     """Return a real floating-point item with its values rounded to `dtype`, piece by piece.
 
-    `vanished` hears the name of one of which nothing but zeros is left, while it is written.
+    `underflowed` is called with the name of one of which nothing but zeros is left, while it is written.
 
     Raises (while it is written):
         UsageError: a finite value is too large for `dtype`.
@@ -118,7 +118,7 @@ def cast(item: Item, dtype: DType, vanished: Callable[[str], None]) -> Item:
                 held = held or left or bool(values.any())
             yield rounded.view(torch.uint8).numpy().data
         if held and not left:
-            vanished(item.name)
+            underflowed(item.name)
         check_stated(item, digest.hexdigest())
 
     return Item(TensorSpec(item.name, item.spec.shape, dtype), pieces)

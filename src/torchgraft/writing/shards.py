@@ -85,7 +85,7 @@ def _groups(items: Iterable[Item], most: int, most_header: int) -> list[list[Ite
 class ShardWriter:
     """Writes shards and their index to `path` + `.index.json`.
 
-    `run` names the run: a shard that bears its mark is taken as it is. `tick` hears of bytes as they are written or
+    `run` names the run: a shard that bears its mark is taken as it is. `tick` is told bytes as they are written or
     found.
     """
 
