@@ -117,11 +117,8 @@ class _Reader:
     def _chunk(self, name: str, chunk: Any, shape: tuple[int, ...], dtype: DType, places: dict[Any, _Info]) -> Chunk:
         facts = _attributes(chunk, self.label)
         offsets, sizes = self._shape(name, facts.get("offsets")), self._shape(name, facts.get("sizes"))
-        if (
-            len(offsets) != len(shape)
-            or len(sizes) != len(shape)
-            or any(o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True))
-        ):
+        same_dims = len(offsets) == len(sizes) == len(shape)
+        if not same_dims or any(o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True)):
             raise self._bad(name, f"of shape {shape} has a chunk of {sizes} at {offsets}, which reaches outside")
         info = places.get((name, offsets)) or places.get((name, None))
         if info is None:

@@ -75,10 +75,10 @@ def _joined(key: str, chunks: list[Chunk], label: str) -> TensorView | ChunkedTe
     (dims, dtype), *_ = kinds
     shape = tuple(max(c.offsets[d] + c.sizes[d] for c in chunks) for d in range(dims))
     check_cover(shape, chunks, lambda said: CorruptCheckpointError(f"{label}: tensor {printable(key, 80)} {said}"))
-    only = chunks[0].held
-    return (
-        only if len(chunks) == 1 and isinstance(only, TensorView) else ChunkedTensor(key, shape, dtype, tuple(chunks))
-    )
+    first = chunks[0].held
+    if len(chunks) == 1 and isinstance(first, TensorView):
+        return first
+    return ChunkedTensor(key, shape, dtype, tuple(chunks))
 
 
 def _chunk(key: str, view: TensorView, offsets: tuple[int, ...], label: str) -> Chunk:

@@ -38,9 +38,8 @@ class _Converter:
 
     def __init__(self) -> None:
         self.count = 0
-        self.made: dict[
-            int, tuple[Any, HeldTensor]
-        ] = {}  # with the tensor itself: an identity may be used again once it is gone
+        # By identity, with the tensor itself: an identity may be used again once it is gone.
+        self.made: dict[int, tuple[Any, HeldTensor]] = {}
         self.above: list[int] = []
 
     def state_dict(self, module: Any) -> PickledDict:

@@ -175,10 +175,8 @@ class ShardWriter:
 def may_replace(path: str, other: str) -> bool:
     """Return whether shards written to `path` might take the place of the file `other`, or have it removed as an old one."""
     folder, name = os.path.split(os.path.realpath(path))
-    return (
-        os.path.dirname(os.path.realpath(other)) == folder
-        and _shards_of(name).fullmatch(os.path.basename(other)) is not None
-    )
+    beside = os.path.dirname(os.path.realpath(other)) == folder
+    return beside and _shards_of(name).fullmatch(os.path.basename(other)) is not None
 
 
 def _shards_of(name: str) -> re.Pattern[str]:

@@ -154,10 +154,8 @@ def _check_layout(window: Window, found: Entries, directory: int) -> array[int]:
     _check_ratio(window, found)
     starts = array("Q", headers)
     starts.append(directory)
-    least = map(
-        operator.add, map(operator.add, headers, map(len, names)), packed
-    )  # and the fixed part of a local header
-    for number, (end, limit) in enumerate(zip(least, starts[1:], strict=True)):
+    ends = map(operator.add, map(operator.add, headers, map(len, names)), packed)  # without what is fixed in a header
+    for number, (end, limit) in enumerate(zip(ends, starts[1:], strict=True)):
         if end + _LOCAL.size > limit:
             raise window.corrupt(f"record {names[number]}: overlaps another record or the directory")
     return starts

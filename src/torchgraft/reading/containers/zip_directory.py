@@ -66,9 +66,8 @@ def _only_end(window: Window, tail: bytes) -> int:
     fits, last, at = [], -1, tail.find(_SIGN)
     while at >= 0:
         last = at
-        if at + _END.size <= len(tail) and at + _END.size + int.from_bytes(tail[at + 20 : at + 22], "little") == len(
-            tail
-        ):
+        after = at + _END.size
+        if after <= len(tail) == after + int.from_bytes(tail[at + 20 : at + 22], "little"):
             fits.append(at)
         at = tail.find(_SIGN, at + 1)
     if last < 0 or (not fits and last + _END.size > len(tail)):
@@ -186,9 +185,8 @@ def read_entries(window: Window, end: End) -> Entries:
         raise window.too_large(
             f"zip directory of {end.size} bytes for {end.count} entries; at most {_EACH} each, and {_MOST} in all, are read"
         )
-    if (
-        end.size and not window.read(end.offset, min(end.size, len(_CENTRAL_SIGN))) == _CENTRAL_SIGN
-    ):  # before all of it takes memory
+    head = window.read(end.offset, min(end.size, len(_CENTRAL_SIGN)))
+    if end.size and head != _CENTRAL_SIGN:  # asked before all of it takes memory
         raise window.corrupt("zip directory: entry 0 is broken or truncated")
     raw = window.read(end.offset, end.size)
     found = Entries()

@@ -16,6 +16,7 @@ from torchgraft.reading.tensors import FileBytes
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _FIRST = 1 << 20
+_CLASSES = (GlobalName, Builder)
 _LONGEST = 4096  # bytes of an opcode with names and numbers; texts that reach beyond the end say so
 
 
@@ -81,12 +82,7 @@ class _Storages:
     def persistent(self, pid: Any) -> Any:
         """Return the storage that a persistent id means; views of storages get a storage of their own."""
         label = self.window.label
-        if (
-            isinstance(pid, tuple)
-            and len(pid) == 4
-            and pid[0] == "module"
-            and isinstance(pid[1], (GlobalName, Builder))
-        ):
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], _CLASSES):
             return pid[1]  # a class with its source code, which is not looked at
         kind, key, _, numel = checked_pid(label, pid)
         known = self.refs.get(key)

@@ -85,9 +85,7 @@ def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: 
             unread.append(name)
             if not name.endswith("/") and not name.startswith(hidden) and not script:
                 others.append(name)
-    for name in [*unused, *unread][
-        :MAX_CHECKED
-    ]:  # by other readers, they may be taken for what their local headers say
+    for name in [*unused, *unread][:MAX_CHECKED]:  # other readers may go by their local headers
         archive.locate(archive.entries[name])
     if unused:
         warnings.append(f"{len(unused)} storages belong to no tensor, as record {unused[0]}")
