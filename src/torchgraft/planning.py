@@ -43,7 +43,7 @@ def make_plan(source: Source, target: Target, asked: Request, model: object = No
 
 
 def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
-    from torchgraft.adapting.named_rows import row_meaning
+    from torchgraft.adapting import named_row_notes
 
     start = time.perf_counter()
     require_weights(source.networks, source.origin)
@@ -54,7 +54,7 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     if plan is None:
         plan = _weighed(source, target, asked, choice, ranks, hooks.renames)
     beside = () if asked.prefer else _beside(source, plan)
-    meant = () if asked.options.axis_names else row_meaning(plan, source.metadata)
+    meant = () if asked.options.axis_names else named_row_notes(plan, source.metadata)
     return replace(
         plan,
         notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes, *beside, *meant) if n),
@@ -79,7 +79,7 @@ def _weighed(
     source: Source, target: Target, asked: Request, choice: Choice, ranks: Ranks | None, renames: Mapping[str, str]
 ) -> Plan:
     """Return the plan, decided leaf by leaf; `renames` are names that the model's own loading code gives to old keys."""
-    from torchgraft.adapting import Brief, Wishes, adapt, requested_steps, views_of
+    from torchgraft.adapting import PlanInputs, Preferences, adapt, requested_steps, views_of
 
     specs, rules = choice.network.specs, asked.rules
     settled = requested_steps(specs, target, asked.options, choice.network.path, source.metadata)
@@ -94,17 +94,19 @@ def _weighed(
     matching = match(
         left, Models(seen, origin, asked.stated), rules, prefer=asked.prefer, settled=settled, renamed=renames
     )
-    wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
-    brief = Brief(
+    preferences = Preferences(
+        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
+    )
+    inputs = PlanInputs(
         options=asked.options,
         policy=asked.policy,
-        wishes=wishes,
+        preferences=preferences,
         network=choice.network.path,
         settled=settled,
         ranks=ranks,
         views=views,
     )
-    plan = adapt(matching, target, specs, brief)
+    plan = adapt(matching, target, specs, inputs)
     return replace(plan, objections=(*_fits_several(matching), *_several(choice, matching), *plan.objections))
 
 

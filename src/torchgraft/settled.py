@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.adapting import Wishes, decided, object_to
+from torchgraft.adapting import Preferences, objections_to, with_preferences
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Objection, Plan
@@ -55,9 +55,11 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
                 break
     found = prove(found, source, trial)
     rules = asked.rules
-    wishes = Wishes(is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept)
-    made = _trimmed(decided(found, wishes))
-    usual = object_to(best)
+    preferences = Preferences(
+        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
+    )
+    made = _trimmed(with_preferences(found, preferences))
+    usual = objections_to(best)
     kept = tuple(o for o in best.objections if o not in usual)
     notes = (*made.notes, *([made.proof.words()] if made.proof else []))
     final = replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)

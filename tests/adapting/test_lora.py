@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import torchgraft as tg
-from torchgraft.adapting.lora_scale import stated_scale
+from torchgraft.adapting.lora import stated_scale
 from torchgraft.core.errors import UsageError
 
 

@@ -89,7 +89,7 @@ def _fused(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str)
     return steps
 
 
-def told_of_branches(steps: tuple[Step, ...], specs: Mapping[str, TensorSpec], network: str) -> tuple[Step, ...]:
+def with_branch_hint(steps: tuple[Step, ...], specs: Mapping[str, TensorSpec], network: str) -> tuple[Step, ...]:
     """Return the steps, those in doubt that parallel branches of the file could fill with that as their doubt."""
     doubtful = [step.slot for step in steps if step.certainty is Certainty.DOUBT and step.feeds]
     fused = branch_steps(specs, doubtful, network) if doubtful else {}

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torchgraft.adapting.fit import mismatch
-from torchgraft.adapting.objections import object_to
+from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.orientation import MATRIX_TABLES, shown_by_bias
 from torchgraft.adapting.positions import is_position_table
-from torchgraft.adapting.remains import fresh_step, unused_sources
 from torchgraft.adapting.remarks import remarks
-from torchgraft.adapting.vocabulary import changed_vocabularies
+from torchgraft.adapting.rows import changed_vocabularies
+from torchgraft.adapting.unmatched import fresh_step, unused_sources
 from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
@@ -48,7 +48,7 @@ def copied(
     unused = unused_sources(steps, specs, dict(unlike.values()), {}, network) if spare else ()
     plan = Plan(steps=steps, unused=unused, network=network, source_specs=specs, policy=policy)
     notes = remarks(plan) if spare or any(not step.quiet for step in steps if not step.feeds) else ()
-    return replace(plan, objections=object_to(plan), notes=notes)
+    return replace(plan, objections=objections_to(plan), notes=notes)
 
 
 def _kept_fresh(slot: Slot, unlike: Mapping[str, tuple[str, str]]) -> Step:

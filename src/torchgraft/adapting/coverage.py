@@ -18,7 +18,7 @@ LOW = 0.5
 FEW, SHARE = 3, 0.1
 
 
-def cover_objections(plan: Plan) -> Iterator[Objection]:
+def coverage_objections(plan: Plan) -> Iterator[Objection]:
     """Yield that next to nothing, or less than half, finds a place; and that the file is of another variant.
 
     What the caller keeps fresh is not asked of the file.

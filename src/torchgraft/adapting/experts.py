@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from torchgraft.core.names import words
-from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why
+from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
 from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
 from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
 
@@ -23,7 +23,6 @@ _HOMES = frozenset({"expert", "experts", "moe", "switch", "exps"})
 _ROLES = ("weight", "bias")
 LACKING = "experts lacking"
 MOST = 8
-_ORDER = (Certainty.CERTAIN, Certainty.LIKELY, Certainty.DOUBT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Experts:
     stacks: Mapping[str, tuple[Slot, tuple[Slot, ...]]]
     parts: Mapping[str, tuple[str, int]]
 
-    def own_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
+    def original_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return the steps with the file's own keys, one for each slot of the model."""
         routed = _routed(steps.values())
         read = {name: self._with_own_keys(step, routed) for name, step in steps.items()}
@@ -48,7 +47,7 @@ class Experts:
                 out[name] = _stacked(slot, made, routed)
         return self._with_square_doubted(out)
 
-    def own_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
+    def original_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
         """Return the fates of the file's own tensors: a stack is unused when all its experts are."""
         steps = tuple(steps)
         used = {feed.key for step in steps for feed in step.feeds}
@@ -80,7 +79,7 @@ class Experts:
         known = mine is not None and _is_routed(mine["head"], self.specs[feeds[0].key].shape[0], routed)
         sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
         why = Why("experts", f"{step.why.text}; {said}", step.why.evidence)
-        return replace(step, feeds=tuple(feeds), why=why, certainty=_worst([sure, step.certainty]))
+        return replace(step, feeds=tuple(feeds), why=why, certainty=least_certain([sure, step.certainty]))
 
     def _with_square_doubted(self, steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return the steps, in doubt where an expert's matrix is square and no other shows how they are stored."""
@@ -262,7 +261,7 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
         feeds=tuple(feed for _, step in present for feed in step.feeds),
         ops=joint,
         why=Why("experts", said + (", some under another number" if moved else ""), first.why.evidence),
-        certainty=_worst([sure, *(step.certainty for _, step in present)]),
+        certainty=least_certain([sure, *(step.certainty for _, step in present)]),
         alternatives=tuple(a for _, step in present for a in step.alternatives)[:3],
     )
 
@@ -293,7 +292,3 @@ def _joint(present: Sequence[tuple[int, Step]]) -> tuple[Op, ...] | None:
 def _number(key: str) -> int | None:
     match = _APART.fullmatch(key)
     return int(match["number"]) if match else None
-
-
-def _worst(levels: Iterable[Certainty]) -> Certainty:
-    return max(levels, key=_ORDER.index)

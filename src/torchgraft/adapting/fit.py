@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
+from math import prod
 
 from torchgraft.adapting.orientation import (
     KERNEL_LAYOUTS,
@@ -88,7 +89,7 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
         if same is not None:
             return same
     if source.role == "kernel" and len(a) > len(b) == 2 and _flattened(a, b):
-        return Fit((Reshape(b),), f"as many numbers as {_form(b)}, {INPUTS_FIRST}", certainty=Certainty.DOUBT)
+        return Fit((Reshape(b),), f"as many numbers as {list(b)}, {INPUTS_FIRST}", certainty=Certainty.DOUBT)
     return _pointwise(source, target, layout, tail) or _other_rank(a, b, is_stem=is_stem)
 
 
@@ -145,7 +146,7 @@ def _is_depthwise(a: Shape, b: Shape) -> bool:
 def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
     """Return how tensors fit with axes of size one set aside, unrolled, or both turned and unrolled."""
     if _squeezed(a) == _squeezed(b):
-        text = f"{_form(a)} is {_form(b)} with axes of size one set aside"
+        text = f"{list(a)} is {list(b)} with axes of size one set aside"
         if len(a) == len(b) > 2 and len(_squeezed(a)) > 1:
             return Fit((Reshape(b),), f"{text}, {DEPTHWISE}", certainty=Certainty.DOUBT)
         return Fit((Reshape(b),), text)
@@ -156,7 +157,7 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
         disputed = cuts_patches and VIDEO in ((a[1:2], len(a)), (b[1:2], len(b)))
         sure = Certainty.DOUBT if disputed else Certainty.LIKELY if cuts_patches else Certainty.CERTAIN
         order = f" {CHANNELS_FIRST}" if disputed else ""
-        return Fit((Reshape(b),), f"the same numbers as {_form(b)}, unrolled{order}", certainty=sure)
+        return Fit((Reshape(b),), f"the same numbers as {list(b)}, unrolled{order}", certainty=sure)
     if len(b) > 2 and len(a) == 2 and _squeezed(a)[::-1] == _squeezed(b):
         return Fit((Transpose(), Reshape(b)), "stored [in, out]")
     if len(a) > 2 and len(b) == 2 and _squeezed(a)[::-1] == _squeezed(b):
@@ -289,7 +290,7 @@ def mismatch(a: Shape, b: Shape) -> str:
     """Return the difference of two shapes in words."""
     if len(a) == len(b) and a and a[0] != b[0] and a[1:] == b[1:]:
         return f"{a[0]} rows in the file, {b[0]} in the model"
-    return f"shape {_form(a)} in the file, {_form(b)} in the model"
+    return f"shape {list(a)} in the file, {list(b)} in the model"
 
 
 def _squeezed(shape: Shape) -> Shape:
@@ -300,11 +301,4 @@ def _flattened(a: Shape, b: Shape) -> bool:
     if len(a) == len(b) or min(len(a), len(b)) != 2 or a[0] != b[0]:
         return False
     long, short = (a, b) if len(a) > len(b) else (b, a)
-    total = 1
-    for d in long[1:]:
-        total *= d
-    return total == short[1]
-
-
-def _form(shape: Shape) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
+    return prod(long[1:]) == short[1]

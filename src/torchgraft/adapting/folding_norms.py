@@ -55,7 +55,7 @@ class Folding:
     folds: Mapping[str, Fold]
     eps: float | None
 
-    def own_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
+    def original_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return the steps with layers and norms of the file in place of the folded layers.
 
         Raises:
@@ -74,7 +74,7 @@ class Folding:
                 )
         return {name: _unfolded(step, self) for name, step in steps.items()}
 
-    def own_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
+    def original_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
         """Return the fates of the file's own tensors: those of a folded norm follow its layer, its counter is quiet."""
         used = {feed.key for step in steps for feed in step.feeds}
         fates = {u.spec.name: u for u in unused}

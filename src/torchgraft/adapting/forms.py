@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
+from torchgraft.adapting.fit import Fit
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Op
 from torchgraft.core.specs import Shape, TensorSpec
@@ -68,14 +70,7 @@ def _alone(magnitude: Shape, part: str, dim: int | None) -> tuple[Op, ...]:
 def _same_count(a: Shape, b: Shape) -> tuple[Op, ...]:
     if a == b:
         return ()
-    return (Reshape(b),) if _numel(a) == _numel(b) else ()
-
-
-def _numel(shape: Shape) -> int:
-    total = 1
-    for d in shape:
-        total *= d
-    return total
+    return (Reshape(b),) if prod(a) == prod(b) else ()
 
 
 def _norm_dim(magnitude: Shape) -> int | None:
@@ -113,12 +108,12 @@ def _four_bits(
 ) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
     """Return the unpacking of bitsandbytes' 4-bit weights; the shape is the model's, the state in the file has the sizes."""
     packed, absmax, code = source.keys[:3]
-    if (_numel(wanted) + 1) // 2 != specs[packed].numel or any("nested" in key for key in source.keys):
+    if (prod(wanted) + 1) // 2 != specs[packed].numel or any("nested" in key for key in source.keys):
         return f"4-bit packing (quantised) of {specs[packed].numel} bytes that don't unpack to {list(wanted)}"
     state = tuple(key for key in source.keys[3:] if ".quant_state." in key)
     if len(state) != 1 or len(source.keys) != 4:
         return "4-bit packing (quantised) without its quant_state"
-    block = -(-_numel(wanted) // specs[absmax].numel)
+    block = -(-prod(wanted) // specs[absmax].numel)
     op = Dequant4bit(shape=wanted, blocksize=block)
     return (packed, absmax, code, *state), (op,), f"4-bit codes unpacked, blocks of {block}"
 
@@ -129,7 +124,7 @@ def _block(weight: Shape, scale: Shape) -> tuple[int, ...] | None:
     300 rows in 3 blocks are 100 + 100 + 100, or 128 + 128 + 44, the last one cut short: a size that stands alone along
     another dimension decides.
     """
-    if _numel(scale) == 1:
+    if prod(scale) == 1:
         return weight
     scale = (*scale, *(1,) * (len(weight) - len(scale)))
     if len(scale) != len(weight) or min(scale) < 1:
@@ -148,3 +143,24 @@ def _block_sizes(size: int, count: int) -> list[int]:
     power = 1 << (largest - 1).bit_length()
     equal = [largest] if size % count == 0 else []
     return list(dict.fromkeys([*equal, *([power] if -(-size // power) == count else [])]))
+
+
+def from_stored_shape(fit: Fit, source: Leaf, specs: Mapping[str, TensorSpec]) -> Fit:
+    """Return how a leaf fits, from the shape that its tensor has in the file on; that of a part, whose cut sees to it, is kept."""
+    ops = reshape_to_matched(source, specs)
+    if fit.ops is None or not ops:
+        return fit
+    text = f"{list(specs[source.keys[0]].shape)} seen as {list(whole(source))}" + (fit.text and f", {fit.text}")
+    return replace(fit, ops=fit.ops if source.part else (*ops, *fit.ops), text=text)
+
+
+def reshape_to_matched(source: Leaf, specs: Mapping[str, TensorSpec]) -> tuple[Reshape, ...]:
+    """Return the op that gives the tensor of a leaf the axes with which it was matched, none where it has them."""
+    shape = whole(source)
+    return () if source.form != "plain" or specs[source.keys[0]].shape == shape else (Reshape(shape),)
+
+
+def whole(source: Leaf) -> Shape:
+    """Return the shape of the tensor that a leaf is, or is a part of."""
+    part = source.part
+    return source.shape if part is None else (*source.shape[: part.dim], part.total, *source.shape[part.dim + 1 :])

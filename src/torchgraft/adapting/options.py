@@ -139,7 +139,7 @@ class Options:
                 )
 
 
-def said_of(table: Mapping[str, T], target: Leaf) -> T | None:
+def option_for(table: Mapping[str, T], target: Leaf) -> T | None:
     """Return what the first pattern says that covers a tensor of the model by any of its names; None where none does."""
     if not table:
         return None

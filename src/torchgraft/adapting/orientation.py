@@ -20,36 +20,11 @@ KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
 _LIST = re.compile(r"(?:(.*)\.)?\d+(?:\.|\Z)", re.DOTALL)
 WEIGHTS = frozenset({"weight", "kernel", "w"})
 # Words of what holds a row for each position, token or pair, and is never turned.
-TABLE_WORDS = frozenset(
-    [
-        "bias",
-        "biases",
-        "cls",
-        "embed",
-        "embedding",
-        "embeddings",
-        "embs",
-        "emb",
-        "mask",
-        "pos",
-        "position",
-        "positional",
-        "positions",
-        "queries",
-        "query",
-        "register",
-        "rel",
-        "relative",
-        "segment",
-        "table",
-        "tables",
-        "tok",
-        "token",
-        "tokens",
-        "wpe",
-        "wte",
-    ]
-)
+TABLE_WORDS = frozenset({
+    "bias", "biases", "cls", "embed", "embedding", "embeddings", "embs", "emb", "mask", "pos", "position", "positional",
+    "positions", "queries", "query", "register", "rel", "relative", "segment", "table", "tables", "tok", "token", "tokens",
+    "wpe", "wte",
+})  # fmt: skip
 MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 # The place within a block of what has none in the model.
 ELSEWHERE = "?"
@@ -198,7 +173,7 @@ def is_matrix(source: Leaf, target: Leaf) -> bool:
     a, b = source.shape, target.shape
     if len(a) != 2 or (a not in (b, b[::-1])):
         return False
-    return target.role in ("weight", "kernel", "w") and target.kind not in MATRIX_TABLES
+    return target.role in WEIGHTS and target.kind not in MATRIX_TABLES
 
 
 def is_raw_matrix(source: Leaf, target: Leaf) -> bool:

@@ -8,7 +8,7 @@ from math import isqrt
 from typing import Any
 
 from torchgraft.adapting.fit import Fit
-from torchgraft.adapting.vocabulary import TABLE_WORDS
+from torchgraft.adapting.rows import TABLE_WORDS
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Op, Rows

@@ -16,8 +16,16 @@ from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
-MOST = 4
+MOST_RUNS = 4
 FEW = 3  # modules in a part from which on another one of the same build is no accident
+# What such lists are called: OpenMMLab's CLASSES, Ultralytics' names, transformers' id2label, torchtext's itos, ESPnet's
+# token_list.
+LISTS = frozenset({
+    "classes", "class_names", "names", "labels", "label_names", "id2label", "categories", "vocab", "tokens", "itos",
+    "token_list", "speakers",
+})  # fmt: skip
+DEEPEST = 4
+MOST_TENSORS = 3
 
 
 def remarks(plan: Plan) -> tuple[str, ...]:
@@ -107,7 +115,7 @@ def _around(path: str) -> tuple[tuple[Member, str], ...]:
 
 def _runs(numbers: Sequence[int]) -> str:
     shown = [f"{a}-{b}" if b - a > 1 else ", ".join(map(str, range(a, b + 1))) for a, b in runs(numbers)]
-    return ", ".join(shown[:MOST]) + (" and others" if len(shown) > MOST else "")
+    return ", ".join(shown[:MOST_RUNS]) + (" and others" if len(shown) > MOST_RUNS else "")
 
 
 def _left(cut: Cut, one: str, more: str) -> str:
@@ -206,3 +214,47 @@ def _behind_fresh(plan: Plan) -> Iterator[str]:
 def _stands_fresh(layer: Step, norm: Step) -> bool:
     """Whether a layer stays fresh that has an output for each channel of a norm."""
     return not layer.feeds and not layer.ops and layer.slot.spec.shape[:1] == norm.slot.spec.shape[:1]
+
+
+def named_row_notes(plan: Plan, facts: Mapping[str, object]) -> Iterator[str]:
+    """Yield that the file says what the rows of some copied tensors mean, which nobody has compared with the model's.
+
+    `facts` is what lies beside the tensors. A dictionary of other names, or in another order, has the same shapes.
+    """
+    for path, names in _lists(facts):
+        rows = tuple(
+            s.slot.name for s in plan.steps
+            if s.slot.role == "weight" and len(s.slot.spec.shape) > 1 and s.slot.spec.shape[0] == len(names)
+            and s.action is Action.COPY
+        )  # fmt: skip
+        if 0 < len(rows) <= MOST_TENSORS:
+            first = ", ".join(repr(printable(name, 20)) for name in names[:2])
+            yield (
+                f"the file names {len(names)} rows ({printable(path)}: {first}, …), as many as there are in {listed(rows)}: whether "
+                "the model's mean the same was not checked; class_names= moves rows by their names"
+            )
+
+
+def _lists(facts: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, list[str]]]:
+    """Yield the path of each list of names, and the names in the order of the rows."""
+    if not isinstance(facts, dict) or depth > DEEPEST:
+        return
+    for key, value in facts.items():
+        if isinstance(key, str):
+            here = f"{path}/{key}" if path else key
+            names = _names(value) if key.lower() in LISTS else []
+            if names:
+                yield here, names
+            else:
+                yield from _lists(value, here, depth + 1)
+
+
+def _names(value: object) -> list[str]:
+    """Return names in the order of their rows; nothing for what is no list of several."""
+    if isinstance(value, dict) and all(str(key).isdecimal() for key in value):
+        value = [value[key] for key in sorted(value, key=lambda key: int(str(key)))]
+    if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(name, str) for name in value):
+        return []
+    names = list(value)
+    unnamed = [f"LABEL_{row}" for row in range(len(names))]  # what transformers calls classes that nobody named
+    return [] if names == unnamed else names

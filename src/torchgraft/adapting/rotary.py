@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torchgraft.adapting.fit import Fit
 from torchgraft.core.match import Leaf
-from torchgraft.core.plan import Certainty
+from torchgraft.core.plan import Certainty, least_certain
 from torchgraft.ops import RotaryLayout
 
 # How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
@@ -66,7 +66,4 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
 
 def _likely(fit: Fit) -> Fit:
     """Return the fit as no more than likely."""
-    return replace(fit, certainty=max(fit.certainty, Certainty.LIKELY, key=_LEVELS.index))
-
-
-_LEVELS = (Certainty.CERTAIN, Certainty.LIKELY, Certainty.DOUBT)
+    return replace(fit, certainty=least_certain([fit.certainty, Certainty.LIKELY]))

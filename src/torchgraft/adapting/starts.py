@@ -24,7 +24,7 @@ PLAIN = frozenset({
 WORDS = {"identity": "as the identity", "zero": "at zero", "zero-gamma": "as a norm that puts out zero"}
 
 
-def start_steps(slots: Sequence[Slot], init: Mapping[str, str]) -> dict[str, Step]:
+def init_steps(slots: Sequence[Slot], init: Mapping[str, str]) -> dict[str, Step]:
     """Return a step for each slot that the patterns give a start; of two patterns the first decides.
 
     Raises:

@@ -25,11 +25,11 @@ class View(Protocol):
         """The model in this view."""
         ...
 
-    def own_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
+    def original_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return steps over the tensors that are there, from steps over those in the view, by name of their slot."""
         ...
 
-    def own_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
+    def original_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
         """Return the fates of the tensors that are there, from the fates of those in the view."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -71,6 +71,11 @@ class Certainty(Enum):
     CERTAIN = "certain"
     LIKELY = "likely"
     DOUBT = "doubt"
+
+
+def least_certain(levels: Iterable[Certainty]) -> Certainty:
+    """Return the least sure of several."""
+    return max(levels, key=tuple(Certainty).index)
 
 
 class Action(Enum):

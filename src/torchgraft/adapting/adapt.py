@@ -1,0 +1,105 @@
+"""From claims to a plan: one step for each slot, one fate for each source tensor, and all objections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torchgraft.adapting.branches import branch_steps, with_branch_hint
+from torchgraft.adapting.compose import compose
+from torchgraft.adapting.facts import gather_facts
+from torchgraft.adapting.lora import lora_steps
+from torchgraft.adapting.objections import objections_to
+from torchgraft.adapting.options import Options
+from torchgraft.adapting.remarks import remarks
+from torchgraft.adapting.rewrites import Preferences, doubt_blocked, over_ranks, widened, with_doubt_decided
+from torchgraft.adapting.starts import init_steps
+from torchgraft.adapting.unmatched import fresh_step, unused_sources
+from torchgraft.adapting.views import View
+from torchgraft.core.errors import UsageError
+from torchgraft.core.match import Matching, Ranks
+from torchgraft.core.plan import Plan, Step
+from torchgraft.core.policy import Policy
+from torchgraft.core.specs import Target, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInputs:
+    """All that a plan depends on besides the matching.
+
+    `network` is the container path of the source. `settled` are the steps of slots that were decided ahead of matching;
+    `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
+    matched under.
+    """
+
+    options: Options
+    policy: Policy
+    preferences: Preferences
+    network: str = ""
+    settled: Mapping[str, Step] = field(default_factory=dict)
+    ranks: Ranks | None = None
+    views: Sequence[View] = ()
+
+
+def requested_steps(
+    specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str, metadata: Mapping[str, object]
+) -> dict[str, Step]:
+    """Return the steps that the caller asked for by kind, ahead of any matching: adapters, fused branches, starts.
+
+    `metadata` are the facts beside the tensors, of which the configuration of adapters is used.
+
+    Raises:
+        UsageError: what was asked for can't be done with this file.
+    """
+    options.check(target.slots)
+    steps: dict[str, Step] = {}
+    if options.merge_lora:
+        scale = None if options.merge_lora is True else float(options.merge_lora)
+        steps |= lora_steps(specs, target, network, scale, metadata.get("adapter_config"))
+    if options.fuse_branches:
+        fused = branch_steps(specs, target.slots, network)
+        if not fused:
+            raise UsageError(
+                "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks"
+            )
+        steps |= fused
+    if options.init:
+        steps |= init_steps(target.slots, options.init)
+    return steps
+
+
+def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], inputs: PlanInputs) -> Plan:
+    """Return the plan that the matching comes to. Nothing is read and nothing is touched."""
+    leaves = (
+        [*(m.source for m in matching.matches), *matching.free_sources],
+        [*(m.target for m in matching.matches), *matching.free_targets],
+    )
+    preferences, views = inputs.preferences, inputs.views
+    shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
+    facts = gather_facts(matching.matches, leaves, shown, seen, inputs.options, inputs.network)
+    draft = compose(matching.matches, facts)
+    drafted: Mapping[str, Step] = draft.steps
+    for view in reversed(views):
+        drafted = view.original_steps(drafted)
+    drafted = {**drafted, **inputs.settled}
+    decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
+    steps = tuple(
+        decided.get(slot.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero) for slot in target.slots
+    )
+    if matching.blocked:
+        steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)
+    steps = over_ranks(steps, inputs.ranks) if inputs.ranks else steps
+    steps = tuple(widened(step, specs) for step in steps)
+    steps = with_branch_hint(steps, specs, inputs.network)
+    unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network)
+    for view in reversed(views):
+        unused = view.original_unused(unused, steps, inputs.network)
+    plan = Plan(
+        steps=steps,
+        unused=unused,
+        notes=matching.notes,
+        network=inputs.network,
+        source_specs=specs,
+        policy=inputs.policy,
+    )
+    return replace(plan, objections=objections_to(plan), notes=(*plan.notes, *remarks(plan)))

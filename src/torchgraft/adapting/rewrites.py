@@ -1,0 +1,117 @@
+"""Steps changed after they were composed: read from parallel ranks, computed in a wider type, in doubt or left fresh for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torchgraft.adapting.objections import objections_to
+from torchgraft.core.dtypes import DType
+from torchgraft.core.match import Ranks, Shares
+from torchgraft.core.plan import Certainty, Feed, Plan, Step, Unused, Why
+from torchgraft.core.specs import TensorSpec
+from torchgraft.ops import Cast, JoinRanks
+
+NARROW = frozenset({DType.F16, DType.BF16})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """What the caller decided beforehand: which slots stay fresh or start at zero, and what becomes of doubt."""
+
+    is_fresh: Callable[[str], bool]
+    is_zero: Callable[[str], bool]
+    on_doubt: str = "refuse"
+    accept: str = "likely"
+
+
+def over_ranks(steps: Sequence[Step], ranks: Ranks) -> tuple[Step, ...]:
+    """Return the steps with the shares of all ranks as inputs.
+
+    Replicated tensors are read from the first rank. A fused tensor that the caller said nothing about is doubt: its
+    ranks may hold a share of each part, or just the next rows.
+    """
+    return tuple(_over(step, ranks) for step in steps)
+
+
+def _over(step: Step, ranks: Ranks) -> Step:
+    shares = [ranks.shares[feed.key] for feed in step.feeds]
+    if all(share.kind == "replicated" for share in shares):
+        return step
+    if len(step.feeds) != 1:
+        text = f"{step.why.text}; shares of tensor-parallel ranks that are also cut or fused are not joined"
+        return Step(slot=step.slot, why=Why("ranks", text), certainty=Certainty.DOUBT)
+    feed, share = step.feeds[0], shares[0]
+    op = JoinRanks(share.kind, share.parts)
+    return replace(
+        step,
+        feeds=tuple(replace(feed, network=path, ops=()) for path in ranks.members),
+        ops=(op, *feed.ops, *step.ops),
+        why=Why("ranks", f"{step.why.text}; {_said(share, len(ranks.members))}", step.why.evidence),
+        certainty=step.certainty if share.kind != "parts" or share.stated else Certainty.DOUBT,
+    )
+
+
+def _said(share: Shares, count: int) -> str:
+    if share.kind == "parts":
+        fused = f"each of {count} parallel ranks holds its share of {len(share.parts)} fused parts"
+        return fused if share.stated else f"{fused}, or just the next rows: say which with tensor_parallel="
+    return f"{share.kind} of {count} parallel ranks joined"
+
+
+def widened(step: Step, specs: Mapping[str, TensorSpec]) -> Step:
+    """Return the step with 16-bit inputs cast to the model's wider type ahead of ops that round; else the step itself.
+
+    A mean of bfloat16 values, say, is a number that bfloat16 seldom has; a float32 model can hold it.
+    """
+    if not any(op.rounds for op in step.ops) and not any(op.rounds for feed in step.feeds for op in feed.ops):
+        return step
+    wide = step.slot.spec.dtype
+
+    def cast(feed: Feed) -> Feed:
+        spec = specs.get(feed.key)
+        if spec is None or spec.dtype not in NARROW or spec.dtype is wide or not wide.holds(spec.dtype):
+            return feed
+        return replace(feed, ops=(Cast(wide.label), *feed.ops))
+
+    return replace(step, feeds=tuple(map(cast, step.feeds)))
+
+
+def with_preferences(plan: Plan, preferences: Preferences) -> Plan:
+    """Return a plan, made with all doubt taken, under the caller's view of doubt; its objections are made anew."""
+    made = replace(plan, steps=tuple(with_doubt_decided(step, preferences) for step in plan.steps), objections=())
+    made = replace(made, unused=_with_skipped(plan, made))
+    return replace(made, objections=objections_to(made))
+
+
+def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
+    """Return the unused sources, with those whose slots are now left fresh, and second names of such."""
+    why = Why("doubt", "the tensor that it would fill is left fresh for doubt")
+    old, new = ({(f.network, f.key) for step in plan.steps for f in step.feeds} for plan in (before, after))
+    lost = [
+        Unused(spec=after.source_specs[key], network=network, why=why)
+        for network, key in sorted(old - new) if key in after.source_specs
+    ]  # fmt: skip
+    kept = [
+        replace(u, why=why) if u.why.rule == "alias" and not after.by_name[u.spec.name].feeds else u
+        for u in after.unused
+    ]
+    return (*kept, *lost)
+
+
+def doubt_blocked(step: Step, blocked: Mapping[str, str]) -> Step:
+    """Return the step in doubt where it stays fresh only because the file can't be read as it is."""
+    name = next((name for name in step.slot.names if name in blocked), None)
+    if name is None or step.why.rule != "no counterpart":
+        return step
+    return replace(step, why=Why("doubt", blocked[name]), certainty=Certainty.DOUBT)
+
+
+def with_doubt_decided(step: Step, preferences: Preferences) -> Step:
+    """Return the step under the caller's view of doubt: what isn't accepted is doubt, and may be left fresh."""
+    if step.certainty is Certainty.LIKELY and preferences.accept == "certain":
+        step = replace(step, certainty=Certainty.DOUBT)
+    if step.certainty is not Certainty.DOUBT or preferences.on_doubt != "skip":
+        return step
+    why = Why("doubt", "left fresh for doubt: " + step.why.text, step.why.evidence)
+    return Step(slot=step.slot, why=why, certainty=Certainty.CERTAIN, alternatives=step.alternatives)
