@@ -38,7 +38,7 @@ def measure(dialect: str, thousands: int) -> dict[str, object]:
     from torchgraft.core.dtypes import DType
     from torchgraft.core.specs import Network, TensorSpec
     from torchgraft.planning import make_plan
-    from torchgraft.request import request
+    from torchgraft.request import make_request
     from torchgraft.surveying import target_from_specs
 
     class Specs:
@@ -55,7 +55,7 @@ def measure(dialect: str, thousands: int) -> dict[str, object]:
     )
     target = target_from_specs(wanted)
     start = time.process_time()
-    plan = make_plan(Specs(given), target, request(on_doubt="take"))
+    plan = make_plan(Specs(given), target, make_request(on_doubt="take"))
     seconds = time.process_time() - start
     start = time.process_time()
     str(plan)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
-    from torchgraft.api import diff, inspect, load, plan
-    from torchgraft.building import build
+    from torchgraft.api import build, diff, inspect, load, plan
     from torchgraft.conversions import learn
     from torchgraft.core.errors import (
         ApplyError,
@@ -74,7 +73,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'torchgraft' has no attribute {name!r}")
     from importlib import import_module
 
-    from torchgraft.core.system.collector import collector_paused
+    from torchgraft.core.system.objects import collector_paused
 
     with collector_paused():  # else it looks at all that torch has made, for the sake of what importing makes
         value = getattr(import_module(f"torchgraft.{home}"), name)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
@@ -18,7 +18,7 @@ from torchgraft.core.results.diff import Diff
 from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.specs import Source, Target
-from torchgraft.core.system.collector import collector_paused
+from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import choose, has_network, place_of
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchgraft.applying import Constructor
-    from torchgraft.asked import Asked
+    from torchgraft.arguments import Asked
     from torchgraft.matching.select import Choice
     from torchgraft.request import Request
 
@@ -293,7 +293,7 @@ def _tried(source: Source, asked: Request, model: object, seen: tuple[Target, Wa
     """Return the plan, and with inputs or a recorded run one that the model was run for; `seen` is what it is now."""
     if not asked.tries:
         return make_plan(source, seen[0], asked, seen[1] or model)
-    from torchgraft.settled import settled
+    from torchgraft.proved_planning import settled
 
     return settled(source, asked, model, lambda one, wanted: make_plan(source, target_of(one), wanted, one))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchgraft.asked import Asked
+    from torchgraft.arguments import Asked
 
 
 def build(

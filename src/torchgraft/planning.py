@@ -15,7 +15,7 @@ from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.specs import Network, Source, Target
-from torchgraft.core.system.collector import collector_paused
+from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import (
     Models,
     alike,

@@ -12,10 +12,10 @@ from torchgraft.core.plan import Certainty, Plan
 from torchgraft.core.results.report import Report
 from torchgraft.core.results.verification import Hyperparameters, Verification
 from torchgraft.planning import make_plan
+from torchgraft.proved_planning import read_golden
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
-from torchgraft.request import request
-from torchgraft.settled import read_golden
+from torchgraft.request import make_request
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,7 +172,7 @@ def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:
 
     require_modules(model, source_model)
     with open_checkpoint(source_model) as source:
-        return make_plan(source, survey(model), request(on_doubt="take", source_model=source_model), model)
+        return make_plan(source, survey(model), make_request(on_doubt="take", source_model=source_model), model)
 
 
 def _in_names_of(source_model: nn.Module, given: Plan | Report) -> Plan:
@@ -195,7 +195,7 @@ def _in_names_of(source_model: nn.Module, given: Plan | Report) -> Plan:
         for key, spec in plan.source_specs.items()
     }
     with open_checkpoint(state) as source:
-        filling = make_plan(source, survey(source_model), request(on_doubt="take"), source_model)
+        filling = make_plan(source, survey(source_model), make_request(on_doubt="take"), source_model)
     names = {step.feeds[0].key: step.slot.name for step in filling.copied if step.certainty is Certainty.CERTAIN}
     steps = tuple(
         replace(step, feeds=tuple(replace(feed, key=names.get(feed.key, feed.key)) for feed in step.feeds))

@@ -9,9 +9,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
 
 from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
-from torchgraft.asked import Asked
+from torchgraft.arguments import Asked
 from torchgraft.core.errors import UsageError
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share

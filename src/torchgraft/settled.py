@@ -14,7 +14,7 @@ from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.proof import Proof
 from torchgraft.core.specs import Source
 from torchgraft.reading import open_checkpoint
-from torchgraft.request import request
+from torchgraft.request import make_request
 
 if TYPE_CHECKING:
     from torchgraft.adapting import Options
@@ -117,7 +117,7 @@ def _sides(
     from torchgraft.verifying.guessing import guess_inputs
     from torchgraft.verifying.settling.source_names import names_in_file
 
-    keys = names_in_file(origin, planned(origin, request(on_doubt="take", prefer=asked.prefer)), source)
+    keys = names_in_file(origin, planned(origin, make_request(on_doubt="take", prefer=asked.prefer)), source)
     if not wants_guessed_inputs(asked.inputs, asked.source_inputs):
         yield _run(origin, input_pairs(asked.inputs, asked.source_inputs), keys, model)
         return

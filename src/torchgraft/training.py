@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from torchgraft.asked import Asked
+    from torchgraft.arguments import Asked
     from torchgraft.tuning import Benefit, CarriedState
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchgraft.arguments import Asked
 
 import torchgraft as tg
 from torchgraft import request as request_module
-from torchgraft.asked import Asked
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 
 KEYWORDS = tuple(Asked.__annotations__)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchgraft.applying import apply, batches, execution
+from torchgraft.applying.memory import gather, scatter
 from torchgraft.core.errors import ApplyError, PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
-from torchgraft.core.system.moving import gather, scatter
 from torchgraft.surveying import survey
 from torchgraft.verifying import compare_values
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
+from torchgraft.arguments import Asked
 
 import torchgraft as tg
-from torchgraft.asked import Asked
 from torchgraft.cli import cli
 from torchgraft.cli.keywords import NOT_IN_JSON, SETTABLE, keyword_arguments
 from torchgraft.cli.options import PLAN_OPTIONS, with_options
-from torchgraft.request import request
+from torchgraft.request import make_request
 
 # A value of each kind that the library takes, as JSON and as it is in Python.
 VALUES = {
@@ -66,7 +66,7 @@ def test_a_keyword_in_json_is_what_the_library_takes(name):
     given = keyword_arguments({"settings": (f"{name}={json.dumps(value)}",)})
     assert given == {name: expected or value}
     need = {"class_names": ("class_rows",), "class_rows": ("class_names",)}.get(name, ())
-    request(**given, **{other: VALUES[other][0] for other in need})
+    make_request(**given, **{other: VALUES[other][0] for other in need})
 
 
 def test_files_hold_one_value_or_all(tmp_path):
@@ -98,7 +98,7 @@ def test_files_hold_one_value_or_all(tmp_path):
 )
 def test_what_makes_no_sense_is_refused_in_one_line(settings, said):
     with pytest.raises(tg.UsageError, match=None) as caught:
-        request(**keyword_arguments({"settings": settings}))
+        make_request(**keyword_arguments({"settings": settings}))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

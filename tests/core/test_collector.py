@@ -2,8 +2,8 @@ import gc
 
 import pytest
 
-from torchgraft.core.system import collector
-from torchgraft.core.system.collector import collector_paused
+from torchgraft.core.system import objects as collector
+from torchgraft.core.system.objects import collector_paused
 
 
 class Cycle:

@@ -9,7 +9,7 @@ import pytest
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.planning import make_plan
-from torchgraft.request import request
+from torchgraft.request import make_request
 from torchgraft.surveying import target_from_specs
 
 OLD, NEW = ("mlp", "gate_proj", "up_proj", "down_proj"), ("moe", "w1", "w3", "w2")
@@ -55,7 +55,7 @@ def calls(work):
 def test_four_times_the_tensors_take_about_four_times_the_calls(naming, wider):
     def plan_and_tell(layers, experts):
         source, target = specs(layers, experts, *naming), target_from_specs(specs(layers, experts, "", OLD))
-        return calls(lambda: str(make_plan(Given(source), target, request(on_doubt="take"))))
+        return calls(lambda: str(make_plan(Given(source), target, make_request(on_doubt="take"))))
 
     plan_and_tell(20, 10)  # what is imported, and remembered of words, counts for neither
     assert plan_and_tell(*wider) < 5 * plan_and_tell(20, 10)

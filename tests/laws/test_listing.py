@@ -6,7 +6,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgraft.core.listing import folded, listed
+from torchgraft.core.formatting import folded, listed
 
 segment = st.sampled_from(("a", "norm1", "0", "1", "2", "11", "w", "bias"))
 names = st.lists(st.lists(segment, min_size=1, max_size=4).map(".".join), unique=True, max_size=12)

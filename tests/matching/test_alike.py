@@ -8,7 +8,7 @@ from torchgraft import planning
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.matching import alike
-from torchgraft.request import request
+from torchgraft.request import make_request
 
 # Owners with the kinds of module that they may be: plain ones, tables, queries and keys of known codes, fused rows.
 OWNERS = {
@@ -79,10 +79,10 @@ def model_of(shapes, prefix="", picks=(), aliases=(), hidden=()):
 
 def plans(specs, target):
     """Return the plan as it is made, and as it is made one by one."""
-    made = planning.make_plan(Given(specs), target, request())
+    made = planning.make_plan(Given(specs), target, make_request())
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planning, "alike", lambda *_: None)
-        return made, planning.make_plan(Given(specs), target, request())
+        return made, planning.make_plan(Given(specs), target, make_request())
 
 
 def same(one, other):
@@ -289,7 +289,7 @@ def test_a_matrix_that_finds_no_place_tells_how_matrices_are_stored():
 
 @pytest.mark.parametrize("said", [{"fresh": ["layers.1.*"]}, {"permute": {"layers.0.self_attn.q_proj.weight": (1, 0)}}])
 def test_what_the_caller_says_is_heard(said):
-    made = planning.make_plan(Given(specs_of(DECODER, "module.")), model_of(DECODER), request(**said))
+    made = planning.make_plan(Given(specs_of(DECODER, "module.")), model_of(DECODER), make_request(**said))
     assert len(made.copied) < len(DECODER)
 
 

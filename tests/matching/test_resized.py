@@ -9,7 +9,7 @@ from torchgraft import planning
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.matching import structure
-from torchgraft.request import request
+from torchgraft.request import make_request
 
 KINDS = {
     "fc": ("Linear", (16, 8)), "proj": ("Linear", (8, 16)), "conv": ("Conv2d", (16, 8, 3, 3)), "norm": ("LayerNorm", (8,)),
@@ -41,7 +41,7 @@ def model_of(shapes, kinds):
 
 def decisions(file, target):
     """Return what feeds each slot, through which ops, and how sure it is."""
-    plan = planning.make_plan(Given(file), target, request())
+    plan = planning.make_plan(Given(file), target, make_request())
     return {step.slot.name: (step.feeds, step.ops, step.rows, step.certainty, step.quiet) for step in plan.steps}
 
 
@@ -97,5 +97,5 @@ def test_only_what_has_nowhere_else_to_go_is_settled_by_name(monkeypatch, change
     target = model_of(BASE, {name: "Conv2d" if "stem" in name else "" if "pos" in name else "Linear" for name in BASE})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planning, "alike", lambda *_: None)
-        planning.make_plan(Given(BASE | changed), target, request())
+        planning.make_plan(Given(BASE | changed), target, make_request())
     assert bool(weighed) == is_weighed

@@ -83,9 +83,7 @@ sys.meta_path.insert(0, Watch())
 torchgraft.load
 print(len(seen) > 50, [name for name, on in seen if on and name.startswith('torchgraft')])
 """
-    assert (
-        fresh(code).strip() == "True ['torchgraft.core', 'torchgraft.core.system', 'torchgraft.core.system.collector']"
-    )
+    assert fresh(code).strip() == "True ['torchgraft.core', 'torchgraft.core.system', 'torchgraft.core.system.objects']"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, full, plan, plans, report, unused
 
-from torchgraft.core.figures import percent, tensors
+from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.results.report import Check, Report

@@ -9,7 +9,7 @@ from faults import FAULTS
 from faulty_models import ARCHITECTURES
 
 import torchgraft as tg
-from torchgraft.core.families import family
+from torchgraft.core.results.recording import family
 from torchgraft.core.results.verification import KINDS
 
 

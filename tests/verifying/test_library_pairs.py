@@ -5,7 +5,7 @@ import torch
 from faulty_models import randomised
 
 import torchgraft as tg
-from torchgraft.core.families import family
+from torchgraft.core.results.recording import family
 
 
 def mobilenet():

@@ -21,11 +21,11 @@ from torchgraft.adapting.options import Options, option_for
 from torchgraft.adapting.positions import position_fit
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, vocabulary_fit
-from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Leaf, Match
+from torchgraft.core.names import is_derived
 from torchgraft.core.plan import Certainty, Feed, Step, Why, least_certain
-from torchgraft.core.system.making import maker
+from torchgraft.core.system.objects import maker
 from torchgraft.ops import Permute
 
 _make_step, _make_feed = maker(Step), maker(Feed)

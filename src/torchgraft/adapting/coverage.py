@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torchgraft.adapting.fit import mismatch
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
-from torchgraft.core.figures import percent, tensors
+from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step
 from torchgraft.core.specs import Shape
 

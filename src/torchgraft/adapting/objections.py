@@ -10,8 +10,7 @@ from torchgraft.adapting.lora import is_adapter
 from torchgraft.adapting.orientation import list_around
 from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
 from torchgraft.core.errors import printable
-from torchgraft.core.figures import tensors
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Objection, Plan, Step
 from torchgraft.ops import RotaryLayout

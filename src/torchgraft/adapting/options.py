@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import covers
 from torchgraft.core.specs import Slot

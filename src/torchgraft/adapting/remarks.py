@@ -9,9 +9,9 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
-from torchgraft.core.derived import is_derived
 from torchgraft.core.errors import printable
-from torchgraft.core.listing import listed, runs
+from torchgraft.core.formatting import listed, runs
+from torchgraft.core.names import is_derived
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.specs import Shape, TensorSpec
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 
-from torchgraft.core.derived import is_derived
-from torchgraft.core.names import ends
+from torchgraft.core.names import ends, is_derived
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import Constant

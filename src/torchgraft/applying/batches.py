@@ -17,13 +17,12 @@ import numpy as np
 
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import count_nonfinite
-from torchgraft.applying.memory import Bytes, is_plain
+from torchgraft.applying.memory import Bytes, is_plain, scatter
 from torchgraft.applying.undo import Undo
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.checksums import crc32
-from torchgraft.core.system.moving import scatter
 from torchgraft.core.written import SMALL, Run, Written
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torchgraft.applying.finite import Nonfinite
 from torchgraft.core.errors import PlanRefusedError
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.plan import Objection, Step
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.specs import Slot

@@ -1,12 +1,14 @@
-"""The bytes behind a tensor."""
+"""The bytes behind a tensor: views of them, memory to read into, many small stretches moved at once."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import threading
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from torchgraft.core.layout import is_ordinary
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
 
 Bytes: TypeAlias = "NDArray[np.uint8]"
 
@@ -118,3 +121,31 @@ class Arena:
             raise MemoryError("the undo arena is used up")
         self._next = address + (size + 63) // 64 * 64
         return address
+
+
+def _memmove() -> Any:
+    """Return C's memmove as a function that keeps the interpreter locked: for a few bytes, letting go costs more."""
+    try:
+        found = ctypes.PyDLL(None).memmove
+    except (AttributeError, TypeError, OSError):  # pragma: no cover  Windows
+        return ctypes.memmove
+    found.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    found.restype = None
+    return found
+
+
+_move = _memmove()
+
+
+def gather(addresses: Iterable[int], sizes: Sequence[int], into: int) -> None:
+    """Copy stretches of memory, `sizes` bytes from each of `addresses`, side by side to what begins at `into`."""
+    move = _move
+    for to, origin, size in zip(accumulate(sizes, initial=into), addresses, sizes):  # noqa: B905  # the last sum is the end
+        move(to, origin, size)
+
+
+def scatter(origin: int, addresses: Iterable[int], sizes: Sequence[int]) -> None:
+    """Copy what lies side by side from `origin` on to stretches of memory, `sizes` bytes to each of `addresses`."""
+    move = _move
+    for at, address, size in zip(accumulate(sizes, initial=origin), addresses, sizes):  # noqa: B905  # the last sum is the end
+        move(address, at, size)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torchgraft.applying.memory import Arena, is_plain, move
+from torchgraft.applying.memory import Arena, gather, is_plain, move, scatter
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import is_dense
-from torchgraft.core.system.moving import gather, scatter
 
 if TYPE_CHECKING:
     import torch

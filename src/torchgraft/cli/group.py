@@ -10,7 +10,7 @@ import click
 
 from torchgraft.cli.keywords import as_typed
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 
 EXIT_CODES = """\b
 Exit codes:

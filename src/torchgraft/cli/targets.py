@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.objects import a_kind
 from torchgraft.core.types import Module
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import CONVERTED, OWN
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.core.specs import Extent, Network, Source, SourceOver, TensorSpec
 from torchgraft.core.types import Tensor

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.plan import Why
 from torchgraft.core.specs import Shape, Target, TensorSpec
-from torchgraft.core.system.making import maker
+from torchgraft.core.system.objects import maker
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.copies import with_copies

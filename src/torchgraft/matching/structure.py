@@ -7,12 +7,11 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 
-from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import natural_key
+from torchgraft.core.names import DERIVED_ROLES, natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.core.system.making import maker
+from torchgraft.core.system.objects import maker
 from torchgraft.matching.doubts import Doubts
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import (

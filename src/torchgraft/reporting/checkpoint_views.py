@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.facts import shown
-from torchgraft.core.figures import tensors
+from torchgraft.core.formatting import tensors
 from torchgraft.core.results.conversion import Computed, Conversion, Output
 from torchgraft.core.results.diff import Change, Diff
 from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary, Statistics

@@ -16,7 +16,7 @@ from itertools import chain, product
 from typing import NamedTuple
 
 from torchgraft.core.specs import Shape
-from torchgraft.core.system.collector import collector_paused
+from torchgraft.core.system.objects import collector_paused
 from torchgraft.reporting.number_grids import CONSTANT, Cell, Numbers, RowFamily
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torchgraft.core.figures import percent, tensors
+from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.plan import Plan, Step
 from torchgraft.core.specs import Shape
 

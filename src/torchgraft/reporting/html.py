@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from torchgraft.core.errors import printable
-from torchgraft.core.figures import percent, tensors
+from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Report
 from torchgraft.reporting.formatting import many

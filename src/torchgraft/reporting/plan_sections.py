@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
-from torchgraft.core.figures import tensors
+from torchgraft.core.formatting import tensors
 from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, Row, factor_names, fold
 from torchgraft.reporting.formatting import figures, part_words, runs, shape_words, shapes_words

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torchgraft.core.errors import printable
-from torchgraft.core.figures import tensors
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.plan import Action, Objection, Plan, Step
 from torchgraft.core.results.report import Check, Mapped, Report
 from torchgraft.reporting import plan_sections

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torchgraft.core.errors import printable
-from torchgraft.core.families import family
 from torchgraft.core.proof import tally
+from torchgraft.core.results.recording import family
 from torchgraft.core.results.verification import (
     Cause,
     Divergence,

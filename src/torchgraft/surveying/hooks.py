@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NamedTuple
 
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.system.shield import Shield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.types import Module
 

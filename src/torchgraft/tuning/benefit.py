@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module, places
 from torchgraft.core.plan import Plan

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Place, Walk, is_module
 from torchgraft.core.plan import Action, Plan, Rows, Step

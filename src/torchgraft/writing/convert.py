@@ -10,7 +10,7 @@ from hashlib import sha256
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.facts import DIGESTS, OF_THE_FILE, OWN, digests_of, ties_of
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.specs import Network, Source
 from torchgraft.writing.content import DCP, TORCH, Content
 from torchgraft.writing.items import Item, cast, of_source

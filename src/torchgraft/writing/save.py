@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.places import is_spread
 from torchgraft.core.results.report import Saved
 from torchgraft.core.system.progress import Ticks

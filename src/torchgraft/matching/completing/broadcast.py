@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import words
+from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import blocks_around, by_content, numbered_lists, place_of

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from torchgraft.core.derived import DERIVED_ROLES
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import words
+from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import place_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.hints import one_of
+from torchgraft.core.formatting import one_of
 from torchgraft.core.names import covers, ends
 from torchgraft.matching.tables.dialect import WRAPPERS
 

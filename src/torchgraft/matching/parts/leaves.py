@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchgraft.core.match import Leaf, Part, Rotary
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
-from torchgraft.core.system.making import maker
+from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.forms import Form, any_raw, find_forms
 from torchgraft.matching.parts.kernels import as_matrices

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.system.making import maker
+from torchgraft.core.system.objects import maker
 from torchgraft.matching.evidence.repeats import Few, Kind, Repeat, cut_down, find_repeats
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.parts.units import Unit

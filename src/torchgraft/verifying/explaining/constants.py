@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from torchgraft.core.families import family
-from torchgraft.core.results.recording import Fingerprint, Operation, Recording
+from torchgraft.core.results.recording import Fingerprint, Operation, Recording, family
 from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.divergence import Matches

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from torchgraft.core.families import family
-from torchgraft.core.results.recording import Operation
+from torchgraft.core.results.recording import Operation, family
 from torchgraft.core.results.verification import Cause
 from torchgraft.verifying.divergence import DivergencePoint, Matches
 from torchgraft.verifying.explaining.constants import cause_at, constant_inputs, operation_words

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchgraft.core.families import family
 from torchgraft.core.plan import Feed, Step
-from torchgraft.core.results.recording import Operation, Recording
+from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import computed
 from torchgraft.verifying.divergence import Matches, is_distinctive

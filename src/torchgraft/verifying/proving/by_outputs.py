@@ -12,8 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.families import family
-from torchgraft.core.results.recording import Operation, Recording, Value
+from torchgraft.core.results.recording import Operation, Recording, Value, family
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.divergence import Matches
 from torchgraft.verifying.outputs import max_difference, pair_outputs

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchgraft.core.families import family
 from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
-from torchgraft.core.results.recording import Operation, Recording
+from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.ops import Permute, Reshape, Transpose
 from torchgraft.verifying.divergence import FingerprintIndex
 from torchgraft.verifying.settling.trial import TemporaryWeights

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from torchgraft.core.derived import FREQUENCIES
 from torchgraft.core.errors import UnsupportedCheckpointError
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
+from torchgraft.core.names import FREQUENCIES
 from torchgraft.core.plan import Objection, Plan, Unused, Why
 from torchgraft.core.specs import Piece, Source, TensorSpec
 from torchgraft.core.types import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ctypes import string_at
 from operator import is_
 
-from torchgraft.core.figures import tensors
+from torchgraft.core.formatting import tensors
 from torchgraft.core.layout import is_ordinary
 from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.plan import Plan, Step

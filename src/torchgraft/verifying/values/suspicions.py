@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import prod, sqrt
 from statistics import median
 
-from torchgraft.core.listing import listed
+from torchgraft.core.formatting import listed
 from torchgraft.core.names import template, words
 from torchgraft.core.plan import Objection, Plan
 from torchgraft.core.results.inspection import Moments, Statistics, Suspicion

@@ -1,8 +1,12 @@
-"""Many names in one line: `blocks.{0-3,5}.norm.{weight,bias}`, where the braces multiply out to just these names."""
+"""Names, counts and shares as people read them, the same wherever a message or a report shows one.
+
+Many names in one line are folded: in `blocks.{0-3,5}.norm.{weight,bias}` the braces multiply out to just these names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from itertools import product
 from math import prod
 
@@ -61,3 +65,33 @@ def _runs(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return str(numbers[0])
     return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(numbers)) + "}"
+
+
+def percent(part: float) -> str:
+    """Return a share, rounded down; only the whole is called 100 %, and only nothing 0 %."""
+    if part >= 1:
+        return "100 %"
+    if part <= 0:
+        return "0 %"
+    if part < 0.001:
+        return "<0.1 %"
+    return f"{min(int(part * 1000), 999) / 10:.1f} %"
+
+
+def tensors(count: int) -> str:
+    """Return `1 tensor`, `12 tensors`."""
+    return f"{count:,} tensor{'' if count == 1 else 's'}".replace(",", " ")
+
+
+def did_you_mean(said: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """Return the end of an error message: "; did you mean ...?", or nothing where no known name comes close.
+
+    `cutoff` is the least likeness, 0 to 1, as difflib counts it.
+    """
+    return one_of(get_close_matches(said, dict.fromkeys(known), n=3, cutoff=cutoff))
+
+
+def one_of(near: Iterable[str]) -> str:
+    """Return the same for names that were found in another way."""
+    shown = " or ".join(repr(printable(name, 80)) for name in near)
+    return f"; did you mean {shown}?" if shown else ""
