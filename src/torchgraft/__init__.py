@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
-    from torchgraft.api import build, diff, inspect, load, plan
+    from torchgraft.api import build, load, plan
     from torchgraft.conversions import learn
     from torchgraft.core.errors import (
         ApplyError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.results.report import Report, Saved
     from torchgraft.core.results.verification import Hyperparameters, Verification
+    from torchgraft.inspecting import diff, inspect
     from torchgraft.learning import Learned
     from torchgraft.proofs import compare_hyperparameters, record, verify
     from torchgraft.reading import open_checkpoint
@@ -37,7 +38,8 @@ __version__ = "0.1.0"
 
 # Where each public name lives; looked up on first use, so that importing torchgraft costs next to nothing (PEP 562).
 _NAMES = {
-    "api": "load plan inspect diff",
+    "api": "load plan build",
+    "inspecting": "inspect diff",
     "training": "optimizer_state measure_benefit",
     "saving": "convert save save_model save_plan read_plan",
     "tuning": "freeze loaded_masks param_groups Frozen CarriedState Benefit",
@@ -48,7 +50,6 @@ _NAMES = {
     "core.policy": "Policy Verdict",
     "adapting": "AxisNames",
     "core.plan": "Plan",
-    "building": "build",
     "core.results.report": "Report Saved",
     "learning": "Learned",
     "conversions": "learn",

@@ -1,4 +1,4 @@
-"""The one place where the stages meet: plan() is the first half of load(), so a plan can't promise what load won't do."""
+"""load(), plan() and build(), where all stages meet: plan() is the first half of load(), so it can't promise what load won't do."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.formatting import listed
+from torchgraft.core.errors import UninitialisedError, UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
-from torchgraft.core.results.diff import Diff
-from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.specs import Source, Target
 from torchgraft.core.system.objects import collector_paused
-from torchgraft.matching import choose, has_network, place_of
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting import renderers
@@ -27,94 +23,15 @@ from torchgraft.saving import read_plan
 from torchgraft.spreading import Share, own_share, processes_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from torchgraft.applying import Constructor
-    from torchgraft.arguments import Asked
-    from torchgraft.matching.select import Choice
+    from torchgraft.arguments import Arguments
     from torchgraft.request import Request
 
 
-def inspect(
-    checkpoint: object,
-    *,
-    prefer: str | None = None,
-    verify: bool = False,
-    statistics: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> Inspection:
-    """Return what a checkpoint holds: format, networks, names, shapes, types and the facts beside them.
-
-    Reads no values, runs nothing of the file, and doesn't import torch for files. With `verify` every tensor of the
-    chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`;
-    `progress` hears bytes done and in all meanwhile.
-    With `statistics` every tensor is read, too, and what is strange about values is told: see `statistics`; `progress`
-    hears of that reading as well, counted anew.
-
-    Raises:
-        CheckpointError: the file can't be read.
-        UsageError: `prefer` names no network of the file.
-    """
-    with collector_paused(), open_checkpoint(checkpoint) as source:
-        choice = choose(source.networks, (), prefer)
-        found = summarise(source, choice.network, choice.rivals, choice.note)
-        if verify:
-            from torchgraft.verifying import check_digests
-
-            found = replace(found, verification=check_digests(source, choice.network, progress))
-        if statistics:
-            from torchgraft.verifying import find_suspicions
-
-            found = replace(found, statistics=find_suspicions(source, choice.network, choice.network.specs, progress))
-    return replace(found, renderers=renderers("inspection"))
-
-
-def diff(
-    old: object,
-    new: object,
-    *,
-    values: bool = False,
-    prefer: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Diff:
-    """Return how two checkpoints (or a checkpoint and a model) differ: names, shapes, types and, on request, values.
-
-    `prefer` says which of several networks is meant, on the sides that have it. While values are compared, `progress`
-    hears bytes done and in all.
-
-    Raises:
-        CheckpointError: a file can't be read.
-        UsageError: `prefer` names no network of either side.
-    """
-    with open_checkpoint(old) as first, open_checkpoint(new) as second:
-        both = (first, second)
-        named = [has_network(s.networks, prefer) for s in both]
-        wanted = [prefer if is_named or not any(named) else None for is_named in named]
-        sides = [(s, choose(s.networks, (), name)) for s, name in zip(both, wanted, strict=True)]
-        left, right = ((source, choice.network) for source, choice in sides)
-        from torchgraft import diffing
-
-        found = diffing.compare_with_values(left, right, progress) if values else diffing.compare(left, right)
-        notes = tuple(note for source, choice in sides if (note := _beside(source, choice, named=prefer is not None)))
-    return replace(found, notes=notes, renderers=renderers("diff"))
-
-
-def _beside(source: Source, choice: Choice, *, named: bool) -> str:
-    """Return a remark on networks beside the one that was compared; nothing where there are none, or it was `named`."""
-    from torchgraft.writing import uncovered
-
-    origin = printable(source.origin)
-    if choice.rivals:
-        first, *others = (place_of(path) for path in (choice.network.path, *choice.rivals))
-        return f"{origin} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
-    others = [] if named else uncovered(source, choice.network)
-    inner = [path for path in others if path and not f"{choice.network.path}/".startswith(f"{path}/")]
-    left = [place_of(path) for path in inner or others]
-    were = "was" if len(left) == 1 else "were"
-    return f"{origin} also holds {listed(left, 4)}, which {were} not compared; say which with prefer=" if left else ""
-
-
-def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
+def plan(model: object, checkpoint: object, **arguments: Unpack[Arguments]) -> Plan:
     """Return what load() would do, and touch nothing.
 
     `model` is an nn.Module (meta is fine), or a checkpoint whose names and shapes stand for one. `checkpoint` is a
@@ -124,21 +41,22 @@ def plan(model: object, checkpoint: object, **asked: Unpack[Asked]) -> Plan:
         UsageError: an argument makes no sense.
         CheckpointError: the file can't be read.
     """
-    from torchgraft.request import requested
+    from torchgraft.request import checked_request
 
-    wanted = requested("plan", asked)
-    with collector_paused(), _opened(checkpoint, wanted, model if wanted.tries else None) as source:
-        seen = _walked(model)
-        wanted = _with_origin(wanted, checkpoint)
-        target = target_of(seen or model)
-        made = _seen(_tried(source, wanted, model, (target, seen)), source, wanted, model)
-        if seen is None:
-            return made
+    request = checked_request("plan", arguments)
+    with collector_paused(), _open(checkpoint, request, model if request.runs_models else None) as source:
+        walk = Walk(model) if is_module(model) else None  # type: ignore[arg-type]  # a module, by its looks
+        request = _with_source_model(request, checkpoint)
+        target = target_of(walk or model)
+        decided = _decide(source, request, model, (target, walk))
+        decided = _with_facts_of_values(decided, source, request, model)
+        if walk is None:
+            return decided
         from torchgraft.applying import estimate_memory
 
-        mine, more = own_share(seen, Share(target, made, source))
-        need = estimate_memory(mine.plan, mine.source, seen)
-        return replace(made, memory=replace(need, working=need.working + more))
+        mine, more = own_share(walk, Share(target, decided, source))
+        need = estimate_memory(mine.plan, mine.source, walk)
+        return replace(decided, memory=replace(need, working=need.working + more))
 
 
 def load(  # noqa: PLR0913  # what, and how: by name
@@ -151,7 +69,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
     prefault: bool = False,
     undo: str = "auto",
     progress: Callable[[int, int], None] | None = None,
-    **asked: Unpack[Asked],
+    **arguments: Unpack[Arguments],
 ) -> Report:
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
 
@@ -172,7 +90,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
             for a model whose values are worth nothing yet: read once, and NaN if that fails.
         progress: called with bytes read and bytes to be read, from any thread, one call at a time. What it raises ends the
             load, and the model is put back; in the second reading of "check" it is not heard any more.
-        **asked: what you know and what you accept:
+        **arguments: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
             layers: path of a layer list -> the source's layer number for each of the target's layers.
@@ -206,16 +124,79 @@ def load(  # noqa: PLR0913  # what, and how: by name
         ModelLostError: the file changed, the disk failed or memory ran out from the second reading of "check" on, or anything
             failed with "none"; what was to be filled is NaN then. "keep" excludes it.
     """
-    placed = {"device": device, "mmap": mmap, "prefault": prefault}
-    return load_made(model, checkpoint, asked, plan=plan, undo=undo, progress=progress, placed=placed)
+    return _load(
+        model,
+        checkpoint,
+        arguments,
+        device=device,
+        mmap=mmap,
+        prefault=prefault,
+        plan=plan,
+        undo=undo,
+        progress=progress,
+    )
 
 
-def load_made(  # noqa: PLR0913  # what load() was given
+def build(
+    factory: Callable[[], nn.Module],
+    checkpoint: object,
+    *,
+    device: str | torch.device | None = None,
+    mmap: bool = False,
+    prefault: bool = False,
+    **arguments: Unpack[Arguments],
+) -> tuple[nn.Module, Report]:
+    """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
+
+    The model is made with its parameters on the meta device, where they have no memory and initialising them costs
+    nothing; then memory is taken, the checkpoint is read straight into it, and only what stays fresh is initialised: by
+    `factory`, called again with values for these parameters alone. Where that can't be done the model is made the
+    ordinary way and loaded; a note says why.
+
+    Args:
+        factory: a function without arguments, or a class of modules that needs none. It may be called three times.
+        checkpoint: as for load().
+        device: where the model is to live; the CPU unless given.
+        mmap: as for load(); a model that must be made the ordinary way has memory of its own then.
+        prefault: as for load().
+        **arguments: as for load().
+
+    Raises:
+        UsageError: the factory returns no module, or an argument makes no sense.
+        CheckpointError, PlanRefusedError, ApplyError: as for load().
+    """
+    from torchgraft.applying import build_on_meta, build_with_values
+
+    if is_module(factory) or not callable(factory):
+        what = "give a function or class that makes the model; load() fills one that is there"
+        raise UsageError(f"factory is {a_kind(factory)}: {what}")
+    made, reason = build_on_meta(factory)
+    if made is not None:
+        model, constructor = made
+        try:
+            report = _load(
+                model, checkpoint, arguments, device=device, mmap=mmap, prefault=prefault, constructor=constructor
+            )
+        except UninitialisedError as error:
+            reason = error.objections[0].text.partition(";")[0]
+        else:
+            if device is not None:
+                model.to(device)  # buffers, which were made with their values
+            return model, report
+    model = build_with_values(factory, device)
+    report = _load(model, checkpoint, arguments)
+    note = f"the model was made with all its values first{', and nothing is mapped' if mmap else ''}: {reason}"
+    return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))
+
+
+def _load(  # noqa: PLR0913  # what load() was given
     model: nn.Module,
     checkpoint: object,
-    asked: Asked,
+    arguments: Arguments,
     *,
-    placed: Mapping[str, Any],
+    device: object = None,
+    mmap: bool = False,
+    prefault: bool = False,
     plan: Plan | str | os.PathLike[str] | None = None,
     undo: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -224,45 +205,45 @@ def load_made(  # noqa: PLR0913  # what load() was given
     """Do what load() says; `constructor`, where it is known, initialises what stays fresh of a model on meta."""
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
         from torchgraft.applying import Placement, apply
-        from torchgraft.request import requested
+        from torchgraft.request import checked_request
         from torchgraft.verifying import compare_values
 
-    wanted = requested("load", asked)
+    request = checked_request("load", arguments)
     if not is_module(model):
         raise _no_model(model, checkpoint)
     with (
         collector_paused(),
-        processes_of(seen := Walk(model)) as processes,
-        processes.in_all(partial(_opened, checkpoint, wanted, model)) as source,
+        processes_of(walk := Walk(model)) as processes,
+        processes.in_all(partial(_open, checkpoint, request, model)) as source,
     ):
-        target = target_of(seen)
-        wanted = _with_origin(wanted, checkpoint)
-        decide = partial(_tried, source, wanted, model, (target, seen))
+        target = target_of(walk)
+        request = _with_source_model(request, checkpoint)
+        decide = partial(_decide, source, request, model, (target, walk))
         if plan is not None:
-            decide = partial(_kept, plan, source, target, asked)
-        made = processes.plan_once(lambda: _seen(decide(), source, wanted, model), target, source)
+            decide = partial(_kept_plan, plan, source, target, arguments)
+        decided = processes.plan_once(lambda: _with_facts_of_values(decide(), source, request, model), target, source)
         start = time.perf_counter()
-        filled = model if wanted.tries else seen
         fill = partial(
             apply,
-            filled,
+            model if request.runs_models else walk,
             verify=compare_values,
-            placement=Placement(**placed),
+            placement=Placement(device=device, mmap=mmap, prefault=prefault),  # type: ignore[arg-type]  # as torch takes it
             constructor=constructor,
             progress=progress,
         )
-        done = processes.fill(fill, undo, model, Share(target, made, source))
+        done = processes.fill(fill, undo, model, Share(target, decided, source))
     cost = Cost(
-        plan_seconds=made.seconds,
+        plan_seconds=decided.seconds,
         apply_seconds=time.perf_counter() - start,
         bytes_read=done.bytes_read,
         bytes_written=done.bytes_written,
         undo_bytes=done.undo_bytes,
     )
-    final = replace(made, objections=(*made.objections, *done.notes))
+    final = replace(decided, objections=(*decided.objections, *done.notes))
+    proved = (Check("outputs", passed=True, text=final.proof.words()),) if final.proof and final.proof.passed else ()
     return Report(
         plan=final,
-        checks=(*done.checks, *_proved(final)),
+        checks=(*done.checks, *proved),
         cost=cost,
         initialised=done.initialised,
         mapped=done.mapped,
@@ -284,31 +265,23 @@ def _no_model(model: object, checkpoint: object) -> UsageError:
     return UsageError(f"{a_kind(model)} can't be filled: give an nn.Module; {hint}")
 
 
-def _walked(model: object) -> Walk | None:
-    """Return one walk over a module, for all who look at it; None for what only stands for a model."""
-    return Walk(model) if is_module(model) else None  # type: ignore[arg-type]  # a module, by its looks
+def _decide(source: Source, request: Request, model: object, target: tuple[Target, Walk | None]) -> Plan:
+    """Return the plan; with inputs or a recorded run one that both models were run for. `target` is the model as it is now."""
+    if not request.runs_models:
+        return make_plan(source, target[0], request, target[1] or model)
+    from torchgraft.proved_planning import make_proved_plan
+
+    return make_proved_plan(source, request, model, lambda one, wanted: make_plan(source, target_of(one), wanted, one))
 
 
-def _tried(source: Source, asked: Request, model: object, seen: tuple[Target, Walk | None]) -> Plan:
-    """Return the plan, and with inputs or a recorded run one that the model was run for; `seen` is what it is now."""
-    if not asked.tries:
-        return make_plan(source, seen[0], asked, seen[1] or model)
-    from torchgraft.proved_planning import settled
-
-    return settled(source, asked, model, lambda one, wanted: make_plan(source, target_of(one), wanted, one))
-
-
-def _proved(plan: Plan) -> tuple[Check, ...]:
-    """Return the check that both models gave the same, where that was asked for and held."""
-    return (Check("outputs", passed=True, text=plan.proof.words()),) if plan.proof and plan.proof.passed else ()
-
-
-def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, asked: Mapping[str, object]) -> Plan:
+def _kept_plan(
+    plan: Plan | str | os.PathLike[str], source: Source, target: Target, arguments: Mapping[str, object]
+) -> Plan:
     """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
     from torchgraft.planfile import fitted
     from torchgraft.verifying.values.digests import recheck_proof
 
-    others = sorted(set(asked) - {"learned", "statistics"})
+    others = sorted(set(arguments) - {"learned", "statistics"})
     if others:
         raise UsageError(
             f"plan= holds all decisions: {', '.join(f'{name}=' for name in others)} can't be given beside it"
@@ -319,27 +292,27 @@ def _kept(plan: Plan | str | os.PathLike[str], source: Source, target: Target, a
     return recheck_proof(fitted(found, source, target), source)
 
 
-def _opened(checkpoint: object, asked: Request, filled: object) -> Source:
+def _open(checkpoint: object, request: Request, filled: object) -> Source:
     """Return the opened checkpoint, seen through the conversion that was asked for, apart from the model to be filled."""
     source = apart_from(open_checkpoint(checkpoint), filled)
-    if asked.learned is None:
+    if request.learned is None:
         return source
     try:
-        return asked.learned.opened(source, asked.prefer)
+        return request.learned.opened(source, request.prefer)
     except BaseException:
         source.close()
         raise
 
 
-def _seen(made: Plan, source: Source, asked: Request, model: object) -> Plan:
+def _with_facts_of_values(plan: Plan, source: Source, request: Request, model: object) -> Plan:
     """Return the plan with what only values tell; all of them are read where statistics were asked for."""
     from torchgraft.verifying import check_values, with_suspicions
 
-    checked = check_values(made, source, model)
-    return with_suspicions(checked, source) if asked.statistics else checked
+    checked = check_values(plan, source, model)
+    return with_suspicions(checked, source) if request.statistics else checked
 
 
-def _with_origin(asked: Request, checkpoint: object) -> Request:
+def _with_source_model(request: Request, checkpoint: object) -> Request:
     """Return the request with the source's model, which is the checkpoint itself where that is a module."""
-    given = asked.source_model is None and is_module(checkpoint)
-    return replace(asked, source_model=checkpoint) if given else asked
+    given = request.source_model is None and is_module(checkpoint)
+    return replace(request, source_model=checkpoint) if given else request

@@ -1,6 +1,6 @@
 """How a plan is made from an opened source and a surveyed target: the one place where matching and adapting meet.
 
-In bulk where both sides are alike, which is asked of all names and shapes at once (`alike`, `copied`); else leaf by leaf
+In bulk where both sides are alike, which is request of all names and shapes at once (`alike`, `copied`); else leaf by leaf
 (`match`, `adapt`). The first is but a shorter way to what the second would say.
 """
 
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from torchgraft.surveying.hooks import Renames
 
 
-def make_plan(source: Source, target: Target, asked: Request, model: object = None) -> Plan:
+def make_plan(source: Source, target: Target, request: Request, model: object = None) -> Plan:
     """Return the plan for an opened source and a surveyed target; `model` lends its own loading code, if it is there."""
     with collector_paused():
-        return _planned(source, target, asked, model)
+        return _make_plan(source, target, request, model)
 
 
-def _planned(source: Source, target: Target, asked: Request, model: object) -> Plan:
+def _make_plan(source: Source, target: Target, request: Request, model: object) -> Plan:
     from torchgraft.adapting import named_row_notes
 
     start = time.perf_counter()
     require_weights(source.networks, source.origin)
-    ranks = join_ranks(source.networks, target.slots, asked.tensor_parallel)
-    choice = choose((ranks.network,) if ranks else source.networks, target.slots, asked.prefer)
-    hooks = _renames(model, source, choice.network)
-    plan = None if ranks or hooks.renames else _copied(choice, target, asked)
+    ranks = join_ranks(source.networks, target.slots, request.tensor_parallel)
+    choice = choose((ranks.network,) if ranks else source.networks, target.slots, request.prefer)
+    hooks = _renames_by_hooks(model, source, choice.network)
+    plan = None if ranks or hooks.renames else _plan_of_copies(choice, target, request)
     if plan is None:
-        plan = _weighed(source, target, asked, choice, ranks, hooks.renames)
-    beside = () if asked.prefer else _beside(source, plan)
-    meant = () if asked.options.axis_names else named_row_notes(plan, source.metadata)
+        plan = _plan_by_matching(source, target, request, choice, ranks, hooks.renames)
+    beside = () if request.prefer else _also_held(source, plan)
+    meant = () if request.options.axis_names else named_row_notes(plan, source.metadata)
     return replace(
         plan,
         notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes, *beside, *meant) if n),
@@ -65,52 +65,54 @@ def _planned(source: Source, target: Target, asked: Request, model: object) -> P
     )
 
 
-def _copied(choice: Choice, target: Target, asked: Request) -> Plan | None:
+def _plan_of_copies(choice: Choice, target: Target, request: Request) -> Plan | None:
     """Return the plan where both sides are alike, decided for all tensors at once; None where they must be weighed."""
     from torchgraft.adapting import copied
 
     network = choice.network
-    both = alike(network.specs, target.slots) if asked.leaves_open else None
-    plan = copied(both, target, network.specs, asked.policy, network.path) if both else None
-    return plan and replace(plan, objections=(*_several(choice), *plan.objections))
+    both = alike(network.specs, target.slots) if request.leaves_open else None
+    plan = copied(both, target, network.specs, request.policy, network.path) if both else None
+    return plan and replace(plan, objections=(*_several_networks(choice), *plan.objections))
 
 
-def _weighed(
-    source: Source, target: Target, asked: Request, choice: Choice, ranks: Ranks | None, renames: Mapping[str, str]
+def _plan_by_matching(
+    source: Source, target: Target, request: Request, choice: Choice, ranks: Ranks | None, renames: Mapping[str, str]
 ) -> Plan:
     """Return the plan, decided leaf by leaf; `renames` are names that the model's own loading code gives to old keys."""
     from torchgraft.adapting import PlanInputs, Preferences, adapt, requested_steps, views_of
 
-    specs, rules = choice.network.specs, asked.rules
-    settled = requested_steps(specs, target, asked.options, choice.network.path, source.metadata)
-    taken = {feed.key for step in settled.values() for feed in step.feeds}
+    specs, rules = choice.network.specs, request.rules
+    requested = requested_steps(specs, target, request.options, choice.network.path, source.metadata)
+    taken = {feed.key for step in requested.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
     views = views_of(
-        left, target, asked.options, lambda name: name in settled or rules.is_fresh(name) or rules.is_zero(name)
+        left, target, request.options, lambda name: name in requested or rules.is_fresh(name) or rules.is_zero(name)
     )
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
-    given = target_of(asked.source_model) if asked.source_model is not None else None
-    origin = origin_of(given, specs, by_values=asked.tries) if given is not None else None
+    given = target_of(request.source_model) if request.source_model is not None else None
+    origin = origin_of(given, specs, by_values=request.runs_models) if given is not None else None
     matching = match(
-        left, Models(seen, origin, asked.stated), rules, prefer=asked.prefer, settled=settled, renamed=renames
+        left, Models(seen, origin, request.stated), rules, prefer=request.prefer, settled=requested, renamed=renames
     )
     preferences = Preferences(
-        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
+        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
     )
     inputs = PlanInputs(
-        options=asked.options,
-        policy=asked.policy,
+        options=request.options,
+        policy=request.policy,
         preferences=preferences,
         network=choice.network.path,
-        settled=settled,
+        requested=requested,
         ranks=ranks,
         views=views,
     )
     plan = adapt(matching, target, specs, inputs)
-    return replace(plan, objections=(*_fits_several(matching), *_several(choice, matching), *plan.objections))
+    return replace(
+        plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching), *plan.objections)
+    )
 
 
-def _fits_several(matching: Matching) -> Iterator[Objection]:
+def _fits_several_networks(matching: Matching) -> Iterator[Objection]:
     """Yield that several parts of the model fit equally."""
     if matching.homes:
         first = matching.homes[0]
@@ -122,14 +124,14 @@ def _fits_several(matching: Matching) -> Iterator[Objection]:
         yield Objection("container", text, matching.homes)
 
 
-def _beside(source: Source, plan: Plan) -> Iterator[str]:
+def _also_held(source: Source, plan: Plan) -> Iterator[str]:
     """Yield what else the file holds that one may want: averaged weights, the state of an optimizer."""
     yield averaged_beside(unused.spec.name for unused in plan.unused if not unused.quiet)
     if any(network.role == "optimizer" for network in source.networks):
         yield "the file also holds the state of an optimizer, which is not loaded: optimizer_state() carries it over"
 
 
-def _several(choice: Choice, matching: Matching | None = None) -> Iterator[Objection]:
+def _several_networks(choice: Choice, matching: Matching | None = None) -> Iterator[Objection]:
     """Yield that several networks of the file, or several parts of the one that was matched, fit equally."""
     rivals = (*choice.rivals, *(matching.rivals if matching else ()))
     if rivals:
@@ -150,7 +152,7 @@ def target_of(model: object) -> Target:
         return target_from_specs(network.specs, network.shared)
 
 
-def _renames(model: object, source: Source, network: Network) -> Renames:
+def _renames_by_hooks(model: object, source: Source, network: Network) -> Renames:
     """Return what the model's own load hooks make of the file's names; nothing for models without such code.
 
     Notes say what such code would do beside that.

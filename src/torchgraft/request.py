@@ -9,7 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
 
 from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
-from torchgraft.arguments import Asked
+from torchgraft.arguments import Arguments
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.objects import a_kind
@@ -93,7 +93,7 @@ class Request:
     statistics: bool = False
 
     @property
-    def tries(self) -> bool:
+    def runs_models(self) -> bool:
         """Whether the model is to be run before the plan is told."""
         return self.inputs is not None or self.golden is not None
 
@@ -104,73 +104,73 @@ class Request:
         return not said and (self.rules, self.options, self.stated) == (Rules(), Options(), Stated())
 
 
-def request(**asked: Unpack[Asked]) -> Request:
+def make_request(**given: Unpack[Arguments]) -> Request:
     """Return the checked request; see load() for what each argument means.
 
     Raises:
         UsageError: an argument makes no sense.
     """
-    _check_kinds(asked)
-    policy, min_coverage = asked.get("policy"), asked.get("min_coverage")
-    on_doubt, accept = asked.get("on_doubt", ON_DOUBT[0]), asked.get("accept", ACCEPT[1])
+    _check_kinds(given)
+    policy, min_coverage = given.get("policy"), given.get("min_coverage")
+    on_doubt, accept = given.get("on_doubt", ON_DOUBT[0]), given.get("accept", ACCEPT[1])
     _expect_one_of(ON_DOUBT, on_doubt=on_doubt)
     _expect_one_of(ACCEPT, accept=accept)
     if min_coverage is not None:
         expect_share(min_coverage)
-    source_model, source_inputs, golden = (asked.get(name) for name in ("source_model", "source_inputs", "golden"))
+    source_model, source_inputs, golden = (given.get(name) for name in ("source_model", "source_inputs", "golden"))
     _check_source(source_model, source_inputs, golden)
     rules = Rules(
-        rename=asked.get("rename") or {},
-        fan_out=asked.get("fan_out") or {},
-        layers=asked.get("layers") or {},
-        copies=asked.get("copies") or {},
-        fresh=_patterns("fresh", asked.get("fresh", ())),
-        zero=_patterns("zero", asked.get("zero", ())),
+        rename=given.get("rename") or {},
+        fan_out=given.get("fan_out") or {},
+        layers=given.get("layers") or {},
+        copies=given.get("copies") or {},
+        fresh=_patterns("fresh", given.get("fresh", ())),
+        zero=_patterns("zero", given.get("zero", ())),
     )
     options = Options(
-        grow_rows=_grow_rows(asked.get("grow_rows", ())),
-        axis_names=_axis_names(asked.get("axis_names"), asked.get("class_names"), asked.get("class_rows")),
-        in_channels=_channels(asked.get("in_channels")),
-        kernels=asked.get("kernels") or {},
-        grids=asked.get("grids") or {},
-        permute=asked.get("permute") or {},
-        merge_lora=asked.get("merge_lora", False),
-        fuse_branches=asked.get("fuse_branches", False),
-        fold_norms=asked.get("fold_norms", False),
-        init=asked.get("init") or {},
+        grow_rows=_grow_rows(given.get("grow_rows", ())),
+        axis_names=_axis_names(given.get("axis_names"), given.get("class_names"), given.get("class_rows")),
+        in_channels=_channels(given.get("in_channels")),
+        kernels=given.get("kernels") or {},
+        grids=given.get("grids") or {},
+        permute=given.get("permute") or {},
+        merge_lora=given.get("merge_lora", False),
+        fuse_branches=given.get("fuse_branches", False),
+        fold_norms=given.get("fold_norms", False),
+        init=given.get("init") or {},
     )
     return Request(
         rules=rules,
         options=options,
-        policy=_policy(policy, on_doubt=on_doubt, strict=asked.get("strict", False), min_coverage=min_coverage),
-        prefer=asked.get("prefer"),
+        policy=_policy(policy, on_doubt=on_doubt, strict=given.get("strict", False), min_coverage=min_coverage),
+        prefer=given.get("prefer"),
         on_doubt=on_doubt,
         accept=accept,
-        tensor_parallel=asked.get("tensor_parallel") or {},
+        tensor_parallel=given.get("tensor_parallel") or {},
         source_model=source_model,
-        inputs=asked.get("inputs"),
+        inputs=given.get("inputs"),
         source_inputs=source_inputs,
-        golden=asked.get("golden"),
-        learned=_learned(asked.get("learned")),
-        stated=_stated(asked.get("qkv_layout"), asked.get("num_heads")),
-        statistics=asked.get("statistics", False),
+        golden=given.get("golden"),
+        learned=_learned(given.get("learned")),
+        stated=_stated(given.get("qkv_layout"), given.get("num_heads")),
+        statistics=given.get("statistics", False),
     )
 
 
-def _check_kinds(asked: Mapping[str, Any]) -> None:
+def _check_kinds(arguments: Mapping[str, Any]) -> None:
     """Raise UsageError where an argument that was given is of another type than it must be."""
     for names, kind, words in _KINDS:
         for name in names:
-            value = asked.get(name)
+            value = arguments.get(name)
             if value is not None and not isinstance(value, kind):
                 raise UsageError(f"{name}={value!r:.80}: use {words}, not {type(value).__name__}")
     for name, (fits, words) in _EACH.items():
-        given: Mapping[object, object] = asked.get(name) or {}
+        given: Mapping[object, object] = arguments.get(name) or {}
         for key, value in given.items():
             if not (isinstance(key, str) and fits(value)):
                 raise UsageError(f"{name}={{{key!r:.80}: {value!r:.80}}}: {words}")
     for name in ("merge_lora", "fold_norms"):
-        number = asked.get(name, False)
+        number = arguments.get(name, False)
         if not isinstance(number, (bool, int, float)) or not isfinite(number):
             raise UsageError(f"{name}={number!r}: use True, False or a number")
 
@@ -204,18 +204,18 @@ def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-def requested(caller: str, asked: Mapping[str, Any]) -> Request:
+def checked_request(caller: str, arguments: Mapping[str, Any]) -> Request:
     """Return the checked request of a function of the library.
 
     Raises:
         TypeError: it has no such keyword argument.
         UsageError: an argument makes no sense.
     """
-    unknown = next((name for name in asked if name not in Asked.__annotations__), None)
+    unknown = next((name for name in arguments if name not in Arguments.__annotations__), None)
     if unknown is not None:
-        hint = did_you_mean(unknown, Asked.__annotations__, cutoff=0.7)
+        hint = did_you_mean(unknown, Arguments.__annotations__, cutoff=0.7)
         raise TypeError(f"{caller}() got an unexpected keyword argument {unknown!r}{hint}")
-    return request(**asked)
+    return make_request(**arguments)
 
 
 def _check_source(source_model: object, source_inputs: object, golden: object) -> None:

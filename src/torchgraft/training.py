@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from torchgraft.arguments import Asked
+    from torchgraft.arguments import Arguments
     from torchgraft.tuning import Benefit, CarriedState
 
 
@@ -57,7 +57,7 @@ def measure_benefit(
     train: Callable[[nn.Module, Report | None], float],
     *,
     seeds: Sequence[int] = tuple(range(5)),
-    **asked: Unpack[Asked],
+    **arguments: Unpack[Arguments],
 ) -> Benefit:
     """Return whether loading `checkpoint` helps: the score after training with it, without it, and with its values shuffled.
 
@@ -67,7 +67,7 @@ def measure_benefit(
         train: trains the model it is given and returns its score on data that it was not trained on; higher is better.
             It gets the report of the load, too, for freezing and groups: None for the model from scratch.
         seeds: one run of each kind for each seed; 3 at least. All random draws of a run follow from its seed.
-        **asked: as for load().
+        **arguments: as for load().
 
     Raises:
         UsageError: too few seeds, a score that is no finite number, or an argument that makes no sense.
@@ -75,4 +75,4 @@ def measure_benefit(
     """
     from torchgraft.tuning import compare_starts
 
-    return compare_starts(build, lambda model: load(model, checkpoint, **asked), train, seeds)
+    return compare_starts(build, lambda model: load(model, checkpoint, **arguments), train, seeds)

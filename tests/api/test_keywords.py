@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchgraft.arguments import Asked
 
 import torchgraft as tg
 from torchgraft import request as request_module
+from torchgraft.arguments import Arguments
 from torchgraft.core.formatting import did_you_mean
 
-KEYWORDS = tuple(Asked.__annotations__)
+KEYWORDS = tuple(Arguments.__annotations__)
 
 
 def test_the_typed_list_is_what_is_accepted():
     heard = inspect.getsource(request_module)
     assert [name for name in KEYWORDS if f'"{name}"' not in heard] == []
-    assert Asked.__required_keys__ == frozenset()
+    assert Arguments.__required_keys__ == frozenset()
 
 
 @pytest.mark.parametrize("name", KEYWORDS)

@@ -201,7 +201,7 @@ def test_an_unexpected_error_has_no_traceback_unless_asked(run, files, monkeypat
     def bug(*_, **__):
         raise KeyError("oops")
 
-    monkeypatch.setattr("torchgraft.api.inspect", bug)
+    monkeypatch.setattr("torchgraft.inspecting.inspect", bug)
     result = run("inspect", files / "pre.pth")
     assert (result.exit_code, result.stderr) == (1, "error: unexpected KeyError: 'oops'\n")
     monkeypatch.setenv("TORCHGRAFT_TRACEBACK", "1")
@@ -212,7 +212,7 @@ def test_ctrl_c_ends_as_shells_expect(run, files, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("torchgraft.api.inspect", stopped)
+    monkeypatch.setattr("torchgraft.inspecting.inspect", stopped)
     result = run("inspect", files / "pre.pth")
     assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
 

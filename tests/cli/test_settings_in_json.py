@@ -6,9 +6,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
-from torchgraft.arguments import Asked
 
 import torchgraft as tg
+from torchgraft.arguments import Arguments
 from torchgraft.cli import cli
 from torchgraft.cli.keywords import NOT_IN_JSON, SETTABLE, keyword_arguments
 from torchgraft.cli.options import PLAN_OPTIONS, with_options
@@ -55,7 +55,7 @@ VALUES = {
 def test_every_keyword_has_an_option_or_can_be_set():
     bearer = with_options(*PLAN_OPTIONS)(lambda: None)
     options = {option.name for option in bearer.__click_params__}
-    assert set(Asked.__annotations__) == set(SETTABLE) | set(NOT_IN_JSON)
+    assert set(Arguments.__annotations__) == set(SETTABLE) | set(NOT_IN_JSON)
     assert set(NOT_IN_JSON) <= options
     assert set(VALUES) == set(SETTABLE)
 

@@ -8,7 +8,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.matching import structure
-from torchgraft.request import request
+from torchgraft.request import make_request
 
 REST = {"self_attn.o_proj.weight": (16, 16), "mlp.down_proj.weight": (16, 24), "input_layernorm.weight": (16,)}
 APART = {f"self_attn.{name}_proj.weight": (rows, 16) for name, rows in (("q", 16), ("k", 8), ("v", 8))}
@@ -53,7 +53,7 @@ def planned(file, model, monkeypatch):
     weighed = []
     by_structure = structure.by_structure
     monkeypatch.setattr(structure, "by_structure", lambda *given: weighed.append(1) or by_structure(*given))
-    plan = planning.make_plan(Given(file), model_of(model), request())
+    plan = planning.make_plan(Given(file), model_of(model), make_request())
     return plan, bool(weighed)
 
 

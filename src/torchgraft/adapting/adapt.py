@@ -27,7 +27,7 @@ from torchgraft.core.specs import Target, TensorSpec
 class PlanInputs:
     """All that a plan depends on besides the matching.
 
-    `network` is the container path of the source. `settled` are the steps of slots that were decided ahead of matching;
+    `network` is the container path of the source. `requested` are the steps of slots that were decided ahead of matching;
     `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
     matched under.
     """
@@ -36,7 +36,7 @@ class PlanInputs:
     policy: Policy
     preferences: Preferences
     network: str = ""
-    settled: Mapping[str, Step] = field(default_factory=dict)
+    requested: Mapping[str, Step] = field(default_factory=dict)
     ranks: Ranks | None = None
     views: Sequence[View] = ()
 
@@ -81,7 +81,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     drafted: Mapping[str, Step] = draft.steps
     for view in reversed(views):
         drafted = view.original_steps(drafted)
-    drafted = {**drafted, **inputs.settled}
+    drafted = {**drafted, **inputs.requested}
     decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
     steps = tuple(
         decided.get(slot.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero) for slot in target.slots

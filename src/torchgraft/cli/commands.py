@@ -47,12 +47,12 @@ def inspect(
     ctx: click.Context, /, checkpoint: str, *, prefer: str | None, verify: bool, statistics: bool, **given: Any
 ) -> None:
     """Say what CHECKPOINT holds: networks, names, shapes, types. Nothing in it is run, and no tensor is read unasked."""
-    from torchgraft import api
+    from torchgraft import inspecting
     from torchgraft.reporting.json import inspection_to_lazy_dict
 
     shown = Shown.taken_from(given)
     with progress(f"reading {checkpoint}") as tell:
-        found = api.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics, progress=tell)
+        found = inspecting.inspect(checkpoint, prefer=prefer, verify=verify, statistics=statistics, progress=tell)
     show("inspection", found, shown, lambda: inspection_to_lazy_dict(found))
     if found.verification and not found.verification.passed:
         ctx.exit(CorruptCheckpointError.exit_code)
@@ -213,11 +213,11 @@ def verify(
 @click.pass_context
 def diff(ctx: click.Context, /, old: str, new: str, *, exit_code: bool, **given: Any) -> None:
     """Say how two checkpoints differ, tensor by tensor: names, shapes, types, and values on request."""
-    from torchgraft import api
+    from torchgraft import inspecting
 
     shown = Shown.taken_from(given)
     with progress(f"comparing {old} and {new}") as tell:
-        found = api.diff(old, new, progress=tell, **given)
+        found = inspecting.diff(old, new, progress=tell, **given)
     show("diff", found, shown)
     if exit_code and not found.equal:
         ctx.exit(1)

@@ -12,10 +12,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.arguments import Asked
+from torchgraft.arguments import Arguments
 from torchgraft.cli.options import PLAN_OPTIONS, with_options
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.formatting import did_you_mean
+from torchgraft.core.hints import did_you_mean
 
 if TYPE_CHECKING:
     from torchgraft.reporting.view import Group, Section, View
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PAIRS = {"rename": "A=B", "in_channels": "NAME=RULE", "copies": "A=B", "init": "PATTERN=KIND"}
 NOT_IN_JSON = ("source_model", "inputs", "source_inputs")  # models and tensors, which no JSON holds; they have options
 _TEXTS = ("prefer", "learned", "on_doubt", "accept", "qkv_layout", "golden")  # may be given without JSON's quotes
-SETTABLE = tuple(name for name in Asked.__annotations__ if name not in NOT_IN_JSON)
+SETTABLE = tuple(name for name in Arguments.__annotations__ if name not in NOT_IN_JSON)
 
 
 def keyword_arguments(given: dict[str, Any]) -> dict[str, Any]:
@@ -208,4 +208,4 @@ def _options() -> dict[str, str]:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.'\-])(?P<name>{'|'.join(Asked.__annotations__)})={_VALUE}")
+    return re.compile(rf"(?<![\w.'\-])(?P<name>{'|'.join(Arguments.__annotations__)})={_VALUE}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torchgraft.learning import Learned
 
 
-class Asked(TypedDict, total=False):
+class Arguments(TypedDict, total=False):
     """The keyword arguments that plan(), load() and build() share; load() says what each of them means."""
 
     rename: Mapping[str, str] | None

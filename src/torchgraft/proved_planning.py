@@ -1,4 +1,4 @@
-"""Plans that are tried before they are told: both models are run, and numbers settle what names leave open."""
+"""Plans that are proved while they are made: both models are run, and outputs settle what names leave open."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 MOST_GUESSES = 3
 
 
-def settled(source: Source, asked: Request, model: object, planned: Callable[[object, Request], Plan]) -> Plan:
+def make_proved_plan(
+    source: Source, request: Request, model: object, planned: Callable[[object, Request], Plan]
+) -> Plan:
     """Return the plan for `model`, settled by runs on the inputs of the request; nothing is left changed.
 
     `planned` makes a plan for a model and a request.
@@ -38,13 +40,13 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
     from torchgraft.verifying.values.digests import seal_proof
 
     if not is_module(model):
-        given = "golden=" if asked.golden is not None else "inputs="
+        given = "golden=" if request.golden is not None else "inputs="
         raise UsageError(f"{given} needs a model that can be run: give an nn.Module")
-    taking = replace(asked, on_doubt="take", accept="likely")
+    taking = replace(request, on_doubt="take", accept="likely")
     best = planned(model, taking)
-    found, trial = _first_proved(best, source, _sides(asked, best, planned, source, model))
+    found, trial = _first_proved(best, source, _sides(request, best, planned, source, model))
     if not _is_proved(found):
-        for options in _other_ways(asked.options):
+        for options in _other_ways(request.options):
             try:
                 other = planned(model, replace(taking, options=options))
             except UsageError:  # the file has nothing of the kind
@@ -54,15 +56,15 @@ def settled(source: Source, asked: Request, model: object, planned: Callable[[ob
                 best, found = other, tried
                 break
     found = prove(found, source, trial)
-    rules = asked.rules
+    rules = request.rules
     preferences = Preferences(
-        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=asked.on_doubt, accept=asked.accept
+        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
     )
     made = _trimmed(with_preferences(found, preferences))
     usual = objections_to(best)
     kept = tuple(o for o in best.objections if o not in usual)
     notes = (*made.notes, *([made.proof.words()] if made.proof else []))
-    final = replace(made, objections=(*kept, *_unproved(made, asked), *made.objections), notes=notes)
+    final = replace(made, objections=(*kept, *_unproved(made, request), *made.objections), notes=notes)
     return seal_proof(final, source, trial.inputs)
 
 
@@ -101,13 +103,13 @@ def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[
 
 
 def _sides(
-    asked: Request, plan: Plan, planned: Callable[[object, Request], Plan], source: Source, model: Any
+    request: Request, plan: Plan, planned: Callable[[object, Request], Plan], source: Source, model: Any
 ) -> Iterator[Trial]:
     """Yield what the plan can be tried with: one trial, or where inputs are to be guessed several."""
-    if asked.golden is not None:
-        yield _recorded(asked, plan, source, model)
+    if request.golden is not None:
+        yield _recorded(request, plan, source, model)
         return
-    origin: Any = asked.source_model
+    origin: Any = request.source_model
     if origin is None:
         raise UsageError(
             "inputs= needs source_model=: the module that the checkpoint was saved from, with its values; or golden=, "
@@ -117,9 +119,9 @@ def _sides(
     from torchgraft.verifying.guessing import guess_inputs
     from torchgraft.verifying.settling.source_names import names_in_file
 
-    keys = names_in_file(origin, planned(origin, make_request(on_doubt="take", prefer=asked.prefer)), source)
-    if not wants_guessed_inputs(asked.inputs, asked.source_inputs):
-        yield _run(origin, input_pairs(asked.inputs, asked.source_inputs), keys, model)
+    keys = names_in_file(origin, planned(origin, make_request(on_doubt="take", prefer=request.prefer)), source)
+    if not wants_guessed_inputs(request.inputs, request.source_inputs):
+        yield _run(origin, input_pairs(request.inputs, request.source_inputs), keys, model)
         return
     guesses = 0
     for pair in guess_inputs(origin, model, MOST_GUESSES):
@@ -152,15 +154,15 @@ def _run(origin: Any, pairs: Sequence[tuple[Any, Any]], keys: Mapping[str, str],
     )
 
 
-def _recorded(asked: Request, plan: Plan, source: Source, model: Any) -> Trial:
+def _recorded(request: Request, plan: Plan, source: Source, model: Any) -> Trial:
     """Read what record() wrote."""
     from torchgraft.verifying.settling import Trial
     from torchgraft.verifying.settling.source_names import names_from_fingerprints
 
-    golden = read_golden(asked.golden)  # type: ignore[arg-type]  # a path, as checked
+    golden = read_golden(request.golden)  # type: ignore[arg-type]  # a path, as checked
     return Trial(
         model=model,
-        inputs=golden.inputs_for(asked.inputs),
+        inputs=golden.inputs_for(request.inputs),
         source_runs=golden.runs,
         keys=names_from_fingerprints(golden.weights, plan, source),
     )
@@ -192,12 +194,12 @@ def _is_proved(plan: Plan) -> bool:
     return plan.proof is not None and plan.proof.passed
 
 
-def _unproved(plan: Plan, asked: Request) -> tuple[Objection, ...]:
+def _unproved(plan: Plan, request: Request) -> tuple[Objection, ...]:
     """Return an objection where outputs differ."""
     proof = plan.proof
     if proof is None or proof.passed or (proof.stands and proof.reason):
         return ()
-    side = "source_model, inputs" if asked.golden is None else "golden=..."
+    side = "source_model, inputs" if request.golden is None else "golden=..."
     text = (
         f"the model's outputs {_shortcoming(proof)}; tg.verify(model, {side}, plan=plan) says where and why; "
         "policy=tg.Policy(outputs=tg.Verdict.WARN) loads all the same"
