@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -124,7 +125,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
         ModelLostError: the file changed, the disk failed or memory ran out from the second reading of "check" on, or anything
             failed with "none"; what was to be filled is NaN then. "keep" excludes it.
     """
-    return _load(
+    return _not_compiled(_load)(
         model,
         checkpoint,
         arguments,
@@ -204,16 +205,17 @@ def _load(  # noqa: PLR0913  # what load() was given
 ) -> Report:
     """Do what load() says; `constructor`, where it is known, initialises what stays fresh of a model on meta."""
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
-        from torchgraft.applying import Placement, apply
+        from torchgraft.applying import Placement, apply, expect_values
         from torchgraft.request import checked_request
         from torchgraft.verifying import compare_values
 
     request = checked_request("load", arguments)
     if not is_module(model):
         raise _no_model(model, checkpoint)
+    expect_values(walk := Walk(model))
     with (
         collector_paused(),
-        processes_of(walk := Walk(model)) as processes,
+        processes_of(walk) as processes,
         processes.in_all(partial(_open, checkpoint, request, model)) as source,
     ):
         target = target_of(walk)
@@ -249,6 +251,16 @@ def _load(  # noqa: PLR0913  # what load() was given
         mapped=done.mapped,
         renderers=renderers("report"),
     )
+
+
+def _not_compiled(function: Callable[..., Report]) -> Callable[..., Report]:
+    """Return the function as torch.compile leaves it alone: within a compiled module it would compile what goes on in here."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled then, and importing it takes long
+        return function
+    import torch
+
+    made: Callable[..., Report] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _no_model(model: object, checkpoint: object) -> UsageError:

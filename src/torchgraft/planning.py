@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torchgraft.contradictions import expect_consistent
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Objection, Plan
@@ -82,6 +83,7 @@ def _plan_by_matching(
     from torchgraft.adapting import PlanInputs, Preferences, adapt, requested_steps, views_of
 
     specs, rules = choice.network.specs, request.rules
+    expect_consistent(request, target.slots)
     requested = requested_steps(specs, target, request.options, choice.network.path, source.metadata)
     taken = {feed.key for step in requested.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs

@@ -4,6 +4,15 @@ from torchgraft.applying.construct import Constructor, build_on_meta, build_with
 from torchgraft.applying.execution import Applied
 from torchgraft.applying.mapping import Placement
 from torchgraft.applying.memory_estimate import estimate_memory
-from torchgraft.applying.transaction import apply
+from torchgraft.applying.transaction import apply, expect_values
 
-__all__ = ["Applied", "Constructor", "Placement", "apply", "build_on_meta", "build_with_values", "estimate_memory"]
+__all__ = [
+    "Applied",
+    "Constructor",
+    "Placement",
+    "apply",
+    "build_on_meta",
+    "build_with_values",
+    "estimate_memory",
+    "expect_values",
+]

@@ -107,6 +107,27 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
         return work.applied(checks, notes, initialised)
 
 
+def expect_values(model: Walk) -> None:
+    """Refuse a load where values can't be had: of fake tensors, and while torch records what is called and doesn't do it.
+
+    Raises:
+        UsageError: the model's tensors are fake, or the call comes from within such a recording.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    if isinstance(_get_current_dispatch_mode(), FakeTensorMode):
+        raise UsageError("load() is called within FakeTensorMode, where tensors have no values: call it outside of it")
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise UsageError("load() is called while torch.jit.trace runs the model: load before it is traced")
+    if any(issubclass(kind, FakeTensor) for kind in set(map(type, model.tensors))):
+        raise UsageError(
+            "the model's tensors are fake (FakeTensorMode), and never get values: build it outside of that mode, or on the "
+            "meta device"
+        )
+
+
 _LOCK = threading.Lock()
 _BUSY: set[int] = set()
 
