@@ -23,8 +23,8 @@ from torchgraft.core.plan import (
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.proof import Means, Part, Proof, Seal
 from torchgraft.core.specs import Slot, Source, Target, TensorSpec
-from torchgraft.core.system.stored import read_json, read_spec, rows, text, texts, understanding
-from torchgraft.ops import read_ops, shaped
+from torchgraft.core.system.json_files import naming_the_file, read_json, read_spec, rows, text, texts
+from torchgraft.ops import read_ops, step_specs
 
 SCHEMA = "torchgraft.report/1"
 LARGEST = 1 << 30
@@ -41,7 +41,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     data = read_json(path, LARGEST, "plan")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("policy"), dict):
         raise UsageError(f"{shown} is no plan: expected the JSON of `torchgraft plan`, schema {SCHEMA}, with a policy")
-    with understanding(shown, "plan"):
+    with naming_the_file(shown, "plan"):
         return _plan(data)
 
 
@@ -103,7 +103,7 @@ def _expect_shape(step: Step, networks: Mapping[str, Mapping[str, TensorSpec]]) 
             said = f"{printable(step.slot.name)} from {printable(feed.key)}, which is not there"
             raise UsageError(f"the plan feeds {said}") from None
 
-    specs = shaped(step, spec_of, [step.slot.spec] if step.base else [])
+    specs = step_specs(step, spec_of, [step.slot.spec] if step.base else [])
     wanted = result_shape(step.slot.spec.shape, step.rows)
     if len(specs) != 1 or specs[0].shape != wanted:
         shapes = " and ".join(str(list(spec.shape)) for spec in specs)

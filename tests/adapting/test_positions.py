@@ -55,7 +55,7 @@ def test_windows_that_are_not_square_stay_unless_they_are_stated():
 def test_tables_of_one_axis_are_resampled_along_it():
     file, model = Window(9, name="rel_pos_h"), Window(15, name="rel_pos_h")
     tg.load(model, file)
-    assert torch.equal(model.rel_pos_h, Resample1d(15, "linear").run([file.rel_pos_h.detach()]))
+    assert torch.equal(model.rel_pos_h, Resample1d(15).run([file.rel_pos_h.detach()]))
 
 
 def test_buckets_of_distances_are_no_positions():

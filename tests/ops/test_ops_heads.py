@@ -57,12 +57,11 @@ class TestRotaryLayout(OpContract):
     kind = RotaryLayout
     good: ClassVar[list] = [
         (RotaryLayout(heads=2, to="half"), [spec(12, 5)]),
-        (RotaryLayout(heads=2, to="interleaved", rotary=4), [spec(12)]),
-        (RotaryLayout(heads=3, to="half", rotary=2, dim=1), [spec(2, 9)]),
+        (RotaryLayout(heads=2, to="interleaved"), [spec(12)]),
+        (RotaryLayout(heads=3, to="half", dim=1), [spec(2, 12)]),
     ]
     bad: ClassVar[list] = [
         (RotaryLayout(heads=2, to="half"), [spec(6)]),
-        (RotaryLayout(heads=2, to="half", rotary=4), [spec(6)]),
         (RotaryLayout(heads=2, to="half", dim=1), [spec(4)]),
     ]
 
@@ -72,7 +71,7 @@ class TestRotaryLayout(OpContract):
         want = w.view(heads, pairs, 2, 3).transpose(1, 2).reshape(w.shape)
         assert same_bits(RotaryLayout(heads=heads, to="half").run([w]), want)
 
-    @pytest.mark.parametrize(("to", "rotary"), [("pairs", None), ("half", 3), ("half", 0)])
-    def test_refuses_what_makes_no_sense(self, to, rotary):
+    @pytest.mark.parametrize(("to", "heads"), [("pairs", 2), ("half", 0)])
+    def test_refuses_what_makes_no_sense(self, to, heads):
         with pytest.raises(UsageError):
-            RotaryLayout(heads=2, to=to, rotary=rotary)
+            RotaryLayout(heads=heads, to=to)

@@ -2,14 +2,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from op_contract import OpContract, same_bits, spec, value
 from torch import nn
 from torch.nn.utils import prune
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit
+from torchgraft.ops import ApplyMask, SpectralNormBake, WeightNormBake, WeightNormSplit
 
 MODULES = [
     (nn.Linear(4, 3), 0),
@@ -121,15 +119,3 @@ class TestApplyMask(OpContract):
         module = prune.l1_unstructured(nn.Linear(4, 3), "weight", 5)
         got = ApplyMask().run([module.weight_orig.detach(), module.weight_mask])
         assert same_bits(got, module.weight.detach())
-
-
-class TestScale(OpContract):
-    kind = Scale
-    good: ClassVar[list] = [(Scale(0.5), [spec(4, 3)]), (Scale(-2), [spec(4, dtype="bfloat16")])]
-    bad: ClassVar[list] = [(Scale(0.5), [spec(4, 3, dtype="int64")])]
-
-    @settings(max_examples=10, deadline=None)
-    @given(st.floats(-4, 4, width=32))
-    def test_multiplies(self, factor):
-        v = value(spec(3, 2))
-        torch.testing.assert_close(Scale(factor).run([v]), v * factor)

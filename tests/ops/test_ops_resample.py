@@ -9,8 +9,6 @@ from timm.layers import (
     resample_abs_pos_embed,
     resample_abs_pos_embed_nhwc,
     resample_patch_embed,
-    resize_rel_pos_bias_table,
-    resize_rel_pos_bias_table_levit,
     resize_rel_pos_bias_table_simple,
 )
 from torchvision.models.vision_transformer import interpolate_embeddings
@@ -25,15 +23,12 @@ class TestResampleGrid(OpContract):
     kind = ResampleGrid
     good: ClassVar[list] = [
         (ResampleGrid((3, 4), (5, 2), 2, (0,)), [spec(1, 14, 6)]),
-        (ResampleGrid((3, 3), (2, 2), 0, (), "bilinear", antialias=False), [spec(9, 6, dtype="bfloat16")]),
+        (ResampleGrid((3, 3), (2, 2), antialias=False), [spec(9, 6, dtype="bfloat16")]),
         (ResampleGrid((3, 3), (3, 3), 2, (1, 0)), [spec(2, 11, 6)]),
-        (ResampleGrid((3, 4), (5, 5), layout="channels-last"), [spec(1, 3, 4, 6)]),
-        (ResampleGrid((3, 4), (5, 5), layout="channels-first"), [spec(6, 3, 4, dtype="float64")]),
+        (ResampleGrid((3, 4), (5, 5)), [spec(12, 6, dtype="float64")]),
     ]
     bad: ClassVar[list] = [
         (ResampleGrid((3, 4), (5, 2), 1, (0,)), [spec(1, 14, 6)]),
-        (ResampleGrid((3, 4), (5, 2), layout="channels-last"), [spec(1, 4, 3, 6)]),
-        (ResampleGrid((3, 4), (5, 2), layout="channels-first"), [spec(3, 4)]),
         (ResampleGrid((2, 2), (3, 3)), [spec(1, 4, 6, dtype="int64")]),
         (ResampleGrid((2, 2), (3, 3)), [spec(4)]),
     ]
@@ -50,30 +45,20 @@ class TestResampleGrid(OpContract):
     def test_agrees_with_timm_on_grids_with_channels_last(self):
         v = value(spec(1, 4, 3, 5))
         want = resample_abs_pos_embed_nhwc(v, [6, 7])
-        got = ResampleGrid((4, 3), (6, 7), layout="channels-last").run([v])
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+        got = ResampleGrid((4, 3), (6, 7)).run([v.flatten(1, 2)])
+        torch.testing.assert_close(got, want.flatten(1, 2), rtol=0, atol=1e-6)
 
-    @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-    def test_agrees_with_torchvision_when_corners_are_aligned(self, mode):
+    def test_agrees_with_torchvision_when_corners_are_aligned(self):
         v = value(spec(1, 17, 8))
-        want = interpolate_embeddings(96, 16, {"encoder.pos_embedding": v}, mode)["encoder.pos_embedding"]
-        op = ResampleGrid((4, 4), (6, 6), 1, (0,), mode, antialias=False, align_corners=True)
+        want = interpolate_embeddings(96, 16, {"encoder.pos_embedding": v}, "bicubic")["encoder.pos_embedding"]
+        op = ResampleGrid((4, 4), (6, 6), 1, (0,), antialias=False, align_corners=True)
         torch.testing.assert_close(op.run([v]), want, rtol=0, atol=1e-6)
 
-    def test_rows_are_the_same_in_every_layout(self):
-        v = value(spec(1, 4, 3, 5))
-        rows = ResampleGrid((4, 3), (2, 6)).run([v.flatten(1, 2)])
-        last = ResampleGrid((4, 3), (2, 6), layout="channels-last").run([v])
-        first = ResampleGrid((4, 3), (2, 6), layout="channels-first").run([v.permute(0, 3, 1, 2)])
-        assert same_bits(rows, last.flatten(1, 2))
-        assert same_bits(rows, first.permute(0, 2, 3, 1).flatten(1, 2))
-
-    @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-    def test_a_grid_one_column_wide_equals_the_same_grid_on_its_side(self, mode):
-        v = value(spec(1, 3, 2, 1))  # one channel: torch itself gets this case wrong
-        upright = ResampleGrid((3, 2), (5, 1), mode=mode, layout="channels-last").run([v])
-        lying = ResampleGrid((2, 3), (1, 5), mode=mode, layout="channels-last").run([v.transpose(1, 2)])
-        torch.testing.assert_close(upright, lying.transpose(1, 2), rtol=0, atol=1e-6)
+    def test_a_grid_one_column_wide_equals_the_same_grid_on_its_side(self):
+        v = value(spec(1, 6, 1))  # one channel: torch itself gets this case wrong
+        upright = ResampleGrid((3, 2), (5, 1)).run([v])
+        lying = ResampleGrid((2, 3), (1, 5)).run([v.reshape(1, 3, 2, 1).transpose(1, 2).reshape(1, 6, 1)])
+        torch.testing.assert_close(upright, lying, rtol=0, atol=1e-6)
         assert upright.std() > 0.01
 
     def test_words(self):
@@ -89,10 +74,8 @@ class TestResampleGrid(OpContract):
         [
             {"source_grid": (4,)},
             {"target_grid": (0, 2)},
-            {"mode": "lanczos"},
-            {"layout": "diagonal"},
             {"prefix_rows": (1,), "prefix_source": 1},
-            {"prefix_source": 1, "layout": "channels-last"},
+            {"prefix_source": -1},
         ],
     )
     def test_refuses_what_makes_no_sense(self, fields):
@@ -102,15 +85,8 @@ class TestResampleGrid(OpContract):
 
 class TestResample1d(OpContract):
     kind = Resample1d
-    good: ClassVar[list] = [
-        (Resample1d(27), [spec(13, 4)]),
-        (Resample1d(5, "nearest", 1, 2, 8), [spec(1, 10, 4, dtype="float16")]),
-    ]
-    bad: ClassVar[list] = [
-        (Resample1d(27, source=12), [spec(13, 4)]),
-        (Resample1d(27, dim=2), [spec(13, 4)]),
-        (Resample1d(27, prefix=13), [spec(13, 4)]),
-    ]
+    good: ClassVar[list] = [(Resample1d(27), [spec(13, 4)]), (Resample1d(5), [spec(10, 4, dtype="float16")])]
+    bad: ClassVar[list] = [(Resample1d(27), [spec(1, 13, 4)]), (Resample1d(27), [spec(0, 4)])]
 
     def test_agrees_with_segment_anything(self):
         from transformers.models.sam.modeling_sam import SamVisionAttention
@@ -121,18 +97,12 @@ class TestResample1d(OpContract):
         relative = (torch.arange(14)[:, None] - torch.arange(14)[None, :]) + 13
         torch.testing.assert_close(got[relative], want, rtol=0, atol=1e-6)
 
-    def test_leading_rows_are_exact(self):
-        v = value(spec(1, 10, 4))
-        assert same_bits(Resample1d(5, dim=1, prefix=2).run([v])[:, :2], v[:, :2])
-
     def test_words(self):
-        assert Resample1d(27, source=13).describe() == "positions 13 -> 27 linear"
         assert Resample1d(27).describe() == "positions -> 27 linear"
 
-    @pytest.mark.parametrize("fields", [{"target": 0}, {"mode": "cubic"}, {"prefix": -1}])
-    def test_refuses_what_makes_no_sense(self, fields):
+    def test_refuses_what_makes_no_sense(self):
         with pytest.raises(UsageError):
-            Resample1d(**({"target": 3} | fields))
+            Resample1d(0)
 
 
 class TestResamplePatch(OpContract):
@@ -164,51 +134,29 @@ class TestResampleBiasTable(OpContract):
     good: ClassVar[list] = [
         (ResampleBiasTable((3, 3), (5, 4)), [spec(25, 2)]),
         (ResampleBiasTable((3, 3), (3, 3), 3), [spec(28, 2)]),
-        (ResampleBiasTable((4, 4), (6, 6), 3, "geometric"), [spec(52, 2, dtype="float16")]),
-        (ResampleBiasTable((1, 2), (3, 3), 0, "geometric"), [spec(2, 1, 3, dtype="float64")]),
-        (ResampleBiasTable((4, 3), (2, 5), method="bicubic-antialias"), [spec(2, 7, 5)]),
+        (ResampleBiasTable((4, 4), (6, 6), 3), [spec(52, 2, dtype="float16")]),
     ]
     bad: ClassVar[list] = [
         (ResampleBiasTable((3, 3), (5, 5)), [spec(28, 2)]),
         (ResampleBiasTable((3, 3), (5, 5), 3), [spec(2, 5, 5)]),
-        (ResampleBiasTable((3, 4), (5, 5)), [spec(2, 7, 5)]),
     ]
 
     @settings(max_examples=15, deadline=None)
     @given(st.integers(2, 7), st.integers(2, 8), st.sampled_from([0, 3]))
-    def test_agrees_with_timm_for_swin_and_for_beit(self, source, target, extra):
+    def test_agrees_with_timm(self, source, target, extra):
         v = value(spec((2 * source - 1) ** 2 + extra, 3))
         window, shape = (target, target), ((2 * target - 1) ** 2 + extra, 3)
-        tables = {
-            "bicubic": resize_rel_pos_bias_table_simple(v, window, shape),
-            "geometric": resize_rel_pos_bias_table(v, window, shape),
-        }
-        for method, want in tables.items():
-            got = ResampleBiasTable((source, source), window, extra, method).run([v])
-            torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
-            assert same_bits(got[len(got) - extra :], v[len(v) - extra :])
-
-    def test_agrees_with_timm_for_levit_and_maxvit(self):
-        v = value(spec(49, 3))
-        want = resize_rel_pos_bias_table_levit(v, (9 * 9, 3))
-        got = ResampleBiasTable((4, 4), (5, 5), method="bicubic-antialias").run([v])
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
-        maps = v.T.reshape(3, 7, 7)
-        want = resize_rel_pos_bias_table_simple(maps, (5, 5), (3, 9, 9))
-        torch.testing.assert_close(ResampleBiasTable((4, 4), (5, 5)).run([maps]), want, rtol=0, atol=1e-6)
-
-    def test_agrees_with_timm_for_windows_that_are_not_square(self):
-        v = value(spec(7 * 5 + 3, 2))
-        want = resize_rel_pos_bias_table(v, (6, 5), (11 * 9 + 3, 2), old_window_size=(4, 3))
-        got = ResampleBiasTable((4, 3), (6, 5), 3, "geometric").run([v])
+        want = resize_rel_pos_bias_table_simple(v, window, shape)
+        got = ResampleBiasTable((source, source), window, extra).run([v])
         torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
+        assert same_bits(got[len(got) - extra :], v[len(v) - extra :])
 
     def test_words(self):
         assert ResampleBiasTable((7, 7), (12, 12), 3).describe() == (
             "bias table of window 7x7 -> 12x12 bicubic, 3 extra rows kept"
         )
 
-    @pytest.mark.parametrize("fields", [{"method": "nearest"}, {"source_window": (3,)}, {"extra": -1}])
+    @pytest.mark.parametrize("fields", [{"source_window": (3,)}, {"extra": -1}])
     def test_refuses_what_makes_no_sense(self, fields):
         with pytest.raises(UsageError):
             ResampleBiasTable(**({"source_window": (3, 3), "target_window": (4, 4)} | fields))

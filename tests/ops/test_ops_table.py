@@ -9,14 +9,14 @@ from op_contract import OpContract
 
 import torchgraft.ops
 from torchgraft.core.errors import UsageError
-from torchgraft.ops.plain import KINDS
+from torchgraft.ops.from_plain import KINDS
 
 
 def test_names_are_unique_and_fields_are_plain():
     assert len({op.name for op in torchgraft.ops.OPS}) == len(torchgraft.ops.OPS)
     for op in torchgraft.ops.OPS:
         assert all(f.type in KINDS for f in fields(op)), op
-    helpers = {"OPS", "BaseOp", "computed", "from_dict", "read_ops", "run_ops", "shaped"}
+    helpers = {"OPS", "BaseOp", "from_dict", "read_ops", "run_ops", "run_step", "step_specs"}
     exported = {op.__name__ for op in torchgraft.ops.OPS} | helpers
     assert set(torchgraft.ops.__all__) == exported
 

@@ -22,7 +22,6 @@ from torchgraft.ops import (
     SliceDim,
     Stack,
     Transpose,
-    TrimRows,
 )
 from torchgraft.spreading.boxes import Box
 from torchgraft.spreading.share import part_of
@@ -81,7 +80,6 @@ CASES = {
     "fused of turned ones": ({"q": (6, 4), "k": (6, 4)}, [Feed("q", (Transpose(),)), Feed("k", (Transpose(),))], [Concat(0)]),
     "rows of ranks": ({"a": (4, 6), "b": (4, 6)}, [Feed("a"), Feed("b")], [JoinRanks("rows")]),
     "columns of ranks": ({"a": (8, 3), "b": (8, 3)}, [Feed("a"), Feed("b")], [JoinRanks("columns")]),
-    "trimmed": ({"w": (11, 6)}, [Feed("w", (TrimRows(source=11, target=8),))], []),
     "split": ({"w": (24, 6)}, [Feed("w", (SliceDim(0, 8, 16, 24),))], []),
     "split and cast": ({"w": (24, 6)}, [Feed("w", (SliceDim(0, 8, 16, 24), Cast("float16")))], []),
     "expert": ({"w": (4, 8, 6)}, [Feed("w", (Index(0, 2),))], []),

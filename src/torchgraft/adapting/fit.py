@@ -240,9 +240,7 @@ def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str |
         made = _channels(a[1], b[1], channels or "repeat")
         return made if channels or a[1] < b[1] or b[1] == 1 else _fewer(made, a[1], b[1])
     if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
-        return Fit(
-            (InflateKernel(b, "mean"),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel"
-        )
+        return Fit((InflateKernel(b),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel")
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
     grows = target.kind == "Embedding" and a[1:] == b[1:] and a[0] < b[0]

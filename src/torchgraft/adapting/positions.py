@@ -274,7 +274,7 @@ def _axis_table(a: Shape, b: Shape) -> Fit | None:
     """Relative tables of one axis: [2S-1, head size]."""
     if a[1] != b[1] or a[0] == b[0] or a[0] % 2 == 0 or b[0] % 2 == 0:
         return None
-    return Fit((Resample1d(b[0], "linear"),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
+    return Fit((Resample1d(b[0]),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
 
 
 def _window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) -> Fit | None:

@@ -14,7 +14,7 @@ from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import Feed, Rows, Step, result_shape
 from torchgraft.core.specs import Source
 from torchgraft.core.system.checksums import crc32
-from torchgraft.ops import Index, SliceDim, computed
+from torchgraft.ops import Index, SliceDim, run_step
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def _cpu_bytes(tensor: torch.Tensor) -> Bytes:
 def _computed(step: Step, value: torch.Tensor, reader: ReadOnce) -> torch.Tensor:
     """Return the result of the ops of `step`."""
     values = [value.detach().to("cpu", copy=True)] if step.base else []
-    values = computed(step, reader.read, values)
+    values = run_step(step, reader.read, values)
     if len(values) != 1:
         raise ApplyError(f"{step.slot.name}: the plan joins {len(values)} tensors by no op")
     return values[0]

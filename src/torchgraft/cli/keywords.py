@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.arguments import Arguments
 from torchgraft.cli.options import PLAN_OPTIONS, with_options
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.hints import did_you_mean
+from torchgraft.core.formatting import did_you_mean
 
 if TYPE_CHECKING:
     from torchgraft.reporting.view import Group, Section, View

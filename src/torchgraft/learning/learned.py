@@ -17,7 +17,7 @@ from torchgraft.core.results.conversion import Computed, Conversion, Output
 from torchgraft.core.shown import Renderers
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.commit import write_bytes
-from torchgraft.core.system.stored import read_json, read_spec, rows, text, texts, understanding
+from torchgraft.core.system.json_files import naming_the_file, read_json, read_spec, rows, text, texts
 from torchgraft.core.types import Tensor
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.probes import CONSTANT, Convert, ElementNumbers, Ids, Traced, tensor_spec, trace
@@ -228,7 +228,7 @@ def from_plain(data: object, origin: str) -> Conversion:
     """
     if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
         raise UsageError(f"{origin} is no learned conversion: its schema should be {SCHEMA!r}")
-    with understanding(origin, "learned conversion"):
+    with naming_the_file(origin, "learned conversion"):
         sources = {spec.name: spec for spec in (read_spec(item["name"], item) for item in rows(data, "sources"))}
         return Conversion(
             sources=sources,

@@ -11,7 +11,7 @@ from torchgraft.core.formatting import listed
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.core.specs import Extent, Network, Source, SourceOver, TensorSpec
 from torchgraft.core.types import Tensor
-from torchgraft.ops import computed, shaped
+from torchgraft.ops import run_step, step_specs
 
 # Facts of the file that speak of the names and bytes before the conversion.
 _FACTS_OF_OLD_NAMES = (*OWN, "versions")
@@ -120,7 +120,7 @@ def _warnings(conversion: Conversion) -> list[str]:
 
 def value_of(output: Output, read: Callable[[str], Tensor]) -> Tensor:
     """Return the tensor that `output` describes; `read` gives source tensors. May share memory with what was read."""
-    return computed(output, lambda feed: read(feed.key))[0]
+    return run_step(output, lambda feed: read(feed.key))[0]
 
 
 def spec_of(output: Output, specs: Mapping[str, TensorSpec]) -> TensorSpec:
@@ -129,7 +129,7 @@ def spec_of(output: Output, specs: Mapping[str, TensorSpec]) -> TensorSpec:
     Raises:
         UsageError: the source doesn't fit.
     """
-    (found,) = shaped(output, lambda feed: specs[feed.key])
+    (found,) = step_specs(output, lambda feed: specs[feed.key])
     return type(output.spec)(output.name, found.shape, found.dtype)
 
 

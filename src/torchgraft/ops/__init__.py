@@ -9,19 +9,18 @@ from collections.abc import Iterable
 
 from torchgraft.ops.adapters import DoraMerge, LohaMerge, LoraMerge
 from torchgraft.ops.base import BaseOp
-from torchgraft.ops.bias_tables import ResampleBiasTable
 from torchgraft.ops.channels import AdaptInputChannels, CropKernel, InflateKernel, PadKernel
+from torchgraft.ops.constants import Constant, Identity, Literal
 from torchgraft.ops.exact import Cast, Index, Permute, Reshape, SelectRows, SliceDim, Transpose
+from torchgraft.ops.from_plain import read_op
 from torchgraft.ops.fusing import FuseBranches, FuseNormBias, FuseNormWeight
 from torchgraft.ops.heads import HeadsToParts, PartsToHeads, RotaryLayout
 from torchgraft.ops.joining import Concat, InsertZeros, JoinRanks, Stack
-from torchgraft.ops.making import Constant, Identity, Literal
-from torchgraft.ops.plain import read_op
 from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
-from torchgraft.ops.reparam import ApplyMask, Scale, SpectralNormBake, WeightNormBake, WeightNormSplit
-from torchgraft.ops.resample import Resample1d, ResampleGrid, ResamplePatch
-from torchgraft.ops.rows import MeanRows, PadRows, TrimRows
-from torchgraft.ops.running import computed, run_ops, shaped
+from torchgraft.ops.reparam import ApplyMask, SpectralNormBake, WeightNormBake, WeightNormSplit
+from torchgraft.ops.resample import Resample1d, ResampleBiasTable, ResampleGrid, ResamplePatch
+from torchgraft.ops.rows import MeanRows, PadRows
+from torchgraft.ops.running import run_ops, run_step, step_specs
 
 OPS: tuple[type[BaseOp], ...] = (
     # exact: rearrange, cut, join
@@ -29,9 +28,9 @@ OPS: tuple[type[BaseOp], ...] = (
     Identity, InsertZeros, HeadsToParts, PartsToHeads, RotaryLayout,
     # another size
     ResampleGrid, Resample1d, ResamplePatch, ResampleBiasTable, AdaptInputChannels, InflateKernel, PadKernel,
-    CropKernel, MeanRows, PadRows, TrimRows,
+    CropKernel, MeanRows, PadRows,
     # another parametrization
-    WeightNormBake, WeightNormSplit, SpectralNormBake, ApplyMask, Scale, FuseNormWeight, FuseNormBias, FuseBranches,
+    WeightNormBake, WeightNormSplit, SpectralNormBake, ApplyMask, FuseNormWeight, FuseNormBias, FuseBranches,
     LoraMerge, DoraMerge, LohaMerge, DequantBlocks, Dequant4bit,
 )  # fmt: skip
 
@@ -57,6 +56,6 @@ __all__ = [
     "DequantBlocks", "DoraMerge", "FuseBranches", "FuseNormBias", "FuseNormWeight", "HeadsToParts", "Identity",
     "Index", "InflateKernel", "InsertZeros", "JoinRanks", "Literal", "LohaMerge", "LoraMerge", "MeanRows",
     "PadKernel", "PadRows", "PartsToHeads", "Permute", "Resample1d", "ResampleBiasTable", "ResampleGrid",
-    "ResamplePatch", "Reshape", "RotaryLayout", "Scale", "SelectRows", "SliceDim", "SpectralNormBake", "Stack",
-    "Transpose", "TrimRows", "WeightNormBake", "WeightNormSplit", "computed", "from_dict", "read_ops", "run_ops", "shaped",
+    "ResamplePatch", "Reshape", "RotaryLayout", "SelectRows", "SliceDim", "SpectralNormBake", "Stack", "Transpose",
+    "WeightNormBake", "WeightNormSplit", "from_dict", "read_ops", "run_ops", "run_step", "step_specs",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, replaced, widened, with_shape
 from torchgraft.ops.exact import gather
-from torchgraft.ops.resample import arrow, size_words
+from torchgraft.ops.resample import size_words
 
 _RULES = {
     "repeat": "taken in turn and scaled to the same sum", "sum": "their sum shared out", "mean": "mean",
@@ -26,15 +26,11 @@ class AdaptInputChannels(BaseOp):
     (timm's `adapt_input_conv`). "sum" makes every channel the sum of the source's, divided by the target's number:
     an input repeated over all channels gives what it gave before. "mean" makes every channel their mean. When
     channels are added, "zero" keeps the old and adds zeros, "fill-mean" adds their mean, "copy:1" copies of channel 1
-    (with a target of one channel: that channel alone). `source`, where given, is the
-    number of channels to come in. With `groups` the channels of each consecutive group are
-    adapted on their own (space-to-depth stems). Computes in float32.
+    (with a target of one channel: that channel alone). Computes in float32.
     """
 
     target: int
     rule: str
-    groups: int = 1
-    source: int | None = None
 
     name = "adapt_input_channels"
     rounds = True
@@ -44,85 +40,73 @@ class AdaptInputChannels(BaseOp):
         self.expect_choice("rule", kind, _RULES)
         if k.isdecimal() != (kind == "copy") or (k and kind != "copy"):
             raise UsageError(f"{self.name}: rule {self.rule!r} is none; a rule to copy channel 1 is 'copy:1'")
-        if min(self.target, self.groups) < 1 or self.target % self.groups:
-            raise UsageError(f"{self.name}: {self.target} channels in {self.groups} groups make no sense")
-
-    @property
-    def _one(self) -> bool:
-        return self.target == self.groups
+        self.expect_sizes("target", (self.target,))
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         shape = self.only(specs).shape
         source = shape[1] if len(shape) > 1 else 0
-        groups = f" in {self.groups} groups" if self.groups > 1 else ""
-        need = f"it takes a kernel [out, {self.source or 'in'}, ...]{groups}"
-        fits = source > 0 and source % self.groups == 0 and self.source in (None, source)
-        self.expect(specs, need, that=fits)
+        self.expect(specs, "it takes a kernel [out, in, ...]", that=source > 0)
         self.expect_float(specs)
         kind, _, k = self.rule.partition(":")
-        grows = kind in ("repeat", "sum", "mean") or self.target >= source or (kind == "copy" and self._one)
+        grows = kind in ("repeat", "sum", "mean") or self.target >= source or (kind == "copy" and self.target == 1)
         need = f"rule {self.rule!r} doesn't lead to {self.target} channels"
-        fits = grows and int(k or 0) < source // self.groups
-        self.expect(specs, need, that=fits)
+        self.expect(specs, need, that=grows and int(k or 0) < source)
         return with_shape(specs[0], replaced(shape, 1, self.target))
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
-        given = widened(values)[0]
-        kernel = given.reshape(given.shape[0], self.groups, -1, *given.shape[2:])
+        kernel = widened(values)[0]
         kind, _, k = self.rule.partition(":")
-        each = self.target // self.groups
-        adapted = _copied(kernel, each, int(k)) if kind == "copy" else _HOW[kind](kernel, each)
-        return adapted.flatten(1, 2).to(values[0].dtype)
+        adapted = _copied(kernel, self.target, int(k)) if kind == "copy" else _HOW[kind](kernel, self.target)
+        return adapted.to(values[0].dtype)
 
     def describe(self) -> str:
         kind, _, k = self.rule.partition(":")
-        if self._one and kind in ("repeat", "sum"):
+        if self.target == 1 and kind in ("repeat", "sum"):
             words = "summed"
         else:
-            words = f"channel {k} alone" if self._one and k else _RULES[kind].format(k=k)
-        groups = f" in {self.groups} groups" if self.groups > 1 else ""
-        return f"input channels {arrow(self.source, self.target)}{groups}, {words}"
+            words = f"channel {k} alone" if self.target == 1 and k else _RULES[kind].format(k=k)
+        return f"input channels -> {self.target}, {words}"
 
 
 def _repeated(kernel: Tensor, target: int) -> Tensor:
-    """Return the channels (dimension 2) in turn, scaled by source/target; the sum when one is wanted."""
-    source = kernel.shape[2]
+    """Return the channels (dimension 1) in turn, scaled by source/target; the sum when one is wanted."""
+    source = kernel.shape[1]
     if target == source:
         return kernel
     if target == 1:
-        return kernel.sum(2, keepdim=True)
-    return gather(kernel, 2, [i % source for i in range(target)]).mul_(source / target)
+        return kernel.sum(1, keepdim=True)
+    return gather(kernel, 1, [i % source for i in range(target)]).mul_(source / target)
 
 
 def _averaged(kernel: Tensor, target: int) -> Tensor:
     """Return the mean of the channels, `target` times."""
-    return kernel.mean(2, keepdim=True).repeat_interleave(target, 2)
+    return kernel.mean(1, keepdim=True).repeat_interleave(target, 1)
 
 
 def _summed(kernel: Tensor, target: int) -> Tensor:
     """Return the sum of the channels shared out over `target` of them."""
-    return kernel.sum(2, keepdim=True).div_(target).repeat_interleave(target, 2)
+    return kernel.sum(1, keepdim=True).div_(target).repeat_interleave(target, 1)
 
 
 def _zero_filled(kernel: Tensor, target: int) -> Tensor:
     """Return the channels and zeros."""
     import torch
 
-    more = target - kernel.shape[2]
-    return torch.cat([kernel, kernel.new_zeros(replaced(tuple(kernel.shape), 2, more))], 2)
+    more = target - kernel.shape[1]
+    return torch.cat([kernel, kernel.new_zeros(replaced(tuple(kernel.shape), 1, more))], 1)
 
 
 def _mean_filled(kernel: Tensor, target: int) -> Tensor:
     """Return the channels and their mean as often as one is missing."""
     import torch
 
-    return torch.cat([kernel, _averaged(kernel, target - kernel.shape[2])], 2)
+    return torch.cat([kernel, _averaged(kernel, target - kernel.shape[1])], 1)
 
 
 def _copied(kernel: Tensor, target: int, k: int) -> Tensor:
     """Return the channels and copies of channel `k`; channel `k` alone when one is wanted."""
-    source = kernel.shape[2]
-    return gather(kernel, 2, [k] if target == 1 else [*range(source), *[k] * (target - source)])
+    source = kernel.shape[1]
+    return gather(kernel, 1, [k] if target == 1 else [*range(source), *[k] * (target - source)])
 
 
 _HOW: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -134,19 +118,16 @@ _HOW: dict[str, Callable[[Tensor, int], Tensor]] = {
 class InflateKernel(BaseOp):
     """Gives a kernel [out, in, height, width] a depth: [out, in, depth, height, width].
 
-    "mean" repeats it over the depth and divides by it, so that a still video gives what the image gave (I3D, Carreira
-    and Zisserman 2017, arXiv:1705.07750). "centre" puts it in the middle plane and zeros around it.
-    Computes in float32.
+    It is repeated over the depth and divided by it, so that a still video gives what the image gave (I3D, Carreira and
+    Zisserman 2017, arXiv:1705.07750). Computes in float32.
     """
 
     target: tuple[int, ...]
-    rule: str = "mean"
 
     name = "inflate_kernel"
     rounds = True
 
     def __post_init__(self) -> None:
-        self.expect_choice("rule", self.rule, ("mean", "centre"))
         if len(self.target) < 4 or min(self.target) < 1:
             raise UsageError(f"{self.name}: {list(self.target)} is no kernel with a depth")
 
@@ -159,15 +140,10 @@ class InflateKernel(BaseOp):
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         kernel, depth = values[0], self.target[2]
-        if self.rule == "mean":
-            return (widened([kernel])[0] / depth).to(kernel.dtype).unsqueeze(2).repeat_interleave(depth, 2)
-        out = kernel.new_zeros(self.target)
-        out[:, :, depth // 2] = kernel
-        return out
+        return (widened([kernel])[0] / depth).to(kernel.dtype).unsqueeze(2).repeat_interleave(depth, 2)
 
     def describe(self) -> str:
-        how = "shared over the depth" if self.rule == "mean" else "in the middle plane"
-        return f"kernel {size_words(self.target[3:])} -> {size_words(self.target[2:])} {how}"
+        return f"kernel {size_words(self.target[3:])} -> {size_words(self.target[2:])} shared over the depth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

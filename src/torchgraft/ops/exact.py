@@ -62,7 +62,7 @@ class Permute(BaseOp):
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         self.out_spec(specs)
-        return (Permute(tuple(opposite(self.dims))),)
+        return (Permute(tuple(inverse_permutation(self.dims))),)
 
     def describe(self) -> str:
         return f"permute {', '.join(map(str, self.dims))}"
@@ -155,7 +155,7 @@ class SelectRows(BaseOp):
         size = specs[0].shape[self.dim]
         whole = sorted(self.indices) == list(range(size))
         self.expect(specs, "the indices are no permutation", that=whole, what=f"the inverse of {self.name}")
-        return (SelectRows(self.dim, tuple(opposite(self.indices))),)
+        return (SelectRows(self.dim, tuple(inverse_permutation(self.indices))),)
 
     def describe(self) -> str:
         return f"{axis_words(self.dim)} {index_words(self.indices)}"
@@ -230,7 +230,7 @@ def torch_dtype(label: str) -> ScalarType:
     return dtype
 
 
-def opposite(order: Sequence[int]) -> list[int]:
+def inverse_permutation(order: Sequence[int]) -> list[int]:
     """Return the permutation that undoes `order`."""
     return sorted(range(len(order)), key=order.__getitem__)
 

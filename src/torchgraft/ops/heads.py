@@ -10,7 +10,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words
-from torchgraft.ops.exact import gather, opposite
+from torchgraft.ops.exact import gather, inverse_permutation
 
 
 def _same_rows(op: BaseOp, specs: Sequence[TensorSpec], dim: int, multiple: int) -> TensorSpec:
@@ -76,7 +76,7 @@ class PartsToHeads(_GroupedRows):
     name = "parts_to_heads"
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
-        return gather(values[0], self.dim, opposite(self._order(values[0].shape[self.dim])))
+        return gather(values[0], self.dim, inverse_permutation(self._order(values[0].shape[self.dim])))
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         self.out_spec(specs)
@@ -91,14 +91,12 @@ class RotaryLayout(BaseOp):
     """Reorders the rows of a query or key weight between the two layouts of rotary pairs.
 
     "interleaved" (the original Llama files, GPT-J) has the two rows of a pair beside each other: 0, 1 make the first
-    pair. "half" (transformers' Llama, GPT-NeoX) has row i of the first half with row i of the second. Only the first
-    `rotary` rows of each head take part (None: the whole head). The permutation is the one of transformers'
-    Llama conversion, view(heads, d/2, 2, in).transpose(1, 2).
+    pair. "half" (transformers' Llama, GPT-NeoX) has row i of the first half with row i of the second. The permutation is
+    the one of transformers' Llama conversion, view(heads, d/2, 2, in).transpose(1, 2).
     """
 
     heads: int
     to: str
-    rotary: int | None = None
     dim: int = 0
 
     name = "rotary_layout"
@@ -106,32 +104,24 @@ class RotaryLayout(BaseOp):
 
     def __post_init__(self) -> None:
         self.expect_choice("to", self.to, ("half", "interleaved"))
-        if self.heads < 1 or (self.rotary is not None and (self.rotary < 2 or self.rotary % 2)):
-            raise UsageError(f"rotary_layout: {self.heads} heads with {self.rotary} rotary rows make no sense")
+        self.expect_sizes("heads", (self.heads,))
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        spec = _same_rows(self, specs, self.dim, self.heads * (2 if self.rotary is None else 1))
-        per_head = spec.shape[self.dim] // self.heads
-        need = f"a head has {per_head} rows, fewer than the {self.rotary} rotary ones"
-        self.expect(specs, need, that=(self.rotary or 0) <= per_head)
-        return spec
+        return _same_rows(self, specs, self.dim, 2 * self.heads)
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
-        size = values[0].shape[self.dim]
-        per_head = size // self.heads
-        rotary = per_head if self.rotary is None else self.rotary
-        order = [*range(0, rotary, 2), *range(1, rotary, 2)]
-        head = [*(order if self.to == "half" else opposite(order)), *range(rotary, per_head)]
+        per_head = values[0].shape[self.dim] // self.heads
+        order = [*range(0, per_head, 2), *range(1, per_head, 2)]
+        head = order if self.to == "half" else inverse_permutation(order)
         return gather(values[0], self.dim, [h * per_head + i for h in range(self.heads) for i in head])
 
     def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
         self.out_spec(specs)
         other = "interleaved" if self.to == "half" else "half"
-        return (RotaryLayout(heads=self.heads, to=other, rotary=self.rotary, dim=self.dim),)
+        return (RotaryLayout(heads=self.heads, to=other, dim=self.dim),)
 
     def describe(self) -> str:
-        part = "" if self.rotary is None else f", {self.rotary} rows each"
-        return f"rotary pairs of {self.heads} heads to {self.to} order{part}"
+        return f"rotary pairs of {self.heads} heads to {self.to} order"
 
 
 def _sizes(parts: tuple[int, ...]) -> str:

@@ -11,7 +11,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
-from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, opposite
+from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, inverse_permutation
 from torchgraft.ops.runs import Run, joined
 
 
@@ -128,7 +128,7 @@ class JoinRanks(BaseOp):
             return self._concat.run(values)
         ranks, rows = len(values), values[0].shape[0]
         order = [i for rank in self._rows_of(ranks, rows) for i in rank]
-        return gather(self._concat.run(values), 0, opposite(order))
+        return gather(self._concat.run(values), 0, inverse_permutation(order))
 
     def _rows_of(self, ranks: int, rows: int) -> list[tuple[int, ...]]:
         """Return, for each rank, where its `rows` rows lie in the whole."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torchgraft.core.errors import CorruptCheckpointError, UsageError
+from torchgraft.core.dtypes import DType
+from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp
-from torchgraft.ops.exact import torch_dtype
 from torchgraft.ops.resample import size_words
 
 
@@ -23,104 +23,85 @@ def _blocks(shape: Shape, block: tuple[int, ...]) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class DequantBlocks(BaseOp):
-    """Multiplies each block of a weight by its scale: (weight, scale[, zero]) becomes (weight - zero) * scale.
+    """Multiplies each block of a weight by its scale: (weight, scale) becomes weight * scale.
 
     `block` is the size of a block along each dimension: (128, 128) in DeepSeek's 8-bit float files
     (`weight_scale_inv`), (1, in) for a scale per row, () for one scale for the whole tensor. Whatever the scale's
-    dimensions, it has one value per block. Computes in float32, returns `dtype`. Memory: one float32 copy of the
+    dimensions, it has one value per block. Returns float32. Memory: one float32 copy of the
     weight and, for blocks narrower than a row, one row of scales per row of blocks.
     """
 
     block: tuple[int, ...] = ()
-    dtype: str = "float32"
 
     name = "dequant_blocks"
 
     def __post_init__(self) -> None:
         self.expect_sizes("block", self.block)
-        self.dtype_of(self.dtype)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 2, 3)
-        weight, *rest = specs
+        self.expect_count(specs, 2)
+        weight, scale = specs
         block = self.block or weight.shape
         self.expect(specs, f"a block has {len(block)} dimensions", that=len(block) == len(weight.shape))
         count = prod(_blocks(weight.shape, block)) if self.block else 1
         need = f"there should be {count} scales, one per block {size_words(block)}"
-        self.expect(specs, need, that=all(s.numel == count for s in rest))
-        self.expect(specs, f"scales are floats, not {rest[0].dtype}", that=rest[0].dtype.is_float)
-        return TensorSpec(weight.name, weight.shape, self.dtype_of(self.dtype))
+        self.expect(specs, need, that=scale.numel == count)
+        self.expect(specs, f"scales are floats, not {scale.dtype}", that=scale.dtype.is_float)
+        return TensorSpec(weight.name, weight.shape, DType.F32)
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         import torch
 
-        weight, scale, *zero = values
+        weight, scale = values
         out = weight.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not self.block:
-            out.sub_(zero[0].to(out.dtype).reshape(())) if zero else None
-            return out.mul_(scale.to(out.dtype).reshape(())).to(torch_dtype(self.dtype))
-        count = _blocks(tuple(weight.shape), self.block)
-        if zero:
-            _each_block(out, zero[0].to(out.dtype).reshape(count), self.block, torch.Tensor.sub_)
-        _each_block(out, scale.to(out.dtype).reshape(count), self.block, torch.Tensor.mul_)
-        return out.to(torch_dtype(self.dtype))
+            return out.mul_(scale.to(out.dtype).reshape(()))
+        _scale_blocks(out, scale.to(out.dtype).reshape(_blocks(tuple(weight.shape), self.block)), self.block)
+        return out
 
     def describe(self) -> str:
         return f"dequantised by {f'blocks of {size_words(self.block)}' if self.block else 'one scale'}"
 
 
-def _each_block(
-    out: Tensor,
-    per_block: Tensor,
-    block: tuple[int, ...],
-    change: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    """Apply `change` (mul_, sub_) to each block of `out`, in place, with its value of `per_block`."""
+def _scale_blocks(out: Tensor, scales: Tensor, block: tuple[int, ...]) -> None:
+    """Multiply each block of `out`, in place, by its value of `scales`."""
     for dim in range(1, out.dim()):
-        if per_block.shape[dim] > 1:
-            per_block = per_block.repeat_interleave(block[dim], dim).narrow(dim, 0, out.shape[dim])
+        if scales.shape[dim] > 1:
+            scales = scales.repeat_interleave(block[dim], dim).narrow(dim, 0, out.shape[dim])
     rows = out.shape[0] // block[0]
     if rows:
-        whole = out[: rows * block[0]].view(rows, block[0], *out.shape[1:])
-        change(whole, per_block[:rows].unsqueeze(1))
-    if rows < per_block.shape[0]:
-        change(out[rows * block[0] :], per_block[rows:])
+        out[: rows * block[0]].view(rows, block[0], *out.shape[1:]).mul_(scales[:rows].unsqueeze(1))
+    if rows < scales.shape[0]:
+        out[rows * block[0] :].mul_(scales[rows:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dequant4bit(BaseOp):
     """Unpacks 4-bit codes of bitsandbytes (nf4, fp4) into a weight of `shape`.
 
-    Inputs: (packed, absmax, quant_map), or with nested statistics (packed, absmax, quant_map, nested_absmax,
-    nested_quant_map); either may end with the quant_state tensor, JSON as bytes, whose sizes and offset then count
-    instead of the fields here. A byte holds two codes, the first in its high half; element i is
-    quant_map[code i] * absmax[i // blocksize]. Nested: absmax j is nested_quant_map[absmax j] *
-    nested_absmax[j // nested_blocksize] + nested_offset. Layout of bitsandbytes' `QuantState`; QLoRA, Dettmers et al.
-    2023 (arXiv:2305.14314). Memory: the result in float32 and half its size in indices.
+    Inputs: (packed, absmax, quant_map[, quant_state]); what the quant_state, JSON as bytes, says counts instead of the fields
+    here. A byte holds two codes, the first in its high half; element i is quant_map[code i] * absmax[i // blocksize]. Layout
+    of bitsandbytes' `QuantState`; QLoRA, Dettmers et al. 2023 (arXiv:2305.14314), without its nested statistics. Returns
+    float32. Memory: the result and half its size in indices.
     """
 
     shape: tuple[int, ...]
-    dtype: str = "float32"
     blocksize: int = 64
-    nested_blocksize: int = 256
-    nested_offset: float = 0.0
 
     name = "dequant_4bit"
 
     def __post_init__(self) -> None:
         self.expect_sizes("shape", self.shape)
-        self.dtype_of(self.dtype)
-        if min(self.blocksize, self.nested_blocksize) < 1:
-            raise UsageError(f"{self.name}: blocks of {self.blocksize} and {self.nested_blocksize} make no sense")
+        self.expect_sizes("blocksize", (self.blocksize,))
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 3, 4, 5, 6)
+        self.expect_count(specs, 3, 4)
         packed, _, quant_map = specs[:3]
         size = -(-prod(self.shape) // 2)
         self.expect(specs, f"{list(self.shape)} takes {size} packed bytes", that=packed.nbytes == size)
         self.expect(specs, "the map of codes should have 16 values", that=quant_map.numel == 16)
         self.expect(specs, f"the map holds floats, not {quant_map.dtype}", that=quant_map.dtype.is_float)
-        return TensorSpec(packed.name, self.shape, self.dtype_of(self.dtype))
+        return TensorSpec(packed.name, self.shape, DType.F32)
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the weight.
@@ -130,9 +111,9 @@ class Dequant4bit(BaseOp):
         """
         import torch
 
-        state = self._state(values[-1]) if len(values) in (4, 6) else {}
+        state = self._state(values[3]) if len(values) == 4 else {}
         block = state.get("blocksize", self.blocksize)
-        scale = self._absmax(values, state)
+        scale = values[1].to(torch.float32)
         codes = values[2].to(torch.float32)
         pairs = torch.stack([codes.repeat_interleave(16), codes.repeat(16)], 1)
         packed = values[0].contiguous().flatten().view(torch.uint8)
@@ -140,8 +121,8 @@ class Dequant4bit(BaseOp):
         need = -(-flat.numel() // block)
         if scale.numel() != need:
             raise CorruptCheckpointError(f"{scale.numel()} block scales for a 4-bit weight that has {need} blocks")
-        _each_block(flat, scale.flatten(), (block,), torch.Tensor.mul_)
-        return flat.reshape(self.shape).to(torch_dtype(self.dtype))
+        _scale_blocks(flat, scale.flatten(), (block,))
+        return flat.reshape(self.shape)
 
     def _state(self, value: Tensor) -> dict[str, Any]:
         """Return what the quant_state tensor says, checked against `shape`."""
@@ -151,23 +132,12 @@ class Dequant4bit(BaseOp):
             raise CorruptCheckpointError(f"the 4-bit weight says that its shape is {shape}, not {list(self.shape)}")
         return state
 
-    def _absmax(self, values: Sequence[Tensor], state: dict[str, Any]) -> Tensor:
-        """Return the scale of each block in float32, its own quantisation undone."""
-        import torch
-
-        if len(values) < 5:
-            return values[1].to(torch.float32)
-        codes, block = values[4].to(torch.float32), state.get("nested_blocksize", self.nested_blocksize)
-        flat = codes.index_select(0, values[1].flatten().to(torch.int32))
-        _each_block(flat, values[3].to(torch.float32).flatten(), (block,), torch.Tensor.mul_)
-        return flat.add_(state.get("nested_offset", self.nested_offset))
-
     def describe(self) -> str:
         return f"4-bit codes unpacked to {list(self.shape)}, blocks of {self.blocksize}"
 
 
 def read_quant_state(data: bytes) -> dict[str, Any]:
-    """Return the facts in a quant_state record: blocksize, shape, dtype, nested_blocksize, nested_offset.
+    """Return the facts in a quant_state record, of which blocksize and shape are used.
 
     Raises:
         CorruptCheckpointError: no JSON object, or a size that is no positive integer.
@@ -178,9 +148,8 @@ def read_quant_state(data: bytes) -> dict[str, Any]:
         raise CorruptCheckpointError("the quant_state of a 4-bit weight is no JSON") from error
     if not isinstance(state, dict):
         raise CorruptCheckpointError("the quant_state of a 4-bit weight is no JSON object")
-    sizes = [state[k] for k in ("blocksize", "nested_blocksize") if k in state]
-    shape, offset = state.get("shape", []), state.get("nested_offset", 0.0)
-    whole = [*sizes, *shape] if isinstance(shape, list) else [None]
-    if not all(isinstance(n, int) and n > 0 for n in whole) or not isinstance(offset, (int, float)):
+    shape = state.get("shape", [])
+    sizes = [state.get("blocksize", 1), *shape] if isinstance(shape, list) else [None]
+    if not all(isinstance(n, int) and n > 0 for n in sizes):
         raise CorruptCheckpointError("the quant_state of a 4-bit weight holds impossible sizes")
     return state

@@ -1,4 +1,4 @@
-"""Ops between a weight and what it is parametrized by: weight norm, spectral norm, pruning masks, plain scaling."""
+"""Ops between a weight and what it is parametrized by: weight norm, spectral norm, pruning masks."""
 
 from __future__ import annotations
 
@@ -146,24 +146,3 @@ class ApplyMask(BaseOp):
 
     def describe(self) -> str:
         return "pruning mask applied"
-
-
-@dataclass(frozen=True, slots=True)
-class Scale(BaseOp):
-    """Multiplies every element by `factor`. Computes in float32."""
-
-    factor: float
-
-    name = "scale"
-    rounds = True
-
-    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        self.expect_float(specs)
-        return specs[0]
-
-    def run(self, values: Sequence[Tensor]) -> Tensor:
-        return (widened(values)[0] * self.factor).to(values[0].dtype)
-
-    def describe(self) -> str:
-        return f"times {self.factor:.6g}"

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from math import prod
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, replaced, with_shape, working_dtype
 from torchgraft.ops.exact import gather
-
-SMOOTH = ("bicubic", "bilinear")
 
 
 def size_words(size: tuple[int, ...]) -> str:
@@ -34,84 +32,53 @@ def _expect_sizes(op: str, *sizes: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ResampleGrid(BaseOp):
-    """Resizes a table of absolute positions on a grid; the rows before the grid (class token) are never mixed in.
+    """Resizes a table of absolute positions on a grid, bicubic: [..., prefix + height * width, channels].
 
-    `layout` "rows" is [..., prefix + height * width, channels], "channels-last" [..., height, width, channels],
-    "channels-first" [..., channels, height, width]. The first `prefix_source` rows are no part of the grid;
-    `prefix_rows` says which of them stay, bit for bit. With equal grids nothing is interpolated. Computes in float32.
+    The first `prefix_source` rows (class token) are no part of the grid and never mixed in; `prefix_rows` says which of them
+    stay, bit for bit. With equal grids nothing is interpolated. Computes in float32.
 
-    With the defaults this is timm's `resample_abs_pos_embed`; bicubic without antialias and with `align_corners` is
-    torchvision's `interpolate_embeddings`; bicubic without either is DINO's and transformers' choice.
+    With the defaults this is timm's `resample_abs_pos_embed`; without antialias and with `align_corners` it is torchvision's
+    `interpolate_embeddings`; without either it is DINO's and transformers' choice.
     """
 
     source_grid: tuple[int, ...]
     target_grid: tuple[int, ...]
     prefix_source: int = 0
     prefix_rows: tuple[int, ...] = ()
-    mode: str = "bicubic"
     antialias: bool = True
     align_corners: bool = False
-    layout: str = "rows"
 
     name = "resample_grid"
     rounds = True
 
     def __post_init__(self) -> None:
         _expect_sizes(self.name, self.source_grid, self.target_grid)
-        self.expect_choice("mode", self.mode, SMOOTH)
-        self.expect_choice("layout", self.layout, ("rows", "channels-last", "channels-first"))
-        inside = self.prefix_source >= 0 and all(0 <= i < self.prefix_source for i in self.prefix_rows)
-        if not inside or (self.prefix_source and self.layout != "rows"):
-            raise UsageError(
-                f"{self.name}: prefix rows {list(self.prefix_rows)} of {self.prefix_source} don't go with {self.layout}"
-            )
-
-    def _target(self, shape: Shape) -> Shape:
-        """Return the shape that `shape` is resized to."""
-        if self.layout == "rows":
-            return (*shape[:-2], len(self.prefix_rows) + prod(self.target_grid), shape[-1])
-        if self.layout == "channels-last":
-            return (*shape[:-3], *self.target_grid, shape[-1])
-        return (*shape[:-2], *self.target_grid)
+        if self.prefix_source < 0 or not all(0 <= i < self.prefix_source for i in self.prefix_rows):
+            raise UsageError(f"{self.name}: there are no prefix rows {list(self.prefix_rows)} of {self.prefix_source}")
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        shape, rank = specs[0].shape, 2 if self.layout == "rows" else 3
-        self.expect(specs, f"{self.layout} needs {rank} dimensions or more", that=len(shape) >= rank)
-        held = {"rows": (shape[-2],), "channels-last": shape[-3:-1], "channels-first": shape[-2:]}[self.layout]
-        wanted = (self.prefix_source + prod(self.source_grid),) if self.layout == "rows" else self.source_grid
-        need = f"a grid {size_words(self.source_grid)} behind {self.prefix_source} rows has sizes {list(wanted)}"
-        self.expect(specs, need, that=held == wanted)
+        shape = self.only(specs).shape
+        rows = self.prefix_source + prod(self.source_grid)
+        need = f"a grid {size_words(self.source_grid)} behind {self.prefix_source} rows has {rows} rows"
+        self.expect(specs, need, that=len(shape) >= 2 and shape[-2] == rows)
         self.expect_float(specs)
-        return with_shape(specs[0], self._target(shape))
+        return with_shape(specs[0], replaced(shape, len(shape) - 2, len(self.prefix_rows) + prod(self.target_grid)))
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the resized table in the input's type. Needs a float32 copy of the input and of the result."""
         import torch
 
         value = values[0]
-        target = self._target(tuple(value.shape))
-        if self.layout != "rows":
-            return self._resized(value).reshape(target)
-        rows = value.shape[-2] - self.prefix_source
-        grid = value.narrow(-2, self.prefix_source, rows)
-        grid = grid.reshape(*value.shape[:-2], *self.source_grid, value.shape[-1])
-        resized = self._resized(grid).flatten(-3, -2)
-        return torch.cat([gather(value, -2, self.prefix_rows), resized], -2) if self.prefix_rows else resized
-
-    def _resized(self, grid: Tensor) -> Tensor:
-        """Return the grid (with its channels first or last, as the layout says) at the target size."""
-        if self.source_grid == self.target_grid:
-            return grid
-        first = self.layout == "channels-first"
-        planes = grid if first else grid.movedim(-1, -3)
-        images = planes.reshape(-1, *planes.shape[-3:])
-        out = interpolated(images, self.target_grid, self.mode, antialias=self.antialias, corners=self.align_corners)
-        out = out.reshape(*planes.shape[:-2], *self.target_grid)
-        return out if first else out.movedim(-3, -1)
+        cells = value.narrow(-2, self.prefix_source, prod(self.source_grid))
+        if self.source_grid != self.target_grid:
+            images = cells.movedim(-1, -2).reshape(-1, value.shape[-1], *self.source_grid)
+            options = {"antialias": self.antialias, "corners": self.align_corners}
+            resized = interpolated(images, self.target_grid, **options).flatten(2)
+            cells = resized.reshape(*value.shape[:-2], value.shape[-1], -1).movedim(-2, -1)
+        return torch.cat([gather(value, -2, self.prefix_rows), cells], -2) if self.prefix_rows else cells
 
     def describe(self) -> str:
-        how = self.mode + (" antialiased" if self.antialias else "") + (" by corners" if self.align_corners else "")
+        how = "bicubic" + (" antialiased" if self.antialias else "") + (" by corners" if self.align_corners else "")
         kept, n = len(self.prefix_rows), self.prefix_source
         prefix = f"{kept} of {n} prefix rows kept" if kept != n else f"{n} prefix row{'s' if n != 1 else ''} kept"
         grid = f"position grid {size_words(self.source_grid)}"
@@ -120,8 +87,8 @@ class ResampleGrid(BaseOp):
         return f"{words}, {prefix}" if n else words
 
 
-def interpolated(images: Tensor, size: tuple[int, ...], mode: str, *, antialias: bool, corners: bool) -> Tensor:
-    """Return images [N, C, H, W] at another size, computed in float32 (or float64), in their own type."""
+def interpolated(images: Tensor, size: tuple[int, ...], *, antialias: bool, corners: bool) -> Tensor:
+    """Return images [N, C, H, W] at another size, bicubic, computed in float32 (or float64), in their own type."""
     import torch.nn.functional as F  # noqa: N812
 
     wide = images.to(working_dtype([images]))
@@ -129,56 +96,39 @@ def interpolated(images: Tensor, size: tuple[int, ...], mode: str, *, antialias:
     turned = antialias and size[1] == 1
     if turned:
         wide, size = wide.transpose(2, 3), size[::-1]
-    out = F.interpolate(wide, size=size, mode=mode, antialias=antialias, align_corners=corners)
+    out = F.interpolate(wide, size=size, mode="bicubic", antialias=antialias, align_corners=corners)
     return (out.transpose(2, 3) if turned else out).to(images.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Resample1d(BaseOp):
-    """Resizes a table of positions on a line, along `dim`; the first `prefix` rows are kept bit for bit.
+    """Resizes a table of positions on a line, [positions, channels], by linear interpolation.
 
-    `source`, where given, is the number of positions to come in.
-
-    "linear" is what SAM does with its decomposed relative positions, [2 * size - 1, channels]. Computes in float32.
+    This is what SAM does with its decomposed relative positions, [2 * size - 1, channels]. Computes in float32.
     """
 
     target: int
-    mode: str = "linear"
-    dim: int = 0
-    prefix: int = 0
-    source: int | None = None
 
     name = "resample_1d"
     rounds = True
 
     def __post_init__(self) -> None:
-        self.expect_choice("mode", self.mode, ("linear", "nearest"))
-        if self.target < 1 or self.prefix < 0:
-            raise UsageError(f"{self.name}: {self.target} positions after {self.prefix} make no sense")
+        self.expect_sizes("target", (self.target,))
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
-        self.expect_count(specs, 1)
-        self.expect_dim(specs, self.dim)
-        source = specs[0].shape[self.dim] - self.prefix
-        need = f"dimension {self.dim} should hold {self.source or 'some'} positions after {self.prefix} prefix rows"
-        self.expect(specs, need, that=source > 0 and self.source in (None, source))
+        shape = self.only(specs).shape
+        self.expect(specs, "it takes a table [positions, channels]", that=len(shape) == 2 and shape[0] > 0)
         self.expect_float(specs)
-        return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.prefix + self.target))
+        return with_shape(specs[0], (self.target, shape[1]))
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
-        import torch
         import torch.nn.functional as F  # noqa: N812
 
-        table = values[0].movedim(self.dim, -1)
-        line = table[..., self.prefix :].to(working_dtype(values))
-        line = line.reshape(1, -1, line.shape[-1])
-        out = F.interpolate(line, size=self.target, mode=self.mode).to(table.dtype)
-        out = out.reshape(*table.shape[:-1], self.target)
-        return torch.cat([table[..., : self.prefix], out], -1).movedim(-1, self.dim)
+        line = values[0].T[None].to(working_dtype(values))
+        return F.interpolate(line, size=self.target, mode="linear")[0].T.to(values[0].dtype)
 
     def describe(self) -> str:
-        kept = f", {self.prefix} prefix rows kept" if self.prefix else ""
-        return f"positions {arrow(self.source, self.target)} {self.mode}{kept}"
+        return f"positions -> {self.target} linear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +141,6 @@ class ResamplePatch(BaseOp):
     """
 
     target: tuple[int, ...]
-    mode: str = "bicubic"
-    antialias: bool = True
     source: tuple[int, ...] = ()
 
     name = "resample_patch"
@@ -200,7 +148,6 @@ class ResamplePatch(BaseOp):
 
     def __post_init__(self) -> None:
         _expect_sizes(self.name, self.source or self.target, self.target)
-        self.expect_choice("mode", self.mode, SMOOTH)
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         shape = self.only(specs).shape
@@ -220,11 +167,62 @@ class ResamplePatch(BaseOp):
         cells = prod(source)
         unit = torch.eye(cells, dtype=working_dtype(values), device=kernel.device).reshape(cells, 1, *source)
         # row i: what the resize makes of the patch that is 1 at cell i; B transposed
-        resize = interpolated(unit, self.target, self.mode, antialias=self.antialias, corners=False).flatten(1)
+        resize = interpolated(unit, self.target, antialias=True, corners=False).flatten(1)
         inverse: Tensor = torch.linalg.pinv(resize.T)
         flat = kernel.flatten(2).to(resize.dtype) @ inverse
         return flat.reshape(*kernel.shape[:2], *self.target).to(kernel.dtype)
 
     def describe(self) -> str:
-        how = self.mode + (" antialiased" if self.antialias else "")
-        return f"patch kernel {arrow(size_words(self.source), size_words(self.target))} by pseudo-inverse, {how}"
+        return f"patch kernel {arrow(size_words(self.source), size_words(self.target))} by pseudo-inverse, bicubic antialiased"
+
+
+@dataclass(frozen=True, slots=True)
+class ResampleBiasTable(BaseOp):
+    """Resizes a relative position bias table to another attention window, bicubic.
+
+    A window of height h and width w has (2h - 1)(2w - 1) offsets, stored as [offsets + extra, heads]. The last `extra` rows
+    (BEiT has 3, for the class token) are kept bit for bit. As Swin's own fine-tuning and timm's
+    `resize_rel_pos_bias_table_simple` do it. Computes in float32.
+    """
+
+    source_window: tuple[int, ...]
+    target_window: tuple[int, ...]
+    extra: int = 0
+
+    name = "resample_bias_table"
+    rounds = True
+
+    def __post_init__(self) -> None:
+        _expect_sizes(self.name, self.source_window, self.target_window)
+        if self.extra < 0:
+            raise UsageError(f"{self.name}: {self.extra} extra rows make no sense")
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        shape = self.only(specs).shape
+        rows = prod(_offsets(self.source_window)) + self.extra
+        need = f"a window {size_words(self.source_window)} with {self.extra} extra rows has {rows} rows"
+        self.expect(specs, need, that=len(shape) == 2 and shape[0] == rows)
+        self.expect_float(specs)
+        return with_shape(specs[0], (prod(_offsets(self.target_window)) + self.extra, shape[1]))
+
+    def run(self, values: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        table = values[0]
+        if self.source_window == self.target_window:
+            return table
+        rows = table.shape[0] - self.extra
+        maps = table[:rows].T.reshape(1, -1, *_offsets(self.source_window))
+        resized = interpolated(maps, _offsets(self.target_window), antialias=False, corners=False)[0]
+        return torch.cat([resized.flatten(1).T, table[rows:]])
+
+    def describe(self) -> str:
+        kept = f", {self.extra} extra rows kept" if self.extra else ""
+        return (
+            f"bias table of window {size_words(self.source_window)} -> {size_words(self.target_window)} bicubic{kept}"
+        )
+
+
+def _offsets(window: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many offsets a window has down and across."""
+    return 2 * window[0] - 1, 2 * window[1] - 1

@@ -38,7 +38,7 @@ class _Step(Protocol[F_co]):
     def ops(self) -> Sequence[Op]: ...
 
 
-def computed(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor] = ()) -> list[Tensor]:
+def run_step(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor] = ()) -> list[Tensor]:
     """Return what the ops of `step` make of `base` and of its feeds, each read and taken through ops of its own."""
     values = list(base)
     for feed in step.feeds:
@@ -46,8 +46,8 @@ def computed(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor]
     return run_ops(step.ops, values)
 
 
-def shaped(step: _Step[F], spec_of: Callable[[F], TensorSpec], base: Iterable[TensorSpec] = ()) -> list[TensorSpec]:
-    """Return the specs of what `computed` would return: one where there are ops, else those of base and feeds.
+def step_specs(step: _Step[F], spec_of: Callable[[F], TensorSpec], base: Iterable[TensorSpec] = ()) -> list[TensorSpec]:
+    """Return the specs of what `run_step` would return: one where there are ops, else those of base and feeds.
 
     Raises:
         UsageError: an op does not take what it gets.

@@ -25,7 +25,6 @@ from torchgraft.ops import (
     SliceDim,
     Stack,
     Transpose,
-    TrimRows,
 )
 
 
@@ -79,12 +78,6 @@ def pull(op: Op, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
 def _same(op: Cast, specs: Sequence[TensorSpec], box: Box) -> Pulled:
     del specs
     return Pulled((box,), (op,))
-
-
-def _first(op: TrimRows, specs: Sequence[TensorSpec], box: Box) -> Pulled:
-    """The rows that are kept are the first ones: they lie where they lay."""
-    del op, specs
-    return Pulled((box,), ())
 
 
 def _turned(op: Transpose, specs: Sequence[TensorSpec], box: Box) -> Pulled:
@@ -204,6 +197,6 @@ def _drop(shape: Shape, dim: int) -> Shape:
 
 # How to go back through each op that moves data; the others have no entry.
 _WAYS: Mapping[type, Callable[[Any, Sequence[TensorSpec], Box], Pulled | None]] = {
-    Cast: _same, Transpose: _turned, Permute: _permuted, SliceDim: _sliced, TrimRows: _first, Index: _indexed,
+    Cast: _same, Transpose: _turned, Permute: _permuted, SliceDim: _sliced, Index: _indexed,
     SelectRows: _picked, Concat: _joined, JoinRanks: _shares, Stack: _stacked, Reshape: _reshaped,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from torchgraft.core.places import Walk, is_spread, places
 from torchgraft.core.plan import Feed, Op, Rows, Step, Why
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.types import Module, ScalarType, Tensor
-from torchgraft.ops import Constant, SelectRows, computed, run_ops, shaped
+from torchgraft.ops import Constant, SelectRows, run_ops, run_step, step_specs
 from torchgraft.spreading.boxes import Box, pull
 from torchgraft.spreading.collective import Collective
 from torchgraft.spreading.processes import Share
@@ -186,7 +186,7 @@ def _made_whole(
 
     def make() -> None:
         if group.rank == maker:
-            made.extend(computed(step, lambda feed: source.read(feed.network, feed.key), base))
+            made.extend(run_step(step, lambda feed: source.read(feed.network, feed.key), base))
 
     group.in_all(make)
     if not made:
@@ -204,7 +204,7 @@ def _gathered(tensor: Tensor) -> Tensor:
 
 
 def _result(step: Step, specs: Specs) -> TensorSpec:
-    return shaped(step, lambda feed: specs[feed.network, feed.key], [step.slot.spec] if step.base else [])[0]
+    return step_specs(step, lambda feed: specs[feed.network, feed.key], [step.slot.spec] if step.base else [])[0]
 
 
 def _cut(value: Tensor, box: Box) -> Tensor:

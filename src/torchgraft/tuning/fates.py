@@ -26,7 +26,6 @@ from torchgraft.ops import (
     ResampleBiasTable,
     ResampleGrid,
     ResamplePatch,
-    TrimRows,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 # (rearranging, joining, folding, merging) leave the function of the model as it was.
 RESIZING = (
     AdaptInputChannels, CropKernel, InflateKernel, MeanRows, PadKernel, PadRows, Resample1d, ResampleBiasTable,
-    ResampleGrid, ResamplePatch, TrimRows,
+    ResampleGrid, ResamplePatch,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Module, Tensor
-from torchgraft.ops import computed
+from torchgraft.ops import run_step
 
 CLOSE = 1e-6  # relative to the greatest entry
 FEW = 0.02  # of the elements
@@ -28,7 +28,7 @@ class PlannedValues:
         present = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
         if step.action is Action.FRESH or step.base or not present:
             return None
-        return computed(step, lambda feed: self.source[feed.key].detach().to("cpu"))[0]
+        return run_step(step, lambda feed: self.source[feed.key].detach().to("cpu"))[0]
 
     def actual(self, step: Step) -> Tensor:
         """Return the part of the model's tensor that the plan writes."""

@@ -16,7 +16,7 @@ import torch
 from torchgraft.core.plan import Feed, Step
 from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.core.types import Module, Tensor
-from torchgraft.ops import computed
+from torchgraft.ops import run_step
 from torchgraft.verifying.divergence import Matches, is_distinctive
 from torchgraft.verifying.outputs import max_difference
 from torchgraft.verifying.tracing import Run, record_run
@@ -198,7 +198,7 @@ def moved_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> MovedRows |
         numbers = torch.arange(shape[0], dtype=torch.float64, device="cpu")
         return numbers.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
 
-    made = computed(step, numbered)[0]
+    made = run_step(step, numbered)[0]
     written = step.rows.indices if step.rows else range(size)
     flat = made.reshape(len(made), -1) if len(made) == len(written) and made.numel() else None
     if flat is None or not bool((flat == flat[:, :1]).all()):

@@ -1,14 +1,13 @@
 """Proof by value: a tensor that no run shows holds what the plan says, by a computation apart from that which filled it.
 
 numpy computes it from the definitions, a second opinion on what the ops do: those whose result is a line or two, and those
-that resample a grid. The kernels are those of Keys 1981 (cubic, a = -0.75; -0.5 where torch follows Pillow and smooths
-before it shrinks) and the triangle (linear).
+that resample a grid. The kernel is the cubic one of Keys 1981 (a = -0.75; -0.5 where torch follows Pillow and smooths before
+it shrinks).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -43,46 +42,38 @@ def _run_ops(ops: Sequence[Any], values: list[Array]) -> Array | None:
 def _resample_grid(op: Any, values: list[Array]) -> Array:
     """Return a table on another grid; rows before the grid are picked."""
     table = values[0]
-    resize = partial(
-        _resize, size=op.target_grid, cubic=op.mode == "bicubic", smooth=op.antialias, corners=op.align_corners
-    )
-    if op.layout == "channels-first":
-        return resize(table)
-    if op.layout == "channels-last":
-        return np.moveaxis(resize(np.moveaxis(table, -1, -3)), -3, -1)
     grid = table[..., op.prefix_source :, :].reshape(*table.shape[:-2], *op.source_grid, table.shape[-1])
-    out = np.moveaxis(resize(np.moveaxis(grid, -1, -3)), -3, -1)
-    rows = out.reshape(*table.shape[:-2], prod(op.target_grid), table.shape[-1])
+    images = np.moveaxis(grid, -1, -3)
+    resized = _resize(images, size=op.target_grid, smooth=op.antialias, corners=op.align_corners)
+    rows = np.moveaxis(resized, -3, -1).reshape(*table.shape[:-2], prod(op.target_grid), table.shape[-1])
     return np.concatenate([table[..., list(op.prefix_rows), :], rows], axis=-2)
 
 
-def _resize(images: Array, *, size: Sequence[int], cubic: bool, smooth: bool, corners: bool) -> Array:
+def _resize(images: Array, *, size: Sequence[int], smooth: bool, corners: bool) -> Array:
     """Return images [..., height, width] at another size, one matrix for each axis; at their own size as they are."""
     if images.shape[-2:] == tuple(size):
         return images
     down, across = (
-        _resize_matrix(old, new, cubic=cubic, smooth=smooth, corners=corners)
+        _resize_matrix(old, new, smooth=smooth, corners=corners)
         for old, new in zip(images.shape[-2:], size, strict=True)
     )
     return np.asarray(down @ images @ across.T)
 
 
-def _resize_matrix(old: int, new: int, *, cubic: bool, smooth: bool, corners: bool) -> Array:
+def _resize_matrix(old: int, new: int, *, smooth: bool, corners: bool) -> Array:
     """Return the matrix [new, old] that resizes a line."""
     scale = (old - 1) / max(new - 1, 1) if corners else old / new
     wide = max(scale, 1.0) if smooth else 1.0
-    reach = ceil((2 if cubic else 1) * wide) + 1
-    kernel = partial(_cubic, a=-0.5 if smooth else -0.75) if cubic else _triangle
+    reach = ceil(2 * wide) + 1
+    a = -0.5 if smooth else -0.75
     out = np.zeros((new, old))
     for row in range(new):
         at = row * scale if corners else (row + 0.5) * scale - 0.5
-        if not cubic and not smooth:
-            at = max(at, 0.0)
         for tap in range(int(np.floor(at)) - reach, int(np.floor(at)) + reach + 1):
             inside = min(max(tap, 0), old - 1)
             if smooth and inside != tap:  # what lies outside has no part; the rest makes up for it
                 continue
-            out[row, inside] += kernel(abs(tap - at) / wide)
+            out[row, inside] += _cubic(abs(tap - at) / wide, a=a)
     return np.asarray(out / out.sum(1, keepdims=True))
 
 
@@ -90,10 +81,6 @@ def _cubic(x: float, *, a: float) -> float:
     if x < 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
-
-
-def _triangle(x: float) -> float:
-    return max(0.0, 1.0 - x)
 
 
 _NUMPY_OPS: Mapping[str, Callable[[Any, list[Array]], Array]] = {
@@ -106,7 +93,6 @@ _NUMPY_OPS: Mapping[str, Callable[[Any, list[Array]], Array]] = {
     "cast": lambda _, v: v[0],  # rounded where it is compared
     "concat": lambda op, v: np.concatenate(v, axis=op.dim),
     "stack": lambda op, v: np.stack(v, axis=op.dim),
-    "scale": lambda op, v: v[0] * op.factor,
     "resample_grid": _resample_grid,
 }
 

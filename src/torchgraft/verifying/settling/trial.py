@@ -16,7 +16,7 @@ from torchgraft.core.results.recording import Fingerprint
 from torchgraft.core.specs import Source
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
-from torchgraft.ops import computed
+from torchgraft.ops import run_step
 from torchgraft.verifying.tracing import Run, fingerprint
 
 SAME = 1e-6  # greatest distance of the fingerprints of equal values, which are summed in another order
@@ -64,7 +64,7 @@ class TemporaryWeights:
                 tensor.copy_(before[1])
                 return
             base = [before[1].to("cpu")] if step.base else []  # adapters are added to what the model came with
-            (value,) = computed(step, self._read, base)
+            (value,) = run_step(step, self._read, base)
             if step.rows is None:
                 tensor.copy_(value)
                 return

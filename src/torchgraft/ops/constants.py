@@ -15,7 +15,7 @@ from torchgraft.ops.exact import torch_dtype
 
 
 @dataclass(frozen=True, slots=True)
-class Making(BaseOp):
+class ConstantOp(BaseOp):
     """Base of the ops that make a tensor of this shape and type."""
 
     shape: tuple[int, ...]
@@ -37,7 +37,7 @@ class Making(BaseOp):
 
 
 @dataclass(frozen=True, slots=True)
-class Constant(Making):
+class Constant(ConstantOp):
     """Makes a tensor of one value."""
 
     value: float
@@ -56,7 +56,7 @@ class Constant(Making):
 
 
 @dataclass(frozen=True, slots=True)
-class Literal(Making):
+class Literal(ConstantOp):
     """Makes a tensor of these values, in C order: an index table that conversion code brings along."""
 
     values: tuple[float, ...]
@@ -64,7 +64,7 @@ class Literal(Making):
     name = "literal"
 
     def __post_init__(self) -> None:
-        Making.__post_init__(self)
+        ConstantOp.__post_init__(self)
         if len(self.values) != prod(self.shape):
             raise UsageError(f"{self.name}: {len(self.values)} values don't fill {list(self.shape)}")
         kind = self.dtype_of(self.dtype).kind
@@ -84,7 +84,7 @@ class Literal(Making):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity(Making):
+class Identity(ConstantOp):
     """Makes the weight [out, in / groups, ...] of a layer that passes on what it is given: an added layer's start.
 
     A matrix is the unit matrix. A kernel has a single one in its middle for each output channel, at the input channel of
