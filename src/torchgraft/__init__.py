@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
     from torchgraft.api import build, load, plan
-    from torchgraft.conversions import learn
+    from torchgraft.conversions import convert, learn
     from torchgraft.core.errors import (
         ApplyError,
         CheckpointError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torchgraft.learning import Learned
     from torchgraft.proofs import compare_hyperparameters, record, verify
     from torchgraft.reading import open_checkpoint
-    from torchgraft.saving import convert, read_plan, save, save_model, save_plan
+    from torchgraft.saving import read_plan, save, save_model, save_plan
     from torchgraft.training import measure_benefit, optimizer_state
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
 
@@ -41,7 +41,7 @@ _NAMES = {
     "api": "load plan build",
     "inspecting": "inspect diff",
     "training": "optimizer_state measure_benefit",
-    "saving": "convert save save_model save_plan read_plan",
+    "saving": "save save_model save_plan read_plan",
     "tuning": "freeze loaded_masks param_groups Frozen CarriedState Benefit",
     "proofs": "verify compare_hyperparameters record",
     "core.errors": "TorchgraftError UsageError CheckpointError CorruptCheckpointError UnsafeCheckpointError "
@@ -52,7 +52,7 @@ _NAMES = {
     "core.plan": "Plan",
     "core.results.report": "Report Saved",
     "learning": "Learned",
-    "conversions": "learn",
+    "conversions": "convert learn",
     "core.results.verification": "Verification Hyperparameters",
     "reading": "open_checkpoint",
 }

@@ -1,14 +1,16 @@
-"""Conversion functions of others, learned: reading says what they are given, learning what they do."""
+"""Checkpoints converted: written in another format, or read through a conversion function of others that was learned."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchgraft import learning
-from torchgraft.core.specs import TensorSpec
-from torchgraft.matching import choose, require_weights
+from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.results.report import Saved
+from torchgraft.core.specs import Network, Source, TensorSpec
+from torchgraft.matching import choose, listed_networks, require_weights
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
 
@@ -16,6 +18,56 @@ if TYPE_CHECKING:
     import torch
 
     from torchgraft.learning import Learned
+
+
+def convert(  # noqa: PLR0913  # each is one wish
+    checkpoint: object,
+    path: str | os.PathLike[str],
+    *,
+    dtype: object = None,
+    shard_size: str | int | None = None,
+    prefer: str | None = None,
+    file_format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write what `checkpoint` holds to `path`, in the format of its ending: whole files or none, and nothing lost unsaid.
+
+    Values go through in pieces of a few megabytes, read and written by a few threads. Element types stay, tied names
+    stay tied, plain facts and state-dict versions stay. A SHA-256 that the source states is compared on the way.
+
+    Args:
+        checkpoint: as for load().
+        path: ends with .safetensors, or .pt, .pth, .bin, .ckpt for torch's own format.
+        dtype: what real floating-point tensors are rounded to: float16, bfloat16, float32 or float64.
+        shard_size: bytes, or "5GB": several files of at most that many, and `path` + ".index.json". An interrupted
+            run goes on where it was when the same call is made again and the source is unchanged.
+        prefer: which of several networks; the others are left out then, and named.
+        file_format: "safetensors" or "torch zip", whatever the ending, or "dcp": a folder for torch.distributed.checkpoint.
+        progress: called with bytes done and bytes in all.
+
+    Raises:
+        UsageError: an argument makes no sense, or the format can't hold something; or there is more than one network.
+        CheckpointError: the source can't be read.
+        WriteError: a file could not be written; what stood there is intact.
+    """
+    from torchgraft.writing import content_of, dtype_of, format_of, run_name, write
+
+    kind, cast = file_format or format_of(path), dtype_of(dtype) if dtype is not None else None
+    with open_checkpoint(checkpoint) as source:
+        _refuse_own_input(path, source, in_shards=shard_size is not None)
+        network, left = _network_to_write(source, prefer)
+        made = content_of(source, network, kind, cast)
+        run = run_name(source, made.content, kind, shard_size)
+        saved = write(path, kind, made.content, shard_size=shard_size, run=run, progress=progress)
+    return replace(
+        saved,
+        origin=source.origin,
+        network=network.path,
+        cast=made.cast,
+        left_out=tuple(left),
+        notes=(*made.remarks(), *saved.notes),
+        renderers=renderers("saved"),
+    )
 
 
 def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, prefer: str | None = None) -> Learned:
@@ -33,6 +85,8 @@ def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, 
         UsageError: the function fails, or gives no state dict.
         CheckpointError: the checkpoint can't be read.
     """
+    from torchgraft import learning
+
     shown = replace(renderers("conversion"), to_dict=learning.to_plain)
     if isinstance(source, dict) and source and all(isinstance(spec, TensorSpec) for spec in source.values()):
         return learning.learn(convert, source, shown)
@@ -40,3 +94,34 @@ def learn(convert: Callable[[dict[str, torch.Tensor]], Any], source: object, *, 
         require_weights(opened.networks, opened.origin)
         specs = choose(opened.networks, (), prefer).network.specs
     return learning.learn(convert, specs, shown)
+
+
+def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list[str]]:
+    """Return the network that is meant, and the paths of those that hold more: none, unless the caller said which."""
+    from torchgraft.writing import uncovered
+
+    require_weights(source.networks, source.origin)
+    if prefer is not None:
+        chosen = choose(source.networks, (), prefer).network
+        return chosen, uncovered(source, chosen)
+    whole = next((network for network in source.networks if not uncovered(source, network)), None)
+    if whole is None:
+        held = listed_networks(source.networks)
+        likely = choose(source.networks, (), None)
+        example = "" if likely.rivals else f", e.g. prefer={likely.network.path!r}"
+        raise UsageError(
+            f"{printable(source.origin)} holds several networks, and a file takes one ({held}): choose it with prefer={example}"
+        )
+    return whole, []
+
+
+def _refuse_own_input(path: str | os.PathLike[str], source: Source, *, in_shards: bool) -> None:
+    from torchgraft.writing import may_replace
+
+    for place in (os.fsdecode(path), f"{os.fsdecode(path)}.index.json"):
+        if os.path.realpath(place) in source.stamps:
+            raise UsageError(f"{printable(place)} is the checkpoint that is read: choose another path")
+    hit = next((read for read in source.stamps if in_shards and may_replace(os.fsdecode(path), read)), None)
+    if hit is not None:
+        shown = printable(os.fsdecode(path))
+        raise UsageError(f"{printable(hit)} is read, and may be replaced by shards of {shown}: choose another path")

@@ -157,11 +157,11 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
 @with_options(JSON_OPTION, LINES_OPTION)
 def convert(checkpoint: str, output: str, **given: Any) -> None:
     """Write what CHECKPOINT holds to OUTPUT, in the format of its ending: .safetensors, .pt, .pth, .bin or .ckpt."""
-    from torchgraft import saving
+    from torchgraft import conversions
 
     shown = Shown.taken_from(given)
     with progress(f"converting {checkpoint}") as tell:
-        saved = saving.convert(checkpoint, output, progress=tell, **given)
+        saved = conversions.convert(checkpoint, output, progress=tell, **given)
     show("saved", saved, shown)
 
 

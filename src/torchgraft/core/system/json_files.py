@@ -33,7 +33,7 @@ def read_json(path: str | os.PathLike[str], largest: int, noun: str) -> Any:
 
 
 @contextmanager
-def understanding(shown: str, noun: str) -> Iterator[None]:
+def naming_the_file(shown: str, noun: str) -> Iterator[None]:
     """Say of whatever goes wrong with the data of the file `shown` that it is a broken `noun`.
 
     Raises:
