@@ -95,7 +95,7 @@ def test_values_that_were_not_kept_are_lost_in_all_processes_or_in_none(undo, fi
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "loser"), [("spreading.share", "part_of", 1), ("spreading.share", "_own", 1), ("api", "make_plan", 0), ("api", "_opened", 1)]
+    ("module", "name", "loser"), [("spreading.share", "part_of", 1), ("spreading.share", "_own", 1), ("api", "make_plan", 0), ("api", "_open", 1)]
 )  # fmt: skip
 def test_nobody_waits_for_a_process_that_gave_up_early(module, name, loser, file, two):
     place = (f"torchgraft.{module}", name)
