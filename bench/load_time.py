@@ -70,8 +70,14 @@ def warm_up(way, folder):
 
 def imported():
     """Return the modules that loading imports."""
+    import torchgraft
+
     with tempfile.TemporaryDirectory() as folder:
         warm_up("torchgraft", Path(folder))
+        small, shards = nn.Linear(4, 4), Path(folder, "shards")
+        shards.mkdir()
+        torchgraft.save(shards / "model.safetensors", small.state_dict(), shard_size=32)
+        ours(small, shards)
     return list(sys.modules)
 
 
