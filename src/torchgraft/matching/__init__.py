@@ -14,6 +14,7 @@ from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchanged import with_crossings_doubted, with_exchanges_doubted
+from torchgraft.matching.completing.homes import with_strays_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.united import united
 from torchgraft.matching.completing.whole import questioned, uncut
@@ -150,7 +151,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
 
         matching = by_structure(sources, targets, naming, given.models)
     matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
-    matching = with_crossings_doubted(with_exchanges_doubted(matching, sources, naming))
+    matching = with_strays_doubted(with_crossings_doubted(with_exchanges_doubted(matching, sources, naming)))
     matching = uncut(matching, sources, given.models)
     return _under_own_keys(matching, keys, derived, naming)
 

@@ -1,0 +1,177 @@
+"""Parts of the file that would fill another part of the model than their own: names must say so, shapes alone don't.
+
+Who adds a part to a model mostly copies one: an auxiliary head, a target network, a second tower. It has all the shapes
+of the one it was copied from, so that nothing but names tells which of them a tensor belongs to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+from torchgraft.core.match import Match, Matching
+from torchgraft.core.plan import Certainty
+from torchgraft.matching.completing.broadcast import is_numbered
+from torchgraft.matching.names.words import canonical
+
+STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
+QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
+UNTOLD = "{0} and {1} have parts of the same names and shapes, {1} has its own place, and nothing says that {0} is {2}"
+CALLED = "the model calls another tensor so, too, which {0} fills"
+
+# From so many layers on a module is a part of the network, with a name of its own.
+PART = 4
+# The modules of either side that two tensors have the same path in.
+Parting = tuple[str, str]
+
+
+def with_strays_doubted(matching: Matching) -> Matching:
+    """Return the matching with those in doubt that would leave their own part of the network by their shapes alone."""
+    fed = Counter(m.source.name for m in matching.matches)
+    groups: dict[Parting, list[Match]] = defaultdict(list)
+    for found in matching.matches:
+        if fed[found.source.name] == 1:  # what goes to all blocks leaves none
+            groups[_parting(found.source.name, found.target.name)].append(found)
+    if len(groups) < 2:
+        return matching
+    homes = Homes(matching, groups)
+    doubts = {found.target.name: text for parting in groups for found, text in homes.doubted(parting)}
+    if not doubts:
+        return matching
+    return replace(
+        matching,
+        matches=tuple(_doubted(m, text) if (text := doubts.get(m.target.name)) else m for m in matching.matches),
+    )
+
+
+class Homes:
+    """Where the parts of either side go, by the pairs that are `grouped` by what is unlike in their names."""
+
+    def __init__(self, matching: Matching, grouped: Mapping[Parting, Sequence[Match]]) -> None:
+        ends = [(m.source, m.target) for m in matching.matches]
+        self._groups = grouped
+        self._partner = {a.name: b.name for a, b in ends}, {b.name: a.name for a, b in ends}
+        self._shapes = (
+            {leaf.name: leaf.shape for leaf in (*(a for a, _ in ends), *matching.free_sources)},
+            {leaf.name: leaf.shape for leaf in (*(b for _, b in ends), *matching.free_targets)},
+        )
+        self._main = max(grouped, key=lambda parting: len(grouped[parting]))
+        self._agree = 2 * len(grouped[self._main]) > len(ends)
+        self._also = {name: m for m in matching.matches for name in m.target.also}
+        self._met = Counter(modules for a, b in ends for modules in _modules(a.name, b.name))
+        self._most = _most(self._met, 0), _most(self._met, 1)
+
+    def doubted(self, parting: Parting) -> Iterator[tuple[Match, str]]:
+        """Yield the pairs of one parting that are in doubt, each with the reason."""
+        if parting == self._main:
+            return
+        text = (all(parting) and (self._qualified(parting) or self._untold(parting))) or self._stray(parting)
+        for found in self._groups[parting]:
+            if doubt := text or self._called(found):
+                yield found, doubt
+
+    def _called(self, found: Match) -> str:
+        """Return what speaks against a pair of which the source is called like a tied tensor of the model."""
+        ours, theirs = (f"{path}." if path else "" for path in self._main)
+        name = found.source.name
+        held = self._also.get(theirs + name[len(ours) :]) if name.startswith(ours) else None
+        return CALLED.format(held.source.name) if held and held is not found else ""
+
+    def _qualified(self, parting: Parting) -> str:
+        """Return what speaks against two norms of which one has the other's name and more words, at one place outside of lists."""
+        (around, _, own), (beside, _, other) = (name.rpartition(".") for name in parting)
+        if not self._agree or any(map(is_numbered, parting)) or (around != beside and (around, beside) != self._main):
+            return ""
+        if any(len(m.target.shape) > 1 or "." in m.source.name[len(parting[0]) + 1 :] for m in self._groups[parting]):
+            return ""
+        ours, theirs = set(canonical(own)), set(canonical(other))
+        return QUALIFIED.format(*parting) if ours < theirs or theirs < ours else ""
+
+    def _untold(self, parting: Parting) -> str:
+        """Return what speaks against a pair of parts of which one has a twin with a place of its own by name."""
+        part, home = parting
+        if _share_words(part, home) or any(map(is_numbered, parting)):
+            return ""
+        tails = [m.source.name[len(part) + 1 :] for m in self._groups[parting]]
+        if len({tail.rpartition(".")[0] for tail in tails}) < PART:
+            return ""
+        for twin in self._twins(parting, tails):
+            to = self._partner[0].get(f"{twin}.{tails[0]}", "")
+            if to.endswith(f".{tails[0]}") and _share_words(twin, to[: -len(tails[0]) - 1]):
+                return UNTOLD.format(part, twin, home)
+        return ""
+
+    def _twins(self, parting: Parting, tails: Sequence[str]) -> Iterator[str]:
+        """Yield the parts of the file, in the module that both names are in, with tensors of the same names and shapes inside."""
+        part, shapes = parting[0], self._shapes[0]
+        around = "".join(f"{end}." for end in _common_start(*parting))
+        for name in shapes:
+            twin = name[: -len(tails[0]) - 1]
+            if name.endswith(f".{tails[0]}") and twin != part and twin.startswith(around) and not is_numbered(twin):
+                alike = sum(shapes.get(f"{twin}.{tail}") == shapes[f"{part}.{tail}"] for tail in tails)
+                if 2 * alike > len(tails):
+                    yield twin
+
+    def _stray(self, parting: Parting) -> str:
+        """Return what speaks against a pair of parts of which one goes, but for this, with a twin of the other."""
+        for side, (own, other) in enumerate((parting, parting[::-1])):
+            most = self._most[1 - side].get(other, "")
+            nested = f"{own}.".startswith(f"{most}.") or f"{most}.".startswith(f"{own}.")
+            numbered = own.rpartition(".")[2].isdecimal()  # members of lists are judged elsewhere
+            if most and own and not nested and not numbered and self._has_like(side, (most, own), other):
+                return STRAY.format(own, most)
+        return ""
+
+    def _has_like(self, side: int, twins: tuple[str, str], other: str) -> bool:
+        """Return whether of two parts the second has a tensor like one that goes from the first to the other part."""
+        (one, twin), shapes = twins, self._shapes[side]
+        return any(
+            name.startswith(f"{one}.") and to.endswith(name[len(one) :]) and to[: len(one) - len(name)] == other
+            and shapes.get(twin + name[len(one) :]) == shapes[name]
+            for name, to in self._partner[side].items()
+        )  # fmt: skip
+
+
+def _doubted(found: Match, text: str) -> Match:
+    return replace(found, certainty=Certainty.DOUBT, why=replace(found.why, doubt=text))
+
+
+def _parting(ours: str, theirs: str) -> Parting:
+    """Return the modules around two tensors from which on both have the same path."""
+    if ours == theirs:
+        return "", ""
+    modules = _modules(ours, theirs)
+    return modules[-1] if modules else (ours.rpartition(".")[0], theirs.rpartition(".")[0])
+
+
+def _modules(ours: str, theirs: str) -> list[Parting]:
+    """Return the modules around two tensors in which both have the same path, the inner ones first."""
+    one, other = ours.split("."), theirs.split(".")
+    found: list[Parting] = []
+    while one and other and one[-1] == other[-1]:
+        del one[-1], other[-1]
+        found.append((".".join(one), ".".join(other)))
+    return found
+
+
+def _most(met: Mapping[Parting, int], side: int) -> Mapping[str, str]:
+    """Return for each module of one side the one of the other that most of it goes with."""
+    found: dict[str, tuple[int, str]] = {}
+    for modules, count in met.items():
+        found[modules[side]] = max(found.get(modules[side], (0, "")), (count, modules[1 - side]))
+    return {module: other for module, (_, other) in found.items()}
+
+
+def _common_start(part: str, home: str) -> list[str]:
+    """Return the segments at the start of two paths that they share."""
+    pairs = zip(part.split("."), home.split("."), strict=False)
+    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def _share_words(part: str, home: str) -> bool:
+    """Return whether two paths have a word in common, the modules set aside that both are in."""
+    at = len(_common_start(part, home))
+    one, other = (".".join(path.split(".")[at:]) for path in (part, home))
+    return not {*canonical(one)}.isdisjoint(canonical(other))
