@@ -61,3 +61,24 @@ def test_one_turned_matrix_beside_kernels_as_in_torch_turns_no_square_one():
     state["out.weight"] = state["out.weight"].T.contiguous()
     with pytest.raises(tg.PlanRefusedError, match="1 matrices of the file are stored transposed and its 1 kernels are"):
         tg.load(model, state)
+
+
+def test_one_turned_layer_of_a_list_turns_no_square_one_where_the_bias_of_another_shows_the_contrary():
+    def layers(outputs):
+        return nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+    state = layers(6).state_dict()
+    state["0.weight"] = state["0.weight"].T.contiguous()
+    model = nn.ModuleDict({"net": layers(3)})
+    with pytest.raises(tg.PlanRefusedError, match="1 matrices of the file are stored transposed and 1 are not"):
+        tg.load(model, {f"net.{name}": value for name, value in state.items()})
+
+
+def test_matrices_of_one_place_that_disagree_settle_no_square_one():
+    def layers():
+        return nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    state = nn.ModuleDict({"actor": layers(), "critic": layers()}).state_dict()
+    state |= {name: state[name].T.contiguous() for name in ("actor.0.weight", "critic.4.weight")}
+    with pytest.raises(tg.PlanRefusedError, match="2 matrices of the file are stored transposed and 2 are not"):
+        tg.load(nn.ModuleDict({"actor": layers(), "critic": layers()}), state)

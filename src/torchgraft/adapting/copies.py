@@ -66,7 +66,7 @@ def _has_biased_table(slots: Iterable[Slot]) -> bool:
 def _shows_turned(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> bool:
     """Whether a bias shows that a matrix is stored [in, out] which no layer of the model takes."""
     told = {slot.spec.name for slot in slots if slot.kind not in MATRIX_TABLES}
-    return any(shown_by_bias(specs, told))
+    return any(in_out for _, in_out in shown_by_bias(specs, told))
 
 
 def _never(_: str) -> bool:

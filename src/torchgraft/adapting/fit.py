@@ -196,13 +196,13 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
         return UNCHANGED
     if source.turned is not None and target.turned is not None:
         return _as_known(source, target)
-    if tail in layout.turned_tails and tail not in layout.straight_tails:
+    if "." in tail and tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
     turned, straight = layout.among.get((source.turned, target.turned), (layout.turned, layout.straight))
     as_in_torch = bool(layout.plain_kernels) and layout.kernel is None
     if turned and not straight and not as_in_torch:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
-    if turned and tail not in layout.straight_tails:
+    if turned and (tail not in layout.straight_tails or tail in layout.turned_tails):
         around = list_around(target.name)
         inside = layout.within.get(around, (0, 0)) if around else (0, 0)
         if all(inside) != any(inside):

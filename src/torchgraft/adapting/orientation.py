@@ -109,8 +109,10 @@ def _with_matrices(
             told.update(found.source.keys)
         elif None not in sides:
             (straight if sides[0] == sides[1] else turned).append(tail)
-    for in_out in shown_by_bias(specs, told):
+    for key, in_out in shown_by_bias(specs, told):
         (turned if in_out else straight).append(ELSEWHERE)
+        around = list_around(key)
+        within[around] = _one_more(within.get(around), other=in_out)
         for model in (False, True):  # what it means for a layer of the model depends on how that is stored
             count((None, model), other=in_out != model)
     return replace(
@@ -149,8 +151,8 @@ def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]
     return (next(iter(found)) if len(found) == 1 else None), plain
 
 
-def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[bool]:
-    """Yield whether a matrix is stored [in, out], for each that its bias tells and that isn't told otherwise."""
+def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the matrices that their bias tells and that aren't told otherwise, each with whether it is stored [in, out]."""
     for key, spec in specs.items():
         if len(spec.shape) != 2 or key in told:
             continue
@@ -160,7 +162,7 @@ def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iter
             continue
         rows, columns = spec.shape
         if rows != columns and bias.shape in ((rows,), (columns,)):
-            yield bias.shape == (columns,)
+            yield key, bias.shape == (columns,)
 
 
 def is_transposed(leaf: Leaf) -> bool:
