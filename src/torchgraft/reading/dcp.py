@@ -20,7 +20,7 @@ from torchgraft.core.facts import BESIDE, from_json
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedTensor, check_cover
 from torchgraft.reading.disk.files import Window, shown
-from torchgraft.reading.disk.paths import Opened, name_fault
+from torchgraft.reading.disk.paths import OpenFiles, name_fault
 from torchgraft.reading.pickles.inert import Stub, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
 from torchgraft.reading.tensors import MAX_DIMS
@@ -28,7 +28,7 @@ from torchgraft.reading.tensors import MAX_DIMS
 MAX_SMALL = 1 << 20
 
 
-def read_dcp(folder: str, opened: Opened) -> Contents:
+def read_dcp(folder: str, opened: OpenFiles) -> Contents:
     """Return the tensors of a distributed checkpoint, nested as they were saved."""
     names = os.listdir(folder)
     if ".metadata" not in names:
@@ -58,7 +58,7 @@ class _Info:
 
 
 class _Reader:
-    def __init__(self, folder: str, label: str, opened: Opened) -> None:
+    def __init__(self, folder: str, label: str, opened: OpenFiles) -> None:
         self.folder = folder
         self.label = label
         self.files = opened

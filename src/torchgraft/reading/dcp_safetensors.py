@@ -15,7 +15,7 @@ from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedTensor, check_cover
 from torchgraft.reading.disk.files import shown
-from torchgraft.reading.disk.paths import Opened
+from torchgraft.reading.disk.paths import OpenFiles
 from torchgraft.reading.pickles.inert import brief
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors import TensorView
@@ -42,7 +42,7 @@ def expect_whole(contents: Contents, label: str) -> None:
         contents.warnings.append("several processes may have saved it: then these are parts, and the folder holds all")
 
 
-def read_boxes(folder: str, names: list[str], opened: Opened) -> Contents:
+def read_boxes(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     """Return the tensors whose boxes lie in these files of a folder."""
     chunks: dict[str, list[Chunk]] = {}
     out = Contents(format="DCP in safetensors", tree={})

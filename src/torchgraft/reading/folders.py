@@ -12,7 +12,7 @@ from torchgraft.core.system.objects import collector_paused
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
-from torchgraft.reading.disk.paths import Opened, open_inside
+from torchgraft.reading.disk.paths import OpenFiles, open_inside
 from torchgraft.reading.sniff import is_safetensors, read_file
 
 _SINGLE = (
@@ -55,13 +55,13 @@ def read_path(path: str) -> tuple[Contents, list[CheckpointFile]]:
     """
     with collector_paused():
         for _ in range(TRIES - 1):
-            opened = Opened()
+            opened = OpenFiles()
             try:
-                return _opened(path, opened)
+                return _read(path, opened)
             except CheckpointError:
                 if not any(file.is_replaced() for file in opened.files):
                     raise
-        return _opened(path, Opened())
+        return _read(path, OpenFiles())
 
 
 def read_handle(handle: object) -> tuple[Contents, list[CheckpointFile]]:
@@ -73,13 +73,13 @@ def read_handle(handle: object) -> tuple[Contents, list[CheckpointFile]]:
     """
     from torchgraft.reading.disk.handles import GivenFile
 
-    with collector_paused(), Opened() as opened:
+    with collector_paused(), OpenFiles() as opened:
         contents = _one(GivenFile(handle), opened)
         opened.pop_all()
         return contents, opened.files
 
 
-def _opened(path: str, opened: Opened) -> tuple[Contents, list[CheckpointFile]]:
+def _read(path: str, opened: OpenFiles) -> tuple[Contents, list[CheckpointFile]]:
     with opened:
         contents = _folder(path, opened) if os.path.isdir(path) else _file(path, opened)
         beside = os.path.join(os.path.dirname(path), "adapter_config.json")
@@ -89,7 +89,7 @@ def _opened(path: str, opened: Opened) -> tuple[Contents, list[CheckpointFile]]:
         return contents, opened.files
 
 
-def _file(path: str, opened: Opened) -> Contents:
+def _file(path: str, opened: OpenFiles) -> Contents:
     if os.path.basename(path) == ".metadata":
         from torchgraft.reading.dcp import read_dcp
 
@@ -97,7 +97,7 @@ def _file(path: str, opened: Opened) -> Contents:
     return _one(CheckpointFile(path), opened)
 
 
-def _one(file: CheckpointFile, opened: Opened) -> Contents:
+def _one(file: CheckpointFile, opened: OpenFiles) -> Contents:
     opened.keep(file)
     head = file.window().read(0, min(file.size, 9))
     if (head[:1] in (b"{", b"[") and not is_safetensors(head)) or file.path.endswith(".index.json"):
@@ -109,7 +109,7 @@ def _one(file: CheckpointFile, opened: Opened) -> Contents:
     return contents
 
 
-def _folder(path: str, opened: Opened, *, named: bool = False) -> Contents:
+def _folder(path: str, opened: OpenFiles, *, named: bool = False) -> Contents:
     """Return the contents of a folder; one that is `named` as the newest of several can't name another in its turn."""
     from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
 
@@ -142,7 +142,7 @@ def _folder(path: str, opened: Opened, *, named: bool = False) -> Contents:
     return contents
 
 
-def _newest(path: str, names: list[str], opened: Opened, *, named: bool) -> Contents:
+def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> Contents:
     """Return the newest checkpoint of a folder in which a trainer keeps several.
 
     Raises:

@@ -18,7 +18,7 @@ from torchgraft.core.facts import PART, merged, run_of
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import CheckpointFile, shown
-from torchgraft.reading.disk.paths import Opened, name_fault
+from torchgraft.reading.disk.paths import OpenFiles, name_fault
 from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.sniff import read_file
 from torchgraft.reading.tensors import StoredTensor
@@ -29,7 +29,7 @@ INDEX = ".index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
 
 
-def read_index(file: CheckpointFile, opened: Opened) -> Contents:
+def read_index(file: CheckpointFile, opened: OpenFiles) -> Contents:
     """Return the tensors that an index.json places into shards beside it."""
     label = str(file)
     window = file.window()
@@ -70,7 +70,7 @@ def shard_names(names: list[str]) -> list[str]:
     return [m[0] for m in found if (m[1], m[3], m[4]) == (found[0][1], found[0][3], found[0][4])]
 
 
-def read_shards(folder: str, names: list[str], opened: Opened) -> Contents:
+def read_shards(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     """Return the tensors of numbered shards without an index; all of them must be there."""
     match = _NUMBERED.fullmatch(names[0])
     count = int(match[3]) if match else 0
@@ -89,7 +89,7 @@ def read_shards(folder: str, names: list[str], opened: Opened) -> Contents:
     return out
 
 
-def read_ranks(folder: str, names: list[str], opened: Opened) -> Contents:
+def read_ranks(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     """Return one network per tensor-parallel rank: rank0, rank1 ..."""
     tree: dict[str, Any] = {}
     out = Contents(format="tensor-parallel ranks", tree=tree)
@@ -108,7 +108,7 @@ def read_ranks(folder: str, names: list[str], opened: Opened) -> Contents:
     return out
 
 
-def _networks(folder: str, name: str, opened: Opened) -> tuple[dict[str, StoredTensor], Contents]:
+def _networks(folder: str, name: str, opened: OpenFiles) -> tuple[dict[str, StoredTensor], Contents]:
     """Return the model's tensors of one file of several."""
     file = opened.inside(folder, name)
     contents = read_file(file.window())
@@ -118,7 +118,7 @@ def _networks(folder: str, name: str, opened: Opened) -> tuple[dict[str, StoredT
     return found.tensors[weights[0].path], contents
 
 
-def _gathered(folder: str, names: list[str], opened: Opened, where: dict[str, str]) -> Contents:
+def _gathered(folder: str, names: list[str], opened: OpenFiles, where: dict[str, str]) -> Contents:
     """Return the tensors of all shards; `where` gets the shard of each key."""
     tree: dict[str, StoredTensor] = {}
     out = Contents(format="shards", tree=tree)

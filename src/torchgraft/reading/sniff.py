@@ -37,7 +37,7 @@ def read_file(window: Window) -> Contents:
         raise window.corrupt("two formats in one file: other bytes before the archive, which readers would take unlike")
     name = _format_of(head)
     if not name:
-        return _last_resort(window, head)
+        return _refuse_unknown(window, head)
     _check_name(window, name)
     if name == "zip":
         return _zip(window)
@@ -122,7 +122,7 @@ def _check_name(window: Window, name: str) -> None:
         )
 
 
-def _last_resort(window: Window, head: bytes) -> Contents:
+def _refuse_unknown(window: Window, head: bytes) -> Contents:
     """Say what the file is, if not a checkpoint."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):

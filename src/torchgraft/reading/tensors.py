@@ -17,8 +17,8 @@ from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.disk.files import Window
 
 MAX_DIMS = 64
-MAX_SPREAD = 256 << 20
-SPREAD = 64
+FREE_EXPANSION = 256 << 20
+MAX_EXPANSION = 64
 
 
 class StoredTensor(ABC):
@@ -280,12 +280,12 @@ class HeldTensor(StoredTensor):
         np.copyto(np.frombuffer(buffer, np.uint8), raw[start : start + len(buffer)])
 
 
-def check_spread(label: str, name: str, nbytes: int, stored: int) -> None:
+def check_expansion(label: str, name: str, nbytes: int, stored: int) -> None:
     """Refuse a view that repeats few bytes into very many."""
-    if nbytes > MAX_SPREAD and nbytes > SPREAD * stored:
+    if nbytes > FREE_EXPANSION and nbytes > MAX_EXPANSION * stored:
         raise LimitExceededError(
-            f"{label}: tensor {name} repeats {stored} stored bytes into {nbytes}; at most {SPREAD} times is read "
-            f"beyond {MAX_SPREAD >> 20} MiB"
+            f"{label}: tensor {name} repeats {stored} stored bytes into {nbytes}; at most {MAX_EXPANSION} times is read "
+            f"beyond {FREE_EXPANSION >> 20} MiB"
         )
 
 

@@ -47,7 +47,7 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
         raise unreadable(path, error) from error
 
 
-class Opened(ExitStack):
+class OpenFiles(ExitStack):
     """The files of one checkpoint, in order; left as a context before `pop_all`, it closes them."""
 
     def __init__(self) -> None:

@@ -29,28 +29,6 @@ MAX_TEXT = 1 << 24
 MAX_TENSORS = 1 << 20
 
 
-def _text(cursor: Cursor, what: str) -> str:
-    return _raw(cursor, what).decode("utf-8", "replace")
-
-
-def _raw(cursor: Cursor, what: str) -> bytes:
-    count = cursor.number("Q")
-    if count > cursor.left:
-        raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
-    if count > MAX_TEXT:
-        raise cursor.window.too_large(f"{what} of {count} bytes, the limit is {MAX_TEXT}")
-    return cursor.take(count)
-
-
-def _name(cursor: Cursor, what: str) -> str:
-    """Return a name. In it nothing may be lost: replaced characters would make two names one."""
-    at = cursor.at
-    try:
-        return _raw(cursor, what).decode()
-    except UnicodeDecodeError as error:
-        raise cursor.window.corrupt(f"{what} at byte {at} is not UTF-8") from error
-
-
 def read_gguf(window: Window) -> Contents:
     """Return the tensors of a GGUF file; shapes are in PyTorch's order (slowest dimension first)."""
     cursor = Cursor(window)
@@ -171,3 +149,25 @@ def _check_cover(window: Window, spans: list[tuple[int, int, str]], start: int, 
     last = start + (-(-spans[-1][1] // align) * align if spans else 0)
     if last < window.size:
         raise window.corrupt(f"{window.size - last} bytes after the last tensor belong to nothing")
+
+
+def _text(cursor: Cursor, what: str) -> str:
+    return _raw(cursor, what).decode("utf-8", "replace")
+
+
+def _raw(cursor: Cursor, what: str) -> bytes:
+    count = cursor.number("Q")
+    if count > cursor.left:
+        raise cursor.window.corrupt(f"truncated: {what} of {count} bytes, {cursor.left} are left")
+    if count > MAX_TEXT:
+        raise cursor.window.too_large(f"{what} of {count} bytes, the limit is {MAX_TEXT}")
+    return cursor.take(count)
+
+
+def _name(cursor: Cursor, what: str) -> str:
+    """Return a name. In it nothing may be lost: replaced characters would make two names one."""
+    at = cursor.at
+    try:
+        return _raw(cursor, what).decode()
+    except UnicodeDecodeError as error:
+        raise cursor.window.corrupt(f"{what} at byte {at} is not UTF-8") from error

@@ -7,7 +7,7 @@ from typing import Any
 from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.formats.torch_zip import checked_pid
+from torchgraft.reading.formats.torch_zip import parse_persistent_id
 from torchgraft.reading.pickles.inert import Builder, GlobalName, StorageRef, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
 from torchgraft.reading.pickles.resolver import Resolver
@@ -61,7 +61,7 @@ class _Stream:
             try:
                 value, self.pos = machine.run(self.pos)
             except CorruptCheckpointError:
-                ends = machine.is_cut or machine.at + _LONGEST > len(self.data)
+                ends = machine.is_truncated or machine.at + _LONGEST > len(self.data)
                 if not ends or len(self.data) >= min(self.window.size, MAX_PICKLE):
                     raise
                 self.data = self.window.read(0, min(self.window.size, 8 * len(self.data), MAX_PICKLE))
@@ -84,7 +84,7 @@ class _Storages:
         label = self.window.label
         if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], _CLASSES):
             return pid[1]  # a class with its source code, which is not looked at
-        kind, key, _, numel = checked_pid(label, pid)
+        kind, key, _, numel = parse_persistent_id(label, pid)
         known = self.refs.get(key)
         if known is None:
             known = self.refs[key] = StorageRef(key, kind, numel)

@@ -35,7 +35,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     label = archive.window.label
     warnings: list[str] = []
     big = _check_facts(archive, root, warnings)
-    notes = _notes(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
+    notes = _own_metadata(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
     storages = ZipStorages(archive, f"{root}/data/", warnings, big=big)
     tree, foreign = _unpickled(archive, f"{root}/data.pkl", storages)
     if archive.compressed:
@@ -43,7 +43,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     script = f"{root}/constants.pkl" in archive.entries
     if script:
         _check_constants(archive, root, warnings)
-    _note_rest(archive, root, storages, warnings, script=script)
+    _warn_of_unread(archive, root, storages, warnings, script=script)
     storages.forget()  # from here on the tensors hold what they need
     return Contents(
         format="TorchScript" if script else "torch zip",
@@ -72,14 +72,16 @@ def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> Non
         warnings.append(f"{len(found.refs)} constants of the code hold tensors, which are not read")
 
 
-def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: list[str], *, script: bool) -> None:
+def _warn_of_unread(
+    archive: ZipArchive, root: str, storages: ZipStorages, warnings: list[str], *, script: bool
+) -> None:
     """Say what of the archive is not read: storages of no tensor, and records that belong to nothing."""
     known = {f"{root}/{name}" for name in _RECORDS}
     prefix, hidden = storages.prefix, f"{root}/."
     unused, others, unread = [], [], []
     for number, name in enumerate(archive.entries.names):
         if name.startswith(prefix):
-            if not storages.names(number) and not name.endswith("/"):
+            if not storages.is_named(number) and not name.endswith("/"):
                 unused.append(name)
         elif name not in known:
             unread.append(name)
@@ -93,7 +95,7 @@ def _note_rest(archive: ZipArchive, root: str, storages: ZipStorages, warnings: 
         warnings.append(f"{len(others)} records are no part of the checkpoint and were left out, as {others[0]}")
 
 
-def _notes(archive: ZipArchive, record: str, warnings: list[str]) -> dict[str, Any]:
+def _own_metadata(archive: ZipArchive, record: str, warnings: list[str]) -> dict[str, Any]:
     """Return the digests and facts of a file that torchgraft wrote."""
     if record not in archive.entries:
         return {}
@@ -154,7 +156,7 @@ class ZipStorages:
 
     def persistent(self, pid: Any) -> StorageRef:
         """Return the storage that a persistent id means."""
-        return self.storage(*checked_pid(self.archive.window.label, pid))
+        return self.storage(*parse_persistent_id(self.archive.window.label, pid))
 
     def storage(self, kind: StorageType, key: str, location: str, numel: int) -> StorageRef:
         """Return the storage that these facts mean, which must be the same each time."""
@@ -168,14 +170,14 @@ class ZipStorages:
                 f"record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
                 f"{kind.name}"
             )
-        self._look_at_device(key, location)
+        self._check_device(key, location)
         return known
 
     def tensor(self, key: str, facts: TensorFacts) -> TensorView | TensorRef:
         """Return the tensor in the storage `key`: as it can be read, where nothing speaks against it; else described."""
         if facts.view is None:
-            facts.view = self._sound(facts)
-            self._look_at_device(key, facts.location)
+            facts.view = self._view_of(facts)
+            self._check_device(key, facts.location)
         number = self.archive.entries.number(self.prefix + key)
         nbytes, *view = facts.view
         if number >= 0 and self.archive.entries.sizes[number] == nbytes and key not in self.refs:
@@ -202,7 +204,7 @@ class ZipStorages:
             found = ref.found = RecordBytes(self.archive, number, 0, size)
         return found
 
-    def names(self, number: int) -> bool:
+    def is_named(self, number: int) -> bool:
         """Return whether the pickle names the storage in this record of the archive."""
         return self._held[number] is not None or self.archive.entries.names[number][len(self.prefix) :] in self.refs
 
@@ -211,7 +213,7 @@ class ZipStorages:
         self.refs.clear()
         self._held.clear()
 
-    def _sound(self, facts: TensorFacts) -> tuple[Any, ...]:
+    def _view_of(self, facts: TensorFacts) -> tuple[Any, ...]:
         """Return the size of the storage and the parts of a view, or a size that no record has, if there can't be one."""
         kind = facts.kind
         dtype, nbytes = kind.dtype, facts.numel * kind.itemsize
@@ -233,14 +235,14 @@ class ZipStorages:
         ref = self.refs[key] = StorageRef(key, held.kind, held.nbytes // held.kind.itemsize, held)
         return ref
 
-    def _look_at_device(self, key: str, location: str) -> None:
+    def _check_device(self, key: str, location: str) -> None:
         if location not in self._devices:
             self._devices.add(location)
             if not _DEVICE.fullmatch(location):
                 self.warnings.append(f"storage {key} was saved on an unknown device {brief(location)}")
 
 
-def checked_pid(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
+def parse_persistent_id(label: str, pid: Any) -> tuple[StorageType, str, str, int]:
     """Return (type, key, device, elements) of a persistent id ("storage", type, key, device, elements, ...)."""
     if isinstance(pid, tuple) and pid[:1] == ("module",):
         raise UnsafeCheckpointError(

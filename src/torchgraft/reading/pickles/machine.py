@@ -60,9 +60,9 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.forgotten = False
-        self.is_cut = False
-        self.named = size >> 10
+        self.memo_is_partial = False  # see `put`
+        self.is_truncated = False
+        self.allowance = size >> 10  # times OPCODES_EACH; each storage that is named adds to it
         self._tuple_keys = 0
         self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -106,7 +106,7 @@ class Machine:
             done += 1
             if max(len(self.stack), len(self.marks)) > MAX_STACK:
                 raise LimitExceededError(f"{self.where}: more than {MAX_STACK} values on the pickle's stack")
-            if done > FREE_ROUNDS and done * ROUND > OPCODES_EACH * self.named:
+            if done > FREE_ROUNDS and done * ROUND > OPCODES_EACH * self.allowance:
                 raise LimitExceededError(
                     f"{self.where}: {done * ROUND} opcodes, far too many for the file: it describes nothing with them"
                 )
@@ -164,9 +164,9 @@ class Machine:
         """Return an error that names the file, the record and the position."""
         return CorruptCheckpointError(f"{self.where}, byte {self.at} of the pickle: {text}")
 
-    def cut(self, text: str) -> CorruptCheckpointError:
+    def truncated(self, text: str) -> CorruptCheckpointError:
         """Return an error that says that the pickle ends too early; with more bytes it may be sound."""
-        self.is_cut = True
+        self.is_truncated = True
         return self.corrupt(f"truncated: {text}")
 
     def unsafe(self, text: str) -> UnsafeCheckpointError:
@@ -192,12 +192,12 @@ class Machine:
         if self.live is None or number in self.live:
             self.memo[int.from_bytes(number, "little")] = self.stack[-1]
         else:
-            self.forgotten = True
+            self.memo_is_partial = True
 
     def take(self, pos: int, count: int) -> bytes:
         """Return `count` bytes at `pos`, all of which must be there."""
         if pos + count > len(self.data):
-            raise self.cut(f"{count} bytes expected, {len(self.data) - pos} are left")
+            raise self.truncated(f"{count} bytes expected, {len(self.data) - pos} are left")
         return self.data[pos : pos + count]
 
     def pop(self) -> Any:

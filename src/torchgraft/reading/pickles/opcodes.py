@@ -62,7 +62,7 @@ def _text(width: int) -> Opcode:
         data = m.data
         end = pos + width + int.from_bytes(data[pos : pos + width], "little")
         if end > len(data) or pos + width > len(data):
-            raise m.cut(f"a text ends at byte {end}, the pickle has {len(data)}")
+            raise m.truncated(f"a text ends at byte {end}, the pickle has {len(data)}")
         m.stack.append(str(data[pos + width : end], "utf-8", "surrogatepass"))
         return end
 
@@ -86,7 +86,7 @@ def _line(m: Machine, pos: int) -> tuple[str, int]:
     """Return the operand of an opcode of protocol 0, and the position behind its end of line."""
     end = m.data.find(b"\n", pos)
     if end < 0:
-        raise m.cut("a line without its end")
+        raise m.truncated("a line without its end")
     if end - pos > MAX_LINE:
         raise LimitExceededError(f"{m.where}: a line of {end - pos} bytes in the pickle")
     return m.data[pos:end].decode("utf-8", "surrogateescape"), end + 1
@@ -249,7 +249,7 @@ def _persid(m: Machine, _: int) -> None:
 def _binpersid(m: Machine, _: int) -> None:
     if m.persistent is None:
         raise m.corrupt("a persistent id, which this record can't have")
-    m.named += 1
+    m.allowance += 1
     m.stack[-1] = m.persistent(m.stack[-1])
 
 
@@ -270,7 +270,7 @@ def _put(m: Machine, pos: int) -> int:
 
 
 def _memoize(m: Machine, _: int) -> None:
-    if m.forgotten:
+    if m.memo_is_partial:
         raise m.corrupt("memo entries both with numbers and without")
     m.memo[len(m.memo)] = m.stack[-1]
 
@@ -313,7 +313,7 @@ def _proto(m: Machine, pos: int) -> int:
 def _frame(m: Machine, pos: int) -> int:
     count = int.from_bytes(m.take(pos, 8), "little")
     if pos + 8 + count > len(m.data):
-        raise m.cut(f"a frame of {count} bytes, {len(m.data) - pos - 8} are left")
+        raise m.truncated(f"a frame of {count} bytes, {len(m.data) - pos - 8} are left")
     return pos + 8
 
 

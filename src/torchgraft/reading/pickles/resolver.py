@@ -15,7 +15,15 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.specs import c_strides
 from torchgraft.reading.pickles.inert import Array, StorageRef, TensorRef, Unreadable, brief
-from torchgraft.reading.tensors import MAX_DIMS, Bytes, MemoryBytes, SignFlipped, StoredTensor, TensorView, check_spread
+from torchgraft.reading.tensors import (
+    MAX_DIMS,
+    Bytes,
+    MemoryBytes,
+    SignFlipped,
+    StoredTensor,
+    TensorView,
+    check_expansion,
+)
 
 _ARRAY_DTYPES = {
     "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,
@@ -122,7 +130,7 @@ def check_geometry(label: str, name: str, ref: TensorRef, stored: int, itemsize:
         needs = f"offset {offset} need {end} bytes, its storage has {stored}"
         raise _bad(label, name, f"is out of bounds: shape {brief(shape)}, stride {brief(stride)} and {needs}")
     if not c_order and numel:
-        check_spread(label, printable(name), numel * itemsize, stored)
+        check_expansion(label, printable(name), numel * itemsize, stored)
     return c_order or not numel
 
 

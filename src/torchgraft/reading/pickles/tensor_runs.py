@@ -91,7 +91,7 @@ class TensorRuns:
             m.at = pos
             name = str(data[pos + 5 : end], "utf-8", "surrogatepass")
             stack += (name, tensor(key.decode(), facts))
-            m.forgotten = m.forgotten or any(puts)
+            m.memo_is_partial = m.memo_is_partial or any(puts)
             pos = found.end()
         return pos
 
