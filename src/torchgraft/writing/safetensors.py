@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from torchgraft.core.dtypes import SAFETENSORS
 from torchgraft.core.errors import UsageError, printable
@@ -28,13 +29,13 @@ def write(handle: int, items: Sequence[Item], metadata: Mapping[str, str], tick:
     Raises:
         UsageError: a name or an element type that the format can't hold, or more names than its header takes.
     """
-    starts, size = _layout(items)
-    head = _header(items, starts, metadata, {})
-    in_order = sorted(items, key=lambda item: starts[item.name])
-    sums = Streamer(handle, [(item, len(head) + starts[item.name]) for item in in_order], tick).run()
+    layout = _layout(items)
+    head = _header(layout, metadata, {})
+    in_order = sorted(items, key=lambda item: layout.starts[item.name])
+    sums = Streamer(handle, [(item, len(head) + layout.starts[item.name]) for item in in_order], tick).run()
     digests = {item.name: found.sha256 for item, found in zip(in_order, sums, strict=True)}
-    put(handle, _header(items, starts, metadata, digests), 0)
-    return len(head) + size
+    put(handle, _header(layout, metadata, digests), 0)
+    return len(head) + layout.size
 
 
 def header_cost(item: Item) -> int:
@@ -48,37 +49,43 @@ def check(items: Sequence[Item], metadata: Mapping[str, str]) -> None:
     Raises:
         UsageError: a name or an element type that the format can't hold, or more names than its header takes.
     """
-    _header(items, _layout(items)[0], metadata, {})
+    _header(_layout(items), metadata, {})
 
 
-def _layout(items: Sequence[Item]) -> tuple[dict[str, int], int]:
-    """Return where the values of each begin, and their size: wide elements lie first, so that all are aligned."""
+class _Layout(NamedTuple):
+    """Where the values of each tensor begin, and what the header says of it; the size of all values."""
+
+    starts: dict[str, int]
+    entries: dict[str, dict[str, object]]
+    size: int
+
+
+def _layout(items: Sequence[Item]) -> _Layout:
+    """Return the layout: wide elements lie first, so that all are aligned; the header keeps the order of the items."""
     starts: dict[str, int] = {}
     at = 0
     for item in sorted(items, key=lambda item: -item.spec.dtype.itemsize):
         starts[item.name] = at
         at += item.spec.nbytes
-    return starts, at
-
-
-def _header(
-    items: Sequence[Item], starts: Mapping[str, int], metadata: Mapping[str, str], digests: Mapping[str, str]
-) -> bytes:
-    """Return length and JSON header, padded with spaces so that the values are aligned.
-
-    Its size is the same with any digests; where there are none yet, something as long stands in their place.
-    """
-    stated = {item.name: digests.get(item.name, _NOTHING_YET) for item in items}
-    header: dict[str, object] = {
-        "__metadata__": {**metadata, DIGESTS: json.dumps(stated, separators=(",", ":"), ensure_ascii=False)}
-    }
+    entries: dict[str, dict[str, object]] = {}
     for item in items:
         if item.name == "__metadata__":
             raise UsageError("a tensor can't be called __metadata__ in a safetensors file; rename it")
         start, spec = starts[item.name], item.spec
-        header[item.name] = {
+        entries[item.name] = {
             "dtype": _type_name(item), "shape": list(spec.shape), "data_offsets": [start, start + spec.nbytes]
         }  # fmt: skip
+    return _Layout(starts, entries, at)
+
+
+def _header(layout: _Layout, metadata: Mapping[str, str], digests: Mapping[str, str]) -> bytes:
+    """Return length and JSON header, padded with spaces so that the values are aligned.
+
+    Its size is the same with any digests; where there are none yet, something as long stands in their place.
+    """
+    stated = {name: digests.get(name, _NOTHING_YET) for name in layout.entries}
+    facts = {**metadata, DIGESTS: json.dumps(stated, separators=(",", ":"), ensure_ascii=False)}
+    header = {"__metadata__": facts, **layout.entries}
     try:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -87,7 +94,7 @@ def _header(
     text += b" " * (-len(text) % _ALIGN)
     if len(text) > MAX_HEADER:
         raise UsageError(
-            f"{len(items)} tensors need a safetensors header of {len(text)} bytes, the format's limit is {MAX_HEADER}: "
+            f"{len(layout.entries)} tensors need a safetensors header of {len(text)} bytes, the format's limit is {MAX_HEADER}: "
             "write several files (shard_size, --shard-size), or a .pt file"
         )
     return struct.pack("<Q", len(text)) + text
