@@ -217,14 +217,17 @@ def orphaned_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict
     A layer of another size that took its place is another layer; its bias means nothing without its weight. Nor is it
     the same, whatever it is called, where one weighs single channels, as norms do, and the other mixes them.
     """
+    empty = {name for name, step in steps.items() if not step.feeds}
+    if not empty:
+        return {}
     whole = [m for m in matches if m.source.part is None and m.target.part is None]
     weights = [m for m in whole if m.target.role == "weight"]
-    lost = {m.source.owner for m in weights if _is_empty(m, steps)}
-    lost.difference_update(m.source.owner for m in weights if not _is_empty(m, steps))
+    lost = {m.source.owner for m in weights if m.target.keys[0] in empty}
+    lost.difference_update(m.source.owner for m in weights if m.target.keys[0] not in empty)
     others = {m.source.owner for m in weights if _mixes(m.source) != _mixes(m.target)}
     return {
         m.target.keys[0]: m for m in whole
-        if m.source.owner in lost and m.target.role == "bias" and not _is_empty(m, steps)
+        if m.source.owner in lost and m.target.role == "bias" and m.target.keys[0] not in empty
         if m.source.owner in others or _own(m.source) != _own(m.target)
     }  # fmt: skip
 
@@ -243,8 +246,3 @@ def _own(leaf: Leaf) -> list[str]:
     parts = leaf.owner.split(".")
     words = [at for at, part in enumerate(parts) if not part.isdecimal()]
     return parts[words[-1] :] if words else parts
-
-
-def _is_empty(match: Match, steps: Mapping[str, Step]) -> bool:
-    step = steps.get(match.target.keys[0])
-    return step is not None and not step.feeds

@@ -93,10 +93,10 @@ class DisagreeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where the units at one place in all members of a class go: the target's list, and the path within its members."""
+    """Where the units at one place in all members of a class go: the target's list, and the place within its members."""
 
     repeat: Repeat
-    tail: str
+    place: int
 
 
 class _Extension:
@@ -105,7 +105,6 @@ class _Extension:
     def __init__(self, sides: tuple[Sequence[Unit], Sequence[Unit]], few: tuple[Few, Few]) -> None:
         self._sides = sides
         self._few = few
-        self._sources, self._targets = ({unit.path: n for n, unit in enumerate(units)} for units in sides)
         self._places = [
             {path: (repeat, at) for repeat in side.repeats for at, path in enumerate(repeat.members)} for side in few
         ]
@@ -138,7 +137,7 @@ class _Extension:
             for pair in named.items()
             if (pair[0] in stay[0]) != (pair[1] in stay[1])
             for side in (0, 1)
-            for _, (repeat, _) in self._around(side, self._sides[side][pair[side]].path)
+            for repeat, _ in self._around(side, self._sides[side][pair[side]].path)
         }
         if clashes:
             raise DisagreeError(clashes)
@@ -157,44 +156,34 @@ class _Extension:
             if line is None:
                 raise DisagreeError(self._involved(repeat, pairs))
             weakest = min(pairs, key=_strength)
-            origin = repeat.members[left[pairs.index(weakest)]]
+            beside = repeat.units[left[pairs.index(weakest)]]
+            rival = weakest.rival
+            inside = beside.index(rival) if rival in beside else None
             moved = _mover(weakest)
             for at in gone:
-                source = repeat.units[at][x]
-                target = self._targets.get(line.repeat.members[at] + line.tail)
-                if target is None:
-                    raise DisagreeError(self._involved(repeat, pairs))
-                rival = self._moved(weakest.rival, origin, repeat.members[at])
-                found[source] = moved(source=source, target=target, rival=rival)
+                own = repeat.units[at]
+                found[own[x]] = moved(
+                    source=own[x],
+                    target=line.repeat.units[at][line.place],
+                    rival=rival if inside is None else own[inside],
+                )
 
     def _line(self, kinds: tuple[int, ...], places: Sequence[int], pairs: Sequence[Pair]) -> Line | None:
         """Return the list whose members at the same places take the units, None where there is no such list."""
-        targets = [self._sides[1][pair.target].path for pair in pairs]
-        for member, (repeat, at) in self._around(1, targets[0]):
-            tail = targets[0][len(member) :]
-            if (
-                at == places[0]
-                and repeat.kinds == kinds
-                and all(path == repeat.members[p] + tail for path, p in zip(targets, places, strict=True))
-            ):
-                return Line(repeat, tail)
+        for repeat, at in self._around(1, self._sides[1][pairs[0].target].path):
+            if at == places[0] and repeat.kinds == kinds:
+                place = repeat.units[at].index(pairs[0].target)
+                if all(repeat.units[p][place] == pair.target for pair, p in zip(pairs, places, strict=True)):
+                    return Line(repeat, place)
         return None
 
-    def _around(self, side: int, path: str) -> Iterator[tuple[str, tuple[Repeat, int]]]:
-        """Yield the members of cut lists that a path lies in, with list and place, innermost first."""
+    def _around(self, side: int, path: str) -> Iterator[tuple[Repeat, int]]:
+        """Yield the cut lists that a path lies in a member of, each with that member's place, innermost first."""
         while path:
             place = self._places[side].get(path)
             if place is not None:
-                yield path, place
+                yield place
             path = path.rpartition(".")[0]
-
-    def _moved(self, rival: int | None, origin: str, member: str) -> int | None:
-        """Return the rival in `member` that stands where the given one does in `origin`, or the given one itself."""
-        if rival is None:
-            return None
-        path = self._sides[0][rival].path
-        inside = path == origin or path.startswith(origin + ".")
-        return self._sources.get(member + path[len(origin) :], rival) if inside else rival
 
     def _is_even(self, repeat: Repeat, fed: set[int]) -> bool:
         """Return whether in each class the members that are gone are filled just where those that stay are."""
@@ -206,7 +195,7 @@ class _Extension:
         return True
 
     def _involved(self, repeat: Repeat, pairs: Sequence[Pair]) -> set[tuple[int, Kind]]:
-        lists = {(1, r.kind) for p in pairs for _, (r, _) in self._around(1, self._sides[1][p.target].path)}
+        lists = {(1, r.kind) for p in pairs for r, _ in self._around(1, self._sides[1][p.target].path)}
         return {(0, repeat.kind), *lists}
 
     def _all_kinds(self) -> set[tuple[int, Kind]]:

@@ -104,8 +104,8 @@ def with_rotary(
     if not pairings:
         return list(leaves)
     placed = list(zip(leaves, paths, strict=True))
-    widths = {path: leaf.shape[0] for leaf, path in placed if leaf.shape and leaf.role == "weight"}
-    return [_told(leaf, path, pairings, widths, heads) for leaf, path in placed]
+    widths = {path: leaf.shape[0] for leaf, path in placed if path in pairings and leaf.shape and leaf.role == "weight"}
+    return [_told(leaf, path, pairings[path], widths, heads) if path in pairings else leaf for leaf, path in placed]
 
 
 def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
@@ -144,12 +144,11 @@ def _block(owner: str, path: str) -> str | None:
 def _told(
     leaf: Leaf,
     path: str,
-    pairings: dict[str, tuple[Pairing, str]],
+    found: tuple[Pairing, str],
     widths: dict[str, int],
     heads: Callable[[str], int | None],
 ) -> Leaf:
-    found = pairings.get(path)
-    if found is None or leaf.role not in ("weight", "bias") or leaf.form != "plain":
+    if leaf.role not in ("weight", "bias") or leaf.form != "plain":
         return leaf
     pairing, block = found
     count = heads(leaf.owner)
