@@ -262,7 +262,7 @@ class Plan(Shown):
     @property
     def fresh(self) -> tuple[Step, ...]:
         """Steps that leave their slot at its initial values, quiet ones left out."""
-        return tuple(s for s in self.steps if s.action is Action.FRESH and not s.quiet)
+        return tuple([s for s in self.steps if not (s.feeds or s.ops or s.quiet)])
 
     @property
     def copied(self) -> tuple[Step, ...]:
