@@ -10,6 +10,7 @@ from torchgraft.matching.names.prefixes import Prefix
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.leaves import cut, unfolded
 from torchgraft.matching.parts.models import Models
+from torchgraft.matching.tables.packing import any_named_fused
 
 Heads = Callable[[str], int | None]
 Sides = tuple[Sequence[Leaf], Sequence[Leaf]]
@@ -21,6 +22,8 @@ def pairs_of_parts(free: Sides, sides: Sides, models: Models, rule: Prefix) -> l
     A part and a whole tensor are a pair if both lie in the same module, are called the same thing in it, and have one shape.
     `sides` are all tensors: what stands beside a fused one tells how it is packed. `rule` reads the file's names as the model's.
     """
+    if not any(map(any_named_fused, free)):
+        return []
     ours = _cut(sides[0], free[0], models.source_heads, rule)
     theirs = _cut(sides[1], free[1], models.target.heads_at, ("", ""))
     if not ours or ours.keys() != theirs.keys():
