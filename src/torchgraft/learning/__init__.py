@@ -1,4 +1,4 @@
-"""Learning what somebody's conversion function does, from tensors whose elements say where they come from."""
+"""Learning what a conversion function does, from tensors whose elements say where they come from."""
 
 from torchgraft.learning.learned import Learned, learn, to_plain
 

@@ -108,8 +108,8 @@ C = TypeVar("C", bound=Conversion)
 def _inverse(conversion: C) -> C:
     """Return the conversion from the outputs back to the sources.
 
-    Every element of the source is looked for among the outputs by its number; then the way back is explained as the
-    way there was.
+    Every element of the source is looked for among the outputs by its number; then the way back is found as the
+    conversion was.
 
     Raises:
         UsageError: elements of the source are in no output, or are rounded there.
@@ -241,16 +241,16 @@ def from_plain(data: object, origin: str) -> Conversion:
 def _output(item: Mapping[str, Any], sources: Mapping[str, TensorSpec]) -> Output:
     spec = read_spec(item["name"], item)
     feeds = tuple(Feed(text(feed["key"]), read_ops(feed["ops"])) for feed in rows(item, "feeds"))
-    strange = [feed.key for feed in feeds if feed.key not in sources]
-    if strange:
-        raise UsageError(f"{spec.name} is fed by {strange[0]!r}, which is no source tensor")
+    unknown = [feed.key for feed in feeds if feed.key not in sources]
+    if unknown:
+        raise UsageError(f"{spec.name} is fed by {unknown[0]!r}, which is no source tensor")
     output = Output(spec=spec, feeds=feeds, ops=read_ops(item["ops"]))
     if not output.ops and len(feeds) != 1:
         raise UsageError(f"{spec.name} joins {len(feeds)} tensors by no op")
     made = spec_of(output, sources)
     if made != spec:
-        said = f"should be {list(spec.shape)} {spec.dtype} and comes out {list(made.shape)} {made.dtype}"
-        raise UsageError(f"{spec.name} {said}")
+        actual = f"comes out {list(made.shape)} {made.dtype}"
+        raise UsageError(f"{spec.name} should be {list(spec.shape)} {spec.dtype} and {actual}")
     return output
 
 

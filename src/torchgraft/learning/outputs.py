@@ -206,11 +206,11 @@ def _joined_along(origins: Origins, dim: int) -> Moves | None:
     """Return pieces joined along `dim`, where the source changes along that dimension alone."""
     line = np.moveaxis(origins.tensor, dim, 0).reshape(origins.tensor.shape[dim], -1)[:, 0]
     ends = [0, *(int(n) + 1 for n in np.flatnonzero(np.diff(line))), len(line)]
-    again = next((start for start in ends[1:-1] if start > ends[1] and line[start] == line[0]), None)
-    if again is not None:
-        folded = _interleaved(origins, dim, again, line)
-        if folded is not None:
-            return folded
+    period = next((start for start in ends[1:-1] if start > ends[1] and line[start] == line[0]), None)
+    if period is not None:
+        found = _interleaved(origins, dim, period, line)
+        if found is not None:
+            return found
     if len(ends) > MOST_PIECES:
         return None
     pieces = [_moves_of_slice(origins, dim, start, stop) for start, stop in pairwise(ends)]

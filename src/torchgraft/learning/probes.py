@@ -210,11 +210,11 @@ def _require_same_form(first: Mapping[str, Tensor], again: Mapping[str, Tensor])
     for name in {**first, **again}:
         forms = [(tuple(side[name].shape), str(side[name].dtype)) if name in side else None for side in (first, again)]
         if forms[0] != forms[1]:
-            said = " and ".join(
+            forms_words = " and ".join(
                 "nothing" if f is None else f"{list(f[0])} {f[1].removeprefix('torch.')}" for f in forms
             )
             raise UsageError(
-                f"the conversion makes {printable(name)} {said} of a source of the same shapes: what it does depends on "
+                f"the conversion makes {printable(name)} {forms_words} of a source of the same shapes: what it does depends on "
                 "values, or on how often it is called, and can't be learned"
             )
 

@@ -160,8 +160,8 @@ def require_fit(conversion: Conversion, specs: Mapping[str, TensorSpec], origin:
     """
     wrong = list(misfits(conversion, specs))
     if wrong:
-        said = "; ".join(text for _, text in wrong[:4])
+        differences = "; ".join(text for _, text in wrong[:4])
         more = f" and {len(wrong) - 4} more ({listed([name for name, _ in wrong[4:]], 3)})" if len(wrong) > 4 else ""
         raise UsageError(
-            f"{origin} is not what this conversion was learned for: {said}{more}; learn it again from this one"
+            f"{origin} is not what this conversion was learned for: {differences}{more}; learn it again from this one"
         )

@@ -132,16 +132,16 @@ def _steps(shape: Shape) -> tuple[int, ...]:
 
 def _placed(digits: Sequence[Digit], first: int, total: int, bounds: Sequence[int]) -> list[Digit] | None:
     """Return digits from the outermost to the innermost that make up a tensor of `total` elements."""
-    mine = sorted(digits, key=lambda d: -d.step)
+    ordered = sorted(digits, key=lambda d: -d.step)
     for bound in bounds:
-        mine = _split_at(mine, bound)
-    if not mine or mine[-1].step != 1:
-        mine.append(Digit(0, 1))
-    if any(a.step % b.step or a.step == b.step for a, b in pairwise(mine)):
+        ordered = _split_at(ordered, bound)
+    if not ordered or ordered[-1].step != 1:
+        ordered.append(Digit(0, 1))
+    if any(a.step % b.step or a.step == b.step for a, b in pairwise(ordered)):
         return None
     placed: list[Digit] = []
     outer = total
-    for digit in mine:
+    for digit in ordered:
         if outer % digit.step:
             return None
         size = outer // digit.step
@@ -175,10 +175,10 @@ def _split_at(digits: list[Digit], bound: int) -> list[Digit]:
 
 def _with_ones(digits: Sequence[Digit], shape: Shape) -> list[Digit]:
     """Return the digits with the source's dimensions of size one in their places, where all the others are there, too."""
-    mine = [digit for digit in digits if digit.size > 1]
-    if tuple(digit.size for digit in mine) != tuple(size for size in shape if size > 1):
-        return mine
-    rest = iter(mine)
+    wide = [digit for digit in digits if digit.size > 1]
+    if tuple(digit.size for digit in wide) != tuple(size for size in shape if size > 1):
+        return wide
+    rest = iter(wide)
     return [next(rest) if size > 1 else Digit(1, 1) for size in shape]
 
 
@@ -191,10 +191,10 @@ def _as_ops(digits: list[Digit], shape: Shape, sizes: Shape) -> tuple[Op, ...]:
     ones = [at for at, digit in enumerate(digits) if digit.count == 1]
     order: list[int] = []
     for dim, size in enumerate(sizes):
-        mine = sorted((at for at, d in enumerate(digits) if d.dim == dim), key=lambda at: digits[at].rank)
-        if not mine and size == 1 and ones:
-            mine = [ones.pop(0)]
-        order += mine
+        of_dim = sorted((at for at, d in enumerate(digits) if d.dim == dim), key=lambda at: digits[at].rank)
+        if not of_dim and size == 1 and ones:
+            of_dim = [ones.pop(0)]
+        order += of_dim
     dropped = [at for at in ones if digits[at].size > 1]
     order = [*(at for at in ones if digits[at].size == 1), *order]
     for at, digit in enumerate(digits):

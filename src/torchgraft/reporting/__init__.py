@@ -27,13 +27,13 @@ __all__ = ["data_of", "default_lines", "line_of", "page_of", "renderers", "text_
 
 
 def view_of(kind: str, result: object) -> View:
-    """Return the view of a result: what is said of it, however it is shown."""
+    """Return the view of a result: its content, in whichever form it is shown."""
     made: View = getattr(import_module(f"torchgraft.reporting.{_VIEWS[kind][0]}"), f"{kind}_view")(result)
     return made
 
 
 def default_lines(kind: str) -> int:
-    """Return how many lines a section has at most where nothing is said about that."""
+    """Return how many lines a section has at most by default."""
     return _VIEWS[kind][1]
 
 

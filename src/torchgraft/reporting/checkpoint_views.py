@@ -59,8 +59,8 @@ def diff_view(diff: Diff) -> View:
         "dtype changed": len(diff.dtype_changed), "value changed": len(diff.value_changed), "same": len(diff.same),
     }  # fmt: skip
     compared = "names, shapes, types and values" if diff.values else "names, shapes and types (values not compared)"
-    said = ", ".join(f"{count} {title}" for title, count in groups.items() if count)
-    verdict = f"equal in {compared}: {tensors(len(diff.same))}" if diff.equal else f"{said}; compared: {compared}"
+    changes = ", ".join(f"{count} {title}" for title, count in groups.items() if count)
+    verdict = f"equal in {compared}: {tensors(len(diff.same))}" if diff.equal else f"{changes}; compared: {compared}"
     sections = non_empty(
         _spec_section("added", "good", diff.added),
         _spec_section("removed", "bad", diff.removed),
@@ -129,8 +129,8 @@ def _digest_section(found: DigestCheck) -> Section:
     wrong += [f"{printable(name)} has a digest, and no tensor" for name in found.missing]
     if wrong:
         groups = tuple(Group(cause=text) for text in wrong)
-        said = f"FAILED for {len(wrong)}; {compared}: the file was damaged or changed after it was written"
-        return Section(title="verified", tone="bad", figures=said, groups=groups)
+        summary = f"FAILED for {len(wrong)}; {compared}: the file was damaged or changed after it was written"
+        return Section(title="verified", tone="bad", figures=summary, groups=groups)
     remarks = [f"{compared}: all hold"] if found.compared else []
     if found.without:
         remarks.append(f"{tensors(len(found.without))} read to the end; the file states no SHA-256 to compare with")
@@ -143,8 +143,8 @@ def _statistics_section(found: Statistics) -> Section:
     if not found.suspicions:
         return remark_section("values", [f"{measured}: nothing strange"], "good")
     groups = tuple(Group(cause=printable(s.text, 400)) for s in found.suspicions)
-    said = f"{measured}, {len(found.suspicions)} remark{'s' * (len(found.suspicions) != 1)}"
-    return Section(title="values", tone="care", figures=said, groups=groups)
+    summary = f"{measured}, {len(found.suspicions)} remark{'s' * (len(found.suspicions) != 1)}"
+    return Section(title="values", tone="care", figures=summary, groups=groups)
 
 
 def _tied_section(found: Inspection | Saved) -> Section:
@@ -226,8 +226,8 @@ def _output_section(title: str, outputs: Sequence[Output], row: Callable[[Output
     for one in fold(row(output) for output in outputs):
         sources = " + ".join(one.related(0)) if one.groups and one.groups[0] else ""
         fed = f" <- {sources}" if sources else ""
-        said = f" ({one.facts})" if one.facts else ""
-        groups.append(Group(cause=f"{one.pattern} {shapes_words(one.shapes)}{fed}{said}", count=one.count))
+        ops = f" ({one.facts})" if one.facts else ""
+        groups.append(Group(cause=f"{one.pattern} {shapes_words(one.shapes)}{fed}{ops}", count=one.count))
     return Section(title=title, figures=amount, groups=tuple(groups), count=len(outputs))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torchgraft.core.formatting import percent, tensors
+from torchgraft.core.formatting import percent, runs, tensors
 from torchgraft.core.plan import Plan, Step
 from torchgraft.core.specs import Shape
 
@@ -75,7 +75,7 @@ def part_words(step: Step) -> str:
     if known is None:
         return ""
     shape = step.slot.spec.shape
-    which = runs(known.indices) if known.indices else "none"
+    which = runs_words(known.indices) if known.indices else "none"
     return f"{_axis(shape, known.dim)} {which} of {shape[known.dim]} from the file"
 
 
@@ -86,13 +86,8 @@ def _axis(shape: Shape, dim: int) -> str:
     return "columns" if len(shape) == 2 else "input channels" if dim == 1 else f"along dim {dim},"
 
 
-def runs(indices: Sequence[int]) -> str:
+def runs_words(indices: Sequence[int]) -> str:
     """Return indices as runs, in order: `0-9, 12`; of many runs the first, and how many indices there are in all."""
-    found: list[list[int]] = []
-    for at in sorted(indices):
-        if found and at == found[-1][1] + 1:
-            found[-1][1] = at
-        else:
-            found.append([at, at])
+    found = runs(sorted(indices))
     words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found[:MOST_RUNS])
     return words if len(found) <= MOST_RUNS else f"{words}, … ({len(indices)} in all)"

@@ -208,8 +208,8 @@ def _meter(elements: Mapping[str, int], kinds: Sequence[str]) -> str:
     total = sum(elements.values())
     shares = [(kind, elements[kind] / total) for kind in kinds if elements.get(kind)]
     bars = "".join(f'<i class="{kind}" style="width:{100 * share:.3f}%"></i>' for kind, share in shares)
-    said = ", ".join(f"{kind} {percent(share)}" for kind, share in shares)
-    return f'<span class="meter" title="{said}" role="img" aria-label="{said}">{bars}</span>'
+    label = ", ".join(f"{kind} {percent(share)}" for kind, share in shares)
+    return f'<span class="meter" title="{label}" role="img" aria-label="{label}">{bars}</span>'
 
 
 def _escaped(text: str) -> str:

@@ -47,7 +47,7 @@ class RowFamily:
         columns = list(zip(*self.numbers, strict=True))
         own, others = columns[: self.widths[0]], columns[self.widths[0] :]
         from_end = [width - place for width in self.widths[1:] for place in range(width)]
-        follows = [_leading_place(own, values, mine) for values, mine in zip(others, from_end, strict=True)]
+        follows = [_leading_place(own, values, distance) for values, distance in zip(others, from_end, strict=True)]
         led = [[v for v, link in zip(others, follows, strict=True) if link == place] for place in range(len(own))]
         atoms = [list(zip(values, *more, strict=True)) for values, more in zip(own, led, strict=True)]
         links = self._by_text(follows)
@@ -62,11 +62,11 @@ class RowFamily:
         for fixed, rows in where.items():
             values = iter(fixed)
             spread = self._by_text([next(values) if one else OWN for one in constant])
-            mine = [[column[at] for at in rows] for column in atoms]
+            atoms_of_rows = [[column[at] for at in rows] for column in atoms]
             numels, weights, orders = (
                 [column[at] for at in rows] for column in (self.numels, self.weights, self.orders)
             )
-            yield Columns(mine, numels, weights, orders, links=links, fixed=spread)
+            yield Columns(atoms_of_rows, numels, weights, orders, links=links, fixed=spread)
 
     def _by_text(self, values: Sequence[int]) -> tuple[Numbers, ...]:
         """Return one value for each number that isn't the name's, text by text."""
@@ -168,15 +168,15 @@ def _sum_tallies(tallies: Sequence[Tally]) -> Tally:
     return Tally(sum(numels), sum(tensors), min(firsts))
 
 
-def _leading_place(own: Sequence[Numbers], values: Numbers, mine: int) -> int:
+def _leading_place(own: Sequence[Numbers], values: Numbers, from_end: int) -> int:
     """Return the place in the name whose number decides `values`: at a constant distance if there is such a one.
 
-    `mine` is how far from its text's end the number stands: of several, the one that stands as far from its own end.
+    `from_end` is how far from its text's end the number stands: of several, the one that stands as far from its own end.
     """
     if values.count(values[0]) == len(values):
         return CONSTANT
     for fits in (_is_equal, _is_shifted, _is_function):
-        found = [(abs(len(own) - at - mine), at) for at, keys in enumerate(own) if fits(keys, values)]
+        found = [(abs(len(own) - at - from_end), at) for at, keys in enumerate(own) if fits(keys, values)]
         if found:
             return min(found)[1]
     return CONSTANT

@@ -12,7 +12,7 @@ from torchgraft.core.errors import printable
 from torchgraft.core.formatting import tensors
 from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, Row, factor_names, fold
-from torchgraft.reporting.formatting import figures, part_words, runs, shape_words, shapes_words
+from torchgraft.reporting.formatting import figures, part_words, runs_words, shape_words, shapes_words
 from torchgraft.reporting.view import Group, Line, Section
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
@@ -124,7 +124,7 @@ def _merge_numbered(rules: Mapping[str, int]) -> dict[str, int]:
     for parts, found in alike.items():
         numbers = [{int(n) for n in _NUMBER.findall(text)} for text, _ in found]
         if len(found) > 1 and all(len(one) == 1 for one in numbers):
-            out[f"{{{runs(sorted(set.union(*numbers)))}}}".join(parts)] = sum(count for _, count in found)
+            out[f"{{{runs_words(sorted(set.union(*numbers)))}}}".join(parts)] = sum(count for _, count in found)
         else:
             out.update(found)
     return out

@@ -77,7 +77,7 @@ class Benefit:
     def over(self, start: str) -> Interval:
         """Return how much better the loaded start did than another one, seed by seed."""
         pairs = zip(self.scores[LOADED], self.scores[start], strict=True)
-        return interval([mine - other for mine, other in pairs])
+        return interval([loaded - other for loaded, other in pairs])
 
     @property
     def helped(self) -> bool | None:
@@ -102,9 +102,9 @@ class Benefit:
         lines = [f"{self.verdict}: {self.gain} against scratch"]
         lines.append(f"  score of {len(self.seeds)} seeds, higher is better (± is half the {CONFIDENCE:.0%} interval)")
         for start in (LOADED, SCRATCH, SHUFFLED):
-            mine = self.scores[start]
+            scores = self.scores[start]
             better = "" if start == LOADED else f"; loaded {self.over(start)} against it"
-            lines.append(f"  {start:9} {fmean(mine):8.4g}, from {min(mine):.4g} to {max(mine):.4g}{better}")
+            lines.append(f"  {start:9} {fmean(scores):8.4g}, from {min(scores):.4g} to {max(scores):.4g}{better}")
         return "\n".join(lines)
 
 

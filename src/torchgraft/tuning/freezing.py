@@ -36,7 +36,7 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(slots=True, eq=False, repr=False)
 class Frozen:
-    """What was frozen, and the way back.
+    """What was frozen, and how to undo it.
 
     Attributes:
         names: parameters that get no gradients now (the first name of each tied one).
@@ -134,7 +134,7 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         undo.extend(_stop_gradient(tensor) for tensor in parameters)
         undo.extend(hold_rows(t.tensor, t.known) for t in held if t.known)
         undo.extend(keep_in_eval(found.modules[path], model) for path in kept)
-    except BaseException:  # Ctrl-C, or a module that takes no such flag: nobody would have the way back
+    except BaseException:  # Ctrl-C, or a module that takes no such flag: the caller would have no way to undo it
         while undo:
             undo.pop()()
         raise
@@ -226,7 +226,7 @@ def _sharing_memory_with_trained(found: TensorFates, frozen: set[int]) -> dict[s
 def _modules_to_keep_in_eval(
     found: TensorFates, frozen: set[int], picked: set[int], selection: _Selection
 ) -> tuple[list[str], list[str]]:
-    """Return the paths of modules whose statistics are to stand still, and statistics that move on for a reason."""
+    """Return the paths of modules whose statistics are kept, and statistics that go on changing for a reason."""
     owners: dict[str, list[ModelTensor]] = {}
     for tensor in found.buffers:
         for place in tensor.places:

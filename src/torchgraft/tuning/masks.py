@@ -101,8 +101,8 @@ def restore_after_steps(optimizer: Optimizer, parameters: Sequence[Tensor]) -> C
     Raises:
         UsageError: the optimizer changes none of the parameters.
     """
-    mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parts = [(p, rows) for p in parameters if id(p) in mine and (rows := held_rows(p)) is not None]
+    optimised = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    parts = [(p, rows) for p in parameters if id(p) in optimised and (rows := held_rows(p)) is not None]
     if not parts:
         raise UsageError(
             "nothing to keep: the optimizer has no parameter that is held in part; make it over the parameters of this "

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
+from torchgraft.core.formatting import listed
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
@@ -23,7 +24,7 @@ from torchgraft.tuning.stored_optimizer import StoredOptimizer, assign_parameter
 class CarriedState:
     """What became of the optimizer's state.
 
-    `carried` maps each parameter that goes on with old state to the source's parameter whose state it was; `fresh` maps
+    `carried` maps each parameter that goes on with old state to the source's parameter stored_number state it was; `fresh` maps
     every other parameter of the optimizer to the reason. `dropped` are fields of the file that this optimizer lacks.
     """
 
@@ -36,7 +37,7 @@ class CarriedState:
         reasons: dict[str, list[str]] = {}
         for name, why in self.fresh.items():
             reasons.setdefault(why, []).append(name)
-        lines += [f"  fresh, {why}: {_listed(names)}" for why, names in reasons.items()]
+        lines += [f"  fresh, {why}: {listed(names)}" for why, names in reasons.items()]
         lines += [f"  not used: {', '.join(self.dropped)}"] if self.dropped else []
         return "\n".join(lines)
 
@@ -62,18 +63,18 @@ def carry_state(
     if not hasattr(optimizer, "param_groups"):
         raise UsageError(f"optimizer is {a_kind(optimizer)}: give a torch.optim.Optimizer over the model's parameters")
     _require_unconverted(plan)
-    stored, whose = _choose(source, plan, prefer, names)
+    stored, stored_number = _choose(source, plan, prefer, names)
     steps = _parameters_with_steps(model, optimizer, plan)
     probe = _StateProbe(type(optimizer))
     carried, fresh, states = {}, {}, []
     dropped: set[str] = set()
     for (label, parameter, group), step in steps:
-        reason = _reason_for_fresh(step, parameter, stored, whose)
+        reason = _reason_for_fresh(step, parameter, stored, stored_number)
         if reason:
             fresh[label] = reason
             continue
         key = step.feeds[0].key  # type: ignore[union-attr]  # a copy has one feed
-        state = _read_state(source, stored, whose[key], parameter, group)
+        state = _read_state(source, stored, stored_number[key], parameter, group)
         kept = _in_form_of(state, probe.fields(group, parameter.dim()), stored, type(optimizer).__name__)
         dropped |= set(state) - set(kept)
         if kept:
@@ -88,7 +89,7 @@ def carry_state(
 
 
 def _require_unconverted(plan: Plan) -> None:
-    """Raise UsageError for a plan whose source was converted: neither its order nor its values are those of the old optimizer."""
+    """Raise UsageError for a plan stored_number source was converted: neither its order nor its values are those of the old optimizer."""
     if plan.format.endswith(CONVERTED):
         raise UsageError(
             "the checkpoint was loaded through a learned conversion, which may change the order and the values of its tensors; "
@@ -143,14 +144,14 @@ def _assigned(
 def _source_parameters(plan: Plan, source: Source) -> dict[str, Shape]:
     """Return name -> shape of the source's parameters in registration order: buffers and second names left out."""
     network = next((n for n in source.networks if n.path == plan.network and n.specs == plan.source_specs), None)
-    again = set(network.shared or ()) if network else set()
-    again |= {u.spec.name for u in plan.unused if u.why.rule == "alias"}
+    excluded = set(network.shared or ()) if network else set()
+    excluded |= {u.spec.name for u in plan.unused if u.why.rule == "alias"}
     fed = [step for step in plan.steps if step.action is Action.COPY]
-    again |= {step.feeds[0].key for step in fed if step.slot.is_buffer}
+    excluded |= {step.feeds[0].key for step in fed if step.slot.is_buffer}
     return {
         key: spec.shape
         for key, spec in plan.source_specs.items()
-        if key not in again
+        if key not in excluded
         and spec.dtype.kind in ("float", "complex")
         and key.rpartition(".")[2] not in UPDATED_BUFFERS
     }
@@ -177,7 +178,9 @@ def _parameters_with_steps(
     return out
 
 
-def _reason_for_fresh(step: Step | None, parameter: Tensor, stored: StoredOptimizer, whose: Mapping[str, str]) -> str:
+def _reason_for_fresh(
+    step: Step | None, parameter: Tensor, stored: StoredOptimizer, stored_number: Mapping[str, str]
+) -> str:
     """Return why a parameter starts fresh, or nothing."""
     if step is None or step.slot.spec.shape != tuple(parameter.shape):
         return "the report doesn't know it"
@@ -185,7 +188,7 @@ def _reason_for_fresh(step: Step | None, parameter: Tensor, stored: StoredOptimi
         return "not loaded"
     if step.action is Action.ADAPT:
         return "adapted: the old state is for other values"
-    who = whose.get(step.feeds[0].key)
+    who = stored_number.get(step.feeds[0].key)
     if who is None:
         return "the old optimizer didn't have it"
     return "" if who in stored.fields else "the file holds no state for it"
@@ -267,8 +270,3 @@ def _read_state(
         on_device = name != "step" or group.get("capturable") or group.get("fused")
         state[name] = value.to(parameter.device if on_device else "cpu", dtype, copy=True)
     return state
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(printable(name, 80) for name in names[:6])
-    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

@@ -109,10 +109,10 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
         return 0.0, 0.0
     a, b = (t.detach().to("cpu").to(torch.complex128 if t.is_complex() else torch.float64) for t in (target, source))
     same = (a == b) | (a.isnan() & b.isnan())
-    apart = torch.where(same, 0.0, (a - b).abs())
-    if not bool(apart.isfinite().all()):
+    difference = torch.where(same, 0.0, (a - b).abs())
+    if not bool(difference.isfinite().all()):
         return inf, inf
     finite = b[b.isfinite()]
     size = float(finite.abs().max()) if finite.numel() else 0.0
-    greatest = float(apart.max())
+    greatest = float(difference.max())
     return greatest, greatest / size if size else (0.0 if greatest == 0 else inf)

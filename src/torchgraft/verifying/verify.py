@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.formatting import listed
 from torchgraft.core.places import places
 from torchgraft.core.results.verification import Cause, Divergence, OutputComparison, Verification
 from torchgraft.verifying.arguments import VerifyRequest
@@ -159,7 +160,7 @@ def _last_match_note(matches: Matches) -> list[str]:
 
 
 def _missing_tensor_notes(request: VerifyRequest) -> list[str]:
-    """Return a note where tensors of the plan are not in the models, so that nothing can be said of their values."""
+    """Return a note where tensors of the plan are not in the models, so that their values are unknown."""
     if request.source is None:
         return []
     target, source = ({p.name for p in places(model)} for model in (request.model, request.source))
@@ -167,8 +168,7 @@ def _missing_tensor_notes(request: VerifyRequest) -> list[str]:
     missing += [feed.key for step in request.plan.steps for feed in step.feeds if feed.key not in source]
     if not missing:
         return []
-    more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-    return [f"the plan names tensors that the models don't have, values not compared: {', '.join(missing[:4])}{more}"]
+    return [f"the plan names tensors that the models don't have, values not compared: {listed(missing, 4)}"]
 
 
 def _deviating_weight_notes(request: VerifyRequest, deviating: Collection[str]) -> list[str]:

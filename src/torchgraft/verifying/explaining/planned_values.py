@@ -24,7 +24,7 @@ class PlannedValues:
         self.source = {place.name: place.tensor for place in places(source)} if source is not None else {}
 
     def expected(self, step: Step) -> Tensor | None:
-        """Return what the plan puts into a slot; None where that can't be told (fresh, added to, not in the source)."""
+        """Return what the plan puts into a slot; None where that is unknown (fresh, added to, not in the source)."""
         present = step.slot.name in self.target and all(feed.key in self.source for feed in step.feeds)
         if step.action is Action.FRESH or step.base or not present:
             return None

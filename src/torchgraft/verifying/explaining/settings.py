@@ -95,11 +95,10 @@ def _modules_without_tensors(
     """Return pairs of modules without tensors, in order, within matched modules that have equally many of a class."""
     out: list[ModulePair] = []
     for pair in pairs:
-        mine = _children_without_tensors(pair.target, targets)
-        others = _children_without_tensors(pair.source, sources)
-        for kind, paths in mine.items():
-            if len(paths) == len(others.get(kind, ())):
-                out.extend(map(ModulePair, paths, others[kind]))
+        source_paths = _children_without_tensors(pair.source, sources)
+        for kind, paths in _children_without_tensors(pair.target, targets).items():
+            if len(paths) == len(source_paths.get(kind, ())):
+                out.extend(map(ModulePair, paths, source_paths[kind]))
     return out
 
 

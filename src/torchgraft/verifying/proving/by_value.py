@@ -1,4 +1,4 @@
-"""Proof by value: a tensor that no run shows holds what the plan says, by a computation apart from that which filled it.
+"""Proof by value: a tensor that no run shows holds what the plan says, computed independently of what filled it.
 
 numpy computes it from the definitions, a second opinion on what the ops do: those whose result is a line or two, and those
 that resample a grid. The kernel is the cubic one of Keys 1981 (a = -0.75; -0.5 where torch follows Pillow and smooths before
@@ -110,12 +110,12 @@ def relative_difference(step: Step, held: torch.Tensor, read: Callable[[Feed], t
     if expected is None:
         return None
     planned = torch.from_numpy(expected.copy()).to(held.dtype)
-    mine = held.detach().to("cpu")
+    actual = held.detach().to("cpu")
     if step.rows is not None:
-        mine = mine.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device="cpu"))
+        actual = actual.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device="cpu"))
     if step.known is not None and step.known != step.rows:
         return None
-    return max_difference(planned, mine)[1]
+    return max_difference(planned, actual)[1]
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

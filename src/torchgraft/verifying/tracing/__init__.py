@@ -60,7 +60,7 @@ def record_run(model: Module, given: Any, *, eval_mode: bool = True, kind: Calla
         with tracker.tracking(), recorder, shield.opened():
             try:
                 outputs = named_tensors(call(model, given))
-            except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is told, not hidden
+            except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is recorded
                 failure = f"{type(error).__name__}: {error}"
         recording = recorder.recording(list(outputs.values()), training, failure)
     return Run(outputs, recording)

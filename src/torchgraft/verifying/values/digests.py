@@ -25,7 +25,7 @@ def check_digests(source: Source, network: Network, progress: Callable[[int, int
     """Read every tensor of `network`, in file order, and compare it with the SHA-256 that the checkpoint states.
 
     In memory at one time: a piece of one tensor. A tensor that lies there under several names is read once. `progress`
-    hears bytes done and in all.
+    is called with bytes done and in all.
 
     Raises:
         CheckpointError: a tensor can't be read, or a checksum of the format itself is wrong.
@@ -48,7 +48,7 @@ def check_digests(source: Source, network: Network, progress: Callable[[int, int
 def digest(source: Source, network: str, spec: TensorSpec, tick: Callable[[int], None]) -> str:
     """Return the SHA-256 (hex) of a tensor's bytes in C order, little-endian on the machines that torchgraft writes on.
 
-    `tick` hears of bytes as they are read.
+    `tick` is called with the number of bytes of each piece that was read.
     """
     hasher = sha256()
     buffer = memoryview(bytearray(min(PIECE, spec.nbytes)))
@@ -75,7 +75,7 @@ def seal_proof(plan: Plan, source: Source, inputs: Sequence[Any]) -> Plan:
 def recheck_proof(plan: Plan, source: Source) -> Plan:
     """Return a plan that was kept, with its proof if that still holds: the same steps, and a source of the same values.
 
-    A proof that doesn't is left out, and that is said. The values that the steps read are read for it.
+    A proof that doesn't is left out, with a note. The values that the steps read are read for it.
 
     Raises:
         CheckpointError: a tensor can't be read.
@@ -96,7 +96,7 @@ def recheck_proof(plan: Plan, source: Source) -> Plan:
 
 
 def _steps_digest(plan: Plan) -> str:
-    """Return the SHA-256 of what the steps do, and of nothing that is only said of them."""
+    """Return the SHA-256 of what the steps do, without what only describes them."""
     return sha256(json.dumps([_step_to_plain(step) for step in plan.steps], default=list).encode()).hexdigest()
 
 

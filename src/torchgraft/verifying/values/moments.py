@@ -25,7 +25,7 @@ def measure_moments(
     """Return the statistics of those tensors that hold real floating-point numbers, read in file order.
 
     In memory at one time: a piece of one tensor, and a few of its size. A tensor that lies there under
-    several names is read once, under the first. `progress` hears bytes done and in all.
+    several names is read once, under the first. `progress` is called with bytes done and in all.
 
     Raises:
         CheckpointError: a tensor can't be read.

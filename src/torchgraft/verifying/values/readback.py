@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ctypes import string_at
 from operator import is_
 
-from torchgraft.core.formatting import tensors
+from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.layout import is_ordinary
 from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.plan import Plan, Step
@@ -63,8 +63,7 @@ def _check(counts: Mapping[str, int], wrong: list[str]) -> Check:
     text = f"{tensors(full + sampled)} compared after writing{_coverage_words(full, sampled)}"
     text += f"; {tensors(mapped)} mapped and not read" if mapped else ""
     if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        text = f"{len(wrong)} of {text}; differing: {', '.join(wrong[:8])}{more}"
+        text = f"{len(wrong)} of {text}; differing: {listed(wrong, 8)}"
     return Check("values", not wrong, text)
 
 

@@ -39,7 +39,7 @@ def find_suspicions(
 ) -> Statistics:
     """Return the figures of these tensors of `network`, and what looks wrong about them. Reads every value once.
 
-    `progress` hears bytes done and in all.
+    `progress` is called with bytes done and in all.
 
     Raises:
         CheckpointError: a tensor can't be read.
@@ -106,7 +106,7 @@ def _norms_are(names: list[str]) -> str:
 
 
 def _untrained(tensors: Tensors, shapes: Shapes) -> Iterator[Suspicion]:
-    """Weights that look as drawn: their distribution is that of a common initialisation, to within what chance allows."""
+    """Weights whose distribution is that of a common initialisation, to within what chance allows."""
     matrices = [n for n, m in tensors.items() if len(shapes[n]) > 1 and m.numel >= MIN_ELEMENTS and not m.constant]
     untrained = {n: how for n in matrices if (how := _initialisation(tensors[n], shapes[n]))}
     norms = [n for n in tensors if _is_norm_weight(n, shapes, tensors)]
