@@ -2,7 +2,8 @@
 
 A row is the numbers of its name, of its related names and of its sentences. Each number of the latter two follows one of
 the name's (it is a function of it), or is constant in a part of the rows. A *cell* has the values of one number of the
-name, each with the numbers that follow it. Time is linear in the number of rows.
+name, each with the numbers that follow it: `blocks.0 <- layers.0` and `blocks.1 <- layers.5` are one grid with the cell
+((0, 0), (1, 5)). Time is linear in the number of rows.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
@@ -64,32 +65,32 @@ def carry_state(
         raise UsageError(f"optimizer is {a_kind(optimizer)}: give a torch.optim.Optimizer over the model's parameters")
     _require_unconverted(plan)
     stored, stored_number = _choose(source, plan, prefer, names)
-    steps = _parameters_with_steps(model, optimizer, plan)
+    parameters = _parameters_of(optimizer, model, plan)
     probe = _StateProbe(type(optimizer))
     carried, fresh, states = {}, {}, []
     dropped: set[str] = set()
-    for (label, parameter, group), step in steps:
-        reason = _reason_for_fresh(step, parameter, stored, stored_number)
+    for one in parameters:
+        reason = _reason_for_fresh(one, stored, stored_number)
         if reason:
-            fresh[label] = reason
+            fresh[one.name] = reason
             continue
-        key = step.feeds[0].key  # type: ignore[union-attr]  # a copy has one feed
-        state = _read_state(source, stored, stored_number[key], parameter, group)
-        kept = _in_form_of(state, probe.fields(group, parameter.dim()), stored, type(optimizer).__name__)
+        key = one.step.feeds[0].key  # type: ignore[union-attr]  # a copy has one feed
+        state = _read_state(source, stored, stored_number[key], one)
+        kept = _in_form_of(state, probe.fields(one.group, one.tensor.dim()), stored, type(optimizer).__name__)
         dropped |= set(state) - set(kept)
         if kept:
-            carried[label] = key
-            states.append((parameter, kept))
+            carried[one.name] = key
+            states.append((one.tensor, kept))
         else:
-            fresh[label] = "this optimizer keeps no state"
-    for (_, parameter, _), _ in steps:
-        optimizer.state.pop(parameter, None)
+            fresh[one.name] = "this optimizer keeps no state"
+    for one in parameters:
+        optimizer.state.pop(one.tensor, None)
     optimizer.state.update(states)
     return CarriedState(carried=carried, fresh=fresh, dropped=tuple(sorted(dropped)))
 
 
 def _require_unconverted(plan: Plan) -> None:
-    """Raise UsageError for a plan stored_number source was converted: neither its order nor its values are those of the old optimizer."""
+    """Raise UsageError for a plan whose source was converted: its order and values are not those of the old optimizer."""
     if plan.format.endswith(CONVERTED):
         raise UsageError(
             "the checkpoint was loaded through a learned conversion, which may change the order and the values of its tensors; "
@@ -157,41 +158,46 @@ def _source_parameters(plan: Plan, source: Source) -> dict[str, Shape]:
     }
 
 
-def _parameters_with_steps(
-    model: Module, optimizer: Optimizer, plan: Plan
-) -> list[tuple[tuple[str, Tensor, dict[str, Any]], Step | None]]:
-    """Return (name, parameter, group) of every parameter of the optimizer, with its step in the plan."""
-    by_key: dict[int, list[str]] = {}
+class _Parameter(NamedTuple):
+    """A parameter of the new optimizer, with its group there and its step in the plan (None: the plan doesn't know it)."""
+
+    name: str
+    tensor: Tensor
+    group: dict[str, Any]
+    step: Step | None
+
+
+def _parameters_of(optimizer: Optimizer, model: Module, plan: Plan) -> list[_Parameter]:
+    names: defaultdict[int, list[str]] = defaultdict(list)
     for place in places(model):
-        by_key.setdefault(id(place.tensor), []).append(place.name)
-    out: list[tuple[tuple[str, Tensor, dict[str, Any]], Step | None]] = []
+        names[id(place.tensor)].append(place.name)
+    out: list[_Parameter] = []
     for number, group in enumerate(optimizer.param_groups):
         for at, parameter in enumerate(group["params"]):
-            own = by_key.get(id(parameter), [])
+            own = names.get(id(parameter), [])
             step = next((plan.by_name[name] for name in own if name in plan.by_name), None)
             label = own[0] if own else f"group {number}, parameter {at}"
             if parameter.is_meta:
                 raise UsageError(f"{label} is on the meta device: load the model, then make the optimizer")
-            out.append(((label, parameter, group), step))
-    if not any(step for _, step in out):
+            out.append(_Parameter(label, parameter, group, step))
+    if not any(one.step for one in out):
         raise UsageError("the optimizer has no parameter of the model that was loaded: build it from this model")
     return out
 
 
-def _reason_for_fresh(
-    step: Step | None, parameter: Tensor, stored: StoredOptimizer, stored_number: Mapping[str, str]
-) -> str:
+def _reason_for_fresh(parameter: _Parameter, stored: StoredOptimizer, stored_number: Mapping[str, str]) -> str:
     """Return why a parameter starts fresh, or nothing."""
-    if step is None or step.slot.spec.shape != tuple(parameter.shape):
+    step = parameter.step
+    if step is None or step.slot.spec.shape != tuple(parameter.tensor.shape):
         return "the report doesn't know it"
     if step.action is Action.FRESH:
         return "not loaded"
     if step.action is Action.ADAPT:
         return "adapted: the old state is for other values"
-    who = stored_number.get(step.feeds[0].key)
-    if who is None:
+    number = stored_number.get(step.feeds[0].key)
+    if number is None:
         return "the old optimizer didn't have it"
-    return "" if who in stored.fields else "the file holds no state for it"
+    return "" if number in stored.fields else "the file holds no state for it"
 
 
 class _StateProbe:
@@ -255,18 +261,16 @@ def _in_type_of(value: Any, sample: Any) -> Any:
     return type(sample)(plain) if isinstance(sample, (int, float)) else plain
 
 
-def _read_state(
-    source: Source, stored: StoredOptimizer, who: str, parameter: Tensor, group: Mapping[str, Any]
-) -> dict[str, Any]:
+def _read_state(source: Source, stored: StoredOptimizer, number: str, parameter: _Parameter) -> dict[str, Any]:
     """Return the state of one parameter on its device and in its type, in memory of its own.
 
     The step stays in float32 on the CPU unless the optimizer counts on the device, as torch's own
     `Optimizer.load_state_dict` has it.
     """
-    state: dict[str, Any] = dict(stored.numbers.get(who, {}))
-    for name in stored.fields[who]:
-        value = source.read(stored.network, stored.key(who, name)).detach()
-        dtype = parameter.dtype if value.is_floating_point() and name != "step" else value.dtype
-        on_device = name != "step" or group.get("capturable") or group.get("fused")
-        state[name] = value.to(parameter.device if on_device else "cpu", dtype, copy=True)
+    state: dict[str, Any] = dict(stored.numbers.get(number, {}))
+    for name in stored.fields[number]:
+        value = source.read(stored.network, stored.key(number, name)).detach()
+        dtype = parameter.tensor.dtype if value.is_floating_point() and name != "step" else value.dtype
+        on_device = name != "step" or parameter.group.get("capturable") or parameter.group.get("fused")
+        state[name] = value.to(parameter.tensor.device if on_device else "cpu", dtype, copy=True)
     return state
