@@ -135,27 +135,17 @@ def _header(view: View, plan: Plan, root: Node) -> Iterator[str]:
 def _section(section: Section) -> Iterator[str]:
     figures = f' <span class="figures">{_escaped(section.figures)}</span>' if section.figures else ""
     yield f'<details open class="{section.tone}"><summary>{_escaped(section.title)}{figures}</summary>'
-    room = MOST_LINES
-    for group in section.groups:
-        if room <= 0:
-            break
-        yield from _group(group, room)
-        room -= max(1, len(group.lines))
-    hidden = sum(group.count for group in section.groups) - _covered(section)
-    if hidden > 0:
-        yield f'<p class="more">… and {hidden} more</p>'
-    yield "</details>"
-
-
-def _covered(section: Section) -> int:
-    """Return how many tensors the lines within MOST_LINES stand for."""
     room, covered = MOST_LINES, 0
     for group in section.groups:
         if room <= 0:
             break
+        yield from _group(group, room)
         covered += sum(line.count for line in group.lines[:room]) if group.lines else group.count
         room -= max(1, len(group.lines))
-    return covered
+    hidden = sum(group.count for group in section.groups) - covered
+    if hidden > 0:
+        yield f'<p class="more">… and {hidden} more</p>'
+    yield "</details>"
 
 
 def _group(group: Group, room: int) -> Iterator[str]:

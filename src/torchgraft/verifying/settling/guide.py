@@ -132,7 +132,7 @@ class GuidedRecorder(Recorder):  # type: ignore[no-untyped-call]
         """Run one operation, with other weights where these give the source's result and the present ones don't."""
         slots = self._slots(call)
         out = call.run()
-        if not slots or call.func._schema.is_mutable:  # noqa: SLF001
+        if not slots or call.is_mutable:
             return out
         steps = self._guidance.steps
         result = _first_tensor(out)

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from torchgraft.core.places import modules
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
+from torchgraft.core.specs import Shape
 from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing.fingerprints import fingerprint, scaled
 
@@ -81,6 +82,11 @@ class Call(NamedTuple):
     tensors: tuple[Tensor, ...]
     inputs: tuple[int, ...]
 
+    @property
+    def is_mutable(self) -> bool:
+        """Whether the operation writes into its arguments."""
+        return bool(self.func._schema.is_mutable)  # noqa: SLF001
+
     def run(self) -> Any:
         """Return the result."""
         return self.func(*self.args, **self.kwargs)
@@ -108,47 +114,48 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         kwargs = kwargs or {}
         schema = func._schema  # noqa: SLF001  # the operator's own description; it has no public name
-        name = schema.name.partition("::")[2]
         arguments, tensors, settings = _split_arguments(schema.arguments, args, kwargs)
-        inputs = [self._number_of(t) for t in tensors]
+        inputs = tuple(self._number_of(t) for t in tensors)
         shapes = tuple(tuple(t.shape) for t in tensors)
-        out = self._execute(Call(func, args, kwargs, name, tuple(arguments), tuple(tensors), tuple(inputs)))
-        outs = [t for t in _tensors_in(out) if isinstance(t, torch.Tensor)]
-        if not outs:
-            return out
-        self._clock += 1
-        mutable = schema.is_mutable
-        if self._is_same(name, tensors, outs, mutable=mutable):
-            self._known[outs[0]] = (inputs[0], self._clock)
-            return out
-        index = len(self._operations)
-        if name in _RANDOM:
-            self._random.append(index)
-        live, weights = self._origin(inputs)
-        has_float = any(_is_float(t) for t in outs)
-        numbers = []
-        for t in outs:
-            taken = not name.startswith(_UNINITIALISED) and (_is_float(t) or not has_float)
-            found = self._fingerprint(name, t, tensors, inputs) if taken else None
-            value = Value(op=index, shape=tuple(t.shape), fingerprint=found, weights=weights, live=live)
-            numbers.append(self._add(t, value))
-            if mutable:
-                self._writes[_memory(t)] = (index, self._clock)
-        path, kind = self._tracker.current
-        self._operations.append(
-            Operation(
-                name=name,
-                module=path,
-                kind=kind,
-                settings=settings,
-                arguments=tuple(arguments),
-                inputs=tuple(inputs),
-                shapes=shapes,
-                outputs=tuple(numbers),
-                is_view=name in _VIEWS,
-            )
-        )
+        call = Call(func, args, kwargs, schema.name.partition("::")[2], tuple(arguments), tuple(tensors), inputs)
+        out = self._execute(call)
+        if results := list(_tensors_in(out)):
+            self._clock += 1
+            if _keeps_entries(call, results):
+                self._known[results[0]] = (inputs[0], self._clock)
+            else:
+                self._record(call, shapes, settings, results)
         return out
+
+    def _record(
+        self, call: Call, shapes: tuple[Shape, ...], settings: Mapping[str, object], results: list[Tensor]
+    ) -> None:
+        index = len(self._operations)
+        if call.name in _RANDOM:
+            self._random.append(index)
+        live, weights = self._origin(call.inputs)
+        has_float = any(map(_is_float, results))
+        numbers = []
+        for tensor in results:
+            taken = not call.name.startswith(_UNINITIALISED) and (_is_float(tensor) or not has_float)
+            found = self._fingerprint(call, tensor) if taken else None
+            value = Value(op=index, shape=tuple(tensor.shape), fingerprint=found, weights=weights, live=live)
+            numbers.append(self._add(tensor, value))
+            if call.is_mutable:
+                self._writes[_memory(tensor)] = (index, self._clock)
+        path, kind = self._tracker.current
+        operation = Operation(
+            name=call.name,
+            module=path,
+            kind=kind,
+            settings=settings,
+            arguments=call.arguments,
+            inputs=call.inputs,
+            shapes=shapes,
+            outputs=tuple(numbers),
+            is_view=call.name in _VIEWS,
+        )
+        self._operations.append(operation)
 
     def _execute(self, call: Call) -> Any:
         """Run one operation; a recorder that chooses weights does so here."""
@@ -165,11 +172,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             random=tuple(self._random),
             failure=failure,
         )
-
-    def _is_same(self, name: str, tensors: list[Any], outs: list[Any], *, mutable: bool) -> bool:
-        if name not in _SAME_ENTRIES or mutable or len(outs) != 1 or not tensors:
-            return False
-        return bool(tensors[0].numel() == outs[0].numel() and tensors[0].dtype == outs[0].dtype)
 
     def _number_of(self, tensor: Tensor) -> int:
         """Return the number of the value that a tensor now holds."""
@@ -188,14 +190,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = written[0] if written else -1
         return self._add(tensor, Value(op=op, shape=tuple(tensor.shape), fingerprint=fingerprint(tensor)))
 
-    def _fingerprint(self, name: str, out: Tensor, tensors: list[Any], inputs: list[int]) -> Fingerprint | None:
-        if name == "expand" and tensors[0].numel():
-            base = self._values[inputs[0]].fingerprint
-            if base is not None and out.numel() % base.numel == 0:
-                return scaled(base, out.numel() // base.numel)
-        return fingerprint(out)
+    def _fingerprint(self, call: Call, result: Tensor) -> Fingerprint | None:
+        if call.name == "expand" and call.tensors[0].numel():
+            base = self._values[call.inputs[0]].fingerprint
+            if base is not None and result.numel() % base.numel == 0:
+                return scaled(base, result.numel() // base.numel)
+        return fingerprint(result)
 
-    def _origin(self, inputs: list[int]) -> tuple[bool, tuple[str, ...]]:
+    def _origin(self, inputs: Sequence[int]) -> tuple[bool, tuple[str, ...]]:
         """Return whether a result depends on the model's inputs, and else the weights that it was made of."""
         used = [self._values[n] for n in inputs]
         if any(value.live for value in used):
@@ -207,6 +209,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = len(self._values) - 1
         self._known[tensor] = (number, self._clock)
         return number
+
+
+def _keeps_entries(call: Call, results: list[Tensor]) -> bool:
+    """Whether what comes out of an operation holds exactly the entries of its first input."""
+    if call.name not in _SAME_ENTRIES or call.is_mutable or len(results) != 1 or not call.tensors:
+        return False
+    return call.tensors[0].numel() == results[0].numel() and call.tensors[0].dtype == results[0].dtype
 
 
 def _is_float(tensor: Tensor) -> bool:
