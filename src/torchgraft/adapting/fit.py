@@ -243,8 +243,8 @@ def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str |
         return Fit((InflateKernel(b),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel")
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
-    grows = target.kind == "Embedding" and a[1:] == b[1:] and a[0] < b[0]
-    return Fit(None, mismatch(a, b) + f"; grow_rows= keeps the first {a[0]}, if they mean the same" * grows)
+    grows = target.kind == "Embedding" and len(a) == len(b) and a[1:] == b[1:] and a[0] < b[0]
+    return Fit(None, mismatch(a, b) + (f"; grow_rows= keeps the first {a[0]}, if they mean the same" if grows else ""))
 
 
 # How a kernel may get another size: new weights for patches of another size, or the same weights among zeros, or cut.

@@ -11,6 +11,7 @@ from torchgraft.core.plan import Why
 from torchgraft.core.specs import Shape, Target, TensorSpec
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.alike import alike
+from torchgraft.matching.completing.alone import with_lone_ones
 from torchgraft.matching.completing.broadcast import spread
 from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchanged import with_crossings_doubted, with_exchanges_doubted
@@ -150,7 +151,7 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    matching = questioned(united(with_leftovers(spread(matching))), (sources, targets), given.models)
+    matching = questioned(with_lone_ones(united(with_leftovers(spread(matching)))), (sources, targets), given.models)
     matching = with_strays_doubted(with_crossings_doubted(with_exchanges_doubted(matching, sources, naming)))
     matching = uncut(matching, sources, given.models)
     return _under_own_keys(matching, keys, derived, naming)

@@ -61,7 +61,9 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, source_units[pair.source], target_units[pair.target])
         sure = sureness(pair, familiar=strict, unordered=unordered)
-        if sure == CERTAIN and parted and _is_of(source_units[pair.source], parted):
+        if (sure == CERTAIN and parted and _is_of(source_units[pair.source], parted)) or (
+            sure is None and familiar.is_moved_out(pair)
+        ):
             sure = LIKELY
         if sure is not None:
             sures.append((pair, sure))

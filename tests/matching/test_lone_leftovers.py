@@ -1,0 +1,77 @@
+"""What is left on both sides, alone of its shape, is asked about: fresh, a model would be loaded in part without a word."""
+
+import pytest
+import torch
+from filling import filled
+from torch import nn
+
+import torchgraft as tg
+
+WIDTH = 8
+
+
+class Decoder(nn.Module):
+    """An embedding, layers and a head, under names that are given."""
+
+    def __init__(self, embed="embed", head="lm_head", layers=2, classes=16):
+        super().__init__()
+        self.add_module(embed, nn.Embedding(16, WIDTH))
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            layer = nn.ModuleDict({"norm": nn.LayerNorm(WIDTH), "attn": nn.Linear(WIDTH, WIDTH, bias=False)})
+            layer["mlp"] = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.ReLU(), nn.Linear(4 * WIDTH, WIDTH))
+            self.layers.append(layer)
+        self.add_module(head, nn.Linear(WIDTH, classes, bias=False))
+
+
+@pytest.mark.parametrize(
+    ("file", "slots"),
+    [
+        ({"head": "embed_out"}, {"lm_head.weight": "embed_out.weight"}),
+        ({"embed": "words"}, {"embed.weight": "words.weight"}),
+    ],
+    ids=["head", "embedding"],
+)  # fmt: skip
+def test_a_default_load_refuses_and_the_best_reading_pairs_them(file, slots):
+    source, model = filled(Decoder(**file)).state_dict(), filled(Decoder())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(tg.PlanRefusedError, match="in doubt"):
+        tg.load(model, source)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    tg.load(model, source, on_doubt="take")
+    state = model.state_dict()
+    assert all(torch.equal(state[name], source[key]) for name, key in slots.items())
+
+
+def test_named_as_fresh_it_stays_so():
+    source, model = filled(Decoder(head="embed_out")).state_dict(), filled(Decoder())
+    report = tg.load(model, source, fresh=["lm_head*"])
+    assert [step.slot.name for step in report.plan.fresh] == ["lm_head.weight"]
+
+
+@pytest.mark.parametrize("file", [{"head": "embed_out", "classes": 17}, {"head": "embed_out", "classes": 5}])
+def test_of_another_shape_it_is_another_thing(file):
+    report = tg.load(filled(Decoder()), filled(Decoder(**file)).state_dict())
+    assert [step.slot.name for step in report.plan.fresh] == ["lm_head.weight"]
+
+
+class Wrapped(nn.Module):
+    """A language model in a larger one, with its head inside of it or beside."""
+
+    def __init__(self, *, inside):
+        super().__init__()
+        language = Decoder(layers=3)
+        head = language._modules.pop("lm_head")
+        self.add_module("language", nn.ModuleDict({"model": language, "lm_head": head}) if inside else language)
+        self.vision = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(4, WIDTH))
+        if not inside:
+            self.lm_head = head
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_head_is_found_outside_of_the_module_whose_rest_has_the_same_names(inside):
+    source, model = filled(Wrapped(inside=inside)).state_dict(), filled(Wrapped(inside=not inside))
+    report = tg.load(model, dict(sorted(source.items())))
+    assert not report.plan.fresh
+    head = model.lm_head if inside else model.language["lm_head"]
+    assert torch.equal(head.weight, source["language.lm_head.weight" if inside else "lm_head.weight"])
