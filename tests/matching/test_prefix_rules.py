@@ -77,3 +77,26 @@ def test_a_norm_that_goes_into_another_part_of_its_module_is_only_likely_the_sam
         found = {step.slot.name: step.certainty for step in plan.steps if ".norm." in step.slot.name and step.feeds}
         assert found
         assert set(found.values()) == {Certainty.LIKELY}
+
+
+@pytest.mark.parametrize("into", [True, False])
+def test_a_norm_beside_a_merger_is_not_its_norm_where_another_one_is_left(into):
+    """Mistral's files call the norm of the language model `norm`, and that of the projector otherwise."""
+    flat = {
+        "merger.weight": (8, 4),
+        "norm.weight": (4,),
+        "layers.0.weight": (4, 4),
+        "layers.1.weight": (4, 4),
+        "pre_norm.weight": (4,),
+    }
+    deep = {
+        "projector.merger.weight": (8, 4),
+        "projector.norm.weight": (4,),
+        "language.blocks.0.fc.weight": (4, 4),
+        "language.blocks.1.fc.weight": (4, 4),
+        "language.norm.weight": (4,),
+    }
+    file, model = (flat, deep) if into else (deep, flat)
+    found = by_name(leaves(file), leaves(model)).pairs
+    assert ("norm.weight" if into else "projector.norm.weight") not in found
+    assert found[next(name for name in file if "merger" in name)] == next(name for name in model if "merger" in name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -106,9 +106,30 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             del left[name]
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
+    for name in _by_chance(rules, pairs, (left, wanted), min(len(ours), len(theirs))):
+        del pairs[name]
     inner = _wrapped(left, wanted, rules, (ours, theirs)) if left and wanted else {}
     parted = frozenset().union(*(_parted(rule, pairs, (ours, theirs)) for rule in rules[1:] if is_nested(rule)))
     return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner), parted)
+
+
+def _by_chance(
+    rules: Iterable[Prefix], pairs: Mapping[str, str], left: tuple[Collection[str], Collection[str]], whole: int
+) -> list[str]:
+    """Return what a rule that explains less than half of the `whole` leads into a module (or out of one), though what is left has its name elsewhere, too.
+
+    A `norm` at the root beside `merger` is not the norm of the module that holds the `merger` on the other side, if others have one.
+    """
+    found: list[str] = []
+    for old, new in rules:
+        if bool(old) == bool(new):
+            continue
+        placed = [a for a, b in pairs.items() if a.startswith(old) and b == new + a[len(old) :]]
+        if 2 * len(placed) > whole:
+            continue
+        ends = {".".join(name.split(".")[-2:]) for name in left[0 if old else 1]}
+        found += [a for a in placed if (rest := a[len(old) :]).count(".") == 1 and rest in ends]
+    return found
 
 
 def is_nested(rule: Prefix) -> bool:
