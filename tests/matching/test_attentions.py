@@ -6,7 +6,7 @@ from filling import filled
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.matching.parts.attentions import read_attentions
+from torchgraft.matching.names.attentions import read_attentions
 
 
 def attention():

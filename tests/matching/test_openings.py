@@ -12,7 +12,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.judging.openings import openings
-from torchgraft.matching.names.words import stem
+from torchgraft.matching.names.lists import stem
 from torchgraft.matching.parts.units import group
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
+from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, place_of, stem
 from torchgraft.matching.names.readings import read_beside
-from torchgraft.matching.names.words import blocks_around, by_content, numbered_lists, place_of, stem
 from torchgraft.matching.parts.units import group
 
 SEGMENTS = st.sampled_from(["0", "1", "2", "layer1", "layer2", "block4a", "block4b", "attn", "mlp", "w1"])

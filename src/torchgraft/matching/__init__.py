@@ -21,11 +21,11 @@ from torchgraft.matching.completing.united import united
 from torchgraft.matching.completing.whole import questioned, uncut
 from torchgraft.matching.names.cased import recased
 from torchgraft.matching.names.chunks import unchunked
+from torchgraft.matching.names.lists import lacks_its_first
 from torchgraft.matching.names.prefixes import Naming, by_name
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.undotted import dotted, respelled, restored
-from torchgraft.matching.names.words import lacks_its_first
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import (
@@ -36,7 +36,6 @@ from torchgraft.matching.parts.leaves import (
     unfolded,
     with_classes,
 )
-from torchgraft.matching.parts.models import Models
 from torchgraft.matching.parts.named_parts import pairs_of_parts, reason_of_part
 from torchgraft.matching.parts.resized import have_nowhere_else
 from torchgraft.matching.parts.units import flat_class, shape_class
@@ -51,7 +50,7 @@ from torchgraft.matching.select import (
 from torchgraft.matching.tables.dialect import VARIANCES
 from torchgraft.matching.tables.packing import packed_otherwise
 from torchgraft.matching.tables.rotary import with_rotary
-from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Stated
+from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Models, Stated
 
 __all__ = [
     "LAYOUTS",

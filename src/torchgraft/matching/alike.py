@@ -20,10 +20,10 @@ from torchgraft.core.names import ends, words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.matching.completing.broadcast import is_numbered, is_own_kind
 from torchgraft.matching.names.chunks import unchunked
+from torchgraft.matching.names.lists import lacks_its_first
 from torchgraft.matching.names.prefixes import Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.undotted import respelled, restored
-from torchgraft.matching.names.words import lacks_its_first
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.parts.leaves import TURNED, source_leaves, target_leaves, unfolded

@@ -10,7 +10,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.words import blocks_around, by_content, numbered_lists, place_of
+from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, place_of
 from torchgraft.matching.tables.dialect import ROLES
 
 Kind = tuple[str, "Shape"]

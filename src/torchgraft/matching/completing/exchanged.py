@@ -9,8 +9,8 @@ from itertools import combinations
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
+from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.prefixes import Naming, Prefix, akin, keeps_numbers, likeness
-from torchgraft.matching.names.words import stem
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
 CROSSED = "both sides have both names, {0} and {1}, and order or structure would exchange them"
@@ -78,12 +78,6 @@ def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[st
     }
 
 
-def _row(prefix: str) -> tuple[str, str]:
-    """Return the list that a prefix is a member of: the path around it, and what stands before its number."""
-    parent, _, last = prefix.rstrip(".").rpartition(".")
-    return parent, stem(last) or ""
-
-
 def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Shape]]) -> bool:
     """Whether the prefixes say it themselves: exchanged they would change numbers that count from one end, share fewer words, or be less alike.
 
@@ -95,10 +89,14 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
             counted_from_either_end,  # numpy: only where lists have other names
         )
 
-        row = [_row(prefix) for prefix in one]
-        if row != [_row(prefix) for prefix in other] or not counted_from_either_end(row[0], row[1]):
+        row = [list_of(prefix.rstrip(".")) for prefix in one]
+        if row != [list_of(prefix.rstrip(".")) for prefix in other] or not counted_from_either_end(row[0], row[1]):
             return True
-        return any(held != inside[one] for rule, held in inside.items() if [_row(prefix) for prefix in rule] == row)
+        return any(
+            held != inside[one]
+            for rule, held in inside.items()
+            if [list_of(prefix.rstrip(".")) for prefix in rule] == row
+        )
     if sum(map(akin, (one, other))) > sum(map(akin, exchanged)):
         return True
     as_they_are, crossed = (sum(map(likeness, rules)) / 2 for rules in ((one, other), exchanged))

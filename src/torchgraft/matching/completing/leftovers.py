@@ -11,7 +11,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.words import place_of
+from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.dialect import ROLES
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torchgraft.core.match import Leaf, Match, Matching, Part
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Certainty, Why
-from torchgraft.matching.names.words import stem
+from torchgraft.matching.names.lists import stem
 
 DOUBT = "their rows add up and nothing else fits, but nothing says in which order they stand"
 

@@ -9,8 +9,8 @@ from torchgraft.core.formatting import listed
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
-from torchgraft.matching.parts.models import Models
 from torchgraft.matching.tables.packing import alike, any_named_fused, one_code, owners_of, packing_of_leaf
+from torchgraft.matching.tables.stated import Models
 
 
 def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from torchgraft.core.names import natural_key
-from torchgraft.matching.names.words import stem
+from torchgraft.matching.names.lists import stem
 from torchgraft.matching.parts.units import Unit, kind_of
 
 # Share of the likeness that only blocks of the same place, in lists of the same length, have.

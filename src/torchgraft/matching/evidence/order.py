@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from torchgraft.matching.names.words import counted, place_in_list, stem
+from torchgraft.matching.names.lists import List, counted, list_of, number_of, stem
 from torchgraft.matching.parts.units import Unit, kind_of, shape_class
 
 # Share of both sides that must agree in order, end to end, before order counts.
@@ -46,7 +46,7 @@ class Order:
     depths: tuple[int, ...]
     blocks: tuple[str, ...]
     numbers: tuple[tuple[int, ...], ...]
-    rows: tuple[tuple[str, str] | None, ...]
+    rows: tuple[List | None, ...]
     ends: tuple[int, ...]
     layers: tuple[object, ...]
     matrices: Mapping[tuple[str, ...], int]
@@ -58,7 +58,7 @@ class Order:
         kinds = [kind_of(u) for u in units]
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
         paths = [u.path for u in units]
-        rows = [_row(path) for path in paths]
+        rows = [None if stem(unit.last) is None else list_of(unit.path) for unit in units]
         segments = tuple(tuple(path.split(".")) for path in paths)
         return cls(
             segments=segments,
@@ -68,7 +68,7 @@ class Order:
             blocks=tuple(u.block for u in units),
             numbers=tuple(counted(paths)),
             rows=tuple(rows),
-            ends=tuple(_end(path, row) for path, row in zip(paths, rows, strict=True)),
+            ends=tuple(-1 if row is None else number_of(path) for path, row in zip(paths, rows, strict=True)),
             layers=_layers_before(units, kinds),
             matrices=Counter(around for unit in units if _has_matrix(unit) for around in _around(unit.path)),
             root=_root(segments),
@@ -79,7 +79,7 @@ class Order:
         row = self.rows[first]
         if row is not None and row == self.rows[second]:
             return first != second
-        return self._numbers(first, second) is not None or self._lettered(first, second)
+        return self._number_at(first, second) is not None or self._lettered(first, second)
 
     def _lettered(self, first: int, second: int) -> bool:
         a, b = self.segments[first], self.segments[second]
@@ -89,12 +89,11 @@ class Order:
         before = LETTERS[: max(LETTERS.index(a[at]), LETTERS.index(b[at]))]
         return all(any(path[: at + 1] == (*a[:at], letter) for path in self.segments) for letter in before)
 
-    def _numbers(self, first: int, second: int) -> tuple[int, str] | None:
-        """Return at which segment two paths first differ, and the name of the list whose numbers these are."""
+    def _number_at(self, first: int, second: int) -> int | None:
+        """Return the segment at which two paths first differ, where that is in the number of a list."""
         for at, (a, b) in enumerate(zip(self.segments[first], self.segments[second], strict=False)):
             if a != b:
-                head = stem(a)
-                return None if head is None or head != stem(b) else (at, head)
+                return at if stem(a) is not None and stem(a) == stem(b) else None
         return None
 
     def exchange(self, first: int, second: int) -> Exchange | None:
@@ -105,16 +104,15 @@ class Order:
         row = self.rows[first]
         if row is not None and row == self.rows[second] and first != second:  # each is the other's like
             return Exchange(self.ends[first] < self.ends[second], (second, first))
-        found = self._numbers(first, second)
-        if found is None:
+        at = self._number_at(first, second)
+        if at is None:
             return None
-        at, head = found
         a, b = self.segments[first], self.segments[second]
         swapped = (*a[:at], b[at], *a[at + 1 :]), (*b[:at], a[at], *b[at + 1 :])
         likes = self.index.get(".".join(swapped[0])), self.index.get(".".join(swapped[1]))
         if likes[0] is None or likes[1] is None:
             return None
-        return Exchange(place_in_list(a[at][len(head) :]) < place_in_list(b[at][len(head) :]), (likes[0], likes[1]))
+        return Exchange(number_of(a[at]) < number_of(b[at]), (likes[0], likes[1]))
 
     def branch(self, first: int, second: int) -> bool:
         """Return whether two units stand at one place of two modules of several layers, side by side, without numbers."""
@@ -156,16 +154,6 @@ def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targ
     """Return whether the two sides agree in order from end to end."""
     shares = sum(min(sources[i].weight, targets[j].weight) for i, j in path)
     return shares >= ORDERLY * max(sum(u.weight for u in units) for units in (sources, targets))
-
-
-def _row(path: str) -> tuple[str, str] | None:
-    around, _, last = path.rpartition(".")
-    before = stem(last)
-    return None if before is None else (around, before)
-
-
-def _end(path: str, row: tuple[str, str] | None) -> int:
-    return -1 if row is None else place_in_list(path.rpartition(".")[2][len(row[1]) :])
 
 
 def _layers_before(units: Sequence[Unit], kinds: Sequence[object]) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torchgraft.core.names import template
-from torchgraft.matching.names.words import place_in_list, stem
+from torchgraft.matching.names.lists import number_of, stem
 from torchgraft.matching.parts.units import Unit
 
 # How many of a class stay at each end of it. A class of one more than all that stay isn't worth the detour.
@@ -62,7 +62,7 @@ def find_repeats(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> lis
     signs = _signs(units, marks)
     found: list[Repeat] = []
     for (parent, before), held in _lists(units).items():
-        if len(held) <= 2 * STAY + 3 or not _ascending(parent, before, held):
+        if len(held) <= 2 * STAY + 3 or not _ascending(held):
             continue
         kinds = _kinds([tuple((units[n].path[len(path) :], signs[n]) for n in inside) for path, inside in held.items()])
         classes = _classes(kinds)
@@ -133,9 +133,8 @@ def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]
     return found
 
 
-def _ascending(parent: str, before: str, members: Collection[str]) -> bool:
-    start = len(parent) + bool(parent) + len(before)
-    numbers = [place_in_list(path[start:]) for path in members]
+def _ascending(members: Collection[str]) -> bool:
+    numbers = [number_of(path) for path in members]
     return all(a < b for a, b in pairwise(numbers))
 
 

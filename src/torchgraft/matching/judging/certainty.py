@@ -16,37 +16,6 @@ BESIDE = "a layer of the same shapes stays free beside it, and nothing in betwee
 BY_ORDER = "names don't say it, and layers of the same shapes could change places"
 OTHER_NAME = "its shape fits, its name doesn't"
 NO_LEAD = "another reading fits nearly as well"
-FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it in)"
-
-FUSED = (
-    "the file's layer has a bias where the model has a norm that nothing fills: norms or branches are fused into it, as for "
-    "deployment, and can't be taken out again"
-)
-
-UNORDERED = (
-    "a number alone doesn't tell whose norm it is in a block with several attentions, nor does the order of the file, which "
-    "may be sorted by name"
-)
-
-ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other, of which any, or none, may be meant"
-
-FREE_ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner"
-
-TORN = "by name or shape, parts of one block would go to several blocks of one list"
-
-COUNTED = "one side counts this list from another number than the other, and the lists differ in length"
-
-OTHER_LIST = "it would go from one list into another, and both sides have both lists"
-
-REARRANGED = "a layer of this list has changed its place, and nothing tells which of those of the same shapes it passed"
-
-TWINS = "a part of the same build stays free beside it, and neither name says which of the two it is"
-
-EITHER_WAY = (
-    "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
-)
-
-OTHER_TERMS = "one of the two names says that it holds a logarithm or an inverse, the other one's doesn't: values may differ in that"
 
 # Likeness of names: from AKIN on they speak for the pair, from SAME on all words agree.
 AKIN, SAME = 0.55, 0.9
@@ -112,11 +81,6 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
         return LIKELY
     far_ahead = pair.in_order or (unordered and pair.lead > LEAD)
     return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)
-
-
-def folded(sure: Sureness, lacking: str) -> Sureness:
-    """Return the doubt of a pair that fits but for what is `lacking`."""
-    return sure if sure.certainty is Certainty.DOUBT else _doubt(lacking)
 
 
 def _doubt(reason: str) -> Sureness:

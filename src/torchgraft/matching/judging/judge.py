@@ -11,7 +11,8 @@ import numpy as np
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import FITS, Evidence
 from torchgraft.matching.judging.openings import Openings, openings
-from torchgraft.matching.names.words import canonical, place_of
+from torchgraft.matching.names.lists import place_of
+from torchgraft.matching.names.words import canonical
 
 # A rival is told apart by its name, or its block, from this much less likeness on.
 NAME_GAP, BLOCK_GAP = 0.05, 0.07

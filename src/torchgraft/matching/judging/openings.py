@@ -9,7 +9,7 @@ import numpy as np
 
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import Evidence
-from torchgraft.matching.names.words import place_of
+from torchgraft.matching.names.lists import place_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
-from torchgraft.matching.names.wrapped import Side, wrapped
+from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
 TOO_COMMON = 16
@@ -162,7 +162,7 @@ def _wrapped(
             {to: left[name] for to, name in shown.items()}, [new + n[len(old) :] for n in names[0] if n.startswith(old)]
         )
         theirs = Side({name: leaf for name, leaf in wanted.items() if leaf.name not in taken}, names[1])
-        found |= {shown[a]: wanted[b].name for a, b in wrapped(ours, theirs).items()}
+        found |= {shown[a]: wanted[b].name for a, b in wrapped_pairs(ours, theirs).items()}
     return found
 
 

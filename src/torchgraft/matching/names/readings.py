@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.core.names import words
-from torchgraft.matching.names.words import by_content, canonical, place_of, stem
+from torchgraft.matching.names.lists import by_content, place_of, stem
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.dialect import PHRASES
 
 # Modules by the last segments of what they hold, as `by_content` tells.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from torchgraft.core.names import words
@@ -22,7 +20,6 @@ def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 _PHRASES = _respelled()
 _LONGEST = max(map(len, _PHRASES))
-_NUMBER = re.compile(r"\d+(?:[a-z](?![^.]))?")
 
 
 def canonical(name: str) -> tuple[str, ...]:
@@ -54,115 +51,3 @@ def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:
             out.append(f"@{word}" if word.isdecimal() else word)
             at += 1
     return tuple(out)
-
-
-def numbers(path: str) -> tuple[int, ...]:
-    """Return the all-digit segments of `path` as numbers."""
-    return tuple(int(part) for part in path.split(".") if part.isdecimal())
-
-
-def lacks_its_first(paired: Collection[str], free: Iterable[str]) -> bool:
-    """Return whether nothing paired stands at a 0, and a list with a 1 there has its 0 left over: its numbers may be counted from one."""
-    if any(".0." in f".{name}." for name in paired):
-        return False
-    firsts = {before for name in free for before, number in _numbered(name) if number == 0}
-    return bool(firsts) and any(n == 1 and before in firsts for name in paired for before, n in _numbered(name))
-
-
-def counted(paths: Sequence[str]) -> list[tuple[int, ...]]:
-    """Return the numbers in each path, each counted from the first of its list: of layers 1 to 9 the first is 0."""
-    firsts: dict[str, int] = {}
-    split = [_numbered(path) for path in paths]
-    for found in split:
-        for before, number in found:
-            firsts[before] = min(number, firsts.get(before, number))
-    return [tuple(number - firsts[before] for before, number in found) for found in split]
-
-
-def _numbered(path: str) -> list[tuple[str, int]]:
-    """Return the all-digit segments of a path, each with what stands before it."""
-    parts = path.split(".")
-    return [(".".join(parts[:at]), int(part)) for at, part in enumerate(parts) if part.isdecimal()]
-
-
-@lru_cache(maxsize=20_000)
-def stem(segment: str) -> str | None:
-    """Return what stands before the number at the end of a segment: "" for `3`, `layer` for `layer3`; None without.
-
-    A letter behind a number counts as one: `block4` for `block4b`.
-    """
-    bare = segment.rstrip("0123456789")
-    if len(bare) < len(segment):
-        return bare
-    lettered = segment[-1:].isalpha() and segment[-1:].islower() and segment[-2:-1].isdecimal()
-    return segment[:-1] if lettered else None
-
-
-def place_in_list(end: str) -> int:
-    """Return the number that a segment ends in, behind its stem; of a letter its place in the alphabet."""
-    return int(end) if end.isdecimal() else ord(end) - ord("a")
-
-
-def by_content(paths: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
-    """Return the modules that hold the paths, by the last segments of these: a large model has few kinds of modules."""
-    held: dict[str, list[str]] = {}
-    for path in paths:
-        parent, _, last = path.rpartition(".")
-        held.setdefault(parent, []).append(last)
-    found: dict[tuple[str, ...], list[str]] = {}
-    for parent, inside in held.items():
-        found.setdefault(tuple(inside), []).append(parent)
-    return found
-
-
-def numbered_lists(modules: Mapping[tuple[str, ...], Iterable[str]]) -> set[tuple[str, str]]:
-    """Return the numbered lists in and around modules `by_content`, as (parent path, stem): two or more members.
-
-    A list of one counts where the same place of another block holds more: `layer1.0` beside `layer2.0` and `layer2.1`.
-    """
-    seen: dict[tuple[str, str], set[str]] = {}
-    members: dict[tuple[str, str], set[str]] = {}
-    known = {""}
-
-    def member(parent: str, last: str) -> None:
-        before = stem(last)
-        if before is not None:
-            numbers = seen.get((parent, before))
-            if numbers is None:
-                numbers = seen[parent, before] = members.setdefault((place_of(parent), place_of(before)), set())
-            numbers.add(last[len(before) :])
-
-    for inside, parents in modules.items():
-        ends = [last for last in inside if stem(last) is not None]
-        for parent in parents:
-            for last in ends:
-                member(parent, last)
-            around = parent
-            while around not in known:
-                known.add(around)
-                around, _, last = around.rpartition(".")
-                member(around, last)
-    return {key for key, numbers in seen.items() if len(numbers) > 1}
-
-
-@lru_cache(maxsize=200_000)
-def place_of(path: str) -> str:
-    """Return a path with its numbers set aside: what members of lists in corresponding places share."""
-    return _NUMBER.sub("#", path)
-
-
-def blocks_around(modules: Iterable[str], lists: Collection[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return for each module the members of numbered lists on the way to it, which may be one itself, outermost first."""
-    found: dict[str, tuple[str, ...]] = {"": ()}
-
-    def of(path: str) -> tuple[str, ...]:
-        known = found.get(path)
-        if known is None:
-            parent, _, last = path.rpartition(".")
-            before, known = stem(last), of(parent)
-            if before is not None and (parent, before) in lists:
-                known = (*known, path)
-            found[path] = known
-        return known
-
-    return {path: of(path) for path in modules}

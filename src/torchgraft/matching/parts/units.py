@@ -12,9 +12,10 @@ from math import prod
 from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import maker
+from torchgraft.matching.names.attentions import read_attentions, with_attentions
+from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, numbers, stem
 from torchgraft.matching.names.readings import read_beside
-from torchgraft.matching.names.words import blocks_around, by_content, canonical, numbered_lists, numbers, stem
-from torchgraft.matching.parts.attentions import read_attentions, with_attentions
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 
 BARE = "value"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import FITS
-from torchgraft.matching.names.words import place_of
+from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.parts.units import Unit, kind_of
 
 if TYPE_CHECKING:

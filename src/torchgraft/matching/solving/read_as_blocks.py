@@ -13,7 +13,7 @@ from itertools import permutations
 import numpy as np
 
 from torchgraft.matching.evidence.scores import gather_shapes
-from torchgraft.matching.names.words import place_of
+from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.algorithms import align
 

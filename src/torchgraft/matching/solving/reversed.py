@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.names import natural_key
 from torchgraft.matching.evidence.scores import FITS
-from torchgraft.matching.names.words import canonical, stem
+from torchgraft.matching.names.lists import List, list_of
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
 from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
 
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
 # Words that say what a list is for on both sides, and not from which end it is counted.
 LOOSE = frozenset({"up", "ups", "upsample", "decoder", "decode"})
 
-Name = tuple[str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A numbered list: its name, its members in the order of their numbers, their units by the path inside, their kinds."""
 
-    name: Name
+    name: List
     members: tuple[str, ...]
     inside: tuple[Mapping[str, int], ...]
     kinds: tuple[frozenset[tuple[object, int]], ...]
@@ -54,7 +53,7 @@ def with_lists_reversed(
 
 def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
     """Return the targets in lists of decoders and pyramids whose direction nothing tells: neither shapes nor names."""
-    if not any(_said(name) & EITHER_END for name in {*_lists(sources), *_lists(targets)}):
+    if not any(_said(name) & EITHER_END for name in {list_of(block) for block in blocks_of((*sources, *targets))}):
         return set()
     to = dict(pairs)
     return {
@@ -76,14 +75,14 @@ def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:
     return not maps and ("attn" in words or "qkv" in words or words >= {"q", "k", "v"})
 
 
-def counted_from_either_end(ours: Name, theirs: Name) -> bool:
+def counted_from_either_end(ours: List, theirs: List) -> bool:
     """Return whether the words of two lists leave open from which end each is counted."""
     said = [_said(name) for name in (ours, theirs)]
     shared = said[0] & said[1] & EITHER_END - LOOSE
     return bool((said[0] | said[1]) & EITHER_END) and not shared and said[0] != said[1]
 
 
-def _by_convention(ours: Name, theirs: Name) -> int:
+def _by_convention(ours: List, theirs: List) -> int:
     """Return -1 where the words of one of the two lists say that it is counted from the other end than most.
 
     Those of the list alone: what a member of such a list holds in a list of its own is counted as everywhere.
@@ -92,7 +91,7 @@ def _by_convention(ours: Name, theirs: Name) -> int:
     return -1 if bool(own[0]) != bool(own[1]) else 0
 
 
-def _said(name: Name) -> set[str]:
+def _said(name: List) -> set[str]:
     """Return the words of a list: of its members, or of the last two modules before their numbers.
 
     What goes bottom up is the backbone below a pyramid, and leads to no larger maps.
@@ -114,7 +113,7 @@ def _facing(to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Un
     """
     ours, theirs = _rows(sources), _rows(targets)
     homes = [_rows_around(rows) for rows in (ours, theirs)]
-    met: dict[Name, Counter[Name]] = defaultdict(Counter)
+    met: dict[List, Counter[List]] = defaultdict(Counter)
     for i, j in to.items():
         for mine in homes[0].get(i, ()):
             met[mine].update(homes[1].get(j, ()))
@@ -129,8 +128,8 @@ def _size(row: Row) -> int:
     return sum(map(len, row.inside))
 
 
-def _rows_around(rows: Mapping[Name, Row]) -> dict[int, list[Name]]:
-    found: dict[int, list[Name]] = defaultdict(list)
+def _rows_around(rows: Mapping[List, Row]) -> dict[int, list[List]]:
+    found: dict[int, list[List]] = defaultdict(list)
     for name, row in rows.items():
         for inside in row.inside:
             for at in inside.values():
@@ -138,24 +137,14 @@ def _rows_around(rows: Mapping[Name, Row]) -> dict[int, list[Name]]:
     return found
 
 
-def _lists(units: Iterable[Unit]) -> set[Name]:
-    """Return the names of the lists that units stand in."""
-    return {_list_of(block) for block in blocks_of(units)}
-
-
-def _list_of(block: str) -> Name:
-    parent, _, last = block.rpartition(".")
-    return parent, stem(last) or ""
-
-
-def _rows(units: Sequence[Unit]) -> dict[Name, Row]:
+def _rows(units: Sequence[Unit]) -> dict[List, Row]:
     """Return the numbered lists of blocks; those of which a few members stand for all are left out: they go by their numbers."""
-    members: dict[Name, dict[str, dict[str, int]]] = {}
+    members: dict[List, dict[str, dict[str, int]]] = {}
     for at, unit in enumerate(units):
         for block, place in zip(unit.blocks, unit.places or repeat(None), strict=False):
             if place is not None:
                 continue
-            row = members.setdefault(_list_of(block), {})
+            row = members.setdefault(list_of(block), {})
             row.setdefault(block, {})[unit.path[len(block) + 1 :]] = at
     return {
         name: Row(

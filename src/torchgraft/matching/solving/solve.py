@@ -12,7 +12,7 @@ from torchgraft.matching.evidence.blocks import block_votes, tail_votes
 from torchgraft.matching.evidence.order import behind_layers, is_orderly, sequences_of
 from torchgraft.matching.evidence.scores import FITS, STRANGE, Evidence, gather
 from torchgraft.matching.judging.judge import Context, Pair, judged
-from torchgraft.matching.names.words import counted, stem
+from torchgraft.matching.names.lists import counted, stem
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.algorithms import align, assign
 from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed

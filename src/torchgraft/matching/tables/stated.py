@@ -1,4 +1,4 @@
-"""What the caller says of fused projections, and which side it is about."""
+"""What is known beside tensors: the two models, what the caller says of fused projections, and of which side."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import covers
+from torchgraft.core.specs import Target
 from torchgraft.matching.tables.packing import QKV, Packing, holds_rows, owners_of, packing_of_leaf
 
 # What the caller may say of the rows of fused q, k, v: the groups of a packing.
@@ -34,6 +35,26 @@ class Stated:
 
 
 NOTHING = Stated()
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The model to fill, the one that the checkpoint was saved from where that is at hand, and what the caller says."""
+
+    target: Target
+    source: Target | None = None
+    stated: Stated = NOTHING
+
+    def source_heads(self, path: str) -> int | None:
+        """Return the number of attention heads at a path of the source.
+
+        Without the source's model it is that of the model to fill, if all its attention modules have the same: other
+        numbers would make other outputs.
+        """
+        if self.source is not None:
+            return self.source.heads_at(path)
+        counts = set(self.target.heads.values())
+        return counts.pop() if len(counts) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

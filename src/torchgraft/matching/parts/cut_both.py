@@ -1,22 +1,109 @@
-"""Fused projections that no name tells: one tensor here has the rows of the parts that lie apart on the other side."""
+"""Both sides cut so that their parts correspond: fused projections by their names, or by the shapes of the other side."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
+from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.leaves import parts_of
+from torchgraft.matching.parts.cutting import cut, parts_of
 from torchgraft.matching.parts.units import shape_class
-from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, QKV, SHAPED, Packing, entry
+from torchgraft.matching.tables.packing import (
+    FUSED,
+    GATE_UP,
+    KV,
+    QKV,
+    SHAPED,
+    Packing,
+    any_named_fused,
+    entry,
+    kept_whole,
+    owners_of,
+)
+from torchgraft.matching.tables.stated import Models, sides_of
 
 KINDS = (QKV, KV, GATE_UP)
 # How a fused tensor is cut: the order of its parts, their rows in the usual order, and along which dimension.
 Cut = tuple[Packing, tuple[int, ...], int]
+
+
+def cut_both(
+    sources: Sequence[Leaf], targets: Sequence[Leaf], named: Mapping[str, str], models: Models
+) -> tuple[list[Leaf], list[Leaf]]:
+    """Return the leaves of both sides; fused tensors that agree by name and shape stay whole, all others are cut.
+
+    `named` are the names that pair, source -> target.
+    """
+    by_target = {leaf.name: leaf for leaf in targets}
+    pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
+    fused = bool(models.stated.layouts) or any_named_fused(leaf for pair in pairs for leaf in pair)
+    owners = (owners_of(sources), owners_of(targets)) if fused else ({}, {})
+    stated = sides_of(models.stated, sources, targets)
+    same = [
+        (a, b)
+        for a, b in pairs
+        if a.shape == b.shape
+        and kept_whole((a, b), (stated.source.of(a, owners[0]), stated.target.of(b, owners[1])), owners)
+    ]
+    whole = {a.name for a, _ in same}, {b.name for _, b in same}
+    also = _like_whole(same, sources, targets)
+    whole = whole[0] | also[0], whole[1] | also[1]
+    ours = cut(sources, whole[0], models.source_heads, stated.source)
+    theirs = cut(targets, whole[1], models.target.heads_at, stated.target)
+    needless = _needlessly_cut(ours, theirs, sources, targets)
+    if any(needless):
+        ours = cut(sources, whole[0] | needless[0], models.source_heads, stated.source)
+        theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target)
+    return cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
+
+
+def _like_whole(
+    same: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]
+) -> tuple[set[str], set[str]]:
+    """Return the tensors of both sides that are left where others of their list stay whole, and are like those.
+
+    Where a layer was put into a list, its last members have no like of the same number: cut, they would find only each other.
+    """
+    if not same:
+        return set(), set()
+    kinds = {(_kind(a), _kind(b)) for a, b in same}
+    paired = {a.name for a, _ in same}, {b.name for _, b in same}
+    left: tuple[dict[object, set[str]], dict[object, set[str]]] = ({}, {})
+    for side, leaves in enumerate((sources, targets)):
+        shapes = {pair[side].shape for pair in same}
+        for leaf in leaves:
+            if leaf.shape in shapes and leaf.name not in paired[side]:
+                left[side].setdefault(_kind(leaf), set()).add(leaf.name)
+    both = [(left[0][a], left[1][b]) for a, b in kinds if a in left[0] and b in left[1]]
+    return {name for ours, _ in both for name in ours}, {name for _, theirs in both for name in theirs}
+
+
+def _kind(leaf: Leaf) -> tuple[str, Shape]:
+    """Return what tensors at the same place of a list have in common."""
+    return place_of(leaf.name), leaf.shape
+
+
+def _needlessly_cut(
+    ours: Sequence[Leaf], theirs: Sequence[Leaf], sources: Sequence[Leaf], targets: Sequence[Leaf]
+) -> tuple[set[str], set[str]]:
+    """Return the tensors of either side whose parts have shapes that the other side lacks, while the whole has not.
+
+    A name for fused tensors may stand for something else, or the other side call the same fused tensor otherwise.
+    """
+    if all(leaf.part is None for side in (ours, theirs) for leaf in side):
+        return set(), set()
+    there = {shape_class(leaf.shape) for leaf in ours}, {shape_class(leaf.shape) for leaf in theirs}
+    found: tuple[set[str], set[str]] = set(), set()
+    for side, (parts, leaves) in enumerate(((ours, sources), (theirs, targets))):
+        other = there[1 - side]
+        foreign = {leaf.keys for leaf in parts if leaf.part is not None and shape_class(leaf.shape) not in other}
+        found[side].update(leaf.name for leaf in leaves if leaf.keys in foreign and shape_class(leaf.shape) in other)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
