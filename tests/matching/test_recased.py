@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.matching.names.cased import recased
+from torchgraft.matching.names.spelling import recased
 
 WIDTH = 4
 

@@ -18,15 +18,16 @@ from os.path import commonprefix
 from torchgraft.core.match import Alike, Leaf, Match
 from torchgraft.core.names import ends, words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
-from torchgraft.matching.completing.broadcast import is_numbered, is_own_kind
+from torchgraft.matching.completing.shared import is_numbered, is_own_kind
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.lists import lacks_its_first
 from torchgraft.matching.names.prefixes import Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
+from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.parts.forms import may_take_part
 from torchgraft.matching.parts.kernels import as_matrices
-from torchgraft.matching.parts.leaves import TURNED, source_leaves, target_leaves, unfolded
+from torchgraft.matching.parts.leaves import TURNED, source_leaves, target_leaves
 from torchgraft.matching.parts.resized import only_rows_differ
 from torchgraft.matching.tables.dialect import VARIANCES
 from torchgraft.matching.tables.packing import FUSED, only_packing

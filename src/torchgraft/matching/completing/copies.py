@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.specs import Slot
+from torchgraft.matching.parts.forms import any_raw, find_forms
 
 
-def with_copies(
-    matching: Matching, copies: Mapping[str, Sequence[Leaf]], is_reserved: Callable[[Leaf], bool]
-) -> Matching:
+def with_copies(matching: Matching, slots: Sequence[Slot], is_reserved: Callable[[Leaf], bool]) -> Matching:
     """Return the matching with each copy fed from the file's own copy, or else from what feeds the slot it is a copy of.
 
     The model would make it anew on its first pass; until then it would hold values of nobody. `is_reserved`: the caller
     wants something else for it.
     """
+    copies = _copies(slots)
     if not copies:
         return matching
     wanted = {raw: [leaf for leaf in leaves if not is_reserved(leaf)] for raw, leaves in copies.items()}
@@ -33,6 +34,23 @@ def with_copies(
     )
     free = tuple(leaf for raw, leaves in wanted.items() if raw not in found for leaf in leaves)
     return replace(matching, matches=(*matching.matches, *new), free_targets=(*matching.free_targets, *free))
+
+
+def _copies(slots: Sequence[Slot]) -> dict[str, tuple[Leaf, ...]]:
+    """Return the leaves of slots that the model's code fills from another one, by that one's name.
+
+    Weight drop (AWD-LSTM, fastai) keeps `weight_hh_l0_raw`, and puts it, with some of it dropped, into `weight_hh_l0`.
+    """
+    held = {slot.name: slot for slot in slots if slot.persistent and slot.name}
+    _, copies = find_forms({name: slot.spec for name, slot in held.items()}) if any_raw(held) else ({}, {})
+    found: dict[str, tuple[Leaf, ...]] = {}
+    for copy, raw in copies.items():
+        slot = held[copy]
+        leaf = Leaf(
+            name=copy, shape=slot.spec.shape, dtype=slot.spec.dtype, keys=(copy,), order=slot.order, kind=slot.kind
+        )
+        found[raw] = (*found.get(raw, ()), leaf)
+    return found
 
 
 def _own_copy(copy: Leaf, raw: Leaf, derived: Mapping[str, str]) -> Leaf:

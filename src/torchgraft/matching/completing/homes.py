@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from torchgraft.core.match import Match, Matching
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.completing.broadcast import is_numbered
+from torchgraft.matching.completing.shared import is_numbered
 from torchgraft.matching.names.words import canonical
 
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"

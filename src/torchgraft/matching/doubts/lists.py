@@ -10,7 +10,7 @@ from itertools import product
 from torchgraft.core.names import ends
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.lists import List, is_one_path, list_of, number_of, place_of, stem
+from torchgraft.matching.names.lists import ListName, is_one_path, list_of, number_of, place_of, stem
 from torchgraft.matching.parts.units import Unit, around_several, blocks_of, kind_of
 from torchgraft.matching.solving.reversed import undirected
 
@@ -60,7 +60,7 @@ def torn_blocks(found: Found) -> Iterator[Pair]:
         source, target = found.units_of(pair)
         if source.tail == target.tail and source.block and target.block:
             met[source.block, target.block].append(pair.target)
-    goes: dict[tuple[str, List, int], list[list[int]]] = defaultdict(list)
+    goes: dict[tuple[str, ListName, int], list[list[int]]] = defaultdict(list)
     for (ours, theirs), held in met.items():
         goes[ours, list_of(theirs), 0].append(held)
         goes[theirs, list_of(ours), 1].append(held)
@@ -107,9 +107,9 @@ def _innermost_blocks(units: Sequence[Unit]) -> dict[str, str]:
     }
 
 
-def _spans(blocks: Iterable[str], units: Iterable[Unit]) -> dict[List, tuple[int, int]]:
+def _spans(blocks: Iterable[str], units: Iterable[Unit]) -> dict[ListName, tuple[int, int]]:
     """Return the first number and the length of each list that one of the blocks, or of those around units, is in."""
-    numbers: dict[List, set[int]] = defaultdict(set)
+    numbers: dict[ListName, set[int]] = defaultdict(set)
     for block in {*filter(None, blocks)} | blocks_of(units):
         numbers[list_of(block)].add(number_of(block))
     return {row: (min(held), len(held)) for row, held in numbers.items()}
@@ -130,7 +130,7 @@ def behind_replaced_blocks(found: Found) -> Iterator[Pair]:
         {block: _build(block, inside, units) for block, inside in blocks.items()}
         for blocks, units in zip(held, found.sides, strict=True)
     ]
-    replaced: dict[tuple[List, List], list[tuple[int, tuple[Build, Build]]]] = {}
+    replaced: dict[tuple[ListName, ListName], list[tuple[int, tuple[Build, Build]]]] = {}
     for pair in found.held:
         source, target = found.units_of(pair)
         for ours, theirs in zip(source.blocks, target.blocks, strict=False):
@@ -151,7 +151,7 @@ def _free_blocks(units: Sequence[Unit], paired: Container[int]) -> set[str]:
 
 
 def _replaced(
-    rows: tuple[List, List], free: Sequence[set[str]], builds: Sequence[Mapping[str, Build]]
+    rows: tuple[ListName, ListName], free: Sequence[set[str]], builds: Sequence[Mapping[str, Build]]
 ) -> list[tuple[int, tuple[Build, Build]]]:
     """Return numbers of two lists of one name under which both sides have a free block, each with other names inside, with both."""
     if not is_one_path(".".join(rows[0]), ".".join(rows[1])):
@@ -220,7 +220,7 @@ def _lists_of_both(found: Found) -> list[set[str]]:
 
 def _all_lists(units: Iterable[Unit]) -> set[str]:
     """Return the places of all lists, of one member, too."""
-    lists: set[List] = set()
+    lists: set[ListName] = set()
     known = {""}
     for parent in {unit.parent for unit in units}:
         path = parent

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from torchgraft.matching.names.lists import List, counted, list_of, number_of, stem
+from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, stem
 from torchgraft.matching.parts.units import Unit, kind_of, shape_class
 
 # Share of both sides that must agree in order, end to end, before order counts.
@@ -46,7 +46,7 @@ class Order:
     depths: tuple[int, ...]
     blocks: tuple[str, ...]
     numbers: tuple[tuple[int, ...], ...]
-    rows: tuple[List | None, ...]
+    rows: tuple[ListName | None, ...]
     ends: tuple[int, ...]
     layers: tuple[object, ...]
     matrices: Mapping[tuple[str, ...], int]

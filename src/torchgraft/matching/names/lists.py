@@ -9,7 +9,7 @@ from functools import lru_cache
 _NUMBER = re.compile(r"\d+(?:[a-z](?![^.]))?")
 
 # The path around a list, and what stands before the numbers of its members: ("net", "layer") of `net.layer1`.
-List = tuple[str, str]
+ListName = tuple[str, str]
 
 
 @lru_cache(maxsize=20_000)
@@ -25,7 +25,7 @@ def stem(segment: str) -> str | None:
     return segment[:-1] if lettered else None
 
 
-def list_of(path: str) -> List:
+def list_of(path: str) -> ListName:
     """Return the list that a member is in: the path around it, and what stands before its number."""
     parent, _, last = path.rpartition(".")
     return parent, stem(last) or ""
@@ -55,13 +55,13 @@ def by_content(paths: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
     return found
 
 
-def numbered_lists(modules: Mapping[tuple[str, ...], Iterable[str]]) -> set[List]:
+def numbered_lists(modules: Mapping[tuple[str, ...], Iterable[str]]) -> set[ListName]:
     """Return the numbered lists in and around modules `by_content`, as (parent path, stem): two or more members.
 
     A list of one counts where the same place of another block holds more: `layer1.0` beside `layer2.0` and `layer2.1`.
     """
-    seen: dict[List, set[str]] = {}
-    members: dict[List, set[str]] = {}
+    seen: dict[ListName, set[str]] = {}
+    members: dict[ListName, set[str]] = {}
     known = {""}
 
     def member(parent: str, last: str) -> None:
@@ -91,7 +91,7 @@ def place_of(path: str) -> str:
     return _NUMBER.sub("#", path)
 
 
-def blocks_around(modules: Iterable[str], lists: Collection[List]) -> dict[str, tuple[str, ...]]:
+def blocks_around(modules: Iterable[str], lists: Collection[ListName]) -> dict[str, tuple[str, ...]]:
     """Return for each module the members of numbered lists on the way to it, which may be one itself, outermost first."""
     found: dict[str, tuple[str, ...]] = {"": ()}
 

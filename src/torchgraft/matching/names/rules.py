@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -74,6 +74,22 @@ class Rules:
                 )
             once.append((name, (sent or claimed)[0]))
         return once
+
+    def checked(
+        self, keys: Sequence[str], names: Sequence[str], renamed: Collection[str]
+    ) -> tuple[Rules, tuple[str, ...]]:
+        """Return the rules with the paths that the file has, and remarks on those that lead nowhere.
+
+        `keys` are the file's, `names` the model's, `renamed` old keys that the model's own code knows.
+
+        Raises:
+            UsageError: a rule means nothing in the file, or in the model.
+        """
+        rules = self.in_the_file(keys, names) if self.layers else self
+        rules.check(keys)
+        if rules.fresh or rules.zero or rules.layers or rules.copies:
+            rules.check_slots(names)
+        return rules, rules.astray(keys, [*names, *renamed]) if rules.rename or rules.fan_out else ()
 
     def in_the_file(self, keys: Sequence[str], names: Sequence[str]) -> Rules:
         """Return the rules with each layer list that has a path of the model's, `names`, under its path in the file.

@@ -80,14 +80,6 @@ def _served(keys: Iterable[str], names: Collection[str]) -> set[str]:
     return {end for key in keys for end in ends(key) if end in wanted}
 
 
-def dotted(name: str) -> str:
-    """Return a name of TensorFlow's spelling (`block1/conv/kernel:0`) with dots; every other name as it is."""
-    if "/" not in name or "." in name:
-        return name
-    stem, _, output = name.rpartition(":")
-    return (stem if stem and output.isdecimal() else name).strip("/").replace("/", ".")
-
-
 def respelled(keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     """Return key -> the same with numbers written as the model writes them: `norm.1` for `norm1`, `layer_2`, `layer2`.
 

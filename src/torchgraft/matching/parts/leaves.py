@@ -9,13 +9,12 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.core.system.objects import maker
-from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.forms import Form, any_raw, find_forms
+from torchgraft.matching.names.spelling import unfolded
+from torchgraft.matching.parts.forms import Form, find_forms
 from torchgraft.matching.parts.kernels import as_matrices
 from torchgraft.matching.tables.packing import FUSED
 
 _make = maker(Leaf)
-_SINGLE = frozenset({"q", "k", "v", "o"})
 # Whether a module of this class stores its matrix [in, out] (True) or [out, in].
 TURNED = {"Linear": False, "NonDynamicallyQuantizableLinear": False, "Conv1D": True}
 
@@ -48,7 +47,7 @@ def source_leaves(
 def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
     """Return the leaves of a model in registration order; `keys` are slot names.
 
-    Non-persistent buffers are left out, and copies that code makes of another slot: see `copy_leaves`.
+    Non-persistent buffers are left out, and copies that code makes of another slot: see `with_copies`.
     """
     held = [slot for slot in slots if slot.persistent]
     by_name = {slot.name: slot for slot in held}
@@ -76,23 +75,6 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
             )
         )
     return leaves
-
-
-def copy_leaves(slots: Sequence[Slot]) -> dict[str, tuple[Leaf, ...]]:
-    """Return the leaves of slots that the model's code fills from another one, by that one's name.
-
-    Weight drop (AWD-LSTM, fastai) keeps `weight_hh_l0_raw`, and puts it, with some of it dropped, into `weight_hh_l0`.
-    """
-    held = {slot.name: slot for slot in slots if slot.persistent and slot.name}
-    _, copies = find_forms({name: slot.spec for name, slot in held.items()}) if any_raw(held) else ({}, {})
-    found: dict[str, tuple[Leaf, ...]] = {}
-    for copy, raw in copies.items():
-        slot = held[copy]
-        leaf = _make(
-            name=copy, shape=slot.spec.shape, dtype=slot.spec.dtype, keys=(copy,), order=slot.order, kind=slot.kind
-        )
-        found[raw] = (*found.get(raw, ()), leaf)
-    return found
 
 
 def with_classes(leaves: Sequence[Leaf], classes: Mapping[str, str], keys: Mapping[str, str]) -> list[Leaf]:
@@ -137,16 +119,3 @@ def _formed(form: Form, order: int) -> Leaf:
     return Leaf(
         name=unfolded(form.name), shape=form.shape, dtype=form.dtype, keys=form.keys, form=form.kind, order=order
     )
-
-
-def unfolded(key: str) -> str:
-    """Give `attn.in_proj_weight` and `attn.q_bias` the form of their module spelling: `attn.in_proj.weight`."""
-    if not key.endswith(("_weight", "_bias")):
-        return key
-    owner, dot, role = key.rpartition(".")
-    for end in ("_weight", "_bias"):
-        if role.endswith(end):
-            stem = role[: -len(end)]
-            if words(stem) in FUSED or canonical(stem) in {(w,) for w in _SINGLE}:
-                return f"{owner}{dot}{stem}.{end[1:]}"
-    return key

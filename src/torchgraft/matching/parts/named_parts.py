@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Sequence
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Why
 from torchgraft.matching.names.prefixes import Prefix
+from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.leaves import cut, unfolded
-from torchgraft.matching.parts.models import Models
+from torchgraft.matching.parts.cutting import cut
 from torchgraft.matching.tables.packing import any_named_fused
+from torchgraft.matching.tables.stated import Models
 
 Heads = Callable[[str], int | None]
 Sides = tuple[Sequence[Leaf], Sequence[Leaf]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.names import natural_key
 from torchgraft.matching.evidence.scores import FITS
-from torchgraft.matching.names.lists import List, list_of
+from torchgraft.matching.names.lists import ListName, list_of
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
 from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
@@ -32,7 +32,7 @@ LOOSE = frozenset({"up", "ups", "upsample", "decoder", "decode"})
 class Row:
     """A numbered list: its name, its members in the order of their numbers, their units by the path inside, their kinds."""
 
-    name: List
+    name: ListName
     members: tuple[str, ...]
     inside: tuple[Mapping[str, int], ...]
     kinds: tuple[frozenset[tuple[object, int]], ...]
@@ -75,14 +75,14 @@ def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:
     return not maps and ("attn" in words or "qkv" in words or words >= {"q", "k", "v"})
 
 
-def counted_from_either_end(ours: List, theirs: List) -> bool:
+def counted_from_either_end(ours: ListName, theirs: ListName) -> bool:
     """Return whether the words of two lists leave open from which end each is counted."""
     said = [_said(name) for name in (ours, theirs)]
     shared = said[0] & said[1] & EITHER_END - LOOSE
     return bool((said[0] | said[1]) & EITHER_END) and not shared and said[0] != said[1]
 
 
-def _by_convention(ours: List, theirs: List) -> int:
+def _by_convention(ours: ListName, theirs: ListName) -> int:
     """Return -1 where the words of one of the two lists say that it is counted from the other end than most.
 
     Those of the list alone: what a member of such a list holds in a list of its own is counted as everywhere.
@@ -91,7 +91,7 @@ def _by_convention(ours: List, theirs: List) -> int:
     return -1 if bool(own[0]) != bool(own[1]) else 0
 
 
-def _said(name: List) -> set[str]:
+def _said(name: ListName) -> set[str]:
     """Return the words of a list: of its members, or of the last two modules before their numbers.
 
     What goes bottom up is the backbone below a pyramid, and leads to no larger maps.
@@ -113,7 +113,7 @@ def _facing(to: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Un
     """
     ours, theirs = _rows(sources), _rows(targets)
     homes = [_rows_around(rows) for rows in (ours, theirs)]
-    met: dict[List, Counter[List]] = defaultdict(Counter)
+    met: dict[ListName, Counter[ListName]] = defaultdict(Counter)
     for i, j in to.items():
         for mine in homes[0].get(i, ()):
             met[mine].update(homes[1].get(j, ()))
@@ -128,8 +128,8 @@ def _size(row: Row) -> int:
     return sum(map(len, row.inside))
 
 
-def _rows_around(rows: Mapping[List, Row]) -> dict[int, list[List]]:
-    found: dict[int, list[List]] = defaultdict(list)
+def _rows_around(rows: Mapping[ListName, Row]) -> dict[int, list[ListName]]:
+    found: dict[int, list[ListName]] = defaultdict(list)
     for name, row in rows.items():
         for inside in row.inside:
             for at in inside.values():
@@ -137,9 +137,9 @@ def _rows_around(rows: Mapping[List, Row]) -> dict[int, list[List]]:
     return found
 
 
-def _rows(units: Sequence[Unit]) -> dict[List, Row]:
+def _rows(units: Sequence[Unit]) -> dict[ListName, Row]:
     """Return the numbered lists of blocks; those of which a few members stand for all are left out: they go by their numbers."""
-    members: dict[List, dict[str, dict[str, int]]] = {}
+    members: dict[ListName, dict[str, dict[str, int]]] = {}
     for at, unit in enumerate(units):
         for block, place in zip(unit.blocks, unit.places or repeat(None), strict=False):
             if place is not None:

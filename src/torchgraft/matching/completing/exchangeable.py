@@ -18,49 +18,44 @@ CROSSED = "both sides have both names, {0} and {1}, and order or structure would
 TELLING = 0.25
 
 
-def with_exchanges_doubted(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> Matching:
-    """Return the matching with those matches in doubt for which only the choice between two like prefixes speaks."""
-    rules = [rule for rule in naming.prefixes if all(rule)]
-    if len(rules) < 2:
+def with_exchangeable_doubted(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> Matching:
+    """Return the matching with those in doubt that two like prefixes, or two names of both sides, would exchange."""
+    doubts = _of_like_prefixes(matching, sources, naming) | _crossed(matching)
+    if not doubts:
         return matching
-    inside = {rule: _inside(rule, sources, naming) for rule in rules}
+    return replace(matching, matches=tuple(_doubted(m, doubts.get(m.source.name)) for m in matching.matches))
+
+
+def _doubted(found: Match, doubt: str | None) -> Match:
+    return replace(found, certainty=Certainty.DOUBT, why=replace(found.why, doubt=doubt)) if doubt else found
+
+
+def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> dict[str, str]:
+    """Return the names in the file, with the doubt, for which only the choice between two like prefixes speaks."""
+    rules = [rule for rule in naming.prefixes if all(rule)]
+    inside = {rule: _inside(rule, sources, naming) for rule in rules} if len(rules) > 1 else {}
     doubts: dict[str, str] = {}
-    for one, other in combinations(rules, 2):
+    for one, other in combinations(inside, 2):
         if inside[one] and inside[one] == inside[other] and not _is_told(one, other, inside):
             text = EITHER.format(one[0].rstrip("."), other[0].rstrip("."))
             doubts |= {rule[0] + rest: text for rule in (one, other) for rest in inside[rule]}
-    if not doubts:
-        return matching
-    return replace(
-        matching,
-        matches=tuple(
-            replace(m, certainty=Certainty.DOUBT, why=replace(m.why, doubt=doubts[m.source.name]))
-            if m.source.name in doubts and naming.pairs.get(m.source.name) == m.target.name
-            else m
-            for m in matching.matches
-        ),
+    kept = (
+        {m.source.name for m in matching.matches if naming.pairs.get(m.source.name) == m.target.name} if doubts else ()
     )
+    return {name: text for name, text in doubts.items() if name in kept}
 
 
-def with_crossings_doubted(matching: Matching) -> Matching:
-    """Return the matching with those in doubt that go crosswise between two names that both sides have.
+def _crossed(matching: Matching) -> dict[str, str]:
+    """Return the names in the file, with the doubt, that go crosswise between two names that both sides have.
 
     Names that differ in whole numbers alone are left to the rules for lists: those may be counted from either end.
     """
     moved = {m.source.name: m for m in matching.matches if m.source.name != m.target.name}
-    crossed = {
-        name
+    return {
+        name: CROSSED.format(*sorted((m.source.owner, m.target.owner)))
         for name, m in moved.items()
         if (back := moved.get(m.target.name)) and back.target.name == name and not _only_numbers_differ(name, m.target.name)
     }  # fmt: skip
-    if not crossed:
-        return matching
-    return replace(matching, matches=tuple(_crossed(m) if m.source.name in crossed else m for m in matching.matches))
-
-
-def _crossed(found: Match) -> Match:
-    text = CROSSED.format(*sorted((found.source.owner, found.target.owner)))
-    return replace(found, certainty=Certainty.DOUBT, why=replace(found.why, doubt=text))
 
 
 def _only_numbers_differ(one: str, other: str) -> bool:
@@ -85,9 +80,7 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
     """
     exchanged = (one[0], other[1]), (other[0], one[1])
     if not all(map(keeps_numbers, exchanged)):
-        from torchgraft.matching.solving.reversed import (
-            counted_from_either_end,  # numpy: only where lists have other names
-        )
+        from torchgraft.matching.solving.reversed import counted_from_either_end  # numpy: only where it is needed
 
         row = [list_of(prefix.rstrip(".")) for prefix in one]
         if row != [list_of(prefix.rstrip(".")) for prefix in other] or not counted_from_either_end(row[0], row[1]):

@@ -35,7 +35,7 @@ class Layer:
         return tuple((role, leaf.shape[1:]) for role, leaf in sorted(self.leaves.items()))
 
 
-def united(matching: Matching) -> Matching:
+def with_layers_joined(matching: Matching) -> Matching:
     """Return the matching with layers joined, or one cut, where the free ones of one side add up to one of the other.
 
     Only where there is a single such reading; it is always in doubt, since the order of rows is a guess: by number, or

@@ -13,7 +13,7 @@ from torchgraft.matching.tables.packing import alike, any_named_fused, one_code,
 from torchgraft.matching.tables.stated import Models
 
 
-def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:
+def with_packings_doubted(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:
     """Return the matching with whole fused tensors likely where their name means several orders of parts.
 
     Under one name and in one shape both sides are taken for the same code, unless the classes of their attention are known
@@ -31,7 +31,7 @@ def questioned(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]],
     )
 
 
-def uncut(matching: Matching, sources: Sequence[Leaf], models: Models) -> Matching:
+def with_uncut_told(matching: Matching, sources: Sequence[Leaf], models: Models) -> Matching:
     """Return the matching with what fused tensors of the file could fill if the number of heads were known.
 
     That is what is free in one layer and as high as the fused tensor in all. Where there is no such thing, a remark says it.

@@ -10,7 +10,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, place_of
+from torchgraft.matching.names.lists import ListName, blocks_around, by_content, list_of, numbered_lists, place_of
 from torchgraft.matching.tables.dialect import ROLES
 
 Kind = tuple[str, "Shape"]
@@ -25,7 +25,7 @@ SEVERAL = (
 )
 
 
-def spread(matching: Matching) -> Matching:
+def with_shared(matching: Matching) -> Matching:
     """Return the matching with tensors that the file shares sent to every block that has such a place.
 
     A tensor of its own kind of name (a table of relative positions, say), borne by a single source, goes to all blocks
@@ -147,7 +147,7 @@ def _by_list(matching: Matching) -> Iterator[Match]:
             if _is_same_list(found, place):
                 continue  # one list under one name, shorter in the file
             inside = [block for block in blocks if not _is_around(block, place, spans)]
-            around = {span for block in inside for span in spans[_list_of(block)]}
+            around = {span for block in inside for span in spans[list_of(block)]}
             if not all(span.startswith(_member(found.target.name, place)) for span in around):
                 continue  # a list of the file that goes to several members, and so may be the model's list
             siblings = [leaf for leaf in free.get(place, ()) if leaf.shape == found.target.shape]
@@ -174,30 +174,26 @@ def _is_same_list(found: Match, place: tuple[str, str]) -> bool:
     return ours[-at - 1 :] == theirs[-at - 1 :] and len(ours) > at < len(theirs)
 
 
-def _is_around(block: str, place: tuple[str, str], spans: Mapping[str, list[str]]) -> bool:
+def _is_around(block: str, place: tuple[str, str], spans: Mapping[str | ListName, list[str]]) -> bool:
     """Return whether all of a member of a list of the file goes to one member of a list around the place."""
     parts = place[0].split(".")
     members = [".".join(parts[: at + 1]) + "." for at, part in enumerate(parts) if part.isdecimal()]
     return any(all(span.startswith(member) for span in spans[block]) for member in members)
 
 
-def _spans(matching: Matching, blocks_of: Mapping[str, tuple[str, ...]]) -> Mapping[str, list[str]]:
+def _spans(matching: Matching, blocks_of: Mapping[str, tuple[str, ...]]) -> Mapping[str | ListName, list[str]]:
     """Return where the tensors of each numbered list of the file, and of each of its members, go.
 
     "" stands for those that go nowhere.
     """
-    spans: dict[str, list[str]] = defaultdict(list)
+    spans: dict[str | ListName, list[str]] = defaultdict(list)
     ends = [(m.source, m.target.name) for m in matching.matches]
     ends += [(leaf, "") for leaf in matching.free_sources if leaf.role not in DERIVED_ROLES]
     for source, end in ends:
         for block in blocks_of[source.owner]:
-            spans[_list_of(block)].append(end)
+            spans[list_of(block)].append(end)
             spans[block].append(end)
     return spans
-
-
-def _list_of(block: str) -> str:
-    return block.rstrip("0123456789")
 
 
 def _member(name: str, place: tuple[str, str]) -> str:

@@ -1,0 +1,92 @@
+"""Names of the file as the model spells them: letters, dots, chunks of lists, and numbers that are written in another way."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from torchgraft.core.names import words
+from torchgraft.matching.names.chunks import unchunked
+from torchgraft.matching.names.undotted import respelled, restored
+from torchgraft.matching.names.words import canonical
+from torchgraft.matching.tables.packing import FUSED
+
+_JOINT = re.compile(r"_(?=[a-z])")
+_SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
+
+
+def as_spelled(keys: Sequence[str], names: set[str], slots: Collection[str]) -> list[str]:
+    """Return the keys, each as the model spells it where it means one of its `names`; `slots` are those as the model stores them.
+
+    Each rule is asked about what the one before has made of the keys.
+    """
+    rules: tuple[Callable[[Sequence[str]], Mapping[str, str]], ...] = (
+        lambda shown: recased(shown, slots),
+        lambda shown: restored(shown, _folded_as_in(shown, names)),
+        lambda shown: unchunked(shown, list(names)),
+        lambda shown: respelled(shown, names),
+    )
+    shown = list(keys)
+    for rule in rules:
+        meant = rule(shown)
+        shown = [meant.get(name, name) for name in shown] if meant else shown
+    return shown
+
+
+def _folded_as_in(keys: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Return the names, those folded that are so in the keys: `attn.in_proj_weight` lacks no dot."""
+    folded = {unfolded(key): key for key in keys}
+    return {folded.get(name, name) for name in names}
+
+
+def recased(keys: Collection[str], names: Iterable[str]) -> dict[str, str]:
+    """Return key -> the same with its segments as the model writes them, for those that differ in case and joints alone.
+
+    What a tensor is to its layer is read from its last segment: a `BIAS` that isn't known as a bias may go anywhere of its
+    size. Only segments with capital letters are read anew, and a joint before a number stays: `Dense_0` isn't `dense0`.
+    """
+    together = "\n".join(keys)
+    if together == together.lower():
+        return {}
+    foreign = {segment for segment in _segments(keys) if segment != segment.lower()}
+    ours = _segments(names)
+    written: dict[str, list[str]] = {}
+    for segment in ours:
+        written.setdefault(_plain(segment), []).append(segment)
+    meant = {segment: written.get(_plain(segment), []) for segment in foreign - ours}
+    spelled = {segment: found[0] for segment, found in meant.items() if len(found) == 1}
+    if not spelled:
+        return {}
+    read = {key: ".".join(spelled.get(segment, segment) for segment in key.split(".")) for key in keys}
+    taken = Counter(read.values())
+    return {key: name for key, name in read.items() if name != key and taken[name] == 1}
+
+
+def _segments(names: Iterable[str]) -> set[str]:
+    return {segment for name in names for segment in name.split(".")}
+
+
+def _plain(segment: str) -> str:
+    return _JOINT.sub("", segment.lower())
+
+
+def dotted(name: str) -> str:
+    """Return a name of TensorFlow's spelling (`block1/conv/kernel:0`) with dots; every other name as it is."""
+    if "/" not in name or "." in name:
+        return name
+    stem, _, output = name.rpartition(":")
+    return (stem if stem and output.isdecimal() else name).strip("/").replace("/", ".")
+
+
+def unfolded(key: str) -> str:
+    """Return `attn.in_proj_weight` and `attn.q_bias` as the tensors of modules that they are elsewhere: `attn.in_proj.weight`."""
+    if not key.endswith(("_weight", "_bias")):
+        return key
+    owner, dot, role = key.rpartition(".")
+    for end in ("_weight", "_bias"):
+        if role.endswith(end):
+            stem = role[: -len(end)]
+            if words(stem) in FUSED or canonical(stem) in _SINGLE:
+                return f"{owner}{dot}{stem}.{end[1:]}"
+    return key
