@@ -10,7 +10,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
-from torchgraft.matching.names.prefixes import Naming
+from torchgraft.matching.names.naming import Naming
 
 LENIENT = Policy(container=Verdict.WARN)
 

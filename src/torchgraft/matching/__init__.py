@@ -24,7 +24,8 @@ from torchgraft.matching.completing.homes import with_strays_doubted
 from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.shared import with_shared
-from torchgraft.matching.names.prefixes import Naming, by_name
+from torchgraft.matching.names.naming import Naming
+from torchgraft.matching.names.prefixes import by_name
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.spelling import as_spelled, dotted

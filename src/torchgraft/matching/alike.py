@@ -21,7 +21,7 @@ from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.matching.completing.shared import is_numbered, is_own_kind
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.lists import lacks_its_first
-from torchgraft.matching.names.prefixes import Prefix, reason_of
+from torchgraft.matching.names.naming import SAME, Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.undotted import respelled, restored
@@ -53,13 +53,13 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
     unlike = _of_other_rows(specs, dict(zip(keys, held, strict=True)), shapes) if shapes[0] != shapes[1] else ()
     if unlike is None:
         return None
-    if rule != ("", "") and (len(held) <= FEW or any(slot.aliases for slot in held)):
+    if rule != SAME and (len(held) <= FEW or any(slot.aliases for slot in held)):
         return None  # a prefix may lead to another of a tensor's names as well
     longer, shorter = (names, keys) if new else (keys, names)
     at_root = (
         [name for name in shorter if "." not in name] if old or new else ()
     )  # the prefix is no name of their layer
-    if len(at_root) == len(keys) or (rule != ("", "") and as_matrices(specs)):
+    if len(at_root) == len(keys) or (rule != SAME and as_matrices(specs)):
         return (
             None  # a last segment alone is no evidence for a prefix, nor a kernel's shape for what it means elsewhere
         )
@@ -90,8 +90,8 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
     """Return the tensors of equal names where one side has all of the other's, behind a prefix or not, and what it has
     beside them says nothing.
     """
-    old, new = rule = _rule_within(specs, [slot.spec.name for slot in held])
-    shown = {_read_as(key, rule): key for key in specs}
+    rule = _rule_within(specs, [slot.spec.name for slot in held])
+    shown = {rule.applied(key) if rule.covers(key) else key: key for key in specs}
     spare = shown.keys() - {slot.spec.name for slot in held}
     hungry = [slot for slot in held if slot.spec.name not in shown]
     both = [slot for slot in held if slot.spec.name in shown] if hungry else held
@@ -102,7 +102,7 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
     names = [name for slot in held for name in slot.names]
     if _says_more(more, both) or _means_more((*specs, *names), more) or not paired_alike(specs, names):
         return None
-    if (old or new) and _needs_no_prefix(specs, keys, held):
+    if rule != SAME and _needs_no_prefix(specs, keys, held):
         return None
     if lacks_its_first([slot.spec.name for slot in both], more):
         return None
@@ -120,18 +120,13 @@ def _rule_within(keys: Collection[str], names: Collection[str]) -> Prefix:
     wanted, longest = set(few), max(few, key=len, default="")
     found = [name[: -len(longest)] for name in many if name.endswith(f".{longest}")]
     if len(found) != 1 or len(many) >= 2 * len(few) or not wanted.isdisjoint(many):
-        return "", ""
+        return SAME
     prefix = found[0]
     inside = {prefix + name for name in few}
     elsewhere = (end for name in many if name not in inside for end in ends(name))
     if not inside.issubset(many) or any(end in wanted for end in elsewhere):
-        return "", ""
-    return (prefix, "") if few is names else ("", prefix)
-
-
-def _read_as(key: str, rule: Prefix) -> str:
-    old, new = rule
-    return new + key[len(old) :] if key.startswith(old) else key
+        return SAME
+    return Prefix(prefix, "") if few is names else Prefix("", prefix)
 
 
 def _needs_no_prefix(specs: Mapping[str, TensorSpec], keys: Mapping[str, str], held: Sequence[Slot]) -> bool:
@@ -182,12 +177,12 @@ def _rule(keys: Collection[str], names: Sequence[str]) -> Prefix | None:
     if not names or not len(keys) == len(names) == len(wanted):
         return None
     if wanted.issuperset(keys):
-        return "", ""
+        return SAME
     old, new = _without_common_end(_around(keys), _around(names))
     if (old and new) or (len(old) - len(new)) * len(names) != sum(map(len, keys)) - sum(map(len, names)):
         return None
     found = wanted.issuperset([new + key[len(old) :] for key in keys])
-    return (old, new) if found else None
+    return Prefix(old, new) if found else None
 
 
 def _around(names: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.lists import lacks_its_first
-from torchgraft.matching.names.prefixes import Naming
+from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.parts.named_parts import pairs_of_parts, reason_of_part
 from torchgraft.matching.parts.resized import have_nowhere_else
 from torchgraft.matching.parts.units import flat_class, shape_class

@@ -16,7 +16,7 @@ from torchgraft.matching.doubts.rules import doubted
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.prefixes import Naming
+from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.wrappers import WithoutWrapper, without_wrapper
 from torchgraft.matching.parts.cut_both import cut_both
 from torchgraft.matching.parts.units import Unit, group, same_roles

@@ -10,7 +10,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
-from torchgraft.matching.names.prefixes import Naming, Prefix, akin, keeps_numbers, likeness
+from torchgraft.matching.names.naming import Naming, Prefix
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
 CROSSED = "both sides have both names, {0} and {1}, and order or structure would exchange them"
@@ -37,8 +37,8 @@ def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Namin
     doubts: dict[str, str] = {}
     for one, other in combinations(inside, 2):
         if inside[one] and inside[one] == inside[other] and not _is_told(one, other, inside):
-            text = EITHER.format(one[0].rstrip("."), other[0].rstrip("."))
-            doubts |= {rule[0] + rest: text for rule in (one, other) for rest in inside[rule]}
+            text = EITHER.format(one.old.rstrip("."), other.old.rstrip("."))
+            doubts |= {rule.old + rest: text for rule in (one, other) for rest in inside[rule]}
     kept = (
         {m.source.name for m in matching.matches if naming.pairs.get(m.source.name) == m.target.name} if doubts else ()
     )
@@ -65,11 +65,10 @@ def _only_numbers_differ(one: str, other: str) -> bool:
 
 def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[str, Shape]:
     """Return the names below the source's prefix that the rule pairs, with their shapes."""
-    old, new = rule
     return {
-        leaf.name[len(old) :]: leaf.shape
+        leaf.name.removeprefix(rule.old): leaf.shape
         for leaf in sources
-        if leaf.name.startswith(old) and naming.pairs.get(leaf.name) == new + leaf.name[len(old) :]
+        if rule.covers(leaf.name) and naming.pairs.get(leaf.name) == rule.applied(leaf.name)
     }
 
 
@@ -78,8 +77,8 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
 
     Of lists that may be counted from either end, members of other shapes tell the end.
     """
-    exchanged = (one[0], other[1]), (other[0], one[1])
-    if not all(map(keeps_numbers, exchanged)):
+    exchanged = Prefix(one.old, other.new), Prefix(other.old, one.new)
+    if not all(rule.keeps_numbers for rule in exchanged):
         from torchgraft.matching.solving.reversed import counted_from_either_end  # numpy: only where it is needed
 
         row = [list_of(prefix.rstrip(".")) for prefix in one]
@@ -90,7 +89,7 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
             for rule, held in inside.items()
             if [list_of(prefix.rstrip(".")) for prefix in rule] == row
         )
-    if sum(map(akin, (one, other))) > sum(map(akin, exchanged)):
+    if one.shared_words + other.shared_words > sum(rule.shared_words for rule in exchanged):
         return True
-    as_they_are, crossed = (sum(map(likeness, rules)) / 2 for rules in ((one, other), exchanged))
+    as_they_are, crossed = (sum(rule.likeness for rule in rules) / 2 for rules in ((one, other), exchanged))
     return as_they_are - crossed > TELLING

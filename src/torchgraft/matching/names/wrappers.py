@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.names import above
-
-if TYPE_CHECKING:
-    from torchgraft.matching.names.prefixes import Naming, Prefix
+from torchgraft.matching.names.naming import Naming, Prefix
 
 # So many segments may be put in at once: `parametrized.0`.
 MOST = 2
@@ -122,7 +119,7 @@ class WithoutWrapper:
     sources: Sequence[Leaf]
     pairs: Mapping[str, str]
     plain: Mapping[str, str]
-    rule: Prefix = ("", "")
+    rule: Prefix | None = None
     moved: frozenset[str] = frozenset()
 
     def back(self, matching: Matching) -> Matching:
@@ -136,8 +133,9 @@ class WithoutWrapper:
         )
 
     def _own(self, leaf: Leaf) -> Leaf:
-        old, new = self.rule
-        return replace(leaf, name=old + leaf.name[len(new) :]) if leaf.keys[0] in self.moved else leaf
+        if self.rule is None or leaf.keys[0] not in self.moved:
+            return leaf
+        return replace(leaf, name=self.rule.old + leaf.name[len(self.rule.new) :])
 
 
 def without_wrapper(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> WithoutWrapper:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Why
-from torchgraft.matching.names.prefixes import Prefix
+from torchgraft.matching.names.naming import SAME, Prefix
 from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.cutting import cut
@@ -26,7 +26,7 @@ def pairs_of_parts(free: Sides, sides: Sides, models: Models, rule: Prefix) -> l
     if not any(map(any_named_fused, free)):
         return []
     ours = _cut(sides[0], free[0], models.source_heads, rule)
-    theirs = _cut(sides[1], free[1], models.target.heads_at, ("", ""))
+    theirs = _cut(sides[1], free[1], models.target.heads_at, SAME)
     if not ours or ours.keys() != theirs.keys():
         return []
     pairs = [(leaf, theirs[key]) for key, leaf in ours.items()]
@@ -35,13 +35,12 @@ def pairs_of_parts(free: Sides, sides: Sides, models: Models, rule: Prefix) -> l
 
 def _cut(leaves: Sequence[Leaf], free: Sequence[Leaf], heads: Heads, rule: Prefix) -> dict[Hashable, Leaf]:
     """Return the free tensors, fused ones as their parts, by module and what they are called in it; none where two are called alike."""
-    old, new = rule
     names = {leaf.name for leaf in free}
     keys = {key for leaf in free for key in leaf.keys}
     parts = [leaf for leaf in cut(leaves, {leaf.name for leaf in leaves} - names, heads) if keys.issuperset(leaf.keys)]
     found: dict[Hashable, Leaf] = {}
     for leaf in parts:
-        path = new + leaf.owner[len(old) :] if leaf.owner.startswith(old) else leaf.owner
+        path = rule.applied(leaf.owner) if rule.covers(leaf.owner) else leaf.owner
         module, _, own = path.rpartition(".")
         found[module, canonical(own), leaf.role] = leaf
     return found if len(found) == len(parts) else {}

@@ -1,0 +1,107 @@
+"""What names say: rules that make names of both sides equal, and what these pair."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import NamedTuple
+
+from torchgraft.core.match import Leaf
+from torchgraft.core.names import words
+from torchgraft.core.plan import Certainty, Why
+
+
+class Prefix(NamedTuple):
+    """A rule that reads `old` + rest, a name of the file, as `new` + rest, one of the model; dots are part of both."""
+
+    old: str
+    new: str
+
+    def covers(self, name: str) -> bool:
+        """Return whether the rule says something of a name of the file."""
+        return name.startswith(self.old)
+
+    def applied(self, name: str) -> str:
+        """Return what the rule makes of a name that it covers."""
+        return self.new + name[len(self.old) :]
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether the rule leads from a module into one of its own, or out of it."""
+        return bool(self.old and self.new) and (self.old.startswith(self.new) or self.new.startswith(self.old))
+
+    @property
+    def keeps_numbers(self) -> bool:
+        """Whether the rule leaves the numbers of lists as they are; one that changes them is a guess about order."""
+        old, new = (re.findall(r"\d+", prefix) for prefix in self)
+        return old == new or "" in self
+
+    @property
+    def shared_words(self) -> int:
+        """How many words the two prefixes share."""
+        ours, theirs = ({word for part in prefix.split(".") for word in words(part)} for prefix in self)
+        return len(ours & theirs)
+
+    @property
+    def likeness(self) -> float:
+        """How alike the two prefixes are as texts, 0 to 1."""
+        return SequenceMatcher(None, *self).ratio()
+
+
+SAME = Prefix("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Source name -> target name, the prefix rules behind it (source prefix, target prefix).
+
+    `rivals` are source prefixes that would place as much in the same slots; `homes` are target prefixes (the chosen one
+    first, if there are any) that the same tensors would fit as well. `wrapped` are the source names that agree once a module
+    in the middle of one side's names is set aside. `parted` are those of which a rule puts another module around a part of a
+    module, whose other tensors stay where they are: nothing but the last words of the names speaks for them.
+    """
+
+    pairs: Mapping[str, str]
+    prefixes: tuple[Prefix, ...]
+    rivals: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
+    wrapped: frozenset[str] = frozenset()
+    parted: frozenset[str] = frozenset()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one rule alone explains all pairs, and no other would as well."""
+        return len(self.prefixes) == 1 and not (self.rivals or self.homes or self.wrapped)
+
+    def reason(self, source: Leaf, target: Leaf) -> Why:
+        """Return why two leaves belong together by name."""
+        if source.name == target.name or source.name in target.also:
+            return SAME_NAME
+        if source.name in self.wrapped:
+            return Why("wrapper", f"same name, with a module around it on one side: {source.name} is {target.name}")
+        for rule in self.prefixes:
+            if rule.covers(source.name) and target.name == rule.applied(source.name):
+                return reason_of(rule)
+        return Why("prefix", "same name once prefixes are set aside")
+
+    def certainty(self, source: Leaf) -> Certainty:
+        """Return how sure the name of a leaf makes its pair."""
+        return Certainty.LIKELY if source.name in self.parted else Certainty.CERTAIN
+
+
+SAME_NAME = Why("same name", "same name")
+
+
+@lru_cache
+def reason_of(rule: Prefix) -> Why:
+    """Return why names belong together that a rule makes equal."""
+    if rule == SAME:
+        return SAME_NAME
+    return Why("prefix", f"same name, with {_said(rule.old)} read as {_said(rule.new)}")
+
+
+def _said(prefix: str) -> str:
+    return f"'{prefix}'" if prefix else "nothing"
