@@ -159,7 +159,7 @@ def _renames_by_hooks(model: object, source: Source, network: Network) -> Rename
 
     Notes say what such code would do beside that.
     """
-    from torchgraft.surveying import Renames, rename_by_hooks, unheard
+    from torchgraft.surveying import Renames, rename_by_hooks, skipped_code
 
     if not isinstance(model, Walk) and not is_module(model):
         return Renames()
@@ -167,4 +167,4 @@ def _renames_by_hooks(model: object, source: Source, network: Network) -> Rename
     mine = versions.get(network.path) if isinstance(versions, dict) else None
     module: Any = model
     found = rename_by_hooks(module, network.specs, mine) or Renames()
-    return replace(found, notes=(*found.notes, *unheard(module)))
+    return replace(found, notes=(*found.notes, *skipped_code(module)))

@@ -1,7 +1,7 @@
 """A model, or the list of names of one, as slots: what is to be filled, before anything is."""
 
 from torchgraft.surveying.hooks import Renames, rename_by_hooks
+from torchgraft.surveying.skipped_code import skipped_code
 from torchgraft.surveying.slots import survey, target_from_specs
-from torchgraft.surveying.unheard import unheard
 
-__all__ = ["Renames", "rename_by_hooks", "survey", "target_from_specs", "unheard"]
+__all__ = ["Renames", "rename_by_hooks", "skipped_code", "survey", "target_from_specs"]

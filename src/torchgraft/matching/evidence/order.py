@@ -30,27 +30,19 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One side as a sequence.
+    """One side as a sequence; what is said of units has one entry for each."""
 
-    `segments` are the paths of its units, cut at the dots, and `index` finds a unit by its path; `changes` says how often
-    the shapes changed up to each, `depths` in how many lists each stands, `blocks` the innermost member of one that it
-    stands in, `numbers` its numbers in them, counted from the first of each list, `rows` the list that each is a member of itself, as (path around it, name), None for others,
-    `ends` the number in that list, and `layers`, of norms and other units of vectors only, what shapes the last layer
-    before them has. `matrices`: how many matrices each module holds. `root`: how many segments in
-    front all paths have in common, and go on behind.
-    """
-
-    segments: tuple[tuple[str, ...], ...]
-    index: Mapping[str, int]
-    changes: tuple[int, ...]
-    depths: tuple[int, ...]
-    blocks: tuple[str, ...]
-    numbers: tuple[tuple[int, ...], ...]
-    rows: tuple[ListName | None, ...]
-    ends: tuple[int, ...]
-    layers: tuple[object, ...]
-    matrices: Mapping[tuple[str, ...], int]
-    root: int
+    segments: tuple[tuple[str, ...], ...]  # their paths, cut at the dots
+    index: Mapping[str, int]  # path -> unit
+    changes: tuple[int, ...]  # how often the shapes changed up to each
+    depths: tuple[int, ...]  # in how many lists each stands
+    blocks: tuple[str, ...]  # the innermost member of a list that each stands in
+    numbers: tuple[tuple[int, ...], ...]  # its numbers in them, counted from the first of each list
+    rows: tuple[ListName | None, ...]  # the list that each is a member of itself
+    ends: tuple[int, ...]  # the number in that list
+    layers: tuple[object, ...]  # of units of vectors alone (norms): the shapes of the last layer before them
+    matrices: Mapping[tuple[str, ...], int]  # how many matrices each module holds
+    root: int  # how many segments in front all paths have in common, and go on behind
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:

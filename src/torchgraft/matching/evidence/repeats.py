@@ -24,19 +24,15 @@ Kind = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """One numbered list: its members' paths in order, the units of each by number, and what kind each is.
-
-    Kinds are numbered as they come, so that lists of different units have equal `kinds` where the same members are
-    alike. `classes` are the places of each class's members, `stay` the places that stay.
-    """
+    """One numbered list: what its members hold, and which of them stand for all."""
 
     parent: str
     stem: str
-    members: tuple[str, ...]
-    units: tuple[tuple[int, ...], ...]
-    kinds: tuple[int, ...]
-    classes: tuple[tuple[int, ...], ...]
-    stay: frozenset[int]
+    members: tuple[str, ...]  # their paths in order
+    units: tuple[tuple[int, ...], ...]  # the units of each
+    kinds: tuple[int, ...]  # what kind each is, numbered as they come: equal for lists whose same members are alike
+    classes: tuple[tuple[int, ...], ...]  # the places of each class's members
+    stay: frozenset[int]  # the places that stay
 
     @property
     def kind(self) -> Kind:

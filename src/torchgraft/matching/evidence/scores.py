@@ -23,27 +23,20 @@ ROLES = ("weight", "bias", "mean", "var", BARE)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Fixed evidence for all pairs (rows: sources, columns: targets).
+    """Fixed evidence for all pairs: matrices with a row for each source and a column for each target; shares are 0 to 1."""
 
-    `fits`: every shared tensor has the same elements up to rearrangement. `names`: similarity 0 to 1. `clash`: the
-    names contradict each other. `rare`: how few units share the shape, 0 to 1. `likeness`: how alike the numbered
-    blocks around them are, 0 to 1, and `nearest` how alike the two of them that are most so. `turned`: a kernel (or a matrix) has the same sizes in another order. `uneven`: only one of two layers has a bias. `shared`: number
-    of words that both names hold; a number counts with the word before it. `silent`: which units of either side have but a
-    number for a name in their block; `depths`: in how many lists each stands.
-    """
-
-    fits: np.ndarray
-    soft: np.ndarray
-    names: np.ndarray
-    clash: np.ndarray
-    rare: np.ndarray
-    likeness: np.ndarray
-    nearest: np.ndarray
-    turned: np.ndarray
-    uneven: np.ndarray
-    shared: np.ndarray
-    silent: tuple[np.ndarray, np.ndarray]
-    depths: tuple[np.ndarray, np.ndarray]
+    fits: np.ndarray  # every shared tensor has the same elements up to rearrangement
+    soft: np.ndarray  # they differ in sizes only
+    names: np.ndarray  # how alike the names are
+    clash: np.ndarray  # the names contradict each other
+    rare: np.ndarray  # how few units share the shape
+    likeness: np.ndarray  # how alike the numbered blocks around them are
+    nearest: np.ndarray  # how alike the two blocks are that are most so
+    turned: np.ndarray  # a kernel (or a matrix) has the same sizes in another order
+    uneven: np.ndarray  # only one of two layers has a bias
+    shared: np.ndarray  # number of words that both names hold; a number counts with the word before it
+    silent: tuple[np.ndarray, np.ndarray]  # units of either side with but a number for a name in their block
+    depths: tuple[np.ndarray, np.ndarray]  # in how many lists each unit stands
 
 
 def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:

@@ -16,58 +16,48 @@ from torchgraft.matching.names.words import canonical
 
 # A rival is told apart by its name, or its block, from this much less likeness on.
 NAME_GAP, BLOCK_GAP = 0.05, 0.07
+# Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
+SWAP_GAP = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A source and a target unit that belong together, with the evidence.
-
-    `fits`: they have the same elements; `name`, `block`, `tail` are 0 to 1; `in_order`: on the alignment of the two sequences; `adjoined`: a unit of the same
-    shapes that stays free stands beside, with nothing in between that could tell, or is the place of its own name, or of
-    something else in its block; `named`: the same name under
-    the naming rule, `unquestioned`: and no other reading near by; `told_apart`: no rival of the same shapes fits as well
-    by name or block; `unrivalled`: none that stays free does, unless it stands elsewhere; `placed`: none that is paired does, either, unless it stands elsewhere on both sides, or would fit worse as part of an
-    exchange; `outside`: both stand beside all lists of their side under one name, where rivals stand in lists; `exchangeable`: such a rival stands in the same block on both sides; `rare`: how few units share the shapes; `lead`: total score over the next best; `rival`: that next best
-    source.
-    """
+    """A source and a target unit that belong together, with the evidence; shares are 0 to 1."""
 
     source: int
     target: int
-    fits: bool
-    name: float
-    block: float
-    tail: float
-    in_order: bool
-    adjoined: bool
-    named: bool
-    unquestioned: bool
-    told_apart: bool
-    unrivalled: bool
-    placed: bool
-    outside: bool
-    exchangeable: bool
-    rare: float
-    lead: float
-    rival: int | None
+    fits: bool  # they have the same elements
+    name: float  # how alike the names are
+    block: float  # how much else of their blocks is paired
+    tail: float  # how often units at their places in blocks are paired
+    in_order: bool  # on the alignment of the two sequences
+    adjoined: (
+        bool  # beside a unit of these shapes that stays free, with nothing between that could tell, or at its place
+    )
+    named: bool  # the same name under the naming rule
+    unquestioned: bool  # named, and no other reading near by
+    told_apart: bool  # no rival of the same shapes fits as well by name or block
+    unrivalled: bool  # no rival that stays free does, unless it stands elsewhere
+    placed: bool  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
+    outside: bool  # both stand beside all lists of their side under one name, and rivals stand in lists
+    exchangeable: bool  # a rival stands in the same block on both sides
+    rare: float  # how few units share the shapes
+    lead: float  # total score over the next best
+    rival: int | None  # that next best source
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all pairs are judged against.
+    """What all pairs are judged against."""
 
-    `path` are the pairs on the alignment, `named` those of the same name, `regions` the part of the network that each
-    unit of either side lies in, `sequences` both sides in order. `orderly`: the two agree from end to end; then order
-    itself tells rivals apart. `contested` are the units of either side in whose row something was put in or taken out,
-    and that have a place both from its start and from its end; `partners` are pairs at one place of such rows.
-    """
-
-    path: AbstractSet[tuple[int, int]]
-    named: Mapping[int, int]
-    regions: tuple[Sequence[str], Sequence[str]]
+    path: AbstractSet[tuple[int, int]]  # the pairs on the alignment
+    named: Mapping[int, int]  # the pairs of the same name
+    regions: tuple[Sequence[str], Sequence[str]]  # the part of the network that each unit of either side lies in
     sequences: tuple[Order, Order]
-    orderly: bool
+    orderly: bool  # the two sequences agree from end to end: then order itself tells rivals apart
+    # Units of either side in whose row something was put in or taken out, with a place from its start and one from its end.
     contested: tuple[Container[int], Container[int]] = ((), ())
-    partners: AbstractSet[tuple[int, int]] = frozenset()
+    partners: AbstractSet[tuple[int, int]] = frozenset()  # pairs at one place of such rows
 
     def is_in_order(self, i: int, j: int) -> bool:
         """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
@@ -76,10 +66,6 @@ class Context:
     def is_contested(self, i: int, j: int) -> bool:
         """Return whether one of a pair has two places in its row."""
         return i in self.contested[0] or j in self.contested[1]
-
-
-# Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
-SWAP_GAP = 0.3
 
 
 def judged(

@@ -14,27 +14,20 @@ from torchgraft.matching.names.lists import place_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Openings:
-    """Units that names or pairs leave over, on either side; arrays have one entry for each unit of their side.
+    """Units that names or pairs leave over, on either side; arrays have one entry for each unit of their side."""
 
-    `fits` says which units have the same shapes, `uneven` of which two only one has a bias. `unnamed`: no equal name leads to one of the same shapes; `unpaired`: in
-    no pair. `regions`, `rows` and `runs` number the part of the network, the list that a unit is a member of (-1 for
-    none), and the run of equal shapes it stands in. `misled` are source regions, and `broken` source rows, in which a
-    name leads to other shapes; `open_rows` are rows that have a unit without a partner of equal name; `places` are the paths of the targets with their
-    numbers set aside.
-    """
-
-    fits: np.ndarray
-    uneven: np.ndarray
+    fits: np.ndarray  # which units have the same shapes
+    uneven: np.ndarray  # of which two only one has a bias
     named: Mapping[int, int]
-    unnamed: tuple[np.ndarray, np.ndarray]
+    unnamed: tuple[np.ndarray, np.ndarray]  # no equal name leads to one of the same shapes
     unpaired: tuple[np.ndarray, np.ndarray]
-    regions: tuple[np.ndarray, np.ndarray]
-    rows: tuple[np.ndarray, np.ndarray]
-    runs: tuple[np.ndarray, np.ndarray]
-    misled: frozenset[int]
-    broken: frozenset[int]
-    open_rows: tuple[frozenset[int], frozenset[int]]
-    places: Sequence[str]
+    regions: tuple[np.ndarray, np.ndarray]  # the part of the network, as a number
+    rows: tuple[np.ndarray, np.ndarray]  # the list that a unit is a member of, as a number; -1 for none
+    runs: tuple[np.ndarray, np.ndarray]  # the run of equal shapes that it stands in, as a number
+    misled: frozenset[int]  # source regions in which a name leads to other shapes
+    broken: frozenset[int]  # source rows in which one does
+    open_rows: tuple[frozenset[int], frozenset[int]]  # rows with a unit without a partner of equal name
+    places: Sequence[str]  # the paths of the targets, numbers set aside
 
     def is_unquestioned(self, i: int, j: int) -> bool:
         """Return whether a pair of the same name has no other reading.

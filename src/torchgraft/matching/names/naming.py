@@ -56,19 +56,17 @@ SAME = Prefix("", "")
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Source name -> target name, the prefix rules behind it (source prefix, target prefix).
+    """What names pair, and the rules behind it."""
 
-    `rivals` are source prefixes that would place as much in the same slots; `homes` are target prefixes (the chosen one
-    first, if there are any) that the same tensors would fit as well. `wrapped` are the source names that agree once a module
-    in the middle of one side's names is set aside. `parted` are those of which a rule puts another module around a part of a
-    module, whose other tensors stay where they are: nothing but the last words of the names speaks for them.
-    """
-
-    pairs: Mapping[str, str]
+    pairs: Mapping[str, str]  # source name -> target name
     prefixes: tuple[Prefix, ...]
-    rivals: tuple[str, ...] = ()
-    homes: tuple[str, ...] = ()
-    wrapped: frozenset[str] = frozenset()
+    rivals: tuple[str, ...] = ()  # source prefixes that would place as much in the same slots
+    homes: tuple[str, ...] = ()  # target prefixes that the same tensors would fit as well, the chosen one first
+    wrapped: frozenset[str] = (
+        frozenset()
+    )  # source names that agree once a module in the middle of one side's is set aside
+    # Source names of which a rule puts another module around a part of a module, whose other tensors stay where they are:
+    # nothing but the last words of the names speaks for them.
     parted: frozenset[str] = frozenset()
 
     @property

@@ -23,29 +23,23 @@ BARE = "value"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Leaves of one module by canonical role.
+    """Leaves of one module by canonical role."""
 
-    `path` is the module's (a bare tensor's own) name, `blocks` are the members of numbered lists around it,
-    outermost first, `home` the innermost module around it that holds more than this. `said`: the path as it is read,
-    where what stands beside it makes that another. Where a few members of a list stand for all, `times` says for how
-    many each of the blocks stands, and at last the unit itself, and `places` where
-    its blocks stand in the whole list, and how long that is. `parent` and `last` are the path before its last segment and
-    that segment, `block` the innermost numbered block around the module ("" without one) and `tail` the path within it:
-    kept, because each unit is asked for them some ten times.
-    """
-
-    path: str
+    path: str  # the module's name, or that of a bare tensor
     leaves: dict[str, Leaf]
-    blocks: tuple[str, ...]
+    blocks: tuple[str, ...]  # the members of numbered lists around it, outermost first
     order: int
-    home: str = ""
-    said: str = ""
+    home: str = ""  # the innermost module around it that holds more than this
+    said: str = ""  # the path as it is read, where what stands beside it makes that another
+    # Where a few members of a list stand for all: for how many each of the blocks stands, and at last the unit itself; and
+    # where the blocks stand in the whole list, and how long that is.
     times: tuple[float, ...] = ()
     places: tuple[tuple[int, int] | None, ...] = ()
-    parent: str = field(init=False, repr=False, compare=False)
-    last: str = field(init=False, repr=False, compare=False)
-    block: str = field(init=False, repr=False, compare=False)
-    tail: str = field(init=False, repr=False, compare=False)
+    # Kept, because each unit is asked for them some ten times.
+    parent: str = field(init=False, repr=False, compare=False)  # the path before its last segment
+    last: str = field(init=False, repr=False, compare=False)  # that segment
+    block: str = field(init=False, repr=False, compare=False)  # the innermost numbered block around it, "" without one
+    tail: str = field(init=False, repr=False, compare=False)  # the path within that block
 
     def __post_init__(self) -> None:
         parent, _, last = self.path.rpartition(".")

@@ -14,27 +14,20 @@ from torchgraft.matching.tables.dialect import ROLES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """The order of rows in a fused tensor.
+    """The order of rows in a fused tensor."""
 
-    `parts` are its parts in order. `groups` says how often that order repeats: 1 (each part once and whole), "heads"
-    (within each head; with grouped queries, within each key head and its query heads), "rows" (row after row) or a
-    number of ranks. `beside` are paths that must be there too, as `module_at` reads them: names alone may be shared.
-    `classes`: the module that holds the tensor, or one inside of it, must be known to be of one of these classes.
-    `turned`: the matrix must be stored [in, out]. `contested`: libraries disagree on what this name means, so that the
-    convention is likely and not certain; "groups" where all they disagree on is whether the order repeats in each head.
-    `open`: as many use the other order, so that it is no more than a guess. `twins`: other code packs otherwise under the
-    very names that stand around, so that equal names prove nothing. `source` is where the convention can be read.
-    """
-
-    parts: tuple[str, ...]
+    parts: tuple[str, ...]  # in order
+    # How often that order repeats: 1 (each part once and whole), "heads" (within each head; with grouped queries, within each
+    # key head and its query heads), "rows" (row after row) or a number of ranks.
     groups: int | str = 1
-    beside: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    turned: bool = False
+    beside: tuple[str, ...] = ()  # paths that must be there too, as `module_at` reads them: names alone may be shared
+    classes: tuple[str, ...] = ()  # the module that holds the tensor, or one inside of it, must be of one of these
+    turned: bool = False  # the matrix must be stored [in, out]
+    # Libraries disagree on what this name means, so that it is likely and not certain; "groups": on `groups` alone.
     contested: Literal["", "parts", "groups"] = ""
-    open: bool = False
-    twins: bool = False
-    source: str = ""
+    open: bool = False  # as many use the other order, so that it is no more than a guess
+    twins: bool = False  # other code packs otherwise under the very names that stand around: equal names prove nothing
+    source: str = ""  # where the convention can be read
 
 
 QKV, KV, GATE_UP = ("q", "k", "v"), ("k", "v"), ("gate", "up")

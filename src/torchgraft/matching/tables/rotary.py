@@ -11,84 +11,40 @@ from torchgraft.matching.tables.packing import module_in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """The pairs that go by the names of a block.
+    """The pairs that go by the names of a block."""
 
-    `query` and `key` are the paths of the projections in the block, or both that of the fused one. `beside` are paths
-    that must be there too (each "../" leads one module further out): names of the projections alone are shared by models that pair otherwise, or not at all.
-    `layout` is "half" (row i with row i of the other half of its head) or "interleaved" (rows beside each other), and
-    `source` where that can be read.
-    """
-
-    query: str
-    key: str
+    query: str  # the path of the projection in the block
+    key: str  # the same, or that of the fused one again
+    # Paths that must be there too (each "../" leads one module further out): names of the projections alone are shared by
+    # models that pair otherwise, or not at all.
     beside: tuple[str, ...]
-    layout: str
-    source: str
+    layout: str  # "half": row i with row i of the other half of its head; "interleaved": rows beside each other
+    source: str  # where that can be read
 
 
 LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
 TRANSFORMERS = "as in Llama in transformers, half with half"
 
 PAIRINGS = (
-    Pairing(
-        query="attention.wqkv",
-        key="attention.wqkv",
-        beside=("attention_norm", "ffn_norm", "attention.wo", "../../output"),
-        layout="interleaved",
-        source="as in gpt-fast, row beside row",
-    ),
-    Pairing(
-        query="attention.wqkv",
-        key="attention.wqkv",
-        beside=("attention_norm", "ffn_norm", "attention.wo"),
-        layout="half",
-        source="as in InternLM2, half with half",
-    ),
-    Pairing(
-        query="attention.wq",
-        key="attention.wk",
-        beside=("attention_norm", "ffn_norm", "attention.wo"),
-        layout="interleaved",
-        source="as in Meta's code of Llama, row beside row",
-    ),
-    Pairing(
-        query="attn.q_proj",
-        key="attn.k_proj",
-        beside=("sa_norm", "mlp.w1"),
-        layout="interleaved",
-        source="as in torchtune, row beside row",
-    ),
-    Pairing(
-        query="self_attn.q_proj",
-        key="self_attn.k_proj",
-        beside=("self_attn_layer_norm", "ffn.gate_proj"),
-        layout="interleaved",
-        source="as in fairseq2, row beside row",
-    ),
-    Pairing(
-        query="attn.c_attn",
-        key="attn.c_attn",
-        beside=("rms_1", "mlp.c_fc1"),
-        layout="interleaved",
-        source="as in lit-llama, row beside row",
-    ),
-    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
-    Pairing(query="self_attn.qkv_proj", key="self_attn.qkv_proj", beside=LLAMA, layout="half", source=TRANSFORMERS),
-    Pairing(
-        query="self_attn.q_proj",
-        key="self_attn.k_proj",
-        beside=("self_attn.dense", "input_layernorm", "mlp.fc1"),
-        layout="half",
-        source="as in Phi in transformers, half with half",
-    ),
-    Pairing(
-        query="attn.qkv",
-        key="attn.qkv",
-        beside=("norm_1", "mlp.proj"),
-        layout="half",
-        source="as in litgpt, half with half",
-    ),
-)
+    Pairing(query="attention.wqkv", key="attention.wqkv", layout="interleaved", source="as in gpt-fast, row beside row",
+            beside=("attention_norm", "ffn_norm", "attention.wo", "../../output")),
+    Pairing(query="attention.wqkv", key="attention.wqkv", layout="half", source="as in InternLM2, half with half",
+            beside=("attention_norm", "ffn_norm", "attention.wo")),
+    Pairing(query="attention.wq", key="attention.wk", layout="interleaved", source="as in Meta's code of Llama, row beside row",
+            beside=("attention_norm", "ffn_norm", "attention.wo")),
+    Pairing(query="attn.q_proj", key="attn.k_proj", layout="interleaved", source="as in torchtune, row beside row",
+            beside=("sa_norm", "mlp.w1")),
+    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", layout="interleaved", source="as in fairseq2, row beside row",
+            beside=("self_attn_layer_norm", "ffn.gate_proj")),
+    Pairing(query="attn.c_attn", key="attn.c_attn", layout="interleaved", source="as in lit-llama, row beside row",
+            beside=("rms_1", "mlp.c_fc1")),
+    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", layout="half", source=TRANSFORMERS, beside=LLAMA),
+    Pairing(query="self_attn.qkv_proj", key="self_attn.qkv_proj", layout="half", source=TRANSFORMERS, beside=LLAMA),
+    Pairing(query="self_attn.q_proj", key="self_attn.k_proj", layout="half", source="as in Phi in transformers, half with half",
+            beside=("self_attn.dense", "input_layernorm", "mlp.fc1")),
+    Pairing(query="attn.qkv", key="attn.qkv", layout="half", source="as in litgpt, half with half",
+            beside=("norm_1", "mlp.proj")),
+)  # fmt: skip
 _PATHS = tuple({path for pairing in PAIRINGS for path in (pairing.query, pairing.key)})
 
 

@@ -1,4 +1,4 @@
-"""What a model's own loading code would do beside filling tensors, and torchgraft doesn't: told, so that nobody misses it."""
+"""What a model's own loading code would do beside filling tensors, and torchgraft doesn't do: said in notes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from torchgraft.core.types import Module
 SHOWN = 3
 
 
-def unheard(model: Module | Walk) -> tuple[str, ...]:
-    """Return a note for each kind of loading code of `model` that is not run: none for most models."""
-    return tuple(_notes(walk_of(model)))
-
-
-def _notes(walk: Walk) -> Iterator[str]:
+def skipped_code(model: Module | Walk) -> Iterator[str]:
+    """Yield a note for each kind of loading code of `model` that is not run: none for most models."""
+    walk = walk_of(model)
     kinds = set(walk.kinds)  # a large model has few classes
     keeping = {kind for kind in kinds if _is_foreign(kind, "set_extra_state")}
     if keeping:
@@ -36,9 +33,9 @@ def _notes(walk: Walk) -> Iterator[str]:
             f"state_dict() of {type(walk.model).__name__} gives {listed(walk.altered, SHOWN)} in another form (shape, type or order of "
             "axes) than the model holds it: what the file has under that name goes in as it is; permute= turns it"
         )
-    model = type(walk.model)
-    if _is_foreign(model, "load_state_dict"):
-        yield f"{model.__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
+    kind = type(walk.model)
+    if _is_foreign(kind, "load_state_dict"):
+        yield f"{kind.__name__} has a load_state_dict of its own: it is not called; tensors go in as the file has them"
 
 
 def _post_hooks(module: Module) -> Iterable[object]:
