@@ -94,7 +94,7 @@ def _plan_by_matching(
     given = target_of(request.source_model) if request.source_model is not None else None
     origin = origin_of(given, specs, by_values=request.runs_models) if given is not None else None
     matching = match(
-        left, Models(seen, origin, request.stated), rules, prefer=request.prefer, settled=requested, renamed=renames
+        left, Models(seen, origin, request.stated), rules, prefer=request.prefer, filled=requested, renamed=renames
     )
     preferences = Preferences(
         is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept

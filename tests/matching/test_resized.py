@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import torchgraft.matching as matching_package
 from torchgraft import planning
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, Slot, Target, TensorSpec
@@ -68,7 +67,7 @@ def test_settled_is_as_weighed(found, changed):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planning, "alike", lambda *_: None)
         settled = decisions(file, target)
-        patched.setattr(matching_package, "have_nowhere_else", lambda *_: False)
+        patched.setattr("torchgraft.matching.names_alone.have_nowhere_else", lambda *_: False)
         assert settled == decisions(file, target)
 
 

@@ -1,7 +1,7 @@
 """Who feeds whom: names first, then order, shapes and neighbours; every claim with its ground and how sure it is.
 
 `match` reads the file's names as the model spells them, and lets names decide where they leave no question open
-(`by_names`). Else `by_structure` groups tensors into units, scores all pairs of them, assigns, and doubts. What is free on
+(`names_alone`). Else `by_structure` groups tensors into units, scores all pairs of them, assigns, and doubts. What is free on
 both sides at last is completed.
 """
 
@@ -11,11 +11,9 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.plan import Why
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.alike import alike
-from torchgraft.matching.by_names import by_names
 from torchgraft.matching.completing.alone import with_lone_ones
 from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
@@ -29,6 +27,7 @@ from torchgraft.matching.names.prefixes import by_name
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.spelling import as_spelled, dotted
+from torchgraft.matching.names_alone import by_names
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
@@ -68,7 +67,7 @@ def match(
     rules: Rules,
     *,
     prefer: str | None = None,
-    settled: Container[str] = (),
+    filled: Container[str] = (),
     renamed: Mapping[str, str] | None = None,
 ) -> Matching:
     """Return who feeds whom.
@@ -76,7 +75,7 @@ def match(
     Names decide when they agree on everything: no shape contradicts them, but for tensors that fit nowhere else, and only
     one side has anything left, or both have the same but that one has fused what the other has apart. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer`
     names the part of the state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks.
-    Slots in `settled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
+    Slots in `filled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
     """
     names = [name for slot in models.target.slots for name in slot.names]
     rules, notes = rules.checked(list(specs), names, renamed or ())
@@ -85,7 +84,7 @@ def match(
     if prefer is None and not (rules.rename or rules.fan_out or renamed):
         inside, averages = without_averages(specs, names)
     targets = [leaf for leaf in _targets(models) if not _reserved(leaf, rules)]
-    targets = [leaf for leaf in targets if not any(key in settled for key in leaf.keys)]
+    targets = [leaf for leaf in targets if not any(key in filled for key in leaf.keys)]
     given = Given(specs, rules, renamed or {}, models)
     found = _match_part(in_order(list(inside), models.source), targets, given)
     if averages:
@@ -111,11 +110,8 @@ class Given:
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
     ruled = given.rules.present_once(part, names)
-    shown = as_spelled(
-        [given.renamed.get(name, dotted(name)) for name, _ in ruled],
-        names,
-        [key for leaf in targets for key in leaf.keys],
-    )
+    named = [given.renamed.get(name, dotted(name)) for name, _ in ruled]
+    shown = as_spelled(named, names, (key for leaf in targets for key in leaf.keys))
     keys = {name: key for name, (_, key) in zip(shown, ruled, strict=True)}
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = by_name(sources, targets)

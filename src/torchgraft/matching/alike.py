@@ -87,18 +87,18 @@ def _of_other_rows(
 
 
 def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot]) -> Alike | None:
-    """Return the tensors of equal names where one side has all of the other's, behind a prefix or not, and what it has
-    beside them says nothing.
-    """
+    """Return the tensors of equal names, but for a prefix, where one side has all of the other's, and the rest says nothing."""
     rule = _rule_within(specs, [slot.spec.name for slot in held])
-    shown = {rule.applied(key) if rule.covers(key) else key: key for key in specs}
-    spare = shown.keys() - {slot.spec.name for slot in held}
-    hungry = [slot for slot in held if slot.spec.name not in shown]
-    both = [slot for slot in held if slot.spec.name in shown] if hungry else held
+    shown = {key: key for key in specs}
+    if rule != SAME:
+        shown = {rule.applied(key) if rule.covers(key) else key: key for key in specs}
+    extra = shown.keys() - {slot.spec.name for slot in held}
+    unfilled = [slot for slot in held if slot.spec.name not in shown]
+    both = [slot for slot in held if slot.spec.name in shown] if unfilled else held
     keys = {slot.spec.name: shown[slot.spec.name] for slot in both}
-    if (spare and hungry) or not both or any(specs[keys[slot.spec.name]].shape != slot.spec.shape for slot in both):
+    if (extra and unfilled) or not both or any(specs[keys[slot.spec.name]].shape != slot.spec.shape for slot in both):
         return None
-    more = spare or {slot.spec.name for slot in hungry}
+    more = extra or {slot.spec.name for slot in unfilled}
     names = [name for slot in held for name in slot.names]
     if _says_more(more, both) or _means_more((*specs, *names), more) or not paired_alike(specs, names):
         return None
@@ -106,7 +106,7 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
         return None
     if lacks_its_first([slot.spec.name for slot in both], more):
         return None
-    if _is_called_otherwise(specs, held, spare) if spare else _is_in_every_block(hungry):
+    if _is_called_otherwise(specs, held, extra) if extra else _is_in_every_block(unfilled):
         return None
     return Alike(keys=keys, why=reason_of(rule))
 
@@ -151,11 +151,11 @@ def _says_more(more: Iterable[str], both: Iterable[Slot]) -> bool:
     return any("expert" in name or in_part(name, "ema") for name in more)
 
 
-def _is_called_otherwise(specs: Mapping[str, TensorSpec], held: Sequence[Slot], spare: AbstractSet[str]) -> bool:
+def _is_called_otherwise(specs: Mapping[str, TensorSpec], held: Sequence[Slot], extra: AbstractSet[str]) -> bool:
     """Whether a tensor that the file has more may be one of the model's by another name, or say how the others are stored."""
     names = {name for slot in held for name in (unfolded(slot.spec.name), *slot.aliases)}
     keys = list(specs)
-    if not spare.isdisjoint(names) or any(TURNED.get(kind) for kind in {slot.kind for slot in held}):
+    if not extra.isdisjoint(names) or any(TURNED.get(kind) for kind in {slot.kind for slot in held}):
         return True
     return bool(
         as_matrices(specs)
@@ -165,9 +165,9 @@ def _is_called_otherwise(specs: Mapping[str, TensorSpec], held: Sequence[Slot], 
     )
 
 
-def _is_in_every_block(hungry: Iterable[Slot]) -> bool:
+def _is_in_every_block(unfilled: Iterable[Slot]) -> bool:
     """Whether several blocks of the model lack a tensor of a kind of its own, which the file may have once for all of them."""
-    own = [name for slot in hungry if is_own_kind((name := unfolded(slot.spec.name)).rpartition(".")[2])]
+    own = [name for slot in unfilled if is_own_kind((name := unfolded(slot.spec.name)).rpartition(".")[2])]
     return sum(is_numbered(name) for name in own) > 1
 
 

@@ -1,1 +1,41 @@
-"""What speaks against pairs that fit by themselves, seen from what all of them leave over: one rule for each reason."""
+"""What speaks against pairs that fit by themselves, seen from what all of them leave over.
+
+Each rule is a function with its sentence beside it; of several that hold for a pair, the first of the list is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torchgraft.matching.doubts import layers, lists
+from torchgraft.matching.doubts.found import Found
+from torchgraft.matching.judging.certainty import BESIDE
+from torchgraft.matching.judging.judge import Pair
+
+__all__ = ["Found", "doubted"]
+
+# A rule yields the pairs that it doubts; the sentence says why.
+RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
+    (layers.folded_norms, layers.FOLDED),
+    (layers.fused_norms, layers.FUSED),
+    (layers.in_other_terms, layers.OTHER_TERMS),
+    (layers.norms_of_attentions, layers.UNORDERED),
+    (layers.one_of_several, layers.ONE_OF_SEVERAL),
+    (lists.free_in_other_blocks, lists.FREE_ELSEWHERE),
+    (lists.torn_blocks, lists.TORN),
+    (lists.counted_otherwise, lists.COUNTED),
+    (lists.behind_replaced_blocks, BESIDE),
+    (lists.into_other_lists, lists.OTHER_LIST),
+    (lists.rearranged, lists.REARRANGED),
+    (layers.beside_free_twins, layers.TWINS),
+    (lists.counted_from_either_end, lists.EITHER_END),
+)
+
+
+def doubted(found: Found) -> dict[int, str]:
+    """Return what is missing for pairs to be sure, by their targets; pairs that nothing speaks against aren't in it."""
+    said: dict[int, str] = {}
+    for rule, sentence in RULES:
+        for pair in rule(found):
+            said.setdefault(pair.target, sentence)
+    return said

@@ -25,9 +25,9 @@ def free_in_other_blocks(found: Found) -> Iterator[Pair]:
 
     An adapter that was added to all layers has nothing in the file, also where one has the shapes of something else.
     """
-    lonely = [_free_elsewhere(found, side) for side in (0, 1)]
-    for pair in found.pairs if any(lonely) else ():
-        if not pair.named and (pair.source in lonely[0] or pair.target in lonely[1]):
+    outnumbered = [_free_elsewhere(found, side) for side in (0, 1)]
+    for pair in found.pairs if any(outnumbered) else ():
+        if not pair.named and (pair.source in outnumbered[0] or pair.target in outnumbered[1]):
             yield pair
 
 

@@ -16,7 +16,7 @@ _JOINT = re.compile(r"_(?=[a-z])")
 _SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
 
 
-def as_spelled(keys: Sequence[str], names: set[str], slots: Collection[str]) -> list[str]:
+def as_spelled(keys: Sequence[str], names: set[str], slots: Iterable[str]) -> list[str]:
     """Return the keys, each as the model spells it where it means one of its `names`; `slots` are those as the model stores them.
 
     Each rule is asked about what the one before has made of the keys.

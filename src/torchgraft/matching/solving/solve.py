@@ -15,8 +15,8 @@ from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.lists import counted, stem
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.algorithms import align, assign
+from torchgraft.matching.solving.block_rules import by_block_rules
 from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed
-from torchgraft.matching.solving.lessons import taught
 from torchgraft.matching.solving.reversed import with_lists_reversed
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
 
@@ -56,7 +56,7 @@ def solve(problem: Problem) -> list[Pair]:
     order = UNORDERED if problem.unordered else 1.0
 
     def paired(total: np.ndarray, path: set[tuple[int, int]]) -> list[tuple[int, int]]:
-        return taught(uncrossed(_assigned(total), alone, *sides, order), path, alone, *sides)
+        return by_block_rules(uncrossed(_assigned(total), alone, *sides, order), path, alone, *sides)
 
     votes = np.zeros_like(alone)
     parts = votes, votes
@@ -73,7 +73,7 @@ def solve(problem: Problem) -> list[Pair]:
     total[evidence.fits == 0] -= 0.5
     final = branches_by_words(paired(total, path), alone, evidence, sides)
     final = with_lists_reversed(modules_together(final, alone, evidence.rare, *sides), alone, *sides)
-    final = without_strays(final, evidence.names, *sides)
+    final = without_isolated(final, evidence.names, *sides)
     partners = shifts.partners if problem.unordered else {*shifts.partners, *behind_layers(final, *sides)}
     regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
     orderly = is_orderly(path, *sides)
@@ -129,7 +129,7 @@ def _assigned(scores: np.ndarray) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if scores[i, j] > FITS]
 
 
-def without_strays(
+def without_isolated(
     pairs: Sequence[tuple[int, int]], names: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]
 ) -> list[tuple[int, int]]:
     """Return the pairs without those that nothing but shape speaks for: one alone in its block, with one outside all lists.

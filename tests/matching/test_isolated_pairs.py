@@ -6,7 +6,7 @@ import pytest
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.parts.units import group
-from torchgraft.matching.solving.solve import without_strays
+from torchgraft.matching.solving.solve import without_isolated
 
 
 def units(*paths):
@@ -23,15 +23,15 @@ def test_a_part_of_a_block_that_stays_free_goes_with_nothing_outside_unless_name
     pairs = [(0, 3)] if not turned else [(3, 0)]
     sides = (OUTSIDE, BLOCKS) if not turned else (BLOCKS, OUTSIDE)
     names = np.full((len(sides[0]), len(sides[1])), likeness)
-    assert without_strays(pairs, names, *sides) == (pairs if kept else [])
+    assert without_isolated(pairs, names, *sides) == (pairs if kept else [])
 
 
 def test_a_part_whose_neighbours_are_paired_too_is_no_stray():
     outside = units("one", "other")
     pairs = [(0, 3), (1, 4)]
-    assert without_strays(pairs, np.zeros((2, len(BLOCKS))), outside, BLOCKS) == pairs
+    assert without_isolated(pairs, np.zeros((2, len(BLOCKS))), outside, BLOCKS) == pairs
 
 
 def test_the_whole_of_a_small_block_is_no_stray():
     small = units("layers.0.q", "layers.1.q")
-    assert without_strays([(0, 1)], np.zeros((1, 2)), OUTSIDE, small) == [(0, 1)]
+    assert without_isolated([(0, 1)], np.zeros((1, 2)), OUTSIDE, small) == [(0, 1)]

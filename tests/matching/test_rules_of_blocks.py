@@ -7,7 +7,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.parts.units import Unit
-from torchgraft.matching.solving.lessons import SLACK, taught
+from torchgraft.matching.solving.block_rules import SLACK, by_block_rules
 
 EVEN = (4, 4)
 
@@ -32,7 +32,7 @@ def lesson(ours, theirs, pairs, *, path=(), scores=()):
         table[at[source], at[target]] = score
     numbered = [(at[source], at[target]) for source, target in pairs.items()]
     orderly = {(at[source], at[target]) for source, target in pairs.items() if source[0] in path}
-    found = taught(numbered, orderly, table, sources, targets)
+    found = by_block_rules(numbered, orderly, table, sources, targets)
     return {sources[i].path[2:]: targets[j].path[2:] for i, j in found}
 
 

@@ -1,4 +1,4 @@
-"""Blocks that agree from end to end teach the other blocks of their lists.
+"""Rules that blocks which agree from end to end give for the other blocks of their lists.
 
 The first block of a stage often holds a branch more, registered before the others on one side and after them on the
 other. Order then leads astray there, though the remaining blocks tell which part is which. So does what stands alone with
@@ -20,7 +20,7 @@ from torchgraft.matching.parts.units import Unit, kind_of
 if TYPE_CHECKING:
     import numpy as np
 
-# Score that the new reading may lose by names and shapes, for each pair that it changes: a lesson outweighs a few words.
+# Score that the new reading may lose by names and shapes, for each pair that it changes: a rule outweighs a few words.
 SLACK = 0.5
 
 Lists = tuple[str, str]
@@ -37,21 +37,21 @@ class Blocks:
     lists: Lists
 
 
-def taught(
+def by_block_rules(
     pairs: list[tuple[int, int]],
     path: AbstractSet[tuple[int, int]],
     scores: np.ndarray,
     sources: Sequence[Unit],
     targets: Sequence[Unit],
 ) -> list[tuple[int, int]]:
-    """Return the pairs with what orderly blocks teach; `path` are those in order, `scores` what speaks for each alone.
+    """Return the pairs, those of blocks as the rules of their lists have them; `path` are those in order, `scores` what speaks for each alone.
 
-    Only blocks of as many units are compared, and a lesson is taken only if all units of the block still find a place
+    Only blocks of as many units are compared, and a rule is followed only if all units of the block still find a place
     that fits.
     """
     to = dict(pairs)
     blocks = list(_corresponding(to, sources, targets))
-    rules = _lessons(blocks, to, path, sources, targets)
+    rules = _rules(blocks, to, path, sources, targets)
     for block in blocks:
         found = _reread(block, rules.get(block.lists, {}), scores, sources, targets)
         if found and _gains(found, to, scores):
@@ -81,7 +81,7 @@ def _is_clean(block: Blocks, to: Mapping[int, int], path: AbstractSet[tuple[int,
     return all(to.get(i) == j and (i, j) in path for i, j in zip(block.sources, block.targets, strict=True))
 
 
-def _lessons(
+def _rules(
     blocks: Sequence[Blocks],
     to: Mapping[int, int],
     path: AbstractSet[tuple[int, int]],
@@ -90,7 +90,7 @@ def _lessons(
 ) -> dict[Lists, dict[str, str]]:
     """Return, for each pair of lists, the place within a target block of each place within a source block.
 
-    A block teaches the places whose shapes are alone in it, and one in order all others.
+    A block gives rules for the places whose shapes are alone in it, and one in order all others.
     """
     ordered: dict[Lists, dict[str, set[str]]] = {}
     shaped: dict[Lists, dict[str, set[str]]] = {}
