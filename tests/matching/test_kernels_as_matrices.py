@@ -9,7 +9,7 @@ import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching.parts.kernels import with_heads_joined
+from torchgraft.matching.parts.forms import with_heads_joined
 
 WIDTH, HEADS = 16, 4
 SIZE = WIDTH // HEADS

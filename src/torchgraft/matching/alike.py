@@ -25,8 +25,7 @@ from torchgraft.matching.names.naming import SAME, Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.undotted import respelled, restored
-from torchgraft.matching.parts.forms import may_take_part
-from torchgraft.matching.parts.kernels import as_matrices
+from torchgraft.matching.parts.forms import as_matrices, may_take_part
 from torchgraft.matching.parts.leaves import TURNED, source_leaves, target_leaves
 from torchgraft.matching.parts.resized import only_rows_differ
 from torchgraft.matching.tables.dialect import VARIANCES
@@ -213,7 +212,7 @@ def _means_more(names: Iterable[str], more: Iterable[str] = ()) -> bool:
 
 
 def _is_open(end: str, ends: Container[str], layers: Container[str]) -> bool:
-    """Whether the name of a layer and its tensor leaves open what the rows are, or may be a second spelling of one of `ends`."""
+    """Whether a layer and its tensor are called so that the rows are open, or so that one of `ends` may be the same."""
     spelled = unfolded(end).rsplit(".", 2)[-2:]
     name = words(spelled[0])
     respelled = not end.endswith(".".join(spelled))

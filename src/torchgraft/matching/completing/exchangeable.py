@@ -73,7 +73,9 @@ def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[st
 
 
 def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Shape]]) -> bool:
-    """Whether the prefixes say it themselves: exchanged they would change numbers that count from one end, share fewer words, or be less alike.
+    """Return whether the prefixes say it themselves.
+
+    Exchanged they would change numbers that count from one end, share fewer words, or be less alike.
 
     Of lists that may be counted from either end, members of other shapes tell the end.
     """

@@ -29,9 +29,9 @@ def with_shared(matching: Matching) -> Matching:
     """Return the matching with tensors that the file shares sent to every block that has such a place.
 
     A tensor of its own kind of name (a table of relative positions, say), borne by a single source, goes to all blocks
-    that want one. A source outside any list, or in one that goes to a single member as a whole, goes to the same place
-    of the other members of the list that it goes to, when all of those are free: for sure only if the file doesn't number it, since a list of one may just be
-    shorter.
+    that want one. A source outside any list, or in one that goes to a single member as a whole, goes to the same place of the
+    other members of the list that it goes to, when all of those are free: for sure only if the file doesn't number it, since
+    a list of one may just be shorter.
     """
     shared = _shared_kinds(matching)
     if shared:

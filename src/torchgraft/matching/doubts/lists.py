@@ -153,7 +153,7 @@ def _free_blocks(units: Sequence[Unit], paired: Container[int]) -> set[str]:
 def _replaced(
     rows: tuple[ListName, ListName], free: Sequence[set[str]], builds: Sequence[Mapping[str, Build]]
 ) -> list[tuple[int, tuple[Build, Build]]]:
-    """Return numbers of two lists of one name under which both sides have a free block, each with other names inside, with both."""
+    """Return numbers at which two lists of one name both have a free block, with other names inside, and both builds."""
     if not is_one_path(".".join(rows[0]), ".".join(rows[1])):
         return []
     ours, theirs = (

@@ -16,10 +16,10 @@ SAME_PLACE = 0.5
 
 
 def block_likeness(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for all pairs of units, how alike their numbered blocks are, 0 to 1, and how alike the two are that are most so.
+    """Return how alike the numbered blocks of all pairs of units are, 0 to 1, and how alike the two that are most so.
 
-    By the shapes that they hold and their place in the list, before any pair is known. The mean over the source's blocks, and the greatest, of the best likeness with any of the target's. Units outside
-    blocks: 0.
+    By the shapes that they hold and their place in the list, before any pair is known. The mean over the source's blocks,
+    and the greatest, of the best likeness with any of the target's. Units outside blocks: 0.
     """
     ours, theirs = _Blocks(sources), _Blocks(targets)
     out = np.zeros((len(sources), len(targets)), np.float32)

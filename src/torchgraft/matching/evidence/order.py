@@ -176,7 +176,7 @@ def behind_layers(
 
 
 def _is_behind_its_layer(at: int, units: Sequence[Unit]) -> bool:
-    """Return whether a unit of vectors has as many channels as the layer before it gives, and lies in the same module or in it."""
+    """Return whether a unit of vectors has the channels of the layer before it, and lies in it or in the same module."""
     if at < 1:
         return False
     layer, norm = units[at - 1], units[at]

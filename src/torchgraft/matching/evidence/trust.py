@@ -23,9 +23,9 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
     sure = {i: j for i, j in pinned.items() if _agree(sources[i], targets[j])}
     left_sources = [u for i, u in enumerate(sources) if i not in sure]
     left_targets = [u for j, u in enumerate(targets) if j not in used]
-    open_sources = {list_of(u) for u in left_sources}
-    open_targets = {list_of(u) for u in left_targets} | {
-        list_of(targets[j]) for i, j in pinned.items() if i not in sure
+    open_sources = {outermost_list(u) for u in left_sources}
+    open_targets = {outermost_list(u) for u in left_targets} | {
+        outermost_list(targets[j]) for i, j in pinned.items() if i not in sure
     }
     rows = (_rows(left_sources), _rows(left_targets))
     around = [
@@ -47,7 +47,11 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
     return {
         i: j
         for i, j in pinned.items()
-        if not (list_of(sources[i]) and list_of(sources[i]) in open_sources and list_of(targets[j]) in open_targets)
+        if not (
+            outermost_list(sources[i])
+            and outermost_list(sources[i]) in open_sources
+            and outermost_list(targets[j]) in open_targets
+        )
         and not shifted(i, j)
     }
 
@@ -59,7 +63,7 @@ def _agree(source: Unit, target: Unit) -> bool:
     return bool(pairs) and all(a.shape == b.shape for a, b in pairs) and len(source.leaves) == len(target.leaves)
 
 
-def list_of(unit: Unit) -> str:
+def outermost_list(unit: Unit) -> str:
     """Return the path up to the first number, the list that the unit stands in: "" without one, "." at the root."""
     before = ""
     for part in unit.path.split("."):

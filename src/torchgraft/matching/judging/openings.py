@@ -44,7 +44,7 @@ class Openings:
         return not (sources or targets) if int(ours[i]) in self.misled else not (sources and targets)
 
     def leaves_its_place(self, i: int, j: int) -> bool:
-        """Return whether the place of its own name stays free while `i` goes to `j`, and either would fit, or other words lead to it."""
+        """Return whether `i` goes to `j`, and the place of its own name, which it fits or reads otherwise, stays free."""
         place = self.named.get(i, j)
         if place == j or not self.unpaired[1][place]:
             return False

@@ -1,4 +1,4 @@
-"""Numbered lists in names: `layers.0` and `layers.1` are members of one, and so are `layer1` and `layer2`, or `b4a` and `b4b`."""
+"""Numbered lists in names: `layers.0` and `layers.1` are members of one, so are `layer1` and `layer2`, `b4a` and `b4b`."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def counted(paths: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def lacks_its_first(paired: Collection[str], free: Iterable[str]) -> bool:
-    """Return whether nothing paired stands at a 0, and a list with a 1 there has its 0 left over: its numbers may be counted from one."""
+    """Return whether a list has a 1 paired and its 0 left over, and nothing paired stands at a 0: it may count from one."""
     if any(".0." in f".{name}." for name in paired):
         return False
     firsts = {before for name in free for before, number in _numbered(name) if number == 0}

@@ -17,7 +17,7 @@ _SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
 
 
 def as_spelled(keys: Sequence[str], names: set[str], slots: Iterable[str]) -> list[str]:
-    """Return the keys, each as the model spells it where it means one of its `names`; `slots` are those as the model stores them.
+    """Return the keys, each as the model spells it where it means one of its `names`; `slots` are its names as stored.
 
     Each rule is asked about what the one before has made of the keys.
     """
@@ -80,7 +80,7 @@ def dotted(name: str) -> str:
 
 
 def unfolded(key: str) -> str:
-    """Return `attn.in_proj_weight` and `attn.q_bias` as the tensors of modules that they are elsewhere: `attn.in_proj.weight`."""
+    """Return `attn.in_proj_weight` as `attn.in_proj.weight`: what is a tensor of a module in most code."""
     if not key.endswith(("_weight", "_bias")):
         return key
     owner, dot, role = key.rpartition(".")

@@ -118,9 +118,9 @@ class Apart:
 def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Container[str]) -> list[Leaf]:
     """Return the leaves, with those cut that are as tall as parts of the other side together.
 
-    Queries, keys and values of an attention, or keys and values alone; gate and up of a network whose way back down lies beside. The other side
-    must lack such a whole tensor, or have fewer of its shape, and have more of the shapes of its parts. The order of
-    rows is that of the entry for such a name, or else the usual one: no more than a guess.
+    Queries, keys and values of an attention, or keys and values alone; gate and up of a network whose way back down lies
+    beside. The other side must lack such a whole tensor, or have fewer of its shape, and have more of the shapes of its
+    parts. The order of rows is that of the entry for such a name, or else the usual one: no more than a guess.
     """
     theirs = _shapes_of(others)
     if not any(count > theirs[shape] for shape, count in _shapes_of(leaves).items()):

@@ -10,8 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.spelling import unfolded
-from torchgraft.matching.parts.forms import Form, find_forms
-from torchgraft.matching.parts.kernels import as_matrices
+from torchgraft.matching.parts.forms import Form, as_matrices, find_forms
 from torchgraft.matching.tables.packing import FUSED
 
 _make = maker(Leaf)

@@ -44,10 +44,10 @@ def by_block_rules(
     sources: Sequence[Unit],
     targets: Sequence[Unit],
 ) -> list[tuple[int, int]]:
-    """Return the pairs, those of blocks as the rules of their lists have them; `path` are those in order, `scores` what speaks for each alone.
+    """Return the pairs, those of blocks as the rules of their lists have them.
 
-    Only blocks of as many units are compared, and a rule is followed only if all units of the block still find a place
-    that fits.
+    `path` are those in order, `scores` what speaks for each alone. Only blocks of as many units are compared, and a rule is
+    followed only if all units of the block still find a place that fits.
     """
     to = dict(pairs)
     blocks = list(_corresponding(to, sources, targets))

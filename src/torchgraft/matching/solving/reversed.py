@@ -138,7 +138,7 @@ def _rows_around(rows: Mapping[ListName, Row]) -> dict[int, list[ListName]]:
 
 
 def _rows(units: Sequence[Unit]) -> dict[ListName, Row]:
-    """Return the numbered lists of blocks; those of which a few members stand for all are left out: they go by their numbers."""
+    """Return the numbered lists of blocks, without those of which a few members stand for all: they go by their numbers."""
     members: dict[ListName, dict[str, dict[str, int]]] = {}
     for at, unit in enumerate(units):
         for block, place in zip(unit.blocks, unit.places or repeat(None), strict=False):

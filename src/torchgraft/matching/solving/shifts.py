@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from torchgraft.matching.evidence.trust import list_of
+from torchgraft.matching.evidence.trust import outermost_list
 from torchgraft.matching.parts.units import Unit
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _rows(units: Sequence[Unit]) -> dict[str, Row]:
     """
     members: dict[str, dict[int, list[int]]] = {}
     for at, unit in enumerate(units):
-        row = list_of(unit)
+        row = outermost_list(unit)
         if row:
             number = int(unit.path.removeprefix(row).partition(".")[0])
             members.setdefault(row, {}).setdefault(number, []).append(at)

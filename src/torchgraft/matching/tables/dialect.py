@@ -133,8 +133,8 @@ EITHER_END = frozenset(
 # Those whose highest number comes first when the model runs, as in MiDaS and DPT.
 FROM_THE_LAST = frozenset({"refinenet"})
 
-# By canonical role: what a module's own tensors are called. `scale`, `gamma`, `g` and `lambda1` (DINOv2 in transformers) only beside a
-# bias, or alone.
+# By canonical role: what a module's own tensors are called. `scale`, `gamma`, `g` and `lambda1` (DINOv2 in transformers) are
+# weights only beside a bias, or alone.
 _ROLES = {
     "weight": ("weight", "kernel", "depthwise_kernel", "w", "a_2"),
     "bias": ("bias", "b", "beta", "offset", "b_2"),
