@@ -10,10 +10,12 @@ import numpy as np
 
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import FITS, Evidence
-from torchgraft.matching.judging.openings import Openings, openings
+from torchgraft.matching.judging.openings import openings
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
 
+# A source and a target.
+Index = tuple[int, int]
 # A rival is told apart by its name, or its block, from this much less likeness on.
 NAME_GAP, BLOCK_GAP = 0.05, 0.07
 # Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
@@ -50,14 +52,14 @@ class Pair:
 class Context:
     """What all pairs are judged against."""
 
-    path: AbstractSet[tuple[int, int]]  # the pairs on the alignment
+    path: AbstractSet[Index]  # the pairs on the alignment
     named: Mapping[int, int]  # the pairs of the same name
     regions: tuple[Sequence[str], Sequence[str]]  # the part of the network that each unit of either side lies in
     sequences: tuple[Order, Order]
     orderly: bool  # the two sequences agree from end to end: then order itself tells rivals apart
     # Units of either side in whose row something was put in or taken out, with a place from its start and one from its end.
     contested: tuple[Container[int], Container[int]] = ((), ())
-    partners: AbstractSet[tuple[int, int]] = frozenset()  # pairs at one place of such rows
+    partners: AbstractSet[Index] = frozenset()  # pairs at one place of such rows
 
     def is_in_order(self, i: int, j: int) -> bool:
         """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
@@ -69,78 +71,174 @@ class Context:
 
 
 def judged(
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[Index],
     total: np.ndarray,
     evidence: Evidence,
     votes: tuple[np.ndarray, np.ndarray],
     context: Context,
 ) -> list[Pair]:
-    """Return the pairs with all that speaks for and against them.
+    """Return the pairs with all that speaks for and against them."""
+    judge = _Judge(pairs, total, evidence, votes, context)
+    return [judge.pair(i, j) for i, j in pairs]
+
+
+class _Judge:
+    """What separates each pair from its rivals.
 
     What differs in sizes and in name is no partner for good: for others both count as free.
     """
-    held = [(i, j) for i, j in pairs if evidence.fits[i, j] or context.named.get(i) == j]
-    partners = dict(held), {j: i for i, j in held}
-    left = openings(held, context.named, evidence, context.regions, context.sequences)
-    moved = {pair for pair in pairs if left.leaves_its_place(*pair)}
-    moved |= _in_blocks_of(moved, pairs, context.sequences)
-    return [_judge((i, j), total, evidence, votes, (context, left, moved), partners) for i, j in pairs]
 
+    def __init__(
+        self,
+        pairs: Sequence[Index],
+        total: np.ndarray,
+        evidence: Evidence,
+        votes: tuple[np.ndarray, np.ndarray],
+        context: Context,
+    ) -> None:
+        self._total, self._evidence, self._votes, self._context = total, evidence, votes, context
+        self._sequences = context.sequences
+        held = [(i, j) for i, j in pairs if evidence.fits[i, j] or context.named.get(i) == j]
+        self._partners = dict(held), {j: i for i, j in held}
+        self._left = openings(held, context.named, evidence, context.regions, context.sequences)
+        moved = {pair for pair in pairs if self._left.leaves_its_place(*pair)}
+        self._moved = moved | self._in_blocks_of(moved, pairs)
 
-def _in_blocks_of(
-    some: Collection[tuple[int, int]], pairs: Iterable[tuple[int, int]], sequences: tuple[Order, Order]
-) -> set[tuple[int, int]]:
-    """Return the pairs whose blocks are those of some of them."""
+    def _in_blocks_of(self, some: Collection[Index], pairs: Iterable[Index]) -> set[Index]:
+        """Return the pairs whose blocks are those of some of them."""
+        ours, theirs = (order.blocks for order in self._sequences)
+        ends = {(ours[i], theirs[j]) for i, j in some} - {("", "")}
+        return {(i, j) for i, j in pairs if (ours[i], theirs[j]) in ends} if ends else set()
 
-    def blocks(pair: tuple[int, int]) -> tuple[str, str]:
-        return sequences[0].blocks[pair[0]], sequences[1].blocks[pair[1]]
+    def pair(self, i: int, j: int) -> Pair:
+        """Return a pair with its evidence."""
+        context, evidence, pair = self._context, self._evidence, (i, j)
+        contested, named = context.is_contested(i, j), context.named.get(i) == j
+        column, row = self._total[:, j].copy(), self._total[i].copy()
+        column[i] = row[j] = -9.0
+        rival = int(column.argmax())
+        rivals = [(side, k, self._partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
+        free = [(side, k) for side, k, other in rivals if other is None]
+        others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
+        return Pair(
+            source=i,
+            target=j,
+            fits=bool(evidence.fits[i, j]),
+            name=float(evidence.names[i, j]),
+            block=float(self._votes[0][i, j]),
+            tail=float(self._votes[1][i, j]),
+            in_order=context.is_in_order(i, j),
+            adjoined=contested or pair in self._moved or self._left.is_adjoined(i, j),
+            named=named,
+            unquestioned=named and not contested and self._left.is_unquestioned(i, j),
+            told_apart=not free and all(self._by_order(pair, other) for other in others),
+            unrivalled=all(
+                self._stands_elsewhere(pair, *one) or self._is_other_path(pair, *one) or self._is_its_like(pair, *one)
+                for one in free
+            ),
+            placed=all(self._stands_elsewhere(pair, *one) for one in free)
+            and all(self._by_place(pair, other) for other in others),
+            outside=self._is_outside(pair, rivals),
+            exchangeable=any(self._in_one_block(pair, other) for other in others),
+            rare=float(evidence.rare[i, j]),
+            lead=float(self._total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))),
+            rival=rival if column[rival] > FITS else None,
+        )
 
-    ends = {blocks(pair) for pair in some} - {("", "")}
-    return {pair for pair in pairs if blocks(pair) in ends} if ends else set()
+    def _by_order(self, pair: Index, other: Index) -> bool:
+        """Return whether order tells the units of another pair apart: numbers on both sides, and other shapes in between.
 
+        Modules under words may be registered in any order, `fc_out` before `fc_in`. Norms stand with their layers, though:
+        behind layers of different shapes numbers on one side are enough.
+        """
+        context = self._context
+        if not context.orderly or pair not in context.path or other not in context.path:
+            return False
+        first, second = self._sequences
+        numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
+        layers = first.layers[pair[0]], first.layers[other[0]]
+        if not (all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])):
+            return False
+        return first.separates(pair[0], other[0])
 
-def _judge(
-    pair: tuple[int, int],
-    total: np.ndarray,
-    evidence: Evidence,
-    votes: tuple[np.ndarray, np.ndarray],
-    around: tuple[Context, Openings, Container[tuple[int, int]]],
-    partners: tuple[Mapping[int, int], Mapping[int, int]],
-) -> Pair:
-    (i, j), (context, left, moved) = pair, around
-    contested, named = context.is_contested(i, j), context.named.get(i) == j
-    column, row = total[:, j].copy(), total[i].copy()
-    column[i] = row[j] = -9.0
-    rival = int(column.argmax())
-    lead = total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))
-    rivals = [(side, k, partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
-    free = [(side, k) for side, k, other in rivals if other is None]
-    unrivalled = all(
-        any(tells(pair, *rival, context.sequences) for tells in (_stands_elsewhere, _is_other_path, _is_its_like))
-        for rival in free
-    )
-    others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
-    return Pair(
-        source=i,
-        target=j,
-        fits=bool(evidence.fits[i, j]),
-        name=float(evidence.names[i, j]),
-        block=float(votes[0][i, j]),
-        tail=float(votes[1][i, j]),
-        in_order=context.is_in_order(i, j),
-        adjoined=contested or pair in moved or left.is_adjoined(i, j),
-        named=named,
-        unquestioned=named and not contested and left.is_unquestioned(i, j),
-        told_apart=not free and all(_by_order(pair, other, context) for other in others),
-        unrivalled=unrivalled,
-        placed=all(_stands_elsewhere(pair, *rival, context.sequences) for rival in free)
-        and all(_by_place(pair, other, evidence, context, partners[0]) for other in others),
-        outside=_is_outside(pair, rivals, context.sequences),
-        exchangeable=any(_in_one_block(pair, other, context.sequences) for other in others),
-        rare=float(evidence.rare[i, j]),
-        lead=float(lead),
-        rival=rival if column[rival] > FITS else None,
-    )
+    def _by_place(self, pair: Index, other: Index) -> bool:
+        """Return whether the units of another pair stand elsewhere: where both sides agree on the place, or by their names.
+
+        Numbers on both sides say it; or, for what is in order, that one of the two is deeper in lists on both sides, or has
+        other shapes in between, unless both sides have them at one place of two branches that no name tells apart, such as
+        actor and critic: these come in any order. Where names differ, an exchange of the partners may speak against it.
+        """
+        (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
+        here, there = first.exchange(i, ours), second.exchange(j, theirs)
+        if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
+            return here.rising == there.rising
+        said = names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j]
+        if said >= SWAP_GAP:
+            return True
+        if said <= -SWAP_GAP and self._in_one_block(pair, other):
+            return False
+        if not (self._context.is_in_order(*pair) and self._context.is_in_order(*other)):
+            return False
+        deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
+        if deeper[0] * deeper[1] > 0:
+            return True
+        branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
+        return not branches and first.separates(i, ours) and second.separates(j, theirs)
+
+    def _is_outside(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
+        """Return whether both of a pair have one name in the modules that hold all lists, and every rival stands in a list.
+
+        A last norm that is registered before the blocks is none of theirs.
+        """
+        sequences = self._sequences
+        for order, at in zip(sequences, pair, strict=True):
+            around = order.segments[at][:-1]
+            if order.depths[at] or not all(
+                block.split(".")[: len(around)] == [*around] for block in order.blocks if block
+            ):
+                return False
+        if canonical(sequences[0].segments[pair[0]][-1]) != canonical(sequences[1].segments[pair[1]][-1]):
+            return False
+        return all(
+            sequences[side].depths[rival] and (partner is None or sequences[1 - side].depths[partner])
+            for side, rival, partner in rivals
+        )
+
+    def _in_one_block(self, pair: Index, other: Index) -> bool:
+        return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(self._sequences, pair, other, strict=True))
+
+    def _stands_elsewhere(self, pair: Index, side: int, rival: int) -> bool:
+        """Return whether both of a pair stand at the same numbers, and a rival that stays free at another, or in a list."""
+        here, there = (order.numbers[at] for order, at in zip(self._sequences, pair, strict=True))
+        if here != there:
+            return False
+        depths = self._sequences[side].depths
+        return depths[rival] > depths[pair[side]] or self._sequences[side].exchange(pair[side], rival) is not None
+
+    def _is_other_path(self, pair: Index, side: int, rival: int) -> bool:
+        """Return whether both of a pair have one path but for what stands before it, and the rival's has another word in it.
+
+        On one side that may be anything, on both it is what all paths of a side have in common.
+        """
+        ours, theirs = (order.segments[at] for order, at in zip(self._sequences, pair, strict=True))
+        if ours[0] != theirs[0]:
+            ours, theirs = (path[order.root :] for order, path in zip(self._sequences, (ours, theirs), strict=True))
+        size = min(len(ours), len(theirs))
+        other = self._sequences[side].segments[rival][-size:]
+        return ours[-size:] == theirs[-size:] and not all(
+            a == b or (a.isdecimal() and b.isdecimal()) for a, b in zip(ours[-size:], other, strict=False)
+        )
+
+    def _is_its_like(self, pair: Index, side: int, rival: int) -> bool:
+        """Return whether a rival is at the same place of another block, where the other of the pair is outside of all blocks.
+
+        What one side has once and the other in each block is for all of them.
+        """
+        here, there = self._sequences[side], self._sequences[1 - side]
+        if there.depths[pair[1 - side]] or not here.depths[pair[side]]:
+            return False
+        own, other = here.segments[pair[side]], here.segments[rival]
+        return place_of(".".join(own)) == place_of(".".join(other))
 
 
 def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
@@ -168,105 +266,3 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     if evidence.uneven[i, j]:
         apart &= evidence.uneven[line] | evidence.clash[line]
     return [int(k) for k in np.flatnonzero(fits & ~apart)]
-
-
-def _by_order(pair: tuple[int, int], other: tuple[int, int], context: Context) -> bool:
-    """Return whether order tells the units of another pair apart: numbers on both sides, and other shapes in between.
-
-    Modules under words may be registered in any order, `fc_out` before `fc_in`. Norms stand with their layers, though:
-    behind layers of different shapes numbers on one side are enough.
-    """
-    if not context.orderly or pair not in context.path or other not in context.path:
-        return False
-    first, second = context.sequences
-    numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
-    layers = first.layers[pair[0]], first.layers[other[0]]
-    if not (all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])):
-        return False
-    return first.separates(pair[0], other[0])
-
-
-def _by_place(
-    pair: tuple[int, int], other: tuple[int, int], evidence: Evidence, context: Context, partners: Mapping[int, int]
-) -> bool:
-    """Return whether the units of another pair stand elsewhere: where both sides agree on the place, or by their names.
-
-    Numbers on both sides say it; or, for what is in order, that one of the two is deeper in lists on both sides, or has
-    other shapes in between, unless both sides have them at one place of two branches that no name tells apart, such as
-    actor and critic: these come in any order. Where names differ, an exchange of the partners may speak against it.
-    """
-    (i, j), (ours, theirs), (first, second), names = pair, other, context.sequences, evidence.names
-    here, there = first.exchange(i, ours), second.exchange(j, theirs)
-    if here and there and all(partners.get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
-        return here.rising == there.rising
-    said = names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j]
-    if said >= SWAP_GAP:
-        return True
-    if said <= -SWAP_GAP and _in_one_block(pair, other, context.sequences):
-        return False
-    if not (context.is_in_order(*pair) and context.is_in_order(*other)):
-        return False
-    deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
-    if deeper[0] * deeper[1] > 0:
-        return True
-    branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
-    return not branches and first.separates(i, ours) and second.separates(j, theirs)
-
-
-def _is_outside(
-    pair: tuple[int, int], rivals: Iterable[tuple[int, int, int | None]], sequences: tuple[Order, Order]
-) -> bool:
-    """Return whether both of a pair have one name in the modules that hold all lists, and every rival stands in a list.
-
-    A last norm that is registered before the blocks is none of theirs.
-    """
-    for order, at in zip(sequences, pair, strict=True):
-        around = order.segments[at][:-1]
-        if order.depths[at] or not all(block.split(".")[: len(around)] == [*around] for block in order.blocks if block):
-            return False
-    if canonical(sequences[0].segments[pair[0]][-1]) != canonical(sequences[1].segments[pair[1]][-1]):
-        return False
-    return all(
-        sequences[side].depths[rival] and (partner is None or sequences[1 - side].depths[partner])
-        for side, rival, partner in rivals
-    )
-
-
-def _in_one_block(pair: tuple[int, int], other: tuple[int, int], sequences: tuple[Order, Order]) -> bool:
-    return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(sequences, pair, other, strict=True))
-
-
-def _stands_elsewhere(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
-    """Return whether both of a pair stand at the same numbers, and a rival that stays free at another, or in a list."""
-    here, there = (order.numbers[at] for order, at in zip(sequences, pair, strict=True))
-    if here != there:
-        return False
-    depths = sequences[side].depths
-    return depths[rival] > depths[pair[side]] or sequences[side].exchange(pair[side], rival) is not None
-
-
-def _is_other_path(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
-    """Return whether both of a pair have one path but for what stands before it, and the rival's has another word in it.
-
-    On one side that may be anything, on both it is what all paths of a side have in common.
-    """
-    ours, theirs = (order.segments[at] for order, at in zip(sequences, pair, strict=True))
-    if ours[0] != theirs[0]:
-        ours, theirs = (path[order.root :] for order, path in zip(sequences, (ours, theirs), strict=True))
-    size = min(len(ours), len(theirs))
-    other = sequences[side].segments[rival][-size:]
-    return ours[-size:] == theirs[-size:] and not all(
-        a == b or (a.isdecimal() and b.isdecimal()) for a, b in zip(ours[-size:], other, strict=False)
-    )
-
-
-def _is_its_like(pair: tuple[int, int], side: int, rival: int, sequences: tuple[Order, Order]) -> bool:
-    """Return whether a rival is at the same place of another block, where the other of the pair is outside of all blocks.
-
-    What one side has once and the other in each block is for all of them.
-    """
-    here, there = sequences[side], sequences[1 - side]
-    if there.depths[pair[1 - side]] or not here.depths[pair[side]]:
-        return False
-    own, other = here.segments[pair[side]], here.segments[rival]
-    return place_of(".".join(own)) == place_of(".".join(other))
