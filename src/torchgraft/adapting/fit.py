@@ -45,7 +45,7 @@ EITHER_CHANNELS = (
     "kernel axes in another order; a transposed convolution's kernel has as many channels in as out, and nothing shows which "
     "are first (Keras keeps [..., out, in], Flax [..., in, out] and turns it round)"
 )
-# Of what has no other way to be told: see `matching/parts/kernels.py` for kernels that have.
+# Of what has no other way to be told: see `matching/parts/forms.py` for kernels that have.
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"

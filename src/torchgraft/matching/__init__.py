@@ -73,9 +73,10 @@ def match(
     """Return who feeds whom.
 
     Names decide when they agree on everything: no shape contradicts them, but for tensors that fit nowhere else, and only
-    one side has anything left, or both have the same but that one has fused what the other has apart. Else names are evidence among others, and the two sequences are aligned as a whole. `prefer`
-    names the part of the state dict to take (a segment of its keys); the rest then serves only buffers that the part lacks.
-    Slots in `filled` are filled by other means. `renamed` are names that the model's own loading code gives to old keys.
+    one side has anything left, or one has fused what the other has apart. Else names are evidence among others, and the two
+    sequences are aligned as a whole. `prefer` names the part of the state dict to take (a segment of its keys); the rest
+    then serves only buffers that the part lacks. Slots in `filled` are filled by other means. `renamed` are names that the
+    model's own loading code gives to old keys.
     """
     names = [name for slot in models.target.slots for name in slot.names]
     rules, notes = rules.checked(list(specs), names, renamed or ())
