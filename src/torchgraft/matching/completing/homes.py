@@ -92,10 +92,10 @@ class Homes:
     def _untold(self, parting: Parting) -> str:
         """Return what speaks against a pair of parts of which one has a twin with a place of its own by name."""
         part, home = parting
-        if _share_words(part, home) or any(map(is_numbered, parting)):
-            return ""
         tails = [m.source.name[len(part) + 1 :] for m in self._groups[parting]]
-        if len({tail.rpartition(".")[0] for tail in tails}) < PART:
+        if len(tails) < PART or len({tail.rpartition(".")[0] for tail in tails}) < PART:
+            return ""
+        if _share_words(part, home) or any(map(is_numbered, parting)):
             return ""
         for twin in self._twins(parting, tails):
             to = self._partner[0].get(f"{twin}.{tails[0]}", "")
