@@ -143,3 +143,25 @@ def test_rows_of_a_fused_tensor_that_cannot_be_cut_are_not_reordered():
     rename = {"layers.{i}.attention.wqkv": "layers.{i}.self_attn.qkv_proj"}
     with pytest.raises(tg.PlanRefusedError, match="which rows are queries and keys isn't known"):
         tg.load(target, fused, rename=rename)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_rows_cut_from_a_fused_tensor_of_unknown_pairs_are_in_doubt(back):
+    own, hub = Net(OWN, fused=True), Net(HUB)
+    source, target = (hub, own) if back else (own, hub)
+    with pytest.raises(tg.PlanRefusedError, match="nothing tells how the rows of the fused tensor pair"):
+        tg.load(target, source.state_dict())
+
+
+def test_code_that_calls_its_fused_rows_wqkv_pairs_them_in_both_ways():
+    class Attention(nn.Module):
+        def __init__(self, **parts):
+            super().__init__()
+            for name, width in parts.items():
+                self.add_module(name, nn.Linear(24, width))
+
+    source = nn.ModuleDict({"attn": Attention(wqkv=72, wo=24)})
+    target = nn.ModuleDict({"attn": Attention(q_proj=24, k_proj=24, v_proj=24, o_proj=24)})
+    plan = tg.plan(target, source.state_dict())
+    assert {plan.by_name[f"attn.{part}_proj.weight"].certainty for part in "qk"} == {Certainty.LIKELY}
+    assert any(objection.kind == "rotary" for objection in plan.warnings)

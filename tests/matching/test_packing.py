@@ -243,3 +243,15 @@ def test_the_parts_of_one_attention_come_from_one_block(width: int, refused: boo
     plan = tg.plan(new, old.state_dict())
     assert (plan.by_slot["0.cross.in_proj_weight"].certainty is Certainty.DOUBT) is refused
     assert refused is any("several blocks" in objection.text for objection in plan.objections)
+
+
+@pytest.mark.parametrize(("ours", "certainty"), [("w13_weight", Certainty.LIKELY), ("gate_up_proj", Certainty.CERTAIN)])
+def test_stacks_of_gate_and_up_are_certain_under_one_name_alone(ours: str, certainty: Certainty) -> None:
+    def net(stack: str) -> nn.Module:
+        experts = nn.Module()
+        experts.register_parameter(stack, nn.Parameter(torch.randn(3, 16, 6)))
+        experts.register_parameter("down_proj", nn.Parameter(torch.randn(3, 6, 8)))
+        return nn.ModuleDict({"router": nn.Linear(6, 3), "experts": experts})
+
+    plan = tg.plan(net("gate_up_proj"), net(ours).state_dict())
+    assert plan.by_name["experts.gate_up_proj"].certainty is certainty

@@ -95,6 +95,7 @@ def joined_step(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros:
     sure = least_certain(
         [*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(order_certainty, ordered)]
     )
+    in_doubt = next((f.text for f in fits if f.certainty is Certainty.DOUBT), "")
     scattered = len({_block_numbers(m.source) for m in ordered}) > 1
     return Step(
         slot=facts.slots[slot],
@@ -104,7 +105,7 @@ def joined_step(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros:
             _least_sure(ordered).why,
             rule="fused",
             text=text,
-            doubt=SCATTERED if scattered else what_lacks(_least_sure(ordered)),
+            doubt=SCATTERED if scattered else what_lacks(_least_sure(ordered)) or in_doubt,
         ),
         certainty=Certainty.DOUBT if scattered else sure,
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],

@@ -11,13 +11,19 @@ from torchgraft.ops import RotaryLayout
 
 # How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
 # beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
-PAIRED, HALVED = frozenset({"wq", "wk"}), frozenset({"q_proj", "k_proj"})
+# Code that calls the fused projection `wqkv` pairs in both ways.
+PAIRED, HALVED = frozenset({"wq", "wk", "wqkv"}), frozenset({"q_proj", "k_proj"})
 
 
 def names_differ(*owners: str) -> bool:
     """Whether paths of projections end in names of both conventions: if they turn in pairs, it is in two ways."""
     ends = {owner.rpartition(".")[2] for owner in owners}
     return bool(ends & PAIRED and ends & HALVED)
+
+
+def _owners(leaf: Leaf) -> list[str]:
+    """Return the paths of a leaf's projection; a part's own path has the part's name, so that of the fused one is there, too."""
+    return [leaf.owner, *(key.rpartition(".")[0] for key in leaf.keys)] if leaf.part else [leaf.owner]
 
 
 def other_pairs(source: Leaf, target: Leaf) -> bool:
@@ -37,14 +43,16 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     """Return the fit with the rows in the order of the model's pairs.
 
     The layouts are read from names, which others may use for another layout: no more than likely. The same holds
-    where only one side's is known, unless both have one name. Without the number of heads nothing is filled.
+    where only one side's is known, unless both have one name; where the other side's rows are cut from a fused tensor, that
+    is in doubt, as code that fuses them under the same names pairs them in both ways. Without the number of heads nothing
+    is filled.
     """
     if fit.ops is None:
         return fit
     if source.rotary is None and target.rotary is None:
-        return _likely(fit) if names_differ(source.owner, target.owner) else fit
+        return _likely(fit) if names_differ(*_owners(source), *_owners(target)) else fit
     if source.rotary is None or target.rotary is None:
-        return fit if source.name == target.name else _likely(fit)
+        return fit if source.name == target.name else _untold(fit, source, target)
     if not other_pairs(source, target):
         return fit
     ours, theirs = source.rotary, target.rotary
@@ -62,6 +70,19 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     reordered = RotaryLayout(heads=heads, to=theirs.layout, dim=dim)
     text = "; ".join(t for t in (fit.text, pairs_text(source, target)) if t)
     return _likely(replace(fit, ops=(*fit.ops, reordered), text=text))
+
+
+def _untold(fit: Fit, source: Leaf, target: Leaf) -> Fit:
+    """Return the fit as sure as it is where names tell the pairs of one side alone."""
+    known, other = (source.rotary, target) if source.rotary else (target.rotary, source)
+    if known is None or other.part is None:
+        return _likely(fit)
+    side = "model" if known is target.rotary else "file"
+    text = (
+        f"the {side}'s rotary pairs are {known.layout} ({known.convention}), and nothing tells how the rows of the fused "
+        "tensor pair: source_model= with inputs= finds out"
+    )
+    return replace(fit, text=text, certainty=Certainty.DOUBT)
 
 
 def _likely(fit: Fit) -> Fit:

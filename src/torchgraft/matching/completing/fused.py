@@ -9,8 +9,17 @@ from torchgraft.core.formatting import listed
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
-from torchgraft.matching.tables.packing import alike, any_named_fused, one_code, owners_of, packing_of_leaf
+from torchgraft.matching.tables.packing import (
+    alike,
+    any_named_fused,
+    is_gated_stack,
+    one_code,
+    owners_of,
+    packing_of_leaf,
+)
 from torchgraft.matching.tables.stated import Models
+
+STACK = "as the names say, which means half by half in some code and row by row in other"
 
 
 def with_packings_doubted(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:
@@ -20,10 +29,11 @@ def with_packings_doubted(matching: Matching, sides: tuple[Sequence[Leaf], Seque
     to differ, or other code has the very names around it: then both classes must be known. A matrix that is stored the
     other way round comes from other code, and so do its parts.
     """
-    if models.stated.layouts or not any_named_fused(m.target for m in matching.matches):
+    stacked = {m.target.name: STACK for m in matching.matches if _is_stack_of_other_name(m)}
+    if models.stated.layouts or not (stacked or any_named_fused(m.target for m in matching.matches)):
         return matching
     owners = owners_of(sides[0]), owners_of(sides[1])
-    said = {m.target.name: _disputed(m, owners, models) for m in matching.matches if m.target.part is None}
+    said = {m.target.name: _disputed(m, owners, models) for m in matching.matches if m.target.part is None} | stacked
     if not any(said.values()):
         return matching
     return replace(
@@ -65,6 +75,13 @@ def with_uncut_told(matching: Matching, sources: Sequence[Leaf], models: Models)
     if open_keys:
         return replace(matching, blocked=dict.fromkeys(open_keys, f"{fact}; {remedy}"))
     return replace(matching, notes=(*matching.notes, f"{fact}; {remedy}"))
+
+
+def _is_stack_of_other_name(found: Match) -> bool:
+    """Return whether gate and up of all experts go over whole between two names."""
+    if found.certainty is not Certainty.CERTAIN or found.source.role == found.target.role:
+        return False
+    return is_gated_stack(found.source) or is_gated_stack(found.target)
 
 
 def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models) -> str:

@@ -122,6 +122,15 @@ SHAPED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ),
 }
 
+# Stacks of experts that hold gate and up by their own name: half by half as in Mixtral in transformers and vLLM, or row by
+# row as in gpt-oss in transformers.
+STACKED = frozenset({("gate", "up"), ("gate", "up", "proj"), ("w", "13"), ("w", "13", "weight")})
+
+
+def is_gated_stack(leaf: Leaf) -> bool:
+    """Return whether a bare tensor holds gate and up of all experts, by its name."""
+    return len(leaf.shape) == 3 and words(leaf.role) in STACKED
+
 
 def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
     """Return the paths of all modules with tensors on a side, and whether their matrix is stored [in, out].

@@ -42,6 +42,9 @@ PAIRINGS = (
     Pairing(query="self_attn.qkv_proj", key="self_attn.qkv_proj", layout="half", source=TRANSFORMERS, beside=LLAMA),
     Pairing(query="self_attn.q_proj", key="self_attn.k_proj", layout="half", source="as in Phi in transformers, half with half",
             beside=("self_attn.dense", "input_layernorm", "mlp.fc1")),
+    Pairing(query="attention.query_key_value", key="attention.query_key_value", layout="half",
+            source="as in GPT-NeoX in transformers, half with half",
+            beside=("attention.dense", "input_layernorm", "post_attention_layernorm", "mlp.dense_h_to_4h")),
     Pairing(query="attn.qkv", key="attn.qkv", layout="half", source="as in litgpt, half with half",
             beside=("norm_1", "mlp.proj")),
 )  # fmt: skip
