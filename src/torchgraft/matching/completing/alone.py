@@ -20,9 +20,12 @@ def with_lone_ones(matching: Matching) -> Matching:
     Most of a file may agree by name and one layer have another one (`embed_out` for `lm_head`). To leave it fresh would
     load a model without its head; whether it is the same layer nobody knows but the caller.
     """
+    theirs = _only((leaf for leaf in matching.free_targets if not leaf.is_buffer), _block)
+    shapes = {shape for _, shape in theirs}
+    if not any(leaf.shape in shapes for leaf in matching.free_sources):
+        return matching
     blocks = _blocks(matching)
     ours = _only(matching.free_sources, lambda leaf: blocks.get(_block(leaf), None))
-    theirs = _only((leaf for leaf in matching.free_targets if not leaf.is_buffer), _block)
     found = [_match(ours[at], leaf) for at, leaf in theirs.items() if at in ours]
     if not found:
         return matching
