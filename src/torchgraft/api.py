@@ -259,7 +259,7 @@ def _not_compiled(function: Callable[..., Report]) -> Callable[..., Report]:
         return function
     import torch
 
-    made: Callable[..., Report] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    made: Callable[..., Report] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # torch: no types
     return made
 
 

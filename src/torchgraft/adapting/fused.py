@@ -132,4 +132,5 @@ def is_whole(ordered: Sequence[Match]) -> bool:
         return False
     alike = all(a and b and a.packing == b.packing for a, b in ends)
     alike &= all(a and b and (a.start, a.stop, a.total) == (b.start, b.stop, b.total) for a, b in ends)
-    return alike and sum(b.stop - b.start for _, b in ends if b) == ordered[0].target.part.total  # type: ignore[union-attr]
+    totals = {b.total for _, b in ends if b}
+    return alike and totals == {sum(b.stop - b.start for _, b in ends if b)}

@@ -215,7 +215,7 @@ class StandIn:
         marked = now == _mark(now)
         if now.dtype is not torch.bool and now.element_size() >= _TELLING:
             return None if bool(marked.any()) else now.detach()
-        untouched = now is given and now._version == version and bool(marked.all())  # noqa: SLF001
+        untouched = now is given and now._version == version and bool(marked.all())  # noqa: SLF001  # torch has no public count of writes
         return None if untouched else now.detach()
 
     def _copy(self, module: nn.Module) -> nn.Module:
@@ -230,9 +230,9 @@ class StandIn:
             for attr, t in module.__dict__[name].items():
                 if t is not None:
                     self._homes.setdefault(id(t), (home, attr))
-        children = module._modules.items()  # noqa: SLF001
+        children = module._modules.items()  # noqa: SLF001  # with those that are None
         copy.__dict__["_modules"] = {name: None if child is None else self._copy(child) for name, child in children}
-        copy.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)  # noqa: SLF001
+        copy.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)  # noqa: SLF001  # nothing public has it
         return copy
 
     def _tensor(self, original: torch.Tensor) -> torch.Tensor:
@@ -246,7 +246,7 @@ class StandIn:
             made.fill_(_mark(made))
         if isinstance(original, torch.nn.Parameter):
             made = torch.nn.Parameter(made, requires_grad=original.requires_grad)
-        self._tensors[id(original)] = (made, made._version)  # noqa: SLF001
+        self._tensors[id(original)] = (made, made._version)  # noqa: SLF001  # as in `result`
         return made
 
 

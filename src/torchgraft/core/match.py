@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from torchgraft.core.dtypes import DType
@@ -107,6 +107,10 @@ class Match:
     certainty: Certainty = Certainty.CERTAIN
     alternatives: tuple[Alternative, ...] = ()
 
+    def in_doubt(self, doubt: str) -> Match:
+        """Return the claim with what speaks against it."""
+        return replace(self, certainty=Certainty.DOUBT, why=replace(self.why, doubt=doubt))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:
@@ -127,6 +131,16 @@ class Matching:
     homes: tuple[str, ...] = ()
     blocked: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def with_more(self, found: Collection[Match]) -> Matching:
+        """Return the matching with pairs of what was free on both sides."""
+        used, fed = {m.source.name for m in found}, {m.target.name for m in found}
+        return replace(
+            self,
+            matches=(*self.matches, *found),
+            free_sources=tuple(leaf for leaf in self.free_sources if leaf.name not in used),
+            free_targets=tuple(leaf for leaf in self.free_targets if leaf.name not in fed),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ def _require_sound_rates(rates: _Rates) -> None:
 def _finite_number(value: object) -> float:
     """Return a finite number; NaN for all else."""
     is_number = hasattr(value, "__float__") and not isinstance(value, bool)  # tensors, too
-    found = float(value) if is_number else nan  # type: ignore[arg-type]
+    found = float(value) if is_number else nan  # type: ignore[arg-type]  # what has __float__
     return found if isfinite(found) else nan
 
 

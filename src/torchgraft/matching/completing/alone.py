@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES
@@ -30,13 +29,7 @@ def with_lone_ones(matching: Matching) -> Matching:
     if not found:
         return matching
     found += _beside(found, matching)
-    used, fed = {m.source.name for m in found}, {m.target.name for m in found}
-    return replace(
-        matching,
-        matches=(*matching.matches, *found),
-        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.name not in used),
-        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.name not in fed),
-    )
+    return matching.with_more(found)
 
 
 def _block(leaf: Leaf) -> str:

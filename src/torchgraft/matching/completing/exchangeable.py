@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.plan import Certainty
+from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.naming import Naming, Prefix
@@ -23,11 +22,10 @@ def with_exchangeable_doubted(matching: Matching, sources: Sequence[Leaf], namin
     doubts = _of_like_prefixes(matching, sources, naming) | _crossed(matching)
     if not doubts:
         return matching
-    return replace(matching, matches=tuple(_doubted(m, doubts.get(m.source.name)) for m in matching.matches))
-
-
-def _doubted(found: Match, doubt: str | None) -> Match:
-    return replace(found, certainty=Certainty.DOUBT, why=replace(found.why, doubt=doubt)) if doubt else found
+    return replace(
+        matching,
+        matches=tuple(m.in_doubt(text) if (text := doubts.get(m.source.name)) else m for m in matching.matches),
+    )
 
 
 def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> dict[str, str]:

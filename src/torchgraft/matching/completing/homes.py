@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import takewhile
 
 from torchgraft.core.match import Match, Matching
-from torchgraft.core.plan import Certainty
 from torchgraft.matching.completing.shared import is_numbered
 from torchgraft.matching.names.words import canonical
 
@@ -42,7 +41,7 @@ def with_strays_doubted(matching: Matching) -> Matching:
         return matching
     return replace(
         matching,
-        matches=tuple(_doubted(m, text) if (text := doubts.get(m.target.name)) else m for m in matching.matches),
+        matches=tuple(m.in_doubt(text) if (text := doubts.get(m.target.name)) else m for m in matching.matches),
     )
 
 
@@ -132,10 +131,6 @@ class Homes:
             and shapes.get(twin + name[len(one) :]) == shapes[name]
             for name, to in self._partner[side].items()
         )  # fmt: skip
-
-
-def _doubted(found: Match, text: str) -> Match:
-    return replace(found, certainty=Certainty.DOUBT, why=replace(found.why, doubt=text))
 
 
 def _parting(ours: str, theirs: str) -> Parting:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import takewhile
 
 from torchgraft.core.match import Leaf, Match, Matching
@@ -40,13 +39,7 @@ def with_leftovers(matching: Matching) -> Matching:
     found = [m for ours, theirs in open_ones for m in _pairs(ours, theirs, near)]
     if not found:
         return matching
-    used, fed = {m.source.name for m in found}, {m.target.name for m in found}
-    return replace(
-        matching,
-        matches=(*matching.matches, *found),
-        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.name not in used),
-        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.name not in fed),
-    )
+    return matching.with_more(found)
 
 
 def _vectors(free: Sequence[Leaf]) -> dict[Shape, list[Leaf]]:
