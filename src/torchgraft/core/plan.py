@@ -34,12 +34,7 @@ class Memory:
 
 
 class Op(Protocol):
-    """One tensor transformation: a shape law, a computation, and, where there is one, an inverse."""
-
-    @property
-    def lossless(self) -> bool:
-        """Whether every input element is still there, unchanged, in the output."""
-        ...
+    """One tensor transformation: a shape law and a computation."""
 
     @property
     def rounds(self) -> bool:
