@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 
 from torchgraft.core.match import Match, Matching
+from torchgraft.core.specs import Shape
 from torchgraft.matching.completing.shared import is_numbered
 from torchgraft.matching.names.words import canonical
 
@@ -28,14 +30,18 @@ Parting = tuple[str, str]
 
 def with_strays_doubted(matching: Matching) -> Matching:
     """Return the matching with those in doubt that would leave their own part of the network by their shapes alone."""
-    fed = Counter(m.source.name for m in matching.matches)
+    fed = Counter([m.source.name for m in matching.matches])
     groups: dict[Parting, list[Match]] = defaultdict(list)
+    met: dict[Parting, int] = defaultdict(int)
     for found in matching.matches:
+        modules = _modules(found.source.name, found.target.name)
+        for both in modules:
+            met[both] += 1
         if fed[found.source.name] == 1:  # what goes to all blocks leaves none
-            groups[_parting(found.source.name, found.target.name)].append(found)
+            groups[modules[-1] if modules else (found.source.owner, found.target.owner)].append(found)
     if len(groups) < 2:
         return matching
-    homes = Homes(matching, groups)
+    homes = Homes(matching, groups, met)
     doubts = {found.target.name: text for parting in groups for found, text in homes.doubted(parting)}
     if not doubts:
         return matching
@@ -46,30 +52,44 @@ def with_strays_doubted(matching: Matching) -> Matching:
 
 
 class Homes:
-    """Where the parts of either side go, by the pairs that are `grouped` by what is unlike in their names."""
+    """Where the parts of either side go, by the pairs that are `grouped` by what is unlike in their names.
 
-    def __init__(self, matching: Matching, grouped: Mapping[Parting, Sequence[Match]]) -> None:
-        ends = [(m.source, m.target) for m in matching.matches]
+    `met` counts the pairs inside each two modules in which both have the same path.
+    """
+
+    def __init__(
+        self, matching: Matching, grouped: Mapping[Parting, Sequence[Match]], met: Mapping[Parting, int]
+    ) -> None:
+        self._matching = matching
         self._groups = grouped
-        self._partner = {a.name: b.name for a, b in ends}, {b.name: a.name for a, b in ends}
-        self._shapes = (
-            {leaf.name: leaf.shape for leaf in (*(a for a, _ in ends), *matching.free_sources)},
-            {leaf.name: leaf.shape for leaf in (*(b for _, b in ends), *matching.free_targets)},
-        )
         self._main = max(grouped, key=lambda parting: len(grouped[parting]))
-        self._agree = 2 * len(grouped[self._main]) > len(ends)
+        self._agree = 2 * len(grouped[self._main]) > len(matching.matches)
         self._also = {name: m for m in matching.matches for name in m.target.also}
-        self._met = Counter(modules for a, b in ends for modules in _modules(a.name, b.name))
-        self._most = _most(self._met, 0), _most(self._met, 1)
+        self._most = _most(met, 0), _most(met, 1)
+
+    @cached_property
+    def _partner(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """What each tensor of either side goes with."""
+        ends = [(m.source.name, m.target.name) for m in self._matching.matches]
+        return dict(ends), {theirs: ours for ours, theirs in ends}
+
+    @cached_property
+    def _shapes(self) -> tuple[Mapping[str, Shape], Mapping[str, Shape]]:
+        """The shapes of the tensors of either side."""
+        found = self._matching
+        ours = (*(m.source for m in found.matches), *found.free_sources)
+        theirs = (*(m.target for m in found.matches), *found.free_targets)
+        return {leaf.name: leaf.shape for leaf in ours}, {leaf.name: leaf.shape for leaf in theirs}
 
     def doubted(self, parting: Parting) -> Iterator[tuple[Match, str]]:
         """Yield the pairs of one parting that are in doubt, each with the reason."""
         if parting == self._main:
             return
         text = (all(parting) and (self._qualified(parting) or self._untold(parting))) or self._stray(parting)
-        for found in self._groups[parting]:
-            if doubt := text or self._called(found):
-                yield found, doubt
+        if text or self._also:
+            for found in self._groups[parting]:
+                if doubt := text or self._called(found):
+                    yield found, doubt
 
     def _called(self, found: Match) -> str:
         """Return what speaks against a pair of which the source is called like a tied tensor of the model."""
@@ -80,8 +100,10 @@ class Homes:
 
     def _qualified(self, parting: Parting) -> str:
         """Return what speaks against two norms of which one has the other's name and more words, at one place outside of lists."""
+        if not self._agree or any(map(is_numbered, parting)):
+            return ""
         (around, _, own), (beside, _, other) = (name.rpartition(".") for name in parting)
-        if not self._agree or any(map(is_numbered, parting)) or (around != beside and (around, beside) != self._main):
+        if around != beside and (around, beside) != self._main:
             return ""
         if any(len(m.target.shape) > 1 or "." in m.source.name[len(parting[0]) + 1 :] for m in self._groups[parting]):
             return ""
@@ -91,8 +113,10 @@ class Homes:
     def _untold(self, parting: Parting) -> str:
         """Return what speaks against a pair of parts of which one has a twin with a place of its own by name."""
         part, home = parting
+        if len(self._groups[parting]) < PART:
+            return ""
         tails = [m.source.name[len(part) + 1 :] for m in self._groups[parting]]
-        if len(tails) < PART or len({tail.rpartition(".")[0] for tail in tails}) < PART:
+        if len({tail.rpartition(".")[0] for tail in tails}) < PART:
             return ""
         if _share_words(part, home) or any(map(is_numbered, parting)):
             return ""
@@ -117,9 +141,10 @@ class Homes:
         """Return what speaks against a pair of parts of which one goes, but for this, with a twin of the other."""
         for side, (own, other) in enumerate((parting, parting[::-1])):
             most = self._most[1 - side].get(other, "")
+            if most == own or not (most and own) or own.rpartition(".")[2].isdecimal():
+                continue  # members of lists are judged elsewhere
             nested = f"{own}.".startswith(f"{most}.") or f"{most}.".startswith(f"{own}.")
-            numbered = own.rpartition(".")[2].isdecimal()  # members of lists are judged elsewhere
-            if most and own and not nested and not numbered and self._has_like(side, (most, own), other):
+            if not nested and self._has_like(side, (most, own), other):
                 return STRAY.format(own, most)
         return ""
 
@@ -133,21 +158,15 @@ class Homes:
         )  # fmt: skip
 
 
-def _parting(ours: str, theirs: str) -> Parting:
-    """Return the modules around two tensors from which on both have the same path."""
-    if ours == theirs:
-        return "", ""
-    modules = _modules(ours, theirs)
-    return modules[-1] if modules else (ours.rpartition(".")[0], theirs.rpartition(".")[0])
-
-
 def _modules(ours: str, theirs: str) -> list[Parting]:
     """Return the modules around two tensors in which both have the same path, the inner ones first."""
-    one, other = ours.split("."), theirs.split(".")
     found: list[Parting] = []
-    while one and other and one[-1] == other[-1]:
-        del one[-1], other[-1]
-        found.append((".".join(one), ".".join(other)))
+    while ours and theirs:
+        ours, _, one = ours.rpartition(".")
+        theirs, _, other = theirs.rpartition(".")
+        if one != other:
+            break
+        found.append((ours, theirs))
     return found
 
 
