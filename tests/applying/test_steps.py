@@ -18,6 +18,8 @@ from torchgraft.verifying import compare_values
 
 
 class Twice:
+    lossless = True
+
     def run(self, values):
         return sum(values) * 2
 
@@ -26,6 +28,8 @@ class Twice:
 
 
 class Ones:
+    lossless = True
+
     def __init__(self, shape):
         self.shape = shape
 

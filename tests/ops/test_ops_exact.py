@@ -51,8 +51,7 @@ class TestPermute(OpContract):
         dims = list(range(len(shape)))
         random.shuffle(dims)
         op, v = Permute(tuple(dims)), value(spec(*shape))
-        back = Permute(tuple(dims.index(d) for d in range(len(dims))))
-        assert same_bits(back.run([op.run([v])]), v)
+        assert same_bits(op.inverse([spec(*shape)])[0].run([op.run([v])]), v)
 
     @pytest.mark.parametrize("dims", [(0, 0), (1, 2), (-1, 0)])
     def test_refuses_what_is_no_order(self, dims):
@@ -105,6 +104,10 @@ class TestSelectRows(OpContract):
         assert SelectRows(1, (0, *range(2, 18))).describe() == "dim 1 0, 2-17"
         assert SelectRows(0, (5, 3, 9, 7, 1)).describe() == "rows 5, 3, 9, 7, … (5 in all)"
 
+    def test_has_no_inverse_when_rows_are_lost(self):
+        with pytest.raises(UsageError, match="no permutation"):
+            SelectRows(0, (0, 0)).inverse([spec(2)])
+
 
 class TestIndex(OpContract):
     kind = Index
@@ -121,6 +124,11 @@ class TestCast(OpContract):
         (Cast("float8_e4m3fn"), [spec(2)]),
     ]
     bad: ClassVar[list] = [(Cast("float16"), [spec(3), spec(2)])]
+
+    def test_only_a_wide_enough_type_comes_back(self):
+        assert Cast("float32").inverse([spec(2, dtype="float16")]) == (Cast("float16"),)
+        with pytest.raises(UsageError, match="can't hold"):
+            Cast("float16").inverse([spec(2, dtype="bfloat16")])
 
     def test_refuses_an_unknown_type(self):
         with pytest.raises(UsageError, match="float12"):
@@ -140,9 +148,10 @@ class TestConcat(OpContract):
 
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 2))
     def test_every_part_comes_back(self, sizes, dim):
-        parts = values([spec(*[n if d == dim else 2 for d in range(3)]) for n in sizes])
-        cut = Concat(dim).run(parts).split(sizes, dim)
-        assert all(map(same_bits, cut, parts))
+        specs = [spec(*[n if d == dim else 2 for d in range(3)]) for n in sizes]
+        op, parts = Concat(dim), values(specs)
+        out = op.run(parts)
+        assert all(same_bits(back.run([out]), p) for back, p in zip(op.inverse(specs), parts, strict=True))
 
 
 class TestStack(OpContract):

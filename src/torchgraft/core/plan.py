@@ -34,7 +34,12 @@ class Memory:
 
 
 class Op(Protocol):
-    """One tensor transformation: a shape law and a computation."""
+    """One tensor transformation: a shape law, a computation, and, where there is one, an inverse."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every input element is still there, unchanged, in the output."""
+        ...
 
     @property
     def rounds(self) -> bool:

@@ -1,4 +1,4 @@
-"""What can be done to a tensor. Each op knows its shape law, its computation and its plain form.
+"""What can be done to a tensor. Each op knows its shape law, its computation, its inverse and its plain form.
 
 `from_dict` reads back what `op.to_dict()` gave; `OPS` is the one table of all ops.
 """

@@ -1,4 +1,4 @@
-"""What every op is: a frozen value with a shape law, a computation and a plain form."""
+"""What every op is: a frozen value with a shape law, a computation, an inverse where there is one, and a plain form."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class BaseOp(ABC):
     __slots__ = ()
 
     name: ClassVar[str]
+    lossless: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
 
     @abstractmethod
@@ -53,6 +54,15 @@ class BaseOp(ABC):
     def describe(self) -> str:
         """Return a few words for the report."""
 
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return one op per input, each taking the output back to that input.
+
+        Raises:
+            UsageError: the op has no inverse.
+        """
+        del specs
+        raise UsageError(f"{self.name} has no inverse")
+
     def to_dict(self) -> dict[str, object]:
         """Return `{"op": name, field: value, ...}` with plain values."""
         data: dict[str, Any] = {"op": self.name}
@@ -63,11 +73,11 @@ class BaseOp(ABC):
 
     # -- what the inputs and the fields of an op must be: each raises UsageError, naming the op, where they aren't
 
-    def expect(self, specs: Sequence[TensorSpec], need: str, *, that: bool) -> None:
-        """Refuse these inputs unless `that` holds: `need` says what the op takes."""
+    def expect(self, specs: Sequence[TensorSpec], need: str, *, that: bool, what: str = "") -> None:
+        """Refuse these inputs unless `that` holds: `need` says what the op (or `what`, its inverse, say) takes."""
         if not that:
             shapes = ", ".join(str(list(s.shape)) for s in specs) or "no inputs"
-            raise UsageError(f"{self.name} can't take {shapes}: {need}")
+            raise UsageError(f"{what or self.name} can't take {shapes}: {need}")
 
     def expect_count(self, specs: Sequence[TensorSpec], *counts: int) -> None:
         """Refuse inputs whose number is none of `counts`."""

@@ -154,6 +154,7 @@ class PadKernel(BaseOp):
     target: tuple[int, ...]
 
     name = "pad_kernel"
+    lossless = True
 
     def __post_init__(self) -> None:
         _expect_nested(self.name, self.source, self.target)
@@ -165,6 +166,10 @@ class PadKernel(BaseOp):
         out = values[0].new_zeros((*values[0].shape[:2], *self.target))
         out[middle(self.source, self.target)] = values[0]
         return out
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (CropKernel(source=self.target, target=self.source),)
 
     def describe(self) -> str:
         return f"kernel {size_words(self.source)} -> {size_words(self.target)} padded with zeros"

@@ -21,6 +21,8 @@ class ConstantOp(BaseOp):
     shape: tuple[int, ...]
     dtype: str
 
+    lossless = True
+
     def __post_init__(self) -> None:
         self.expect_sizes("shape", self.shape, least=0)
         self.dtype_of(self.dtype)
@@ -28,6 +30,10 @@ class ConstantOp(BaseOp):
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         self.expect_count(specs, 0)
         return TensorSpec("", self.shape, self.dtype_of(self.dtype))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Transpose(BaseOp):
     """Turns a matrix: [in, out] becomes [out, in]."""
 
     name = "transpose"
+    lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         self.expect_count(specs, 1)
@@ -29,6 +30,10 @@ class Transpose(BaseOp):
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].t()
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (self,)
 
     def describe(self) -> str:
         return "transpose"
@@ -41,6 +46,7 @@ class Permute(BaseOp):
     dims: tuple[int, ...]
 
     name = "permute"
+    lossless = True
 
     def __post_init__(self) -> None:
         if sorted(self.dims) != list(range(len(self.dims))):
@@ -54,6 +60,10 @@ class Permute(BaseOp):
     def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0].permute(self.dims)
 
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (Permute(tuple(inverse_permutation(self.dims))),)
+
     def describe(self) -> str:
         return f"permute {', '.join(map(str, self.dims))}"
 
@@ -65,6 +75,7 @@ class Reshape(BaseOp):
     shape: tuple[int, ...]
 
     name = "reshape"
+    lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         self.expect_count(specs, 1)
@@ -78,6 +89,10 @@ class Reshape(BaseOp):
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
         del specs
         return list(given[0])
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (Reshape(specs[0].shape),)
 
     def describe(self) -> str:
         return f"reshape to {list(self.shape)}"
@@ -135,6 +150,13 @@ class SelectRows(BaseOp):
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
         return picked(specs[0].shape, self.dim, self.indices, given[0])
 
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        size = specs[0].shape[self.dim]
+        whole = sorted(self.indices) == list(range(size))
+        self.expect(specs, "the indices are no permutation", that=whole, what=f"the inverse of {self.name}")
+        return (SelectRows(self.dim, tuple(inverse_permutation(self.indices))),)
+
     def describe(self) -> str:
         return f"{axis_words(self.dim)} {index_words(self.indices)}"
 
@@ -184,6 +206,17 @@ class Cast(BaseOp):
     def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the converted tensor, the input itself where it has the type already."""
         return values[0].to(torch_dtype(self.dtype))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        """Return the cast back.
+
+        Raises:
+            UsageError: the type can't hold every value of the input's.
+        """
+        target, source = self.out_spec(specs).dtype, specs[0].dtype
+        need = f"{target} can't hold every {source}"
+        self.expect(specs, need, that=target.holds(source), what=f"the inverse of {self.name}")
+        return (Cast(source.label),)
 
     def describe(self) -> str:
         return f"cast to {self.dtype.removeprefix('torch.')}"

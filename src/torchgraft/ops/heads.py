@@ -35,6 +35,8 @@ class _GroupedRows(BaseOp):
     parts: tuple[int, ...]
     dim: int = 0
 
+    lossless = True
+
     def __post_init__(self) -> None:
         if self.groups < 1 or not self.parts or any(part < 1 for part in self.parts):
             raise UsageError(f"{self.name}: {self.groups} groups of parts {list(self.parts)} make no sense")
@@ -59,6 +61,10 @@ class HeadsToParts(_GroupedRows):
     def run(self, values: Sequence[Tensor]) -> Tensor:
         return gather(values[0], self.dim, self._order(values[0].shape[self.dim]))
 
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (PartsToHeads(groups=self.groups, parts=self.parts, dim=self.dim),)
+
     def describe(self) -> str:
         return f"{axis_words(self.dim)} from {self.groups} heads × {_sizes(self.parts)} to part by part"
 
@@ -71,6 +77,10 @@ class PartsToHeads(_GroupedRows):
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         return gather(values[0], self.dim, inverse_permutation(self._order(values[0].shape[self.dim])))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (HeadsToParts(groups=self.groups, parts=self.parts, dim=self.dim),)
 
     def describe(self) -> str:
         return f"{axis_words(self.dim)} from part by part to {self.groups} heads × {_sizes(self.parts)}"
@@ -90,6 +100,7 @@ class RotaryLayout(BaseOp):
     dim: int = 0
 
     name = "rotary_layout"
+    lossless = True
 
     def __post_init__(self) -> None:
         self.expect_choice("to", self.to, ("half", "interleaved"))
@@ -103,6 +114,11 @@ class RotaryLayout(BaseOp):
         order = [*range(0, per_head, 2), *range(1, per_head, 2)]
         head = order if self.to == "half" else inverse_permutation(order)
         return gather(values[0], self.dim, [h * per_head + i for h in range(self.heads) for i in head])
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        other = "interleaved" if self.to == "half" else "half"
+        return (RotaryLayout(heads=self.heads, to=other, dim=self.dim),)
 
     def describe(self) -> str:
         return f"rotary pairs of {self.heads} heads to {self.to} order"

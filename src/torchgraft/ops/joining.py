@@ -11,7 +11,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
-from torchgraft.ops.exact import gather
+from torchgraft.ops.exact import Index, SelectRows, SliceDim, gather, inverse_permutation
 from torchgraft.ops.runs import Run, joined
 
 
@@ -29,6 +29,7 @@ class Concat(BaseOp):
     dim: int
 
     name = "concat"
+    lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         _expect_alike(self, specs)
@@ -46,6 +47,11 @@ class Concat(BaseOp):
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
         return joined(given) if prod(specs[0].shape[: self.dim]) == 1 else None
 
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        whole = self.out_spec(specs).shape[self.dim]
+        ends = list(accumulate((s.shape[self.dim] for s in specs), initial=0))
+        return tuple(SliceDim(self.dim, a, b, whole) for a, b in pairwise(ends))
+
     def describe(self) -> str:
         return f"joined along {axis_words(self.dim)}"
 
@@ -57,6 +63,7 @@ class Stack(BaseOp):
     dim: int
 
     name = "stack"
+    lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         _expect_alike(self, specs)
@@ -72,6 +79,10 @@ class Stack(BaseOp):
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
         return joined(given) if prod(specs[0].shape[: self.dim]) == 1 else None
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return tuple(Index(self.dim, i) for i in range(len(specs)))
 
     def describe(self) -> str:
         return f"stacked along a new dim {self.dim}"
@@ -91,6 +102,7 @@ class JoinRanks(BaseOp):
     parts: tuple[int, ...] = ()
 
     name = "join_ranks"
+    lossless = True
 
     def __post_init__(self) -> None:
         self.expect_choice("kind", self.kind, ("rows", "columns", "parts"))
@@ -115,10 +127,23 @@ class JoinRanks(BaseOp):
         if self.kind != "parts":
             return self._concat.run(values)
         ranks, rows = len(values), values[0].shape[0]
+        order = [i for rank in self._rows_of(ranks, rows) for i in rank]
+        return gather(self._concat.run(values), 0, inverse_permutation(order))
+
+    def _rows_of(self, ranks: int, rows: int) -> list[tuple[int, ...]]:
+        """Return, for each rank, where its `rows` rows lie in the whole."""
         unit = rows // sum(self.parts)
-        starts = list(accumulate((part * unit for part in self.parts), initial=0))
-        order = [r * rows + i for a, b in pairwise(starts) for r in range(ranks) for i in range(a, b)]
-        return gather(self._concat.run(values), 0, order)
+        starts = list(accumulate((p * unit * ranks for p in self.parts), initial=0))
+        return [
+            tuple(s + r * p * unit + j for s, p in zip(starts, self.parts, strict=False) for j in range(p * unit))
+            for r in range(ranks)
+        ]
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        if self.kind != "parts":
+            return self._concat.inverse(specs)
+        return tuple(SelectRows(0, rows) for rows in self._rows_of(len(specs), specs[0].shape[0]))
 
     def describe(self) -> str:
         what = f"{len(self.parts)} parts" if self.kind == "parts" else self.kind
@@ -134,6 +159,7 @@ class InsertZeros(BaseOp):
     count: int
 
     name = "insert_zeros"
+    lossless = True
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         size = self.size_along(specs, self.dim)
@@ -148,6 +174,10 @@ class InsertZeros(BaseOp):
         zeros = value.new_zeros(replaced(tuple(value.shape), self.dim, self.count))
         after = value.shape[self.dim] - self.at
         return torch.cat([value.narrow(self.dim, 0, self.at), zeros, value.narrow(self.dim, self.at, after)], self.dim)
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        size = self.out_spec(specs).shape[self.dim]
+        return (SelectRows(self.dim, (*range(self.at), *range(self.at + self.count, size))),)
 
     def describe(self) -> str:
         return f"{self.count} zeros inserted at {axis_words(self.dim)} {self.at}:{self.at + self.count}"

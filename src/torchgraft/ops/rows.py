@@ -9,6 +9,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape, working_dtype
+from torchgraft.ops.exact import SliceDim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class _Longer(BaseOp):
     target: int
     dim: int = 0
 
+    lossless = True
+
     def __post_init__(self) -> None:
         if not 0 <= self.source <= self.target:
             raise UsageError(f"{self.name}: a table of {self.target} has no part of {self.source}")
@@ -27,6 +30,10 @@ class _Longer(BaseOp):
         size = self.size_along(specs, self.dim)
         self.expect(specs, f"dimension {self.dim} should be {self.source}", that=size == self.source)
         return with_shape(specs[0], replaced(specs[0].shape, self.dim, self.target))
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> tuple[BaseOp, ...]:
+        self.out_spec(specs)
+        return (SliceDim(self.dim, 0, self.source, self.target),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
