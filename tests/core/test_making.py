@@ -73,6 +73,25 @@ def test_a_class_of_another_make_stays_as_it_is():
     assert maker(Grown) is Grown
 
 
+def test_arguments_by_name_alone_stay_so_wherever_their_fields_stand():
+    @dataclass(frozen=True, slots=True)
+    class Mixed:
+        new: int = field(kw_only=True)
+        self_: int
+        made: int = field(default=3, kw_only=True)
+        size: int = field(init=False)
+
+        def __post_init__(self):
+            object.__setattr__(self, "size", self.self_ + self.made)
+
+    make = maker(Mixed)
+    assert make is not Mixed
+    assert make(4, new=1) == Mixed(4, new=1)
+    assert make(4, made=2, new=1).size == 6
+    with pytest.raises(TypeError):
+        make(4, 1)
+
+
 def test_what_a_class_checks_is_checked():
     @dataclass(frozen=True, slots=True)
     class Checked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, field, fields, make_dataclass
+from dataclasses import MISSING, fields
 from typing import Any, ParamSpec, TypeVar, cast
 
 # Fewer new objects than this are left to the collector: looking at them takes a fraction of a millisecond.
@@ -56,25 +56,35 @@ T = TypeVar("T")
 def maker(kind: Callable[P, T]) -> Callable[P, T]:
     """Return what makes of the same arguments what `kind` makes, a frozen dataclass with slots, several times as fast.
 
-    A frozen dataclass sets every field through `object.__setattr__`, several times as slow as an assignment. So a twin is
-    made, of the same fields and slots and not frozen, which becomes one of `kind` once its fields are set. Where a twin
-    can't become one of `kind`, `kind` itself is the answer.
+    A frozen dataclass sets every field through `object.__setattr__`, several times as slow as an assignment. So one function
+    makes a twin, of the same slots and not frozen, sets its fields, and lets it become one of `kind`; it is written as text,
+    as those of dataclasses are, for it has the fields' names. Where a twin can't become one of `kind`, `kind` itself is the
+    answer.
     """
     made: Any = kind
     own = fields(made)
-    if any(one.default_factory is not MISSING for one in own):
+    if any(one.default_factory is not MISSING or not (one.init or one.default is MISSING) for one in own):
         return kind
-    look = getattr(kind, "__post_init__", None)
-
-    def become(self: object) -> None:
-        self.__class__ = made
-        if look is not None:
-            look(self)
-
-    given = [(one.name, one.type, field(default=one.default, init=one.init, kw_only=one.kw_only)) for one in own]
-    twin: Any = make_dataclass(made.__name__, given, namespace={"__post_init__": become}, slots=True)
+    twin = type(made.__name__, (), {"__slots__": tuple(one.name for one in own)})
     try:
         object.__new__(twin).__class__ = made
     except TypeError:  # no slots, or an interpreter that doesn't let objects change their class
         return kind
-    return cast("Callable[P, T]", twin)
+    look = getattr(made, "__post_init__", None)
+    known = {"NEW": object.__new__, "TWIN": twin, "MADE": made, "LOOK": look}  # no field is called so
+    known |= {f"DEFAULT_{one.name}": one.default for one in own if one.default is not MISSING}
+    given = {
+        one.name: one.name if one.default is MISSING else f"{one.name}=DEFAULT_{one.name}" for one in own if one.init
+    }
+    named = [given[one.name] for one in own if one.init and one.kw_only]
+    arguments = [*(text for text in given.values() if text not in named), *(["*"] if named else []), *named]
+    lines = (
+        f"def {made.__name__}({', '.join(arguments)}):",
+        "self = NEW(TWIN)",
+        *(f"self.{name} = {name}" for name in given),
+        "self.__class__ = MADE",
+        "LOOK(self)" if look else "",
+        "return self",
+    )
+    exec("\n    ".join(lines), known)  # noqa: S102 - made of the names of a class's own fields
+    return cast("Callable[P, T]", known[made.__name__])
