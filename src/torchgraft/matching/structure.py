@@ -36,8 +36,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     plain = _units_of_one_name(problem.sources, problem.targets, seen.plain)
     sures = _judged(pairs, problem, plain, parted)
     matches = [m for pair, sure in sures for m in _leaf_matches(pair, sure, problem)]
-    fed = {m.target.name for m in matches}
-    used = {m.source.name for m in matches}
+    fed, used = {m.target.name for m in matches}, {m.source.name for m in matches}
     found = Matching(
         matches=tuple(matches),
         free_targets=tuple(leaf for u in problem.targets for leaf in u.leaves.values() if leaf.name not in fed),
@@ -89,6 +88,8 @@ def _judged(
 
 def _units_of_one_name(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:
     """Return the units whose tensors, of those that names pair, all go to one unit."""
+    if not named:
+        return {}
     at = {leaf.name: j for j, unit in enumerate(targets) for leaf in unit.leaves.values()}
     found: dict[int, int] = {}
     for i, unit in enumerate(sources):

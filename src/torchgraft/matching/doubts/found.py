@@ -22,22 +22,23 @@ class Found:
     unordered: bool
     held: Sequence[Pair] = field(init=False)
     paired: tuple[frozenset[int], frozenset[int]] = field(init=False)
+    free: tuple[Sequence[Unit], Sequence[Unit]] = field(init=False)  # the units of either side without a partner
 
     def __post_init__(self) -> None:
         held = [pair for pair in self.pairs if pair.fits or pair.named]
         object.__setattr__(self, "held", held)
         ends = frozenset([pair.source for pair in held]), frozenset([pair.target for pair in held])
         object.__setattr__(self, "paired", ends)
+        free = [
+            [unit for at, unit in enumerate(units) if at not in end]
+            for units, end in zip(self.sides, ends, strict=True)
+        ]
+        object.__setattr__(self, "free", tuple(free))
 
     @property
     def sides(self) -> tuple[Sequence[Unit], Sequence[Unit]]:
         """The units of both sides."""
         return self.sources, self.targets
-
-    def free(self, side: int) -> list[Unit]:
-        """Return the units of a side without a partner."""
-        paired = self.paired[side]
-        return [unit for at, unit in enumerate(self.sides[side]) if at not in paired]
 
     def units_of(self, pair: Pair) -> tuple[Unit, Unit]:
         """Return the source and the target of a pair."""

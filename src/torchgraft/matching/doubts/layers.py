@@ -46,7 +46,7 @@ def fused_norms(found: Found) -> Iterator[Pair]:
 
 def _parents_of_free_norms(found: Found, side: int) -> set[str]:
     """Return the parents of the norms with statistics of a side that found no partner."""
-    return {unit.parent for unit in found.free(side) if "var" in unit.leaves}
+    return {unit.parent for unit in found.free[side] if "var" in unit.leaves}
 
 
 def _has_bias_alone(one: Unit, other: Unit) -> bool:
@@ -103,7 +103,7 @@ def one_of_several(found: Found) -> Iterator[Pair]:
     `fc` to `fc.0`, with `fc.1` left over. So does a row of one layer beside a longer one of its name, where the blocks don't
     agree otherwise.
     """
-    ours, theirs = (_open_rows(found.free(side)) for side in (0, 1))
+    ours, theirs = map(_open_rows, found.free)
     if not (ours or theirs):
         return
     sizes = [Counter(unit.parent for unit in units) for units in found.sides]
@@ -138,7 +138,7 @@ def beside_free_twins(found: Found) -> Iterator[Pair]:
 
     `vision.layers.0.fc` to `encoder.layers.0.fc`, with `text.layers.0.fc` left over in the file.
     """
-    free = [_by_place(found.free(side)) for side in (0, 1)]
+    free = [_by_place(units) for units in found.free]
     for pair, source, target in found.with_units(unnamed=True) if any(free) else ():
         if pair.name < SAME and (_has_twin(source, target, free[0]) or _has_twin(target, source, free[1])):
             yield pair

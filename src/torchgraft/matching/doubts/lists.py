@@ -33,7 +33,7 @@ def free_in_other_blocks(found: Found) -> Iterator[Pair]:
 
 def _free_elsewhere(found: Found, side: int) -> set[int]:
     """Return the paired units of one side whose like is free in more blocks than it is paired."""
-    left, used, units = found.free(side), found.paired[side], found.sides[side]
+    left, used, units = found.free[side], found.paired[side], found.sides[side]
     blocks = {units[at].block for at in used} if left else set()
     free = Counter([_place_in_block(unit) for unit in left if unit.block in blocks])
     if not free:

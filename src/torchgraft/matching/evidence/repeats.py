@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from torchgraft.core.names import template
 from torchgraft.matching.names.lists import number_of, stem
@@ -60,7 +60,9 @@ def find_repeats(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> lis
     for (parent, before), held in _lists(units).items():
         if len(held) <= 2 * STAY + 3 or not _ascending(held):
             continue
-        kinds = _kinds([tuple((units[n].path[len(path) :], signs[n]) for n in inside) for path, inside in held.items()])
+        kinds = _kinds(
+            [tuple([(units[n].path[len(path) :], signs[n]) for n in inside]) for path, inside in held.items()]
+        )
         classes = _classes(kinds)
         stay = frozenset(at for places in classes for at in _ends(places))
         if len(stay) < len(held):
@@ -99,7 +101,7 @@ def _signs(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> list[int]
     """Return a number for each unit, equal where roles, shapes and marks are."""
     ids: dict[Hashable, int] = {}
     return [
-        ids.setdefault((tuple((role, leaf.role, leaf.shape) for role, leaf in unit.leaves.items()), marks(n)), len(ids))
+        ids.setdefault((marks(n), *[(role, leaf.role, leaf.shape) for role, leaf in unit.leaves.items()]), len(ids))
         for n, unit in enumerate(units)
     ]
 
@@ -120,12 +122,14 @@ def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]
         return known
 
     found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
-    for n, unit in enumerate(units):
-        for place, member in chain(unit.parent):
-            found[place].setdefault(member, []).append(n)
-        before = stem(unit.last)
-        if before is not None:
-            found[unit.parent, before].setdefault(unit.path, []).append(n)
+    for parent, run in groupby(range(len(units)), key=lambda n: units[n].parent):
+        inside = list(run)
+        for place, member in chain(parent):
+            found[place].setdefault(member, []).extend(inside)
+        for n in inside:
+            before = stem(units[n].last)
+            if before is not None:
+                found[parent, before].setdefault(units[n].path, []).append(n)
     return found
 
 

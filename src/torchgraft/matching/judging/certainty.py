@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
+from math import prod
 
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.evidence.scores import STRANGE
@@ -144,8 +145,9 @@ class Familiar:
 def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:
     if not pinned:
         return 0.0
-    ours, theirs = ([unit.numel for unit in units] for units in (sources, targets))
-    return sum([min(ours[i], theirs[j]) for i, j in pinned.items()]) / max(min(sum(ours), sum(theirs)), 1)
+    sizes = [Counter([leaf.shape for unit in units for leaf in unit.leaves.values()]) for units in (sources, targets)]
+    whole = min(sum([count * prod(shape) for shape, count in side.items()]) for side in sizes)
+    return sum([min(sources[i].numel, targets[j].numel) for i, j in pinned.items()]) / max(whole, 1)
 
 
 def _parts(units: Sequence[Unit]) -> list[list[str]]:

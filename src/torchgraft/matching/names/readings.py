@@ -39,6 +39,8 @@ def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
     Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others`
     have just the rest of the row: there it is something more.
     """
+    if not any(_ends_in_zero(last) for inside in paths for last in inside):
+        return set()
     whole = [
         (before, row)
         for (_, before), row in _rows_of_numbers(paths).items()
@@ -50,6 +52,12 @@ def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
     rest = {(before, *sorted(row)) for (_, before), row in theirs.items()}
     left = [row for before, row in whole if (before, *sorted(row)[1:]) not in rest]
     return {path for row in left for paths in row.values() for path in paths}
+
+
+def _ends_in_zero(last: str) -> bool:
+    """Return whether a segment is a word with the number zero behind it."""
+    before = stem(last) or ""
+    return before != "" and last[len(before) :].strip("0") == ""
 
 
 def _rows_of_numbers(paths: Modules) -> dict[tuple[str, str], dict[int, list[str]]]:

@@ -13,6 +13,7 @@ from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.packing import FUSED
 
 _JOINT = re.compile(r"_(?=[a-z])")
+_FOLDED = ("_weight", "_bias")
 _SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
 
 
@@ -34,10 +35,10 @@ def as_spelled(keys: Sequence[str], names: set[str], slots: Iterable[str]) -> li
     return shown
 
 
-def _folded_as_in(keys: Iterable[str], names: Iterable[str]) -> set[str]:
+def _folded_as_in(keys: Iterable[str], names: set[str]) -> set[str]:
     """Return the names, those folded that are so in the keys: `attn.in_proj_weight` lacks no dot."""
-    folded = {unfolded(key): key for key in keys}
-    return {folded.get(name, name) for name in names}
+    folded = {unfolded(key): key for key in keys if key.endswith(_FOLDED)}
+    return {folded.get(name, name) for name in names} if folded else names
 
 
 def recased(keys: Collection[str], names: Iterable[str]) -> dict[str, str]:
@@ -81,10 +82,10 @@ def dotted(name: str) -> str:
 
 def unfolded(key: str) -> str:
     """Return `attn.in_proj_weight` as `attn.in_proj.weight`: what is a tensor of a module in most code."""
-    if not key.endswith(("_weight", "_bias")):
+    if not key.endswith(_FOLDED):
         return key
     owner, dot, role = key.rpartition(".")
-    for end in ("_weight", "_bias"):
+    for end in _FOLDED:
         if role.endswith(end):
             stem = role[: -len(end)]
             if words(stem) in FUSED or canonical(stem) in _SINGLE:

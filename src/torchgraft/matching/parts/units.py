@@ -105,7 +105,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     found: dict[str, dict[str, Leaf]] = {}
     for leaf in leaves:
         path = leaf.owner
-        role = _role(leaf.role, beside[path].keys())
+        role = ROLES.get(leaf.role) or _role(leaf.role, beside[path].keys())
         if role == BARE:
             path, role = _raw(leaf, path, leaf.role, beside[path])
         roles = found.setdefault(path, {})
@@ -186,9 +186,7 @@ def _raw(leaf: Leaf, owner: str, last: str, beside: Mapping[str, Leaf]) -> tuple
 
 
 def _role(last: str, beside: AbstractSet[str]) -> str:
-    role = ROLES.get(last)
-    if role is not None:
-        return role
+    """Return the role of a tensor whose name alone doesn't say it."""
     if last in WEIGHT_BESIDE_BIAS and (beside & {"bias", "beta", "b", "offset"} or len(beside) == 1):
         return "weight"
     return BARE
