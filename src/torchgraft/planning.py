@@ -7,6 +7,7 @@ In bulk where both sides are alike, which is request of all names and shapes at 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.contradictions import expect_consistent
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
-from torchgraft.core.plan import Objection, Plan
-from torchgraft.core.specs import Network, Source, Target
+from torchgraft.core.plan import Certainty, Objection, Plan
+from torchgraft.core.specs import Network, Source, Target, TensorSpec
 from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import (
+    Known,
     Models,
     alike,
     averaged_beside,
@@ -72,7 +74,7 @@ def _plan_of_copies(choice: Choice, target: Target, request: Request) -> Plan | 
 
     network = choice.network
     both = alike(network.specs, target.slots) if request.leaves_open else None
-    plan = copied(both, target, network.specs, request.policy, network.path) if both else None
+    plan = copied(both, target, network, request.policy) if both else None
     return plan and replace(plan, objections=(*_several_networks(choice), *plan.objections))
 
 
@@ -93,9 +95,15 @@ def _plan_by_matching(
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     given = target_of(request.source_model) if request.source_model is not None else None
     origin = origin_of(given, specs, by_values=request.runs_models) if given is not None else None
-    matching = match(
-        left, Models(seen, origin, request.stated), rules, prefer=request.prefer, filled=requested, renamed=renames
-    )
+    models = Models(seen, origin, request.stated)
+    shared = choice.network.shared or {}
+
+    def matched(same: Mapping[str, str]) -> Matching:
+        return match(left, models, rules, prefer=request.prefer, filled=requested, known=Known(renames, same))
+
+    matching = matched(shared)
+    if not ranks and _is_open(matching) and (repeats := _repeats(source, choice.network, left, seen)):
+        matching = matched({**repeats, **shared})
     preferences = Preferences(
         is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
     )
@@ -107,11 +115,29 @@ def _plan_by_matching(
         requested=requested,
         ranks=ranks,
         views=views,
+        shared=shared,
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(
         plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching), *plan.objections)
     )
+
+
+def _is_open(matching: Matching) -> bool:
+    """Return whether the matching leaves a place of the model in doubt, or without anything, or could as well be another."""
+    doubted = any(m.certainty is Certainty.DOUBT for m in matching.matches)
+    return doubted or bool(matching.free_targets or matching.rivals)
+
+
+def _repeats(source: Source, network: Network, left: Mapping[str, TensorSpec], target: Target) -> Mapping[str, str]:
+    """Return which tensors hold another's values again, of those sizes of which the file has more than the model: by name, the first."""
+    from torchgraft.verifying import find_repeats
+
+    specs = [spec for name, spec in left.items() if network.specs.get(name) == spec and spec.dtype.is_float]
+    wanted = Counter(slot.spec.numel for slot in target.slots if slot.persistent)
+    held = Counter(spec.numel for spec in specs)
+    crowded = [spec for spec in specs if 0 < wanted[spec.numel] < held[spec.numel]]
+    return find_repeats(source, network.path, crowded) if crowded else {}
 
 
 def _fits_several_networks(matching: Matching) -> Iterator[Objection]:

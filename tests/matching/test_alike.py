@@ -3,10 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from names_only import Given
 
 from torchgraft import planning
 from torchgraft.core.dtypes import DType
-from torchgraft.core.specs import Network, Slot, Target, TensorSpec
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.matching import alike
 from torchgraft.request import make_request
 
@@ -47,15 +48,6 @@ beside = tensors_of(
     (*PLACES, "ema.", "averaged.", "layers.0.0.", "layers.2.", "model_ema.layers.0.", "backbone.layers.0.", "norms."),
 )
 sides = st.sampled_from([(old, new) for old in PREFIXES for new in PREFIXES if not (old and new)])
-
-
-class Given:
-    """A checkpoint that is only names and shapes."""
-
-    origin, format, metadata, warnings = "<specs>", "specs", {}, ()
-
-    def __init__(self, specs):
-        self.networks = (Network("", specs),)
 
 
 def specs_of(shapes, prefix):

@@ -1,11 +1,12 @@
 """Fused tensors whose parts the other side has apart, under the names of the parts: names settle it as weighing would."""
 
 import pytest
+from names_only import given_shapes
 
 from torchgraft import planning
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
-from torchgraft.core.specs import Network, Slot, Target, TensorSpec
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.matching import structure
 from torchgraft.request import make_request
 
@@ -22,15 +23,6 @@ TIMM_REST = {
     "mlp.fc2.weight": (16, 64),
 }
 TORCH_FUSED = {"attn.in_proj_weight": (48, 16), "attn.in_proj_bias": (48,)}
-
-
-class Given:
-    """A checkpoint that is only names and shapes."""
-
-    origin, format, metadata, warnings = "<specs>", "specs", {}, ()
-
-    def __init__(self, shapes):
-        self.networks = (Network("", {name: TensorSpec(name, shape, DType.F32) for name, shape in shapes.items()}),)
 
 
 def blocks(*members, prefix=""):
@@ -52,7 +44,7 @@ def planned(file, model, monkeypatch):
     weighed = []
     by_structure = structure.by_structure
     monkeypatch.setattr(structure, "by_structure", lambda *given: weighed.append(1) or by_structure(*given))
-    plan = planning.make_plan(Given(file), model_of(model), make_request())
+    plan = planning.make_plan(given_shapes(file), model_of(model), make_request())
     return plan, bool(weighed)
 
 

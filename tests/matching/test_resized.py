@@ -3,10 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from names_only import given_shapes
 
 from torchgraft import planning
 from torchgraft.core.dtypes import DType
-from torchgraft.core.specs import Network, Slot, Target, TensorSpec
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.matching import structure
 from torchgraft.request import make_request
 
@@ -21,15 +22,6 @@ layers = st.lists(
 changes = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3), st.sampled_from((5, 7, 10, 1, 8, 16))), max_size=3)
 
 
-class Given:
-    """A checkpoint that is only names and shapes."""
-
-    origin, format, metadata, warnings = "<specs>", "specs", {}, ()
-
-    def __init__(self, shapes):
-        self.networks = (Network("", {name: TensorSpec(name, shape, DType.F32) for name, shape in shapes.items()}),)
-
-
 def model_of(shapes, kinds):
     slots = [
         Slot(spec=TensorSpec(name, shape, DType.F32), owner=name.rpartition(".")[0], order=order, kind=kinds[name])
@@ -40,7 +32,7 @@ def model_of(shapes, kinds):
 
 def decisions(file, target):
     """Return what feeds each slot, through which ops, and how sure it is."""
-    plan = planning.make_plan(Given(file), target, make_request())
+    plan = planning.make_plan(given_shapes(file), target, make_request())
     return {step.slot.name: (step.feeds, step.ops, step.rows, step.certainty, step.quiet) for step in plan.steps}
 
 
@@ -96,5 +88,5 @@ def test_only_what_has_nowhere_else_to_go_is_settled_by_name(monkeypatch, change
     target = model_of(BASE, {name: "Conv2d" if "stem" in name else "" if "pos" in name else "Linear" for name in BASE})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planning, "alike", lambda *_: None)
-        planning.make_plan(Given(BASE | changed), target, make_request())
+        planning.make_plan(given_shapes(BASE | changed), target, make_request())
     assert bool(weighed) == is_weighed

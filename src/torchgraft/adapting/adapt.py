@@ -27,7 +27,7 @@ from torchgraft.core.specs import Target, TensorSpec
 class PlanInputs:
     """All that a plan depends on besides the matching.
 
-    `network` is the container path of the source. `requested` are the steps of slots that were decided ahead of matching;
+    `network` is the container path of the source, `shared` maps further names of one tensor in it to the first. `requested` are the steps of slots that were decided ahead of matching;
     `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
     matched under.
     """
@@ -39,6 +39,7 @@ class PlanInputs:
     requested: Mapping[str, Step] = field(default_factory=dict)
     ranks: Ranks | None = None
     views: Sequence[View] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
 
 def requested_steps(
@@ -91,7 +92,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     steps = over_ranks(steps, inputs.ranks) if inputs.ranks else steps
     steps = tuple(widened(step, specs) for step in steps)
     steps = with_branch_hint(steps, specs, inputs.network)
-    unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network)
+    unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.shared)
     for view in reversed(views):
         unused = view.original_unused(unused, steps, inputs.network)
     plan = Plan(

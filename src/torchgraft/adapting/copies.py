@@ -15,22 +15,20 @@ from torchgraft.adapting.unmatched import fresh_step, unused_sources
 from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
-from torchgraft.core.specs import Slot, Target, TensorSpec
+from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.core.system.objects import maker
 
 _make_step, _make_feed = maker(Step), maker(Feed)
 
 
-def copied(
-    both: Alike, target: Target, specs: Mapping[str, TensorSpec], policy: Policy, network: str = ""
-) -> Plan | None:
+def copied(both: Alike, target: Target, network: Network, policy: Policy) -> Plan | None:
     """Return the plan between two sides that are alike; None where some tensor may be stored the other way round.
 
     It is what `adapt` makes of matches one by one when the caller has said nothing. Equal shapes, all of them, speak for
     equal layouts, and then a square matrix or kernel is taken as it is, too. The one witness against that is a bias
     beside a table of rows: tables are no matrices that could be turned, so their shape says nothing for it.
     """
-    keys, why = both.keys, both.why
+    keys, why, specs, path = both.keys, both.why, network.specs, network.path
     spare = len(keys) < len(specs)
     if _has_biased_table(target.slots) or (spare and _shows_turned(specs, target.slots)):
         return None
@@ -39,14 +37,14 @@ def copied(
     unlike = {m.target.keys[0]: (m.source.keys[0], mismatch(m.source.shape, m.target.shape)) for m in both.unlike}
     steps = tuple(
         [
-            _make_step(slot=slot, feeds=(_make_feed(keys[name], (), network),), why=why)
+            _make_step(slot=slot, feeds=(_make_feed(keys[name], (), path),), why=why)
             if (name := slot.spec.name) in keys and slot.persistent
             else _kept_fresh(slot, unlike)
             for slot in target.slots
         ]
     )
-    unused = unused_sources(steps, specs, dict(unlike.values()), {}, network) if spare else ()
-    plan = Plan(steps=steps, unused=unused, network=network, source_specs=specs, policy=policy)
+    unused = unused_sources(steps, specs, dict(unlike.values()), {}, path, network.shared) if spare else ()
+    plan = Plan(steps=steps, unused=unused, network=path, source_specs=specs, policy=policy)
     notes = remarks(plan) if spare or any(not step.quiet for step in steps if not step.feeds) else ()
     return replace(plan, objections=objections_to(plan), notes=notes)
 

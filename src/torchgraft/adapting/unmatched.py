@@ -32,8 +32,12 @@ def unused_sources(
     rejected: Mapping[str, str],
     derived: Mapping[str, str],
     network: str,
+    shared: Mapping[str, str] | None = None,
 ) -> tuple[Unused, ...]:
-    """Return the fate of every source tensor that feeds no slot; `derived` are those that are computed from others."""
+    """Return the fate of every source tensor that feeds no slot.
+
+    `derived` are those that are computed from others, `shared` maps further names of one tensor of the file to its first.
+    """
     used = {feed.key for step in steps for feed in step.feeds}
     if used.issuperset(specs):
         return ()
@@ -44,16 +48,21 @@ def unused_sources(
     aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
     taken = {name for step in steps for name in step.slot.names if step.feeds}
     kept = {name for step in steps if step.why.rule == "user rule" and not step.feeds for name in step.slot.names}
+    shared = shared or {}
+    fed = {shared.get(key, key): key for key in used} if shared else {}
     out: list[Unused] = []
     for key, spec in specs.items():
         if key in used:
             continue
-        quiet = is_derived(spec) or key in derived or key in aliases
+        again = fed.get(shared.get(key, key)) if fed else None
+        quiet = is_derived(spec) or key in derived or key in aliases or again is not None
         why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
         if key in derived:
             why = Why("derived", f"computed from {derived[key]}")
         elif key in aliases:
             why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {aliases[key].feeds[0].key}")
+        elif again is not None:
+            why = Why("echo", f"another name of {again}: one tensor in the file")
         elif key in taken and key not in rejected:
             why = Why("no counterpart", "another tensor fills the place of this name")
         elif key not in rejected and kept and any(end in kept for end in ends(key)):

@@ -7,8 +7,8 @@ both sides at last is completed.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Why
@@ -25,6 +25,7 @@ from torchgraft.matching.completing.shared import with_shared
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.prefixes import by_name
 from torchgraft.matching.names.rules import Rules
+from torchgraft.matching.names.second_names import by_telling_names, second_names
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.spelling import as_spelled, dotted
 from torchgraft.matching.names_alone import by_names
@@ -44,6 +45,7 @@ from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Models, Stated
 
 __all__ = [
     "LAYOUTS",
+    "Known",
     "Models",
     "Rules",
     "Stated",
@@ -61,6 +63,17 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of names of the file: those that the model's own loading code gives to old keys, and second names.
+
+    `same` maps a key to the first one of the same tensor.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
+
+
 def match(
     specs: Mapping[str, TensorSpec],
     models: Models,
@@ -68,25 +81,27 @@ def match(
     *,
     prefer: str | None = None,
     filled: Container[str] = (),
-    renamed: Mapping[str, str] | None = None,
+    known: Known | None = None,
 ) -> Matching:
     """Return who feeds whom.
 
     Names decide when they agree on everything: no shape contradicts them, but for tensors that fit nowhere else, and only
     one side has anything left, or one has fused what the other has apart. Else names are evidence among others, and the two
     sequences are aligned as a whole. `prefer` names the part of the state dict to take (a segment of its keys); the rest
-    then serves only buffers that the part lacks. Slots in `filled` are filled by other means. `renamed` are names that the
-    model's own loading code gives to old keys.
+    then serves only buffers that the part lacks. Slots in `filled` are filled by other means. `known` is what is
+    known of the file's names.
     """
     names = [name for slot in models.target.slots for name in slot.names]
-    rules, notes = rules.checked(list(specs), names, renamed or ())
+    known = known or Known()
+    rules, notes = rules.checked(list(specs), names, known.renamed)
     inside, outside = keep_part(specs, prefer)
     averages: list[str] = []
-    if prefer is None and not (rules.rename or rules.fan_out or renamed):
+    if prefer is None and not (rules.rename or rules.fan_out or known.renamed):
         inside, averages = without_averages(specs, names)
     targets = [leaf for leaf in _targets(models) if not _reserved(leaf, rules)]
     targets = [leaf for leaf in targets if not any(key in filled for key in leaf.keys)]
-    given = Given(specs, rules, renamed or {}, models)
+    targets = by_telling_names(targets, {key: spec.shape for key, spec in specs.items()})
+    given = Given(specs, rules, models, known)
     found = _match_part(in_order(list(inside), models.source), targets, given)
     if averages:
         found = _merged(found, _match_part(averages, (), given))
@@ -104,16 +119,50 @@ class Given:
 
     specs: Mapping[str, TensorSpec]
     rules: Rules
-    renamed: Mapping[str, str]
     models: Models
+    known: Known
 
 
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
     ruled = given.rules.present_once(part, names)
-    named = [given.renamed.get(name, dotted(name)) for name, _ in ruled]
+    named = [given.known.renamed.get(name, dotted(name)) for name, _ in ruled]
     shown = as_spelled(named, names, (key for leaf in targets for key in leaf.keys))
     keys = {name: key for name, (_, key) in zip(shown, ruled, strict=True)}
+    fewer = _without_second_names(keys, targets, given) if given.known.same else keys
+    found = _matched(fewer, targets, given)
+    if len(fewer) < len(keys) and _may_take(found.free_targets, [given.specs[keys[n]] for n in keys.keys() - fewer]):
+        whole = _matched(keys, targets, given)
+        return max(found, whole, key=_filled)
+    return found
+
+
+def _without_second_names(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> Mapping[str, str]:
+    """Return the names to match by, where several are the same tensor; what rules say of one is meant."""
+    firsts: dict[str, str] = {}
+    same = {name: firsts.setdefault(given.known.same.get(key, key), name) for name, key in keys.items()}
+    if len(firsts) == len(keys):
+        return keys
+    shapes = {name: given.specs[key].shape for name, key in keys.items()}
+    leaves, _ = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
+    ruled = {name for name, key in given.rules.present(list(keys.values())) if name != key}
+    paired = {*by_name(leaves, targets).pairs, *ruled}
+    out = second_names(shapes, same, paired, targets)
+    return {name: key for name, key in keys.items() if name not in out}
+
+
+def _may_take(free: Iterable[Leaf], specs: Iterable[TensorSpec]) -> bool:
+    """Return whether something that stays free has the size of one of the tensors."""
+    sizes = {spec.numel for spec in specs}
+    return any(leaf.numel in sizes for leaf in free)
+
+
+def _filled(matching: Matching) -> int:
+    return sum(m.target.numel for m in matching.matches)
+
+
+def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> Matching:
+    """Return the matching of the tensors that `keys` tells by the names to match by."""
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = by_name(sources, targets)
     matching = None if given.models.stated.layouts else by_names(sources, targets, naming, given.models)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +10,10 @@ from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.formatting import listed
 from torchgraft.core.names import FREQUENCIES
 from torchgraft.core.plan import Objection, Plan, Unused, Why
-from torchgraft.core.specs import Piece, Source, TensorSpec
+from torchgraft.core.specs import Source
 from torchgraft.core.types import Tensor
+from torchgraft.verifying.values.repeats import equal_values, find_duplicates
 
-SAMPLE = 64  # bytes of each tensor by which most are told apart
 # Vectors of power iteration (torch's spectral norm, both ways of writing it): of length 1 by construction.
 POWER_ITERATION = ("weight_u", "weight_v", "_u", "_v")
 # Half-precision files round frequencies and lengths by less than this.
@@ -65,55 +64,6 @@ def _with_duplicates_marked(plan: Plan, source: Source) -> tuple[Unused, ...]:
         else u
         for u in plan.unused
     )
-
-
-def equal_values(source: Source, network: str, first: str, second: str) -> bool:
-    """Return whether two tensors of a network agree in shape, dtype and every value (NaN equals NaN)."""
-    import torch
-
-    a, b = source.read(network, first), source.read(network, second)
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return bool(torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)))
-
-
-def find_duplicates(
-    source: Source, network: str, unused: Iterable[TensorSpec], used: Iterable[TensorSpec]
-) -> dict[str, str]:
-    """Return unused tensor -> used tensor for unused ones that are equal, value for value, to a used one.
-
-    A few bytes tell most pairs apart, so whole tensors are read only where those agree. Tensors that begin with one
-    value over and over (a norm that was never trained) are no duplicates: they are alike by chance.
-    """
-    feeds = list(used)
-    wanted = {(spec.shape, spec.dtype) for spec in unused} & {(spec.shape, spec.dtype) for spec in feeds}
-    both = [spec for spec in (*unused, *feeds) if (spec.shape, spec.dtype) in wanted]
-    first_bytes = _first_bytes(source, network, both) if both else {}
-    candidates: defaultdict[tuple[object, bytes], list[str]] = defaultdict(list)
-    for spec in feeds:
-        if spec.name in first_bytes:
-            candidates[(spec.shape, spec.dtype), first_bytes[spec.name]].append(spec.name)
-    found: dict[str, str] = {}
-    for spec in unused:
-        first = first_bytes.get(spec.name)
-        if first is None or _repeats_one_value(first, spec.dtype.itemsize):
-            continue
-        same = candidates.get(((spec.shape, spec.dtype), first), ())
-        if name := next((n for n in same if equal_values(source, network, spec.name, n)), None):
-            found[spec.name] = name
-    return found
-
-
-def _repeats_one_value(first: bytes, itemsize: int) -> bool:
-    return first == first[:itemsize] * (len(first) // itemsize)
-
-
-def _first_bytes(source: Source, network: str, specs: Iterable[TensorSpec]) -> dict[str, bytes]:
-    """Return the first bytes of each tensor, read in the order of the file."""
-    buffers = {spec.name: memoryview(bytearray(min(SAMPLE, spec.nbytes))) for spec in specs}
-    order = sorted(buffers, key=lambda name: source.position(network, name))
-    source.read_pieces([Piece(network, name, 0, buffers[name]) for name in order])
-    return {name: bytes(buffer) for name, buffer in buffers.items()}
 
 
 def _averaged_unit_vectors(plan: Plan, source: Source) -> Iterator[Objection]:
