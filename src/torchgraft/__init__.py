@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
     from torchgraft.api import build, load, plan
-    from torchgraft.conversions import convert, learn
+    from torchgraft.conversions import convert, inverse, learn
     from torchgraft.core.errors import (
         ApplyError,
         CheckpointError,
@@ -52,7 +52,7 @@ _NAMES = {
     "core.plan": "Plan",
     "core.results.report": "Report Saved",
     "learning": "Learned",
-    "conversions": "convert learn",
+    "conversions": "convert inverse learn",
     "core.results.verification": "Verification Hyperparameters",
     "reading": "open_checkpoint",
 }
@@ -63,8 +63,9 @@ __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "Hyperparameters", "Learned", "LimitExceededError", "ModelLostError", "Plan", "PlanRefusedError", "Policy",
     "Report", "Saved", "TorchgraftError", "UninitialisedError", "UnsafeCheckpointError", "UnsupportedCheckpointError",
     "UsageError", "Verdict", "Verification", "WriteError", "__version__", "build", "compare_hyperparameters",
-    "convert", "diff", "freeze", "inspect", "learn", "load", "loaded_masks", "measure_benefit", "open_checkpoint",
-    "optimizer_state", "param_groups", "plan", "read_plan", "record", "save", "save_model", "save_plan", "verify",
+    "convert", "diff", "freeze", "inspect", "inverse", "learn", "load", "loaded_masks", "measure_benefit",
+    "open_checkpoint", "optimizer_state", "param_groups", "plan", "read_plan", "record", "save", "save_model",
+    "save_plan", "verify",
 ]  # fmt: skip
 
 

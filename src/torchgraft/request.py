@@ -151,7 +151,7 @@ def make_request(**given: Unpack[Arguments]) -> Request:
         inputs=given.get("inputs"),
         source_inputs=source_inputs,
         golden=given.get("golden"),
-        learned=_learned(given.get("learned")),
+        learned=learned_of(given.get("learned")),
         stated=_stated(given.get("qkv_layout"), given.get("num_heads")),
         statistics=given.get("statistics", False),
     )
@@ -228,7 +228,13 @@ def _check_source(source_model: object, source_inputs: object, golden: object) -
         raise UsageError("golden= holds what the source was run on: source_inputs= can't be given beside it")
 
 
-def _learned(given: object) -> Learned | None:
+def learned_of(given: object) -> Learned | None:
+    """Return the conversion that was given, or that lies in the file that was; None for none.
+
+    Raises:
+        UsageError: it is none.
+        CheckpointError: there is no such file.
+    """
     if given is None:
         return None
     from torchgraft.learning import Learned
@@ -237,7 +243,7 @@ def _learned(given: object) -> Learned | None:
         return given
     if isinstance(given, (str, os.PathLike)):
         return Learned.read(given)
-    what = "give what learn() returned, or the path of a file that it was saved to"
+    what = "give what learn() or inverse() returned, or the path of a file that it was saved to"
     raise UsageError(f"learned is {a_kind(given)}: {what}")
 
 

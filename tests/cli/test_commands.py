@@ -73,6 +73,20 @@ def test_plan_by_callable_tells_the_causes(run, files, tmp_path):
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+def test_a_kept_plan_leads_back_from_the_filled_model(run, files, tmp_path):
+    run("plan", files / "pre.pth", "--model", "toy_models:Net", "-o", tmp_path / "plan.json")
+    run("load", files / "pre.pth", "--model", "toy_models:Net", "-o", tmp_path / "mine.pt")
+    back = ("convert", tmp_path / "mine.pt", tmp_path / "back.pt", "--inverse")
+    result = run(*back, tmp_path / "plan.json")
+    assert result.exit_code == 0, result.output
+    given = torch.load(files / "pre.pth")["state_dict"]
+    found = torch.load(tmp_path / "back.pt")
+    assert found
+    assert all(torch.equal(value, given[name]) for name, value in found.items())
+    assert run(*back, tmp_path / "plan.json", "--learned", "x.json").exit_code == 2
+    assert run(*back[:3], "--rest").exit_code == 2
+
+
 @pytest.mark.parametrize("model", ["toy_models:NoMeta", "toy_models:made", "mine.safetensors"])
 def test_plan_takes_models_of_many_kinds(run, files, model):
     named = files / model if model.endswith("safetensors") else model

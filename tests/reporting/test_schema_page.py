@@ -84,7 +84,7 @@ SAMPLES = {
     "inspection": lambda: [inspection()],
     "diff": lambda: [difference()],
     "saved": lambda: [tg.save("saved.safetensors", {"a": torch.ones(2)}).to_dict()],
-    "learned": lambda: [learned()],
+    "learned": lambda: [learned(), tg.inverse(changed_head()).to_dict()],
 }
 
 

@@ -196,6 +196,25 @@ def test_an_interrupted_conversion_goes_on_and_one_of_another_source_does_not(tm
     })  # fmt: skip
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_interrupted_conversion_of_another_network_or_by_another_conversion_is_not_gone_on_with(
+    tmp_path, monkeypatch, *, turned
+):
+    """Names, shapes and the file are the same: only what was asked for tells the shards of the one from those of the other."""
+    source, path = tmp_path / "source.pt", tmp_path / "out" / "m.safetensors"
+    path.parent.mkdir()
+    torch.save({"model": state(0), "ema": state(1)}, source)
+    turn = tg.learn(lambda given: {name: value.t() for name, value in given.items()}, state(0))
+    asked = [{"prefer": "model"}, {"prefer": "model", "learned": turn} if turned else {"prefer": "ema"}]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Stop):
+            tg.convert(source, path, shard_size=500, **asked[0])
+    saved = tg.convert(source, path, shard_size=500, **asked[1])
+    assert not any("earlier run" in note for note in saved.notes)
+    assert equal(read(saved.path), turn.convert(state(0)) if turned else state(1))
+
+
 def test_shards_of_two_runs_are_not_read_as_one(tmp_path):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()

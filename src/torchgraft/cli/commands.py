@@ -154,12 +154,28 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
     help="The format, whatever the ending; dcp is a folder for torch.distributed.checkpoint.",
 )
 @click.option("--prefer", metavar="NAME", default=None, help="Which of several networks; the others are left out.")
+@click.option("--learned", metavar="FILE", default=None, help="A learned conversion that the tensors go through.")
+@click.option(
+    "--inverse",
+    metavar="PLAN",
+    default=None,
+    help="A kept plan, backwards: CHECKPOINT is of its model, and OUTPUT gets the names and shapes of its checkpoint.",
+)
+@click.option("--rest", is_flag=True, help="With --inverse: what the model has beside as well, under its own names.")
 @with_options(JSON_OPTION, LINES_OPTION)
-def convert(checkpoint: str, output: str, **given: Any) -> None:
+def convert(checkpoint: str, output: str, *, inverse: str | None, rest: bool, **given: Any) -> None:
     """Write what CHECKPOINT holds to OUTPUT, in the format of its ending: .safetensors, .pt, .pth, .bin or .ckpt."""
     from torchgraft import conversions
 
     shown = Shown.taken_from(given)
+    if inverse is not None:
+        if given["learned"] is not None:
+            raise UsageError(
+                "--learned and --inverse are two conversions: give one, and convert the result by the other"
+            )
+        given["learned"] = conversions.inverse(inverse, rest=rest)
+    elif rest:
+        raise UsageError("--rest goes with --inverse: without it a conversion leaves nothing behind")
     with progress(f"converting {checkpoint}") as tell:
         saved = conversions.convert(checkpoint, output, progress=tell, **given)
     show("saved", saved, shown)

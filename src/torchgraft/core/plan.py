@@ -37,11 +37,6 @@ class Op(Protocol):
     """One tensor transformation: a shape law, a computation, and, where there is one, an inverse."""
 
     @property
-    def lossless(self) -> bool:
-        """Whether every input element is still there, unchanged, in the output."""
-        ...
-
-    @property
     def rounds(self) -> bool:
         """Whether the output's elements are computed, and rounded to the type of an input."""
         ...
@@ -52,6 +47,10 @@ class Op(Protocol):
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the result."""
+        ...
+
+    def inverse(self, specs: Sequence[TensorSpec]) -> Sequence[Op]:
+        """Return one op per input, each taking the result back to that input; raises UsageError where there are none."""
         ...
 
     def describe(self) -> str:

@@ -1,5 +1,5 @@
-"""Learning what a conversion function does, from tensors whose elements say where they come from."""
+"""Conversions: what a function does, learned from tensors whose elements say where they come from, and plans turned round."""
 
-from torchgraft.learning.learned import Learned, learn, to_plain
+from torchgraft.learning.learned import Learned, inverse_of, learn, to_plain
 
-__all__ = ["Learned", "learn", "to_plain"]
+__all__ = ["Learned", "inverse_of", "learn", "to_plain"]

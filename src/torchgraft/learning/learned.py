@@ -12,13 +12,14 @@ import numpy as np
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.plan import Feed, Op
-from torchgraft.core.results.conversion import Computed, Conversion, Output
+from torchgraft.core.plan import Feed, Op, Plan
+from torchgraft.core.results.conversion import Absent, Computed, Conversion, Output
 from torchgraft.core.shown import Renderers
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.commit import write_bytes
 from torchgraft.core.system.json_files import naming_the_file, read_json, read_spec, rows, text, texts
 from torchgraft.core.types import Tensor
+from torchgraft.learning.inverse import ways_back
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.probes import CONSTANT, Convert, ElementNumbers, Ids, Traced, tensor_spec, trace
 from torchgraft.learning.source import ConvertedSource, require_fit, spec_of, value_of
@@ -30,13 +31,13 @@ LARGEST = 256 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Learned(Conversion):
-    """A conversion that was learned: read it, run it on other values, turn it round, keep it in a file."""
+    """A conversion that was learned, or made of a plan: read it, run it on other values, turn it round, keep it in a file."""
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the conversion makes of `state`, computed outputs left out. May share memory with `state`.
 
         Raises:
-            UsageError: a tensor is missing or has another shape than when the conversion was learned.
+            UsageError: a tensor is missing or has another shape than when the conversion was made.
         """
         require_fit(self, {name: tensor_spec(name, value) for name, value in state.items()}, "the state dict")
         return {output.name: value_of(output, state.__getitem__) for output in self.outputs}
@@ -47,7 +48,7 @@ class Learned(Conversion):
         Of several networks in the checkpoint the first that fits is taken, or the one that `prefer` names.
 
         Raises:
-            UsageError: no network of the checkpoint has the names and shapes that the conversion was learned for.
+            UsageError: no network of the checkpoint has the names and shapes that the conversion was made for.
         """
         return ConvertedSource(self, source, prefer)
 
@@ -83,6 +84,7 @@ class Learned(Conversion):
             outputs=found.outputs,
             computed=found.computed,
             skipped=found.skipped,
+            absent=found.absent,
             renderers=renderers,
         )
 
@@ -100,6 +102,16 @@ def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderer
     return Learned(
         sources=dict(specs), outputs=tuple(outputs), computed=tuple(computed), skipped=skipped, renderers=renderers
     )
+
+
+def inverse_of(plan: Plan, renderers: Renderers | None = None, *, rest: bool = False) -> Learned:
+    """Return the conversion of the model's tensors to those of the checkpoint that `plan` was made for; see `ways_back`.
+
+    Raises:
+        UsageError: the plan reads several networks.
+    """
+    sources, outputs, absent = ways_back(plan, rest=rest)
+    return Learned(sources=sources, outputs=tuple(outputs), absent=tuple(absent), renderers=renderers)
 
 
 C = TypeVar("C", bound=Conversion)
@@ -208,6 +220,7 @@ def to_plain(found: Conversion) -> dict[str, object]:
             {**_spec(c.spec), "why": c.why, "keys": list(c.keys), "complete": c.complete} for c in found.computed
         ],
         "skipped": list(found.skipped),
+        "absent": [{**_spec(one.spec), "why": one.why} for one in found.absent],
         "dropped": list(found.dropped),
     }
 
@@ -235,6 +248,7 @@ def from_plain(data: object, origin: str) -> Conversion:
             outputs=tuple(_output(item, sources) for item in rows(data, "outputs")),
             computed=tuple(map(_computed, rows(data, "computed"))),
             skipped=texts(data["skipped"]),
+            absent=tuple(map(_absent, rows(data, "absent") if "absent" in data else ())),
         )
 
 
@@ -252,6 +266,10 @@ def _output(item: Mapping[str, Any], sources: Mapping[str, TensorSpec]) -> Outpu
         actual = f"comes out {list(made.shape)} {made.dtype}"
         raise UsageError(f"{spec.name} should be {list(spec.shape)} {spec.dtype} and {actual}")
     return output
+
+
+def _absent(item: Mapping[str, Any]) -> Absent:
+    return Absent(spec=read_spec(item["name"], item), why=text(item["why"]))
 
 
 def _computed(item: Mapping[str, Any]) -> Computed:

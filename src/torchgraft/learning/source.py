@@ -1,4 +1,4 @@
-"""A learned conversion applied to a checkpoint: other names and shapes, values made as they are read."""
+"""A conversion applied to a checkpoint: other names and shapes, values made as they are read."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ConvertedSource(SourceOver):
 
 
 def _fitting_network(conversion: Conversion, source: Source, prefer: str | None) -> Network:
-    """Return the network of the source that the conversion was learned for; else raise for the nearest one."""
+    """Return the network of the source that the conversion was made for; else raise for the nearest one."""
     candidates = [
         n for n in source.networks if prefer is None or n.path == prefer or prefer in (n.role, *n.path.split("/"))
     ]
@@ -112,10 +112,15 @@ def _shared_outputs(conversion: Conversion, network: Network) -> dict[str, str]:
 
 
 def _warnings(conversion: Conversion) -> list[str]:
-    if not conversion.computed:
-        return []
-    names = [found.spec.name for found in conversion.computed]
-    return [f"the learned conversion leaves out what was computed and not moved: {listed(names)}"]
+    computed, absent = ([one.spec.name for one in some] for some in (conversion.computed, conversion.absent))
+    return [
+        *(
+            [f"the learned conversion leaves out what was computed and not moved: {listed(computed)}"]
+            if computed
+            else []
+        ),
+        *([f"not given back: {listed(absent)}; inverse() says why"] if absent else []),
+    ]
 
 
 def value_of(output: Output, read: Callable[[str], Tensor]) -> Tensor:
@@ -148,12 +153,12 @@ def misfits(conversion: Conversion, specs: Mapping[str, TensorSpec]) -> Iterator
         elif given.shape != spec.shape:
             yield (
                 name,
-                f"{printable(name)} is {list(given.shape)}, was {list(spec.shape)} when the conversion was learned",
+                f"{printable(name)} is {list(given.shape)}, was {list(spec.shape)} when the conversion was made",
             )
 
 
 def require_fit(conversion: Conversion, specs: Mapping[str, TensorSpec], origin: str) -> None:
-    """Refuse a source that the conversion was not learned for.
+    """Refuse a source that the conversion was not made for.
 
     Raises:
         UsageError: names or shapes differ, with up to four of them.
@@ -163,5 +168,5 @@ def require_fit(conversion: Conversion, specs: Mapping[str, TensorSpec], origin:
         differences = "; ".join(text for _, text in wrong[:4])
         more = f" and {len(wrong) - 4} more ({listed([name for name, _ in wrong[4:]], 3)})" if len(wrong) > 4 else ""
         raise UsageError(
-            f"{origin} is not what this conversion was learned for: {differences}{more}; learn it again from this one"
+            f"{origin} is not what this conversion was made for: {differences}{more}; make it again for this one"
         )

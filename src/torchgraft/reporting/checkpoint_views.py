@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torchgraft.core.errors import printable
 from torchgraft.core.facts import shown
 from torchgraft.core.formatting import tensors
-from torchgraft.core.results.conversion import Computed, Conversion, Output
+from torchgraft.core.results.conversion import Absent, Computed, Conversion, Output
 from torchgraft.core.results.diff import Change, Diff
 from torchgraft.core.results.inspection import DigestCheck, Inspection, NetworkSummary, Statistics
 from torchgraft.core.results.report import Saved
@@ -200,9 +200,13 @@ def conversion_view(found: Conversion) -> View:
         verdict = (
             f"{len(found.outputs)} of {tensors(total)} made by moving data or constant, {len(found.computed)} computed"
         )
+    if found.absent:
+        whole = len(found.outputs) + len(found.absent)
+        verdict = f"{len(found.outputs)} of {tensors(whole)} of the checkpoint given back, {len(found.absent)} not"
     dropped = tuple(Group(cause=one.pattern, count=one.count) for one in fold(Row(printable(n)) for n in found.dropped))
     sections = non_empty(
         _computed_section(found.computed),
+        _absent_section(found.absent),
         _output_section("same", parts["same"], _plain_row),
         _output_section("renamed", parts["renamed"], _renamed_row),
         _output_section("rearranged", parts["rearranged"], _rearranged_row),
@@ -214,6 +218,7 @@ def conversion_view(found: Conversion) -> View:
     )
     counts = {
         "computed": len(found.computed),
+        "absent": len(found.absent),
         **{name: len(part) for name, part in parts.items()},
         "dropped": len(found.dropped),
     }
@@ -261,6 +266,14 @@ def _computed_section(computed: Sequence[Computed]) -> Section:
         for c in computed
     )
     return Section(title="computed", tone="care", figures=tensors(len(computed)), groups=groups, count=len(computed))
+
+
+def _absent_section(absent: Sequence[Absent]) -> Section:
+    rows = (Row(printable(one.spec.name), shape=one.spec.shape, facts=one.why) for one in absent)
+    groups = tuple(
+        Group(cause=f"{one.pattern} {shapes_words(one.shapes)}: {one.facts}", count=one.count) for one in fold(rows)
+    )
+    return Section(title="not given back", tone="care", figures=tensors(len(absent)), groups=groups, count=len(absent))
 
 
 def _source_words(found: Computed) -> str:

@@ -51,17 +51,27 @@ class Computed:
     complete: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """A tensor of a checkpoint that can't be made of the model's, and why."""
+
+    spec: TensorSpec
+    why: str
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Conversion(Shown):
     """What a conversion does to a state dict of these `sources`: `outputs` are moves of data, `computed` are not.
 
-    `skipped` are entries of its result that are no tensors.
+    `skipped` are entries of its result that are no tensors. Of a plan that was turned round, `absent` are tensors of the
+    checkpoint that it doesn't give back.
     """
 
     sources: Mapping[str, TensorSpec]
     outputs: tuple[Output, ...]
     computed: tuple[Computed, ...] = ()
     skipped: tuple[str, ...] = ()
+    absent: tuple[Absent, ...] = ()
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -77,5 +87,5 @@ class Conversion(Shown):
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor that the conversion makes is a move of data or a constant."""
-        return not self.computed
+        """Whether every tensor that the conversion makes is a move of data or a constant, and none is absent."""
+        return not (self.computed or self.absent)
