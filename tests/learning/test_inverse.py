@@ -315,3 +315,14 @@ def test_a_new_layer_does_not_take_the_name_of_one_that_is_given_back():
     assert torch.equal(back["1.weight"], old[1].weight)
     assert made.dropped == ("1.weight", "1.bias")
     assert back.keys() == old.state_dict().keys()
+
+
+def test_rows_that_the_checkpoint_has_no_place_for_are_told(tmp_path):
+    old, model = nn.ModuleDict({"embed": nn.Embedding(6, 4)}), nn.ModuleDict({"embed": nn.Embedding(8, 4)})
+    made = tg.inverse(tg.load(model, old.state_dict(), grow_rows=["embed.*"]))
+    assert made.partly == ("embed.weight",)
+    assert "given back in part: 1 tensor" in str(made)
+    assert torch.equal(made.convert(model.state_dict())["embed.weight"], old["embed"].weight)
+    tg.save_model(tmp_path / "mine.safetensors", model)
+    saved = tg.convert(tmp_path / "mine.safetensors", tmp_path / "back.safetensors", learned=made)
+    assert saved.notes == ("given back in part, the checkpoint has no place for the rest: embed.weight",)

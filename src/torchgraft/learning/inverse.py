@@ -15,7 +15,7 @@ from typing import NamedTuple
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import listed
 from torchgraft.core.plan import Feed, Op, Plan, Step
-from torchgraft.core.results.conversion import Absent, Output
+from torchgraft.core.results.conversion import Absent, Conversion, Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import Cast, Concat, Index, Reshape, SelectRows, SliceDim, Stack
 from torchgraft.ops.base import axis_words
@@ -43,8 +43,8 @@ class _NoWayBackError(Exception):
     """Why a tensor can't be given back."""
 
 
-def ways_back(plan: Plan, *, rest: bool = False) -> tuple[dict[str, TensorSpec], list[Output], list[Absent]]:
-    """Return the model's tensors, what makes the checkpoint's out of them, and those of the checkpoint that nothing makes.
+def inverse_conversion(plan: Plan, *, rest: bool = False) -> Conversion:
+    """Return the conversion of the model's tensors to those of the checkpoint that `plan` was made for.
 
     Outputs have the shapes of the checkpoint and the element types of the model. With `rest` the model's other tensors are
     among them, under their own names, unless the checkpoint's have these.
@@ -52,11 +52,27 @@ def ways_back(plan: Plan, *, rest: bool = False) -> tuple[dict[str, TensorSpec],
     Raises:
         UsageError: the plan reads several networks, such as the files of ranks.
     """
-    networks = {feed.network for step in plan.steps for feed in step.feeds}
+    networks = sorted({feed.network for step in plan.steps for feed in step.feeds})
     if len(networks) > 1:
-        raise UsageError(
-            f"the plan joins {len(networks)} networks ({listed(sorted(networks), SHOWN)}): only what came from one can be given back"
-        )
+        said = f"the plan joins {len(networks)} networks ({listed(networks, SHOWN)})"
+        raise UsageError(f"{said}: only what came from one can be given back")
+    outputs, lost = _outputs(plan)
+    slots = [_named(step) for step in plan.steps if step.slot.persistent]
+    if rest:
+        used = {feed.key for output in outputs.values() for feed in output.feeds}
+        others = [spec for spec in slots if spec.name not in used and spec.name not in outputs]
+        outputs |= {spec.name: Output(spec=spec, feeds=(Feed(spec.name),)) for spec in others}
+    left = [spec for key, spec in plan.source_specs.items() if key not in outputs]
+    return Conversion(
+        sources={spec.name: spec for spec in slots},
+        outputs=tuple(outputs.values()),
+        absent=tuple([Absent(spec=spec, why=lost.get(spec.name, "nothing was made of it")) for spec in left]),
+        partly=tuple([step.slot.name for step in plan.steps if _holds_more(step, plan.source_specs)]),
+    )
+
+
+def _outputs(plan: Plan) -> tuple[dict[str, Output], dict[str, str]]:
+    """Return by name what makes each tensor of the checkpoint, in the order of the checkpoint, and why nothing makes some."""
     specs = plan.source_specs
     parts: dict[str, list[_Part]] = {}
     lost = {one.spec.name: one.why.text for one in plan.unused}
@@ -69,26 +85,19 @@ def ways_back(plan: Plan, *, rest: bool = False) -> tuple[dict[str, TensorSpec],
             for feed, back in zip(step.feeds, backs, strict=True):
                 parts.setdefault(feed.key, []).append(_Part(_named(step), back, feed.ops))
     outputs: dict[str, Output] = {}
-    for key, spec in specs.items():
-        if key in parts and key not in lost:
-            try:
-                outputs[key] = _put_together(spec, parts[key])
-            except _NoWayBackError as why:
-                lost[key] = str(why)
+    for key in parts.keys() - lost.keys():
+        try:
+            outputs[key] = _put_together(specs[key], parts[key])
+        except _NoWayBackError as why:
+            lost[key] = str(why)
     outputs |= _under_other_names(plan, outputs)
-    slots = [_named(step) for step in plan.steps if step.slot.persistent]
-    made = [outputs[key] for key in specs if key in outputs]
-    if rest:
-        used = {feed.key for output in made for feed in output.feeds}
-        others = [spec for spec in slots if spec.name not in used and spec.name not in outputs]
-        made += [Output(spec=spec, feeds=(Feed(spec.name),)) for spec in others]
-    names = {output.name for output in made}
-    absent = [
-        Absent(spec=spec, why=lost.get(key, "nothing was made of it"))
-        for key, spec in specs.items()
-        if key not in names
-    ]
-    return {spec.name: spec for spec in slots}, made, absent
+    return {key: outputs[key] for key in specs if key in outputs}, lost
+
+
+def _holds_more(step: Step, specs: Mapping[str, TensorSpec]) -> bool:
+    """Return whether a slot has more elements than it was fed: rows that are new, or that a rule made."""
+    fed = sum([reduce(_after, feed.ops, specs[feed.key]).numel for feed in step.feeds])
+    return bool(step.feeds) and not step.base and step.slot.spec.numel > fed
 
 
 def _named(step: Step) -> TensorSpec:
@@ -119,7 +128,7 @@ def _backs(step: Step, specs: Mapping[str, TensorSpec]) -> list[tuple[Op, ...]]:
     if not step.slot.persistent:
         raise _NoWayBackError(f"{printable(step.slot.name)}, which it filled, is in no state dict")
     lead = (SelectRows(step.rows.dim, step.rows.indices),) if step.rows else ()
-    fed = [reduce(lambda spec, op: op.out_spec([spec]), feed.ops, specs[feed.key]) for feed in step.feeds]
+    fed = [reduce(_after, feed.ops, specs[feed.key]) for feed in step.feeds]
     if len(fed) == 1:
         return [(*lead, *_undone(step.ops, fed[0]))]
     first, *rest = step.ops

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.commit import write_bytes
 from torchgraft.core.system.json_files import naming_the_file, read_json, read_spec, rows, text, texts
 from torchgraft.core.types import Tensor
-from torchgraft.learning.inverse import ways_back
+from torchgraft.learning.inverse import inverse_conversion
 from torchgraft.learning.outputs import output_of
 from torchgraft.learning.probes import CONSTANT, Convert, ElementNumbers, Ids, Traced, tensor_spec, trace
 from torchgraft.learning.source import ConvertedSource, require_fit, spec_of, value_of
@@ -78,15 +78,12 @@ class Learned(Conversion):
         """
         shown = printable(os.fsdecode(path))
         data = read_json(path, LARGEST, "learned conversion")
-        found = from_plain(data, shown)
-        return cls(
-            sources=found.sources,
-            outputs=found.outputs,
-            computed=found.computed,
-            skipped=found.skipped,
-            absent=found.absent,
-            renderers=renderers,
-        )
+        return cls.made_of(from_plain(data, shown), renderers)
+
+    @classmethod
+    def made_of(cls, found: Conversion, renderers: Renderers | None = None) -> Self:
+        """Return a conversion with all that can be done with one."""
+        return cls(**{one.name: getattr(found, one.name) for one in fields(found)} | {"renderers": renderers})
 
 
 def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderers | None = None) -> Learned:
@@ -105,13 +102,12 @@ def learn(convert: Convert, specs: Mapping[str, TensorSpec], renderers: Renderer
 
 
 def inverse_of(plan: Plan, renderers: Renderers | None = None, *, rest: bool = False) -> Learned:
-    """Return the conversion of the model's tensors to those of the checkpoint that `plan` was made for; see `ways_back`.
+    """Return the way back from the model that `plan` fills to its checkpoint; see `torchgraft.inverse`.
 
     Raises:
         UsageError: the plan reads several networks.
     """
-    sources, outputs, absent = ways_back(plan, rest=rest)
-    return Learned(sources=sources, outputs=tuple(outputs), absent=tuple(absent), renderers=renderers)
+    return Learned.made_of(inverse_conversion(plan, rest=rest), renderers)
 
 
 C = TypeVar("C", bound=Conversion)
@@ -220,6 +216,7 @@ def to_plain(found: Conversion) -> dict[str, object]:
             {**_spec(c.spec), "why": c.why, "keys": list(c.keys), "complete": c.complete} for c in found.computed
         ],
         "skipped": list(found.skipped),
+        "partly": list(found.partly),
         "absent": [{**_spec(one.spec), "why": one.why} for one in found.absent],
         "dropped": list(found.dropped),
     }
@@ -249,6 +246,7 @@ def from_plain(data: object, origin: str) -> Conversion:
             computed=tuple(map(_computed, rows(data, "computed"))),
             skipped=texts(data["skipped"]),
             absent=tuple(map(_absent, rows(data, "absent") if "absent" in data else ())),
+            partly=texts(data.get("partly", [])),
         )
 
 

@@ -120,6 +120,11 @@ def _warnings(conversion: Conversion) -> list[str]:
             else []
         ),
         *([f"not given back: {listed(absent)}; inverse() says why"] if absent else []),
+        *(
+            [f"given back in part, the checkpoint has no place for the rest: {listed(conversion.partly)}"]
+            if conversion.partly
+            else []
+        ),
     ]
 
 

@@ -203,7 +203,7 @@ def conversion_view(found: Conversion) -> View:
     if found.absent:
         whole = len(found.outputs) + len(found.absent)
         verdict = f"{len(found.outputs)} of {tensors(whole)} of the checkpoint given back, {len(found.absent)} not"
-    dropped = tuple(Group(cause=one.pattern, count=one.count) for one in fold(Row(printable(n)) for n in found.dropped))
+    partly, dropped = _names_section("given back in part", found.partly), _names_section("left out", found.dropped)
     sections = non_empty(
         _computed_section(found.computed),
         _absent_section(found.absent),
@@ -211,14 +211,14 @@ def conversion_view(found: Conversion) -> View:
         _output_section("renamed", parts["renamed"], _renamed_row),
         _output_section("rearranged", parts["rearranged"], _rearranged_row),
         _output_section("constant", parts["constant"], _constant_row),
-        Section(
-            title="left out", tone="care", figures=tensors(len(found.dropped)), groups=dropped, count=len(found.dropped)
-        ),
+        partly,
+        dropped,
         remark_section("no tensors", [printable(name) for name in found.skipped]),
     )
     counts = {
         "computed": len(found.computed),
         "absent": len(found.absent),
+        "partly": len(found.partly),
         **{name: len(part) for name, part in parts.items()},
         "dropped": len(found.dropped),
     }
@@ -266,6 +266,11 @@ def _computed_section(computed: Sequence[Computed]) -> Section:
         for c in computed
     )
     return Section(title="computed", tone="care", figures=tensors(len(computed)), groups=groups, count=len(computed))
+
+
+def _names_section(title: str, names: Sequence[str]) -> Section:
+    groups = tuple(Group(cause=one.pattern, count=one.count) for one in fold(Row(printable(name)) for name in names))
+    return Section(title=title, tone="care", figures=tensors(len(names)), groups=groups, count=len(names))
 
 
 def _absent_section(absent: Sequence[Absent]) -> Section:

@@ -64,7 +64,7 @@ class Conversion(Shown):
     """What a conversion does to a state dict of these `sources`: `outputs` are moves of data, `computed` are not.
 
     `skipped` are entries of its result that are no tensors. Of a plan that was turned round, `absent` are tensors of the
-    checkpoint that it doesn't give back.
+    checkpoint that it doesn't give back, and `partly` those of the model of which the checkpoint has no place for a part.
     """
 
     sources: Mapping[str, TensorSpec]
@@ -72,6 +72,7 @@ class Conversion(Shown):
     computed: tuple[Computed, ...] = ()
     skipped: tuple[str, ...] = ()
     absent: tuple[Absent, ...] = ()
+    partly: tuple[str, ...] = ()
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @cached_property
