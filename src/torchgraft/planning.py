@@ -146,8 +146,8 @@ def _fits_several_networks(matching: Matching) -> Iterator[Objection]:
         first = matching.homes[0]
         text = (
             f"what the file holds under {matching.chosen!r} fits several parts of the model equally: "
-            f"{', '.join(map(repr, matching.homes))}; fill all of them with fan_out={{{matching.chosen!r}: "
-            f"[...]}}, or name one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
+            f"{', '.join(map(repr, matching.homes))}; fill all of them with "
+            f"fan_out={{{matching.chosen!r}: {list(matching.homes)}}}, or one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
         )
         yield Objection("container", text, matching.homes)
 
@@ -165,7 +165,10 @@ def _several_networks(choice: Choice, matching: Matching | None = None) -> Itera
     if rivals:
         part = matching.chosen if matching and not choice.rivals else choice.network.path
         mine = part or "top level"
-        text = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one with prefer="
+        text = (
+            f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one, e.g. "
+            f"prefer={part!r}"
+        )
         yield Objection("container", text, (mine, *rivals))
 
 

@@ -198,7 +198,11 @@ def test_a_tensor_of_which_nothing_is_left_is_named(undo, turned):
     model = net()
     report = tg.load(model, source, undo=undo, **asked)
     found = [o for o in report.plan.objections if o.kind == "suspect"]
-    assert [o.names for o in found] == [("0.weight",), ("1.running_var",)]
-    assert all("all of its values, float32 in the checkpoint, are so small that they become 0" in o.text for o in found)
+    assert [o.names for o in found] == [("0.weight", "1.running_var")]
+    assert (
+        "0.weight [300, 300] is float16, and all of its values, float32 in the checkpoint, are so small"
+        in found[0].text
+    )
+    assert "likewise 1 tensor more: 1.running_var; give" in found[0].text
     assert tg.load(model.float(), source, **asked).plan.objections == ()
     assert model[2].weight.any()

@@ -29,6 +29,12 @@ from torchgraft.cli.keywords import as_typed
             'allow it with --set \'policy={"lossy": "accept"}\'',
         ),
         ("source_model= tells, a.rename=1", "--source-model tells, a.rename=1"),
+        ("with fresh=['a.*.b', 'c'], or", "with --fresh 'a.*.b' --fresh c, or"),
+        ("rename={'a.{i}': 'b.{i}', 'c': 'd'}", "--rename 'a.{i}=b.{i}' --rename 'c=d'"),
+        ("grow_rows={'a': 'mean'} or merge_lora=True", '--set \'grow_rows={"a": "mean"}\' or --merge-lora'),
+        ("grids={'p': ((2, 3), (height, width))}", "--set 'grids={\"p\": [[2, 3], [height, width]]}'"),
+        ("grids=[[2, 3]]: use a dictionary", "--set 'grids=[[2, 3]]': use a dictionary"),
+        ("--set grids=((2,3)): no JSON", "--set grids=((2,3)): no JSON"),
     ],
 )
 def test_keywords_are_spelled_as_options_where_there_are_any(library, typed):

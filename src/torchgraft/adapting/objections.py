@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torchgraft.adapting.coverage import coverage_objections, other_variant
 from torchgraft.adapting.lora import is_adapter
@@ -11,8 +11,9 @@ from torchgraft.adapting.orientation import list_around
 from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
-from torchgraft.core.names import ends
+from torchgraft.core.names import ends, patterns_of
 from torchgraft.core.plan import Action, Objection, Plan, Step
+from torchgraft.core.policy import Verdict
 from torchgraft.ops import RotaryLayout
 
 # An argument that a text names.
@@ -110,7 +111,10 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         fed = [feed.key for s in steps for feed in s.feeds]
         source = f" <- {listed(fed, 3)}" if fed else ""
         fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
-        way_out = _which_layers(plan, steps) + _way_out(text, readable=any(s.feeds or s.ops for s in steps))
+        patterns = patterns_of(names, _filled(plan))
+        if patterns:
+            fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
+        way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps)
         yield Objection("doubt", f"{fact}; {way_out}{variant and f'. But {variant}'}", names)
         variant = ""
 
@@ -142,14 +146,31 @@ def _members(path: str, names: Iterable[str]) -> int:
     return len({name[len(path) + 1 :].partition(".")[0] for name in names if name.startswith(f"{path}.")})
 
 
-def _way_out(text: str, *, readable: bool) -> str:
-    """Return what settles a doubt: an argument that `text` doesn't name yet. `readable`: there is something to take."""
-    fresh = "keep it fresh with fresh="
-    if not readable:
-        return f"{'or ' * bool(OPTION.search(text))}{fresh}, or all that is in doubt with on_doubt='skip'"
+def _filled(plan: Plan) -> Iterator[str]:
+    """Yield the names of all slots that don't stay fresh anyway."""
+    return (name for step in plan.steps if step.action is not Action.FRESH for name in step.slot.names)
+
+
+def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step]) -> str:
+    """Return what settles a doubt about `steps`: an argument that `text` doesn't name yet.
+
+    `patterns` cover what they fill, if few do.
+    """
+    them = "it" if len(steps) == 1 else "them"
+    fresh = (
+        f"keep {them} fresh with fresh={patterns}"
+        if patterns
+        else "keep all that is in doubt fresh with on_doubt='skip'"
+    )
+    take = "take this reading with on_doubt='take'"
+    readable = any(step.feeds or step.ops for step in steps)
     if OPTION.search(text):
-        return f"or {fresh}, or take this reading with on_doubt='take'"
-    return f"settle it with rename= (which tensor) or permute= (which layout), {fresh}, or on_doubt='take'"
+        return f"or {fresh}, or {take}" if readable else f"or {fresh}"
+    if not readable:
+        return fresh
+    turned = all(len(shape := step.slot.spec.shape) == 2 and shape[0] == shape[1] for step in steps)
+    layout = f"permute={dict.fromkeys(patterns, (1, 0))}" if turned and patterns else "permute="
+    return f"settle it with rename= (which tensor) or {layout} (which layout), {fresh}, or {take}"
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:
@@ -167,7 +188,7 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
             )
             yield Objection(
                 "lossy",
-                f"{fact}; keep it fresh with fresh=, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
+                f"{fact}; keep it fresh with fresh={[step.slot.name]}, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
                 (step.slot.name,),
             )
 
@@ -175,7 +196,9 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
 def _missing(plan: Plan) -> Iterator[Objection]:
     names = tuple(s.slot.name for s in plan.fresh if s.why.rule != "user rule")
     if names:
-        remedy = "name them in fresh= if that is meant"
+        refused = plan.policy.verdict("missing") is Verdict.REFUSE
+        patterns = patterns_of(names, _filled(plan)) if refused else []
+        remedy = f"if that is meant, say fresh={patterns}" if patterns else "name them in fresh= if that is meant"
         yield Objection(
             "missing",
             f"{tensors(len(names))} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {listed(names)}; {remedy}",

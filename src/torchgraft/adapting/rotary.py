@@ -79,8 +79,8 @@ def _untold(fit: Fit, source: Leaf, target: Leaf) -> Fit:
         return _likely(fit)
     side = "model" if known is target.rotary else "file"
     text = (
-        f"the {side}'s rotary pairs are {known.layout} ({known.convention}), and nothing tells how the rows of the fused "
-        "tensor pair: source_model= with inputs= finds out"
+        f"the {side}'s rows pair for rotary positions {known.convention}, and nothing tells how those of the fused tensor do: "
+        "source_model= with inputs= finds out"
     )
     return replace(fit, text=text, certainty=Certainty.DOUBT)
 

@@ -122,12 +122,12 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
         if tensor.layout is not torch.strided:
             kind = str(tensor.layout).removeprefix("torch.")
             raise UsageError(
-                f"{name} of the model is {kind}: only dense tensors are filled; make it dense, or add it to fresh="
+                f"{name} of the model is {kind}: only dense tensors are filled; make it dense, or say fresh={[name]}"
             )
         if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
             raise UsageError(
                 f"{name} {list(tensor.shape)} of the model is expanded: several of its elements are one in memory, so none can "
-                "be filled alone; give the model a clone() of it, or add it to fresh="
+                f"be filled alone; give the model a clone() of it, or say fresh={[name]}"
             )
 
 

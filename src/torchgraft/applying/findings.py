@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from torchgraft.applying.finite import Nonfinite
 from torchgraft.core.errors import PlanRefusedError
-from torchgraft.core.formatting import listed
+from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.plan import Objection, Step
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.specs import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What one slot's values say: `fact` of this slot, then `rest`, which is the same for all that are alike."""
+
+    slot: Slot
+    kind: str
+    alike: str
+    fact: str
+    rest: str
 
 
 class Findings:
@@ -17,7 +29,7 @@ class Findings:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._found: list[tuple[int, Objection]] = []
+        self._found: list[_Finding] = []
         self.checks_finite = policy.nonfinite is not Verdict.ACCEPT
         self.checks_loss = policy.lossy is not Verdict.ACCEPT
         self.checks_vanished = policy.suspect is not Verdict.ACCEPT
@@ -39,42 +51,48 @@ class Findings:
         if not parts:
             return
         sources = ", ".join(feed.key for feed in step.feeds) or "computed values"
-        text = (
-            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} value{'s' * (count.nan + count.inf != 1)} from {sources}: "
-            "training diverged or the file is damaged; take another checkpoint, or allow it with policy=tg.Policy(nonfinite=tg.Verdict.ACCEPT)"
+        fact = (
+            f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} "
+            f"value{'s' * (count.nan + count.inf != 1)} from {sources}"
         )
-        self._found.append((slot.order, Objection("nonfinite", text, (slot.name,))))
+        rest = (
+            ": training diverged or the file is damaged; take another checkpoint, or allow it with "
+            "policy=tg.Policy(nonfinite=tg.Verdict.ACCEPT)"
+        )
+        alike = " ".join(part.partition(" ")[2] for part in parts)
+        self._found.append(_Finding(slot, "nonfinite", alike, fact, rest))
 
     def infinite(self, slot: Slot, fact: str) -> None:
         """Note a buffer without a single finite value."""
-        text = f"{slot.name} {list(slot.spec.shape)} {fact}: statistics that were never set; set them before you use the model"
-        self._found.append((slot.order, Objection("infinite", text, (slot.name,))))
+        rest = ": statistics that were never set; set them before you use the model"
+        self._found.append(_Finding(slot, "infinite", fact, f"{slot.name} {list(slot.spec.shape)} {fact}", rest))
 
     def changed_along(self, slot: Slot, others: Sequence[str]) -> None:
         """Note a slot that the checkpoint doesn't fill, and that changed with `others`, whose memory it shares."""
-        text = (
-            f"{slot.name} {list(slot.spec.shape)} is not filled, and shares memory with {listed(others, 3)}: its values changed "
-            "with those"
-        )
-        self._found.append((slot.order, Objection("buffers", text, (slot.name,))))
+        shared = f"shares memory with {listed(others, 3)}"
+        fact = f"{slot.name} {list(slot.spec.shape)} is not filled, and {shared}"
+        self._found.append(_Finding(slot, "buffers", shared, fact, ": its values changed with those"))
 
     def lost(self, step: Step, count: int, given: str) -> None:
         """Note values that the slot's element type can't hold."""
         slot = step.slot
-        text = (
+        fact = (
             f"{slot.name} is {slot.spec.dtype}, and {count} of its {slot.spec.numel} values, {given} in the checkpoint, "
-            "do not fit into that type; give the model a wider type, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)"
+            "do not fit into that type"
         )
-        self._found.append((slot.order, Objection("lossy", text, (slot.name,))))
+        rest = "; give the model a wider type, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)"
+        self._found.append(_Finding(slot, "lossy", f"{slot.spec.dtype} {given}", fact, rest))
 
     def vanished(self, step: Step, given: str) -> None:
         """Note a tensor of which nothing is left: every value but zero is too small for the slot's element type."""
         slot = step.slot
-        text = (
+        fact = (
             f"{slot.name} {list(slot.spec.shape)} is {slot.spec.dtype}, and all of its values, {given} in the checkpoint, are so small "
-            "that they become 0 in that type; give the model a wider type"
+            "that they become 0 in that type"
         )
-        self._found.append((slot.order, Objection("suspect", text, (slot.name,))))
+        self._found.append(
+            _Finding(slot, "suspect", f"{slot.spec.dtype} {given}", fact, "; give the model a wider type")
+        )
 
     def raise_if_refused(self) -> tuple[Objection, ...]:
         """Return the findings that the policy lets pass with a word.
@@ -82,8 +100,18 @@ class Findings:
         Raises:
             PlanRefusedError: the policy refuses some; all of them at once.
         """
-        found = [objection for _, objection in sorted(self._found, key=lambda item: item[0])]
+        found = tuple(self._objections())
         refused = [o for o in found if self._policy.verdict(o.kind) is Verdict.REFUSE]
         if refused:
             raise PlanRefusedError(refused)
-        return tuple(found)
+        return found
+
+    def _objections(self) -> Iterator[Objection]:
+        """Yield one objection for all slots of which the same is to be said, told by the first of them."""
+        groups: dict[tuple[str, str], list[_Finding]] = {}
+        for one in sorted(self._found, key=lambda one: one.slot.order):
+            groups.setdefault((one.kind, one.alike), []).append(one)
+        for (kind, _), (first, *others) in groups.items():
+            more = [one.slot.name for one in others]
+            likewise = f"; likewise {tensors(len(more))} more: {listed(more)}" if more else ""
+            yield Objection(kind, f"{first.fact}{likewise}{first.rest}", (first.slot.name, *more))

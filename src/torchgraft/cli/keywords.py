@@ -142,15 +142,25 @@ def _policy(given: Any) -> Any:
     return Policy(**made)
 
 
-# What may stand behind a keyword: a text, a dictionary of one text, a policy, another dictionary, or anything else.
+def _nested(left: str, right: str) -> str:
+    """Return what matches a bracket with brackets of its kind in it, one level deep."""
+    inner = rf"[^\{left}\{right}]"
+    return rf"\{left}(?:{inner}|\{left}{inner}*\{right})*\{right}"
+
+
+# What may stand behind a keyword: a policy, True, a text, or a list, tuple or dictionary.
 _VALUE = (
-    r"(?:'(?P<text>[^'{}\s]+)'|\{'(?P<old>[^'{}]*)': '(?P<new>[^'{}]*)'\}"
-    r"|tg\.Policy\((?P<kind>\w+)=tg\.Verdict\.(?P<verdict>\w+)\)|(?P<other>\{[^{}]*\}))?"
+    r"(?:tg\.Policy\((?P<kind>\w+)=tg\.Verdict\.(?P<verdict>\w+)\)"
+    rf"|(?P<value>True|'[^'{{}}\s]*'|{_nested('[', ']')}|{_nested('{', '}')}|{_nested('(', ')')}))?"
 )
 
 
 def as_typed(text: str) -> str:
-    """Return a message with `rename=` as `--rename`, `on_doubt='take'` as `--on-doubt take`, `grids=` as `--set grids`."""
+    """Return a message with keywords as they are typed.
+
+    `rename=` becomes `--rename`, `on_doubt='take'` `--on-doubt take`, `fresh=['a', 'b']` `--fresh a --fresh b`, and
+    `grids=` `--set grids=JSON`. What was typed with `--set` already stays as it is.
+    """
     return _pattern().sub(_option, text)
 
 
@@ -171,32 +181,38 @@ def _group_as_typed(section: Section, group: Group) -> Group:
 
 
 def _option(found: re.Match[str]) -> str:
-    option = _options().get(found["name"])
-    if option is None:
-        return _as_setting(found)
-    if found["text"] is not None:
-        return f"{option} {found['text']}"
-    if found["old"] is not None:
-        return f"{option} '{found['old']}={found['new']}'"
-    follows = found.string[found.end() : found.end() + 1]
-    rest = found["other"] or ""
-    return f"{option} {rest}" if rest or (follows and (follows.isalnum() or follows in "'\"[(-")) else option
-
-
-def _as_setting(found: re.Match[str]) -> str:
-    """Return how a keyword without an option is given; a value with gaps (`...`) is shown as it is in Python."""
-    name = found["name"]
+    name, value = found["name"], found["value"]
     if found["kind"] is not None:
         return _set(name, json.dumps({found["kind"]: found["verdict"].lower()}))
-    value = found[0].removeprefix(f"{name}=")
+    option = _options().get(name)
+    if value is None:
+        follows = found.string[found.end() : found.end() + 1]
+        known = option or f"--set {name}=JSON"
+        return f"{known} " if follows and (follows.isalnum() or follows in "'\"[(-") else known
     try:
-        return _set(name, json.dumps(ast.literal_eval(value)))
-    except (ValueError, SyntaxError, TypeError):  # nothing, or something in place of what only the user knows
-        return _set(name, value.replace("'", '"'))
+        return _typed(name, option, ast.literal_eval(value))
+    except (ValueError, SyntaxError, TypeError):  # something stands for what only the user knows, as in {'': [...]}
+        listed = re.sub(r"(?<!\w)\(([^()]*)\)", r"[\1]", re.sub(r"(?<!\w)\(([^()]*)\)", r"[\1]", value))
+        return _set(name, listed.replace("'", '"'))
+
+
+def _typed(name: str, option: str | None, value: Any) -> str:
+    """Return how a keyword is given a value: by its option, where that can say it."""
+    if option is not None:
+        if value is True:
+            return option
+        if isinstance(value, str):
+            return f"{option} {quote(value)}"
+        texts = isinstance(value, (dict, list)) and all(isinstance(one, str) for one in value)
+        if texts and isinstance(value, list):
+            return " ".join(f"{option} {quote(one)}" for one in value)
+        if texts and name in PAIRS and all(isinstance(one, str) for one in value.values()):
+            return " ".join(f"{option} '{old}={new}'" for old, new in value.items())
+    return _set(name, json.dumps(value))
 
 
 def _set(name: str, value: str) -> str:
-    return f"--set {quote(f'{name}={value}')}" if value else f"--set {name}=JSON"
+    return f"--set {quote(f'{name}={value}')}"
 
 
 @cache
@@ -208,4 +224,4 @@ def _options() -> dict[str, str]:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.'\-])(?P<name>{'|'.join(Arguments.__annotations__)})={_VALUE}")
+    return re.compile(rf"(?<![\w.'\-])(?<!--set )(?P<name>{'|'.join(Arguments.__annotations__)})={_VALUE}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -46,6 +46,30 @@ def covers(pattern: str, name: str) -> bool:
     """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern."""
     stem = pattern.removesuffix("*").removesuffix(".")
     return name == pattern or name.startswith(stem + ".") or fnmatchcase(name, pattern)
+
+
+def patterns_of(names: Sequence[str], among: Iterable[str], *, most: int = 6) -> list[str]:
+    """Return patterns that cover `names` and nothing else of `among`, wide ones first; [] where it takes more than `most`."""
+    wanted = set(names)
+    others = [name for name in among if name not in wanted]
+    found: list[str] = []
+    left = list(names)
+    while left and len(found) < most:
+        fitting = (wide for wide in _wider(left[0]) if not any(covers(wide, other) for other in others))
+        found.append(next(fitting, left[0]))
+        left = [name for name in left[1:] if not covers(found[-1], name)]
+    return [] if left else found
+
+
+def _wider(name: str) -> Iterator[str]:
+    """Yield the modules that a name is in, the outermost first, each also in all members of its lists; at last the name."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        path = ".".join(parts[:count])
+        every = ".".join("*" if part.isdecimal() else part for part in parts[:count])
+        if every != path and every.strip("*."):
+            yield every if count == len(parts) else f"{every}.*"
+        yield path
 
 
 def ends(name: str) -> Iterator[str]:
