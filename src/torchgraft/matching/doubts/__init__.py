@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from torchgraft.matching.doubts import layers, lists
+from torchgraft.matching.doubts import changed, layers, lists
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.certainty import BESIDE
 from torchgraft.matching.judging.judge import Pair
@@ -21,10 +21,11 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (layers.in_other_terms, layers.OTHER_TERMS),
     (layers.norms_of_attentions, layers.UNORDERED),
     (layers.one_of_several, layers.ONE_OF_SEVERAL),
-    (lists.free_in_other_blocks, lists.FREE_ELSEWHERE),
+    (lists.otherwise_in_other_blocks, lists.ELSEWHERE),
     (lists.torn_blocks, lists.TORN),
     (lists.counted_otherwise, lists.COUNTED),
-    (lists.behind_replaced_blocks, BESIDE),
+    (changed.behind_replaced_blocks, BESIDE),
+    (changed.behind_changed_blocks, changed.CHANGED),
     (lists.into_other_lists, lists.OTHER_LIST),
     (lists.rearranged, lists.REARRANGED),
     (layers.beside_free_twins, layers.TWINS),

@@ -127,7 +127,13 @@ def _is_called_like_row(one: Unit, other: Unit, rows: set[str]) -> bool:
     if other.parent not in rows or not other.last.isdecimal():
         return False
     own = [] if BARE in one.leaves else [leaf.keys[0].rpartition(".")[0] for leaf in one.leaves.values()]
-    return any(is_one_path(other.parent, path) for path in (one.path, *own))
+    return any(_is_called_alike(other.parent, path) for path in (one.path, *own))
+
+
+def _is_called_alike(row: str, path: str) -> bool:
+    """Return whether a row and a layer have one path but for what stands before it, or at least one name."""
+    name = path.rpartition(".")[2]
+    return is_one_path(row, path) or (row.rpartition(".")[2] == name and not name.isdecimal())
 
 
 TWINS = "a part of the same build stays free beside it, and neither name says which of the two it is"

@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from itertools import product
 
 from torchgraft.core.names import ends
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, is_one_path, list_of, number_of, place_of, stem
-from torchgraft.matching.parts.units import Unit, around_several, blocks_of, kind_of
+from torchgraft.matching.parts.units import Unit, around_several, blocks_of
 from torchgraft.matching.solving.reversed import undirected
 
-# What the units of a block are: the path of each inside of it, its roles and shapes.
-Build = tuple[tuple[str, object], ...]
+ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner, or has one elsewhere"
 
-FREE_ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner"
+# Where a unit stands in the blocks of a list: the place of these, and the path within.
+InBlock = tuple[str, str]
 
 
-def free_in_other_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units whose like stays free in most blocks of the list in which others are paired.
+def otherwise_in_other_blocks(found: Found) -> Iterator[Pair]:
+    """Yield units whose like stays free in most blocks of the list in which others are paired, or goes with another list.
 
-    An adapter that was added to all layers has nothing in the file, also where one has the shapes of something else.
+    An adapter that was added to all layers has nothing in the file, also where one has the shapes of something else; and the
+    last norm of a network may have those of the first one in an added block. A list that is used up may well be part of
+    another one, though, and what completes a block stand outside of all lists.
     """
-    outnumbered = [_free_elsewhere(found, side) for side in (0, 1)]
-    for pair in found.pairs if any(outnumbered) else ():
-        if not pair.named and (pair.source in outnumbered[0] or pair.target in outnumbered[1]):
+    odd = {pair.target for side in (0, 1) for pair in _odd_ones(found, side)} if any(found.free) else ()
+    return (pair for pair in found.pairs if pair.target in odd) if odd else iter(())
+
+
+def _odd_ones(found: Found, side: int) -> Iterator[Pair]:
+    """Yield pairs of which the end on one side is paired otherwise in most blocks."""
+    ends = [(pair, found.units_of(pair)) for pair in found.held]
+    met = [(pair, units[side], units[1 - side]) for pair, units in ends if units[side].block]
+    goes: dict[InBlock, Counter[str]] = defaultdict(Counter)
+    for _, own, other in met:
+        goes[_place_in_block(own)][_around(place_of(own.path), place_of(other.path))] += 1
+    comes = Counter([_place_in_block(other) for _, _, other in met])
+    left = Counter(map(_place_in_block, found.free[1 - side]))
+    gaps = {unit.block for unit in found.free[side]}
+    blocks = gaps & {found.sides[side][at].block for at in found.paired[side]}
+    free = Counter([_place_in_block(unit) for unit in found.free[side] if unit.block in blocks])
+    for pair, own, other in met:
+        place, there = _place_in_block(own), _place_in_block(other)
+        (usual, most), fed = goes[place].most_common(1)[0], goes[place].total()
+        spare = left[there] >= comes[there] if other.block else own.block in gaps
+        elsewhere = spare and 2 * most > fed and _around(place_of(own.path), place_of(other.path)) != usual
+        if not pair.named and (elsewhere or free[place] > fed):
             yield pair
 
 
-def _free_elsewhere(found: Found, side: int) -> set[int]:
-    """Return the paired units of one side whose like is free in more blocks than it is paired."""
-    left, used, units = found.free[side], found.paired[side], found.sides[side]
-    blocks = {units[at].block for at in used} if left else set()
-    free = Counter([_place_in_block(unit) for unit in left if unit.block in blocks])
-    if not free:
-        return set()
-    places = {at: _place_in_block(units[at]) for at in used if units[at].block}
-    fed = Counter(places.values())
-    return {at for at, place in places.items() if free[place] > fed[place]}
+@lru_cache(maxsize=20_000)
+def _around(place: str, other: str) -> str:
+    """Return what stands in the second of two places before the end that both have."""
+    ours, theirs = place.split("."), other.split(".")
+    while ours and theirs and ours[-1] == theirs[-1]:
+        del ours[-1], theirs[-1]
+    return ".".join(theirs)
 
 
-def _place_in_block(unit: Unit) -> tuple[str, str]:
+def _place_in_block(unit: Unit) -> InBlock:
     return place_of(unit.block), unit.tail
 
 
@@ -77,12 +95,12 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
     `layers.1` to `layers.9` beside `layers.0` to `layers.5`: numbers say nothing there. A list of one member counts, too, if
     that is a block: where the other side has more, its number may mean another.
     """
-    inner = [_innermost_blocks(units) for units in found.sides]
+    inner = [_innermost_blocks(units) | _even_rows(units) for units in found.sides]
     spans = [_spans(blocks.values(), units) for blocks, units in zip(inner, found.sides, strict=True)]
     if len({first for side in spans for first, _ in side.values()}) < 2:
         return
     for pair, source, target in found.with_units():
-        blocks = inner[0][source.parent], inner[1][target.parent]
+        blocks = _block_in(source, inner[0]), _block_in(target, inner[1])
         if all(blocks):
             ours, theirs = map(list_of, blocks)
             first, second = spans[0][ours], spans[1][theirs]
@@ -107,74 +125,30 @@ def _innermost_blocks(units: Sequence[Unit]) -> dict[str, str]:
     }
 
 
+def _even_rows(units: Iterable[Unit]) -> dict[str, str]:
+    """Return the members of lists of layers without a gap, all with the same tensors, such as a norm behind each layer."""
+    rows: dict[str, dict[int, Unit]] = defaultdict(dict)
+    for unit in units:
+        if unit.last.isdecimal():
+            rows[unit.parent][int(unit.last)] = unit
+    even = (
+        row.values() for row in rows.values()
+        if 1 < len(row) == max(row) - min(row) + 1 and len({frozenset(unit.leaves) for unit in row.values()}) == 1
+    )  # fmt: skip
+    return {unit.path: unit.path for row in even for unit in row}
+
+
+def _block_in(unit: Unit, inner: Mapping[str, str]) -> str:
+    """Return the innermost member of a list that a unit is, or lies in."""
+    return inner.get(unit.path) or inner[unit.parent]
+
+
 def _spans(blocks: Iterable[str], units: Iterable[Unit]) -> dict[ListName, tuple[int, int]]:
     """Return the first number and the length of each list that one of the blocks, or of those around units, is in."""
     numbers: dict[ListName, set[int]] = defaultdict(set)
     for block in {*filter(None, blocks)} | blocks_of(units):
         numbers[list_of(block)].add(number_of(block))
     return {row: (min(held), len(held)) for row, held in numbers.items()}
-
-
-def behind_replaced_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units in blocks behind one that is of another build on the two sides, and left over on both.
-
-    What was put in there may have moved the blocks behind it by one: of these, those are told of whose build is that of
-    a block that stays free.
-    """
-    used = {pair.source for pair in found.pairs if pair.fits}, {pair.target for pair in found.pairs if pair.fits}
-    free = [_free_blocks(units, paired) for units, paired in zip(found.sides, used, strict=True)]
-    if not all(free):
-        return
-    held = [_members(units) for units in found.sides]
-    builds = [
-        {block: _build(block, inside, units) for block, inside in blocks.items()}
-        for blocks, units in zip(held, found.sides, strict=True)
-    ]
-    replaced: dict[tuple[ListName, ListName], list[tuple[int, tuple[Build, Build]]]] = {}
-    for pair in found.held:
-        source, target = found.units_of(pair)
-        for ours, theirs in zip(source.blocks, target.blocks, strict=False):
-            rows = list_of(ours), list_of(theirs)
-            if rows not in replaced:
-                replaced[rows] = _replaced(rows, free, builds)
-            own = builds[0][ours], builds[1][theirs]
-            behind = min(number_of(ours), number_of(theirs))
-            if any(at < behind and (own[0] == old or own[1] == new) for at, (old, new) in replaced[rows]):
-                yield pair
-                break
-
-
-def _free_blocks(units: Sequence[Unit], paired: Container[int]) -> set[str]:
-    """Return the blocks of which no unit is paired."""
-    free = blocks_of([unit for at, unit in enumerate(units) if at not in paired])
-    return free - blocks_of([unit for at, unit in enumerate(units) if at in paired]) if free else free
-
-
-def _replaced(
-    rows: tuple[ListName, ListName], free: Sequence[set[str]], builds: Sequence[Mapping[str, Build]]
-) -> list[tuple[int, tuple[Build, Build]]]:
-    """Return numbers at which two lists of one name both have a free block, with other names inside, and both builds."""
-    if not is_one_path(".".join(rows[0]), ".".join(rows[1])):
-        return []
-    ours, theirs = (
-        {number_of(block): builds[side][block] for block in free[side] if list_of(block) == rows[side]}
-        for side in (0, 1)
-    )
-    both = [(at, (ours[at], theirs[at])) for at in ours.keys() & theirs.keys()]
-    return [(at, builds) for at, builds in both if dict(builds[0]).keys() != dict(builds[1]).keys()]
-
-
-def _members(units: Sequence[Unit]) -> dict[str, list[int]]:
-    """Return the units of each block."""
-    members: dict[str, list[int]] = defaultdict(list)
-    for at, unit in enumerate(units):
-        for block in unit.blocks:
-            members[block].append(at)
-    return members
-
-
-def _build(block: str, inside: Iterable[int], units: Sequence[Unit]) -> Build:
-    return tuple(sorted((units[at].path[len(block) :], kind_of(units[at])) for at in inside))
 
 
 OTHER_LIST = "it would go from one list into another, and both sides have both lists"

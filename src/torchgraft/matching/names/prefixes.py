@@ -165,7 +165,10 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         placed = _apply(rule, left, wanted)
         fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
         sound = rule == SAME or (
-            2 * fits >= len(placed) and _is_told(rule, placed) and _is_whole(rule, placed, left, wanted)
+            2 * fits >= len(placed)
+            and _is_told(rule, placed)
+            and _is_whole(rule, placed, left, wanted)
+            and not _leaves_its_own(rule, placed, left, wanted)
         )
         if placed and sound:
             value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
@@ -221,6 +224,19 @@ def _is_whole(rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf],
         return True
     sizes = (sum(name.startswith(rule[0]) for name in left), sum(name.startswith(rule[1]) for name in wanted))
     return 2 * len(placed) >= max(sizes)
+
+
+def _leaves_its_own(
+    rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]
+) -> bool:
+    """Return whether a rule between two subtrees leads most tensors away from slots of their very names and shapes.
+
+    The copy of a part, `blocks_aux` beside `blocks`, has more names of the file where the part itself was changed.
+    """
+    if "" in rule:
+        return False
+    stay = sum(name in wanted and wanted[name].shape == left[name].shape for name in placed)
+    return 2 * stay > len(placed)
 
 
 def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterator[Prefix]:

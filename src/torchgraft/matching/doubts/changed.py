@@ -1,0 +1,129 @@
+"""Rules of doubt that look for members of lists that were changed or replaced: those behind them may have moved on, or not."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+
+from torchgraft.matching.doubts.found import Found
+from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.names.lists import ListName, is_one_path, list_of, number_of
+from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
+
+# What the units of a block are: the path of each inside of it, its roles and shapes.
+Build = tuple[tuple[str, object], ...]
+# The members of one list by number, each with its build.
+Members = Mapping[int, Build]
+
+
+def behind_replaced_blocks(found: Found) -> Iterator[Pair]:
+    """Yield units in blocks behind one that is of another build on the two sides, and left over on both.
+
+    What was put in there may have moved the blocks behind it by one: of these, those are told of whose build is that of
+    a block that stays free.
+    """
+    fitting = [pair for pair in found.pairs if pair.fits]
+    free = _free_blocks(found, ({pair.source for pair in fitting}, {pair.target for pair in fitting}))
+    if not all(free):
+        return
+    lists, gone = _lists(found), [_by_list(side) for side in free]
+
+    @cache
+    def replaced(ours: ListName, theirs: ListName) -> list[int]:
+        if not is_one_path(".".join(ours), ".".join(theirs)):
+            return []
+        both = gone[0][ours] & gone[1][theirs]
+        return [at for at in both if dict(lists[0][ours][at]).keys() != dict(lists[1][theirs][at]).keys()]
+
+    for pair, ours, theirs in _blocks(found.held, found):
+        rows = list_of(ours), list_of(theirs)
+        members = lists[0][rows[0]], lists[1][rows[1]]
+        ends = number_of(ours), number_of(theirs)
+        if any(
+            at < min(ends) and any(side[end] == side[at] for side, end in zip(members, ends, strict=True))
+            for at in replaced(*rows)
+        ):
+            yield pair
+
+
+CHANGED = "it has another number in its list, because one before it may be new; that one may as well be a member that was changed"
+
+
+def behind_changed_blocks(found: Found) -> Iterator[Pair]:
+    """Yield units of blocks that go to another number, behind a free one that may be the block of its number, changed.
+
+    A list that was cut at its end, with other sizes in its first member, looks like one that was cut at its start.
+    """
+    free = _free_blocks(found, found.paired)
+    if not any(free):
+        return
+    lists, gone = _lists(found), [_by_list(side) for side in free]
+
+    @cache
+    def changed(ours: ListName, theirs: ListName) -> list[int]:
+        first, second = lists[0][ours], lists[1][theirs]
+        if not _are_one_list(ours, theirs) or min(first) != min(second):
+            return []
+        return [
+            at for at in gone[0][ours] ^ gone[1][theirs]
+            if at in first and at in second and _is_like(first[at], second[at])
+        ]  # fmt: skip
+
+    unnamed = [pair for pair in found.pairs if not pair.named]
+    for pair, ours, theirs in _blocks(unnamed, found):
+        ends = number_of(ours), number_of(theirs)
+        if ends[0] != ends[1] and any(at <= max(ends) for at in changed(list_of(ours), list_of(theirs))):
+            yield pair
+
+
+def _blocks(pairs: Iterable[Pair], found: Found) -> Iterator[tuple[Pair, str, str]]:
+    """Yield each of the pairs with the blocks around its units that stand for each other, from the innermost on."""
+    for pair in pairs:
+        source, target = found.units_of(pair)
+        for ours, theirs in zip(source.blocks[::-1], target.blocks[::-1], strict=False):
+            yield pair, ours, theirs
+
+
+def _free_blocks(found: Found, paired: Sequence[Container[int]]) -> list[set[str]]:
+    """Return the blocks of either side of which no unit is paired."""
+    sides = []
+    for units, used in zip(found.sides, paired, strict=True):
+        free = blocks_of([unit for at, unit in enumerate(units) if at not in used])
+        sides.append(free - blocks_of([unit for at, unit in enumerate(units) if at in used]) if free else free)
+    return sides
+
+
+def _by_list(blocks: Iterable[str]) -> Mapping[ListName, set[int]]:
+    """Return the numbers of blocks in each list."""
+    found: dict[ListName, set[int]] = defaultdict(set)
+    for block in blocks:
+        found[list_of(block)].add(number_of(block))
+    return found
+
+
+def _lists(found: Found) -> list[Mapping[ListName, Members]]:
+    """Return the lists of blocks of either side."""
+    return [_members(units) for units in found.sides]
+
+
+def _members(units: Iterable[Unit]) -> Mapping[ListName, Members]:
+    inside: dict[str, list[tuple[str, object]]] = defaultdict(list)
+    for unit in units:
+        for block in unit.blocks:
+            inside[block].append((unit.path[len(block) :], kind_of(unit)))
+    lists: dict[ListName, dict[int, Build]] = defaultdict(dict)
+    for block, held in inside.items():
+        lists[list_of(block)][number_of(block)] = tuple(sorted(held))
+    return lists
+
+
+def _is_like(ours: Build, theirs: Build) -> bool:
+    """Return whether of two blocks one may be the other with layers of other sizes, or with fewer layers."""
+    one, other = (Counter(kind for _, kind in build) for build in (ours, theirs))
+    return bool(one & other) and (dict(ours).keys() == dict(theirs).keys() or one <= other or other <= one)
+
+
+def _are_one_list(ours: ListName, theirs: ListName) -> bool:
+    """Return whether two lists have one name, but for what stands before it on one side."""
+    return ours[1] == theirs[1] and ("" in (ours[0], theirs[0]) or is_one_path(ours[0], theirs[0]))

@@ -1,0 +1,118 @@
+"""What names and the like of a tensor in other blocks say of its place: shapes that fit elsewhere send nothing there."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from filling import filled
+from torch import nn
+
+import torchgraft as tg
+from torchgraft.core.plan import Certainty
+
+
+def sure(model: nn.Module, file: dict[str, torch.Tensor]) -> dict[str, str]:
+    plan = tg.plan(model, file, on_doubt="take")
+    return {s.slot.name: s.feeds[0].key for s in plan.steps if s.feeds and s.certainty is not Certainty.DOUBT}
+
+
+def net(**parts: nn.Module) -> nn.Module:
+    return filled(nn.ModuleDict(parts))
+
+
+def member(hidden: int = 7, inner: int = 7) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(inner, 3))
+
+
+@pytest.mark.parametrize("first", [member(14, 7), nn.Sequential(nn.ReLU(), nn.Linear(7, 3))], ids=["wider", "cut"])
+@pytest.mark.parametrize("back", [False, True])
+def test_members_of_an_ensemble_do_not_move_on_for_one_that_was_changed(first: nn.Module, *, back: bool) -> None:
+    changed = net(members=nn.ModuleList([first, *(member() for _ in range(3))]), mix=nn.Linear(4, 1))
+    plain = net(members=nn.ModuleList([member() for _ in range(3)]), mix=nn.Linear(3, 1))
+    model, file = (changed, plain) if back else (plain, changed)
+    assert all(name == key for name, key in sure(model, file.state_dict()).items())
+
+
+def test_a_block_of_another_build_in_front_still_moves_the_others_on() -> None:
+    other = nn.ModuleDict({"down": nn.Linear(9, 2), "up": nn.Linear(2, 9)})
+    model = net(members=nn.ModuleList([other, *(member() for _ in range(3))]))
+    placed = sure(model, net(members=nn.ModuleList([member() for _ in range(3)])).state_dict())
+    assert placed["members.1.0.weight"] == "members.0.0.weight"
+    assert len(placed) == 12
+
+
+def block(width: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"norm": nn.LayerNorm(width), "up": nn.Linear(width, 9), "down": nn.Linear(9, width)})
+
+
+def test_the_copy_of_a_list_has_no_block_for_the_list_that_grew() -> None:
+    def stages(*depths: int) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.Sequential(*(block(4 * (at + 1)) for _ in range(depth))) for at, depth in enumerate(depths)
+        )
+
+    file = net(stem=nn.Linear(3, 4), stages=stages(1, 1), head=nn.Linear(8, 5), stages_new=stages(1, 1))
+    placed = sure(net(stem=nn.Linear(3, 4), stages=stages(1, 2), head=nn.Linear(8, 5)), file.state_dict())
+    assert placed["stages.1.0.up.weight"] == "stages.1.0.up.weight"
+    assert not any(key.startswith("stages_new") for key in placed.values())
+
+
+def test_the_last_norm_is_not_the_first_one_of_a_block_that_was_added() -> None:
+    def features(depth: int, dense: str, norm: str) -> nn.ModuleDict:
+        layers = {
+            f"layer{at + 1}": nn.ModuleDict(
+                {"norm1": nn.BatchNorm2d(6 + 4 * at), "conv1": nn.Conv2d(6 + 4 * at, 8, 1), "conv2": nn.Conv2d(8, 4, 3)}
+            )
+            for at in range(depth)
+        }
+        return nn.ModuleDict(
+            {"conv0": nn.Conv2d(3, 6, 3), dense: nn.ModuleDict(layers), norm: nn.BatchNorm2d(6 + 4 * depth)}
+        )
+
+    file = net(features=features(3, "dense", "norm5"), head=nn.Linear(18, 5)).state_dict()
+    placed = sure(net(features=features(4, "module0", "batchnorm1"), head=nn.Linear(22, 5)), file)
+    assert "features.norm5.weight" not in placed.values()
+    assert placed["features.module0.layer2.norm1.weight"] == "features.dense.layer2.norm1.weight"
+
+
+@pytest.mark.parametrize("wrapper", ["", "_checkpoint_wrapped_module."])
+def test_a_layer_is_not_the_first_of_several_behind_a_wrapper_either(wrapper: str) -> None:
+    def backbone(conv: nn.Module) -> nn.ModuleDict:
+        body = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
+        return nn.ModuleDict({"conv1": conv, "bn1": nn.BatchNorm2d(4), "layer1": body})
+
+    deep = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, bias=False))
+    file = net(backbone=backbone(nn.Conv2d(3, 4, 3, bias=False)), head=nn.Linear(8, 2)).state_dict()
+    file = {name.replace("backbone.", f"backbone.{wrapper}"): value for name, value in file.items()}
+    placed = sure(net(backbone=backbone(deep), head=nn.Linear(8, 2)), file)
+    assert "backbone.conv1.0.weight" not in placed
+    assert "backbone.layer1.0.weight" in placed
+
+
+def test_norms_beside_layers_that_are_counted_from_one_are_as_unsure_as_these() -> None:
+    def convs(depth: int) -> nn.Module:
+        layers = [
+            nn.ModuleDict({"lin": nn.Linear(5 if at == 0 else 8, 8), "att": nn.Linear(8, 1)}) for at in range(depth)
+        ]
+        norms = nn.ModuleList(nn.BatchNorm1d(8) for _ in range(depth))
+        return net(convs=nn.ModuleList(layers), norms=norms, out=nn.Linear(8, 3))
+
+    file = {
+        ".".join(str(int(part) + 1) if part.isdecimal() else part for part in name.split(".")): value
+        for name, value in convs(3).state_dict().items()
+    }
+    assert not any(name.startswith("norms") for name in sure(convs(4), file))
+
+
+def test_a_part_that_was_changed_keeps_its_name_before_the_copy_of_it() -> None:
+    def blocks() -> nn.ModuleList:
+        return nn.ModuleList(nn.ModuleDict({"cross": block(6), "own": block(8)}) for _ in range(3))
+
+    file = net(blocks=blocks()[:2], out=nn.Linear(8, 3)).state_dict()
+    changed = blocks()
+    changed[1]["cross2"] = changed[1].pop("cross")
+    placed = sure(net(blocks=changed, out=nn.Linear(8, 3), blocks_aux=copy.deepcopy(blocks())), file)
+    assert not any(name.startswith("blocks_aux") for name in placed)
+    assert placed["blocks.0.cross.up.weight"] == "blocks.0.cross.up.weight"
