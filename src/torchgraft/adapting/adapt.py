@@ -18,7 +18,7 @@ from torchgraft.adapting.unmatched import fresh_step, unused_sources
 from torchgraft.adapting.views import View
 from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Matching, Ranks
-from torchgraft.core.plan import Plan, Step
+from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.policy import Policy
 from torchgraft.core.specs import Target, TensorSpec
 
@@ -90,7 +90,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     if matching.blocked:
         steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)
     steps = over_ranks(steps, inputs.ranks) if inputs.ranks else steps
-    steps = tuple(widened(step, specs) for step in steps)
+    steps = tuple([step if step.action is Action.COPY else widened(step, specs) for step in steps])
     steps = with_branch_hint(steps, specs, inputs.network)
     unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.shared)
     for view in reversed(views):

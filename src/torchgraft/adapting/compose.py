@@ -137,7 +137,7 @@ def _shaped(match: Match, facts: Facts) -> Fit:
         if regridded is not None:
             return regridded
     is_stem = slot in facts.first_convs or source.keys[0] in facts.first_convs
-    fit = exact_fit(source, target, facts.layout, facts.tails.get(target.name, ""), is_stem=is_stem)
+    fit = exact_fit(source, target, facts.layout, is_stem=is_stem)
     if fit is not None and slot in facts.flattened and len(source.shape) == len(target.shape):
         return unflattened(fit, target, facts.flattened[slot])
     if fit is not None and target.form != "plain" and fit.ops:

@@ -39,7 +39,6 @@ class Facts:
     network: str
     library: str
     vocabularies: frozenset[tuple[int, int]]
-    tails: Mapping[str, str]
 
 
 def gather_facts(
@@ -51,8 +50,7 @@ def gather_facts(
     network: str,
 ) -> Facts:
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
-    tails = {m.target.name: _tail(m.target.name) for m in matches}
-    layout = read_layout(matches, tails, specs)
+    layout = read_layout(matches, specs)
     return Facts(
         specs=specs,
         slots={slot.name: slot for slot in target.slots},
@@ -65,21 +63,12 @@ def gather_facts(
         network=network,
         library=target.library,
         vocabularies=changed_vocabularies(matches),
-        tails=tails,
     )
 
 
 def _has_keys(leaf: Leaf) -> bool:
     """Whether a matrix is that of keys, or is whole."""
     return len(leaf.shape) > 1 and (leaf.part is None or leaf.part.label == "k")
-
-
-def _tail(name: str) -> str:
-    parts = name.split(".")
-    for at in range(len(parts) - 1, -1, -1):
-        if parts[at].isdecimal():
-            return ".".join(parts[at + 1 :])
-    return name
 
 
 def first_convolutions(matches: Sequence[Match], leaves: tuple[Sequence[Leaf], Sequence[Leaf]]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from torchgraft.adapting.orientation import (
     is_matrix,
     is_raw_matrix,
     is_transposed,
-    list_around,
+    last_list,
     permuted,
 )
 from torchgraft.core.match import Leaf
@@ -68,7 +68,7 @@ class Fit:
 UNCHANGED = Fit(())
 
 
-def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem: bool = False) -> Fit | None:
+def exact_fit(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool = False) -> Fit | None:
     """Return how `source` becomes `target` without changing an element, or None when it can't.
 
     `is_stem`: the first layer of the network, which may cut patches.
@@ -77,7 +77,7 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
     if a == b and (len(a) < 2 or (len(a) == 2 and a[0] != a[1])):
         return UNCHANGED
     if is_matrix(source, target) and not (a == b[::-1] and is_raw_matrix(source, target)):
-        return _matrix(source, target, layout, tail)
+        return _matrix(source, target, layout)
     if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":
         return Fit((Transpose(),), "stored transposed")
     if a == b[::-1] and is_raw_matrix(source, target):
@@ -90,10 +90,10 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, tail: str, *, is_stem:
             return same
     if source.role == "kernel" and len(a) > len(b) == 2 and _flattened(a, b):
         return Fit((Reshape(b),), f"as many numbers as {list(b)}, {INPUTS_FIRST}", certainty=Certainty.DOUBT)
-    return _pointwise(source, target, layout, tail) or _other_rank(a, b, is_stem=is_stem)
+    return _pointwise(source, target, layout) or _other_rank(a, b, is_stem=is_stem)
 
 
-def _pointwise(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | None:
+def _pointwise(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
     """Return how a matrix becomes a kernel of one position, or the reverse, None for other tensors.
 
     Axes of size one are in front where inputs come before outputs (TensorFlow, JAX), and behind in torch.
@@ -107,7 +107,7 @@ def _pointwise(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit | N
         replace(leaf, shape=shape, kind="", turned=leaf.turned if leaf.turned is not None else _is_turned(leaf.shape))
         for leaf, shape in ((source, a), (target, b))
     ]
-    fit = _matrix(sides[0], sides[1], layout, tail)
+    fit = _matrix(sides[0], sides[1], layout)
     if not fit.ops:
         return None if fit.certainty is Certainty.CERTAIN else replace(fit, ops=(Reshape(target.shape),))
     ops = (
@@ -185,7 +185,7 @@ def _square_raw(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     return Fit(ops, f"stored [in, out]: {RAW}", certainty=Certainty.LIKELY)
 
 
-def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
+def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     a, b = source.shape, target.shape
     if a != b:
         return Fit(
@@ -196,6 +196,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
         return UNCHANGED
     if source.turned is not None and target.turned is not None:
         return _as_known(source, target)
+    around, tail = last_list(target.name)
     if "." in tail and tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
     turned, straight = layout.among.get((source.turned, target.turned), (layout.turned, layout.straight))
@@ -203,7 +204,6 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout, tail: str) -> Fit:
     if turned and not straight and not as_in_torch:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
     if turned and (tail not in layout.straight_tails or tail in layout.turned_tails):
-        around = list_around(target.name)
         inside = layout.within.get(around, (0, 0)) if around else (0, 0)
         if all(inside) != any(inside):
             kept = "transposed" if inside[0] else "kept as it is"

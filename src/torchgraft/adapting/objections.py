@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torchgraft.adapting.coverage import coverage_objections, other_variant
 from torchgraft.adapting.lora import is_adapter
-from torchgraft.adapting.orientation import list_around
+from torchgraft.adapting.orientation import last_list
 from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
@@ -125,7 +125,7 @@ def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
         if not (step.feeds and step.alternatives and step.alternatives[0].keys):
             continue
         path = _list_apart(step.feeds[0].key, step.alternatives[0].keys[0])
-        theirs, ours = _members(path, plan.source_specs), list_around(step.slot.name)
+        theirs, ours = _members(path, plan.source_specs), last_list(step.slot.name)[0]
         here = _members(ours, (one.slot.name for one in plan.steps))
         if path and ours and theirs > here:
             return f"layers= says which {here} of the file's {theirs} in {printable(path)} are meant; or "

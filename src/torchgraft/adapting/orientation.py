@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
@@ -17,7 +18,6 @@ KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     4: ((3, 2, 0, 1), (0, 3, 1, 2)),
     5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
 }
-_LIST = re.compile(r"(?:(.*)\.)?\d+(?:\.|\Z)", re.DOTALL)
 WEIGHTS = frozenset({"weight", "kernel", "w"})
 # Words of what holds a row for each position, token or pair, and is never turned.
 TABLE_WORDS = frozenset({
@@ -31,6 +31,7 @@ ELSEWHERE = "?"
 
 # What is known of how the two layers of a pair are stored.
 Sides = tuple["bool | None", "bool | None"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class Layout:
     raw_straight: int = 0
 
 
-def read_layout(matches: Sequence[Match], tails: Mapping[str, str], specs: Mapping[str, TensorSpec]) -> Layout:
+def read_layout(matches: Sequence[Match], specs: Mapping[str, TensorSpec]) -> Layout:
     """Return what the tensors whose shape shows their orientation say about the file as a whole.
 
     Of `specs`, all tensors of the file, those count too that find no place: beside a bias a matrix shows how it is stored.
@@ -82,59 +83,50 @@ def read_layout(matches: Sequence[Match], tails: Mapping[str, str], specs: Mappi
     )
     layout = Layout(kernel=kernel, plain_kernels=plain, transposed=transposed)
     layout = replace(layout, raw_turned=raw.count(False), raw_straight=raw.count(True))
-    return _with_matrices(layout, matrices, tails, specs)
+    return _with_matrices(layout, matrices, specs)
 
 
-def _with_matrices(
-    layout: Layout, matrices: Sequence[Match], tails: Mapping[str, str], specs: Mapping[str, TensorSpec]
-) -> Layout:
+def _with_matrices(layout: Layout, matrices: Sequence[Match], specs: Mapping[str, TensorSpec]) -> Layout:
     """Return the layout with what matrices say: their shapes, what is known of both layers, and biases beside them."""
-    turned: list[str] = []
-    straight: list[str] = []
-    among: dict[Sides, tuple[int, int]] = {}
-    within: dict[str, tuple[int, int]] = {}
-
-    def count(sides: Sides, *, other: bool) -> None:
-        among[sides] = _one_more(among.get(sides), other=other)
-
-    told: set[str] = set()
-    for found in matrices:
-        shape, sides = found.source.shape, (found.source.turned, found.target.turned)
-        tail = tails.get(found.target.name, "")
-        if shape[0] != shape[1]:
-            (straight if shape == found.target.shape else turned).append(tail)
-            count(sides, other=shape != found.target.shape)
-            around = list_around(found.target.name)
-            within[around] = _one_more(within.get(around), other=shape != found.target.shape)
-            told.update(found.source.keys)
-        elif None not in sides:
-            (straight if sides[0] == sides[1] else turned).append(tail)
-    for key, in_out in shown_by_bias(specs, told):
-        (turned if in_out else straight).append(ELSEWHERE)
-        around = list_around(key)
-        within[around] = _one_more(within.get(around), other=in_out)
+    ends = [(found.source, found.target) for found in matrices]
+    oblong = [(a, b, a.shape != b.shape) for a, b in ends if a.shape[0] != a.shape[1]]
+    square = [(a, b) for a, b in ends if a.shape[0] == a.shape[1] and None not in (a.turned, b.turned)]
+    places = [(*last_list(b.name), turned) for _, b, turned in oblong]
+    shown = Counter([(tail, turned) for _, tail, turned in places])
+    shown.update([(last_list(b.name)[1], a.turned != b.turned) for a, b in square])
+    among = Counter([((a.turned, b.turned), turned) for a, b, turned in oblong])
+    within = Counter([(around, turned) for around, _, turned in places])
+    for key, in_out in shown_by_bias(specs, {key for a, _, _ in oblong for key in a.keys}):
+        shown[ELSEWHERE, in_out] += 1
+        within[last_list(key)[0], in_out] += 1
         for model in (False, True):  # what it means for a layer of the model depends on how that is stored
-            count((None, model), other=in_out != model)
+            among[(None, model), in_out != model] += 1
+    turned, straight = ({tail: n for (tail, own), n in shown.items() if own == way} for way in (True, False))
     return replace(
         layout,
-        turned=len(turned),
-        straight=len(straight),
-        among=among,
-        within=within,
+        turned=sum(turned.values()),
+        straight=sum(straight.values()),
+        among=_both_ways(among),
+        within=_both_ways(within),
         turned_tails=frozenset(turned),
         straight_tails=frozenset(straight),
     )
 
 
-def _one_more(before: tuple[int, int] | None, *, other: bool) -> tuple[int, int]:
-    turned, straight = before or (0, 0)
-    return turned + other, straight + (not other)
+def _both_ways(counts: Counter[tuple[T, bool]]) -> dict[T, tuple[int, int]]:
+    """Return how many are turned and how many are not, of each kind that was counted."""
+    return {kind: (counts[kind, True], counts[kind, False]) for kind, _ in counts}
 
 
-def list_around(name: str) -> str:
-    """Return the path of the last numbered list that a tensor lies in, "" where it lies in none."""
-    found = _LIST.match(name)
-    return (found[1] or "") if found else ""
+def last_list(name: str) -> tuple[str, str]:
+    """Return the path of the last numbered list that a tensor lies in, "" where it lies in none, and its path in there."""
+    path = name
+    while path:
+        around, _, last = path.rpartition(".")
+        if last.isdecimal():
+            return around, name[len(path) + 1 :]
+        path = around
+    return "", name
 
 
 def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]:

@@ -13,6 +13,7 @@ from torchgraft.ops import RotaryLayout
 # beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
 # Code that calls the fused projection `wqkv` pairs in both ways.
 PAIRED, HALVED = frozenset({"wq", "wk", "wqkv"}), frozenset({"q_proj", "k_proj"})
+_NAMES = tuple(PAIRED | HALVED)
 
 
 def names_differ(*owners: str) -> bool:
@@ -50,6 +51,8 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     if fit.ops is None:
         return fit
     if source.rotary is None and target.rotary is None:
+        if target.part is None and not target.owner.endswith(_NAMES):
+            return fit  # neither name tells, or both tell the same
         return _likely(fit) if names_differ(*_owners(source), *_owners(target)) else fit
     if source.rotary is None or target.rotary is None:
         return fit if source.name == target.name else _untold(fit, source, target)

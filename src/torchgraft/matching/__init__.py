@@ -187,10 +187,11 @@ def _sources(keys: Mapping[str, str], given: Given, held: Mapping[str, Shape]) -
     """Return the leaves of the file by the names to match by, with what their own names tell, and its derived keys."""
     classes = given.models.source.classes if given.models.source else {}
     kinds = {_owner(name): classes.get(_owner(key), "") for name, key in keys.items()} if classes else None
-    shown = {name: _renamed(given.specs[key], name) for name, key in keys.items()}
+    shown = {name: given.specs[key] if name == key else _renamed(given.specs[key], name) for name, key in keys.items()}
     sources, derived = source_leaves(shown, kinds, held)
     sources = with_classes(sources, classes, keys)
-    paths = [as_stored(leaf, keys) for leaf in sources]
+    is_moved = list(keys) != list(keys.values())
+    paths = [as_stored(leaf, keys) for leaf in sources] if is_moved else None
     heads = given.models.stated.heads
     return with_rotary(sources, lambda path: heads or given.models.source_heads(path), paths), derived
 

@@ -65,7 +65,13 @@ class Homes:
         self._main = max(grouped, key=lambda parting: len(grouped[parting]))
         self._agree = 2 * len(grouped[self._main]) > len(matching.matches)
         self._also = {name: m for m in matching.matches for name in m.target.also}
-        self._most = _most(met, 0), _most(met, 1)
+        self._met = met
+        self._one_by_one = all(len({modules[side] for modules in met}) == len(met) for side in (0, 1))
+
+    @cached_property
+    def _most(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """For each module of either side the one of the other that most of it goes with."""
+        return _most(self._met, 0), _most(self._met, 1)
 
     @cached_property
     def _partner(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -139,6 +145,8 @@ class Homes:
 
     def _stray(self, parting: Parting) -> str:
         """Return what speaks against a pair of parts of which one goes, but for this, with a twin of the other."""
+        if self._one_by_one:
+            return ""
         for side, (own, other) in enumerate((parting, parting[::-1])):
             most = self._most[1 - side].get(other, "")
             if most == own or not (most and own) or own.rpartition(".")[2].isdecimal():

@@ -91,11 +91,9 @@ def _wrapped(
     """Return what pairs once a module in the middle of one side's names is set aside, after one of the rules."""
     found: dict[str, str] = {}
     for rule in rules or [SAME]:
-        shown = {rule.applied(name): name for name in left if rule.covers(name) and name not in found}
+        shown = {to: name for to, name in _applied(rule, left) if name not in found}
         taken = set(found.values())
-        ours = Side(
-            {to: left[name] for to, name in shown.items()}, [rule.applied(n) for n in names[0] if rule.covers(n)]
-        )
+        ours = Side({to: left[name] for to, name in shown.items()}, [to for to, _ in _applied(rule, names[0])])
         theirs = Side({name: leaf for name, leaf in wanted.items() if leaf.name not in taken}, names[1])
         found |= {shown[a]: wanted[b].name for a, b in wrapped_pairs(ours, theirs).items()}
     return found
@@ -132,11 +130,15 @@ def _rows_of(prefix: str) -> list[str]:
     return ["".join(f"{part}." for part in parts[:at]) for at, part in enumerate(parts) if part.isdecimal()]
 
 
+def _applied(rule: Prefix, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what a rule makes of those names that it covers, each with the name itself."""
+    old, new = rule
+    return [(new + name[len(old) :], name) for name in names if name.startswith(old)]
+
+
 def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> dict[str, str]:
     """Return what a rule pairs: the first of several names that mean one tensor of the model."""
-    old, new = rule
-    cut = len(old)
-    found = {name: to for name in left if name.startswith(old) and (to := new + name[cut:]) in wanted}
+    found = {name: to for to, name in _applied(rule, left) if to in wanted}
     if len({wanted[to].name for to in found.values()}) == len(found):
         return found
     placed: dict[str, str] = {}
@@ -250,6 +252,8 @@ def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterato
     asked = {name[at:] for name in sample for at in _starts(name)}
     ends: dict[str, list[str]] = {}
     for name in wanted:
+        if name[name.rfind(".", 0, max(name.rfind("."), 0)) + 1 :] not in asked:
+            continue  # the same question, of most names asked in vain, without a generator for each
         for at in _starts(name):
             end = name[at:]
             if end not in asked:

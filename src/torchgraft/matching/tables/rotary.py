@@ -62,9 +62,12 @@ def with_rotary(
     pairings = _pairings(set(paths))
     if not pairings:
         return list(leaves)
-    placed = list(zip(leaves, paths, strict=True))
-    widths = {path: leaf.shape[0] for leaf, path in placed if path in pairings and leaf.shape and leaf.role == "weight"}
-    return [_told(leaf, path, pairings[path], widths, heads) if path in pairings else leaf for leaf, path in placed]
+    found = list(leaves)
+    paired = [(at, path) for at, path in enumerate(paths) if path in pairings]
+    widths = {path: found[at].shape[0] for at, path in paired if found[at].shape and found[at].role == "weight"}
+    for at, path in paired:
+        found[at] = _told(found[at], path, pairings[path], widths, heads)
+    return found
 
 
 def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
