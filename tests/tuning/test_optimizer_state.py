@@ -362,3 +362,37 @@ def test_state_of_a_converted_checkpoint_is_refused(tmp_path):
         with pytest.raises(tg.UsageError, match=r"through a learned conversion.*rename="):
             tg.optimizer_state(model, optimizer, made, tmp_path / "old.pt")
     assert not optimizer.state
+
+
+def whole(*, averages):
+    """What a trainer saves of a module that holds the network, its averages and a loss, and optimizes the network alone."""
+    old = net()
+    optimizer = torch.optim.AdamW(old.parameters())
+    trained(old, optimizer)
+    holder = nn.ModuleDict({"net": old, averages: net(), "loss": nn.Linear(2, 2)})
+    return old, optimizer, {"state_dict": holder.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+
+
+@pytest.mark.parametrize("names", [None, "", "net."])
+def test_state_for_one_part_of_the_file_goes_to_that_part(names):
+    old, old_optimizer, file = whole(averages="ema")
+    new = net(classes=5)
+    optimizer = torch.optim.AdamW(new.parameters())
+    given = {} if names is None else {"names": [names + name for name, _ in old.named_parameters()]}
+    carried = tg.optimizer_state(new, optimizer, tg.load(new, file), file, **given)
+    assert set(carried.fresh) == {"3.weight", "3.bias"}
+    assert same_state(optimizer, new[0].weight, old_optimizer, old[0].weight)
+
+
+def test_state_of_live_weights_is_not_taken_for_that_of_their_averages():
+    *_, file = whole(averages="ema")
+    new = net()
+    report = tg.load(new, file, prefer="ema")
+    with pytest.raises(tg.UsageError, match="6 parameters without names, the checkpoint has 14"):
+        tg.optimizer_state(new, torch.optim.AdamW(new.parameters()), report, file)
+
+
+def test_what_prefer_may_name_is_listed():
+    *_, file = whole(averages="ema")
+    with pytest.raises(tg.UsageError, match="its parts are 'net', 'ema', 'loss'"):
+        tg.load(net(), file, prefer="ema_model")

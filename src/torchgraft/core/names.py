@@ -10,6 +10,10 @@ from functools import lru_cache
 from torchgraft.core.specs import TensorSpec
 
 _DIGITS = re.compile(r"(\d+)")
+# What training scripts call the part of a state dict that holds averages of the weights.
+EMA_SEGMENTS = frozenset(
+    {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
+)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 

@@ -37,7 +37,9 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     if prefer is not None:
         chosen = [n for n in usable if _is_called(n, prefer)]
         if not has_network(usable, prefer):
-            raise UsageError(f"prefer={prefer!r}: the file holds no such network; it holds {listed_networks(usable)}")
+            raise UsageError(
+                f"prefer={prefer!r}: the file holds no such network; it holds {listed_networks(usable)}{_parts(usable)}"
+            )
         usable = chosen or usable
     rated = sorted(((_overlap(n.specs, slots), -at) for at, n in enumerate(usable)), reverse=True)
     best = rated[0][0]
@@ -69,6 +71,12 @@ def listed_networks(networks: Sequence[Network]) -> str:
     found = [f"{place_of(n.path)}: {n.role}, {len(n.specs)} tensors" for n in networks[:MOST_LISTED]]
     more = len(networks) - len(found)
     return "; ".join([*found, f"and {more} more"] if more else found) or "none"
+
+
+def _parts(networks: Sequence[Network]) -> str:
+    """Return what `prefer` can name within the networks of a file: the few parts that one of them consists of."""
+    heads = {head: None for n in networks for name in n.specs if (head := name.partition(".")[0]) != name}
+    return f"; its parts are {', '.join(map(repr, heads))}" if 1 < len(heads) <= MOST_LISTED else ""
 
 
 def only(networks: Sequence[Network], origin: str) -> Network:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
 from torchgraft.core.formatting import listed
+from torchgraft.core.names import EMA_SEGMENTS
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
@@ -139,7 +141,24 @@ def _assigned(
                 "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its "
                 "parameters is lost; give names= (in the order of the old optimizer's groups)"
             )
+    for part in _parts(plan, shapes):
+        inside = {name: shape for name, shape in shapes.items() if name.startswith(part)}
+        if names is not None and all(part + name in inside for name in names):
+            return assign_parameters(stored, shapes, [part + name for name in names])
+        if names is None and len(inside) == len(stored.order):
+            return assign_parameters(stored, inside, None)
     return assign_parameters(stored, shapes, names)
+
+
+def _parts(plan: Plan, shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """Return the prefixes of the parts of the checkpoint from which all comes that was copied, the widest first.
+
+    An optimizer's state is for live weights: a part that holds averages of them is none.
+    """
+    fed = [step.feeds[0].key for step in plan.copied if step.feeds[0].key in shapes]
+    paths = accumulate(f"{segment}." for segment in fed[0].split(".")[:-1]) if fed else ()
+    around = takewhile(lambda path: all(key.startswith(path) for key in fed), paths)
+    return (part for part in ("", *around) if not EMA_SEGMENTS & set(part.split(".")))
 
 
 def _source_parameters(plan: Plan, source: Source) -> dict[str, Shape]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from torchgraft.core.names import EMA_SEGMENTS
 from torchgraft.core.specs import TensorSpec
 
-EMA_SEGMENTS = frozenset(
-    {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
-)
 # A decay and a count of updates are no weights.
 FEW_AVERAGED = 2
 
