@@ -19,7 +19,6 @@ from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
 from torchgraft.matching.completing.fused import with_packings_doubted, with_uncut_told
 from torchgraft.matching.completing.homes import with_strays_doubted
-from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.shared import with_shared
 from torchgraft.matching.names.naming import Naming
@@ -170,7 +169,7 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> 
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    matching = with_lone_ones(with_layers_joined(with_leftovers(with_shared(matching))))
+    matching = with_lone_ones(with_leftovers(with_shared(matching)))
     matching = with_packings_doubted(matching, (sources, targets), given.models)
     matching = with_strays_doubted(with_exchangeable_doubted(matching, sources, naming))
     matching = with_uncut_told(matching, sources, given.models)
