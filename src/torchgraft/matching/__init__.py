@@ -14,7 +14,6 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Why
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.alike import alike
-from torchgraft.matching.completing.alone import with_lone_ones
 from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
 from torchgraft.matching.completing.fused import with_packings_doubted, with_uncut_told
@@ -169,7 +168,7 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> 
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    matching = with_lone_ones(with_leftovers(with_shared(matching)))
+    matching = with_leftovers(with_shared(matching))
     matching = with_packings_doubted(matching, (sources, targets), given.models)
     matching = with_strays_doubted(with_exchangeable_doubted(matching, sources, naming))
     matching = with_uncut_told(matching, sources, given.models)

@@ -1,10 +1,11 @@
-"""Tensors that are left of modules of which others were paired: a bias whose weight is kept, or tied, elsewhere."""
+"""What is left on both sides at last, and may belong together all the same: vectors of modules of which something else was
+paired, and matrices that are the only ones of their shape.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
@@ -16,60 +17,103 @@ from torchgraft.matching.tables.dialect import ROLES
 
 # What a module of layers holds; all else has a name of its own.
 KNOWN = frozenset(ROLES.values())
-# What two tensors have in common that are not the same thing of a module.
-UNLIKE = (-1, -1)
 
-DOUBT = "nothing else that is left has its shape, but neither its name nor what is paired beside it says so"
+UNTOLD = "nothing else that is left has its shape, but neither its name nor what is paired beside it says so"
+OTHER_NAME = "nothing else that is left has its shape, but its name is another one"
+
+# What is left of one shape in one block, by both.
+Left = dict[tuple[str, Shape], list[Leaf]]
 
 
 def with_leftovers(matching: Matching) -> Matching:
-    """Return the matching with tensors paired that are left on both sides, alone of their shape where they belong.
+    """Return the matching with more pairs of what is left, by shape and by where the blocks around it went.
 
     Modules are paired one by one; where the weight of one goes here and its bias there (a head tied to an embedding, a
     bias kept beside the layer), the bias is left over. It is likely where the modules around correspond and it is called
     alike on both sides, or the same holds in all of several blocks; else in doubt.
+
+    Most of a file may agree by name and one layer have another one (`embed_out` for `lm_head`). To leave it fresh would
+    load a model without its head; whether it is the same layer nobody knows but the caller, so that is always in doubt.
     """
-    sources, targets = _vectors(matching.free_sources), _vectors(matching.free_targets)
-    both = [(sources[shape], targets[shape]) for shape in sources if shape in targets]
+    if not matching.free_sources or not matching.free_targets:
+        return matching
+    went = _where_blocks_went(matching)
+    matching = _with_more(matching, _vector_pairs(matching, went))
+    return _with_more(matching, _lone_pairs(matching, went))
+
+
+def _with_more(matching: Matching, found: Sequence[Match]) -> Matching:
+    return matching.with_more(found) if found else matching
+
+
+def _block(leaf: Leaf) -> str:
+    """Return the innermost member of a list around a tensor, "" where there is none."""
+    return next((path for path in reversed(_around(leaf)) if path.rpartition(".")[2].isdecimal()), "")
+
+
+def _around(leaf: Leaf) -> list[str]:
+    """Return the modules around a tensor, outermost first."""
+    parts = leaf.owner.split(".") if leaf.owner else []
+    return [".".join(parts[: at + 1]) for at in range(len(parts))]
+
+
+def _where_blocks_went(matching: Matching) -> Mapping[str, str]:
+    """Return where each block of the file went, as far as that is one block; what stands in none stays in none."""
+    went: dict[str, Counter[str]] = defaultdict(Counter)
+    for m in matching.matches:
+        went[_block(m.source)][_block(m.target)] += 1
+    found = {block: to for block, places in went.items() if block for to, count in places.items()
+             if to and 2 * count > places.total()}  # fmt: skip
+    return found | {"": ""}
+
+
+def _by_shape(free: Iterable[Leaf], block_of: Callable[[Leaf], str | None], *, vectors: bool) -> Left:
+    """Return the free vectors, or the free matrices and kernels, whose block has a place on the other side."""
+    found: Left = defaultdict(list)
+    for leaf in free:
+        shape = shape_class(leaf.shape) if vectors else leaf.shape
+        if (len(shape) == 1) != vectors or not shape or leaf.role in DERIVED_ROLES:
+            continue
+        block = block_of(leaf)
+        if block is not None:
+            found[block, shape].append(leaf)
+    return found
+
+
+def _is_whole(leaf: Leaf) -> bool:
+    return leaf.form == "plain" and leaf.part is None
+
+
+# -- vectors of modules of which something else is paired
+
+
+def _vector_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
+    sources = _by_shape(_without_modules(matching.free_sources), lambda leaf: went.get(_block(leaf)), vectors=True)
+    targets = _by_shape(_without_modules(matching.free_targets), _block, vectors=True)
+    both = [(sources[at], targets[at]) for at in sources if at in targets]
     if not both:
-        return matching
-    partial = _partial(matching)
-    open_ones = [pair for pair in both if any(leaf.name in partial for leaves in pair for leaf in leaves)]
-    near = _Neighbours(matching, [leaf for pair in open_ones for leaves in pair for leaf in leaves])
-    found = [m for ours, theirs in open_ones for m in _pairs(ours, theirs, near)]
-    if not found:
-        return matching
-    return matching.with_more(found)
+        return []
+    near = _Neighbours(matching, [leaf for pair in both for leaves in pair for leaf in leaves])
+    pairs = [pair for ours, theirs in both for pair in _best_pairs(ours, theirs, near)]
+    met = Counter((place_of(a.name), place_of(b.name)) for a, b, _ in pairs)
+    left = [Counter(place_of(leaf.name) for group in side.values() for leaf in group) for side in (sources, targets)]
+    found = []
+    for a, b, alone in pairs:
+        here, there = place_of(a.name), place_of(b.name)
+        count, sizes = met[here, there], (left[0][here], left[1][there])
+        said = bool(_roles(a) & _roles(b))
+        if said or max(sizes) <= 2 * count:  # else most blocks have no such pair
+            likely = alone and (said or min(sizes) == max(sizes) == count > 1)
+            text = f"{a.name} is left where {b.name} is"
+            found.append(_match(a, b, text, UNTOLD, Certainty.LIKELY if likely else Certainty.DOUBT))
+    return found
 
 
-def _vectors(free: Sequence[Leaf]) -> dict[Shape, list[Leaf]]:
-    """Return the free vectors by shape, without those of modules that are left as a whole: with a weight and more."""
-    found: dict[Shape, list[Leaf]] = defaultdict(list)
+def _without_modules(free: Sequence[Leaf]) -> list[Leaf]:
+    """Return the free tensors without those of modules that are left as a whole: with a weight and more."""
     left = Counter(leaf.owner for leaf in free)
     whole = {leaf.owner for leaf in free if ROLES.get(leaf.role) == "weight" and left[leaf.owner] > 1}
-    for leaf in free:
-        shape = shape_class(leaf.shape)
-        if leaf.owner in whole:
-            continue
-        if leaf.role not in DERIVED_ROLES and leaf.form == "plain" and leaf.part is None and len(shape) == 1:
-            found[shape].append(leaf)
-    return found
-
-
-def _partial(matching: Matching) -> set[str]:
-    """Return the names of the free tensors of modules of which something is paired, under any of its names."""
-    found: set[str] = set()
-    for free, paired in (
-        (matching.free_sources, [m.source for m in matching.matches]),
-        (matching.free_targets, [m.target for m in matching.matches]),
-    ):
-        owners = {owner for leaf in paired for owner in _owners(leaf)}
-        found |= {leaf.name for leaf in free if owners.intersection(_owners(leaf))}
-    return found
-
-
-def _owners(leaf: Leaf) -> list[str]:
-    return [name.rpartition(".")[0] for name in (leaf.name, *leaf.also)]
+    return [leaf for leaf in free if leaf.owner not in whole and _is_whole(leaf)]
 
 
 class _Neighbours:
@@ -83,94 +127,41 @@ class _Neighbours:
             for a in wanted.intersection(_around(m.source))
             for b in wanted.intersection(_around(m.target))
         }
-        self._owners: tuple[dict[str, set[str]], dict[str, set[str]]] = {}, {}
+        self._goes: defaultdict[str, set[str]] = defaultdict(set)
         for m in matching.matches:
-            self._owners[0].setdefault(m.source.owner, set()).add(m.target.owner)
-            self._owners[1].setdefault(m.target.owner, set()).add(m.source.owner)
-
-    def part(self, source: Leaf, target: Leaf) -> bool:
-        """Return whether what is beside the two goes elsewhere on both sides, or their blocks don't correspond."""
-        ours, theirs = _block(source), _block(target)
-        if ours and theirs and (ours, theirs) not in self._pairs:
-            return True
-        to, by = self._owners[0].get(source.owner, set()), self._owners[1].get(target.owner, set())
-        return bool(to and by) and target.owner not in to
+            self._goes[m.source.owner].add(m.target.owner)
+        self._fed = {owner for owners in self._goes.values() for owner in owners}
 
     def depth(self, source: Leaf, target: Leaf) -> int:
-        """Return how deep in both names the innermost modules are that hold the two and correspond; 0: none."""
+        """Return how deep in both names the innermost modules are that hold the two and correspond; 0: none.
+
+        Nor do they correspond where what is beside the two goes elsewhere on both sides.
+        """
+        to = self._goes.get(source.owner, ())
+        if to and target.owner in self._fed and target.owner not in to:
+            return 0
         pairs = ((a, b) for a in _around(source) for b in _around(target) if (a, b) in self._pairs)
         return max((a.count(".") + b.count(".") + 2 for a, b in pairs), default=0)
 
 
-def _block(leaf: Leaf) -> str:
-    """Return the innermost member of a list around a tensor, "" where there is none."""
-    return next((path for path in reversed(_around(leaf)) if path.rpartition(".")[2].isdecimal()), "")
-
-
-def _around(leaf: Leaf) -> list[str]:
-    parts = leaf.owner.split(".") if leaf.owner else []
-    return [".".join(parts[: at + 1]) for at in range(len(parts))]
-
-
-def _pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> list[Match]:
-    """Return the pairs in which each is the other's best; one target takes the first of several that are as good."""
-    own = {leaf.name for leaf in targets}
-    fits = {
-        (a.name, b.name): (near.depth(a, b), _alike(a, b))
-        for a in sources
-        for b in targets
-        if _one_role(a, b) and (a.name == b.name or a.name not in own) and not near.part(a, b)
-    }
+def _best_pairs(sources: Sequence[Leaf], targets: Sequence[Leaf], near: _Neighbours) -> list[tuple[Leaf, Leaf, bool]]:
+    """Return the pairs in which each is the other's best, and whether one alone is; the only target takes the first of several."""
+    depths = {(a.name, b.name): near.depth(a, b) if _may_be_one(a, b) else 0 for a in sources for b in targets}
     found: list[tuple[Leaf, Leaf, bool]] = []
     for b in targets:
-        ours = [fits.get((a.name, b.name), UNLIKE) for a in sources]
-        if max(ours) == UNLIKE:
-            continue
+        ours = [depths[a.name, b.name] for a in sources]
         best = sources[ours.index(max(ours))]
-        theirs = [fits.get((best.name, other.name), UNLIKE) for other in targets]
-        if (
-            theirs.count(max(ours)) == 1
-            and max(theirs) == max(ours)
-            and (len(targets) == 1 or ours.count(max(ours)) == 1)
-        ):
-            found.append((best, b, max(ours)[0] > 0 and ours.count(max(ours)) == 1))
-    alike = _Alike([(a, b) for a, b, _ in found], sources, targets)
-    called = [(a, b, near_by, bool(_roles(a) & _roles(b))) for a, b, near_by in found]
-    return [
-        _match(a, b, told=near_by and (said or alike.all_over(a, b)))
-        for a, b, near_by, said in called
-        if said or not alike.rare(a, b)
-    ]
+        theirs = [depths[best.name, other.name] for other in targets]
+        alone = ours.count(max(ours)) == 1
+        if 0 < max(ours) == max(theirs) and theirs.count(max(theirs)) == 1 and (alone or len(targets) == 1):
+            found.append((best, b, alone))
+    return found
 
 
-class _Alike:
-    """How many pairs hold at the same two places of lists, beside the tensors that are left there."""
-
-    def __init__(self, pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> None:
-        self._pairs = Counter((place_of(a.name), place_of(b.name)) for a, b in pairs)
-        self._left = [Counter(place_of(leaf.name) for leaf in side) for side in (sources, targets)]
-
-    def all_over(self, source: Leaf, target: Leaf) -> bool:
-        """Return whether the same holds in several blocks, and in all in which something is left there."""
-        count, left = self._count(source, target)
-        return min(left) == max(left) == count > 1
-
-    def rare(self, source: Leaf, target: Leaf) -> bool:
-        """Return whether in most of the blocks what is left there finds no such partner."""
-        count, left = self._count(source, target)
-        return max(left) > 2 * count
-
-    def _count(self, source: Leaf, target: Leaf) -> tuple[int, tuple[int, int]]:
-        places = place_of(source.name), place_of(target.name)
-        return self._pairs[places], (self._left[0][places[0]], self._left[1][places[1]])
-
-
-def _one_role(source: Leaf, target: Leaf) -> bool:
+def _may_be_one(source: Leaf, target: Leaf) -> bool:
     """Return whether the two may be the same thing of a module: a bias is no mean, and no buffer of another name."""
     ours, theirs = _roles(source), _roles(target)
-    if ours & theirs:
-        return True
-    return not (ours & KNOWN and (theirs & KNOWN or target.is_buffer))
+    return bool(ours & theirs) or not (ours & KNOWN and (theirs & KNOWN or target.is_buffer))
 
 
 def _roles(leaf: Leaf) -> set[str]:
@@ -178,13 +169,35 @@ def _roles(leaf: Leaf) -> set[str]:
     return {ROLES.get(word, word) for word in (leaf.role, *words(leaf.role))}
 
 
-def _alike(source: Leaf, target: Leaf) -> int:
-    """Return how many segments at the end of the source's name one of the target's names has, too."""
-    ours = source.name.split(".")[::-1]
-    names = [name.split(".")[::-1] for name in (target.name, *target.also)]
-    return max(sum(1 for _ in takewhile(lambda ab: ab[0] == ab[1], zip(ours, name, strict=False))) for name in names)
+# -- matrices and kernels that are the only ones of their shape
 
 
-def _match(source: Leaf, target: Leaf, *, told: bool) -> Match:
-    why = Why("leftover", f"{source.name} is left where {target.name} is", doubt="" if told else DOUBT)
-    return Match(target=target, source=source, why=why, certainty=Certainty.LIKELY if told else Certainty.DOUBT)
+def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
+    theirs = _by_shape((leaf for leaf in matching.free_targets if not leaf.is_buffer), _block, vectors=False)
+    shapes = {shape for _, shape in theirs}
+    if not any(leaf.shape in shapes for leaf in matching.free_sources):
+        return []
+    ours = _by_shape(matching.free_sources, lambda leaf: went.get(_block(leaf)), vectors=False)
+    lone = [(ours[at][0], theirs[at][0]) for at in theirs if len(ours.get(at, ())) == len(theirs[at]) == 1]
+    pairs = [(a, b) for a, b in lone if _is_whole(a) and _is_whole(b)]
+    return [
+        _match(a, b, f"{a.name} and {b.name} are left, of one shape", OTHER_NAME, Certainty.DOUBT)
+        for a, b in (*pairs, *_beside(pairs, matching))
+    ]
+
+
+def _beside(pairs: Iterable[tuple[Leaf, Leaf]], matching: Matching) -> list[tuple[Leaf, Leaf]]:
+    """Return what else is left of the same modules under one role and of one shape."""
+    ours = {(leaf.owner, leaf.role): leaf for leaf in matching.free_sources}
+    return [
+        (source, leaf)
+        for a, b in pairs
+        for leaf in matching.free_targets
+        if leaf.owner == b.owner and leaf.role != b.role
+        and (source := ours.get((a.owner, leaf.role))) is not None and source.shape == leaf.shape
+    ]  # fmt: skip
+
+
+def _match(source: Leaf, target: Leaf, text: str, doubt: str, certainty: Certainty) -> Match:
+    why = Why("leftover", text, doubt=doubt if certainty is Certainty.DOUBT else "")
+    return Match(target=target, source=source, why=why, certainty=certainty)
