@@ -27,7 +27,6 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (changed.behind_replaced_blocks, BESIDE),
     (changed.behind_changed_blocks, changed.CHANGED),
     (lists.into_other_lists, lists.OTHER_LIST),
-    (lists.rearranged, lists.REARRANGED),
     (layers.beside_free_twins, layers.TWINS),
     (lists.counted_from_either_end, lists.EITHER_END),
 )

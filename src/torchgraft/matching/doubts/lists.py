@@ -206,27 +206,6 @@ def _all_lists(units: Iterable[Unit]) -> set[str]:
     return {place_of(".".join(row)) for row in lists}
 
 
-REARRANGED = "a layer of this list has changed its place, and nothing tells which of those of the same shapes it passed"
-
-
-def rearranged(found: Found) -> Iterator[Pair]:
-    """Yield layers that have rivals, in lists of layers in which one would change its place among the others."""
-    lists = {
-        (found.sources[pair.source].parent, found.targets[pair.target].parent)
-        for pair in found.held
-        if not (pair.in_order or pair.named) and _are_in_one_list(pair, found)
-    }
-    for pair, source, target in found.with_units(unnamed=True) if lists else ():
-        if not pair.told_apart and (source.parent, target.parent) in lists and _are_in_one_list(pair, found):
-            yield pair
-
-
-def _are_in_one_list(pair: Pair, found: Found) -> bool:
-    """Return whether two layers are members of lists of one name."""
-    source, target = found.units_of(pair)
-    return source.last.isdecimal() and target.last.isdecimal() and is_one_path(source.parent, target.parent)
-
-
 EITHER_END = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )
