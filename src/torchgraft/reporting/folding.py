@@ -9,21 +9,26 @@ exactly the rows that it was made of (names are unique). Time is linear in the n
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain, product
+from math import prod
 from typing import NamedTuple
 
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import collector_paused
-from torchgraft.reporting.number_grids import CONSTANT, Cell, Numbers, RowFamily
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
+MOST_NUMBERS = 16  # of a name that are folded; what stands behind them is text
 MOST_PIECES = 16
 
 Texts = tuple[str, ...]
+Numbers = tuple[int, ...]
+# The values of one number of the names of a grid, each with the numbers that follow it: ((0, 0), (1, 5)).
+Cell = tuple[Numbers, ...]
 
 
 class Row(NamedTuple):
@@ -42,22 +47,36 @@ class Row(NamedTuple):
     weight: int = 1
 
 
+class Hole(NamedTuple):
+    """Where a number stands in a text: the one in `column` of the name's number at `place`, 0 being that number itself."""
+
+    place: int
+    column: int
+
+
+Template = tuple[str | Hole, ...]
+
+
+class Figures(NamedTuple):
+    """Elements, tensors, and the place of the first row."""
+
+    numel: int
+    tensors: int
+    first: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
     """Rows of equal facts under one pattern.
 
-    `texts` holds, for the name, each related name and each sentence, what stands between its numbers. `cells` holds one entry
-    per number of the name: tuples of (number, numbers of related names that follow it). `links` says for each number
-    of a related name which number of the name it follows, or that it is constant (then `fixed` has it). `leaves` are
-    last segments: (of the name, of each related name), with `shapes` beside them. `count` is the number of tensors,
-    `first` the place of the first row.
+    `templates` are those of the name, of each related name, in `groups` of so many, and of each sentence; `cells` has what
+    stands in their holes, an entry for each number of the name. `leaves` are last segments: (of the name, of each related
+    name), with `shapes` beside them. `count` is the number of tensors, `first` the place of the first row.
     """
 
-    texts: tuple[Texts, ...]
+    templates: tuple[Template, ...]
     groups: tuple[int, ...]
     cells: tuple[Cell, ...]
-    links: tuple[Numbers, ...]
-    fixed: tuple[Numbers, ...]
     leaves: tuple[Texts, ...]
     shapes: tuple[Shape | None, ...]
     facts: Hashable
@@ -89,62 +108,51 @@ class Fold:
     @property
     def sentences(self) -> tuple[str, ...]:
         """The sentences, their numbers in step with those of `pattern`."""
-        return tuple(self._pattern_at(at) for at in range(1 + sum(self.groups), len(self.texts)))
+        return tuple(self._pattern_at(at) for at in range(1 + sum(self.groups), len(self.templates)))
 
     def expand(self) -> Iterator[tuple[str, ...]]:
         """Yield the name, all related names, groups joined, and the sentences of each row."""
-        for combination in product(*self.cells):
-            for leaf in self.leaves:
-                yield tuple(self._expand_one(at, combination, leaf) for at in range(len(self.texts)))
-
-    def _expand_one(self, at: int, combination: Sequence[Numbers], leaf: Texts) -> str:
-        numbers = [str(self._number(at, place, combination)) for place in range(len(self.texts[at]) - 1)]
-        return _interleave(self.texts[at], numbers) + leaf[at]
-
-    def _number(self, at: int, place: int, combination: Sequence[Numbers]) -> int:
-        if at == 0:
-            return combination[place][0]
-        follows = self.links[at - 1][place]
-        if follows == CONSTANT:
-            return self.fixed[at - 1][place]
-        return combination[follows][_column(self.links, at - 1, place)]
+        for row in product(*self.cells):
+            texts = [_filled(one, [[str(n) for n in atom] for atom in row]) for one in self.templates]
+            yield from (tuple(map("".join, zip(texts, leaf, strict=True))) for leaf in self.leaves)
 
     def _pattern_at(self, at: int, *, once: bool = False) -> str:
-        sets = []
-        for place in range(len(self.texts[at]) - 1):
-            follows = place if at == 0 else self.links[at - 1][place]
-            if follows == CONSTANT:
-                sets.append(str(self.fixed[at - 1][place]))
-            else:
-                column = 0 if at == 0 else _column(self.links, at - 1, place)
-                numbers = [cell[column] for cell in self.cells[follows]]
-                sets.append(braced_numbers(sorted(set(numbers)) if once else numbers))
+        columns = [list(zip(*cell, strict=True)) for cell in self.cells]
+        shown = [[braced_numbers(sorted(set(numbers)) if once else numbers) for numbers in cell] for cell in columns]
         tails = list(dict.fromkeys(leaf[at] for leaf in self.leaves))
         tail = tails[0] if len(tails) == 1 else "." + braced([t.removeprefix(".") for t in tails])
-        return _interleave(self.texts[at], sets) + tail
+        return _filled(self.templates[at], shown) + tail
+
+
+def _filled(template: Template, shown: Sequence[Sequence[str]]) -> str:
+    """Return a template with what is shown of the numbers in its holes."""
+    return "".join([piece if isinstance(piece, str) else shown[piece.place][piece.column] for piece in template])
+
+
+@dataclass(slots=True)
+class _Family:
+    """Rows whose texts, facts and shapes are equal: the first of them, and the numbers and figures of all."""
+
+    row: Row
+    texts: tuple[Texts, ...]
+    numbers: list[Numbers] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
 
 
 def fold(rows: Iterable[Row]) -> list[Fold]:
     """Return the folds of `rows`, in the order of their first rows."""
-    families: dict[tuple[tuple[Texts, ...], Hashable, Shape | None, Numbers], RowFamily] = {}
-    firsts: list[Row] = []
+    families: dict[Hashable, _Family] = {}
+    make = tuple.__new__  # half the time of calling Figures
     with collector_paused():
         for order, row in enumerate(rows):
             texts, numbers = _split_row(row)
             key = (texts, row.facts, row.shape, tuple(map(len, row.related)) if row.related else ())
             family = families.get(key)
             if family is None:
-                family = families[key] = RowFamily(tuple([len(text) - 1 for text in texts]))
-                firsts.append(row)
+                family = families[key] = _Family(row, texts)
             family.numbers.append(numbers)
-            family.numels.append(row.numel)
-            family.weights.append(row.weight)
-            family.orders.append(order)
-        folds = [
-            one
-            for (texts, *_), family, row in zip(families, families.values(), firsts, strict=True)
-            for one in _folds_of(texts, family, row)
-        ]
+            family.figures.append(make(Figures, (row.numel, row.weight, order)))
+        folds = [one for family in families.values() for one in _folds_of(family)]
         return sorted(_join_leaves(folds), key=lambda f: f.first)
 
 
@@ -156,6 +164,152 @@ def _split_row(row: Row) -> tuple[tuple[Texts, ...], Numbers]:
     cut = [_split_numbers(text) for text in (row.name, *chain.from_iterable(row.related))]
     cut += [_split_numbers_cached(text) for text in row.sentences]
     return tuple([texts for texts, _ in cut]), tuple(chain.from_iterable([numbers for _, numbers in cut]))
+
+
+def _split_numbers(name: str) -> tuple[Texts, Numbers]:
+    """Return what stands between the numbers of a name, and the numbers."""
+    pieces = _NUMBER.split(name, MOST_NUMBERS)
+    if len(pieces) == 1:
+        return (name,), ()
+    return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
+
+
+_split_numbers_cached = lru_cache(maxsize=4096)(_split_numbers)  # many rows say the same
+
+
+def _folds_of(family: _Family) -> Iterator[Fold]:
+    """Yield the folds of rows that differ only in numbers.
+
+    Each number of a related name or a sentence follows one of the name's (it is a function of it), or is constant in a part
+    of the rows.
+    """
+    columns = list(zip(*family.numbers, strict=True))
+    width = len(family.texts[0]) - 1
+    own, others = columns[:width], columns[width:]
+    from_end = [len(text) - 1 - place for text in family.texts[1:] for place in range(len(text) - 1)]
+    leads = [_leading_place(own, values, distance) for values, distance in zip(others, from_end, strict=True)]
+    led = [[values for values, lead in zip(others, leads, strict=True) if lead == place] for place in range(width)]
+    atoms = [list(zip(values, *more, strict=True)) for values, more in zip(own, led, strict=True)]
+    rows = list(zip(*atoms, strict=True)) if atoms else [()] * len(family.figures)
+    constant = [values for values, lead in zip(others, leads, strict=True) if lead is None]
+    parts: dict[Numbers, list[int]] = defaultdict(list)
+    for at, fixed in enumerate(zip(*constant, strict=True) if constant else [()] * len(rows)):
+        parts[fixed].append(at)
+    for fixed, inside in parts.items():
+        templates = _templates(family.texts, leads, fixed)
+        for cells, figures in _grids([rows[at] for at in inside], [family.figures[at] for at in inside]):
+            yield Fold(
+                templates=templates,
+                groups=tuple(map(len, family.row.related)),
+                cells=cells,
+                leaves=(("",) * len(templates),),
+                shapes=(family.row.shape,),
+                facts=family.row.facts,
+                numel=figures.numel,
+                count=figures.tensors,
+                first=figures.first,
+            )
+
+
+def _templates(texts: Sequence[Texts], leads: Sequence[int | None], fixed: Numbers) -> tuple[Template, ...]:
+    """Return texts with holes for their numbers, each where it is in the cell of the one that leads it; constants are text."""
+    columns: dict[int, int] = defaultdict(int)
+    holes: list[Hole | str] = [Hole(place, 0) for place in range(len(texts[0]) - 1)]
+    constants = iter(fixed)
+    for lead in leads:
+        if lead is None:
+            holes.append(str(next(constants)))
+        else:
+            columns[lead] += 1
+            holes.append(Hole(lead, columns[lead]))
+    rest = iter(holes)
+    return tuple((text[0], *chain.from_iterable([(next(rest), more) for more in text[1:]])) for text in texts)
+
+
+def _leading_place(own: Sequence[Numbers], values: Numbers, from_end: int) -> int | None:
+    """Return the place in the name whose number decides `values`: at a constant distance if there is such a one.
+
+    `from_end` is how far from its text's end the number stands: of several, the one that stands as far from its own end.
+    None where no number of the name does.
+    """
+    if values.count(values[0]) == len(values):
+        return None
+    for fits in (_is_equal, _is_shifted, _is_function):
+        found = [(abs(len(own) - at - from_end), at) for at, keys in enumerate(own) if fits(keys, values)]
+        if found:
+            return min(found)[1]
+    return None
+
+
+def _is_equal(keys: Numbers, values: Numbers) -> bool:
+    return keys == values
+
+
+def _is_shifted(keys: Numbers, values: Numbers) -> bool:
+    distance = values[0] - keys[0]
+    return all(value - key == distance for key, value in zip(keys, values, strict=True))
+
+
+def _is_function(keys: Numbers, values: Numbers) -> bool:
+    known: dict[int, int] = {}
+    return all(known.setdefault(key, value) == value for key, value in zip(keys, values, strict=True))
+
+
+def _grids(
+    rows: Sequence[tuple[Numbers, ...]], figures: Sequence[Figures]
+) -> Iterator[tuple[tuple[Cell, ...], Figures]]:
+    """Yield products of cells that together hold all rows, and no other: cells are joined where all others are equal."""
+    whole = tuple([tuple(sorted(set(column))) for column in zip(*rows, strict=True)])
+    if prod(map(len, whole)) == len(rows) == len(set(rows)):
+        yield whole, _sum(figures)
+        return
+    held: dict[tuple[Cell, ...], Figures] = {}
+    for row, figure in zip(rows, figures, strict=True):
+        cells: tuple[Cell, ...] = tuple([(atom,) for atom in row])
+        held[cells] = _sum([held[cells], figure]) if cells in held else figure
+    for place in reversed(range(len(rows[0]))):
+        alike: dict[tuple[Cell, ...], list[tuple[Cell, Figures]]] = defaultdict(list)
+        for cells, found in held.items():
+            alike[cells[:place] + cells[place + 1 :]].append((cells[place], found))
+        held = {
+            (*others[:place], tuple(sorted(chain.from_iterable([cell for cell, _ in same]))), *others[place:]): _sum(
+                [found for _, found in same]
+            )
+            for others, same in alike.items()
+        }
+    yield from held.items()
+
+
+def _sum(figures: Sequence[Figures]) -> Figures:
+    numels, counts, firsts = zip(*figures, strict=True)
+    return Figures(sum(numels), sum(counts), min(firsts))
+
+
+def _join_leaves(folds: Iterable[Fold]) -> Iterator[Fold]:
+    """Join folds that differ only in the last segment of their names, `{weight,bias}`, and in shape."""
+    grouped: dict[Hashable, list[tuple[Fold, Texts]]] = {}
+    for one in folds:
+        templates, leaf = _split_leaves(one.templates, 1 + sum(one.groups))
+        grouped.setdefault((templates, one.groups, one.cells, one.facts), []).append(
+            (replace(one, templates=templates), leaf)
+        )
+    for members in grouped.values():
+        numel, count, first = _sum([Figures(f.numel, f.count, f.first) for f, _ in members])
+        leaves, shapes = tuple(leaf for _, leaf in members), tuple(f.shapes[0] for f, _ in members)
+        yield replace(members[0][0], leaves=leaves, shapes=shapes, numel=numel, count=count, first=first)
+
+
+def _split_leaves(templates: tuple[Template, ...], names: int) -> tuple[tuple[Template, ...], Texts]:
+    """Return templates without last segments, and these with their dots; unchanged where one has no plain last segment.
+
+    Only the first `names` templates are names, the others are sentences.
+    """
+    ends = [str(one[-1]).rpartition(".") for one in templates[:names]]
+    bare = any(len(one) == 1 and not head for one, (head, _, _) in zip(templates, ends, strict=False))
+    if bare or any(not dot for _, dot, _ in ends):
+        return templates, ("",) * len(templates)
+    owners = [(*one[:-1], head) for one, (head, _, _) in zip(templates, ends, strict=False)]
+    return (*owners, *templates[names:]), (*("." + leaf for _, _, leaf in ends), *("",) * (len(templates) - names))
 
 
 def braced(items: Sequence[str]) -> str:
@@ -219,84 +373,3 @@ def _up_to_separator(text: str) -> str:
         at -= 1
     kept = text[:at]
     return kept if kept.count("{") == kept.count("}") else ""
-
-
-def _split_numbers(name: str) -> tuple[Texts, Numbers]:
-    """Return what stands between the numbers of a name, and the numbers."""
-    pieces = _NUMBER.split(name)
-    if len(pieces) == 1:
-        return (name,), ()
-    return tuple(pieces[::2]), tuple(map(int, pieces[1::2]))
-
-
-_split_numbers_cached = lru_cache(maxsize=4096)(_split_numbers)  # many rows say the same
-
-
-def _interleave(texts: Texts, numbers: Sequence[str]) -> str:
-    return texts[0] + "".join(number + text for number, text in zip(numbers, texts[1:], strict=True))
-
-
-def _column(links: tuple[Numbers, ...], at: int, place: int) -> int:
-    """Return where in a cell the number at (related name `at`, `place`) stands."""
-    follows = links[at][place]
-    column = 1
-    for other, own in enumerate(links[: at + 1]):
-        stop = place if other == at else len(own)
-        column += sum(link == follows for link in own[:stop])
-    return column
-
-
-def _folds_of(texts: tuple[Texts, ...], family: RowFamily, row: Row) -> Iterator[Fold]:
-    """Yield the folds of rows that differ only in numbers; `row` is one of them."""
-    for part in family.parts():
-        for cells, tally in part.grids():
-            yield Fold(
-                texts=texts,
-                groups=tuple(map(len, row.related)),
-                cells=cells,
-                links=part.links,
-                fixed=part.fixed,
-                leaves=(("",) * len(texts),),
-                shapes=(row.shape,),
-                facts=row.facts,
-                numel=tally.numel,
-                count=tally.tensors,
-                first=tally.first,
-            )
-
-
-def _join_leaves(folds: list[Fold]) -> Iterator[Fold]:
-    """Join folds that differ only in the last segment of their names, `{weight,bias}`, and in shape."""
-    grouped: dict[Hashable, list[tuple[Fold, tuple[Texts, ...], Texts]]] = {}
-    for one in folds:
-        texts, leaf = _split_leaves(one.texts, 1 + sum(one.groups))
-        key = (texts, one.groups, one.cells, one.links, one.fixed, one.facts)
-        grouped.setdefault(key, []).append((one, texts, leaf))
-    for members in grouped.values():
-        one, texts, _ = members[0]
-        yield Fold(
-            texts=texts,
-            groups=one.groups,
-            cells=one.cells,
-            links=one.links,
-            fixed=one.fixed,
-            leaves=tuple(leaf for _, _, leaf in members),
-            shapes=tuple(f.shapes[0] for f, _, _ in members),
-            facts=one.facts,
-            numel=sum(f.numel for f, _, _ in members),
-            count=sum(f.count for f, _, _ in members),
-            first=min(f.first for f, _, _ in members),
-        )
-
-
-def _split_leaves(texts: tuple[Texts, ...], names: int) -> tuple[tuple[Texts, ...], Texts]:
-    """Return texts without last segments, and these with their dots; unchanged where one has no plain last segment.
-
-    Only the first `names` texts are names, the others are sentences.
-    """
-    cut = [text[-1].rpartition(".") for text in texts[:names]]
-    bare = any(len(text) == 1 and not head for text, (head, _, _) in zip(texts[:names], cut, strict=True))
-    if bare or any(not dot for _, dot, _ in cut):
-        return texts, ("",) * len(texts)
-    owners = ((*text[:-1], head) for text, (head, _, _) in zip(texts[:names], cut, strict=True))
-    return (*owners, *texts[names:]), (*("." + leaf for _, _, leaf in cut), *("",) * (len(texts) - names))
