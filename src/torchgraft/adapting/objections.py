@@ -174,7 +174,8 @@ def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step]) -> str:
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:
-    for step in plan.steps:
+    kinds = {spec.dtype for spec in plan.source_specs.values()} | {step.slot.spec.dtype for step in plan.steps}
+    for step in plan.steps if len(kinds) > 1 else ():
         if not step.feeds or not step.feeds[0].key:
             continue
         stored = plan.source_specs[step.feeds[0].key].dtype

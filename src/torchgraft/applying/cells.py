@@ -56,7 +56,7 @@ class Cell:
 
 
 def resolve(
-    model: nn.Module | Walk, slots: Iterable[Slot], device: torch.device, mapped: Mapping[str, torch.Tensor]
+    model: nn.Module | Walk, slots: Sequence[Slot], device: torch.device, mapped: Mapping[str, torch.Tensor]
 ) -> dict[str, Cell]:
     """Return the cells of the slots by their canonical name.
 
@@ -65,7 +65,7 @@ def resolve(
     Raises:
         UsageError: the model has changed since it was surveyed.
     """
-    found = {place.name: place for place in walk_of(model).places}
+    found = {place.name: place for place in walk_of(model).places} if slots else {}
     cells: dict[str, Cell] = {}
     for slot in slots:
         spec = slot.spec

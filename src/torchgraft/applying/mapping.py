@@ -108,6 +108,8 @@ def map_slots(model: Walk, steps: Sequence[Step], source: Source) -> MappedSlots
         CheckpointError: the file has changed since it was opened.
     """
     found = MappedSlots()
+    if not steps:
+        return found
     specs = {network.path: network.specs for network in source.networks}
     tensors = {place.name: here(place.tensor) for place in model.places}
     views = _Views()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -292,16 +293,19 @@ class Plan(Shown):
     def coverage(self) -> Coverage:
         """Elements and bytes placed, on both sides. Harmless buffers (quiet) count on neither side."""
         loud = [s for s in self.steps if not (s.quiet and s.action is Action.FRESH) and s.slot.persistent]
-        target = [(s.slot.spec.numel, s.filled, s.slot.spec.dtype.itemsize) for s in loud]
+        kinds = [(s.slot.spec.shape, s.slot.spec.dtype, bool(s.feeds or s.ops), s.rows, s.made) for s in loud]
+        one_of = dict(zip(kinds, loud, strict=True))  # of a hundred thousand steps, most are alike
+        target = [(count, one_of[kind]) for kind, count in Counter(kinds).items()]
         dropped = {u.spec.name: u.quiet for u in self.unused if u.network == self.network}
-        source = [(s.numel, dropped.get(key)) for key, s in self.source_specs.items()]
+        held = Counter([(s.shape, dropped.get(key)) for key, s in self.source_specs.items()])
+        source = [(count * prod(shape), quiet) for (shape, quiet), count in held.items()]
         return Coverage(
-            target_elements=sum([count for count, _, _ in target]),
-            target_filled=sum([filled for _, filled, _ in target]),
-            target_bytes=sum([count * size for count, _, size in target]),
-            target_bytes_filled=sum([filled * size for _, filled, size in target]),
-            source_elements=sum([count for count, quiet in source if not quiet]),
-            source_used=sum([count for count, quiet in source if quiet is None]),
+            target_elements=sum(count * s.slot.spec.numel for count, s in target),
+            target_filled=sum(count * s.filled for count, s in target),
+            target_bytes=sum(count * s.slot.spec.nbytes for count, s in target),
+            target_bytes_filled=sum(count * s.filled * s.slot.spec.dtype.itemsize for count, s in target),
+            source_elements=sum(elements for elements, quiet in source if not quiet),
+            source_used=sum(elements for elements, quiet in source if quiet is None),
         )
 
     def raise_if_refused(self) -> None:
