@@ -44,12 +44,12 @@ def test_windows_that_are_not_square_stay_unless_they_are_stated():
     before = model.relative_position_bias_table.detach().clone()
     report = tg.load(model, file)
     assert torch.equal(model.relative_position_bias_table, before)
-    assert "no square windows: state them with grids=" in str(report)
+    assert "no square windows: grids={'*relative_position_bias_table': (" in str(report)
     tg.load(model, file, grids={"relative_position_bias_table": ((4, 3), (6, 4))})
     op = ResampleBiasTable((4, 3), (6, 4), 0)
     assert torch.equal(model.relative_position_bias_table, op.run([file.relative_position_bias_table.detach()]))
-    report = tg.load(model, file, grids={"relative_position_bias_table": ((4, 4), (6, 4))})
-    assert "don't make tables of 35 and 77 rows" in str(report)
+    with pytest.raises(tg.UsageError, match="windows of 4x4 and 6x4 don't make tables of 35 and 77 rows"):
+        tg.load(model, file, grids={"*relative_position_bias_table": ((4, 4), (6, 4))})
 
 
 def test_tables_of_one_axis_are_resampled_along_it():
@@ -134,10 +134,44 @@ def test_rows_before_a_square_grid_are_kept_as_they_are(prefix):
     assert report.plan.by_name["pos_embed"].certainty is Certainty.CERTAIN
 
 
-def test_stated_grids_that_are_larger_than_the_tables_are_no_grids():
-    plan = tg.plan(Image(6), Image(4), grids={"pos_embed": ((5, 5), (6, 6))})
-    said = plan.by_name["pos_embed"].why.text
-    assert said == "the stated grids (5, 5) and (6, 6) are larger than the tables (16 and 36 rows)"
+def test_stated_grids_that_are_larger_than_the_tables_are_refused():
+    said = "5x5 and 6x6 positions are more than the table has: 16 rows in the file, 36 in the model"
+    with pytest.raises(tg.UsageError, match=said):
+        tg.plan(Image(6), Image(4), grids={"pos_embed": ((5, 5), (6, 6))})
+
+
+SIZES = [
+    {"grid_size": (3, 5)},
+    {"img_size": (24, 40), "patch_size": (8, 8)},
+    {"image_size": [27, 41], "patch_size": 8},
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids="-".join)
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_a_grid_that_a_module_of_the_model_says_need_not_be_square(sizes, prefix):
+    model = Image(1, prefix=prefix)
+    model.pos_embed = nn.Parameter(torch.zeros(1, prefix + 15, 4))
+    vars(model.patch).update(sizes)
+    file = Image(4, prefix=prefix)
+    tg.load(model, file)
+    wanted = ResampleGrid((4, 4), (3, 5), prefix, tuple(range(prefix))).run([file.pos_embed.detach()])
+    assert torch.equal(model.pos_embed, wanted)
+
+
+@pytest.mark.parametrize("said", [(4, 5), (0, 15), ("3", "5"), 15, None, (3, 5, 1)])
+def test_a_grid_that_is_said_and_does_not_make_the_table_tells_nothing(said):
+    model = Image(1)
+    model.pos_embed = nn.Parameter(torch.zeros(1, 15, 4))
+    model.patch.grid_size = said
+    with pytest.raises(tg.PlanRefusedError, match=r"grids={'pos_embed': \(\(4, 4\), \(height, width\)\)} states both"):
+        tg.load(model, Image(4))
+
+
+def test_a_square_that_leaves_no_row_for_a_token_that_is_there_is_likely_only():
+    model, file = Image(4, prefix=1), Image(3)
+    file.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+    assert tg.plan(model, file).by_name["pos_embed"].certainty.value == "likely"
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ def test_frames_are_no_grid_and_planes_are_one():
     before = model.temporal_pos_embed.detach().clone()
     report = tg.load(model, Video(4, "temporal_pos_embed"))
     assert torch.equal(model.temporal_pos_embed, before)
-    assert "4 frames in the file, 16 in the model: grids= resamples them, as ((1, 4), (1, 16))" in str(report)
+    assert "4 frames in the file, 16 in the model: grids={'temporal_pos_embed': ((1, 4), (1, 16))} resamples" in str(
+        report
+    )
     tg.load(model, Video(4, "temporal_pos_embed"), grids={"temporal_pos_embed": ((1, 4), (1, 16))})
     assert not torch.equal(model.temporal_pos_embed, before)
     for name, depth in (("pos_embed_spatial", 2), ("pos_embed", 1)):

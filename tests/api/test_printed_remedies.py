@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+from contextlib import suppress
 
 import click
 import pytest
@@ -87,13 +88,17 @@ def refusal(model, checkpoint, given):
 
 
 def remedies(text):
-    """Return the keyword arguments that a text spells with their values, as it spells them."""
+    """Return the keyword arguments that a text spells with their values, as it spells them.
+
+    Those with a gap for what only the user knows, such as `(height, width)`, are left out.
+    """
     for found in _pattern().finditer(text):
         if found["kind"]:
             policy = tg.Policy(**{found["kind"]: tg.Verdict[found["verdict"]]})
             yield found[0], {"policy": policy}
         elif found["value"]:
-            yield found[0], {found["name"]: ast.literal_eval(found["value"])}
+            with suppress(ValueError):
+                yield found[0], {found["name"]: ast.literal_eval(found["value"])}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -56,7 +56,7 @@ def gather_facts(
         slots={slot.name: slot for slot in target.slots},
         options=options,
         layout=layout,
-        sides=(read_side(leaves[0]), read_side(leaves[1])),
+        sides=(read_side(leaves[0]), replace(read_side(leaves[1]), grids=target.grids)),
         first_convs=first_convolutions(matches, leaves),
         keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
         flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},

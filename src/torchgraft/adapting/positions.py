@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.rows import TABLE_WORDS
+from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Op, Rows
@@ -42,13 +43,14 @@ class Side:
     """What one side says about its tokens: the number of each kind of prefix token, and where patches are cut.
 
     `patches` are the modules with square kernels or cubes, `texts` those that are tables of words with the width of their rows;
-    `volumes` says whether kernels go over frames or slices as well.
+    `volumes` says whether kernels go over frames or slices as well; `grids` are those that the model's modules say they cut.
     """
 
     tokens: tuple[int, ...]
     patches: tuple[str, ...] = ()
     volumes: bool = False
     texts: tuple[tuple[str, int], ...] = ()
+    grids: frozenset[Grid] = frozenset()
 
     def of(self, table: Leaf) -> Side:
         """Return the side as a position table sees it: without patches and their tokens where words stand nearer to it.
@@ -133,13 +135,13 @@ def position_fit(
     rows = source.shape[-2], target.shape[-2]
     said = {*words(target.role), *words(target.owner.rpartition(".")[2])}
     if stated is None and FRAME_WORDS & said:
-        remedy = f"grids= resamples them, as ((1, {rows[0]}), (1, {rows[1]}))"
+        remedy = f"grids={{{target.keys[0]!r}: ((1, {rows[0]}), (1, {rows[1]}))}} resamples them"
         return Fit(None, f"{rows[0]} frames in the file, {rows[1]} in the model: {remedy}")
     seen = sides[0].of(source), sides[1].of(target)
     if stated is None and all(side.volumes for side in seen) and not PLANE_WORDS & said and not _one_grid(rows, seen):
         text = f"{rows[0]} positions in the file and {rows[1]} in the model are of volumes, whose sides no name tells"
         return Fit(None, text, certainty=Certainty.DOUBT)
-    fit = _absolute(rows, dim, seen, library, stated)
+    fit = _absolute(target.keys[0], rows, dim, seen, library, stated)
     return Fit((*squeeze, *fit.ops), fit.text, fit.rows, fit.certainty, fit.rule) if fit.ops is not None else fit
 
 
@@ -149,29 +151,33 @@ def _one_grid(rows: tuple[int, int], sides: tuple[Side, Side]) -> bool:
 
 
 def _absolute(
-    rows: tuple[int, int], dim: int, sides: tuple[Side, Side], library: str, stated: tuple[Grid, Grid] | None
+    name: str, rows: tuple[int, int], dim: int, sides: tuple[Side, Side], library: str, stated: tuple[Grid, Grid] | None
 ) -> Fit:
+    """Return how a table of `rows` in the file and in the model, along axis `dim`, changes its size.
+
+    Raises:
+        UsageError: the stated grids have more positions than the tables.
+    """
     if stated is not None:
-        grids = stated
-        prefixes = tuple(n - h * w for n, (h, w) in zip(rows, grids, strict=True))
+        prefixes = tuple(n - h * w for n, (h, w) in zip(rows, stated, strict=True))
         if min(prefixes) < 0:
-            return Fit(
-                None,
-                f"the stated grids {grids[0]} and {grids[1]} are larger than the tables ({rows[0]} and {rows[1]} rows)",
+            raise UsageError(
+                f"grids={{{name!r}: {stated}}}: {_times(stated[0])} and {_times(stated[1])} positions are more than the table has: "
+                f"{rows[0]} rows in the file, {rows[1]} in the model"
             )
-        return _regrid(grids, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
-    first, second = (_square(n, side.rows_before) for n, side in zip(rows, sides, strict=True))
-    if sides[0].patches and sides[1].patches and first is not None and second is not None:
-        grids = _grid(rows[0] - first), _grid(rows[1] - second)
-        return _regrid(grids, (first, second), dim, sides, library, rows[1])
+        return _regrid(stated, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
+    file, model = (_layout(n, side) for n, side in zip(rows, sides, strict=True))
+    if sides[0].patches and sides[1].patches and file and model:
+        fit = _regrid((file[1], model[1]), (file[0], model[0]), dim, sides, library, rows[1])
+        # Rows of a class token and of a grid that isn't square may be as many as a square: 1 + 6x20 = 11x11.
+        return replace(fit, certainty=Certainty.LIKELY) if fit.ops and file[0] == 0 < sides[0].prefix else fit
     gone = rows[0] - rows[1]
     if 0 < gone == sides[0].prefix - sides[1].prefix:
         return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows[1])
     if sides[0].patches and sides[1].patches:
-        file, model = (
-            _shown(n, square, side.prefix) for n, square, side in zip(rows, (first, second), sides, strict=True)
-        )
-        text = f"the file has {file} and the model {model}: grids= states both, as ((height, width), (height, width))"
+        seen = [_shown(*one) for one in zip(rows, (file, model), sides, strict=True)]
+        grids = ", ".join(f"({', '.join(map(str, one[1] if one else ('height', 'width')))})" for one in (file, model))
+        text = f"the file has {seen[0]} and the model {seen[1]}: grids={{{name!r}: ({grids})}} states both"
         return Fit(None, text, certainty=Certainty.DOUBT)
     if gone > 0:
         return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule="positions")
@@ -181,15 +187,20 @@ def _absolute(
     )
 
 
-def _shown(rows: int, square: int | None, prefix: int) -> str:
-    """Return how the rows of a position table are read: `square` of them, if it is known, stand before a square grid."""
-    before = prefix if square is None else square
-    grid = f"{rows - before} positions in no square" if square is None else "x".join(map(str, _grid(rows - before)))
+def _layout(rows: int, side: Side) -> tuple[int, Grid] | None:
+    """Return how many of the rows stand before the patches, and the grid: one that a module says, or else a square."""
+    said = {(rows - h * w, (h, w)) for h, w in side.grids if rows - h * w in side.rows_before}
+    if len(said) == 1:
+        return said.pop()
+    before = _square(rows, side.rows_before)
+    return None if before is None else (before, (isqrt(rows - before), isqrt(rows - before)))
+
+
+def _shown(rows: int, layout: tuple[int, Grid] | None, side: Side) -> str:
+    """Return how the rows of a position table are read."""
+    before = layout[0] if layout else side.prefix
+    grid = _times(layout[1]) if layout else f"{rows - before} positions in no square"
     return f"{grid} behind {before} row{'s' * (before > 1)}" if before else grid
-
-
-def _grid(count: int) -> Grid:
-    return isqrt(count), isqrt(count)
 
 
 def _square(rows: int, before: Sequence[int]) -> int | None:
@@ -289,8 +300,9 @@ def _window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) 
     if stated is not None:
         extras = {n - _offsets(*window) for n, window in zip((a[0], b[0]), stated, strict=True)}
         if extras not in ({0}, {3}):
-            return Fit(
-                None, f"the stated windows {stated[0]} and {stated[1]} don't make tables of {a[0]} and {b[0]} rows"
+            raise UsageError(
+                f"grids={{{target.keys[0]!r}: {stated}}}: windows of {_times(stated[0])} and {_times(stated[1])} don't make tables "
+                f"of {a[0]} and {b[0]} rows"
             )
         return _rewindowed(stated, extras.pop(), Certainty.CERTAIN)
     for extra in (0, 3):
@@ -299,7 +311,7 @@ def _window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) 
             first, second = ((s + 1) // 2 for s in sides)
             sure = Certainty.CERTAIN if all(map(_is_prime, sides)) else Certainty.LIKELY
             return _rewindowed(((first, first), (second, second)), extra, sure)
-    text = f"relative tables of {a[0]} and {b[0]} rows are of no square windows: state them with grids="
+    text = f"relative tables of {a[0]} and {b[0]} rows are of no square windows: grids={{'*{target.role}': ((height, width), (height, width))}} states them"
     return Fit(None, text)
 
 

@@ -95,7 +95,8 @@ class Target:
 
     `classes` maps the dotted path of each module to its class name ("" is the model itself). `library` is the package
     that most of the model's own modules come from, "" when that is torch alone or unknown. `heads` maps the path of
-    modules that say how many attention heads they have to that number.
+    modules that say how many attention heads they have to that number. `grids` are the (height, width) in patches that
+    modules say they cut images into.
     """
 
     slots: tuple[Slot, ...]
@@ -103,6 +104,7 @@ class Target:
     is_meta: bool = False
     library: str = ""
     heads: Mapping[str, int] = field(default_factory=dict)
+    grids: frozenset[tuple[int, int]] = frozenset()
 
     def heads_at(self, path: str) -> int | None:
         """Return the number of heads that the module at `path` says, or else the nearest module around it."""

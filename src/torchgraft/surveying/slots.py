@@ -1,4 +1,4 @@
-"""One slot per storage of a model, with all its names; and how many attention heads its modules say they have."""
+"""One slot per storage of a model, with all its names; and how many heads and patches its modules say they have."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ def survey(model: Module | Walk) -> Target:
         classes = _classes(seen, parametrized)
         kinds = _kinds(classes, parametrized)
         slots, is_meta = _slots(_grouped(seen.places), kinds)
-    return Target(slots, classes, is_meta=is_meta, library=_library(seen.kinds), heads=head_counts(seen.modules))
+    return Target(
+        slots,
+        classes,
+        is_meta=is_meta,
+        library=_library(seen.kinds),
+        heads=head_counts(seen.modules),
+        grids=patch_grids(seen.modules),
+    )
 
 
 def _library(kinds: Iterable[type[Module]]) -> str:
@@ -250,3 +257,33 @@ def _count(given: object) -> int | None:
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             return count
     return None
+
+
+def patch_grids(walked: Iterable[tuple[str, Module]]) -> frozenset[tuple[int, int]]:
+    """Return every (height, width) in patches that a module says it cuts images into.
+
+    Sizes are called as in the public code of timm and open_clip (`grid_size`), timm and DeiT, MAE and DINO (`img_size`), and of
+    transformers and torchvision (`image_size`).
+    """
+    found = set()
+    for _, module in walked:
+        own = module.__dict__
+        if "grid_size" not in own and "patch_size" not in own:
+            continue
+        grid = _pair(own.get("grid_size"))
+        if grid is None:
+            image, patch = _pair(own.get("image_size") or own.get("img_size")), _pair(own.get("patch_size"))
+            grid = (image[0] // patch[0], image[1] // patch[1]) if image and patch else None
+        if grid is not None and min(grid) > 0:
+            found.add(grid)
+    return frozenset(found)
+
+
+def _pair(given: object) -> tuple[int, int] | None:
+    """Return (height, width) from a pair, or from one number for both; None for anything else."""
+    sizes = (given, given) if isinstance(given, int) else given
+    if not isinstance(sizes, (tuple, list)) or len(sizes) != 2:
+        return None
+    height, width = sizes
+    is_count = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+    return (int(height), int(width)) if is_count else None
