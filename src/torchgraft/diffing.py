@@ -8,6 +8,7 @@ from torchgraft.core.results.diff import Change, Diff, Distance
 from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
 from torchgraft.core.types import Tensor
+from torchgraft.core.values import agreeing
 
 Measure = Callable[[str], Distance | None]
 
@@ -55,7 +56,7 @@ def distance(a: Tensor, b: Tensor) -> Distance:
         one, other = left[start : start + CHUNK], right[start : start + CHUNK]
         x, y = one.to(wide), other.to(wide)
         rounded = _rounded_apart(one, other)
-        differing = ~((x == y) | (x.isnan() & y.isnan())) | rounded
+        differing = ~agreeing(x, y) | rounded
         count = int(differing.sum())
         if count:
             gap = torch.where(rounded, (x - y).abs().clamp_min(1), (x - y).abs())[differing]

@@ -27,7 +27,7 @@ def stack(depth: int, width: int = 8) -> nn.ModuleDict:
         (
             2,
             4,
-            "layers: the model has 4 layers, of which numbers 2, 3 stay fresh (layers= repeats those of the file, init= starts",
+            "layers: the model has 4 layers, of which numbers 2-3 stay fresh (layers= repeats those of the file, init= starts",
         ),
     ],
 )

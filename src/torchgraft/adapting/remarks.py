@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
 from torchgraft.core.errors import printable
-from torchgraft.core.formatting import listed, runs
+from torchgraft.core.formatting import listed, runs_words
 from torchgraft.core.names import is_derived
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
-MOST_RUNS = 4
 FEW = 3  # modules in a part from which on another one of the same build is no accident
 # What such lists are called: OpenMMLab's CLASSES, Ultralytics' names, transformers' id2label, torchtext's itos, ESPnet's
 # token_list.
@@ -113,14 +112,9 @@ def _around(path: str) -> tuple[tuple[Member, str], ...]:
     )
 
 
-def _runs(numbers: Sequence[int]) -> str:
-    shown = [f"{a}-{b}" if b - a > 1 else ", ".join(map(str, range(a, b + 1))) for a, b in runs(numbers)]
-    return ", ".join(shown[:MOST_RUNS]) + (" and others" if len(shown) > MOST_RUNS else "")
-
-
 def _left(cut: Cut, one: str, more: str) -> str:
     """Return which members are left over, with the verb for one or for more."""
-    return f"number {cut.left[0]} {one}" if len(cut.left) == 1 else f"numbers {_runs(cut.left)} {more}"
+    return f"number {cut.left[0]} {one}" if len(cut.left) == 1 else f"numbers {runs_words(cut.left)} {more}"
 
 
 def _tied(plan: Plan) -> Iterator[str]:

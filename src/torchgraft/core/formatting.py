@@ -61,6 +61,18 @@ def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
+MOST_RUNS = 4  # of indices that are spelled out
+
+
+def runs_words(indices: Sequence[int]) -> str:
+    """Return indices as runs, in their order: `0-9, 12`; of many runs the first, and how many indices there are in all."""
+    if not indices:
+        return "none"
+    found = runs(indices)
+    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found[:MOST_RUNS])
+    return words if len(found) <= MOST_RUNS else f"{words}, … ({len(indices)} in all)"
+
+
 def _runs(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return str(numbers[0])

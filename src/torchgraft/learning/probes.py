@@ -19,6 +19,7 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.objects import a_kind
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Generator, ScalarType, Tensor
+from torchgraft.core.values import agreeing
 
 Ids = NDArray[np.int64]
 Convert = Callable[[dict[str, Tensor]], Any]
@@ -116,7 +117,7 @@ def _first_digits(value: Tensor, complemented: Tensor, base: int) -> Tensor:
     ids = digit.long()
     ids.masked_fill_((digit < 0) | (digit + _digits(complemented, base) != base - 1), COMPUTED)
     if bool((ids == COMPUTED).any()):
-        ids.masked_fill_(_equal(value, complemented), CONSTANT)
+        ids.masked_fill_(agreeing(value, complemented), CONSTANT)
     return ids
 
 
@@ -125,7 +126,7 @@ def _add_digits(ids: Tensor, value: Tensor, first: Tensor, numbers: ElementNumbe
     digit = _digits(value, numbers.base)
     constant = ids == CONSTANT
     if bool(constant.any()):
-        ids.masked_fill_(constant & ~_equal(value, first), COMPUTED)
+        ids.masked_fill_(constant & ~agreeing(value, first), COMPUTED)
     moved = ids >= 0
     ids.masked_fill_(moved & (digit < 0), COMPUTED)
     ids += digit.long().mul_(numbers.base**number) * (ids >= 0)
@@ -199,11 +200,6 @@ def _digits(value: Tensor, base: int) -> Tensor:
         plain = plain.to(torch.float32)
     digit = (plain.nan_to_num(-1.0) if plain.is_floating_point() else plain).clamp(-1, base).to(torch.int32)
     return digit.masked_fill_((digit != plain) | (digit >= base), -1)
-
-
-def _equal(a: Tensor, b: Tensor) -> Tensor:
-    """Return where two tensors agree; NaN equals NaN."""
-    return (a == b) | ((a != a) & (b != b))  # noqa: PLR0124
 
 
 def _require_same_form(first: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:

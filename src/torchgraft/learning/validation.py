@@ -8,6 +8,7 @@ from dataclasses import replace
 from torchgraft.core.results.conversion import Computed, Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
+from torchgraft.core.values import same_values
 from torchgraft.learning.probes import Convert, random_values, run_conversion
 from torchgraft.learning.source import value_of
 from torchgraft.ops import Cast
@@ -41,7 +42,9 @@ def validate(
 
 def _with_rounding_if_needed(output: Output, given: Mapping[str, Tensor], wanted: Tensor | None) -> Output | None:
     """Return the output as it is, or with the rounding that makes it right; None where nothing does."""
-    if equal(value_of(output, given.__getitem__), wanted):
+    if wanted is None:
+        return None
+    if same_values(value_of(output, given.__getitem__), wanted):
         return output
     if not output.feeds or not output.spec.dtype.is_float:
         return None
@@ -49,20 +52,9 @@ def _with_rounding_if_needed(output: Output, given: Mapping[str, Tensor], wanted
         rounded = replace(output, ops=(*output.ops, Cast(kind), Cast(output.spec.dtype.label)))
         if len(output.feeds) > 1 and not output.ops:
             continue
-        if kind != output.spec.dtype.label and equal(value_of(rounded, given.__getitem__), wanted):
+        if kind != output.spec.dtype.label and same_values(value_of(rounded, given.__getitem__), wanted):
             return rounded
     return None
-
-
-def equal(a: Tensor, b: Tensor | None) -> bool:
-    """Return whether two tensors agree in shape, type and every value; NaN equals NaN."""
-    import torch
-
-    if b is None or a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.is_floating_point() and a.element_size() == 1:
-        a, b = a.float(), b.float()
-    return bool(torch.equal(a, b) or (a.is_floating_point() and ((a == b) | (a.isnan() & b.isnan())).all()))
 
 
 def _with_sources(
@@ -100,7 +92,7 @@ def _with_sources(
 
 
 def _is_unchanged(out: Mapping[str, Tensor], made: Mapping[str, Tensor], name: str) -> bool:
-    return name in out and equal(out[name], made.get(name))
+    return name in out and name in made and same_values(out[name], made[name])
 
 
 def _with_keys(found: Computed, suspects: set[str] | None, names: Sequence[str]) -> Computed:

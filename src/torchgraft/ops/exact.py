@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.formatting import runs_words
+from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
 from torchgraft.ops.runs import Run, cut, inner, picked
-
-MOST_RUNS = 4  # of indices that a report spells out
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ class SelectRows(BaseOp):
         return (SelectRows(self.dim, tuple(inverse_permutation(self.indices))),)
 
     def describe(self) -> str:
-        return f"{axis_words(self.dim)} {index_words(self.indices)}"
+        return f"{axis_words(self.dim)} {runs_words(self.indices)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +238,3 @@ def gather(value: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
     import torch
 
     return value.index_select(dim, torch.tensor(indices, dtype=torch.long, device=value.device))
-
-
-def index_words(indices: Shape) -> str:
-    """Return indices in words, runs joined and no more than a few of them: `0, 2-17`."""
-    if not indices:
-        return "none"
-    breaks = [0, *(k + 1 for k, (a, b) in enumerate(pairwise(indices)) if b != a + 1), len(indices)]
-    runs = [(indices[lo], indices[hi - 1]) for lo, hi in pairwise(breaks)]
-    words = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:MOST_RUNS]]
-    return ", ".join(words) + (f", … ({len(indices)} in all)" if len(runs) > MOST_RUNS else "")

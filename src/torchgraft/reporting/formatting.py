@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from torchgraft.core.formatting import percent, runs, tensors
+from torchgraft.core.formatting import percent, runs_words, tensors
 from torchgraft.core.plan import Plan, Step
 from torchgraft.core.specs import Shape
 
@@ -65,18 +65,13 @@ def coverage_words(plan: Plan) -> str:
     return f"{percent(cover.target)} of the model's elements ({placed}), {percent(cover.source)} of the checkpoint's"
 
 
-# So many runs of indices are listed one by one.
-MOST_RUNS = 4
-
-
 def part_words(step: Step) -> str:
     """Return which part of a tensor came from the checkpoint, `rows 0-9 of 12 from the file`; nothing where all did."""
     known = step.known
     if known is None:
         return ""
     shape = step.slot.spec.shape
-    which = runs_words(known.indices) if known.indices else "none"
-    return f"{_axis(shape, known.dim)} {which} of {shape[known.dim]} from the file"
+    return f"{_axis(shape, known.dim)} {runs_words(sorted(known.indices))} of {shape[known.dim]} from the file"
 
 
 def _axis(shape: Shape, dim: int) -> str:
@@ -84,10 +79,3 @@ def _axis(shape: Shape, dim: int) -> str:
     if all(size == 1 for size in shape[:dim]) and (dim == 0 or dim == len(shape) - 2):
         return "rows"
     return "columns" if len(shape) == 2 else "input channels" if dim == 1 else f"along dim {dim},"
-
-
-def runs_words(indices: Sequence[int]) -> str:
-    """Return indices as runs, in order: `0-9, 12`; of many runs the first, and how many indices there are in all."""
-    found = runs(sorted(indices))
-    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found[:MOST_RUNS])
-    return words if len(found) <= MOST_RUNS else f"{words}, … ({len(indices)} in all)"

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
-from torchgraft.core.formatting import tensors
+from torchgraft.core.formatting import runs_words, tensors
 from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, Row, factor_names, fold
-from torchgraft.reporting.formatting import figures, part_words, runs_words, shape_words, shapes_words
+from torchgraft.reporting.formatting import figures, part_words, shape_words, shapes_words
 from torchgraft.reporting.view import Group, Line, Section
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")

@@ -13,6 +13,7 @@ from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, ScalarType, Tensor
+from torchgraft.core.values import same_values
 
 _KEPT = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _SKIPPED = (*_KEPT, "_load_state_dict_pre_hooks")
@@ -246,7 +247,9 @@ def is_as_before(old: Any, new: Any) -> bool:
     if isinstance(old, (list, deque)):
         return len(old) == len(new) and all(map(is_as_before, old, new))
     if _is_tensor(old):
-        return _holds_the_same(old, new)
+        return (new.is_meta and (old.shape, old.dtype) == (new.shape, new.dtype)) or same_values(
+            old.detach(), new.detach()
+        )
     return isinstance(old, (bool, int, float, str, set, bytearray)) and old == new
 
 
@@ -265,11 +268,3 @@ def _tensor(value: Tensor) -> Tensor:
         return torch.empty_like(value, device="meta")
     except (RuntimeError, NotImplementedError, TypeError):  # lazy, nested, or of a class of its own
         return value
-
-
-def _holds_the_same(old: Tensor, new: Tensor) -> bool:
-    import torch
-
-    if old.shape != new.shape or old.dtype is not new.dtype:
-        return False
-    return new.is_meta or torch.equal(old.detach().nan_to_num(), new.detach().nan_to_num())

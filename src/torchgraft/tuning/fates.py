@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import did_you_mean
+from torchgraft.core.names import above
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Place, Walk, is_module
 from torchgraft.core.plan import Action, Plan, Rows, Step
@@ -192,13 +193,6 @@ def _matcher(pattern: Pattern) -> Callable[[str], bool]:
     return lambda name: fnmatchcase(name, pattern)
 
 
-def _with_enclosing_modules(name: str) -> Iterable[str]:
-    """Yield the dotted name, and the path of each module around it, the innermost first."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
-
-
 def select_by_pattern(
     patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[str], argument: str
 ) -> set[str]:
@@ -215,9 +209,7 @@ def select_by_pattern(
         matches = _matcher(pattern)
         matched_modules = {path for path in known if path and matches(path)}
         matched = {
-            name
-            for name in names
-            if matches(name) or any(path in matched_modules for path in _with_enclosing_modules(name))
+            name for name in names if matches(name) or any(path in matched_modules for path in (name, *above(name)))
         }
         if not matched and not matched_modules:
             raise UsageError(_no_match_error(pattern, [*names, *known], argument))

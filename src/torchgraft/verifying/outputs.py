@@ -8,6 +8,7 @@ from math import inf
 from torchgraft.core.errors import UsageError
 from torchgraft.core.results.verification import OutputComparison
 from torchgraft.core.types import Tensor
+from torchgraft.core.values import agreeing
 
 # The greatest relative difference that passes, by element type: about a hundred times what rounding alone does to
 # networks of a hundred layers.
@@ -108,8 +109,7 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     if not source.numel():
         return 0.0, 0.0
     a, b = (t.detach().to("cpu").to(torch.complex128 if t.is_complex() else torch.float64) for t in (target, source))
-    same = (a == b) | (a.isnan() & b.isnan())
-    difference = torch.where(same, 0.0, (a - b).abs())
+    difference = torch.where(agreeing(a, b), 0.0, (a - b).abs())
     if not bool(difference.isfinite().all()):
         return inf, inf
     finite = b[b.isfinite()]

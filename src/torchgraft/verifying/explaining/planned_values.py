@@ -9,6 +9,7 @@ from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Module, Tensor
+from torchgraft.core.values import agreeing
 from torchgraft.ops import run_step
 
 CLOSE = 1e-6  # relative to the greatest entry
@@ -116,7 +117,7 @@ def _close(expected: Tensor, actual: Tensor) -> Tensor:
     if not actual.is_floating_point():
         return cast == actual
     size = float(cast.abs().max()) if cast.numel() else 0.0
-    return ((cast - actual).abs() <= CLOSE * size) | (cast == actual) | (cast.isnan() & actual.isnan())
+    return ((cast - actual).abs() <= CLOSE * size) | agreeing(cast, actual)
 
 
 def _equal(expected: Tensor, actual: Tensor) -> bool:

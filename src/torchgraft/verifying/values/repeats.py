@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.specs import Piece, Source, TensorSpec
+from torchgraft.core.values import same_values
 
 SAMPLE = 64  # bytes of each tensor by which most are told apart
 
@@ -45,12 +46,7 @@ def _of_equal_beginnings(source: Source, network: str, specs: Collection[TensorS
 
 def equal_values(source: Source, network: str, first: str, second: str) -> bool:
     """Return whether two tensors of a network agree in shape, dtype and every value (NaN equals NaN)."""
-    import torch
-
-    a, b = source.read(network, first), source.read(network, second)
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return bool(torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)))
+    return same_values(source.read(network, first), source.read(network, second))
 
 
 def find_duplicates(
