@@ -7,7 +7,7 @@ of the one it was copied from, so that nothing but names tells which of them a t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
@@ -42,7 +42,7 @@ def with_strays_doubted(matching: Matching) -> Matching:
     if len(groups) < 2:
         return matching
     homes = Homes(matching, groups, met)
-    doubts = {found.target.name: text for parting in groups for found, text in homes.doubted(parting)}
+    doubts = {found.target.name: text for parting in homes.open() for found, text in homes.doubted(parting)}
     if not doubts:
         return matching
     return replace(
@@ -86,6 +86,12 @@ class Homes:
         ours = (*(m.source for m in found.matches), *found.free_sources)
         theirs = (*(m.target for m in found.matches), *found.free_targets)
         return {leaf.name: leaf.shape for leaf in ours}, {leaf.name: leaf.shape for leaf in theirs}
+
+    def open(self) -> Iterable[Parting]:
+        """Return the partings of which a rule may say something: of others there may be a hundred thousand."""
+        if self._agree or self._also or not self._one_by_one:
+            return self._groups
+        return [parting for parting, pairs in self._groups.items() if len(pairs) >= PART]
 
     def doubted(self, parting: Parting) -> Iterator[tuple[Match, str]]:
         """Yield the pairs of one parting that are in doubt, each with the reason."""
