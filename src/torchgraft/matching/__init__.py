@@ -19,6 +19,7 @@ from torchgraft.matching.completing.exchangeable import with_exchangeable_doubte
 from torchgraft.matching.completing.fused import with_packings_doubted, with_uncut_told
 from torchgraft.matching.completing.homes import with_strays_doubted
 from torchgraft.matching.completing.leftovers import with_leftovers
+from torchgraft.matching.completing.rotary_rows import with_untold_pairs_doubted
 from torchgraft.matching.completing.shared import with_shared
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.prefixes import by_name
@@ -171,6 +172,7 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> 
     matching = with_leftovers(with_shared(matching))
     matching = with_packings_doubted(matching, (sources, targets), given.models)
     matching = with_strays_doubted(with_exchangeable_doubted(matching, sources, naming))
+    matching = with_untold_pairs_doubted(matching, keys.values(), given.models)
     matching = with_uncut_told(matching, sources, given.models)
     return _under_own_keys(matching, keys, derived, naming)
 

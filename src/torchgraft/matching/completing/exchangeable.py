@@ -34,9 +34,10 @@ def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Namin
     inside = {rule: _inside(rule, sources, naming) for rule in rules} if len(rules) > 1 else {}
     doubts: dict[str, str] = {}
     for one, other in combinations(inside, 2):
-        if inside[one] and inside[one] == inside[other] and not _is_told(one, other, inside):
+        alike = _alike(inside[one], inside[other])
+        if alike and not _is_told(one, other, inside):
             text = EITHER.format(one.old.rstrip("."), other.old.rstrip("."))
-            doubts |= {rule.old + rest: text for rule in (one, other) for rest in inside[rule]}
+            doubts |= {rule.old + rest: text for rule in (one, other) for rest in alike}
     kept = (
         {m.source.name for m in matching.matches if naming.pairs.get(m.source.name) == m.target.name} if doubts else ()
     )
@@ -68,6 +69,12 @@ def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[st
         for leaf in sources
         if rule.covers(leaf.name) and naming.pairs.get(leaf.name) == rule.applied(leaf.name)
     }
+
+
+def _alike(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> list[str]:
+    """Return the names that both have in equal shapes, if that is most of either: one tower may have a table more."""
+    alike = [name for name, shape in ours.items() if theirs.get(name) == shape]
+    return alike if 2 * len(alike) > max(len(ours), len(theirs)) else []
 
 
 def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Shape]]) -> bool:

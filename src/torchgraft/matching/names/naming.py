@@ -46,6 +46,11 @@ class Prefix(NamedTuple):
         return len(ours & theirs)
 
     @property
+    def depth(self) -> int:
+        """How many modules the two prefixes name."""
+        return self.old.count(".") + self.new.count(".")
+
+    @property
     def likeness(self) -> float:
         """How alike the two prefixes are as texts, 0 to 1."""
         return SequenceMatcher(None, *self).ratio()

@@ -7,13 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torchgraft.core.match import Leaf
+from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.matching.names.naming import SAME, Naming, Prefix
 from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
 TOO_COMMON = 16
-# Rules whose values differ by no more than this explain as much.
-CLOSE = 0.5
 
 
 def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
@@ -151,11 +150,17 @@ def _apply(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -
 
 
 class Rated(NamedTuple):
-    """A rule with what it pairs, and how much that explains."""
+    """A rule with what it pairs, how much that explains, and how many modules it leaves of the names, all in all."""
 
-    value: float
+    value: int
+    kept: int
     rule: Prefix
     placed: Mapping[str, str]
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What rules are sorted by, the best first: what explains as much comes closer the more of the names it leaves."""
+        return -self.value, -self.kept, -self.rule.shared_words, self.rule.depth, -self.rule.likeness
 
 
 def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Counting) -> list[Rated]:
@@ -165,19 +170,20 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         if not (rule.keeps_numbers and counting.agrees(rule)):
             continue
         placed = _apply(rule, left, wanted)
-        fits = sum(left[a].shape == wanted[b].shape for a, b in placed.items())
+        fits = {a for a, b in placed.items() if left[a].shape == wanted[b].shape}
         sound = rule == SAME or (
-            2 * fits >= len(placed)
+            2 * len(fits) >= len(placed)
             and _is_told(rule, placed)
             and _is_whole(rule, placed, left, wanted)
             and not _leaves_its_own(rule, placed, left, wanted)
         )
         if placed and sound:
-            value = len(placed) + 4 * fits - 0.01 * sum(part.count(".") for part in rule)
-            rated.append(Rated(value, rule, placed))
+            told = [name for name in placed if left[name].role not in DERIVED_ROLES]  # older files lack the others
+            kept = sum(name.count(".") for name in told) - len(told) * rule.old.count(".")
+            rated.append(Rated(len(told) + 4 * sum(name in fits for name in told), kept, rule, placed))
         if rule == SAME and len(placed) == len(wanted) == len(left):
             break
-    return sorted(rated, key=lambda one: (-one.value, -one.rule.shared_words, -one.rule.likeness))
+    return sorted(rated, key=lambda one: one.rank)
 
 
 def _rivals(rated: Sequence[Rated], wanted: Mapping[str, Leaf]) -> tuple[str, ...]:
@@ -189,7 +195,8 @@ def _rivals(rated: Sequence[Rated], wanted: Mapping[str, Leaf]) -> tuple[str, ..
     return tuple(
         one.rule.old
         for one in rated[1:]
-        if one.value >= best.value - CLOSE
+        if one.value == best.value
+        and one.kept >= best.kept
         and set(one.placed.values()) == slots
         and not set(one.placed) & set(best.placed)
     )
@@ -204,7 +211,7 @@ def _homes(rated: Sequence[Rated], left: Mapping[str, Leaf], wanted: Mapping[str
         one
         for one in rated
         if one.rule.old == best.rule.old
-        and one.value >= best.value - CLOSE
+        and one.value == best.value
         and one.placed.keys() == best.placed.keys()
         and one.rule.shared_words >= best.rule.shared_words
     ]
