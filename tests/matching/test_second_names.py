@@ -186,3 +186,15 @@ def test_repeated_layers_of_a_list_are_layers_of_their_own(copied):
     block = lambda: nn.ModuleDict({"linear": nn.Linear(8, 8, bias=False)})  # noqa: E731
     plan = tg.plan(nn.ModuleDict({"layers": nn.ModuleList([block() for _ in range(4)])}), state)
     assert [f.key for s in plan.steps for f in s.feeds] == [f"blocks.{i}.fc.weight" for i in range(4)]
+
+
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_what_two_networks_of_a_file_share_says_not_which_of_them_is_meant(shared):
+    """A generator and a discriminator of one table: unless they are one network, to take the first would be a guess."""
+    layers = [torch.rand(30, 8), torch.rand(8, 8)]
+    parts = {"generator": layers, "discriminator": [*layers[:shared], *(torch.rand_like(v) for v in layers[shared:])]}
+    state = {
+        f"{part}.{name}.weight": v for part, held in parts.items() for name, v in zip(("tok", "fc"), held, strict=True)
+    }
+    model = nn.ModuleDict({"tok": nn.Embedding(30, 8), "fc": nn.Linear(8, 8, bias=False)})
+    assert bool(tg.plan(model, state).refusals) == (shared < len(layers))

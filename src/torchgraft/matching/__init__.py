@@ -145,9 +145,22 @@ def _without_second_names(keys: Mapping[str, str], targets: Sequence[Leaf], give
     shapes = {name: given.specs[key].shape for name, key in keys.items()}
     leaves, _ = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     ruled = {name for name, key in given.rules.present(list(keys.values())) if name != key}
-    paired = {*by_name(leaves, targets).pairs, *ruled}
+    naming = by_name(leaves, targets)
+    if naming.rivals and _are_apart(naming, same, shapes):
+        return keys  # what two networks of the file share belongs to both
+    paired = {*naming.pairs, *ruled}
     out = second_names(shapes, same, paired, targets)
     return {name: key for name, key in keys.items() if name not in out}
+
+
+def _are_apart(naming: Naming, same: Mapping[str, str], shapes: Mapping[str, Shape]) -> bool:
+    """Return whether parts of the file that fit the same slots hold other tensors, not the same ones under other names.
+
+    Their matrices tell: counters and vectors of nothing but zeros or ones are equal by chance, and never called the same.
+    """
+    chosen = naming.prefixes[0].old
+    ends = [name[len(chosen) :] for name in same if name.startswith(chosen) and len(shapes[name]) > 1]
+    return any(same[chosen + end] != same.get(rival + end) for rival in naming.rivals for end in ends)
 
 
 def _may_take(free: Iterable[Leaf], specs: Iterable[TensorSpec]) -> bool:

@@ -29,7 +29,7 @@ _make_match, _make_why = maker(Match), maker(Why)
 
 def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
     """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
-    seen = without_wrapper(sources, naming, keep=models.source is not None)
+    seen = without_wrapper(sources, targets, naming, keep=models.source is not None)
     problem = _problem(seen, targets, models)
     pairs = solve_large(problem)
     parted = {key for leaf in sources if leaf.name in naming.parted for key in leaf.keys}

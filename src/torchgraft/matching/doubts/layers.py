@@ -150,6 +150,35 @@ def beside_free_twins(found: Found) -> Iterator[Pair]:
             yield pair
 
 
+LOST = "nearly all else of the part of the network that it would lie in stays free, and the rest of the file goes elsewhere"
+# A part of a network has so many layers; where no more than this share of it is paired, that may be chance.
+PART, STRAY = 8, 0.125
+
+
+def lost_in_other_parts(found: Found) -> Iterator[Pair]:
+    """Yield the few units that would go into, or come from, a part of which the rest stays free, under another name.
+
+    The pooler of a vision transformer fits, by name and shape, in the text encoder beside it.
+    """
+    pairs = [(pair, found.units_of(pair)) for pair in found.held]
+    for side in (0, 1) if pairs and any(found.free) else ():
+        parts = _parts(found.sides[side])
+        sizes, met = Counter(parts.values()), Counter(parts[units[side].path] for _, units in pairs)
+        few = {part for part, count in met.items() if count <= STRAY * sizes[part] and 2 * count < len(pairs)}
+        for pair, units in pairs if few else ():
+            part = parts[units[side].path]
+            if part in few and sizes[part] >= PART and part not in units[1 - side].path.split("."):
+                yield pair
+
+
+def _parts(units: Sequence[Unit]) -> dict[str, str]:
+    """Return the part of the network that each unit lies in: the first segment in which the paths of a side differ."""
+    paths = [unit.path.split(".") for unit in units]
+    first, last = min(paths), max(paths)
+    at = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return {".".join(path): path[at] if at < len(path) else "" for path in paths}
+
+
 # A path with one of its segments set aside, and which one.
 Place = tuple[int, tuple[str, ...]]
 

@@ -15,6 +15,9 @@ MOST = 2
 # Of more names than these only so many are tried at first, and if none of them is wrapped, none is looked for.
 MANY, SAMPLE = 4_000, 200
 
+# With less than this share of its names agreeing, a wrapper says nothing of the others, unless this share of the side is in it.
+FEW, NEARLY_ALL = 0.25, 0.8
+
 Place = tuple[str, str]  # the module that was wrapped, and what was put in behind it
 
 
@@ -138,13 +141,14 @@ class WithoutWrapper:
         return replace(leaf, name=self.rule.old + leaf.name[len(self.rule.new) :])
 
 
-def without_wrapper(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> WithoutWrapper:
+def without_wrapper(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, *, keep: bool) -> WithoutWrapper:
     """Return the file's leaves without the wrapper around most of one side.
 
     What no rule pairs takes part in that, too, unless another rule leads its part of the network elsewhere: behind an inserted
     layer all numbers are others, and no name is left that agrees but for the wrapper. Where other names have its outermost
     module, too (a final norm beside the wrapped layers), where two tensors would be called alike, where other rules pair more
-    names (a lone `norm` is then the wrapper's by chance), or with `keep`, all names stay as they are.
+    names (a lone `norm` is then the wrapper's by chance), where only few agree and the wrapped side has other parts (two
+    encoders of which either may be meant), or with `keep`, all names stay as they are.
     """
     told = {name: to for name, to in naming.pairs.items() if name not in naming.wrapped}
     plain = WithoutWrapper(sources, naming.pairs, told)
@@ -157,7 +161,10 @@ def without_wrapper(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> W
         return plain
     inside = {leaf.name: new + leaf.name[len(old) :] for leaf in sources if leaf.name.startswith(old)}
     by_others = {name for name in naming.pairs.keys() - naming.wrapped if naming.pairs[name] != inside.get(name)}
-    if len(by_others) > sum(naming.pairs.get(name) == to for name, to in inside.items()):
+    agreed = sum(naming.pairs.get(name) == to for name, to in inside.items())
+    if len(by_others) > agreed or (
+        agreed < FEW * len(inside) and not _is_nearly_all(old or new, sources if old else targets)
+    ):
         return plain
     parts = {_part(name, old) for name in by_others}
     names = {
@@ -170,6 +177,10 @@ def without_wrapper(sources: Sequence[Leaf], naming: Naming, *, keep: bool) -> W
         return plain
     pairs, told = ({names.get(name, name): to for name, to in each.items()} for each in (naming.pairs, told))
     return WithoutWrapper(shown, pairs, told, rule, frozenset(leaf.keys[0] for leaf in sources if leaf.name in names))
+
+
+def _is_nearly_all(wrapper: str, leaves: Sequence[Leaf]) -> bool:
+    return sum(leaf.name.startswith(wrapper) for leaf in leaves) >= NEARLY_ALL * len(leaves)
 
 
 def _part(name: str, wrapper: str) -> str:
