@@ -69,4 +69,6 @@ def test_untrained_norms_of_unused_layers_are_no_echoes():
 def test_a_true_repetition_is_an_echo():
     state = {"0.weight": torch.randn(8, 8), "0.bias": torch.randn(8)}
     report = tg.load(nn.Sequential(nn.Linear(8, 8)), state | {"spare.weight": state["0.weight"].clone()})
-    assert [(u.spec.name, u.quiet, u.why.rule) for u in report.plan.unused] == [("spare.weight", True, "echo")]
+    (unused,) = report.plan.unused
+    assert (unused.spec.name, unused.quiet, unused.why.rule) == ("spare.weight", True, "echo")
+    assert unused.same_as == report.plan.steps[0].feeds[0].key

@@ -326,3 +326,16 @@ def test_rows_that_the_checkpoint_has_no_place_for_are_told(tmp_path):
     tg.save_model(tmp_path / "mine.safetensors", model)
     saved = tg.convert(tmp_path / "mine.safetensors", tmp_path / "back.safetensors", learned=made)
     assert saved.notes == ("given back in part, the checkpoint has no place for the rest: embed.weight",)
+
+
+def test_further_names_in_the_file_come_back_too(tmp_path):
+    """A block that keeps its layers in a list, too: the model has each once, under the one name or the other."""
+    layer = nn.Linear(4, 4)
+    old = nn.ModuleDict({"conv": layer, "all_modules": nn.ModuleList([layer])})
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    model = nn.ModuleDict({"conv": nn.Linear(4, 4)})
+    made = tg.inverse(tg.load(model, tmp_path / "old.pt"))
+    assert not made.absent
+    back = made.convert(model.state_dict())
+    assert back.keys() == old.state_dict().keys()
+    assert all(torch.equal(v, back[n]) for n, v in old.state_dict().items())

@@ -92,10 +92,8 @@ def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
         Unused(spec=after.source_specs[key], network=network, why=why)
         for network, key in sorted(old - new) if key in after.source_specs
     ]  # fmt: skip
-    kept = [
-        replace(u, why=why) if u.why.rule == "alias" and not after.by_name[u.spec.name].feeds else u
-        for u in after.unused
-    ]
+    gone = {key for _, key in old - new}
+    kept = [replace(u, why=why, same_as="") if u.same_as in gone else u for u in after.unused]
     return (*kept, *lost)
 
 

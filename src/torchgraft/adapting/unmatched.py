@@ -57,18 +57,21 @@ def unused_sources(
         again = fed.get(shared.get(key, key)) if fed else None
         quiet = is_derived(spec) or key in derived or key in aliases or again is not None
         why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
+        same_as = ""
         if key in derived:
             why = Why("derived", f"computed from {derived[key]}")
         elif key in aliases:
-            why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {aliases[key].feeds[0].key}")
+            same_as = aliases[key].feeds[0].key
+            why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {same_as}")
         elif again is not None:
+            same_as = again
             why = Why("echo", f"another name of {again}: one tensor in the file")
         elif key in taken and key not in rejected:
             why = Why("no counterpart", "another tensor fills the place of this name")
         elif key not in rejected and kept and any(end in kept for end in ends(key)):
             why = Why("no counterpart", "the place of this name doesn't start from the file, as you said")
         similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
-        out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar))
+        out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar, same_as=same_as))
     return tuple(out)
 
 

@@ -183,13 +183,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unused:
-    """A source tensor that feeds no slot, and why. Quiet ones are harmless: counters, indices, masks."""
+    """A source tensor that feeds no slot, and why. Quiet ones are harmless: counters, indices, masks.
+
+    `same_as` is the source tensor that is used in its place, as it is the same one or holds the same values.
+    """
 
     spec: TensorSpec
     network: str = ""
     why: Why
     quiet: bool = False
     similar: tuple[str, ...] = ()
+    same_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)

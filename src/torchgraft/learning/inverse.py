@@ -7,7 +7,7 @@ each once. Nothing is looked at but names and shapes, so the size of the model d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import accumulate, chain
 from typing import NamedTuple
@@ -107,16 +107,9 @@ def _named(step: Step) -> TensorSpec:
 
 
 def _under_other_names(plan: Plan, outputs: Mapping[str, Output]) -> dict[str, Output]:
-    """Return the outputs of tensors that the checkpoint has under further names, which the model holds as one."""
-    found: dict[str, Output] = {}
-    for one in plan.unused:
-        step = plan.by_name.get(one.spec.name)
-        if one.why.rule == "alias" and step and step.feeds and step.feeds[0].key in outputs:
-            made = outputs[step.feeds[0].key]
-            if made.spec.shape == one.spec.shape:
-                spec = TensorSpec(one.spec.name, made.spec.shape, made.spec.dtype)
-                found[spec.name] = Output(spec=spec, feeds=made.feeds, ops=made.ops)
-    return found
+    """Return the outputs of tensors that the checkpoint has under further names."""
+    again = [(one.spec.name, outputs[one.same_as]) for one in plan.unused if one.same_as in outputs]
+    return {name: replace(made, spec=TensorSpec(name, made.spec.shape, made.spec.dtype)) for name, made in again}
 
 
 def _backs(step: Step, specs: Mapping[str, TensorSpec]) -> list[tuple[Op, ...]]:

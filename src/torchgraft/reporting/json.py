@@ -146,6 +146,7 @@ def _unused(unused: Unused) -> Data:
         "quiet": unused.quiet,
         "why": plain(unused.why),
         "similar": list(unused.similar),
+        "same_as": unused.same_as,
     }
 
 

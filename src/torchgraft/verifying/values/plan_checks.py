@@ -44,8 +44,7 @@ def _conflicting_ties(plan: Plan, source: Source) -> Iterator[Objection]:
     for unused in plan.unused:
         if unused.why.rule != "alias":
             continue
-        key = unused.spec.name
-        used = plan.by_name[key].feeds[0].key
+        key, used = unused.spec.name, unused.same_as
         if shared.get(key, key) != shared.get(used, used) and not equal_values(source, plan.network, key, used):
             text = f"{key} and {used} are one tensor in the model (tied) and hold different values in the file"
             yield Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, used))
@@ -58,12 +57,13 @@ def _with_duplicates_marked(plan: Plan, source: Source) -> tuple[Unused, ...]:
         return plan.unused
     used = {feed.key: plan.source_specs[feed.key] for step in plan.steps for feed in step.feeds}
     duplicates = find_duplicates(source, plan.network, unused, used.values())
-    return tuple(
-        replace(u, quiet=True, why=Why("echo", f"holds the same values as {duplicates[u.spec.name]}"))
-        if u.spec.name in duplicates
-        else u
-        for u in plan.unused
-    )
+    return tuple([_repeating(one, duplicates.get(one.spec.name)) for one in plan.unused])
+
+
+def _repeating(unused: Unused, used: str | None) -> Unused:
+    if used is None:
+        return unused
+    return replace(unused, quiet=True, why=Why("echo", f"holds the same values as {used}"), same_as=used)
 
 
 def _averaged_unit_vectors(plan: Plan, source: Source) -> Iterator[Objection]:
