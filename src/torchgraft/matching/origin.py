@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.names import ends
 from torchgraft.core.specs import Slot, Target, TensorSpec
+from torchgraft.matching.names.naming import SAME
+from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 
 
 def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool) -> Target:
@@ -20,7 +21,8 @@ def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool
         UsageError: the file doesn't hold most of the model's tensors, so that it was saved from another.
     """
     held = {name: slot for slot in model.slots if slot.persistent for name in slot.names}
-    own, files = _prefixes(held, specs)
+    naming = by_name(source_leaves(specs)[0], target_leaves(model.slots))
+    files, own = naming.prefixes[0] if naming.prefixes else SAME
     found: dict[str, Slot] = {}
     for name, slot in held.items():
         key = files + name.removeprefix(own)
@@ -41,16 +43,6 @@ def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool
         classes={new: model.classes[path] for path, new in kept.items()},
         heads={kept[path]: count for path, count in model.heads.items() if path in kept},
     )
-
-
-def _prefixes(held: Mapping[str, Slot], specs: Mapping[str, TensorSpec]) -> tuple[str, str]:
-    """Return what to take off the model's names and to put before them, for the most names of the file."""
-    votes: Counter[tuple[str, str]] = Counter()
-    for key in specs:
-        votes.update(("", key[: len(key) - len(end)]) for end in ends(key) if end in held)
-    for name in held:
-        votes.update((name[: len(name) - len(end)], "") for end in ends(name) if end != name and end in specs)
-    return max(votes, key=lambda pair: (votes[pair], pair == ("", "")), default=("", ""))
 
 
 def in_order(names: list[str], origin: Target | None) -> list[str]:

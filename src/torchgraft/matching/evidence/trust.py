@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from torchgraft.matching.parts.units import Unit, same_roles
+from torchgraft.matching.parts.units import Unit, kind_of, same_roles
 
 Kind = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -88,7 +88,7 @@ def _rows(units: Iterable[Unit]) -> dict[str, set[Kind]]:
     for unit in units:
         row = _row_of(unit)
         if row:
-            found.setdefault(row, set()).add(_kind(unit))
+            found.setdefault(row, set()).add(kind_of(unit))
     return found
 
 
@@ -97,9 +97,5 @@ def _beside(units: Iterable[Unit], paths: Container[str]) -> dict[str, set[Kind]
     found: dict[str, set[Kind]] = {}
     for unit in units:
         if unit.parent in paths and not unit.last.isdecimal():
-            found.setdefault(unit.parent, set()).add(_kind(unit))
+            found.setdefault(unit.parent, set()).add(kind_of(unit))
     return found
-
-
-def _kind(unit: Unit) -> Kind:
-    return tuple(sorted((role, leaf.shape) for role, leaf in unit.leaves.items()))
