@@ -85,7 +85,10 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     drafted = {**drafted, **inputs.requested}
     decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
     steps = tuple(
-        decided.get(slot.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero) for slot in target.slots
+        [
+            decided.get(slot.spec.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero)
+            for slot in target.slots
+        ]
     )
     if matching.blocked:
         steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)

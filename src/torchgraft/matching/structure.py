@@ -33,14 +33,16 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     problem = _problem(seen, targets, models)
     pairs = solve_large(problem)
     parted = {key for leaf in sources if leaf.name in naming.parted for key in leaf.keys}
-    plain = _units_of_one_name(problem.sources, problem.targets, seen.plain)
+    plain = problem.named
+    if seen.plain != seen.pairs:
+        plain = _units_of_one_name(problem.sources, problem.targets, seen.plain)
     sures = _judged(pairs, problem, plain, parted)
     matches = [m for pair, sure in sures for m in _leaf_matches(pair, sure, problem)]
     fed, used = {m.target.name for m in matches}, {m.source.name for m in matches}
     found = Matching(
         matches=tuple(matches),
-        free_targets=tuple(leaf for u in problem.targets for leaf in u.leaves.values() if leaf.name not in fed),
-        free_sources=tuple(leaf for u in problem.sources for leaf in u.leaves.values() if leaf.name not in used),
+        free_targets=tuple([leaf for u in problem.targets for leaf in u.leaves.values() if leaf.name not in fed]),
+        free_sources=tuple([leaf for u in problem.sources for leaf in u.leaves.values() if leaf.name not in used]),
     )
     return seen.back(found)
 

@@ -40,7 +40,8 @@ def without_averages(specs: Mapping[str, TensorSpec], names: Iterable[str]) -> t
     Averages are in a part that is called so, and live tensors have all of their shapes. A model with such a part itself
     takes them, and so does one for which the file holds nothing else.
     """
-    averaged = [key for key in specs if in_part(key, "ema")]
+    together = "\n".join(specs)
+    averaged = [key for key in specs if in_part(key, "ema")] if any(map(together.__contains__, EMA_SEGMENTS)) else []
     live = [key for key in specs if not in_part(key, "ema")] if averaged else []
     shapes = Counter(specs[key].shape for key in averaged if specs[key].shape)
     copied = len(averaged) > FEW_AVERAGED and shapes <= Counter(specs[key].shape for key in live)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from math import prod
+from operator import attrgetter
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
@@ -99,9 +100,11 @@ _make_unit = maker(Unit)
 
 def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     """Return the units in order of their first leaf; `others` are the leaves of the other side."""
-    beside: dict[str, dict[str, Leaf]] = {}
-    for leaf in leaves:
-        beside.setdefault(leaf.owner, {})[leaf.role] = leaf
+    unclear = {leaf.owner for leaf in leaves if leaf.role not in ROLES}
+    beside: dict[str, dict[str, Leaf]] = {owner: {} for owner in unclear}
+    for leaf in leaves if unclear else ():
+        if leaf.owner in unclear:
+            beside[leaf.owner][leaf.role] = leaf
     found: dict[str, dict[str, Leaf]] = {}
     for leaf in leaves:
         path = leaf.owner
@@ -121,11 +124,14 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     blocks, homes = blocks_around(held, numbered_lists(modules)), _homes(held)
     return [
         _make_unit(
-            path=path, leaves=roles, blocks=blocks[parent], order=min([leaf.order for leaf in roles.values()]),
+            path=path, leaves=roles, blocks=blocks[parent], order=min(map(_order, roles.values())),
             home=homes[parent], said=said.get(path, ""),
         )
         for path, roles in found.items() for parent in [_parent(path)]
     ]  # fmt: skip
+
+
+_order = attrgetter("order")
 
 
 def _parent(path: str) -> str:

@@ -82,8 +82,8 @@ def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
 def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
     """Return what goes for the projections among the modules `owners`, each with the block that it stands in."""
     found: dict[str, tuple[Pairing, str]] = {}
-    for owner in owners:
-        for pairing in PAIRINGS if owner.endswith(_PATHS) else ():
+    for owner in [owner for owner in owners if owner.endswith(_PATHS)]:
+        for pairing in PAIRINGS:
             for path in {pairing.query, pairing.key}:
                 block = _block(owner, path)
                 if block is not None and all(
