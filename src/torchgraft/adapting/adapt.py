@@ -83,7 +83,9 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     for view in reversed(views):
         drafted = view.original_steps(drafted)
     drafted = {**drafted, **inputs.requested}
-    decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
+    decided = drafted
+    if preferences.changes_doubt:
+        decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
     steps = tuple(
         [
             decided.get(slot.spec.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero)

@@ -42,15 +42,14 @@ class Draft:
 def compose(matches: Sequence[Match], facts: Facts) -> Draft:
     """Return the steps that the matches come to."""
     draft = Draft()
-    by_slot: dict[str, list[Match]] = {}
+    fused: dict[str, list[Match]] = {}
     for found in matches:
-        by_slot.setdefault(found.target.keys[0], []).append(found)
-    for slot, group in by_slot.items():
-        if group[0].target.part is not None:
-            _join(slot, group, facts, draft)
+        if found.target.part is None:
+            _single(found, facts, draft)
         else:
-            for match in group:
-                _single(match, facts, draft)
+            fused.setdefault(found.target.keys[0], []).append(found)
+    for slot, parts in fused.items():
+        _join(slot, parts, facts, draft)
     for slot, match in orphaned_biases(matches, draft.steps).items():
         draft.steps[slot] = kept_fresh(draft.steps[slot])
         draft.rejected.update(dict.fromkeys(match.source.keys, ORPHANED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isqrt
 from typing import Any
 
@@ -83,12 +84,12 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
     patches, texts = [], []
     volumes = False
     for leaf in leaves:
-        role, tail = leaf.role, leaf.owner.rpartition(".")[2]
+        role = leaf.role
         if len(leaf.shape) in (4, 5) and leaf.shape[-2] == leaf.shape[-1] > 1:
             patches.append(leaf.owner)
             volumes |= len(leaf.shape) == 5 and leaf.shape[2] > 1
-        said = words(role if role != "weight" else tail)
-        if role == "weight" and len(leaf.shape) == 2 and TABLE_WORDS & set(said) and not NO_WORDS & set(said):
+        said = words(role if role != "weight" else leaf.owner.rpartition(".")[2])
+        if role == "weight" and len(leaf.shape) == 2 and _mean_words(said):
             texts.append((leaf.owner, leaf.shape[1]))
         if not said or said[-1] not in ("token", "tokens", "embedding") or "mask" in said:
             continue
@@ -96,6 +97,12 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
             if said[0] in names and len(leaf.shape) <= 3:
                 counts[kind] = leaf.shape[-2] if len(leaf.shape) > 1 else 1
     return Side(tuple(counts), tuple(patches), volumes, tuple(texts))
+
+
+@lru_cache
+def _mean_words(said: tuple[str, ...]) -> bool:
+    """Return whether a module that is called so is a table of words."""
+    return not TABLE_WORDS.isdisjoint(said) and NO_WORDS.isdisjoint(said)
 
 
 def _way(place: str, owner: str) -> tuple[int, int]:

@@ -24,6 +24,11 @@ class Preferences:
     on_doubt: str = "refuse"
     accept: str = "likely"
 
+    @property
+    def changes_doubt(self) -> bool:
+        """Whether a step may become another one for doubt."""
+        return self.accept == "certain" or self.on_doubt == "skip"
+
 
 def over_ranks(steps: Sequence[Step], ranks: Ranks) -> tuple[Step, ...]:
     """Return the steps with the shares of all ranks as inputs.

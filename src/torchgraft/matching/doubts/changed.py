@@ -8,7 +8,7 @@ from functools import cache
 
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.lists import ListName, is_one_path, list_of, number_of
+from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, number_of
 from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
 
 # What the units of a block are: the path of each inside of it, its roles and shapes.
@@ -98,7 +98,8 @@ def _by_list(blocks: Iterable[str]) -> Mapping[ListName, set[int]]:
     """Return the numbers of blocks in each list."""
     found: dict[ListName, set[int]] = defaultdict(set)
     for block in blocks:
-        found[list_of(block)].add(number_of(block))
+        row, number = member_of(block)
+        found[row].add(number)
     return found
 
 
@@ -114,7 +115,8 @@ def _members(units: Iterable[Unit]) -> Mapping[ListName, Members]:
             inside[block].append((unit.path[len(block) :], kind_of(unit)))
     lists: dict[ListName, dict[int, Build]] = defaultdict(dict)
     for block, held in inside.items():
-        lists[list_of(block)][number_of(block)] = tuple(sorted(held))
+        row, number = member_of(block)
+        lists[row][number] = tuple(sorted(held))
     return lists
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from torchgraft.core.names import ends
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.lists import ListName, is_one_path, list_of, number_of, place_of, stem
+from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, place_of, stem
 from torchgraft.matching.parts.units import Unit, around_several, blocks_of
 from torchgraft.matching.solving.reversed import undirected
 
@@ -147,7 +147,8 @@ def _spans(blocks: Iterable[str], units: Iterable[Unit]) -> dict[ListName, tuple
     """Return the first number and the length of each list that one of the blocks, or of those around units, is in."""
     numbers: dict[ListName, set[int]] = defaultdict(set)
     for block in {*filter(None, blocks)} | blocks_of(units):
-        numbers[list_of(block)].add(number_of(block))
+        row, number = member_of(block)
+        numbers[row].add(number)
     return {row: (min(held), len(held)) for row, held in numbers.items()}
 
 

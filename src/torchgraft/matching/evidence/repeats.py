@@ -8,7 +8,7 @@ and the last, and those beside another kind, are thus classes of their own. Of e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
@@ -49,10 +49,10 @@ class Few:
     repeats: list[Repeat]
 
 
-def find_repeats(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> list[Repeat]:
+def find_repeats(units: Sequence[Unit], marks: Sequence[Hashable]) -> list[Repeat]:
     """Return the numbered lists of which not all members have to stay, outer ones first.
 
-    `marks` is what else has to be equal in units that stand for each other. Lists whose members come in another order
+    `marks` has for each unit what else has to be equal in those that stand for each other. Lists whose members come in another order
     than their numbers are left out.
     """
     signs = _signs(units, marks)
@@ -97,12 +97,12 @@ def _ends(places: tuple[int, ...]) -> tuple[int, ...]:
     return places if len(places) <= 2 * STAY + 1 else (*places[:STAY], *places[-STAY:])
 
 
-def _signs(units: Sequence[Unit], marks: Callable[[int], Hashable]) -> list[int]:
+def _signs(units: Sequence[Unit], marks: Sequence[Hashable]) -> list[int]:
     """Return a number for each unit, equal where roles, shapes and marks are."""
     ids: dict[Hashable, int] = {}
     return [
-        ids.setdefault((marks(n), *[(role, leaf.role, leaf.shape) for role, leaf in unit.leaves.items()]), len(ids))
-        for n, unit in enumerate(units)
+        ids.setdefault((mark, *[(role, leaf.role, leaf.shape) for role, leaf in unit.leaves.items()]), len(ids))
+        for unit, mark in zip(units, marks, strict=True)
     ]
 
 
@@ -122,7 +122,7 @@ def _lists(units: Sequence[Unit]) -> dict[tuple[str, str], dict[str, list[int]]]
         return known
 
     found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
-    for parent, run in groupby(range(len(units)), key=lambda n: units[n].parent):
+    for parent, run in groupby(range(len(units)), key=[unit.parent for unit in units].__getitem__):
         inside = list(run)
         for place, member in chain(parent):
             found[place].setdefault(member, []).extend(inside)

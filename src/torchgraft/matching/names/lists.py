@@ -33,9 +33,15 @@ def list_of(path: str) -> ListName:
 
 def number_of(path: str) -> int:
     """Return the number of a member in its list; of a letter its place in the alphabet."""
-    last = path.rpartition(".")[2]
-    end = last[len(stem(last) or "") :]
-    return int(end) if end.isdecimal() else ord(end) - ord("a")
+    return member_of(path)[1]
+
+
+def member_of(path: str) -> tuple[ListName, int]:
+    """Return the list that a member is in, and its number there."""
+    parent, _, last = path.rpartition(".")
+    before = stem(last) or ""
+    end = last[len(before) :]
+    return (parent, before), int(end) if end.isdecimal() else ord(end) - ord("a")
 
 
 def is_one_path(ours: str, theirs: str) -> bool:

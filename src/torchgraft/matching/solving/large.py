@@ -36,8 +36,8 @@ def solve_large(problem: Problem) -> list[Pair]:
         return solve(problem)
     taken = set(named.values()), set(pinned.values())
     repeats = (
-        find_repeats(sources, lambda n: (n in named, n in pinned)),
-        find_repeats(targets, lambda n: (n in taken[0], n in taken[1])),
+        find_repeats(sources, [(n in named, n in pinned) for n in range(len(sources))]),
+        find_repeats(targets, [(n in taken[0], n in taken[1]) for n in range(len(targets))]),
     )
     whole: frozenset[tuple[int, Kind]] = frozenset()
     while True:
