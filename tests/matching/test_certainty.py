@@ -162,7 +162,7 @@ def test_another_spelling_of_the_same_words_is_the_same_norm_still():
 )
 def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_its_shape(rare, in_order, sure):
     pair = Pair(
-        source=0, target=0, fits=True, name=0.2, block=0.0, tail=0.0, in_order=in_order, adjoined=False, named=False,
+        source=0, target=0, fits=True, name=0.2, block=0.0, tail=0.0, in_order=in_order, unlike=False, adjoined=False, named=False,
         unquestioned=False, told_apart=False, unrivalled=True, outside=False, placed=False, exchangeable=False, rare=rare, lead=1.0, rival=1,
     )  # fmt: skip
     found = sureness(pair, familiar=True, unordered=False)
@@ -175,9 +175,42 @@ def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_i
 )
 def test_words_around_them_do_not_tell_which_is_which_of_two_layers_of_one_block(exchangeable, told_apart, sure):
     pair = Pair(
-        source=0, target=0, fits=True, name=0.6, block=1.0, tail=1.0, in_order=True, adjoined=False, named=False,
+        source=0, target=0, fits=True, name=0.6, block=1.0, tail=1.0, in_order=True, unlike=False, adjoined=False, named=False,
         unquestioned=False, told_apart=told_apart, unrivalled=True, outside=False, placed=False, exchangeable=exchangeable, rare=0.4, lead=1.0, rival=1,
     )  # fmt: skip
     found = sureness(pair, familiar=False, unordered=False)
     assert found is not None
     assert found.certainty is sure
+
+
+class Texts(nn.Module):
+    """An encoder of texts in words of its own, with a head for two classes."""
+
+    def __init__(self, *, bias):
+        super().__init__()
+        self.tok, self.pos, self.norm = nn.Embedding(50, 12), nn.Embedding(16, 12), nn.LayerNorm(12)
+        layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(12, 2, bias=bias)
+
+
+def bert():
+    """What BERT keeps, in names of transformers: its table of two kinds of tokens has the shape of a head for two classes."""
+    tables = {"word": 50, "position": 16, "token_type": 2}
+    file = {f"embeddings.{name}_embeddings.weight": torch.randn(rows, 12) for name, rows in tables.items()}
+    sizes = {"attention.self.query": (12, 12), "attention.self.key": (12, 12), "attention.self.value": (12, 12),
+             "attention.output.dense": (12, 12), "attention.output.LayerNorm": (12,), "intermediate.dense": (24, 12),
+             "output.dense": (12, 24), "output.LayerNorm": (12,)}  # fmt: skip
+    modules = {"embeddings.LayerNorm": (12,)}
+    modules |= {f"encoder.layer.{i}.{name}": size for i in range(2) for name, size in sizes.items()}
+    for name, size in modules.items():
+        file |= {f"{name}.weight": torch.randn(size), f"{name}.bias": torch.randn(size[0])}
+    return file
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_table_is_not_taken_for_a_head_for_having_its_shape_alone(bias):
+    with pytest.raises(tg.PlanRefusedError, match="its shape fits, its name doesn't") as caught:
+        tg.load(Texts(bias=bias), bert())
+    assert [o.names for o in caught.value.objections] == [("head.weight",)]
+    assert not tg.load(Texts(bias=bias), bert(), fresh=["head"]).plan.doubtful
