@@ -225,3 +225,17 @@ def test_stacks_under_another_name_than_the_experts_are_filled_whole(home, lacki
     assert torch.equal(getattr(model, home).down, stacks["down"])
     assert torch.equal(getattr(model, home).up, before if lacking else stacks["up"])
     assert ("the file lacks expert 1 of 3" in str(report)) == lacking
+
+
+def test_experts_that_lack_a_layer_leave_the_others_stacked():
+    """Experts that do nothing may have one of their layers only: each stack counts its own."""
+    apart = {f"experts.{e}.up.weight": torch.randn(10, WIDTH) for e in range(5)}
+    apart |= {f"experts.{e}.down.weight": torch.randn(WIDTH, 10) for e in range(3)}
+    model = nn.Module()
+    model.experts = nn.Module()
+    model.experts.up, model.experts.down = (nn.Parameter(torch.randn(s)) for s in ((5, 10, WIDTH), (3, WIDTH, 10)))
+    tg.load(model, apart)
+    for name, count in (("up", 5), ("down", 3)):
+        assert torch.equal(
+            getattr(model.experts, name), torch.stack([apart[f"experts.{e}.{name}.weight"] for e in range(count)])
+        )

@@ -131,12 +131,13 @@ def _is_apart(name: str) -> bool:
 
 
 def _counts(names: Iterable[str]) -> set[int]:
-    """Return how many experts there are in each list of them that stand apart."""
-    counts: dict[str, int] = {}
+    """Return how many experts stand apart in each list, by each of their tensors: experts that do nothing may lack some."""
+    counts: dict[tuple[str, str], int] = {}
     for name in names:
         match = _APART.fullmatch(name)
         if match:
-            counts[match["head"]] = max(counts.get(match["head"], 0), int(match["number"]) + 1)
+            kind = match["head"], match["rest"]
+            counts[kind] = max(counts.get(kind, 0), int(match["number"]) + 1)
     return set(counts.values())
 
 
