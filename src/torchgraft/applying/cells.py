@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -133,7 +134,8 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
 
 def are_disjoint(ranges: Sequence[tuple[int, int]]) -> bool:
     """Return whether no two of the ranges of memory (first byte, byte after the last) reach into each other."""
-    bounds = np.array([pair for pair in ranges if pair[0] < pair[1]], np.uint64).reshape(-1, 2)
+    bounds = np.fromiter(chain.from_iterable(ranges), np.uint64, 2 * len(ranges)).reshape(-1, 2)
+    bounds = bounds[bounds[:, 0] < bounds[:, 1]]
     bounds = bounds[np.argsort(bounds[:, 0])]
     return bool((bounds[:-1, 1] <= bounds[1:, 0]).all())
 
