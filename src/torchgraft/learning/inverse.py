@@ -18,7 +18,6 @@ from torchgraft.core.plan import Feed, Op, Plan, Step
 from torchgraft.core.results.conversion import Absent, Conversion, Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import Cast, Concat, Index, Reshape, SelectRows, SliceDim, Stack
-from torchgraft.ops.base import axis_words
 from torchgraft.ops.exact import inverse_permutation
 from torchgraft.ops.runs import Run
 
@@ -227,9 +226,8 @@ def _side_by_side(whole: TensorSpec, parts: Sequence[_CutPart]) -> _Joined | Non
     if len(set(kept)) < len(kept):
         raise _NoWayBackError(TWICE)
     if len(kept) < size:
-        raise _NoWayBackError(
-            f"the model has {len(kept)} of its {size} {axis_words(dim) if dim == 0 else f'indices along dim {dim}'}"
-        )
+        what = "rows" if dim == 0 else f"indices along dim {dim}"
+        raise _NoWayBackError(f"the model has {len(kept)} of its {size} {what}")
     feeds = [(one.part, _undone(one.rest, one.cut.out_spec([whole]))) for one in ordered]
     ops: list[Op] = [Stack(dim)] if isinstance(cuts[0], Index) else [Concat(dim)] if len(feeds) > 1 else []
     if kept != sorted(kept):
