@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Run the command line."""
-    from torchgraft.cli import cli
+    try:
+        from torchgraft.cli import cli
 
-    cli(prog_name="torchgraft")
+        cli(prog_name="torchgraft")
+    except KeyboardInterrupt:  # before a command runs, or after it: a command says it itself
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
 from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.objects import a_kind
+from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module
 
 _CALLABLE = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_][\w.]*")
@@ -134,6 +135,8 @@ def _callable(model: str) -> Any:
         UsageError: there is no such thing, or importing it fails.
     """
     home, _, name = model.rpartition(":")
+    with Shield():  # torch takes a Ctrl-C while it imports numpy for a numpy that is missing, and goes on
+        import_module("torch")
     try:
         found = _file(home) if home.endswith(".py") else _module(home)
     except ImportError as error:
