@@ -116,3 +116,53 @@ def test_a_part_that_was_changed_keeps_its_name_before_the_copy_of_it() -> None:
     placed = sure(net(blocks=changed, out=nn.Linear(8, 3), blocks_aux=copy.deepcopy(blocks())), file)
     assert not any(name.startswith("blocks_aux") for name in placed)
     assert placed["blocks.0.cross.up.weight"] == "blocks.0.cross.up.weight"
+
+
+def test_what_was_added_under_a_longer_name_takes_nothing_from_what_keeps_the_name() -> None:
+    first, head = nn.Conv2d(3, 4, 3), nn.Linear(8, 5)
+    file = net(conv_in=first, body=nn.Linear(8, 8), cls=head).state_dict()
+    stem = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    heads = nn.ModuleDict({"cls": nn.ModuleDict({"old": copy.deepcopy(head), "new": nn.Linear(8, 2)})})
+    model = net(
+        conv_in=stem, body=nn.Linear(8, 8), conv_in_aux=copy.deepcopy(first), aux_cls=nn.Sequential(head), heads=heads
+    )
+    placed = sure(model, file)
+    assert not any("aux" in name for name in placed)
+    assert placed["body.weight"] == "body.weight"
+
+
+def tower() -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {"emb": nn.Embedding(9, 6), "fc1": nn.Linear(6, 6), "fc2": nn.Linear(6, 6), "norm": nn.LayerNorm(6)}
+    )
+
+
+def test_a_tower_that_was_deleted_does_not_fill_the_copy_of_the_one_that_stayed() -> None:
+    file = net(temp=nn.Linear(2, 2), user_tower=tower(), item_tower=tower()).state_dict()
+    other = tower()
+    other["proj"] = nn.Linear(6, 7)
+    placed = sure(net(temp=nn.Linear(2, 2), user_tower=tower(), user_tower_aux=other), file)
+    assert placed["user_tower.emb.weight"] == "user_tower.emb.weight"
+    assert not any(key.startswith("item_tower") for key in placed.values())
+
+
+def test_of_two_parts_that_differ_in_axes_of_size_one_neither_is_chosen() -> None:
+    def part(*shape: int) -> nn.Module:
+        layers = tower()
+        layers.scale = nn.Parameter(torch.zeros(*shape))
+        return layers
+
+    model = filled(nn.ModuleDict({"backbone": part(1, 1, 6), "backbone_aux": part(6)}))
+    plan = tg.plan(model, filled(part(6)).state_dict())
+    assert [objection.kind for objection in plan.refusals] == ["container"]
+
+
+def test_one_layer_of_an_added_block_of_two_is_not_the_head_of_its_shape() -> None:
+    def convs(*more: nn.Module) -> nn.ModuleDict:
+        blocks = [nn.ModuleDict({"lin": nn.Linear(8, 8, bias=False), "att": nn.Linear(8, 2)}) for _ in range(3)]
+        return nn.ModuleDict({f"h{at}": block for at, block in enumerate((*blocks, *more))})
+
+    added = nn.ModuleDict({"down": nn.Linear(8, 3), "up": nn.Linear(3, 8)})
+    model = net(convs=nn.ModuleList(convs().values()), mlp=nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)))
+    placed = sure(model, filled(convs(added)).state_dict())
+    assert not any(name.startswith("mlp") for name in placed)

@@ -130,11 +130,14 @@ class Homes:
         tails = [m.source.name[len(part) + 1 :] for m in self._groups[parting]]
         if len({tail.rpartition(".")[0] for tail in tails}) < PART:
             return ""
-        if _share_words(part, home) or any(map(is_numbered, parting)):
+        shared = _shared_words(part, home)
+        if any(map(is_numbered, parting)):
             return ""
         for twin in self._twins(parting, tails):
             to = self._partner[0].get(f"{twin}.{tails[0]}", "")
-            if to.endswith(f".{tails[0]}") and _share_words(twin, to[: -len(tails[0]) - 1]):
+            place = to.removesuffix(f".{tails[0]}")
+            called_like_it = shared < _shared_words(twin, home)
+            if place != to and (called_like_it or (not shared and _shared_words(twin, place))):
                 return UNTOLD.format(part, twin, home)
         return ""
 
@@ -198,8 +201,8 @@ def _common_start(part: str, home: str) -> list[str]:
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
-def _share_words(part: str, home: str) -> bool:
-    """Return whether two paths have a word in common, the modules set aside that both are in."""
+def _shared_words(part: str, home: str) -> set[str]:
+    """Return the words that two paths have in common, the modules set aside that both are in."""
     at = len(_common_start(part, home))
     one, other = (".".join(path.split(".")[at:]) for path in (part, home))
-    return not {*canonical(one)}.isdisjoint(canonical(other))
+    return {*canonical(one)} & {*canonical(other)}

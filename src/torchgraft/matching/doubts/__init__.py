@@ -28,6 +28,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (changed.behind_changed_blocks, changed.CHANGED),
     (lists.into_other_lists, lists.OTHER_LIST),
     (layers.beside_free_twins, layers.TWINS),
+    (layers.beside_free_namesakes, layers.NAMESAKE),
     (layers.lost_in_other_parts, layers.LOST),
     (lists.counted_from_either_end, lists.EITHER_END),
 )

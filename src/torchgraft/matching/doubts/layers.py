@@ -150,6 +150,27 @@ def beside_free_twins(found: Found) -> Iterator[Pair]:
             yield pair
 
 
+NAMESAKE = "a layer of its very name stays free on the other side, and this one is called otherwise"
+
+
+def beside_free_namesakes(found: Found) -> Iterator[Pair]:
+    """Yield units outside of all lists of which one is called as something that stays free on the other side.
+
+    `cls` to `aux_cls`, with `heads.cls` left over: the added one may have all shapes of the old one.
+    """
+    names = [
+        {name for unit in units if not unit.blocks for name in unit.path.split(".") if not name.isdecimal()}
+        for units in found.free
+    ]
+    for pair, *units in found.with_units(unnamed=True) if any(names) else ():
+        if units[0].blocks or units[1].blocks:
+            continue
+        for side in (0, 1):
+            own = units[side].last
+            if own in names[1 - side] and own not in units[1 - side].path.split("."):
+                yield pair
+
+
 LOST = "nearly all else of the part of the network that it would lie in stays free, and the rest of the file goes elsewhere"
 # A part of a network has so many layers; where no more than this share of it is paired, that may be chance.
 PART, STRAY = 8, 0.125

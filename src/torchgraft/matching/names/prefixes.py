@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import DERIVED_ROLES
+from torchgraft.core.specs import Shape
 from torchgraft.matching.names.naming import SAME, Naming, Prefix
 from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
@@ -170,7 +171,7 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         if not (rule.keeps_numbers and counting.agrees(rule)):
             continue
         placed = _apply(rule, left, wanted)
-        fits = {a for a, b in placed.items() if left[a].shape == wanted[b].shape}
+        fits = {a for a, b in placed.items() if _squeezed(left[a].shape) == _squeezed(wanted[b].shape)}
         sound = rule == SAME or (
             2 * len(fits) >= len(placed)
             and _is_told(rule, placed)
@@ -184,6 +185,11 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         if rule == SAME and len(placed) == len(wanted) == len(left):
             break
     return sorted(rated, key=lambda one: one.rank)
+
+
+def _squeezed(shape: Shape) -> Shape:
+    """Return a shape with axes of size one set aside, which say nothing of where a tensor belongs."""
+    return shape if 1 not in shape else tuple(size for size in shape if size != 1)
 
 
 def _rivals(rated: Sequence[Rated], wanted: Mapping[str, Leaf]) -> tuple[str, ...]:

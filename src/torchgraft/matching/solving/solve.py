@@ -27,7 +27,7 @@ UNORDERED = 0.2
 NAME, CLASH, RARE, PINNED, LIKENESS = 1.5, 1.2, 0.6, 1.0, 1.5
 BLOCK, TAIL, ORDER, SAME_NUMBER, UNEVEN = 1.0, 1.0, 0.5, 0.8, 0.4
 # So many units make a block of which one is not the whole.
-WHOLE_BLOCK = 3
+WHOLE_BLOCK = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
