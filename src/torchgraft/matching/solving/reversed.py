@@ -159,14 +159,33 @@ def _rows(units: Sequence[Unit]) -> dict[ListName, Row]:
 
 
 def _direction(ours: Row, theirs: Row) -> int:
-    """Return 1 where shapes say that both count from the same end, -1 from opposite ends, 0 where they don't tell."""
-    counts = Counter(ours.kinds), Counter(theirs.kinds)
-    places = {kind: at for at, kind in enumerate(theirs.kinds)}
-    told = [(at, places[kind]) for at, kind in enumerate(ours.kinds) if counts[0][kind] == counts[1][kind] == 1]
+    """Return 1 where shapes say that both count from the same end, -1 from opposite ends, 0 where they don't tell.
+
+    Whole members say it, or else, where one side holds more in each, their units: those of one member alone.
+    """
     last = len(ours.members) - 1
-    if any(p + q != last for p, q in told):
-        return 1
-    return -1 if any(p != q for p, q in told) else 0
+    told = _met(_by_kind(enumerate(ours.kinds)), _by_kind(enumerate(theirs.kinds)))
+    if told:
+        if any(p + q != last for p, q in told):
+            return 1
+        return -1 if any(p != q for p, q in told) else 0
+    units = [((at, kind) for at, kinds in enumerate(row.kinds) for kind, _ in kinds) for row in (ours, theirs)]
+    told = _met(*map(_by_kind, units))
+    same, other = all(p == q for p, q in told), all(p + q == last for p, q in told)
+    return 0 if same == other else 1 if same else -1
+
+
+def _by_kind(members: Iterable[tuple[int, object]]) -> dict[object, int | None]:
+    """Return by its kind the place of what is the only one of its kind in a list; None for all else."""
+    found: dict[object, int | None] = {}
+    for at, kind in members:
+        found[kind] = at if kind not in found else None
+    return found
+
+
+def _met(ours: Mapping[object, int | None], theirs: Mapping[object, int | None]) -> list[tuple[int, int]]:
+    """Return the places in both lists of what is the only one of its kind in both."""
+    return [(p, q) for kind, p in ours.items() if p is not None and (q := theirs.get(kind)) is not None]
 
 
 def _reversed(
