@@ -177,6 +177,16 @@ def test_the_name_that_says_more_of_the_other_side_is_used():
     assert [f.key for s in plan.steps for f in s.feeds] == ["model.embed_tokens.weight"]
 
 
+def test_the_name_that_says_more_of_the_first_name_is_used():
+    """The shorter of the names says something of the model's last layer, but the model's table is matched by its own name."""
+    table = torch.rand(30, 8)
+    model = Tied(("embed_tokens", "lm_head"), tied=True)
+    state = {f"esm.inner.{name}": value for name, value in model.inner.state_dict().items()}
+    plan = tg.plan(model, {**state, "esm.embeddings.word_embeddings.weight": table, "lm_head.decoder.weight": table})
+    step = plan.by_name["embed_tokens.weight"]
+    assert [f.key for f in step.feeds] == ["esm.embeddings.word_embeddings.weight"]
+
+
 @pytest.mark.parametrize("copied", [False, True])
 def test_repeated_layers_of_a_list_are_layers_of_their_own(copied):
     """A model grown by repeating its layers: they are read as those of any longer list, whatever values they hold."""

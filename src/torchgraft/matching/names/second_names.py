@@ -30,7 +30,7 @@ def second_names(
     of that size, and another one does. Names of one place that differ in numbers only are repeated layers, which may well
     stand for one each: they stay, unless all layers are one.
     """
-    said = _words_by_size((leaf.numel, (leaf.name,)) for leaf in targets)
+    said = _words_by_size((leaf.numel, (leaf.name,)) for leaf in targets)  # a pair is judged by these alone
     members = Counter(place_of(name) for name in shapes)
     out: set[str] = set()
     for names in _groups(shapes, same):
