@@ -162,7 +162,7 @@ def test_another_spelling_of_the_same_words_is_the_same_norm_still():
 )
 def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_its_shape(rare, in_order, sure):
     pair = Pair(
-        source=0, target=0, fits=True, name=0.2, block=0.0, tail=0.0, in_order=in_order, unlike=False, adjoined=False, named=False,
+        source=0, target=0, fits=True, name=0.2, block=0.0, tail=0.0, in_order=in_order, listed=True, adjoined=False, named=False,
         unquestioned=False, told_apart=False, unrivalled=True, outside=False, placed=False, exchangeable=False, rare=rare, lead=1.0, rival=1,
     )  # fmt: skip
     found = sureness(pair, familiar=True, unordered=False)
@@ -175,7 +175,7 @@ def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_i
 )
 def test_words_around_them_do_not_tell_which_is_which_of_two_layers_of_one_block(exchangeable, told_apart, sure):
     pair = Pair(
-        source=0, target=0, fits=True, name=0.6, block=1.0, tail=1.0, in_order=True, unlike=False, adjoined=False, named=False,
+        source=0, target=0, fits=True, name=0.6, block=1.0, tail=1.0, in_order=True, listed=True, adjoined=False, named=False,
         unquestioned=False, told_apart=told_apart, unrivalled=True, outside=False, placed=False, exchangeable=exchangeable, rare=0.4, lead=1.0, rival=1,
     )  # fmt: skip
     found = sureness(pair, familiar=False, unordered=False)
@@ -184,14 +184,14 @@ def test_words_around_them_do_not_tell_which_is_which_of_two_layers_of_one_block
 
 
 class Texts(nn.Module):
-    """An encoder of texts in words of its own, with a head for two classes."""
+    """An encoder of texts in words of its own, with something more beside it."""
 
-    def __init__(self, *, bias):
+    def __init__(self, more):
         super().__init__()
         self.tok, self.pos, self.norm = nn.Embedding(50, 12), nn.Embedding(16, 12), nn.LayerNorm(12)
         layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
         self.layers = nn.TransformerEncoder(layer, 2)
-        self.head = nn.Linear(12, 2, bias=bias)
+        self.more = more
 
 
 def bert():
@@ -208,9 +208,15 @@ def bert():
     return file
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_table_is_not_taken_for_a_head_for_having_its_shape_alone(bias):
+@pytest.mark.parametrize(
+    "more",
+    [nn.Linear(12, 2), nn.Linear(12, 2, bias=False), nn.Embedding(2, 12), nn.Parameter(torch.zeros(2, 12))],
+    ids=["head", "head without bias", "table", "prompt"],
+)
+def test_what_stands_beside_all_lists_is_not_paired_for_having_a_shape_alone(more):
     with pytest.raises(tg.PlanRefusedError, match="its shape fits, its name doesn't") as caught:
-        tg.load(Texts(bias=bias), bert())
-    assert [o.names for o in caught.value.objections] == [("head.weight",)]
-    assert not tg.load(Texts(bias=bias), bert(), fresh=["head"]).plan.doubtful
+        tg.load(Texts(more), bert())
+    assert [o.names for o in caught.value.objections] == [
+        ("more" if isinstance(more, nn.Parameter) else "more.weight",)
+    ]
+    assert not tg.load(Texts(more), bert(), fresh=["more"]).plan.doubtful

@@ -149,9 +149,11 @@ def _why(pair: Pair, source: Unit, target: Unit) -> Why:
         evidence.append(_blocks_agree(ours, theirs, pair.block))
     if pair.tail > 0.5:
         evidence.append(_tails_agree(source.tail, target.tail, pair.tail))
-    if pair.named:
-        return _make_why("name", "same name", tuple(evidence))
     here, there = source.tail, target.tail
+    if pair.named:
+        moved = here == there and ours != theirs
+        text = f"{ours} read as {theirs}; same name" if moved and ours and theirs else "same name"
+        return _make_why("name", text, tuple(evidence))
     if here == there:
         text = f"{ours or source.path} stands where {theirs or target.path} does"
         return _make_why("sequence", text, tuple(evidence))

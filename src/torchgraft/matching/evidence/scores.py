@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchgraft.core.match import Leaf
-from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.evidence.blocks import block_likeness
 from torchgraft.matching.evidence.wording import Wording
@@ -19,7 +18,6 @@ FITS = 0.4
 # Likeness of names below which they say nothing.
 STRANGE = 0.15
 
-EMBEDDING = frozenset({"embedding", "embeddings", "embed", "emb"})
 ROLES = ("weight", "bias", "mean", "var", BARE)
 
 
@@ -36,7 +34,6 @@ class Evidence:
     nearest: np.ndarray  # how alike the two blocks are that are most so
     turned: np.ndarray  # a kernel (or a matrix) has the same sizes in another order
     uneven: np.ndarray  # only one of two layers has a bias
-    tables: np.ndarray  # one is called a table, and the other is a layer
     shared: np.ndarray  # number of words that both names hold; a number counts with the word before it
     silent: tuple[np.ndarray, np.ndarray]  # units of either side with but a number for a name in their block
     depths: tuple[np.ndarray, np.ndarray]  # in how many lists each unit stands
@@ -60,7 +57,6 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
         nearest=nearest,
         turned=_turned(sources, targets),
         uneven=_uneven(sources, targets),
-        tables=_tables(sources, targets),
         shared=wording.shared(),
         silent=(_silent(sources), _silent(targets)),
         depths=(_depths(sources), _depths(targets)),
@@ -97,14 +93,6 @@ def _uneven(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     )
     uneven: np.ndarray = (here[:, None] != there) & weights[:, None] & others
     return uneven
-
-
-def _tables(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    """Return where a name of the source speaks of an embedding, and the target is a linear layer."""
-    said = np.array([bool(EMBEDDING & set(words(unit.last))) for unit in sources], bool)
-    layers = np.array([any(leaf.kind == "Linear" for leaf in unit.leaves.values()) for unit in targets], bool)
-    tables: np.ndarray = said[:, None] & layers
-    return tables
 
 
 def _kernel(unit: Unit, least: int) -> Shape:

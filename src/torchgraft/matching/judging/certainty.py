@@ -74,7 +74,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     context = max(pair.block, pair.tail)
     if pair.name < STRANGE and context < 0.4 and not pair.in_order:
         return None if pair.rare < 0.9 else _doubt(OTHER_NAME)
-    if pair.name < STRANGE and pair.unlike and not pair.in_order:
+    if pair.name < STRANGE and not pair.listed and not pair.in_order:
         return _doubt(
             OTHER_NAME
         )  # a table of two kinds of tokens is no head for two classes, though nothing else has its shape

@@ -33,7 +33,7 @@ class Pair:
     block: float  # how much else of their blocks is paired
     tail: float  # how often units at their places in blocks are paired
     in_order: bool  # on the alignment of the two sequences
-    unlike: bool  # beside all lists, and one has a bias that the other lacks, or is a table where the other is a layer
+    listed: bool  # one of them stands in a member of a list
     adjoined: (
         bool  # beside a unit of these shapes that stays free, with nothing between that could tell, or at its place
     )
@@ -129,8 +129,7 @@ class _Judge:
             block=float(self._votes[0][i, j]),
             tail=float(self._votes[1][i, j]),
             in_order=context.is_in_order(i, j),
-            unlike=bool(evidence.uneven[i, j] or evidence.tables[i, j])
-            and not any(order.blocks[at] for order, at in zip(self._sequences, pair, strict=True)),
+            listed=any(order.blocks[at] for order, at in zip(self._sequences, pair, strict=True)),
             adjoined=contested or pair in self._moved or self._left.is_adjoined(i, j),
             named=named,
             unquestioned=named and not contested and self._left.is_unquestioned(i, j),
