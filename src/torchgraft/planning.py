@@ -82,7 +82,7 @@ def _plan_by_matching(
     source: Source, target: Target, request: Request, choice: Choice, ranks: Ranks | None, renames: Mapping[str, str]
 ) -> Plan:
     """Return the plan, decided leaf by leaf; `renames` are names that the model's own loading code gives to old keys."""
-    from torchgraft.adapting import PlanInputs, Preferences, adapt, requested_steps, views_of
+    from torchgraft.adapting import PlanInputs, Preferences, SecondNames, adapt, requested_steps, views_of
 
     specs, rules = choice.network.specs, request.rules
     expect_consistent(request, target.slots)
@@ -102,8 +102,9 @@ def _plan_by_matching(
         return match(left, models, rules, prefer=request.prefer, filled=requested, known=Known(renames, same))
 
     matching = matched(shared)
+    repeats: Mapping[str, str] = {}
     if not ranks and _is_open(matching) and (repeats := _repeats(source, choice.network, left, seen)):
-        matching = matched({**repeats, **shared})
+        matching = matched({**shared, **repeats})
     preferences = Preferences(
         is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
     )
@@ -115,7 +116,7 @@ def _plan_by_matching(
         requested=requested,
         ranks=ranks,
         views=views,
-        shared=shared,
+        second=SecondNames(shared, repeats),
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(

@@ -137,6 +137,15 @@ def test_a_further_name_is_told_as_such(tmp_path):
     assert (why.rule, why.text) == ("echo", "another name of encoder.stages.0.conv.weight: one tensor in the file")
 
 
+def test_copies_are_told_as_such_and_are_no_leftovers():
+    weights = filled(Once(), 0).state_dict()
+    state = {f"student.{k}": v for k, v in weights.items()} | {f"teacher.{k}": v.clone() for k, v in weights.items()}
+    plan = tg.plan(Once(), state)
+    assert not plan.objections
+    told = {u.spec.name: u.why.text for u in plan.unused}
+    assert told["teacher.layers.0.conv.weight"] == "holds the same values as student.layers.0.conv.weight"
+
+
 def test_what_only_looks_like_a_second_copy_stays_in_doubt(tmp_path):
     """Other values under the second names: nothing tells which are meant."""
     state = {k: v.clone() for k, v in filled(Twice(), 0).state_dict().items()}

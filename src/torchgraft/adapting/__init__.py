@@ -7,6 +7,7 @@ from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import NEW_INDICES, AxisNames, Options
 from torchgraft.adapting.remarks import named_row_notes
 from torchgraft.adapting.rewrites import Preferences, with_preferences
+from torchgraft.adapting.unmatched import SecondNames
 from torchgraft.adapting.views import views_of
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Options",
     "PlanInputs",
     "Preferences",
+    "SecondNames",
     "adapt",
     "copied",
     "named_row_notes",

@@ -14,7 +14,7 @@ from torchgraft.adapting.options import Options
 from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.rewrites import Preferences, doubt_blocked, over_ranks, widened, with_doubt_decided
 from torchgraft.adapting.starts import init_steps
-from torchgraft.adapting.unmatched import fresh_step, unused_sources
+from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources
 from torchgraft.adapting.views import View
 from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Matching, Ranks
@@ -27,8 +27,8 @@ from torchgraft.core.specs import Target, TensorSpec
 class PlanInputs:
     """All that a plan depends on besides the matching.
 
-    `network` is the container path of the source, `shared` maps further names of one tensor in it to the first. `requested` are the steps of slots that were decided ahead of matching;
-    `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
+    `network` is the container path of the source, `second` tells which of its names hold what another one has.
+    `requested` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
     matched under.
     """
 
@@ -39,7 +39,7 @@ class PlanInputs:
     requested: Mapping[str, Step] = field(default_factory=dict)
     ranks: Ranks | None = None
     views: Sequence[View] = ()
-    shared: Mapping[str, str] = field(default_factory=dict)
+    second: SecondNames = field(default_factory=SecondNames)
 
 
 def requested_steps(
@@ -97,7 +97,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     steps = over_ranks(steps, inputs.ranks) if inputs.ranks else steps
     steps = tuple([step if step.action is Action.COPY else widened(step, specs) for step in steps])
     steps = with_branch_hint(steps, specs, inputs.network)
-    unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.shared)
+    unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.second)
     for view in reversed(views):
         unused = view.original_unused(unused, steps, inputs.network)
     plan = Plan(

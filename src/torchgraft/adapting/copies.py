@@ -11,7 +11,7 @@ from torchgraft.adapting.orientation import MATRIX_TABLES, shown_by_bias
 from torchgraft.adapting.positions import is_position_table
 from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.rows import changed_vocabularies
-from torchgraft.adapting.unmatched import fresh_step, unused_sources
+from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources
 from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
@@ -43,7 +43,11 @@ def copied(both: Alike, target: Target, network: Network, policy: Policy) -> Pla
             for slot in target.slots
         ]
     )
-    unused = unused_sources(steps, specs, dict(unlike.values()), {}, path, network.shared) if spare else ()
+    unused = (
+        unused_sources(steps, specs, dict(unlike.values()), {}, path, SecondNames(network.shared or {}))
+        if spare
+        else ()
+    )
     plan = Plan(steps=steps, unused=unused, network=path, source_specs=specs, policy=policy)
     notes = remarks(plan) if spare or any(not step.quiet for step in steps if not step.feeds) else ()
     return replace(plan, objections=objections_to(plan), notes=notes)

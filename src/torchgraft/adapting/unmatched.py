@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
 from torchgraft.core.names import ends, is_derived
@@ -26,17 +27,37 @@ def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[s
     return Step(slot=slot, why=Why("no counterpart", text), quiet=is_derived(slot.spec))
 
 
+@dataclass(frozen=True, slots=True)
+class SecondNames:
+    """Names of the file for what another has: `shared` maps those of one tensor to its first, `repeats` those of equal values."""
+
+    shared: Mapping[str, str] = field(default_factory=dict)
+    repeats: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.shared or self.repeats)
+
+    def first(self, key: str) -> str:
+        """Return the first name of what a key holds."""
+        return self.repeats.get(key) or self.shared.get(key, key)
+
+    def told(self, key: str, used: str) -> str:
+        """Return why a key isn't needed beside another one that is used."""
+        one = self.shared.get(key, key) == self.shared.get(used, used)
+        return f"another name of {used}: one tensor in the file" if one else f"holds the same values as {used}"
+
+
 def unused_sources(
     steps: Sequence[Step],
     specs: Mapping[str, TensorSpec],
     rejected: Mapping[str, str],
     derived: Mapping[str, str],
     network: str,
-    shared: Mapping[str, str] | None = None,
+    second: SecondNames,
 ) -> tuple[Unused, ...]:
     """Return the fate of every source tensor that feeds no slot.
 
-    `derived` are those that are computed from others, `shared` maps further names of one tensor of the file to its first.
+    `derived` are those that are computed from others, `second` tells which names hold what another one has.
     """
     used = {feed.key for step in steps for feed in step.feeds}
     if used.issuperset(specs):
@@ -48,13 +69,12 @@ def unused_sources(
     aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
     taken = {name for step in steps for name in step.slot.names if step.feeds}
     kept = {name for step in steps if step.why.rule == "user rule" and not step.feeds for name in step.slot.names}
-    shared = shared or {}
-    fed = {shared.get(key, key): key for key in used} if shared else {}
+    fed = {second.first(key): key for key in used} if second else {}
     out: list[Unused] = []
     for key, spec in specs.items():
         if key in used:
             continue
-        again = fed.get(shared.get(key, key)) if fed else None
+        again = fed.get(second.first(key)) if fed else None
         quiet = is_derived(spec) or key in derived or key in aliases or again is not None
         why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
         same_as = ""
@@ -65,7 +85,7 @@ def unused_sources(
             why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {same_as}")
         elif again is not None:
             same_as = again
-            why = Why("echo", f"another name of {again}: one tensor in the file")
+            why = Why("echo", second.told(key, again))
         elif key in taken and key not in rejected:
             why = Why("no counterpart", "another tensor fills the place of this name")
         elif key not in rejected and kept and any(end in kept for end in ends(key)):
