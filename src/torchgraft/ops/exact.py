@@ -237,4 +237,6 @@ def gather(value: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
     """Return `value` with these indices along `dim`, in their order, as a new tensor."""
     import torch
 
-    return value.index_select(dim, torch.tensor(indices, dtype=torch.long, device=value.device))
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+    moved = value.view(signed.get(value.dtype, value.dtype))  # older versions, such as 2.9, pick none of unsigned ones
+    return moved.index_select(dim, torch.tensor(indices, dtype=torch.long, device=value.device)).view(value.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from torchgraft.matching.doubts import changed, layers, lists
+from torchgraft.matching.doubts import changed, layers, lists, towers
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.certainty import BESIDE
 from torchgraft.matching.judging.judge import Pair
@@ -27,6 +27,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (changed.behind_replaced_blocks, BESIDE),
     (changed.behind_changed_blocks, changed.CHANGED),
     (lists.into_other_lists, lists.OTHER_LIST),
+    (towers.into_other_towers, towers.OTHER_TOWER),
     (layers.beside_free_twins, layers.TWINS),
     (layers.beside_free_namesakes, layers.NAMESAKE),
     (layers.lost_in_other_parts, layers.LOST),

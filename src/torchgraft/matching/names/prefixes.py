@@ -10,6 +10,7 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.naming import SAME, Naming, Prefix
+from torchgraft.matching.names.towers import Towers
 from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
@@ -25,13 +26,13 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     left = {leaf.name: leaf for leaf in sources}
     wanted = {name: leaf for leaf in targets for name in (leaf.name, *leaf.also)}
     names = list(left), list(wanted)
-    counting = Counting(*names)
+    counting, towers = Counting(*names), Towers(*map(_parents, names))
     pairs: dict[str, str] = {}
     rules: list[Prefix] = []
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
     while left and wanted:
-        rated = _rated(left, wanted, counting)
+        rated = _rated(left, wanted, counting, towers)
         if not rated:
             break
         best = rated[0]
@@ -164,11 +165,16 @@ class Rated(NamedTuple):
         return -self.value, -self.kept, -self.rule.shared_words, self.rule.depth, -self.rule.likeness
 
 
-def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Counting) -> list[Rated]:
+def _parents(names: Iterable[str]) -> Iterator[str]:
+    """Yield the paths of modules that hold modules."""
+    return (name.rsplit(".", 2)[0] for name in names if name.count(".") > 1)
+
+
+def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Counting, towers: Towers) -> list[Rated]:
     """Return the sound rules, the best first."""
     rated: list[Rated] = []
     for rule in _candidates(left, wanted):
-        if not (rule.keeps_numbers and counting.agrees(rule)):
+        if not (rule.keeps_numbers and counting.agrees(rule)) or (all(rule) and towers.change(*rule)):
             continue
         placed = _apply(rule, left, wanted)
         fits = {a for a, b in placed.items() if _squeezed(left[a].shape) == _squeezed(wanted[b].shape)}
