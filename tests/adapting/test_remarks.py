@@ -57,6 +57,17 @@ def language(*, head: bool) -> nn.ModuleDict:
     return nn.ModuleDict(parts if head else {name: one for name, one in parts.items() if name != "head"})
 
 
+def test_a_head_for_two_classes_is_no_table_of_two_kinds_of_tokens() -> None:
+    class Bert(nn.Module):
+        def __init__(self, *, head: bool) -> None:
+            super().__init__()
+            self.words, self.kinds = nn.Embedding(50, 8), nn.Embedding(2, 8)
+            if head:
+                self.head = nn.Linear(8, 2)
+
+    assert not tg.plan(Bert(head=True), Bert(head=False)).notes
+
+
 def test_an_output_layer_that_may_be_tied_is_said_with_a_remedy_that_works() -> None:
     model, file = language(head=True), language(head=False)
     (note,) = tg.plan(model, file).notes

@@ -100,3 +100,36 @@ def test_a_norm_beside_a_merger_is_not_its_norm_where_another_one_is_left(into):
     found = by_name(leaves(file), leaves(model)).pairs
     assert ("norm.weight" if into else "projector.norm.weight") not in found
     assert found[next(name for name in file if "merger" in name)] == next(name for name in model if "merger" in name)
+
+
+@pytest.mark.parametrize("inside", ["", "roberta."])
+@pytest.mark.parametrize("head", ["classifier", "head"])
+def test_one_layer_with_a_last_name_in_common_is_no_prefix(inside, head):
+    """A language model's pooler isn't the first layer of a classifier, though both are called `dense`."""
+
+    class Body(nn.Module):
+        def __init__(self, *, pooler):
+            super().__init__()
+            self.embeddings = nn.Embedding(9, 6)
+            self.layer = nn.ModuleList(
+                nn.ModuleDict({"up": nn.Linear(6, 8), "down": nn.Linear(8, 6)}) for _ in range(2)
+            )
+            if pooler:
+                self.pooler = nn.ModuleDict({"dense": nn.Linear(6, 6)})
+
+    body = Body(pooler=True).state_dict()
+    model = nn.ModuleDict(
+        {"roberta": Body(pooler=False), head: nn.ModuleDict({"dense": nn.Linear(6, 6), "out_proj": nn.Linear(6, 9)})}
+    )
+    plan = tg.plan(model, {inside + name: value for name, value in body.items()})
+    (step,) = (s for s in plan.steps if s.slot.name == f"{head}.dense.weight")
+    assert step.certainty is Certainty.DOUBT
+    assert plan.refusals
+
+
+def test_layers_behind_akin_names_still_have_a_prefix():
+    naming = by_name(
+        leaves({"x_embedder.proj.weight": (4, 3), "x_embedder.proj.bias": (4,)}),
+        leaves({"pos_embed.proj.weight": (4, 3), "pos_embed.proj.bias": (4,)}),
+    )
+    assert naming.prefixes == (("x_embedder.", "pos_embed."),)

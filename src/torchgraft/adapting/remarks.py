@@ -118,11 +118,15 @@ def _left(cut: Cut, one: str, more: str) -> str:
 
 
 def _tied(plan: Plan) -> Iterator[str]:
-    """Yield output layers that stay fresh beside a loaded embedding of their shape, or the other way round."""
+    """Yield output layers that stay fresh beside a loaded embedding of their shape, or the other way round.
+
+    Only the longest table is meant: a head for two classes is no table of two kinds of tokens.
+    """
     rows = [s for s in plan.steps if len(s.slot.spec.shape) == 2 and s.slot.kind in ("Embedding", "Linear")]
+    longest = max([s.slot.spec.shape[0] for s in rows if s.slot.kind == "Embedding"], default=0)
     loaded = [s for s in rows if s.action is Action.COPY]
     for step in rows:
-        if step.feeds or step.ops or step.why.rule != "no counterpart":
+        if step.feeds or step.ops or step.why.rule != "no counterpart" or step.slot.spec.shape[0] != longest:
             continue
         like = [s for s in loaded if s.slot.spec.shape == step.slot.spec.shape and s.slot.kind != step.slot.kind]
         if len(like) == 1:

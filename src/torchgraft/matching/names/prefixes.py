@@ -15,6 +15,7 @@ from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
 TOO_COMMON = 16
+AKIN = 0.5  # as difflib counts it: from here on two names of parts have most letters in common
 
 
 def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
@@ -181,6 +182,7 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         sound = rule == SAME or (
             2 * len(fits) >= len(placed)
             and _is_told(rule, placed)
+            and not _is_of_one_layer(rule, placed)
             and _is_whole(rule, placed, left, wanted)
             and not _leaves_its_own(rule, placed, left, wanted)
         )
@@ -237,6 +239,15 @@ def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:
         return True
     spoken = sum(any(not part.isdecimal() for part in name[len(rule[0]) :].split(".")[:-1]) for name in placed)
     return 2 * spoken >= len(placed) > 1
+
+
+def _is_of_one_layer(rule: Prefix, placed: Mapping[str, str]) -> bool:
+    """Return whether a rule between two parts of unlike names pairs but one layer: that is no prefix, but a guess.
+
+    `pooler.dense` of a language model is not `classifier.dense` of one with a head.
+    """
+    unlike = all(rule) and not rule.shared_words and rule.likeness < AKIN
+    return unlike and len({name.rpartition(".")[0] for name in placed}) < 2
 
 
 def _is_whole(rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> bool:
