@@ -42,15 +42,15 @@ def test_a_rule_most_of_whose_pairs_differ_in_shape_is_none():
 
 
 def test_a_rule_that_explains_less_than_half_of_a_part_is_none():
-    """Two blocks that share a few words may be two things: `encoder.mlp` and `decoder.mlp`."""
+    """Two blocks that share a few words may be two things: `reader.mlp` and `writer.mlp`."""
     few = PARTS[:2]
     ours, theirs = (
         network(side, 4, [*few, *(f"{word}_{name}.proj" for name in "abcde")])
-        for side, word in (("encoder.", "reads"), ("decoder.", "writes"))
+        for side, word in (("reader.", "reads"), ("writer.", "writes"))
     )
-    assert ("encoder.", "decoder.") not in by_name(leaves(ours), leaves(theirs)).prefixes
-    assert ("encoder.", "decoder.") in by_name(
-        leaves(network("encoder.", 4, few)), leaves(network("decoder.", 4, few))
+    assert ("reader.", "writer.") not in by_name(leaves(ours), leaves(theirs)).prefixes
+    assert ("reader.", "writer.") in by_name(
+        leaves(network("reader.", 4, few)), leaves(network("writer.", 4, few))
     ).prefixes
 
 

@@ -76,9 +76,22 @@ def test_towers_of_the_same_depths_in_another_order_are_refused_and_rename_settl
         ("net.student.blocks.3", "student.layers.3", False),
         ("net.student.blocks.3", "other.layers.3", False),
         ("net.stage1.0", "stage2.0", False),
+        ("encoder.layers.3", "model.decoder.layers.3", True),
+        ("decoder.sentence_encoder.layers.3", "encoder.layer.3", False),
     ],
 )
 def test_which_paths_change_the_tower(ours, theirs, change):
     sources = ["net.student.blocks.3", "net.teacher.blocks.3", "net.stage1.0", "net.stage2.0"]
     targets = ["student.layers.3", "teacher.layers.3", "stage1.0", "stage2.0", "other.layers.3"]
     assert Towers(sources, targets).change(ours, theirs) is change
+
+
+def test_an_encoder_alone_is_no_decoder_alone():
+    def network(name):
+        return filled(
+            nn.ModuleDict({name: nn.ModuleDict({"layers": nn.ModuleList([block(INSIDE[0]) for _ in range(3)])})})
+        )
+
+    plan = tg.plan(nn.ModuleDict({"model": network("decoder")}), network("encoder").state_dict())
+    assert not sure(plan)
+    assert plan.refusals

@@ -8,11 +8,12 @@ from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.towers import Towers
 
-OTHER_TOWER = "by name it belongs to another part of the network: both sides have both parts, and it would change from one to the other"
+OTHER_TOWER = "by name it belongs to another part of the network"
 
 
 def into_other_towers(found: Found) -> Iterator[Pair]:
-    """Yield units that would go from one of two parts that lie side by side into the other, where both sides have both.
+    """Yield units that would go from one of two parts that lie side by side into the other, where both sides have both; or from
+    an encoder into a decoder.
 
     What the file has in `student.blocks` is for `student.layers`, even where it has as many blocks as `teacher.layers`.
     """

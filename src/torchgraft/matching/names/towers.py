@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import combinations
 
+from torchgraft.core.names import words
 from torchgraft.matching.names.lists import place_of
+from torchgraft.matching.tables.dialect import OPPOSITES
 
 
 class Towers:
@@ -31,13 +33,25 @@ class Towers:
         return frozenset[str]().union(*self._rivals)
 
     def change(self, ours: str, theirs: str) -> bool:
-        """Return whether what lies below the one path would go from one part into another, by the names that both sides have."""
+        """Return whether what lies below the one path would go into another part by name: one that both sides have, or an opposite."""
         known = self._known.get((ours, theirs))  # what lies below one module comes one after the other
         if known is None:
             here, there = (self._names.intersection(place_of(path).split(".")) for path in (ours, theirs))
             known = any(frozenset((a, b)) in self._rivals for a in here - there for b in there - here)
-            self._known[ours, theirs] = known
+            known = self._known[ours, theirs] = known or _are_opposite(*map(_words, (ours, theirs)))
         return known
+
+
+def _words(path: str) -> set[str]:
+    return {word for part in path.split(".") for word in words(part)}
+
+
+def _are_opposite(here: set[str], there: set[str]) -> bool:
+    """Return whether words say that the one part does the opposite of the other, whatever else there is."""
+    return any(
+        (one in here - there and other in there - here) or (other in here - there and one in there - here)
+        for one, other in OPPOSITES
+    )
 
 
 def _side_by_side(paths: Iterable[str]) -> set[frozenset[str]]:

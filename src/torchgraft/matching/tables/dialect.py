@@ -133,6 +133,9 @@ EITHER_END = frozenset(
 # Those whose highest number comes first when the model runs, as in MiDaS and DPT.
 FROM_THE_LAST = frozenset({"refinenet"})
 
+# Words for parts that do opposite things, with libraries of all kinds.
+OPPOSITES = (("encoder", "decoder"),)
+
 # By canonical role: what a module's own tensors are called. `scale`, `gamma`, `g` and `lambda1` (DINOv2 in transformers) are
 # weights only beside a bias, or alone.
 _ROLES = {
