@@ -141,9 +141,8 @@ def sampled(total: int, done: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 SMALL = 64 << 10
-WASTE = (
-    MOST_PARTS * 16
-)  # of memory aside, so that elements of every type, the widest one included, begin where they may
+# Bytes of memory aside, so that elements of every type, the widest one included, begin where they may.
+WASTE = MOST_PARTS * 16
 
 
 class Stretch(NamedTuple):

@@ -55,9 +55,8 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
     if rule != SAME and (len(held) <= FEW or any(slot.aliases for slot in held)):
         return None  # a prefix may lead to another of a tensor's names as well
     longer, shorter = (names, keys) if new else (keys, names)
-    at_root = (
-        [name for name in shorter if "." not in name] if old or new else ()
-    )  # the prefix is no name of their layer
+    # the prefix is no name of their layer
+    at_root = [name for name in shorter if "." not in name] if old or new else ()
     if len(at_root) == len(keys) or (rule != SAME and as_matrices(specs)):
         return (
             None  # a last segment alone is no evidence for a prefix, nor a kernel's shape for what it means elsewhere

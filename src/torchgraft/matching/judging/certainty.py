@@ -74,10 +74,9 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     context = max(pair.block, pair.tail)
     if pair.name < STRANGE and context < 0.4 and not pair.in_order:
         return None if pair.rare < 0.9 else _doubt(OTHER_NAME)
+    # a table of two kinds of tokens is no head for two classes, though nothing else has its shape
     if pair.name < STRANGE and not pair.listed and not pair.in_order:
-        return _doubt(
-            OTHER_NAME
-        )  # a table of two kinds of tokens is no head for two classes, though nothing else has its shape
+        return _doubt(OTHER_NAME)
     if (pair.name < STRANGE or pair.exchangeable) and not (pair.told_apart or pair.placed):
         return _doubt(BY_ORDER)
     if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):

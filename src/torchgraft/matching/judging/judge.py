@@ -34,9 +34,8 @@ class Pair:
     tail: float  # how often units at their places in blocks are paired
     in_order: bool  # on the alignment of the two sequences
     listed: bool  # one of them stands in a member of a list
-    adjoined: (
-        bool  # beside a unit of these shapes that stays free, with nothing between that could tell, or at its place
-    )
+    # Beside a unit of these shapes that stays free, with nothing between that could tell, or at its place.
+    adjoined: bool
     named: bool  # the same name under the naming rule
     unquestioned: bool  # named, and no other reading near by
     told_apart: bool  # no rival of the same shapes fits as well by name or block

@@ -67,9 +67,8 @@ class Naming:
     prefixes: tuple[Prefix, ...]
     rivals: tuple[str, ...] = ()  # source prefixes that would place as much in the same slots
     homes: tuple[str, ...] = ()  # target prefixes that the same tensors would fit as well, the chosen one first
-    wrapped: frozenset[str] = (
-        frozenset()
-    )  # source names that agree once a module in the middle of one side's is set aside
+    # Source names that agree once a module in the middle of one side's is set aside.
+    wrapped: frozenset[str] = frozenset()
     # Source names of which a rule puts another module around a part of a module, whose other tensors stay where they are:
     # nothing but the last words of the names speaks for them.
     parted: frozenset[str] = frozenset()

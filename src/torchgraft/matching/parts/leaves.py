@@ -91,9 +91,8 @@ def with_classes(leaves: Sequence[Leaf], classes: Mapping[str, str], keys: Mappi
     def told(leaf: Leaf) -> Leaf:
         own = leaf.keys[0].rpartition(".")[0]
         path = keys.get(leaf.keys[0], leaf.keys[0]).rpartition(".")[0]
-        path = (
-            path.rpartition(".")[0] if own == leaf.owner else path
-        )  # `attn.in_proj_weight` lies in the attention itself
+        if own == leaf.owner:  # `attn.in_proj_weight` lies in the attention itself
+            path = path.rpartition(".")[0]
         return replace(leaf, around=(classes[path], *inside.get(path, ()))) if path in classes else leaf
 
     return [told(leaf) if leaf.name in fused else leaf for leaf in leaves]
