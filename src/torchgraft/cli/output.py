@@ -56,9 +56,18 @@ def say(text: str, *, end: str = "\n", err: bool = False) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        _give_up(sys.stderr if err else sys.stdout)
         raise WriteError(
             f"the result can't be printed: {cause_of(error)}; files that were asked for are written"
         ) from error
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let go of what can't be written: else Python tries again when it ends, says so, and ends with a code of its own."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _json(data: dict[str, Any]) -> Iterator[str]:
