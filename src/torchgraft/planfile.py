@@ -211,7 +211,7 @@ def _unused(item: Mapping[str, Any]) -> Unused:
         why=_why(item["why"]),
         quiet=item["quiet"] is True,
         similar=texts(item["similar"]),
-        same_as=text(item["same_as"]),
+        same_as=text(item.get("same_as", "")),
     )
 
 
