@@ -18,6 +18,7 @@ from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
 from torchgraft.matching.completing.fused import with_packings_doubted, with_uncut_told
 from torchgraft.matching.completing.homes import with_strays_doubted
+from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.rotary_rows import with_untold_pairs_doubted
 from torchgraft.matching.completing.shared import with_shared
@@ -182,7 +183,7 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> 
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
-    matching = with_leftovers(with_shared(matching))
+    matching = with_leftovers(with_layers_joined(with_shared(matching)))
     matching = with_packings_doubted(matching, (sources, targets), given.models)
     matching = with_strays_doubted(with_exchangeable_doubted(matching, sources, naming))
     matching = with_untold_pairs_doubted(matching, keys.values(), given.models)
