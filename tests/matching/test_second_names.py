@@ -202,7 +202,10 @@ def test_repeated_layers_of_a_list_are_layers_of_their_own(copied):
     layers = [torch.rand(8, 8) for _ in range(6)]
     held = [layers[k] for k in ([0, 1, 0, 1, 2, 3] if copied else range(6))]
     state = {f"blocks.{i}.fc.weight": layer for i, layer in enumerate(held)}
-    block = lambda: nn.ModuleDict({"linear": nn.Linear(8, 8, bias=False)})  # noqa: E731
+
+    def block():
+        return nn.ModuleDict({"linear": nn.Linear(8, 8, bias=False)})
+
     plan = tg.plan(nn.ModuleDict({"layers": nn.ModuleList([block() for _ in range(4)])}), state)
     assert [f.key for s in plan.steps for f in s.feeds] == [f"blocks.{i}.fc.weight" for i in range(4)]
 
