@@ -101,6 +101,11 @@ class TensorFates:
         return tuple(t for t in self.tensors if t.is_buffer)
 
 
+Loads = (
+    Report | Plan | Sequence[Report | Plan]
+)  # what load() returned: once, or several times, in the order of the loads
+
+
 def plan_of(given: Report | Plan) -> Plan:
     """Return the plan of a report, or the plan itself.
 
@@ -115,11 +120,12 @@ def plan_of(given: Report | Plan) -> Plan:
     return given
 
 
-def tensor_fates(model: nn.Module, given: Report | Plan | None) -> TensorFates:
-    """Return the fate of every tensor of `model`. A tensor that the plan doesn't know, or of another shape, is fresh.
+def tensor_fates(model: nn.Module, loads: Loads) -> TensorFates:
+    """Return the fate of every tensor of `model` after all loads. A tensor that no plan knows, or of another shape, is fresh.
 
     Raises:
-        UsageError: the plan is for another model: not one tensor of the same shape is in both. Or `model` is none.
+        UsageError: a plan is for another model: not one tensor of the same shape is in both. Or `model` is none. Or one
+            tensor was filled in part along one dimension by one load, and along another by a later one.
     """
     if not is_module(model):
         raise UsageError(f"model is {a_kind(model)}: give the model first, then the report of load()")
@@ -127,33 +133,71 @@ def tensor_fates(model: nn.Module, given: Report | Plan | None) -> TensorFates:
     grouped: dict[int, list[Place]] = {}
     for place in walk.places:
         grouped.setdefault(id(place.tensor), []).append(place)
-    steps = {} if given is None else plan_of(given).by_name
-    found = tuple(ModelTensor(tuple(group), *_fate(group, steps)) for group in grouped.values())
-    if given is not None and not any(_is_known(tensor.places, steps) for tensor in found):
-        first = printable(found[0].name) if found else "no parameter at all"
+    groups = [tuple(group) for group in grouped.values()]
+    several: Iterable[Report | Plan] = loads if isinstance(loads, (list, tuple)) else (loads,)
+    plans = [plan_of(one) for one in several]
+    for plan in plans:
+        _require_same_model(groups, plan.by_name)
+    found = tuple(ModelTensor(group, *_fate(group, plans)) for group in groups)
+    return TensorFates(found, dict(walk.modules))
+
+
+def _require_same_model(groups: Sequence[Sequence[Place]], steps: Mapping[str, Step]) -> None:
+    if not any(_step_of(group, steps) for group in groups):
+        first = printable(groups[0][0].name) if groups else "no parameter at all"
         raise UsageError(
             f"the report is of another model: no tensor of it is here in the same shape (this one has {first}); pass the model "
             "that was loaded, not a wrapper around it or a part of it"
         )
-    return TensorFates(found, dict(walk.modules))
 
 
-def _is_known(group: Sequence[Place], steps: Mapping[str, Step]) -> bool:
+def _step_of(group: Sequence[Place], steps: Mapping[str, Step]) -> Step | None:
+    """Return the step that a plan has for a tensor, None where it has none, or one for another shape."""
     shape = tuple(group[0].tensor.shape)
-    return any(place.name in steps and steps[place.name].slot.spec.shape == shape for place in group)
+    named = (steps[place.name] for place in group if place.name in steps)
+    return next((step for step in named if step.slot.spec.shape == shape), None)
 
 
-def _fate(group: list[Place], steps: Mapping[str, Step]) -> tuple[Fate, Rows | None]:
-    """Return the fate of a tensor, and the part of it that the checkpoint filled where it is a part."""
-    step = next((steps[place.name] for place in group if place.name in steps), None)
-    if step is None or tuple(group[0].tensor.shape) != step.slot.spec.shape or step.action is Action.FRESH:
-        return Fate.FRESH, None
+def _fate(group: Sequence[Place], plans: Iterable[Plan]) -> tuple[Fate, Rows | None]:
+    """Return the fate of a tensor, and the part of it that checkpoints filled where it is a part."""
+    fate: tuple[Fate, Rows | None] = (Fate.FRESH, None)
+    for plan in plans:
+        step = _step_of(group, plan.by_name)
+        if step is not None and step.action is not Action.FRESH:
+            fate = _fate_by(step) if step.rows is None else _fate_by_rows(step, step.rows, fate)
+    return fate
+
+
+def _fate_by(step: Step) -> tuple[Fate, Rows | None]:
+    """Return the fate of a tensor that a step fills as a whole."""
     if step.known is not None:
-        return (Fate.PARTLY, step.known) if step.known.indices else (Fate.FRESH, None)
+        return _part(step.known)
     if not step.feeds:
         return Fate.CONSTANT, None
     ops = (*step.ops, *(op for feed in step.feeds for op in feed.ops))
     return (Fate.ADAPTED if any(isinstance(op, RESIZING) for op in ops) else Fate.LOADED), None
+
+
+def _part(known: Rows) -> tuple[Fate, Rows | None]:
+    return (Fate.PARTLY, known) if known.indices else (Fate.FRESH, None)
+
+
+def _fate_by_rows(step: Step, written: Rows, before: tuple[Fate, Rows | None]) -> tuple[Fate, Rows | None]:
+    """Return the fate of a tensor of which a step writes some rows, and whose fate was `before` that."""
+    fate, part = before
+    known = step.known or written
+    if fate in (Fate.FRESH, Fate.CONSTANT):
+        return _part(known)
+    if part is not None and part.dim != known.dim:
+        raise UsageError(
+            f"{printable(step.slot.name)} was filled in part along dimension {part.dim} by one load, and along {known.dim} by a "
+            "later one: give the report of one of them"
+        )
+    size = step.slot.spec.shape[known.dim]
+    rows = set(range(size) if part is None else part.indices).difference(written.indices).union(known.indices)
+    if len(rows) < size:
+        return _part(Rows(known.dim, tuple(sorted(rows))))
+    return (Fate.LOADED if fate is Fate.PARTLY else fate), None
 
 
 def sharing_memory(tensors: Iterable[ModelTensor]) -> Iterator[tuple[ModelTensor, ModelTensor]]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.plan import Plan
-from torchgraft.core.results.report import Report
 from torchgraft.tuning.eval_mode import UPDATED_BUFFERS, ReversibleChange, keep_in_eval
 from torchgraft.tuning.fates import (
     Fate,
+    Loads,
     ModelTensor,
     Pattern,
     TensorFates,
@@ -79,7 +78,7 @@ class Frozen:
 
 def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     model: nn.Module,
-    report: Report | Plan | None = None,
+    report: Loads | None = None,
     what: str = "loaded",
     *,
     patterns: Sequence[Pattern] = (),
@@ -91,7 +90,8 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
 
     Args:
         model: the model that was loaded; its parameters keep their identity.
-        report: what load() returned, or a plan. Without it, `patterns` and `modules` alone decide.
+        report: what load() returned, or a plan; after several loads a list of theirs, in that order. Without it, `patterns`
+            and `modules` alone decide.
         what: "loaded" freezes what the checkpoint filled in full; "all_but_fresh" also what a rule of yours filled
             with a constant.
         patterns: globs (`*` stands for dots, too) or compiled expressions over parameter names and module paths; a
@@ -114,7 +114,7 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         modules,
         ((what, "what", WHAT_CHOICES), (partly, "partly", PARTLY_CHOICES), (dropout, "dropout", DROPOUT_CHOICES)),
     )
-    found = tensor_fates(model, report)
+    found = tensor_fates(model, () if report is None else report)
     within = _keys_matching(found, patterns, "patterns") if patterns else (set() if modules else None)
     named = _keys_matching(found, modules, "modules")
     selection = _Selection(named=named, within=within, reported=report is not None, what=what, partly=partly)

@@ -8,10 +8,8 @@ from math import isfinite, nan
 from typing import Any
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.plan import Plan
-from torchgraft.core.results.report import Report
 from torchgraft.core.types import Module
-from torchgraft.tuning.fates import Fate, ModelTensor, TensorFates, plan_of, tensor_fates
+from torchgraft.tuning.fates import Fate, Loads, ModelTensor, TensorFates, tensor_fates
 from torchgraft.tuning.masks import held_rows
 
 _KIND_OF_FATE = {
@@ -39,7 +37,7 @@ class _Rates:
 
 def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
     model: Module,
-    report: Report | Plan,
+    report: Loads,
     *,
     lr: float,
     fresh_lr: float | None = None,
@@ -57,7 +55,7 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
 
     Args:
         model: the model that was loaded.
-        report: what load() returned, or a plan.
+        report: what load() returned, or a plan; after several loads a list of theirs, in that order.
         lr: the rate of loaded parameters, and of all others without a rate of their own.
         fresh_lr: the rate of fresh parameters; layer decay doesn't touch it.
         adapted_lr: the rate of adapted parameters.
@@ -78,7 +76,7 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
         weight_decay=weight_decay,
     )
     _require_sound_rates(rates)
-    found = tensor_fates(model, plan_of(report))
+    found = tensor_fates(model, report)
     depth_of = depths([tensor.name for tensor in found.parameters])
     top = max(depth_of, default=0)
     trained = [(t, top - at) for t, at in zip(found.parameters, depth_of, strict=True) if t.tensor.requires_grad]

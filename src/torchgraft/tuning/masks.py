@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.plan import Plan, Rows
-from torchgraft.core.results.report import Report
+from torchgraft.core.plan import Rows
 from torchgraft.core.types import Module, Optimizer, Tensor
-from torchgraft.tuning.fates import Fate, plan_of, tensor_fates
+from torchgraft.tuning.fates import Fate, Loads, tensor_fates
 
 
-def loaded_masks(model: Module, report: Report | Plan) -> dict[str, Tensor]:
+def loaded_masks(model: Module, report: Loads) -> dict[str, Tensor]:
     """Return for each tensor of `model` (its first name) which elements came from the checkpoint, as booleans of its shape.
+
+    After several loads, `report` is a list of theirs, in that order.
 
     Resized tensors came as a whole. Masks of tensors that came in part are expanded views along one axis: cheap to hold,
     not to be written to.
@@ -29,7 +30,7 @@ def loaded_masks(model: Module, report: Report | Plan) -> dict[str, Tensor]:
     import torch
 
     out = {}
-    for tensor in tensor_fates(model, plan_of(report)).tensors:
+    for tensor in tensor_fates(model, report).tensors:
         value = tensor.tensor
         if tensor.known is None:
             whole = tensor.fate in (Fate.LOADED, Fate.ADAPTED)
