@@ -17,13 +17,14 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import BESIDE, from_json
-from torchgraft.reading.contents import Contents
+from torchgraft.reading.contents import AsIs, Contents, Resolve
 from torchgraft.reading.dcp_chunks import Chunk, ChunkedTensor, check_cover
 from torchgraft.reading.disk.files import Window, shown
 from torchgraft.reading.disk.paths import OpenFiles, name_fault
+from torchgraft.reading.finding.tree import children, is_tensor
 from torchgraft.reading.pickles.inert import Stub, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
-from torchgraft.reading.tensors import MAX_DIMS
+from torchgraft.reading.tensors import MAX_DIMS, StoredTensor
 
 MAX_SMALL = 1 << 20
 
@@ -44,8 +45,15 @@ def read_dcp(folder: str, opened: OpenFiles) -> Contents:
     tree = reader.tree(_attributes(root, str(file)))
     beside = tree.pop(BESIDE, None)
     facts = from_json(beside) if isinstance(beside, str) else {}
-    foreign = machine.globals.foreign_names("torch.distributed.checkpoint.", "pathlib.")
-    return Contents(format="DCP", tree=tree, foreign=foreign, metadata=facts, warnings=reader.warnings)
+    foreign = {*machine.globals.foreign_names("torch.distributed.checkpoint.", "pathlib."), *reader.foreign}
+    return Contents(
+        format="DCP",
+        tree=tree,
+        resolve=reader.resolve,
+        foreign=tuple(sorted(foreign)),
+        metadata=facts,
+        warnings=reader.warnings,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,40 @@ class _Info:
     length: int
 
 
+class _ByEntry:
+    """Tensors of chunks can be read as they are; those inside a pickled entry, and numpy's arrays, by its own resolver."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Any, Resolve]] = {}
+
+    def keep(self, contents: Contents) -> None:
+        """Remember whose the tensors in `contents` are."""
+        todo, seen = [contents.tree], set[int]()
+        while todo:
+            node = todo.pop()
+            if is_tensor(node):
+                self.known[id(node)] = node, contents.resolve
+            elif id(node) not in seen:
+                seen.add(id(node))
+                todo += [child for _, child in children(node)]
+
+    def tensor(self, ref: Any, name: str) -> StoredTensor:
+        """Return the tensor called `name`."""
+        _, resolve = self.known.get(id(ref), (ref, _AS_IS))
+        return resolve.tensor(ref, name)
+
+
+_AS_IS = AsIs()
+
+
 class _Reader:
     def __init__(self, folder: str, label: str, opened: OpenFiles) -> None:
         self.folder = folder
         self.label = label
         self.files = opened
         self.opened: dict[str, Window] = {}
+        self.resolve = _ByEntry()
+        self.foreign: set[str] = set()
         self.warnings: list[str] = []
 
     def tree(self, root: dict[str, Any]) -> dict[str, Any]:
@@ -134,8 +170,10 @@ class _Reader:
             return None
         from torchgraft.reading.sniff import read_file
 
-        window = self._window(name, info)
-        return read_file(window).tree
+        contents = read_file(self._window(name, info))
+        self.resolve.keep(contents)
+        self.foreign.update(contents.foreign)
+        return contents.tree
 
     def _window(self, name: str, info: _Info) -> Window:
         window = self.opened.get(info.path)

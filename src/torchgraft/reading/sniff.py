@@ -24,6 +24,7 @@ _TEXT_PICKLE = re.compile(
 # graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
 _LINES = re.compile(rb"[\t\n\r -~]{8}")
+_HDF5, _HDF5_READER = b"\x89HDF\r\n\x1a\n", "hdf5.read_hdf5"
 _PICKLED = ("zip", "torch_legacy.read_torch_legacy", "torch_tar.read_torch_tar")
 _HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
@@ -35,7 +36,7 @@ def read_file(window: Window) -> Contents:
     head = window.read(0, min(window.size, 512))
     if not head.startswith(b"PK") and has_archive_at_end(window):
         raise window.corrupt("two formats in one file: other bytes before the archive, which readers would take unlike")
-    name = _format_of(head)
+    name = _format_of(head) or _behind_user_block(window)
     if not name:
         return _refuse_unknown(window, head)
     _check_name(window, name)
@@ -54,7 +55,7 @@ def _format_of(head: bytes) -> str:
         (head[:1] == b"\x80" and head[1:2] != b"\0", "torch_legacy.read_torch_legacy"),
         (head.startswith(b"\x93NUMPY"), "numpy_files.read_npy"),
         (head.startswith(b"GGUF"), "gguf.read_gguf"),
-        (head.startswith(b"\x89HDF\r\n\x1a\n"), "hdf5.read_hdf5"),
+        (head.startswith(_HDF5), _HDF5_READER),
         (looks_like_tar(head), "torch_tar.read_torch_tar"),
         (_TEXT_PICKLE.match(head) is not None, "torch_legacy.read_torch_legacy"),
         (_is_onnx(head), "onnx.read_onnx"),
@@ -62,6 +63,19 @@ def _format_of(head: bytes) -> str:
         (_nearly_safetensors(head), "safetensors.read_safetensors"),
     )
     return next((name for fits, name in signs if fits), "")
+
+
+def _behind_user_block(window: Window) -> str:
+    """Return the reader of HDF5 where a file begins with bytes of another program's: 512, or twice as many again and again.
+
+    Source: the format's specification, "Disk Format: Level 0A - Format Signature and Superblock".
+    """
+    at = 512
+    while at + len(_HDF5) <= window.size:
+        if window.read(at, len(_HDF5)) == _HDF5:
+            return _HDF5_READER
+        at *= 2
+    return ""
 
 
 def is_safetensors(head: bytes) -> bool:

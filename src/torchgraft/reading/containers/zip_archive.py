@@ -28,6 +28,8 @@ MAX_RATIO = 200
 AHEAD = 32 << 10
 RATIO_FREE = 8 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")
+# CRC and sizes of a record that was written where nobody could go back: they follow its data, with ZIP64 or without.
+_STATED_LATER = (0, 0, 0), (0, FULL32, FULL32)
 _OUTSIDE = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
 _ODD_NAME = re.compile(rf"{_OUTSIDE.pattern}|(?:^|/)\.?/", re.MULTILINE)
 # One of these is in each odd name that a line break precedes; they are found far sooner.
@@ -60,7 +62,7 @@ class ZipArchive:
         head = self._header(entry, _LOCAL.size + len(raw))
         sign, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack_from(head)
         sizes = (crc, packed, size)
-        later = flags & 8 and sizes == (0, 0, 0)
+        later = flags & 8 and sizes in _STATED_LATER
         large = (entry.crc, min(entry.packed, FULL32), min(entry.size, FULL32))
         same = later or sizes == large or (crc == entry.crc and sizes[1:] == (FULL32, FULL32))
         if sign != b"PK\3\4" or name_length != len(raw) or head[_LOCAL.size :] != raw:

@@ -23,11 +23,13 @@ _DTYPES = {
     "c8": DType.C64, "c16": DType.C128,
 }  # fmt: skip
 _FIELDS = {
-    "descr": re.compile(r"'descr'\s*:\s*(?:'([^']*)'(?=\s*[,}])|\"([^\"]*)\"(?=\s*[,}])|(\[))"),
-    "fortran_order": re.compile(r"'fortran_order'\s*:\s*(True|False)(?=\s*[,}])"),
-    "shape": re.compile(r"'shape'\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,\s*)*(?:-?\d{1,30}L?\s*)?)\)(?=\s*[,}])"),
+    "descr": re.compile(r"(?:'descr'|\"descr\")\s*:\s*(?:'([^']*)'(?=\s*[,}])|\"([^\"]*)\"(?=\s*[,}])|(\[))"),
+    "fortran_order": re.compile(r"(?:'fortran_order'|\"fortran_order\")\s*:\s*(True|False)(?=\s*[,}])"),
+    "shape": re.compile(
+        r"(?:'shape'|\"shape\")\s*:\s*\(\s*((?:-?\d{1,30}L?\s*,\s*)*(?:-?\d{1,30}L?\s*)?)\)(?=\s*[,}])"
+    ),
 }
-_OBJECT = re.compile(r"^[|<>=]?O|'[|<>=]?O\d*'")  # alone, or as a part of a structured type
+_OBJECT = re.compile(r"^[|<>=]?O|(['\"])[|<>=]?O\d*\1")  # alone, or as a part of a structured type
 _NOTHING_ELSE = re.compile(r"\s*\{[\s,]*\}\s*")
 MAX_HEADER = 65_536
 

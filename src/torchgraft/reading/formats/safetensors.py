@@ -38,7 +38,8 @@ def read_safetensors(window: Window) -> Contents:
     del raw
     if not isinstance(header, dict):
         raise window.corrupt("safetensors header is no JSON object")
-    facts = header.pop("__metadata__", {})
+    facts = header.pop("__metadata__", None)
+    facts = {} if facts is None else facts  # the format's own reader takes null, too
     if not isinstance(facts, dict) or not all(isinstance(v, str) for v in facts.values()):
         raise window.corrupt("__metadata__ holds something else than texts")
     for text in (part for pair in facts.items() for part in pair):

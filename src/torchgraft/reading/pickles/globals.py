@@ -6,6 +6,7 @@ gives a dead stand-in, a call of a function is refused, since its author meant c
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ _STDLIB = sys.stdlib_module_names | {"commands", "cPickle", "urllib2", "popen2",
 # Modules of the standard library whose classes only hold data. None: all of their classes.
 _HARMLESS: Mapping[str, frozenset[str] | None] = {
     "argparse": frozenset({"Namespace"}),
-    "array": frozenset({"array"}),
+    "array": frozenset({"array", "_array_reconstructor"}),
     "builtins": frozenset({
         "object", "int", "float", "str", "bytes", "bool", "list", "dict", "tuple", "set", "frozenset", "complex", "slice",
         "range", "type", "bytearray", "len", "min", "max", "sum", "abs", "round", "Ellipsis", "NotImplemented",
@@ -43,6 +44,7 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
     "numbers": None,
     "pathlib": None,
     "random": frozenset({"Random"}),
+    "re": frozenset({"RegexFlag"}),
     "types": frozenset({"SimpleNamespace"}),
     "typing": None,
     "uuid": frozenset({"UUID", "SafeUUID"}),
@@ -51,12 +53,14 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
 _MAKERS = frozenset({
     "collections.deque", "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta",
     "datetime.timezone", "functools.partial", "logging.getLogger", "pathlib._local.PosixPath", "array.array",
-    "builtins.object", "builtins.slice", "builtins.range",
+    "array._array_reconstructor", "re._compile", "builtins.object", "builtins.slice", "builtins.range",
     "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
     "numpy.random._pickle.__bit_generator_ctor", "numpy.ma.core._mareconstruct", "numpy.datetime64",
     "pandas._libs.internals._unpickle_block", "pandas.core.indexes.base._new_Index",
     "torch.random.fork_rng", "torch.distributed.fsdp._common_utils.clean_tensor_name",
 })  # fmt: skip
+# What Cython generates for each of its classes, to make an object that is pickled.
+_CYTHON = re.compile(r"__pyx_unpickle_\w+")
 _ACTING_KEYS = frozenset({
     "__class__", "__reduce__", "__reduce_ex__", "__setstate__", "__getstate__", "__getattr__", "__getattribute__",
     "__setattr__", "__dict__", "__init__", "__new__", "__del__", "__call__", "__torch_function__",
@@ -115,7 +119,7 @@ class Globals:
             if full == "builtins.getattr" and _is_member(args):
                 self.foreign.pop(callee, None)
                 return Stub(args[0], args[1:])
-            if callee.forbidden or not (class_like(callee.name) or full in _MAKERS):
+            if callee.forbidden or not (class_like(callee.name) or full in _MAKERS or _CYTHON.fullmatch(callee.name)):
                 raise machine.unsafe(f"asks to call {full}")
             return Stub(callee, args)
         if isinstance(callee, Stub):
