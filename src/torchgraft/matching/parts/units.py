@@ -116,6 +116,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
             found[leaf.name] = {BARE: leaf}
         else:
             roles[role] = leaf
+    _join_biases(found)
     modules = by_content(found)
     said = read_beside(modules, (leaf.owner for leaf in others))
     held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
@@ -132,6 +133,31 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
 
 
 _order = attrgetter("order")
+
+
+def _join_biases(found: dict[str, dict[str, Leaf]]) -> None:
+    """Put biases that lie beside their layer into it, where one layer is meant: `q_bias` beside `query.weight`."""
+    alone = [path for path, roles in found.items() if roles.keys() == {"bias"} and _lies_beside(roles["bias"])]
+    if not alone:
+        return
+    layers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for path, roles in found.items():
+        if "weight" in roles and "bias" not in roles:
+            layers.setdefault(_read(path), []).append(path)
+    for path in alone:
+        meant = layers.get(_read(path), [])
+        if len(meant) == 1 and found[path]["bias"].numel in found[meant[0]]["weight"].shape:
+            found[meant[0]] |= found.pop(path)
+
+
+def _lies_beside(bias: Leaf) -> bool:
+    return bias.form == "plain" and bias.keys[0].endswith("_bias")
+
+
+def _read(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return what a module lies in, and how its own name reads."""
+    parent, _, last = path.rpartition(".")
+    return parent, canonical(last)
 
 
 def _parent(path: str) -> str:

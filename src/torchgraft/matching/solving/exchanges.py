@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import FITS, Evidence
@@ -94,14 +95,15 @@ def _bring_together(s: int, t: int, to: dict[int, int], back: dict[int, int], sc
 
 
 def _small_modules(units: Sequence[Unit]) -> Mapping[str, Mapping[Kind, int]]:
-    """Return the modules of a few layers that are all of different kinds, with their layers by kind."""
+    """Return the modules of a few layers, and no more, that are all of different kinds, with their layers by kind."""
     held: dict[str, list[int]] = defaultdict(list)
     for at, unit in enumerate(units):
         held[unit.parent].append(at)
+    larger = {around for parent in held for around in accumulate(parent.split(".")[:-1], "{}.{}".format)}
     found = {}
     for parent, inside in held.items():
         kinds = {kind_of(units[at]): at for at in inside}
-        if parent and 1 < len(inside) == len(kinds) <= LARGEST_MODULE:
+        if parent and parent not in larger and 1 < len(inside) == len(kinds) <= LARGEST_MODULE:
             found[parent] = kinds
     return found
 
