@@ -31,12 +31,12 @@ def compare_with_values(
     Raises:
         CheckpointError: a tensor can't be read.
     """
-    before, after = old[1].specs, new[1].specs
+    before, after = old[1].specs, new[1].specs  # by the names to compare under, where the old ones were renamed
     pairs = ((spec, after[name]) for name, spec in before.items() if name in after)
     ticks = Ticks(progress, sum(a.nbytes + b.nbytes for a, b in pairs if a.shape == b.shape))
 
     def measure(name: str) -> Distance | None:
-        found = distance(old[0].read(old[1].path, name), new[0].read(new[1].path, name))
+        found = distance(old[0].read(old[1].path, before[name].name), new[0].read(new[1].path, name))
         ticks.tick(before[name].nbytes + after[name].nbytes)
         return found
 
@@ -124,5 +124,6 @@ def _hint(before: Mapping[str, TensorSpec], after: Mapping[str, TensorSpec]) -> 
             prefix = ".".join(prefixed[:at]) + "."
             cut = sum(name.startswith(prefix) and name[len(prefix) :] in others for name in names)
             if cut > len(names) // 2:
-                return f"without the prefix '{prefix}' of the {side} side, {cut} names would agree"
+                rename = {prefix: ""} if side == "old" else {"": prefix}
+                return f"without the prefix '{prefix}' of the {side} side, {cut} names would agree: compare with rename={rename}"
     return ""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchgraft import diffing
-from torchgraft.core.errors import printable
+from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import listed
 from torchgraft.core.results.diff import Diff
 from torchgraft.core.results.inspection import Inspection, summarise
-from torchgraft.core.specs import Source
+from torchgraft.core.specs import Network, Source
 from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import choose, has_network, place_of
 from torchgraft.reading import open_checkpoint
@@ -61,16 +62,18 @@ def diff(
     *,
     values: bool = False,
     prefer: str | None = None,
+    rename: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diff:
     """Return how two checkpoints (or a checkpoint and a model) differ: names, shapes, types and, on request, values.
 
-    `prefer` says which of several networks is meant, on the sides that have it. While values are compared, `progress`
-    hears bytes done and in all.
+    `prefer` says which of several networks is meant, on the sides that have it. `rename` says what names of the old side are
+    called on the new one, as for load(); the result has each side's own. While values are compared, `progress` hears bytes
+    done and in all.
 
     Raises:
         CheckpointError: a file can't be read.
-        UsageError: `prefer` names no network of either side.
+        UsageError: `prefer` names no network of either side, or `rename` nothing on the old one, or gives two one name.
     """
     with open_checkpoint(old) as first, open_checkpoint(new) as second:
         both = (first, second)
@@ -78,11 +81,28 @@ def diff(
         wanted = [prefer if is_named or not any(named) else None for is_named in named]
         sides = [(s, choose(s.networks, (), name)) for s, name in zip(both, wanted, strict=True)]
         left, right = ((source, choice.network) for source, choice in sides)
+        if rename:
+            left = left[0], _renamed(left[1], rename)
         found = diffing.compare_with_values(left, right, progress) if values else diffing.compare(left, right)
         notes = tuple(
             note for source, choice in sides if (note := _other_networks(source, choice, named=prefer is not None))
         )
     return replace(found, notes=notes, renderers=renderers("diff"))
+
+
+def _renamed(network: Network, rename: Mapping[str, str]) -> Network:
+    """Return the network with its tensors under other names; each spec keeps the file's own."""
+    from torchgraft.request import make_request
+
+    rules = make_request(rename=rename).rules
+    rules.check(list(network.specs))
+    shown = rules.present(network.specs)
+    twice = [name for name, count in Counter(name for name, _ in shown).items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"rename= lets several tensors of the old side be {printable(twice[0])!r}: leave all but one out of it"
+        )
+    return replace(network, specs={name: network.specs[key] for name, key in shown})
 
 
 def _other_networks(source: Source, choice: Choice, *, named: bool) -> str:

@@ -1,5 +1,6 @@
 """Every tensor of both sides is in exactly one list, and values are compared to the last element."""
 
+import ast
 import json
 import math
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchgraft as tg
+from torchgraft.core.errors import UsageError
 from torchgraft.core.results.inspection import summarise
 from torchgraft.diffing import CHUNK, compare, compare_with_values, distance
 from torchgraft.reading import open_checkpoint
@@ -103,8 +105,40 @@ value changed: 1 tensor
   a.w: 4 of 4 elements differ, by 1 at most"""
     )
     wrapped = {"module." + k: v for k, v in old.items()}
-    said = "hint: without the prefix 'module.' of the new side, 4 names would agree"
+    said = (
+        "hint: without the prefix 'module.' of the new side, 4 names would agree: compare with rename={'': 'module.'}"
+    )
     assert text_of("diff", compare(opened(old), opened(wrapped))).endswith(said)
+
+
+def test_names_of_the_old_side_are_read_as_the_new_one_has_them():
+    old = {"module.a.0.w": torch.ones(2, 2), "module.a.1.w": torch.ones(2, 2), "module.old": torch.ones(1)}
+    new = {"net.1.w": torch.ones(2, 2), "net.0.w": torch.ones(2, 2) * 2, "new": torch.ones(1)}
+    found = tg.diff(old, new, values=True, rename={"module.a.{i}": "net.{i}", "module.": ""})
+    assert groups(found) == [{"new"}, {"module.old"}, {"module.a.1.w"}, set(), set(), {"module.a.0.w"}]
+    assert tg.diff(new, new, rename={}).equal
+
+
+def test_a_prefix_that_the_hint_names_is_taken_off_by_its_remedy():
+    plain = {"a.w": torch.ones(2, 2), "a.b": torch.ones(2)}
+    wrapped = {"module." + name: value for name, value in plain.items()}
+    for old, new in ((plain, wrapped), (wrapped, plain)):
+        remedy = tg.diff(old, new).hint.rpartition("rename=")[2]
+        assert tg.diff(old, new, values=True, rename=ast.literal_eval(remedy)).equal
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        ({"a.w": "a.b"}, "lets several tensors of the old side be 'a.b'"),
+        ({"b.": "c."}, "rename"),
+        ({"a.w": 1}, "use texts on both sides"),
+        (["a"], "a dictionary"),
+    ],
+)
+def test_renames_that_make_no_sense_are_refused(rename, said):
+    with pytest.raises(UsageError, match=said):
+        tg.diff({"a.w": torch.ones(2), "a.b": torch.ones(2)}, {"a.b": torch.ones(2)}, rename=rename)
 
 
 def test_progress_is_told_in_bytes():

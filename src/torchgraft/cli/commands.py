@@ -224,6 +224,12 @@ def verify(
 @click.argument("new")
 @click.option("--values", is_flag=True, help="Compare values, too; both files are read once.")
 @click.option("--prefer", metavar="NAME", help="Which of several networks, on either side.")
+@click.option(
+    "--rename",
+    multiple=True,
+    metavar="A=B",
+    help="Names under A in OLD are under B in NEW. {i} is a number; a final dot a prefix.",
+)
 @click.option("--exit-code", is_flag=True, help="End with code 1 when the two differ.")
 @with_options(JSON_OPTION, LINES_OPTION)
 @click.pass_context
@@ -233,7 +239,7 @@ def diff(ctx: click.Context, /, old: str, new: str, *, exit_code: bool, **given:
 
     shown = Shown.taken_from(given)
     with progress(f"comparing {old} and {new}") as tell:
-        found = inspecting.diff(old, new, progress=tell, **given)
+        found = inspecting.diff(old, new, progress=tell, **keyword_arguments(given))
     show("diff", found, shown)
     if exit_code and not found.equal:
         ctx.exit(1)
