@@ -172,6 +172,23 @@ def test_a_few_weights_of_another_width_are_a_warning_and_heads_are_none() -> No
     assert tg.plan(cross(6, 3), cross(6, 5)).warnings == ()
 
 
+def test_indices_of_another_window_are_no_weights_of_another_variant() -> None:
+    """The tables are resampled, and a model makes its indices and masks itself."""
+
+    def windows(side: int) -> nn.ModuleDict:
+        def attention() -> nn.Module:
+            module = nn.Linear(4, 12)
+            module.relative_position_bias_table = nn.Parameter(torch.randn((2 * side - 1) ** 2, 2))
+            module.register_buffer("relative_position_index", torch.zeros(side**2, side**2, dtype=torch.int64))
+            return module
+
+        return nn.ModuleDict({"blocks": nn.ModuleList(nn.ModuleDict({"attn": attention()}) for _ in range(4))})
+
+    plan = tg.plan(windows(5), windows(3))
+    assert len(plan.adapted) == 4
+    assert plan.warnings == ()
+
+
 def test_what_is_kept_fresh_is_not_asked_of_the_file() -> None:
     def two() -> nn.ModuleDict:
         return nn.ModuleDict({"encoder": nn.Linear(40, 40), "decoder": nn.Linear(5, 4)})

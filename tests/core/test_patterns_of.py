@@ -37,6 +37,23 @@ def test_the_widest_one_is_taken(names, others, patterns):
     assert patterns_of(names, others) == patterns
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "meant"),
+    [
+        ("blocks.*.attn", "blocks.0.attn.qkv.weight", True),
+        ("blocks.*.attn", "blocks.0.attn2.qkv.weight", False),
+        ("blocks.*.attn", "blocks.0.mlp.fc1.weight", False),
+        ("cv?.[02]", "cv3.0.weight", True),
+        ("cv?.[02]", "cv3.1.weight", False),
+        ("*.bias", "fc.bias", True),
+        ("*.bias", "fc.bias_scale", False),
+        ("*", "weight", True),
+    ],
+)
+def test_a_glob_of_modules_stands_for_all_in_each_of_them(pattern, name, meant):
+    assert covers(pattern, name) == meant
+
+
 def test_there_are_few_or_none():
     names = [f"a{i}" for i in range(7)]
     assert patterns_of(names, ["b"]) == []

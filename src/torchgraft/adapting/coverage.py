@@ -82,8 +82,8 @@ def other_variant(plan: Plan) -> str:
 
 
 def _is_shared(step: Step, plan: Plan) -> bool:
-    """Whether the file has a weight of the name of the slot."""
-    return len(step.slot.spec.shape) > 1 and step.slot.name in plan.source_specs
+    """Whether the file has a weight of the name of the slot; indices and masks, which the model makes itself, are none."""
+    return len(step.slot.spec.shape) > 1 and not step.quiet and step.slot.name in plan.source_specs
 
 
 def _is_open(step: Step) -> bool:

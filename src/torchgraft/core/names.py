@@ -10,6 +10,7 @@ from functools import lru_cache
 from torchgraft.core.specs import TensorSpec
 
 _DIGITS = re.compile(r"(\d+)")
+_GLOB = frozenset("*?[")
 # What training scripts call the part of a state dict that holds averages of the weights.
 EMA_SEGMENTS = frozenset(
     {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "averaged"}
@@ -47,9 +48,11 @@ def template(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern."""
+    """Return whether `pattern` means `name`: the name itself, a module above it, or a shell pattern of either."""
     stem = pattern.removesuffix("*").removesuffix(".")
-    return name == pattern or name.startswith(stem + ".") or fnmatchcase(name, pattern)
+    if name == pattern or name.startswith(f"{stem}."):
+        return True
+    return not _GLOB.isdisjoint(pattern) and (fnmatchcase(name, pattern) or fnmatchcase(name, f"{stem}.*"))
 
 
 def patterns_of(names: Sequence[str], among: Iterable[str], *, most: int = 6) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
 from torchgraft.core.specs import Network, Slot, TensorSpec
+from torchgraft.matching.joined_networks import is_inside, settled_parents
 from torchgraft.matching.names.sections import in_part
 
 MOST_LISTED = 8
@@ -43,11 +44,9 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
         usable = chosen or usable
     rated = sorted(((_overlap(n.specs, slots), -at) for at, n in enumerate(usable)), reverse=True)
     best = rated[0][0]
-    equal = [usable[-at] for rate, at in rated if rate >= 0.98 * best]
+    equal = settled_parents([usable[-at] for rate, at in rated if rate >= 0.98 * best], slots)
     live = [n for n in equal if n.role == "model"] or equal
-    outer = [n for n in live if not any(_inside(n.path, o.path) for o in live if o is not n)] if best else live
-    inner = _innermost(live)
-    pool = inner if len(inner) < len(live) else outer
+    pool = [n for n in live if not any(is_inside(o.path, n.path) for o in live)]
     equals = _alike(pool) if not slots else pool[1:] if best > 0 else []
     rivals = equals if prefer is None else []
     rule = "it shares most with the model" if slots else "the first that holds a model's weights"
@@ -113,15 +112,6 @@ def require_weights(networks: Sequence[Network], origin: str) -> None:
         )
 
 
-def _innermost(networks: Sequence[Network]) -> list[Network]:
-    """Return the networks that hold no other of them: a joined parent that adds nothing gives way to its child."""
-    return [n for n in networks if not any(_inside(o.path, n.path) for o in networks if o is not n)]
-
-
-def _inside(path: str, parent: str) -> bool:
-    return path != parent and (parent == "" or path.startswith(parent + "/"))
-
-
 def _is_called(network: Network, prefer: str) -> bool:
     if network.path == prefer or prefer in network.path.split("/"):
         return True
@@ -150,8 +140,14 @@ def _end(name: str) -> str:
 
 
 def _note(chosen: Network, usable: Sequence[Network], rule: str) -> str:
-    others = [n for n in usable if n is not chosen and not _inside(chosen.path, n.path)]
+    parts = [n for n in usable if is_inside(n.path, chosen.path)]
+    others = [n for n in usable if n is not chosen and n not in parts and not is_inside(chosen.path, n.path)]
     if rule != "as you prefer" and any(n.role == "ema" for n in others) and chosen.role == "model":
         rule = "live weights come before averaged ones"
     names = ", ".join(repr(n.path or "top level") for n in others[:6])
-    return f"network {chosen.path or 'top level'!r} of the file is used ({rule})" + (f"; not {names}" if names else "")
+    joined = f" with all in it, {', '.join(repr(n.path) for n in parts[:6])}" if parts else ""
+    if not names and not joined:
+        return ""  # it is the only one, but for one that joins it with what lies beside it
+    return f"network {chosen.path or 'top level'!r} of the file is used{joined} ({rule})" + (
+        f"; not {names}" if names else ""
+    )
