@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
 from torchgraft.core.specs import Network, Slot, TensorSpec
-from torchgraft.matching.joined_networks import is_inside, settled_parents
+from torchgraft.matching.names.joined_networks import is_inside, settled_parents
 from torchgraft.matching.names.sections import in_part
 
 MOST_LISTED = 8
