@@ -46,11 +46,11 @@ def make_plan(source: Source, target: Target, request: Request, model: object = 
 
 
 def _make_plan(source: Source, target: Target, request: Request, model: object) -> Plan:
-    from torchgraft.adapting import named_row_notes
+    from torchgraft.adapting import named_row_notes, rank_note
 
     start = time.perf_counter()
     require_weights(source.networks, source.origin)
-    ranks = join_ranks(source.networks, target.slots, request.tensor_parallel)
+    ranks = join_ranks(source.networks, target.slots, request.tensor_parallel, request.rules)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, request.prefer)
     hooks = _renames_by_hooks(model, source, choice.network)
     plan = None if ranks or hooks.renames else _plan_of_copies(choice, target, request)
@@ -60,7 +60,11 @@ def _make_plan(source: Source, target: Target, request: Request, model: object) 
     meant = () if request.options.axis_names else named_row_notes(plan, source.metadata)
     return replace(
         plan,
-        notes=tuple(n for n in (choice.note, *source.warnings, *hooks.notes, *plan.notes, *beside, *meant) if n),
+        notes=tuple(
+            n
+            for n in (choice.note, *source.warnings, *hooks.notes, rank_note(plan, ranks), *plan.notes, *beside, *meant)
+            if n
+        ),
         origin=source.origin,
         format=source.format,
         seconds=time.perf_counter() - start,

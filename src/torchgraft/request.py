@@ -152,7 +152,7 @@ def make_request(**given: Unpack[Arguments]) -> Request:
         source_inputs=source_inputs,
         golden=given.get("golden"),
         learned=learned_of(given.get("learned")),
-        stated=_stated(given.get("qkv_layout"), given.get("num_heads")),
+        stated=_stated(given.get("qkv_layout"), given.get("num_heads"), given.get("tensor_parallel") or {}),
         statistics=given.get("statistics", False),
     )
 
@@ -247,9 +247,11 @@ def learned_of(given: object) -> Learned | None:
     raise UsageError(f"learned is {a_kind(given)}: {what}")
 
 
-def _stated(layout: str | Mapping[str, str] | None, heads: int | None) -> Stated:
-    """Return what the caller says of fused projections."""
+def _stated(layout: str | Mapping[str, str] | None, heads: int | None, parallel: Mapping[str, str]) -> Stated:
+    """Return what the caller says of fused projections; one of which every rank holds a share of q, k and v is no other way."""
     layouts = {"*": layout} if isinstance(layout, str) else dict(layout or {})
+    if layout is None:
+        layouts = {pattern: "flat" for pattern, kind in parallel.items() if kind == "qkv"}
     for pattern, kind in layouts.items():
         if kind not in LAYOUTS:
             raise UsageError(f"qkv_layout={{{pattern!r}: {kind!r}}}: use one of {', '.join(map(repr, LAYOUTS))}")

@@ -61,7 +61,7 @@ def test_what_is_stated_of_a_tensor_counts(kind, share, whole):
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
-        ({"attn.qkv.weight": "halves"}, "use replicated, rows, columns, qkv or kv"),
+        ({"attn.qkv.weight": "halves"}, "use replicated, rows, columns, qkv, kv or gate_up"),
         ({"mlp.*": "rows"}, "no tensor of the file is called 'mlp"),
     ],
 )
@@ -83,3 +83,103 @@ def test_shares_of_fused_rows_are_joined_part_by_part_once_it_is_said():
     assert torch.equal(model["attn"]["qkv"].weight, torch.cat(parts))
     tg.load(model, file, tensor_parallel={"attn.qkv.weight": "rows"})
     assert torch.equal(model["attn"]["qkv"].weight, torch.cat(shares))
+
+
+D, COUNT = 8, 2
+
+
+def attention(keys, *names):
+    """Return layers of an attention whose queries have D rows, and keys and values so many each: fused, or apart."""
+
+    def block():
+        sizes = {"q_proj": D, "k_proj": keys, "v_proj": keys} if "q_proj" in names else {names[0]: D + 2 * keys}
+        parts = {name: nn.Linear(D, rows) for name, rows in sizes.items()}
+        return nn.ModuleDict({"attn": nn.ModuleDict(parts | {"dense": nn.Linear(D, D)})})
+
+    return nn.ModuleDict({"layers": nn.ModuleList(block() for _ in range(2))})
+
+
+def shared_out(model, cut):
+    """Return what each rank holds of a model, as `cut` says by name: the sizes of parts, a dimension, or None."""
+
+    def share(name, value, rank):
+        how = next((how for pattern, how in cut.items() if pattern in name), None)
+        if how is None:
+            return value
+        if isinstance(how, int):
+            return value.chunk(COUNT, how)[rank].clone()
+        return torch.cat([part.chunk(COUNT)[rank] for part in value.split(how)])
+
+    state = model.state_dict()
+    return {f"rank_{rank}": {name: share(name, value, rank) for name, value in state.items()} for rank in range(COUNT)}
+
+
+@pytest.mark.parametrize("keys", [8, 4, 2])
+@pytest.mark.parametrize("name", ["qkv", "query_key_value"])
+def test_shares_of_queries_keys_and_values_are_joined_whatever_their_sizes(keys, name):
+    """With fewer heads for keys the three parts aren't equal: what is beside them, or where they are cut, tells."""
+    source = attention(keys, name)
+    file = shared_out(source, {name: [D, keys, keys], "dense.weight": 1})
+    same, apart = attention(keys, name), attention(keys, "q_proj")
+    for model in (same, apart):
+        with pytest.raises(tg.PlanRefusedError, match="doubt"):
+            tg.load(model, file)
+        tg.load(model, file, tensor_parallel={f"layers.*.{name}": "qkv"})
+    for ours, theirs in zip(same["layers"], source["layers"], strict=True):
+        assert torch.equal(ours["attn"][name].weight, theirs["attn"][name].weight)
+    for ours, theirs in zip(apart["layers"], source["layers"], strict=True):
+        whole = torch.cat([ours["attn"][part].weight for part in ("q_proj", "k_proj", "v_proj")])
+        assert torch.equal(whole, theirs["attn"][name].weight)
+
+
+def test_what_a_rank_holds_of_a_fused_tensor_is_not_taken_for_a_whole_part():
+    """Four heads of two, and two for keys: a rank holds as many rows as all queries have."""
+    file = shared_out(attention(4, "query_key_value"), {"query_key_value": [D, 4, 4], "dense.weight": 1})
+    model = attention(4, "q_proj")
+    assert not any(step.feeds for step in tg.plan(model, file, on_doubt="skip").steps if "q_proj" in step.slot.name)
+
+
+def gated():
+    return nn.ModuleDict({"w_in": nn.Linear(4, 12), "w_out": nn.Linear(6, 4)})
+
+
+def test_gate_and_up_in_one_layer_are_doubt_and_joined_part_by_part_once_it_is_said():
+    """The layer behind takes half of what the layer makes; ranks of Megatron-LM hold their share of each half."""
+    source, model = gated(), gated()
+    file = shared_out(source, {"w_in": [6, 6], "w_out.weight": 1})
+    with pytest.raises(tg.PlanRefusedError, match="'gate_up' or 'rows'"):
+        tg.load(model, file)
+    tg.load(model, file, tensor_parallel={"w_in": "gate_up"})
+    assert torch.equal(model["w_in"].weight, source["w_in"].weight)
+    assert torch.equal(model["w_in"].bias, source["w_in"].bias)
+
+
+def renamed(file, old, new):
+    return {rank: {name.replace(old, new): value for name, value in state.items()} for rank, state in file.items()}
+
+
+def test_renames_tell_the_shape_of_the_whole():
+    source, model = (nn.ModuleDict({"up": nn.Linear(4, 8), "down": nn.Linear(8, 4)}) for _ in range(2))
+    file = renamed(shared_out(source, {"up": 0, "down.weight": 1}), "up", "first")
+    notes = tg.plan(model, file).notes
+    assert any("how the ranks share first.weight isn't known" in note for note in notes)
+    tg.load(model, file, rename={"first": "up"})
+    assert torch.equal(model["up"].weight, source["up"].weight)
+    assert torch.equal(model["down"].weight, source["down"].weight)
+
+
+def test_a_matrix_of_another_name_is_in_doubt_and_left_fresh_where_doubt_is_skipped():
+    """It has the shape of the model's, and may be one rank's rows of a larger one all the same."""
+    source = nn.ModuleDict({"odd": nn.Linear(4, 6), "norm": nn.LayerNorm(4)})
+    model = nn.ModuleDict({"head": nn.Linear(4, 6), "norm": nn.LayerNorm(4)})
+    file = shared_out(source, {})
+    assert not tg.plan(model, file, on_doubt="skip").by_name["head.weight"].feeds
+    tg.load(model, file, tensor_parallel={"odd": "replicated"}, rename={"odd": "head"})
+    assert torch.equal(model["head"].weight, source["odd"].weight)
+
+
+def test_parts_that_do_not_go_into_the_rows_of_a_rank_are_in_doubt():
+    file = {f"rank_{rank}": {"attn.qkv.weight": torch.randn(5, 4)} for rank in range(2)}
+    model = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(4, 10, bias=False)})})
+    with pytest.raises(tg.PlanRefusedError, match="doesn't go into the 5 rows of a rank"):
+        tg.load(model, file, tensor_parallel={"attn.qkv": "qkv"})

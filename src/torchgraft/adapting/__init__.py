@@ -5,6 +5,7 @@ from torchgraft.adapting.copies import copied
 from torchgraft.adapting.fit import KERNEL_RULES
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import NEW_INDICES, AxisNames, Options
+from torchgraft.adapting.ranks import rank_note
 from torchgraft.adapting.remarks import named_row_notes
 from torchgraft.adapting.rewrites import Preferences, with_preferences
 from torchgraft.adapting.unmatched import SecondNames
@@ -22,6 +23,7 @@ __all__ = [
     "copied",
     "named_row_notes",
     "objections_to",
+    "rank_note",
     "requested_steps",
     "views_of",
     "with_preferences",

@@ -11,8 +11,9 @@ from torchgraft.adapting.facts import gather_facts
 from torchgraft.adapting.lora import lora_steps
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import Options
+from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remarks import remarks
-from torchgraft.adapting.rewrites import Preferences, doubt_blocked, over_ranks, widened, with_doubt_decided
+from torchgraft.adapting.rewrites import Preferences, doubt_blocked, widened, with_doubt_decided
 from torchgraft.adapting.starts import init_steps
 from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources
 from torchgraft.adapting.views import View
@@ -94,7 +95,8 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     )
     if matching.blocked:
         steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)
-    steps = over_ranks(steps, inputs.ranks) if inputs.ranks else steps
+    if inputs.ranks:
+        steps = tuple(with_doubt_decided(step, preferences) for step in over_ranks(steps, inputs.ranks))
     steps = tuple([step if step.action is Action.COPY else widened(step, specs) for step in steps])
     steps = with_branch_hint(steps, specs, inputs.network)
     unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.second)

@@ -159,12 +159,17 @@ class Alike:
 class Shares:
     """How the shares of one tensor make the whole: replicated, rows, columns or parts (with their relative sizes).
 
-    `stated` is True when the caller said so.
+    `stated` is True when the caller said so. `known` is False for a matrix that is taken as replicated for want of a tensor
+    of its name in the model. `usual` is True where the name is one for rows that go head by head, and libraries disagree on
+    it. `word` is what callers call the parts.
     """
 
     kind: str
     parts: tuple[int, ...] = ()
     stated: bool = False
+    known: bool = True
+    usual: bool = False
+    word: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,24 +7,29 @@ fused rows of which every rank holds its share of each part.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import covers, words
-from torchgraft.core.specs import Network, Shape, Slot
+from torchgraft.core.specs import Network, Shape, Slot, TensorSpec
 from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
-from torchgraft.matching.tables.packing import FUSED
+from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, owners_of, packing_of
 
 RANK = re.compile(r"(?:.*/)?rank_?(\d+)")
 
 
-def join_ranks(networks: Sequence[Network], slots: Sequence[Slot], stated: Mapping[str, str]) -> Ranks | None:
+def join_ranks(
+    networks: Sequence[Network], slots: Sequence[Slot], stated: Mapping[str, str], rules: Rules | None = None
+) -> Ranks | None:
     """Return the ranks of a tensor-parallel checkpoint as one network, or None when the file is none.
 
-    `stated` maps patterns of keys to kinds: "replicated", "rows", "columns", or "qkv" (and other fused names) for parts.
+    `stated` maps patterns of keys to kinds: "replicated", "rows", "columns", or for parts "qkv", "kv" or "gate_up". `rules`
+    are the caller's for names.
 
     Raises:
         UsageError: something is stated of a file without ranks, or of tensors that they don't have.
@@ -38,46 +43,84 @@ def join_ranks(networks: Sequence[Network], slots: Sequence[Slot], stated: Mappi
         if not any(covers(pattern, key) for key in ranks[0].specs):
             raise UsageError(f"tensor_parallel: no tensor of the file is called {printable(pattern)!r}")
     ranks.sort(key=lambda n: int(RANK.fullmatch(n.path)[1]))  # type: ignore[index]  # they all match
-    sources, _ = source_leaves(ranks[0].specs)
-    named = by_name(sources, target_leaves(slots)).pairs
-    by_slot = {slot.name: slot for slot in slots}
+    told = _Told(len(ranks), stated, owners_of(source_leaves(ranks[0].specs)[0]), _gated(slots))
+    wanted = _wanted(ranks[0].specs, slots, rules or Rules())
     specs, shares = {}, {}
     for key, spec in ranks[0].specs.items():
-        wanted = by_slot.get(named.get(key, ""))
-        share = _shares(key, spec.shape, wanted.spec.shape if wanted else None, len(ranks), stated)
+        share = _shares(key, spec.shape, wanted.get(key), told)
         shares[key] = share
         specs[key] = replace(spec, shape=_whole(spec.shape, share.kind, len(ranks)))
     joined = Network(ranks[0].path, specs, "model", ranks[0].shared)
     return Ranks(tuple(n.path for n in ranks), joined, shares)
 
 
-def _shares(key: str, share: Shape, wanted: Shape | None, count: int, stated: Mapping[str, str]) -> Shares:
-    parts = _parts(words(key.split(".")[-2]) if "." in key else ())
-    for pattern, kind in stated.items():
+def _wanted(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], rules: Rules) -> dict[str, Slot]:
+    """Return the slot that a key of the ranks is called as, by the caller's rules and but for prefixes."""
+    shown = rules.present(specs)
+    sources, _ = source_leaves({name: replace(specs[key], name=name) for name, key in shown})
+    named = by_name(sources, target_leaves(slots)).pairs
+    by_slot = {slot.name: slot for slot in slots}
+    return {key: slot for name, key in shown if (slot := by_slot.get(named.get(name, "")))}
+
+
+def _gated(slots: Sequence[Slot]) -> set[str]:
+    """Return the modules of the model that make twice the columns which the one behind them takes: gate and up in one."""
+    inside: dict[str, dict[str, Shape]] = defaultdict(dict)
+    for slot in slots:
+        module, _, role = slot.name.rpartition(".")
+        if role == "weight" and len(slot.spec.shape) == 2:
+            inside[module.rpartition(".")[0]][module] = slot.spec.shape
+    return {
+        module
+        for layers in inside.values()
+        for module, (rows, columns) in layers.items()
+        if (columns, rows // 2) in layers.values() and all(other[1] != rows for other in layers.values())
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What tells how ranks share tensors: their number, what the caller states, their modules, gated ones of the model."""
+
+    count: int
+    stated: Mapping[str, str]
+    owners: Mapping[str, bool]
+    gated: Collection[str]
+
+
+def _shares(key: str, share: Shape, wanted: Slot | None, told: _Told) -> Shares:
+    for pattern, kind in told.stated.items():
         if covers(pattern, key):
             return _stated(key, kind)
-    if wanted is None or wanted == share:
+    packing = packing_of(key.rpartition(".")[0], told.owners)
+    whole = wanted.spec.shape if wanted else _whole(share, "rows", told.count) if packing else None
+    if whole is None:
+        return Shares("replicated", known=len(share) < 2)
+    if whole == share:
         return Shares("replicated")
     for axis, kind in ((0, "rows"), (1, "columns")):
-        grown = _whole(share, kind, count) if len(share) > axis else ()
-        if grown == wanted:
-            return Shares("parts", (1,) * len(parts)) if parts and kind == "rows" else Shares(kind)
+        grown = _whole(share, kind, told.count) if len(share) > axis else ()
+        if grown != whole:
+            continue
+        if kind == "columns" or not (packing or (wanted and wanted.name.rpartition(".")[0] in told.gated)):
+            return Shares(kind)
+        if packing is None or packing.groups == 1:
+            return _fused(packing.parts if packing else GATE_UP)
+        return Shares(kind, usual=bool(packing.contested), word="qkv")
     return Shares("replicated")
+
+
+def _fused(parts: tuple[str, ...], *, stated: bool = False) -> Shares:
+    word = "gate_up" if parts == GATE_UP else "kv" if len(parts) == len(KV) else "qkv"
+    return Shares("parts", (1,) * len(parts), stated, word=word)
 
 
 def _stated(key: str, kind: str) -> Shares:
     if kind in ("replicated", "rows", "columns"):
         return Shares(kind, stated=True)
-    parts = _parts((kind,))
-    if not parts:
-        raise UsageError(f"tensor_parallel[{key!r}]={kind!r}: use replicated, rows, columns, qkv or kv")
-    return Shares("parts", (1,) * len(parts), stated=True)
-
-
-def _parts(spelled: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the parts of fused tensors of that name, () where it means none or rows go head by head."""
-    known = FUSED.get(spelled)
-    return known[-1].parts if known and known[-1].groups == 1 else ()
+    if words(kind) not in FUSED:
+        raise UsageError(f"tensor_parallel[{key!r}]={kind!r}: use replicated, rows, columns, qkv, kv or gate_up")
+    return _fused(FUSED[words(kind)][-1].parts, stated=True)
 
 
 def _whole(share: Shape, kind: str, count: int) -> Shape:
