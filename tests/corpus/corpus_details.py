@@ -95,6 +95,12 @@ def torch_details() -> Iterator[Case]:
         "extra_field": (archive(list(with_extra.values())), C, "extra fields"), "masked": (archive(masked), C, "encrypted"), "unread_local_name": (archive(false_local), C, "local header"),
         "compressed_pickle": (archive([Record(name=r.name, data=r.data, method=8 * r.name.endswith("pkl")) for r in records()]), "", "compressed"),
         "key_empty": (torch_zip(state(**{"": tensor()})), "", "key is empty"), "key_long": (torch_zip(state(**{"k" * 5000: tensor()})), "", "keys of up to 5000"),
+        "flags_list": (torch_zip(state(w=tensor(rest=(["conj"],)))), C, "flags"), "view_in_zip": (torch_zip(state(w=tensor(of=storage(more=(("v", 0, 3),))))), C, "view of a storage"),
+        "dict_of_number": (torch_zip(state(w=tensor(), x=call(name("collections", "OrderedDict"), 5))), C, "a dictionary made of 5"), "stack_empty": (torch_zip(b"\x80\4\x94."), C, "from an empty stack"),
+        "bits": (torch_zip(state(w=call(name("torch._utils", "_rebuild_tensor_v3"), storage(), 0, (6,), (1,), False, {}, name("torch", "bits8")))), N, r"not read \(torch.bits8\)"),
+        "packed_bzip2": (archive([Record(name=r.name, data=r.data, method=12 * r.name.endswith("/0")) for r in records()]), N, "bzip2"),
+        "inside_a_zip": (archive([Record(name="model.safetensors", data=safetensors({"w": entry()}))]), N, "holds model.safetensors: unpack"),
+        "old_pt2": (archive([Record(name="serialized_exported_program.json"), Record(name="serialized_state_dict.pt", data=torch_zip())]), N, "older layout"),
         "legacy_twice": (legacy() * 2, C, "after the last storage"),
     }  # fmt: skip
     for label, (content, error, words) in bad.items():
@@ -129,8 +135,22 @@ def tar_tensors(key: Any = 7, root: Any = "0", tail: bytes = b"") -> bytes:
     return head + struct.pack("<ii5q", 2, 0, 2, 3, 3, 1, 0) + tail
 
 
+def packed(label: str, size: bytes = b"", form: int = tarfile.GNU_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as made:
+        member = tarfile.TarInfo(label)
+        member.size = 4
+        made.addfile(member, io.BytesIO(b"more"))
+    head = bytearray(out.getvalue())
+    head[124 : 124 + len(size)] = size
+    head[148:156] = b"%06o\0 " % (sum(head[:148]) + 8 * 32 + sum(head[156:512]))
+    return bytes(head)
+
+
 def tars() -> Iterator[Case]:
     bad = {
+        "long_name": (packed("n" * 150), N, "a tar archive without storages"), "long_name_pax": (packed("n" * 150, form=tarfile.PAX_FORMAT), N, "a tar archive without storages"),
+        "size_below_0": (packed("a", b"-0000000004\0"), C, "size"), "size_in_base_256": (packed("a", b"\x80" + bytes(10) + b"\4"), N, "without storages"),
         "good": (tar(), "", "tar"), "key_twice": (tar(tar_storages("0", 0)), C, "given twice"), "key_list": (tar(tar_storages(["0"])), C, "no key"), "root_list": (tar(tensors=tar_tensors(root=["0"])), C, "key of no storage"),
         "tensor_key_list": (tar(tensors=tar_tensors(key=[7])), C, "no key"), "view_words": (tar(tar_storages(views=[("v", "0", "a", "b")])), C, "no \\(key, storage, offset, size\\)"),
         "view_long": (tar(tar_storages(views=[("v", "0", 4, 9)])), C, "view reaches"), "storages_tail": (tar(tar_storages(tail=b"more")), C, "bytes after"),
@@ -154,7 +174,8 @@ def other_formats() -> Iterator[Case]:
         "npz_texts_beside": ("npz", archive([Record(name="w.npy", data=good), Record(name="names.npy", data=texts)]), "", "left out, as .*names"), "npz_texts": ("npz", archive([Record(name="names.npy", data=texts)]), N, "dtype"),
         "gguf_name": ("gguf", gguf(w).replace(string("w"), struct.pack("<Q", 1) + b"\xff"), C, "UTF-8"), "gguf_gap": ("gguf", gaps, C, "belong to nothing"), "gguf_first_gap": ("gguf", gguf([("w", (3, 2), 0, 32)], data=bytes(64)), C, "before the first"),
         "gguf_fact_not_text": ("gguf", gguf(w, fact("a", 8, struct.pack("<Q", 1) + b"\xff")), "", ""),
-        "yaml": ("yaml", b"model:\n  layers: 3\n  width: 12\n", C, "not a checkpoint"), "lz4": ("pt", b"\x04\x22\x4d\x18" + bytes(40), N, "lz4"),
+        "gguf_alignment_true": ("gguf", gguf(w, fact("general.alignment", 7, b"\1")), C, "alignment is True"), "gguf_newest": ("gguf", gguf([("w", (64,), 40, 0)], data=bytes(64)), N, "NVFP4"),
+        "index_empty": ("index.json", b"", C, "empty file"), "yaml": ("yaml", b"model:\n  layers: 3\n  width: 12\n", C, "not a checkpoint"), "lz4": ("pt", b"\x04\x22\x4d\x18" + bytes(40), N, "lz4"),
     }  # fmt: skip
     for label, (suffix, content, error, words) in bad.items():
         yield one(f"other_{label}", content, error, words, suffix=suffix)

@@ -37,6 +37,8 @@ def read_index(file: CheckpointFile, opened: OpenFiles) -> Contents:
         raise LimitExceededError(
             f"{label}: an index of {window.size} bytes; those of a million keys have a tenth of {MAX_INDEX}"
         )
+    if not window.size:
+        raise window.corrupt("empty file (0 bytes), expected JSON with a weight_map")
     index = loads(window.read(0, window.size), label)
     promised = file.path.endswith(INDEX) or (isinstance(index, dict) and "weight_map" in index)
     if not promised:

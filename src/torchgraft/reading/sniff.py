@@ -23,6 +23,7 @@ _TEXT_PICKLE = re.compile(
 # Keys of the fields that follow the version in a ModelProto: producer's name and version, domain, model's version, texts,
 # graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
+_PACKED_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".gguf", ".npz")
 _LINES = re.compile(rb"[\t\n\r -~]{8}")
 _HDF5, _HDF5_READER = b"\x89HDF\r\n\x1a\n", "hdf5.read_hdf5"
 _PICKLED = ("zip", "torch_legacy.read_torch_legacy", "torch_tar.read_torch_tar")
@@ -125,7 +126,13 @@ def _zip(window: Window) -> Contents:
         from torchgraft.reading.formats.numpy_files import read_npz
 
         return read_npz(archive)
-    raise window.unsupported("a zip archive without data.pkl: no checkpoint")
+    if "serialized_exported_program.json" in names:
+        raise window.unsupported(
+            "a pt2 archive (torch.export) in an older layout; unpack it, and load its serialized_state_dict.pt"
+        )
+    inner = next((n for n in names if n.endswith(_PACKED_WEIGHTS)), "")
+    hint = f"; it holds {inner}: unpack it first" if inner else ""
+    raise window.unsupported(f"a zip archive without data.pkl: no checkpoint{hint}")
 
 
 def _check_name(window: Window, name: str) -> None:

@@ -7,6 +7,7 @@ from torchgraft.reading.disk.files import Window
 
 _BLOCK = 512
 MAX_MEMBERS = 10_000
+_BESIDE = {b"5", b"x", b"g", b"K", b"L"}  # folders, and what extends the header that follows
 _LINKS = {b"1": "hard link", b"2": "symlink", b"3": "device", b"4": "device", b"6": "FIFO"}
 
 
@@ -31,7 +32,7 @@ def read_members(window: Window) -> dict[str, Window]:
             raise window.too_large(f"more than {MAX_MEMBERS} members in the tar archive")
         size = _octal(head[124:136])
         if not looks_like_tar(head) or size is None:
-            raise window.corrupt(f"tar header at byte {at} is broken (wrong checksum)")
+            raise window.corrupt(f"tar header at byte {at} is broken (wrong checksum or size)")
         if at + _BLOCK + size > window.size:
             raise window.corrupt(f"truncated: a tar member of {size} bytes at {at}, the file has {window.size} bytes")
         _add(window, head, at + _BLOCK, size, out)
@@ -48,7 +49,7 @@ def _add(window: Window, head: bytes, data: int, size: int, out: dict[str, Windo
         raise window.unsafe(f"tar member {printable(name)} is a {_LINKS[kind]}, expected a file")
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
         raise window.unsafe(f"tar member {printable(name)} leads outside the archive (an absolute path or ..)")
-    if kind in (b"5", b"x", b"g"):
+    if kind in _BESIDE:
         return
     if kind not in (b"0", b"\0", b"7"):
         raise window.corrupt(f"tar member {printable(name)} is of the unknown kind {kind!r}")
@@ -64,9 +65,11 @@ def _text(raw: bytes) -> str:
 
 def _octal(raw: bytes) -> int | None:
     text = raw.strip(b" \0")
+    if raw[:1] == b"\x80":  # GNU's way to write sizes from 8 GiB on
+        return int.from_bytes(raw[1:], "big")
     if not text:
         return 0
     try:
-        return int(text, 8)
+        return int(text, 8) if text.isdigit() else None
     except ValueError:
         return None

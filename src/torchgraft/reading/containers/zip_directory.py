@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torchgraft.core.errors import CorruptCheckpointError
+from torchgraft.core.errors import CheckpointError
 from torchgraft.reading.disk.files import Window
 
 _END = struct.Struct("<4s4H2IH")
@@ -105,6 +105,7 @@ def _wide_end(window: Window, plain: End, position: int) -> tuple[End | None, in
 
 
 STORED, DEFLATED = 0, 8
+_OTHER_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz"}
 HIDDEN = 0x2041  # flags: encrypted, strongly encrypted, parts of the directory masked
 FULL32 = 0xFFFFFFFF
 _UNIX = 3
@@ -262,10 +263,14 @@ def _checked(window: Window, row: tuple[Any, ...]) -> tuple[int, int, int]:
     return packed, size, header
 
 
-def _unusable(window: Window, name: str, facts: tuple[int, int, int]) -> CorruptCheckpointError:
+def _unusable(window: Window, name: str, facts: tuple[int, int, int]) -> CheckpointError:
     flags, method, disk = facts
     if flags & HIDDEN:
         return window.corrupt(f"record {name} is marked as encrypted")
+    if method in _OTHER_METHODS:
+        return window.unsupported(
+            f"record {name} is compressed with {_OTHER_METHODS[method]} (method {method}); pack it anew, stored or deflated"
+        )
     if method not in (STORED, DEFLATED):
         return window.corrupt(
             f"record {name}: unknown compression, method {method}; expected 0 (stored) or 8 (deflate)"

@@ -156,6 +156,10 @@ class ZipStorages:
 
     def persistent(self, pid: Any) -> StorageRef:
         """Return the storage that a persistent id means."""
+        if isinstance(pid, tuple) and len(pid) == 6 and pid[5] is not None:
+            raise self.archive.window.corrupt(
+                f"persistent id {_short(pid)} names a view of a storage, which only files before torch 1.6 have"
+            )
         return self.storage(*parse_persistent_id(self.archive.window.label, pid))
 
     def storage(self, kind: StorageType, key: str, location: str, numel: int) -> StorageRef:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.reading.pickles.inert import Builder, GlobalName, PickledDict, Stub
+from torchgraft.reading.pickles.inert import Builder, GlobalName, PickledDict, Stub, TensorRef, Unreadable
 from torchgraft.reading.pickles.known_globals import KNOWN_GLOBALS
 
 if TYPE_CHECKING:
@@ -133,6 +133,27 @@ class Globals:
         if isinstance(callee, GlobalName) and not callee.forbidden:
             return Stub(callee, args)
         return self.call(machine, callee, args)
+
+    def set_variable(self, machine: Machine, target: TensorRef | Unreadable, state: Any) -> None:
+        """Take the state of a Variable of torch before 0.4: (requires_grad, volatile, hooks).
+
+        The oldest, of five parts, begins with its tensor: (tensor, gradient, hooks, requires_grad, volatile).
+        """
+        if not isinstance(state, tuple) or len(state) not in (3, 5):
+            raise machine.corrupt("a state is given to a tensor")
+        if state[2]:
+            raise machine.unsafe("a tensor carries backward hooks, which are code")
+        if len(state) == 5:
+            data = state[0]
+            if not isinstance(target, TensorRef) or not isinstance(data, TensorRef):
+                raise machine.corrupt("a variable without its tensor")
+            target.storage, target.offset, target.shape, target.stride = (
+                data.storage,
+                data.offset,
+                data.shape,
+                data.stride,
+            )
+            target.dtype, target.conj, target.neg = data.dtype, data.conj, data.neg
 
     def check_state(self, machine: Machine, target: object, state: Any) -> None:
         """Raise UnsafeCheckpointError where a state would change what its object does."""

@@ -50,7 +50,7 @@ def _tensor_v2(m: Machine, args: Args) -> TensorRef:
     if args[5]:
         _no_hooks(m, args[5])
     ref = TensorRef(args[0], args[1], m.once(args[2]), m.once(args[3]))
-    return _flagged(ref, args[6]) if len(args) == 7 else ref
+    return _flagged(m, ref, args[6]) if len(args) == 7 else ref
 
 
 def _tensor_v3(m: Machine, args: Args) -> TensorRef | Unreadable:
@@ -59,9 +59,10 @@ def _tensor_v3(m: Machine, args: Args) -> TensorRef | Unreadable:
         raise m.corrupt(f"a tensor of {len(args)} facts, expected 7 or 8")
     _no_hooks(m, args[5])
     if not isinstance(args[6], DType):
-        return Unreadable(f"of an element type that is not read ({brief(args[6], 60)})")
+        said = str(args[6]) if isinstance(args[6], GlobalName) else brief(args[6], 60)
+        return Unreadable(f"of an element type that is not read ({said})")
     ref = TensorRef(args[0], args[1], args[2], args[3], args[6])
-    return _flagged(ref, args[7]) if len(args) == 8 else ref
+    return _flagged(m, ref, args[7]) if len(args) == 8 else ref
 
 
 def _no_hooks(m: Machine, hooks: Any) -> None:
@@ -69,8 +70,10 @@ def _no_hooks(m: Machine, hooks: Any) -> None:
         raise m.unsafe("a tensor carries backward hooks, which are code")
 
 
-def _flagged(ref: TensorRef, flags: Any) -> TensorRef:
-    if isinstance(flags, dict):
+def _flagged(m: Machine, ref: TensorRef, flags: Any) -> TensorRef:
+    if flags is not None:
+        if not isinstance(flags, dict):
+            raise m.corrupt(f"a tensor with {brief(flags, 40)} as its flags, expected a dictionary")
         ref.conj, ref.neg = bool(flags.get("conj")), bool(flags.get("neg"))
     return ref
 
@@ -82,6 +85,18 @@ def _parameter(m: Machine, args: Args) -> Any:
     _no_hooks(m, args[2])
     if len(args) == 4:
         m.globals.check_state(m, args[0], args[3])
+    return args[0]
+
+
+def _variable(m: Machine, args: Args) -> Any:
+    """`Variable(tensor, ...)` and `Parameter(tensor, requires_grad)`, as torch before 0.4 pickled them.
+
+    The oldest are made without anything, and get their tensor as a part of their state (`Globals.set_variable`).
+    """
+    if not args:
+        return TensorRef(None, 0, (), ())
+    if not isinstance(args[0], (TensorRef, Unreadable)):
+        raise m.corrupt("a parameter that is no tensor")
     return args[0]
 
 
@@ -186,6 +201,8 @@ def _dict(m: Machine, args: Args) -> PickledDict:
     if args and isinstance(args[-1], (dict, list, tuple)):
         pairs = args[-1].items() if isinstance(args[-1], dict) else args[-1]
         m.set_items(out, [part for pair in pairs for part in pair])
+    elif args and isinstance(args[-1], (str, bytes, int, float)):
+        raise m.corrupt(f"a dictionary made of {brief(args[-1], 40)}")
     return out
 
 
@@ -265,6 +282,7 @@ _FUNCTIONS: dict[str, Call] = {
     "torch._utils._rebuild_tensor": _tensor, "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3, "torch._utils._rebuild_qtensor": _quantised,
     "torch._utils._rebuild_parameter": _parameter, "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.nn.parameter.Parameter": _variable, "torch.autograd.variable.Variable": _variable,
     "torch._tensor._rebuild_from_type_v2": _from_type, "torch._tensor._rebuild_from_type": _from_type,
     "torch.tensor._rebuild_from_type": _from_type,
     "torch._utils._rebuild_device_tensor_from_numpy": _first, "torch._utils._rebuild_xla_tensor": _first,
@@ -272,6 +290,7 @@ _FUNCTIONS: dict[str, Call] = {
     "torch._utils._rebuild_sparse_tensor": _unreadable("a sparse tensor (indices and values), which is not read"),
     "torch._utils._rebuild_sparse_csr_tensor": _unreadable("a sparse tensor (indices, values), which is not read"),
     "torch._utils._rebuild_nested_tensor": _unreadable("a nested tensor, which is not read"),
+    "torch.nested._internal.nested_tensor._rebuild_njt": _unreadable("a nested tensor, which is not read"),
     "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("a meta tensor: the file holds no values for it"),
     "torch._utils._rebuild_wrapper_subclass": _unreadable("a wrapper subclass: the file holds no values for it"),
     "torch.nn.parameter.UninitializedParameter": _unreadable("an uninitialised parameter: it never had values"),

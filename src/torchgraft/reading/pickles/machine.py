@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, UnsafeCheckpointError
 from torchgraft.reading.pickles.globals import Globals
-from torchgraft.reading.pickles.inert import Array, ArrayType, GlobalName, PickledDict, Stub, TensorRef, brief
+from torchgraft.reading.pickles.inert import (
+    Array,
+    ArrayType,
+    GlobalName,
+    PickledDict,
+    Stub,
+    TensorRef,
+    Unreadable,
+    brief,
+)
 from torchgraft.reading.pickles.opcodes import MAX_STACK, OPCODES
 
 if TYPE_CHECKING:
@@ -150,7 +159,7 @@ class Machine:
         return pos
 
     def _cause(self, error: Exception) -> str:
-        if self.at >= len(self.data) or (isinstance(error, IndexError) and self.at + 5 > len(self.data)):
+        if self.at >= len(self.data) or (isinstance(error, IndexError) and self.at + 2 > len(self.data)):
             return f"truncated: {len(self.data)} bytes end before STOP"
         if isinstance(error, IndexError) and not self.stack:
             return "an opcode takes from an empty stack"
@@ -271,6 +280,8 @@ class Machine:
             if isinstance(state, dict):
                 self.globals.check_state(self, target, state)
                 target.attributes = state
+        elif isinstance(target, (TensorRef, Unreadable)):
+            self.globals.set_variable(self, target, state)
         elif isinstance(target, GlobalName):
             raise self.unsafe(f"changes the state of {target}")
         else:
