@@ -39,3 +39,42 @@ def test_a_layer_that_a_shuffled_file_has_first_is_none(seed):
     report = tg.load(model, {key: state[key] for key in keys})
     assert torch.equal(model["deep"].weight, before)
     assert "deep.weight" in {s.slot.name for s in report.plan.fresh}
+
+
+def volumes(channels, *, deep, size=3):
+    """Return two convolutions of images or of volumes."""
+    conv = nn.Conv3d if deep else nn.Conv2d
+    return nn.Sequential(conv(channels, 6, size), conv(6, 6, 3))
+
+
+def test_colours_do_not_become_the_depth_of_a_volume():
+    """[6, 3, 3, 3] has as many numbers as [6, 1, 3, 3, 3], and other axes."""
+    file, model = volumes(3, deep=False), volumes(1, deep=True)
+    with pytest.raises(tg.PlanRefusedError, match="as colours would be the depth of a volume"):
+        tg.load(model, file)
+    with pytest.raises(tg.PlanRefusedError, match="as colours would be the depth of a volume"):
+        tg.load(volumes(3, deep=False), volumes(1, deep=True))
+    tg.load(model, file, in_channels={"0": "sum"})
+    summed = file[0].weight.sum(1, keepdim=True).unsqueeze(2).expand(-1, -1, 3, -1, -1) / 3
+    assert torch.allclose(model[0].weight, summed, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "made"), [({}, "sum"), ({"in_channels": {"0": "mean"}}, "mean")])
+def test_a_first_layer_of_images_gets_a_depth_and_another_number_of_channels_at_once(rule, made):
+    file, model = volumes(3, deep=False, size=5), volumes(1, deep=True, size=5)
+    tg.load(model, file, **rule)
+    one = getattr(file[0].weight, made)(1, keepdim=True).unsqueeze(2).expand(-1, -1, 5, -1, -1) / 5
+    assert torch.allclose(model[0].weight, one, atol=1e-6)
+
+
+def test_a_kernel_that_gains_an_axis_beside_its_channels_keeps_them():
+    file, model = nn.Sequential(nn.Conv1d(3, 6, 5)), nn.Sequential(nn.Conv2d(3, 6, (5, 1)))
+    tg.load(model, file)
+    assert torch.equal(model[0].weight[..., 0], file[0].weight)
+
+
+def test_what_is_said_of_input_channels_counts_for_a_linear_layer_too():
+    file, model = (nn.ModuleDict({"enter": nn.Linear(size, 4), "deep": nn.Linear(4, 4)}) for size in (5, 7))
+    tg.load(model, file, in_channels={"enter.weight": "zero"})
+    assert torch.equal(model["enter"].weight[:, :5], file["enter"].weight)
+    assert not model["enter"].weight[:, 5:].any()

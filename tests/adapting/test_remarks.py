@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 
 import pytest
 import torch
@@ -156,6 +157,22 @@ def test_a_file_of_another_width_is_called_so() -> None:
     (said,) = [o.text for o in plan.refusals]
     assert "another variant of the model: 6 of the 6 weights" in said
     assert "all of them have 12 where the model has 8" in said
+
+
+def test_kernels_with_their_axes_in_another_order_are_no_other_variant_and_name_the_keyword() -> None:
+    """Sparse convolutions: spconv 1 keeps [depth, height, width, in, out], spconv 2 puts the output first."""
+
+    def sparse(channels: list[int], *, first: bool) -> nn.ParameterDict:
+        pairs = list(itertools.pairwise(channels))
+        sizes = [(b, 3, 3, 3, a) if first else (3, 3, 3, a, b) for a, b in pairs]
+        return nn.ParameterDict({f"conv{at}": nn.Parameter(torch.randn(size)) for at, size in enumerate(sizes)})
+
+    model, file = (sparse([4, 6, 8, 8, 5], first=first) for first in (True, False))
+    (said,) = [o.text for o in tg.plan(model, file).refusals]
+    assert "the same axes in another order, perhaps permute={...: [4, 0, 1, 2, 3]}" in said
+    assert "another variant" not in said
+    tg.load(model, file, permute={"conv*": [4, 0, 1, 2, 3]})
+    assert torch.equal(model["conv2"], file["conv2"].permute(4, 0, 1, 2, 3))
 
 
 def test_a_few_weights_of_another_width_are_a_warning_and_heads_are_none() -> None:

@@ -116,3 +116,29 @@ def test_a_layer_that_is_found_by_its_name_stays_where_a_new_one_was_put_into_it
         prefix + key: key for key in file.state_dict()
     }
     assert {step.slot.name for step in plan.fresh} == {f"{prefix}fc.extra.weight", f"{prefix}fc.extra.bias"}
+
+
+def wrapped_by_torch(model):
+    """Return the model with what torch puts around modules, at every depth: one wrapper for each part, and one in another."""
+    model["stem"] = nn.ModuleDict({"_orig_mod": model["stem"]})
+    for at, block in enumerate(model["blocks"]):
+        block["fc1"] = nn.ModuleDict({"_fsdp_wrapped_module": block["fc1"]})
+        model["blocks"][at] = nn.ModuleDict(
+            {"_fsdp_wrapped_module": nn.ModuleDict({"_checkpoint_wrapped_module": block})}
+        )
+    model["head"] = nn.ModuleDict({"_fsdp_wrapped_module": model["head"]})
+    return model
+
+
+@pytest.mark.parametrize("around", ["", "module.", "model._orig_mod."])
+def test_what_torch_puts_around_modules_is_set_aside_wherever_it_stands(around):
+    source = net()
+    state = source.state_dict()
+    wrapped = wrapped_by_torch(copy.deepcopy(source)).state_dict()
+    plain = net()
+    report = tg.load(plain, {around + name: value for name, value in wrapped.items()})
+    assert not report.plan.fresh
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    target = wrapped_by_torch(net())
+    tg.load(target, {around + name: value for name, value in state.items()})
+    assert all(torch.equal(value, wrapped[name]) for name, value in target.state_dict().items())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchgraft.adapting.facts import Facts, unflattened
-from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch, resized_fit
+from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, gains_depth, mismatch, resized_fit
 from torchgraft.adapting.forms import Piece, from_stored_shape, pieces, whole
 from torchgraft.adapting.fused import (
     conventions,
@@ -136,6 +136,9 @@ def _shaped(match: Match, facts: Facts) -> Fit:
         if regridded is not None:
             return regridded
     is_stem = slot in facts.first_convs or source.keys[0] in facts.first_convs
+    channels, kernel = option_for(options.in_channels, target), option_for(options.kernels, target)
+    if channels and gains_depth(source.shape, target.shape):
+        return resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
     fit = exact_fit(source, target, facts.layout, is_stem=is_stem)
     if fit is not None and slot in facts.flattened and len(source.shape) == len(target.shape):
         return unflattened(fit, target, facts.flattened[slot])
@@ -146,7 +149,6 @@ def _shaped(match: Match, facts: Facts) -> Fit:
     moved = position_fit(source, target, facts.sides, facts.library, grids)
     if moved is not None:
         return moved
-    channels, kernel = option_for(options.in_channels, target), option_for(options.kernels, target)
     return resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
 
 

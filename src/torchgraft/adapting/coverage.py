@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from torchgraft.adapting.fit import mismatch
+from torchgraft.adapting.fit import mismatch, reordered
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import percent, tensors
@@ -91,8 +91,8 @@ def _is_open(step: Step) -> bool:
 
 
 def _differs(a: Shape, b: Shape) -> bool:
-    """Whether two shapes differ in more than the number of rows and axes of size one."""
-    return [d for d in a[1:] if d != 1] != [d for d in b[1:] if d != 1]
+    """Whether two shapes differ in more than the number of rows, axes of size one and the order of axes."""
+    return not reordered(a, b) and [d for d in a[1:] if d != 1] != [d for d in b[1:] if d != 1]
 
 
 def _sizes_apart(a: Shape, b: Shape) -> set[tuple[int, int]]:

@@ -49,6 +49,7 @@ EITHER_CHANNELS = (
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"
+CHANNELS_MOVE = "but the input channels of one side would be another axis of the kernel on the other, as colours would be the depth of a volume"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
 
@@ -147,6 +148,8 @@ def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
     """Return how tensors fit with axes of size one set aside, unrolled, or both turned and unrolled."""
     if _squeezed(a) == _squeezed(b):
         text = f"{list(a)} is {list(b)} with axes of size one set aside"
+        if min(len(a), len(b)) > 2 and a[0] == b[0] > 1 and a[1] != b[1] and len(a) != len(b):
+            return Fit((Reshape(b),), f"{text}, {CHANNELS_MOVE}", certainty=Certainty.DOUBT)
         if len(a) == len(b) > 2 and len(_squeezed(a)) > 1:
             return Fit((Reshape(b),), f"{text}, {DEPTHWISE}", certainty=Certainty.DOUBT)
         return Fit((Reshape(b),), text)
@@ -236,15 +239,25 @@ def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str |
     `channels` and `kernel` are the caller's rules for other input channels, and for kernels of another size.
     """
     a, b = source.shape, target.shape
-    if len(a) == len(b) > 2 and a[0] == b[0] and a[2:] == b[2:] and (first_conv or channels):
+    adapted = None
+    if a[1:2] != b[1:2] and a[0] == b[0] and (channels or (first_conv and len(a) > 2)):
         made = _channels(a[1], b[1], channels or "repeat")
-        return made if channels or a[1] < b[1] or b[1] == 1 else _fewer(made, a[1], b[1])
-    if len(b) == len(a) + 1 and len(a) >= 4 and a[:2] == b[:2] and b[3:] == a[2:]:
-        return Fit((InflateKernel(b),), f"kernel inflated over {b[2]} steps of a new axis", rule="inflated kernel")
+        adapted = made if channels or a[1] < b[1] or b[1] == 1 else _fewer(made, a[1], b[1])
+    if adapted and len(a) == len(b) and a[2:] == b[2:]:
+        return adapted
+    if gains_depth(a, b) and (adapted or a[1] == b[1]):
+        before, deep = adapted or UNCHANGED, f"kernel inflated over {b[2]} steps of a new axis"
+        text = f"{before.text}; {deep}" if adapted else deep
+        return replace(before, ops=(*(before.ops or ()), InflateKernel(b)), text=text, rule="inflated kernel")
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
     grows = target.kind == "Embedding" and len(a) == len(b) and a[1:] == b[1:] and a[0] < b[0]
     return Fit(None, mismatch(a, b) + (f"; grow_rows= keeps the first {a[0]}, if they mean the same" if grows else ""))
+
+
+def gains_depth(a: Shape, b: Shape) -> bool:
+    """Return whether a kernel of images has the outputs, height and width of one of volumes or clips."""
+    return len(b) == len(a) + 1 and len(a) >= 4 and a[0] == b[0] and b[3:] == a[2:]
 
 
 # How a kernel may get another size: new weights for patches of another size, or the same weights among zeros, or cut.
@@ -288,7 +301,26 @@ def mismatch(a: Shape, b: Shape) -> str:
     """Return the difference of two shapes in words."""
     if len(a) == len(b) and a and a[0] != b[0] and a[1:] == b[1:]:
         return f"{a[0]} rows in the file, {b[0]} in the model"
-    return f"shape {list(a)} in the file, {list(b)} in the model"
+    text = f"shape {list(a)} in the file, {list(b)} in the model"
+    return (
+        f"{text}: the same axes in another order, perhaps permute={{...: {_order(a, b)}}}" if reordered(a, b) else text
+    )
+
+
+def reordered(a: Shape, b: Shape) -> bool:
+    """Return whether kernels have the same axes in another order."""
+    return len(a) > 2 and a != b and sorted(a) == sorted(b)
+
+
+def _order(a: Shape, b: Shape) -> list[int]:
+    """Return an order of the axes of `a` that makes `b` of it: axes of one size stay as they follow each other."""
+    left = list(enumerate(a))
+    order = []
+    for size in b:
+        axis = next(pair for pair in left if pair[1] == size)
+        left.remove(axis)
+        order.append(axis[0])
+    return order
 
 
 def _squeezed(shape: Shape) -> Shape:

@@ -1,4 +1,4 @@
-"""Names of the file as the model spells them: letters, dots, chunks of lists, and numbers that are written in another way."""
+"""Names of the file as the model spells them: letters, dots, wrappers, chunks of lists, and numbers that are written in another way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torchgraft.core.names import words
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.undotted import respelled, restored
 from torchgraft.matching.names.words import canonical
+from torchgraft.matching.tables.dialect import ANYWHERE, WRAPPERS
 from torchgraft.matching.tables.packing import FUSED
 
 _JOINT = re.compile(r"_(?=[a-z])")
@@ -23,6 +24,7 @@ def as_spelled(keys: Sequence[str], names: set[str], slots: Iterable[str]) -> li
     Each rule is asked about what the one before has made of the keys.
     """
     rules: tuple[Callable[[Sequence[str]], Mapping[str, str]], ...] = (
+        lambda shown: unwrapped(shown, names),
         lambda shown: recased(shown, slots),
         lambda shown: restored(shown, _folded_as_in(shown, names)),
         lambda shown: unchunked(shown, list(names)),
@@ -33,6 +35,27 @@ def as_spelled(keys: Sequence[str], names: set[str], slots: Iterable[str]) -> li
         meant = rule(shown)
         shown = [meant.get(name, name) for name in shown] if meant else shown
     return shown
+
+
+def unwrapped(keys: Collection[str], names: Iterable[str]) -> dict[str, str]:
+    """Return key -> the same without modules that torch put around others in the middle of it, or with those of the model.
+
+    Wrappers around the whole are left to the prefixes.
+    """
+    if not any(wrapper in key for keys in (keys, names) for key in keys for wrapper in ANYWHERE):
+        return {}
+    ours = {_bare(name): name for name in names}
+    bare = {key: _bare(key) for key in keys}
+    read = {key: ours.get(plain, plain) for key, plain in bare.items()}
+    taken = Counter(read.values())
+    return {key: name for key, name in read.items() if name != key and taken[name] == 1}
+
+
+def _bare(name: str) -> str:
+    """Return a name without such modules behind its first segment of another kind."""
+    parts = name.split(".")
+    start = next((at for at, part in enumerate(parts) if part not in WRAPPERS), 0)
+    return ".".join([*parts[:start], *(part for part in parts[start:] if part not in ANYWHERE)])
 
 
 def _folded_as_in(keys: Iterable[str], names: set[str]) -> set[str]:

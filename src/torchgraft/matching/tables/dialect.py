@@ -15,6 +15,10 @@ WRAPPERS = (
     "net", "network", "backbone", "encoder", "base_model",
 )  # fmt: skip
 
+# Those of them that no code calls a module of its own: torch.compile, FSDP and activation checkpointing put them around any
+# module, however deep.
+ANYWHERE = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
 # By canonical words: the words, and phrases of words, that mean the same. Longer phrases win.
 _SPELLINGS = {
     "norm": "layer norm, layernorm, batch norm, batchnorm, group norm, groupnorm, rmsnorm, bn, ln, gn, normalization",
