@@ -1,9 +1,12 @@
 """Sound files that few programs write, or that a format allows and its usual writer doesn't make, are read exactly."""
 
 import array
+import enum
 import io
 import json
 import re
+import time
+from typing import Any, Optional
 
 import h5py
 import numpy as np
@@ -85,3 +88,84 @@ def test_values_of_python_and_numpy_beside_weights():
         with tg.open_checkpoint(io.BytesIO(out.getvalue())) as source:
             network = next(n for n in source.networks if "w" in n.specs)
             assert torch.equal(source.read(network.path, "w"), VALUES)
+
+
+class Outer:
+    class Mode(enum.Enum):
+        SLOW = 1
+
+    def method(self):
+        """Be referred to."""
+
+
+class Choice(enum.Enum):
+    LEFT = "left"
+
+
+BESIDE = {
+    "texts": np.array(["cat", "dog"]),
+    "bytes": np.array([b"cat", b"dog"]),
+    "objects": np.array(["cat", None, 3], dtype=object),
+    "dates": np.array(["2024-01-01"], dtype="M8[D]"),
+    "rows": np.zeros(3, dtype=[("a", "f4"), ("b", "i4")]),
+    "state of an extension": io.BytesIO(b"state"),
+    "member of a class in a class": [Outer.Mode, Outer.Mode.SLOW, Choice.LEFT],
+    "method": [Outer().method],
+    "types": [
+        type(None),
+        list[int],
+        Optional[int],  # noqa: UP045  # pickled unlike the next
+        int | None,
+        dict[str, Any],
+    ],
+    "time": time.gmtime(0),
+    "errors": [OSError(2, "gone"), AssertionError("x")],
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("nested", [False, True])
+def test_values_that_are_no_tensors(beside, protocol, nested):
+    out = io.BytesIO()
+    weights = {"w": VALUES}
+    torch.save(
+        ({"state_dict": weights} if nested else weights) | {"beside": beside, "v": VALUES + 1},
+        out,
+        pickle_protocol=protocol,
+    )
+    with tg.open_checkpoint(io.BytesIO(out.getvalue())) as source:
+        network = next(n for n in source.networks if "w" in n.specs)
+        assert torch.equal(source.read(network.path, "w"), VALUES)
+        assert [text for text in source.warnings if "left out" in text] or not isinstance(beside, np.ndarray)
+
+
+UNREAD = {
+    "sparse": torch.eye(3).to_sparse(),
+    "meta": torch.empty(3, device="meta"),
+    "bits": torch.zeros(3, dtype=torch.uint8).view(torch.bits8),
+}
+
+
+@pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
+def test_tensors_of_a_kind_that_is_not_read_are_left_out_beside_the_weights_only(tmp_path, unread):
+    state = {"state": {0: {"moment": unread, "step": torch.tensor(1.0)}}, "param_groups": [{"params": [0]}]}
+    torch.save({"model": {"w": VALUES}, "graph": unread, "optimizer": state}, tmp_path / "beside.pt")
+    with tg.open_checkpoint(tmp_path / "beside.pt") as source:
+        assert [n.path for n in source.networks] == ["model"]
+        assert any("left out" in text and " is " in text for text in source.warnings)
+        assert torch.equal(source.read("model", "w"), VALUES)
+    for name, among in {
+        "flat": {"w": VALUES, "x": unread},
+        "nested": {"ema": {"w": VALUES}, "model": {"x": unread}},
+    }.items():
+        torch.save(among, tmp_path / f"{name}.pt")
+        with pytest.raises(tg.UnsupportedCheckpointError, match="tensor x is"):
+            tg.open_checkpoint(tmp_path / f"{name}.pt")
+
+
+def test_arrays_alone_that_are_no_tensors_are_told_as_before():
+    out = io.BytesIO()
+    torch.save({"names": BESIDE["texts"]}, out)
+    with pytest.raises(tg.UnsupportedCheckpointError, match="array names has dtype 'U3'"):
+        tg.open_checkpoint(io.BytesIO(out.getvalue()))

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from torchgraft.core.errors import (
+    CheckpointError,
     CorruptCheckpointError,
     LimitExceededError,
     UnsafeCheckpointError,
@@ -33,7 +34,7 @@ from torchgraft.reading.finding.tree import (
     module_entries,
     plain_facts,
 )
-from torchgraft.reading.pickles.inert import Array, GlobalName, PickledDict, Py2Text, Stub
+from torchgraft.reading.pickles.inert import Array, GlobalName, PickledDict, Py2Text, Stub, Unreadable
 from torchgraft.reading.tensors import StoredTensor, TensorView
 
 _make_spec = maker(TensorSpec)
@@ -75,6 +76,7 @@ class _Cataloguer:
         self.only_arrays = not found.torch_tensors
         self.count = 0
         self.odd_keys: dict[str, str] = {}
+        self.left_out: dict[int, CheckpointError] = {}
         self.copies: dict[str, int] = {}
 
     def run(self) -> Catalog:
@@ -92,11 +94,16 @@ class _Cataloguer:
             self._add_nested(tree, (), "model", ())
         if not self.out.networks:
             raise self._nothing_found()
+        if self.left_out:
+            first = next(iter(self.left_out.values()))
+            self.out.warnings.append(f"{len(self.left_out)} values beside the weights were left out, as {first}")
         self._warn_of_names()
         return self.out
 
     def _nothing_found(self) -> Exception:
         tree, foreign = self.contents.tree, self.contents.foreign
+        if self.left_out:
+            return next(iter(self.left_out.values()))
         if foreign:
             return UnsafeCheckpointError(
                 f"{self.label}: no tensors that can be read; it holds objects of {', '.join(foreign[:4])}, which only "
@@ -193,6 +200,7 @@ class _Cataloguer:
                 parts.append((name, value, role_of(name, value, role)))
         if not parts:
             return direct, parts, ()
+        direct = [(key, value) for key, value in direct if type(value) is not Unreadable or self._fits(key, value)]
         counters = [(key, value) for key, value in direct if self._is_counter(key, value)]
         weights = [(key, value) for key, value in direct if not self._is_counter(key, value)]
         return weights, parts, counters
@@ -205,6 +213,9 @@ class _Cataloguer:
         return is_counter(key, prod(n for n in shape if isinstance(n, int)) if isinstance(shape, tuple) else 1)
 
     def _add(self, path: tuple[str, ...], entries: Entries, role: str, at: int | None = None) -> None:
+        entries = self._readable(entries, role)
+        if not entries:
+            return
         where = self._free_path("/".join(path))
         self._count(len(entries))
         resolve = self.contents.resolve.tensor
@@ -219,6 +230,34 @@ class _Cataloguer:
         network = Network(where, specs, role, _shared(tensors) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.tensors[where] = tensors
+
+    def _readable(self, entries: Entries, role: str) -> Entries:
+        """Return `entries` without arrays that are no tensors, as of texts; none of a network beside the weights in which a
+        tensor is of a kind that is not read.
+
+        In the weights themselves such a tensor is an error, once it is asked for.
+        """
+        kinds = {type(ref) for _, ref in entries}
+        if Array in kinds:
+            entries = [entry for entry in entries if type(entry[1]) is not Array or self._fits(*entry)]
+        if Unreadable in kinds and role in ("optimizer", "other"):
+            return (
+                []
+                if [entry for entry in entries if type(entry[1]) is Unreadable and not self._fits(*entry)]
+                else entries
+            )
+        return entries
+
+    def _fits(self, name: str, ref: Any) -> bool:
+        """Return whether a tensor can be read; one that can't is noted as left out."""
+        if id(ref) in self.left_out:
+            return False
+        try:
+            self.contents.resolve.tensor(ref, name)
+        except (UnsupportedCheckpointError, UnsafeCheckpointError) as error:
+            self.left_out[id(ref)] = error
+            return False
+        return True
 
     def _check_sizes(self, tensors: Mapping[str, StoredTensor]) -> None:
         """Refuse names of so many parts or digits that comparing them takes hours, and shapes that no tensor can have.

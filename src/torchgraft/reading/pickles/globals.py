@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.reading.pickles.inert import Builder, GlobalName, PickledDict, Stub, TensorRef, Unreadable
+from torchgraft.reading.pickles.inert import Builder, GlobalName, Member, PickledDict, Stub, TensorRef, Unreadable
 from torchgraft.reading.pickles.known_globals import KNOWN_GLOBALS
 
 if TYPE_CHECKING:
@@ -22,16 +22,31 @@ _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": 
 _OLD_NAMES = {("builtins", "xrange"): "range", ("builtins", "long"): "int", ("builtins", "unicode"): "str"}
 _STDLIB = sys.stdlib_module_names | {"commands", "cPickle", "urllib2", "popen2", "imp", "distutils", "asyncore"}
 
+_EXCEPTIONS = frozenset({
+    "ArithmeticError", "AssertionError", "AttributeError", "BrokenPipeError", "BufferError", "BytesWarning",
+    "ChildProcessError", "ConnectionAbortedError", "ConnectionError", "ConnectionRefusedError",
+    "ConnectionResetError", "DeprecationWarning", "EOFError", "EncodingWarning", "EnvironmentError",
+    "Exception", "FileExistsError", "FileNotFoundError", "FloatingPointError", "FutureWarning", "IOError",
+    "ImportError", "ImportWarning", "IndentationError", "IndexError", "InterruptedError", "IsADirectoryError",
+    "KeyError", "LookupError", "MemoryError", "ModuleNotFoundError", "NameError", "NotADirectoryError",
+    "NotImplementedError", "OSError", "OverflowError", "PendingDeprecationWarning", "PermissionError",
+    "ProcessLookupError", "RecursionError", "ReferenceError", "ResourceWarning", "RuntimeError",
+    "RuntimeWarning", "StopAsyncIteration", "StopIteration", "SyntaxError", "SyntaxWarning", "SystemError",
+    "TabError", "TimeoutError", "TypeError", "UnboundLocalError", "UnicodeDecodeError", "UnicodeEncodeError",
+    "UnicodeError", "UnicodeTranslateError", "UnicodeWarning", "UserWarning", "ValueError", "Warning",
+    "ZeroDivisionError",
+})  # fmt: skip
 # Modules of the standard library whose classes only hold data. None: all of their classes.
 _HARMLESS: Mapping[str, frozenset[str] | None] = {
+    "_io": frozenset({"BytesIO", "StringIO"}),
     "argparse": frozenset({"Namespace"}),
     "array": frozenset({"array", "_array_reconstructor"}),
     "builtins": frozenset({
         "object", "int", "float", "str", "bytes", "bool", "list", "dict", "tuple", "set", "frozenset", "complex", "slice",
         "range", "type", "bytearray", "len", "min", "max", "sum", "abs", "round", "Ellipsis", "NotImplemented",
-        "Exception", "ValueError", "KeyError", "TypeError", "RuntimeError",
-    }),
+    }) | _EXCEPTIONS,
     "collections": None,
+    "collections.abc": None,
     "copyreg": frozenset(),
     "dataclasses": frozenset({"_HAS_DEFAULT_FACTORY_CLASS"}),
     "datetime": None,
@@ -45,6 +60,7 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
     "pathlib": None,
     "random": frozenset({"Random"}),
     "re": frozenset({"RegexFlag"}),
+    "time": frozenset({"struct_time"}),
     "types": frozenset({"SimpleNamespace"}),
     "typing": None,
     "uuid": frozenset({"UUID", "SafeUUID"}),
@@ -53,7 +69,7 @@ _HARMLESS: Mapping[str, frozenset[str] | None] = {
 _MAKERS = frozenset({
     "collections.deque", "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta",
     "datetime.timezone", "functools.partial", "logging.getLogger", "pathlib._local.PosixPath", "array.array",
-    "array._array_reconstructor", "re._compile", "builtins.object", "builtins.slice", "builtins.range",
+    "array._array_reconstructor", "re._compile", "time.struct_time", "builtins.object", "builtins.slice", "builtins.range",
     "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
     "numpy.random._pickle.__bit_generator_ctor", "numpy.ma.core._mareconstruct", "numpy.datetime64",
     "pandas._libs.internals._unpickle_block", "pandas.core.indexes.base._new_Index",
@@ -73,15 +89,23 @@ def class_like(name: str) -> bool:
     return name.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
-def _is_member(args: tuple[Any, ...]) -> bool:
-    """Return whether getattr is asked for a member of an enumeration, which Python 3.11.0 to 3.11.4 pickle by its name.
+def _home(args: tuple[Any, ...]) -> GlobalName | None:
+    """Return the class of which getattr is asked for a part by its name, None where it may be asked for something else.
 
-    What stands for it can't be called: methods and functions stay out of reach.
+    That is how protocols below 4 name a class in another one, Python 3.11.0 to 3.11.4 a member of an enumeration, and all of
+    them a method of an object. What stands for a method can't be called.
     """
-    if [type(arg) for arg in args] != [GlobalName, str]:
-        return False
-    home, member = args
-    return class_like(home.name) and not home.forbidden and not member.startswith("__")
+    if len(args) != 2 or type(args[1]) is not str or args[1].startswith("__"):
+        return None
+    home = args[0].kind if type(args[0]) is Stub else _named(args[0])
+    return home if home is not None and class_like(home.name) and not home.forbidden else None
+
+
+def _named(value: Any) -> GlobalName | None:
+    """Return the class that `value` names: itself, or a class in another one. Members of enumerations are written in capitals."""
+    if type(value) is Member and class_like(value.args[0]) and not value.args[0].isupper():
+        return GlobalName(value.kind.module, f"{value.kind.name}.{value.args[0]}", value.kind.forbidden)
+    return value if type(value) is GlobalName else None
 
 
 class Globals:
@@ -114,11 +138,12 @@ class Globals:
             raise machine.corrupt("the arguments of a call are no tuple")
         if type(callee) is Builder:
             return callee.run(machine, args)
+        callee = _named(callee) or callee
         if isinstance(callee, GlobalName):
             full = str(callee)
-            if full == "builtins.getattr" and _is_member(args):
+            if full == "builtins.getattr" and (home := _home(args)):
                 self.foreign.pop(callee, None)
-                return Stub(args[0], args[1:])
+                return Member(home, args[1:])
             if callee.forbidden or not (class_like(callee.name) or full in _MAKERS or _CYTHON.fullmatch(callee.name)):
                 raise machine.unsafe(f"asks to call {full}")
             return Stub(callee, args)
@@ -130,6 +155,7 @@ class Globals:
         """Return what a new object of class `callee` stands for."""
         if type(args) is not tuple:
             raise machine.corrupt("the arguments of a new object are no tuple")
+        callee = _named(callee) or callee
         if isinstance(callee, GlobalName) and not callee.forbidden:
             return Stub(callee, args)
         return self.call(machine, callee, args)

@@ -67,6 +67,12 @@ class Stub:
         return str(self)
 
 
+class Member(Stub):
+    """What `getattr(kind, name)` gives, `args` being the name: a class in another, a member of an enumeration, a method."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class StorageType:
     """The class of a storage. `dtype` is None where torch has a type that has no counterpart here (quantised)."""
@@ -170,7 +176,7 @@ def as_bytes(data: Any) -> Any:
 
 
 _KINDS = {
-    "PickledDict": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object",
+    "PickledDict": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object", "Member": "object",
     "GlobalName": "class", "StorageRef": "storage", "StorageType": "type of storages",
 }  # fmt: skip
 _WHOLE = (bool, float, type(None))

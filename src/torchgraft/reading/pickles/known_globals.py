@@ -270,6 +270,32 @@ def _newobj(m: Machine, args: Args) -> Any:
     return m.globals.new(m, args[0], args[1:])
 
 
+def _type_of(m: Machine, args: Args) -> Stub:
+    """`type(value)`: so the type of None is pickled."""
+    if len(args) != 1:
+        raise m.unsafe("asks to make a class")
+    return Stub(GlobalName("builtins", "type"), args)
+
+
+def _alias(m: Machine, args: Args) -> Stub:
+    """`list[int]`, `typing.Optional[int]` and `int | None`, which are made of types alone."""
+    if len(args) != 2 or not isinstance(args[0], (GlobalName, Builder, Stub)):
+        raise m.unsafe("asks to call a function of the module operator")
+    return Stub(GlobalName("typing", "Alias"), args)
+
+
+def _union(m: Machine, args: Args) -> Stub:
+    """`functools.reduce(operator.or_, types)`: so `int | None` is pickled."""
+    if (
+        len(args) != 2
+        or not isinstance(args[0], Builder)
+        or args[0].run is not _alias
+        or not isinstance(args[1], tuple)
+    ):
+        raise m.unsafe("asks to call functools.reduce")
+    return Stub(GlobalName("typing", "Alias"), args[1:])
+
+
 # -- the table
 
 _FUNCTIONS: dict[str, Call] = {
@@ -277,7 +303,8 @@ _FUNCTIONS: dict[str, Call] = {
     "builtins.dict": _dict, "builtins.list": _list, "builtins.set": _frozenset, "builtins.frozenset": _frozenset,
     "builtins.tuple": _tuple, "builtins.bytearray": _bytes("bytearray"), "builtins.bytes": _bytes("bytes"),
     "builtins.int": _number(int), "builtins.float": _number(float), "builtins.complex": _number(complex),
-    "builtins.bool": _number(bool), "_codecs.encode": _encode, "collections.deque": _list,
+    "builtins.bool": _number(bool), "builtins.type": _type_of, "types.GenericAlias": _alias,
+    "_operator.getitem": _alias, "_operator.or_": _alias, "_functools.reduce": _union, "builtins.reduce": _union, "_codecs.encode": _encode, "collections.deque": _list,
     "copyreg._reconstructor": _reconstructor, "copyreg.__newobj__": _newobj, "copyreg.__newobj_ex__": _newobj,
     "torch._utils._rebuild_tensor": _tensor, "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3, "torch._utils._rebuild_qtensor": _quantised,
