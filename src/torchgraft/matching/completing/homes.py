@@ -34,7 +34,7 @@ def with_strays_doubted(matching: Matching) -> Matching:
     groups: dict[Parting, list[Match]] = defaultdict(list)
     met: dict[Parting, int] = defaultdict(int)
     for found in matching.matches:
-        modules = _modules(found.source.name, found.target.name)
+        modules = modules_around(found.source.name, found.target.name)
         for both in modules:
             met[both] += 1
         if fed[found.source.name] == 1:  # what goes to all blocks leaves none
@@ -175,7 +175,7 @@ class Homes:
         )  # fmt: skip
 
 
-def _modules(ours: str, theirs: str) -> list[Parting]:
+def modules_around(ours: str, theirs: str) -> list[Parting]:
     """Return the modules around two tensors in which both have the same path, the inner ones first."""
     found: list[Parting] = []
     while ours and theirs:

@@ -263,12 +263,14 @@ def _leaves_its_own(
 ) -> bool:
     """Return whether a rule between two subtrees leads most tensors away from slots of their very names and shapes.
 
-    The copy of a part, `blocks_aux` beside `blocks`, has more names of the file where the part itself was changed.
+    Or most into slots for which the file has tensors of their very names and shapes. The copy of a part, `blocks_aux` beside
+    `blocks`, has more names of the other side where the part itself was changed.
     """
     if "" in rule:
         return False
-    stay = sum(name in wanted and wanted[name].shape == left[name].shape for name in placed)
-    return 2 * stay > len(placed)
+    leave = sum(name in wanted and wanted[name].shape == left[name].shape for name in placed)
+    oust = sum(to in left and left[to].shape == wanted[to].shape for to in placed.values())
+    return 2 * max(leave, oust) > len(placed)
 
 
 def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterator[Prefix]:

@@ -1,0 +1,135 @@
+"""Tensors that leave a module of their own name, though it has a place for them: a name that says so is not overruled."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import above, wrappers
+from torchgraft.core.specs import Shape
+from torchgraft.matching.completing.homes import Parting, modules_around
+from torchgraft.matching.names.lists import place_of
+from torchgraft.matching.names.naming import SAME, Naming, Prefix
+from torchgraft.matching.parts.units import flat_class
+
+OWN = "the model has {0}, too, of the same shape"
+LEFT = "the model has {0}, too, and {1} in it, of the same shape, stays free"
+TAKEN = "the file has {0}, too, and {1} in it, of the same shape, stays free"
+
+# Of two modules so much must be in doubt for the rest of what goes from one to the other to be so, too.
+SHARE = 0.25
+_IN_BLOCK = re.compile(r"\d\.\D")
+
+# What a place must have in common with a tensor: its role and shape, and whether it is in a block within the module.
+Kind = tuple[str, Shape, bool]
+# The first free tensor of each kind by the modules around it.
+Free = Mapping[str, Mapping[Kind, str]]
+
+
+def with_own_places_doubted(matching: Matching, naming: Naming) -> Matching:
+    """Return the matching with those in doubt that go from one module to another where either has a place of its own.
+
+    `attn.q` goes to `cross_attn.q`, and the file's `cross_attn` has four layers that go nowhere: perhaps it is those.
+    """
+    first = naming.prefixes[0] if naming.prefixes else SAME
+    places = Places(matching, first if "" in first else SAME)
+    doubts = {m.target.name: text for m in matching.matches if (text := places.doubt(m.source, m.target))}
+    left = {m.target.name: said for m in matching.matches if (said := places.left(m.source, m.target))}
+    if not (doubts or left):
+        return matching
+    doubts = {**_spread(left, matching.matches), **_spread(doubts, matching.matches), **doubts}
+    return replace(
+        matching,
+        matches=tuple(m.in_doubt(doubts[m.target.name]) if m.target.name in doubts else m for m in matching.matches),
+    )
+
+
+def _spread(doubts: Mapping[str, str], matches: Iterable[Match]) -> Mapping[str, str]:
+    """Return the doubts, and those of what goes beside them from a module to another, where they are a good part of that."""
+    groups: dict[Parting, list[str]] = defaultdict(list)
+    for m in matches:
+        around = modules_around(m.source.name, m.target.name)
+        groups[around[-1] if around else (m.source.owner, m.target.owner)].append(m.target.name)
+    spread: dict[str, str] = {}
+    for names in groups.values():
+        held = [name for name in names if name in doubts]
+        if held and len(held) >= SHARE * len(names):
+            spread |= {name: doubts.get(name, doubts[held[0]]) for name in names}
+    return spread
+
+
+class Places:
+    """What the modules of either side have for others; names of the file are read by `rule`, the wrapper around most of a side.
+
+    What differs in numbers alone is left to the rules for lists, and what goes to several places to those that sent it.
+    """
+
+    def __init__(self, matching: Matching, rule: Prefix) -> None:
+        self._rule = rule
+        found = matching.matches
+        sides = (
+            [*(m.source.name for m in found), *(leaf.name for leaf in matching.free_sources)],
+            [*(m.target.name for m in found), *(leaf.name for leaf in matching.free_targets)],
+        )
+        self._around = [deque(wrappers(names), maxlen=1) for names in sides]
+        self._often = Counter([m.source.name for m in matching.matches])
+        self._slots = {self._inside(m.target.name, 1): m.target.shape for m in found}
+        self._free = {leaf.name: leaf.shape for leaf in matching.free_targets}
+        self._free_targets = _by_module((self._inside(leaf.name, 1), leaf) for leaf in matching.free_targets)
+        self._free_sources = _by_module((self._shown(leaf), leaf) for leaf in matching.free_sources)
+
+    def _shown(self, leaf: Leaf) -> str:
+        """Return the name of a tensor of the file as the model would spell it, without what all of a side lies in."""
+        if self._rule == SAME or not self._rule.covers(leaf.name):
+            return self._inside(leaf.name, 0)
+        return self._inside(self._rule.applied(leaf.name), 1)
+
+    def _inside(self, name: str, side: int) -> str:
+        return name.removeprefix(self._around[side][0]) if self._around[side] else name
+
+    def left(self, source: Leaf, target: Leaf) -> str:
+        """Return that the very name of a tensor stays free, wrapper or not; of one alone that is no wonder."""
+        name = source.name
+        own = name != target.name and place_of(name) != place_of(target.name) and self._free.get(name) == source.shape
+        return OWN.format(name) if own and self._often[name] == 1 else ""
+
+    def doubt(self, source: Leaf, target: Leaf) -> str:
+        """Return what speaks against a pair, "" where nothing does."""
+        ours, theirs = self._shown(source), self._inside(target.name, 1)
+        if ours == theirs or target.name == source.name or self._often[source.name] > 1:
+            return ""
+        if place_of(ours) == place_of(theirs):
+            return ""
+        if self._slots.get(ours) == source.shape:
+            return OWN.format(ours)
+        return _of_modules(LEFT, (ours, theirs), source, self._free_targets) or _of_modules(
+            TAKEN, (theirs, ours), source, self._free_sources
+        )
+
+
+def _of_modules(text: str, names: tuple[str, str], leaf: Leaf, free: Free) -> str:
+    """Return that a module around the first name, and not around the other, has a free place for a tensor."""
+    name, other = names
+    for path in above(name) if free else ():
+        if other.startswith(f"{path}."):
+            break
+        place = free.get(path, {}).get(_kind(name, path, leaf.shape))
+        if place is not None and (len(leaf.shape) > 1 or place == name):
+            return text.format(path, place)
+    return ""
+
+
+def _by_module(leaves: Iterable[tuple[str, Leaf]]) -> Free:
+    found: dict[str, dict[Kind, str]] = defaultdict(dict)
+    for name, leaf in leaves:
+        for path in above(name):
+            found[path].setdefault(_kind(name, path, leaf.shape), name)
+    return found
+
+
+def _kind(name: str, path: str, shape: Shape) -> Kind:
+    owner, _, role = name[len(path) + 1 :].rpartition(".")
+    return role, flat_class(shape), _IN_BLOCK.search(owner) is not None
