@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.contradictions import expect_consistent
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
-from torchgraft.core.plan import Certainty, Objection, Plan
+from torchgraft.core.plan import Certainty, Objection, Plan, Unused, Why
 from torchgraft.core.specs import Network, Source, Target, TensorSpec
 from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import (
@@ -25,6 +25,7 @@ from torchgraft.matching import (
     averaged_beside,
     choose,
     join_ranks,
+    keep_part,
     match,
     only,
     origin_of,
@@ -124,8 +125,19 @@ def _plan_by_matching(
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(
-        plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching), *plan.objections)
+        plan,
+        unused=_seen_from(request.prefer, plan.unused, specs),
+        objections=(*_fits_several_networks(matching), *_several_networks(choice, matching), *plan.objections),
     )
+
+
+def _seen_from(prefer: str | None, unused: tuple[Unused, ...], specs: Mapping[str, TensorSpec]) -> tuple[Unused, ...]:
+    """Return what is unused, with what lies outside of the part that the caller prefers told so."""
+    _, outside = keep_part(specs, prefer)
+    if not outside:
+        return unused
+    why, left = Why("no counterpart", f"outside of what prefer={prefer!r} takes"), set(outside)
+    return tuple(replace(u, why=why) if u.spec.name in left and u.why.rule == why.rule else u for u in unused)
 
 
 def _is_open(matching: Matching) -> bool:

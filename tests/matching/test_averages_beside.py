@@ -73,3 +73,39 @@ def test_a_raw_tensor_of_another_spelling_does_not_give_way_to_its_average() -> 
     file |= {"model_ema." + name.replace(".", ""): torch.rand_like(value) for name, value in live.items()}
     tg.load(model, file)
     assert torch.equal(model["head"].weight, file["net.head_weight"])
+
+
+class Normed(nn.Module):
+    """Has buffers that no average of parameters holds."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        for tensor in (*self.parameters(), self.bn.running_mean, self.bn.running_var):
+            nn.init.constant_(tensor, value)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize("name", ["ema", "state_dict_ema"])
+def test_buffers_that_averages_lack_come_from_the_live_weights_beside_them(name: str, wrapper: str) -> None:
+    """`{"model": ..., "ema": ...}` with averages of the parameters only: their statistics would stay at their start."""
+    live, average, model = Normed(2.0), Normed(3.0), Normed(0.0)
+    file = {
+        "model": {wrapper + key: value for key, value in live.state_dict().items()},
+        name: {wrapper + key: value for key, value in average.named_parameters()},
+    }
+    report = tg.load(model, file | {"epoch": 1}, prefer="ema")
+    assert torch.equal(model.conv.weight, average.conv.weight)
+    assert torch.equal(model.bn.weight, average.bn.weight)
+    assert torch.equal(model.bn.running_mean, live.bn.running_mean)
+    assert not report.plan.fresh
+    assert {unused.why.text for unused in report.plan.unused} == {"outside of what prefer='ema' takes"}
+    assert any("lack buffers" in note for note in report.plan.notes)
+
+
+def test_averages_with_buffers_of_their_own_stand_alone() -> None:
+    live, average, model = Normed(2.0), Normed(3.0), Normed(0.0)
+    report = tg.load(model, {"model": live.state_dict(), "ema": average.state_dict()}, prefer="ema")
+    assert torch.equal(model.bn.running_mean, average.bn.running_mean)
+    assert report.plan.network == "ema"
+    assert not report.plan.unused

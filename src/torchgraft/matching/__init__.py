@@ -56,6 +56,7 @@ __all__ = [
     "choose",
     "has_network",
     "join_ranks",
+    "keep_part",
     "listed_networks",
     "match",
     "only",

@@ -32,7 +32,7 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     Raises:
         UsageError: `prefer` names nothing in the file.
     """
-    usable = [n for n in networks if n.role != "optimizer"] or list(networks)
+    usable = held = [n for n in networks if n.role != "optimizer"] or list(networks)
     if len(usable) == 1 and prefer is None:
         return Choice(usable[0], "" if usable[0].role != "optimizer" else "an optimizer's state, no weights of a model")
     if prefer is not None:
@@ -52,7 +52,27 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     rule = "it shares most with the model" if slots else "the first that holds a model's weights"
     asks = bool(rivals) and not slots  # then nothing is used before the caller has chosen
     note = "" if len(usable) == 1 or asks else _note(pool[0], usable, "as you prefer" if prefer else rule)
+    whole = prefer and pool[0].role == "ema" and _with_buffers(pool[0], held, slots, prefer)
+    if whole:
+        return Choice(
+            whole, f"the averages in {pool[0].path!r} lack buffers, which come from the live weights beside them"
+        )
     return Choice(pool[0], note, tuple(n.path for n in rivals))
+
+
+def _with_buffers(averages: Network, held: Sequence[Network], slots: Sequence[Slot], prefer: str) -> Network | None:
+    """Return the network that joins averages with live weights, where only these have buffers of the model; else None.
+
+    Many averages are of parameters only. `prefer` must tell them from the rest by the names in the joined network, too.
+    """
+    around = [n for n in held if is_inside(averages.path, n.path) and has_network([n], prefer)]
+    if not around:
+        return None
+    joined = min(around, key=lambda n: len(n.specs))
+    beside = {key: spec for key, spec in joined.specs.items() if not in_part(key, prefer)}
+    own, more = ({(_end(key), spec.shape) for key, spec in specs.items()} for specs in (averages.specs, beside))
+    wanted = {(_end(slot.name), slot.spec.shape) for slot in slots if slot.is_buffer and slot.persistent}
+    return joined if wanted & (more - own) and len(beside) < len(joined.specs) else None
 
 
 def has_network(networks: Sequence[Network], prefer: str | None) -> bool:
