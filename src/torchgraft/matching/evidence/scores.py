@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -19,6 +20,8 @@ FITS = 0.4
 STRANGE = 0.15
 
 ROLES = ("weight", "bias", "mean", "var", BARE)
+# Channels of images that a network sees: colours, also with depth or opacity. Layers inside of one have more.
+IMAGE_CHANNELS = range(2, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,13 @@ class Evidence:
     soft: np.ndarray  # they differ in sizes only
     names: np.ndarray  # how alike the names are
     clash: np.ndarray  # the names contradict each other
+    parts: np.ndarray  # they hold the same words for parts of a block
     rare: np.ndarray  # how few units share the shape
     likeness: np.ndarray  # how alike the numbered blocks around them are
     nearest: np.ndarray  # how alike the two blocks are that are most so
     turned: np.ndarray  # a kernel (or a matrix) has the same sizes in another order
     uneven: np.ndarray  # only one of two layers has a bias
+    stems: np.ndarray  # both are kernels of one shape that read images
     shared: np.ndarray  # number of words that both names hold; a number counts with the word before it
     silent: tuple[np.ndarray, np.ndarray]  # units of either side with but a number for a name in their block
     depths: tuple[np.ndarray, np.ndarray]  # in how many lists each unit stands
@@ -52,11 +57,13 @@ def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
         soft=soft,
         names=wording.likeness(),
         clash=wording.clash(),
+        parts=wording.parts_agree(),
         rare=rare,
         likeness=likeness,
         nearest=nearest,
         turned=_turned(sources, targets),
         uneven=_uneven(sources, targets),
+        stems=_stems(sources, targets),
         shared=wording.shared(),
         silent=(_silent(sources), _silent(targets)),
         depths=(_depths(sources), _depths(targets)),
@@ -93,6 +100,22 @@ def _uneven(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
     )
     uneven: np.ndarray = (here[:, None] != there) & weights[:, None] & others
     return uneven
+
+
+def _stems(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where both are kernels of one shape, of several positions, that read images."""
+    found = np.zeros((len(sources), len(targets)), bool)
+    ours, theirs = (
+        [(at, shape) for at, unit in enumerate(units) if _reads_images(shape := _kernel(unit, 3))]
+        for units in (sources, targets)
+    )
+    for i, shape in ours:
+        found[i, [j for j, other in theirs if other == shape]] = True
+    return found
+
+
+def _reads_images(kernel: Shape) -> bool:
+    return kernel[1:2] != () and kernel[1] in IMAGE_CHANNELS and prod(kernel[2:]) > 1
 
 
 def _kernel(unit: Unit, least: int) -> Shape:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from torchgraft.matching.parts.units import Unit
-from torchgraft.matching.tables.dialect import EXCLUSIVE
+from torchgraft.matching.tables.dialect import EXCLUSIVE, PARTS
 
 if TYPE_CHECKING:
     Words = tuple[str, ...]
@@ -50,6 +50,15 @@ class Wording:
             ours, theirs = ([exclusive.intersection(words) for words in side] for side in self._words)
             clash |= np.array([[bool(a and b and not a & b) for b in theirs] for a in ours], bool).reshape(clash.shape)
         return self._spread(clash)
+
+    def parts_agree(self) -> np.ndarray:
+        """Return where names carry the same words for parts: `attn.norm` and `attention.layer_norm`, not `norm1`."""
+        ids: dict[frozenset[str], int] = {}
+        ours, theirs = (
+            np.array([ids.setdefault(PARTS.intersection(words), len(ids)) for words in side], int)
+            for side in self._words
+        )
+        return self._spread(ours[:, None] == theirs)
 
     def _weighted(self, words: Words) -> Iterable[tuple[str, float]]:
         return ((word, self._idf[word] * max(0.35, 1.0 - 0.15 * back)) for back, word in enumerate(reversed(words)))

@@ -72,6 +72,8 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
 def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is by all the evidence there is."""
     context = max(pair.block, pair.tail)
+    if pair.name < STRANGE and not pair.in_order and pair.stem and pair.rare > 0.9 and pair.rival is None:
+        return LIKELY  # what alone reads an image, with a kernel of the same sizes, needs no name
     if pair.name < STRANGE and context < 0.4 and not pair.in_order:
         return None if pair.rare < 0.9 else _doubt(OTHER_NAME)
     # a table of two kinds of tokens is no head for two classes, though nothing else has its shape

@@ -44,6 +44,7 @@ class Pair:
     outside: bool  # both stand beside all lists of their side under one name, and rivals stand in lists
     exchangeable: bool  # a rival stands in the same block on both sides
     rare: float  # how few units share the shapes
+    stem: bool  # both are kernels of one shape that read images
     lead: float  # total score over the next best
     rival: int | None  # that next best source
 
@@ -142,6 +143,7 @@ class _Judge:
             outside=self._is_outside(pair, rivals),
             exchangeable=any(self._in_one_block(pair, other) for other in others),
             rare=float(evidence.rare[i, j]),
+            stem=bool(evidence.stems[i, j]),
             lead=float(self._total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))),
             rival=rival if column[rival] > FITS else None,
         )
@@ -245,6 +247,7 @@ class _Judge:
 def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
 
+    A name does that is less alike and shares fewer words, or names other parts where those of the pair name the same.
     One whose name is but a number says nothing, and is not told apart by the other's words; nor by its block where that
     lies deeper in lists. Likeness is a mean over these: of one that lies deeper, the most alike of them counts. A pair
     whose sizes differ has rivals whose sizes do. Votes of neighbours don't count here: they follow from the
@@ -258,6 +261,7 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     by_name = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (
         evidence.shared[line] < evidence.shared[i, j]
     )
+    by_name |= (evidence.names[line] < evidence.names[i, j]) & ~evidence.parts[line] & evidence.parts[i, j]
     deeper = evidence.depths[side] > evidence.depths[side][own]
     likeness = np.where(deeper, evidence.nearest[line], evidence.likeness[line])
     by_block = likeness <= evidence.likeness[i, j] - BLOCK_GAP

@@ -11,7 +11,7 @@ from torchgraft.matching.tables.dialect import PHRASES
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
     """Return the phrases; those with `attn` also with its other spellings, which come first in a name."""
     spellings = [phrase[0] for phrase, meant in PHRASES.items() if len(phrase) == 1 and meant == ("attn",)]
-    out = dict(PHRASES)
+    out = {meant: meant for meant in PHRASES.values()} | PHRASES  # what is translated stays so when it is read again
     for phrase, meant in PHRASES.items():
         for spelling in spellings if len(phrase) > 1 else ():
             out.setdefault(tuple(spelling if word == "attn" else word for word in phrase), meant)

@@ -2,8 +2,8 @@
 
 Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
 ultralytics, lit-llama (`c_fc1` is the gate), NomicBERT (`fc11` is up, `fc12` the gate), timm's SwiGLU (`fc1_g` is the gate,
-`fc1_x` up), TorchScale (`g_proj` is a gate), HiFi-GAN (`ups`), RWKV-LM (`time_mix_r`: receptance) and The Annotated
-Transformer (norms with `a_2` and `b_2`), as their public code names them.
+`fc1_x` up), TorchScale (`g_proj` is a gate), HiFi-GAN (`ups`), RWKV-LM (`time_mix_r`: receptance), The Annotated
+Transformer (norms with `a_2` and `b_2`) and CLIP in transformers (`pre_layrnorm`), as their public code names them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ _SPELLINGS = {
     "down": "w 2, down proj",
     "mlp @1": "feed forward macaron, ff macaron",
     "norm @1": "norm before, input norm, pre norm, sa norm",
+    "norm pre": "pre layrnorm",
     "pos": (
         "position embeddings, position embedding, positional embedding, pos embedding, pos embed, pos emb, "
         "embed positions, wpe"
@@ -76,6 +77,7 @@ _SPELLINGS = {
     "visual": "vision model, vision tower, vision",
     "text": "text model",
     "proj": "projection",
+    "conv": "convolution",
     "embed": "embeddings, embedding, embedder, emb",
     "encoder": "enc",
     "decoder": "dec",
@@ -93,13 +95,16 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     for phrase in phrases.split(", ")
 }
 
+# Words for the parts of a block, and of a network.
+PARTS = frozenset({"attn", "mlp", "norm", "se", "shortcut", "patch", "pos", "tok", "head"})
+
 # Words of which a name carries one: two names that carry different ones don't mean the same tensor.
 EXCLUSIVE: tuple[frozenset[str], ...] = (
     frozenset({"q", "k", "v", "o", "qkv", "kv"}),
     frozenset({"gate", "up", "down"}),
     frozenset({"encoder", "decoder"}),
     frozenset({"attn", "cross"}),
-    frozenset({"attn", "mlp", "norm", "se", "shortcut", "patch", "pos", "tok", "head"}),
+    PARTS,
     frozenset({"cls", "dist", "register", "pos", "tok", "segment", "mask"}),
     frozenset({"student", "teacher"}),
     frozenset({"text", "visual"}),
