@@ -91,7 +91,11 @@ def _plan_by_matching(
 
     specs, rules = choice.network.specs, request.rules
     expect_consistent(request, target.slots)
-    requested = requested_steps(specs, target, request.options, choice.network.path, source.metadata)
+    requested = {
+        name: step
+        for name, step in requested_steps(specs, target, request.options, choice.network.path, source.metadata).items()
+        if not any(rules.is_fresh(one) or rules.is_zero(one) for one in step.slot.names)
+    }
     taken = {feed.key for step in requested.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
     views = views_of(

@@ -198,3 +198,14 @@ def test_adapters_of_networks_that_the_model_is_not_are_left_out_and_said(ours, 
         tg.load(model, misspelled, merge_lora=0.5)
     with pytest.raises(UsageError, match="not in the model"):
         tg.load(model, {key: value for key, value in file.items() if others in key}, merge_lora=0.5)
+
+
+def test_what_is_kept_fresh_gets_no_adapter():
+    model = nn.ModuleDict({"q": nn.Linear(4, 4), "v": nn.Linear(4, 4)})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    factors = {f"base_model.model.{part}.lora_{end}.weight": torch.randn(size)
+               for part in ("q", "v") for end, size in (("A", (2, 4)), ("B", (4, 2)))}  # fmt: skip
+    report = tg.load(model, factors, merge_lora=0.5, fresh=["v"])
+    assert torch.equal(model["v"].weight, before["v.weight"])
+    assert not torch.equal(model["q"].weight, before["q.weight"])
+    assert {u.spec.name for u in report.plan.unused} == {name for name in factors if ".v." in name}

@@ -77,3 +77,11 @@ def test_live_weights_at_the_top_level_come_before_an_average_in_it():
     live, average, model = (nn.Linear(5, 4) for _ in range(3))
     tg.load(model, dict(live.state_dict()) | {"ema": average.state_dict()})
     assert torch.equal(model.weight, live.weight)
+
+
+def test_a_head_for_other_classes_that_was_saved_apart_is_told():
+    source, model = parts(backbone=(60, 60), head=(60, 7)), parts(backbone=(60, 60), head=(60, 2))
+    plan = tg.load(model, kept_apart(source)).plan
+    assert filled_as(model, source, "backbone")
+    assert plan.by_name["head.0.weight"].why.text == "7 rows in the file, 2 in the model"
+    assert {unused.spec.name for unused in plan.unused} == {"head.0.weight", "head.0.bias"}

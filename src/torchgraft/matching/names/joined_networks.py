@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from torchgraft.core.specs import Network, Slot
+from torchgraft.core.specs import Network, Shape, Slot
 from torchgraft.matching.tables.dialect import WRAPPERS
 
 
@@ -40,13 +40,19 @@ def _is_kept_in_parts(parent: Network, networks: Sequence[Network], slots: Seque
     wanted = {said: slot.spec.shape for slot in slots for name in slot.names for said in _said(name)}
     if not inside or not wanted:
         return False
-    hits = {name for name, spec in parent.specs.items() if wanted.get(_plain(name)) == spec.shape}
+    hits = {name for name, spec in parent.specs.items() if _is_called(_plain(name), spec.shape, wanted)}
     unnamed = [n for n in inside if hits.isdisjoint(_joined(parent, n))]
     if len(unnamed) > 1:
         return False
     first = (unnamed or inside)[0]
     own = {_plain(name) for name in first.specs} if unnamed else set()
     return any(_plain(name) not in own for name in hits.difference(_joined(parent, first)))
+
+
+def _is_called(name: str, shape: Shape, wanted: Mapping[str, Shape]) -> bool:
+    """Whether the model has a tensor of that name, with the same shape but for its rows: a head may be for other classes."""
+    ours = wanted.get(name)
+    return ours is not None and len(ours) == len(shape) and ours[1:] == shape[1:]
 
 
 def _joined(parent: Network, part: Network) -> list[str]:
