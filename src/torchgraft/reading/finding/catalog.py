@@ -95,7 +95,7 @@ class _Cataloguer:
         if not self.out.networks:
             raise self._nothing_found()
         if self.left_out:
-            first = next(iter(self.left_out.values()))
+            first = str(next(iter(self.left_out.values()))).removeprefix(f"{self.label}: ")
             self.out.warnings.append(f"{len(self.left_out)} values beside the weights were left out, as {first}")
         self._warn_of_names()
         return self.out
