@@ -1,5 +1,7 @@
 """What is left on both sides, alone of its shape, is asked about: fresh, a model would be loaded in part without a word."""
 
+import copy
+
 import pytest
 import torch
 from filling import filled
@@ -75,3 +77,15 @@ def test_a_head_is_found_outside_of_the_module_whose_rest_has_the_same_names(ins
     assert not report.plan.fresh
     head = model.lm_head if inside else model.language["lm_head"]
     assert torch.equal(head.weight, source["language.lm_head.weight" if inside else "lm_head.weight"])
+
+
+def test_a_module_that_was_added_keeps_to_itself_though_its_layers_are_called_as_others():
+    """A control network has a `conv_out` in its hint, and not that of the network whose first half it copies."""
+    body = {"conv_in": nn.Conv2d(4, 4, 3), "down": nn.Conv2d(4, 4, 3), "mid": nn.Conv2d(4, 4, 3)}
+    hint = nn.ModuleDict({"conv_in": nn.Conv2d(3, 4, 3), "conv_out": nn.Conv2d(4, 4, 3)})
+    file = filled(nn.ModuleDict({**body, "up": nn.Conv2d(8, 4, 3), "conv_out": nn.Conv2d(4, 4, 3)})).state_dict()
+    model = filled(nn.ModuleDict({**copy.deepcopy(body), "hint": hint}))
+    report = tg.load(model, file)
+    fresh = {f"hint.{name}" for name in hint.state_dict()}
+    assert {step.slot.name for step in report.plan.fresh} == fresh
+    assert all(torch.equal(value, file[name]) for name, value in model.state_dict().items() if name not in fresh)

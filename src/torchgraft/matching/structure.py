@@ -15,6 +15,7 @@ from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.names.like_modules import LikeModules
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.wrappers import WithoutWrapper, without_wrapper
 from torchgraft.matching.parts.cut_both import cut_both
@@ -79,6 +80,7 @@ def _judged(
             sure = LIKELY
         if sure is not None:
             sures.append((pair, sure))
+    sures = _outside_of_added(sures, sources, targets)
     found = Found(pairs=[p for p, _ in sures], sources=sources, targets=targets, unordered=problem.unordered)
     doubts = doubted(found)
     sures = [
@@ -86,6 +88,22 @@ def _judged(
         for pair, sure in sures
     ]
     return [(pair, sure) for pair, sure in sures if not (sure.doubt and _is_harmless(targets[pair.target]))]
+
+
+def _outside_of_added(
+    sures: Sequence[tuple[Pair, Sureness]], sources: Sequence[Unit], targets: Sequence[Unit]
+) -> list[tuple[Pair, Sureness]]:
+    """Return the pairs without what would go by its last name into a module that was added to the model."""
+    fed = {pair.target for pair, _ in sures}
+    added = LikeModules(
+        {sources[pair.source].path for pair, _ in sures if pair.named},
+        [unit.path for at, unit in enumerate(targets) if at not in fed],
+    )
+    return [
+        (pair, sure)
+        for pair, sure in sures
+        if pair.named or not added.have(sources[pair.source].path, targets[pair.target].path)
+    ]
 
 
 def _units_of_one_name(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:

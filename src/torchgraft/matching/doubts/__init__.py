@@ -27,6 +27,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (changed.behind_replaced_blocks, BESIDE),
     (changed.behind_changed_blocks, changed.CHANGED),
     (lists.into_other_lists, lists.OTHER_LIST),
+    (lists.lengthened_by_other_lists, lists.LENGTHENED),
     (towers.into_other_towers, towers.OTHER_TOWER),
     (layers.beside_free_twins, layers.TWINS),
     (layers.beside_free_namesakes, layers.NAMESAKE),

@@ -207,6 +207,28 @@ def _all_lists(units: Iterable[Unit]) -> set[str]:
     return {place_of(".".join(row)) for row in lists}
 
 
+LENGTHENED = "one list would go on with members of another, and both sides have the one by its name"
+
+
+def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
+    """Yield units that would go on with a list of which other members go to, or come from, the list of its own name.
+
+    `decoder_blocks.0` as `blocks.2`, behind the `blocks.1` of both sides: these are blocks that were added.
+    """
+    own: tuple[set[ListName], set[ListName]] = set(), set()
+    moved: list[tuple[Pair, ListName, ListName]] = []
+    for pair in found.held:
+        source, target = found.units_of(pair)
+        if source.block and target.block:
+            ours, theirs = list_of(source.block), list_of(target.block)
+            if pair.named and ours[1] == theirs[1]:
+                own[0].add(ours)
+                own[1].add(theirs)
+            elif not (pair.named or is_one_path(_place(source.block), _place(target.block))):
+                moved.append((pair, ours, theirs))
+    return (pair for pair, ours, theirs in moved if ours in own[0] or theirs in own[1])
+
+
 EITHER_END = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )

@@ -49,7 +49,7 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
             leaf = wanted[to]
             for alias in (leaf.name, *leaf.also):
                 wanted.pop(alias, None)
-    for name in _by_chance(rules, pairs, (left, wanted), min(map(len, names))):
+    for name in _by_chance(rules, pairs, (left, wanted), names):
         del pairs[name]
     inner = _wrapped(left, wanted, rules, names) if left and wanted else {}
     parted = frozenset().union(*(_parted(rule, pairs, names) for rule in rules[1:] if rule.is_nested))
@@ -57,23 +57,36 @@ def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
 
 
 def _by_chance(
-    rules: Iterable[Prefix], pairs: Mapping[str, str], left: tuple[Collection[str], Collection[str]], whole: int
+    rules: Iterable[Prefix],
+    pairs: Mapping[str, str],
+    left: tuple[Collection[str], Collection[str]],
+    names: tuple[Collection[str], Collection[str]],
 ) -> list[str]:
-    """Return what a rule for less than half of the `whole` leads into a module, or out of one, by a name that is also left.
+    """Return what a rule for less than half of either side leads into a module, or out of one, by chance.
 
     A `norm` at the root beside `merger` is not the norm of the module that holds the `merger` on the other side, if others
-    have one.
+    have one. Nor is a `conv_out` at the root that of an added module, if this one has a `conv_in` of its own, too, and the
+    one at the root has its place.
     """
     found: list[str] = []
     for rule in rules:
         if bool(rule.old) == bool(rule.new):
             continue
         placed = [a for a, b in pairs.items() if rule.covers(a) and b == rule.applied(a)]
-        if 2 * len(placed) > whole:
+        if 2 * len(placed) > min(map(len, names)):
             continue
         ends = {".".join(name.split(".")[-2:]) for name in left[0 if rule.old else 1]}
-        found += [a for a in placed if (rest := a[len(rule.old) :]).count(".") == 1 and rest in ends]
+        alone = [a for a in placed if (rest := a[len(rule.old) :]).count(".") == 1 and rest in ends]
+        found += placed if _is_of_others(rule, placed, pairs, names) else alone
     return found
+
+
+def _is_of_others(
+    rule: Prefix, placed: Collection[str], pairs: Mapping[str, str], names: tuple[Collection[str], Collection[str]]
+) -> bool:
+    """Return whether as many names as a rule pairs, or more, would be paired by it, too, and have their place elsewhere."""
+    there = set(names[1])
+    return sum(a in pairs and a not in placed and to in there for to, a in _applied(rule, names[0])) >= len(placed)
 
 
 def _parted(rule: Prefix, pairs: Mapping[str, str], names: tuple[Sequence[str], Sequence[str]]) -> Iterable[str]:
