@@ -280,6 +280,9 @@ def _axis_names(
     return {m or of_all: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
 
 
+CHANNEL_RULES = "'repeat', 'sum', 'mean', 'zero', 'fresh', 'fill-mean' and 'copy:K' (copies of channel K)"
+
+
 def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
     """Return the rules for other input channels by pattern; whether one leads to the right number is seen later."""
     for pattern, rule in (given or {}).items():
@@ -288,7 +291,7 @@ def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
         try:
             AdaptInputChannels(1, rule)
         except UsageError as error:
-            raise UsageError(f"in_channels={{{pattern!r}: {rule!r}}}: {error}") from error
+            raise UsageError(f"in_channels={{{pattern!r}: {rule!r}}}: accepted are {CHANNEL_RULES}") from error
     return dict(given or {})
 
 

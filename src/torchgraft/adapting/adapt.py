@@ -15,7 +15,7 @@ from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.rewrites import Preferences, doubt_blocked, widened, with_doubt_decided
 from torchgraft.adapting.starts import init_steps
-from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources
+from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources, without_dead_statistics
 from torchgraft.adapting.views import View
 from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Matching, Ranks
@@ -102,6 +102,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.second)
     for view in reversed(views):
         unused = view.original_unused(unused, steps, inputs.network)
+    unused = without_dead_statistics(unused, target)
     plan = Plan(
         steps=steps,
         unused=unused,

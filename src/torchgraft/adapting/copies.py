@@ -11,7 +11,7 @@ from torchgraft.adapting.orientation import MATRIX_TABLES, shown_by_bias
 from torchgraft.adapting.positions import is_position_table
 from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.rows import changed_vocabularies
-from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources
+from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources, without_dead_statistics
 from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
@@ -44,7 +44,9 @@ def copied(both: Alike, target: Target, network: Network, policy: Policy) -> Pla
         ]
     )
     unused = (
-        unused_sources(steps, specs, dict(unlike.values()), {}, path, SecondNames(network.shared or {}))
+        without_dead_statistics(
+            unused_sources(steps, specs, dict(unlike.values()), {}, path, SecondNames(network.shared or {})), target
+        )
         if spare
         else ()
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from torchgraft.adapting.fit import mismatch, reordered
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import percent, tensors
+from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step
 from torchgraft.core.specs import Shape
 
@@ -41,6 +42,8 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
     if placed == 0 or best < plan.policy.min_coverage:
         lower = ", or lower min_coverage=" if placed else ""
         remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
+        if variant:
+            remedy = f"build the model with the sizes of the file, or take the file of this variant{lower}"
         if any(is_adapter(key) for key in plan.source_specs):
             remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
         yield Objection("coverage", f"no match: {text}{sizes and '; '}{sizes}; {remedy}")
@@ -58,16 +61,11 @@ def _is_kept(step: Step) -> bool:
 
 def other_variant(plan: Plan) -> str:
     """Return that many tensors of one name differ in more than their rows and stay unfilled, "" where they don't."""
-    named = [
-        (step, plan.source_specs[step.slot.name].shape)
-        for step in plan.steps
-        if _is_open(step) and _is_shared(step, plan)
-    ]
-    differ = [(step, shape) for step, shape in named if _differs(shape, step.slot.spec.shape)]
-    if len(differ) < FEW:
+    if not any(map(_is_open, plan.steps)):
         return ""
-    shared = [step for step in plan.steps if _is_shared(step, plan)]
-    if len(differ) < SHARE * len(shared):
+    shared = _namesakes(plan)
+    differ = [(step, shape) for step, shape in shared if _is_open(step) and _differs(shape, step.slot.spec.shape)]
+    if len(differ) < max(FEW, SHARE * len(shared)):
         return ""
     step, shape = differ[0]
     text = (
@@ -81,9 +79,26 @@ def other_variant(plan: Plan) -> str:
     return text
 
 
-def _is_shared(step: Step, plan: Plan) -> bool:
-    """Whether the file has a weight of the name of the slot; indices and masks, which the model makes itself, are none."""
-    return len(step.slot.spec.shape) > 1 and not step.quiet and step.slot.name in plan.source_specs
+def _namesakes(plan: Plan) -> list[tuple[Step, Shape]]:
+    """Return the steps of weights that the file has by the same name, with its shape there.
+
+    Where it has none of them, names count as the same behind the prefix that most of them have more on one side. Indices and
+    masks, which the model makes itself, are no weights.
+    """
+    specs = plan.source_specs
+    weights = {step.slot.name: step for step in plan.steps if len(step.slot.spec.shape) > 1 and not step.quiet}
+    if weights.keys().isdisjoint(specs):
+        ours, theirs = _most_common_prefix(specs, weights), _most_common_prefix(weights, specs)
+        named = {name: ours + name if ours else name.removeprefix(theirs) for name in weights}
+    else:
+        named = {name: name for name in weights}
+    return [(step, specs[named[name]].shape) for name, step in weights.items() if named[name] in specs]
+
+
+def _most_common_prefix(names: Iterable[str], others: Container[str]) -> str:
+    """Return what stands before most of those names that end as one of the others, "" where none does."""
+    found = Counter(name.removesuffix(end) for name in names for end in ends(name) if end in others and end != name)
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _is_open(step: Step) -> bool:

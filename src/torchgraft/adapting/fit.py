@@ -236,7 +236,8 @@ def _by_role(roles: Container[str]) -> Fit:
 def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str | None, kernel: str | None) -> Fit:
     """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh.
 
-    `channels` and `kernel` are the caller's rules for other input channels, and for kernels of another size.
+    `channels` and `kernel` are the caller's rules for other input channels (of a linear layer: features), and for kernels of
+    another size.
     """
     a, b = source.shape, target.shape
     adapted = None

@@ -14,6 +14,7 @@ from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.names import ends, patterns_of
 from torchgraft.core.plan import Action, Objection, Plan, Step
 from torchgraft.core.policy import Verdict
+from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import RotaryLayout
 
 # An argument that a text names.
@@ -44,8 +45,8 @@ def _partial(plan: Plan) -> Iterator[Objection]:
     if flat:
         yield Objection(
             "partial",
-            f"{listed(flat)}: parameters flattened and shared out by FSDP, of which a file holds one process's share; save with "
-            "StateDictType.FULL_STATE_DICT, or put all shares together with torch.distributed.checkpoint first",
+            f"{listed(flat)}: parameters flattened and shared out by FSDP, of which a file holds one process's share; gather "
+            "them before saving (StateDictType.FULL_STATE_DICT), or put all shares together with torch.distributed.checkpoint",
             flat,
         )
     empty = [key for key, spec in plan.source_specs.items() if 0 in spec.shape]
@@ -241,7 +242,19 @@ def packed(plan: Plan) -> Iterator[Objection]:
             "packed it",
             unknown,
         )
+    whole = tuple([u.spec.name for u in plan.unused if u.why.rule == "shape" and _is_integer_weight(u.spec)])
+    if whole:
+        yield Objection(
+            "quantised",
+            f"{listed(whole)}: whole numbers in the file where the model has a weight of another shape, as quantised weights are "
+            "packed; dequantise the file with the library that packed it",
+            whole,
+        )
     yield from _unscaled(plan)
+
+
+def _is_integer_weight(spec: TensorSpec) -> bool:
+    return spec.name.rpartition(".")[2] == "weight" and spec.dtype.kind in ("int", "uint")
 
 
 def _unscaled(plan: Plan) -> Iterator[Objection]:

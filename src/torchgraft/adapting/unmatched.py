@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 from torchgraft.core.names import ends, is_derived
 from torchgraft.core.plan import Action, Step, Unused, Why
-from torchgraft.core.specs import Slot, TensorSpec
+from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import Constant
 
+STATISTICS = ("running_mean", "running_var")
 LONGEST = 1000  # comparing takes the square of the length, and a file may hold a name of a megabyte
 
 
@@ -93,6 +94,28 @@ def unused_sources(
         similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
         out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar, same_as=same_as))
     return tuple(out)
+
+
+def without_dead_statistics(unused: Iterable[Unused], target: Target) -> tuple[Unused, ...]:
+    """Return unused tensors; nobody needs to hear of what torch before 0.4 wrote for instance norms, which never used it.
+
+    Statistics that were used go with a counter of batches. Such a norm without them is a module without any tensors, often.
+    """
+    unused = tuple(unused)
+    names = {one.spec.name for one in unused}
+    return tuple(
+        [replace(one, quiet=True, why=_DEAD) if _is_dead(one.spec.name, names, target) else one for one in unused]
+    )
+
+
+_DEAD = Why("derived", "statistics that an instance norm doesn't use")
+
+
+def _is_dead(name: str, names: Container[str], target: Target) -> bool:
+    owner, _, role = name.rpartition(".")
+    if role not in STATISTICS or f"{owner}.num_batches_tracked" in names:
+        return False
+    return any(target.classes.get(end, "").startswith("InstanceNorm") for end in ends(owner))
 
 
 def _fed_by_own_name(step: Step) -> bool:

@@ -21,6 +21,8 @@ from torchgraft.matching.names.words import canonical
 KERNEL = "kernel"
 BIASES = {KERNEL: "bias", "w": "b"}
 PROJECTIONS = frozenset({"q", "k", "v"})
+# Before the role of a weight: the one that is trained, of which the other, beside it, is what quantisation makes (Distiller).
+MASTER = "float_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +54,40 @@ def find_forms(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Form], dict[s
                     forms.update(dict.fromkeys(form.keys, form))
                     break
     for key in specs:
-        if key.endswith("_raw"):
-            stem = key[: -len("_raw")]
-            owner, _, role = stem.rpartition(".")
-            twin = f"{owner}.module.{role}" if owner else f"module.{role}"
-            base = twin if _has_sibling(specs, owner) else stem
-            forms[key] = Form(base, "plain", (key,), specs[key].shape, specs[key].dtype)
-            for copy in (stem, twin):
-                if copy in specs:
-                    derived[copy] = key
+        plain, copies = _trained(key, specs)
+        if plain:
+            forms[key] = Form(plain, "plain", (key,), specs[key].shape, specs[key].dtype)
+            derived.update(dict.fromkeys(copies, key))
     return forms, derived
+
+
+def _trained(key: str, specs: Mapping[str, TensorSpec]) -> tuple[str, list[str]]:
+    """Return the name of the weight that a key is the trained one of, and which keys are made from it; "" if it is none."""
+    made = _made_of(key)
+    if made in specs and specs[made].shape == specs[key].shape:
+        return made, [made]
+    if not key.endswith("_raw"):
+        return "", []
+    stem = key[: -len("_raw")]
+    owner, _, role = stem.rpartition(".")
+    twin = f"{owner}.module.{role}" if owner else f"module.{role}"
+    return twin if _has_sibling(specs, owner) else stem, [copy for copy in (stem, twin) if copy in specs]
+
+
+def _made_of(key: str) -> str:
+    """Return the name of what is made of a weight that is trained beside it, "" where a key isn't called like such a one."""
+    owner, dot, role = key.rpartition(".")
+    return f"{owner}{dot}{role.removeprefix(MASTER)}" if role.startswith(MASTER) else ""
 
 
 def may_take_part(key: str) -> bool:
     """Whether a key is called like one of several tensors that make up a weight; their partners tell whether it is."""
-    return key.endswith((*_SUFFIXES, "_raw"))
+    return key.endswith((*_SUFFIXES, "_raw")) or _made_of(key) != ""
 
 
 def any_raw(keys: Iterable[str]) -> bool:
     """Return whether one of the keys may be the weight that others are made from."""
-    return any(key.endswith("_raw") for key in keys)
+    return any(key.endswith("_raw") or _made_of(key) for key in keys)
 
 
 def _has_sibling(specs: Mapping[str, TensorSpec], owner: str) -> bool:
@@ -128,6 +144,10 @@ def _scaled(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None
     return Form(stem, "fp8", (stem, key), packed.shape, DType.F32)
 
 
+def _scaled_by_name(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
+    return _scaled(key, f"{stem}.weight", specs)
+
+
 def _bnb(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
     packed = specs.get(stem)
     if packed is None or packed.dtype is not DType.U8 or stem + ".quant_map" not in specs:
@@ -143,6 +163,7 @@ _FINDERS: tuple[tuple[str, Callable[[str, str, Mapping[str, TensorSpec]], Form |
     (".original", _parametrized_spectral_norm),
     ("_scale_inv", _scaled),
     ("_scale", _scaled),
+    (".scale_weight", _scaled_by_name),
     (".absmax", _bnb),
 )
 _SUFFIXES = tuple(suffix for suffix, _ in _FINDERS)

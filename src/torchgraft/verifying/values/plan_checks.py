@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.formatting import listed
 from torchgraft.core.names import FREQUENCIES
-from torchgraft.core.plan import Objection, Plan, Unused, Why
-from torchgraft.core.specs import Source
+from torchgraft.core.plan import Objection, Plan, Step, Unused, Why
+from torchgraft.core.specs import Network, Source
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.values.repeats import equal_values, find_duplicates
 
 # Vectors of power iteration (torch's spectral norm, both ways of writing it): of length 1 by construction.
 POWER_ITERATION = ("weight_u", "weight_v", "_u", "_v")
+POSITIONS = "position_ids"
 # Half-precision files round frequencies and lengths by less than this.
 NEAR = 0.01
 
@@ -26,13 +27,18 @@ def check_values(plan: Plan, source: Source, model: object = None) -> Plan:
     Of a source without values (a state dict on the meta device) nothing is known: plans are made of names and shapes alone.
     """
     try:
+        plan = _with_unit_vectors(plan, source)
         objections = (
             *_conflicting_ties(plan, source),
             *_averaged_unit_vectors(plan, source),
             *_other_rotary_frequencies(plan, source, model),
         )
         new = [objection for objection in objections if objection not in plan.objections]
-        return replace(plan, objections=(*plan.objections, *new), unused=_with_duplicates_marked(plan, source))
+        return replace(
+            plan,
+            objections=(*plan.objections, *new),
+            unused=_with_positions_told(_with_duplicates_marked(plan, source), source),
+        )
     except UnsupportedCheckpointError:
         return plan
 
@@ -64,6 +70,72 @@ def _repeating(unused: Unused, used: str | None) -> Unused:
     if used is None:
         return unused
     return replace(unused, quiet=True, why=Why("echo", f"holds the same values as {used}"), same_as=used)
+
+
+def _with_positions_told(unused: tuple[Unused, ...], source: Source) -> tuple[Unused, ...]:
+    """Return unused tensors; tables of positions that don't count 0, 1, 2 … are no matter of course."""
+    return tuple(
+        [replace(one, quiet=False, why=_OTHER_COUNT) if _counts_otherwise(one, source) else one for one in unused]
+    )
+
+
+_OTHER_COUNT = Why(
+    "no counterpart", "it doesn't count 0, 1, 2 and so on: the file's model numbers positions in its own way"
+)
+
+
+def _counts_otherwise(unused: Unused, source: Source) -> bool:
+    import torch
+
+    spec = unused.spec
+    if spec.name.rpartition(".")[2] != POSITIONS or not unused.quiet or unused.why.rule != "no counterpart":
+        return False
+    held = source.read(unused.network, spec.name)
+    return bool(spec.numel) and not torch.equal(held.flatten().long(), torch.arange(spec.numel))
+
+
+def _with_unit_vectors(plan: Plan, source: Source) -> Plan:
+    """Return the plan with vectors of power iteration that were averaged replaced by those of the live weights in the file.
+
+    Averaged unit vectors are none, and fit no weight; those of the model that was trained fit its average nearly.
+    """
+    live = [n for n in source.networks if n.role == "model" and n.path != plan.network]
+    if not any(n.path == plan.network and n.role == "ema" for n in source.networks) or not live:
+        return plan
+    vectors = {s.feeds[0].key for s in plan.steps if len(s.feeds) == 1} & {
+        key for key in plan.source_specs if key.rpartition(".")[2] in POWER_ITERATION
+    }
+    taken = {key: path for key in vectors if (path := _live_vector(key, plan, source, live)) is not None}
+    if not taken:
+        return plan
+    steps = [_fed_from(step, taken) for step in plan.steps]
+    note = f"vectors of a spectral norm come from network {min(taken.values())!r}, as averaged ones have another length"
+    left = [
+        Unused(spec=plan.source_specs[key], network=plan.network, why=_AVERAGED, quiet=True) for key in sorted(taken)
+    ]
+    notes = (*plan.notes, f"{listed(sorted(taken))}: {note}")
+    return replace(plan, steps=tuple(steps), unused=(*plan.unused, *left), notes=notes)
+
+
+_AVERAGED = Why("derived", "an average of vectors of length 1, which has another length")
+
+
+def _fed_from(step: Step, networks: Mapping[str, str]) -> Step:
+    """Return the step with what it takes from another network of the file."""
+    if len(step.feeds) != 1 or step.feeds[0].key not in networks:
+        return step
+    network = networks[step.feeds[0].key]
+    why = replace(step.why, text=f"{step.why.text}; of network {network!r}, as an average of such vectors is none")
+    return replace(step, feeds=(replace(step.feeds[0], network=network),), why=why)
+
+
+def _live_vector(key: str, plan: Plan, source: Source, live: Sequence[Network]) -> str | None:
+    """Return which network of the file has a vector of length 1 in place of one that was averaged."""
+    if _is_unit_vector(source.read(plan.network, key)):
+        return None
+    spec = plan.source_specs[key]
+    same = (n.path for n in live if (other := n.specs.get(key)) is not None and other.shape == spec.shape)
+    return next((path for path in same if _is_unit_vector(source.read(path, key))), None)
 
 
 def _averaged_unit_vectors(plan: Plan, source: Source) -> Iterator[Objection]:

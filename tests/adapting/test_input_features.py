@@ -1,0 +1,38 @@
+"""`in_channels=` also says what becomes of the inputs of a linear layer."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+@pytest.mark.parametrize(
+    ("rule", "new"),
+    [
+        ("zero", lambda old, _: torch.zeros(6, 2) + 0 * old[:, :2]),
+        ("fill-mean", lambda old, _: old.mean(1, keepdim=True).expand(6, 2)),
+        ("copy:1", lambda old, _: old[:, [1, 1]]),
+        ("fresh", lambda _, first: first[:, 10:]),
+    ],
+)
+def test_added_inputs_start_as_the_rule_says(rule, new):
+    model = nn.ModuleDict({"atoms": nn.Linear(12, 6), "out": nn.Linear(6, 2)})
+    first = model["atoms"].weight.detach().clone()
+    file = nn.ModuleDict({"atoms": nn.Linear(10, 6), "out": nn.Linear(6, 2)}).state_dict()
+    report = tg.load(model, file, in_channels={"atoms.weight": rule})
+    old = file["atoms.weight"]
+    assert torch.equal(model["atoms"].weight[:, :10], old)
+    assert torch.allclose(model["atoms"].weight[:, 10:], new(old, first), atol=1e-6)
+    assert not report.plan.fresh
+
+
+def test_without_a_rule_they_stay_a_matter_of_shapes():
+    model = nn.ModuleDict({"atoms": nn.Linear(12, 6), "out": nn.Linear(6, 2)})
+    file = nn.ModuleDict({"atoms": nn.Linear(10, 6), "out": nn.Linear(6, 2)}).state_dict()
+    assert [step.slot.name for step in tg.load(model, file).plan.fresh] == ["atoms.weight"]
+
+
+def test_a_rule_that_is_none_is_refused_with_those_that_are():
+    with pytest.raises(tg.UsageError, match=r"accepted are 'repeat', .* 'fresh', .* 'copy:K'"):
+        tg.load(nn.Conv2d(5, 4, 3), nn.Conv2d(3, 4, 3), in_channels={"weight": "tile"})
