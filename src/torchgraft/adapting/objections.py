@@ -242,7 +242,9 @@ def packed(plan: Plan) -> Iterator[Objection]:
             "packed it",
             unknown,
         )
-    whole = tuple([u.spec.name for u in plan.unused if u.why.rule == "shape" and _is_integer_weight(u.spec)])
+    told = {s.why.text for s in known}
+    other = [u for u in plan.unused if u.why.rule == "shape" and u.why.text not in told]
+    whole = tuple([u.spec.name for u in other if _is_integer_weight(u.spec)])
     if whole:
         yield Objection(
             "quantised",
