@@ -291,7 +291,9 @@ def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
         try:
             AdaptInputChannels(1, rule)
         except UsageError as error:
-            raise UsageError(f"in_channels={{{pattern!r}: {rule!r}}}: accepted are {CHANNEL_RULES}") from error
+            raise UsageError(
+                f"in_channels={{{pattern!r}: {rule!r}}}: {rule!r} is no rule; accepted are {CHANNEL_RULES}"
+            ) from error
     return dict(given or {})
 
 
