@@ -1,7 +1,10 @@
 """Which network of a file is taken, and when that is for the caller to say."""
 
 import pytest
+import torch
+from torch import nn
 
+import torchgraft as tg
 from torchgraft import UsageError
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, Slot, TensorSpec
@@ -75,3 +78,14 @@ def test_a_file_that_stands_for_a_model_must_not_hold_several_alike():
         match=r"a.pt stands for a model and holds several networks \('student': model, 10 tensors; 'teacher': model, 10 tensors\)",
     ):
         only([net("student", NAMES), net("teacher", NAMES)], "a.pt")
+
+
+@pytest.mark.parametrize("prefer", ["ema", "ema_state_dict", "Averaging"])
+def test_what_is_preferred_may_lie_in_a_network_that_fits_no_better_than_another(prefer):
+    """Trainers keep averaged weights among their callbacks, under names of their own."""
+    live, mean, model = (nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)) for _ in range(3))
+    named = ({f"model.{name}": value for name, value in made.state_dict().items()} for made in (live, mean))
+    file = {"state_dict": next(named), "callbacks": {"Averaging": {"ema_state_dict": next(named)}}}
+    report = tg.load(model, file, prefer=prefer)
+    assert all(torch.equal(value, mean.state_dict()[name]) for name, value in model.state_dict().items())
+    assert report.plan.network == "callbacks"

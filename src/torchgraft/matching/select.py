@@ -41,7 +41,7 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
             raise UsageError(
                 f"prefer={prefer!r}: the file holds no such network; it holds {listed_networks(usable)}{_parts(usable)}"
             )
-        usable = chosen or usable
+        usable = chosen or [n for n in usable if _has_segment(n.specs, prefer)]
     rated = sorted(((_overlap(n.specs, slots), -at) for at, n in enumerate(usable)), reverse=True)
     best = rated[0][0]
     equal = settled_parents([usable[-at] for rate, at in rated if rate >= 0.98 * best], slots)

@@ -91,7 +91,7 @@ def _counts_otherwise(unused: Unused, source: Source) -> bool:
     if spec.name.rpartition(".")[2] != POSITIONS or not unused.quiet or unused.why.rule != "no counterpart":
         return False
     held = source.read(unused.network, spec.name)
-    return bool(spec.numel) and not torch.equal(held.flatten().long(), torch.arange(spec.numel))
+    return bool(spec.numel) and not torch.equal(held.flatten().long(), torch.arange(spec.numel, device="cpu"))
 
 
 def _with_unit_vectors(plan: Plan, source: Source) -> Plan:
