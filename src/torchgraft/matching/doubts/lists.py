@@ -221,10 +221,12 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
         source, target = found.units_of(pair)
         if source.block and target.block:
             ours, theirs = list_of(source.block), list_of(target.block)
-            if pair.named and ours[1] == theirs[1]:
+            if ours[1] or theirs[1]:
+                continue  # `conv1` and `conv2` of a block are layers of it, and no list that could go on
+            if pair.named:
                 own[0].add(ours)
                 own[1].add(theirs)
-            elif not (pair.named or is_one_path(_place(source.block), _place(target.block))):
+            elif not is_one_path(_place(source.block), _place(target.block)):
                 moved.append((pair, ours, theirs))
     return (pair for pair, ours, theirs in moved if ours in own[0] or theirs in own[1])
 
