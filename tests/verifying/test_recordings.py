@@ -29,7 +29,8 @@ def test_what_was_recorded_is_read_back(recorded):
     again = tg.record(model, inputs, path.with_name("again.safetensors"))
     read = read_golden(path)
     assert torch.equal(read.inputs[0], inputs)
-    assert torch.equal(read.runs[0].outputs["output"], model(inputs))
+    with torch.no_grad():  # as it was recorded: with gradients, some processors take other kernels
+        assert torch.equal(read.runs[0].outputs["output"], model(inputs))
     assert read.runs[0].recording == again.runs[0].recording
 
 
