@@ -223,12 +223,12 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
             ours, theirs = list_of(source.block), list_of(target.block)
             if ours[1] or theirs[1]:
                 continue  # `conv1` and `conv2` of a block are layers of it, and no list that could go on
-            if pair.named:
+            if not is_one_path(_place(source.block), _place(target.block)):
+                moved.append((pair, ours, theirs))
+            elif pair.named:
                 own[0].add(ours)
                 own[1].add(theirs)
-            elif not is_one_path(_place(source.block), _place(target.block)):
-                moved.append((pair, ours, theirs))
-    return (pair for pair, ours, theirs in moved if ours in own[0] or theirs in own[1])
+    return (pair for pair, ours, theirs in moved if not pair.named and (ours in own[0] or theirs in own[1]))
 
 
 EITHER_END = (
