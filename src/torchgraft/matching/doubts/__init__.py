@@ -31,6 +31,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (towers.into_other_towers, towers.OTHER_TOWER),
     (layers.beside_free_twins, layers.TWINS),
     (layers.beside_free_namesakes, layers.NAMESAKE),
+    (layers.called_with_more_words, layers.MORE),
     (layers.lost_in_other_parts, layers.LOST),
     (lists.counted_from_either_end, lists.EITHER_END),
 )

@@ -171,6 +171,23 @@ def beside_free_namesakes(found: Found) -> Iterator[Pair]:
                 yield pair
 
 
+MORE = "a layer of the same shapes stays free beside it, and one of the two names says more than the other, as those of added parts do"
+
+
+def called_with_more_words(found: Found) -> Iterator[Pair]:
+    """Yield layers outside of all lists of which one has the other's name and more words, beside a free one of its build.
+
+    `fc` to `fc_aux`, where the model's `classifier` stays free: an added head may have the name of the old one in its own.
+    """
+    free = [{(unit.parent, kind_of(unit)) for unit in units if not unit.blocks} for units in found.free]
+    for pair, *units in found.with_units(unnamed=True) if any(free) else ():
+        for side in (0, 1):
+            own, other = units[side], units[1 - side]
+            more = set(canonical(own.last)) > set(canonical(other.last))
+            if more and not own.blocks and (own.parent, kind_of(own)) in free[side]:
+                yield pair
+
+
 LOST = "nearly all else of the part of the network that it would lie in stays free, and the rest of the file goes elsewhere"
 # A part of a network has so many layers; where no more than this share of it is paired, that may be chance.
 PART, STRAY = 8, 0.125
