@@ -82,3 +82,18 @@ def test_matrices_of_one_place_that_disagree_settle_no_square_one():
     state |= {name: state[name].T.contiguous() for name in ("actor.0.weight", "critic.4.weight")}
     with pytest.raises(tg.PlanRefusedError, match="2 matrices of the file are stored transposed and 2 are not"):
         tg.load(nn.ModuleDict({"actor": layers(), "critic": layers()}), state)
+
+
+def test_a_layer_whose_sizes_changed_places_is_not_turned():
+    """The bias beside it is as long as its rows: they are outputs, and the other layer makes others of other inputs."""
+    file, model = (nn.ModuleDict({"enter": nn.Linear(*sizes), "deep": nn.Linear(4, 5)}) for sizes in ((8, 10), (10, 8)))
+    plan = tg.load(model, file).plan
+    assert {step.slot.name for step in plan.fresh} == {"enter.weight", "enter.bias"}
+    assert "the bias beside it shows that it isn't stored transposed" in plan.by_name["enter.weight"].why.text
+
+
+def test_a_layer_that_is_stored_transposed_is_turned_whatever_its_bias():
+    file = {"enter.weight": torch.randn(8, 10), "enter.bias": torch.randn(10)}
+    model = nn.ModuleDict({"enter": nn.Linear(8, 10)})
+    tg.load(model, file)
+    assert torch.equal(model["enter"].weight, file["enter.weight"].T)

@@ -140,7 +140,7 @@ def _shaped(match: Match, facts: Facts) -> Fit:
     if channels and gains_depth(source.shape, target.shape):
         return resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
     fit = exact_fit(source, target, facts.layout, is_stem=is_stem)
-    if fit is not None and slot in facts.flattened and len(source.shape) == len(target.shape):
+    if fit is not None and fit.ops is not None and slot in facts.flattened and len(source.shape) == len(target.shape):
         return unflattened(fit, target, facts.flattened[slot])
     if fit is not None and target.form != "plain" and fit.ops:
         return Fit(None, mismatch(source.shape, target.shape))

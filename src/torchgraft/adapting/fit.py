@@ -77,6 +77,8 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool = Fal
     a, b = source.shape, target.shape
     if a == b and (len(a) < 2 or (len(a) == 2 and a[0] != a[1])):
         return UNCHANGED
+    if is_matrix(source, target) and layout.is_another(source, target):
+        return Fit(None, f"{mismatch(a, b)}; the bias beside it shows that it isn't stored transposed")
     if is_matrix(source, target) and not (a == b[::-1] and is_raw_matrix(source, target)):
         return _matrix(source, target, layout)
     if len(a) == len(b) == 2 and a != b and a == b[::-1] and "bias" in f"{source.name} {target.name}":

@@ -43,6 +43,7 @@ class Layout:
     list of blocks: an output layer outside may be stored otherwise. `kernels` is the one permutation
     that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way;
     `transposed` is that of kernels of transposed convolutions, of which libraries keep the channels in either order.
+    `outputs_first` are the keys of matrices that their bias shows to be stored [out, in].
     """
 
     turned: int = 0
@@ -56,6 +57,12 @@ class Layout:
     transposed: tuple[int, ...] | None = None
     raw_turned: int = 0
     raw_straight: int = 0
+    outputs_first: frozenset[str] = frozenset()
+
+    def is_another(self, source: Leaf, target: Leaf) -> bool:
+        """Whether a matrix fits a linear layer only turned and is known not to be: a layer of other sizes."""
+        told = source.keys[0] in self.outputs_first and source.part is None and source.form == "plain"
+        return told and target.kind == "Linear" and source.shape != target.shape
 
 
 def read_layout(matches: Sequence[Match], specs: Mapping[str, TensorSpec]) -> Layout:
@@ -63,6 +70,7 @@ def read_layout(matches: Sequence[Match], specs: Mapping[str, TensorSpec]) -> La
 
     Of `specs`, all tensors of the file, those count too that find no place: beside a bias a matrix shows how it is stored.
     """
+    first = Layout(outputs_first=frozenset(key for key, in_out in shown_by_bias(specs, ()) if not in_out))
     matrices: list[Match] = []
     kernels: list[Match] = []
     raw: list[bool] = []
@@ -75,13 +83,13 @@ def read_layout(matches: Sequence[Match], specs: Mapping[str, TensorSpec]) -> La
                 raw.append(a == b)
         elif len(a) > 2:
             kernels.append(found)
-        elif is_matrix(found.source, found.target):
+        elif is_matrix(found.source, found.target) and not first.is_another(found.source, found.target):
             matrices.append(found)
     kernel, plain = _permutation(kernels)
     transposed, _ = _permutation(
         [found for found in kernels if is_transposed(found.target) and found.target.shape[0] != found.target.shape[1]]
     )
-    layout = Layout(kernel=kernel, plain_kernels=plain, transposed=transposed)
+    layout = replace(first, kernel=kernel, plain_kernels=plain, transposed=transposed)
     layout = replace(layout, raw_turned=raw.count(False), raw_straight=raw.count(True))
     return _with_matrices(layout, matrices, specs)
 
