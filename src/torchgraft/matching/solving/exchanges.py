@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, combinations
 from typing import TYPE_CHECKING
 
 from torchgraft.matching.evidence.scores import FITS, Evidence
@@ -106,6 +106,27 @@ def _small_modules(units: Sequence[Unit]) -> Mapping[str, Mapping[Kind, int]]:
         if parent and parent not in larger and 1 < len(inside) == len(kinds) <= LARGEST_MODULE:
             found[parent] = kinds
     return found
+
+
+def upright(pairs: Pairs, evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit]) -> Pairs:
+    """Return the pairs with kernels exchanged that would both have to be turned, and that fit as they are the other way round.
+
+    Of two convolutions around a third one, `conv_pw` widens here, and `pw_conv` narrows there.
+    """
+    to = dict(pairs)
+    turned: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, j in pairs:
+        if evidence.turned[i, j]:
+            turned[sources[i].block, targets[j].block].append(i)
+    for inside in turned.values():
+        for i, k in combinations(inside, 2):
+            after = (i, to[k]), (k, to[i])
+            both = (i, to[i]), (k, to[k])
+            if all(evidence.fits[p] and not evidence.turned[p] for p in after) and all(
+                evidence.turned[p] for p in both
+            ):
+                to.update(after)
+    return sorted(to.items())
 
 
 def branches_by_words(

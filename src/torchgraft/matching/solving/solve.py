@@ -16,7 +16,7 @@ from torchgraft.matching.names.lists import counted, stem
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.algorithms import align, assign
 from torchgraft.matching.solving.block_rules import by_block_rules
-from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed
+from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed, upright
 from torchgraft.matching.solving.reversed import with_lists_reversed
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
 
@@ -71,7 +71,7 @@ def solve(problem: Problem) -> list[Pair]:
             break
     total = alone + votes + order * _marks(path, alone.shape)
     total[evidence.fits == 0] -= 0.5
-    final = branches_by_words(paired(total, path), alone, evidence, sides)
+    final = branches_by_words(upright(paired(total, path), evidence, *sides), alone, evidence, sides)
     final = with_lists_reversed(modules_together(final, alone, evidence.rare, *sides), alone, *sides)
     final = without_isolated(final, evidence.names, *sides)
     partners = shifts.partners if problem.unordered else {*shifts.partners, *behind_layers(final, *sides)}
