@@ -204,7 +204,7 @@ def _slots_apart(
                 by_name[own],
                 spec=TensorSpec(name, spec.shape[1:], spec.dtype),
                 owner=name.rpartition(".")[0],
-                kind="Linear",
+                kind="",  # a part of a parameter: nothing says which way round it is stored
                 order=len(seen),
             )
             seen.append(part)
