@@ -116,7 +116,9 @@ def upright(pairs: Pairs, evidence: Evidence, sources: Sequence[Unit], targets: 
     to = dict(pairs)
     turned: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, j in pairs:
-        if evidence.turned[i, j]:
+        if (
+            evidence.turned[i, j] and len(sources[i].leaves["weight"].shape) > 2
+        ):  # a whole file may have its matrices turned
             turned[sources[i].block, targets[j].block].append(i)
     for inside in turned.values():
         for i, k in combinations(inside, 2):
