@@ -44,9 +44,14 @@ def compare_with_values(
 
 
 def distance(a: Tensor, b: Tensor) -> Distance:
-    """Return how far two tensors of one shape lie apart; types are compared by value, the distance is in float64."""
+    """Return how far two tensors of one shape lie apart; types are compared by value, the distance is in float64.
+
+    Where they lie on different devices, they are compared on the CPU.
+    """
     import torch
 
+    if a.device != b.device:
+        a, b = a.cpu(), b.cpu()
     if a.dtype == b.dtype and torch.equal(a, b):
         return Distance(0, 0.0)
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64

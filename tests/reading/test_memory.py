@@ -107,3 +107,22 @@ def test_tensors_inside_a_transformation_are_refused(transform):
 
     transform(step)(torch.ones(2, 3))
     assert len(said) == 1
+
+
+class Away(torch.Tensor):
+    """Says that it lies on another device, as long as nobody fetches it from there."""
+
+    device = torch.device("cuda")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor) + 1
+
+
+def test_what_lies_on_a_device_is_read_from_there():
+    source = open_checkpoint({"a": torch.arange(6.0).view(2, 3).as_subclass(Away)})
+    assert torch.equal(source.read("", "a"), torch.arange(6.0).view(2, 3) + 1)
+    assert type(source.read("", "a")) is torch.Tensor
+    buffer = bytearray(24)
+    source.read_into("", "a", memoryview(buffer))
+    assert torch.frombuffer(buffer, dtype=torch.float32).tolist() == [1, 2, 3, 4, 5, 6]
+    assert not source.divisible("", "a")

@@ -106,6 +106,23 @@ def device_for(given: str | torch.device | None) -> torch.device:
     return device
 
 
+def expect_reachable(device: torch.device) -> None:
+    """Refuse a device that this machine or this build of torch doesn't have, before anything is read for it.
+
+    Raises:
+        UsageError: nothing can be made there.
+    """
+    import torch
+
+    if device.type == "cpu":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = printable(str(error).partition("\n")[0], 200)
+        raise UsageError(f"device='{device}' can't be used here: {reason}") from error
+
+
 def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
     """Refuse to fill tensors whose elements have no place of their own.
 

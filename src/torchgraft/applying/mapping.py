@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torchgraft.applying.cells import device_for
+from torchgraft.applying.cells import device_for, expect_reachable
 from torchgraft.applying.moves import segments
 from torchgraft.applying.pages import FileRange, file_map, joined_map, joins
 from torchgraft.core.dtypes import DType
@@ -45,13 +45,15 @@ class Placement:
         """Return the device.
 
         Raises:
-            UsageError: nothing has values there, the wishes contradict each other, or the model has memory of its own.
+            UsageError: nothing has values there, this machine has no such device, the wishes contradict each other, or
+                the model has memory of its own.
         """
         where = device_for(self.device)
         if self.prefault and not self.mmap:
             raise UsageError("prefault=True brings in pages of mapped files: it needs mmap=True")
         if not self.mmap:
             self._refuse_elsewhere(model, where)
+            expect_reachable(where)
             return where
         if where.type != "cpu":
             raise UsageError(f"mmap=True maps the file into the CPU's memory, device='{where}' needs a copy: drop one")

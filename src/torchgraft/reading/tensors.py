@@ -254,7 +254,7 @@ class HeldTensor(StoredTensor):
 
     @property
     def values(self) -> Tensor:
-        """The tensor.
+        """The tensor, or a copy on the CPU of one that lies elsewhere.
 
         Raises:
             UnsupportedCheckpointError: it has no values, as it is on the meta device.
@@ -263,15 +263,14 @@ class HeldTensor(StoredTensor):
             raise UnsupportedCheckpointError(
                 f"<dict>: tensor {self.name} is on the meta device, where nothing has values: plan() takes it, load() can't"
             )
-        return self.tensor
+        return self.tensor if self.tensor.device.type == "cpu" else self.tensor.cpu()
 
     def fill(self, buffer: memoryview, start: int) -> None:
         import numpy as np
         import torch
 
-        value = self.values.detach()
         try:
-            raw = value.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+            raw = self.values.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise UnsupportedCheckpointError(
                 f"<dict>: the values of tensor {self.name}, a {type(self.tensor).__name__}, can't be had as bytes ({error})"
