@@ -9,8 +9,8 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.policy import Policy, Verdict
-from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
 from torchgraft.matching.names.naming import Naming
+from torchgraft.matching.reviewing.exchangeable import exchangeable
 
 LENIENT = Policy(container=Verdict.WARN)
 
@@ -93,11 +93,11 @@ def crosswise(one: str, other: str) -> Matching:
 
 
 def test_two_names_of_both_sides_go_crosswise_only_in_doubt():
-    found = with_exchangeable_doubted(crosswise("stem.cv1.weight", "stem.cv2.weight"), (), Naming({}, ()))
+    crossed = crosswise("stem.cv1.weight", "stem.cv2.weight")
+    found = crossed.in_doubt(exchangeable(crossed, (), Naming({}, ())))
     assert [m.certainty for m in found.matches] == [Certainty.DOUBT] * 2
     assert "both names, stem.cv1 and stem.cv2" in found.matches[0].why.doubt
 
 
 def test_members_of_a_list_may_be_counted_from_the_other_end():
-    found = crosswise("stages.0.weight", "stages.1.weight")
-    assert with_exchangeable_doubted(found, (), Naming({}, ())) is found
+    assert not exchangeable(crosswise("stages.0.weight", "stages.1.weight"), (), Naming({}, ()))

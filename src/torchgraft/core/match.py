@@ -132,6 +132,15 @@ class Matching:
     blocked: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def in_doubt(self, doubts: Mapping[str, str]) -> Matching:
+        """Return the matching with what speaks against claims, by the names of their targets."""
+        if not doubts:
+            return self
+        return replace(
+            self,
+            matches=tuple([m.in_doubt(doubts[name]) if (name := m.target.name) in doubts else m for m in self.matches]),
+        )
+
     def with_more(self, found: Collection[Match]) -> Matching:
         """Return the matching with pairs of what was free on both sides."""
         used, fed = {m.source.name for m in found}, {m.target.name for m in found}

@@ -14,15 +14,10 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Why
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.alike import alike
-from torchgraft.matching.completing.builds import with_builds_doubted
 from torchgraft.matching.completing.copies import with_copies
-from torchgraft.matching.completing.exchangeable import with_exchangeable_doubted
 from torchgraft.matching.completing.fused import with_packings_doubted, with_uncut_told
-from torchgraft.matching.completing.homes import with_strays_doubted
 from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
-from torchgraft.matching.completing.own_places import with_own_places_doubted
-from torchgraft.matching.completing.rotary_rows import with_untold_pairs_doubted
 from torchgraft.matching.completing.shared import with_shared
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.prefixes import by_name
@@ -34,6 +29,7 @@ from torchgraft.matching.names_alone import by_names
 from torchgraft.matching.origin import in_order, origin_of
 from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
+from torchgraft.matching.reviewing import reviewed
 from torchgraft.matching.select import (
     choose,
     has_network,
@@ -188,10 +184,7 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> 
         matching = by_structure(sources, targets, naming, given.models)
     matching = with_leftovers(with_layers_joined(with_shared(matching)))
     matching = with_packings_doubted(matching, (sources, targets), given.models)
-    matching = with_strays_doubted(with_exchangeable_doubted(matching, sources, naming))
-    matching = with_own_places_doubted(matching, naming)
-    matching = matching if naming.homes else with_builds_doubted(matching)
-    matching = with_untold_pairs_doubted(matching, keys.values(), given.models)
+    matching = reviewed(matching, sources, naming, keys.values(), given.models)
     matching = with_uncut_told(matching, sources, given.models)
     return _under_own_keys(matching, keys, derived, naming)
 

@@ -18,9 +18,9 @@ from os.path import commonprefix
 from torchgraft.core.match import Alike, Leaf, Match
 from torchgraft.core.names import ends, words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
-from torchgraft.matching.completing.shared import is_numbered, is_own_kind
+from torchgraft.matching.completing.shared import is_own_kind
 from torchgraft.matching.names.chunks import unchunked
-from torchgraft.matching.names.lists import lacks_its_first
+from torchgraft.matching.names.lists import is_numbered, lacks_its_first
 from torchgraft.matching.names.naming import SAME, Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.spelling import unfolded

@@ -10,7 +10,15 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.lists import ListName, blocks_around, by_content, list_of, numbered_lists, place_of
+from torchgraft.matching.names.lists import (
+    ListName,
+    blocks_around,
+    by_content,
+    is_numbered,
+    list_of,
+    numbered_lists,
+    place_of,
+)
 from torchgraft.matching.tables.dialect import ROLES
 
 Kind = tuple[str, "Shape"]
@@ -213,11 +221,6 @@ def _places(name: str) -> list[tuple[str, str]]:
     """Return (path before, path after) for each number in a name: the place that members of a list share."""
     parts = name.split(".")
     return [(".".join(parts[:at]), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()]
-
-
-def is_numbered(name: str) -> bool:
-    """Return whether a name lies in a member of a numbered list."""
-    return any(part.isdecimal() for part in name.split("."))
 
 
 def _why(source: Leaf) -> Why:

@@ -114,6 +114,11 @@ def blocks_around(modules: Iterable[str], lists: Collection[ListName]) -> dict[s
     return {path: of(path) for path in modules}
 
 
+def is_numbered(name: str) -> bool:
+    """Return whether a name lies in a member of a numbered list, or is one."""
+    return any(part.isdecimal() for part in name.split("."))
+
+
 def numbers(path: str) -> tuple[int, ...]:
     """Return the all-digit segments of `path` as numbers."""
     return tuple(int(part) for part in path.split(".") if part.isdecimal())

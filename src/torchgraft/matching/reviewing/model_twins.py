@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torchgraft.core.match import Match, Matching
 from torchgraft.core.names import EMA_SEGMENTS, above
 from torchgraft.core.specs import Shape
-from torchgraft.matching.completing.shared import is_numbered
-from torchgraft.matching.names.lists import is_one_path
+from torchgraft.matching.names.lists import is_numbered, is_one_path
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import flat_class
 
@@ -20,21 +19,15 @@ EITHER = "{1} of the model is of the same build as {0} and stays free, and no na
 PART, ALIKE, NAMED, FREE = 6, 0.8, 0.5, 0.8
 
 
-def with_builds_doubted(matching: Matching) -> Matching:
-    """Return the matching with a part of the model in doubt beside which a free one has all of its kinds of tensors.
+def beside_free_twins(matching: Matching) -> dict[str, str]:
+    """Return the slots in doubt of a part of the model beside which a free one has all of its kinds of tensors.
 
     Mostly a network is changed where it is trained, and its average, its target network or its second tower is left as it
     was. That a file has all names of the copy doesn't say that it is meant for the copy alone.
     """
     if len(matching.free_targets) < PART:
-        return matching
-    doubts = dict(_doubted(matching))
-    if not doubts:
-        return matching
-    return replace(
-        matching,
-        matches=tuple(m.in_doubt(text) if (text := doubts.get(m.target.name)) else m for m in matching.matches),
-    )
+        return {}
+    return dict(_doubted(matching))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,16 @@ of the one it was copied from, so that nothing but names tells which of them a t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 
 from torchgraft.core.match import Match, Matching
 from torchgraft.core.specs import Shape
-from torchgraft.matching.completing.shared import is_numbered
+from torchgraft.matching.names.lists import is_numbered
 from torchgraft.matching.names.words import canonical
+from torchgraft.matching.reviewing.module_pairs import ModulePair, ModulePairs
 
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
 QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
@@ -24,49 +24,32 @@ CALLED = "the model calls another tensor so, too, which {0} fills"
 
 # From so many layers on a module is a part of the network, with a name of its own.
 PART = 4
-# The modules of either side that two tensors have the same path in.
-Parting = tuple[str, str]
 
 
-def with_strays_doubted(matching: Matching) -> Matching:
-    """Return the matching with those in doubt that would leave their own part of the network by their shapes alone."""
+def moved_without_word(matching: Matching, modules: ModulePairs) -> dict[str, str]:
+    """Return the slots in doubt that are fed from another part of the network than their own, by their shapes alone."""
     fed = Counter([m.source.name for m in matching.matches])
-    groups: dict[Parting, list[Match]] = defaultdict(list)
-    met: dict[Parting, int] = defaultdict(int)
-    for found in matching.matches:
-        modules = modules_around(found.source.name, found.target.name)
-        for both in modules:
-            met[both] += 1
-        if fed[found.source.name] == 1:  # what goes to all blocks leaves none
-            groups[modules[-1] if modules else (found.source.owner, found.target.owner)].append(found)
+    leaving = (m for m in matching.matches if fed[m.source.name] == 1)  # what goes to all blocks leaves none
+    groups = modules.together(leaving)
     if len(groups) < 2:
-        return matching
-    homes = Homes(matching, groups, met)
-    doubts = {found.target.name: text for parting in homes.open() for found, text in homes.doubted(parting)}
-    if not doubts:
-        return matching
-    return replace(
-        matching,
-        matches=tuple(m.in_doubt(text) if (text := doubts.get(m.target.name)) else m for m in matching.matches),
-    )
+        return {}
+    parts = Parts(matching, groups, modules.met)
+    return {found.target.name: text for pair in parts.open() for found, text in parts.doubted(pair)}
 
 
-class Homes:
-    """Where the parts of either side go, by the pairs that are `grouped` by what is unlike in their names.
-
-    `met` counts the pairs inside each two modules in which both have the same path.
-    """
+class Parts:
+    """Where the parts of the file go: matches `grouped` by the modules that they are moved between; `met` as in ModulePairs."""
 
     def __init__(
-        self, matching: Matching, grouped: Mapping[Parting, Sequence[Match]], met: Mapping[Parting, int]
+        self, matching: Matching, grouped: Mapping[ModulePair, Sequence[Match]], met: Mapping[ModulePair, int]
     ) -> None:
         self._matching = matching
         self._groups = grouped
-        self._main = max(grouped, key=lambda parting: len(grouped[parting]))
+        self._main = max(grouped, key=lambda pair: len(grouped[pair]))
         self._agree = 2 * len(grouped[self._main]) > len(matching.matches)
         self._also = {name: m for m in matching.matches for name in m.target.also}
         self._met = met
-        self._one_by_one = all(len({modules[side] for modules in met}) == len(met) for side in (0, 1))
+        self._one_by_one = all(len({pair[side] for pair in met}) == len(met) for side in (0, 1))
 
     @cached_property
     def _most(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
@@ -87,19 +70,19 @@ class Homes:
         theirs = (*(m.target for m in found.matches), *found.free_targets)
         return {leaf.name: leaf.shape for leaf in ours}, {leaf.name: leaf.shape for leaf in theirs}
 
-    def open(self) -> Iterable[Parting]:
-        """Return the partings of which a rule may say something: of others there may be a hundred thousand."""
+    def open(self) -> Iterable[ModulePair]:
+        """Return the pairs of which a rule may say something: of others there may be a hundred thousand."""
         if self._agree or self._also or not self._one_by_one:
             return self._groups
-        return [parting for parting, pairs in self._groups.items() if len(pairs) >= PART]
+        return [pair for pair, matches in self._groups.items() if len(matches) >= PART]
 
-    def doubted(self, parting: Parting) -> Iterator[tuple[Match, str]]:
-        """Yield the pairs of one parting that are in doubt, each with the reason."""
-        if parting == self._main:
+    def doubted(self, pair: ModulePair) -> Iterator[tuple[Match, str]]:
+        """Yield the matches between two modules that are in doubt, each with the reason."""
+        if pair == self._main:
             return
-        text = (all(parting) and (self._qualified(parting) or self._untold(parting))) or self._stray(parting)
+        text = (all(pair) and (self._qualified(pair) or self._untold(pair))) or self._stray(pair)
         if text or self._also:
-            for found in self._groups[parting]:
+            for found in self._groups[pair]:
                 if doubt := text or self._called(found):
                     yield found, doubt
 
@@ -110,30 +93,30 @@ class Homes:
         held = self._also.get(theirs + name[len(ours) :]) if name.startswith(ours) else None
         return CALLED.format(held.source.name) if held and held is not found else ""
 
-    def _qualified(self, parting: Parting) -> str:
+    def _qualified(self, pair: ModulePair) -> str:
         """Return what speaks against two norms of which one has the other's name and more words, at one place outside of lists."""
-        if not self._agree or any(map(is_numbered, parting)):
+        if not self._agree or any(map(is_numbered, pair)):
             return ""
-        (around, _, own), (beside, _, other) = (name.rpartition(".") for name in parting)
+        (around, _, own), (beside, _, other) = (name.rpartition(".") for name in pair)
         if around != beside and (around, beside) != self._main:
             return ""
-        if any(len(m.target.shape) > 1 or "." in m.source.name[len(parting[0]) + 1 :] for m in self._groups[parting]):
+        if any(len(m.target.shape) > 1 or "." in m.source.name[len(pair[0]) + 1 :] for m in self._groups[pair]):
             return ""
         ours, theirs = set(canonical(own)), set(canonical(other))
-        return QUALIFIED.format(*parting) if ours < theirs or theirs < ours else ""
+        return QUALIFIED.format(*pair) if ours < theirs or theirs < ours else ""
 
-    def _untold(self, parting: Parting) -> str:
+    def _untold(self, pair: ModulePair) -> str:
         """Return what speaks against a pair of parts of which one has a twin with a place of its own by name."""
-        part, home = parting
-        if len(self._groups[parting]) < PART:
+        part, home = pair
+        if len(self._groups[pair]) < PART:
             return ""
-        tails = [m.source.name[len(part) + 1 :] for m in self._groups[parting]]
+        tails = [m.source.name[len(part) + 1 :] for m in self._groups[pair]]
         if len({tail.rpartition(".")[0] for tail in tails}) < PART:
             return ""
         shared = _shared_words(part, home)
-        if any(map(is_numbered, parting)):
+        if any(map(is_numbered, pair)):
             return ""
-        for twin in self._twins(parting, tails):
+        for twin in self._twins(pair, tails):
             to = self._partner[0].get(f"{twin}.{tails[0]}", "")
             place = to.removesuffix(f".{tails[0]}")
             called_like_it = shared < _shared_words(twin, home)
@@ -141,10 +124,10 @@ class Homes:
                 return UNTOLD.format(part, twin, home)
         return ""
 
-    def _twins(self, parting: Parting, tails: Sequence[str]) -> Iterator[str]:
+    def _twins(self, pair: ModulePair, tails: Sequence[str]) -> Iterator[str]:
         """Yield the parts of the file, in the module that both names are in, with tensors of the same names and shapes inside."""
-        part, shapes = parting[0], self._shapes[0]
-        around = "".join(f"{end}." for end in _common_start(*parting))
+        part, shapes = pair[0], self._shapes[0]
+        around = "".join(f"{end}." for end in _common_start(*pair))
         for name in shapes:
             twin = name[: -len(tails[0]) - 1]
             if name.endswith(f".{tails[0]}") and twin != part and twin.startswith(around) and not is_numbered(twin):
@@ -152,11 +135,11 @@ class Homes:
                 if 2 * alike > len(tails):
                     yield twin
 
-    def _stray(self, parting: Parting) -> str:
+    def _stray(self, pair: ModulePair) -> str:
         """Return what speaks against a pair of parts of which one goes, but for this, with a twin of the other."""
         if self._one_by_one:
             return ""
-        for side, (own, other) in enumerate((parting, parting[::-1])):
+        for side, (own, other) in enumerate((pair, pair[::-1])):
             most = self._most[1 - side].get(other, "")
             if most == own or not (most and own) or own.rpartition(".")[2].isdecimal():
                 continue  # members of lists are judged elsewhere
@@ -175,19 +158,7 @@ class Homes:
         )  # fmt: skip
 
 
-def modules_around(ours: str, theirs: str) -> list[Parting]:
-    """Return the modules around two tensors in which both have the same path, the inner ones first."""
-    found: list[Parting] = []
-    while ours and theirs:
-        ours, _, one = ours.rpartition(".")
-        theirs, _, other = theirs.rpartition(".")
-        if one != other:
-            break
-        found.append((ours, theirs))
-    return found
-
-
-def _most(met: Mapping[Parting, int], side: int) -> Mapping[str, str]:
+def _most(met: Mapping[ModulePair, int], side: int) -> Mapping[str, str]:
     """Return for each module of one side the one of the other that most of it goes with."""
     found: dict[str, tuple[int, str]] = {}
     for modules, count in met.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from torchgraft.core.match import Match, Matching
 from torchgraft.core.names import FREQUENCIES, ROTARY
@@ -21,8 +20,8 @@ TURNING = frozenset({*FREQUENCIES, *ROTARY})
 TURNED = frozenset({"q", "k"})
 
 
-def with_untold_pairs_doubted(matching: Matching, keys: Iterable[str], models: Models) -> Matching:
-    """Return the matching with queries and keys in doubt that are fused on one side only, if a buffer near by turns them.
+def rows_in_unknown_order(matching: Matching, keys: Iterable[str], models: Models) -> dict[str, str]:
+    """Return the queries and keys in doubt that are fused on one side only, if a buffer near by turns them.
 
     Code that fuses them may pair the rows half with half or row beside row, whatever the code does that keeps them apart;
     conversions between the two reorder them. `keys` are the names of the file. What names say of the pairs is left to
@@ -30,9 +29,8 @@ def with_untold_pairs_doubted(matching: Matching, keys: Iterable[str], models: M
     """
     told = _around_buffers(keys), _around_buffers(slot.name for slot in models.target.slots)
     if not any(told) or not any(LEARNED in canonical(m.target.name) for m in matching.matches):
-        return matching
-    matches = (m.in_doubt(text) if (text := _untold(m, *told)) else m for m in matching.matches)
-    return replace(matching, matches=tuple(matches))
+        return {}
+    return {m.target.name: text for m in matching.matches if (text := _untold(m, *told))}
 
 
 def _around_buffers(names: Iterable[str]) -> dict[str, str]:

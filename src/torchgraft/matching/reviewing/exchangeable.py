@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 
 from torchgraft.core.match import Leaf, Matching
@@ -17,15 +16,10 @@ CROSSED = "both sides have both names, {0} and {1}, and order or structure would
 TELLING = 0.25
 
 
-def with_exchangeable_doubted(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> Matching:
-    """Return the matching with those in doubt that two like prefixes, or two names of both sides, would exchange."""
+def exchangeable(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> dict[str, str]:
+    """Return the slots in doubt that two like prefixes, or two names of both sides, would exchange."""
     doubts = _of_like_prefixes(matching, sources, naming) | _crossed(matching)
-    if not doubts:
-        return matching
-    return replace(
-        matching,
-        matches=tuple(m.in_doubt(text) if (text := doubts.get(m.source.name)) else m for m in matching.matches),
-    )
+    return {m.target.name: doubts[m.source.name] for m in matching.matches if m.source.name in doubts} if doubts else {}
 
 
 def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> dict[str, str]:

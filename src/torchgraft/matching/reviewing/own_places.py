@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
-from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.names import above, wrappers
 from torchgraft.core.specs import Shape
-from torchgraft.matching.completing.homes import Parting, modules_around
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.naming import SAME, Naming, Prefix
 from torchgraft.matching.parts.units import flat_class
+from torchgraft.matching.reviewing.module_pairs import ModulePairs
 
 OWN = "the model has {0}, too, of the same shape"
 LEFT = "the model has {0}, too, and {1} in it, of the same shape, stays free"
@@ -29,8 +28,8 @@ Kind = tuple[str, Shape, bool]
 Free = Mapping[str, Mapping[Kind, str]]
 
 
-def with_own_places_doubted(matching: Matching, naming: Naming) -> Matching:
-    """Return the matching with those in doubt that go from one module to another where either has a place of its own.
+def passing_own_places(matching: Matching, modules: ModulePairs, naming: Naming) -> dict[str, str]:
+    """Return the slots in doubt that are fed from a module to another where either has a place of its own.
 
     `attn.q` goes to `cross_attn.q`, and the file's `cross_attn` has four layers that go nowhere: perhaps it is those.
     """
@@ -39,22 +38,15 @@ def with_own_places_doubted(matching: Matching, naming: Naming) -> Matching:
     doubts = {m.target.name: text for m in matching.matches if (text := places.doubt(m.source, m.target))}
     left = {m.target.name: said for m in matching.matches if (said := places.left(m.source, m.target))}
     if not (doubts or left):
-        return matching
-    doubts = {**_spread(left, matching.matches), **_spread(doubts, matching.matches), **doubts}
-    return replace(
-        matching,
-        matches=tuple(m.in_doubt(doubts[m.target.name]) if m.target.name in doubts else m for m in matching.matches),
-    )
+        return {}
+    moved = [[m.target.name for m in together] for together in modules.together(matching.matches).values()]
+    return {**_spread(left, moved), **_spread(doubts, moved), **doubts}
 
 
-def _spread(doubts: Mapping[str, str], matches: Iterable[Match]) -> Mapping[str, str]:
-    """Return the doubts, and those of what goes beside them from a module to another, where they are a good part of that."""
-    groups: dict[Parting, list[str]] = defaultdict(list)
-    for m in matches:
-        around = modules_around(m.source.name, m.target.name)
-        groups[around[-1] if around else (m.source.owner, m.target.owner)].append(m.target.name)
+def _spread(doubts: Mapping[str, str], moved: Iterable[Sequence[str]]) -> Mapping[str, str]:
+    """Return the doubts, and those of what is moved together with them, where they are a good part of that."""
     spread: dict[str, str] = {}
-    for names in groups.values():
+    for names in moved:
         held = [name for name in names if name in doubts]
         if held and len(held) >= SHARE * len(names):
             spread |= {name: doubts.get(name, doubts[held[0]]) for name in names}
