@@ -137,6 +137,17 @@ def test_where_as_many_pack_one_way_as_the_other_nothing_is_taken_until_the_call
     assert not tg.plan(denoiser("QKVAttention"), old.state_dict()).doubtful
 
 
+def test_of_megatrons_own_names_nothing_tells_whether_rows_go_by_heads() -> None:
+    block, fused = "transformer.layers.0", "attention.query_key_value"
+    for table, is_open in (("embedding.word_embeddings", True), ("word_embeddings", False)):
+        owners = dict.fromkeys(
+            [f"{block}.{fused}", f"{block}.attention.dense", f"{block}.input_layernorm", table], False
+        )
+        found = packing_of(f"{block}.{fused}", owners)
+        assert found is not None
+        assert found.open == is_open
+
+
 def test_an_output_layer_beside_the_embedding_tells_two_libraries_of_one_spelling_apart() -> None:
     inside = ["attention.wqkv", "attention.wo", "feed_forward.w2"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torchgraft.core.match import Leaf
@@ -195,7 +195,7 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         sound = rule == SAME or (
             2 * len(fits) >= len(placed)
             and _is_told(rule, placed)
-            and not _is_of_one_layer(rule, placed)
+            and not _is_of_one_layer(rule, placed, fits)
             and _is_whole(rule, placed, left, wanted)
             and not _leaves_its_own(rule, placed, left, wanted)
         )
@@ -254,13 +254,15 @@ def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:
     return 2 * spoken >= len(placed) > 1
 
 
-def _is_of_one_layer(rule: Prefix, placed: Mapping[str, str]) -> bool:
-    """Return whether a rule between two parts of unlike names pairs but one layer: that is no prefix, but a guess.
+def _is_of_one_layer(rule: Prefix, placed: Collection[str], fits: Container[str]) -> bool:
+    """Return whether a rule between two parts of unlike names pairs but one layer that fits: that is no prefix, but a guess.
 
-    `pooler.dense` of a language model is not `classifier.dense` of one with a head.
+    `pooler.dense` of a language model is not `classifier.dense` of one with a head; nor does a norm beside another `dense`,
+    of other sizes, make it one.
     """
     unlike = all(rule) and not rule.shared_words and rule.likeness < AKIN
-    return unlike and len({name.rpartition(".")[0] for name in placed}) < 2
+    unfit = {name.rpartition(".")[0] for name in placed if name not in fits}
+    return unlike and len({name.rpartition(".")[0] for name in placed} - unfit) < 2
 
 
 def _is_whole(rule: Prefix, placed: Mapping[str, str], left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> bool:

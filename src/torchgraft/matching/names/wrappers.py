@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.names import above
+from torchgraft.core.specs import Shape
 from torchgraft.matching.names.naming import Naming, Prefix
 
 # So many segments may be put in at once: `parametrized.0`.
@@ -33,7 +34,8 @@ def wrapped_pairs(sources: Side, targets: Side) -> dict[str, str]:
     """Return what of the source is what of the target, a module around it on one side set aside.
 
     All tensors of a module must have moved into one that lies in it, and nothing else may be in question: two inner modules
-    of these names and shapes, or a numbered one that isn't the only one (a head that became several layers).
+    of these names and shapes, a numbered one that isn't the only one, or another layer in it that comes before (a head that
+    became several layers).
     """
     inward = _moves(sources, targets)
     outward = {short: long for long, short in _moves(targets, sources).items()}
@@ -58,13 +60,31 @@ def _moves(outer: Side, inner: Side) -> dict[str, str]:
     modules = {place[0] for place in found}
     held, children = _held(outer.names, modules), _children(inner.names, modules)
     fits: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    matrices = _matrices(inner.left, modules)
     for (module, put_in), pairs in found.items():
         whole = len(pairs) == held[module]
         alike = any(outer.left[a].shape == inner.left[b].shape for a, b in pairs.items())
         alone = not any(part.isdecimal() for part in put_in.split(".")) or children[module] == {put_in.split(".")[0]}
-        if whole and alike and alone:
+        if whole and alike and alone and not _has_layer_before(pairs, outer, matrices[module]):
             fits[module].append(pairs)
     return _told(fits, outer, inner)
+
+
+def _has_layer_before(pairs: Mapping[str, str], outer: Side, matrices: Mapping[str, Shape]) -> bool:
+    """Return whether a layer beside the wrapped one makes its input out of what the outer one reads: `dense`, `out_proj`."""
+    widths = [outer.left[name].shape[1] for name in pairs if len(outer.left[name].shape) > 1]
+    beside = [shape[:2] for name, shape in matrices.items() if name not in pairs.values()]
+    return any(shape == (width, width) for shape in beside for width in widths)
+
+
+def _matrices(left: Mapping[str, Leaf], modules: Collection[str]) -> Mapping[str, Mapping[str, Shape]]:
+    """Return for each of the modules the shapes of the matrices and kernels in it."""
+    found: dict[str, dict[str, Shape]] = {module: {} for module in modules}
+    for name, leaf in left.items():
+        for around in above(name) if len(leaf.shape) > 1 else ():
+            if around in found:
+                found[around][name] = leaf.shape
+    return found
 
 
 def _told(fits: Mapping[str, list[Mapping[str, str]]], outer: Side, inner: Side) -> dict[str, str]:

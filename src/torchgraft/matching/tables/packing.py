@@ -94,6 +94,8 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
         )),
         Packing(parts=QKV, beside=("self_attention.dense", f"mlp.{GATED}"), contested="groups",
                 source="as in ChatGLM, part by part"),
+        Packing(parts=QKV, groups="heads", beside=("../../../embedding.word_embeddings",), contested="groups", open=True,
+                source="head by head as in Megatron-LM since version 2 of its checkpoints; older ones go part by part"),
         Packing(parts=QKV, groups="heads", contested="groups",
                 source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head"),
     ),
