@@ -11,9 +11,9 @@ import torchgraft as tg
 def timm():
     """A block of MnasNet, where `conv_pw` widens and `conv_pwl` narrows."""
     convs = {
-        "conv_pw": nn.Conv2d(8, 24, 1),
-        "conv_dw": nn.Conv2d(24, 24, 3, groups=24),
-        "conv_pwl": nn.Conv2d(24, 8, 1),
+        "conv_pw": nn.Conv2d(8, 24, 1, bias=False),
+        "conv_dw": nn.Conv2d(24, 24, 3, groups=24, bias=False),
+        "conv_pwl": nn.Conv2d(24, 8, 1, bias=False),
     }
     norms = [nn.BatchNorm2d(conv.out_channels) for conv in convs.values()]
     parts = [part for n, (name, conv) in enumerate(convs.items()) for part in ((name, conv), (f"bn{n + 1}", norms[n]))]
@@ -23,9 +23,9 @@ def timm():
 def pytorchcv():
     """The same, where `exp_conv` widens and `pw_conv` narrows."""
     convs = {
-        "exp_conv": nn.Conv2d(8, 24, 1),
-        "dw_conv": nn.Conv2d(24, 24, 3, groups=24),
-        "pw_conv": nn.Conv2d(24, 8, 1),
+        "exp_conv": nn.Conv2d(8, 24, 1, bias=False),
+        "dw_conv": nn.Conv2d(24, 24, 3, groups=24, bias=False),
+        "pw_conv": nn.Conv2d(24, 8, 1, bias=False),
     }
     return nn.ModuleDict(
         {name: nn.ModuleDict({"conv": conv, "bn": nn.BatchNorm2d(conv.out_channels)}) for name, conv in convs.items()}

@@ -42,9 +42,10 @@ def with_packings_doubted(matching: Matching, sides: tuple[Sequence[Leaf], Seque
 
 
 def with_uncut_told(matching: Matching, sources: Sequence[Leaf], models: Models) -> Matching:
-    """Return the matching with what fused tensors of the file could fill if the number of heads were known.
+    """Return the matching with slots `blocked` that fused tensors of the file could fill if the number of heads were known.
 
-    That is what is free in one layer and as high as the fused tensor in all. Where there is no such thing, a remark says it.
+    Those are unmatched slots of one layer whose rows add up to those of a fused tensor. Where there are none, a remark names
+    the fused tensors.
     """
     if not any_named_fused(matching.free_sources):
         return matching

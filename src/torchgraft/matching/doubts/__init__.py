@@ -1,6 +1,6 @@
-"""What speaks against pairs that fit by themselves, seen from what all of them leave over.
+"""Rules that put pairs in doubt which fit when looked at alone, by what all pairs together leave unmatched.
 
-Each rule is a function with its sentence beside it; of several that hold for a pair, the first of the list is told.
+Each rule is a function with its sentence beside it; where several hold for a pair, the first of the list is told.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
 
 
 def doubted(found: Found) -> dict[int, str]:
-    """Return what is missing for pairs to be sure, by their targets; pairs that nothing speaks against aren't in it."""
+    """Return why pairs are in doubt, by their targets; without those that no rule speaks against."""
     said: dict[int, str] = {}
     for rule, sentence in RULES:
         for pair in rule(found):

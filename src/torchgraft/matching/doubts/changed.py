@@ -18,10 +18,10 @@ Members = Mapping[int, Build]
 
 
 def behind_replaced_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units in blocks behind one that is of another build on the two sides, and left over on both.
+    """Yield units of blocks behind a number whose blocks differ on the two sides and are both unmatched.
 
-    What was put in there may have moved the blocks behind it by one: of these, those are told of whose build is that of
-    a block that stays free.
+    One may have been inserted there, which moves all blocks behind it by one. Of these, only those are in doubt that have the
+    same layers as the unmatched block: they could take its place.
     """
     fitting = [pair for pair in found.pairs if pair.fits]
     free = _free_blocks(found, ({pair.source for pair in fitting}, {pair.target for pair in fitting}))
@@ -51,9 +51,9 @@ CHANGED = "it has another number in its list, because one before it may be new; 
 
 
 def behind_changed_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units of blocks that go to another number, behind a free one that may be the block of its number, changed.
+    """Yield units of blocks that go to another number, behind an unmatched block that may be a changed one of its own number.
 
-    A list that was cut at its end, with other sizes in its first member, looks like one that was cut at its start.
+    A list that lost its last members, and has other sizes in its first one, looks like a list that lost its first members.
     """
     free = _free_blocks(found, found.paired)
     if not any(free):

@@ -21,11 +21,11 @@ InBlock = tuple[str, str]
 
 
 def otherwise_in_other_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units whose like stays free in most blocks of the list in which others are paired, or goes with another list.
+    """Yield units whose counterparts in most other blocks of the list are unmatched, or are paired with another list.
 
-    An adapter that was added to all layers has nothing in the file, also where one has the shapes of something else; and the
-    last norm of a network may have those of the first one in an added block. A list that is used up may well be part of
-    another one, though, and what completes a block stand outside of all lists.
+    An adapter that was added to all layers has nothing in the file, even if one of them has the shapes of something there; and
+    the last norm of a network may have those of the first norm in an added block. It is no reason for doubt that a whole
+    list goes into another one, or that the last unit of an otherwise paired block comes from outside of all lists.
     """
     odd = {pair.target for side in (0, 1) for pair in _odd_ones(found, side)} if any(found.free) else ()
     return (pair for pair in found.pairs if pair.target in odd) if odd else iter(())
@@ -69,9 +69,9 @@ TORN = "by name or shape, parts of one block would go to several blocks of one l
 
 
 def torn_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units in blocks of which parts go to, or come from, the same parts of several members of one list.
+    """Yield units of blocks that are paired, under equal paths, with several members of one list.
 
-    Where shapes send a convolution to the block beside, the norms that fit in both by name belong there, too.
+    Where shapes send a convolution to the neighbouring block, its norms belong there, too, though names keep them.
     """
     met: dict[tuple[str, str], list[int]] = defaultdict(list)
     for pair in found.held:
@@ -156,10 +156,7 @@ OTHER_LIST = "it would go from one list into another, and both sides have both l
 
 
 def into_other_lists(found: Found) -> Iterator[Pair]:
-    """Yield units of blocks that would go from one list into another, of which both sides have both.
-
-    `encoder.layers.2` to `decoder.layers.0`.
-    """
+    """Yield units of blocks that would change lists where both sides have both lists: `encoder.layers.2` to `decoder.layers.0`."""
     both = _lists_of_both(found)
     if all(is_one_path(ours, theirs) for ours, theirs in product(*both)):
         return
@@ -211,9 +208,9 @@ LENGTHENED = "one list would go on with members of another, and both sides have 
 
 
 def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
-    """Yield units that would go on with a list of which other members go to, or come from, the list of its own name.
+    """Yield units that would lengthen a list of the other side whose members are paired with a list of its own name.
 
-    `decoder_blocks.0` as `blocks.2`, behind the `blocks.1` of both sides: these are blocks that were added.
+    `decoder_blocks.0` as `blocks.2`, behind the `blocks.1` of both sides: blocks were added there, and these are others.
     """
     own: tuple[set[ListName], set[ListName]] = set(), set()
     moved: list[tuple[Pair, ListName, ListName]] = []

@@ -20,8 +20,10 @@ LETTERS = "abcdef"
 
 
 class Exchange(NamedTuple):
-    """Two units of a list, the first at the lower number (`rising`) or not; `likes`: the first at the number of the
-    second, and the second at that of the first.
+    """Two units of one list with their numbers swapped.
+
+    `rising`: the first has the lower number. `likes`: the unit that stands for the first at the second's number, and the one
+    that stands for the second at the first's number.
     """
 
     rising: bool
@@ -30,7 +32,7 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One side as a sequence; what is said of units has one entry for each."""
+    """The units of one side in file or registration order; each tuple has one entry per unit."""
 
     segments: tuple[tuple[str, ...], ...]  # their paths, cut at the dots
     index: Mapping[str, int]  # path -> unit
@@ -89,9 +91,9 @@ class Order:
         return None
 
     def exchange(self, first: int, second: int) -> Exchange | None:
-        """Return what two units at different numbers of one list would be with numbers exchanged.
+        """Return two units of one list with their numbers swapped: for `0.conv` and `1.norm`, `1.conv` and `0.norm`.
 
-        None where no such list has both, or one of them has no like at the number of the other.
+        None where they are in no common list, or there is no unit under one of the swapped paths.
         """
         row = self.rows[first]
         if row is not None and row == self.rows[second] and first != second:  # each is the other's like
@@ -107,7 +109,7 @@ class Order:
         return Exchange(number_of(a[at]) < number_of(b[at]), (likes[0], likes[1]))
 
     def branch(self, first: int, second: int) -> bool:
-        """Return whether two units stand at one place of two modules of several layers, side by side, without numbers."""
+        """Return whether two units have one path in two sibling modules of several layers, as in `actor.fc` and `critic.fc`; no lists."""
         a, b = self.segments[first], self.segments[second]
         differ = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
         if len(a) != len(b) or len(differ) != 1 or self.numbered(first, second):
@@ -115,7 +117,7 @@ class Order:
         return all(self.matrices.get(path[: differ[0] + 1], 0) > 1 for path in (a, b))
 
     def separates(self, first: int, second: int) -> bool:
-        """Return whether something of other shapes stands between two units."""
+        """Return whether the shapes change between two units in the sequence."""
         return self.changes[first] != self.changes[second]
 
 

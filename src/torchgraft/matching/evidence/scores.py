@@ -80,9 +80,10 @@ def _depths(units: Sequence[Unit]) -> np.ndarray:
 
 
 def _turned(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
-    """Return where kernels of equal rank have other shapes: what code stores as kernels it doesn't store the other way.
+    """Return where weights would have to be transposed: kernels of equal rank whose sizes come in another order.
 
-    Nor does it store some matrices the other way and some not: they count where one of another shape shows how all lie.
+    Libraries don't transpose kernels. Matrices count only where others show that both sides store them the same way round, as
+    no library transposes some and not the rest.
     """
     (rows, ours), (columns, theirs) = _distinct(sources), _distinct(targets)
     least = 2 if _are_upright(sources, targets) else 3
@@ -124,10 +125,10 @@ def _kernel(unit: Unit, least: int) -> Shape:
 
 
 def _are_upright(sources: Iterable[Unit], targets: Iterable[Unit]) -> bool:
-    """Return whether matrices lie the same way on both sides, as far as linear layers in blocks show it, and none otherwise.
+    """Return whether linear layers in blocks show that both sides store matrices the same way round, and none the contrary.
 
-    A shape shows it that neither side has the other way round. Tables show nothing, for nobody turns them, nor do layers
-    outside of blocks: GPT-2 turns all in its blocks, and not its head.
+    A shape shows it if neither side has its transpose. Embedding tables show nothing, as nobody transposes them, nor do layers
+    outside of blocks: GPT-2 transposes all in its blocks, and not its head.
     """
     ours, theirs = (
         [u.leaves["weight"] for u in units if u.blocks and "weight" in u.leaves] for units in (sources, targets)

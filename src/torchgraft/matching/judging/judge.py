@@ -84,9 +84,9 @@ def judged(
 
 
 class _Judge:
-    """What separates each pair from its rivals.
+    """Judges each pair by its rivals: the other units of either side that fit as well.
 
-    What differs in sizes and in name is no partner for good: for others both count as free.
+    A pair that agrees neither in sizes nor in name may not last: to other pairs its units count as unmatched.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class _Judge:
         )
 
     def _by_order(self, pair: Index, other: Index) -> bool:
-        """Return whether order tells the units of another pair apart: numbers on both sides, and other shapes in between.
+        """Return whether order tells two pairs apart: both sides number their units, and other shapes lie between them.
 
-        Modules under words may be registered in any order, `fc_out` before `fc_in`. Norms stand with their layers, though:
-        behind layers of different shapes numbers on one side are enough.
+        Modules with names of words may be registered in any order, `fc_out` before `fc_in`. A norm comes behind its layer,
+        though: where the layers differ in shape, it is enough that one side numbers the norms.
         """
         context = self._context
         if not context.orderly or pair not in context.path or other not in context.path:
@@ -165,11 +165,14 @@ class _Judge:
         return first.separates(pair[0], other[0])
 
     def _by_place(self, pair: Index, other: Index) -> bool:
-        """Return whether the units of another pair stand elsewhere: where both sides agree on the place, or by their names.
+        """Return whether another pair is in a different place, so that its units are no candidates for this pair.
 
-        Numbers on both sides say it; or, for what is in order, that one of the two is deeper in lists on both sides, or has
-        other shapes in between, unless both sides have them at one place of two branches that no name tells apart, such as
-        actor and critic: these come in any order. Where names differ, an exchange of the partners may speak against it.
+        The first of these that applies decides:
+        numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too;
+        names, where a swap of partners would make them much less alike (or, within one block, much more);
+        order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
+        lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
+        are registered in any order.
         """
         (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
         here, there = first.exchange(i, ours), second.exchange(j, theirs)
@@ -189,9 +192,9 @@ class _Judge:
         return not branches and first.separates(i, ours) and second.separates(j, theirs)
 
     def _is_outside(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
-        """Return whether both of a pair have one name in the modules that hold all lists, and every rival stands in a list.
+        """Return whether both units lie next to the lists under one name, while every rival lies inside a list.
 
-        A last norm that is registered before the blocks is none of theirs.
+        So a last norm is told from the norms of the blocks, even where it is registered before them.
         """
         sequences = self._sequences
         for order, at in zip(sequences, pair, strict=True):
@@ -211,7 +214,7 @@ class _Judge:
         return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(self._sequences, pair, other, strict=True))
 
     def _stands_elsewhere(self, pair: Index, side: int, rival: int) -> bool:
-        """Return whether both of a pair stand at the same numbers, and a rival that stays free at another, or in a list."""
+        """Return whether both units have the same list numbers, and an unmatched rival has another number or lies in one list more."""
         here, there = (order.numbers[at] for order, at in zip(self._sequences, pair, strict=True))
         if here != there:
             return False
@@ -219,9 +222,9 @@ class _Judge:
         return depths[rival] > depths[pair[side]] or self._sequences[side].exchange(pair[side], rival) is not None
 
     def _is_other_path(self, pair: Index, side: int, rival: int) -> bool:
-        """Return whether both of a pair have one path but for what stands before it, and the rival's has another word in it.
+        """Return whether both units have one path apart from a prefix, and the rival differs from it in more than numbers.
 
-        On one side that may be anything, on both it is what all paths of a side have in common.
+        One side may have any prefix; where both have one, it must be what all paths of that side start with.
         """
         ours, theirs = (order.segments[at] for order, at in zip(self._sequences, pair, strict=True))
         if ours[0] != theirs[0]:
@@ -233,9 +236,9 @@ class _Judge:
         )
 
     def _is_its_like(self, pair: Index, side: int, rival: int) -> bool:
-        """Return whether a rival is at the same place of another block, where the other of the pair is outside of all blocks.
+        """Return whether a rival is the same layer of another block, while the other unit of the pair lies in no block.
 
-        What one side has once and the other in each block is for all of them.
+        What one side has once and the other side in each block is meant for all blocks: such rivals are none.
         """
         here, there = self._sequences[side], self._sequences[1 - side]
         if there.depths[pair[1 - side]] or not here.depths[pair[side]]:
@@ -245,13 +248,13 @@ class _Judge:
 
 
 def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
-    """Return the other sources (side 0) or targets (side 1) that fit, and that name and block don't tell apart.
+    """Return the rivals of a pair: other sources (side 0) or targets (side 1) that fit as well by shape, name and block.
 
-    A name does that is less alike and shares fewer words, or names other parts where those of the pair name the same.
-    One whose name is but a number says nothing, and is not told apart by the other's words; nor by its block where that
-    lies deeper in lists. Likeness is a mean over these: of one that lies deeper, the most alike of them counts. A pair
-    whose sizes differ has rivals whose sizes do. Votes of neighbours don't count here: they follow from the
-    pairs themselves.
+    A unit is no rival if its name is less alike and shares fewer words; if the pair's names agree in the words for parts and
+    its name doesn't; or if its blocks are less alike. A name that is only a number excludes nobody, nor does a block of a
+    unit that lies in more lists: its likeness is that of its most alike block, as a mean over more blocks would be lower.
+    If the sizes of the pair differ, units of other sizes are rivals, too. Votes of neighbours don't count here: they are
+    made from the pairs themselves.
     """
     line, own = ((slice(None), j), i) if side == 0 else ((i, slice(None)), j)
     fits = evidence.fits[line] | (evidence.soft[line] & ~evidence.fits[i, j])

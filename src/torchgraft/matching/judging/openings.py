@@ -1,4 +1,4 @@
-"""What names leave open, counted once for all pairs: with a thousand layers in one list, each pair can't ask all others."""
+"""Which units names and pairs leave unmatched, counted once: with a thousand layers in a list, each pair can't ask all others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchgraft.matching.names.lists import place_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Openings:
-    """Units that names or pairs leave over, on either side; arrays have one entry for each unit of their side."""
+    """Units that names or pairs leave unmatched; arrays have one entry per unit of their side, (sources, targets)."""
 
     fits: np.ndarray  # which units have the same shapes
     uneven: np.ndarray  # of which two only one has a bias
@@ -30,11 +30,10 @@ class Openings:
     places: Sequence[str]  # the paths of the targets, numbers set aside
 
     def is_unquestioned(self, i: int, j: int) -> bool:
-        """Return whether a pair of the same name has no other reading.
+        """Return whether a pair of equal name has no other reading in its part of the network.
 
-        It has one where a source and a target near by, both left over by name, have the same shapes; and where names
-        near by lead to other shapes, one of them is enough: a layer may have been inserted or moved, and then the same
-        number means another layer.
+        It has one where a source and a target of the same shapes are both unmatched by name. Where some equal names lead to
+        other shapes, one of the two is enough: a layer may have been inserted or moved, so that numbers mean other layers.
         """
         if self._is_outdone(i, j):
             return False
@@ -44,18 +43,17 @@ class Openings:
         return not (sources or targets) if int(ours[i]) in self.misled else not (sources and targets)
 
     def leaves_its_place(self, i: int, j: int) -> bool:
-        """Return whether `i` goes to `j`, and the place of its own name, which it fits or reads otherwise, stays free."""
+        """Return whether `i` goes to `j` while the target of its own name stays unmatched, and fits or has another path without numbers."""
         place = self.named.get(i, j)
         if place == j or not self.unpaired[1][place]:
             return False
         return bool(self.fits[i, place]) or self.places[place] != self.places[j]
 
     def is_adjoined(self, i: int, j: int) -> bool:
-        """Return whether the list of a pair has shifted and the pair could as well be the one beside it.
+        """Return whether the numbers of a list have shifted and a neighbour of the same shapes would do as well.
 
-        Where a layer was inserted into a run of layers of the same shapes, or taken out of one, nothing but the values
-        tells which of them it was. Nor does it where only one of the two has a bias, and another one of the list would
-        fit in that, too.
+        Where a layer was inserted into a run of equal layers, or removed from one, only values tell which of them it was. The
+        same holds where one of the two has a bias and the other hasn't, and an unmatched member of the list agrees in that.
         """
         if self._is_outdone(i, j):
             return True
@@ -68,11 +66,11 @@ class Openings:
         return ours in self.broken or (ours in self.open_rows[0] and theirs in self.open_rows[1])
 
     def _is_outdone(self, i: int, j: int) -> bool:
-        """Return whether only one of a pair has a bias, and another one of the list that stays free would fit in that, too."""
+        """Return whether the two differ in having a bias, and an unmatched member of the list doesn't."""
         return bool(self.uneven[i, j]) and (self._has_even(0, i, j) or self._has_even(1, j, i))
 
     def _has_even(self, side: int, at: int, other: int) -> bool:
-        """Return whether one that stays unpaired in the row of the unit `at` fits the other, and has a bias if that has."""
+        """Return whether an unmatched member of the list of the unit `at` fits the other unit, bias or no bias included."""
         line = (slice(None), other) if side == 0 else (other, slice(None))
         return self._is_in_row(side, at, self.fits[line] & ~self.uneven[line])
 
@@ -81,7 +79,7 @@ class Openings:
         return bool(rows[at] >= 0 and (some & self.unpaired[side] & (rows == rows[at])).any())
 
     def _has_like(self, side: int, at: int, fitting: np.ndarray) -> bool:
-        """Return whether another one that fits stays unpaired in the same row and run as the unit `at`."""
+        """Return whether an unmatched unit that fits is in the same list, and in the same run of equal shapes, as the unit `at`."""
         runs = self.runs[side]
         return self._is_in_row(side, at, fitting & (runs == runs[at]))
 

@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 
 class LikeModules:
-    """Which modules of the model have, beside something of one name, more that is called as in the file and left.
+    """Modules that were added to the model as copies of what it shares with the file.
 
-    What the file calls so has its place elsewhere: such a module was added, and nothing in the file is meant for it.
-    `placed` are names of the file that have a place, `free` those of the model without a source.
+    Inside such a module slots are unmatched whose names the file has, too, but placed elsewhere; so nothing in the file is
+    meant for the rest of it either. `placed` are names of the file that are matched, `free` unmatched names of the model.
     """
 
     def __init__(self, placed: Collection[str], free: Collection[str]) -> None:

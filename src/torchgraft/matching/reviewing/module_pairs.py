@@ -28,7 +28,7 @@ class ModulePairs:
             self._moved[found.target.name] = pair
 
     def together(self, matches: Iterable[Match]) -> dict[ModulePair, list[Match]]:
-        """Return the matches by the pair that they are moved between; by the modules right around them where their own names differ."""
+        """Return the matches by the pair that they are moved between: their own modules where their last names differ."""
         groups: dict[ModulePair, list[Match]] = {}
         for found in matches:
             groups.setdefault(self._moved[found.target.name], []).append(found)

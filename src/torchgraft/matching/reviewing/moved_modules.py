@@ -87,14 +87,14 @@ class Parts:
                     yield found, doubt
 
     def _called(self, found: Match) -> str:
-        """Return what speaks against a pair of which the source is called like a tied tensor of the model."""
+        """Return what speaks against a match whose source has another name of a tied tensor that something else fills."""
         ours, theirs = (f"{path}." if path else "" for path in self._main)
         name = found.source.name
         held = self._also.get(theirs + name[len(ours) :]) if name.startswith(ours) else None
         return CALLED.format(held.source.name) if held and held is not found else ""
 
     def _qualified(self, pair: ModulePair) -> str:
-        """Return what speaks against two norms of which one has the other's name and more words, at one place outside of lists."""
+        """Return what speaks against two vectors, side by side outside of lists, if one has the other's name and more: `norm`, `pre_norm`."""
         if not self._agree or any(map(is_numbered, pair)):
             return ""
         (around, _, own), (beside, _, other) = (name.rpartition(".") for name in pair)
@@ -106,7 +106,7 @@ class Parts:
         return QUALIFIED.format(*pair) if ours < theirs or theirs < ours else ""
 
     def _untold(self, pair: ModulePair) -> str:
-        """Return what speaks against a pair of parts of which one has a twin with a place of its own by name."""
+        """Return what speaks against two parts if a twin of the file's part is called more like the model's, but goes elsewhere."""
         part, home = pair
         if len(self._groups[pair]) < PART:
             return ""
@@ -125,7 +125,7 @@ class Parts:
         return ""
 
     def _twins(self, pair: ModulePair, tails: Sequence[str]) -> Iterator[str]:
-        """Yield the parts of the file, in the module that both names are in, with tensors of the same names and shapes inside."""
+        """Yield the twins of the file's part: most of its tensors are there, too, under the same names inside and in the same shapes."""
         part, shapes = pair[0], self._shapes[0]
         around = "".join(f"{end}." for end in _common_start(*pair))
         for name in shapes:
@@ -136,7 +136,7 @@ class Parts:
                     yield twin
 
     def _stray(self, pair: ModulePair) -> str:
-        """Return what speaks against a pair of parts of which one goes, but for this, with a twin of the other."""
+        """Return what speaks against two parts if most else of the one goes with a twin of the other."""
         if self._one_by_one:
             return ""
         for side, (own, other) in enumerate((pair, pair[::-1])):
@@ -149,7 +149,7 @@ class Parts:
         return ""
 
     def _has_like(self, side: int, twins: tuple[str, str], other: str) -> bool:
-        """Return whether of two parts the second has a tensor like one that goes from the first to the other part."""
+        """Return whether one of the tensors that go from the first of two twins to the `other` part is in the second one, too."""
         (one, twin), shapes = twins, self._shapes[side]
         return any(
             name.startswith(f"{one}.") and to.endswith(name[len(one) :]) and to[: len(one) - len(name)] == other

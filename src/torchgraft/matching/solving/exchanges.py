@@ -109,24 +109,21 @@ def _small_modules(units: Sequence[Unit]) -> Mapping[str, Mapping[Kind, int]]:
 
 
 def upright(pairs: Pairs, evidence: Evidence, sources: Sequence[Unit], targets: Sequence[Unit]) -> Pairs:
-    """Return the pairs with kernels exchanged that would both have to be turned, and that fit as they are the other way round.
+    """Return the pairs with two kernels of a block exchanged where both would have to be transposed, and then neither.
 
-    Of two convolutions around a third one, `conv_pw` widens here, and `pw_conv` narrows there.
+    In a block that widens and narrows its channels, `conv_pw` is the first convolution in one library and `pw_conv` the last in
+    another. Matrices are left alone: a whole file may store them transposed.
     """
     to = dict(pairs)
     turned: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, j in pairs:
-        if (
-            evidence.turned[i, j] and len(sources[i].leaves["weight"].shape) > 2
-        ):  # a whole file may have its matrices turned
+        if evidence.turned[i, j] and len(sources[i].leaves["weight"].shape) > 2:
             turned[sources[i].block, targets[j].block].append(i)
     for inside in turned.values():
         for i, k in combinations(inside, 2):
-            after = (i, to[k]), (k, to[i])
-            both = (i, to[i]), (k, to[k])
-            if all(evidence.fits[p] and not evidence.turned[p] for p in after) and all(
-                evidence.turned[p] for p in both
-            ):
+            before, after = ((i, to[i]), (k, to[k])), ((i, to[k]), (k, to[i]))
+            fit = all(evidence.fits[pair] and not evidence.turned[pair] for pair in after)
+            if fit and all(evidence.turned[pair] for pair in before):
                 to.update(after)
     return sorted(to.items())
 
