@@ -7,7 +7,7 @@ import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.names.prefixes import naming_of
 
 PARTS = ("attn.q", "attn.k", "mlp.up", "mlp.down")
 
@@ -21,24 +21,24 @@ def network(prefix, width, parts=PARTS):
 
 
 def test_a_prefix_that_fits_several_parts_of_the_model_names_all_of_them():
-    naming = by_name(leaves(network("", 4)), leaves(network("rgb.", 4) | network("depth.", 4)))
+    naming = naming_of(leaves(network("", 4)), leaves(network("rgb.", 4) | network("depth.", 4)))
     assert set(naming.homes) == {"rgb.", "depth."}
 
 
 def test_parts_whose_shapes_differ_are_no_home():
-    naming = by_name(leaves(network("", 4)), leaves(network("rgb.", 4) | network("depth.", 8)))
+    naming = naming_of(leaves(network("", 4)), leaves(network("rgb.", 4) | network("depth.", 8)))
     assert naming.homes == ()
     assert naming.prefixes == (("", "rgb."),)
 
 
 def test_prefixes_of_the_file_that_would_fill_the_same_are_rivals():
-    naming = by_name(leaves(network("student.", 4) | network("teacher.", 4)), leaves(network("", 4)))
+    naming = naming_of(leaves(network("student.", 4) | network("teacher.", 4)), leaves(network("", 4)))
     assert naming.prefixes[0] == ("student.", "")
     assert naming.rivals == ("teacher.",)
 
 
 def test_a_rule_most_of_whose_pairs_differ_in_shape_is_none():
-    assert by_name(leaves(network("old.", 4)), leaves(network("new.", 8))).pairs == {}
+    assert naming_of(leaves(network("old.", 4)), leaves(network("new.", 8))).pairs == {}
 
 
 def test_a_rule_that_explains_less_than_half_of_a_part_is_none():
@@ -48,14 +48,14 @@ def test_a_rule_that_explains_less_than_half_of_a_part_is_none():
         network(side, 4, [*few, *(f"{word}_{name}.proj" for name in "abcde")])
         for side, word in (("reader.", "reads"), ("writer.", "writes"))
     )
-    assert ("reader.", "writer.") not in by_name(leaves(ours), leaves(theirs)).prefixes
-    assert ("reader.", "writer.") in by_name(
+    assert ("reader.", "writer.") not in naming_of(leaves(ours), leaves(theirs)).prefixes
+    assert ("reader.", "writer.") in naming_of(
         leaves(network("reader.", 4, few)), leaves(network("writer.", 4, few))
     ).prefixes
 
 
 def test_a_rule_never_changes_the_number_of_a_layer():
-    naming = by_name(leaves(network("layers.1.", 4)), leaves(network("layers.2.", 4)))
+    naming = naming_of(leaves(network("layers.1.", 4)), leaves(network("layers.2.", 4)))
     assert naming.pairs == {}
 
 
@@ -97,7 +97,7 @@ def test_a_norm_beside_a_merger_is_not_its_norm_where_another_one_is_left(into):
         "language.norm.weight": (4,),
     }
     file, model = (flat, deep) if into else (deep, flat)
-    found = by_name(leaves(file), leaves(model)).pairs
+    found = naming_of(leaves(file), leaves(model)).pairs
     assert ("norm.weight" if into else "projector.norm.weight") not in found
     assert found[next(name for name in file if "merger" in name)] == next(name for name in model if "merger" in name)
 
@@ -128,7 +128,7 @@ def test_one_layer_with_a_last_name_in_common_is_no_prefix(inside, head):
 
 
 def test_layers_behind_akin_names_still_have_a_prefix():
-    naming = by_name(
+    naming = naming_of(
         leaves({"x_embedder.proj.weight": (4, 3), "x_embedder.proj.bias": (4,)}),
         leaves({"pos_embed.proj.weight": (4, 3), "pos_embed.proj.bias": (4,)}),
     )

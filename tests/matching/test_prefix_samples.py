@@ -6,7 +6,7 @@ import pytest
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
-from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.names.prefixes import naming_of
 
 PARTS = [
     f"{owner}.{role}" for owner in ("attn.q", "attn.k", "mlp.up", "mlp.down", "norm") for role in ("weight", "bias")
@@ -28,6 +28,6 @@ def leaves(names):
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_a_prefix_is_found_in_any_order_of_many_names(order, prefixes):
     old, new = prefixes
-    naming = by_name(leaves([old + name for name in order]), leaves([new + name for name in NAMES]))
+    naming = naming_of(leaves([old + name for name in order]), leaves([new + name for name in NAMES]))
     assert naming.prefixes == (prefixes,)
     assert len(naming.pairs) == len(NAMES)

@@ -15,20 +15,18 @@ from torchgraft.core.plan import Why
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.copies import with_copies
-from torchgraft.matching.completing.fused import with_packings_doubted, with_uncut_told
 from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.shared import with_shared
 from torchgraft.matching.names.naming import Naming
-from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.second_names import by_telling_names, second_names
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
 from torchgraft.matching.names.spelling import as_spelled, dotted
 from torchgraft.matching.names_alone import by_names
-from torchgraft.matching.origin import in_order, origin_of
-from torchgraft.matching.parallel import join_ranks
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
+from torchgraft.matching.ranks import join_ranks
 from torchgraft.matching.reviewing import reviewed
 from torchgraft.matching.select import (
     choose,
@@ -38,6 +36,7 @@ from torchgraft.matching.select import (
     place_of,
     require_weights,
 )
+from torchgraft.matching.source_model import in_order, origin_of
 from torchgraft.matching.tables.rotary import with_rotary
 from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Models, Stated
 
@@ -145,7 +144,7 @@ def _without_second_names(keys: Mapping[str, str], targets: Sequence[Leaf], give
     shapes = {name: given.specs[key].shape for name, key in keys.items()}
     leaves, _ = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     ruled = {name for name, key in given.rules.present(list(keys.values())) if name != key}
-    naming = by_name(leaves, targets)
+    naming = naming_of(leaves, targets)
     if naming.rivals and _are_apart(naming, same, shapes):
         return keys  # what two networks of the file share belongs to both
     paired = {*naming.pairs, *ruled}
@@ -176,16 +175,14 @@ def _filled(matching: Matching) -> int:
 def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> Matching:
     """Return the matching of the tensors that `keys` tells by the names to match by."""
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
-    naming = by_name(sources, targets)
+    naming = naming_of(sources, targets)
     matching = None if given.models.stated.layouts else by_names(sources, targets, naming, given.models)
     if matching is None:
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
     matching = with_leftovers(with_layers_joined(with_shared(matching)))
-    matching = with_packings_doubted(matching, (sources, targets), given.models)
-    matching = reviewed(matching, sources, naming, keys.values(), given.models)
-    matching = with_uncut_told(matching, sources, given.models)
+    matching = reviewed(matching, (sources, targets), naming, keys.values(), given.models)
     return _under_own_keys(matching, keys, derived, naming)
 
 

@@ -32,7 +32,7 @@ from torchgraft.matching.tables.dialect import VARIANCES
 from torchgraft.matching.tables.packing import FUSED, only_packing
 from torchgraft.matching.tables.rotary import paired_alike
 
-# Of so few tensors a prefix explains too little: `by_name` asks what the names say.
+# Of so few tensors a prefix explains too little: `naming_of` asks what the names say.
 FEW = 3
 
 

@@ -15,7 +15,7 @@ from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.like_modules import LikeModules
+from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.wrappers import WithoutWrapper, without_wrapper
 from torchgraft.matching.parts.cut_both import cut_both
@@ -95,7 +95,7 @@ def _outside_of_added(
 ) -> list[tuple[Pair, Sureness]]:
     """Return the pairs without what would go by its last name into a module that was added to the model."""
     fed = {pair.target for pair, _ in sures}
-    added = LikeModules(
+    added = AddedModules(
         {sources[pair.source].path for pair, _ in sures if pair.named},
         [unit.path for at, unit in enumerate(targets) if at not in fed],
     )

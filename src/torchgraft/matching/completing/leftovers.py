@@ -11,7 +11,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.like_modules import LikeModules
+from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.dialect import ROLES
@@ -180,7 +180,7 @@ def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
         return []
     ours = _by_shape(matching.free_sources, lambda leaf: went.get(_block(leaf)), vectors=False)
     lone = [(ours[at][0], theirs[at][0]) for at in theirs if len(ours.get(at, ())) == len(theirs[at]) == 1]
-    added = LikeModules({m.source.name for m in matching.matches}, [leaf.name for leaf in matching.free_targets])
+    added = AddedModules({m.source.name for m in matching.matches}, [leaf.name for leaf in matching.free_targets])
     pairs = [(a, b) for a, b in lone if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
     return [
         _match(a, b, f"{a.name} and {b.name} are left, of one shape", OTHER_NAME, Certainty.DOUBT)

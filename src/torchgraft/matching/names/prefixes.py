@@ -18,7 +18,7 @@ TOO_COMMON = 16
 AKIN = 0.5  # as difflib counts it: from here on two names of parts have most letters in common
 
 
-def by_name(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
+def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
     """Return the fewest prefix rules that explain the most, and what they pair.
 
     The identity comes first; then the rule that places the most tensors of equal shape, again and again for what is left, as

@@ -15,7 +15,7 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import covers, words
 from torchgraft.core.specs import Network, Shape, Slot, TensorSpec
-from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, owners_of, packing_of
@@ -58,7 +58,7 @@ def _wanted(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], rules: Rules
     """Return the slot that a key of the ranks is called as, by the caller's rules and but for prefixes."""
     shown = rules.present(specs)
     sources, _ = source_leaves({name: replace(specs[key], name=name) for name, key in shown})
-    named = by_name(sources, target_leaves(slots)).pairs
+    named = naming_of(sources, target_leaves(slots)).pairs
     by_slot = {slot.name: slot for slot in slots}
     return {key: slot for name, key in shown if (slot := by_slot.get(named.get(name, "")))}
 

@@ -1,11 +1,11 @@
-"""Modules that one side has beside what it shares with the other, built alike: their layers are called as others are."""
+"""Modules that were added to a model as copies of others: what the file calls like their layers is not meant for them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 
-class LikeModules:
+class AddedModules:
     """Modules that were added to the model as copies of what it shares with the file.
 
     Inside such a module slots are unmatched whose names the file has, too, but placed elsewhere; so nothing in the file is
@@ -17,7 +17,7 @@ class LikeModules:
         self._free = free
 
     def have(self, source: str, target: str) -> bool:
-        """Return whether the target is the source's name in such a module."""
+        """Return whether the target is the source's name within such a module."""
         if not target.endswith(f".{source}"):
             return False
         around = target.removesuffix(source)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.matching.names.naming import SAME
-from torchgraft.matching.names.prefixes import by_name
+from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 
 
@@ -21,7 +21,7 @@ def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool
         UsageError: the file doesn't hold most of the model's tensors, so that it was saved from another.
     """
     held = {name: slot for slot in model.slots if slot.persistent for name in slot.names}
-    naming = by_name(source_leaves(specs)[0], target_leaves(model.slots))
+    naming = naming_of(source_leaves(specs)[0], target_leaves(model.slots))
     files, own = naming.prefixes[0] if naming.prefixes else SAME
     found: dict[str, Slot] = {}
     for name, slot in held.items():
