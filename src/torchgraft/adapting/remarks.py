@@ -49,7 +49,9 @@ def _shorter(plan: Plan) -> Iterator[str]:
     left_over = {one.spec.name for one in plan.unused if one.why.rule == "no counterpart"}
     slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
     fresh = {step.slot.name for step in plan.fresh if step.why.rule == "no counterpart"}
-    ours, theirs = _cut_lists(plan.source_specs, left_over), _cut_lists(slots, fresh)
+    filled = {step.slot.name for step in plan.steps if step.feeds or step.ops}
+    used = {feed.key for step in plan.steps for feed in step.feeds}
+    ours, theirs = _cut_lists(plan.source_specs, left_over, used), _cut_lists(slots, fresh, filled)
     for cut in (one for one in ours if one not in theirs):
         yield (
             f"{listed(ours[cut])}: the file has {cut.size} layers, of which {_left(cut, 'is', 'are')} not used "
@@ -71,13 +73,15 @@ class Cut(NamedTuple):
     left: tuple[int, ...]
 
 
-def _cut_lists(specs: Mapping[str, TensorSpec], left_over: Collection[str]) -> dict[Cut, list[str]]:
-    """Return the lists of which whole members are left over that are like others, which aren't; in file order."""
+def _cut_lists(
+    specs: Mapping[str, TensorSpec], left_over: Collection[str], used: Collection[str]
+) -> dict[Cut, list[str]]:
+    """Return the lists of which whole members are left over that are like others, which are used; in file order."""
     lists = tuple({member.before for name in left_over for member, _ in _members(name)})
     if not lists:
         return {}
     inside: dict[str, dict[int, dict[str, Shape]]] = defaultdict(lambda: defaultdict(dict))
-    taken: dict[str, set[int]] = defaultdict(set)
+    taken, filled = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
     for name, spec in specs.items():
         if not name.startswith(lists) or is_derived(spec):
             continue
@@ -85,11 +89,13 @@ def _cut_lists(specs: Mapping[str, TensorSpec], left_over: Collection[str]) -> d
             inside[member.before][member.number][rest] = spec.shape
             if name not in left_over:
                 taken[member.before].add(member.number)
+            if name in used:
+                filled[member.before].add(member.number)
     found: dict[Cut, list[str]] = {}
     for before, members in inside.items():
-        used = [one for number, one in members.items() if number in taken[before]]
+        like = [one for number, one in members.items() if number in filled[before]]
         left = tuple(sorted(members.keys() - taken[before]))
-        if left and all(members[number] in used for number in left):
+        if left and all(members[number] in like for number in left):
             found.setdefault(Cut(before.endswith("."), len(members), left), []).append(before.rstrip("."))
     return found
 

@@ -26,6 +26,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (lists.counted_otherwise, lists.COUNTED),
     (changed.behind_replaced_blocks, BESIDE),
     (changed.behind_changed_blocks, changed.CHANGED),
+    (changed.one_block_of_several, changed.ONE_BLOCK),
     (lists.into_other_lists, lists.OTHER_LIST),
     (lists.lengthened_by_other_lists, lists.LENGTHENED),
     (towers.into_other_towers, towers.OTHER_TOWER),

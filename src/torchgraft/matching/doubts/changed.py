@@ -1,4 +1,4 @@
-"""Rules of doubt that look for members of lists that were changed or replaced: those behind them may have moved on, or not."""
+"""Rules of doubt that look for members of lists that were changed or replaced, or that one block may be any of."""
 
 from __future__ import annotations
 
@@ -75,6 +75,30 @@ def behind_changed_blocks(found: Found) -> Iterator[Pair]:
         ends = number_of(ours), number_of(theirs)
         if ends[0] != ends[1] and any(at <= max(ends) for at in changed(list_of(ours), list_of(theirs))):
             yield pair
+
+
+ONE_BLOCK = "the file has several blocks of this build in a list where the model has one, outside of lists: any of them may be meant"
+
+
+def one_block_of_several(found: Found) -> Iterator[Pair]:
+    """Yield the units of blocks that go out of their list, where others of the same build stay free in it.
+
+    `layers.2.attn` to `body.attn`, with `layers.0` and `layers.1` left over. The other way round, what the file has once is
+    for all blocks of the model.
+    """
+    free = _free_blocks(found, found.paired)[0]
+    if not free:
+        return
+    members = _members(found.sources)
+    builds = {(row, members[row][number]) for row, number in map(member_of, free)}
+    leaving: dict[str, list[Pair]] = defaultdict(list)
+    for pair, source, target in found.with_units(unnamed=True):
+        if source.block and not target.blocks:
+            leaving[source.block].append(pair)
+    for block, pairs in leaving.items():
+        row, number = member_of(block)
+        if len(pairs) > 1 and (row, members[row][number]) in builds:
+            yield from pairs
 
 
 def _blocks(pairs: Iterable[Pair], found: Found) -> Iterator[tuple[Pair, str, str]]:
