@@ -104,18 +104,29 @@ def _diff(old: tuple[Source, Network], new: tuple[Source, Network], measure: Mea
             values.append(Change(spec, other, found))
         else:
             same.append(spec)
+    old_names, new_names = _second_names(old[1], after), _second_names(new[1], before)
     return Diff(
         old=old[0].origin,
         new=new[0].origin,
         values=measure is not None,
-        added=tuple(spec for name, spec in after.items() if name not in before),
-        removed=tuple(spec for name, spec in before.items() if name not in after),
+        added=tuple(spec for name, spec in after.items() if name not in before and name not in new_names),
+        removed=tuple(spec for name, spec in before.items() if name not in after and name not in old_names),
+        old_names=old_names,
+        new_names=new_names,
         shape_changed=tuple(shapes),
         dtype_changed=tuple(dtypes),
         value_changed=tuple(values),
         same=tuple(same),
         hint=_hint(before, after),
     )
+
+
+def _second_names(network: Network, others: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """Return names that only this side has of tensors that both have, each with the name that both have."""
+    shared = network.shared or {}
+    firsts = {name: shared.get(spec.name, spec.name) for name, spec in network.specs.items()}
+    common = {first: name for name, first in reversed(firsts.items()) if name in others}
+    return {name: common[first] for name, first in firsts.items() if name not in others and first in common}
 
 
 def _hint(before: Mapping[str, TensorSpec], after: Mapping[str, TensorSpec]) -> str:

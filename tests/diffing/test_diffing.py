@@ -212,3 +212,49 @@ def test_networks_beside_the_compared_one_are_named():
     assert not tg.diff(old, new, values=True, prefer="ema").equal
     assert tg.diff(old, new, values=True, prefer="ema").notes == ()
     assert tg.diff(old["model"], new["model"], values=True).notes == ()
+
+
+class Tied(torch.nn.Module):
+    """An embedding, and a head that is the same tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(5, 3)
+        self.head = torch.nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_a_second_name_of_a_tied_tensor_is_neither_removed_nor_added(tmp_path):
+    model, path = Tied(), tmp_path / "tied.safetensors"
+    tg.save_model(path, model)
+    there, back = tg.diff(model, path, values=True), tg.diff(path, model, values=True)
+    assert there.equal
+    assert back.equal
+    assert there.old_names == back.new_names == {"head.weight": "embed.weight"}
+    assert str(there).startswith(
+        "equal in names, shapes, types and values but for 1 second name of tied tensors: 1 tensor"
+    )
+    assert str(there).endswith("tied on the old side only: 1 tensor\n  head.weight = embed.weight")
+    assert diff_to_dict(back)["new_names"] == {"head.weight": "embed.weight"}
+
+
+def test_a_tied_tensor_that_the_other_side_lacks_is_removed_under_all_its_names():
+    found = tg.diff(Tied(), {"other": torch.zeros(5, 3)})
+    assert {one.name for one in found.removed} == {"embed.weight", "head.weight"}
+    assert not found.old_names
+
+
+def test_second_names_are_known_under_renames_and_untied_values_are_compared():
+    model = Tied()
+    renamed = tg.diff(model, {"net.head.weight": model.head.weight}, values=True, rename={"": "net."})
+    assert renamed.equal
+    assert renamed.old_names == {"net.embed.weight": "net.head.weight"}
+    untied = {"embed.weight": model.embed.weight, "head.weight": model.embed.weight + 1}
+    assert groups(tg.diff(model, untied, values=True)) == [
+        set(),
+        set(),
+        {"embed.weight"},
+        set(),
+        set(),
+        {"head.weight"},
+    ]

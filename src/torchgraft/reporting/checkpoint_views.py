@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.facts import shown
@@ -33,7 +33,7 @@ def inspection_view(found: Inspection) -> View:
         _statistics_section(found.statistics) if found.statistics else None,
         remark_section("notes", [found.note] if found.note else []),
         _facts_section(found),
-        _tied_section(found),
+        _tied_section(found.shared),
     )
     listed = Section(title="tensors", figures=chosen, groups=_spec_groups(found.specs), count=len(found.specs))
     return View(
@@ -60,13 +60,19 @@ def diff_view(diff: Diff) -> View:
     }  # fmt: skip
     compared = "names, shapes, types and values" if diff.values else "names, shapes and types (values not compared)"
     changes = ", ".join(f"{count} {title}" for title, count in groups.items() if count)
-    verdict = f"equal in {compared}: {tensors(len(diff.same))}" if diff.equal else f"{changes}; compared: {compared}"
+    second = len(diff.old_names) + len(diff.new_names)
+    but = f" but for {second} second name{'s' * (second > 1)} of tied tensors" if second else ""
+    verdict = (
+        f"equal in {compared}{but}: {tensors(len(diff.same))}" if diff.equal else f"{changes}; compared: {compared}"
+    )
     sections = non_empty(
         _spec_section("added", "good", diff.added),
         _spec_section("removed", "bad", diff.removed),
         _change_section("shape changed", diff.shape_changed),
         _change_section("dtype changed", diff.dtype_changed),
         _change_section("value changed", diff.value_changed),
+        _tied_section(diff.old_names, "tied on the old side only"),
+        _tied_section(diff.new_names, "tied on the new side only"),
         remark_section("hint", [diff.hint] if diff.hint else []),
         remark_section("choose", diff.notes, "care"),
     )
@@ -85,7 +91,7 @@ def saved_view(saved: Saved) -> View:
     which = f", network {printable(saved.network)}" if saved.network else ""
     left = [f"network {printable(path) or 'at the top level'}" for path in saved.left_out]
     sections = non_empty(
-        _tied_section(saved), remark_section("left out", left, "care"), remark_section("notes", saved.notes)
+        _tied_section(saved.shared), remark_section("left out", left, "care"), remark_section("notes", saved.notes)
     )
     cast = f", {saved.cast} of them cast" if saved.cast else ""
     verdict = (
@@ -147,10 +153,10 @@ def _statistics_section(found: Statistics) -> Section:
     return Section(title="values", tone="care", figures=summary, groups=groups)
 
 
-def _tied_section(found: Inspection | Saved) -> Section:
-    folds = fold(Row(printable(name), ((printable(first),),)) for name, first in found.shared.items())
+def _tied_section(shared: Mapping[str, str], title: str = "tied") -> Section:
+    folds = fold(Row(printable(name), ((printable(first),),)) for name, first in shared.items())
     groups = tuple(Group(cause=f"{one.pattern} = {one.related(0)[0]}", count=one.count) for one in folds)
-    return Section(title="tied", figures=tensors(len(found.shared)), groups=groups)
+    return Section(title=title, figures=tensors(len(shared)), groups=groups)
 
 
 def _spec_groups(specs: Iterable[TensorSpec]) -> tuple[Group, ...]:

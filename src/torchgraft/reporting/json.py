@@ -208,6 +208,8 @@ def diff_to_dict(diff: Diff) -> Data:
         "removed": plain(diff.removed),
         **{name: [_change(change) for change in getattr(diff, name)] for name in changed},
         "same": [spec.name for spec in diff.same],
+        "old_names": dict(diff.old_names),
+        "new_names": dict(diff.new_names),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchgraft.core.shown import Renderers, Shown
@@ -33,7 +34,8 @@ class Diff(Shown):
     """Every tensor of both sides in exactly one group. `values` says whether values were compared.
 
     A tensor under another dtype is in `dtype_changed`, whatever its values. `same` means equal name, shape and dtype,
-    and equal values where they were compared. `hint` is a remark on why so little agrees,
+    and equal values where they were compared. `old_names` and `new_names` are second names of tied tensors that one side
+    alone has, each with the name that both have: nothing is added or removed by them. `hint` is a remark on why so little agrees,
     `notes` say which network was compared where a file holds several that could be meant, and which others it holds.
     """
 
@@ -46,12 +48,14 @@ class Diff(Shown):
     dtype_changed: tuple[Change, ...] = ()
     value_changed: tuple[Change, ...] = ()
     same: tuple[TensorSpec, ...] = ()
+    old_names: Mapping[str, str] = field(default_factory=dict)
+    new_names: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
     notes: tuple[str, ...] = ()
     renderers: Renderers | None = field(default=None, repr=False, compare=False)
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs in what was compared."""
+        """Whether nothing differs in what was compared; second names of a tensor that both sides have are no difference."""
         changed = (self.added, self.removed, self.shape_changed, self.dtype_changed, self.value_changed)
         return not any(changed)
