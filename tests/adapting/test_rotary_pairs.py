@@ -99,6 +99,37 @@ def test_both_layouts_give_the_same_outputs(heads, key_heads, fused, back):
     assert all("as in Meta's code of Llama" in step.why.text for step in changed)
 
 
+class Adapted(nn.Module):
+    """A layer with a low-rank adapter beside it that adds nothing yet."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.inner, self.down = layer, nn.Linear(layer.in_features, 2, bias=False)
+        self.up = nn.Linear(2, layer.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return self.inner(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("wrapped", [["q_proj"], ["k_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]])
+def test_layers_with_adapters_around_them_pair_rows_as_those_without(wrapped):
+    meta, hub = Net(META, halves=False), Net(HUB)
+    for block in hub.layers:
+        for name in wrapped:
+            block.self_attn[name] = Adapted(block.self_attn[name])
+    tg.load(hub, meta.state_dict())
+    x = torch.randn(2, 5, 24)
+    assert torch.allclose(meta(x), hub(x), atol=1e-4)
+
+
+def test_layers_that_got_adapters_stay_certain_where_names_agree():
+    source, target = Net(HUB), Net(HUB)
+    target.layers[0].self_attn["q_proj"] = Adapted(target.layers[0].self_attn["q_proj"])
+    report = tg.load(target, source.state_dict())
+    assert {step.certainty for step in report.plan.copied} == {Certainty.CERTAIN}
+
+
 def test_the_same_layout_is_copied_and_stays_certain():
     source, target = Net(HUB), Net(HUB)
     report = tg.load(target, {f"decoder.{name}": value for name, value in source.state_dict().items()})

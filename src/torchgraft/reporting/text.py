@@ -66,7 +66,11 @@ def _group_lines(group: Group, room: int) -> Iterator[tuple[int, str, int]]:
 def _repeats_line(line: Line, cause: str) -> bool:
     """Whether the cause tells no more than what stands on both sides of the line's arrow."""
     source, separator, target = cause.partition(" corresponds to ")
-    return bool(separator) and line.source.startswith(f"{source}.") and line.text.startswith(f"{target}.")
+    return bool(separator) and _is_in(line.source, source) and _is_in(line.text, target)
+
+
+def _is_in(name: str, place: str) -> bool:
+    return f"{name} ".startswith((f"{place}.", f"{place} "))
 
 
 def _line(line: Line) -> str:

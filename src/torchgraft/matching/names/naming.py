@@ -83,7 +83,7 @@ class Naming:
         if source.name == target.name or source.name in target.also:
             return SAME_NAME
         if source.name in self.wrapped:
-            return Why("wrapper", f"same name, with a module around it on one side: {source.name} is {target.name}")
+            return Why("wrapper", "same name, with a module around it on one side")
         for rule in self.prefixes:
             if rule.covers(source.name) and target.name == rule.applied(source.name):
                 return reason_of(rule)

@@ -56,9 +56,10 @@ def with_rotary(
 ) -> list[Leaf]:
     """Return the leaves with the pairs of their rows, where the names tell; `heads` tells the number of query heads.
 
-    `paths` are those of the layers of the leaves, where they aren't called as in the code that made them.
+    `paths` are those of the layers of the leaves, where they aren't called as in the code that made them. A layer that a
+    module of the projection's name holds, beside an adapter or alone, is the projection.
     """
-    paths = [leaf.owner for leaf in leaves] if paths is None else paths
+    paths = _without_wrappers(leaves, [leaf.owner for leaf in leaves] if paths is None else paths)
     pairings = _pairings(set(paths))
     if not pairings:
         return list(leaves)
@@ -68,6 +69,18 @@ def with_rotary(
     for at, path in paired:
         found[at] = _told(found[at], path, pairings[path], widths, heads)
     return found
+
+
+def _without_wrappers(leaves: Sequence[Leaf], paths: Sequence[str]) -> list[str]:
+    """Return the paths, of the greatest layer in a module of a projection's name that of the module."""
+    held: dict[str, dict[str, int]] = {}
+    for leaf, path in zip(leaves, paths, strict=True):
+        around = path.rpartition(".")[0]
+        if leaf.role == "weight" and around.endswith(_PATHS):
+            held.setdefault(around, {})[path] = leaf.numel
+    owners = set(paths) if held else set()
+    layers = {max(sizes, key=sizes.__getitem__): around for around, sizes in held.items() if around not in owners}
+    return [layers.get(path, path) for path in paths]
 
 
 def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
@@ -82,12 +95,14 @@ def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
 def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
     """Return what goes for the projections among the modules `owners`, each with the block that it stands in."""
     found: dict[str, tuple[Pairing, str]] = {}
+    around = {owner.rpartition(".")[0] for owner in owners}  # layers beside may be wrapped, too
     for owner in [owner for owner in owners if owner.endswith(_PATHS)]:
         for pairing in PAIRINGS:
             for path in {pairing.query, pairing.key}:
                 block = _block(owner, path)
                 if block is not None and all(
-                    module_in(block[:-1], other) in owners for other in _others(pairing, path)
+                    (beside := module_in(block[:-1], other)) in owners or beside in around
+                    for other in _others(pairing, path)
                 ):
                     found.setdefault(owner, (pairing, block))
     return found
