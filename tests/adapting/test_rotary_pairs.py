@@ -123,6 +123,29 @@ def test_layers_with_adapters_around_them_pair_rows_as_those_without(wrapped):
     assert torch.allclose(meta(x), hub(x), atol=1e-4)
 
 
+def test_factors_of_adapters_turn_with_the_rows_of_their_projections():
+    meta, hub = Net(META, halves=False, key_heads=1), Net(HUB, key_heads=1)
+    for net, attention, names in ((meta, "attention", ("wq", "wk")), (hub, "self_attn", ("q_proj", "k_proj"))):
+        for block in next(net.children()):
+            for name in names:
+                layers = getattr(block, attention)
+                layers[name] = Adapted(layers[name])
+                nn.init.normal_(layers[name].up.weight)
+    tg.load(hub, meta.state_dict())
+    x = torch.randn(2, 5, 24)
+    assert torch.allclose(meta(x), hub(x), atol=1e-4)
+
+
+def test_adapters_alone_stay_certain_under_their_own_names():
+    target = Net(HUB)
+    target.layers[0].self_attn["q_proj"] = Adapted(target.layers[0].self_attn["q_proj"])
+    name = "layers.0.self_attn.q_proj.{}.weight"
+    plan = tg.plan(
+        target, {f"model.{name.format(part)}": target.get_parameter(name.format(part)) for part in ("down", "up")}
+    )
+    assert {step.certainty for step in plan.copied} == {Certainty.CERTAIN}
+
+
 def test_layers_that_got_adapters_stay_certain_where_names_agree():
     source, target = Net(HUB), Net(HUB)
     target.layers[0].self_attn["q_proj"] = Adapted(target.layers[0].self_attn["q_proj"])

@@ -21,7 +21,7 @@ from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 # What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
 PARTS = {
     "lora_down": "down", "lora_A": "down", "lora_embedding_A": "down", "lora_up": "up", "lora_B": "up",
-    "lora_embedding_B": "up", "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
+    "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
     "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
 }  # fmt: skip
 # What is told by its name to belong to an adapter, whether it can be merged or not.

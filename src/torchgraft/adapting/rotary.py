@@ -32,6 +32,13 @@ def other_pairs(source: Leaf, target: Leaf) -> bool:
     return bool(source.rotary and target.rotary and source.rotary.layout != target.rotary.layout)
 
 
+def _one_name(source: Leaf, target: Leaf) -> bool:
+    """Whether one name is the other, with modules around that only one side has."""
+    short, long = sorted((source.name.split("."), target.name.split(".")), key=len)
+    left = iter(long)
+    return all(part in left for part in short)
+
+
 def pairs_text(source: Leaf, target: Leaf) -> str:
     """Return which layouts the pairs go from and to and where they can be read, "" where they stay."""
     if source.rotary is None or target.rotary is None or not other_pairs(source, target):
@@ -44,7 +51,7 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     """Return the fit with the rows in the order of the model's pairs.
 
     The layouts are read from names, which others may use for another layout: no more than likely. The same holds
-    where only one side's is known, unless both have one name; where the other side's rows are cut from a fused tensor, that
+    where only one side's is known, unless both have one name but for modules around; where the other side's rows are cut from a fused tensor, that
     is in doubt, as code that fuses them under the same names pairs them in both ways. Without the number of heads nothing
     is filled.
     """
@@ -55,7 +62,7 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
             return fit  # neither name tells, or both tell the same
         return _likely(fit) if names_differ(*_owners(source), *_owners(target)) else fit
     if source.rotary is None or target.rotary is None:
-        return fit if source.name == target.name else _untold(fit, source, target)
+        return fit if _one_name(source, target) else _untold(fit, source, target)
     if not other_pairs(source, target):
         return fit
     ours, theirs = source.rotary, target.rotary

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torchgraft.core.match import Leaf, Rotary
+from torchgraft.core.names import above
+from torchgraft.core.specs import Shape
 from torchgraft.matching.tables.packing import module_in
 
 
@@ -65,10 +67,17 @@ def with_rotary(
         return list(leaves)
     found = list(leaves)
     paired = [(at, path) for at, path in enumerate(paths) if path in pairings]
-    widths = {path: found[at].shape[0] for at, path in paired if found[at].shape and found[at].role == "weight"}
-    for at, path in paired:
-        found[at] = _told(found[at], path, pairings[path], widths, heads)
+    shapes = {path: found[at].shape for at, path in paired if found[at].shape and found[at].role == "weight"}
+    inside = ((at, around) for at, path in enumerate(paths) for around in above(f"{path}.") if around in shapes)
+    paired = [(at, path) for at, path in paired if found[at].role in ("weight", "bias")]
+    for at, path in (*paired, *((at, around) for at, around in inside if _has_its_rows(found[at], shapes[around]))):
+        found[at] = _told(found[at], path, pairings[path], shapes, heads)
     return found
+
+
+def _has_its_rows(leaf: Leaf, projection: Shape) -> bool:
+    """Whether a tensor in a projection of this shape has its rows, and is no other matrix of its inputs: a factor of an adapter."""
+    return leaf.shape[:1] == projection[:1] and leaf.shape[1:] != projection[1:]
 
 
 def _without_wrappers(leaves: Sequence[Leaf], paths: Sequence[str]) -> list[str]:
@@ -122,15 +131,15 @@ def _told(
     leaf: Leaf,
     path: str,
     found: tuple[Pairing, str],
-    widths: dict[str, int],
+    shapes: Mapping[str, Shape],
     heads: Callable[[str], int | None],
 ) -> Leaf:
-    if leaf.role not in ("weight", "bias") or leaf.form != "plain":
+    if leaf.form != "plain":
         return leaf
     pairing, block = found
     count = heads(leaf.owner)
     if count and pairing.query != pairing.key and path == f"{block}{pairing.key}":
-        count = _key_heads(count, widths.get(f"{block}{pairing.query}", 0), leaf.shape[0])
+        count = _key_heads(count, shapes.get(f"{block}{pairing.query}", (0,))[0], leaf.shape[0])
     return replace(leaf, rotary=Rotary(pairing.layout, count or 0, pairing.source, fused=pairing.query == pairing.key))
 
 
