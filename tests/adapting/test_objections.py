@@ -38,6 +38,14 @@ def test_lowering_the_least_coverage_is_no_remedy_where_nothing_is_placed():
     assert "coverage" in kinds(*nothing, min_coverage=0)
 
 
+def test_only_tensors_of_one_name_are_said_to_agree_by_name():
+    numbers = {f"layers.{at}.norm.weight": torch.randn(8) for at in range(3)}
+    model = nn.ModuleDict({"stage": nn.ModuleList(nn.ModuleDict({"bn": nn.BatchNorm2d(16)}) for _ in range(3))})
+    assert "by name" not in text(model, numbers, "coverage")
+    same = {f"net.stage.{at}.bn.weight": torch.randn(8) for at in range(3)}
+    assert "3 tensors agree by name and differ in shape, e.g. stage.0.bn.weight" in text(model, same, "coverage")
+
+
 def test_lowering_the_least_coverage_is_a_remedy_where_something_is_placed():
     assert text(*part(20), "coverage").endswith("or lower min_coverage=")
     assert "coverage" not in kinds(*part(20), min_coverage=0)

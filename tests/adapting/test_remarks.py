@@ -240,3 +240,13 @@ def test_branches_in_doubt_name_the_keyword_that_fuses_them() -> None:
     with pytest.raises(tg.PlanRefusedError, match="fuse_branches= adds them up"):
         tg.load(model, file)
     assert not tg.load(model, file, fuse_branches=True).plan.doubtful
+
+
+def test_a_list_of_which_nothing_is_filled_has_no_layers_over():
+    model = nn.ModuleDict(
+        {"a": nn.Linear(3, 3), "b": nn.ModuleDict({"bn1": nn.LayerNorm(16), "bn2": nn.LayerNorm(16)})}
+    )
+    file = {"a.weight": torch.randn(3, 3), "a.bias": torch.randn(3), "b.bn2.weight": torch.randn(8)}
+    plan = tg.plan(model, file | {"b.bn2.bias": torch.randn(8)})
+    assert plan.by_name["b.bn2.weight"].why.rule == "shape"
+    assert not plan.notes

@@ -32,8 +32,19 @@ def test_links_lead_somewhere(name):
     page = ROOT / name
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if "://" not in link and not link.startswith("#"):
-            assert (page.parent / link.partition("#")[0]).exists(), link
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), link
+        assert not heading or heading in headings(there), link
+
+
+def headings(page):
+    """Return the headings of a page as links call them."""
+    code = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^#+ (.*)$", code.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", text)).lower().replace(" ", "-") for text in found}
 
 
 def test_every_page_is_reached_from_the_index():

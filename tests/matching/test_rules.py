@@ -16,6 +16,10 @@ def net():
     ("asked", "said"),
     [
         ({"rename": {"heads": "head"}}, r"rename: no tensor of the file is called 'heads'; did you mean 'head'"),
+        (
+            {"rename": {"layres.": "layers."}},
+            r"rename: no tensor of the file is called 'layres\.'; did you mean 'layers\.'",
+        ),
         ({"fan_out": {"layer": ["layers"]}}, r"fan_out: .*'layer'; did you mean 'layers'"),
         ({"layers": {"blocks": [0]}}, r"layers: no tensor of the file is called 'blocks'"),
         (

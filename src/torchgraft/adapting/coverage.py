@@ -114,8 +114,14 @@ def _sizes_apart(a: Shape, b: Shape) -> set[tuple[int, int]]:
     return {(m, n) for m, n in zip(a, b, strict=True) if m != n} if len(a) == len(b) else set()
 
 
+def _with_ends(name: str) -> list[str]:
+    return [end for end in ends(name) if "." in end or end == name]
+
+
 def _sizes(plan: Plan) -> str:
-    differ = [s for s in plan.steps if s.why.rule == "shape"]
+    """Return how many tensors of one name, but for what stands before it, differ in shape."""
+    known = {end for key in plan.source_specs for end in _with_ends(key)}
+    differ = [s for s in plan.steps if s.why.rule == "shape" and any(name in known for name in _with_ends(s.slot.name))]
     if not differ:
         return ""
     first = differ[0]

@@ -50,6 +50,8 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     equals = _alike(pool) if not slots else pool[1:] if best > 0 else []
     rivals = equals if prefer is None else []
     rule = "it shares most with the model" if slots else "the first that holds a model's weights"
+    if rivals:
+        rule = "the first of those that fit equally"
     asks = bool(rivals) and not slots  # then nothing is used before the caller has chosen
     note = "" if len(usable) == 1 or asks else _note(pool[0], usable, "as you prefer" if prefer else rule)
     whole = prefer and pool[0].role == "ema" and _with_buffers(pool[0], held, slots, prefer)

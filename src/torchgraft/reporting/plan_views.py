@@ -116,6 +116,8 @@ def _placed_words(plan: Plan) -> str:
     partly = sum(step.known is not None for step in plan.steps)
     some = f", {partly} of them in part" if partly else ""
     count = f"all {tensors(total)}" if filled == total else f"{filled} of {tensors(total)}"
+    if filled == total == 1:
+        count, some = "the only tensor", ", in part" * partly
     return f"{count}{some}: {coverage_words(plan)}"
 
 

@@ -259,7 +259,8 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
     if hit:
         return
     inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
-    near = inside or get_close_matches(said, _heads(names), n=2)
+    bare = said.rstrip(".")
+    near = inside or [head + said[len(bare) :] for head in get_close_matches(bare, _heads(names), n=2)]
     raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{one_of(near[:2])}")
 
 
