@@ -123,8 +123,11 @@ def _alphabetical(leaves: Sequence[Leaf]) -> bool:
     """Return whether names are sorted: all of them, or those of each element type, as safetensors writes them."""
     if len(leaves) <= 8:
         return False
+    names = [leaf.keys[0] for leaf in leaves]
     runs = [[leaf.keys[0] for leaf in run] for _, run in groupby(leaves, key=lambda leaf: leaf.dtype)]
-    return all(run == sorted(run) for run in runs) and len(runs) <= len({leaf.dtype for leaf in leaves})
+    return names == sorted(names) or (
+        len(runs) <= len({leaf.dtype for leaf in leaves}) and all(run == sorted(run) for run in runs)
+    )
 
 
 def _is_named_part(pair: Pair, source: Unit, target: Unit) -> bool:
