@@ -133,8 +133,9 @@ def test_everything_arrives_although_the_device_puts_it_off(where, undo, threads
     assert all(event.stream is device for event in Stream.waited)
 
 
-def test_memory_that_is_still_under_way_is_not_read_into(device):
+def test_memory_that_is_still_under_way_is_not_read_into(device, monkeypatch):
     """Buffers are used many times, and hold what was read last when the device takes it: only waiting keeps them apart."""
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 2)
     model = net()
     source = source_for(survey(model))
     used = []

@@ -63,6 +63,7 @@ def test_a_model_on_meta_has_nothing_to_keep(tmp_path):
 @pytest.mark.parametrize("turned", [False, True])
 def test_much_memory_is_told_in_one_line(tmp_path, turned, monkeypatch):
     monkeypatch.setattr("torchgraft.reporting.plan_views.NOTABLE_MEMORY", 38 << 20)
+    monkeypatch.setattr("torchgraft.applying.memory_estimate.THREADS_USE", 24 << 20)  # whatever cores there are
     path = saved(Parts(), tmp_path / "m.safetensors")
     text = str(tg.plan(Parts(turned=turned), path))
     assert ("loading takes up to" in text) is turned
