@@ -112,3 +112,6 @@ def test_names_of_both_rotary_conventions_are_said_only_where_one_meets_the_othe
     both = {"wq": "q_proj", "wk": "k_proj"}
     assert "rotary" in kinds(attention("q_proj", "k_proj"), attention("wq", "wk").state_dict(), rename=both)
     assert "rotary" not in kinds(attention("wq", "wk"), attention("wq", "wk").state_dict())
+    wrapped = nn.ModuleDict({name: nn.Sequential(layer) for name, layer in attention("q_proj", "k_proj").items()})
+    inside = {name: f"{other}.0" for name, other in both.items()}
+    assert "rotary" in kinds(wrapped, attention("wq", "wk").state_dict(), rename=inside)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torchgraft.adapting.coverage import coverage_objections, other_variant
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.adapting.orientation import last_list
-from torchgraft.adapting.rotary import HALVED, PAIRED, names_differ
+from torchgraft.adapting.rotary import is_named, names_differ
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.names import ends, patterns_of
@@ -81,8 +81,8 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
     """Names of one convention on one side and of the other one on the other: the rows may be in another order."""
     names = []
     for step in plan.steps:
-        own = step.slot.owner.rpartition(".")[2]
-        if len(step.feeds) < 2 and own not in PAIRED and own not in HALVED:
+        own = step.slot.owner
+        if len(step.feeds) < 2 and not is_named(own):
             continue  # the one feed can't be of both conventions
         if any(isinstance(op, RotaryLayout) for feed in step.feeds for op in (*feed.ops, *step.ops)):
             continue

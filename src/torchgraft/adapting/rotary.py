@@ -13,12 +13,16 @@ from torchgraft.ops import RotaryLayout
 # beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
 # Code that calls the fused projection `wqkv` pairs in both ways.
 PAIRED, HALVED = frozenset({"wq", "wk", "wqkv"}), frozenset({"q_proj", "k_proj"})
-_NAMES = tuple(PAIRED | HALVED)
+
+
+def is_named(owner: str) -> bool:
+    """Whether the path of a layer ends in a name of either convention, or in one of a layer inside it."""
+    return not (PAIRED | HALVED).isdisjoint(owner.split(".")[-2:])
 
 
 def names_differ(*owners: str) -> bool:
-    """Whether paths of projections end in names of both conventions: if they turn in pairs, it is in two ways."""
-    ends = {owner.rpartition(".")[2] for owner in owners}
+    """Whether paths of projections, or of layers in them, have names of both conventions: if they turn in pairs, it is in two ways."""
+    ends = {part for owner in owners for part in owner.split(".")[-2:]}
     return bool(ends & PAIRED and ends & HALVED)
 
 
@@ -58,7 +62,7 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     if fit.ops is None:
         return fit
     if source.rotary is None and target.rotary is None:
-        if target.part is None and not target.owner.endswith(_NAMES):
+        if target.part is None and not is_named(target.owner):
             return fit  # neither name tells, or both tell the same
         return _likely(fit) if names_differ(*_owners(source), *_owners(target)) else fit
     if source.rotary is None or target.rotary is None:
