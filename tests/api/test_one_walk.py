@@ -27,11 +27,12 @@ def test_what_is_compared_lies_in_the_model_now():
     model = nn.Linear(3, 4)
     before = model.weight
     walk = places.Walk(model)
-    assert [place.now is place.tensor for place in walk.places] == [True, True]
+    assert walk.held()["weight"] is before
     model.weight = nn.Parameter(torch.zeros(4, 3))
-    assert [place.now is place.tensor for place in walk.places] == [False, True]
+    assert walk.held()["weight"] is model.weight
+    assert walk.held()["bias"] is model.bias
     del model.bias
-    assert walk.places[1].now is None
+    assert walk.held().keys() == {"weight"}
     assert walk.places[0].tensor is before
 
 

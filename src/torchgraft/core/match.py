@@ -143,6 +143,8 @@ class Matching:
 
     def with_more(self, found: Collection[Match]) -> Matching:
         """Return the matching with pairs of what was free on both sides."""
+        if not found:
+            return self
         used, fed = {m.source.name for m in found}, {m.target.name for m in found}
         return replace(
             self,

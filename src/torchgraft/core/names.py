@@ -18,11 +18,6 @@ EMA_SEGMENTS = frozenset(
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def segments(name: str) -> tuple[str, ...]:
-    """Return the dotted parts of `name`."""
-    return tuple(name.split("."))
-
-
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key under which layer 10 comes after layer 9."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part)

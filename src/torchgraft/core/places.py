@@ -30,17 +30,6 @@ class Place(NamedTuple):
     is_buffer: bool
     persistent: bool
 
-    @property
-    def home(self) -> dict[str, Tensor | None]:
-        """The module's dict that holds the tensor."""
-        return self.module._buffers if self.is_buffer else self.module._parameters  # type: ignore[return-value]  # noqa: SLF001
-
-    @property
-    def now(self) -> Tensor | None:
-        """The tensor that the module holds under this name at present; None when it holds none."""
-        home = self.home
-        return home[self.attr] if self.attr in home else None  # noqa: SIM401  # what a scripted module has lacks get()
-
 
 class Walk:
     """One walk over a model, handed on by those who look its tensors up one after the other.
@@ -109,9 +98,9 @@ class Walk:
         """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
         found: dict[str, Tensor] = {}
         for name, _, module, attr, _, is_buffer, _ in self.places:
-            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # Place.now, inlined
+            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001
             try:
-                tensor = home[attr]
+                tensor = home[attr]  # what a scripted module has lacks get()
             except KeyError:
                 continue
             if tensor is not None:

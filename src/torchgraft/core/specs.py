@@ -69,7 +69,6 @@ class Slot:
     kind: str = ""
     is_buffer: bool = False
     persistent: bool = True
-    trainable: bool = True
     order: int = 0
     setting: Setting | None = None
 

@@ -41,7 +41,6 @@ def inspection_view(found: Inspection) -> View:
         tone=_tone_of(found),
         origin="",
         sections=(*sections, listed),
-        counts={"tensors": len(found.specs)},
     )
 
 
@@ -80,7 +79,6 @@ def diff_view(diff: Diff) -> View:
         verdict=verdict,
         tone="good" if diff.equal else "care",
         sections=sections,
-        counts=groups,
         origin=f"from {printable(diff.old)} to {printable(diff.new)}",
     )
 
@@ -98,7 +96,7 @@ def saved_view(saved: Saved) -> View:
         f"wrote {printable(saved.path)}{shards}: {saved.format}, {tensors(saved.tensors)}{cast}, {size(saved.nbytes)}"
     )
     origin = f"from {printable(saved.origin)}{which}" if saved.origin else ""
-    return View(verdict=verdict, tone="good", origin=origin, sections=sections, counts={"tensors": saved.tensors})
+    return View(verdict=verdict, tone="good", origin=origin, sections=sections)
 
 
 def _networks_section(found: Inspection) -> Section:
@@ -221,14 +219,7 @@ def conversion_view(found: Conversion) -> View:
         dropped,
         remark_section("no tensors", [printable(name) for name in found.skipped]),
     )
-    counts = {
-        "computed": len(found.computed),
-        "absent": len(found.absent),
-        "partly": len(found.partly),
-        **{name: len(part) for name, part in parts.items()},
-        "dropped": len(found.dropped),
-    }
-    return View(verdict=verdict, tone="good" if found.complete else "care", origin="", sections=sections, counts=counts)
+    return View(verdict=verdict, tone="good" if found.complete else "care", origin="", sections=sections)
 
 
 def _output_section(title: str, outputs: Sequence[Output], row: Callable[[Output], Row]) -> Section:

@@ -36,7 +36,6 @@ def plan_view(plan: Plan) -> View:
         tone=_tone_of(plan),
         origin=_origin_words(plan),
         sections=sections,
-        counts=counts(plan, fates),
     )
 
 
@@ -62,7 +61,6 @@ def report_view(report: Report) -> View:
         tone=_tone_of(plan) if compared and not failed else "bad",
         origin="; ".join(text for text in (_origin_words(plan), _cost_words(report)) if text),
         sections=sections,
-        counts=counts(plan, fates),
     )
 
 

@@ -42,7 +42,6 @@ def verification_view(found: Verification) -> View:
         tone="good" if found.passed else "bad",
         origin="",
         sections=sections,
-        counts={"outputs": len(found.outputs)},
     )
 
 
@@ -60,7 +59,6 @@ def hyperparameters_view(found: Hyperparameters) -> View:
         tone="care" if relevant else "good",
         origin="",
         sections=non_empty(_settings_section(found.differences)),
-        counts={"settings": len(found.differences)},
     )
 
 

@@ -41,13 +41,12 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The whole of a plan or a report, ready to be printed. `counts` has one entry per fate of slots and sources."""
+    """The whole of a plan or a report, ready to be printed."""
 
     verdict: str
     tone: str
     origin: str
     sections: tuple[Section, ...]
-    counts: dict[str, int]
 
 
 def non_empty(*sections: Section | None) -> tuple[Section, ...]:

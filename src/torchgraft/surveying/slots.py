@@ -107,7 +107,6 @@ def _slots(groups: Iterable[Sequence[Place]], kinds: Mapping[str, str]) -> tuple
                 kind=kinds[owner],
                 is_buffer=is_buffer,
                 persistent=persistent,
-                trainable=tensor.requires_grad,
                 order=len(slots),
                 setting=setting,
             )

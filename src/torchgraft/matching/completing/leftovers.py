@@ -39,12 +39,8 @@ def with_leftovers(matching: Matching) -> Matching:
     if not matching.free_sources or not matching.free_targets:
         return matching
     went = _where_blocks_went(matching)
-    matching = _with_more(matching, _vector_pairs(matching, went))
-    return _with_more(matching, _lone_pairs(matching, went))
-
-
-def _with_more(matching: Matching, found: Sequence[Match]) -> Matching:
-    return matching.with_more(found) if found else matching
+    matching = matching.with_more(_vector_pairs(matching, went))
+    return matching.with_more(_lone_pairs(matching, went))
 
 
 def _block(leaf: Leaf) -> str:
