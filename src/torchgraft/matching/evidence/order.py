@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, stem
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import Unit, kind_of, shape_class
 
 # Share of both sides that must agree in order, end to end, before order counts.
@@ -89,6 +90,19 @@ class Order:
             if a != b:
                 return at if stem(a) is not None and stem(a) == stem(b) else None
         return None
+
+    def called(self, at: int) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+        """Return the modules around a unit and what it is called in them: of a row, its name and the place in it.
+
+        `norm1` of `norm1`, `norm2` is called as `layer_norm.0` of `layer_norm.0`, `layer_norm.1`.
+        """
+        *around, last = self.segments[at]
+        row = self.rows[at]
+        if row is None:
+            return tuple(around), canonical(last)
+        first = min(end for other, end in zip(self.rows, self.ends, strict=True) if other == row)
+        name = row[1] or (around.pop() if around else "")
+        return tuple(around), (*canonical(name), self.ends[at] - first)
 
     def exchange(self, first: int, second: int) -> Exchange | None:
         """Return two units of one list with their numbers swapped: for `0.conv` and `1.norm`, `1.conv` and `0.norm`.

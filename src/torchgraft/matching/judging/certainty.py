@@ -66,6 +66,8 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     if pair.in_order and max(pair.block, pair.tail) > 0.5:
         return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
     alone = pair.rare > 0.9 and pair.rival is None
+    if alone and pair.stem:
+        return LIKELY
     return _doubt(OTHER_NAME) if alone or (pair.in_order and pair.rare > FEW) else None
 
 
@@ -85,7 +87,9 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
         return CERTAIN
     if pair.outside or (pair.lead > LEAD and pair.unrivalled and (pair.in_order or pair.told_apart)):
         return LIKELY
-    far_ahead = pair.in_order or (unordered and pair.lead > LEAD)
+    agreed = pair.name >= AKIN or min(pair.block, pair.tail) > 0.5
+    least = 0.0 if pair.told_apart else LEAD
+    far_ahead = pair.in_order or (pair.lead > least and (unordered or agreed))
     return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)
 
 

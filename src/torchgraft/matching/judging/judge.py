@@ -20,6 +20,8 @@ Index = tuple[int, int]
 NAME_GAP, BLOCK_GAP = 0.05, 0.07
 # Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
 SWAP_GAP = 0.3
+# Where both names have this much in common, a word more says it, too: `visual` of two towers, `temporal` of two attentions.
+HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +180,12 @@ class _Judge:
         here, there = first.exchange(i, ours), second.exchange(j, theirs)
         if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
             return here.rising == there.rising
-        said = names[i, j] + names[ours, theirs] - names[i, theirs] - names[ours, j]
-        if said >= SWAP_GAP:
+        said, more = (
+            table[i, j] + table[ours, theirs] - table[i, theirs] - table[ours, j]
+            for table in (names, self._evidence.shared)
+        )
+        spoken = min(names[i, j], names[ours, theirs]) >= HALF
+        if said >= SWAP_GAP or (spoken and said > 0 and more > 0):
             return True
         if said <= -SWAP_GAP and self._in_one_block(pair, other):
             return False
@@ -192,23 +198,24 @@ class _Judge:
         return not branches and first.separates(i, ours) and second.separates(j, theirs)
 
     def _is_outside(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
-        """Return whether both units lie next to the lists under one name, while every rival lies inside a list.
+        """Return whether both units lie next to the lists under one name, while every rival lies inside a list there.
 
         So a last norm is told from the norms of the blocks, even where it is registered before them.
         """
-        sequences = self._sequences
-        for order, at in zip(sequences, pair, strict=True):
-            around = order.segments[at][:-1]
-            if order.depths[at] or not all(
-                block.split(".")[: len(around)] == [*around] for block in order.blocks if block
-            ):
-                return False
-        if canonical(sequences[0].segments[pair[0]][-1]) != canonical(sequences[1].segments[pair[1]][-1]):
+        both = list(zip(self._sequences, pair, strict=True))
+        if any(order.depths[at] for order, at in both):
             return False
-        return all(
-            sequences[side].depths[rival] and (partner is None or sequences[1 - side].depths[partner])
-            for side, rival, partner in rivals
-        )
+        called = [order.called(at) for order, at in both]
+        last = [canonical(order.segments[at][-1]) for order, at in both]
+        if last[0] != last[1] and called[0][1] != called[1][1]:
+            return False
+        around = [modules for modules, _ in called]
+        if not all(
+            any(_lies_in(block, part) for block in o.blocks) for part, o in zip(around, self._sequences, strict=True)
+        ):
+            return False
+        units = [(side, at) for side, rival, other in rivals for side, at in ((side, rival), (1 - side, other))]
+        return all(at is None or _lies_in(self._sequences[side].blocks[at], around[side]) for side, at in units)
 
     def _in_one_block(self, pair: Index, other: Index) -> bool:
         return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(self._sequences, pair, other, strict=True))
@@ -245,6 +252,11 @@ class _Judge:
             return False
         own, other = here.segments[pair[side]], here.segments[rival]
         return place_of(".".join(own)) == place_of(".".join(other))
+
+
+def _lies_in(block: str, around: tuple[str, ...]) -> bool:
+    """Return whether a member of a list lies in a module; none, an empty path, lies in no module."""
+    return block != "" and tuple(block.split("."))[: len(around)] == around
 
 
 def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:

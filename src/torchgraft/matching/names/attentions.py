@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from torchgraft.core.names import natural_key, words
 from torchgraft.matching.names.words import canonical
 
-SELF, CROSS = "self_attn", "cross_attn"
+SELF, CROSS, MLP_NORM = "self_attn", "cross_attn", "ffn_norm"
 
 
 def read_attentions(paths: Iterable[str]) -> dict[str, str]:
@@ -19,7 +19,8 @@ def read_attentions(paths: Iterable[str]) -> dict[str, str]:
 
     Beside a self-attention, the other one is the cross-attention, whatever its name (`multihead_attn` in
     torch.nn.TransformerDecoderLayer, `attn2` beside `attn1` in latent diffusion). Where a numbered norm stands right behind
-    each of them, or right before, it is that one's norm.
+    each of them, or right before, it is that one's norm; so it is by its number where all stand behind them, as there. A
+    last one is that of the layers behind the attentions.
     """
     paths = list(paths)
     found: dict[str, str] = {}
@@ -43,7 +44,7 @@ def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[st
 
 def with_attentions(modules: Iterable[str]) -> set[str]:
     """Return the blocks with several parts that attend, around modules that hold layers: a part is no layer itself."""
-    attends: dict[str, bool] = {}
+    known_parts: dict[str, bool] = {}
     found: dict[str, set[str]] = {}
     known = {""}
     for module in modules:
@@ -51,9 +52,9 @@ def with_attentions(modules: Iterable[str]) -> set[str]:
         while path not in known:
             known.add(path)
             block, _, part = path.rpartition(".")
-            if part not in attends:
-                attends[part] = _attends(part)
-            if attends[part]:
+            if part not in known_parts:
+                known_parts[part] = attends(part)
+            if known_parts[part]:
                 found.setdefault(block, set()).add(part)
             path = block
     return {block for block, held in found.items() if block and len(held) > 1}
@@ -68,8 +69,8 @@ def disordered(blocks: Container[str], paths: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for block, held in _children(paths, blocks).items():
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
-        norms = [canonical(child)[1] for child in held if is_numbered_norm(child)]
-        told = _own_norms(held, said) or (_starts_with_self(said) and norms == sorted(norms, key=natural_key))
+        norms = [child for child in held if is_numbered_norm(child)]
+        told = _own_norms(held, said) or _are_told_by_order(said, norms)
         if said and norms and not told:
             found.add(block)
     return found
@@ -87,7 +88,8 @@ def _around(path: str) -> Iterator[str]:
         yield path
 
 
-def _attends(part: str) -> bool:
+def attends(part: str) -> bool:
+    """Return whether a part of a block is an attention by its name, and not the norm of one."""
     meant = canonical(part)
     return bool({"attn", "cross"} & set(meant)) and "norm" not in meant
 
@@ -99,7 +101,7 @@ def _is_first(child: str) -> bool:
 
 def _attentions(children: Sequence[str]) -> dict[str, str]:
     """Return the attentions among the parts of a block with what they are called; none where it has fewer than two."""
-    found = [child for child in children if _attends(child)]
+    found = [child for child in children if attends(child)]
     if len(found) < 2:
         return {}
     own = [child for child in found if "self" in words(child)] or list(filter(_is_first, found))
@@ -115,17 +117,32 @@ def _read(block: str, held: Mapping[str, Sequence[str]], said: Mapping[str, str]
         for path in held[child]
         if name != child
     }
-    return inside | {f"{block}.{norm}": f"{block}.{said[child]}_norm" for child, norm in _own_norms(held, said).items()}
+    own = _own_norms(held, said)
+    rest = [child for child in held if is_numbered_norm(child) and child not in own.values()] if own else []
+    others = {f"{block}.{norm}": f"{block}.{MLP_NORM}" for norm in rest if len(rest) == 1}
+    return inside | others | {f"{block}.{norm}": f"{block}.{said[child]}_norm" for child, norm in own.items()}
 
 
 def _own_norms(held: Iterable[str], attentions: Collection[str]) -> dict[str, str]:
-    """Return the numbered norm right behind each attention of a block, or right before where one comes first of all."""
+    """Return the numbered norm right behind each attention of a block, or right before where one comes first of all.
+
+    Or else those that stand behind all, with one more for the layers after the attentions, where order says whose they are.
+    """
     order = ["", *held, ""]
     for side in (-1, 1):
         beside = {child: order[order.index(child) + side] for child in attentions}
         if all(map(is_numbered_norm, beside.values())):
             return beside
-    return {}
+    norms = [child for child in held if is_numbered_norm(child)]
+    behind = all(order.index(norm) > order.index(child) for norm in norms for child in attentions)
+    told = behind and len(norms) == len(attentions) + 1 and _are_told_by_order(attentions, norms)
+    return dict(zip(attentions, norms, strict=False)) if told else {}
+
+
+def _are_told_by_order(attentions: Iterable[str], norms: Sequence[str]) -> bool:
+    """Return whether self-attention comes first and the numbers of the norms rise."""
+    numbers = [canonical(norm)[1] for norm in norms]
+    return _starts_with_self(attentions) and numbers == sorted(numbers, key=natural_key)
 
 
 def is_numbered_norm(path: str) -> bool:

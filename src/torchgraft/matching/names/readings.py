@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.core.names import words
+from torchgraft.matching.names.attentions import MLP_NORM, attends
 from torchgraft.matching.names.lists import by_content, place_of, stem
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.dialect import PHRASES
@@ -15,7 +16,7 @@ from torchgraft.matching.tables.dialect import PHRASES
 # Modules by the last segments of what they hold, as `by_content` tells.
 Modules = Mapping[tuple[str, ...], Sequence[str]]
 
-FIRST_NORM = ("norm", "@1")
+FIRST_NORM, LAST_NORM = ("norm", "@1"), ("final", "norm")
 # What the members of a list are that an attention keeps its projections in, as in The Annotated Transformer and the BERT
 # that follows it, by the length of the list.
 PROJECTIONS = {"linears": ("q", "k", "v", "o"), "linear_layers": ("q", "k", "v")}
@@ -30,7 +31,10 @@ BESIDE_DOWN = {"c_proj": {"1": "up", "2": "gate"}}
 def read_beside(paths: Modules, others: Iterable[str]) -> dict[str, str]:
     """Return how paths are read where what stands beside them makes that another; `others` are those of the other side."""
     counted = {path: counted_from_one(path) for path in _counted_from_zero(paths, others)}
-    return counted | _before_the_first(paths) | _without_third(paths) | _beside_queries(paths) | _by_position(paths)
+    last = _behind_attentions(paths)
+    return (
+        counted | _before_the_first(paths) | _without_third(paths) | _beside_queries(paths) | _by_position(paths) | last
+    )
 
 
 def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
@@ -99,6 +103,29 @@ def _before_the_first(paths: Modules) -> dict[str, str]:
         for parent in parents
         if place_of(parent) in first
     }
+
+
+def _behind_attentions(paths: Modules) -> dict[str, str]:
+    """Return how `final_layer_norm` is read beside an attention and `fc1`, as in fairseq: as the norm of the layers behind that.
+
+    Where these layers lie in modules with norms of their own, as in a Conformer, it is that of the whole block.
+    """
+    names = {last for inside in paths for last in inside if canonical(last) == LAST_NORM and _has_layers(inside)}
+    if not names:
+        return {}
+    around = {tuple(parent.rpartition(".")[::2]) for parents in paths.values() for parent in parents}
+    blocks = {block for block, part in around if attends(part)}
+    return {
+        _path(parent, last): _path(parent, MLP_NORM)
+        for inside, parents in paths.items()
+        for last in names.intersection(inside if _has_layers(inside) else ())
+        for parent in parents
+        if parent in blocks
+    }
+
+
+def _has_layers(inside: Iterable[str]) -> bool:
+    return any(canonical(last)[:2] == ("mlp", "fc") for last in inside)
 
 
 def _by_position(paths: Modules) -> dict[str, str]:

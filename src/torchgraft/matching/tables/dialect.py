@@ -47,13 +47,13 @@ _SPELLINGS = {
         "intermediate dense, c fc, linear 1, lin 1, fc in, dense h to 4 h, h to 4 h, intermediate layer, pwconv 1, fc 1"
     ),
     "mlp fc @2": "output dense, mlp c proj, linear 2, lin 2, fc out, dense 4 h to h, 4 h to h, pwconv 2, fc 2",
-    "norm @2": "output norm, norm after, post attn norm, post mlp norm",
+    "norm @2": "output norm, norm after, after norm, post attn norm, post mlp norm",
     "qkv": "c attn, query key value",
     "gate": "c fc 1, wi 0, w 1, fc 1 g, fc 12, gate proj, g proj",
     "up": "c fc 2, wi 1, w 3, fc 1 x, fc 11, up proj",
     "down": "w 2, down proj",
     "mlp @1": "feed forward macaron, ff macaron",
-    "norm @1": "norm before, input norm, pre norm, sa norm",
+    "norm @1": "norm before, before norm, input norm, pre norm, sa norm",
     "norm pre": "pre layrnorm",
     "pos": (
         "position embeddings, position embedding, positional embedding, pos embedding, pos embed, pos emb, "
@@ -66,6 +66,7 @@ _SPELLINGS = {
     "register": "register tokens, reg token",
     "patch": "patch embed proj, patch embeddings projection, patch embedding, conv proj",
     "head": "classifier, heads, lm head",
+    "head fc": "last linear",
     "shortcut": "downsample, downsampling, identity conv",
     "block": "layers, layer, blocks, resblocks, h",
     "stage": "stages",
