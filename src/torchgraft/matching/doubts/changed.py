@@ -89,7 +89,7 @@ def one_block_of_several(found: Found) -> Iterator[Pair]:
     free = _free_blocks(found, found.paired)[0]
     if not free:
         return
-    members = _members(found.sources)
+    members = builds_of(found.sources)
     builds = {(row, members[row][number]) for row, number in map(member_of, free)}
     leaving: dict[str, list[Pair]] = defaultdict(list)
     for pair, source, target in found.with_units(unnamed=True):
@@ -129,10 +129,11 @@ def _by_list(blocks: Iterable[str]) -> Mapping[ListName, set[int]]:
 
 def _lists(found: Found) -> list[Mapping[ListName, Members]]:
     """Return the lists of blocks of either side."""
-    return [_members(units) for units in found.sides]
+    return [builds_of(units) for units in found.sides]
 
 
-def _members(units: Iterable[Unit]) -> Mapping[ListName, Members]:
+def builds_of(units: Iterable[Unit]) -> Mapping[ListName, Members]:
+    """Return the build of each member of each list of blocks."""
     inside: dict[str, list[tuple[str, object]]] = defaultdict(list)
     for unit in units:
         for block in unit.blocks:

@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from itertools import product
 
 from torchgraft.core.names import ends
+from torchgraft.matching.doubts.changed import builds_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, place_of, stem
@@ -90,22 +91,31 @@ COUNTED = "one side counts this list from another number than the other, and the
 
 
 def counted_otherwise(found: Found) -> Iterator[Pair]:
-    """Yield units in lists of one name that the sides count from different numbers and that differ in length.
+    """Yield units in lists that the sides count from different numbers and that differ in length.
 
     `layers.1` to `layers.9` beside `layers.0` to `layers.5`: numbers say nothing there. A list of one member counts, too, if
-    that is a block: where the other side has more, its number may mean another.
+    that is a block: where the other side has more, its number may mean another. Lists of other names may differ in more than
+    a number; but where all members of both are of one build, nothing else tells them apart.
     """
     inner = [_innermost_blocks(units) | _even_rows(units) for units in found.sides]
     spans = [_spans(blocks.values(), units) for blocks, units in zip(inner, found.sides, strict=True)]
     if len({first for side in spans for first, _ in side.values()}) < 2:
         return
+    even = [_even_lists(units) for units in found.sides]
     for pair, source, target in found.with_units():
         blocks = _block_in(source, inner[0]), _block_in(target, inner[1])
         if all(blocks):
             ours, theirs = map(list_of, blocks)
             first, second = spans[0][ours], spans[1][theirs]
-            if first[0] != second[0] and first[1] != second[1] and is_one_path(".".join(ours), ".".join(theirs)):
+            alike = (ours in even[0] and theirs in even[1]) or is_one_path(".".join(ours), ".".join(theirs))
+            if first[0] != second[0] and first[1] != second[1] and alike:
                 yield pair
+
+
+def _even_lists(units: Iterable[Unit]) -> set[ListName]:
+    """Return the lists of two or more blocks that are all of one build."""
+    builds = builds_of(units)
+    return {row for row, members in builds.items() if len(members) > 1 and len(set(members.values())) == 1}
 
 
 def _innermost_blocks(units: Sequence[Unit]) -> dict[str, str]:
