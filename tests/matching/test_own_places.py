@@ -166,3 +166,27 @@ def test_one_layer_of_an_added_block_of_two_is_not_the_head_of_its_shape() -> No
     model = net(convs=nn.ModuleList(convs().values()), mlp=nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)))
     placed = sure(model, filled(convs(added)).state_dict())
     assert not any(name.startswith("mlp") for name in placed)
+
+
+def blocks(count: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.ModuleDict({"norm": nn.LayerNorm(6), "fc": nn.Linear(6, 12)}) for _ in range(count))
+
+
+def apart(vision: int, text: int) -> dict[str, nn.Module]:
+    return {
+        "vision_tower": nn.ModuleDict({"blocks": blocks(vision)}),
+        "language_model": nn.ModuleDict({"layers": blocks(text)}),
+    }
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("back", [False, True])
+def test_lists_do_not_change_places_because_their_lengths_would_fit_better(*, wrapped: bool, back: bool) -> None:
+    """More tensors are placed by rules that exchange the lists than by those that leave each where its name is."""
+    head = nn.Linear(6, 3)
+    longer = net(model=nn.ModuleDict(apart(2, 4)), head=head) if wrapped else net(**apart(2, 4))
+    shorter = {"vision_tower": nn.ModuleDict({"blocks": blocks(4)}), "layers": blocks(2)}
+    plain = net(**shorter, head=copy.deepcopy(head)) if wrapped else net(**shorter)
+    model, file = (longer, plain) if back else (plain, longer)
+    placed = sure(model, file.state_dict())
+    assert all(("vision" in name) == ("vision" in key) for name, key in placed.items())

@@ -7,14 +7,16 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.core.match import Leaf, Matching
-from torchgraft.core.names import above, wrappers
+from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.lists import place_of
+from torchgraft.matching.names.lists import is_numbered, is_one_path, place_of
 from torchgraft.matching.names.naming import SAME, Naming, Prefix
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import flat_class
 from torchgraft.matching.reviewing.module_pairs import ModulePairs
 
 OWN = "the model has {0}, too, of the same shape"
+HELD = "the file has {0}, too, of the same shape"
 LEFT = "the model has {0}, too, and {1} in it, of the same shape, stays free"
 TAKEN = "the file has {0}, too, and {1} in it, of the same shape, stays free"
 
@@ -69,6 +71,7 @@ class Places:
         self._around = [deque(wrappers(names), maxlen=1) for names in sides]
         self._often = Counter([m.source.name for m in matching.matches])
         self._slots = {self._inside(m.target.name, 1): m.target.shape for m in found}
+        self._tensors = {self._shown(m.source): m.source.shape for m in found}
         self._free = {leaf.name: leaf.shape for leaf in matching.free_targets}
         self._free_targets = _by_module((self._inside(leaf.name, 1), leaf) for leaf in matching.free_targets)
         self._free_sources = _by_module((self._shown(leaf), leaf) for leaf in matching.free_sources)
@@ -95,11 +98,27 @@ class Places:
             return ""
         if place_of(ours) == place_of(theirs):
             return ""
-        if self._slots.get(ours) == source.shape:
-            return OWN.format(ours)
+        if own := _own_name(ours, theirs, source.shape, self._slots):
+            return OWN.format(own)
+        if own := _own_name(theirs, ours, target.shape, self._tensors):
+            return HELD.format(own)
         return _of_modules(LEFT, (ours, theirs), source, self._free_targets) or _of_modules(
             TAKEN, (theirs, ours), source, self._free_sources
         )
+
+
+def _own_name(name: str, other: str, shape: Shape, held: Mapping[str, Shape]) -> str:
+    """Return the name that a tensor has on the other side, where something of its shape is `held`; "" where nothing is.
+
+    That is its very name, or the longest end of it that lies in a list, unless what it goes to shares more words with it.
+    """
+    if held.get(name) == shape:
+        return name
+    if is_one_path(name, other):
+        return ""
+    end = next((end for end in ends(name) if held.get(end) == shape and is_numbered(end.rpartition(".")[0])), "")
+    more = {*canonical(name)} & {*canonical(other)} - {*canonical(end)}
+    return end if not more else ""
 
 
 def _of_modules(text: str, names: tuple[str, str], leaf: Leaf, free: Free) -> str:
