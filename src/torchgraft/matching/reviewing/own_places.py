@@ -114,7 +114,7 @@ def _own_name(name: str, other: str, shape: Shape, held: Mapping[str, Shape]) ->
     """
     if held.get(name) == shape:
         return name
-    if is_one_path(name, other):
+    if is_one_path(place_of(name), place_of(other)):
         return ""
     end = next((end for end in ends(name) if held.get(end) == shape and is_numbered(end.rpartition(".")[0])), "")
     more = {*canonical(name)} & {*canonical(other)} - {*canonical(end)}
