@@ -18,7 +18,7 @@ from torchgraft.core.specs import Network, Shape, Slot, TensorSpec
 from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
-from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, owners_of, packing_of
+from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, Owners, owners_of, packing_of
 
 RANK = re.compile(r"(?:.*/)?rank_?(\d+)")
 
@@ -84,7 +84,7 @@ class _Told:
 
     count: int
     stated: Mapping[str, str]
-    owners: Mapping[str, bool]
+    owners: Owners
     gated: Collection[str]
 
 

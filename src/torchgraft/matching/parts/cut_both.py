@@ -19,6 +19,7 @@ from torchgraft.matching.tables.packing import (
     KV,
     QKV,
     SHAPED,
+    Owners,
     Packing,
     any_named_fused,
     entry,
@@ -42,7 +43,7 @@ def cut_both(
     by_target = {leaf.name: leaf for leaf in targets}
     pairs = [(a, by_target[named[a.name]]) for a in sources if a.name in named]
     fused = bool(models.stated.layouts) or any_named_fused(leaf for pair in pairs for leaf in pair)
-    owners = (owners_of(sources), owners_of(targets)) if fused else ({}, {})
+    owners = (owners_of(sources), owners_of(targets)) if fused else (Owners(), Owners())
     stated = sides_of(models.stated, sources, targets)
     same = [
         (a, b)
@@ -190,7 +191,7 @@ def _cut(leaf: Leaf, cut: Cut | None) -> list[Leaf]:
     packing, rows, dim = cut
     usual = next(kind for kind in KINDS if sorted(kind) == sorted(packing.parts))
     sizes = tuple(rows[usual.index(label)] for label in packing.parts)
-    return parts_of(leaf, packing, sizes, dim if len(leaf.shape) == 2 else 0, guessed=not packing.source)
+    return parts_of(leaf, leaf.owner.rpartition(".")[0], packing, sizes, dim if len(leaf.shape) == 2 else 0)
 
 
 def _is_matrix(leaf: Leaf) -> bool:

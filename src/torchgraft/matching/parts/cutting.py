@@ -29,8 +29,9 @@ def cut(
     widths = _widths(leaves) if any(packings) else {}
     out: list[Leaf] = []
     for leaf, packing in zip(leaves, packings, strict=True):
-        count = stated.heads or (heads(leaf.owner) if heads and packing else None)
-        out.extend((packing and _parts(leaf, packing, (rows_of_q, widths), count)) or [leaf])
+        path = owners.wrapped.get(leaf.owner, leaf.owner)
+        count = stated.heads or (heads(path) if heads and packing else None)
+        out.extend((packing and _parts(leaf, path, packing, (rows_of_q, widths), count)) or [leaf])
     return out
 
 
@@ -53,10 +54,14 @@ def _widths(leaves: Sequence[Leaf]) -> dict[str, dict[str, Shape]]:
 
 
 def _parts(
-    leaf: Leaf, packing: Packing, beside: tuple[Mapping[str, int], Mapping[str, Mapping[str, Shape]]], heads: int | None
+    leaf: Leaf,
+    path: str,
+    packing: Packing,
+    beside: tuple[Mapping[str, int], Mapping[str, Mapping[str, Shape]]],
+    heads: int | None,
 ) -> list[Leaf] | None:
     count = len(packing.parts)
-    parent = leaf.owner.rpartition(".")[0]
+    parent = path.rpartition(".")[0]
     rows_of_q, widths = beside
     others = [shape for name, shape in widths.get(parent, {}).items() if name != leaf.name]
     dim = int(_is_turned(leaf, count, others))
@@ -70,7 +75,7 @@ def _parts(
     one_group = _grouping(replace(packing, groups="heads"), sizes, heads) == (1, ())
     same = packing.contested == "groups" and one_group
     plain = replace(packing, contested="", open=False) if same else packing
-    return parts_of(leaf, plain, sizes, dim, grouping, guessed=plain.open)
+    return parts_of(leaf, parent, plain, sizes, dim, grouping)
 
 
 def _is_turned(leaf: Leaf, count: int, others: Sequence[Shape]) -> bool:
@@ -82,15 +87,13 @@ def _is_turned(leaf: Leaf, count: int, others: Sequence[Shape]) -> bool:
 
 def parts_of(
     leaf: Leaf,
+    parent: str,
     packing: Packing,
     sizes: tuple[int, ...],
     dim: int,
     grouping: tuple[int, tuple[int, ...]] = (1, ()),
-    *,
-    guessed: bool = False,
 ) -> list[Leaf]:
-    """Return the parts of a fused leaf, `sizes` rows each along `dim`; `grouping` as in `Part`."""
-    parent = leaf.owner.rpartition(".")[0]
+    """Return the parts of a fused leaf as layers of the module `parent`, `sizes` rows each along `dim`; `grouping` as in `Part`."""
     out: list[Leaf] = []
     rows = dict(zip(packing.parts, sizes, strict=True))
     at, turned, total = 0, leaf.turned, leaf.shape[dim]
@@ -100,7 +103,7 @@ def parts_of(
         rotary = _rotary_of(leaf, label, size, rows.get("q", size))
         shape = (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :])
         part = Part(
-            label, dim, at, at + size, total, contested=bool(packing.contested), guessed=guessed,
+            label, dim, at, at + size, total, contested=bool(packing.contested), guessed=packing.open or not packing.source,
             groups=grouping[0], sizes=grouping[1], convention=packing.source,
         )  # fmt: skip
         name = f"{parent}.{label}.{leaf.role}" if parent else f"{label}.{leaf.role}"

@@ -7,18 +7,25 @@ from dataclasses import replace
 
 from torchgraft.core.formatting import listed
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import above
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.tables.packing import (
+    Owners,
     alike,
     any_named_fused,
     is_gated_stack,
     one_code,
     owners_of,
+    packing_of,
     packing_of_leaf,
 )
 from torchgraft.matching.tables.stated import Models
 
+FACTORS = (
+    "it has the rows of {0}, which are put in another order here ({1}; {2}); merge_lora= computes it into the weights, else "
+    "load without it"
+)
 STACK = "as the names say, which means half by half in some code and row by row in other"
 
 
@@ -33,6 +40,7 @@ def with_packings_doubted(matching: Matching, sides: tuple[Sequence[Leaf], Seque
     if models.stated.layouts or not (stacked or any_named_fused(m.target for m in matching.matches)):
         return matching
     owners = owners_of(sides[0]), owners_of(sides[1])
+    matching = matching.in_doubt(_factors_packed_otherwise(matching, sides, owners))
     said = {m.target.name: _disputed(m, owners, models) for m in matching.matches if m.target.part is None} | stacked
     if not any(said.values()):
         return matching
@@ -85,7 +93,36 @@ def _is_stack_of_other_name(found: Match) -> bool:
     return is_gated_stack(found.source) or is_gated_stack(found.target)
 
 
-def _disputed(found: Match, owners: tuple[Mapping[str, bool], Mapping[str, bool]], models: Models) -> str:
+def _factors_packed_otherwise(
+    matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], owners: tuple[Owners, Owners]
+) -> dict[str, str]:
+    """Return what speaks against factors of adapters on fused layers of which the two sides order the rows differently."""
+    layers = _fused_layers(sides[0], owners[0]), _fused_layers(sides[1], owners[1])
+    doubts = {}
+    for match in matching.matches if all(layers) else ():
+        ours, theirs = _adapted(match.source, layers[0]), _adapted(match.target, layers[1])
+        packings = [packing_of(path, known) for path, known in zip((ours, theirs), owners, strict=True)]
+        if None not in packings and not alike(*packings):
+            doubts[match.target.name] = FACTORS.format(theirs, *(p.source for p in packings if p))
+    return doubts
+
+
+def _fused_layers(leaves: Sequence[Leaf], owners: Owners) -> dict[str, Shape]:
+    """Return the modules of a fused name with the shape of the matrix that each is or holds."""
+    paths = ((owners.wrapped.get(leaf.owner, leaf.owner), leaf) for leaf in leaves if leaf.role == "weight")
+    return {path: leaf.shape for path, leaf in paths if len(leaf.shape) == 2 and packing_of(path, owners)}
+
+
+def _adapted(leaf: Leaf, layers: Mapping[str, Shape]) -> str:
+    """Return the fused module that a tensor lies in whose rows are as many and whose columns are others; "" for none."""
+    around = next((path for path in above(leaf.name) if path in layers), "")
+    if not around or len(leaf.shape) != len(layers[around]):
+        return ""
+    (rows, columns), (own_rows, own_columns) = layers[around], leaf.shape
+    return around if own_rows == rows and own_columns != columns else ""
+
+
+def _disputed(found: Match, owners: tuple[Owners, Owners], models: Models) -> str:
     """Return where the order can be read that is contested, "" where there is nothing to doubt."""
     source, target = found.source, found.target
     if found.certainty is not Certainty.CERTAIN or source.part is not None:

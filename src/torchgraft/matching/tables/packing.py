@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torchgraft.core.match import Leaf
@@ -134,22 +135,41 @@ def is_gated_stack(leaf: Leaf) -> bool:
     return len(leaf.shape) == 3 and words(leaf.role) in STACKED
 
 
-def owners_of(leaves: Iterable[Leaf]) -> dict[str, bool]:
-    """Return the paths of all modules with tensors on a side, and whether their matrix is stored [in, out].
+class Owners(dict[str, bool]):
+    """The paths of all modules with tensors on a side, and whether their matrix is stored [in, out].
+
+    `wrapped`: of a layer that a module of a fused name holds, beside an adapter or alone, the path of that module.
+    """
+
+    wrapped: Mapping[str, str] = MappingProxyType({})
+
+
+def owners_of(leaves: Iterable[Leaf]) -> Owners:
+    """Return the modules with tensors on a side.
 
     Where the module's class doesn't tell, the shape does: of three parts side by side, [n, 3n] is [in, out]. Networks
     whose gate and up are one layer are there, too, as `GATED` in their path.
     """
-    found: dict[str, bool] = {}
+    found = Owners()
     inside: dict[str, set[Shape]] = {}
+    held: dict[str, dict[str, int]] = {}
     for leaf in leaves:
         owner = leaf.owner
         rows, columns = leaf.shape if len(leaf.shape) == 2 else (1, 1)
         found[owner] = found.get(owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
         if len(leaf.shape) == 2 and leaf.role == "weight":
-            inside.setdefault(owner.rpartition(".")[0], set()).add(leaf.shape)
-    gated = (path for path, shapes in inside.items() if any((2 * f, d) in shapes for d, f in shapes))
-    return found | {f"{path}.{GATED}" if path else GATED: False for path in gated}
+            around = owner.rpartition(".")[0]
+            inside.setdefault(around, set()).add(leaf.shape)
+            if _named_fused(around) and not _named_fused(owner):
+                held.setdefault(around, {})[owner] = leaf.numel
+    layers = {around: max(sizes, key=sizes.__getitem__) for around, sizes in held.items()}
+    found.wrapped = {layer: around for around, layer in layers.items() if around not in found}
+    for layer, around in found.wrapped.items():
+        found[around] = found[layer]
+    for path, shapes in inside.items():
+        if any((2 * f, d) in shapes for d, f in shapes):
+            found[f"{path}.{GATED}" if path else GATED] = False
+    return found
 
 
 def only_packing(name: tuple[str, ...], layers: Container[str]) -> Packing | None:
@@ -168,16 +188,21 @@ def _last(path: str) -> str:
 
 
 def any_named_fused(leaves: Iterable[Leaf]) -> bool:
-    """Whether a leaf lies in a module whose name is one for fused rows: of most models none does."""
-    return any(words(last) in FUSED for last in {leaf.owner.rpartition(".")[2] for leaf in leaves})
+    """Whether a leaf lies in a module whose name is one for fused rows, or in a layer of one: of most models none does."""
+    return any(words(last) in FUSED for last in {part for leaf in leaves for part in leaf.owner.split(".")[-2:]})
 
 
-def packing_of(owner: str, owners: Mapping[str, bool], classes: Collection[str] = ()) -> Packing | None:
+def _named_fused(path: str) -> bool:
+    return words(path.rpartition(".")[2]) in FUSED
+
+
+def packing_of(owner: str, owners: Owners, classes: Collection[str] = ()) -> Packing | None:
     """Return how the fused module at the path `owner` packs its parts; None where its name is no fused one.
 
-    `owners` are the paths of all modules with tensors on that side, with whether their matrix is stored [in, out];
-    `classes` what is known of the attention module's class and of those inside of it.
+    `owners` are the modules with tensors on that side; `classes` what is known of the attention module's class and of
+    those inside of it.
     """
+    owner = owners.wrapped.get(owner, owner)
     found = FUSED.get(words(owner.rpartition(".")[2]))
     if found is None:
         return None
@@ -217,7 +242,7 @@ def alike(a: Packing | None, b: Packing | None) -> bool:
     return (a and (a.parts, a.groups)) == (b and (b.parts, b.groups))
 
 
-def one_code(source: Leaf, target: Leaf, owners: tuple[Mapping[str, bool], Mapping[str, bool]]) -> bool:
+def one_code(source: Leaf, target: Leaf, owners: tuple[Owners, Owners]) -> bool:
     """Whether tensors of one name may be taken for the same code's: their shapes and orientation agree, and no class differs.
 
     A matrix that is stored the other way round comes from other code, and so do its parts.
@@ -230,7 +255,7 @@ def one_code(source: Leaf, target: Leaf, owners: tuple[Mapping[str, bool], Mappi
 def kept_whole(
     pair: tuple[Leaf, Leaf],
     packings: tuple[Packing | None, Packing | None],
-    owners: tuple[Mapping[str, bool], Mapping[str, bool]],
+    owners: tuple[Owners, Owners],
 ) -> bool:
     """Whether two fused tensors of one name go over whole: their rows stand alike, or nothing but a name says otherwise."""
     ours, theirs = (leaf.rotary for leaf in pair)
@@ -253,7 +278,7 @@ def packed_otherwise(pairs: Iterable[tuple[Leaf, Leaf]], sources: Iterable[Leaf]
     return any(not kept_whole(pair, both, owners) for pair, both in known)
 
 
-def packing_of_leaf(leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
+def packing_of_leaf(leaf: Leaf, owners: Owners) -> Packing | None:
     """Return how a leaf packs its parts by its name, None for one that isn't fused."""
     return packing_of(leaf.owner, owners, leaf.around) if holds_rows(leaf) else None
 

@@ -9,7 +9,7 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import covers
 from torchgraft.core.specs import Target
-from torchgraft.matching.tables.packing import QKV, Packing, holds_rows, owners_of, packing_of_leaf
+from torchgraft.matching.tables.packing import QKV, Owners, Packing, holds_rows, owners_of, packing_of_leaf
 
 # What the caller may say of the rows of fused q, k, v: the groups of a packing.
 LAYOUTS: dict[str, int | str] = {"flat": 1, "per_head": "heads"}
@@ -23,7 +23,7 @@ class Stated:
     layouts: Mapping[str, str] = field(default_factory=dict)
     heads: int | None = None
 
-    def of(self, leaf: Leaf, owners: Mapping[str, bool]) -> Packing | None:
+    def of(self, leaf: Leaf, owners: Owners) -> Packing | None:
         """Return how a leaf packs its parts: as stated, else as its name says; None for one that isn't fused."""
         named = packing_of_leaf(leaf, owners)
         for pattern, layout in self.layouts.items():
