@@ -147,3 +147,22 @@ def test_the_only_layer_of_a_head_keeps_its_place_behind_layers_without_weights(
     source, model = (nn.ModuleDict({"body": stack(experts=0), "head": head}) for head in (one, two))
     tg.load(model, source.state_dict())
     assert torch.equal(model["head"][2].weight, source["head"][0].weight)
+
+
+def test_numbers_of_wrappers_make_no_blocks():
+    """A table that the file holds once has one place behind a wrapper called 0, and an added layer another."""
+
+    class Layer(nn.Module):
+        def __init__(self, *parts):
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(4))
+            for number, part in enumerate(parts):
+                setattr(self, f"fc{number}", part)
+
+    source = nn.ModuleDict({"core": Layer(nn.Linear(3, 5), nn.Linear(5, 7)), "out": nn.Linear(7, 2)})
+    wrapped = nn.Sequential(nn.ModuleDict({"core": Layer(nn.Linear(3, 5), nn.Linear(5, 7)), "exit": nn.Linear(7, 2)}))
+    wrapped.layers = nn.ModuleList([Layer()])
+    plan = tg.plan(wrapped, source.state_dict())
+    steps = {step.slot.name: step for step in plan.steps}
+    assert [feed.key for feed in steps["0.core.table"].feeds] == ["core.table"]
+    assert not steps["layers.0.table"].feeds or steps["layers.0.table"].certainty.value == "doubt"

@@ -9,7 +9,7 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.tables.packing import FUSED, packing_of
+from torchgraft.matching.tables.packing import FUSED, Owners, packing_of
 
 
 class Attention(nn.Module):
@@ -98,9 +98,9 @@ def test_fused_rows_that_a_model_has_no_parts_for_are_only_remarked_upon() -> No
 
 
 def test_names_shared_by_two_conventions_are_told_apart_by_what_stands_beside() -> None:
-    owners = dict.fromkeys(("h.0.attn.out_proj", "h.0.mlp.fc_in"), False)
+    owners = Owners.fromkeys(("h.0.attn.out_proj", "h.0.mlp.fc_in"), False)
     assert packing_of("h.0.attn.qkv_proj", owners).parts == ("q", "v", "k")
-    assert packing_of("h.0.attn.qkv_proj", {"h.0.attn.o_proj": False}).parts == ("q", "k", "v")
+    assert packing_of("h.0.attn.qkv_proj", Owners({"h.0.attn.o_proj": False})).parts == ("q", "k", "v")
     assert packing_of("h.0.attn.proj", owners) is None
 
 

@@ -9,7 +9,7 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.tables.packing import packing_of
+from torchgraft.matching.tables.packing import Owners, packing_of
 
 WIDTH, HEADS = 24, 3
 
@@ -140,9 +140,8 @@ def test_where_as_many_pack_one_way_as_the_other_nothing_is_taken_until_the_call
 def test_of_megatrons_own_names_nothing_tells_whether_rows_go_by_heads() -> None:
     block, fused = "transformer.layers.0", "attention.query_key_value"
     for table, is_open in (("embedding.word_embeddings", True), ("word_embeddings", False)):
-        owners = dict.fromkeys(
-            [f"{block}.{fused}", f"{block}.attention.dense", f"{block}.input_layernorm", table], False
-        )
+        paths = [f"{block}.{fused}", f"{block}.attention.dense", f"{block}.input_layernorm", table]
+        owners = Owners.fromkeys(paths, False)
         found = packing_of(f"{block}.{fused}", owners)
         assert found is not None
         assert found.open == is_open
@@ -151,8 +150,8 @@ def test_of_megatrons_own_names_nothing_tells_whether_rows_go_by_heads() -> None
 def test_an_output_layer_beside_the_embedding_tells_two_libraries_of_one_spelling_apart() -> None:
     inside = ["attention.wqkv", "attention.wo", "feed_forward.w2"]
 
-    def owners(root: str, head: str) -> dict[str, bool]:
-        return dict.fromkeys([*(f"{root}layers.0.{name}" for name in inside), f"{root}tok_embeddings", head], False)
+    def owners(root: str, head: str) -> Owners:
+        return Owners.fromkeys([*(f"{root}layers.0.{name}" for name in inside), f"{root}tok_embeddings", head], False)
 
     for root, head, groups in (("", "output", 1), ("model.", "model.output", 1), ("model.", "output", "heads")):
         found = packing_of(f"{root}layers.0.attention.wqkv", owners(root, head))

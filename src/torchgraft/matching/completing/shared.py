@@ -102,8 +102,14 @@ def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
     alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not is_numbered(found[0].name)}
     if not alone:
         return {}
-    places = {kind: sum(is_numbered(leaf.name) for leaf in found) for kind, found in _of_own_kind(wanting).items()}
-    return {kind: leaf for kind, leaf in alone.items() if places.get(kind, 0) > 1}
+    several = {kind for kind, found in _of_own_kind(wanting).items() if _one_per_block(found)}
+    return {kind: leaf for kind, leaf in alone.items() if kind in several}
+
+
+def _one_per_block(leaves: Iterable[Leaf]) -> bool:
+    """Return whether two of the leaves stand in the same place of members of a list; a number of a wrapper's makes no block."""
+    places = Counter([place_of(leaf.name) for leaf in leaves if is_numbered(leaf.name)])
+    return any(count > 1 for count in places.values())
 
 
 def _of_own_kind(leaves: Iterable[Leaf]) -> dict[Kind, list[Leaf]]:
