@@ -114,9 +114,9 @@ def _own_name(name: str, other: str, shape: Shape, held: Mapping[str, Shape]) ->
     """
     if held.get(name) == shape:
         return name
-    if is_one_path(place_of(name), place_of(other)):
-        return ""
     end = next((end for end in ends(name) if held.get(end) == shape and is_numbered(end.rpartition(".")[0])), "")
+    if not end or is_one_path(place_of(name), place_of(other)):
+        return ""
     more = {*canonical(name)} & {*canonical(other)} - {*canonical(end)}
     return end if not more else ""
 
