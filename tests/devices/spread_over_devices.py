@@ -54,11 +54,10 @@ def main():
         assert all(check.passed for check in report.checks)
         for name, value in wanted.state_dict().items():
             found = model.state_dict()[name]
-            if isinstance(found, DTensor):
-                value = part_of(value, found)  # noqa: PLW2901
-                found = found.to_local()
-            assert found.is_cuda, name
-            assert torch.equal(found.cpu(), value), (where, name)
+            is_spread = isinstance(found, DTensor)
+            mine, part = (found.to_local(), part_of(value, found)) if is_spread else (found, value)
+            assert mine.is_cuda, name
+            assert torch.equal(mine.cpu(), part), (where, name)
     dist.destroy_process_group()
 
 

@@ -98,7 +98,7 @@ class Walk:
         """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
         found: dict[str, Tensor] = {}
         for name, _, module, attr, _, is_buffer, _ in self.places:
-            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001
+            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # getattr may compute: what is registered
             try:
                 tensor = home[attr]  # what a scripted module has lacks get()
             except KeyError:
