@@ -23,6 +23,7 @@ TAKEN = "the file has {0}, too, and {1} in it, of the same shape, stays free"
 # Of two modules so much must be in doubt for the rest of what goes from one to the other to be so, too.
 SHARE = 0.25
 _IN_BLOCK = re.compile(r"\d\.\D")
+_MEMBER = re.compile(r"(?:.*\.)?(\d+\..+)")  # greedy: the last one
 
 # What a place must have in common with a tensor: its role and shape, and whether it is in a block within the module.
 Kind = tuple[str, Shape, bool]
@@ -70,8 +71,8 @@ class Places:
         )
         self._around = [deque(wrappers(names), maxlen=1) for names in sides]
         self._often = Counter([m.source.name for m in matching.matches])
-        self._slots = {self._inside(m.target.name, 1): m.target.shape for m in found}
-        self._tensors = {self._shown(m.source): m.source.shape for m in found}
+        self._slots = _Held({self._inside(m.target.name, 1): m.target.shape for m in found})
+        self._tensors = _Held({self._shown(m.source): m.source.shape for m in found})
         self._free = {leaf.name: leaf.shape for leaf in matching.free_targets}
         self._free_targets = _by_module((self._inside(leaf.name, 1), leaf) for leaf in matching.free_targets)
         self._free_sources = _by_module((self._shown(leaf), leaf) for leaf in matching.free_sources)
@@ -96,29 +97,47 @@ class Places:
         ours, theirs = self._shown(source), self._inside(target.name, 1)
         if ours == theirs or target.name == source.name or self._often[source.name] > 1:
             return ""
-        if place_of(ours) == place_of(theirs):
-            return ""
-        if own := _own_name(ours, theirs, source.shape, self._slots):
+        text = self._said(ours, theirs, source, target)
+        return text if text and place_of(ours) != place_of(theirs) else ""
+
+    def _said(self, ours: str, theirs: str, source: Leaf, target: Leaf) -> str:
+        if own := self._slots.own_name(ours, theirs, source.shape):
             return OWN.format(own)
-        if own := _own_name(theirs, ours, target.shape, self._tensors):
+        if own := self._tensors.own_name(theirs, ours, target.shape):
             return HELD.format(own)
         return _of_modules(LEFT, (ours, theirs), source, self._free_targets) or _of_modules(
             TAKEN, (theirs, ours), source, self._free_sources
         )
 
 
-def _own_name(name: str, other: str, shape: Shape, held: Mapping[str, Shape]) -> str:
-    """Return the name that a tensor has on the other side, where something of its shape is `held`; "" where nothing is.
+class _Held:
+    """What one side holds, by name; `shapes` are those of what is paired."""
 
-    That is its very name, or the longest end of it that lies in a list, unless what it goes to shares more words with it.
-    """
-    if held.get(name) == shape:
-        return name
-    end = next((end for end in ends(name) if held.get(end) == shape and is_numbered(end.rpartition(".")[0])), "")
-    if not end or is_one_path(place_of(name), place_of(other)):
-        return ""
-    more = {*canonical(name)} & {*canonical(other)} - {*canonical(end)}
-    return end if not more else ""
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self._shapes = shapes
+        self._members = {_in_member(name) for name in shapes}  # most names have no end that one of these has, too
+
+    def own_name(self, name: str, other: str, shape: Shape) -> str:
+        """Return the name that a tensor of the other side has here, where something of its shape has it; "" where nothing has.
+
+        That is its very name, or the longest end of it that lies in a list, unless what it goes to shares more words with it.
+        """
+        if self._shapes.get(name) == shape:
+            return name
+        if _in_member(name) not in self._members:
+            return ""
+        found = (end for end in ends(name) if self._shapes.get(end) == shape and is_numbered(end.rpartition(".")[0]))
+        end = next(found, "")
+        if not end or is_one_path(place_of(name), place_of(other)):
+            return ""
+        more = {*canonical(name)} & {*canonical(other)} - {*canonical(end)}
+        return end if not more else ""
+
+
+def _in_member(name: str) -> str:
+    """Return what comes from the last number of a module on: `layers.3.mlp.weight` -> `3.mlp.weight`; "" without any."""
+    found = _MEMBER.match(name)
+    return found[1] if found else ""
 
 
 def _of_modules(text: str, names: tuple[str, str], leaf: Leaf, free: Free) -> str:
