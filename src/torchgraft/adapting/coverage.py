@@ -30,15 +30,7 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
     share = cover.target_filled / wanted if wanted else 0.0
     best = max(share, cover.source if cover.source_elements else 0.0)
     placed = len([step for step in plan.steps if step.feeds or step.ops])
-    text = f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
-    if placed:
-        asked = " that aren't kept fresh" if kept else ""
-        text = (
-            f"only {percent(share)} of the model's elements{asked} and {percent(cover.source)} of the checkpoint's find a "
-            f"place ({placed} of {tensors(len(plan.steps))})"
-        )
     variant = other_variant(plan)
-    sizes = variant or _sizes(plan)
     if placed == 0 or best < plan.policy.min_coverage:
         lower = ", or lower min_coverage=" if placed else ""
         remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
@@ -46,12 +38,23 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
             remedy = f"build the model with the sizes of the file, or take the file of this variant{lower}"
         if any(is_adapter(key) for key in plan.source_specs):
             remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
-        yield Objection("coverage", f"no match: {text}{sizes and '; '}{sizes}; {remedy}")
+        yield Objection("coverage", f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {remedy}")
     elif best < LOW:
         more = "if more should, say which names correspond (rename=)"
-        yield Objection("low_coverage", f"{text}{sizes and '; '}{sizes}; {more}")
+        yield Objection("low_coverage", f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {more}")
     elif variant:
         yield Objection("low_coverage", f"{variant}: build the model as it was, or take the file of this one")
+
+
+def _placed(plan: Plan, share: float, kept: int, placed: int) -> str:
+    """Return how much of both sides finds a place: a share of the model's elements, but for those `kept` fresh, by so many steps."""
+    if placed == 0:
+        return f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
+    asked = " that aren't kept fresh" if kept else ""
+    return (
+        f"only {percent(share)} of the model's elements{asked} and {percent(plan.coverage.source)} of the checkpoint's find a "
+        f"place ({placed} of {tensors(len(plan.steps))})"
+    )
 
 
 def _is_kept(step: Step) -> bool:
@@ -118,12 +121,14 @@ def _with_ends(name: str) -> list[str]:
     return [end for end in ends(name) if "." in end or end == name]
 
 
-def _sizes(plan: Plan) -> str:
-    """Return how many tensors of one name, but for what stands before it, differ in shape."""
+def _sizes(plan: Plan, variant: str) -> str:
+    """Return that the file is of another `variant`, or how many tensors of one name, but for what stands before it, differ in shape."""
+    if variant:
+        return f"; {variant}"
     known = {end for key in plan.source_specs for end in _with_ends(key)}
     differ = [s for s in plan.steps if s.why.rule == "shape" and any(name in known for name in _with_ends(s.slot.name))]
     if not differ:
         return ""
     first = differ[0]
     agree = "agrees by name and differs" if len(differ) == 1 else "agree by name and differ"
-    return f"{tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
+    return f"; {tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"

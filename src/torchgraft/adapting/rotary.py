@@ -13,16 +13,17 @@ from torchgraft.ops import RotaryLayout
 # beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
 # Code that calls the fused projection `wqkv` pairs in both ways.
 PAIRED, HALVED = frozenset({"wq", "wk", "wqkv"}), frozenset({"q_proj", "k_proj"})
+_NAMES = PAIRED | HALVED
 
 
 def is_named(owner: str) -> bool:
     """Whether the path of a layer ends in a name of either convention, or in one of a layer inside it."""
-    return not (PAIRED | HALVED).isdisjoint(owner.split(".")[-2:])
+    return not _NAMES.isdisjoint(owner.rsplit(".", 2)[-2:])
 
 
 def names_differ(*owners: str) -> bool:
     """Whether paths of projections, or of layers in them, have names of both conventions: if they turn in pairs, it is in two ways."""
-    ends = {part for owner in owners for part in owner.split(".")[-2:]}
+    ends = {part for owner in owners for part in owner.rsplit(".", 2)[-2:]}
     return bool(ends & PAIRED and ends & HALVED)
 
 
