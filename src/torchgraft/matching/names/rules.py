@@ -62,10 +62,10 @@ class Rules:
             claims.setdefault(name, []).append(key)
         if len(claims) == len(shown):
             return shown
-        wanted = set(model)
+        wanted, renames = set(model), self._renames()
         once: list[tuple[str, str]] = []
         for name, claimed in claims.items():
-            sent = [key for key in claimed if key != name]
+            sent = [key for key in claimed if key != name or any(pattern.match(key) for pattern, _ in renames)]
             if len(sent) > 1 and any(end in wanted for end in ends(name)):
                 both = " and ".join(repr(printable(key, 80)) for key in sent[:2])
                 raise UsageError(

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 Args = tuple[Any, ...]
 Call = Callable[["Machine", Args], Any]
 
+_WHOLE_OR_CUT = {
+    GlobalName(f"torch.distributed.{tensor}.placement_types", kind)
+    for tensor in ("tensor", "_tensor")
+    for kind in ("Replicate", "Shard", "_StridedShard")
+}
 MAX_MADE = 16 << 20  # bytes or elements that a call may ask for without giving their content
 
 
@@ -106,7 +111,31 @@ def _from_type(m: Machine, args: Args) -> Any:
         raise m.corrupt("a tensor of a subclass without its arguments")
     if len(args) > 3:
         m.globals.check_state(m, args[1], args[3])
-    return m.globals.call(m, args[0], args[2])
+    made = m.globals.call(m, args[0], args[2])
+    if isinstance(made, Unreadable) and len(args) > 3 and args[2][2:]:
+        return _local_part(args[2][2], args[3]) or made
+    return made
+
+
+def _local_part(size: Any, state: Any) -> TensorRef | Unreadable | None:
+    """Return what a process holds of a `DTensor` of `size`, which is spread over several; None for tensors of other classes.
+
+    A part as large as the whole is the whole, unless it is to be added to those of others.
+    """
+    inner: dict[Any, Any] = {}
+    for part in state if isinstance(state, tuple) else (state,):
+        inner |= part if isinstance(part, dict) else {}
+    local, spec = inner.get("_local_tensor"), inner.get("_spec")
+    if not isinstance(local, TensorRef) or not isinstance(spec, Stub) or not isinstance(spec.state, dict):
+        return None
+    dealt = spec.state.get("placements")
+    sized = isinstance(size, tuple) and all(isinstance(n, int) for n in size) and local.shape == size
+    if sized and isinstance(dealt, tuple) and all(isinstance(d, Stub) and d.kind in _WHOLE_OR_CUT for d in dealt):
+        return local
+    return Unreadable(
+        f"one process's part {brief(local.shape, 40)} of {brief(size, 40)}, spread over several; save it gathered "
+        "(get_model_state_dict with full_state_dict=True), or with torch.distributed.checkpoint"
+    )
 
 
 def _quantised(m: Machine, args: Args) -> Unreadable:
@@ -117,6 +146,13 @@ def _quantised(m: Machine, args: Args) -> Unreadable:
 
 def _unreadable(why: str) -> Call:
     return lambda m, args: Unreadable(why)  # noqa: ARG005  # whatever it is made of
+
+
+def _wrapped(m: Machine, args: Args) -> Unreadable:
+    """`_rebuild_wrapper_subclass(class, dtype, size, ...)`: a tensor without memory of its own; its class knows its parts."""
+    del m
+    kind = str(args[0]) if args and isinstance(args[0], GlobalName) else "its own"
+    return Unreadable(f"of the class {kind}, whose parts are not read; save it as an ordinary tensor")
 
 
 def _without_values(name: str) -> Call:
@@ -319,7 +355,7 @@ _FUNCTIONS: dict[str, Call] = {
     "torch._utils._rebuild_nested_tensor": _unreadable("a nested tensor, which is not read"),
     "torch.nested._internal.nested_tensor._rebuild_njt": _unreadable("a nested tensor, which is not read"),
     "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("a meta tensor: the file holds no values for it"),
-    "torch._utils._rebuild_wrapper_subclass": _unreadable("a wrapper subclass: the file holds no values for it"),
+    "torch._utils._rebuild_wrapper_subclass": _wrapped,
     "torch.nn.parameter.UninitializedParameter": _unreadable("an uninitialised parameter: it never had values"),
     "torch.nn.parameter.UninitializedBuffer": _unreadable("an uninitialised buffer: it never had values"),
     "torch.Size": _tuple, "torch.device": _text, "torch.serialization._get_layout": _text,
