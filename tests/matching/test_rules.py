@@ -198,6 +198,8 @@ def test_a_rule_comes_before_the_tensor_that_has_the_name_already(asked, order):
         {"fan_out": {"a": ["c"]}, "rename": {"b": "c"}},
         {"copies": {"a": "c", "b": "c"}},
         {"rename": {"{name}.": "c."}},
+        {"rename": {"c": "c", "b": "c"}},
+        {"fan_out": {"b": ["c"], "c": ["c"]}},
     ],
 )
 def test_rules_that_send_two_tensors_to_one_place_are_an_error(asked, order):
@@ -208,6 +210,11 @@ def test_rules_that_send_two_tensors_to_one_place_are_an_error(asked, order):
     ):
         tg.load(model, file, **asked)
     assert model["c"].weight.tolist() == before
+
+
+def test_a_rule_with_a_number_that_leads_all_blocks_to_one_is_an_error():
+    with pytest.raises(tg.UsageError, match=r"let 'layers.0.weight' and 'layers.1.weight' both be 'layers.0.weight'"):
+        tg.load(net(), net().state_dict(), rename={"layers.{i}": "layers.0"})
 
 
 def test_rules_may_send_several_tensors_out_of_the_model():

@@ -62,10 +62,10 @@ class Rules:
             claims.setdefault(name, []).append(key)
         if len(claims) == len(shown):
             return shown
-        wanted, renames = set(model), self._renames()
+        wanted = set(model)
         once: list[tuple[str, str]] = []
         for name, claimed in claims.items():
-            sent = [key for key in claimed if key != name or any(pattern.match(key) for pattern, _ in renames)]
+            sent = [key for key in claimed if key != name or self._speak_of(key)]
             if len(sent) > 1 and any(end in wanted for end in ends(name)):
                 both = " and ".join(repr(printable(key, 80)) for key in sent[:2])
                 raise UsageError(
@@ -192,6 +192,12 @@ class Rules:
     def _renamed_all(self, keys: Iterable[str]) -> list[str]:
         renames = self._renames()
         return [_renamed(key, renames) for key in keys]
+
+    def _speak_of(self, key: str) -> bool:
+        """Whether a rename or a fan-out means the key, though it may leave it its name."""
+        renames = self._renames()
+        spread = any(_behind(old, _renamed(key, renames)) is not None for old in self.fan_out)
+        return spread or any(pattern.match(key) for pattern, _ in renames)
 
     def _spread(self, name: str) -> list[str]:
         for old, places in self.fan_out.items():
