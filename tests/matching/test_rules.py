@@ -61,6 +61,15 @@ def test_a_rename_that_leads_out_of_the_model_is_said():
     assert {u.spec.name for u in plan.unused} == {"layers.1.weight", "layers.1.bias"}
 
 
+@pytest.mark.parametrize("asked", [{"rename": {"head": "nowhere"}}, {"fan_out": {"head": ["nowhere"]}}])
+def test_what_is_led_out_of_the_model_is_left_out_though_its_shape_is_the_only_one(asked):
+    model, file = net(), net().state_dict()
+    before = model["head"].weight.clone()
+    report = tg.load(model, file, **asked)
+    assert {step.slot.name for step in report.plan.fresh} == {"head.weight", "head.bias"}
+    assert torch.equal(model["head"].weight, before)
+
+
 def test_later_rules_see_what_earlier_ones_made():
     file = {f"blocks.{k.partition('.')[2]}" if k.startswith("layers") else k: v for k, v in net().state_dict().items()}
     model = net()

@@ -27,6 +27,7 @@ class Rules:
     layers: path of a layer list, on either side -> number of the source layer for each target layer, repeats allowed.
     copies: module name -> name of the module that starts as its copy.
     fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
+    away: beginnings that renames and fan-outs give to names, and that nothing in the model has (found by `checked`).
     """
 
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Rules:
     copies: Mapping[str, str] = field(default_factory=dict)
     fresh: Sequence[str] = ()
     zero: Sequence[str] = ()
+    away: Collection[str] = ()
 
     def present(self, keys: Iterable[str]) -> list[tuple[str, str]]:
         """Return (name to match by, source key); a key appears once for every place that the rules send it to."""
@@ -51,12 +53,14 @@ class Rules:
         return shown
 
     def present_once(self, keys: Sequence[str], model: Iterable[str]) -> list[tuple[str, str]]:
-        """Return what `present` does, with one key for each name: a rule comes before the key that is called so anyway.
+        """Return what `present` does, with one key for each name, and without what rules lead out of the model.
+
+        A rule comes before the key that is called so anyway.
 
         Raises:
             UsageError: the rules give several keys the same of the `model`'s names.
         """
-        shown = self.present(keys)
+        shown = [(name, key) for name, key in self.present(keys) if name == key or not self._is_away(name)]
         claims: dict[str, list[str]] = {}
         for name, key in shown:
             claims.setdefault(name, []).append(key)
@@ -89,7 +93,8 @@ class Rules:
         rules.check(keys)
         if rules.fresh or rules.zero or rules.layers or rules.copies:
             rules.check_slots(names)
-        return rules, rules.astray(keys, [*names, *renamed]) if rules.rename or rules.fan_out else ()
+        away = rules.astray(keys, [*names, *renamed]) if rules.rename or rules.fan_out else {}
+        return replace(rules, away=tuple(away)), tuple(dict.fromkeys(away.values()))
 
     def in_the_file(self, keys: Sequence[str], names: Sequence[str]) -> Rules:
         """Return the rules with each layer list that has a path of the model's, `names`, under its path in the file.
@@ -123,8 +128,8 @@ class Rules:
         for old in self.copies:
             _expect(any(old in name.split(".") for name in names), "copies", old, names)
 
-    def astray(self, keys: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
-        """Return a remark for each rename and fan-out that leads to nothing among `names`, the model's.
+    def astray(self, keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+        """Return what renames and fan-outs lead to that is nothing among `names`, the model's, each with a remark.
 
         That may be meant: so a tensor is left out. A rule leads somewhere if what it puts in place of a key's beginning
         is a run of whole segments of some name, apart from wrappers; or if another rule takes it further.
@@ -151,7 +156,7 @@ class Rules:
             fields = [found.groupdict() for name in shown if (found := _behind(old, name)) is not None]
             for place in wanted:
                 places[place] += dict.fromkeys(_filled(place, found) for found in fields)
-        return (*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text))
+        return dict((*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text)))
 
     def check_slots(self, names: Sequence[str]) -> None:
         """Raise UsageError where a pattern of `fresh` or `zero`, a layer or a copy means none of `names`, the model's.
@@ -192,6 +197,10 @@ class Rules:
     def _renamed_all(self, keys: Iterable[str]) -> list[str]:
         renames = self._renames()
         return [_renamed(key, renames) for key in keys]
+
+    def _is_away(self, name: str) -> bool:
+        """Whether a rule gave the name a beginning that nothing in the model has."""
+        return any(f"{name}.".startswith(_dotted(head)) for head in self.away)
 
     def _speak_of(self, key: str) -> bool:
         """Whether a rename or a fan-out means the key, though it may leave it its name."""
@@ -275,8 +284,8 @@ def _heads(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in (1, 2)))
 
 
-def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], text: str) -> Iterator[str]:
-    """Yield a remark for each rule that puts nothing of the model in front of names; `text` has all names in dots."""
+def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], text: str) -> Iterator[tuple[str, str]]:
+    """Yield what rules put in front of names that is nothing of the model, with a remark; `text` has all names in dots."""
     for said, made in heads.items():
         parts = [_unwrapped(head) for head in dict.fromkeys(made)]
         if not made or any(not part or f".{part}." in text for part in parts):
@@ -286,7 +295,7 @@ def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], t
         near = get_close_matches(parts[0], {".".join(name.split(".")[:size]) for name in names}, n=2)
         if near:
             raise UsageError(f"{fact}; did you mean {' or '.join(repr(printable(n, 80)) for n in near)}?")
-        yield f"{fact}: what it renames stays unused"
+        yield from ((head, f"{fact}: what it renames stays unused") for head in made)
 
 
 def _unwrapped(head: str) -> str:
