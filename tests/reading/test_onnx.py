@@ -184,3 +184,13 @@ def test_a_tensor_that_lies_in_the_model_itself_is_refused(tmp_path, name):
     (tmp_path / "link.onnx").hardlink_to(path)
     with pytest.raises(CorruptCheckpointError, match="tensor w lies in the model itself"):
         open_checkpoint(path)
+
+
+def test_texts_are_read_up_to_the_limit_that_the_error_names(tmp_path):
+    proto = model([as_raw("w", distinct(2, 3))])
+    proto.producer_name = "p" * (1 << 16)
+    with open_checkpoint(write(tmp_path, proto)) as source:
+        assert source.metadata["producer_name"] == proto.producer_name
+    proto.producer_name += "p"
+    with pytest.raises(LimitExceededError, match=r"65537 bytes at byte \d+, 65536 are read at most"):
+        open_checkpoint(write(tmp_path, proto))

@@ -68,19 +68,14 @@ class Messages:
             at = after + size
 
     def text(self, span: Span, limit: int = 1 << 16) -> str:
-        """Return a text field; one that isn't UTF-8 is corrupt."""
-        raw = self.raw(span, limit)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            raise self.window.corrupt(f"the text at byte {span.at} is not UTF-8") from error
-
-    def raw(self, span: Span, limit: int) -> bytes:
-        """Return the bytes at `span`, which may be `limit` at most."""
-        if span.size > MOST_NUMBERS:
+        """Return a text field of at most `limit` bytes; one that isn't UTF-8 is corrupt."""
+        if span.size > limit:
             raise self.window.too_large(f"{span.size} bytes at byte {span.at}, {limit} are read at most")
         self._cursor.at = span.at
-        return self._cursor.take(span.size)
+        try:
+            return self._cursor.take(span.size).decode()
+        except UnicodeDecodeError as error:
+            raise self.window.corrupt(f"the text at byte {span.at} is not UTF-8") from error
 
     def integers(self, wire: int, value: int, span: Span) -> list[int]:
         """Return the signed 64-bit numbers of a repeated field, packed or not, `MOST_NUMBERS` bytes at most."""
