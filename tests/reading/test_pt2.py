@@ -18,3 +18,23 @@ def test_what_torch_exports_is_read_bit_for_bit(tmp_path):
     assert set(read) == set(kept)
     for key, value in kept.items():
         assert torch.equal(torch.as_tensor(read[key]), value), key
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.other.weight = self.one.weight
+
+    def forward(self, x):
+        return self.other(self.one(x))
+
+
+def test_tensors_of_one_record_are_one_tensor(tmp_path):
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(Tied().eval(), (torch.randn(2, 3),)), path)
+    with open_checkpoint(path) as source:
+        (network,) = source.networks
+        assert network.shared == {"other.weight": "one.weight"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
@@ -80,11 +80,6 @@ class ChunkedTensor(StoredTensor):
     dtype: DType
     chunks: tuple[Chunk, ...]
     views: dict[int, StoredTensor] = field(default_factory=dict)
-
-    @property
-    def identity(self) -> Hashable:
-        """Chunks are never the same memory."""
-        return None
 
     @property
     def place(self) -> tuple[int, int]:

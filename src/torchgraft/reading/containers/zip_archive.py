@@ -1,4 +1,4 @@
-"""A strict reader of zip directories: what it accepts, every other reader understands the same way."""
+"""A strict reader of zip archives: what it accepts, every other reader understands the same way. Records are compared as they are read."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from torchgraft.reading.disk.files import Window
 
 MAX_RATIO = 200
 AHEAD = 32 << 10
+PIECE = 1 << 18  # of compressed data, and of what comes out of it
 RATIO_FREE = 8 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")
 # CRC and sizes of a record that was written where nobody could go back: they follow its data, with ZIP64 or without.
@@ -93,18 +94,11 @@ class ZipArchive:
             raise self.window.corrupt(f"record {name} is missing")
         if entry.size > limit:
             raise self.window.too_large(f"record {name} has {entry.size} bytes, the limit is {limit}")
-        raw = self.window.read(self.locate(entry), entry.packed)
-        data = raw if entry.method == STORED else inflate(raw, entry, self.window)
+        if entry.method != STORED:
+            return Inflating(self, entry).whole()
+        data = self.window.read(self.locate(entry), entry.packed)
         self.check_crc(entry, crc32(data, 0))
         return data
-
-    def head(self, entry: ZipEntry, count: int) -> bytes:
-        """Return the first `count` bytes of a compressed record, or all there are."""
-        raw = self.window.read(self.locate(entry), min(entry.packed, 2 * count))
-        try:
-            return zlib.decompressobj(-15).decompress(raw, count)
-        except zlib.error as error:
-            raise self.window.corrupt(f"record {entry.name}: broken compressed data ({error})") from error
 
     def check_crc(self, entry: ZipEntry, found: int) -> None:
         """Raise CorruptCheckpointError unless the checksum `found` is the recorded one, or none is recorded."""
@@ -112,16 +106,80 @@ class ZipArchive:
             raise self.window.corrupt(f"record {entry.name}: wrong CRC {found:08x}, expected {entry.crc:08x}")
 
 
-def inflate(raw: bytes, entry: ZipEntry, window: Window) -> bytes:
-    """Return the decompressed content; never more than the directory says."""
-    engine = zlib.decompressobj(-15)
-    try:
-        data = engine.decompress(raw, entry.size + 1)
-    except zlib.error as error:
-        raise window.corrupt(f"record {entry.name}: broken compressed data ({error})") from error
-    if len(data) != entry.size or not engine.eof or engine.unused_data:
-        raise window.corrupt(f"record {entry.name}: decompresses to another size than {entry.size} bytes")
-    return data
+class Inflating:
+    """One way through a compressed record. `at` is the number of bytes that came out."""
+
+    def __init__(self, archive: ZipArchive, entry: ZipEntry) -> None:
+        self.archive = archive
+        self.entry = entry
+        self.at = 0
+        self._engine = zlib.decompressobj(-15)
+        self._next = archive.locate(entry)
+        self._end = self._next + entry.packed
+        self._crc = 0
+
+    def head(self, count: int) -> bytes:
+        """Return the first `count` bytes, or all there are; nothing is compared."""
+        data = self._more(count)
+        while len(data) < count and (more := self._more(count - len(data))):
+            data += more
+        return data
+
+    def whole(self) -> bytes:
+        """Return the content of the record, once its size and checksum are compared."""
+        out = bytearray(self.entry.size)
+        self.fill(memoryview(out))
+        if not out:
+            self._compare()
+        return bytes(out)
+
+    def skip(self, to: int) -> None:
+        """Go on to byte `to`."""
+        while self.at < to:
+            self._take(min(PIECE, to - self.at))
+
+    def fill(self, buffer: memoryview) -> None:
+        """Fill `buffer` with what comes next."""
+        done = 0
+        while done < len(buffer):
+            data = self._take(len(buffer) - done)
+            buffer[done : done + len(data)] = data
+            done += len(data)
+
+    def _take(self, most: int) -> bytes:
+        """Return at least one and at most `most` bytes, summed up; with the last one, compare size and checksum."""
+        data = self._more(min(most, PIECE))
+        if not data or self.at + len(data) > self.entry.size:
+            raise self._another_size()
+        self.at += len(data)
+        self._crc = crc32(data, self._crc)
+        if self.at == self.entry.size:
+            self._compare()
+        return data
+
+    def _compare(self) -> None:
+        """Compare size and checksum of what came out with what the directory says."""
+        if self._more(1) or not self._engine.eof or self._engine.unused_data or self._next < self._end:
+            raise self._another_size()
+        self.archive.check_crc(self.entry, self._crc)
+
+    def _more(self, most: int) -> bytes:
+        """Return some bytes of output; none where there are no more."""
+        engine, window = self._engine, self.archive.window
+        raw = engine.unconsumed_tail  # output may be due even where this is empty
+        while True:
+            try:
+                data = engine.decompress(raw, most)
+            except zlib.error as error:
+                raise window.corrupt(f"record {self.entry.name}: broken compressed data ({error})") from error
+            if data or engine.eof or self._next == self._end:
+                return data
+            raw = window.read(self._next, min(PIECE, self._end - self._next))
+            self._next += len(raw)
+
+    def _another_size(self) -> Exception:
+        size = self.entry.size
+        return self.archive.window.corrupt(f"record {self.entry.name}: decompresses to another size than {size} bytes")
 
 
 def _unlike(here: Sequence[int], there: Sequence[int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Hashable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -149,11 +148,6 @@ class H5Tensor(StoredTensor):
     shape: Shape
     dtype: DType
     number: int
-
-    @property
-    def identity(self) -> Hashable:
-        """Datasets are never the same memory."""
-        return None
 
     @property
     def place(self) -> tuple[int, int]:

@@ -8,20 +8,15 @@ from functools import partial
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError, printable
-from torchgraft.reading.containers.zip_archive import ZipArchive
+from torchgraft.reading.containers.zip_archive import Inflating, ZipArchive
 from torchgraft.reading.containers.zip_directory import STORED, ZipEntry
 from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
-from torchgraft.reading.pickles.resolver import strided_array
+from torchgraft.reading.pickles.resolver import NUMPY_DTYPES, strided_array
 from torchgraft.reading.tensors import Bytes, FileBytes, TensorView
 
 _MAGIC = b"\x93NUMPY"
-_DTYPES = {
-    "b1": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16, "i4": DType.I32,
-    "u4": DType.U32, "i8": DType.I64, "u8": DType.U64, "f2": DType.F16, "f4": DType.F32, "f8": DType.F64,
-    "c8": DType.C64, "c16": DType.C128,
-}  # fmt: skip
 _FIELDS = {
     "descr": re.compile(r"(?:'descr'|\"descr\")\s*:\s*(?:'([^']*)'(?=\s*[,}])|\"([^\"]*)\"(?=\s*[,}])|(\[))"),
     "fortran_order": re.compile(r"(?:'fortran_order'|\"fortran_order\")\s*:\s*(True|False)(?=\s*[,}])"),
@@ -70,7 +65,7 @@ def _member(archive: ZipArchive, entry: ZipEntry) -> TensorView:
     if entry.method == STORED:
         head = archive.window.part(archive.locate(entry), entry.size).read
     else:
-        head = partial(_cut, archive.head(entry, MAX_HEADER + 12))
+        head = partial(_cut, Inflating(archive, entry).head(MAX_HEADER + 12))
     made = partial(RecordBytes, archive, archive.entries.number(entry.name))
     return _array(label, entry.name.removesuffix(".npy"), head, entry.size, made)
 
@@ -120,7 +115,7 @@ def _dtype(label: str, name: str, descr: str) -> DType:
         raise UnsafeCheckpointError(
             f"{label}: array {printable(name)} holds pickled Python objects (object dtype), not numbers"
         )
-    dtype = _DTYPES.get(descr.lstrip("|<>="))
+    dtype = NUMPY_DTYPES.get(descr.lstrip("|<>="))
     if dtype is None:
         raise UnsupportedCheckpointError(
             f"{label}: array {printable(name)} has dtype {descr!r:.60}, which is no tensor's"

@@ -8,8 +8,8 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.containers.zip_archive import ZipArchive
-from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.contents import Contents
+from torchgraft.reading.formats.torch_zip import ZipStorages
 from torchgraft.reading.pickles.inert import StorageRef, StorageType, TensorRef
 from torchgraft.reading.pickles.resolver import Resolver
 
@@ -20,6 +20,7 @@ _DTYPES = {
     9: DType.C32, 10: DType.C64, 11: DType.C128, 12: DType.BOOL, 13: DType.BF16, 28: DType.U16,
     29: DType.F8_E4M3FN, 30: DType.F8_E5M2, 31: DType.F8_E4M3FNUZ, 32: DType.F8_E5M2FNUZ,
 }  # fmt: skip
+_BYTES = StorageType("bytes", 1, DType.U8)
 
 
 def read_pt2(archive: ZipArchive) -> Contents:
@@ -36,14 +37,16 @@ def read_pt2(archive: ZipArchive) -> Contents:
     entries = table.get("config") if isinstance(table, dict) else None
     if not isinstance(entries, dict):
         raise archive.window.corrupt(f"record {name} has no table `config`")
-    storages = _Records(archive, f"{root}data/weights/")
-    tree = {key: _ref(archive, storages.prefix, key, entry) for key, entry in entries.items()}
+    storages = ZipStorages(archive, f"{root}data/weights/", archive.warnings)
+    tree = {key: _ref(storages, key, entry) for key, entry in entries.items()}
     return Contents(
         format="pt2", tree=tree, resolve=Resolver(label, storages, big=order == b"big"), warnings=archive.warnings
     )
 
 
-def _ref(archive: ZipArchive, folder: str, key: str, entry: Any) -> TensorRef:
+def _ref(storages: ZipStorages, key: str, entry: Any) -> TensorRef:
+    """Return the tensor that an entry of the table describes; tensors of one record have one storage."""
+    archive, folder = storages.archive, storages.prefix
     try:
         meta, path = entry["tensor_meta"], entry["path_name"]
         if entry.get("use_pickle"):
@@ -60,20 +63,5 @@ def _ref(archive: ZipArchive, folder: str, key: str, entry: Any) -> TensorRef:
     record = archive.entries.get(f"{folder}{path}")
     if record is None:
         raise archive.window.corrupt(f"record {folder}{path} of tensor {printable(key)} is missing")
-    return TensorRef(StorageRef(path, StorageType("bytes", 1, DType.U8), record.size), offset, shape, stride, dtype)
-
-
-class _Records:
-    """The records of the weights, by name."""
-
-    def __init__(self, archive: ZipArchive, prefix: str) -> None:
-        self.archive = archive
-        self.prefix = prefix
-        self.found: dict[str, RecordBytes] = {}
-
-    def find(self, ref: StorageRef) -> RecordBytes:
-        """Return a record."""
-        if ref.key not in self.found:
-            number = self.archive.entries.number(self.prefix + ref.key)
-            self.found[ref.key] = RecordBytes(self.archive, number, 0, ref.nbytes)
-        return self.found[ref.key]
+    storage = storages.refs.setdefault(path, StorageRef(path, _BYTES, record.size))
+    return TensorRef(storage, offset, shape, stride, dtype)

@@ -25,7 +25,8 @@ from torchgraft.reading.tensors import (
     check_expansion,
 )
 
-_ARRAY_DTYPES = {
+# What numpy calls element types, without their byte order; the last three are those of ml_dtypes.
+NUMPY_DTYPES = {
     "b1": DType.BOOL, "?": DType.BOOL, "i1": DType.I8, "u1": DType.U8, "i2": DType.I16, "u2": DType.U16,
     "i4": DType.I32, "u4": DType.U32, "i8": DType.I64, "u8": DType.U64, "f2": DType.F16, "f4": DType.F32,
     "f8": DType.F64, "c8": DType.C64, "c16": DType.C128, "bfloat16": DType.BF16,
@@ -148,7 +149,7 @@ def _check_dims(label: str, name: str, shape: tuple[Any, ...]) -> None:
 def array_view(label: str, name: str, array: Array) -> TensorView:
     """Return a numpy array that stood in a pickle as a tensor."""
     code = array.type.code if array.type is not None else ""
-    dtype = _ARRAY_DTYPES.get(code)
+    dtype = NUMPY_DTYPES.get(code)
     if code.startswith("O") or array.values:
         raise UnsafeCheckpointError(
             f"{label}: array {printable(name)} holds Python objects, not numbers (object dtype)"
