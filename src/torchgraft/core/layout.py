@@ -24,6 +24,18 @@ def _is_usual(kind: type, layout: object, dtype: ScalarType) -> bool:
     return not own and layout is torch.strided and not str(dtype).startswith(("torch.qint", "torch.quint"))
 
 
+def memory_range(tensor: Tensor) -> tuple[str, int, int] | None:
+    """Return the device, and where the elements of a tensor begin there, and end; None for what has no such memory."""
+    try:
+        start = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+        return None
+    if not start or not tensor.numel():
+        return None
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return str(tensor.device), start, start + (last + 1) * tensor.element_size()
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Return whether the elements fill one gapless run of memory, in whatever order of dimensions."""
     if tensor.is_contiguous():

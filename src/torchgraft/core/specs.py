@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple, Protocol, Self
@@ -271,6 +271,19 @@ class Source(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def pieces_of(source: Source, network: str, spec: TensorSpec, size: int = 4 << 20) -> Iterator[memoryview]:
+    """Yield a tensor's bytes in order, read into one buffer of `size` bytes at most; a piece is valid until the next.
+
+    Raises:
+        CheckpointError: they can't be read.
+    """
+    buffer = memoryview(bytearray(min(size, spec.nbytes)))
+    for at in range(0, spec.nbytes, size):
+        piece = buffer[: min(size, spec.nbytes - at)]
+        source.read_into(network, spec.name, piece, at)
+        yield piece
 
 
 class SourceOver:

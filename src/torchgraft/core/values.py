@@ -1,7 +1,8 @@
-"""Values of two tensors side by side. NaN equals NaN here: it is what both hold."""
+"""Values of tensors: two side by side, where NaN equals NaN as it is what both hold; the rows that a step writes; their bytes."""
 
 from __future__ import annotations
 
+from torchgraft.core.plan import Rows
 from torchgraft.core.types import Tensor
 
 
@@ -19,3 +20,20 @@ def same_values(a: Tensor, b: Tensor) -> bool:
     if a.is_floating_point() and a.element_size() == 1:  # torch compares few such types
         a, b = a.float(), b.float()
     return torch.equal(a, b) or bool(agreeing(a, b).all())
+
+
+def rows_of(tensor: Tensor, rows: Rows | None) -> Tensor:
+    """Return the part of a tensor that a step with these rows writes; None stands for all of it."""
+    import torch
+
+    if rows is None:
+        return tensor
+    return tensor.index_select(rows.dim, torch.tensor(rows.indices, dtype=torch.long, device=tensor.device))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a dense tensor in C order: a view of its memory where they lie so on the CPU, else a copy."""
+    import torch
+
+    plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().data

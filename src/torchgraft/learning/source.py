@@ -11,6 +11,7 @@ from torchgraft.core.formatting import listed
 from torchgraft.core.results.conversion import Conversion, Output
 from torchgraft.core.specs import Extent, Network, Source, SourceOver, TensorSpec
 from torchgraft.core.types import Tensor
+from torchgraft.core.values import bytes_of
 from torchgraft.ops import run_step, step_specs
 
 # Facts of the file that speak of the names and bytes before the conversion.
@@ -54,13 +55,10 @@ class ConvertedSource(SourceOver):
             view[:] = self._converted_bytes(network, key)[start : start + len(view)]
 
     def _converted_bytes(self, network: str, key: str) -> memoryview:
-        import torch
-
         name, data = getattr(self._last, "held", (None, None))
         if name != key or data is None:
             self._last.held = (None, None)
-            value = self.read(network, key).resolve_conj().resolve_neg().contiguous()
-            data = value.reshape(-1).view(torch.uint8).numpy().data
+            data = bytes_of(self.read(network, key))
             self._last.held = (key, data)
         return data
 

@@ -6,9 +6,10 @@ import sys
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
+from torchgraft.core.layout import memory_range
 from torchgraft.core.places import here, is_module, places
 from torchgraft.core.specs import Source
 from torchgraft.core.types import Tensor
@@ -142,14 +143,6 @@ def _is_mapping(value: Any) -> bool:
     return hasattr(type(value), "keys") and hasattr(type(value), "__getitem__") and hasattr(type(value), "items")
 
 
-class _Range(NamedTuple):
-    """The memory of one storage: a device, its first byte, and the byte after its last."""
-
-    device: str
-    start: int
-    stop: int
-
-
 def apart_from(source: Source, model: object) -> Source:
     """Return `source` with copies of its tensors that reach into the memory of `model`.
 
@@ -161,7 +154,7 @@ def apart_from(source: Source, model: object) -> Source:
     held = {id(tensor): tensor for tensor in source.tensors() if isinstance(tensor, HeldTensor)}
     if not held:
         return source
-    taken = _Taken(_ranges(here(place.tensor) for place in places(model)))  # type: ignore[arg-type]  # a module, as asked
+    taken = _Taken(here(place.tensor) for place in places(model))  # type: ignore[arg-type]  # a module, as asked
     copies: dict[int, StoredTensor] = {
         number: HeldTensor(tensor.tensor.clone(), tensor.number, tensor.name)
         for number, tensor in held.items()
@@ -171,11 +164,11 @@ def apart_from(source: Source, model: object) -> Source:
 
 
 class _Taken:
-    """The memory of a model; storages of one allocator overlap only if they are the same, those made from others may."""
+    """The memory of a model's tensors, as ranges of which none overlap."""
 
-    def __init__(self, ranges: Iterable[_Range]) -> None:
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         found: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        for device, start, stop in sorted(set(ranges)):
+        for device, start, stop in sorted({span for tensor in tensors if (span := memory_range(tensor))}):
             known = found[device]
             if known and start < known[-1][1]:
                 known[-1] = (known[-1][0], max(stop, known[-1][1]))
@@ -184,24 +177,11 @@ class _Taken:
         self._found = found
 
     def meets(self, tensor: Tensor) -> bool:
-        """Return whether the storage of `tensor` reaches into this memory."""
-        for device, start, stop in _ranges([here(tensor)]):
-            known = self._found.get(device, [])
-            at = bisect_left(known, (stop, 0)) - 1  # the last that begins before `stop`
-            if at >= 0 and known[at][1] > start:
-                return True
-        return False
-
-
-def _ranges(tensors: Iterable[Tensor]) -> Iterable[_Range]:
-    """Yield where tensors lie; those without memory of their own are left out."""
-    for tensor in tensors:
-        if tensor.is_meta:
-            continue
-        try:
-            storage = tensor.untyped_storage()
-            start, size = storage.data_ptr(), storage.nbytes()
-        except (RuntimeError, ValueError):  # sparse, lazy or made of other tensors
-            continue
-        if size:
-            yield _Range(str(tensor.device), start, start + size)
+        """Return whether the elements of `tensor` reach into this memory."""
+        span = memory_range(here(tensor))
+        if span is None:
+            return False
+        device, start, stop = span
+        known = self._found.get(device, [])
+        at = bisect_left(known, (stop, 0)) - 1  # the last that begins before `stop`
+        return at >= 0 and known[at][1] > start

@@ -13,6 +13,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.core.specs import Shape, c_strides
 from torchgraft.core.types import Tensor
+from torchgraft.core.values import bytes_of
 from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.disk.files import Window
 
@@ -34,9 +35,9 @@ class StoredTensor(ABC):
     dtype: DType
 
     @property
-    @abstractmethod
     def identity(self) -> Hashable:
         """What two tensors of the same memory share."""
+        return None
 
     @property
     @abstractmethod
@@ -267,10 +268,9 @@ class HeldTensor(StoredTensor):
 
     def fill(self, buffer: memoryview, start: int) -> None:
         import numpy as np
-        import torch
 
         try:
-            raw = self.values.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+            raw = np.frombuffer(bytes_of(self.values), np.uint8)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise UnsupportedCheckpointError(
                 f"<dict>: the values of tensor {self.name}, a {type(self.tensor).__name__}, can't be had as bytes ({error})"

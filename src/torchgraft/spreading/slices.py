@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Iterator, Sequence
 from math import prod
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.specs import Extent, Network, Shape, Source, SourceOver, TensorSpec
 from torchgraft.core.types import ScalarType, Tensor
+from torchgraft.core.values import bytes_of
 from torchgraft.spreading.boxes import Box
 
 # Runs of bytes shorter than this are cut out of the rows around them, read in bands of at most BAND bytes.
@@ -48,8 +49,6 @@ class SlicedSource(SourceOver):
         specs: dict[str, dict[str, TensorSpec]] = {}
         for (network, name), (key, box) in self._boxes.items():
             specs.setdefault(network, {})[name] = TensorSpec(name, box.sizes, self._specs[network][key].dtype)
-        from torchgraft.core.dtypes import DType
-
         made = {n: TensorSpec(n, tuple(v.shape), DType.of(str(v.dtype))) for n, v in self._made.items()}
         return (*(Network(path, found) for path, found in specs.items()), *([Network(MADE, made)] if made else []))
 
@@ -70,7 +69,7 @@ class SlicedSource(SourceOver):
         dtype: ScalarType = getattr(torch, spec.dtype.label)
         out = torch.empty(box.sizes, dtype=dtype, device="cpu")
         if out.numel():
-            self.read_into(network, key, out.reshape(-1).view(torch.uint8).numpy().data)
+            self.read_into(network, key, bytes_of(out))
         return out
 
     def read_into(self, network: str, key: str, buffer: memoryview, start: int = 0) -> None:
@@ -83,17 +82,17 @@ class SlicedSource(SourceOver):
         if not view:
             return
         if network == MADE:
-            view[:] = _bytes(self._made[key])[start : start + len(view)]
+            view[:] = bytes_of(self._made[key])[start : start + len(view)]
             return
         name, box = self._box(network, key)
         spec = self._specs[network][name]
-        runs, length = runs_of(spec.shape, box, spec.dtype.itemsize)
+        offsets, length = runs_of(spec.shape, box, spec.dtype.itemsize)
         if length < SHORT and not box.covers(spec.shape):
             self._read_bands(network, name, box, view, start)
             return
         first, skip = divmod(start, length)
         done = 0
-        for at in runs(first):
+        for at in run_starts(offsets, first):
             size = min(length - skip, len(view) - done)
             self._source.read_into(network, name, view[done : done + size], at + skip)
             done, skip = done + size, 0
@@ -127,11 +126,11 @@ class SlicedSource(SourceOver):
             return None
         name, box = self._box(network, key)
         spec = self._specs[network][name]
-        runs, length = runs_of(spec.shape, box, spec.dtype.itemsize)
+        offsets, length = runs_of(spec.shape, box, spec.dtype.itemsize)
         number, skip = divmod(start, length)
         if skip + size > length:
             return None
-        return self._source.extent(network, name, next(runs(number)) + skip, size)
+        return self._source.extent(network, name, next(run_starts(offsets, number)) + skip, size)
 
     def check(self, network: str, key: str) -> None:
         """Do nothing: what several processes read of a tensor is compared by all of them together."""
@@ -143,37 +142,21 @@ class SlicedSource(SourceOver):
             raise UsageError(f"{self.origin}: no part {printable(key)!r} in network {printable(network)!r}") from None
 
 
-class Runs:
-    """Where the runs of a box begin, in bytes, from a given one on."""
-
-    def __init__(self, offsets: list[range]) -> None:
-        self._offsets = offsets
-
-    def __call__(self, first: int) -> Iterator[int]:
-        """Yield the beginnings of run number `first` and all later ones."""
-        counts = [len(r) for r in self._offsets]
-        at = []
-        for count in reversed(counts):
-            first, index = divmod(first, count)
-            at.append(index)
-        at.reverse()
-        yield from self._from(at, 0)
-
-    def _from(self, at: list[int], depth: int) -> Iterator[int]:
-        """Yield sums of one offset of each level, beginning at `at`."""
-        if depth == len(self._offsets):
-            yield 0
-            return
-        level = self._offsets[depth]
-        for rest in self._from(at, depth + 1):
-            yield level[at[depth]] + rest
-        for offset in level[at[depth] + 1 :]:
-            for tail in product(*self._offsets[depth + 1 :]):
-                yield offset + sum(tail)
+def run_starts(offsets: Sequence[range], first: int) -> Iterator[int]:
+    """Yield where run number `first` and all later ones begin: each is a sum of one offset of each dimension."""
+    for number in range(first, prod(map(len, offsets))):
+        at = 0
+        for along in reversed(offsets):
+            number, index = divmod(number, len(along))  # noqa: PLW2901  # from the last dimension to the first
+            at += along[index]
+        yield at
 
 
-def runs_of(shape: Shape, box: Box, itemsize: int) -> tuple[Runs, int]:
-    """Return where the gapless runs of bytes of a box begin, and the length of each. The box is not empty."""
+def runs_of(shape: Shape, box: Box, itemsize: int) -> tuple[list[range], int]:
+    """Return the offsets (in bytes, along each dimension) at which gapless runs of a box begin, and the length of each.
+
+    The box is not empty.
+    """
     inner = len(shape)
     while inner > 1 and box.sizes[inner - 1] == shape[inner - 1]:
         inner -= 1
@@ -183,10 +166,4 @@ def runs_of(shape: Shape, box: Box, itemsize: int) -> tuple[Runs, int]:
         step = prod(shape[dim + 1 :]) * itemsize
         count = 1 if dim == inner - 1 else box.sizes[dim]
         offsets.append(range(box.starts[dim] * step, box.starts[dim] * step + count * step, step))
-    return Runs(offsets), length
-
-
-def _bytes(value: Tensor) -> memoryview:
-    import torch
-
-    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return offsets, length

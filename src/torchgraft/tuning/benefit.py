@@ -23,6 +23,7 @@ from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.types import Generator, Module, Tensor
+from torchgraft.core.values import bytes_of
 from torchgraft.tuning.fates import Fate, tensor_fates
 
 Build = Callable[[], Module]
@@ -162,7 +163,7 @@ def _checksums(model: Module) -> dict[str, int]:
 
     tensors = {place.name: place.tensor for place in places(model) if place.tensor.layout is torch.strided}
     return {
-        name: crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data, 0)
+        name: crc32(bytes_of(tensor), 0)
         for name, tensor in tensors.items()
         if not (tensor.is_meta or is_lazy(tensor) or tensor.is_quantized)
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import did_you_mean
+from torchgraft.core.layout import memory_range
 from torchgraft.core.names import above
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Place, Walk, is_module
@@ -203,7 +204,7 @@ def _fate_by_rows(step: Step, written: Rows, before: tuple[Fate, Rows | None]) -
 def sharing_memory(tensors: Iterable[ModelTensor]) -> Iterator[tuple[ModelTensor, ModelTensor]]:
     """Yield pairs of tensors that have memory in common and are no ties of each other: one of them moves the other."""
     ranges = sorted(
-        [(*span, at, tensor) for at, tensor in enumerate(tensors) if (span := _memory_range(tensor.tensor))],
+        [(*span, at, tensor) for at, tensor in enumerate(tensors) if (span := memory_range(tensor.tensor))],
         key=lambda found: found[:4],
     )
     for at, (device, _, stop, _, tensor) in enumerate(ranges):
@@ -211,18 +212,6 @@ def sharing_memory(tensors: Iterable[ModelTensor]) -> Iterator[tuple[ModelTensor
         while after < len(ranges) and ranges[after][0] == device and ranges[after][1] < stop:
             yield tensor, ranges[after][4]
             after += 1
-
-
-def _memory_range(tensor: torch.Tensor) -> tuple[str, int, int] | None:
-    """Return the device, and where the elements of a tensor begin there, and end; None for what has no such memory."""
-    try:
-        start = tensor.data_ptr()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
-        return None
-    if not start or not tensor.numel():
-        return None
-    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return str(tensor.device), start, start + (last + 1) * tensor.element_size()
 
 
 Pattern = str | re.Pattern[str]

@@ -27,7 +27,7 @@ from torchgraft.tuning.stored_optimizer import StoredOptimizer, assign_parameter
 class CarriedState:
     """What became of the optimizer's state.
 
-    `carried` maps each parameter that goes on with old state to the source's parameter stored_number state it was; `fresh` maps
+    `carried` maps each parameter that goes on with old state to the source's parameter whose state it was; `fresh` maps
     every other parameter of the optimizer to the reason. `dropped` are fields of the file that this optimizer lacks.
     """
 

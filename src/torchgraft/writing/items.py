@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UsageError, WriteError, printable
-from torchgraft.core.specs import Source, TensorSpec
+from torchgraft.core.specs import Source, TensorSpec, pieces_of
 from torchgraft.core.system.commit import put
 from torchgraft.core.types import Tensor
+from torchgraft.core.values import bytes_of
 
 PIECE = 4 << 20
 MAX_THREADS = 4
@@ -61,10 +63,8 @@ def of_tensor(name: str, tensor: Tensor) -> Item:
         raise UsageError(f"{printable(name)} is {kind}, which is not written; make it dense")
 
     def pieces() -> Iterator[memoryview]:
-        plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-        if plain.numel():
-            data = plain.reshape(-1).view(torch.uint8).numpy().data
-            yield from (data[at : at + PIECE] for at in range(0, len(data), PIECE))
+        data = bytes_of(tensor)
+        yield from (data[at : at + PIECE] for at in range(0, len(data), PIECE))
 
     _little_endian()
     return Item(TensorSpec(name, tuple(tensor.shape), dtype), pieces)
@@ -76,16 +76,8 @@ def of_source(source: Source, network: str, spec: TensorSpec, stated: str = "") 
     Raises:
         WriteError: the machine is big-endian.
     """
-
-    def pieces() -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(min(PIECE, spec.nbytes)))
-        for at in range(0, spec.nbytes, PIECE):
-            piece = buffer[: min(PIECE, spec.nbytes - at)]
-            source.read_into(network, spec.name, piece, at)
-            yield piece
-
     _little_endian()
-    return Item(spec, pieces, stated)
+    return Item(spec, partial(pieces_of, source, network, spec, PIECE), stated)
 
 
 def cast(item: Item, dtype: DType, underflowed: Callable[[str], None]) -> Item:
@@ -157,9 +149,9 @@ class Streamer:
         self._queue = deque(enumerate(placed))
         self._tick = tick
         self._sums: list[Sums | None] = [None] * len(placed)
-        self._failures: list[BaseException] = []
         self._stopped = False
-        self._bytes = sum(item.spec.nbytes for item, _ in placed)
+        worth = sum(item.spec.nbytes for item, _ in placed) >= _WORTH_THREADS
+        self._threads = min(os.cpu_count() or 1, MAX_THREADS, len(placed)) if worth else 1
 
     def run(self) -> list[Sums]:
         """Write everything and return the sums, one for each item.
@@ -168,38 +160,29 @@ class Streamer:
             CheckpointError: an item can't be read, or has not the SHA-256 that its source states.
             OSError: the file can't be written. No thread writes any more when this returns or raises.
         """
-        threads: list[threading.Thread] = []
-        try:
-            if self._bytes >= _WORTH_THREADS:
-                for _ in range(min(os.cpu_count() or 1, MAX_THREADS, len(self._queue)) - 1):
-                    threads.append(threading.Thread(target=self._work, name="torchgraft-writer", daemon=True))
-                    threads[-1].start()
+        if self._threads == 1:
             self._work()
-        except BaseException:
-            self._stopped = True
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
-        if self._failures:
-            raise self._failures[0]
+        else:
+            with ThreadPoolExecutor(self._threads, "torchgraft-writer") as pool:
+                try:
+                    for done in as_completed([pool.submit(self._work) for _ in range(self._threads)]):
+                        done.result()
+                finally:
+                    self._stopped = True
         return [sums for sums in self._sums if sums is not None]
 
     def _work(self) -> None:
-        while self._queue and not self._failures and not self._stopped:
+        while not self._stopped:
             try:
                 number, (item, at) = self._queue.popleft()
             except IndexError:
                 return
-            try:
-                self._sums[number] = self._copy(item, at)
-            except BaseException as error:  # noqa: BLE001  # raised again by `run`, whichever thread met it
-                self._failures.append(error)
+            self._sums[number] = self._copy(item, at)
 
     def _copy(self, item: Item, at: int) -> Sums:
         digest, crc, done = sha256(), 0, 0
         for piece in item.pieces():
-            if self._stopped or self._failures:
+            if self._stopped:
                 break
             digest.update(piece)
             crc = zlib.crc32(piece, crc)

@@ -9,7 +9,7 @@ from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Module, Tensor
-from torchgraft.core.values import agreeing
+from torchgraft.core.values import agreeing, rows_of
 from torchgraft.ops import run_step
 
 CLOSE = 1e-6  # relative to the greatest entry
@@ -33,12 +33,7 @@ class PlannedValues:
 
     def actual(self, step: Step) -> Tensor:
         """Return the part of the model's tensor that the plan writes."""
-        import torch
-
-        found = self.target[step.slot.name].detach().to("cpu")
-        if step.rows is None:
-            return found
-        return found.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device=found.device))
+        return rows_of(self.target[step.slot.name].detach().to("cpu"), step.rows)
 
     def deviating_steps(self) -> list[Step]:
         """Return the steps whose slots hold something else than planned."""

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from torchgraft.core.plan import Certainty, Feed, Step
+from torchgraft.core.values import rows_of
 from torchgraft.verifying.outputs import max_difference
 
 Array = NDArray[Any]
@@ -110,12 +111,9 @@ def relative_difference(step: Step, held: torch.Tensor, read: Callable[[Feed], t
     if expected is None:
         return None
     planned = torch.from_numpy(expected.copy()).to(held.dtype)
-    actual = held.detach().to("cpu")
-    if step.rows is not None:
-        actual = actual.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device="cpu"))
     if step.known is not None and step.known != step.rows:
         return None
-    return max_difference(planned, actual)[1]
+    return max_difference(planned, rows_of(held.detach().to("cpu"), step.rows))[1]
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

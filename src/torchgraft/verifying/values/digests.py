@@ -15,10 +15,9 @@ from torchgraft.core.facts import digests_of
 from torchgraft.core.plan import Op, Plan, Rows, Step
 from torchgraft.core.proof import Seal
 from torchgraft.core.results.inspection import DigestCheck
-from torchgraft.core.specs import Network, Source, TensorSpec
+from torchgraft.core.specs import Network, Source, TensorSpec, pieces_of
 from torchgraft.core.system.progress import Ticks
-
-PIECE = 4 << 20
+from torchgraft.core.values import bytes_of
 
 
 def check_digests(source: Source, network: Network, progress: Callable[[int, int], None] | None = None) -> DigestCheck:
@@ -51,10 +50,7 @@ def digest(source: Source, network: str, spec: TensorSpec, tick: Callable[[int],
     `tick` is called with the number of bytes of each piece that was read.
     """
     hasher = sha256()
-    buffer = memoryview(bytearray(min(PIECE, spec.nbytes)))
-    for at in range(0, spec.nbytes, PIECE):
-        piece = buffer[: min(PIECE, spec.nbytes - at)]
-        source.read_into(network, spec.name, piece, at)
+    for piece in pieces_of(source, network, spec):
         hasher.update(piece)
         tick(len(piece))
     return hasher.hexdigest()
@@ -146,9 +142,8 @@ def _input_bytes(given: Any) -> Iterator[bytes | None]:
     import torch
 
     if isinstance(given, torch.Tensor):
-        flat = given.detach().to("cpu").contiguous().reshape(-1)
         yield f"{given.dtype} {list(given.shape)}".encode()
-        yield flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        yield bytes_of(given).tobytes()
     elif isinstance(given, Mapping):
         for name, value in given.items():
             yield str(name).encode()

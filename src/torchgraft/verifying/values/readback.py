@@ -13,6 +13,7 @@ from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Check
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.types import Module, Tensor
+from torchgraft.core.values import bytes_of, rows_of
 from torchgraft.core.written import SMALL, Run, Written
 
 
@@ -86,13 +87,13 @@ def _holds_written_values(step: Step, tensor: Tensor, written: Written) -> bool:
     name = step.slot.name
     digest = written.digests.get(name)
     if digest is not None:
-        return _checksum(_written_part(step, tensor.detach())) == digest
+        return _checksum(rows_of(tensor.detach(), step.rows)) == digest
     samples = written.samples[name]
     first = tensor.data_ptr() if _is_plain(tensor) and tensor.nbytes == step.slot.spec.nbytes else 0
     if first:
         return all(crc32(string_at(first + start, stop - start), 0) == checksum for start, stop, checksum in samples)
     lying = _flat_bytes(tensor.detach())
-    return all(crc32(_bytes(lying[start:stop]), 0) == checksum for start, stop, checksum in samples)
+    return all(_checksum(lying[start:stop]) == checksum for start, stop, checksum in samples)
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -100,17 +101,8 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_cpu and is_ordinary(tensor) and tensor.is_contiguous()
 
 
-def _written_part(step: Step, tensor: Tensor) -> Tensor:
-    """Return the part of the slot that the step writes."""
-    import torch
-
-    if step.rows is None:
-        return tensor
-    return tensor.index_select(step.rows.dim, torch.tensor(step.rows.indices, dtype=torch.long, device=tensor.device))
-
-
 def _checksum(tensor: Tensor) -> int:
-    return crc32(_bytes(tensor), 0)
+    return crc32(bytes_of(tensor), 0)
 
 
 def _flat_bytes(tensor: Tensor) -> Tensor:
@@ -118,11 +110,3 @@ def _flat_bytes(tensor: Tensor) -> Tensor:
     import torch
 
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes in C order: a view of plain CPU memory, else a copy."""
-    import torch
-
-    plain = tensor if _is_plain(tensor) else tensor.to("cpu").resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.specs import Piece, Source, TensorSpec
@@ -34,12 +34,17 @@ def find_repeats(source: Source, network: str, specs: Collection[TensorSpec]) ->
 
 
 def _of_equal_beginnings(source: Source, network: str, specs: Collection[TensorSpec]) -> Iterator[list[str]]:
-    """Yield the names of tensors of one shape and type that begin with the same bytes, which are not one value repeated."""
-    first_bytes = _first_bytes(source, network, specs)
+    """Yield the names of tensors of one shape and type that begin with the same bytes, which are not one value repeated.
+
+    A few bytes, read in the order of the file, tell most tensors apart.
+    """
+    buffers = {spec.name: memoryview(bytearray(min(SAMPLE, spec.nbytes))) for spec in specs}
+    order = sorted(buffers, key=lambda name: source.position(network, name))
+    source.read_pieces([Piece(network, name, 0, buffers[name]) for name in order])
     groups: defaultdict[tuple[object, bytes], list[str]] = defaultdict(list)
     for spec in specs:
-        first = first_bytes[spec.name]
-        if not _repeats_one_value(first, spec.dtype.itemsize):
+        first = bytes(buffers[spec.name])
+        if first != first[: spec.dtype.itemsize] * (len(first) // spec.dtype.itemsize):
             groups[(spec.shape, spec.dtype), first].append(spec.name)
     return (names for names in groups.values() if len(names) > 1)
 
@@ -50,39 +55,21 @@ def equal_values(source: Source, network: str, first: str, second: str) -> bool:
 
 
 def find_duplicates(
-    source: Source, network: str, unused: Iterable[TensorSpec], used: Iterable[TensorSpec]
+    source: Source, network: str, unused: Collection[TensorSpec], used: Collection[TensorSpec]
 ) -> dict[str, str]:
     """Return unused tensor -> used tensor for unused ones that are equal, value for value, to a used one.
 
-    A few bytes tell most pairs apart, so whole tensors are read only where those agree. Tensors that begin with one
-    value over and over (a norm that was never trained) are no duplicates: they are alike by chance.
+    Tensors that begin with one value over and over (a norm that was never trained) are no duplicates: they are alike by
+    chance.
     """
-    feeds = list(used)
-    wanted = {(spec.shape, spec.dtype) for spec in unused} & {(spec.shape, spec.dtype) for spec in feeds}
-    both = [spec for spec in (*unused, *feeds) if (spec.shape, spec.dtype) in wanted]
-    first_bytes = _first_bytes(source, network, both) if both else {}
-    candidates: defaultdict[tuple[object, bytes], list[str]] = defaultdict(list)
-    for spec in feeds:
-        if spec.name in first_bytes:
-            candidates[(spec.shape, spec.dtype), first_bytes[spec.name]].append(spec.name)
+    wanted = {(spec.shape, spec.dtype) for spec in unused} & {(spec.shape, spec.dtype) for spec in used}
+    both = [spec for spec in (*unused, *used) if (spec.shape, spec.dtype) in wanted]
+    feeds = {spec.name for spec in used}
     found: dict[str, str] = {}
-    for spec in unused:
-        first = first_bytes.get(spec.name)
-        if first is None or _repeats_one_value(first, spec.dtype.itemsize):
-            continue
-        same = candidates.get(((spec.shape, spec.dtype), first), ())
-        if name := next((n for n in same if equal_values(source, network, spec.name, n)), None):
-            found[spec.name] = name
+    for same in _of_equal_beginnings(source, network, both):
+        held = [name for name in same if name in feeds]
+        for name in same:
+            equal = (n for n in held if equal_values(source, network, name, n))
+            if name not in feeds and (first := next(equal, None)) is not None:
+                found[name] = first
     return found
-
-
-def _repeats_one_value(first: bytes, itemsize: int) -> bool:
-    return first == first[:itemsize] * (len(first) // itemsize)
-
-
-def _first_bytes(source: Source, network: str, specs: Iterable[TensorSpec]) -> dict[str, bytes]:
-    """Return the first bytes of each tensor, read in the order of the file."""
-    buffers = {spec.name: memoryview(bytearray(min(SAMPLE, spec.nbytes))) for spec in specs}
-    order = sorted(buffers, key=lambda name: source.position(network, name))
-    source.read_pieces([Piece(network, name, 0, buffers[name]) for name in order])
-    return {name: bytes(buffer) for name, buffer in buffers.items()}
