@@ -42,7 +42,7 @@ CHANGES = {
     "no_elements": lambda run, _: first_look(run).__setitem__(0, 0), "all_zero": lambda run, _: first_look(run).__setitem__(slice(2, 5), [5.0, 0.0, 0.0]),
     "few": lambda run, _: first_look(run).pop(), "output": lambda run, _: run["outputs"].append(999), "output_word": lambda run, _: run["outputs"].append("x"),
     "input": lambda run, _: run["operations"][0].__setitem__(5, [-1]), "made_by": lambda run, _: run["values"][-1].__setitem__(0, 999),
-    "random": lambda run, _: run["random"].append(999), "weight": lambda _, weights: weights.__setitem__("0.weight", [1, 2]),
+    "weight": lambda _, weights: weights.__setitem__("0.weight", [1, 2]),
     "weight_word": lambda _, weights: weights["0.weight"].__setitem__(3, None),
 }  # fmt: skip
 

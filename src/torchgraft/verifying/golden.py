@@ -134,8 +134,6 @@ def _recording_to_plain(recording: Recording) -> dict[str, Any]:
         "operations": [[getattr(operation, name) for name in _OPERATION_FIELDS] for operation in recording.operations],
         "values": [[v.op, v.shape, f, v.weights, v.live] for v, f in zip(recording.values, figures, strict=True)],
         "outputs": recording.outputs,
-        "training": recording.training,
-        "random": recording.random,
     }
 
 
@@ -153,12 +151,10 @@ def _recording_from_plain(data: Mapping[str, Any]) -> Recording:
         )
         for op, shape, figures, weights, live in data["values"]
     )
-    outputs, random = tuple(data["outputs"]), tuple(data["random"])
+    outputs = tuple(data["outputs"])
     _require_indices([*outputs, *(n for o in operations for n in (*o.inputs, *o.outputs))], 0, len(values))
-    _require_indices([*random, *(value.op for value in values)], -1, len(operations))
-    return Recording(
-        operations=operations, values=values, outputs=outputs, training=tuple(data["training"]), random=random
-    )
+    _require_indices([value.op for value in values], -1, len(operations))
+    return Recording(operations=operations, values=values, outputs=outputs)
 
 
 def _require_indices(numbers: Sequence[object], least: int, end: int) -> None:

@@ -95,16 +95,21 @@ class Operation:
 class Recording:
     """One run: operations in the order in which they ran, values, and which values the outputs are.
 
-    `training` are modules that were in training mode, `random` operations that drew random numbers. `failure` says
-    what the model raised, where it did; the operations before it are there.
+    `failure` says what the model raised, where it did; the operations before it are there.
     """
 
     operations: tuple[Operation, ...]
     values: tuple[Value, ...]
     outputs: tuple[int, ...] = ()
-    training: tuple[str, ...] = ()
-    random: tuple[int, ...] = ()
     failure: str = ""
+
+    def users(self) -> Mapping[int, list[int]]:
+        """Return by number of a value the operations that use it, each once, in order."""
+        found: dict[int, list[int]] = {}
+        for at, operation in enumerate(self.operations):
+            for number in dict.fromkeys(operation.inputs):
+                found.setdefault(number, []).append(at)
+        return found
 
 
 # Kinds of operations: names, as in PyTorch's `native_functions.yaml`, that mean the same computation by whichever kernel.

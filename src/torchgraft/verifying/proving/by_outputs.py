@@ -8,8 +8,7 @@ sign of the tensor, so that the outputs alone are asked.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.results.recording import Operation, Recording, Value, family
@@ -74,7 +73,7 @@ def _varies(value: Tensor) -> bool:
 def weights_with_matched_results(matches: Matches) -> frozenset[str]:
     """Return the weights of the target whose very next result, or all that is picked from it, the source has, too."""
     recording = matches.target
-    users = _users(recording)
+    users = recording.users()
     returned = frozenset(recording.outputs)
     known: dict[int, bool] = {}
 
@@ -127,12 +126,3 @@ def _is_weights_unchanged(recording: Recording, number: int) -> bool:
     made = recording.operations[value.op]
     moves = made.is_view or family(made.name) in ("pick", "join") or made.name in _REARRANGING
     return moves and all(_is_weights_unchanged(recording, n) for n in made.inputs)
-
-
-def _users(recording: Recording) -> Mapping[int, list[int]]:
-    """Return the operations that use each value."""
-    users: defaultdict[int, list[int]] = defaultdict(list)
-    for at, operation in enumerate(recording.operations):
-        for number in dict.fromkeys(operation.inputs):
-            users[number].append(at)
-    return dict(users)

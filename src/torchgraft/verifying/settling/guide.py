@@ -6,7 +6,7 @@ applies to it have the weights that can be meant; the right ones give a result t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -45,10 +45,7 @@ class ValueUses:
 
     def __init__(self, recording: Recording) -> None:
         self._operations = recording.operations
-        self._users: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for number, op in enumerate(recording.operations):
-            for at, value in enumerate(op.inputs):
-                self._users[value].append((number, at))
+        self._users = recording.users()
 
     def of_result(self, operation: int) -> UseCounts | None:
         """Return how the first result of an operation is used, None where there is none."""
@@ -62,17 +59,22 @@ class ValueUses:
         for distance in range(MOST_STEPS):
             following: set[int] = set()
             for number in front:
-                for op_number, at in self._users.get(number, ()):
-                    op = self._operations[op_number]
+                for op in (self._operations[user] for user in self._users.get(number, ())):
                     kind = family(op.name)
                     if kind not in _PASSING:
-                        commutes = op.name.rstrip("_") in _COMMUTING
-                        place = "" if commutes else _PLACES.get(op.arguments[at], str(at))
-                        found[distance, kind, place] += 1
+                        found.update((distance, kind, place) for place in _places(op, number))
                     following.update(op.outputs if kind == "pick" else op.outputs[:1])
             front = following - seen
             seen |= front
         return found
+
+
+def _places(op: Operation, number: int) -> Iterator[str]:
+    """Yield the places that a value has among the arguments of an operation; of what commutes they are one."""
+    for at, value in enumerate(op.inputs):
+        if value == number:
+            commutes = op.name.rstrip("_") in _COMMUTING
+            yield "" if commutes else _PLACES.get(op.arguments[at], str(at))
 
 
 def likeness(a: UseCounts, b: UseCounts) -> float:
@@ -123,10 +125,7 @@ class GuidedRecorder(Recorder):  # type: ignore[no-untyped-call]
         self._guidance = guidance
         self._index = FingerprintIndex(guidance.source)
         self._used_operations: set[int] = set()
-        self._users: defaultdict[int, set[int]] = defaultdict(set)
-        for number, op in enumerate(guidance.source.operations):
-            for value in op.inputs:
-                self._users[value].add(number)
+        self._users = guidance.source.users()
 
     def _execute(self, call: Call) -> Any:
         """Run one operation, with other weights where these give the source's result and the present ones don't."""

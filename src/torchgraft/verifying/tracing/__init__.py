@@ -6,12 +6,12 @@ Needs torch, and is imported only when something is to be run.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
@@ -56,27 +56,25 @@ def record_run(model: Module, given: Any, *, eval_mode: bool = True, kind: Calla
     outputs: dict[str, Tensor] = {}
     failure = ""
     recorder = kind(tracker, names)
-    with Shield() as shield, untouched(model, eval_mode=eval_mode) as training:
+    with Shield() as shield, untouched(model, eval_mode=eval_mode):
         with tracker.tracking(), recorder, shield.opened():
             try:
                 outputs = named_tensors(call(model, given))
             except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is recorded
                 failure = f"{type(error).__name__}: {error}"
-        recording = recorder.recording(list(outputs.values()), training, failure)
+        recording = recorder.recording(list(outputs.values()), failure)
     return Run(outputs, recording)
 
 
 @contextmanager
-def untouched(model: Module, *, eval_mode: bool) -> Iterator[tuple[str, ...]]:
+def untouched(model: Module, *, eval_mode: bool) -> Iterator[None]:
     """Prepare `model` for one run without gradients, and put everything back afterwards.
 
-    Yields the paths of modules that were in training mode. With `eval_mode` all run in evaluation mode. Random numbers
-    are drawn from the same seed each time. Signals must be held back outside the run itself: see `Shield`.
+    With `eval_mode` all modules run in evaluation mode. Random numbers are drawn from the same seed each time. Signals must
+    be held back outside the run itself: see `Shield`.
     """
-    walked = {id(module): (path, module) for path, module in reversed(modules(model))}.values()
-    training = tuple(path for path, module in reversed(list(walked)) if module.training)
-    modes = [(module, module.training) for _, module in walked]
-    buffers = [(module, dict(module._buffers)) for _, module in walked if module._buffers]  # noqa: SLF001
+    modes = [(module, module.training) for module in {id(module): module for _, module in modules(model)}.values()]
+    buffers = [(module, dict(module._buffers)) for module, _ in modes if module._buffers]  # noqa: SLF001
     kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     with ExitStack() as stack:
         stack.enter_context(_fixed_random_state())
@@ -84,9 +82,9 @@ def untouched(model: Module, *, eval_mode: bool) -> Iterator[tuple[str, ...]]:
         stack.enter_context(_attention_fast_path_off())
         try:
             if eval_mode:
-                for _, module in walked:
+                for module, _ in modes:
                     module.training = False
-            yield training
+            yield
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -131,20 +129,17 @@ def _attention_fast_path_off() -> Iterator[None]:
 @contextmanager
 def _fixed_random_state() -> Iterator[None]:
     """Seed all generators, and give them back as they were."""
-    numpy: Any = sys.modules.get("numpy")
-    states = (random.getstate(), numpy.random.get_state() if numpy else None)
+    states = (random.getstate(), np.random.get_state())  # noqa: NPY002  # what a model's code may draw from
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
         torch.manual_seed(SEED)
         random.seed(SEED)
-        if numpy:
-            numpy.random.seed(SEED)
+        np.random.seed(SEED)  # noqa: NPY002
         try:
             yield
         finally:
             random.setstate(states[0])
-            if numpy:
-                numpy.random.set_state(states[1])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def call(model: Module, given: Any) -> Any:

@@ -63,10 +63,6 @@ _VIEWS = frozenset({
     "slice", "select", "split", "split_with_sizes", "unbind", "chunk", "narrow", "diagonal", "unfold", "as_strided",
     "expand", "index_select", "cat", "stack",
 })  # fmt: skip
-_RANDOM = frozenset({
-    "native_dropout", "bernoulli", "bernoulli_", "rand", "rand_like", "randn", "randn_like", "normal_", "uniform_",
-    "randint",
-})  # fmt: skip
 _UNINITIALISED = ("empty", "new_empty")  # memory without values as yet
 _SMALL_NUMEL = 1 << 20
 
@@ -107,7 +103,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: Any = WeakIdKeyDictionary()
         self._writes: dict[int, tuple[int, int]] = {}
         self._clock = 0
-        self._random: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record it."""
@@ -131,8 +126,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, call: Call, shapes: tuple[Shape, ...], settings: Mapping[str, object], results: list[Tensor]
     ) -> None:
         index = len(self._operations)
-        if call.name in _RANDOM:
-            self._random.append(index)
         live, weights = self._origin(call.inputs)
         has_float = any(map(_is_float, results))
         numbers = []
@@ -161,15 +154,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operation; a recorder that chooses weights does so here."""
         return call.run()
 
-    def recording(self, outputs: Sequence[Tensor], training: Sequence[str], failure: str = "") -> Recording:
+    def recording(self, outputs: Sequence[Tensor], failure: str = "") -> Recording:
         """Return the recording; `outputs` are the tensors that the model returned."""
         numbers = tuple(self._number_of(t) for t in outputs)
         return Recording(
             operations=tuple(self._operations),
             values=tuple(self._values),
             outputs=numbers,
-            training=tuple(training),
-            random=tuple(self._random),
             failure=failure,
         )
 
