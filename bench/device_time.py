@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
 import decoder
+from load_time import row
 from load_ways import mib, on_meta, random_values
 from peers import files_of, have
 
@@ -188,19 +188,7 @@ def main():
     rows = []
     for case, way in todo:
         mine, base = samples[case, way][1:], samples[case, "limit"][1:]
-        rows.append(
-            {
-                "MiB": round(size),
-                "file": case[0],
-                "into": case[1],
-                "way": way,
-                "n": len(mine),
-                "wall_s": round(statistics.median(s[0] for s in mine), 4),
-                "least_s": round(min(s[0] for s in mine), 4),
-                "to_limit": round(statistics.median(s[0] / b[0] for s, b in zip(mine, base, strict=True)), 2),
-                "device_MiB": round(statistics.median(s[1] for s in mine), 1),
-            }
-        )
+        rows.append(row(size, (case, way), mine, base, ("device_MiB",)))
         print(" | ".join(map(str, rows[-1].values())), flush=True)
     facts = {"torch": torch.__version__, "cores": os.cpu_count(), "device": torch.cuda.get_device_name(), "rows": rows}
     if asked.json:

@@ -165,15 +165,20 @@ def measure(name, runs, folder):
     for number in range(min(runs, MANY_RUNS) if name == "keys" else runs):
         for case, way in reversed(todo) if number % 2 else todo:
             samples[case, way].append(forked(sample, name, case, way, folder))
-    return [row(name, size, pair, samples[pair], samples.get((pair[0], "limit"))) for pair in todo]
+    return [
+        {"model": name, **row(size, pair, samples[pair], samples.get((pair[0], "limit")), ("cpu_s", "peak_MiB"))}
+        for pair in todo
+    ]
 
 
-def row(name, size, pair, mine, base):
-    """Return the figures of one way; `to_limit` is the median of the ratios within one round, where there is a limit."""
+def row(size, pair, mine, base, names):
+    """Return the figures of one way, of samples of wall seconds and of what `names` call, seconds (`_s`) or MiB.
+
+    `to_limit` is the median of the ratios within one round, where there is a limit.
+    """
     case, way = pair
     ratios = [s[0] / b[0] for s, b in zip(mine, base, strict=True)] if base else []
     return {
-        "model": name,
         "MiB": round(size),
         "file": case[0],
         "into": case[1],
@@ -181,9 +186,11 @@ def row(name, size, pair, mine, base):
         "n": len(mine),
         "wall_s": round(statistics.median(s[0] for s in mine), 4),
         "least_s": round(min(s[0] for s in mine), 4),
-        "cpu_s": round(statistics.median(s[1] for s in mine), 4),
         "to_limit": round(statistics.median(ratios), 2) if ratios else None,
-        "peak_MiB": round(statistics.median(s[2] for s in mine), 1),
+        **{
+            name: round(statistics.median(s[at] for s in mine), 4 if name.endswith("_s") else 1)
+            for at, name in enumerate(names, 1)
+        },
     }
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchgraft.applying import Constructor
+    from torchgraft.applying import Applied, Constructor
     from torchgraft.arguments import Arguments
     from torchgraft.request import Request
 
@@ -234,19 +234,23 @@ def _load(  # noqa: PLR0913  # what load() was given
             progress=progress,
         )
         done = processes.fill(fill, undo, model, Share(target, decided, source))
-    cost = Cost(
-        plan_seconds=decided.seconds,
-        apply_seconds=time.perf_counter() - start,
-        bytes_read=done.bytes_read,
-        bytes_written=done.bytes_written,
-        undo_bytes=done.undo_bytes,
-    )
-    final = replace(decided, objections=(*decided.objections, *done.notes))
-    proved = (Check("outputs", passed=True, text=final.proof.words()),) if final.proof and final.proof.passed else ()
+    return _report(decided, done, time.perf_counter() - start)
+
+
+def _report(decided: Plan, done: Applied, seconds: float) -> Report:
+    """Return the report of a plan that was carried out in so many seconds."""
+    proof = decided.proof
+    proved = (Check("outputs", passed=True, text=proof.words()),) if proof and proof.passed else ()
     return Report(
-        plan=final,
+        plan=replace(decided, objections=(*decided.objections, *done.notes)),
         checks=(*done.checks, *proved),
-        cost=cost,
+        cost=Cost(
+            plan_seconds=decided.seconds,
+            apply_seconds=seconds,
+            bytes_read=done.bytes_read,
+            bytes_written=done.bytes_written,
+            undo_bytes=done.undo_bytes,
+        ),
         initialised=done.initialised,
         mapped=done.mapped,
         renderers=renderers("report"),

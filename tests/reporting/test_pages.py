@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, fresh, full, plan, plans, report
 from rich.console import Console
 
-from torchgraft.reporting.html import MOST_LINES, SHOWN_FATES, module_tree, plan_html, report_html
+from torchgraft.reporting import page_of
+from torchgraft.reporting.html import MOST_LINES, SHOWN_FATES, module_tree
 from torchgraft.reporting.plan_views import report_view
 from torchgraft.reporting.text import view_renderable
 
@@ -43,21 +44,21 @@ def parsed(page):
 @settings(max_examples=30)
 @given(plans())
 def test_pages_are_well_formed_and_need_nothing_else(made):
-    checker = parsed(plan_html(made))
+    checker = parsed(page_of("plan", made))
     assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in checker.tags)
     assert not any("href" in attrs or "src" in attrs for _, attrs in checker.tags)
 
 
 def test_names_are_text_never_markup():
     evil = "<script>alert(1)</script>.weight"
-    page = plan_html(plan([copy(evil, 3, source="<img src=x>")], origin="<b>.pt"))
+    page = page_of("plan", plan([copy(evil, 3, source="<img src=x>")], origin="<b>.pt"))
     assert "<script>" not in page
     assert "<img" not in page
     assert evil.rpartition(".")[0] in "".join(parsed(page).text)
 
 
 def test_a_page_tells_what_the_text_tells():
-    text = "".join(parsed(report_html(report(converted(), HELD))).text)
+    text = "".join(parsed(page_of("report", report(converted(), HELD))).text)
     assert "all 51 tensors" in text
     assert "layers.{0-11}.{q,k,v}_proj.weight" in text
     assert "evil\\x1b[31m\\n" in text
@@ -66,7 +67,7 @@ def test_a_page_tells_what_the_text_tells():
 
 def test_deep_names_end_in_a_page():
     deep = ".".join(["a"] * 3000)
-    parsed(plan_html(plan([copy(deep, 3)])))
+    parsed(page_of("plan", plan([copy(deep, 3)])))
 
 
 def test_the_tree_counts_each_element_once():
@@ -103,7 +104,7 @@ def test_markup_in_names_is_shown_as_it_is():
 
 
 def test_the_bar_of_the_model_shows_each_fate_and_that_of_the_checkpoint_what_is_used():
-    page = plan_html(converted())
+    page = page_of("plan", converted())
     bars = [attrs["aria-label"] for tag, attrs in parsed(page).tags if attrs.get("class") == "meter"]
     root = module_tree(converted())
     assert [part.split()[0] for part in bars[0].split(", ")] == [
@@ -116,6 +117,6 @@ def test_the_bar_of_the_model_shows_each_fate_and_that_of_the_checkpoint_what_is
 @pytest.mark.parametrize("more", [0, 1, 5])
 def test_a_page_says_how_many_lines_it_leaves_out(more):
     names = [chr(ord("a") + at % 26) * (at // 26 + 1) for at in range(MOST_LINES + more)]
-    page = plan_html(plan([fresh(name, at + 2, why="another shape") for at, name in enumerate(names)]))
+    page = page_of("plan", plan([fresh(name, at + 2, why="another shape") for at, name in enumerate(names)]))
     assert (f"… and {more} more" in page) is (more > 0)
     assert "… and 0 more" not in page

@@ -65,10 +65,10 @@ def data_of(kind: str, result: object) -> dict[str, Any]:
 
 def page_of(kind: str, result: object) -> str:
     """Return a plan or a report as an HTML page that needs nothing else."""
-    from torchgraft.reporting import html
+    from torchgraft.reporting.html import page
 
-    made: str = getattr(html, f"{kind}_html")(result)
-    return made
+    plan: Any = getattr(result, "plan", result)  # that of a report
+    return page(view_of(kind, result), plan)
 
 
 def renderers(kind: str) -> Renderers:

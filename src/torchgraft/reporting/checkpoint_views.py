@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.facts import shown
@@ -211,10 +211,7 @@ def conversion_view(found: Conversion) -> View:
     sections = non_empty(
         _computed_section(found.computed),
         _absent_section(found.absent),
-        _output_section("same", parts["same"], _plain_row),
-        _output_section("renamed", parts["renamed"], _renamed_row),
-        _output_section("rearranged", parts["rearranged"], _rearranged_row),
-        _output_section("constant", parts["constant"], _constant_row),
+        *(_output_section(title, outputs) for title, outputs in parts.items()),
         partly,
         dropped,
         remark_section("no tensors", [printable(name) for name in found.skipped]),
@@ -222,33 +219,21 @@ def conversion_view(found: Conversion) -> View:
     return View(verdict=verdict, tone="good" if found.complete else "care", origin="", sections=sections)
 
 
-def _output_section(title: str, outputs: Sequence[Output], row: Callable[[Output], Row]) -> Section:
+def _output_section(title: str, outputs: Sequence[Output]) -> Section:
     amount = figures(len(outputs), sum(output.spec.numel for output in outputs))
     groups = []
-    for one in fold(row(output) for output in outputs):
-        sources = " + ".join(one.related(0)) if one.groups and one.groups[0] else ""
+    for one in fold(map(_output_row, outputs)):
+        sources = " + ".join(one.related(0))
         fed = f" <- {sources}" if sources else ""
         ops = f" ({one.facts})" if one.facts else ""
         groups.append(Group(cause=f"{one.pattern} {shapes_words(one.shapes)}{fed}{ops}", count=one.count))
     return Section(title=title, figures=amount, groups=tuple(groups), count=len(outputs))
 
 
-def _plain_row(output: Output) -> Row:
-    return Row(printable(output.name), shape=output.spec.shape, numel=output.spec.numel)
-
-
-def _renamed_row(output: Output) -> Row:
-    return Row(
-        printable(output.name), (tuple(map(printable, output.keys)),), shape=output.spec.shape, numel=output.spec.numel
-    )
-
-
-def _rearranged_row(output: Output) -> Row:
-    return _renamed_row(output)._replace(facts=_op_words(output))
-
-
-def _constant_row(output: Output) -> Row:
-    return _plain_row(output)._replace(facts=_op_words(output))
+def _output_row(output: Output) -> Row:
+    spec = output.spec
+    sources = () if output.plain and output.keys == (spec.name,) else tuple(map(printable, output.keys))
+    return Row(printable(spec.name), (sources,), shape=spec.shape, numel=spec.numel, facts=_op_words(output))
 
 
 def _op_words(output: Output) -> str:

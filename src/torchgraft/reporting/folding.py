@@ -17,6 +17,7 @@ from itertools import chain, product
 from math import prod
 from typing import NamedTuple
 
+from torchgraft.core.formatting import runs
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import collector_paused
 
@@ -322,12 +323,8 @@ def braced_numbers(numbers: Sequence[int]) -> str:
     if len(set(numbers)) == 1:
         return str(numbers[0])
     pieces: list[str] = []
-    start = 0
-    for at in range(1, len(numbers) + 1):
-        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
-            run = numbers[start:at]
-            pieces.extend([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))
-            start = at
+    for first, last in runs(numbers):
+        pieces += [f"{first}-{last}"] if last > first + 1 else map(str, range(first, last + 1))
     if len(pieces) > MOST_PIECES:
         pieces = [*pieces[: MOST_PIECES - 1], "…", pieces[-1]]
     return "{" + ",".join(pieces) + "}"

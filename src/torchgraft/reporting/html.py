@@ -9,10 +9,8 @@ from html import escape
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.plan import Plan, Step
-from torchgraft.core.results.report import Report
 from torchgraft.reporting.formatting import many
 from torchgraft.reporting.plan_sections import fate
-from torchgraft.reporting.plan_views import plan_view, report_view
 from torchgraft.reporting.view import Group, Line, Section, View
 
 SHOWN_FATES = ("copied", "renamed", "adapted", "doubtful", "fresh")
@@ -91,17 +89,8 @@ _FATE_MEANINGS = {
 }  # fmt: skip
 
 
-def plan_html(plan: Plan) -> str:
-    """Return a plan as a self-contained page."""
-    return _page(plan_view(plan), plan)
-
-
-def report_html(report: Report) -> str:
-    """Return a report as a self-contained page."""
-    return _page(report_view(report), report.plan)
-
-
-def _page(view: View, plan: Plan) -> str:
+def page(view: View, plan: Plan) -> str:
+    """Return the view of a plan, or of the report of one, as a self-contained page."""
     root = module_tree(plan)
     shown = visible_nodes(root, MOST_NODES)
     parts = [
