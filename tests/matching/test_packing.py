@@ -98,7 +98,7 @@ def test_fused_rows_that_a_model_has_no_parts_for_are_only_remarked_upon() -> No
 
 
 def test_names_shared_by_two_conventions_are_told_apart_by_what_stands_beside() -> None:
-    owners = Owners.fromkeys(("h.0.attn.out_proj", "h.0.mlp.fc_in"), False)
+    owners = Owners(dict.fromkeys(("h.0.attn.out_proj", "h.0.mlp.fc_in"), False))
     assert packing_of("h.0.attn.qkv_proj", owners).parts == ("q", "v", "k")
     assert packing_of("h.0.attn.qkv_proj", Owners({"h.0.attn.o_proj": False})).parts == ("q", "k", "v")
     assert packing_of("h.0.attn.proj", owners) is None

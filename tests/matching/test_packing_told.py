@@ -141,7 +141,7 @@ def test_of_megatrons_own_names_nothing_tells_whether_rows_go_by_heads() -> None
     block, fused = "transformer.layers.0", "attention.query_key_value"
     for table, is_open in (("embedding.word_embeddings", True), ("word_embeddings", False)):
         paths = [f"{block}.{fused}", f"{block}.attention.dense", f"{block}.input_layernorm", table]
-        owners = Owners.fromkeys(paths, False)
+        owners = Owners(dict.fromkeys(paths, False))
         found = packing_of(f"{block}.{fused}", owners)
         assert found is not None
         assert found.open == is_open
@@ -151,7 +151,9 @@ def test_an_output_layer_beside_the_embedding_tells_two_libraries_of_one_spellin
     inside = ["attention.wqkv", "attention.wo", "feed_forward.w2"]
 
     def owners(root: str, head: str) -> Owners:
-        return Owners.fromkeys([*(f"{root}layers.0.{name}" for name in inside), f"{root}tok_embeddings", head], False)
+        return Owners(
+            dict.fromkeys([*(f"{root}layers.0.{name}" for name in inside), f"{root}tok_embeddings", head], False)
+        )
 
     for root, head, groups in (("", "output", 1), ("model.", "model.output", 1), ("model.", "output", "heads")):
         found = packing_of(f"{root}layers.0.attention.wqkv", owners(root, head))

@@ -29,7 +29,7 @@ def cut(
     widths = _widths(leaves) if any(packings) else {}
     out: list[Leaf] = []
     for leaf, packing in zip(leaves, packings, strict=True):
-        path = owners.wrapped.get(leaf.owner, leaf.owner)
+        path = owners.layer_at(leaf.owner)
         count = stated.heads or (heads(path) if heads and packing else None)
         out.extend((packing and _parts(leaf, path, packing, (rows_of_q, widths), count)) or [leaf])
     return out

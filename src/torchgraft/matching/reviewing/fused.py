@@ -109,7 +109,7 @@ def _factors_packed_otherwise(
 
 def _fused_layers(leaves: Sequence[Leaf], owners: Owners) -> dict[str, Shape]:
     """Return the modules of a fused name with the shape of the matrix that each is or holds."""
-    paths = ((owners.wrapped.get(leaf.owner, leaf.owner), leaf) for leaf in leaves if leaf.role == "weight")
+    paths = ((owners.layer_at(leaf.owner), leaf) for leaf in leaves if leaf.role == "weight")
     return {path: leaf.shape for path, leaf in paths if len(leaf.shape) == 2 and packing_of(path, owners)}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torchgraft.core.match import Leaf
@@ -135,41 +134,57 @@ def is_gated_stack(leaf: Leaf) -> bool:
     return len(leaf.shape) == 3 and words(leaf.role) in STACKED
 
 
-class Owners(dict[str, bool]):
-    """The paths of all modules with tensors on a side, and whether their matrix is stored [in, out].
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """The modules of a side that hold tensors.
 
-    `wrapped`: of a layer that a module of a fused name holds, beside an adapter or alone, the path of that module.
+    `turned` tells for each path whether the matrix there is stored [in, out]. `wrapped` leads from a layer inside a module of a
+    fused name, beside an adapter or alone, to that module, which then counts as the layer.
     """
 
-    wrapped: Mapping[str, str] = MappingProxyType({})
+    turned: Mapping[str, bool] = field(default_factory=dict)
+    wrapped: Mapping[str, str] = field(default_factory=dict)
+
+    def layer_at(self, path: str) -> str:
+        """Return the path of the layer that the module at `path` is, or is the inner part of."""
+        return self.wrapped.get(path, path)
 
 
-def owners_of(leaves: Iterable[Leaf]) -> Owners:
+def owners_of(leaves: Sequence[Leaf]) -> Owners:
     """Return the modules with tensors on a side.
 
     Where the module's class doesn't tell, the shape does: of three parts side by side, [n, 3n] is [in, out]. Networks
     whose gate and up are one layer are there, too, as `GATED` in their path.
     """
-    found = Owners()
+    turned: dict[str, bool] = {}
     inside: dict[str, set[Shape]] = {}
-    held: dict[str, dict[str, int]] = {}
     for leaf in leaves:
         owner = leaf.owner
         rows, columns = leaf.shape if len(leaf.shape) == 2 else (1, 1)
-        found[owner] = found.get(owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
+        turned[owner] = turned.get(owner, False) or bool(leaf.turned) or columns == len(QKV) * rows
         if len(leaf.shape) == 2 and leaf.role == "weight":
-            around = owner.rpartition(".")[0]
-            inside.setdefault(around, set()).add(leaf.shape)
-            if _named_fused(around) and not _named_fused(owner):
-                held.setdefault(around, {})[owner] = leaf.numel
-    layers = {around: max(sizes, key=sizes.__getitem__) for around, sizes in held.items()}
-    found.wrapped = {layer: around for around, layer in layers.items() if around not in found}
-    for layer, around in found.wrapped.items():
-        found[around] = found[layer]
+            inside.setdefault(owner.rpartition(".")[0], set()).add(leaf.shape)
+    wrapped = inner_layers(leaves, [leaf.owner for leaf in leaves], _named_fused)
+    turned |= {around: turned[layer] for layer, around in wrapped.items()}
     for path, shapes in inside.items():
         if any((2 * f, d) in shapes for d, f in shapes):
-            found[f"{path}.{GATED}" if path else GATED] = False
-    return found
+            turned[f"{path}.{GATED}" if path else GATED] = False
+    return Owners(turned, wrapped)
+
+
+def inner_layers(leaves: Iterable[Leaf], paths: Sequence[str], is_layer: Callable[[str], bool]) -> dict[str, str]:
+    """Return layer -> the module around it, for modules that are called as a layer and hold one instead of a tensor.
+
+    `paths` are those of the layers of the leaves, `is_layer` says which are called so. The layer is the one with the largest
+    matrix, as an adapter beside it has smaller ones.
+    """
+    held: dict[str, dict[str, int]] = {}
+    for leaf, path in zip(leaves, paths, strict=True):
+        around = path.rpartition(".")[0]
+        if leaf.role == "weight" and len(leaf.shape) == 2 and is_layer(around) and not is_layer(path):
+            held.setdefault(around, {})[path] = leaf.numel
+    owners = set(paths) if held else set()
+    return {max(sizes, key=sizes.__getitem__): around for around, sizes in held.items() if around not in owners}
 
 
 def only_packing(name: tuple[str, ...], layers: Container[str]) -> Packing | None:
@@ -202,11 +217,11 @@ def packing_of(owner: str, owners: Owners, classes: Collection[str] = ()) -> Pac
     `owners` are the modules with tensors on that side; `classes` what is known of the attention module's class and of
     those inside of it.
     """
-    owner = owners.wrapped.get(owner, owner)
+    owner = owners.layer_at(owner)
     found = FUSED.get(words(owner.rpartition(".")[2]))
     if found is None:
         return None
-    return entry([p for p in found if owners.get(owner) or not p.turned], owner, owners, classes)
+    return entry([p for p in found if owners.turned.get(owner) or not p.turned], owner, owners.turned, classes)
 
 
 def entry(
@@ -247,7 +262,7 @@ def one_code(source: Leaf, target: Leaf, owners: tuple[Owners, Owners]) -> bool:
 
     A matrix that is stored the other way round comes from other code, and so do its parts.
     """
-    if source.shape != target.shape or owners[0].get(source.owner) != owners[1].get(target.owner):
+    if source.shape != target.shape or owners[0].turned.get(source.owner) != owners[1].turned.get(target.owner):
         return False
     return not source.around or not target.around or source.around[0] == target.around[0]
 
@@ -266,7 +281,7 @@ def kept_whole(
     return any(p is not None and p.contested for p in packings) and one_code(*pair, owners)
 
 
-def packed_otherwise(pairs: Iterable[tuple[Leaf, Leaf]], sources: Iterable[Leaf], targets: Iterable[Leaf]) -> bool:
+def packed_otherwise(pairs: Iterable[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:
     """Whether a fused tensor stands beside one of the same name whose rows go in another order."""
     pairs = list(pairs)
     if not any_named_fused(leaf for pair in pairs for leaf in pair):

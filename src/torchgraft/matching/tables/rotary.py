@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torchgraft.core.match import Leaf, Rotary
 from torchgraft.core.names import above
 from torchgraft.core.specs import Shape
-from torchgraft.matching.tables.packing import module_in
+from torchgraft.matching.tables.packing import inner_layers, module_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,9 @@ def with_rotary(
     `paths` are those of the layers of the leaves, where they aren't called as in the code that made them. A layer that a
     module of the projection's name holds, beside an adapter or alone, is the projection.
     """
-    paths = _without_wrappers(leaves, [leaf.owner for leaf in leaves] if paths is None else paths)
+    paths = [leaf.owner for leaf in leaves] if paths is None else paths
+    wrapped = inner_layers(leaves, paths, lambda path: path.endswith(_PATHS))
+    paths = [wrapped.get(path, path) for path in paths] if wrapped else paths
     pairings = _pairings(set(paths))
     if not pairings:
         return list(leaves)
@@ -78,18 +80,6 @@ def with_rotary(
 def _has_its_rows(leaf: Leaf, projection: Shape) -> bool:
     """Whether a tensor in a projection of this shape has its rows, and is no other matrix of its inputs: a factor of an adapter."""
     return leaf.shape[:1] == projection[:1] and leaf.shape[1:] != projection[1:]
-
-
-def _without_wrappers(leaves: Sequence[Leaf], paths: Sequence[str]) -> list[str]:
-    """Return the paths, of the greatest layer in a module of a projection's name that of the module."""
-    held: dict[str, dict[str, int]] = {}
-    for leaf, path in zip(leaves, paths, strict=True):
-        around = path.rpartition(".")[0]
-        if leaf.role == "weight" and around.endswith(_PATHS):
-            held.setdefault(around, {})[path] = leaf.numel
-    owners = set(paths) if held else set()
-    layers = {max(sizes, key=sizes.__getitem__): around for around, sizes in held.items() if around not in owners}
-    return [layers.get(path, path) for path in paths]
 
 
 def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
