@@ -166,3 +166,20 @@ def test_numbers_of_wrappers_make_no_blocks():
     steps = {step.slot.name: step for step in plan.steps}
     assert [feed.key for feed in steps["0.core.table"].feeds] == ["core.table"]
     assert not steps["layers.0.table"].feeds or steps["layers.0.table"].certainty.value == "doubt"
+
+
+def test_a_table_for_all_blocks_of_a_list_is_not_for_a_single_block_elsewhere():
+    class Block(nn.Module):
+        def __init__(self, *, has_table: bool = True):
+            super().__init__()
+            if has_table:
+                self.table = nn.Parameter(torch.randn(4))
+            self.fc = nn.Linear(3, 3)
+
+    source = nn.ModuleDict({"layers": nn.ModuleList([Block(has_table=False), Block(has_table=False)])})
+    source.table = nn.Parameter(torch.randn(4))
+    model = nn.ModuleDict({"layers": nn.ModuleList([Block(), Block()])})
+    model.added = nn.ModuleList([Block()])
+    steps = {step.slot.name: step for step in tg.plan(model, source.state_dict()).steps}
+    assert all(steps[f"layers.{at}.table"].feeds for at in (0, 1))
+    assert not steps["added.0.table"].feeds

@@ -22,6 +22,8 @@ from torchgraft.matching.names.lists import (
 from torchgraft.matching.tables.dialect import ROLES
 
 Kind = tuple[str, "Shape"]
+# A place that all blocks of a list have: a path without its numbers, and what stands there.
+Place = tuple[str, Kind]
 
 SHORTER = (
     "the file has one member of a list of which the model has several: it may be shared by all, or the list is shorter"
@@ -41,7 +43,7 @@ def with_shared(matching: Matching) -> Matching:
     other members of the list that it goes to, when all of those are free: for sure only if the file doesn't number it, since
     a list of one may just be shorter.
     """
-    shared = _shared_kinds(matching)
+    shared = _shared_places(matching)
     if shared:
         matching = _merged(matching, list(_by_role(matching, shared)), shared)
     copies = _of_whole_layers(list(_by_list(matching)), matching)
@@ -81,7 +83,7 @@ def _doubted(matching: Matching, copies: Iterable[Match]) -> Matching:
     return replace(matching, matches=matches)
 
 
-def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> Matching:
+def _merged(matching: Matching, new: list[Match], shared: Mapping[Place, Leaf]) -> Matching:
     kept = [_explained(m, shared) for m in matching.matches]
     fed = {m.target.name for m in new}
     used = {m.source.name for m in [*kept, *new]}
@@ -93,32 +95,27 @@ def _merged(matching: Matching, new: list[Match], shared: dict[Kind, Leaf]) -> M
     )
 
 
-def _shared_kinds(matching: Matching) -> dict[Kind, Leaf]:
+def _shared_places(matching: Matching) -> dict[Place, Leaf]:
+    """Return the places that several blocks of a list have, each with the one source of its kind, which lies in no list."""
     wanting = [*(m.target for m in matching.matches if m.source.name != m.target.name), *matching.free_targets]
-    if not wanting:
+    several = Counter(map(_place, _of_own_kind(leaf for leaf in wanting if is_numbered(leaf.name))))
+    kinds = {kind for (_, kind), count in several.items() if count > 1}  # of a number of a wrapper's there is but one
+    if not kinds:
         return {}
     sources = {leaf.name: leaf for leaf in (*(m.source for m in matching.matches), *matching.free_sources)}
-    bearers = _of_own_kind(sources.values())
-    alone = {kind: found[0] for kind, found in bearers.items() if len(found) == 1 and not is_numbered(found[0].name)}
-    if not alone:
-        return {}
-    several = {kind for kind, found in _of_own_kind(wanting).items() if _one_per_block(found)}
-    return {kind: leaf for kind, leaf in alone.items() if kind in several}
+    bearers: dict[Kind, list[Leaf]] = defaultdict(list)
+    for leaf in _of_own_kind(sources.values()):
+        bearers[_kind(leaf)].append(leaf)
+    alone = {kind: bearers[kind][0] for kind in kinds if len(bearers[kind]) == 1}
+    return {
+        place: alone[place[1]] for place, count in several.items()
+        if count > 1 and place[1] in alone and not is_numbered(alone[place[1]].name)
+    }  # fmt: skip
 
 
-def _one_per_block(leaves: Iterable[Leaf]) -> bool:
-    """Return whether two of the leaves stand in the same place of members of a list; a number of a wrapper's makes no block."""
-    places = Counter([place_of(leaf.name) for leaf in leaves if is_numbered(leaf.name)])
-    return any(count > 1 for count in places.values())
-
-
-def _of_own_kind(leaves: Iterable[Leaf]) -> dict[Kind, list[Leaf]]:
-    """Return the leaves whose names say more than a role that every module has, by name and shape."""
-    found: dict[Kind, list[Leaf]] = {}
-    for leaf in leaves:
-        if is_own_kind(leaf.role):
-            found.setdefault(_kind(leaf), []).append(leaf)
-    return found
+def _of_own_kind(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
+    """Return the leaves whose names say more than a role that every module has."""
+    return (leaf for leaf in leaves if is_own_kind(leaf.role))
 
 
 def is_own_kind(role: str) -> bool:
@@ -133,10 +130,14 @@ def _kind(leaf: Leaf) -> Kind:
     return (leaf.role, leaf.shape[1:] if table else leaf.shape)
 
 
-def _by_role(matching: Matching, shared: dict[Kind, Leaf]) -> Iterator[Match]:
+def _place(leaf: Leaf) -> Place:
+    return place_of(leaf.name), _kind(leaf)
+
+
+def _by_role(matching: Matching, shared: Mapping[Place, Leaf]) -> Iterator[Match]:
     for leaf in matching.free_targets:
-        source = shared.get(_kind(leaf))
-        if source is not None and is_numbered(leaf.name):
+        source = shared.get(_place(leaf))
+        if source is not None:
             yield Match(target=leaf, source=source, why=_why(source))
 
 
@@ -233,8 +234,8 @@ def _why(source: Leaf) -> Why:
     return Why("shared", f"{source.name} is there once in the file, the model has one per block")
 
 
-def _explained(found: Match, shared: dict[Kind, Leaf]) -> Match:
-    source = shared.get(_kind(found.target))
+def _explained(found: Match, shared: Mapping[Place, Leaf]) -> Match:
+    source = shared.get(_place(found.target)) if shared else None
     if source is None or source.keys != found.source.keys:
         return found
     return Match(target=found.target, source=source, why=_why(source))
