@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from torchgraft.matching.doubts import changed, layers, lists, towers
+from torchgraft.matching.doubts import changed, layers, lists, parts
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.certainty import BESIDE
 from torchgraft.matching.judging.judge import Pair
@@ -29,11 +29,11 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (changed.one_block_of_several, changed.ONE_BLOCK),
     (lists.into_other_lists, lists.OTHER_LIST),
     (lists.lengthened_by_other_lists, lists.LENGTHENED),
-    (towers.into_other_towers, towers.OTHER_TOWER),
-    (layers.beside_free_twins, layers.TWINS),
-    (layers.beside_free_namesakes, layers.NAMESAKE),
-    (layers.called_with_more_words, layers.MORE),
-    (layers.lost_in_other_parts, layers.LOST),
+    (parts.into_other_towers, parts.OTHER_TOWER),
+    (parts.beside_free_twins, parts.TWINS),
+    (parts.beside_free_namesakes, parts.NAMESAKE),
+    (parts.called_with_more_words, parts.MORE),
+    (parts.lost_in_other_parts, parts.LOST),
     (lists.counted_from_either_end, lists.EITHER_END),
 )
 
