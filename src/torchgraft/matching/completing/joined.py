@@ -46,14 +46,10 @@ def with_layers_joined(matching: Matching) -> Matching:
     sources, targets = _layers(matching.free_sources), _layers(matching.free_targets)
     found = [
         match
-        for whole, parts in _sums(sources, targets)
+        for wholes, layers, joins in ((sources, targets, False), (targets, sources, True))
+        for whole, parts in _sums(wholes, layers)
         for cut, part in _cut(whole, parts)
-        for match in _pairs(whole=cut, part=part, joins=False)
-    ] + [
-        match
-        for whole, parts in _sums(targets, sources)
-        for cut, part in _cut(whole, parts)
-        for match in _pairs(whole=cut, part=part, joins=True)
+        for match in _pairs(whole=cut, part=part, joins=joins)
     ]
     fed = {key for m in found for key in m.target.keys}
     used = {key for m in found for key in m.source.keys}
