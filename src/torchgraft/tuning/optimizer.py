@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
 from torchgraft.core.formatting import listed
@@ -107,9 +108,12 @@ def _choose(
     found = stored_optimizers(source)
     wanted = [stored for stored in found if prefer in (None, stored.label) or prefer in stored.label.split("/")]
     if not wanted:
-        there = ", ".join(repr(stored.label) for stored in found) or "none"
+        there = ", ".join(repr(stored.label) for stored in found)
+        instead = (
+            f"it has {there}" if there else "if it lies in a file beside it (optimizer.pt, optimizer.bin), give that"
+        )
         raise UsageError(
-            f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; it has {there}"
+            f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; {instead}"
         )
     shapes = _source_parameters(plan, source)
     if len(wanted) == 1:
@@ -134,13 +138,12 @@ def _assigned(
     Raises:
         UsageError: only their order could tell, and the file is sorted by name (safetensors files are).
     """
-    if names is None and not stored.has_names and list(plan.source_specs) == sorted(plan.source_specs):
-        fed = [s.feeds[0].key for s in plan.copied if s.feeds[0].key in shapes]
-        if fed != sorted(fed):
-            raise UsageError(
-                "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its "
-                "parameters is lost; give names= (in the order of the old optimizer's groups)"
-            )
+    if names is None and not stored.has_names and _has_lost_order(plan, shapes):
+        raise UsageError(
+            "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its parameters is lost; "
+            "give names= (in the order of the old optimizer's groups; [name for name, _ in model.named_parameters()], if it had one "
+            "group and this model registers its parameters as the old one did)"
+        )
     for part in _parts(plan, shapes):
         inside = {name: shape for name, shape in shapes.items() if name.startswith(part)}
         if names is not None and all(part + name in inside for name in names):
@@ -148,6 +151,24 @@ def _assigned(
         if names is None and len(inside) == len(stored.order):
             return assign_parameters(stored, inside, None)
     return assign_parameters(stored, shapes, names)
+
+
+def _has_lost_order(plan: Plan, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the parameters in `shapes` may have been registered in another order than the checkpoint has them in.
+
+    The safetensors library sorts each file by type, and then by name. Sorted is registered where the model registers them all
+    so; in other formats, which keep the order, also where it has but some of them.
+    """
+    by_type: defaultdict[DType, list[str]] = defaultdict(list)
+    for key, spec in plan.source_specs.items():
+        by_type[spec.dtype].append(key)
+    stored_apart = plan.format == "safetensors shards"
+    if not stored_apart and any(keys != sorted(keys) for keys in by_type.values()):
+        return False
+    fed = list(dict.fromkeys(s.feeds[0].key for s in plan.copied if s.feeds[0].key in shapes))
+    wanted = set(fed)
+    known = [key for key in shapes if key in wanted]
+    return fed != known or (plan.format.startswith("safetensors") and len(fed) < len(shapes))
 
 
 def _parts(plan: Plan, shapes: Mapping[str, Shape]) -> Iterator[str]:

@@ -1,0 +1,62 @@
+"""Which number of an optimizer's state is which parameter, where files of weights are sorted by name."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Unsorted(nn.Module):
+    """Its layers come in another order than their names, and their shapes don't tell them apart."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3)
+        self.z, self.y = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.head = nn.Linear(3, classes, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.y(self.z(self.b(self.a(x)))))
+
+
+def kept_apart(folder, shard_size=None):
+    """Save a model as the safetensors library does, sorted by type and name, and its optimizer beside it."""
+    old = Unsorted()
+    optimizer = torch.optim.Adam(old.parameters())
+    old(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    state = old.state_dict()
+    order = sorted(state, key=lambda key: (state[key].dtype != torch.int64, key))
+    saved = tg.save(folder / "model.safetensors", {key: state[key] for key in order}, shard_size=shard_size)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    return old, optimizer, saved.path
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+@pytest.mark.parametrize("shard_size", [None, 60])
+def test_a_file_sorted_by_type_and_name_has_lost_the_order(tmp_path, classes, shard_size):
+    old, optimizer, path = kept_apart(tmp_path, shard_size)
+    model = Unsorted(classes)
+    report = tg.load(model, path)
+    new = torch.optim.Adam(model.parameters())
+    with pytest.raises(tg.UsageError, match=r"sorted by name.*; give names="):
+        tg.optimizer_state(model, new, report, tmp_path / "optimizer.pt")
+    names = [name for name, _ in old.named_parameters()]
+    tg.optimizer_state(model, new, report, tmp_path / "optimizer.pt", names=names)
+    was, now = (dict(one.named_parameters()) for one in (old, model))
+    for name in names if classes == 3 else names[:-1]:
+        assert torch.equal(new.state[now[name]]["exp_avg"], optimizer.state[was[name]]["exp_avg"])
+
+
+def test_layers_that_a_sorted_file_has_beside_leave_the_order_open(tmp_path):
+    old = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "zab"})
+    optimizer = torch.optim.Adam(old.parameters())
+    sum(p.square().sum() for p in old.parameters()).backward()
+    optimizer.step()
+    tg.save(tmp_path / "model.safetensors", dict(sorted(old.state_dict().items())))
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    model = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "ab"})
+    report = tg.load(model, tmp_path / "model.safetensors")
+    with pytest.raises(tg.UsageError, match="sorted by name"):
+        tg.optimizer_state(model, torch.optim.Adam(model.parameters()), report, tmp_path / "optimizer.pt")
