@@ -109,7 +109,7 @@ def test_counters_are_proved_by_value_and_idle_modules_on_their_own():
     assert set(found.values()) == {Means.OUTPUTS}
     assert proof.words() == (
         "proved on 1 input, max rel. diff 0: all 9 tensors placed; 6 by outputs of the whole; "
-        "2 by modules run on their own (side); 1 by value, without part in the run"
+        "2 by modules run on their own, not where they stand (side); 1 by value, without part in the run"
     )
 
 

@@ -131,7 +131,7 @@ def test_a_module_that_can_only_be_run_on_its_own_is_proved_so():
     ]  # fmt: skip
     assert proof.parts[1].slots == ("backbone.1.num_batches_tracked",)
     assert not proof.unproved
-    assert "by modules run on their own (backbone.3)" in proof.words()
+    assert "by modules run on their own, not where they stand (backbone.3)" in proof.words()
     assert "no input is known on which both can be run" in proof.words()
     assert [o.kind for o in plan.objections if o.kind == "outputs"] == ["outputs"]
 

@@ -22,7 +22,7 @@ class Means(StrEnum):
 _HOW = {
     Means.OUTPUTS: "by outputs of the whole",
     Means.PLACE: "where they stand",
-    Means.APART: "by modules run on their own",
+    Means.APART: "by modules run on their own, not where they stand",
     Means.IDLE: "by value, without part in the run",
     Means.VALUE: "by value alone, as the plan pairs them",
 }
