@@ -25,7 +25,7 @@ def verification_view(found: Verification) -> View:
     inputs = f"{found.inputs} input{'s' * (found.inputs != 1)}"
     if found.passed:
         verdict = f"equal on {inputs}: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
-    elif found.outputs:
+    elif found.outputs and found.finished:
         verdict = f"outputs differ: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
     else:
         verdict = "the model could not be run to its end"

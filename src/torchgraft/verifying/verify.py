@@ -49,14 +49,14 @@ def verify_models(request: VerifyRequest) -> Verification:
             divergence, causes = explain(request, one.matches, number, settings)
             if not one.passed:
                 break
-    outputs = [output for one in comparisons for output in one.outputs]
-    passed = bool(outputs) and all(output.passed for output in outputs)
+    passed = all(one.passed for one in comparisons)
     proof = _prove(request, [(one.source, one.target) for one in comparisons], limit, passed=passed)
     matches = comparisons[-1].matches
     return Verification(
-        outputs=tuple(outputs),
+        outputs=tuple(output for one in comparisons for output in one.outputs),
         inputs=len(request.input_pairs),
         tolerance=limit,
+        finished=not any(one.target.recording.failure for one in comparisons),
         divergence=divergence,
         causes=tuple(causes),
         settings=settings.differences,
@@ -64,15 +64,20 @@ def verify_models(request: VerifyRequest) -> Verification:
         matched=_matched_operations(matches),
         parts=tuple(proof.parts),
         unproved=tuple(sorted(proof.unproved)),
-        notes=(
-            *dict.fromkeys(note for one in comparisons for note in one.notes),
-            *(_last_match_note(matches) if any(not isfinite(output.relative) for output in outputs) else ()),
-            *_training_mode_notes(request),
-            *_missing_tensor_notes(request),
-            *(_deviating_weight_notes(request, proof.deviating) if passed else ()),
-        ),
+        notes=(*_notes(request, comparisons), *(_deviating_weight_notes(request, proof.deviating) if passed else ())),
         seconds=time.perf_counter() - start,
     )
+
+
+def _notes(request: VerifyRequest, comparisons: Sequence[_Comparison]) -> list[str]:
+    """Return what is to be known about the runs and the plan beside whether outputs agree."""
+    unlike = any(not isfinite(output.relative) for one in comparisons for output in one.outputs)
+    return [
+        *dict.fromkeys(note for one in comparisons for note in one.notes),
+        *(_last_match_note(comparisons[-1].matches) if unlike else ()),
+        *_training_mode_notes(request),
+        *_missing_tensor_notes(request),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,7 +122,8 @@ class Hyperparameters(Shown):
 class Verification(Shown):
     """Whether two models compute the same on some inputs, and if not, where they part and why.
 
-    `inputs` is the number of inputs, `tolerance` the greatest relative difference that passes. `operations` are how
+    `inputs` is the number of inputs, `tolerance` the greatest relative difference that passes. `finished`: the model ran to
+    its end on each input that it was run on, up to the first on which outputs differ. `operations` are how
     many the source and the target ran, `matched` how many results of the target the source has, too. `settings` are
     those in which matched modules differ, whether or not that was seen in the outputs. `parts` say of the tensors that the
     plan placed by which means each is proved, `unproved` are those that are in none.
@@ -131,6 +132,7 @@ class Verification(Shown):
     outputs: tuple[OutputComparison, ...]
     inputs: int
     tolerance: float
+    finished: bool = True
     divergence: Divergence | None = None
     causes: tuple[Cause, ...] = ()
     settings: tuple[SettingDifference, ...] = ()
@@ -144,8 +146,8 @@ class Verification(Shown):
 
     @property
     def passed(self) -> bool:
-        """Whether all outputs agree within the tolerance."""
-        return bool(self.outputs) and all(one.passed for one in self.outputs)
+        """Whether the model ran on all inputs, and all outputs agree within the tolerance."""
+        return self.finished and bool(self.outputs) and all(one.passed for one in self.outputs)
 
     @property
     def complete(self) -> bool:
