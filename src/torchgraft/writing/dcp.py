@@ -30,6 +30,7 @@ from torchgraft.writing.items import Item, check_stated
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch.distributed.checkpoint import SavePlanner
 
     from torchgraft.writing.content import Content
 
@@ -114,35 +115,12 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _write(part: str, content: Content, tick: Callable[[int], None], most: int | None) -> None:
-    import numpy as np
     import torch
-    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     stored = {item.name: item for item in content.items}
     by_name = {**stored, **{name: stored[first] for name, first in content.shared.items()}}
-
-    largest = max((item.spec.nbytes for item in by_name.values()), default=0)
-    own = threading.local()  # each file has a thread
-
-    class Planner(DefaultSavePlanner):
-        """Plans by specs; gives values when the writer comes to them.
-
-        The writer holds on to all values of a file until it is complete. As it asks for one only when it has written the
-        one before, all of them lie in the same memory, one after the other.
-        """
-
-        def resolve_data(self, write_item: Any) -> Any:
-            item = by_name.get(write_item.index.fqn)
-            if item is None:
-                return super().resolve_data(write_item)
-            if not hasattr(own, "memory"):
-                own.memory = np.empty(largest, np.uint8)
-            value = _value(item, own.memory)
-            tick(item.spec.nbytes)
-            return value
-
     state: dict[str, Any] = {
         name: torch.empty(item.spec.shape, dtype=getattr(torch, item.spec.dtype.label), device="meta")
         for name, item in by_name.items()
@@ -162,7 +140,33 @@ def _write(part: str, content: Content, tick: Callable[[int], None], most: int |
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group is as it should be
-        save(state, storage_writer=writer, planner=Planner(flatten_state_dict=False), **_alone())
+        save(state, storage_writer=writer, planner=_planner(by_name, tick), **_alone())
+
+
+def _planner(by_name: Mapping[str, Item], tick: Callable[[int], None]) -> SavePlanner:
+    """Return a planner that plans by specs, and gives values when the writer comes to them.
+
+    The writer holds on to all values of a file until it is complete. As it asks for one only when it has written the one
+    before, all of them lie in the same memory, one after the other.
+    """
+    import numpy as np
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+
+    largest = max((item.spec.nbytes for item in by_name.values()), default=0)
+    own = threading.local()  # each file has a thread
+
+    class Planner(DefaultSavePlanner):
+        def resolve_data(self, write_item: Any) -> Any:
+            item = by_name.get(write_item.index.fqn)
+            if item is None:
+                return super().resolve_data(write_item)
+            if not hasattr(own, "memory"):
+                own.memory = np.empty(largest, np.uint8)
+            value = _value(item, own.memory)
+            tick(item.spec.nbytes)
+            return value
+
+    return Planner(flatten_state_dict=False)
 
 
 def _alone() -> dict[str, Any]:
