@@ -62,8 +62,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     if golden is not None:
         if source_model is not None or source_inputs is not None:
             raise UsageError("golden= stands in place of source_model= and source_inputs=: give one of them")
-        recorded = read_golden(golden)
-        asked = verify_request(model, recorded, inputs, plan=plan, tolerance=tolerance, mode=mode)
+        asked = verify_request(model, read_golden(golden), inputs, plan=plan, tolerance=tolerance, mode=mode)
         return replace(verify_models(asked), renderers=renderers("verification"))
     if source_model is None:
         raise UsageError("verify needs source_model=, or golden= with what it was recorded to give")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError
@@ -129,15 +130,9 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     kept, moving = _modules_to_keep_in_eval(found, frozen, {tensor.key for tensor in picked}, selection)
     if dropout == "off":
         kept = [*_fully_frozen_modules(found, frozen), *kept]
-    undo: list[Callable[[], None]] = []
-    try:
-        undo.extend(_stop_gradient(tensor) for tensor in parameters)
-        undo.extend(hold_rows(t.tensor, t.known) for t in held if t.known)
-        undo.extend(keep_in_eval(found.modules[path], model) for path in kept)
-    except BaseException:  # Ctrl-C, or a module that takes no such flag: the caller would have no way to undo it
-        while undo:
-            undo.pop()()
-        raise
+    stopped = (_stop_gradient(tensor) for tensor in parameters)
+    in_part = (hold_rows(t.tensor, t.known) for t in held if t.known)
+    undo = _all_or_none(chain(stopped, in_part, (keep_in_eval(found.modules[path], model) for path in kept)))
     return Frozen(
         tuple(t.name for t in parameters),
         tuple(t.name for t in held),
@@ -146,6 +141,18 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         tuple(t.tensor for t in held),
         undo,
     )
+
+
+def _all_or_none(changes: Iterable[Callable[[], None]]) -> list[Callable[[], None]]:
+    """Make changes, each of which gives what takes it back, and return all of that; where one fails none stays."""
+    undo: list[Callable[[], None]] = []
+    try:
+        undo.extend(changes)
+    except BaseException:  # Ctrl-C, or a module that takes no such flag: the caller would have no way to undo it
+        while undo:
+            undo.pop()()
+        raise
+    return undo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

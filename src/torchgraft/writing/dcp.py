@@ -30,7 +30,7 @@ from torchgraft.writing.items import Item, check_stated
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch.distributed.checkpoint import SavePlanner
+    from torch.distributed.checkpoint.planner import SavePlanner
 
     from torchgraft.writing.content import Content
 
