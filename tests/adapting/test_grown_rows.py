@@ -30,3 +30,4 @@ def test_a_table_that_shrinks_or_changes_its_width_stays_fresh(old, new):
     report = tg.load(model, table(*old), grow_rows=["embed"])
     assert [step.slot.name for step in report.plan.fresh] == ["embed.weight"]
     assert torch.equal(model["embed"].weight, before)
+    assert ("grow_rows= cuts none" in report.plan.fresh[0].why.text) is (new == (5, 4))

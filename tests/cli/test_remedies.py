@@ -34,6 +34,8 @@ from torchgraft.cli.keywords import as_typed
         ("grow_rows={'a': 'mean'} or merge_lora=True", '--set \'grow_rows={"a": "mean"}\' or --merge-lora'),
         ("grids={'p': ((2, 3), (height, width))}", "--set 'grids={\"p\": [[2, 3], [height, width]]}'"),
         ("grids=[[2, 3]]: use a dictionary", "--set 'grids=[[2, 3]]': use a dictionary"),
+        ("layers=1: use a dictionary, not int", "--set layers=1: use a dictionary, not int"),
+        ("num_heads=8: the rows", "--num-heads 8: the rows"),
         ("--set grids=((2,3)): no JSON", "--set grids=((2,3)): no JSON"),
     ],
 )

@@ -20,7 +20,7 @@ from torchgraft.adapting.fused import (
 from torchgraft.adapting.options import Options, option_for
 from torchgraft.adapting.positions import position_fit
 from torchgraft.adapting.rotary import with_pairs
-from torchgraft.adapting.rows import row_fit, vocabulary_fit
+from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import is_derived
@@ -149,7 +149,8 @@ def _shaped(match: Match, facts: Facts) -> Fit:
     moved = position_fit(source, target, facts.sides, facts.library, grids)
     if moved is not None:
         return moved
-    return resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
+    resized = resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
+    return told_of_shrinking(resized, source, target, options)
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:

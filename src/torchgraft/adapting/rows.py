@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.options import AxisNames, Options, option_for
@@ -32,6 +33,14 @@ def row_fit(source: Leaf, target: Leaf, options: Options) -> Fit | None:
     if new is not None and len(a) == len(b) and a and a[0] < b[0] and a[1:] == b[1:]:
         return _grown(a[0], b[0], new)
     return None
+
+
+def told_of_shrinking(fit: Fit, source: Leaf, target: Leaf, options: Options) -> Fit:
+    """Return the fit of a table; where the caller lets it grow and it has fewer rows in the model, say that this cuts nothing."""
+    a, b = source.shape, target.shape
+    if fit.ops is not None or a[1:] != b[1:] or not a or a[0] <= b[0] or option_for(options.grow_rows, target) is None:
+        return fit
+    return replace(fit, text=f"{fit.text}: grow_rows= cuts none, axis_names= can say which stay")
 
 
 def _grown(old: int, size: int, new: str) -> Fit:

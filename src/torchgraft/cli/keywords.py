@@ -148,10 +148,10 @@ def _nested(left: str, right: str) -> str:
     return rf"\{left}(?:{inner}|\{left}{inner}*\{right})*\{right}"
 
 
-# What may stand behind a keyword: a policy, True, a text, or a list, tuple or dictionary.
+# What may stand behind a keyword: a policy, True, a number, a text, or a list, tuple or dictionary.
 _VALUE = (
     r"(?:tg\.Policy\((?P<kind>\w+)=tg\.Verdict\.(?P<verdict>\w+)\)"
-    rf"|(?P<value>True|'[^'{{}}\s]*'|{_nested('[', ']')}|{_nested('{', '}')}|{_nested('(', ')')}))?"
+    rf"|(?P<value>True|-?\d+(?:\.\d+)?(?!\w)|'[^'{{}}\s]*'|{_nested('[', ']')}|{_nested('{', '}')}|{_nested('(', ')')}))?"
 )
 
 
@@ -201,8 +201,8 @@ def _typed(name: str, option: str | None, value: Any) -> str:
     if option is not None:
         if value is True:
             return option
-        if isinstance(value, str):
-            return f"{option} {quote(value)}"
+        if isinstance(value, (str, int, float)):
+            return f"{option} {quote(str(value))}"
         texts = isinstance(value, (dict, list)) and all(isinstance(one, str) for one in value)
         if texts and isinstance(value, list):
             return " ".join(f"{option} {quote(one)}" for one in value)

@@ -49,7 +49,11 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
     pool = [n for n in live if not any(is_inside(o.path, n.path) for o in live)]
     equals = _alike(pool) if not slots else pool[1:] if best > 0 else []
     rivals = equals if prefer is None else []
-    rule = "it shares most with the model" if slots else "the first that holds a model's weights"
+    rule = (
+        "it shares most with the model"
+        if slots
+        else "the first that holds a model's weights; load takes what shares most with the model"
+    )
     if rivals:
         rule = "the first of those that fit equally"
     asks = bool(rivals) and not slots  # then nothing is used before the caller has chosen

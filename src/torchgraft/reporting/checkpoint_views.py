@@ -109,7 +109,7 @@ def _network_words(network: NetworkSummary, chosen: str | None) -> str:
     kinds = ", ".join(
         str(dtype) if len(network.dtypes) == 1 else f"{count} {dtype}" for dtype, count in network.dtypes.items()
     )
-    mark = ", the one to load" if network.path == chosen else ""
+    mark = ", listed below" if network.path == chosen else ""
     where = printable(network.path) or "top level"
     return f"{where}: {network.role}, {tensors(network.tensors)}, {many(network.elements)} elements, {size(network.nbytes)}, {kinds}{mark}"
 
