@@ -19,6 +19,7 @@ from torchgraft.adapting.fused import (
 )
 from torchgraft.adapting.options import Options, option_for
 from torchgraft.adapting.positions import position_fit
+from torchgraft.adapting.recurrent import torn_cells
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
 from torchgraft.core.errors import UsageError, printable
@@ -53,6 +54,7 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
     for slot, match in orphaned_biases(matches, draft.steps).items():
         draft.steps[slot] = kept_fresh(draft.steps[slot])
         draft.rejected.update(dict.fromkeys(match.source.keys, ORPHANED))
+    draft.steps.update(torn_cells(draft.steps))
     return draft
 
 
