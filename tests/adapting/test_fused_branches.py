@@ -70,3 +70,16 @@ def test_kernels_without_a_middle_are_no_branches_of_one_block():
     target = nn.ModuleDict({"part": nn.ModuleDict({"one": nn.Conv2d(3, 4, 4)})})
     with pytest.raises(tg.UsageError, match="has no parallel branches"):
         tg.load(target, source, fuse_branches=True)
+
+
+def test_layers_behind_each_other_are_no_branches():
+    """Two convolutions of a squeeze and excitation, 8 to 2 channels and back, add up to nothing."""
+
+    def net(*names):
+        layers = dict(zip(names, (nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)), strict=True))
+        return nn.ModuleDict({"conv": nn.Conv2d(8, 8, 3), "se": nn.ModuleDict(layers)})
+
+    plan = tg.plan(net("conv_reduce", "conv_expand"), net("0", "2").state_dict())
+    assert not any("parallel branches" in step.why.doubt for step in plan.steps)
+    with pytest.raises(tg.UsageError, match="no parallel branches"):
+        tg.plan(net("conv_reduce", "conv_expand"), net("0", "2").state_dict(), fuse_branches=True)

@@ -94,10 +94,10 @@ def crosswise(one: str, other: str) -> Matching:
 
 def test_two_names_of_both_sides_go_crosswise_only_in_doubt():
     crossed = crosswise("stem.cv1.weight", "stem.cv2.weight")
-    found = crossed.in_doubt(exchangeable(crossed, (), Naming({}, ())))
+    found = crossed.in_doubt(exchangeable(crossed, ((), ()), Naming({}, ())))
     assert [m.certainty for m in found.matches] == [Certainty.DOUBT] * 2
     assert "both names, stem.cv1 and stem.cv2" in found.matches[0].why.doubt
 
 
 def test_members_of_a_list_may_be_counted_from_the_other_end():
-    assert not exchangeable(crosswise("stages.0.weight", "stages.1.weight"), (), Naming({}, ()))
+    assert not exchangeable(crosswise("stages.0.weight", "stages.1.weight"), ((), ()), Naming({}, ()))

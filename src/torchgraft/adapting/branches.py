@@ -73,7 +73,7 @@ def _fused(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str)
             continue
         if any(size % 2 == 0 for size in kernel):  # without a middle, for a smaller kernel to be laid on
             continue
-        branches = _branches(block + ".", specs)
+        branches = [b for b in _branches(f"{block}.", specs) if _is_of_one_layer(b, slot.spec.shape, specs)]
         convs = [b for b in branches if b.kind.startswith("conv")]
         if len(branches) < 2 or not any(specs[b.keys[0]].shape == slot.spec.shape for b in convs):
             continue
@@ -103,6 +103,12 @@ def with_branch_hint(steps: tuple[Step, ...], specs: Mapping[str, TensorSpec], n
 def _groups(kernel: tuple[int, ...], specs: Mapping[str, TensorSpec], branches: Sequence[Branch]) -> int:
     identity = [b for b in branches if b.kind == "norm"]
     return max(1, specs[identity[0].keys[0]].shape[0] // kernel[1]) if identity else 1
+
+
+def _is_of_one_layer(branch: Branch, kernel: tuple[int, ...], specs: Mapping[str, TensorSpec]) -> bool:
+    """Return whether a branch leads from the channels of a convolution to its channels, as all that are added up do."""
+    own = specs[branch.keys[0]].shape
+    return own[:1] == kernel[:1] if branch.kind == "norm" else own[:2] == kernel[:2]
 
 
 def _branches(prefix: str, specs: Mapping[str, TensorSpec]) -> list[Branch]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, stem
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.units import Unit, kind_of, shape_class
+from torchgraft.matching.parts.units import BARE, Unit, kind_of, shape_class
 
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97
@@ -44,7 +44,7 @@ class Order:
     rows: tuple[ListName | None, ...]  # the list that each is a member of itself
     ends: tuple[int, ...]  # the number in that list
     layers: tuple[object, ...]  # of units of vectors alone (norms): the shapes of the last layer before them
-    matrices: Mapping[tuple[str, ...], int]  # how many matrices each module holds
+    layers_in: Mapping[tuple[str, ...], int]  # how many layers, or tensors of its own, each module holds
     root: int  # how many segments in front all paths have in common, and go on behind
 
     @classmethod
@@ -65,7 +65,7 @@ class Order:
             rows=tuple(rows),
             ends=tuple(-1 if row is None else number_of(path) for path, row in zip(paths, rows, strict=True)),
             layers=_layers_before(units, kinds),
-            matrices=Counter(around for unit in units if _has_matrix(unit) for around in _around(unit.path)),
+            layers_in=Counter(around for unit in units if _is_layer(unit) for around in _around(unit)),
             root=_root(segments),
         )
 
@@ -122,13 +122,17 @@ class Order:
             return None
         return Exchange(number_of(a[at]) < number_of(b[at]), (likes[0], likes[1]))
 
-    def branch(self, first: int, second: int) -> bool:
-        """Return whether two units have one path in two sibling modules of several layers, as in `actor.fc` and `critic.fc`; no lists."""
+    def branches(self, first: int, second: int) -> tuple[str, ...]:
+        """Return what the sibling modules are called, of several layers, in which two units have one path; () for lists.
+
+        `actor` and `critic` for `actor.fc` and `critic.fc`.
+        """
         a, b = self.segments[first], self.segments[second]
         differ = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
         if len(a) != len(b) or len(differ) != 1 or self.numbered(first, second):
-            return False
-        return all(self.matrices.get(path[: differ[0] + 1], 0) > 1 for path in (a, b))
+            return ()
+        several = all(self.layers_in.get(path[: differ[0] + 1], 0) > 1 for path in (a, b))
+        return (a[differ[0]], b[differ[0]]) if several else ()
 
     def separates(self, first: int, second: int) -> bool:
         """Return whether the shapes change between two units in the sequence."""
@@ -143,14 +147,17 @@ def _root(paths: Sequence[tuple[str, ...]]) -> int:
     return next((at for at in range(most) if first[at] != last[at]), max(most, 0))
 
 
-def _has_matrix(unit: Unit) -> bool:
-    return any(len(shape_class(leaf.shape)) > 1 for leaf in unit.leaves.values())
+def _is_layer(unit: Unit) -> bool:
+    """Return whether a unit counts as a layer of a module: it has a matrix, or is a tensor of the module's own."""
+    return unit.leaves.keys() <= {BARE, "bias"} or any(
+        len(shape_class(leaf.shape)) > 1 for leaf in unit.leaves.values()
+    )
 
 
-def _around(path: str) -> list[tuple[str, ...]]:
-    """Return the paths of the modules around a unit, cut at the dots."""
-    parts = tuple(path.split("."))
-    return [parts[:at] for at in range(1, len(parts))]
+def _around(unit: Unit) -> list[tuple[str, ...]]:
+    """Return the paths of the modules that hold a unit's tensors, cut at the dots; the unit itself may be one of them."""
+    parts = tuple(unit.path.split("."))
+    return [parts[:at] for at in range(1, len(parts) + 1)]
 
 
 def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:

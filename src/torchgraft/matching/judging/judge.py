@@ -194,8 +194,9 @@ class _Judge:
         deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
         if deeper[0] * deeper[1] > 0:
             return True
-        branches = names[i, j] < SWAP_GAP and first.branch(i, ours) and second.branch(j, theirs)
-        return not branches and first.separates(i, ours) and second.separates(j, theirs)
+        if _are_unlike(first.branches(i, ours), second.branches(j, theirs)):
+            return False
+        return first.separates(i, ours) and second.separates(j, theirs)
 
     def _is_outside(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
         """Return whether both units lie next to the lists under one name, while every rival lies inside a list there.
@@ -252,6 +253,12 @@ class _Judge:
             return False
         own, other = here.segments[pair[side]], here.segments[rival]
         return place_of(".".join(own)) == place_of(".".join(other))
+
+
+def _are_unlike(here: Iterable[str], there: Iterable[str]) -> bool:
+    """Return whether two branches of one side have no word in common with those of the other, one by one; not where there are none."""
+    found = [{*canonical(one)}.isdisjoint(canonical(other)) for one, other in zip(here, there, strict=False)]
+    return bool(found) and all(found)
 
 
 def _lies_in(block: str, around: tuple[str, ...]) -> bool:

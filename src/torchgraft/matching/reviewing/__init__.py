@@ -32,7 +32,7 @@ def reviewed(
     modules = ModulePairs(matching.matches)
     matching = matching.in_doubt(
         {
-            **exchangeable(matching, sources, naming),
+            **exchangeable(matching, sides, naming),
             **moved_without_word(matching, modules),
             **passing_own_places(matching, modules, naming),
             **({} if naming.homes else beside_free_twins(matching)),

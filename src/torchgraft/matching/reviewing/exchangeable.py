@@ -10,15 +10,20 @@ from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.naming import Naming, Prefix
 
+# All leaves of the file, and of the model.
+Sides = tuple[Sequence[Leaf], Sequence[Leaf]]
+
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
+BESIDE = "{0} and {1} {2} hold tensors of the same names and shapes, and no name says which of them this is"
 CROSSED = "both sides have both names, {0} and {1}, and order or structure would exchange them"
 # By so much two prefixes and their homes must be more alike than exchanged, each 0 to 1 as difflib counts it.
 TELLING = 0.25
 
 
-def exchangeable(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> dict[str, str]:
+def exchangeable(matching: Matching, sides: Sides, naming: Naming) -> dict[str, str]:
     """Return the slots in doubt that two like prefixes, or two names of both sides, would exchange."""
-    doubts = _of_like_prefixes(matching, sources, naming) | _crossed(matching)
+    sources = sides[0]
+    doubts = _of_like_prefixes(matching, sources, naming) | _crossed(matching) | _beside_twins(sides, naming)
     return {m.target.name: doubts[m.source.name] for m in matching.matches if m.source.name in doubts} if doubts else {}
 
 
@@ -54,6 +59,40 @@ def _crossed(matching: Matching) -> dict[str, str]:
 def _only_numbers_differ(one: str, other: str) -> bool:
     pairs = list(zip(one.split("."), other.split("."), strict=False))
     return all(a == b or (a.isdecimal() and b.isdecimal()) for a, b in pairs)
+
+
+def _beside_twins(sides: Sides, naming: Naming) -> dict[str, str]:
+    """Return the names in the file, with the doubt, that a rule pairs where a twin without a rule would do as well.
+
+    `actor.rnn` to `policy.rnn`, while `critic.rnn` of the file has no rule, or `value.rnn` of the model.
+    """
+    ruled = naming.pairs.keys(), set(naming.pairs.values())
+    shapes = [{leaf.name: leaf.shape for leaf in side} for side in sides]
+    doubts: dict[str, str] = {}
+    for rule in naming.prefixes:
+        inside = _inside(rule, sides[0], naming) if all(rule) else {}
+        for side, where in ((0, "of the file"), (1, "of the model")) if inside else ():
+            free = {name: shape for name, shape in shapes[side].items() if name not in ruled[side]}
+            for twin in _twins(inside, free):
+                other = Prefix(twin, rule.new) if side == 0 else Prefix(rule.old, twin)
+                if not _is_closer(rule, other):
+                    text = BESIDE.format(rule[side].rstrip("."), twin.rstrip("."), where)
+                    doubts |= {rule.old + rest: text for rest in inside}
+    return doubts
+
+
+def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> list[str]:
+    """Return the prefixes under which all of the names are free, too, in the same shapes."""
+    first = next(iter(inside))
+    found = [name[: -len(first)] for name in free if name.endswith(f".{first}")]
+    return [twin for twin in found if all(free.get(twin + rest) == shape for rest, shape in inside.items())]
+
+
+def _is_closer(rule: Prefix, other: Prefix) -> bool:
+    """Return whether names say that it is this rule: the other would change numbers, share fewer words, or be less alike."""
+    if not other.keeps_numbers or rule.shared_words != other.shared_words:
+        return not other.keeps_numbers or rule.shared_words > other.shared_words
+    return rule.likeness - other.likeness > TELLING
 
 
 def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[str, Shape]:

@@ -162,11 +162,11 @@ def _say_more(after: Pairs, before: Pairs, evidence: Evidence) -> bool:
 
 
 def _twin_branches(units: Sequence[Unit]) -> Iterator[Pairs]:
-    """Yield the layers of each two modules of a block that alone in it hold the same, each beside its like."""
+    """Yield the layers of each two modules of a block, or outside of all, that alone in it hold the same, each beside its like."""
     held: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     for at, unit in enumerate(units):
         child, _, rest = unit.tail.partition(".")
-        if unit.block and rest and not child.isdecimal():
+        if rest and not child.isdecimal():
             held[unit.block][child][rest] = at
     for children in held.values():
         alike: dict[object, list[Mapping[str, int]]] = defaultdict(list)
