@@ -201,3 +201,9 @@ def test_any_sequence_folds(layers, seed):
     report = tg.load(new, old.state_dict(), fold_norms=True, on_doubt="take")
     assert not report.plan.fresh
     assert agree(new, old, torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("model", [nn.Linear(4, 3), nn.BatchNorm1d(3)])
+def test_a_layer_that_is_the_whole_model_has_no_norm_behind_it(model):
+    with pytest.raises(tg.UsageError, match="no batch norm behind a layer"):
+        tg.plan(model, model.state_dict(), fold_norms=True)

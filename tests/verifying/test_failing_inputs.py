@@ -31,3 +31,11 @@ def test_a_failure_on_a_later_input_is_a_difference(tmp_path, recorded):
     assert not found.passed
     assert str(found).startswith("the model could not be run to its end\n")
     assert "the model raised ValueError: too many rows" in str(found)
+
+
+def test_the_input_that_is_worst_says_why_a_plan_is_not_proved():
+    source = nn.Linear(4, 3)
+    inputs = [torch.randn(rows, 4) for rows in (2, 5, 1)]
+    found = tg.plan(Few(4, 3), source, inputs=inputs).proof
+    assert not found.passed
+    assert found.reason == "the model raised ValueError: too many rows"

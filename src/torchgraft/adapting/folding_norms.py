@@ -126,8 +126,9 @@ def _pairs(specs: Mapping[str, TensorSpec]) -> list[Fold]:
     """Return every norm with statistics and the layer before it: by order, or by name in a file sorted by name."""
     owners: dict[str, set[str]] = {}
     for key in specs:
-        owner, _, role = key.rpartition(".")
-        owners.setdefault(owner, set()).add(role)
+        owner, dot, role = key.rpartition(".")
+        if dot:  # what is the model itself stands behind nothing
+            owners.setdefault(owner, set()).add(role)
     norms = {o for o, roles in owners.items() if {"running_mean", "running_var"} <= roles}
     layers = {o for o, r in owners.items() if o not in norms and "weight" in r and len(specs[f"{o}.weight"].shape) > 1}
     is_sorted = list(specs) == sorted(specs)

@@ -37,18 +37,20 @@ def settle(plan: Plan, source: Source, trial: Trial) -> Plan:
     with TemporaryWeights(trial.model, CachedSource(source)) as weights:
         search = _Search(plan, trial, weights)
         search.run()
-        worst = search.outcome.relative
+        worst, reason = search.outcome.relative, search.reason
         for inputs, source_run in zip(trial.inputs[1:], trial.source_runs[1:], strict=True):
             with weights.interruptible():
                 target_run = record_run(trial.model, inputs)
-            worst = max(worst, search.measure(source_run, target_run).relative)
+            relative = search.measure(source_run, target_run).relative
+            if relative > worst:
+                worst, reason = relative, search.reason
     passed = worst <= search.limit
     proof = Proof(
         inputs=len(trial.source_runs),
         relative=worst,
         tolerance=search.limit,
         passed=passed,
-        reason="" if passed else search.reason,
+        reason="" if passed else reason,
     )
     if not passed and not search.improved:
         return replace(plan, proof=proof)
