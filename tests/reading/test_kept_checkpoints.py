@@ -91,3 +91,11 @@ def test_a_folder_that_is_named_names_no_other_one(tmp_path):
     with pytest.raises(tg.CheckpointError, match=r"/a: it is named as the newest checkpoint, and 'latest' in it names"):
         tg.inspect(tmp_path)
     assert tg.inspect(inner.parent).networks[0].tensors == 2
+
+
+@pytest.mark.parametrize(("present", "missing"), [((1,), 0), ((0, 2), 1)])
+def test_a_rank_that_is_missing_between_others_is_named(tmp_path, present, missing):
+    for rank in present:
+        put(tmp_path, f"mp_rank_{rank:02d}_model_states.pt", float(rank))
+    with pytest.raises(tg.CorruptCheckpointError, match=rf"rank {missing} \(mp_rank_0{missing}\) is missing"):
+        tg.open_checkpoint(tmp_path)

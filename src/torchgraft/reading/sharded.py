@@ -15,6 +15,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import PART, merged, run_of
+from torchgraft.core.names import natural_key
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import CheckpointFile, shown
@@ -26,6 +27,7 @@ from torchgraft.reading.tensors import StoredTensor
 MAX_INDEX = 128 << 20
 MAX_SHARDS = 10_000
 INDEX = ".index.json"
+_RANK = re.compile(r"mp_rank_(\d+)")
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
 
 
@@ -95,7 +97,11 @@ def read_ranks(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     """Return one network per tensor-parallel rank: rank0, rank1 ..."""
     tree: dict[str, Any] = {}
     out = Contents(format="tensor-parallel ranks", tree=tree)
-    for number, name in enumerate(names):
+    numbers = {int(found[1]) for found in map(_RANK.match, names) if found}
+    missing = next((number for number in range(max(numbers, default=0)) if number not in numbers), None)
+    if missing is not None:
+        raise CorruptCheckpointError(f"{shown(folder)}: rank {missing} (mp_rank_{missing:02d}) is missing")
+    for number, name in enumerate(sorted(names, key=natural_key)):
         inner = os.path.join(folder, name)
         if os.path.isdir(inner):
             listed = sorted(os.listdir(inner))
