@@ -246,14 +246,12 @@ def _interleaved(origins: Origins, dim: int, period: int, line: Ids) -> Moves | 
 
 
 def _flattened(origins: Origins, axes: Sequence[int]) -> Moves | None:
-    """Return the moves where the source changes along several dimensions: these are put first and become one."""
+    """Return the moves where the source changes along several dimensions, and no others: these are put first and become one."""
     shape = origins.tensor.shape
     order = [*axes, *(d for d in range(len(shape)) if d not in axes)]
     front = tuple(shape[d] for d in order)
     flat = (prod(front[: len(axes)]), *front[len(axes) :])
     tensor, place = (side.transpose(order).reshape(flat) for side in (origins.tensor, origins.place))
-    if any(_varies_along(tensor, d) for d in range(1, len(flat))):
-        return None
     found = _joined_along(origins.part(tensor, place), 0)
     if found is None:
         return None

@@ -38,12 +38,10 @@ class Digit:
 
 
 def view_ops(places: Ids, shape: Shape, *, picks: bool = True) -> tuple[Op, ...] | None:
-    """Return the ops that give a tensor of places in C order, shaped `shape`, the form of `places`; None if there are none.
+    """Return the ops that give a tensor of places in C order, shaped `shape`, the form of `places`, which has some; None if there are none.
 
     `picks` allows indices in any order. The result was run, and is right.
     """
-    if not places.size:
-        return None
     found = _ops(places, shape, picks=picks)
     return found if found is not None and _gives(found, places, shape) else None
 
