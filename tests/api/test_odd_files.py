@@ -189,6 +189,26 @@ def test_names_with_slashes_are_read_with_dots():
     assert torch.equal(model["norm"].running_var, file["norm/moving_variance:0"])
 
 
+def test_numbers_of_outputs_behind_names_with_dots_are_read_over():
+    """Keras writes groups in place of slashes, and the number behind the name all the same."""
+    sizes = {"dense": (12, 8), "dense_1": (8, 8), "dense_2": (8, 3)}
+    file = {f"{name}.{name}.kernel:0": torch.randn(size) for name, size in sizes.items()}
+    file |= {f"{name}.{name}.bias:0": torch.randn(size[1]) for name, size in sizes.items()}
+    file = dict(sorted(file.items()))
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert not tg.load(model, file).plan.fresh
+    for at, name in zip((0, 2, 4), sizes, strict=True):
+        assert torch.equal(model[at].weight, file[f"{name}.{name}.kernel:0"].T)
+        assert torch.equal(model[at].bias, file[f"{name}.{name}.bias:0"])
+
+
+def test_numbers_that_tell_names_apart_stay():
+    model, file = nn.Linear(4, 3), {"weight": torch.randn(3, 4), "bias": torch.randn(3), "bias:0": torch.randn(3)}
+    report = tg.load(model, file)
+    assert torch.equal(model.bias, file["bias"])
+    assert [unused.spec.name for unused in report.plan.unused] == ["bias:0"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -23,7 +23,7 @@ from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.second_names import by_telling_names, second_names
 from torchgraft.matching.names.sections import averaged_beside, keep_part, without_averages
-from torchgraft.matching.names.spelling import as_spelled, dotted
+from torchgraft.matching.names.spelling import as_dotted, as_spelled
 from torchgraft.matching.names_alone import by_names
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
 from torchgraft.matching.ranks import join_ranks
@@ -124,7 +124,8 @@ class Given:
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
     names = {name for leaf in targets for name in (leaf.name, *leaf.also)}
     ruled = given.rules.present_once(part, names)
-    named = [given.known.renamed.get(name, dotted(name)) for name, _ in ruled]
+    plain = as_dotted([name for name, _ in ruled], names)
+    named = [given.known.renamed.get(name, one) for (name, _), one in zip(ruled, plain, strict=True)]
     shown = as_spelled(named, names, (key for leaf in targets for key in leaf.keys))
     keys = {name: key for name, (_, key) in zip(shown, ruled, strict=True)}
     fewer = _without_second_names(keys, targets, given) if given.known.same else keys

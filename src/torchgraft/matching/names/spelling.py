@@ -15,6 +15,7 @@ from torchgraft.matching.tables.packing import FUSED
 
 _JOINT = re.compile(r"_(?=[a-z])")
 _FOLDED = ("_weight", "_bias")
+_OUTPUT = ":0"
 _SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
 
 
@@ -95,8 +96,19 @@ def _plain(segment: str) -> str:
     return _JOINT.sub("", segment.lower())
 
 
-def dotted(name: str) -> str:
-    """Return a name of TensorFlow's spelling (`block1/conv/kernel:0`) with dots; every other name as it is."""
+def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return names of TensorFlow's spelling (`block1/conv/kernel:0`) with dots, and without the number of an output.
+
+    Files of Keras have groups for slashes, and the number at the end all the same. It stays where the model's `names` have
+    one, too, or where names would be the same without.
+    """
+    if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
+        plain = [name.removesuffix(_OUTPUT) for name in shown]
+        shown = plain if len(set(plain)) == len(plain) else shown
+    return [_dotted(name) for name in shown]
+
+
+def _dotted(name: str) -> str:
     if "/" not in name or "." in name:
         return name
     stem, _, output = name.rpartition(":")
