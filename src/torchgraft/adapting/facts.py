@@ -1,4 +1,4 @@
-"""What holds for all tensors of one plan, which no single tensor shows: layouts, first layers, flattened maps, tokens."""
+"""Facts about a whole plan that no single tensor shows: layouts, first layers, flattened maps, vocabularies."""
 
 from __future__ import annotations
 

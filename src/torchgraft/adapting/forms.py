@@ -1,4 +1,4 @@
-"""Parametrized and packed weights: kept as they are where both sides agree, computed where only one side has them."""
+"""Parametrized and quantised weights: copied where both sides have the same form, else computed from it or into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan does that is right by every rule, and may surprise all the same: said as notes."""
+"""Notes on a plan: what is right by every rule, and may surprise all the same, such as a shorter list of layers."""
 
 from __future__ import annotations
 

@@ -74,9 +74,7 @@ def _judged(
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
         sure = sureness(pair, familiar=strict, unordered=problem.unordered)
-        if (sure is None and familiar.is_moved_out(pair)) or (
-            sure == CERTAIN and parted and _is_of(sources[pair.source], parted)
-        ):
+        if sure == CERTAIN and parted and _is_of(sources[pair.source], parted):
             sure = LIKELY
         if sure is not None:
             sures.append((pair, sure))

@@ -1,4 +1,4 @@
-"""Runs of elements: what ops that only move whole stretches of memory do, said without any memory."""
+"""Runs of elements: the result of an op as stretches of its inputs, for reading files without running the op."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is left on both sides at last, and may belong together all the same: vectors of modules of which something else was
-paired, and matrices that are the only ones of their shape.
-"""
+"""Pairs of what is left on both sides at last: vectors of modules whose weight was paired, and matrices alone of their shape."""
 
 from __future__ import annotations
 

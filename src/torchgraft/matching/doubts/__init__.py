@@ -22,7 +22,6 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (layers.norms_of_attentions, layers.UNORDERED),
     (layers.one_of_several, layers.ONE_OF_SEVERAL),
     (lists.otherwise_in_other_blocks, lists.ELSEWHERE),
-    (lists.torn_blocks, lists.TORN),
     (lists.counted_otherwise, lists.COUNTED),
     (changed.behind_replaced_blocks, BESIDE),
     (changed.behind_changed_blocks, changed.CHANGED),

@@ -1,4 +1,4 @@
-"""Rules of doubt that look for members of lists that were changed or replaced, or that one block may be any of."""
+"""Rules of doubt about lists of blocks in which one was changed or replaced, or of which one went elsewhere."""
 
 from __future__ import annotations
 

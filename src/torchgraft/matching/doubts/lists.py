@@ -66,27 +66,6 @@ def _place_in_block(unit: Unit) -> InBlock:
     return place_of(unit.block), unit.tail
 
 
-TORN = "by name or shape, parts of one block would go to several blocks of one list"
-
-
-def torn_blocks(found: Found) -> Iterator[Pair]:
-    """Yield units of blocks that are paired, under equal paths, with several members of one list.
-
-    Where shapes send a convolution to the neighbouring block, its norms belong there, too, though names keep them.
-    """
-    met: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for pair in found.held:
-        source, target = found.units_of(pair)
-        if source.tail == target.tail and source.block and target.block:
-            met[source.block, target.block].append(pair.target)
-    goes: dict[tuple[str, ListName, int], list[list[int]]] = defaultdict(list)
-    for (ours, theirs), held in met.items():
-        goes[ours, list_of(theirs), 0].append(held)
-        goes[theirs, list_of(ours), 1].append(held)
-    torn = {at for several in goes.values() if len(several) > 1 for held in several for at in held}
-    return (pair for pair in found.pairs if pair.target in torn) if torn else iter(())
-
-
 COUNTED = "one side counts this list from another number than the other, and the lists differ in length"
 
 

@@ -1,4 +1,4 @@
-"""What the blocks around two units say of them: how alike they are, and how much of them is paired with each other."""
+"""Evidence from the numbered blocks around two units: how alike these are, and how much else in them is paired."""
 
 from __future__ import annotations
 

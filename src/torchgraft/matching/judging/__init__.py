@@ -1,1 +1,1 @@
-"""How sure a pair is: what separates it from every rival, and what it may be called."""
+"""How sure a pair is: its lead over every rival (`judge`), and the certainty that follows from it (`certainty`)."""

@@ -1,4 +1,4 @@
-"""How sure a pair may be taken for, and what is missing where it is in doubt."""
+"""From a judged pair to its certainty: certain, likely, or in doubt for a reason."""
 
 from __future__ import annotations
 
@@ -120,7 +120,6 @@ class Familiar:
         ]
         ours, theirs = around
         self._met = Counter(met for p in pairs for met in product(ours[p.source], theirs[p.target]))
-        self._units = sources, targets
 
     def holds(self, pair: Pair) -> bool:
         """Return whether a pair stands in what is familiar."""
@@ -133,22 +132,6 @@ class Familiar:
         named = [named[part] for named, part in zip(self._named, parts, strict=True)]
         known = any(2 * count > size for count, size in zip(named, sizes, strict=True))
         return known or self._met[parts] < MUTUAL * max(sizes)
-
-    def is_moved_out(self, pair: Pair) -> bool:
-        """Return whether one side only has a module around it, of which most is named as on the other side.
-
-        `language_model.lm_head` beside `language_model.model` is the `lm_head` beside `model.language_model`.
-        """
-        if not (self._whole and pair.fits and pair.unrivalled):
-            return False
-        both = [(units[at], parts[at]) for units, parts, at in
-                zip(self._units, self._parts, (pair.source, pair.target), strict=True)]  # fmt: skip
-        if any(unit.blocks for unit, _ in both):
-            return False
-        side = int(len(both[1][0].path) > len(both[0][0].path))
-        part = both[side][1]
-        inside = part != "" and both[side][0].path == f"{part}.{both[1 - side][0].path}"
-        return inside and 2 * self._named[side][part] > self._sizes[side][part]
 
 
 def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:

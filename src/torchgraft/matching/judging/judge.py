@@ -1,4 +1,4 @@
-"""How sure a pair is: what separates it from every rival that has the same shapes."""
+"""Each pair beside its rivals, the other units of the same shapes: what tells it from them, and what does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names say: rules that make names of both sides equal, and what these pair."""
+"""The types for what names say: prefix rules that make names of both sides equal, and the pairs that follow."""
 
 from __future__ import annotations
 

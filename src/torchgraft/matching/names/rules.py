@@ -1,4 +1,4 @@
-"""What the user knows, applied to the source's names before anything is matched."""
+"""The caller's rules for names (`rename=`, `fan_out=`, `layers=` ...), applied to those of the file before anything is matched."""
 
 from __future__ import annotations
 

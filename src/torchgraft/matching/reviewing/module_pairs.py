@@ -1,4 +1,4 @@
-"""The two modules that a matched tensor leaves and enters: what its name has in the file, and what in the model."""
+"""Matches grouped by modules: from which module of the file to which one of the model a tensor goes."""
 
 from __future__ import annotations
 
