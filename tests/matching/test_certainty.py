@@ -162,7 +162,7 @@ def test_another_spelling_of_the_same_words_is_the_same_norm_still():
 )
 def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_its_shape(rare, in_order, sure):
     pair = Pair(
-        source=0, target=0, fits=True, name=0.2, block=0.0, tail=0.0, in_order=in_order, listed=True, adjoined=False, named=False,
+        source=0, target=0, fits=True, name=0.2, clash=False, block=0.0, tail=0.0, in_order=in_order, listed=True, adjoined=False, named=False,
         unquestioned=False, told_apart=False, unrivalled=True, outside=False, placed=False, exchangeable=False, rare=rare, stem=False,
         lead=1.0, rival=1,
     )  # fmt: skip
@@ -176,7 +176,7 @@ def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_i
 )
 def test_words_around_them_do_not_tell_which_is_which_of_two_layers_of_one_block(exchangeable, told_apart, sure):
     pair = Pair(
-        source=0, target=0, fits=True, name=0.6, block=1.0, tail=1.0, in_order=True, listed=True, adjoined=False, named=False,
+        source=0, target=0, fits=True, name=0.6, clash=False, block=1.0, tail=1.0, in_order=True, listed=True, adjoined=False, named=False,
         unquestioned=False, told_apart=told_apart, unrivalled=True, outside=False, placed=False, exchangeable=exchangeable, rare=0.4, stem=False,
         lead=1.0, rival=1,
     )  # fmt: skip

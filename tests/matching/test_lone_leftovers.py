@@ -89,3 +89,11 @@ def test_a_module_that_was_added_keeps_to_itself_though_its_layers_are_called_as
     fresh = {f"hint.{name}" for name in hint.state_dict()}
     assert {step.slot.name for step in report.plan.fresh} == fresh
     assert all(torch.equal(value, file[name]) for name, value in model.state_dict().items() if name not in fresh)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("text_proj", "visual_proj"), ("student_head", "teacher_head"), ("encoder_out", "decoder_out")]
+)
+def test_names_that_contradict_each_other_are_asked_about(ours, theirs):
+    plan = tg.plan(Decoder(head=theirs), Decoder(head=ours).state_dict())
+    assert [step.slot.name for step in plan.doubtful] == [f"{theirs}.weight"]

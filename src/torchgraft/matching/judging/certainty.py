@@ -51,7 +51,10 @@ def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
         return _doubt(BESIDE)
     if pair.named:
         return LIKELY
-    return (_left_over if familiar else _foreign)(pair, unordered=unordered)
+    if not familiar:
+        return _foreign(pair, unordered=unordered)
+    sure = _left_over(pair, unordered=unordered)
+    return _doubt(OTHER_NAME) if sure and pair.clash else sure  # `text_proj` is no `visual_proj`
 
 
 def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:

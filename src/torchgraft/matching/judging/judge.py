@@ -32,6 +32,7 @@ class Pair:
     target: int
     fits: bool  # they have the same elements
     name: float  # how alike the names are
+    clash: bool  # they contradict each other
     block: float  # how much else of their blocks is paired
     tail: float  # how often units at their places in blocks are paired
     in_order: bool  # on the alignment of the two sequences
@@ -128,6 +129,7 @@ class _Judge:
             target=j,
             fits=bool(evidence.fits[i, j]),
             name=float(evidence.names[i, j]),
+            clash=bool(evidence.clash[i, j]),
             block=float(self._votes[0][i, j]),
             tail=float(self._votes[1][i, j]),
             in_order=context.is_in_order(i, j),
