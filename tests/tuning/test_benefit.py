@@ -135,6 +135,7 @@ ONE = net()
     ("build", "train", "seeds", "said"),
     [
         (net, 3, SEEDS, "train is an int: give a function"),
+        (net(), lambda *_: 1.0, SEEDS, "build is a Sequential: give a function"),
         (net, lambda *_: 1.0, 5, r"seeds=5: give a list of numbers, e.g. range\(5\)"),
         (lambda: ONE, lambda *_: 1.0, SEEDS, "build returns the same model again"),
         (dict, lambda *_: 1.0, SEEDS, "build returns a dict: return an nn.Module"),

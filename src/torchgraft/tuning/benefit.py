@@ -181,7 +181,7 @@ def _require_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: 
 
 def _require_functions(**given: object) -> None:
     for name, function in given.items():
-        if not callable(function):
+        if is_module(function) or not callable(function):
             raise UsageError(f"{name} is {a_kind(function)}: give a function")
 
 
