@@ -1,6 +1,6 @@
 """How a plan is made from an opened source and a surveyed target: the one place where matching and adapting meet.
 
-In bulk where both sides are alike, which is request of all names and shapes at once (`alike`, `copied`); else leaf by leaf
+In bulk where both sides are alike, which is asked of all names and shapes at once (`alike`, `copied`); else leaf by leaf
 (`match`, `adapt`). The first is but a shorter way to what the second would say.
 """
 

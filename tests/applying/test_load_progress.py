@@ -64,3 +64,11 @@ def test_a_listener_that_raises_late_costs_no_model(tmp_path, model):
     report = tg.load(model, tmp_path / "a.safetensors", undo="check", progress=listen)
     assert all(check.passed for check in report.checks)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_listener_that_cannot_be_called_is_a_wrong_argument(tmp_path, model):
+    saved(model, tmp_path / "a.safetensors")
+    before = fingerprint(model)
+    with pytest.raises(tg.UsageError, match="progress is a bool: give a function"):
+        tg.load(model, tmp_path / "a.safetensors", progress=True)
+    assert fingerprint(model) == before

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
+from torchgraft.core.formatting import tensors
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Cursor, Window
 from torchgraft.reading.tensors import MAX_DIMS, FileBytes, TensorView
@@ -131,7 +132,7 @@ def _tensors(
     if quantised:
         name, label = quantised[0]
         raise window.unsupported(
-            f"{len(quantised)} tensors are quantised, as {printable(name, 80)} ({label}); convert the file "
+            f"{tensors(len(quantised))} {'is' if len(quantised) == 1 else 'are'} quantised, as {printable(name, 80)} ({label}); convert the file "
             "to F16, BF16 or F32 first"
         )
     _check_cover(window, sorted(spans), start, align)
