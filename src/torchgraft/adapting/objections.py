@@ -273,7 +273,7 @@ def _unscaled(plan: Plan) -> Iterator[Objection]:
         if names:
             yield Objection(
                 "quantised",
-                f"{listed(names)}: {said} in the file, without the scale that a quantised weight goes with; dequantise the file "
+                f"{listed(names)}: {said} in the file, which no scale that is known here turns into weights; dequantise the file "
                 "with the library that wrote it, or, if these are the weights, say policy=tg.Policy(quantised=tg.Verdict.ACCEPT)",
                 names,
             )

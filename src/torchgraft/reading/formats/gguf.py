@@ -131,9 +131,10 @@ def _tensors(
         out[name] = TensorView(FileBytes(window, start + offset, end - offset), _TYPES[kind], shape)
     if quantised:
         name, label = quantised[0]
+        are = "is" if len(quantised) == 1 else "are"
         raise window.unsupported(
-            f"{tensors(len(quantised))} {'is' if len(quantised) == 1 else 'are'} quantised, as {printable(name, 80)} ({label}); convert the file "
-            "to F16, BF16 or F32 first"
+            f"{tensors(len(quantised))} {are} quantised, as {printable(name, 80)} ({label}); convert the file to F16, BF16 or "
+            "F32 first"
         )
     _check_cover(window, sorted(spans), start, align)
     return out
