@@ -11,7 +11,7 @@ import numpy as np
 
 from torchgraft.applying.memory import fresh, is_on_cuda, is_plain
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.layout import is_dense
+from torchgraft.core.layout import is_dense, span
 from torchgraft.core.places import Place, Walk, here, is_spread, walk_of
 from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Slot
@@ -165,10 +165,7 @@ def address_range_of(tensor: torch.Tensor) -> tuple[int, int]:
     if not (is_plain(tensor) or is_on_cuda(tensor)):
         return _storage_of(tensor)
     start = tensor.data_ptr()
-    if tensor.is_contiguous() or not tensor.numel():
-        return start, start + tensor.nbytes
-    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (last + 1) * tensor.element_size()
+    return start, start + (tensor.nbytes if tensor.is_contiguous() else span(tensor))
 
 
 def _storage_of(tensor: torch.Tensor) -> tuple[int, int]:

@@ -32,8 +32,15 @@ def memory_range(tensor: Tensor) -> tuple[str, int, int] | None:
         return None
     if not start or not tensor.numel():
         return None
+    return str(tensor.device), start, start + span(tensor)
+
+
+def span(tensor: Tensor) -> int:
+    """Return the number of bytes from the first element of a strided tensor to the end of its last, gaps included."""
+    if not tensor.numel():
+        return 0
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return str(tensor.device), start, start + (last + 1) * tensor.element_size()
+    return (last + 1) * tensor.element_size()
 
 
 def is_dense(tensor: Tensor) -> bool:
