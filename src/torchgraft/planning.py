@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.contradictions import expect_consistent
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
-from torchgraft.core.plan import Certainty, Objection, Plan, Unused, Why
+from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused, Why
 from torchgraft.core.specs import Network, Source, Target, TensorSpec
 from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import (
@@ -35,6 +35,7 @@ from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
 
 if TYPE_CHECKING:
+    from torchgraft.matching.names.rules import Rules
     from torchgraft.matching.select import Choice
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
@@ -130,7 +131,8 @@ def _plan_by_matching(
     plan = adapt(matching, target, specs, inputs)
     return replace(
         plan,
-        unused=_seen_from(request.prefer, plan.unused, specs),
+        steps=_left_by_picks(request.rules, plan.steps),
+        unused=_seen_from(request.prefer, _not_picked(request.rules, plan, target), specs),
         objections=(*_fits_several_networks(matching), *_several_networks(choice, matching), *plan.objections),
     )
 
@@ -142,6 +144,35 @@ def _seen_from(prefer: str | None, unused: tuple[Unused, ...], specs: Mapping[st
         return unused
     why, left = Why("no counterpart", f"outside of what prefer={prefer!r} takes"), set(outside)
     return tuple(replace(u, why=why) if u.spec.name in left and u.why.rule == why.rule else u for u in unused)
+
+
+def _not_picked(rules: Rules, plan: Plan, target: Target) -> tuple[Unused, ...]:
+    """Return what is unused, with the layers that `layers=` passes over told so."""
+    if not rules.layers:
+        return plan.unused
+    rules = rules.in_the_file(list(plan.source_specs), [name for slot in target.slots for name in slot.names])
+    why = Why("user rule", "layers= passes over it")
+    return tuple(
+        replace(one, why=why, similar=())
+        if one.why.rule == "no counterpart" and not rules.present([one.spec.name])
+        else one
+        for one in plan.unused
+    )
+
+
+def _left_by_picks(rules: Rules, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return the steps, with layers of the model that `layers=` gives none of the file told so."""
+    if not rules.layers:
+        return steps
+    why = Why("no counterpart", "layers= gives it no layer of the file")
+    return tuple(
+        replace(step, why=why)
+        if step.action is Action.FRESH
+        and step.why.rule == why.rule
+        and any(map(rules.is_behind_picks, step.slot.names))
+        else step
+        for step in steps
+    )
 
 
 def _is_open(matching: Matching) -> bool:

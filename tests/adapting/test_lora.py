@@ -168,6 +168,28 @@ def test_a_weight_in_the_file_is_what_its_adapter_is_added_to(base):
     torch.testing.assert_close(model.up.weight.data, weight + 0.5 * b @ a)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_trained_as_a_whole_takes_the_place_of_what_it_was(dtype):
+    config = peft.LoraConfig(r=2, lora_alpha=5, target_modules=["up"], modules_to_save=["square", "conv"])
+    model = peft.get_peft_model(Net(), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    file, net = model.state_dict(), Net().to(dtype)
+    plan = tg.load(net, file, merge_lora=2.5).plan
+    for name, value in model.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value.to(dtype), msg=name)
+    assert not plan.doubtful
+    assert not plan.fresh
+    assert all(".original_module." in one.spec.name for one in plan.unused)
+    twice = file | {
+        key.replace("save.default", "save.other"): value + 1 for key, value in file.items() if "conv" in key
+    }
+    with pytest.raises(tg.PlanRefusedError, match=r"conv.{weight,bias} .* in doubt"):
+        tg.load(Net(), twice, merge_lora=2.5)
+
+
 def test_adapters_that_are_not_merged_are_said():
     with pytest.raises(tg.PlanRefusedError, match="it holds low-rank adapters"):
         tg.load(Net(), factors())

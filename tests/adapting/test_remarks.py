@@ -82,7 +82,7 @@ def test_statistics_behind_a_layer_that_starts_fresh_are_said() -> None:
         return nn.Sequential(nn.Conv2d(3, 8, kernel), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
 
     (note,) = tg.plan(net(3), net(7)).notes
-    assert note.startswith("1: statistics and scales come from the file, and were made for another layer than 0")
+    assert note.startswith("1: statistics and scales come from the file, while the layer before (0) starts fresh")
     assert tg.plan(net(3), net(3)).notes == ()
 
 

@@ -17,7 +17,18 @@ def test_a_name_that_another_tensor_has_taken_is_no_alias():
     unused = {u.spec.name: u for u in report.plan.unused}
     assert set(unused) == {f"layers.{i}.{role}" for i in (0, 2) for role in ("weight", "bias")}
     assert not any(u.quiet for u in unused.values())
-    assert "another tensor" in unused["layers.0.weight"].why.text
+    assert unused["layers.0.weight"].why.text == "layers= passes over it"
+
+
+def test_layers_that_the_picks_leave_out_are_told_on_both_sides():
+    for path in ("layers", "net.layers"):
+        plan = tg.plan(nn.ModuleDict({"net": stack(2)}), stack(2), layers={path: [0]})
+        assert {s.slot.name: s.why.text for s in plan.fresh} == {
+            f"net.layers.1.{role}": "layers= gives it no layer of the file" for role in ("weight", "bias")
+        }
+        assert {(u.spec.name, u.why.text, u.similar) for u in plan.unused} == {
+            (f"layers.1.{role}", "layers= passes over it", ()) for role in ("weight", "bias")
+        }
 
 
 def test_a_second_name_of_a_tied_tensor_is_an_alias():

@@ -39,6 +39,7 @@ def net():
             {"in_channels": {"head.weight": "nosuch"}},
             r"in_channels=\{'head.weight': 'nosuch'\}: .* accepted are 'repeat'",
         ),
+        ({"rename": {"layers.*": "blocks.*"}}, r"rename: no .*; `\*` stands for itself here: write \{i\} for a number"),
         ({"rename": {"ayers.0": "layers.0"}}, r"rename: no tensor"),
         ({"rename": {"head": "haed"}}, r"rename: nothing in the model is called 'haed'; did you mean 'head'"),
         ({"rename": {"layers.{i}.": "layer.{i}."}}, r"rename: nothing .* 'layer.\{i\}.'; did you mean 'layers.0'"),

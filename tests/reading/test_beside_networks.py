@@ -1,5 +1,6 @@
 """What lies beside a network's tensors: counters of the training loop are no weights, and tensors of objects are."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,3 +51,14 @@ def test_two_keys_that_are_written_alike_are_refused(tmp_path):
     torch.save({"model": {1: torch.ones(2), "1": torch.zeros(2)}}, tmp_path / "a.pt")
     with pytest.raises(tg.CorruptCheckpointError, match="two keys are both written '1'"):
         tg.open_checkpoint(tmp_path / "a.pt")
+
+
+def test_states_of_generators_are_no_model(tmp_path):
+    words = ("MT19937", np.arange(624, dtype=np.uint32), 624, 0, 0.0)
+    states = {"numpy": words, "cpu": torch.get_rng_state(), "cuda": [torch.get_rng_state()]}
+    torch.save(states, tmp_path / "rng_state.pth")
+    found = tg.inspect(tmp_path / "rng_state.pth")
+    assert {network.role for network in found.networks} == {"other"}
+    assert "nothing in the file is known to be a model's weights" in str(found)
+    torch.save({"weight": torch.rand(16)} | states, tmp_path / "mixed.pth")
+    assert "model" in {network.role for network in tg.inspect(tmp_path / "mixed.pth").networks}

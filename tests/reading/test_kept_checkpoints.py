@@ -99,3 +99,20 @@ def test_a_rank_that_is_missing_between_others_is_named(tmp_path, present, missi
         put(tmp_path, f"mp_rank_{rank:02d}_model_states.pt", float(rank))
     with pytest.raises(tg.CorruptCheckpointError, match=rf"rank {missing} \(mp_rank_0{missing}\) is missing"):
         tg.open_checkpoint(tmp_path)
+
+
+def test_checkpoints_in_folders_of_a_folder_that_is_read_are_told(tmp_path):
+    put(tmp_path, "model.safetensors.bin")
+    put(tmp_path / "1_Pooling", "config.json.txt")
+    assert tg.inspect(tmp_path).warnings == ()
+    put(tmp_path / "2_Dense")
+    put(tmp_path / "3_Dense")
+    (note,) = tg.load(nn.Linear(2, 2), tmp_path).plan.notes
+    assert note == "checkpoints of their own in this folder are not read: 2_Dense, 3_Dense"
+
+
+def test_what_a_recipe_keeps_of_its_run_is_no_checkpoint(tmp_path):
+    torch.save({"epochs_run": 1}, tmp_path / "recipe_state.pt")
+    put(tmp_path / "epoch_0")
+    with pytest.raises(tg.CheckpointError, match="no checkpoint in this folder; there is one in epoch_0: name it"):
+        tg.inspect(tmp_path)

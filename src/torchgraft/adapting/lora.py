@@ -30,6 +30,8 @@ _ADAPTERS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|dora_|ia3_)")
 TURNED = frozenset({"Conv1D"})
 # Where a file holds the weight that the adapter belongs to as well, behind the name of the module.
 BASES = (".base_layer.weight", ".weight")
+# A module that was trained as a whole beside the adapters, under the name of an adapter; what it was before lies beside it.
+_TRAINED = re.compile(r"(?P<stem>.*)\.modules_to_save\.[^.]+\.(?P<role>.*)")
 ORDER = ("up", "down", "up 2", "down 2", "magnitude", "alpha")
 
 
@@ -82,6 +84,26 @@ def lora_steps(
                 "device): load the weights first, and then the adapters"
             )
         steps[slot.name] = _doubted_where_tied(step, places[adapter.stem], target)
+    return _trained_modules(specs, target, network) | steps
+
+
+def _trained_modules(specs: Mapping[str, TensorSpec], target: Target, network: str) -> dict[str, Step]:
+    """Return a copying step for each tensor of a module that was trained as a whole, in place of what it was before.
+
+    None where there are several, or the model's has another shape: these are matched as all others are.
+    """
+    found: dict[str, list[str]] = {}
+    for key in specs:
+        if trained := _TRAINED.fullmatch(key):
+            found.setdefault(f"{trained['stem']}.{trained['role']}".removesuffix(".weight"), []).append(key)
+    slots = {name: slot for slot in target.slots for name in slot.names}
+    places = _places([stem for stem, keys in found.items() if len(keys) == 1], list(slots)) if found else {}
+    steps = {}
+    for stem, name in places.items():
+        slot, (key,) = slots[name], found[stem]
+        if slot.spec.shape == specs[key].shape:
+            why = Why("adapter", "trained as a whole beside the adapters")
+            steps[slot.name] = Step(slot=slot, feeds=(Feed(key, (), network),), why=why)
     return steps
 
 

@@ -210,8 +210,8 @@ def _behind_fresh(plan: Plan) -> Iterator[str]:
             layers.append(before.slot.owner)
     if names:
         yield (
-            f"{listed(names)}: statistics and scales come from the file, and were made for another layer than "
-            f"{listed(layers)} before, which starts fresh"
+            f"{listed(names)}: statistics and scales come from the file, while the layer before ({listed(layers)}) starts fresh: "
+            "they don't describe its outputs"
         )
 
 

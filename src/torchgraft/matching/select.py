@@ -54,6 +54,8 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
         if slots
         else "the first that holds a model's weights; load takes what shares most with the model"
     )
+    if not slots and pool[0].role == "other":
+        rule = "the first; nothing in the file is known to be a model's weights"
     if rivals:
         rule = "the first of those that fit equally"
     asks = bool(rivals) and not slots  # then nothing is used before the caller has chosen

@@ -32,9 +32,9 @@ _SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".hdf5", ".pth.tar", ".pkl", ".msgpack",
     ".onnx",
 )  # fmt: skip
-# What the trainers of transformers and accelerate leave beside the weights.
+# What the trainers of transformers, accelerate and torchtune leave beside the weights.
 _BESIDE = re.compile(
-    r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states_\d+|sampler)\.(?:pt|pth|bin|pkl)"
+    r"(?:optimizer|scheduler|scaler|training_args|rng_state\w*|random_states_\d+|sampler|recipe_state)\.(?:pt|pth|bin|pkl)"
 )
 # Files that name the newest checkpoint beside them, and what its folder is called: DeepSpeed's, and that of Megatron-LM, which
 # holds a number of iterations or the word `release`.
@@ -137,6 +137,8 @@ def _folder(path: str, opened: OpenFiles, *, named: bool = False) -> Contents:
         contents = _one(open_inside(path, others[0]), opened)
     else:
         contents = _newest(path, names, opened, named=named)
+    if not ranks and not _pointer_in(path, names) and (below := _checkpoints_below(path, names)):
+        contents.warnings.append(f"checkpoints of their own in this folder are not read: {below}")
     for name in set(_CONFIGS) & set(names):
         _note_config(os.path.join(path, name), contents)
     return contents
@@ -168,7 +170,9 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
         raise UnsupportedCheckpointError(
             f"{shown(path)}: several files ({', '.join(map(printable, others[:4]))}): name one of them"
         )
-    raise UnsupportedCheckpointError(f"{shown(path)}: no checkpoint in this folder{_checkpoints_below(path, names)}")
+    below = _checkpoints_below(path, names)
+    name = f"; there is one in {below}: name {'one' if ', ' in below else 'it'}" if below else ""
+    raise UnsupportedCheckpointError(f"{shown(path)}: no checkpoint in this folder{name}")
 
 
 def _candidates(names: Iterable[str]) -> list[str]:
@@ -208,12 +212,11 @@ def _pointed_at(folder: str, pointer: str, names: Iterable[str]) -> str:
 
 
 def _checkpoints_below(folder: str, names: Iterable[str]) -> str:
-    """Return in words which folders in a folder have a checkpoint; nothing for none."""
+    """Return which folders in a folder have a checkpoint, in words; nothing for none."""
     inner = [name for name in names if os.path.isdir(os.path.join(folder, name))][:_MOST_FOLDERS]
     found = [name for name in inner if _has_one(os.path.join(folder, name))]
     more = f" and {len(found) - _MOST_NAMED} more" * (len(found) > _MOST_NAMED)
-    said = ", ".join(printable(name) for name in found[:_MOST_NAMED])
-    return f"; there is one in {said}{more}: name {'it' if len(found) == 1 else 'one'}" if found else ""
+    return ", ".join(printable(name) for name in found[:_MOST_NAMED]) + more
 
 
 def _has_one(folder: str) -> bool:

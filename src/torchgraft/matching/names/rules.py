@@ -187,6 +187,11 @@ class Rules:
         """Whether the caller wants the slot to stay fresh."""
         return any(covers(pattern, name) for pattern in self.fresh)
 
+    def is_behind_picks(self, name: str) -> bool:
+        """Whether a slot lies in a list of layers, behind the last one that `layers` fills."""
+        lists = ((_list_at(path, name), picks) for path, picks in self.layers.items())
+        return any(found is not None and int(found["n"]) >= len(picks) for found, picks in lists)
+
     def is_zero(self, name: str) -> bool:
         """Whether the caller wants the slot to start at zero."""
         return any(covers(pattern, name) for pattern in self.zero)
@@ -276,7 +281,9 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
     inside = sorted({name[: at + len(said)] for name in names if (at := name.find("." + said.rstrip(".")) + 1)})
     bare = said.rstrip(".")
     near = inside or [head + said[len(bare) :] for head in get_close_matches(bare, _heads(names), n=2)]
-    raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{one_of(near[:2])}")
+    globs = "*" in said and option in ("rename", "fan_out")
+    hint = "; `*` stands for itself here: write {i} for a number, {name} for a segment" if globs else one_of(near[:2])
+    raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{hint}")
 
 
 def _heads(names: Iterable[str]) -> list[str]:

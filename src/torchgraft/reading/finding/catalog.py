@@ -24,7 +24,7 @@ from torchgraft.core.facts import RESERVED
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.core.system.objects import maker
 from torchgraft.reading.contents import Contents
-from torchgraft.reading.finding.roles import are_moments, is_counter, is_optimizer, role_of
+from torchgraft.reading.finding.roles import are_generators, are_moments, is_counter, is_optimizer, role_of
 from torchgraft.reading.finding.tree import (
     are_tensors,
     children,
@@ -227,6 +227,8 @@ class _Cataloguer:
         specs = {name: _make_spec(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         if role == "model" and are_moments(specs):
             role = "optimizer"
+        if role == "model" and are_generators(specs.values()):
+            role = "other"
         network = Network(where, specs, role, _shared(tensors) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.tensors[where] = tensors

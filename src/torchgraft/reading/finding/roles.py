@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torchgraft.core.names import words
+from torchgraft.core.specs import TensorSpec
 
 _OPTIMIZER = frozenset({
     "optimizer", "optimizers", "optim", "opt", "optims", "scheduler", "schedulers", "sched", "scaler", "scalers",
@@ -26,6 +27,8 @@ _MOMENTS = frozenset(
     {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta"}
 )
 _STATE = _MOMENTS | {"step", "grad_avg", "eta", "mu", "ax", "sum", "prev", "step_size", "mu_product"}
+# States of the Mersenne Twister, as torch writes them for the CPU and numpy does, and of CUDA's generator.
+_GENERATORS = frozenset({("uint8", (5056,)), ("uint32", (624,)), ("uint8", (16,))})
 
 
 def role_of(key: str, value: Any, inherited: str) -> str:
@@ -59,6 +62,11 @@ def are_moments(names: Iterable[str]) -> bool:
             return False
         lasts.add(last)
     return bool(lasts & _MOMENTS)
+
+
+def are_generators(specs: Iterable[TensorSpec]) -> bool:
+    """Return whether all tensors are states of random generators, of which torch's are bytes and numpy's are words."""
+    return all((str(spec.dtype), spec.shape) in _GENERATORS for spec in specs)
 
 
 def is_optimizer(value: Any) -> bool:
