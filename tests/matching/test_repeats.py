@@ -82,8 +82,9 @@ def test_lists_of_unequal_length_are_matched_as_a_whole():
 def test_what_is_too_much_to_compare_is_said_before_memory_runs_out():
     source, target = Decoder("m" * 12, experts=9, spelling="meta"), Decoder("m" * 11, experts=10)
     with (
+        patch("torchgraft.matching.solving.large.SOME", 50_000),
         patch("torchgraft.matching.solving.large.MOST", 50_000),
-        pytest.raises(UsageError, match=r"411 modules .* 410 in the model .* rename="),
+        pytest.raises(UsageError, match=r"411 modules .* 410 of the model .* rename="),
     ):
         by_few(source, target)
 

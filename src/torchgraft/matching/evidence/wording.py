@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from torchgraft.matching.tables.dialect import EXCLUSIVE, PARTS
 if TYPE_CHECKING:
     Words = tuple[str, ...]
 
+
+_Value = TypeVar("_Value", bound=Hashable)
 
 # What a word weighs at least, and one that nearly all names of a side have: what everything lies in says nothing of its parts.
 LEAST, NEARLY_ALL = 0.05, 0.9
@@ -34,21 +36,22 @@ class Wording:
 
     def likeness(self) -> np.ndarray:
         """Return the cosine of word bags; rare words weigh more, and words near the end of a name more than others."""
-        left, right = self._table(self._weighted)
-        sides = [side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9) for side in (left, right)]
-        return self._spread((sides[0] @ sides[1].T).astype(np.float32))
+        return self._spread(self._in_common(self._weighted))
 
     def shared(self) -> np.ndarray:
         """Return the number of words that both names hold; a number counts with the word before it."""
-        left, right = self._table(lambda words: ((word, 1.0) for word in _telling(words)))
-        return self._spread((left @ right.T).astype(np.float32))
+        return self._spread(self._in_common(_telling_once, normed=False))
 
     def clash(self) -> np.ndarray:
         """Return where names carry words that exclude each other."""
         clash = np.zeros((len(self._words[0]), len(self._words[1])), bool)
         for exclusive in EXCLUSIVE:
-            ours, theirs = ([exclusive.intersection(words) for words in side] for side in self._words)
-            clash |= np.array([[bool(a and b and not a & b) for b in theirs] for a in ours], bool).reshape(clash.shape)
+            (rows, ours), (columns, theirs) = (
+                _distinct([exclusive.intersection(words) for words in side]) for side in self._words
+            )
+            said = np.array([[bool(a and b and not a & b) for b in theirs] for a in ours], bool)
+            if said.any():
+                clash |= said[np.ix_(rows, columns)]
         return self._spread(clash)
 
     def parts_agree(self) -> np.ndarray:
@@ -63,16 +66,19 @@ class Wording:
     def _weighted(self, words: Words) -> Iterable[tuple[str, float]]:
         return ((word, self._idf[word] * max(0.35, 1.0 - 0.15 * back)) for back, word in enumerate(reversed(words)))
 
-    def _table(self, of: Callable[[Words], Iterable[tuple[str, float]]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each side the sums of what `of` gives the words: a row for each name, a column for each word."""
-        said = [[list(of(words)) for words in side] for side in self._words]
-        column = {w: n for n, w in enumerate(dict.fromkeys(w for side in said for row in side for w, _ in row))}
-        tables = [np.zeros((len(side), len(column))) for side in said]
-        for table, side in zip(tables, said, strict=True):
-            for row, found in enumerate(side):
-                for word, value in found:
-                    table[row, column[word]] += value
-        return tables[0], tables[1]
+    def _in_common(self, of: Callable[[Words], Iterable[tuple[str, float]]], *, normed: bool = True) -> np.ndarray:
+        """Return for each two names the sum of the products of what `of` says of each word, with `normed` of sides of length 1.
+
+        A word at a time: most words are in few names, and a column for each word of a large model would take more memory than
+        all the rest.
+        """
+        ours, theirs = (_by_word(map(of, side), len(side), normed=normed) for side in self._words)
+        found = np.zeros((len(self._words[0]), len(self._words[1])))
+        for word, (rows, left) in ours.items():
+            if word in theirs:
+                columns, right = theirs[word]
+                found[np.ix_(rows, columns)] += np.multiply.outer(left, right)
+        return found.astype(np.float32)
 
     def _spread(self, distinct: np.ndarray) -> np.ndarray:
         return distinct[np.ix_(*self._at)]
@@ -90,11 +96,33 @@ def _in_nearly_all(units: Sequence[Unit], counts: Counter[str]) -> set[str]:
     return {word for word, count in counts.items() if count >= NEARLY_ALL * total}
 
 
-def _distinct(words: Sequence[Words]) -> tuple[list[int], list[Words]]:
-    """Return for each name the number of its words among the distinct ones, and these."""
-    ids: dict[Words, int] = {}
-    at = [ids.setdefault(one, len(ids)) for one in words]
+def _distinct(values: Iterable[_Value]) -> tuple[list[int], list[_Value]]:
+    """Return for each value its number among the distinct ones, and these."""
+    ids: dict[_Value, int] = {}
+    at = [ids.setdefault(one, len(ids)) for one in values]
     return at, list(ids)
+
+
+def _by_word(
+    names: Iterable[Iterable[tuple[str, float]]], count: int, *, normed: bool
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each word the names that have it, by number, and what is said of it there."""
+    said: dict[str, dict[int, float]] = {}
+    squares = np.zeros(count)
+    for at, found in enumerate(names):
+        own: dict[str, float] = {}
+        for word, value in found:
+            own[word] = own.get(word, 0.0) + value
+        squares[at] = sum(value * value for value in own.values())
+        for word, value in own.items():
+            said.setdefault(word, {})[at] = value
+    length = np.maximum(np.sqrt(squares), 1e-9) if normed else np.ones(count)
+    table = {word: (np.array([*held]), np.array([*held.values()])) for word, held in said.items()}
+    return {word: (rows, values / length[rows]) for word, (rows, values) in table.items()}
+
+
+def _telling_once(words: Words) -> Iterator[tuple[str, float]]:
+    return ((word, 1.0) for word in _telling(words))
 
 
 def _telling(words: Words) -> set[str]:

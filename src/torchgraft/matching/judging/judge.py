@@ -179,7 +179,8 @@ class _Judge:
         are registered in any order.
         """
         (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
-        here, there = first.exchange(i, ours), second.exchange(j, theirs)
+        here = first.exchange(i, ours)
+        there = second.exchange(j, theirs) if here else None
         if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
             return here.rising == there.rising
         said, more = (
@@ -196,7 +197,8 @@ class _Judge:
         deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
         if deeper[0] * deeper[1] > 0:
             return True
-        if _are_unlike(first.branches(i, ours), second.branches(j, theirs)):
+        branches = first.branches(i, ours)
+        if branches and _are_unlike(branches, second.branches(j, theirs)):
             return False
         return first.separates(i, ours) and second.separates(j, theirs)
 

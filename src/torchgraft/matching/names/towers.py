@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import combinations
 
 from torchgraft.core.names import words
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.tables.dialect import OPPOSITES
+
+Homes = Mapping[str, set[str]]
 
 
 class Towers:
@@ -24,22 +25,22 @@ class Towers:
         self._known: dict[tuple[str, str], bool] = {}
 
     @cached_property
-    def _rivals(self) -> set[frozenset[str]]:
-        ours, theirs = map(_side_by_side, self._paths)
-        return ours & theirs
-
-    @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset[str]().union(*self._rivals)
+    def _homes(self) -> tuple[Homes, Homes]:
+        ours, theirs = map(_homes_of, self._paths)
+        return ours, theirs
 
     def change(self, ours: str, theirs: str) -> bool:
         """Return whether what lies below the one path would go into another part by name: one that both sides have, or an opposite."""
         known = self._known.get((ours, theirs))  # what lies below one module comes one after the other
         if known is None:
-            here, there = (self._names.intersection(place_of(path).split(".")) for path in (ours, theirs))
-            known = any(frozenset((a, b)) in self._rivals for a in here - there for b in there - here)
+            here, there = (set(place_of(path).split(".")) for path in (ours, theirs))
+            known = any(self._are_rivals(a, b) for a in here - there for b in there - here)
             known = self._known[ours, theirs] = known or _are_opposite(*map(_words, (ours, theirs)))
         return known
+
+    def _are_rivals(self, one: str, other: str) -> bool:
+        """Return whether both sides have modules of these names side by side."""
+        return all(one in homes and other in homes and homes[one] & homes[other] for homes in self._homes)
 
 
 def _words(path: str) -> set[str]:
@@ -54,16 +55,16 @@ def _are_opposite(here: set[str], there: set[str]) -> bool:
     )
 
 
-def _side_by_side(paths: Iterable[str]) -> set[frozenset[str]]:
-    """Return the names of any two modules that lie below one, numbers set aside."""
-    below: dict[str, set[str]] = defaultdict(set)
+def _homes_of(paths: Iterable[str]) -> Homes:
+    """Return the modules that have one of a name directly below them, for each name that isn't just a number; numbers set aside."""
+    homes: dict[str, set[str]] = defaultdict(set)
     known = {""}
     for place in set(map(place_of, set(paths))):
         path = place
         while path not in known:
             known.add(path)
             around, _, last = path.rpartition(".")
-            below[around].add(last)
+            if any(map(str.isalpha, last)):
+                homes[last].add(around)
             path = around
-    worded = (sorted(name for name in names if any(map(str.isalpha, name))) for names in below.values())
-    return {frozenset(two) for names in worded for two in combinations(names, 2)}
+    return homes

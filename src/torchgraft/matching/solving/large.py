@@ -16,8 +16,10 @@ from torchgraft.matching.solving.solve import Problem, solve
 
 # Up to so many possible pairs all are looked at: to cut them down would take as long.
 AT_ONCE = 10_000
+# From more possible pairs on, those whose names may decide are not compared with the others: it would take a minute.
+SOME = 4_000_000
 # More pairs than these are not compared: at about so many bytes each, memory would run out and time with it.
-MOST, BYTES = 40_000_000, 60
+MOST, BYTES = 40_000_000, 100
 
 _make_pair = maker(Pair)
 
@@ -43,21 +45,69 @@ def solve_large(problem: Problem) -> list[Pair]:
     while True:
         few = cut_down((sources, targets), (_without(repeats[0], 0, whole), _without(repeats[1], 1, whole)))
         if few is None:
-            _check_size(len(sources), len(targets))
-            return solve(problem)
+            return _solve_rest(problem)
         try:
             return _solve_few(problem, few)
         except DisagreeError as error:
             whole |= error.kinds
 
 
+def _solve_rest(problem: Problem) -> list[Pair]:
+    """Return the pairs of the best reading; where there are very many modules, what names may decide is taken by name.
+
+    Raises:
+        UsageError: too much is left to compare each with each.
+    """
+    if len(problem.sources) * len(problem.targets) <= SOME:
+        return solve(problem)
+    taken = set(problem.pinned.values())
+    left = (
+        [i for i in range(len(problem.sources)) if i not in problem.pinned],
+        [j for j in range(len(problem.targets)) if j not in taken],
+    )
+    _check_size(*map(len, left))
+    ours, theirs = ({n: k for k, n in enumerate(side)} for side in left)
+    named = {ours[i]: theirs[j] for i, j in problem.named.items() if i in ours and j in theirs}
+    sources, targets = [problem.sources[i] for i in left[0]], [problem.targets[j] for j in left[1]]
+    rest = solve(replace(problem, sources=sources, targets=targets, named=named, pinned={}))
+    by_name = [_by_name(i, j) for i, j in problem.pinned.items()]
+    return sorted((*by_name, *(_on_whole(pair, *left) for pair in rest)), key=lambda pair: pair.source)
+
+
 def _check_size(sources: int, targets: int) -> None:
     if sources * targets > MOST:
         raise UsageError(
-            f"names leave open who feeds whom, {sources} modules in the file and {targets} in the model repeat in "
-            f"different ways, and comparing each with each would take some {sources * targets * BYTES / 2**30:.0f} GB of "
+            f"names leave open who feeds whom, {sources} modules of the file and {targets} of the model differ too much to be "
+            f"compared in groups, and comparing each with each would take some {sources * targets * BYTES / 2**30:.0f} GB of "
             "memory: say how names correspond with rename= (or which layers with layers=)"
         )
+
+
+def _by_name(source: int, target: int) -> Pair:
+    """Return a pair of one name and one shape that was compared with no other: likely, as nothing was asked of its rivals."""
+    return Pair(
+        source=source,
+        target=target,
+        fits=True,
+        name=1.0,
+        clash=False,
+        block=0.0,
+        tail=0.0,
+        in_order=False,
+        listed=False,
+        adjoined=False,
+        named=True,
+        unquestioned=False,
+        told_apart=False,
+        unrivalled=False,
+        placed=False,
+        outside=False,
+        exchangeable=False,
+        rare=0.0,
+        stem=False,
+        lead=0.0,
+        rival=None,
+    )
 
 
 def _without(repeats: Sequence[Repeat], side: int, whole: AbstractSet[tuple[int, Kind]]) -> list[Repeat]:
@@ -72,15 +122,14 @@ def _solve_few(problem: Problem, few: tuple[Few, Few]) -> list[Pair]:
         {ours[i]: theirs[j] for i, j in pairs.items() if i in ours and j in theirs}
         for pairs in (problem.pinned, problem.named)
     )
-    _check_size(len(few[0].units), len(few[1].units))
-    pairs = solve(replace(problem, sources=few[0].units, targets=few[1].units, named=named, pinned=pinned))
-    return extension.of([_on_whole(pair, few) for pair in pairs])
+    pairs = _solve_rest(replace(problem, sources=few[0].units, targets=few[1].units, named=named, pinned=pinned))
+    return extension.of([_on_whole(pair, few[0].at, few[1].at) for pair in pairs])
 
 
-def _on_whole(pair: Pair, few: tuple[Few, Few]) -> Pair:
-    """Return a pair of the few with the numbers of the whole sides."""
-    rival = None if pair.rival is None else few[0].at[pair.rival]
-    return replace(pair, source=few[0].at[pair.source], target=few[1].at[pair.target], rival=rival)
+def _on_whole(pair: Pair, sources: Sequence[int], targets: Sequence[int]) -> Pair:
+    """Return a pair of some units with the numbers that these have on the whole sides."""
+    rival = None if pair.rival is None else sources[pair.rival]
+    return replace(pair, source=sources[pair.source], target=targets[pair.target], rival=rival)
 
 
 class DisagreeError(Exception):
