@@ -190,6 +190,20 @@ def test_what_was_trained_as_a_whole_takes_the_place_of_what_it_was(dtype):
         tg.load(Net(), twice, merge_lora=2.5)
 
 
+def test_an_adapter_that_is_merged_a_second_time_is_said():
+    model, one, other = Net(), factors(), factors()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    reports = [tg.load(model, file, merge_lora=0.5) for file in (one, other, one)]
+    assert [[o.kind for o in report.plan.warnings] for report in reports] == [[], [], ["adapters"]]
+    assert "up.weight: this adapter was merged into it before, and is now added once more" in str(reports[-1])
+    tg.load(model, weights)
+    assert not tg.load(model, one, merge_lora=0.5).plan.warnings
+    before = model.up.weight.detach().clone()
+    with pytest.raises(tg.PlanRefusedError, match="added once more"):
+        tg.load(model, one, merge_lora=0.5, policy=tg.Policy(adapters=tg.Verdict.REFUSE))
+    assert torch.equal(model.up.weight, before)
+
+
 def test_adapters_that_are_not_merged_are_said():
     with pytest.raises(tg.PlanRefusedError, match="it holds low-rank adapters"):
         tg.load(Net(), factors())

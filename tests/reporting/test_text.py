@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from hypothesis import given, settings
-from reporting_plans import HELD, changed_head, converted, copy, full, plan, plans, report, unused
+from reporting_plans import HELD, changed_head, converted, copy, fresh, full, plan, plans, report, unused
 
 from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
@@ -90,6 +90,26 @@ def test_what_is_likely_is_told_as_likely_and_counted():
         "same name, likely the same: 1 tensor",
         "  layers.1.weight (likely): same name",
     ]
+
+
+def test_one_prefix_in_place_of_another_is_one_line():
+    why = Why("name", "module read as backbone; same name")
+    steps = [copy(f"backbone.{part}.weight", 4, source=f"module.{part}.weight", why=why) for part in "abcdefghi"]
+    steps.append(copy("b.fc.weight", 4, source="a.fc.weight", why=Why("name", "same name")))
+    assert plan_text(plan(steps)).splitlines()[1:] == [
+        "renamed: 10 tensors",
+        "  same names with 'backbone.' in place of 'module.' (9)",
+        "  b.fc.weight <- a.fc.weight: same name",
+    ]
+
+
+def test_beside_adapters_what_the_model_holds_is_no_list():
+    steps = [replace(copy("a.weight", 4, 4, source="a.lora_A.weight"), base=True)]
+    nothing = Why("no counterpart", "nothing in the checkpoint corresponds to it")
+    steps += [replace(fresh(f"{part}.weight", 4, why=""), why=nothing) for part in "bcd"]
+    assert "fresh: 3 tensors, 12 elements\n  what the model holds stays; the file has nothing to add to it (3)\n" in (
+        plan_text(plan(steps))
+    )
 
 
 def test_a_doubt_says_what_is_missing():

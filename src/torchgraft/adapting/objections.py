@@ -110,7 +110,7 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]
         hint = f"; or else from {listed(others, 2)}" if others else ""
         fed = [feed.key for s in steps for feed in s.feeds]
-        source = f" <- {listed(fed, 3)}" if fed else ""
+        source = f" <- {listed(fed, 3)}" if fed and tuple(fed) != names else ""
         fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
         patterns = patterns_of(names, _filled(plan))
         if patterns:

@@ -6,6 +6,7 @@ import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from torchgraft.applying import added
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import count_nonfinite
 from torchgraft.applying.memory import Bytes, bytes_of
@@ -25,7 +26,8 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
 
     In memory at one time: the inputs of this step, and one result of each op after the other.
     """
-    result = _computed(step, value, reader)
+    before, factors = checksum(value) if step.base else 0, list[int]()
+    result = _computed(step, value, reader, factors)
     expected = result_shape(step.slot.spec.shape, step.rows)
     if tuple(result.shape) != expected:
         raise ApplyError(f"{step.slot.name}: the plan gives {list(result.shape)}, the slot takes {list(expected)}")
@@ -38,7 +40,12 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
         findings.vanished(step, str(DType.of(str(result.dtype))))
     del result
     _write(value, cast, step.rows)
-    return checksum(cast)
+    after = checksum(cast)
+    if step.base:
+        if added.holds(step.slot.name, before, factors):
+            findings.added_again(step.slot)
+        added.note(step.slot.name, before, after, factors)
+    return after
 
 
 def checksum(tensor: torch.Tensor) -> int:
@@ -50,10 +57,17 @@ def _cpu_bytes(tensor: torch.Tensor) -> Bytes:
     return bytes_of(tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous())
 
 
-def _computed(step: Step, value: torch.Tensor, reader: ReadOnce) -> torch.Tensor:
-    """Return the result of the ops of `step`."""
+def _computed(step: Step, value: torch.Tensor, reader: ReadOnce, factors: list[int]) -> torch.Tensor:
+    """Return the result of the ops of `step`; `factors` gets the checksums of what is added to the slot's own values."""
+
+    def read(feed: Feed) -> torch.Tensor:
+        found = reader.read(feed)
+        if step.base:
+            factors.append(checksum(found))
+        return found
+
     values = [value.detach().to("cpu", copy=True)] if step.base else []
-    values = run_step(step, reader.read, values)
+    values = run_step(step, read, values)
     if len(values) != 1:
         raise ApplyError(f"{step.slot.name}: the plan joins {len(values)} tensors by no op")
     return values[0]

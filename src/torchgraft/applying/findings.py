@@ -94,6 +94,13 @@ class Findings:
             _Finding(slot, "suspect", f"{slot.spec.dtype} {given}", fact, "; give the model a wider type")
         )
 
+    def added_again(self, slot: Slot) -> None:
+        """Note a slot whose values hold already what is added to them."""
+        rest = (
+            ": this adapter was merged into it before, and is now added once more; load the weights anew and merge once"
+        )
+        self._found.append(_Finding(slot, "adapters", "", slot.name, rest))
+
     def raise_if_refused(self) -> tuple[Objection, ...]:
         """Return the findings that the policy lets pass with a word.
 

@@ -33,7 +33,7 @@ class Policy:
     target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
     low_coverage: less than half of either side finds a place, or the file is of another variant. conflict: two source tensors claim one slot with
     different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
-    adapters: the file holds adapters that are not merged. infinite: a buffer without a single finite value.
+    adapters: adapters of the file are not merged, or a second time. infinite: a buffer without a single finite value.
     rotary: names of rotary conventions differ. buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.
     """
 

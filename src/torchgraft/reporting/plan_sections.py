@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torchgraft.core.dtypes import DType
@@ -61,12 +61,16 @@ def by_fate(plan: Plan) -> dict[str, list[Step]]:
 
 def fresh_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None, initialised: int = 0) -> Section:
     """Return what keeps its initial values, by cause."""
-    rows = [_row(step, common_dtype, shaped=True, others=True) for step in steps]
     amount = figures(len(steps), sum(step.slot.spec.numel for step in steps))
+    adds = any(step.base for step in plan.steps)
+    kept = sum(adds and step.why.rule == "no counterpart" for step in steps)
+    heads = (Group(cause="what the model holds stays; the file has nothing to add to it", count=kept),) if kept else ()
+    listed = [step for step in steps if not adds or step.why.rule != "no counterpart"]
+    rows = [_row(step, common_dtype, shaped=True, others=True) for step in listed]
     if initialised:
         amount += f"; {initialised} initialised by the model's own code"
     names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"] if steps else []
-    groups = _groups(fold_modules(rows, names))
+    groups = (*heads, *_groups(fold_modules(rows, names)))
     return Section(title="fresh", tone="care", figures=amount, groups=groups, count=len(steps))
 
 
@@ -107,8 +111,10 @@ def doubtful_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | No
 
 def renamed_section(steps: Sequence[Step]) -> Section:
     """Return the rules under which names differ; where only a prefix differs, its rule alone."""
-    plain = _merge_numbered(Counter(_prefix_words(step) for step in steps))
-    rows = (_row(step, None, shaped=False) for step in steps if not _prefix_words(step))
+    often = {pair for pair, count in Counter(map(_swapped, steps)).items() if count > FEW_LINES}
+    words = [_prefix_words(step, often) for step in steps]
+    plain = _merge_numbered(Counter(words))
+    rows = (_row(step, None, shaped=False) for step, text in zip(steps, words, strict=True) if not text)
     heads = tuple(Group(cause=text, count=count) for text, count in plain.items() if text)
     groups = (*heads, *_groups(fold(rows)))
     amount = tensors(len(steps)) + _likely_words(steps)
@@ -137,8 +143,19 @@ def _likely_words(steps: Sequence[Step]) -> str:
     return "; likely, not certain" if likely == len(steps) else f"; {likely} of them likely, not certain"
 
 
-def _prefix_words(step: Step) -> str:
-    """Return in words what a name-only match does to the names: one prefix fewer or more; empty for all others."""
+def _swapped(step: Step) -> tuple[str, str]:
+    """Return the beginnings of both names before what they have in common, the file's first; texts without numbers only."""
+    theirs, ours = step.feeds[0].key.split("."), step.slot.name.split(".")
+    while theirs and ours and theirs[-1] == ours[-1]:
+        theirs.pop()
+        ours.pop()
+    pair = ".".join([*theirs, ""]), ".".join([*ours, ""])
+    plain = step.certainty is Certainty.CERTAIN and all(pair) and not any(map(str.isdecimal, "".join(pair)))
+    return pair if plain else ("", "")
+
+
+def _prefix_words(step: Step, swaps: Container[tuple[str, str]]) -> str:
+    """Return in words what a name-only match does to the names: a prefix fewer, more, or another one of `swaps`; else nothing."""
     if step.why.rule not in NAME_ONLY_RULES:
         return ""
     key = step.feeds[0].key
@@ -147,6 +164,8 @@ def _prefix_words(step: Step) -> str:
             return f"same names without '{printable(key.removesuffix(name))}'"
         if name.endswith("." + key):
             return f"same names under '{printable(name.removesuffix(key))}'"
+    if (pair := _swapped(step)) in swaps and all(pair):
+        return f"same names with '{printable(pair[1])}' in place of '{printable(pair[0])}'"
     return printable(step.why.text) if step.why.rule == "prefix" else ""
 
 
