@@ -90,6 +90,17 @@ def test_where_it_is_unclear_which_layers_are_meant_the_remedy_says_it():
     assert [step.feeds[0].key.split(".")[2] for step in plan.steps[::4]] == ["0", "1", "3"]
 
 
+def test_two_lists_of_the_model_for_one_of_the_file_leave_none_out():
+    def pair():
+        return nn.ModuleDict({"mix": nn.Linear(4, 4), "up": nn.Linear(4, 4)})
+
+    file = nested("layers", nn.ModuleList([pair() for _ in range(4)]))
+    halves = nn.ModuleDict({name: nn.ModuleList([pair() for _ in range(2)]) for name in ("early", "late")})
+    with pytest.raises(tg.PlanRefusedError) as refused:
+        tg.load(halves, file)
+    assert "layers= says" not in str(refused.value), "all of the file's four are used"
+
+
 def stages(widths, block, after):
     """Return stages, each with a layer; between two of them lies what halves the image, at the end of one or the head of the next."""
     steps = [nn.ModuleDict({"proj": nn.Linear(a, b), "norm": nn.LayerNorm(b)}) for a, b in pairwise(widths)]

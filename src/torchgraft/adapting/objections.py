@@ -121,14 +121,17 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
 
 
 def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
-    """Return what says which layers of the file are meant, "" unless a longer list of it has two for one of the model."""
+    """Return what says which layers of the file are meant, "" unless a longer list of it, of which one is not used, has two for one of the model.
+
+    Where all members are used, two lists of the model may be one of the file.
+    """
     for step in steps:
         if not (step.feeds and step.alternatives and step.alternatives[0].keys):
             continue
         path = _list_apart(step.feeds[0].key, step.alternatives[0].keys[0])
         theirs, ours = _members(path, plan.source_specs), last_list(step.slot.name)[0]
         here = _members(ours, (one.slot.name for one in plan.steps))
-        if path and ours and theirs > here:
+        if path and ours and theirs > here and theirs > _members(path, _used(plan)):
             return f"layers= says which {here} of the file's {theirs} in {printable(path)} are meant; or "
     return ""
 
@@ -145,6 +148,11 @@ def _list_apart(one: str, other: str) -> str:
 def _members(path: str, names: Iterable[str]) -> int:
     """Return how many members the list at a path has."""
     return len({name[len(path) + 1 :].partition(".")[0] for name in names if name.startswith(f"{path}.")})
+
+
+def _used(plan: Plan) -> Iterator[str]:
+    """Yield the keys of the file that feed something."""
+    return (feed.key for step in plan.steps for feed in step.feeds)
 
 
 def _filled(plan: Plan) -> Iterator[str]:

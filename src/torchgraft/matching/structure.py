@@ -13,7 +13,7 @@ from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.evidence.trust import trusted
-from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness
+from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, OTHER_NAME, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.naming import Naming
@@ -74,6 +74,8 @@ def _judged(
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
         sure = sureness(pair, familiar=strict, unordered=problem.unordered)
+        if sure is None and pair.fits and pair.in_order and familiar.is_foreign_beside_lists(pair):
+            sure = Sureness(Certainty.DOUBT, OTHER_NAME)  # a last norm must not stay fresh without a word
         if sure == CERTAIN and parted and _is_of(sources[pair.source], parted):
             sure = LIKELY
         if sure is not None:

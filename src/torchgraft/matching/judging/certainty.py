@@ -26,6 +26,8 @@ FEW = 0.6
 LEAD = 0.2
 # From so many units on a module is a part of its own; so much of both parts must be paired with each other.
 PART, MUTUAL = 8, 0.8
+# So many units beside the lists, all called otherwise, are no coincidence: an embedding, a norm and a head.
+SEVERAL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ class Familiar:
     """Which parts of a file are familiar: named as in the model, so that what is left over there needs more than a shape.
 
     A file may be familiar as a whole and hold a part (a backbone, a second tower) that another library names: there, nothing
-    agrees by name, and a pair is judged as in a foreign file. `pinned` are the units of the same name.
+    agrees by name, and a pair is judged as in a foreign file. Nor is anything familiar beside the lists of a file of whose
+    names only those inside the lists agree. `pinned` are the units of the same name.
     """
 
     def __init__(
@@ -114,6 +117,10 @@ class Familiar:
         if not self._whole:
             return
         sides = (sources, set(pinned)), (targets, set(pinned.values()))
+        beside = [{at for at, unit in enumerate(units) if not unit.blocks} for units, _ in sides]
+        self._beside_is_foreign = all(
+            len(units) >= SEVERAL and units.isdisjoint(named) for units, (_, named) in zip(beside, sides, strict=True)
+        )
         around = [_parts(units) for units, _ in sides]
         self._parts = [[held[0] if held else "" for held in side] for side in around]
         self._sizes = [Counter(part for held in side for part in held) for side in around]
@@ -135,6 +142,10 @@ class Familiar:
         named = [named[part] for named, part in zip(self._named, parts, strict=True)]
         known = any(2 * count > size for count, size in zip(named, sizes, strict=True))
         return known or self._met[parts] < MUTUAL * max(sizes)
+
+    def is_foreign_beside_lists(self, pair: Pair) -> bool:
+        """Return whether a pair of a familiar file stands beside all lists, where nothing at all is named as in the model."""
+        return self._whole and self._beside_is_foreign and not pair.listed
 
 
 def _share(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]) -> float:
