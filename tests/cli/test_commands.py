@@ -74,7 +74,8 @@ def test_plan_by_callable_tells_the_causes(run, files, tmp_path):
 
 
 def test_a_kept_plan_leads_back_from_the_filled_model(run, files, tmp_path):
-    run("plan", files / "pre.pth", "--model", "toy_models:Net", "-o", tmp_path / "plan.json")
+    kept = run("plan", files / "pre.pth", "--model", "toy_models:Net", "-o", tmp_path / "plan.json")
+    assert kept.stdout.endswith("plan.json, for load --plan\n")
     run("load", files / "pre.pth", "--model", "toy_models:Net", "-o", tmp_path / "mine.pt")
     back = ("convert", tmp_path / "mine.pt", tmp_path / "back.pt", "--inverse")
     result = run(*back, tmp_path / "plan.json")

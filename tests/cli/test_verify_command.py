@@ -56,6 +56,13 @@ def test_equal_models_end_with_zero(run):
     assert done.stdout.startswith("equal on 1 input")
 
 
+def test_a_source_that_the_file_does_not_fill_is_none(run):
+    both = ("--model", "verify_nets:Net", "--source-model", "verify_nets:Net", "--input", "1x3x8x8")
+    done = run("net.pt", *both, "--source-kwargs", '{"classes": 4}')
+    assert done.exit_code == 2
+    assert "--source-model verify_nets:Net: net.pt doesn't fill head.{weight,bias} of it" in done.output
+
+
 @pytest.mark.parametrize("given", ["image=2x3x8x8", "image.pt"])
 def test_a_difference_ends_with_ten_and_says_why(run, given):
     done = run(

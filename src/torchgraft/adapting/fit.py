@@ -149,7 +149,7 @@ def _is_depthwise(a: Shape, b: Shape) -> bool:
 def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
     """Return how tensors fit with axes of size one set aside, unrolled, or both turned and unrolled."""
     if _squeezed(a) == _squeezed(b):
-        text = f"{list(a)} is {list(b)} with axes of size one set aside"
+        text = "axes of size one set aside"
         if min(len(a), len(b)) > 2 and a[0] == b[0] > 1 and a[1] != b[1] and len(a) != len(b):
             return Fit((Reshape(b),), f"{text}, {CHANNELS_MOVE}", certainty=Certainty.DOUBT)
         if len(a) == len(b) > 2 and len(_squeezed(a)) > 1:
@@ -254,8 +254,15 @@ def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str |
         return replace(before, ops=(*(before.ops or ()), InflateKernel(b)), text=text, rule="inflated kernel")
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
-    grows = target.kind == "Embedding" and len(a) == len(b) and a[1:] == b[1:] and a[0] < b[0]
-    return Fit(None, mismatch(a, b) + (f"; grow_rows= keeps the first {a[0]}, if they mean the same" if grows else ""))
+    return Fit(None, mismatch(a, b) + _growing(a, b, target.kind))
+
+
+def _growing(a: Shape, b: Shape, kind: str) -> str:
+    """Return which argument fills a part of a table that has more rows, or of a layer that has more inputs; "" for others."""
+    sides = {"Embedding": (0, "grow_rows"), "Linear": (1, "in_channels")}
+    axis, option = sides.get(kind, (0, ""))
+    grows = option and len(a) == len(b) == 2 and a[axis] < b[axis] and a[1 - axis] == b[1 - axis]
+    return f"; {option}= keeps the first {a[axis]}, if they mean the same" if grows else ""
 
 
 def gains_depth(a: Shape, b: Shape) -> bool:

@@ -89,6 +89,8 @@ def plan(
         save_plan(output, made)
     write_page(shown.html, made)
     show("plan", made, shown)
+    if output is not None:
+        say(f"kept the plan in {printable(output)}, for load --plan", err=shown.as_json)
     if made.refusals:
         ctx.exit(PlanRefusedError.exit_code)
 

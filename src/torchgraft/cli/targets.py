@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
-from torchgraft.core.formatting import did_you_mean
+from torchgraft.core.formatting import did_you_mean, listed
 from torchgraft.core.objects import a_kind
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module
@@ -101,7 +101,12 @@ def with_source(wanted: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     from torchgraft import api
 
     origin = for_running(named, kwargs, "--source-model")
-    api.load(origin, checkpoint, **({"prefer": made["prefer"]} if "prefer" in made else {}))
+    report = api.load(origin, checkpoint, **({"prefer": made["prefer"]} if "prefer" in made else {}))
+    if fresh := [step.slot.name for step in report.plan.fresh]:
+        raise UsageError(
+            f"--source-model {printable(named)}: {printable(checkpoint)} doesn't fill {listed(fresh)} of it, so that it isn't the "
+            "model that the file was saved from; --source-kwargs are arguments of the callable"
+        )
     return {**made, "source_model": origin}
 
 

@@ -159,8 +159,9 @@ def _last_match_note(matches: Matches) -> list[str]:
             if number in matches.source_of and is_distinctive(matches.target.values[number]):
                 source_operation = matches.source.values[matches.source_of[number][0]].op
                 other = matches.source.operations[source_operation].module if source_operation >= 0 else "its input"
-                names = [name or "the model itself" for name in (operation.module, other)]
-                return [f"the last result that both runs have comes out of {names[0]}, in the source out of {names[1]}"]
+                ours, theirs = (name or "the model itself" for name in (operation.module, other))
+                there = f", in the source out of {theirs}" if theirs != ours else ""
+                return [f"the last result that both runs have comes out of {ours}{there}"]
     return []
 
 
@@ -187,12 +188,14 @@ def _deviating_weight_notes(request: VerifyRequest, deviating: Collection[str]) 
 
 
 def _training_mode_notes(request: VerifyRequest) -> list[str]:
-    """Return a note for each model that was in training mode and ran in evaluation mode."""
+    """Return a note on models that were in training mode and ran in evaluation mode."""
     if not request.eval_mode:
         return []
     sides = (("the model", request.model), ("the source's model", request.source))
-    return [
-        f"{side} is in training mode; both were compared in evaluation mode"
-        for side, model in sides
-        if model is not None and any(module.training for module in model.modules())
+    training = [
+        side for side, model in sides if model is not None and any(module.training for module in model.modules())
     ]
+    if not training:
+        return []
+    said = "both models are" if len(training) > 1 else f"{training[0]} is"
+    return [f"{said} in training mode; compared in evaluation mode"]

@@ -74,7 +74,9 @@ class PlannedValues:
             text=f"{name} was not filled: {step.why.text}",
             module=step.slot.owner,
             target=name,
-            remedy=f"name its source with rename=, or give {name} its value by hand",
+            remedy=""
+            if step.why.rule == "user rule"
+            else f"name its source with rename=, or give {name} its value by hand",
         )
 
     def _describe(self, step: Step, expected: Tensor, actual: Tensor) -> tuple[str, str]:
