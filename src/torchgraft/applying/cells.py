@@ -165,7 +165,7 @@ def address_range_of(tensor: torch.Tensor) -> tuple[int, int]:
     if not (is_plain(tensor) or is_on_cuda(tensor)):
         return _storage_of(tensor)
     start = tensor.data_ptr()
-    return start, start + (tensor.nbytes if tensor.is_contiguous() else span(tensor))
+    return start, start + span(tensor)
 
 
 def _storage_of(tensor: torch.Tensor) -> tuple[int, int]:

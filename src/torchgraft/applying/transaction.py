@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchgraft.applying.construct import Constructor
+from torchgraft.applying.exclusive import exclusively
 from torchgraft.applying.execution import Applied, Execution, Peers
 from torchgraft.applying.mapping import Placement
 from torchgraft.applying.undo import check_undo
@@ -21,7 +20,7 @@ from torchgraft.core.errors import (
     UsageError,
     printable,
 )
-from torchgraft.core.places import Place, Walk, walk_of
+from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Check
 from torchgraft.core.specs import Source, Target
@@ -66,7 +65,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
 
     Raises:
         UsageError: `undo` is none of UNDO, `placement` contradicts itself or the model, a tensor of the model can't be written to,
-            or another load fills it.
+            or another load fills
+            it, or what shares its memory.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.
@@ -79,7 +79,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     device = placement.checked(seen)
     plan.raise_if_refused()
     # In this order: a signal must not leave gradients off. What is made in inference mode could not be trained later.
-    with Shield() as shield, torch.inference_mode(mode=False), torch.no_grad(), _exclusively(seen.places):
+    with Shield() as shield, torch.inference_mode(mode=False), torch.no_grad(), exclusively(seen.places):
         try:
             work = Execution(
                 seen, target, plan, source, placement=placement, device=device, undo=undo, progress=progress
@@ -126,31 +126,6 @@ def expect_values(model: Walk) -> None:
             "the model's tensors are fake (FakeTensorMode), and never get values: build it outside of that mode, or on the "
             "meta device"
         )
-
-
-_LOCK = threading.Lock()
-_BUSY: set[int] = set()
-
-
-@contextmanager
-def _exclusively(places: Iterable[Place]) -> Iterator[None]:
-    """Keep other loads away from the tensors at `places`, which live on meanwhile.
-
-    Raises:
-        UsageError: some of them are being filled, by another thread or around this very call.
-    """
-    mine = {id(place.tensor) for place in places}
-    with _LOCK:
-        if not mine.isdisjoint(_BUSY):
-            raise UsageError(
-                "the model, or a part of it, is being filled by another load() just now: wait until it is done"
-            )
-        _BUSY.update(mine)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _BUSY.difference_update(mine)
 
 
 def _expect_passed(checks: Sequence[Check]) -> None:

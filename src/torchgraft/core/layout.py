@@ -37,6 +37,8 @@ def memory_range(tensor: Tensor) -> tuple[str, int, int] | None:
 
 def span(tensor: Tensor) -> int:
     """Return the number of bytes from the first element of a strided tensor to the end of its last, gaps included."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
     if not tensor.numel():
         return 0
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -37,16 +37,31 @@ class Shield:
                     self._held.append(number)
                     signal.signal(number, self._hold)
         except BaseException:  # the handler of a signal that isn't held yet
-            self._restore()
+            self._let_go()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
-        if kind is None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the handlers back, and run them for all signals that came, in this order, even where some of them raise.
+
+        What the last of these raises is raised, in the context of what was raised before it.
+        """
+        try:
+            self._restore()
+        finally:
+            self._deliver_all()
+
+    def _deliver_all(self) -> None:
+        try:
             self.deliver()
+        except BaseException:
+            self._deliver_all()
+            raise
 
     def _restore(self) -> None:
         """Give all signals their handlers back, even if one of these raises meanwhile."""
