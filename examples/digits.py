@@ -154,7 +154,7 @@ def main() -> None:
         print(f"trained on 0 to 5, {accuracy(first, old):.1f} % right on what it saw; saved\n")
 
         second = changed()
-        print(tg.plan(second, checkpoint), "\n")
+        print(str(tg.plan(second, checkpoint)).splitlines()[0], "\n")
         report = tg.load(second, checkpoint)
         print(report, "\n")
         print(tg.freeze(second, report))

@@ -286,3 +286,15 @@ def test_running_statistics_are_not_shown_by_a_run_that_takes_those_of_its_input
     assert {how[name] for name in how if "running" in name} == {Means.VALUE}
     model[3].running_mean += 1
     assert "3.running_mean" in tg.verify(model, source, torch.randn(4, 5), plan=report, mode="as is").unproved
+
+
+def test_weights_that_differ_behind_the_first_difference_are_told():
+    model, source = (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)) for _ in range(2))
+    report = tg.load(model, source)
+    model[1].eps = 0.1
+    with torch.no_grad():
+        model[2].weight.mul_(1.5)
+    found = tg.verify(model, source, torch.randn(2, 4), plan=report)
+    assert [cause.module for cause in found.causes] == ["1"]
+    assert any(note.startswith("2.weight is its planned value times 1.5") for note in found.notes)
+    assert "model and source: 1 (LayerNorm), operation 2 of 3" in str(found)

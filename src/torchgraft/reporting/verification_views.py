@@ -85,8 +85,9 @@ def _proof_section(found: Verification) -> Section:
 
 
 def _divergence_section(found: Divergence, whole: Verification) -> Section:
-    sides = [("model", found.target), ("source", found.source)]
-    groups = tuple(Group(cause=f"{side}: {_site_words(site)}") for side, site in sides)
+    ours, theirs = _site_words(found.target), _site_words(found.source)
+    words = [f"model and source: {ours}"] if ours == theirs else [f"model: {ours}", f"source: {theirs}"]
+    groups = tuple(Group(cause=text) for text in words)
     matched = f"{whole.matched} of {whole.operations[1]} operations have the source's results"
     seen = f"seen at input {found.input}; " if whole.inputs > 1 else ""
     return Section(title="first difference", tone="bad", figures=seen + matched, groups=groups)

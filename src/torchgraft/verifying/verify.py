@@ -64,7 +64,10 @@ def verify_models(request: VerifyRequest) -> Verification:
         matched=_matched_operations(matches),
         parts=tuple(proof.parts),
         unproved=tuple(sorted(proof.unproved)),
-        notes=(*_notes(request, comparisons), *(_deviating_weight_notes(request, proof.deviating) if passed else ())),
+        notes=(
+            *_notes(request, comparisons),
+            *_deviating_weight_notes(request, proof.deviating, None if passed else causes),
+        ),
         seconds=time.perf_counter() - start,
     )
 
@@ -177,14 +180,23 @@ def _missing_tensor_notes(request: VerifyRequest) -> list[str]:
     return [f"the plan names tensors that the models don't have, values not compared: {listed(missing, 4)}"]
 
 
-def _deviating_weight_notes(request: VerifyRequest, deviating: Collection[str]) -> list[str]:
-    """Return a note on weights that hold something else than planned, where outputs agree all the same."""
-    steps = [s for s in request.plan.steps if s.slot.name in deviating and s.slot.spec.dtype.is_float]
+def _deviating_weight_notes(
+    request: VerifyRequest, deviating: Collection[str], causes: Sequence[Cause] | None
+) -> list[str]:
+    """Return a note on weights that hold something else than planned, beside those that are among the causes.
+
+    There are no `causes` (None) where outputs agree all the same.
+    """
+    told = {cause.target for cause in causes or ()}
+    steps = [
+        s for s in request.plan.steps
+        if s.slot.name in deviating and s.slot.spec.dtype.is_float and s.slot.name not in told
+    ]  # fmt: skip
     if not steps:
         return []
     cause = PlannedValues(request.plan, request.model, request.source).cause(steps[0])
     more = f", and {len(steps) - 1} more hold others than planned" if len(steps) > 1 else ""
-    return [f"outputs agree, and {cause.text}{more}"]
+    return [f"{'outputs agree, and ' if causes is None else ''}{cause.text}{more}"]
 
 
 def _training_mode_notes(request: VerifyRequest) -> list[str]:
