@@ -18,6 +18,8 @@ def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
     return out
 
 
+VOWELS = frozenset("aeiou")
+
 _PHRASES = _respelled()
 _LONGEST = max(map(len, _PHRASES))
 
@@ -34,6 +36,19 @@ def canonical(name: str) -> tuple[str, ...]:
 def _canonical(segments: tuple[str, ...]) -> tuple[str, ...]:
     spelled = (word for part in segments for word in ((part,) if part == "#" else words(part)))
     return _translate(_translate(tuple(spelled)))
+
+
+@lru_cache
+def is_short_for(word: str, whole: str) -> bool:
+    """Return whether a word is another one, or an abbreviation of it: its start (`u`, `glob`), or without vowels (`txt`, `fw`)."""
+    if word == whole or not word.isalpha():
+        return word == whole
+    if whole.startswith(word):
+        return True
+    if word[0] != whole[0] or not VOWELS.isdisjoint(word[1:]):
+        return False
+    rest = iter(whole)
+    return all(letter in rest for letter in word)
 
 
 def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ def reviewed(
     modules = ModulePairs(matching.matches)
     matching = matching.in_doubt(
         {
-            **exchangeable(matching, sides, naming),
             **moved_without_word(matching, modules),
+            **exchangeable(matching, sides, naming),
             **passing_own_places(matching, modules, naming),
             **({} if naming.homes else beside_free_twins(matching)),
             **rows_in_unknown_order(matching, keys, models),

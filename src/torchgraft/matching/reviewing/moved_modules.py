@@ -6,6 +6,7 @@ of the one it was copied from, so that nothing but names tells which of them a t
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,13 +15,15 @@ from itertools import takewhile
 from torchgraft.core.match import Match, Matching
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered
-from torchgraft.matching.names.words import canonical
+from torchgraft.matching.names.words import canonical, is_short_for
 from torchgraft.matching.reviewing.module_pairs import ModulePair, ModulePairs
 
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
 QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
 UNTOLD = "{0} and {1} have parts of the same names and shapes, {1} has its own place, and nothing says that {0} is {2}"
 CALLED = "the model calls another tensor so, too, which {0} fills"
+
+_NUMBER = re.compile(r"\d+")
 
 # From so many layers on a module is a part of the network, with a name of its own.
 PART = 4
@@ -106,31 +109,36 @@ class Parts:
         return QUALIFIED.format(*pair) if ours < theirs or theirs < ours else ""
 
     def _untold(self, pair: ModulePair) -> str:
-        """Return what speaks against two parts if a twin of the file's part is called more like the model's, but goes elsewhere."""
-        part, home = pair
-        if len(self._groups[pair]) < PART:
+        """Return what speaks against two parts if a twin of either has its own place, and would be called as much like the other.
+
+        The one part may have been taken out of the network, and the other one added, as parts of that build were before.
+        """
+        matches = self._groups[pair]
+        if any(map(is_numbered, pair)) or not _are_several(matches):
             return ""
-        tails = [m.source.name[len(part) + 1 :] for m in self._groups[pair]]
-        if len({tail.rpartition(".")[0] for tail in tails}) < PART:
-            return ""
-        shared = _shared_words(part, home)
-        if any(map(is_numbered, pair)):
-            return ""
-        for twin in self._twins(pair, tails):
-            to = self._partner[0].get(f"{twin}.{tails[0]}", "")
-            place = to.removesuffix(f".{tails[0]}")
-            called_like_it = shared < _shared_words(twin, home)
-            if place != to and (called_like_it or (not shared and _shared_words(twin, place))):
-                return UNTOLD.format(part, twin, home)
+        for side, (part, home) in enumerate((pair, pair[::-1])):
+            tails = [(m.source, m.target)[side].name[len(part) + 1 :] for m in matches]
+            for twin in self._twins(side, part, home, tails):
+                to = self._partner[side].get(f"{twin}.{tails[0]}", "")
+                place = to.removesuffix(f".{tails[0]}")
+                if place in (to, home) or (_are_counted(twin, part) and _are_counted(place, home)):
+                    continue  # what both sides count is judged elsewhere
+                if not _is_called_like(part, home, twin, place):
+                    return UNTOLD.format(part, twin, home)
         return ""
 
-    def _twins(self, pair: ModulePair, tails: Sequence[str]) -> Iterator[str]:
-        """Yield the twins of the file's part: most of its tensors are there, too, under the same names inside and in the same shapes."""
-        part, shapes = pair[0], self._shapes[0]
-        around = "".join(f"{end}." for end in _common_start(*pair))
+    def _twins(self, side: int, part: str, home: str, tails: Sequence[str]) -> Iterator[str]:
+        """Yield the twins of a part: most of its tensors are there, too, under the same names inside and in the same shapes.
+
+        They lie beside it; those of a part of many layers anywhere in what the part and its home have around them.
+        """
+        shapes = self._shapes[side]
+        around = "".join(f"{end}." for end in _common_start(part, home))
+        large = len({tail.rpartition(".")[0] for tail in tails}) >= PART
         for name in shapes:
             twin = name[: -len(tails[0]) - 1]
-            if name.endswith(f".{tails[0]}") and twin != part and twin.startswith(around) and not is_numbered(twin):
+            beside = twin.rpartition(".")[0] == part.rpartition(".")[0] or (large and twin.startswith(around))
+            if beside and name.endswith(f".{tails[0]}") and twin != part and not is_numbered(twin):
                 alike = sum(shapes.get(f"{twin}.{tail}") == shapes[f"{part}.{tail}"] for tail in tails)
                 if 2 * alike > len(tails):
                     yield twin
@@ -172,8 +180,35 @@ def _common_start(part: str, home: str) -> list[str]:
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
-def _shared_words(part: str, home: str) -> set[str]:
-    """Return the words that two paths have in common, the modules set aside that both are in."""
-    at = len(_common_start(part, home))
-    one, other = (".".join(path.split(".")[at:]) for path in (part, home))
-    return {*canonical(one)} & {*canonical(other)}
+def _are_several(matches: Iterable[Match]) -> bool:
+    """Return whether a part has layers of its own, or several tensors with rows and columns: one layer is found by its neighbours."""
+    found = [m.source for m in matches]
+    return len({leaf.owner for leaf in found}) > 1 or sum(len(leaf.shape) > 1 for leaf in found) > 1
+
+
+def _are_counted(one: str, other: str) -> bool:
+    """Return whether two names differ in numbers alone, or in the last letter: `block2.f` and `block3.f`, `rnn_a` and `rnn_b`."""
+    return one[:-1] == other[:-1] or _NUMBER.sub("", one) == _NUMBER.sub("", other)
+
+
+def _is_called_like(part: str, home: str, twin: str, place: str) -> bool:
+    """Return whether the home has more of the words that tell a part from its twin than of those that tell the twin from the part.
+
+    Words that the twin shares with its own place say nothing of the home. Where the part has none of its own, as `head` beside
+    `aux_head`: whether the home has all of its words, and not the twin's.
+    """
+    own, other, there = _words(part, [home, twin]), _words(twin, [part]), _words(home, [part])
+    if own <= other:
+        return own <= there and not other <= there
+    return _common(own - other, there) > _common(other - own - _words(place, [twin]), there)
+
+
+def _common(some: Iterable[str], others: Iterable[str]) -> int:
+    """Return how many words are among others, maybe shortened here or there."""
+    return sum(any(is_short_for(a, b) or is_short_for(b, a) for b in others) for a in some)
+
+
+def _words(path: str, among: Iterable[str]) -> set[str]:
+    """Return the words of a path, without those of the modules that others lie in, too."""
+    at = min([path.count("."), *(min(len(_common_start(path, other)), other.count(".")) for other in among)])
+    return {*canonical(".".join(path.split(".")[at:]))}

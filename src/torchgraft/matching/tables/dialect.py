@@ -89,6 +89,8 @@ _SPELLINGS = {
     "dw": "dwconv, conv dw, depthwise",
     "upsample": "ups, upsampler, upsamplers",
     "r": "receptance",
+    "logvar": "log var, log variance",
+    "logstd": "log std, log sigma, logsigma",
 }
 PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     tuple(phrase.split()): tuple(meant.split())
