@@ -38,3 +38,11 @@ def test_without_a_rule_they_stay_a_matter_of_shapes():
 def test_a_rule_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(tg.UsageError, match=r"accepted are 'repeat', .* 'fresh', .* 'copy:K'"):
         tg.load(nn.Conv2d(5, 4, 3), nn.Conv2d(3, 4, 3), in_channels={"weight": "tile"})
+
+
+def test_a_file_that_fits_nowhere_is_not_told_how_a_layer_grows():
+    model = nn.ModuleDict({"body": nn.Linear(7, 9), "head": nn.Linear(48, 10, bias=False)})
+    with pytest.raises(
+        tg.PlanRefusedError, match=r"\[10, 32\] in the file, \[10, 48\] in the model; is it the right file"
+    ):
+        tg.load(model, {"head.weight": torch.rand(10, 32), "other.weight": torch.rand(3, 5)})

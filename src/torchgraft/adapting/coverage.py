@@ -130,5 +130,6 @@ def _sizes(plan: Plan, variant: str) -> str:
     if not differ:
         return ""
     first = differ[0]
+    sizes = first.why.text.partition("; ")[0]  # without what could fill a part of it
     agree = "agrees by name and differs" if len(differ) == 1 else "agree by name and differ"
-    return f"; {tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {first.why.text}"
+    return f"; {tensors(len(differ))} {agree} in shape, e.g. {printable(first.slot.name)}: {sizes}"
