@@ -190,3 +190,16 @@ def test_lists_do_not_change_places_because_their_lengths_would_fit_better(*, wr
     model, file = (longer, plain) if back else (plain, longer)
     placed = sure(model, file.state_dict())
     assert all(("vision" in name) == ("vision" in key) for name, key in placed.items())
+
+
+def test_weight_and_bias_of_a_layer_have_one_reason() -> None:
+    """One of the middle layers is called as the first one of the file, as in the two code bases of Segment Anything."""
+    first, inner, last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+    apart = nn.ModuleDict({"proj_in": first, "proj_out": last, "layers": nn.ModuleList([inner])})
+    listed = nn.ModuleDict({"layers": nn.ModuleList([first, inner, last])})
+    model, file = filled(net(mlp=apart)), filled(net(mlp=listed))
+    with pytest.raises(tg.PlanRefusedError) as refused:
+        tg.load(model, file.state_dict())
+    lines = [line for line in str(refused.value).splitlines() if "layers.0, too" in line]
+    assert len(lines) == 1
+    assert "mlp.proj_in.{weight,bias}" in lines[0]

@@ -14,6 +14,7 @@ from torchgraft.matching.names.naming import SAME, Naming, Prefix
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import flat_class
 from torchgraft.matching.reviewing.module_pairs import ModulePairs
+from torchgraft.matching.tables.dialect import ROLES
 
 OWN = "the model has {0}, too, of the same shape"
 HELD = "the file has {0}, too, of the same shape"
@@ -90,7 +91,7 @@ class Places:
         """Return that the very name of a tensor stays free, wrapper or not; of one alone that is no wonder."""
         name = source.name
         own = name != target.name and place_of(name) != place_of(target.name) and self._free.get(name) == source.shape
-        return OWN.format(name) if own and self._often[name] == 1 else ""
+        return OWN.format(_layer(name)) if own and self._often[name] == 1 else ""
 
     def doubt(self, source: Leaf, target: Leaf) -> str:
         """Return what speaks against a pair, "" where nothing does."""
@@ -102,12 +103,18 @@ class Places:
 
     def _said(self, ours: str, theirs: str, source: Leaf, target: Leaf) -> str:
         if own := self._slots.own_name(ours, theirs, source.shape):
-            return OWN.format(own)
+            return OWN.format(_layer(own))
         if own := self._tensors.own_name(theirs, ours, target.shape):
-            return HELD.format(own)
+            return HELD.format(_layer(own))
         return _of_modules(LEFT, (ours, theirs), source, self._free_targets) or _of_modules(
             TAKEN, (theirs, ours), source, self._free_sources
         )
+
+
+def _layer(name: str) -> str:
+    """Return the layer that a weight, a bias or a statistic belongs to, so that all of a layer have one reason; else the name."""
+    owner, _, role = name.rpartition(".")
+    return owner if owner and role in ROLES else name
 
 
 class _Held:
