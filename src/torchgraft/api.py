@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
+from torchgraft.core.choices import Undo
 from torchgraft.core.errors import UninitialisedError, UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
@@ -68,7 +69,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
     device: object = None,
     mmap: bool = False,
     prefault: bool = False,
-    undo: str = "auto",
+    undo: Undo = "auto",
     progress: Callable[[int, int], None] | None = None,
     **arguments: Unpack[Arguments],
 ) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+from torchgraft.core.choices import Accept, OnDoubt, QkvLayout
 from torchgraft.core.policy import Policy
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class Arguments(TypedDict, total=False):
     prefer: str | None
     learned: Learned | str | os.PathLike[str] | None
     statistics: bool
-    on_doubt: str
-    accept: str
+    on_doubt: OnDoubt
+    accept: Accept
     min_coverage: float | None
     strict: bool
     policy: Policy | None
@@ -43,7 +44,7 @@ class Arguments(TypedDict, total=False):
     merge_lora: bool | float
     fuse_branches: bool
     fold_norms: bool | float
-    qkv_layout: str | Mapping[str, str] | None
+    qkv_layout: QkvLayout | Mapping[str, str] | None
     num_heads: int | None
     kernels: Mapping[str, str] | None
     in_channels: Mapping[str, str] | None

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchgraft.core.choices import Mode
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import places
 from torchgraft.core.plan import Certainty, Plan
@@ -32,7 +33,7 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     source_inputs: object = None,
     plan: Plan | Report | None = None,
     tolerance: float | None = None,
-    mode: str = "eval",
+    mode: Mode = "eval",
 ) -> Verification:
     """Run two models on the same inputs, and say whether they give the same; if not, where they part, and why.
 
@@ -104,7 +105,7 @@ def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]
     return found
 
 
-def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: str = "eval") -> Golden:
+def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: Mode = "eval") -> Golden:
     """Run a model and write what it gave and did to `path`, so that verify() and load() with golden=path need the model no more.
 
     The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation and weight; nothing in it is code.

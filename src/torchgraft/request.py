@@ -5,26 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, TypeGuard, Unpack, get_args
 
-from torchgraft.adapting import KERNEL_RULES, NEW_INDICES, AxisNames, Options
+from torchgraft.adapting import KERNEL_RULES, STARTS, AxisNames, Options
 from torchgraft.arguments import Arguments
+from torchgraft.core.choices import Accept, NewIndices, OnDoubt, QkvLayout, expect_one_of, is_one_of, listed_words
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share
-from torchgraft.matching import LAYOUTS, Rules, Stated
+from torchgraft.matching import Rules, Stated
 from torchgraft.ops import AdaptInputChannels
 
 if TYPE_CHECKING:
     from torchgraft.learning import Learned
 
-ON_DOUBT = ("refuse", "skip", "take")
-ACCEPT = ("certain", "likely")
+CHANNEL_RULES = "'repeat', 'sum', 'mean', 'zero', 'fresh', 'fill-mean' and 'copy:K' (copies of channel K)"
 # What an argument must be, where it is given, and in words.
-_KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
+_KINDS: tuple[tuple[tuple[str, ...], type | tuple[type, ...], str], ...] = (
     (
         (
             "rename", "fan_out", "layers", "copies", "init", "axis_names", "class_names", "class_rows", "in_channels",
@@ -34,6 +35,7 @@ _KINDS: tuple[tuple[tuple[str, ...], type, str], ...] = (
     ),
     (("strict", "fuse_branches", "statistics"), bool, "True or False"),
     (("prefer",), str, "a text"),
+    (("qkv_layout",), (str, Mapping), "'flat', 'per_head', or a dictionary of them"),
     (("policy",), Policy, "a Policy"),
 )  # fmt: skip
 
@@ -58,6 +60,11 @@ def _are_grids(value: object) -> bool:
     return _is_run(value, 2) and all(_is_run(grid, 2) and _are_counts(grid, 1) for grid in value)
 
 
+def _one_of(words: Iterable[str]) -> tuple[Callable[[Any], bool], str]:
+    accepted = tuple(words)
+    return partial(is_one_of, accepted), listed_words(accepted)
+
+
 # What each value of a dictionary must be, by a text each, and in words.
 _EACH: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "rename": (lambda new: isinstance(new, str), "use texts on both sides"),
@@ -69,7 +76,16 @@ _EACH: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "grids": (_are_grids, "give ((height, width) in the file, (height, width) in the model)"),
     "permute": (_is_order, "give an order of all axes, e.g. (1, 0)"),
-    "kernels": (lambda rule: rule in KERNEL_RULES, f"use one of {', '.join(map(repr, KERNEL_RULES))}"),
+    "kernels": _one_of(KERNEL_RULES),
+    "init": _one_of(STARTS),
+    "grow_rows": _one_of(get_args(NewIndices)),
+    "qkv_layout": _one_of(get_args(QkvLayout)),
+    "tensor_parallel": (
+        lambda kind: isinstance(kind, str),
+        "use replicated, rows, columns, qkv, kv or gate_up",
+    ),
+    "in_channels": (lambda rule: isinstance(rule, str), f"use a rule; accepted are {CHANNEL_RULES}"),
+    "axis_names": (lambda names: isinstance(names, AxisNames), "give AxisNames(source, target)"),
 }
 
 
@@ -112,9 +128,9 @@ def make_request(**given: Unpack[Arguments]) -> Request:
     """
     _check_kinds(given)
     policy, min_coverage = given.get("policy"), given.get("min_coverage")
-    on_doubt, accept = given.get("on_doubt", ON_DOUBT[0]), given.get("accept", ACCEPT[1])
-    _expect_one_of(ON_DOUBT, on_doubt=on_doubt)
-    _expect_one_of(ACCEPT, accept=accept)
+    on_doubt, accept = given.get("on_doubt", "refuse"), given.get("accept", "likely")
+    expect_one_of(OnDoubt, on_doubt=on_doubt)
+    expect_one_of(Accept, accept=accept)
     if min_coverage is not None:
         expect_share(min_coverage)
     source_model, source_inputs, golden = (given.get(name) for name in ("source_model", "source_inputs", "golden"))
@@ -165,21 +181,14 @@ def _check_kinds(arguments: Mapping[str, Any]) -> None:
             if value is not None and not isinstance(value, kind):
                 raise UsageError(f"{name}={value!r:.80}: use {words}, not {type(value).__name__}")
     for name, (fits, words) in _EACH.items():
-        given: Mapping[object, object] = arguments.get(name) or {}
-        for key, value in given.items():
+        given = arguments.get(name)
+        for key, value in given.items() if isinstance(given, Mapping) else ():
             if not (isinstance(key, str) and fits(value)):
                 raise UsageError(f"{name}={{{key!r:.80}: {value!r:.80}}}: {words}")
     for name in ("merge_lora", "fold_norms"):
         number = arguments.get(name, False)
         if not isinstance(number, (bool, int, float)) or not isfinite(number):
             raise UsageError(f"{name}={number!r}: use True, False or a number")
-
-
-def _expect_one_of(words: Sequence[str], **given: str) -> None:
-    """Raise UsageError where an argument is none of the words."""
-    for name, word in given.items():
-        if word not in words:
-            raise UsageError(f"{name}={word!r}: use one of {', '.join(map(repr, words))}")
 
 
 def _policy(policy: Policy | None, *, on_doubt: str, strict: bool, min_coverage: float | None) -> Policy:
@@ -198,7 +207,10 @@ def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:
     """Return a collection of texts."""
     if isinstance(given, str):
         raise UsageError(f"{name}={given!r}: give a list of patterns, e.g. {name}=[{given!r}]")
-    found = tuple(given) if isinstance(given, Iterable) else (None,)
+    try:
+        found = tuple(given)
+    except TypeError:  # nothing that can be gone through
+        found = (None,)  # type: ignore[assignment]  # refused below
     if not all(isinstance(pattern, str) for pattern in found):
         raise UsageError(f"{name}={given!r:.80}: give a list of patterns, each a text")
     return found
@@ -249,12 +261,13 @@ def learned_of(given: object) -> Learned | None:
 
 def _stated(layout: str | Mapping[str, str] | None, heads: int | None, parallel: Mapping[str, str]) -> Stated:
     """Return what the caller says of fused projections; one of which every rank holds a share of q, k and v is no other way."""
-    layouts = {"*": layout} if isinstance(layout, str) else dict(layout or {})
-    if layout is None:
+    if isinstance(layout, str):
+        expect_one_of(QkvLayout, qkv_layout=layout)
+        layouts = {"*": str(layout)}
+    elif layout is not None:
+        layouts = dict(layout)
+    else:
         layouts = {pattern: "flat" for pattern, kind in parallel.items() if kind == "qkv"}
-    for pattern, kind in layouts.items():
-        if kind not in LAYOUTS:
-            raise UsageError(f"qkv_layout={{{pattern!r}: {kind!r}}}: use one of {', '.join(map(repr, LAYOUTS))}")
     if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
         raise UsageError(f"num_heads={heads!r}: give the number of query heads")
     return Stated(layouts, heads)
@@ -265,11 +278,6 @@ def _axis_names(
 ) -> dict[str, AxisNames]:
     """Return the names of indices by pattern: those given, and class names for the rows of modules."""
     out = dict(given or {})
-    for pattern, value in out.items():
-        if not isinstance(value, AxisNames):
-            raise UsageError(
-                f"axis_names={{{pattern!r}: ...}}: give AxisNames(source, target), not {type(value).__name__}"
-            )
     if names is None and rows is None:
         return out
     if names is None or rows is None or set(names) != {"source", "target"}:
@@ -278,9 +286,6 @@ def _axis_names(
         )
     of_all = "*"  # "" is the path of the model itself, as torch has it
     return {m or of_all: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()} | out
-
-
-CHANNEL_RULES = "'repeat', 'sum', 'mean', 'zero', 'fresh', 'fill-mean' and 'copy:K' (copies of channel K)"
 
 
 def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
@@ -299,8 +304,4 @@ def _channels(given: Mapping[str, str] | None) -> dict[str, str]:
 
 def _grow_rows(given: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     """Return how new rows start by table; fresh where only tables are given."""
-    out = dict(given) if isinstance(given, Mapping) else dict.fromkeys(_patterns("grow_rows", given), "fresh")
-    for table, new in out.items():
-        if new not in NEW_INDICES:
-            raise UsageError(f"grow_rows={{{table!r}: {new!r}}}: use one of {', '.join(map(repr, NEW_INDICES))}")
-    return out
+    return dict(given) if isinstance(given, Mapping) else dict.fromkeys(_patterns("grow_rows", given), "fresh")

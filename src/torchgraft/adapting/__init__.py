@@ -4,16 +4,17 @@ from torchgraft.adapting.adapt import PlanInputs, adapt, requested_steps
 from torchgraft.adapting.copies import copied
 from torchgraft.adapting.fit import KERNEL_RULES
 from torchgraft.adapting.objections import objections_to
-from torchgraft.adapting.options import NEW_INDICES, AxisNames, Options
+from torchgraft.adapting.options import AxisNames, Options
 from torchgraft.adapting.ranks import rank_note
 from torchgraft.adapting.remarks import named_row_notes
 from torchgraft.adapting.rewrites import Preferences, with_preferences
+from torchgraft.adapting.starts import STARTS
 from torchgraft.adapting.unmatched import SecondNames
 from torchgraft.adapting.views import views_of
 
 __all__ = [
     "KERNEL_RULES",
-    "NEW_INDICES",
+    "STARTS",
     "AxisNames",
     "Options",
     "PlanInputs",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from numbers import Integral
+from typing import TYPE_CHECKING, TypeVar, get_args
 
+from torchgraft.core.choices import NewIndices, is_one_of, listed_words
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import did_you_mean
 from torchgraft.core.match import Leaf
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-NEW_INDICES = ("fresh", "zero", "mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,17 @@ class AxisNames:
     target: Names
     dim: int = field(default=0, kw_only=True)
     each: int = field(default=1, kw_only=True)
-    new: str = field(default="fresh", kw_only=True)
+    new: NewIndices = field(default="fresh", kw_only=True)
 
     def __post_init__(self) -> None:
         for side in ("source", "target"):
             object.__setattr__(self, side, _checked(side, getattr(self, side)))
-        if self.dim < 0 or self.each < 1:
+        if not (_is_count(self.dim, 0) and _is_count(self.each, 1)):
             raise UsageError(
-                f"AxisNames: dim={self.dim}, each={self.each}: use an axis from 0, and 1 index or more a name"
+                f"AxisNames: dim={self.dim!r:.80}, each={self.each!r:.80}: use an axis from 0, and 1 index or more a name"
             )
-        if self.new not in NEW_INDICES:
-            raise UsageError(f"AxisNames: new={self.new!r}: use one of {', '.join(map(repr, NEW_INDICES))}")
+        if not is_one_of(words := get_args(NewIndices), self.new):
+            raise UsageError(f"AxisNames: new={self.new!r:.80}: {listed_words(words)}")
         if self.new == "mean" and self.each > 1:
             raise UsageError(
                 "AxisNames: new='mean' with each > 1 would mix indices of other meaning; use 'fresh' or 'zero'"
@@ -69,14 +70,22 @@ class AxisNames:
         return self.each * (max(names.values(), default=-1) + 1 if isinstance(names, Mapping) else len(names))
 
 
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
 def _checked(side: str, names: Names) -> tuple[str, ...] | dict[str, int]:
     """Return a copy of the names that a caller gave for one side."""
     if isinstance(names, Mapping):
         places = list(names.values())
-        if len(set(places)) < len(places) or any(at < 0 for at in places):
-            raise UsageError(f"names of the {side}: two names stand for one index, or an index is below zero")
+        if not all(_is_count(at, 0) for at in places) or len(set(places)) < len(places):
+            raise UsageError(f"names of the {side}: two names stand for one index, or an index is no number from 0")
         return dict(names)
-    names = tuple(map(str, names))
+    try:
+        names = tuple(map(str, names))
+    except TypeError as error:
+        what = "give a list of names, or a dictionary from name to index"
+        raise UsageError(f"names of the {side}: {what}, not {names!r:.80}") from error
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UsageError(f"names of the {side}: {', '.join(map(repr, twice[:4]))} more than once")

@@ -98,8 +98,8 @@ def device_for(given: str | torch.device | None) -> torch.device:
     import torch
 
     try:
-        device = torch.device(given or "cpu")
-    except (RuntimeError, TypeError) as error:
+        device = torch.device("cpu" if given is None else given)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"device={given!r}: {printable(str(error), 200)}") from error
     if device.type == "meta":
         raise UsageError("device='meta': nothing has values there; give the device where the model is to live")

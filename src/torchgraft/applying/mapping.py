@@ -48,6 +48,9 @@ class Placement:
             UsageError: nothing has values there, this machine has no such device, the wishes contradict each other, or
                 the model has memory of its own.
         """
+        for name, value in (("mmap", self.mmap), ("prefault", self.prefault)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name}={value!r:.80}: use True or False")
         where = device_for(self.device)
         if self.prefault and not self.mmap:
             raise UsageError("prefault=True brings in pages of mapped files: it needs mmap=True")

@@ -38,10 +38,9 @@ from torchgraft.matching.select import (
 )
 from torchgraft.matching.source_model import in_order, origin_of
 from torchgraft.matching.tables.rotary import with_rotary
-from torchgraft.matching.tables.stated import LAYOUTS, NOTHING, Models, Stated
+from torchgraft.matching.tables.stated import NOTHING, Models, Stated
 
 __all__ = [
-    "LAYOUTS",
     "Known",
     "Models",
     "Rules",

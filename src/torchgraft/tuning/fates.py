@@ -226,19 +226,34 @@ def _matcher(pattern: Pattern) -> Callable[[str], bool]:
     return lambda name: fnmatchcase(name, pattern)
 
 
+def pattern_list(patterns: Iterable[Pattern], argument: str) -> tuple[Pattern, ...]:
+    """Return the patterns.
+
+    Raises:
+        UsageError: they are no list, or something else is among them.
+    """
+    if isinstance(patterns, (str, re.Pattern)):
+        raise UsageError(f"{argument}={patterns!r}: give a list of patterns, e.g. {argument}=[{patterns!r}]")
+    try:
+        found = tuple(patterns)
+    except TypeError as error:
+        raise UsageError(f"{argument}={patterns!r:.80}: give a list of patterns") from error
+    if not all(isinstance(pattern, (str, re.Pattern)) for pattern in found):
+        raise UsageError(f"{argument}={patterns!r:.80}: give a list of texts or compiled expressions")
+    return found
+
+
 def select_by_pattern(
     patterns: Sequence[Pattern], names: Sequence[str], modules: Iterable[str], argument: str
 ) -> set[str]:
     """Return the names that the patterns select, by themselves or through a module around them.
 
     Raises:
-        UsageError: a pattern selects nothing.
+        UsageError: a pattern is none, or selects nothing.
     """
-    if isinstance(patterns, (str, re.Pattern)):
-        raise UsageError(f"{argument}={patterns!r}: give a list of patterns, e.g. {argument}=[{patterns!r}]")
     known = list(modules)
     selected: set[str] = set()
-    for pattern in patterns:
+    for pattern in pattern_list(patterns, argument):
         matches = _matcher(pattern)
         matched_modules = {path for path in known if path and matches(path)}
         matched = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from torchgraft.core.choices import Dropout, Partly, What, expect_one_of
 from torchgraft.core.errors import UsageError
 from torchgraft.tuning.eval_mode import UPDATED_BUFFERS, ReversibleChange, keep_in_eval
 from torchgraft.tuning.fates import (
@@ -15,6 +16,7 @@ from torchgraft.tuning.fates import (
     ModelTensor,
     Pattern,
     TensorFates,
+    pattern_list,
     select_by_pattern,
     sharing_memory,
     tensor_fates,
@@ -26,9 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-WHAT_CHOICES = ("loaded", "all_but_fresh")
-PARTLY_CHOICES = ("skip", "freeze", "hold")
-DROPOUT_CHOICES = ("keep", "off")
 IN_PART = "filled in part: some of its rows are fresh"
 UNKNOWN_STATISTICS = "statistics that the checkpoint lacks: they move on"
 COUNTER = "num_batches_tracked"
@@ -80,12 +79,12 @@ class Frozen:
 def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     model: nn.Module,
     report: Loads | None = None,
-    what: str = "loaded",
+    what: What = "loaded",
     *,
     patterns: Sequence[Pattern] = (),
     modules: Sequence[str] = (),
-    partly: str = "skip",
-    dropout: str = "keep",
+    partly: Partly = "skip",
+    dropout: Dropout = "keep",
 ) -> Frozen:
     """Freeze parameters of `model`, and keep the statistics that belong to them still through `model.train()`.
 
@@ -109,15 +108,15 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     Raises:
         UsageError: an argument makes no sense, selects nothing, or the report is for another model.
     """
-    _require_sound_arguments(
-        report,
-        patterns,
-        modules,
-        ((what, "what", WHAT_CHOICES), (partly, "partly", PARTLY_CHOICES), (dropout, "dropout", DROPOUT_CHOICES)),
-    )
+    expect_one_of(What, what=what)
+    expect_one_of(Partly, partly=partly)
+    expect_one_of(Dropout, dropout=dropout)
+    globs, paths = pattern_list(patterns, "patterns"), pattern_list(modules, "modules")
+    if report is None and not globs and not paths:
+        raise UsageError("nothing says what to freeze: give the report of load(), or patterns=, or modules=")
     found = tensor_fates(model, () if report is None else report)
-    within = _keys_matching(found, patterns, "patterns") if patterns else (set() if modules else None)
-    named = _keys_matching(found, modules, "modules")
+    within = _keys_matching(found, globs, "patterns") if globs else (set() if paths else None)
+    named = _keys_matching(found, paths, "modules")
     selection = _Selection(named=named, within=within, reported=report is not None, what=what, partly=partly)
     picked = [tensor for tensor in found.tensors if selection.picks(tensor)]
     parameters = [tensor for tensor in picked if not tensor.is_buffer]
@@ -178,16 +177,6 @@ class _Selection:
         if tensor.fate is Fate.PARTLY:
             return self.partly == "freeze"
         return tensor.fate is not Fate.CONSTANT or self.what == "all_but_fresh"
-
-
-def _require_sound_arguments(
-    report: object, patterns: object, modules: object, choices: Iterable[tuple[str, str, tuple[str, ...]]]
-) -> None:
-    for value, name, accepted in choices:
-        if value not in accepted:
-            raise UsageError(f"{name}={value!r}: use one of {', '.join(map(repr, accepted))}")
-    if report is None and not patterns and not modules:
-        raise UsageError("nothing says what to freeze: give the report of load(), or patterns=, or modules=")
 
 
 def _keys_matching(found: TensorFates, patterns: Sequence[Pattern], argument: str) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torchgraft.core.choices import Mode, expect_one_of
 from torchgraft.core.errors import UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
@@ -14,7 +15,6 @@ from torchgraft.core.types import Module
 from torchgraft.verifying.golden import Golden
 from torchgraft.verifying.tracing import Run
 
-MODES = ("eval", "as is")
 GUESS = "guess"
 
 
@@ -79,8 +79,7 @@ def is_eval_mode(mode: str) -> bool:
     Raises:
         UsageError: there is no such mode.
     """
-    if mode not in MODES:
-        raise UsageError(f"mode={mode!r}: use one of {', '.join(map(repr, MODES))}")
+    expect_one_of(Mode, mode=mode)
     return mode == "eval"
 
 
