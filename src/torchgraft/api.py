@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
@@ -81,7 +81,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
         checkpoint: a path (file or folder), a file open for bytes or an io.BytesIO, a dict of tensors (nested or flat), an
             nn.Module, or an opened source. Tensors that lie in the model's own memory are copied first.
         plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
-            checkpoint must have the names, shapes and types that it was made for; values are looked at as ever.
+            checkpoint must have the names, shapes and types that it was made for; values are looked at as ever, and by `policy`,
+            where it is given, which can say no more beside a plan.
         device: where the tensors of a meta model come to life; a model that has memory stays where it lies.
         mmap: let those of a meta model that need no work be views of the file, which is read when they are used, and must
             stay as it is. Their values are not looked at. What needs work has memory of its own.
@@ -139,13 +140,16 @@ def load(  # noqa: PLR0913  # what, and how: by name
     )
 
 
-def build(
+def build(  # noqa: PLR0913  # what load() takes, but for the model
     factory: Callable[[], nn.Module],
     checkpoint: object,
     *,
     device: str | torch.device | None = None,
     mmap: bool = False,
     prefault: bool = False,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    undo: Undo = "auto",
+    progress: Callable[[int, int], None] | None = None,
     **arguments: Unpack[Arguments],
 ) -> tuple[nn.Module, Report]:
     """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
@@ -161,22 +165,27 @@ def build(
         device: where the model is to live; the CPU unless given.
         mmap: as for load(); a model that must be made the ordinary way has memory of its own then.
         prefault: as for load().
+        plan: as for load().
+        undo: as for load().
+        progress: as for load().
         **arguments: as for load().
 
     Raises:
         UsageError: the factory returns no module, or an argument makes no sense.
         CheckpointError, PlanRefusedError, ApplyError: as for load().
     """
-    from torchgraft.applying import build_on_meta, build_with_values
+    from torchgraft.applying import Placement, build_on_meta, build_with_values
 
     if is_module(factory) or not callable(factory):
         what = "give a function or class that makes the model; load() fills one that is there"
         raise UsageError(f"factory is {a_kind(factory)}: {what}")
+    Placement(mmap=mmap, prefault=prefault)  # also where nothing comes to be mapped
+    fill = partial(_load, caller="build", plan=plan, undo=undo, progress=progress)
     made, reason = build_on_meta(factory)
     if made is not None:
         model, constructor = made
         try:
-            report = _load(
+            report = fill(
                 model, checkpoint, arguments, device=device, mmap=mmap, prefault=prefault, constructor=constructor
             )
         except UninitialisedError as error:
@@ -186,7 +195,7 @@ def build(
                 model.to(device)  # buffers, which were made with their values
             return model, report
     model = build_with_values(factory, device)
-    report = _load(model, checkpoint, arguments)
+    report = fill(model, checkpoint, arguments)
     note = f"the model was made with all its values first{', and nothing is mapped' if mmap else ''}: {reason}"
     return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))
 
@@ -203,6 +212,7 @@ def _load(  # noqa: PLR0913  # what load() was given
     undo: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     constructor: Constructor | None = None,
+    caller: str = "load",
 ) -> Report:
     """Do what load() says; `constructor`, where it is known, initialises what stays fresh of a model on meta."""
     with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
@@ -210,7 +220,7 @@ def _load(  # noqa: PLR0913  # what load() was given
         from torchgraft.request import checked_request
         from torchgraft.verifying import compare_values
 
-    request = checked_request("load", arguments)
+    request = checked_request(caller, arguments)
     if not is_module(model):
         raise _no_model(model, checkpoint)
     expect_values(walk := Walk(model))
@@ -291,14 +301,12 @@ def _decide(source: Source, request: Request, model: object, target: tuple[Targe
     return make_proved_plan(source, request, model, lambda one, wanted: make_plan(source, target_of(one), wanted, one))
 
 
-def _kept_plan(
-    plan: Plan | str | os.PathLike[str], source: Source, target: Target, arguments: Mapping[str, object]
-) -> Plan:
+def _kept_plan(plan: Plan | str | os.PathLike[str], source: Source, target: Target, arguments: Arguments) -> Plan:
     """Return a plan made before, on the model at hand; its origin and format are those of the checkpoint at hand."""
     from torchgraft.planfile import fitted
     from torchgraft.verifying.values.digests import recheck_proof
 
-    others = sorted(set(arguments) - {"learned", "statistics"})
+    others = sorted(set(arguments) - {"learned", "statistics", "policy"})
     if others:
         raise UsageError(
             f"plan= holds all decisions: {', '.join(f'{name}=' for name in others)} can't be given beside it"
@@ -306,6 +314,8 @@ def _kept_plan(
     if not isinstance(plan, (Plan, str, os.PathLike)):
         raise UsageError(f"plan is {a_kind(plan)}: give what plan() returned, or the file it was saved to")
     found = plan if isinstance(plan, Plan) else read_plan(plan)
+    if (values := arguments.get("policy")) is not None:
+        found = replace(found, policy=found.policy.overruled(values))
     return recheck_proof(fitted(found, source, target), source)
 
 

@@ -256,3 +256,24 @@ def test_models_built_at_the_same_time_leave_no_trace():
     assert nn.Module.register_parameter is plain
     assert built == [True]
     assert not nn.Linear(2, 2).weight.is_meta
+
+
+@pytest.mark.parametrize("needs_values", [False, True])
+def test_it_takes_what_load_takes(needs_values):
+    def made():
+        model = nn.Linear(4, 3)
+        if needs_values:
+            model.weight.tolist()
+        return model
+
+    saved = {"weight": torch.randn(3, 4), "bias": torch.randn(3)}
+    told = []
+    plan = tg.plan(nn.Linear(4, 3), saved)
+    model, _ = tg.build(made, saved, plan=plan, undo="keep", progress=lambda *how_far: told.append(how_far))
+    assert torch.equal(model.weight, saved["weight"])
+    assert told[-1] == (60, 60)
+    for wrong in ({"undo": "never"}, {"prefault": True}, {"progress": 3}, {"plan": 3}):
+        with pytest.raises(tg.UsageError, match=next(iter(wrong))):
+            tg.build(made, saved, **wrong)
+    with pytest.raises(TypeError, match=r"^build\(\) got an unexpected keyword argument 'progres'"):
+        tg.build(made, saved, progres=print)

@@ -122,6 +122,46 @@ def test_values_are_looked_at_as_ever(tmp_path):
         tg.load(nn.Linear(2, 3), state, plan=tmp_path / "p.json")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_policy_beside_a_plan_is_for_what_values_show(tmp_path, kept):
+    state = {"weight": torch.randn(3, 2), "bias": torch.randn(3)}
+    plan = tg.plan(nn.Linear(2, 3), state)
+    if kept:
+        tg.save_plan(tmp_path / "p.json", plan)
+    state["weight"][0, 0] = float("nan")
+    model = nn.Linear(2, 3)
+    accepting = tg.Policy(nonfinite=tg.Verdict.ACCEPT)
+    tg.load(model, state, plan=tmp_path / "p.json" if kept else plan, policy=accepting)
+    assert torch.equal(model.weight.nan_to_num(), state["weight"].nan_to_num())
+    assert torch.equal(model.bias, state["bias"])
+
+
+def test_a_policy_beside_a_plan_overrules_no_decision():
+    state = {"weight": torch.randn(3, 2), "bias": torch.randn(3)}
+    refused = tg.plan(nn.Linear(2, 3), {"weight": state["weight"]}, strict=True)
+    model = nn.Linear(2, 3)
+    before = copied(model.state_dict())
+    with pytest.raises(
+        tg.UsageError, match=r"for what values show .* and says doubt, too; plan again with this policy"
+    ):
+        tg.load(model, state, plan=tg.plan(nn.Linear(2, 3), state), policy=tg.Policy(doubt=tg.Verdict.WARN))
+    for policy in (tg.Policy(), tg.Policy(nonfinite=tg.Verdict.ACCEPT)):
+        with pytest.raises(tg.PlanRefusedError, match="bias"):
+            tg.load(model, {"weight": state["weight"]}, plan=refused, policy=policy)
+    assert unchanged(model, before)
+
+
+def test_a_cast_that_loses_values_is_refused_unless_it_is_accepted_beside_the_plan():
+    state = {"weight": torch.full((3, 2), 1e30), "bias": torch.ones(3)}
+    plan = tg.plan(nn.Linear(2, 3).half(), state)
+    for policy in (None, tg.Policy(nonfinite=tg.Verdict.ACCEPT)):
+        with pytest.raises(tg.PlanRefusedError):
+            tg.load(nn.Linear(2, 3).half(), state, plan=plan, policy=policy)
+    tg.load(
+        nn.Linear(2, 3).half(), state, plan=plan, policy=tg.Policy(lossy=tg.Verdict.ACCEPT, nonfinite=tg.Verdict.ACCEPT)
+    )
+
+
 def broken(path, *keys):
     """Return a change of the plan's data: the last of `keys` is the new value."""
 

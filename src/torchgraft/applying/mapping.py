@@ -35,11 +35,21 @@ class Placement:
     """Where the tensors of a model on meta come to life: in memory of their own on `device`, or mapped.
 
     With `mmap` what needs no work becomes a view of the file; with `prefault` its pages are brought in at once.
+
+    Raises:
+        UsageError: `mmap` or `prefault` is no truth value, or there is nothing to prefault.
     """
 
     device: str | torch.device | None = None
     mmap: bool = False
     prefault: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("mmap", self.mmap), ("prefault", self.prefault)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name}={value!r:.80}: use True or False")
+        if self.prefault and not self.mmap:
+            raise UsageError("prefault=True brings in pages of mapped files: it needs mmap=True")
 
     def checked(self, model: Walk) -> torch.device:
         """Return the device.
@@ -48,12 +58,7 @@ class Placement:
             UsageError: nothing has values there, this machine has no such device, the wishes contradict each other, or
                 the model has memory of its own.
         """
-        for name, value in (("mmap", self.mmap), ("prefault", self.prefault)):
-            if not isinstance(value, bool):
-                raise UsageError(f"{name}={value!r:.80}: use True or False")
         where = device_for(self.device)
-        if self.prefault and not self.mmap:
-            raise UsageError("prefault=True brings in pages of mapped files: it needs mmap=True")
         if not self.mmap:
             self._refuse_elsewhere(model, where)
             expect_reachable(where)

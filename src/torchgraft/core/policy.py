@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 
 from torchgraft.core.errors import UsageError
+
+# Kinds of objections to what a checkpoint's values are; all others are to what a plan decides.
+VALUE_KINDS = ("nonfinite", "lossy", "infinite", "buffers", "suspect")
 
 
 def expect_share(value: object) -> None:
@@ -64,6 +67,22 @@ class Policy:
             elif not isinstance(value, Verdict):
                 choices = ", ".join(f"Verdict.{verdict.name}" for verdict in Verdict)
                 raise UsageError(f"Policy({kind.name}={value!r}): use one of {choices}")
+
+    def overruled(self, values: Policy) -> Policy:
+        """Return this policy with the verdicts of another on what values show: those of VALUE_KINDS.
+
+        Raises:
+            UsageError: the other one also says something of what a plan decides.
+        """
+        usual = Policy()
+        others = [f.name for f in fields(self) if f.name not in VALUE_KINDS]
+        said = [name for name in others if getattr(values, name) not in (getattr(usual, name), getattr(self, name))]
+        if said:
+            raise UsageError(
+                f"plan= holds all decisions: policy= beside it is for what values show ({', '.join(VALUE_KINDS)}), and says "
+                f"{', '.join(said)}, too; plan again with this policy"
+            )
+        return replace(self, **{name: getattr(values, name) for name in VALUE_KINDS})
 
     def verdict(self, kind: str) -> Verdict:
         """Return the verdict on objections of `kind`.
