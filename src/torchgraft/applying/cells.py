@@ -19,6 +19,7 @@ from torchgraft.core.specs import Slot
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.distributed.tensor import DTensor
 
 LARGE = 64 << 10  # bytes of a tensor that gets a mapping of its own
 
@@ -246,10 +247,9 @@ def _dressed(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def _spread_like(old: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
     """Return a tensor that is spread as `old` is, and of which this process holds `local`."""
     import torch
-    from torch.distributed.tensor import DTensor
 
     spread = cast("DTensor", old)
-    new: torch.Tensor = DTensor.from_local(
+    new: torch.Tensor = type(spread).from_local(
         local, spread.device_mesh, spread.placements, run_check=False, shape=old.shape, stride=old.stride()
     )
     if isinstance(old, torch.nn.Parameter):
