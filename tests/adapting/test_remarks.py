@@ -250,3 +250,13 @@ def test_a_list_of_which_nothing_is_filled_has_no_layers_over():
     plan = tg.plan(model, file | {"b.bn2.bias": torch.randn(8)})
     assert plan.by_name["b.bn2.weight"].why.rule == "shape"
     assert not plan.notes
+
+
+def test_two_norms_of_a_block_are_no_list_of_layers() -> None:
+    def block(*norms: str) -> nn.ModuleDict:
+        return nn.ModuleDict({"fc": nn.Linear(8, 8)} | {name: nn.LayerNorm(8) for name in norms})
+
+    model, file = (
+        nn.ModuleDict({"h": nn.ModuleList(block(*n) for _ in range(2))}) for n in (("norm1", "norm2"), ("norm1",))
+    )
+    assert tg.plan(model, file).notes == ()

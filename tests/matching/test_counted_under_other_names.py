@@ -41,3 +41,19 @@ def test_lists_that_count_from_one_number_agree_as_far_as_the_shorter_goes():
     file, model = net("layers", 1, 4).state_dict(), net("blocks", 1, 6)
     tg.load(model, file)
     assert torch.equal(model.state_dict()["blocks.2.up.weight"], file["layers.2.up.weight"])
+
+
+def attentions(outer, names, depth):
+    layers = [
+        nn.ModuleDict({name: nn.ModuleDict({part: nn.Linear(WIDTH, WIDTH) for part in "qkvo"}) for name in names})
+        for _ in range(depth)
+    ]
+    return filled(nn.ModuleDict({outer: nn.ModuleList(layers)}))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 7])
+def test_two_attentions_in_each_layer_are_no_layers_however_many_there_are(depth):
+    file = attentions("l", ("attn1", "attn2"), depth).state_dict()
+    model = attentions("h", ("self_attn", "cross_attn"), depth)
+    tg.load(model, file)
+    assert torch.equal(model.state_dict()["h.0.cross_attn.k.weight"], file["l.0.attn2.k.weight"])

@@ -95,7 +95,8 @@ def _cut_lists(
     for before, members in inside.items():
         like = [one for number, one in members.items() if number in filled[before]]
         left = tuple(sorted(members.keys() - taken[before]))
-        if left and all(members[number] in like for number in left):
+        norms = not before.endswith(".") and all(len(shape) < 2 for one in members.values() for shape in one.values())
+        if left and not norms and all(members[number] in like for number in left):  # `norm1` and `norm2` are no list
             found.setdefault(Cut(before.endswith("."), len(members), left), []).append(before.rstrip("."))
     return found
 

@@ -78,8 +78,9 @@ def doubt_blocked(step: Step, blocked: Mapping[str, str]) -> Step:
 def with_doubt_decided(step: Step, preferences: Preferences) -> Step:
     """Return the step under the caller's view of doubt: what isn't accepted is doubt, and may be left fresh."""
     if step.certainty is Certainty.LIKELY and preferences.accept == "certain":
-        step = replace(step, certainty=Certainty.DOUBT)
+        why = replace(step.why, doubt=step.why.doubt or f"likely, not certain: {step.why.text}")
+        step = replace(step, why=why, certainty=Certainty.DOUBT)
     if step.certainty is not Certainty.DOUBT or preferences.on_doubt != "skip":
         return step
-    why = Why("doubt", "left fresh for doubt: " + step.why.text, step.why.evidence)
+    why = Why("doubt", "left fresh for doubt: " + (step.why.doubt or step.why.text), step.why.evidence)
     return Step(slot=step.slot, why=why, certainty=Certainty.CERTAIN, alternatives=step.alternatives)

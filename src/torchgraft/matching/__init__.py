@@ -127,10 +127,15 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     named = [given.known.renamed.get(name, one) for (name, _), one in zip(ruled, plain, strict=True)]
     shown = as_spelled(named, names, (key for leaf in targets for key in leaf.keys))
     keys = {name: key for name, (_, key) in zip(shown, ruled, strict=True)}
+    renamed_by = {
+        new: "user rule" if name != key else "load hook" if name in given.known.renamed else "spelling"
+        for new, (name, key) in zip(shown, ruled, strict=True)
+        if new != key
+    }
     fewer = _without_second_names(keys, targets, given) if given.known.same else keys
-    found = _matched(fewer, targets, given)
+    found = _matched(fewer, targets, given, renamed_by)
     if len(fewer) < len(keys) and _may_take(found.free_targets, [given.specs[keys[n]] for n in keys.keys() - fewer]):
-        whole = _matched(keys, targets, given)
+        whole = _matched(keys, targets, given, renamed_by)
         return max(found, whole, key=_filled)
     return found
 
@@ -172,8 +177,8 @@ def _filled(matching: Matching) -> int:
     return sum(m.target.numel for m in matching.matches)
 
 
-def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> Matching:
-    """Return the matching of the tensors that `keys` tells by the names to match by."""
+def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, renamed_by: Mapping[str, str]) -> Matching:
+    """Return the matching of the tensors that `keys` tells by the names to match by; `renamed_by` tells what made names others."""
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = naming_of(sources, targets)
     matching = None if given.models.stated.layouts else by_names(sources, targets, naming, given.models)
@@ -183,7 +188,13 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> 
         matching = by_structure(sources, targets, naming, given.models)
     matching = with_leftovers(with_layers_joined(with_shared(matching)))
     matching = reviewed(matching, (sources, targets), naming, keys.values(), given.models)
-    return _under_own_keys(matching, keys, derived, naming)
+    return replace(
+        _under_own_keys(matching, keys, renamed_by),
+        derived={keys[k]: keys[v] for k, v in derived.items()},
+        chosen=naming.prefixes[0][0] if naming.prefixes else "",
+        rivals=naming.rivals,
+        homes=naming.homes,
+    )
 
 
 def _targets(models: Models) -> list[Leaf]:
@@ -219,39 +230,31 @@ def _reserved(leaf: Leaf, rules: Rules) -> bool:
     return any(rules.is_fresh(name) or rules.is_zero(name) for name in (*leaf.keys, *leaf.also))
 
 
-def _under_own_keys(
-    matching: Matching, keys: Mapping[str, str], derived: Mapping[str, str], naming: Naming
-) -> Matching:
-    """Put the file's own keys back in place of the names that rules gave them."""
-    moved = {name for name, key in keys.items() if name != key}
+def _under_own_keys(matching: Matching, keys: Mapping[str, str], renamed_by: Mapping[str, str]) -> Matching:
+    """Put the file's own keys back in place of the names to match by."""
 
     def own(leaf: Leaf) -> Leaf:
-        return leaf if moved.isdisjoint(leaf.keys) else replace(leaf, keys=tuple(keys[k] for k in leaf.keys))
+        return (
+            leaf if renamed_by.keys().isdisjoint(leaf.keys) else replace(leaf, keys=tuple(keys[k] for k in leaf.keys))
+        )
 
     matches = tuple(
-        m if moved.isdisjoint(m.source.keys) else replace(m, source=own(m.source), why=_ruled(m, keys))
+        m
+        if renamed_by.keys().isdisjoint(m.source.keys)
+        else replace(m, source=own(m.source), why=_renamed_why(m, keys, renamed_by))
         for m in matching.matches
     )
     used = {k for m in matches for k in m.source.keys}
     free = tuple(own(leaf) for leaf in matching.free_sources)
-    return Matching(
-        matches=matches,
-        free_targets=matching.free_targets,
-        free_sources=tuple(leaf for leaf in free if not used.issuperset(leaf.keys)),
-        derived={keys[k]: keys[v] for k, v in derived.items()},
-        chosen=naming.prefixes[0][0] if naming.prefixes else "",
-        rivals=naming.rivals,
-        homes=naming.homes,
-        blocked=matching.blocked,
-        notes=matching.notes,
-    )
+    free = tuple(leaf for leaf in free if not used.issuperset(leaf.keys))
+    return replace(matching, matches=matches, free_sources=free)
 
 
-def _ruled(found: Match, keys: Mapping[str, str]) -> Why:
-    """Return the reason, with the new name where a rule, a load hook or lost dots gave the key another."""
-    name = next(k for k in found.source.keys if keys[k] != k)
+def _renamed_why(found: Match, keys: Mapping[str, str], renamed_by: Mapping[str, str]) -> Why:
+    """Return the reason, with the new name where a rule of the caller, a load hook or another spelling gave the key another."""
+    name = next(k for k in found.source.keys if k in renamed_by)
     old, new = _without_common_end(keys[name], name)
-    return replace(found.why, rule="user rule", text=f"{old} read as {new}; {found.why.text}")
+    return replace(found.why, rule=renamed_by[name], text=f"{old} read as {new}; {found.why.text}")
 
 
 def _without_common_end(a: str, b: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (layers.fused_norms, layers.FUSED),
     (layers.in_other_terms, layers.OTHER_TERMS),
     (layers.norms_of_attentions, layers.UNORDERED),
+    (layers.against_their_words, layers.CONTRARY),
     (layers.one_of_several, layers.ONE_OF_SEVERAL),
     (lists.otherwise_in_other_blocks, lists.ELSEWHERE),
     (lists.counted_otherwise, lists.COUNTED),

@@ -11,6 +11,7 @@ from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.names.lists import is_one_path
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import BARE, Unit
 from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 
@@ -90,6 +91,31 @@ def norms_of_attentions(found: Found) -> Iterator[Pair]:
         ]
         if unclear[0] != unclear[1]:
             yield pair
+
+
+CONTRARY = "one of the two names says that it comes first in its block, the other one that it doesn't"
+
+
+def against_their_words(found: Found) -> Iterator[Pair]:
+    """Yield norms of which one is called the first by a word, and the other by a number or a word something else.
+
+    `pre_norm` to `norm2`, in a model that registers that before `norm1`.
+    """
+    for pair, *units in found.with_units(unnamed=True):
+        first = [_is_first_by_word(unit.last) for unit in units]
+        if first[0] != first[1] and _is_later(units[first[0]].words):
+            yield pair
+
+
+@lru_cache(maxsize=1000)
+def _is_first_by_word(last: str) -> bool:
+    """Return whether the name of a norm says by a word that it is the first: `pre_norm`, `input_layernorm`."""
+    return canonical(last) == ("norm", "@1") and not last[-1].isdecimal()
+
+
+def _is_later(words: tuple[str, ...]) -> bool:
+    """Return whether the words end in a norm with a number other than the first, or behind something."""
+    return words[-2:-1] == ("norm",) and words[-1][:1] == "@" and words[-1] not in ("@0", "@1")
 
 
 ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other, of which any, or none, may be meant"

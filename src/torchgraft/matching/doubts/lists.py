@@ -85,10 +85,17 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
         blocks = _block_in(source, inner[0]), _block_in(target, inner[1])
         if all(blocks):
             ours, theirs = map(list_of, blocks)
+            if _depth(blocks[0]) != _depth(blocks[1]):
+                continue  # two attentions in each layer are no layers
             first, second = spans[0][ours], spans[1][theirs]
             alike = (ours in even[0] and theirs in even[1]) or is_one_path(".".join(ours), ".".join(theirs))
             if first[0] != second[0] and first[1] != second[1] and alike:
                 yield pair
+
+
+def _depth(block: str) -> int:
+    """Return in how many lists a member of one stands, with its own."""
+    return sum(stem(part) is not None for part in block.split("."))
 
 
 def _even_lists(units: Iterable[Unit]) -> set[ListName]:

@@ -16,7 +16,7 @@ from torchgraft.matching.tables.dialect import PHRASES
 # Modules by the last segments of what they hold, as `by_content` tells.
 Modules = Mapping[tuple[str, ...], Sequence[str]]
 
-FIRST_NORM, LAST_NORM = ("norm", "@1"), ("final", "norm")
+FIRST_NORM, SECOND_NORM, LAST_NORM = ("norm", "@1"), ("mlp", "norm", "@2"), ("final", "norm")
 # What the members of a list are that an attention keeps its projections in, as in The Annotated Transformer and the BERT
 # that follows it, by the length of the list.
 PROJECTIONS = {"linears": ("q", "k", "v", "o"), "linear_layers": ("q", "k", "v")}
@@ -26,14 +26,24 @@ BACK = frozenset({"out", "output"})
 GATED = (("w", "1"), ("w", "2"), ("w", "3"))
 # What they are where the way back down has a name of its own: as in Qwen's own code of its first version.
 BESIDE_DOWN = {"c_proj": {"1": "up", "2": "gate"}}
+# Words of norms that come behind a part of a block, by the part; norms of queries and keys are none of the block.
+AFTER, OF_HEADS = frozenset({"post", "after"}), frozenset({"q", "k"})
+ATTENTION = frozenset({"attn", "attention"})
+FEED_FORWARD = frozenset({"mlp", "ffn", "ffw", "ff", "feed", "feedforward", "moe"})
+ALONE_BEHIND = {"attn": "norm1", "mlp": "norm2"}
 
 
 def read_beside(paths: Modules, others: Iterable[str]) -> dict[str, str]:
     """Return how paths are read where what stands beside them makes that another; `others` are those of the other side."""
     counted = {path: counted_from_one(path) for path in _counted_from_zero(paths, others)}
-    last = _behind_attentions(paths)
+    after = _behind_attentions(paths) | _behind_both(paths)
     return (
-        counted | _before_the_first(paths) | _without_third(paths) | _beside_queries(paths) | _by_position(paths) | last
+        counted
+        | _before_the_first(paths)
+        | _without_third(paths)
+        | _beside_queries(paths)
+        | _by_position(paths)
+        | after
     )
 
 
@@ -122,6 +132,32 @@ def _behind_attentions(paths: Modules) -> dict[str, str]:
         for parent in parents
         if parent in blocks
     }
+
+
+def _behind_both(paths: Modules) -> dict[str, str]:
+    """Return how `post_attention_norm` is read beside `post_feedforward_norm`, for each of the two.
+
+    Without a norm before the attention, as in OLMo 2, they are the first and the second norm of the block; with one, as in
+    Gemma 2, each is one more behind its part, and that before the feed-forward part is not the second any more. Alone, `post_attention_norm` is the one before the feed-forward part, as in Llama.
+    """
+    found: dict[str, str] = {}
+    for inside, parents in paths.items():
+        norms = [last for last in inside if "norm" in (said := canonical(last)) and not OF_HEADS.intersection(said)]
+        behind = {last: part for last in norms if (part := _part_before(last))}
+        if sorted(behind.values()) == ["attn", "mlp"]:
+            alone = len(norms) == len(behind)
+            meant = {last: ALONE_BEHIND[part] if alone else f"{part}_post_norm" for last, part in behind.items()}
+            meant |= {last: "mlp_pre_norm" for last in norms if canonical(last) == SECOND_NORM and last not in behind}
+            found |= {_path(parent, last): _path(parent, said) for last, said in meant.items() for parent in parents}
+    return found
+
+
+def _part_before(last: str) -> str:
+    """Return the part of a block that a norm comes after by its name: "attn", "mlp" or ""."""
+    spelled = words(last)
+    if not AFTER.intersection(spelled):
+        return ""
+    return "attn" if ATTENTION.intersection(spelled) else "mlp" if FEED_FORWARD.intersection(spelled) else ""
 
 
 def _has_layers(inside: Iterable[str]) -> bool:
