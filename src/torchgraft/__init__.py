@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchgraft.adapting import AxisNames
     from torchgraft.api import build, load, plan
+    from torchgraft.arguments import Arguments
     from torchgraft.conversions import convert, inverse, learn
     from torchgraft.core.errors import (
         ApplyError,
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
         UsageError,
         WriteError,
     )
-    from torchgraft.core.plan import Plan
+    from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused
     from torchgraft.core.policy import Policy, Verdict
+    from torchgraft.core.results.diff import Diff
+    from torchgraft.core.results.inspection import Inspection
     from torchgraft.core.results.report import Report, Saved
     from torchgraft.core.results.verification import Hyperparameters, Verification
     from torchgraft.inspecting import diff, inspect
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from torchgraft.saving import read_plan, save, save_model, save_plan
     from torchgraft.training import measure_benefit, optimizer_state
     from torchgraft.tuning import Benefit, CarriedState, Frozen, freeze, loaded_masks, param_groups
+    from torchgraft.verifying.golden import Golden
 
 __version__ = "0.1.0"
 
@@ -43,13 +47,17 @@ _NAMES = {
     "training": "optimizer_state measure_benefit",
     "saving": "save save_model save_plan read_plan",
     "tuning": "freeze loaded_masks param_groups Frozen CarriedState Benefit",
+    "arguments": "Arguments",
+    "verifying.golden": "Golden",
     "proofs": "verify compare_hyperparameters record",
     "core.errors": "TorchgraftError UsageError CheckpointError CorruptCheckpointError UnsafeCheckpointError "
     "UnsupportedCheckpointError LimitExceededError PlanRefusedError WriteError ApplyError ModelLostError "
     "UninitialisedError",
     "core.policy": "Policy Verdict",
     "adapting": "AxisNames",
-    "core.plan": "Plan",
+    "core.plan": "Plan Step Unused Objection Action Certainty",
+    "core.results.diff": "Diff",
+    "core.results.inspection": "Inspection",
     "core.results.report": "Report Saved",
     "learning": "Learned",
     "conversions": "convert inverse learn",
@@ -59,9 +67,10 @@ _NAMES = {
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
-    "ApplyError", "AxisNames", "Benefit", "CarriedState", "CheckpointError", "CorruptCheckpointError", "Frozen",
-    "Hyperparameters", "Learned", "LimitExceededError", "ModelLostError", "Plan", "PlanRefusedError", "Policy",
-    "Report", "Saved", "TorchgraftError", "UninitialisedError", "UnsafeCheckpointError", "UnsupportedCheckpointError",
+    "Action", "ApplyError", "Arguments", "AxisNames", "Benefit", "CarriedState", "Certainty", "CheckpointError",
+    "CorruptCheckpointError", "Diff", "Frozen", "Golden", "Hyperparameters", "Inspection", "Learned",
+    "LimitExceededError", "ModelLostError", "Objection", "Plan", "PlanRefusedError", "Policy", "Report", "Saved",
+    "Step", "TorchgraftError", "UninitialisedError", "UnsafeCheckpointError", "UnsupportedCheckpointError", "Unused",
     "UsageError", "Verdict", "Verification", "WriteError", "__version__", "build", "compare_hyperparameters",
     "convert", "diff", "freeze", "inspect", "inverse", "learn", "load", "loaded_masks", "measure_benefit",
     "open_checkpoint", "optimizer_state", "param_groups", "plan", "read_plan", "record", "save", "save_model",

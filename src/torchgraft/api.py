@@ -115,6 +115,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
             grow_rows: tables that may grow at their end (a dict says how new rows start: "fresh", "zero", "mean").
             axis_names: pattern -> AxisNames: rows or channels follow names. class_names, class_rows: the same for classes.
             merge_lora, fuse_branches, fold_norms: adapters, branches and batch norms of the file computed into weights.
+            tensor_parallel: pattern -> how the ranks of the file share a tensor: "replicated", "rows", "columns" and others.
             qkv_layout, num_heads: "per_head" or "flat": the order of rows of fused q, k, v, where names can't tell.
             kernels: pattern -> "resample", "pad" or "crop": kernels of another size.
             in_channels: rule for other input channels. grids: grids of position tables. permute: axis orders.

@@ -139,6 +139,13 @@ def test_every_public_name_is_documented():
     assert not missing
 
 
+def test_every_keyword_is_told_where_load_is_explained():
+    import torchgraft as tg
+
+    missing = [name for name in tg.Arguments.__annotations__ if not re.search(rf"\b{name}\b", tg.load.__doc__)]
+    assert missing == []
+
+
 def test_every_public_name_is_where_it_is_said_to_be():
     import torchgraft as tg
 

@@ -64,7 +64,7 @@ class Collective:
                 mine = error
                 box[0] = (False, _told(error))
         with _in_contact():
-            dist.broadcast_object_list(box, group=self.group, group_src=0, device=self._wire())
+            dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group, device=self._wire())
         good, value = box[0]
         if good:
             result: T = value
@@ -132,7 +132,7 @@ class Collective:
 
         raw = value.contiguous().reshape(-1).view(torch.uint8).to(self._wire())
         with _in_contact():
-            dist.broadcast(raw, group=self.group, group_src=source)
+            dist.broadcast(raw, dist.get_global_rank(self.group, source), group=self.group)
         return raw.cpu().view(value.dtype).reshape(value.shape)
 
     def _wire(self) -> Device:

@@ -119,7 +119,7 @@ def box_of(tensor: Any, name: str) -> Box:
     """Return which part of a tensor this process holds: all of an ordinary one.
 
     Raises:
-        UsageError: it holds sums to be added up, or several boxes.
+        UsageError: it holds sums to be added up, or several boxes, or torch is too old to tell.
     """
     shape = tuple(tensor.shape)
     if not is_spread(tensor):
@@ -128,7 +128,11 @@ def box_of(tensor: Any, name: str) -> Box:
         raise UsageError(
             f"{name} is spread as partial sums ({tensor.placements}); only shards and replicas can be filled"
         )
-    chunks = tensor.__create_chunk_list__()  # what distributed checkpoints go by
+    if not hasattr(tensor, "__create_chunk_list__"):  # what distributed checkpoints go by; torch 2.4 lacks it
+        raise UsageError(
+            f"{name} is spread over processes, and this torch doesn't tell which part is here: take a newer torch"
+        )
+    chunks = tensor.__create_chunk_list__()
     local = tuple(tensor.to_local().shape)
     if 0 in local:
         return Box((0,) * len(shape), local)
