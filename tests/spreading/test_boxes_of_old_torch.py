@@ -16,5 +16,5 @@ class Spread:
 
 
 def test_is_refused_and_not_taken_for_the_whole():
-    with pytest.raises(tg.UsageError, match="fc.weight is spread over processes, .* take a newer torch"):
+    with pytest.raises(tg.UsageError, match=r"fc\.weight is spread over processes, .* take a newer torch"):
         box_of(Spread(), "fc.weight")
