@@ -209,9 +209,10 @@ def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:
         raise UsageError(f"{name}={given!r}: give a list of patterns, e.g. {name}=[{given!r}]")
     try:
         found = tuple(given)
+        strange = not all(isinstance(pattern, str) for pattern in found)
     except TypeError:  # nothing that can be gone through
-        found = (None,)  # type: ignore[assignment]  # refused below
-    if not all(isinstance(pattern, str) for pattern in found):
+        strange = True
+    if strange:
         raise UsageError(f"{name}={given!r:.80}: give a list of patterns, each a text")
     return found
 
