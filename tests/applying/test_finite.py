@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchgraft.applying.finite import COMPARABLE, Nonfinite, any_at_least, count_nonfinite
+from torchgraft.applying.finite import COMPARABLE, Nonfinite, any_at_least, count_nonfinite, may_be_nonfinite
 from torchgraft.core.dtypes import DType
 
 KINDS = {DType.F32: np.float32, DType.F64: np.float64, DType.F16: np.float16}
@@ -46,6 +46,19 @@ def test_values_may_begin_anywhere_in_memory(shift):
     values = raw[shift:].view(np.float32)
     values[123_456] = np.inf
     assert count_nonfinite(raw[shift:], DType.F32) == Nonfinite(0, 1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DType if kind.is_float and kind.itemsize == 1], ids=str)
+def test_every_pattern_of_a_byte_is_what_torch_takes_it_for(kind):
+    if not hasattr(torch, kind.label):
+        pytest.skip("older versions of torch have no such type")
+    raw = torch.arange(256, dtype=torch.uint8)
+    values = raw.view(getattr(torch, kind.label)).float()
+    found = Nonfinite(int(values.isnan().sum()), int(values.isinf().sum()))
+    assert found
+    assert may_be_nonfinite(kind)
+    assert count_nonfinite(raw.numpy(), kind) == found
+    assert not count_nonfinite(raw[values.isfinite()].numpy(), kind)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -97,6 +97,55 @@ def test_parameters_of_one_byte_are_filled_and_overflow_is_refused():
     assert torch.equal(model.scale.float(), torch.tensor([1.0, -448.0, 0.5]))
 
 
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_numbers_that_a_type_of_as_many_bits_lacks_are_counted(size):
+    """The types of AMD's devices have one exponent less at the upper end: 448 becomes NaN."""
+    model = nn.ParameterDict({"w": torch.zeros(size, dtype=torch.float8_e4m3fnuz)})
+    saved = {"w": torch.ones(size).to(torch.float8_e4m3fn)}
+    tg.load(model, saved)
+    saved["w"][1] = 448
+    with pytest.raises(tg.PlanRefusedError, match="w is float8_e4m3fnuz, and 1 of its"):
+        tg.load(model, saved)
+    assert bool((model.w.float() == 1).all())
+
+
+@pytest.mark.parametrize("kind", EIGHT_BITS, ids=str)
+def test_nan_of_one_byte_is_refused(kind):
+    model = nn.ParameterDict({"w": torch.ones(3, dtype=kind)})
+    with pytest.raises(tg.PlanRefusedError, match="would get 1 NaN"):
+        tg.load(model, {"w": torch.tensor([0.5, float("nan"), 2.0]).to(kind)})
+    assert bool((model.w.float() == 1).all())
+
+
+@pytest.mark.parametrize("count", [1, 50_000])
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (torch.tensor([200, 3], dtype=torch.uint8), torch.int8),
+        (torch.tensor([-1, 3], dtype=torch.int8), torch.uint8),
+        (torch.tensor([40_000, 3], dtype=torch.uint16), torch.int16),
+        (torch.tensor([-7, 3]), torch.uint64),
+        (torch.tensor([1 << 40, 3]), torch.int32),
+        (torch.tensor([1e300, 3], dtype=torch.complex128), torch.complex64),
+        (torch.tensor([1e300j, 3], dtype=torch.complex128), torch.complex64),
+        (torch.tensor([1e300, 3], dtype=torch.float64), torch.complex64),
+    ],
+    ids=str,
+)
+def test_what_a_cast_turns_into_another_number_is_counted(given, wanted, count):
+    """Whole numbers of one size and another sign come back as they were; they are others all the same."""
+    saved = given.repeat(count)
+    model = model_with(odd=torch.ones(len(saved)).to(wanted))
+    before = fingerprint(model)
+    with pytest.raises(
+        tg.PlanRefusedError, match=f"and {count} of its {2 * count} values, .* do not fit into that type"
+    ):
+        tg.load(model, {**nn.Linear(3, 2).state_dict(), "odd": saved})
+    assert fingerprint(model) == before
+    tg.load(model, {**nn.Linear(3, 2).state_dict(), "odd": saved[1:2].repeat(len(saved))})
+    assert bool((model.odd.to(torch.complex64) == 3).all())
+
+
 def test_signs_and_zeros_that_a_type_of_powers_of_two_lacks_are_counted():
     values = torch.tensor([1.0, -1.0, 0.0, 2.0, 3.0, -0.5])
     assert count_lost(values, values.to(torch.float8_e8m0fnu)) == 3

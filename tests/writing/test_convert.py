@@ -146,6 +146,16 @@ def test_values_that_a_type_can_not_hold_are_refused_and_infinities_pass(tmp_pat
     assert load_file(tmp_path / "m.safetensors")["w"].isinf().tolist() == [False, True, False]
 
 
+def test_the_smallest_number_of_a_mask_is_refused_where_it_would_become_infinite(tmp_path):
+    """bfloat16 has the exponents of float32, and still ends a little sooner."""
+    for name, greatest in (("mask", torch.finfo(torch.float32).min), ("fits", torch.finfo(torch.bfloat16).min)):
+        save_file({"w": torch.full((3,), greatest)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(tg.UsageError, match=r"w holds 3.403e\+38, which bfloat16 can't; choose a type with more range"):
+        tg.convert(tmp_path / "mask.safetensors", tmp_path / "m.safetensors", dtype="bfloat16")
+    tg.convert(tmp_path / "fits.safetensors", tmp_path / "m.safetensors", dtype="bfloat16")
+    assert load_file(tmp_path / "m.safetensors")["w"].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [None, "float64"])
 def test_a_source_that_lost_its_values_is_refused(tmp_path, dtype):
     tg.save(tmp_path / "m.safetensors", {"a": torch.randn(9), "w": torch.randn(1000)})

@@ -43,7 +43,7 @@ class _Kinds(NamedTuple):
     def may_vanish(self) -> bool:
         """Whether values that are not zero may become zero."""
         given, wanted = self
-        return given.is_float and wanted.is_float and wanted.exponent < given.exponent
+        return given.is_float and wanted.is_float and wanted.lowest > given.lowest
 
     def cast(self, size: int) -> int:
         """Return how many bytes those of the file become."""
@@ -207,6 +207,6 @@ def _may_lose(read: Bytes, kinds: _Kinds) -> bool:
     given, wanted = kinds
     if wanted.holds(given):
         return False
-    if given not in COMPARABLE or not wanted.is_float or wanted.mantissa == 1:  # powers of two: no sign and no zero
+    if given not in COMPARABLE or not wanted.is_float or not wanted.mantissa:  # powers of two
         return True
     return any_at_least(read, given, overflow_threshold(getattr(torch, wanted.label)))

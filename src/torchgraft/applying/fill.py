@@ -104,7 +104,7 @@ def is_all_zero(values: torch.Tensor) -> bool:
 
 
 def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
-    """Return how many finite numbers became infinite, or integers changed. Rounding is no loss in this sense."""
+    """Return how many finite numbers became infinite or NaN, or integers changed. Rounding is no loss in this sense."""
     import torch
 
     source, target = DType.of(str(given.dtype)), DType.of(str(cast.dtype))
@@ -119,8 +119,20 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
             lost |= (known == 0) & (made != 0)
         return int((torch.isfinite(known) & lost).sum())
     if target.kind == "complex":
-        return 0
-    return int((cast.to(given.dtype) != given).sum())
+        return int((_are_finite(given) & ~_are_finite(cast)).sum())
+    changed = cast.to(given.dtype) != given
+    if {source.kind, target.kind} == {"int", "uint"}:  # of one size, they come back as they were
+        changed |= (cast if target.kind == "int" else given) < 0
+    return int(changed.sum())
+
+
+def _are_finite(values: torch.Tensor) -> torch.Tensor:
+    """Return where numbers are finite, in both their parts."""
+    import torch
+
+    if values.is_complex():
+        return torch.isfinite(torch.view_as_real(values)).all(-1)
+    return torch.isfinite(_comparable(values))
 
 
 def _comparable(values: torch.Tensor) -> torch.Tensor:

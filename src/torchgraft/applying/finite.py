@@ -47,6 +47,8 @@ _PATTERNS = {
     DType.F8_E5M2: _Pattern(8, 0x7C),
     DType.F8_E4M3FN: _Pattern(8, 0x7F, has_infinity=False),
 }
+# Types of one NaN, in whose place others have a number, and of no infinity.
+_ONLY_NAN = {DType.F8_E4M3FNUZ: 0x80, DType.F8_E5M2FNUZ: 0x80, DType.F8_E8M0FNU: 0xFF}
 # Types whose greater patterns are greater numbers: how numpy has them, and how many of its last bits they lack.
 COMPARABLE = {
     DType.F8_E5M2: (np.float16, 8),
@@ -76,7 +78,7 @@ NONE = Nonfinite()
 
 def may_be_nonfinite(dtype: DType) -> bool:
     """Return whether values of this type can be NaN or infinite."""
-    return dtype in _PATTERNS
+    return dtype in _PATTERNS or dtype in _ONLY_NAN
 
 
 def count_nonfinite(data: NDArray[np.uint8], dtype: DType) -> Nonfinite:
@@ -88,7 +90,7 @@ def count_nonfinite(data: NDArray[np.uint8], dtype: DType) -> Nonfinite:
     """
     pattern = _PATTERNS.get(dtype)
     if pattern is None or not data.size:
-        return NONE
+        return Nonfinite(int((data == _ONLY_NAN[dtype]).sum())) if dtype in _ONLY_NAN else NONE
     if pattern.bits in _FLOATS and data.size >= _WORTH:
         values = data.view(_FLOATS[pattern.bits])
         left = values.size % _ROW

@@ -6,36 +6,39 @@ from enum import Enum
 
 
 class DType(Enum):
-    """An element type: name as torch spells it, size in bytes, kind, and bits of mantissa and exponent."""
+    """An element type: name as torch spells it, size in bytes, kind, bits of mantissa, and the exponents (of 2) of its smallest
+    and its greatest number; whole numbers have none.
+    """
 
-    BOOL = ("bool", 1, "bool", 1, 0)
-    U8 = ("uint8", 1, "uint", 8, 0)
-    U16 = ("uint16", 2, "uint", 16, 0)
-    U32 = ("uint32", 4, "uint", 32, 0)
-    U64 = ("uint64", 8, "uint", 64, 0)
-    I8 = ("int8", 1, "int", 7, 0)
-    I16 = ("int16", 2, "int", 15, 0)
-    I32 = ("int32", 4, "int", 31, 0)
-    I64 = ("int64", 8, "int", 63, 0)
-    F8_E4M3FN = ("float8_e4m3fn", 1, "float", 4, 4)
-    F8_E5M2 = ("float8_e5m2", 1, "float", 3, 5)
-    F8_E4M3FNUZ = ("float8_e4m3fnuz", 1, "float", 4, 4)
-    F8_E5M2FNUZ = ("float8_e5m2fnuz", 1, "float", 3, 5)
-    F8_E8M0FNU = ("float8_e8m0fnu", 1, "float", 1, 8)
-    F16 = ("float16", 2, "float", 11, 5)
-    BF16 = ("bfloat16", 2, "float", 8, 8)
-    F32 = ("float32", 4, "float", 24, 8)
-    F64 = ("float64", 8, "float", 53, 11)
-    C32 = ("complex32", 4, "complex", 11, 5)
-    C64 = ("complex64", 8, "complex", 24, 8)
-    C128 = ("complex128", 16, "complex", 53, 11)
+    BOOL = ("bool", 1, "bool", 1, 0, 0)
+    U8 = ("uint8", 1, "uint", 8, 0, 0)
+    U16 = ("uint16", 2, "uint", 16, 0, 0)
+    U32 = ("uint32", 4, "uint", 32, 0, 0)
+    U64 = ("uint64", 8, "uint", 64, 0, 0)
+    I8 = ("int8", 1, "int", 7, 0, 0)
+    I16 = ("int16", 2, "int", 15, 0, 0)
+    I32 = ("int32", 4, "int", 31, 0, 0)
+    I64 = ("int64", 8, "int", 63, 0, 0)
+    F8_E4M3FN = ("float8_e4m3fn", 1, "float", 4, -9, 8)
+    F8_E5M2 = ("float8_e5m2", 1, "float", 3, -16, 15)
+    F8_E4M3FNUZ = ("float8_e4m3fnuz", 1, "float", 4, -10, 7)
+    F8_E5M2FNUZ = ("float8_e5m2fnuz", 1, "float", 3, -17, 15)
+    F8_E8M0FNU = ("float8_e8m0fnu", 1, "float", 0, -127, 127)  # powers of two alone: no sign and no zero
+    F16 = ("float16", 2, "float", 11, -24, 15)
+    BF16 = ("bfloat16", 2, "float", 8, -133, 127)
+    F32 = ("float32", 4, "float", 24, -149, 127)
+    F64 = ("float64", 8, "float", 53, -1074, 1023)
+    C32 = ("complex32", 4, "complex", 11, -24, 15)
+    C64 = ("complex64", 8, "complex", 24, -149, 127)
+    C128 = ("complex128", 16, "complex", 53, -1074, 1023)
 
-    def __init__(self, label: str, itemsize: int, kind: str, mantissa: int, exponent: int) -> None:
+    def __init__(self, label: str, itemsize: int, kind: str, mantissa: int, lowest: int, highest: int) -> None:
         self.label = label
         self.itemsize = itemsize
         self.kind = kind
         self.mantissa = mantissa
-        self.exponent = exponent
+        self.lowest = lowest
+        self.highest = highest
 
     __hash__ = object.__hash__  # each is there once; Enum's own is slow, and a million specs hold one
 
@@ -54,9 +57,7 @@ class DType(Enum):
         order = {"bool": 0, "uint": 1, "int": 2, "float": 3, "complex": 4}
         if order[self.kind] < order[other.kind]:
             return False
-        return self.mantissa >= other.mantissa and (
-            other.kind not in ("float", "complex") or self.exponent >= other.exponent
-        )
+        return self.mantissa >= other.mantissa and self.lowest <= other.lowest and self.highest >= other.highest
 
     @classmethod
     def of(cls, label: str) -> DType:

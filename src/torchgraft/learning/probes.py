@@ -82,9 +82,7 @@ class ElementNumbers:
 
 def exact_integers(dtype: DType) -> int:
     """Return how many whole numbers from 0 on an element type holds exactly, BASE at most."""
-    if dtype.kind in ("float", "complex"):
-        return 2 if dtype is DType.F8_E8M0FNU else min(BASE, 1 << dtype.mantissa)
-    return min(BASE, 1 << dtype.mantissa)
+    return min(BASE, 1 << max(dtype.mantissa, 1))
 
 
 def trace(convert: Convert, numbers: ElementNumbers) -> tuple[dict[str, Traced], tuple[str, ...]]:

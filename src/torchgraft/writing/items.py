@@ -17,7 +17,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UsageError, WriteError, printable
 from torchgraft.core.specs import Source, TensorSpec, pieces_of
 from torchgraft.core.system.commit import put
-from torchgraft.core.types import Tensor
+from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.core.values import bytes_of
 
 PIECE = 4 << 20
@@ -92,7 +92,7 @@ def cast(item: Item, dtype: DType, underflowed: Callable[[str], None]) -> Item:
     import torch
 
     old, new = (getattr(torch, kind.label) for kind in (item.spec.dtype, dtype))
-    narrower = dtype.exponent < item.spec.dtype.exponent
+    narrower = not dtype.holds(item.spec.dtype)
 
     def pieces() -> Iterator[memoryview]:
         digest, held, left = sha256(), False, False
@@ -101,10 +101,8 @@ def cast(item: Item, dtype: DType, underflowed: Callable[[str], None]) -> Item:
                 digest.update(piece)
             values = torch.frombuffer(piece, dtype=old)
             rounded = values.to(new)
-            if narrower and not torch.equal(values.isfinite(), rounded.isfinite()):
-                largest = float(values[values.isfinite()].abs().max())
-                said = f"{printable(item.name)} holds {largest:.4g}, which {dtype} can't"
-                raise UsageError(f"{said}; choose a type with more range (bfloat16, float32)")
+            if narrower and len(values):
+                _expect_range(item.name, values, dtype, new)
             if narrower and not left:
                 left = bool(rounded.any())
                 held = held or left or bool(values.any())
@@ -114,6 +112,19 @@ def cast(item: Item, dtype: DType, underflowed: Callable[[str], None]) -> Item:
         check_stated(item, digest.hexdigest())
 
     return Item(TensorSpec(item.name, item.spec.shape, dtype), pieces)
+
+
+def _expect_range(name: str, values: Tensor, dtype: DType, kind: ScalarType) -> None:
+    """Raise UsageError where a finite value is too large for `dtype`, which torch calls `kind`."""
+    import torch
+
+    if torch.stack(values.aminmax()).to(kind).isfinite().all():
+        return
+    finite = values[values.isfinite()]
+    if not finite.to(kind).isfinite().all():
+        said = f"{printable(name)} holds {float(finite.abs().max()):.4g}, which {dtype} can't"
+        wider = ", ".join(wide.label for wide in (DType.BF16, DType.F32, DType.F64) if not dtype.holds(wide))
+        raise UsageError(f"{said}; choose a type with more range ({wider})")
 
 
 def check_stated(item: Item, found: str) -> None:
