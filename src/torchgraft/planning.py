@@ -115,8 +115,13 @@ def _plan_by_matching(
     repeats: Mapping[str, str] = {}
     if not ranks and _is_open(matching) and (repeats := _repeats(source, choice.network, left, seen)):
         matching = matched({**shared, **repeats})
+    there = _in_the_file(rules, specs, target) if rules.layers else rules
     preferences = Preferences(
-        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
+        is_fresh=rules.is_fresh,
+        is_zero=rules.is_zero,
+        is_picked=lambda path: rules.picks_from(path) or there.picks_from(path),
+        on_doubt=request.on_doubt,
+        accept=request.accept,
     )
     inputs = PlanInputs(
         options=request.options,
@@ -150,7 +155,7 @@ def _not_picked(rules: Rules, plan: Plan, target: Target) -> tuple[Unused, ...]:
     """Return what is unused, with the layers that `layers=` passes over told so."""
     if not rules.layers:
         return plan.unused
-    rules = rules.in_the_file(list(plan.source_specs), [name for slot in target.slots for name in slot.names])
+    rules = _in_the_file(rules, plan.source_specs, target)
     why = Why("user rule", "layers= passes over it")
     return tuple(
         replace(one, why=why, similar=())
@@ -158,6 +163,11 @@ def _not_picked(rules: Rules, plan: Plan, target: Target) -> tuple[Unused, ...]:
         else one
         for one in plan.unused
     )
+
+
+def _in_the_file(rules: Rules, specs: Mapping[str, TensorSpec], target: Target) -> Rules:
+    """Return the rules with lists of layers under the path that they have in the file."""
+    return rules.in_the_file(list(specs), [name for slot in target.slots for name in slot.names])
 
 
 def _left_by_picks(rules: Rules, steps: tuple[Step, ...]) -> tuple[Step, ...]:

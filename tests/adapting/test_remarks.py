@@ -53,6 +53,20 @@ def test_nothing_is_said_of_stacks_that_fit_or_were_asked_for() -> None:
     assert not any("not used" in note for note in tg.plan(stack(3), other_width).notes)
 
 
+@pytest.mark.parametrize("picks", [[0, 1], [0, 2], [1, 1]])
+def test_a_list_that_layers_speaks_of_is_left_out_of_the_note_and_others_are_not(picks: list[int]) -> None:
+    def two(depth: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"up": stack(depth), "down": stack(depth)})
+
+    (note,) = tg.plan(two(2), two(4), layers={"up.layers": picks}).notes
+    assert note == "down.layers: the file has 4 layers, of which numbers 2-3 are not used (layers= picks others)"
+
+
+def test_layers_under_another_path_of_the_file_are_left_out_of_the_note() -> None:
+    file = {f"body.{name.replace('layers', 'blocks')}": value for name, value in stack(4).state_dict().items()}
+    assert tg.plan(stack(2), file, layers={"layers": [0, 1]}).notes == ()
+
+
 def language(*, head: bool) -> nn.ModuleDict:
     parts = {"embed": nn.Embedding(20, 8), "mix": nn.Linear(8, 8), "head": nn.Linear(8, 20, bias=False)}
     return nn.ModuleDict(parts if head else {name: one for name, one in parts.items() if name != "head"})

@@ -23,6 +23,10 @@ def report():
     [
         (lambda _: tg.load(net().state_dict(), net()), "load() takes the model first"),
         (lambda _: tg.load("net.pt", net()), "load() takes the model first"),
+        (
+            lambda _: tg.load(torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),)), "net.pt"),
+            "an ExportedProgram can't be filled: give an nn.Module",
+        ),
         (lambda _: tg.load({}, "net.pt"), "a dict can't be filled: give an nn.Module"),
         (
             lambda _: tg.load(nn.Linear, {}),

@@ -111,4 +111,4 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
         source_specs=specs,
         policy=inputs.policy,
     )
-    return replace(plan, objections=objections_to(plan), notes=(*plan.notes, *remarks(plan)))
+    return replace(plan, objections=objections_to(plan), notes=(*plan.notes, *remarks(plan, preferences.is_picked)))

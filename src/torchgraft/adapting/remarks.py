@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
@@ -27,9 +27,9 @@ DEEPEST = 4
 MOST_TENSORS = 3
 
 
-def remarks(plan: Plan) -> tuple[str, ...]:
-    """Return the notes on a plan."""
-    return (*_shorter(plan), *_tied(plan), *_twins(plan), *_behind_fresh(plan))
+def remarks(plan: Plan, is_picked: Callable[[str], bool] = lambda _: False) -> tuple[str, ...]:
+    """Return the notes on a plan; `is_picked` says of a list of layers whether the caller picked among them."""
+    return (*_shorter(plan, is_picked), *_tied(plan), *_twins(plan), *_behind_fresh(plan))
 
 
 class Member(NamedTuple):
@@ -39,19 +39,26 @@ class Member(NamedTuple):
     number: int
 
 
-def _shorter(plan: Plan) -> Iterator[str]:
+def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     """Yield which lists have more members on one side than on the other, where the rest are like those that go over.
 
     Where the caller said which layer goes where, nothing needs to be said.
     """
-    if any(step.why.rule == "user rule" and step.feeds for step in plan.steps):
-        return
+    ruled = [step for step in plan.steps if step.why.rule == "user rule" and step.feeds]
+    said = {name for step in ruled for name in (step.slot.name, step.feeds[0].key)}
+
+    def is_said(path: str) -> bool:
+        return is_picked(path) or any(name.startswith(path) for name in said)
+
     left_over = {one.spec.name for one in plan.unused if one.why.rule == "no counterpart"}
     slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
     fresh = {step.slot.name for step in plan.fresh if step.why.rule == "no counterpart"}
     filled = {step.slot.name for step in plan.steps if step.feeds or step.ops}
     used = {feed.key for step in plan.steps for feed in step.feeds}
-    ours, theirs = _cut_lists(plan.source_specs, left_over, used), _cut_lists(slots, fresh, filled)
+    ours, theirs = (
+        {cut: open_lists for cut, lists in found.items() if (open_lists := [x for x in lists if not is_said(x)])}
+        for found in (_cut_lists(plan.source_specs, left_over, used), _cut_lists(slots, fresh, filled))
+    )
     for cut in (one for one in ours if one not in theirs):
         yield (
             f"{listed(ours[cut])}: the file has {cut.size} layers, of which {_left(cut, 'is', 'are')} not used "

@@ -151,7 +151,7 @@ def _expect_end(path: str) -> None:
 
 def is_module(model: object) -> bool:
     """Return whether `model` is a torch module by its looks, and no class of them."""
-    return hasattr(model, "named_parameters") and not isinstance(model, type)
+    return hasattr(model, "named_modules") and not isinstance(model, type)
 
 
 def walk_of(model: Module | Walk) -> Walk:

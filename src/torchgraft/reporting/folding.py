@@ -18,7 +18,6 @@ from math import prod
 from typing import NamedTuple
 
 from torchgraft.core.formatting import runs
-from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import collector_paused
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
@@ -27,6 +26,8 @@ MOST_NUMBERS = 16  # of a name that are folded; what stands behind them is text
 MOST_PIECES = 16
 
 Texts = tuple[str, ...]
+# A shape, or what several have in common: each dimension's size, or the sizes that it has among them in words.
+Sizes = tuple[int | str, ...]
 Numbers = tuple[int, ...]
 # The values of one number of the names of a grid, each with the numbers that follow it: ((0, 0), (1, 5)).
 Cell = tuple[Numbers, ...]
@@ -42,7 +43,7 @@ class Row(NamedTuple):
     name: str
     related: tuple[tuple[str, ...], ...] = ()
     sentences: tuple[str, ...] = ()
-    shape: Shape | None = None
+    shape: Sizes | None = None
     facts: Hashable = ()
     numel: int = 0
     weight: int = 1
@@ -79,7 +80,7 @@ class Fold:
     groups: tuple[int, ...]
     cells: tuple[Cell, ...]
     leaves: tuple[Texts, ...]
-    shapes: tuple[Shape | None, ...]
+    shapes: tuple[Sizes | None, ...]
     facts: Hashable
     numel: int
     count: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torchgraft.core.formatting import percent, runs_words, tensors
 from torchgraft.core.plan import Plan, Step
@@ -42,12 +42,12 @@ def figures(count: int, numel: int) -> str:
     return f"{tensors(count)}, {many(numel)} element{'' if numel == 1 else 's'}"
 
 
-def shape_words(shape: Shape | None) -> str:
+def shape_words(shape: Sequence[int | str] | None) -> str:
     """Return `[64, 3, 7, 7]`, or nothing where no shape is known."""
     return "" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
 
 
-def shapes_words(shapes: Iterable[Shape | None]) -> str:
+def shapes_words(shapes: Iterable[Sequence[int | str] | None]) -> str:
     """Return the shapes that one pattern of names stands for, joined by "and"; one where all are the same."""
     words = list(map(shape_words, shapes))
     return " and ".join(words[:1] if len(set(words)) == 1 else words)

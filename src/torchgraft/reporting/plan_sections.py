@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Mapping, Sequence
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import runs_words, tensors
-from torchgraft.core.plan import Action, Alternative, Certainty, Objection, Plan, Step, Unused
-from torchgraft.reporting.folding import Fold, Row, factor_names, fold
-from torchgraft.reporting.formatting import figures, part_words, shape_words, shapes_words
+from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused
+from torchgraft.reporting.folding import Fold, factor_names, fold
+from torchgraft.reporting.formatting import figures, shape_words, shapes_words
+from torchgraft.reporting.plan_rows import FEW_LINES, Facts, fold_modules, fold_sizes, row, source_shape, unused_row
 from torchgraft.reporting.view import Group, Line, Section
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
 NAME_ONLY_RULES = frozenset({"same name", "name", "prefix"})
 LIKELY_SAME = "same name, likely the same"
-MOST_NAMES = 6
-# Up to this many lines nothing is gained by summing up whole modules.
-FEW_LINES = 8
-MAX_DEPTH = 32
 # The number of a layer: a whole segment of a name.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-
-
-class Facts(NamedTuple):
-    """What a line says of its tensors besides names and shapes; rows fold only where all of it is equal."""
-
-    dtype: str = ""
-    source_shape: str = ""
-    words: str = ""
-    certainty: Certainty | None = None
-    rule: str = ""
-    network: str = ""
-    whole: bool = False
 
 
 def fate(step: Step) -> str:
@@ -66,7 +50,7 @@ def fresh_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None,
     kept = sum(adds and step.why.rule == "no counterpart" for step in steps)
     heads = (Group(cause="what the model holds stays; the file has nothing to add to it", count=kept),) if kept else ()
     listed = [step for step in steps if not adds or step.why.rule != "no counterpart"]
-    rows = [_row(step, common_dtype, shaped=True, others=True) for step in listed]
+    rows = [row(step, common_dtype, shaped=True, others=True) for step in listed]
     if initialised:
         amount += f"; {initialised} initialised by the model's own code"
     names = [printable(step.slot.name) for step in plan.steps if fate(step) != "quiet"] if steps else []
@@ -78,7 +62,7 @@ def unused_section(unused: Sequence[Unused], plan: Plan, common_dtype: DType | N
     """Return what the checkpoint holds and the model has no place for, by cause."""
     quiet = {one.spec.name for one in plan.unused if one.quiet}
     names = [printable(name) for name in plan.source_specs if name not in quiet] if unused else []
-    rows = [_unused_row(one, common_dtype) for one in unused]
+    rows = [unused_row(one, common_dtype) for one in unused]
     amount = figures(len(unused), sum(one.spec.numel for one in unused))
     groups = _groups(fold_modules(rows, names), other="similar: ")
     return Section(title="unused", tone="care", figures=amount, groups=groups, count=len(unused))
@@ -86,15 +70,15 @@ def unused_section(unused: Sequence[Unused], plan: Plan, common_dtype: DType | N
 
 def adapted_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None) -> Section:
     """Return what goes through ops or fills a slot in part, by cause."""
-    rows = (_row(step, common_dtype, shaped=True, source_shape=_source_shape(step, plan)) for step in steps)
+    rows = [row(step, common_dtype, shaped=True, source=source_shape(step, plan)) for step in steps]
     amount = figures(len(steps), sum(step.filled for step in steps)) + _likely_words(steps)
-    return Section(title="adapted", tone="good", figures=amount, groups=_groups(fold(rows)), count=len(steps))
+    return Section(title="adapted", tone="good", figures=amount, groups=_groups(fold_sizes(rows)), count=len(steps))
 
 
 def likely_section(steps: Sequence[Step]) -> Section:
     """Return what keeps its name although the number in it may mean another layer: likely the same, not certain."""
     likely = [step for step in steps if step.certainty is Certainty.LIKELY]
-    rows = (_row(step, None, shaped=False)._replace(related=((),)) for step in likely)
+    rows = (row(step, None, shaped=False)._replace(related=((),)) for step in likely)
     return Section(
         title=LIKELY_SAME, tone="good", figures=tensors(len(likely)), groups=_groups(fold(rows)), count=len(likely)
     )
@@ -102,11 +86,9 @@ def likely_section(steps: Sequence[Step]) -> Section:
 
 def doubtful_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None) -> Section:
     """Return what has more than one reading, with the other readings."""
-    rows = (
-        _row(step, common_dtype, shaped=True, source_shape=_source_shape(step, plan), others=True) for step in steps
-    )
+    rows = [row(step, common_dtype, shaped=True, source=source_shape(step, plan), others=True) for step in steps]
     amount = figures(len(steps), sum(step.filled for step in steps))
-    return Section(title="doubtful", tone="bad", figures=amount, groups=_groups(fold(rows)), count=len(steps))
+    return Section(title="doubtful", tone="bad", figures=amount, groups=_groups(fold_sizes(rows)), count=len(steps))
 
 
 def renamed_section(steps: Sequence[Step]) -> Section:
@@ -114,7 +96,7 @@ def renamed_section(steps: Sequence[Step]) -> Section:
     often = {pair for pair, count in Counter(map(_swapped, steps)).items() if count > FEW_LINES}
     words = [_prefix_words(step, often) for step in steps]
     plain = _merge_numbered(Counter(words))
-    rows = (_row(step, None, shaped=False) for step, text in zip(steps, words, strict=True) if not text)
+    rows = (row(step, None, shaped=False) for step, text in zip(steps, words, strict=True) if not text)
     heads = tuple(Group(cause=text, count=count) for text, count in plain.items() if text)
     groups = (*heads, *_groups(fold(rows)))
     amount = tensors(len(steps)) + _likely_words(steps)
@@ -200,97 +182,6 @@ def most_common_dtype(plan: Plan) -> DType | None:
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _source_shape(step: Step, plan: Plan) -> str:
-    """Return the shape of a single source, where it differs from that of the slot."""
-    if len(step.feeds) != 1 or step.feeds[0].key not in plan.source_specs:
-        return ""
-    shape = plan.source_specs[step.feeds[0].key].shape
-    return "" if shape == step.slot.spec.shape else shape_words(shape)
-
-
-def _row(step: Step, common_dtype: DType | None, *, shaped: bool, source_shape: str = "", others: bool = False) -> Row:
-    feeds = tuple(printable(feed.key) for feed in step.feeds)
-    alternatives = step.alternatives if others else ()
-    spec = step.slot.spec
-    kind = str(spec.dtype) if shaped and spec.dtype is not common_dtype else ""
-    plain = not step.ops and step.known is None and not any(feed.ops for feed in step.feeds)
-    words = "" if plain else "; ".join(text for text in (printable(step.words(), 120), part_words(step)) if text)
-    sentences = (printable(step.why.doubt or step.why.text, 400), *(printable(a.text) for a in alternatives))
-    network = step.feeds[0].network if step.feeds else ""
-    return Row(
-        printable(spec.name),
-        (feeds, *map(_alternative_names, alternatives)),
-        sentences=sentences,
-        shape=spec.shape if shaped else None,
-        numel=spec.numel,
-        facts=Facts(kind, source_shape, words, step.certainty, step.why.rule, network),
-    )
-
-
-def _alternative_names(other: Alternative) -> tuple[str, ...]:
-    shown = tuple(printable(key) for key in other.keys[:MOST_NAMES])
-    return (*shown, "…") if len(other.keys) > MOST_NAMES else shown
-
-
-def _unused_row(one: Unused, common_dtype: DType | None) -> Row:
-    kind = "" if one.spec.dtype is common_dtype else str(one.spec.dtype)
-    similar = (tuple(printable(name) for name in one.similar[:2]),) if one.similar else ()
-    return Row(
-        printable(one.spec.name),
-        ((), *similar),
-        sentences=(printable(one.why.text, 400), *("",) * len(similar)),
-        shape=one.spec.shape,
-        numel=one.spec.numel,
-        facts=Facts(dtype=kind, rule=one.why.rule, network=one.network),
-    )
-
-
-def fold_modules(rows: Sequence[Row], names: Sequence[str]) -> list[Fold]:
-    """Return the folds of `rows`; where that makes a long list, whole modules of one cause are one row `module.*`.
-
-    A module is whole when every one of `names` in it is among the rows of that cause.
-    """
-    folds = fold(rows)
-    if len(folds) <= FEW_LINES:
-        return folds
-    causes: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        causes.setdefault(row.sentences, []).append(row)
-    totals = Counter(prefix for name in names for prefix in _enclosing_modules(name))
-    out: list[Row] = []
-    for members in causes.values():
-        short = len(members) <= FEW_LINES or (len(causes) > 1 and len(fold(members)) <= FEW_LINES)
-        out.extend(members if short else _join_whole_modules(members, totals))
-    return fold(out)
-
-
-def _join_whole_modules(rows: Sequence[Row], totals: Counter[str]) -> Iterable[Row]:
-    """Return the rows with those of each whole module as one, at the place of its first."""
-    counted = Counter(prefix for row in rows for prefix in _enclosing_modules(row.name))
-    out: dict[str, Row] = {}
-    for row in rows:
-        whole = next((p for p in _enclosing_modules(row.name) if totals[p] == counted[p] > 1), None)
-        if whole is None:
-            out[row.name] = row
-            continue
-        before = out.get(whole)
-        out[whole] = Row(
-            f"{whole}*",
-            ((),),
-            sentences=row.sentences[:1],
-            numel=row.numel + (before.numel if before else 0),
-            weight=1 + (before.weight if before else 0),
-            facts=Facts(whole=True),
-        )
-    return out.values()
-
-
-def _enclosing_modules(name: str) -> list[str]:
-    """Return the paths of all modules around a tensor, the outermost first, each with its dot."""
-    parts = name.split(".")[:-1]
-    return [".".join(parts[: at + 1]) + "." for at in range(min(len(parts), MAX_DEPTH))]
-
-
 # What stands before another reading.
 ALTERNATIVE = "or else from "
 
@@ -309,7 +200,8 @@ def _line(one: Fold, other: str) -> Line:
     facts = one.facts if isinstance(one.facts, Facts) else Facts()
     parts = [text for text in (one.pattern, shapes_words(one.shapes), facts.dtype) if text]
     feeds = one.related(0)
-    source = " ".join([factor_names(feeds), *([facts.source_shape] if facts.source_shape else [])]) if feeds else ""
+    shown = shape_words(facts.source_shape)
+    source = " ".join(text for text in (factor_names(feeds), shown) if text) if feeds else ""
     others = tuple(
         _alternative_words(one, at + 1, other, text) if one.groups[at + 1] else text
         for at, text in enumerate(one.sentences[1:])

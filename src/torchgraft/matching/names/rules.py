@@ -192,6 +192,10 @@ class Rules:
         lists = ((_list_at(path, name), picks) for path, picks in self.layers.items())
         return any(found is not None and int(found["n"]) >= len(picks) for found, picks in lists)
 
+    def picks_from(self, path: str) -> bool:
+        """Whether `layers` says which members of the list at `path`, of the model or of the file, are used."""
+        return any(f".{path.rstrip('.')}".endswith(f".{said.rstrip('.')}") for said in self.layers)
+
     def is_zero(self, name: str) -> bool:
         """Whether the caller wants the slot to start at zero."""
         return any(covers(pattern, name) for pattern in self.zero)
