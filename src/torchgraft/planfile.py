@@ -216,4 +216,5 @@ def _unused(item: Mapping[str, Any]) -> Unused:
 
 
 def _why(data: Mapping[str, Any]) -> Why:
-    return Why(text(data["rule"]), text(data["text"]), texts(data["evidence"]), text(data["doubt"]))
+    doubted_by = text(data.get("doubted_by", ""))
+    return Why(text(data["rule"]), text(data["text"]), texts(data["evidence"]), text(data["doubt"]), doubted_by)

@@ -6,6 +6,7 @@ In bulk where both sides are alike, which is asked of all names and shapes at on
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ from torchgraft.matching import (
 )
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
+
+log = logging.getLogger("torchgraft")
 
 if TYPE_CHECKING:
     from torchgraft.matching.names.rules import Rules
@@ -81,6 +84,9 @@ def _plan_of_copies(choice: Choice, target: Target, request: Request) -> Plan | 
     network = choice.network
     both = alike(network.specs, target.slots) if request.leaves_open else None
     plan = copied(both, target, network, request.policy) if both else None
+    log.debug(
+        "both sides are %s", "alike, decided for all tensors at once" if plan else "not alike, decided one by one"
+    )
     return plan and replace(plan, objections=(*_several_networks(choice), *plan.objections))
 
 
@@ -114,6 +120,9 @@ def _plan_by_matching(
     matching = matched(shared)
     repeats: Mapping[str, str] = {}
     if not ranks and _is_open(matching) and (repeats := _repeats(source, choice.network, left, seen)):
+        log.debug(
+            "that leaves something open, and %d tensors hold others' values again: matched once more", len(repeats)
+        )
         matching = matched({**shared, **repeats})
     there = _in_the_file(rules, specs, target) if rules.layers else rules
     preferences = Preferences(

@@ -9,8 +9,11 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.policy import Policy, Verdict
+from torchgraft.core.specs import Target
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.reviewing.exchangeable import exchangeable
+from torchgraft.matching.reviewing.finished import Finished
+from torchgraft.matching.tables.stated import Models
 
 LENIENT = Policy(container=Verdict.WARN)
 
@@ -92,12 +95,17 @@ def crosswise(one: str, other: str) -> Matching:
     )
 
 
+def finished(matching: Matching) -> Finished:
+    models = Models(Target((), {}))
+    return Finished(matching=matching, sides=((), ()), naming=Naming({}, ()), keys=(), models=models)
+
+
 def test_two_names_of_both_sides_go_crosswise_only_in_doubt():
     crossed = crosswise("stem.cv1.weight", "stem.cv2.weight")
-    found = crossed.in_doubt(exchangeable(crossed, ((), ()), Naming({}, ())))
-    assert [m.certainty for m in found.matches] == [Certainty.DOUBT] * 2
-    assert "both names, stem.cv1 and stem.cv2" in found.matches[0].why.doubt
+    doubts = exchangeable(finished(crossed))
+    assert doubts.keys() == {m.target.name for m in crossed.matches}
+    assert all("both names, stem.cv1 and stem.cv2" in said for said in doubts.values())
 
 
 def test_members_of_a_list_may_be_counted_from_the_other_end():
-    assert not exchangeable(crosswise("stages.0.weight", "stages.1.weight"), ((), ()), Naming({}, ()))
+    assert not exchangeable(finished(crosswise("stages.0.weight", "stages.1.weight")))

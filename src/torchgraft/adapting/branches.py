@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torchgraft.core.names import above, ends, wrappers
-from torchgraft.core.plan import Certainty, Feed, Step, Why
+from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why
 from torchgraft.core.specs import Slot, TensorSpec
 from torchgraft.ops import FuseBranches
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 EPS = 1e-5
 MOST_WAYS = 8
-BRANCHES = (
-    "the file has parallel branches here, as in training, where the model has one layer: fuse_branches= adds them up"
+BRANCHES = Doubt(
+    "fuse_branches",
+    "the file has parallel branches here, as in training, where the model has one layer: fuse_branches= adds them up",
 )
 
 
@@ -96,7 +97,7 @@ def with_branch_hint(steps: tuple[Step, ...], specs: Mapping[str, TensorSpec], n
     if not fused:
         return steps
     return tuple(
-        replace(s, why=replace(s.why, doubt=BRANCHES), alternatives=()) if s.slot.name in fused else s for s in steps
+        replace(s, why=s.why.in_doubt(BRANCHES), alternatives=()) if s.slot.name in fused else s for s in steps
     )
 
 

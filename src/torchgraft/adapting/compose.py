@@ -170,7 +170,7 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
         ops=ops,
         rows=fit.rows,
         made=fit.made,
-        why=replace(match.why, rule=fit.rule or match.why.rule, text=said, doubt=what_lacks(match)),
+        why=replace(match.why, rule=fit.rule or match.why.rule, text=said).in_doubt(what_lacks(match)),
         certainty=least_certain([match.certainty, fit.certainty, order_certainty(match)]),
         alternatives=match.alternatives,
     )

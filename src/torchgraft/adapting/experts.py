@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from torchgraft.core.names import words
-from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
+from torchgraft.core.plan import NO_DOUBT, Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
 from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
 from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
 
@@ -89,9 +89,8 @@ class Experts:
         for name, (rows, columns) in matrices.items():
             if rows == columns and shown != {_is_turned(steps[name])}:
                 text = f"{steps[name].why.text}; the matrices are square, so they may be stored [in, out] or [out, in]"
-                out[name] = replace(
-                    steps[name], why=replace(steps[name].why, text=text, doubt=""), certainty=Certainty.DOUBT
-                )
+                why = replace(steps[name].why, text=text).in_doubt(NO_DOUBT)
+                out[name] = replace(steps[name], why=why, certainty=Certainty.DOUBT)
         return out
 
     def _matrix(self, step: Step) -> Shape | None:

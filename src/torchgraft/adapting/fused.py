@@ -10,13 +10,13 @@ from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.forms import reshape_to_matched
 from torchgraft.adapting.rotary import other_pairs, pairs_text
 from torchgraft.core.match import Leaf, Match, Part
-from torchgraft.core.plan import Certainty, Feed, Op, Step, least_certain
+from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Feed, Op, Step, least_certain
 from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, SliceDim
 
 GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"
 SETTLED_BY = "; qkv_layout= says it, 'flat' or 'per_head' (with num_heads=)"
-SCATTERED = "its parts would come from several blocks of the file"
+SCATTERED = Doubt("scattered_parts", "its parts would come from several blocks of the file")
 
 
 def order_certainty(match: Match) -> Certainty:
@@ -27,12 +27,12 @@ def order_certainty(match: Match) -> Certainty:
     return Certainty.LIKELY if any(part and part.contested for part in parts) else Certainty.CERTAIN
 
 
-def what_lacks(match: Match) -> str:
-    """Return what is missing where a match is in doubt, "" where it isn't."""
+def what_lacks(match: Match) -> Doubt:
+    """Return what is missing where a match is in doubt."""
     if match.why.doubt or order_certainty(match) is not Certainty.DOUBT:
-        return match.why.doubt
+        return Doubt(match.why.doubted_by, match.why.doubt)
     labels = {part.label for part in (match.source.part, match.target.part) if part}
-    return GUESSED + SETTLED_BY if labels <= {"q", "k", "v"} else GUESSED
+    return Doubt("guessed_order", GUESSED + SETTLED_BY if labels <= {"q", "k", "v"} else GUESSED)
 
 
 def cut_ops(source: Leaf, facts: Facts) -> tuple[Op, ...]:
@@ -95,17 +95,15 @@ def joined_step(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros:
     sure = least_certain(
         [*(m.certainty for m in ordered), *(f.certainty for f in fits), *map(order_certainty, ordered)]
     )
-    in_doubt = next((f.text for f in fits if f.certainty is Certainty.DOUBT), "")
+    unfit = next((Doubt("form", f.text) for f in fits if f.certainty is Certainty.DOUBT), NO_DOUBT)
+    lacking = what_lacks(_least_sure(ordered))
     scattered = len({_block_numbers(m.source) for m in ordered}) > 1
     return Step(
         slot=facts.slots[slot],
         feeds=tuple(feeds),
         ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros + _pack_ops(parts[0]),
-        why=replace(
-            _least_sure(ordered).why,
-            rule="fused",
-            text=text,
-            doubt=SCATTERED if scattered else what_lacks(_least_sure(ordered)) or in_doubt,
+        why=replace(_least_sure(ordered).why, rule="fused", text=text).in_doubt(
+            SCATTERED if scattered else lacking or unfit
         ),
         certainty=Certainty.DOUBT if scattered else sure,
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],

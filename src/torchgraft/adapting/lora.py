@@ -14,7 +14,7 @@ from math import isfinite, sqrt
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import wrappers
-from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
+from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
@@ -117,7 +117,7 @@ def _doubted_where_tied(step: Step, name: str, target: Target) -> Step:
         f"the adapter was trained for {printable(name)}, and would change {printable(others[0])} as well, which is the same tensor; "
         "untie them before"
     )
-    return replace(step, certainty=Certainty.DOUBT, why=replace(step.why, doubt=doubt))
+    return replace(step, certainty=Certainty.DOUBT, why=step.why.in_doubt(Doubt("adapter_on_tied", doubt)))
 
 
 def _network(stem: str) -> str:

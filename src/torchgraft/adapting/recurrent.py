@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torchgraft.core.plan import Certainty, Step
+from torchgraft.core.plan import Certainty, Doubt, Step
 
 # What torch calls the tensors of a cell: of nn.LSTMCell and its like, and of each layer and direction of nn.LSTM.
 _ROLE = re.compile(r"(weight|bias)_(ih|hh)(?P<cell>(_l\d+)?(_reverse)?)")
@@ -29,4 +29,4 @@ def torn_cells(steps: Mapping[str, Step]) -> dict[str, Step]:
 
 def _doubted(step: Step, lost: Step) -> Step:
     text = f"{lost.slot.role} of the same cell does not fit, so that the cell would be half the file's and half new"
-    return replace(step, certainty=Certainty.DOUBT, why=replace(step.why, doubt=text))
+    return replace(step, certainty=Certainty.DOUBT, why=step.why.in_doubt(Doubt("torn_cells", text)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torchgraft.adapting.objections import objections_to
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Certainty, Feed, Plan, Step, Unused, Why
+from torchgraft.core.plan import Certainty, Doubt, Feed, Plan, Step, Unused, Why
 from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import Cast
 
@@ -81,7 +81,9 @@ def doubt_blocked(step: Step, blocked: Mapping[str, str]) -> Step:
 def with_doubt_decided(step: Step, preferences: Preferences) -> Step:
     """Return the step under the caller's view of doubt: what isn't accepted is doubt, and may be left fresh."""
     if step.certainty is Certainty.LIKELY and preferences.accept == "certain":
-        why = replace(step.why, doubt=step.why.doubt or f"likely, not certain: {step.why.text}")
+        why = (
+            step.why if step.why.doubt else step.why.in_doubt(Doubt("accept", f"likely, not certain: {step.why.text}"))
+        )
         step = replace(step, why=why, certainty=Certainty.DOUBT)
     if step.certainty is not Certainty.DOUBT or preferences.on_doubt != "skip":
         return step

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Alternative, Certainty, Why
+from torchgraft.core.plan import Alternative, Certainty, Doubt, Why
 from torchgraft.core.specs import Network, Shape
 
 
@@ -107,9 +107,9 @@ class Match:
     certainty: Certainty = Certainty.CERTAIN
     alternatives: tuple[Alternative, ...] = ()
 
-    def in_doubt(self, doubt: str) -> Match:
+    def in_doubt(self, doubt: Doubt) -> Match:
         """Return the claim with what speaks against it."""
-        return replace(self, certainty=Certainty.DOUBT, why=replace(self.why, doubt=doubt))
+        return replace(self, certainty=Certainty.DOUBT, why=self.why.in_doubt(doubt))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +132,8 @@ class Matching:
     blocked: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def in_doubt(self, doubts: Mapping[str, str]) -> Matching:
-        """Return the matching with what speaks against claims, by the names of their targets."""
+    def in_doubt(self, doubts: Mapping[str, Doubt]) -> Matching:
+        """Return the matching with what speaks against claims, by the names of their targets, whatever was said before."""
         if not doubts:
             return self
         return replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from math import prod
@@ -104,16 +104,45 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """What speaks against a decision: the rule that says so, by the name that the code has for it, and its sentence."""
+
+    rule: str
+    text: str
+
+    def __bool__(self) -> bool:
+        """Whether anything speaks against it."""
+        return bool(self.text)
+
+
+NO_DOUBT = Doubt("", "")
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
     """The ground of a decision: the rule that made it, in one sentence, and the evidence for it.
 
-    `doubt` says what is missing where the decision is in doubt, if that isn't what `text` says.
+    `doubt` says what is missing where the decision is in doubt, if that isn't what `text` says, and `doubted_by` names the
+    rule that says so. As text all of it is shown, a line each.
     """
 
     rule: str
     text: str
     evidence: tuple[str, ...] = ()
     doubt: str = ""
+    doubted_by: str = ""
+
+    def in_doubt(self, doubt: Doubt) -> Why:
+        """Return the ground with what speaks against the decision."""
+        if (doubt.rule, doubt.text) == (self.doubted_by, self.doubt):
+            return self
+        return replace(self, doubt=doubt.text, doubted_by=doubt.rule)
+
+    def __str__(self) -> str:
+        lines = [f"{self.text} (rule: {self.rule})", *(f"evidence: {said}" for said in self.evidence)]
+        if self.doubt:
+            lines.append(f"doubt: {self.doubt}" + (f" (rule: {self.doubted_by})" if self.doubted_by else ""))
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

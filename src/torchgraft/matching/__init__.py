@@ -7,6 +7,7 @@ both sides at last is completed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +28,7 @@ from torchgraft.matching.names.spelling import as_dotted, as_spelled
 from torchgraft.matching.names_alone import by_names
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
 from torchgraft.matching.ranks import join_ranks
-from torchgraft.matching.reviewing import reviewed
+from torchgraft.matching.reviewing import Finished, reviewed
 from torchgraft.matching.select import (
     choose,
     has_network,
@@ -39,6 +40,8 @@ from torchgraft.matching.select import (
 from torchgraft.matching.source_model import in_order, origin_of
 from torchgraft.matching.tables.rotary import with_rotary
 from torchgraft.matching.tables.stated import NOTHING, Models, Stated
+
+log = logging.getLogger("torchgraft")
 
 __all__ = [
     "Known",
@@ -134,10 +137,17 @@ def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> M
     }
     fewer = _without_second_names(keys, targets, given) if given.known.same else keys
     found = _matched(fewer, targets, given, renamed_by)
-    if len(fewer) < len(keys) and _may_take(found.free_targets, [given.specs[keys[n]] for n in keys.keys() - fewer]):
-        whole = _matched(keys, targets, given, renamed_by)
-        return max(found, whole, key=_filled)
-    return found
+    if len(fewer) == len(keys) or not _may_take(
+        found.free_targets, [given.specs[keys[n]] for n in keys.keys() - fewer]
+    ):
+        return found
+    whole = _matched(keys, targets, given, renamed_by)
+    taken = max(found, whole, key=_filled)
+    log.debug(
+        "without second names of tensors %d elements are filled, with them %d: taken %s them",
+        _filled(found), _filled(whole), "without" if taken is found else "with",
+    )  # fmt: skip
+    return taken
 
 
 def _without_second_names(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given) -> Mapping[str, str]:
@@ -182,12 +192,17 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, ren
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = naming_of(sources, targets)
     matching = None if given.models.stated.layouts else by_names(sources, targets, naming, given.models)
+    ground = "order, shapes and neighbours" if matching is None else "names alone"
+    log.debug("%d tensors of the file, %d of the model: matched by %s", len(sources), len(targets), ground)
     if matching is None:
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
     matching = with_leftovers(with_layers_joined(with_shared(matching)))
-    matching = reviewed(matching, (sources, targets), naming, keys.values(), given.models)
+    finished = Finished(
+        matching=matching, sides=(sources, targets), naming=naming, keys=keys.values(), models=given.models
+    )
+    matching = reviewed(finished)
     return replace(
         _under_own_keys(matching, keys, renamed_by),
         derived={keys[k]: keys[v] for k, v in derived.items()},

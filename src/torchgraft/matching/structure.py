@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 
@@ -16,7 +15,8 @@ from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, OTHER_NAME, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.added_modules import AddedModules
-from torchgraft.matching.names.naming import Naming
+from torchgraft.matching.names.naming import SAME_NAME, Naming
+from torchgraft.matching.names.words import read_alike
 from torchgraft.matching.names.wrappers import WithoutWrapper, without_wrapper
 from torchgraft.matching.parts.cut_both import cut_both
 from torchgraft.matching.parts.units import Unit, group, same_roles
@@ -38,7 +38,7 @@ def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Namin
     if seen.plain != seen.pairs:
         plain = _units_of_one_name(problem.sources, problem.targets, seen.plain)
     sures = _judged(pairs, problem, plain, parted)
-    matches = [m for pair, sure in sures for m in _leaf_matches(pair, sure, problem)]
+    matches = [m for pair, sure in sures for m in _leaf_matches(pair, sure, problem, naming)]
     fed, used = {m.target.name for m in matches}, {m.source.name for m in matches}
     found = Matching(
         matches=tuple(matches),
@@ -144,10 +144,10 @@ def _is_harmless(unit: Unit) -> bool:
     return all(leaf.role in DERIVED_ROLES for leaf in unit.leaves.values())
 
 
-def _leaf_matches(pair: Pair, sure: Sureness, problem: Problem) -> list[Match]:
+def _leaf_matches(pair: Pair, sure: Sureness, problem: Problem, naming: Naming) -> list[Match]:
     source, target = problem.sources[pair.source], problem.targets[pair.target]
-    why = _why(pair, source, target)
-    why = replace(why, doubt=sure.doubt) if sure.doubt else why
+    why = _why(pair, source, target, naming)
+    why = why.in_doubt(sure.doubt) if sure.doubt else why
     alternatives: tuple[Alternative, ...] = ()
     if pair.rival is not None and sure.certainty is not Certainty.CERTAIN:
         rival = problem.sources[pair.rival]
@@ -159,7 +159,7 @@ def _leaf_matches(pair: Pair, sure: Sureness, problem: Problem) -> list[Match]:
     ]
 
 
-def _why(pair: Pair, source: Unit, target: Unit) -> Why:
+def _why(pair: Pair, source: Unit, target: Unit, naming: Naming) -> Why:
     evidence = []
     ours, theirs = source.block, target.block
     if pair.name > 0.5:
@@ -172,13 +172,24 @@ def _why(pair: Pair, source: Unit, target: Unit) -> Why:
         evidence.append(_tails_agree(source.tail, target.tail, pair.tail))
     here, there = source.tail, target.tail
     if pair.named:
+        by_name = naming.reason(*same_roles(source, target)[0])
+        evidence += [by_name.text] if by_name != SAME_NAME else []
         moved = here == there and ours != theirs
         text = f"{ours} read as {theirs}; same name" if moved and ours and theirs else "same name"
         return _make_why("name", text, tuple(evidence))
+    evidence += _readings(source, target)
     if here == there:
         text = f"{ours or source.path} stands where {theirs or target.path} does"
         return _make_why("sequence", text, tuple(evidence))
     return _make_why("structure", f"{here} corresponds to {there}", tuple(evidence))
+
+
+def _readings(source: Unit, target: Unit) -> Iterator[str]:
+    """Yield how names had to be read to be alike: by what stands beside them, and by entries of the dialect."""
+    for unit in (source, target):
+        if unit.said:
+            yield f"{unit.tail} read as {unit.said.removeprefix(f'{unit.block}.')} by what stands beside it"
+    yield from read_alike(source.said or source.path, target.said or target.path)
 
 
 # The units of a block come one after the other and say the same of it; so do those at one place of all blocks.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from torchgraft.core.match import Leaf, Match, Matching, Part
 from torchgraft.core.names import natural_key
-from torchgraft.core.plan import Certainty, Why
+from torchgraft.core.plan import Certainty, Doubt, Why
 from torchgraft.matching.names.lists import stem
 
-DOUBT = "their rows add up and nothing else fits, but nothing says in which order they stand"
+UNITED = Doubt("united", "their rows add up and nothing else fits, but nothing says in which order they stand")
 
 # The tensors of a layer whose rows are its outputs.
 ROWS = ("weight", "bias")
@@ -123,7 +123,7 @@ def _cut(whole: Layer, parts: Sequence[Layer]) -> Iterator[tuple[Layer, Layer]]:
 def _pairs(*, whole: Layer, part: Layer, joins: bool) -> Iterator[Match]:
     verb = "is made of" if joins else "is a part of"
     ours = f"{whole.path} {verb} {part.path}" if joins else f"{part.path} {verb} {whole.path}"
-    why = Why("united", ours, doubt=DOUBT)
+    why = Why("united", ours).in_doubt(UNITED)
     for role, piece in whole.leaves.items():
         source, target = (part.leaves[role], piece) if joins else (piece, part.leaves[role])
         yield Match(target=target, source=source, why=why, certainty=Certainty.DOUBT)

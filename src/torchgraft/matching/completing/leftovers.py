@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
-from torchgraft.core.plan import Certainty, Why
+from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.lists import place_of
@@ -17,8 +17,11 @@ from torchgraft.matching.tables.dialect import ROLES
 # What a module of layers holds; all else has a name of its own.
 KNOWN = frozenset(ROLES.values())
 
-UNTOLD = "nothing else that is left has its shape, but neither its name nor what is paired beside it says so"
-OTHER_NAME = "nothing else that is left has its shape, but its name is another one"
+UNTOLD = Doubt(
+    "untold_leftover",
+    "nothing else that is left has its shape, but neither its name nor what is paired beside it says so",
+)
+OTHER_NAME = Doubt("lone_leftover", "nothing else that is left has its shape, but its name is another one")
 
 # What is left of one shape in one block, by both.
 Left = dict[tuple[str, Shape], list[Leaf]]
@@ -194,6 +197,6 @@ def _beside(pairs: Iterable[tuple[Leaf, Leaf]], matching: Matching) -> list[tupl
     ]  # fmt: skip
 
 
-def _match(source: Leaf, target: Leaf, text: str, doubt: str, certainty: Certainty) -> Match:
-    why = Why("leftover", text, doubt=doubt if certainty is Certainty.DOUBT else "")
+def _match(source: Leaf, target: Leaf, text: str, doubt: Doubt, certainty: Certainty) -> Match:
+    why = Why("leftover", text).in_doubt(doubt if certainty is Certainty.DOUBT else NO_DOUBT)
     return Match(target=target, source=source, why=why, certainty=certainty)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
-from torchgraft.core.plan import Certainty, Why
+from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import (
     ListName,
@@ -25,13 +25,15 @@ Kind = tuple[str, "Shape"]
 # A place that all blocks of a list have: a path without its numbers, and what stands there.
 Place = tuple[str, Kind]
 
-SHORTER = (
-    "the file has one member of a list of which the model has several: it may be shared by all, or the list is shorter"
+SHORTER = Doubt(
+    "shorter_list",
+    "the file has one member of a list of which the model has several: it may be shared by all, or the list is shorter",
 )
 
-SEVERAL = (
+SEVERAL = Doubt(
+    "one_for_several",
     "the file has this once where the model has several beside each other: it may be any of them, or the start of all, as "
-    "when experts are made from one layer (fan_out= fills them all)"
+    "when experts are made from one layer (fan_out= fills them all)",
 )
 
 
@@ -71,14 +73,11 @@ def _is_weight(leaf: Leaf) -> bool:
 
 def _doubted(matching: Matching, copies: Iterable[Match]) -> Matching:
     """Return the matching with those matches in doubt that are copied to places beside theirs that are as good."""
-    several = {copy.source.name for copy in copies if copy.why.doubt == SEVERAL}
+    several = {copy.source.name for copy in copies if copy.why.doubted_by == SEVERAL.rule}
     if not several:
         return matching
     matches = tuple(
-        replace(m, certainty=Certainty.DOUBT, why=replace(m.why, doubt=SEVERAL), alternatives=())
-        if m.source.name in several
-        else m
-        for m in matching.matches
+        replace(m.in_doubt(SEVERAL), alternatives=()) if m.source.name in several else m for m in matching.matches
     )
     return replace(matching, matches=matches)
 
@@ -170,7 +169,7 @@ def _by_list(matching: Matching) -> Iterator[Match]:
                 done |= {leaf.name for leaf in siblings}
                 several = len(inside) < len(blocks) and not around
                 shorter = is_numbered(blocks[0].rpartition(".")[0] if blocks else found.source.name)
-                doubt = SEVERAL if several else SHORTER if shorter else ""
+                doubt = SEVERAL if several else SHORTER if shorter else NO_DOUBT
                 yield from (_copied(found, leaf, doubt) for leaf in siblings)
                 break
 
@@ -217,11 +216,12 @@ def _member(name: str, place: tuple[str, str]) -> str:
     return name[: len(name) - len(after)] if after else name
 
 
-def _copied(found: Match, target: Leaf, doubt: str) -> Match:
-    """Return a copy for another member of a list; `doubt` says what may be otherwise, "" where nothing may."""
+def _copied(found: Match, target: Leaf, doubt: Doubt) -> Match:
+    """Return a copy for another member of a list; `doubt` says what may be otherwise."""
+    if found.certainty is Certainty.DOUBT and not doubt:
+        doubt = Doubt(found.why.doubted_by, found.why.doubt)
     certainty = Certainty.DOUBT if doubt or found.certainty is Certainty.DOUBT else Certainty.LIKELY
-    why = replace(_why(found.source), doubt=doubt or (found.why.doubt if certainty is Certainty.DOUBT else ""))
-    return Match(target=target, source=found.source, why=why, certainty=certainty)
+    return Match(target=target, source=found.source, why=_why(found.source).in_doubt(doubt), certainty=certainty)
 
 
 def _places(name: str) -> list[tuple[str, str]]:

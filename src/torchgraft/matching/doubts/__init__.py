@@ -1,12 +1,14 @@
 """Rules that put pairs in doubt which fit when looked at alone, by what all pairs together leave unmatched.
 
-Each rule is a function with its sentence beside it; where several hold for a pair, the first of the list is told.
+Each rule is a function with its sentence beside it; where several hold for a pair, the first of the list is told. What was
+in doubt when looked at alone stays so for that reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from torchgraft.core.plan import Doubt
 from torchgraft.matching.doubts import changed, layers, lists, parts
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.certainty import BESIDE
@@ -24,7 +26,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (layers.one_of_several, layers.ONE_OF_SEVERAL),
     (lists.otherwise_in_other_blocks, lists.ELSEWHERE),
     (lists.counted_otherwise, lists.COUNTED),
-    (changed.behind_replaced_blocks, BESIDE),
+    (changed.behind_replaced_blocks, BESIDE.text),
     (changed.behind_changed_blocks, changed.CHANGED),
     (changed.one_block_of_several, changed.ONE_BLOCK),
     (lists.into_other_lists, lists.OTHER_LIST),
@@ -38,10 +40,11 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
 )
 
 
-def doubted(found: Found) -> dict[int, str]:
+def doubted(found: Found) -> dict[int, Doubt]:
     """Return why pairs are in doubt, by their targets; without those that no rule speaks against."""
-    said: dict[int, str] = {}
+    said: dict[int, Doubt] = {}
     for rule, sentence in RULES:
+        doubt = Doubt(rule.__name__, sentence)
         for pair in rule(found):
-            said.setdefault(pair.target, sentence)
+            said.setdefault(pair.target, doubt)
     return said

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from itertools import accumulate, product
 from math import prod
 
-from torchgraft.core.plan import Certainty
+from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt
 from torchgraft.matching.evidence.scores import STRANGE
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.parts.units import Unit
 
-BESIDE = "a layer of the same shapes stays free beside it, and nothing in between tells which of them it was"
-BY_ORDER = "names don't say it, and layers of the same shapes could change places"
-OTHER_NAME = "its shape fits, its name doesn't"
-NO_LEAD = "another reading fits nearly as well"
+BESIDE = Doubt(
+    "adjoined", "a layer of the same shapes stays free beside it, and nothing in between tells which of them it was"
+)
+BY_ORDER = Doubt("by_order", "names don't say it, and layers of the same shapes could change places")
+OTHER_NAME = Doubt("other_name", "its shape fits, its name doesn't")
+NO_LEAD = Doubt("no_lead", "another reading fits nearly as well")
 
 # Likeness of names: from AKIN on they speak for the pair, from SAME on all words agree.
 AKIN, SAME = 0.55, 0.9
@@ -32,10 +34,10 @@ SEVERAL = 3
 
 @dataclass(frozen=True, slots=True)
 class Sureness:
-    """How sure a pair is; `doubt` says what is missing, and is empty for what isn't in doubt."""
+    """How sure a pair is; `doubt` says what is missing where it is in doubt."""
 
     certainty: Certainty
-    doubt: str = ""
+    doubt: Doubt = NO_DOUBT
 
 
 CERTAIN, LIKELY = Sureness(Certainty.CERTAIN), Sureness(Certainty.LIKELY)
@@ -98,7 +100,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)
 
 
-def _doubt(reason: str) -> Sureness:
+def _doubt(reason: Doubt) -> Sureness:
     return Sureness(Certainty.DOUBT, reason)
 
 

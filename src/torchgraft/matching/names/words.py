@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from torchgraft.core.names import words
@@ -29,13 +30,54 @@ def canonical(name: str) -> tuple[str, ...]:
 
     Numbers stay: an all-digit segment as `#` (the number itself counts elsewhere), a digit behind a word as `@n`.
     """
-    return _canonical(tuple("#" if part.isdecimal() else part for part in name.split(".")))
+    return _canonical(_segments(name))
+
+
+def _segments(name: str) -> tuple[str, ...]:
+    return tuple("#" if part.isdecimal() else part for part in name.split("."))
 
 
 @lru_cache(maxsize=50_000)
 def _canonical(segments: tuple[str, ...]) -> tuple[str, ...]:
-    spelled = (word for part in segments for word in ((part,) if part == "#" else words(part)))
-    return _translate(_translate(tuple(spelled)))
+    return _joined(_twice_translated(segments)[-1])
+
+
+def read_alike(name: str, other: str) -> tuple[str, ...]:
+    """Return by which entries of the dialect two dotted names have words in common that they spell in different ways."""
+    return _read_alike(_segments(name), _segments(other))
+
+
+@lru_cache(maxsize=10_000)
+def _read_alike(*both: tuple[str, ...]) -> tuple[str, ...]:
+    ours, theirs = map(_entries, both)
+    common = {*_canonical(both[0])} & {*_canonical(both[1])}
+    pairs = [(ours.get(meant, meant), theirs.get(meant, meant), meant) for meant in ours | theirs]
+    return tuple([_entry(*pair) for pair in pairs if pair[0] != pair[1] and common.issuperset(pair[2].split())])
+
+
+def _entry(one: str, other: str, meant: str) -> str:
+    spelled = " and ".join(f"'{phrase}'" for phrase in (one, other) if phrase != meant)
+    return f"dialect: {spelled} {'means' if meant in (one, other) else 'mean'} '{meant}'"
+
+
+def _entries(segments: tuple[str, ...]) -> dict[str, str]:
+    """Return the phrases of a name that the dialect has, by what they mean."""
+    steps = [step for steps in _twice_translated(segments) for step in steps]
+    return {" ".join(meant): " ".join(phrase) for phrase, meant in steps if phrase in _PHRASES and phrase != meant}
+
+
+# Words of a name, and what they mean.
+Step = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _twice_translated(segments: tuple[str, ...]) -> tuple[list[Step], list[Step]]:
+    spelled = tuple(word for part in segments for word in ((part,) if part == "#" else words(part)))
+    first = _translated(spelled)
+    return first, _translated(_joined(first))
+
+
+def _joined(steps: Iterable[Step]) -> tuple[str, ...]:
+    return tuple(word for _, meant in steps for word in meant)
 
 
 @lru_cache
@@ -51,18 +93,18 @@ def is_short_for(word: str, whole: str) -> bool:
     return all(letter in rest for letter in word)
 
 
-def _translate(spelled: tuple[str, ...]) -> tuple[str, ...]:
-    out: list[str] = []
+def _translated(spelled: tuple[str, ...]) -> list[Step]:
+    out: list[Step] = []
     at = 0
     while at < len(spelled):
         for size in range(min(_LONGEST, len(spelled) - at), 0, -1):
             found = _PHRASES.get(spelled[at : at + size])
             if found is not None:
-                out.extend(found)
+                out.append((spelled[at : at + size], found))
                 at += size
                 break
         else:
             word = spelled[at]
-            out.append(f"@{word}" if word.isdecimal() else word)
+            out.append(((word,), (f"@{word}" if word.isdecimal() else word,)))
             at += 1
-    return tuple(out)
+    return out

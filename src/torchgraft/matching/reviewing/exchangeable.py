@@ -9,6 +9,7 @@ from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.naming import Naming, Prefix
+from torchgraft.matching.reviewing.finished import Finished
 
 # All leaves of the file, and of the model.
 Sides = tuple[Sequence[Leaf], Sequence[Leaf]]
@@ -20,10 +21,10 @@ CROSSED = "both sides have both names, {0} and {1}, and order or structure would
 TELLING = 0.25
 
 
-def exchangeable(matching: Matching, sides: Sides, naming: Naming) -> dict[str, str]:
+def exchangeable(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt that two like prefixes, or two names of both sides, would exchange."""
-    sources = sides[0]
-    doubts = _of_like_prefixes(matching, sources, naming) | _crossed(matching) | _beside_twins(sides, naming)
+    matching, sides, naming = finished.matching, finished.sides, finished.naming
+    doubts = _of_like_prefixes(matching, sides[0], naming) | _crossed(matching) | _beside_twins(sides, naming)
     return {m.target.name: doubts[m.source.name] for m in matching.matches if m.source.name in doubts} if doubts else {}
 
 

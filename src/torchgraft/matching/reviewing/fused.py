@@ -10,6 +10,7 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import above
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
+from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.tables.packing import (
     Owners,
     alike,
@@ -29,18 +30,18 @@ FACTORS = (
 STACK = "as the names say, which means half by half in some code and row by row in other"
 
 
-def with_packings_doubted(matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], models: Models) -> Matching:
+def with_packings_doubted(finished: Finished) -> Matching:
     """Return the matching with whole fused tensors likely where their name means several orders of parts.
 
     Under one name and in one shape both sides are taken for the same code, unless the classes of their attention are known
     to differ, or other code has the very names around it: then both classes must be known. A matrix that is stored the
     other way round comes from other code, and so do its parts.
     """
+    matching, models = finished.matching, finished.models
     stacked = {m.target.name: STACK for m in matching.matches if _is_stack_of_other_name(m)}
     if models.stated.layouts or not (stacked or any_named_fused(m.target for m in matching.matches)):
         return matching
-    owners = owners_of(sides[0]), owners_of(sides[1])
-    matching = matching.in_doubt(_factors_packed_otherwise(matching, sides, owners))
+    owners = owners_of(finished.sides[0]), owners_of(finished.sides[1])
     said = {m.target.name: _disputed(m, owners, models) for m in matching.matches if m.target.part is None} | stacked
     if not any(said.values()):
         return matching
@@ -93,13 +94,15 @@ def _is_stack_of_other_name(found: Match) -> bool:
     return is_gated_stack(found.source) or is_gated_stack(found.target)
 
 
-def _factors_packed_otherwise(
-    matching: Matching, sides: tuple[Sequence[Leaf], Sequence[Leaf]], owners: tuple[Owners, Owners]
-) -> dict[str, str]:
+def factors_packed_otherwise(finished: Finished) -> dict[str, str]:
     """Return what speaks against factors of adapters on fused layers of which the two sides order the rows differently."""
+    matches, sides = finished.matching.matches, finished.sides
+    if finished.models.stated.layouts or not any_named_fused(m.target for m in matches):
+        return {}
+    owners = owners_of(sides[0]), owners_of(sides[1])
     layers = _fused_layers(sides[0], owners[0]), _fused_layers(sides[1], owners[1])
     doubts = {}
-    for match in matching.matches if all(layers) else ():
+    for match in matches if all(layers) else ():
         ours, theirs = _adapted(match.source, layers[0]), _adapted(match.target, layers[1])
         packings = [packing_of(path, known) for path, known in zip((ours, theirs), owners, strict=True)]
         if None not in packings and not alike(*packings):

@@ -12,6 +12,7 @@ from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered, is_one_path
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import flat_class
+from torchgraft.matching.reviewing.finished import Finished
 
 EITHER = "{1} of the model is of the same build as {0} and stays free, and no name says which of the two it is"
 
@@ -19,15 +20,15 @@ EITHER = "{1} of the model is of the same build as {0} and stays free, and no na
 PART, ALIKE, NAMED, FREE = 6, 0.8, 0.5, 0.8
 
 
-def beside_free_twins(matching: Matching) -> dict[str, str]:
+def beside_free_copies(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt of a part of the model beside which a free one has all of its kinds of tensors.
 
     Mostly a network is changed where it is trained, and its average, its target network or its second tower is left as it
     was. That a file has all names of the copy doesn't say that it is meant for the copy alone.
     """
-    if len(matching.free_targets) < PART:
+    if finished.naming.homes or len(finished.matching.free_targets) < PART:
         return {}
-    return dict(_doubted(matching))
+    return dict(_doubted(finished.matching))
 
 
 @dataclass(frozen=True, slots=True)

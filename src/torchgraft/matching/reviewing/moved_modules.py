@@ -16,7 +16,8 @@ from torchgraft.core.match import Match, Matching
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered
 from torchgraft.matching.names.words import canonical, is_short_for
-from torchgraft.matching.reviewing.module_pairs import ModulePair, ModulePairs
+from torchgraft.matching.reviewing.finished import Finished
+from torchgraft.matching.reviewing.module_pairs import ModulePair
 
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
 QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
@@ -29,8 +30,9 @@ _NUMBER = re.compile(r"\d+")
 PART = 4
 
 
-def moved_without_word(matching: Matching, modules: ModulePairs) -> dict[str, str]:
+def moved_without_word(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt that are fed from another part of the network than their own, by their shapes alone."""
+    matching, modules = finished.matching, finished.modules
     fed = Counter([m.source.name for m in matching.matches])
     leaving = (m for m in matching.matches if fed[m.source.name] == 1)  # what goes to all blocks leaves none
     groups = modules.together(leaving)

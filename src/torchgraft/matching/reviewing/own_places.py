@@ -10,10 +10,10 @@ from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered, is_one_path, place_of
-from torchgraft.matching.names.naming import SAME, Naming, Prefix
+from torchgraft.matching.names.naming import SAME, Prefix
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import flat_class
-from torchgraft.matching.reviewing.module_pairs import ModulePairs
+from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.tables.dialect import ROLES
 
 OWN = "the model has {0}, too, of the same shape"
@@ -32,18 +32,19 @@ Kind = tuple[str, Shape, bool]
 Free = Mapping[str, Mapping[Kind, str]]
 
 
-def passing_own_places(matching: Matching, modules: ModulePairs, naming: Naming) -> dict[str, str]:
+def passing_own_places(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt that are fed from a module to another where either has a place of its own.
 
     `attn.q` goes to `cross_attn.q`, and the file's `cross_attn` has four layers that go nowhere: perhaps it is those.
     """
-    first = naming.prefixes[0] if naming.prefixes else SAME
+    matching, prefixes = finished.matching, finished.naming.prefixes
+    first = prefixes[0] if prefixes else SAME
     places = Places(matching, first if "" in first else SAME)
     doubts = {m.target.name: text for m in matching.matches if (text := places.doubt(m.source, m.target))}
     left = {m.target.name: said for m in matching.matches if (said := places.left(m.source, m.target))}
     if not (doubts or left):
         return {}
-    moved = [[m.target.name for m in together] for together in modules.together(matching.matches).values()]
+    moved = [[m.target.name for m in together] for together in finished.modules.together(matching.matches).values()]
     return {**_spread(left, moved), **_spread(doubts, moved), **doubts}
 
 

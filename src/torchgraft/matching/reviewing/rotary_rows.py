@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torchgraft.core.match import Match, Matching
+from torchgraft.core.match import Match
 from torchgraft.core.names import FREQUENCIES, ROTARY
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.tables.stated import Models
+from torchgraft.matching.reviewing.finished import Finished
 
 UNTOLD = (
     "rotary embeddings turn its rows in pairs, {0} tells, and nothing tells that the fused tensor and the ones apart have them in "
@@ -20,17 +20,17 @@ TURNING = frozenset({*FREQUENCIES, *ROTARY})
 TURNED = frozenset({"q", "k"})
 
 
-def rows_in_unknown_order(matching: Matching, keys: Iterable[str], models: Models) -> dict[str, str]:
+def rows_in_unknown_order(finished: Finished) -> dict[str, str]:
     """Return the queries and keys in doubt that are fused on one side only, if a buffer near by turns them.
 
     Code that fuses them may pair the rows half with half or row beside row, whatever the code does that keeps them apart;
-    conversions between the two reorder them. `keys` are the names of the file. What names say of the pairs is left to
-    adapting.
+    conversions between the two reorder them. What names say of the pairs is left to adapting.
     """
-    told = _around_buffers(keys), _around_buffers(slot.name for slot in models.target.slots)
-    if not any(told) or not any(LEARNED in canonical(m.target.name) for m in matching.matches):
+    matches = finished.matching.matches
+    told = _around_buffers(finished.keys), _around_buffers(slot.name for slot in finished.models.target.slots)
+    if not any(told) or not any(LEARNED in canonical(m.target.name) for m in matches):
         return {}
-    return {m.target.name: text for m in matching.matches if (text := _untold(m, *told))}
+    return {m.target.name: text for m in matches if (text := _untold(m, *told))}
 
 
 def _around_buffers(names: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torchgraft.core.plan import Certainty, Plan, Step, Why
+from torchgraft.core.plan import NO_DOUBT, Certainty, Plan, Step
 from torchgraft.core.proof import Means, Part
 from torchgraft.core.specs import Source
 from torchgraft.verifying.divergence import ROUNDING
@@ -57,12 +57,12 @@ def _with_part(step: Step, part: Part | None, keys: Mapping[str, str], headline:
     if part is None:
         return step
     words = headline if part.means is Means.OUTPUTS else part.words()
-    why = Why(step.why.rule, step.why.text, (*step.why.evidence, words), step.why.doubt)
+    why = replace(step.why, evidence=(*step.why.evidence, words))
     in_place = part.means in (Means.OUTPUTS, Means.PLACE)
     proved = in_place or (part.means is Means.APART and _all_readings_inside(step, part, keys))
     if not proved or step.known is not None:
         return replace(step, why=why)
-    return replace(step, certainty=Certainty.CERTAIN, alternatives=(), why=replace(why, doubt=""))
+    return replace(step, certainty=Certainty.CERTAIN, alternatives=(), why=why.in_doubt(NO_DOUBT))
 
 
 def _all_readings_inside(step: Step, part: Part, keys: Mapping[str, str]) -> bool:

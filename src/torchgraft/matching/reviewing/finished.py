@@ -1,0 +1,30 @@
+"""What rules of doubt look at once all is paired: the matching, seen from whole modules, and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torchgraft.core.match import Leaf, Matching
+from torchgraft.matching.names.naming import Naming
+from torchgraft.matching.reviewing.module_pairs import ModulePairs
+from torchgraft.matching.tables.stated import Models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A finished matching; `sides` are all leaves, `keys` the names of the file."""
+
+    matching: Matching
+    sides: tuple[Sequence[Leaf], Sequence[Leaf]]
+    naming: Naming
+    keys: Iterable[str]
+    models: Models
+    modules: ModulePairs = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modules", ModulePairs(self.matching.matches))
+
+
+# A rule returns the slots that it doubts, each with the reason.
+Rule = Callable[[Finished], Mapping[str, str]]
