@@ -25,6 +25,10 @@ test *args:
 slow:
     {{python}} -m pytest -m slow
 
+# property tests with new examples; `just search --hypothesis-seed=0` for the same ones again
+search *args:
+    {{python}} -m pytest -m hypothesis --hypothesis-profile=search {{args}}
+
 # mutants of every format, a minute for each; `just fuzz --seconds 3600 onnx flax` for longer
 fuzz *args:
     {{python}} tests/fuzz/run.py {{args}}

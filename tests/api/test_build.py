@@ -235,24 +235,24 @@ def test_models_built_at_the_same_time_leave_no_trace():
 
     def first():
         begun.set()
-        joined.wait(20)
+        joined.wait(60)
         return Net()
 
     def second():
         joined.set()
-        threads[0].join(20)
+        threads[0].join(60)
         built.append(torch.nn.Linear(2, 2).weight.is_meta)
         return Net()
 
     def build_second():
-        begun.wait(20)
+        begun.wait(60)
         tg.build(second, saved)
 
     threads = [threading.Thread(target=lambda: tg.build(first, saved)), threading.Thread(target=build_second)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert nn.Module.register_parameter is plain
     assert built == [True]
     assert not nn.Linear(2, 2).weight.is_meta

@@ -154,7 +154,7 @@ def test_several_threads_give_what_one_gives(undo, monkeypatch):
         seen.add(threading.get_ident())
         if len(seen) > 1:
             several.set()
-        several.wait(timeout=10)
+        several.wait(timeout=60)
         plain(pieces)
 
     source.read_pieces = read_pieces

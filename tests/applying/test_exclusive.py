@@ -100,11 +100,11 @@ def test_a_model_over_the_memory_of_another_waits_in_another_thread():
     def wait(done, total):
         del done, total
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     thread = threading.Thread(target=tg.load, args=(first, {"w": torch.ones(100, 100)}), kwargs={"progress": wait})
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     try:
         with pytest.raises(UsageError, match="is being filled by another load"):
             tg.load(second, {"w": torch.full((100, 100), 2.0)})

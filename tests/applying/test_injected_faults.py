@@ -166,11 +166,11 @@ class Alarm(BaseException):
 @pytest.mark.parametrize("name", ["conv", "fusing"])
 def test_interrupts_at_any_moment_give_all_old_or_all_new(name, tmp_path):
     model, path = made(name, tmp_path, 0)
-    start = time.perf_counter()
-    tg.load(copy.deepcopy(model), path)
-    took = time.perf_counter() - start
+    tg.load(copy.deepcopy(model), path)  # what is imported the first time doesn't count
     new = copy.deepcopy(model)
+    start = time.perf_counter()
     tg.load(new, path)
+    took = time.perf_counter() - start
 
     def ring(*_):
         raise Alarm
@@ -185,6 +185,7 @@ def test_interrupts_at_any_moment_give_all_old_or_all_new(name, tmp_path):
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0, took))  # noqa: S311
                 tg.load(model, path)
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                took *= 0.8  # whatever else the machine did: the alarm came too late
             except Alarm:
                 pass
             torch.set_grad_enabled(True)  # an alarm may end any `with torch.no_grad()` half way

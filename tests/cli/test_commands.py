@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -248,14 +247,12 @@ def test_a_terminal_gets_colour_and_a_pipe_does_not(files):
     assert b"\x1b" not in piped.stdout + piped.stderr
 
 
-def test_help_is_fast_and_needs_no_torch():
+def test_help_needs_no_torch():
     code = "import sys; sys.argv = ['torchgraft', '--help']\nfrom torchgraft.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
     heavy = "print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m in sys.modules])"
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
     assert "Exit codes:" in done.stdout
-    assert time.perf_counter() - start < 2
 
 
 def test_the_page_documents_every_command_option_and_code(run):

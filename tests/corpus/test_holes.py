@@ -71,7 +71,7 @@ def test_holes_cost_nothing(case, tmp_path):
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(path)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
     os.truncate(path, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
@@ -42,11 +43,14 @@ def calls(work):
         nonlocal count
         count += event in ("call", "c_call")
 
+    gc.collect()  # what frees objects of other tests counts as calls, too
+    gc.disable()
     sys.setprofile(seen)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 

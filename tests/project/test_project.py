@@ -20,7 +20,7 @@ TEXT_FILES = [
     ROOT / "justfile",
 ]
 MOST_LINES = 400
-HELP_SECONDS = 0.25
+HELP_TIMES = 14
 
 
 def fresh(code, *args):
@@ -120,7 +120,7 @@ def test_planning_between_two_files_never_imports_torch(files):
 def test_help_answers_at_once():
     bare = best_of(3, sys.executable, "-c", "pass")
     took = best_of(5, sys.executable, "-m", "torchgraft", "--help")
-    assert took - bare < HELP_SECONDS, f"--help took {took:.3f} s, a bare interpreter {bare:.3f} s"
+    assert took < HELP_TIMES * bare, f"--help took {took:.3f} s, a bare interpreter {bare:.3f} s"
 
 
 def test_every_command_is_documented():

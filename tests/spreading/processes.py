@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-LONGEST = 60  # seconds for a piece of work; who takes longer waits for somebody that will never come
+LONGEST = 300  # seconds for a piece of work; who takes longer waits for somebody that will never come
 
 
 class Processes:
