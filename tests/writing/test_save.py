@@ -182,6 +182,20 @@ def test_any_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("other", [torch.conj, lambda value: torch.conj(value).imag])
+def test_a_conjugate_is_written_beside_what_it_is_a_view_of(tmp_path, ending, other):
+    """It shares memory, shape and strides, and holds other numbers."""
+    whole = torch.randn(4, dtype=torch.complex64)
+    view = other(whole)
+    state = {"w": whole if view.is_complex() else whole.imag, "other": view}
+    written = save(tmp_path / f"saved{ending}", state), tg.convert(state, tmp_path / f"converted{ending}")
+    for saved in written:
+        assert not saved.shared
+        with tg.open_checkpoint(saved.path) as source:
+            assert all(torch.equal(source.read("", name), value) for name, value in state.items())
+
+
 @pytest.mark.parametrize("limit", [0, 100, 5_000, 300_000])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_file_that_the_system_cuts_off_is_refused(tmp_path, ending, limit):

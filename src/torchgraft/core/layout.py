@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cache
 
 from torchgraft.core.types import ScalarType, Tensor
@@ -33,6 +34,21 @@ def memory_range(tensor: Tensor) -> tuple[str, int, int] | None:
     if not start or not tensor.numel():
         return None
     return str(tensor.device), start, start + span(tensor)
+
+
+def identity_of(tensor: Tensor) -> Hashable:
+    """Return what two tensors share that are the same elements of one memory, seen the same way; None without memory.
+
+    A conjugate, and a negated view, share all else with the tensor that they are made of, and mean other numbers.
+    """
+    try:
+        address = tensor.data_ptr()
+        if not address or not tensor.numel():
+            return None
+        seen = (tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+        return None
+    return (tensor.device, address, *seen)
 
 
 def span(tensor: Tensor) -> int:

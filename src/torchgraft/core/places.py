@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.layout import identity_of
 from torchgraft.core.objects import a_kind
 from torchgraft.core.types import Module, Tensor
 
@@ -262,15 +263,5 @@ def _state_of(model: Module) -> Mapping[str, Any]:
 def _marks(value: Any) -> Iterator[Hashable]:
     """Yield what tells a tensor from all others: first itself, then where it lies, for those that were detached."""
     yield id(value)
-    try:
-        address = value.data_ptr()
-    except (
-        AttributeError,
-        RuntimeError,
-        NotImplementedError,
-        TypeError,
-        ValueError,
-    ):  # no tensor, or one without memory
-        return
-    if address:
-        yield (address, value.shape, value.stride(), value.dtype)
+    if hasattr(value, "data_ptr") and (where := identity_of(value)) is not None:
+        yield where

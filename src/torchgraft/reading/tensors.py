@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
+from torchgraft.core.layout import identity_of
 from torchgraft.core.specs import Shape, c_strides
 from torchgraft.core.types import Tensor
 from torchgraft.core.values import bytes_of
@@ -243,10 +244,8 @@ class HeldTensor(StoredTensor):
 
     @property
     def identity(self) -> Hashable:
-        """Address, shape and strides; None for tensors without memory."""
-        if self.tensor.is_meta or not self.tensor.numel():
-            return None
-        return (self.tensor.data_ptr(), self.shape, self.tensor.stride(), self.dtype)
+        """Address, shape, strides and signs; None for tensors without memory."""
+        return identity_of(self.tensor)
 
     @property
     def divisible(self) -> bool:

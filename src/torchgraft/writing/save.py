@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import listed
+from torchgraft.core.layout import identity_of
 from torchgraft.core.places import is_spread
 from torchgraft.core.results.report import Saved
 from torchgraft.core.system.progress import Ticks
@@ -126,18 +127,9 @@ def _without_duplicates(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     stored: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     for name, tensor in tensors.items():
-        first = firsts.setdefault(_identity(tensor), name)
+        first = firsts.setdefault(identity_of(tensor) or id(tensor), name)
         if first == name:
             stored[name] = tensor
         else:
             shared[name] = first
     return stored, shared
-
-
-def _identity(tensor: Tensor) -> Hashable:
-    if not tensor.numel():
-        return id(tensor)
-    try:
-        return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-    except (RuntimeError, NotImplementedError):  # tensors without a storage of their own
-        return id(tensor)
