@@ -228,12 +228,30 @@ def test_adapters_of_networks_that_the_model_is_not_are_left_out_and_said(ours, 
     added = 0.5 * file[f"{ours}.lora_up.weight"] @ file[f"{ours}.lora_down.weight"]
     torch.testing.assert_close(model.up.weight.data, before + added)
     assert [o.kind for o in report.plan.warnings] == ["adapters"]
-    assert "the model has nothing of the networks that they are for" in str(report)
+    said = "text_encoder" if "." in ours else "lora_te1"
+    assert f"are not merged: {said}; the model has nothing of the networks of these names" in str(report)
     misspelled = {key.replace(others, ours.replace("up", "gone")): value for key, value in file.items()}
     with pytest.raises(UsageError, match="1 adapted module is not in the model"):
         tg.load(model, misspelled, merge_lora=0.5)
     with pytest.raises(UsageError, match="not in the model"):
         tg.load(model, {key: value for key, value in file.items() if others in key}, merge_lora=0.5)
+
+
+def test_factors_with_a_dot_in_their_names_are_merged_as_those_without():
+    model = Net()
+    before = model.up.weight.detach().clone()
+    down, up = torch.randn(2, before.shape[1]), torch.randn(before.shape[0], 2)
+    tg.load(model, {"unet.up.lora.down.weight": down, "unet.up.lora.up.weight": up}, merge_lora=0.5)
+    torch.testing.assert_close(model.up.weight.data, before + 0.5 * up @ down)
+
+
+def test_an_adapter_for_a_small_part_of_the_model_is_no_sparse_load():
+    model = nn.ModuleDict({"small": nn.Linear(4, 4), "large": nn.Linear(90, 90)})
+    file = {f"{net}.small.lora_{end}.weight": torch.randn(4, 4) for net in ("unet", "te") for end in "AB"}
+    file |= {f"te.more.{n}.lora_{end}.weight": torch.randn(4, 4) for n in range(5) for end in "AB"}
+    del file["te.small.lora_A.weight"], file["te.small.lora_B.weight"]
+    report = tg.load(model, file, merge_lora=1.0, min_coverage=0)
+    assert [o.kind for o in report.plan.warnings] == ["adapters"]
 
 
 def test_what_is_kept_fresh_gets_no_adapter():

@@ -39,7 +39,7 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         if any(is_adapter(key) for key in plan.source_specs):
             remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
         yield Objection("coverage", f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {remedy}")
-    elif best < LOW:
+    elif best < LOW and not any(step.base for step in plan.steps):  # adapters are for a few layers
         more = "if more should, say which names correspond (rename=)"
         yield Objection("low_coverage", f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {more}")
     elif variant:

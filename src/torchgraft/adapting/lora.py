@@ -24,8 +24,10 @@ PARTS = {
     "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
     "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
 }  # fmt: skip
+# What older versions of diffusers write with a dot.
+_DOTTED = re.compile(r"(?<=\.)lora\.(down|up)(?=\.)")
 # What is told by its name to belong to an adapter, whether it can be merged or not.
-_ADAPTERS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|dora_|ia3_)")
+_ADAPTERS = re.compile(r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_)")
 # Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
 TURNED = frozenset({"Conv1D"})
 # Where a file holds the weight that the adapter belongs to as well, behind the name of the module.
@@ -126,6 +128,11 @@ def _network(stem: str) -> str:
     return "_".join(first.split("_")[:2]) if "." not in stem else first
 
 
+def adapted_network(key: str) -> str:
+    """Return the network that a tensor of an adapter is for, as the file calls it."""
+    return _network(_split(key)[0])
+
+
 def is_adapter(key: str) -> bool:
     """Whether the name says that a tensor belongs to an adapter."""
     return _ADAPTERS.search(key) is not None
@@ -158,7 +165,7 @@ def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
 
 def _split(key: str) -> tuple[str, str]:
     """Return the adapted module, and what part of its adapter the tensor is; an empty part for all other tensors."""
-    segments = key.split(".")
+    segments = _DOTTED.sub(r"lora_\1", key).split(".")
     for at in range(len(segments) - 1, max(len(segments) - 4, 0), -1):
         part = PARTS.get(segments[at])
         if part and all(s != "bias" for s in segments[at + 1 :]):
@@ -209,14 +216,14 @@ def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network
     base = next((key for end in BASES if (key := adapter.stem + end) in specs), None)
     op.out_spec([specs[base] if base else slot.spec, *(_through(feed, specs[feed.key]) for feed in feeds)])
     rank = specs[adapter.keys["down"]].shape[0]
-    how = "alpha / rank" if "alpha" in parts else f"{scale:g}"
+    how = ", scale alpha / rank" if "alpha" in parts else ""  # else the op says it
     to = base or "the model's own weight"
     return Step(
         slot=slot,
         feeds=(*([Feed(base, (), network)] if base else []), *feeds),
         ops=(op,),
         base=base is None,
-        why=Why("adapter", f"rank {rank} adapter added to {to}, scale {how}"),
+        why=Why("adapter", f"rank {rank}, added to {to}{how}"),
     )
 
 

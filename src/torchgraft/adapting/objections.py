@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from torchgraft.adapting.coverage import coverage_objections, other_variant
-from torchgraft.adapting.lora import is_adapter
+from torchgraft.adapting.lora import adapted_network, is_adapter
 from torchgraft.adapting.orientation import last_list
 from torchgraft.adapting.rotary import is_named, names_differ
 from torchgraft.core.errors import printable
@@ -69,12 +69,13 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
     if names and plan.coverage.target_filled:
         merged = any(step.why.rule == "adapter" for step in plan.steps)
         why = (
-            "the model has nothing of the networks that they are for"
+            "the model has nothing of the networks of these names"
             if merged
             else ("the weights are those without them: merge_lora= adds them")
         )
         said = f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged"
-        yield Objection("adapters", f"{said}: {listed(names)}; {why}", names)
+        shown = listed([adapted_network(name) for name in names] if merged else names)
+        yield Objection("adapters", f"{said}: {shown}; {why}", names)
 
 
 def _rotary(plan: Plan) -> Iterator[Objection]:
