@@ -181,7 +181,9 @@ def _why(pair: Pair, source: Unit, target: Unit, naming: Naming) -> Why:
     if here == there:
         text = f"{ours or source.path} stands where {theirs or target.path} does"
         return _make_why("sequence", text, tuple(evidence))
-    return _make_why("structure", f"{here} corresponds to {there}", tuple(evidence))
+    return _make_why(
+        "structure", f"{here or 'the top level'} corresponds to {there or 'the top level'}", tuple(evidence)
+    )
 
 
 def _readings(source: Unit, target: Unit) -> Iterator[str]:

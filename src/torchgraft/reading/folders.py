@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
@@ -40,6 +40,9 @@ _BESIDE = re.compile(
 # holds a number of iterations or the word `release`.
 _POINTERS = {"latest": "", "latest_checkpointed_iteration.txt": "iter_"}
 _MOST_BYTES = 200
+_MOST_MANIFEST = 1 << 20
+# Files that name the parts of a model, each with weights in a folder of its own: sentence-transformers' and diffusers'.
+_MANIFESTS = ("modules.json", "model_index.json")
 # What DeepSpeed calls the models' files of stage 3, in which every process has a part of each tensor.
 _ZERO_SHARE = re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
 _MOST_FOLDERS = 200
@@ -109,11 +112,74 @@ def _one(file: CheckpointFile, opened: OpenFiles) -> Contents:
     return contents
 
 
-def _folder(path: str, opened: OpenFiles, *, named: bool = False) -> Contents:
-    """Return the contents of a folder; one that is `named` as the newest of several can't name another in its turn."""
+def _folder(path: str, opened: OpenFiles) -> Contents:
+    """Return the contents of a folder: one checkpoint, or the parts of a model that a file in it names."""
+    names = sorted(os.listdir(path))
+    parts = _parts_in(path, names)
+    return _in_parts(path, parts, opened) if parts else _one_folder(path, opened)
+
+
+def _parts_in(path: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the parts of a model that lie in folders of this one, each with its folder, "" for this one itself.
+
+    Nothing where no file says so. What it names without weights of its own, such as a tokenizer, is no part.
+    """
+    from torchgraft.reading.containers.strict_json import loads
+
+    manifest = next((name for name in _MANIFESTS if name in names), None)
+    if manifest is None:
+        return {}
+    try:
+        with closing(open_inside(path, manifest)) as file:
+            said = loads(file.window().read(0, min(file.size, _MOST_MANIFEST)), file.path)
+    except CheckpointError:
+        return {}
+    if isinstance(said, dict):
+        stated: list[tuple[object, object]] = [(key, key) for key, value in said.items() if isinstance(value, list)]
+    else:
+        listed = said if isinstance(said, list) else ()
+        stated = [(one.get("name"), one.get("path")) for one in listed if isinstance(one, dict)]
+    inside = {"", *(name for name in names if _is_folder(os.path.join(path, name)))}
+    found: dict[str, str] = {}
+    for part, folder in stated:
+        if not isinstance(part, str) or not isinstance(folder, str) or folder not in inside:
+            continue
+        if _has_one(os.path.join(path, folder)):
+            found[part] = folder
+    return found if any(found.values()) else {}
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _in_parts(path: str, parts: Mapping[str, str], opened: OpenFiles) -> Contents:
+    """Return the parts of a model as networks of one tree, under the names that the whole model gives them."""
+    from torchgraft.reading.finding.catalog import catalogue
+
+    out = Contents(format="", tree={})
+    formats: dict[str, None] = {}
+    for part, folder in parts.items():
+        inner = os.path.join(path, folder) if folder else path
+        contents = _one_folder(inner, opened, known=set(parts.values()))
+        found = catalogue(contents, shown(inner))
+        weights = [network for network in found.networks if network.role == "model"] or list(found.networks)
+        out.tree[part] = found.tensors[weights[0].path]
+        out.warnings += contents.warnings
+        out.metadata |= {f"{part}/{key}" if folder else key: value for key, value in found.metadata.items()}
+        formats[contents.format] = None
+    out.format = f"{' and '.join(formats)} in {len(parts)} folders"
+    return out
+
+
+def _one_folder(path: str, opened: OpenFiles, *, named: bool = False, known: Collection[str] = frozenset()) -> Contents:
+    """Return the one checkpoint in a folder; one that is `named` as the newest of several can't name another in its turn.
+
+    `known` are folders in it that are read besides.
+    """
     from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
 
-    names = sorted(os.listdir(path))
+    names = [name for name in sorted(os.listdir(path)) if name not in known]
     contents: Contents
     index = [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]
     single = [n for n in _SINGLE if n in names]
@@ -156,7 +222,7 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
                 f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that one's path"
             )
         inner = _pointed_at(path, pointer, names)
-        contents = _folder(os.path.join(path, inner), opened, named=True)
+        contents = _one_folder(os.path.join(path, inner), opened, named=True)
         contents.warnings.append(f"{pointer!r} in the folder names {printable(inner)!r}, which is read")
         return contents
     if count := sum(_ZERO_SHARE.fullmatch(name) is not None for name in names):
