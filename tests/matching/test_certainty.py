@@ -9,7 +9,7 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.judging.certainty import BESIDE, BY_ORDER, sureness
-from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.judging.judge import Pair, Rivalry
 
 
 def linears(*names, width=8):
@@ -161,11 +161,10 @@ def test_another_spelling_of_the_same_words_is_the_same_norm_still():
     ("rare", "in_order", "sure"), [(2 / 3, True, Certainty.DOUBT), (2 / 3, False, None), (0.4, True, None)]
 )
 def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_its_shape(rare, in_order, sure):
+    rivalry = Rivalry(unrivalled=True, margin=1.0, runner_up=1)
     pair = Pair(
-        source=0, target=0, fits=True, name=0.2, clash=False, block=0.0, tail=0.0, in_order=in_order, listed=True, adjoined=False, named=False,
-        unquestioned=False, told_apart=False, unrivalled=True, outside=False, placed=False, exchangeable=False, rare=rare, stem=False,
-        lead=1.0, rival=1,
-    )  # fmt: skip
+        source=0, target=0, fits=True, named=False, name=0.2, in_order=in_order, listed=True, rare=rare, rivalry=rivalry
+    )
     found = sureness(pair, familiar=True, unordered=False)
     assert (found and found.certainty) is sure
 
@@ -175,10 +174,9 @@ def test_a_leftover_of_another_name_is_doubt_where_the_two_sides_have_three_of_i
     [(True, False, Certainty.DOUBT), (False, False, Certainty.LIKELY), (True, True, Certainty.CERTAIN)],
 )
 def test_words_around_them_do_not_tell_which_is_which_of_two_layers_of_one_block(exchangeable, told_apart, sure):
+    rivalry = Rivalry(unrivalled=True, margin=1.0, runner_up=1, told_apart=told_apart, exchangeable=exchangeable)
     pair = Pair(
-        source=0, target=0, fits=True, name=0.6, clash=False, block=1.0, tail=1.0, in_order=True, listed=True, adjoined=False, named=False,
-        unquestioned=False, told_apart=told_apart, unrivalled=True, outside=False, placed=False, exchangeable=exchangeable, rare=0.4, stem=False,
-        lead=1.0, rival=1,
+        source=0, target=0, fits=True, named=False, name=0.6, block=1.0, tail=1.0, in_order=True, listed=True, rare=0.4, rivalry=rivalry
     )  # fmt: skip
     found = sureness(pair, familiar=False, unordered=False)
     assert found is not None

@@ -149,8 +149,8 @@ def _leaf_matches(pair: Pair, sure: Sureness, problem: Problem, naming: Naming) 
     why = _why(pair, source, target, naming)
     why = why.in_doubt(sure.doubt) if sure.doubt else why
     alternatives: tuple[Alternative, ...] = ()
-    if pair.rival is not None and sure.certainty is not Certainty.CERTAIN:
-        rival = problem.sources[pair.rival]
+    if pair.rivalry.runner_up is not None and sure.certainty is not Certainty.CERTAIN:
+        rival = problem.sources[pair.rivalry.runner_up]
         keys = tuple(k for leaf in rival.leaves.values() for k in leaf.keys)
         alternatives = (Alternative(keys, f"{rival.path} has the same shapes"),)
     return [

@@ -20,6 +20,10 @@ _Value = TypeVar("_Value", bound=Hashable)
 
 # What a word weighs at least, and one that nearly all names of a side have: what everything lies in says nothing of its parts.
 LEAST, NEARLY_ALL = 0.05, 0.9
+# What is taken from the logarithm of how rare a word is, so that one that all names have weighs little.
+COMMON = 0.6
+# How much less a word weighs for each that comes behind it, and how much it keeps at least.
+STEP_BACK, FARTHEST = 0.15, 0.35
 
 
 class Wording:
@@ -30,7 +34,7 @@ class Wording:
         counts, total = ours + theirs, sum(unit.weight for unit in (*sources, *targets))
         idle = _in_nearly_all(sources, ours) | _in_nearly_all(targets, theirs)
         self._idf = {
-            w: LEAST if w in idle else max(float(np.log(1.0 + total / n)) - 0.6, LEAST) for w, n in counts.items()
+            w: LEAST if w in idle else max(float(np.log(1.0 + total / n)) - COMMON, LEAST) for w, n in counts.items()
         }
         self._at, self._words = zip(*(_distinct([u.words for u in units]) for units in (sources, targets)), strict=True)
 
@@ -64,7 +68,9 @@ class Wording:
         return self._spread(ours[:, None] == theirs)
 
     def _weighted(self, words: Words) -> Iterable[tuple[str, float]]:
-        return ((word, self._idf[word] * max(0.35, 1.0 - 0.15 * back)) for back, word in enumerate(reversed(words)))
+        return (
+            (word, self._idf[word] * max(FARTHEST, 1.0 - STEP_BACK * back)) for back, word in enumerate(reversed(words))
+        )
 
     def _in_common(self, of: Callable[[Words], Iterable[tuple[str, float]]], *, normed: bool = True) -> np.ndarray:
         """Return for each two names the sum of the products of what `of` says of each word, with `normed` of sides of length 1.

@@ -18,16 +18,22 @@ BESIDE = Doubt(
 )
 BY_ORDER = Doubt("by_order", "names don't say it, and layers of the same shapes could change places")
 OTHER_NAME = Doubt("other_name", "its shape fits, its name doesn't")
-NO_LEAD = Doubt("no_lead", "another reading fits nearly as well")
+NO_MARGIN = Doubt("no_margin", "another reading fits nearly as well")
 
-# Likeness of names: from AKIN on they speak for the pair, from SAME on all words agree.
-AKIN, SAME = 0.55, 0.9
-# How rare shapes are of which the two sides have three: an embedding here, and the embedding and a tied head there.
-FEW = 0.6
+# Likeness of names: from HINTING on they say something, from AKIN on they speak for the pair, from SAME on all words agree.
+HINTING, AKIN, SAME = 0.35, 0.55, 0.9
+# How rare shapes are of which the two sides have three: an embedding here, and the embedding and a tied head there; and those
+# that each side has once.
+FEW, ALONE = 0.6, 0.9
+# Share of what is around a pair that is paired alike: below UNTOLD it says nothing, from AROUND on it speaks for the pair, and
+# from MOSTLY on as a name does.
+UNTOLD, AROUND, MOSTLY = 0.4, 0.5, 0.6
 # Share of the total score by which a pair must lead its best rival.
-LEAD = 0.2
+MARGIN = 0.2
 # From so many units on a module is a part of its own; so much of both parts must be paired with each other.
 PART, MUTUAL = 8, 0.8
+# From this share of the elements on that pairs of one name hold, a file is familiar.
+FAMILIAR = 0.5
 # So many units beside the lists, all called otherwise, are no coincidence: an embedding, a norm and a head.
 SEVERAL = 3
 
@@ -49,9 +55,9 @@ def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
     In a familiar file (most of it agrees by name) a leftover pair needs more than its shape. An unordered file is sorted
     by name: that a pair is out of order says nothing against it.
     """
-    if pair.named and pair.unquestioned:
+    if pair.named and pair.rivalry.unquestioned:
         return CERTAIN
-    if pair.adjoined:
+    if pair.rivalry.adjoined:
         return _doubt(BESIDE)
     if pair.named:
         return LIKELY
@@ -63,16 +69,17 @@ def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
 
 def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is that names leave open in a file whose other names agree."""
-    if not pair.in_order and not pair.outside and pair.block <= 0.5 and pair.rare <= 0.9:
+    rivals = pair.rivalry
+    if not pair.in_order and not rivals.outside and pair.block <= AROUND and pair.rare <= ALONE:
         return None  # the same words under another number, out of order, between blocks that don't agree otherwise
-    told = max(pair.block, pair.tail) > 0.5 or pair.rare > 0.9
+    told = max(pair.block, pair.tail) > AROUND or pair.rare > ALONE
     if pair.name >= (AKIN if told else SAME):  # `norm` and `fc_norm` of one library are two things
         return _foreign(pair, unordered=unordered)
-    if pair.outside:
+    if rivals.outside:
         return LIKELY
-    if pair.in_order and max(pair.block, pair.tail) > 0.5:
-        return LIKELY if pair.name > 0.3 else _doubt(OTHER_NAME)
-    alone = pair.rare > 0.9 and pair.rival is None
+    if pair.in_order and max(pair.block, pair.tail) > AROUND:
+        return LIKELY if pair.name > HINTING else _doubt(OTHER_NAME)
+    alone = pair.rare > ALONE and rivals.runner_up is None
     if alone and pair.stem:
         return LIKELY
     return _doubt(OTHER_NAME) if alone or (pair.in_order and pair.rare > FEW) else None
@@ -80,24 +87,25 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
 
 def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is by all the evidence there is."""
+    rivals = pair.rivalry
     context = max(pair.block, pair.tail)
-    if pair.name < STRANGE and not pair.in_order and pair.stem and pair.rare > 0.9 and pair.rival is None:
+    if pair.name < STRANGE and not pair.in_order and pair.stem and pair.rare > ALONE and rivals.runner_up is None:
         return LIKELY  # what alone reads an image, with a kernel of the same sizes, needs no name
-    if pair.name < STRANGE and context < 0.4 and not pair.in_order:
-        return None if pair.rare < 0.9 else _doubt(OTHER_NAME)
+    if pair.name < STRANGE and context < UNTOLD and not pair.in_order:
+        return None if pair.rare <= ALONE else _doubt(OTHER_NAME)
     # a table of two kinds of tokens is no head for two classes, though nothing else has its shape
     if pair.name < STRANGE and not pair.listed and not pair.in_order:
         return _doubt(OTHER_NAME)
-    if (pair.name < STRANGE or pair.exchangeable) and not (pair.told_apart or pair.placed):
+    if (pair.name < STRANGE or rivals.exchangeable) and not (rivals.told_apart or rivals.placed):
         return _doubt(BY_ORDER)
-    if pair.told_apart and pair.lead > LEAD and (pair.name > 0.35 or context > 0.6 or pair.in_order):
+    if rivals.told_apart and rivals.margin > MARGIN and (pair.name > HINTING or context > MOSTLY or pair.in_order):
         return CERTAIN
-    if pair.outside or (pair.lead > LEAD and pair.unrivalled and (pair.in_order or pair.told_apart)):
+    if rivals.outside or (rivals.margin > MARGIN and rivals.unrivalled and (pair.in_order or rivals.told_apart)):
         return LIKELY
-    agreed = pair.name >= AKIN or min(pair.block, pair.tail) > 0.5
-    least = 0.0 if pair.told_apart else LEAD
-    far_ahead = pair.in_order or (pair.lead > least and (unordered or agreed))
-    return LIKELY if pair.placed and far_ahead else _doubt(NO_LEAD)
+    agreed = pair.name >= AKIN or min(pair.block, pair.tail) > AROUND
+    least = 0.0 if rivals.told_apart else MARGIN
+    far_ahead = pair.in_order or (rivals.margin > least and (unordered or agreed))
+    return LIKELY if rivals.placed and far_ahead else _doubt(NO_MARGIN)
 
 
 def _doubt(reason: Doubt) -> Sureness:
@@ -115,7 +123,7 @@ class Familiar:
     def __init__(
         self, pairs: Iterable[Pair], pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequence[Unit]
     ) -> None:
-        self._whole = _share(pinned, sources, targets) > 0.5
+        self._whole = _share(pinned, sources, targets) > FAMILIAR
         if not self._whole:
             return
         sides = (sources, set(pinned)), (targets, set(pinned.values()))

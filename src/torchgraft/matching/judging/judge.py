@@ -25,31 +25,43 @@ HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rivalry:
+    """What tells a pair from its rivals, the other units of the same shapes; nothing, where it was compared with none."""
+
+    runner_up: int | None = None  # the source of the next best total score
+    margin: float = 0.0  # total score over that
+    # Beside a unit of these shapes that stays free, with nothing between that could tell, or at its place.
+    adjoined: bool = False
+    unquestioned: bool = False  # of the same name, and no other reading near by
+    told_apart: bool = False  # no rival fits as well by name or block
+    unrivalled: bool = False  # no rival that stays free does, unless it stands elsewhere
+    placed: bool = (
+        False  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
+    )
+    outside: bool = False  # both stand beside all lists of their side under one name, and rivals stand in lists
+    exchangeable: bool = False  # a rival stands in the same block on both sides
+
+
+NOT_COMPARED = Rivalry()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A source and a target unit that belong together, with the evidence; shares are 0 to 1."""
+    """A source and a target unit that belong together, and the evidence for them; shares are 0 to 1."""
 
     source: int
     target: int
     fits: bool  # they have the same elements
-    name: float  # how alike the names are
-    clash: bool  # they contradict each other
-    block: float  # how much else of their blocks is paired
-    tail: float  # how often units at their places in blocks are paired
-    in_order: bool  # on the alignment of the two sequences
-    listed: bool  # one of them stands in a member of a list
-    # Beside a unit of these shapes that stays free, with nothing between that could tell, or at its place.
-    adjoined: bool
     named: bool  # the same name under the naming rule
-    unquestioned: bool  # named, and no other reading near by
-    told_apart: bool  # no rival of the same shapes fits as well by name or block
-    unrivalled: bool  # no rival that stays free does, unless it stands elsewhere
-    placed: bool  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
-    outside: bool  # both stand beside all lists of their side under one name, and rivals stand in lists
-    exchangeable: bool  # a rival stands in the same block on both sides
-    rare: float  # how few units share the shapes
-    stem: bool  # both are kernels of one shape that read images
-    lead: float  # total score over the next best
-    rival: int | None  # that next best source
+    name: float  # how alike the names are
+    clash: bool = False  # they contradict each other
+    block: float = 0.0  # how much else of their blocks is paired
+    tail: float = 0.0  # how often units at their places in blocks are paired
+    in_order: bool = False  # on the alignment of the two sequences
+    listed: bool = False  # one of them stands in a member of a list
+    rare: float = 0.0  # how few units share the shapes
+    stem: bool = False  # both are kernels of one shape that read images
+    rivalry: Rivalry = NOT_COMPARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,27 +128,37 @@ class _Judge:
 
     def pair(self, i: int, j: int) -> Pair:
         """Return a pair with its evidence."""
-        context, evidence, pair = self._context, self._evidence, (i, j)
-        contested, named = context.is_contested(i, j), context.named.get(i) == j
-        column, row = self._total[:, j].copy(), self._total[i].copy()
-        column[i] = row[j] = -9.0
-        rival = int(column.argmax())
-        rivals = [(side, k, self._partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
-        free = [(side, k) for side, k, other in rivals if other is None]
-        others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
+        context, evidence = self._context, self._evidence
         return Pair(
             source=i,
             target=j,
             fits=bool(evidence.fits[i, j]),
+            named=context.named.get(i) == j,
             name=float(evidence.names[i, j]),
             clash=bool(evidence.clash[i, j]),
             block=float(self._votes[0][i, j]),
             tail=float(self._votes[1][i, j]),
             in_order=context.is_in_order(i, j),
-            listed=any(order.blocks[at] for order, at in zip(self._sequences, pair, strict=True)),
+            listed=any(order.blocks[at] for order, at in zip(self._sequences, (i, j), strict=True)),
+            rare=float(evidence.rare[i, j]),
+            stem=bool(evidence.stems[i, j]),
+            rivalry=self._rivalry(i, j),
+        )
+
+    def _rivalry(self, i: int, j: int) -> Rivalry:
+        context, evidence, pair = self._context, self._evidence, (i, j)
+        contested = context.is_contested(i, j)
+        column, row = self._total[:, j].copy(), self._total[i].copy()
+        column[i] = row[j] = -9.0
+        runner_up = int(column.argmax())
+        rivals = [(side, k, self._partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
+        free = [(side, k) for side, k, other in rivals if other is None]
+        others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
+        return Rivalry(
+            runner_up=runner_up if column[runner_up] > FITS else None,
+            margin=float(self._total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))),
             adjoined=contested or pair in self._moved or self._left.is_adjoined(i, j),
-            named=named,
-            unquestioned=named and not contested and self._left.is_unquestioned(i, j),
+            unquestioned=context.named.get(i) == j and not contested and self._left.is_unquestioned(i, j),
             told_apart=not free and all(self._by_order(pair, other) for other in others),
             unrivalled=all(
                 self._stands_elsewhere(pair, *one) or self._is_other_path(pair, *one) or self._is_its_like(pair, *one)
@@ -146,10 +168,6 @@ class _Judge:
             and all(self._by_place(pair, other) for other in others),
             outside=self._is_outside(pair, rivals),
             exchangeable=any(self._in_one_block(pair, other) for other in others),
-            rare=float(evidence.rare[i, j]),
-            stem=bool(evidence.stems[i, j]),
-            lead=float(self._total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))),
-            rival=rival if column[rival] > FITS else None,
         )
 
     def _by_order(self, pair: Index, other: Index) -> bool:

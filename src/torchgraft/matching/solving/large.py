@@ -85,29 +85,7 @@ def _check_size(sources: int, targets: int) -> None:
 
 def _by_name(source: int, target: int) -> Pair:
     """Return a pair of one name and one shape that was compared with no other: likely, as nothing was asked of its rivals."""
-    return Pair(
-        source=source,
-        target=target,
-        fits=True,
-        name=1.0,
-        clash=False,
-        block=0.0,
-        tail=0.0,
-        in_order=False,
-        listed=False,
-        adjoined=False,
-        named=True,
-        unquestioned=False,
-        told_apart=False,
-        unrivalled=False,
-        placed=False,
-        outside=False,
-        exchangeable=False,
-        rare=0.0,
-        stem=False,
-        lead=0.0,
-        rival=None,
-    )
+    return Pair(source=source, target=target, fits=True, named=True, name=1.0)
 
 
 def _without(repeats: Sequence[Repeat], side: int, whole: AbstractSet[tuple[int, Kind]]) -> list[Repeat]:
@@ -128,8 +106,9 @@ def _solve_few(problem: Problem, few: tuple[Few, Few]) -> list[Pair]:
 
 def _on_whole(pair: Pair, sources: Sequence[int], targets: Sequence[int]) -> Pair:
     """Return a pair of some units with the numbers that these have on the whole sides."""
-    rival = None if pair.rival is None else sources[pair.rival]
-    return replace(pair, source=sources[pair.source], target=targets[pair.target], rival=rival)
+    best = pair.rivalry.runner_up
+    rivalry = pair.rivalry if best is None else replace(pair.rivalry, runner_up=sources[best])
+    return replace(pair, source=sources[pair.source], target=targets[pair.target], rivalry=rivalry)
 
 
 class DisagreeError(Exception):
@@ -206,16 +185,13 @@ class _Extension:
                 raise DisagreeError(self._involved(repeat, pairs))
             weakest = min(pairs, key=_strength)
             beside = repeat.units[left[pairs.index(weakest)]]
-            rival = weakest.rival
-            inside = beside.index(rival) if rival in beside else None
+            best = weakest.rivalry.runner_up
+            inside = beside.index(best) if best in beside else None
             moved = _mover(weakest)
             for at in gone:
                 own = repeat.units[at]
-                found[own[x]] = moved(
-                    source=own[x],
-                    target=line.repeat.units[at][line.place],
-                    rival=rival if inside is None else own[inside],
-                )
+                rivalry = weakest.rivalry if inside is None else replace(weakest.rivalry, runner_up=own[inside])
+                found[own[x]] = moved(source=own[x], target=line.repeat.units[at][line.place], rivalry=rivalry)
 
     def _line(self, kinds: tuple[int, ...], places: Sequence[int], pairs: Sequence[Pair]) -> Line | None:
         """Return the list whose members at the same places take the units, None where there is no such list."""
@@ -253,9 +229,12 @@ class _Extension:
 
 def _mover(pair: Pair) -> Callable[..., Pair]:
     """Return what makes a pair of other units, of which all else is said that is said of this one."""
-    same = {one.name: getattr(pair, one.name) for one in fields(pair) if one.name not in ("source", "target", "rival")}
+    same = {
+        one.name: getattr(pair, one.name) for one in fields(pair) if one.name not in ("source", "target", "rivalry")
+    }
     return partial(_make_pair, **same)
 
 
 def _strength(pair: Pair) -> tuple[bool, bool, bool, bool, float]:
-    return pair.told_apart, pair.unquestioned, not pair.adjoined, pair.in_order, pair.lead
+    rivalry = pair.rivalry
+    return rivalry.told_apart, rivalry.unquestioned, not rivalry.adjoined, pair.in_order, rivalry.margin

@@ -26,6 +26,9 @@ UNORDERED = 0.2
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
 NAME, CLASH, RARE, PINNED, LIKENESS = 1.5, 1.2, 0.6, 1.0, 1.5
 BLOCK, TAIL, ORDER, SAME_NUMBER, UNEVEN = 1.0, 1.0, 0.5, 0.8, 0.4
+# What shapes of other sizes cost, and how alike names must be at least for such a pair; and what shapes that fit only so cost
+# once all is voted on.
+OTHER_SIZES, TELLING, AT_LAST = 0.6, 0.8, 0.5
 # So many units make a block of which one is not the whole.
 WHOLE_BLOCK = 2
 
@@ -70,7 +73,7 @@ def solve(problem: Problem) -> list[Pair]:
         if pairs == before:
             break
     total = alone + votes + order * _marks(path, alone.shape)
-    total[evidence.fits == 0] -= 0.5
+    total[evidence.fits == 0] -= AT_LAST
     final = branches_by_words(upright(paired(total, path), evidence, *sides), alone, evidence, sides)
     final = with_lists_reversed(modules_together(final, alone, evidence.rare, *sides), alone, *sides)
     final = without_isolated(final, evidence.names, *sides)
@@ -97,8 +100,8 @@ def _scores(evidence: Evidence, problem: Problem, shifts: Shifts) -> np.ndarray:
     score += SAME_NUMBER * _same_numbers(problem.sources, problem.targets, shifts)
     for i, j in problem.pinned.items():
         score[i, j] += PINNED
-    soft = evidence.soft & ((evidence.names > 0.8) | (_marks(set(problem.pinned.items()), score.shape) > 0))
-    score[soft] -= 0.6
+    soft = evidence.soft & ((evidence.names > TELLING) | (_marks(set(problem.pinned.items()), score.shape) > 0))
+    score[soft] -= OTHER_SIZES
     score[~(evidence.fits | soft)] = -9.0
     return score
 
