@@ -8,7 +8,7 @@ from torchgraft.core.results.diff import Change, Diff, Distance
 from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
 from torchgraft.core.types import Tensor
-from torchgraft.core.values import agreeing
+from torchgraft.core.values import agreeing, comparable
 
 Measure = Callable[[str], Distance | None]
 
@@ -52,7 +52,7 @@ def distance(a: Tensor, b: Tensor) -> Distance:
 
     if a.device != b.device:
         a, b = a.cpu(), b.cpu()
-    if a.dtype == b.dtype and torch.equal(a, b):
+    if a.dtype == b.dtype and torch.equal(comparable(a), comparable(b)):
         return Distance(0, 0.0)
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     left, right = a.reshape(-1), b.reshape(-1)

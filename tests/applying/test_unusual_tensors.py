@@ -6,6 +6,7 @@ import pytest
 import torch
 from applying_helpers import fingerprint, plan_for, source_for
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import torchgraft as tg
 from torchgraft.applying import apply
@@ -30,6 +31,7 @@ def model_with(**buffers):
         (torch.zeros(1).expand(4), r"odd \[4\] of the model is expanded: several of its elements are one in memory"),
         (torch.zeros(2, 1).expand(2, 3), r"odd \[2, 3\] of the model is expanded"),
         (torch.eye(3).to_sparse(), "odd of the model is sparse_coo: only dense tensors are filled"),
+        (TwoTensor(torch.eye(3), torch.eye(3)), "odd of the model is a TwoTensor, which is made of other tensors"),
     ],
 )
 def test_tensors_without_room_for_each_element_are_refused(call, value, text):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import torchgraft as tg
 from torchgraft.core.errors import UsageError
+from torchgraft.core.results.diff import Distance
 from torchgraft.core.results.inspection import summarise
 from torchgraft.diffing import CHUNK, compare, compare_with_values, distance
 from torchgraft.reading import open_checkpoint
@@ -178,6 +179,16 @@ def test_of_two_equal_networks_it_is_said_which_one_was_compared():
     )
     assert diff_to_dict(found)["notes"] == list(found.notes)
     assert not tg.diff(file, file, prefer="net_b").notes
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.complex32, torch.complex64, torch.bool, torch.bfloat16, torch.float8_e5m2], ids=str
+)
+def test_one_value_of_any_type_is_told_apart(kind):
+    old = torch.tensor([1.0, 0.0, 1.0]).to(kind)
+    new = torch.tensor([1.0, 1.0, 1.0]).to(kind)
+    assert distance(old, old.clone()).elements == 0
+    assert distance(old, new) == Distance(1, 1.0)
 
 
 WIDE = [2**53, 2**53 + 1, 2**62, 2**62 + 1, -(2**62) - 1]

@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 import torchgraft as tg
+from torchgraft.reading import dcp_chunks
 
 
 class Cut(dcp.DefaultSavePlanner):
@@ -37,6 +40,23 @@ class Cut(dcp.DefaultSavePlanner):
         for dim, (start, size) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
             value = value.narrow(dim, start, size)
         return value.contiguous()
+
+
+def test_threads_that_meet_at_a_chunk_share_what_sums_it_up(tmp_path, monkeypatch):
+    dcp.save({"w": torch.arange(6.0)}, checkpoint_id=tmp_path / "out")
+    meeting, plain = threading.Barrier(2, timeout=60), dcp_chunks.read_file
+
+    def read_file(window):
+        found = plain(window)
+        meeting.wait()
+        return found
+
+    monkeypatch.setattr(dcp_chunks, "read_file", read_file)
+    with tg.open_checkpoint(tmp_path / "out") as source:
+        (tensor,) = source.tensors()
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(tensor._view, [0, 0])
+    assert first is second
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])

@@ -169,9 +169,10 @@ def test_lazy_modules_are_refused_with_the_remedy():
         survey(nn.LazyLinear(3))
 
 
-def test_nested_tensors_are_refused_with_the_remedy():
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused_with_the_remedy(layout):
     model = nn.Linear(2, 2)
-    model.register_buffer("ragged", torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]))
+    model.register_buffer("ragged", torch.nested.nested_tensor([torch.zeros(2, 3), torch.zeros(3, 3)], layout=layout))
     with pytest.raises(UsageError, match=r"ragged of the model is a nested tensor, which has no shape"):
         survey(model)
 

@@ -1,10 +1,11 @@
-"""Which number of an optimizer's state is which parameter, where files of weights are sorted by name."""
+"""Which number of an optimizer's state is which parameter, where only order and shapes could tell."""
 
 import pytest
 import torch
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.tuning import stored_optimizer
 
 
 class Unsorted(nn.Module):
@@ -60,3 +61,15 @@ def test_layers_that_a_sorted_file_has_beside_leave_the_order_open(tmp_path):
     report = tg.load(model, tmp_path / "model.safetensors")
     with pytest.raises(tg.UsageError, match="sorted by name"):
         tg.optimizer_state(model, torch.optim.Adam(model.parameters()), report, tmp_path / "optimizer.pt")
+
+
+def test_a_way_that_is_left_of_too_many_is_not_taken_for_the_only_one(monkeypatch):
+    old, model = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))
+    optimizer = torch.optim.Adam([{"params": list(layer.parameters())} for layer in reversed(old)])
+    old(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    kept = {"model": old.state_dict(), "optimizer": optimizer.state_dict()}
+    report = tg.load(model, kept)
+    monkeypatch.setattr(stored_optimizer, "MAX_PARTIAL_WAYS", 1)
+    with pytest.raises(tg.UsageError, match="2 groups of parameters without names, and there is more than one way"):
+        tg.optimizer_state(model, torch.optim.Adam(model.parameters()), report, kept)

@@ -128,16 +128,21 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
     """Refuse to fill tensors whose elements have no place of their own.
 
     Raises:
-        UsageError: a tensor that a step writes to is expanded, sparse or nested.
+        UsageError: a tensor that a step writes to is expanded, sparse, or made of other tensors.
     """
     import torch
 
     for tensor, step in written:
         if step.action is Action.FRESH:
             continue
+        name = step.slot.name
+        if hasattr(type(tensor), "__tensor_flatten__") and not is_spread(tensor):
+            raise UsageError(
+                f"{name} of the model is a {type(tensor).__name__}, which is made of other tensors: only plain ones are filled; load "
+                f"before it is converted to that, or say fresh={[name]}"
+            )
         if tensor.layout is torch.strided and tensor.is_contiguous():
             continue
-        name = step.slot.name
         if tensor.layout is not torch.strided:
             kind = str(tensor.layout).removeprefix("torch.")
             raise UsageError(

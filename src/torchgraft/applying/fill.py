@@ -15,6 +15,7 @@ from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import Feed, Rows, Step, result_shape
 from torchgraft.core.specs import Source
 from torchgraft.core.system.checksums import crc32
+from torchgraft.core.values import comparable
 from torchgraft.ops import Index, SliceDim, run_step
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def has_underflown(given: torch.Tensor, cast: torch.Tensor) -> bool:
 def is_all_zero(values: torch.Tensor) -> bool:
     """Return whether all values are zero."""
     first = values.reshape(-1)[:64] if values.is_contiguous() else values
-    return not bool(_comparable(first).any()) and not bool(_comparable(values).any())
+    return not bool(comparable(first).any()) and not bool(comparable(values).any())
 
 
 def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
@@ -111,7 +112,7 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
     if target.holds(source):
         return 0
     if target.is_float and source.kind in ("float", "int", "uint", "bool"):
-        known, made = _comparable(given), _comparable(cast)
+        known, made = comparable(given), comparable(cast)
         lost = ~torch.isfinite(made)
         if target.itemsize == 1:  # some of these types have no infinity: too great a number becomes the greatest
             lost |= known.abs() > overflow_threshold(cast.dtype)
@@ -132,12 +133,7 @@ def _are_finite(values: torch.Tensor) -> torch.Tensor:
 
     if values.is_complex():
         return torch.isfinite(torch.view_as_real(values)).all(-1)
-    return torch.isfinite(_comparable(values))
-
-
-def _comparable(values: torch.Tensor) -> torch.Tensor:
-    """Return floats of one byte as float32, without loss: torch has few operations on them."""
-    return values.float() if values.element_size() == 1 and values.is_floating_point() else values
+    return torch.isfinite(comparable(values))
 
 
 def overflow_threshold(dtype: torch.dtype) -> float:

@@ -156,13 +156,13 @@ def _address(tensor: Tensor) -> int:
 
 
 def _shape(place: Place) -> tuple[int, ...]:
+    if place.tensor.is_nested:
+        raise UsageError(
+            f"{place.name} of the model is a nested tensor, which has no shape: register its parts instead"
+        )
     try:
         return tuple(place.tensor.shape)
     except RuntimeError as error:
-        if place.tensor.is_nested:
-            raise UsageError(
-                f"{place.name} of the model is a nested tensor, which has no shape: register its parts instead"
-            ) from error
         raise UsageError(
             f"{place.name} of the model has no shape yet ({type(place.module).__name__} is lazy): "
             "run one forward pass with an example batch first, then load"

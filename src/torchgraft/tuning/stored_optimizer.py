@@ -16,7 +16,7 @@ from torchgraft.core.specs import Network, Shape, Source, TensorSpec
 
 _KEY = re.compile(r"(?P<prefix>(?:[^.]+\.)??)state\.(?P<who>.+)\.(?P<field>[^.]+)")
 _BARE = re.compile(r"(?P<prefix>)(?P<who>\d+)\.(?P<field>[^.]+)")
-# Ways of dealing parameters out to groups that are followed at a time; more of them are ambiguous anyway.
+# Ways of dealing parameters out to groups that are followed at a time; where there are more, which is right can't be told.
 MAX_PARTIAL_WAYS = 512
 
 
@@ -165,9 +165,9 @@ def _by_order(stored: StoredOptimizer, shapes: Sequence[Shape]) -> list[str]:
     if len(stored.groups) == 1:
         return list(stored.groups[0])
     ways = interleavings(stored.groups, shapes, lambda who, shape: _fits_shape(stored, who, shape))
-    if len(ways) == 1:
+    if ways is not None and len(ways) == 1:
         return ways[0]
-    how = "no way" if not ways else "more than one way"
+    how = "no way" if ways == [] else "more than one way"
     raise UsageError(
         f"optimizer state {stored.label!r} has {len(stored.groups)} groups of parameters without names, and there is {how} to "
         "deal the checkpoint's parameters out to them by shape; give names= (in the order of the old optimizer's groups)"
@@ -176,8 +176,11 @@ def _by_order(stored: StoredOptimizer, shapes: Sequence[Shape]) -> list[str]:
 
 def interleavings(
     groups: Sequence[Sequence[str]], shapes: Iterable[Shape], agrees: Callable[[str, Shape], bool]
-) -> list[list[str]]:
-    """Return up to two ways to interleave `groups`, each in its order, so that member n agrees with shape n."""
+) -> list[list[str]] | None:
+    """Return up to two ways to interleave `groups`, each in its order, so that member n agrees with shape n.
+
+    None where more than MAX_PARTIAL_WAYS would have to be followed: the only one left of some may be the wrong one.
+    """
     ways: dict[tuple[int, ...], list[tuple[object, ...]]] = {(0,) * len(groups): [()]}
     for shape in shapes:
         further: dict[tuple[int, ...], list[tuple[object, ...]]] = {}
@@ -187,7 +190,9 @@ def interleavings(
                     after = (*taken[:at], taken[at] + 1, *taken[at + 1 :])
                     longer = [(path, group[taken[at]]) for path in paths]
                     further[after] = (further.get(after, []) + longer)[:2]
-        ways = dict(list(further.items())[:MAX_PARTIAL_WAYS])
+        if len(further) > MAX_PARTIAL_WAYS:
+            return None
+        ways = further
     ends = ways.get(tuple(len(group) for group in groups), [])
     return [_path_to_list(path) for path in ends]
 
