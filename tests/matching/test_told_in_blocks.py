@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
@@ -82,3 +83,44 @@ def test_a_rival_whose_name_is_a_number_is_not_told_apart_by_words(other: str, *
     ours = units("0.attention.o_proj", other, "3.layers.0.1", "3.layers.1.0.2", "3.layers.1.1", "4.head")
     theirs = units("layers.0.self_attn.out_proj", "layers.1.self_attn.out_proj", "layers.2.self_attn.out_proj")
     assert (1 in rivals_of(0, 0, gather(ours, theirs), 0)) is is_rival
+
+
+def shortcuts(names: Sequence[str], first: str, last: str, counts: Sequence[int] = (3, 3)) -> nn.Module:
+    """Return lists of blocks of kernels, each list's first one with a shortcut: `first` or `last` of its layers."""
+    stages = nn.ModuleDict()
+    for stage, count in enumerate(counts):
+        width, blocks = WIDTH << stage, nn.ModuleList()
+        for at in range(count):
+            entry = width // 2 if at == 0 else width
+            sizes = (entry, 1), (width, 3), (width, 1)
+            layers = {name: nn.Conv2d(c, width, k, bias=False) for name, (c, k) in zip(names, sizes, strict=True)}
+            side = {} if at else {first or last: nn.Conv2d(entry, width, 1, bias=False)}
+            blocks.append(nn.ModuleDict({**side, **layers} if first else {**layers, **side}))
+        stages[f"stage{stage}"] = blocks
+    return filled(stages)
+
+
+OURS, THEIRS = ("squeeze", "look", "spread"), ("f_a", "f_b", "f_c")
+
+
+def test_blocks_without_a_shortcut_tell_what_the_layers_of_first_blocks_are() -> None:
+    model, saved = shortcuts(OURS, "", "bypass"), shortcuts(THEIRS, "skip", "").state_dict()
+    tg.load(model, saved)
+    for stage in ("stage0", "stage1"):
+        for ours, theirs in zip((*OURS, "bypass"), (*THEIRS, "skip"), strict=True):
+            assert torch.equal(model[stage][0][ours].weight, saved[f"{stage}.0.{theirs}.weight"])
+
+
+def test_nothing_tells_where_each_list_has_but_one_block() -> None:
+    model, saved = shortcuts(OURS, "", "bypass", (1, 1)), shortcuts(THEIRS, "skip", "", (1, 1)).state_dict()
+    doubtful = {step.slot.name for step in tg.plan(model, saved).doubtful}
+    assert doubtful >= {"stage0.0.squeeze.weight", "stage0.0.bypass.weight"}
+
+
+def test_blocks_that_contradict_each_other_tell_nothing() -> None:
+    model, saved = shortcuts(OURS, "", "bypass", (2, 2)), shortcuts(THEIRS, "skip", "", (2, 2))
+    saved["stage1"][1] = nn.ModuleDict(
+        {"skip": saved["stage1"][1]["f_a"], "f_b": saved["stage1"][1]["f_b"], "f_c": saved["stage1"][1]["f_c"]}
+    )
+    doubtful = {step.slot.name for step in tg.plan(model, saved.state_dict()).doubtful}
+    assert "stage0.0.bypass.weight" in doubtful

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, stem
+from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, place_of, stem
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import BARE, Unit, kind_of, shape_class
 
@@ -46,6 +46,7 @@ class Order:
     layers: tuple[object, ...]  # of units of vectors alone (norms): the shapes of the last layer before them
     layers_in: Mapping[tuple[str, ...], int]  # how many layers, or tensors of its own, each module holds
     root: int  # how many segments in front all paths have in common, and go on behind
+    alike: dict[int, Mapping[Hashable, Sequence[int]]] = field(default_factory=dict)  # kept by `_likes`
 
     @classmethod
     def of(cls, units: Sequence[Unit]) -> Order:
@@ -122,6 +123,25 @@ class Order:
             return None
         return Exchange(number_of(a[at]) < number_of(b[at]), (likes[0], likes[1]))
 
+    def likes(self, first: int, second: int) -> Mapping[int, int | None]:
+        """Return the likes of `first` in other members of the lists around both, each with that of `second` there, None without.
+
+        `1.conv` of `0.conv` beside `0.shortcut`, with `1.shortcut`.
+        """
+        a, b = self.segments[first], self.segments[second]
+        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 0)
+        found = self._likes(at).get(_mark(a, at), ()) if at else ()
+        return {k: self.index.get(".".join((*self.segments[k][:at], *b[at:]))) for k in found if k != first}
+
+    def _likes(self, at: int) -> Mapping[Hashable, Sequence[int]]:
+        """Return the units that differ only in the numbers of their first `at` segments together."""
+        if at not in self.alike:
+            found: dict[Hashable, list[int]] = defaultdict(list)
+            for unit, path in enumerate(self.segments):
+                found[_mark(path, at)].append(unit)
+            self.alike[at] = found
+        return self.alike[at]
+
     def branches(self, first: int, second: int) -> tuple[str, ...]:
         """Return what the sibling modules are called, of several layers, in which two units have one path; () for lists.
 
@@ -137,6 +157,11 @@ class Order:
     def separates(self, first: int, second: int) -> bool:
         """Return whether the shapes change between two units in the sequence."""
         return self.changes[first] != self.changes[second]
+
+
+def _mark(path: Sequence[str], at: int) -> Hashable:
+    """Return a path with the numbers of its first `at` segments set aside."""
+    return place_of(".".join(path[:at])), path[at:]
 
 
 def _root(paths: Sequence[tuple[str, ...]]) -> int:

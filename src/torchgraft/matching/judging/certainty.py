@@ -104,7 +104,7 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
         return LIKELY
     agreed = pair.name >= AKIN or min(pair.block, pair.tail) > AROUND
     least = 0.0 if rivals.told_apart else MARGIN
-    far_ahead = pair.in_order or (rivals.margin > least and (unordered or agreed))
+    far_ahead = pair.in_order or rivals.told_elsewhere or (rivals.margin > least and (unordered or agreed))
     return LIKELY if rivals.placed and far_ahead else _doubt(NO_MARGIN)
 
 

@@ -39,6 +39,7 @@ class Rivalry:
         False  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
     )
     outside: bool = False  # both stand beside all lists of their side under one name, and rivals stand in lists
+    told_elsewhere: bool = False  # other blocks tell it from a rival
     exchangeable: bool = False  # a rival stands in the same block on both sides
 
 
@@ -167,6 +168,7 @@ class _Judge:
             placed=all(self._stands_elsewhere(pair, *one) for one in free)
             and all(self._by_place(pair, other) for other in others),
             outside=self._is_outside(pair, rivals),
+            told_elsewhere=any(self._as_in_other_blocks(pair, other) for other in others),
             exchangeable=any(self._in_one_block(pair, other) for other in others),
         )
 
@@ -191,6 +193,7 @@ class _Judge:
 
         The first of these that applies decides:
         numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too;
+        other blocks, where the likes of both pairs are told by order, or only one pair has some: a shortcut of first blocks;
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
         lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
@@ -201,6 +204,8 @@ class _Judge:
         there = second.exchange(j, theirs) if here else None
         if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
             return here.rising == there.rising
+        if self._as_in_other_blocks(pair, other):
+            return True
         said, more = (
             table[i, j] + table[ours, theirs] - table[i, theirs] - table[ours, j]
             for table in (names, self._evidence.shared)
@@ -219,6 +224,40 @@ class _Judge:
         if branches and _are_unlike(branches, second.branches(j, theirs)):
             return False
         return first.separates(i, ours) and second.separates(j, theirs)
+
+    def _as_in_other_blocks(self, pair: Index, other: Index) -> bool:
+        """Return whether other blocks tell two pairs apart, and none says otherwise: a name means one thing in all of them."""
+        said = self._told_by_likes(pair, other), self._told_by_likes(other, pair)
+        return True in said and None not in said
+
+    def _told_by_likes(self, pair: Index, other: Index) -> bool | None:
+        """Return whether the likes of a pair are paired in other blocks that lack those of the other, or that order tells.
+
+        None where one of them is paired with what the other's partner is there.
+
+        Where a first block registers its shortcut before all else, the blocks behind it still say what its layers are.
+        """
+        first, second = self._sequences
+        here, there = first.likes(pair[0], other[0]), second.likes(pair[1], other[1])
+        exchanged = second.likes(other[1], pair[1]) if here else {}
+        told = False
+        for like, beside in here.items():
+            partner = self._partners[0].get(like, -1)
+            if partner in exchanged:
+                return None
+            if partner not in there:
+                continue
+            last = there[partner]
+            if beside is None or last is None:
+                told |= beside is last
+            elif self._partners[0].get(beside) == last:
+                told |= self._are_apart((like, partner), (beside, last))
+        return told
+
+    def _are_apart(self, pair: Index, other: Index) -> bool:
+        """Return whether two pairs stand in order, with other shapes between them."""
+        in_order = self._context.is_in_order(*pair) and self._context.is_in_order(*other)
+        return in_order and all(order.separates(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True))
 
     def _is_outside(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
         """Return whether both units lie next to the lists under one name, while every rival lies inside a list there.
