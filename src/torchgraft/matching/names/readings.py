@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.core.names import words
+from torchgraft.core.specs import Shape
 from torchgraft.matching.names.attentions import MLP_NORM, attends
 from torchgraft.matching.names.lists import by_content, place_of, stem
 from torchgraft.matching.names.words import canonical
@@ -26,6 +27,10 @@ BACK = frozenset({"out", "output"})
 GATED = (("w", "1"), ("w", "2"), ("w", "3"))
 # What they are where the way back down has a name of its own: as in Qwen's own code of its first version.
 BESIDE_DOWN = {"c_proj": {"1": "up", "2": "gate"}}
+GATED_PARTS = ("gate", "up", "down")
+# Rows of which the first two layers are gate and up where both have one shape: one after the other they couldn't run. So in
+# lit-GPT (`fc_1`, `fc_2`, `proj`), LLMs from scratch (`fc1`, `fc2`, `fc3`), EVA and xFormers (`w1`, `w2`, `w3`).
+PARALLEL = (("fc", "1"), ("fc", "2")), (("w", "1"), ("w", "2"))
 # Words of norms that come behind a part of a block, by the part; norms of queries and keys are none of the block.
 AFTER, OF_HEADS = frozenset({"post", "after"}), frozenset({"q", "k"})
 ATTENTION = frozenset({"attn", "attention"})
@@ -210,6 +215,37 @@ def _without_third(paths: Modules) -> dict[str, str]:
         if not (gated and place_of(parent) in gated)
         for last, meant in said.items()
     }
+
+
+def read_gated(paths: Modules, said: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Return how the layers of gated networks are read: of two of one shape as gate and up, and of the one turned round as down.
+
+    `shapes` are those of matrices by their paths; `said` is how paths were read before.
+    """
+    found: dict[str, str] = {}
+    for inside, parents in paths.items():
+        meant = _gates(inside, said, parents[0])
+        for parent in parents if meant else ():
+            layers = {last: shape for last in inside if (shape := shapes.get(_path(parent, last))) is not None}
+            told = next((names for pair in meant if (names := _with_down(pair, layers))), ())
+            found |= {_path(parent, last): _path(parent, name) for last, name in zip(told, GATED_PARTS, strict=False)}
+    return found
+
+
+def _with_down(pair: tuple[str, str], layers: Mapping[str, Shape]) -> tuple[str, ...]:
+    """Return two layers with the only other one, where that has their one shape turned round; () elsewhere."""
+    shape, others = layers.get(pair[0], ()), layers.keys() - {*pair}
+    fits = layers.get(pair[1]) == shape and [layers[last] for last in others] == [shape[::-1]] != [shape]
+    return (*pair, *others) if fits else ()
+
+
+def _gates(inside: Sequence[str], said: Mapping[str, str], parent: str) -> list[tuple[str, str]]:
+    """Return what a module may have as gate and up: by name, and by number."""
+    read: dict[tuple[str, ...], str] = {}
+    for last in inside:
+        read[canonical(said.get(_path(parent, last), last).rpartition(".")[2])] = last
+        read.setdefault(words(last), last)
+    return [(read[gate], read[up]) for gate, up in ((("gate",), ("up",)), *PARALLEL) if gate in read and up in read]
 
 
 def _path(parent: str, last: str) -> str:

@@ -15,7 +15,7 @@ from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.attentions import read_attentions, with_attentions
 from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, numbers, stem
-from torchgraft.matching.names.readings import read_beside
+from torchgraft.matching.names.readings import read_beside, read_gated
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 
@@ -119,6 +119,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     _join_biases(found)
     modules = by_content(found)
     said = read_beside(modules, (leaf.owner for leaf in others))
+    said |= read_gated(modules, said, _matrices(found))
     held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
     if with_attentions([*held, *map(_parent, said.values())]):
         said |= _in_attentions(found, said)
@@ -133,6 +134,14 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
 
 
 _order = attrgetter("order")
+
+
+def _matrices(found: Mapping[str, Mapping[str, Leaf]]) -> dict[str, Shape]:
+    return {
+        path: leaf.shape
+        for path, roles in found.items()
+        if (leaf := roles.get("weight")) is not None and len(leaf.shape) == 2
+    }
 
 
 def _join_biases(found: dict[str, dict[str, Leaf]]) -> None:

@@ -65,7 +65,7 @@ _SPELLINGS = {
     "dist": "distillation token, dist token, distillation",
     "register": "register tokens, reg token",
     "patch": "patch embed proj, patch embeddings projection, patch embedding, conv proj",
-    "head": "classifier, heads, lm head",
+    "head": "classifier, heads, lm head, mlp head, linear head, class layers",
     "head fc": "last linear",
     "shortcut": "downsample, downsampling, identity conv",
     "block": "layers, layer, blocks, resblocks, h",
