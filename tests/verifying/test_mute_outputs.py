@@ -51,3 +51,20 @@ def test_outputs_that_tell_nothing_are_left_out_and_named():
 def test_infinities_of_other_signs_differ():
     model, source = Ends(lambda y: y.abs() / 0), Ends(lambda y: -y.abs() / 0)
     assert not tg.verify(model, source, torch.randn(2, 4)).passed
+
+
+class Picks(Ends):
+    """Gives whole numbers, as models do that return tokens."""
+
+    def __init__(self, first):
+        super().__init__(lambda y: y.argmax(-1) + first)
+
+
+def test_whole_numbers_that_differ_by_one_differ_however_large_they_are():
+    model, same, source = Picks(50_001), Picks(50_000), Picks(50_000)
+    tg.load(model, source)
+    tg.load(same, source)
+    found = tg.verify(model, source, torch.randn(2, 4))
+    assert not found.passed
+    assert found.outputs[0].greatest == 1
+    assert tg.verify(same, source, torch.randn(2, 4)).passed

@@ -101,7 +101,10 @@ def compare_output(pair: tuple[str, str], source: Tensor, target: Tensor, tolera
 
 
 def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
-    """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal."""
+    """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal.
+
+    Whole numbers aren't rounded: of two tensors of them the difference itself is the second figure, too, however large they are.
+    """
     import torch
 
     if source.shape != target.shape:
@@ -115,4 +118,6 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     finite = b[b.isfinite()]
     size = float(finite.abs().max()) if finite.numel() else 0.0
     greatest = float(difference.max())
+    if not any(t.is_floating_point() or t.is_complex() for t in (source, target)):
+        return greatest, greatest
     return greatest, greatest / size if size else (0.0 if greatest == 0 else inf)

@@ -20,6 +20,7 @@ from torchgraft.core.places import modules, places
 from torchgraft.core.results.recording import Recording
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
+from torchgraft.core.values import comparable
 from torchgraft.verifying.tracing.fingerprints import fingerprint
 from torchgraft.verifying.tracing.recorder import Call, ModuleTracker, Recorder
 
@@ -111,8 +112,9 @@ def _put_back(buffers: MutableMapping[str, Tensor | None], old: Mapping[str, Ten
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Return whether values are equal; torch compares no sparse tensors."""
-    sparse = torch.strided not in (one.layout, other.layout)
-    return torch.equal(one.to_dense(), other.to_dense()) if sparse else torch.equal(one, other)
+    if torch.strided not in (one.layout, other.layout):
+        one, other = one.to_dense(), other.to_dense()
+    return torch.equal(comparable(one), comparable(other))
 
 
 @contextmanager
