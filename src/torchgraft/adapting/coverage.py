@@ -31,7 +31,10 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
     best = max(share, cover.source if cover.source_elements else 0.0)
     placed = len([step for step in plan.steps if step.feeds or step.ops])
     variant = other_variant(plan)
-    if placed == 0 or best < plan.policy.min_coverage:
+    if not plan.steps:
+        text = "the model has no parameters and no buffers; if its layers are quantised, load before they are"
+        yield Objection("coverage", f"no match: {text}")
+    elif placed == 0 or best < plan.policy.min_coverage:
         lower = ", or lower min_coverage=" if placed else ""
         remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
         if variant:

@@ -254,7 +254,7 @@ def _lists(facts: object, path: str = "", depth: int = 0) -> Iterator[tuple[str,
     for key, value in facts.items():
         if isinstance(key, str):
             here = f"{path}/{key}" if path else key
-            names = _names(value) if key.lower() in LISTS else []
+            names = _names(value) if key.lower().rpartition("/")[2] in LISTS else []
             if names:
                 yield here, names
             else:

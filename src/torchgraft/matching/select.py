@@ -170,6 +170,7 @@ def _end(name: str) -> str:
 def _note(chosen: Network, usable: Sequence[Network], rule: str) -> str:
     parts = [n for n in usable if is_inside(n.path, chosen.path)]
     others = [n for n in usable if n is not chosen and n not in parts and not is_inside(chosen.path, n.path)]
+    others = [n for n in others if n.role != "other" or chosen.role == "other"]
     if rule != "as you prefer" and any(n.role == "ema" for n in others) and chosen.role == "model":
         rule = "live weights come before averaged ones"
     names = ", ".join(repr(n.path or "top level") for n in others[:6])

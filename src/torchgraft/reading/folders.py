@@ -39,6 +39,11 @@ _BESIDE = re.compile(
 # Files that name the newest checkpoint beside them, and what its folder is called: DeepSpeed's, and that of Megatron-LM, which
 # holds a number of iterations or the word `release`.
 _POINTERS = {"latest": "", "latest_checkpointed_iteration.txt": "iter_"}
+# What other libraries leave in their folders.
+_FOREIGN = {
+    "saved_model.pb": "a SavedModel of TensorFlow", "checkpoint": "checkpoints of TensorFlow",
+    "_CHECKPOINT_METADATA": "a checkpoint of Orbax (JAX)",
+}  # fmt: skip
 _MOST_BYTES = 200
 _MOST_MANIFEST = 1 << 20
 # Files that name the parts of a model, each with weights in a folder of its own: sentence-transformers' and diffusers'.
@@ -235,6 +240,10 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
     if others:
         raise UnsupportedCheckpointError(
             f"{shown(path)}: several files ({', '.join(map(printable, others[:4]))}): name one of them"
+        )
+    if kind := next((_FOREIGN[name] for name in names if name in _FOREIGN), ""):
+        raise UnsupportedCheckpointError(
+            f"{shown(path)}: {kind}, which is not read: write its weights into an .npz or HDF5 file with that library"
         )
     below = _checkpoints_below(path, names)
     name = f"; there is one in {below}: name {'one' if ', ' in below else 'it'}" if below else ""

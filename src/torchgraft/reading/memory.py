@@ -86,6 +86,10 @@ class _Converter:
     def _tensor(self, value: Any, name: str) -> HeldTensor:
         known = self.made.get(id(value))
         if known is None:
+            if hasattr(value, "materialize"):
+                raise UnsupportedCheckpointError(
+                    f"<module>: {printable(name)} has no shape yet, as its module is lazy: run one forward pass before"
+                )
             tensor = value.detach()
             if kind := _unread(tensor):
                 raise UnsupportedCheckpointError(f"<dict>: tensor {printable(name)} is {kind}, which is not read")

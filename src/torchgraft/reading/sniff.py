@@ -121,7 +121,9 @@ def _zip(window: Window) -> Contents:
 
         return read_pt2(archive)
     if {"config.json", "model.weights.h5"} <= names.keys():
-        raise window.unsupported("a Keras archive (.keras), not a checkpoint of PyTorch")
+        raise window.unsupported(
+            "a Keras archive (.keras), not a checkpoint: unpack its model.weights.h5 and name that"
+        )
     if any(n.endswith(".npy") for n in names):
         from torchgraft.reading.formats.numpy_files import read_npz
 

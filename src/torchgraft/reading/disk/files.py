@@ -226,6 +226,8 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
     text = words.get(code, "") if code is not None else ""
     if code == errno.ENOENT and "://" in os.fsdecode(path):
         text += "; nothing is downloaded: fetch it first, and give its path"
+    elif code == errno.ENOENT and os.fsdecode(path).startswith("~"):
+        text += "; ~ is not expanded: os.path.expanduser() does it"
     elif code == errno.ENOENT and _HUB_NAME.fullmatch(os.fsdecode(path)):
         text += "; a model's name on a hub is not looked up: download it first, and give its folder"
     return CorruptCheckpointError(

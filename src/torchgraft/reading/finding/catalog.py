@@ -32,6 +32,7 @@ from torchgraft.reading.finding.tree import (
     is_module,
     is_tensor,
     module_entries,
+    module_facts,
     plain_facts,
 )
 from torchgraft.reading.pickles.inert import Array, GlobalName, PickledDict, Py2Text, Stub, Unreadable
@@ -125,6 +126,8 @@ class _Cataloguer:
         if is_module(node):
             entries = list(module_entries(node, self.label))
             self._add(path, entries, role)
+            for name, fact in module_facts(node):
+                self.out.metadata.setdefault("/".join([*path, name]), fact)
             return entries
         self._keep_facts(node, path, role)
         direct, parts, counters = self._split(node, role)

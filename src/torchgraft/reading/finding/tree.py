@@ -11,6 +11,7 @@ from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError
+from torchgraft.core.facts import RESERVED
 from torchgraft.reading.pickles.inert import Array, GlobalName, Stub, TensorRef, Unreadable, brief
 from torchgraft.reading.tensors import HeldTensor, StoredTensor, TensorView
 
@@ -190,6 +191,20 @@ def plain_facts(value: Any, most: int = MAX_NODES) -> Any:
     budget = _Budget(most)
     found = budget.plain(value, 0)
     return None if found is _LEFT_OUT or budget.left < 0 else found
+
+
+def module_facts(module: Stub) -> Iterator[tuple[str, Any]]:
+    """Yield what a whole module keeps beside its tensors that is plain and no single value: names of classes, options."""
+    for name, value in module.state.items():
+        if (
+            not isinstance(name, str)
+            or name.startswith("_")
+            or name in RESERVED
+            or isinstance(value, (bool, int, float, str))
+        ):
+            continue
+        if fact := plain_facts(value):
+            yield name, fact
 
 
 class _Budget:

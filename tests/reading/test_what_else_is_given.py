@@ -1,0 +1,59 @@
+"""Checkpoints of other kinds than expected: what lies beside a whole module's tensors, and what can't be read at all."""
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+class Detector(nn.Module):
+    def __init__(self, names):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, len(names), 1)
+        self.names, self.anchors, self.stride = dict(enumerate(names)), [8, 16], torch.ones(2)
+
+
+def test_plain_facts_of_a_whole_module_are_kept(tmp_path):
+    torch.save({"epoch": 3, "model": Detector(["car", "bus"])}, tmp_path / "run.pt")
+    found = tg.inspect(tmp_path / "run.pt")
+    assert found.metadata["model/names"] == {0: "car", 1: "bus"}
+    assert found.metadata["model/anchors"] == [8, 16]
+    assert not any("training" in key or key.endswith("stride") for key in found.metadata)
+    notes = tg.load(Detector(["bus", "car"]), tmp_path / "run.pt").plan.notes
+    assert any("the file names 2 rows (model/names: 'car', 'bus', …)" in note for note in notes)
+
+
+def test_a_lazy_module_is_no_source_yet():
+    with pytest.raises(
+        tg.CheckpointError, match=r"0.weight has no shape yet, as its module is lazy: run one forward pass"
+    ):
+        tg.load(nn.Linear(3, 2), nn.Sequential(nn.LazyLinear(2)))
+
+
+def test_a_model_without_tensors_is_said():
+    with pytest.raises(
+        tg.PlanRefusedError, match="the model has no parameters and no buffers; if its layers are quantised"
+    ):
+        tg.load(nn.ReLU(), nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("saved_model.pb", "a SavedModel of TensorFlow"), ("_CHECKPOINT_METADATA", "a checkpoint of Orbax")],
+)
+def test_folders_of_other_libraries_are_called_what_they_are(tmp_path, name, said):
+    (tmp_path / name).write_bytes(b"\x08\x01")
+    with pytest.raises(tg.CheckpointError, match=f"{said}.*, which is not read: write its weights"):
+        tg.inspect(tmp_path)
+
+
+def test_a_home_folder_is_not_looked_up():
+    with pytest.raises(tg.CheckpointError, match="~ is not expanded"):
+        tg.inspect("~/no such file.pt")
+
+
+def test_what_a_trainer_counts_is_no_rival_of_the_weights(tmp_path):
+    file = {"state_dict": nn.Linear(3, 2).state_dict(), "callbacks": {"best": {"score": torch.tensor(0.3)}}}
+    assert len(tg.inspect(file).networks) > 1
+    assert tg.load(nn.Linear(3, 2), file).plan.notes == ()
