@@ -1,7 +1,8 @@
 """How a plan is made from an opened source and a surveyed target: the one place where matching and adapting meet.
 
 In bulk where both sides are alike, which is asked of all names and shapes at once (`alike`, `copied`); else leaf by leaf
-(`match`, `adapt`). The first is but a shorter way to what the second would say.
+(`match`, `adapt`): of large models for a few members of long lists, where these can speak for the others (`thinned`), else
+for all. The first two are but shorter ways to what the last would say.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.contradictions import expect_consistent
+from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused, Why
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from torchgraft.request import Request
     from torchgraft.surveying.hooks import Renames
 
+SameValues = Callable[[Mapping[str, TensorSpec], Target], Mapping[str, str]]
+
 
 def make_plan(source: Source, target: Target, request: Request, model: object = None) -> Plan:
     """Return the plan for an opened source and a surveyed target; `model` lends its own loading code, if it is there."""
@@ -51,7 +55,7 @@ def make_plan(source: Source, target: Target, request: Request, model: object = 
 
 
 def _make_plan(source: Source, target: Target, request: Request, model: object) -> Plan:
-    from torchgraft.adapting import named_row_notes, rank_note
+    from torchgraft.adapting import named_row_notes, rank_note, weighed
 
     start = time.perf_counter()
     require_weights(source.networks, source.origin)
@@ -60,7 +64,9 @@ def _make_plan(source: Source, target: Target, request: Request, model: object) 
     hooks = _renames_by_hooks(model, source, choice.network)
     plan = None if ranks or hooks.renames else _plan_of_copies(choice, target, request)
     if plan is None:
-        plan = _plan_by_matching(source, target, request, choice, ranks, hooks.renames)
+        given = Given(choice, target, request, ranks, hooks.renames)
+        draft = _plan_of_few(source, given) or _plan_of_all(source, given)
+        plan = _as_asked(weighed(draft, _picked(request.rules, draft, target)), request, target)
     beside = () if request.prefer else _also_held(source, plan)
     meant = () if request.options.axis_names else named_row_notes(plan, source.metadata)
     return replace(
@@ -90,12 +96,47 @@ def _plan_of_copies(choice: Choice, target: Target, request: Request) -> Plan | 
     return plan and replace(plan, objections=(*_several_networks(choice), *plan.objections))
 
 
-def _plan_by_matching(
-    source: Source, target: Target, request: Request, choice: Choice, ranks: Ranks | None, renames: Mapping[str, str]
-) -> Plan:
-    """Return the plan, decided leaf by leaf; `renames` are names that the model's own loading code gives to old keys."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a plan is made of; `renames` are names that the model's own loading code gives to old keys."""
+
+    choice: Choice
+    target: Target
+    request: Request
+    ranks: Ranks | None
+    renames: Mapping[str, str]
+
+
+def _plan_of_few(source: Source, given: Given) -> Plan | None:
+    """Return the plan where a few members of long lists stand for the others; None where they can't."""
+    from torchgraft.thinning import UnevenError, thinned
+
+    if not given.request.leaves_open or given.ranks or given.renames:
+        return None
+    network = given.choice.network
+    few = thinned(network, given.target)
+    if few is None:
+        return None
+
+    def not_asked(*_: object) -> Mapping[str, str]:
+        if _repeats(source, network, network.specs, given.target):
+            raise UnevenError("the file holds tensors several times")
+        return {}
+
+    choice = replace(given.choice, network=few.network)
+    try:
+        plan = _plan_of_all(source, replace(given, choice=choice, target=few.target), not_asked)
+        return None if plan.objections else few.extended(plan)
+    except (UnevenError, UsageError) as error:
+        log.debug("a few members of long lists can't stand for all: %s", error)
+        return None
+
+
+def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = None) -> Plan:
+    """Return the plan to be weighed, decided leaf by leaf; `same_values` finds what the file holds twice, which else `_repeats` does."""
     from torchgraft.adapting import PlanInputs, Preferences, SecondNames, adapt, requested_steps, views_of
 
+    choice, target, request, ranks = given.choice, given.target, given.request, given.ranks
     specs, rules = choice.network.specs, request.rules
     expect_consistent(request, target.slots)
     requested = {
@@ -109,28 +150,25 @@ def _plan_by_matching(
         left, target, request.options, lambda name: name in requested or rules.is_fresh(name) or rules.is_zero(name)
     )
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
-    given = target_of(request.source_model) if request.source_model is not None else None
-    origin = origin_of(given, specs, by_values=request.runs_models) if given is not None else None
+    made_of = target_of(request.source_model) if request.source_model is not None else None
+    origin = origin_of(made_of, specs, by_values=request.runs_models) if made_of is not None else None
     models = Models(seen, origin, request.stated)
     shared = choice.network.shared or {}
 
     def matched(same: Mapping[str, str]) -> Matching:
-        return match(left, models, rules, prefer=request.prefer, filled=requested, known=Known(renames, same))
+        return match(left, models, rules, prefer=request.prefer, filled=requested, known=Known(given.renames, same))
 
     matching = matched(shared)
     repeats: Mapping[str, str] = {}
-    if not ranks and _is_open(matching) and (repeats := _repeats(source, choice.network, left, seen)):
+    if not ranks and _is_open(matching):
+        repeats = same_values(left, seen) if same_values else _repeats(source, choice.network, left, seen)
+    if repeats:
         log.debug(
             "that leaves something open, and %d tensors hold others' values again: matched once more", len(repeats)
         )
         matching = matched({**shared, **repeats})
-    there = _in_the_file(rules, specs, target) if rules.layers else rules
     preferences = Preferences(
-        is_fresh=rules.is_fresh,
-        is_zero=rules.is_zero,
-        is_picked=lambda path: rules.picks_from(path) or there.picks_from(path),
-        on_doubt=request.on_doubt,
-        accept=request.accept,
+        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
     )
     inputs = PlanInputs(
         options=request.options,
@@ -143,11 +181,21 @@ def _plan_by_matching(
         second=SecondNames(shared, repeats),
     )
     plan = adapt(matching, target, specs, inputs)
+    return replace(plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching)))
+
+
+def _picked(rules: Rules, plan: Plan, target: Target) -> Callable[[str], bool]:
+    """Return what says of a list of layers whether the caller picks among them."""
+    there = _in_the_file(rules, plan.source_specs, target) if rules.layers else rules
+    return lambda path: rules.picks_from(path) or there.picks_from(path)
+
+
+def _as_asked(plan: Plan, request: Request, target: Target) -> Plan:
+    """Return the plan, with what isn't used or stays fresh by the caller's `layers` and `prefer` told so."""
     return replace(
         plan,
         steps=_left_by_picks(request.rules, plan.steps),
-        unused=_seen_from(request.prefer, _not_picked(request.rules, plan, target), specs),
-        objections=(*_fits_several_networks(matching), *_several_networks(choice, matching), *plan.objections),
+        unused=_seen_from(request.prefer, _not_picked(request.rules, plan, target), plan.source_specs),
     )
 
 

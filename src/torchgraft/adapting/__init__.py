@@ -1,6 +1,6 @@
 """From claims to a plan: ops that make shapes fit, one step per slot, one fate per source tensor, all objections."""
 
-from torchgraft.adapting.adapt import PlanInputs, adapt, requested_steps
+from torchgraft.adapting.adapt import PlanInputs, adapt, requested_steps, weighed
 from torchgraft.adapting.copies import copied
 from torchgraft.adapting.fit import KERNEL_RULES
 from torchgraft.adapting.objections import objections_to
@@ -27,5 +27,6 @@ __all__ = [
     "rank_note",
     "requested_steps",
     "views_of",
+    "weighed",
     "with_preferences",
 ]

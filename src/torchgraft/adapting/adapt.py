@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchgraft.adapting.branches import branch_steps, with_branch_hint
@@ -71,7 +71,7 @@ def requested_steps(
 
 
 def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], inputs: PlanInputs) -> Plan:
-    """Return the plan that the matching comes to. Nothing is read and nothing is touched."""
+    """Return the plan that the matching comes to, but for what is to be said of it as a whole (`weighed`)."""
     leaves = (
         [*(m.source for m in matching.matches), *matching.free_sources],
         [*(m.target for m in matching.matches), *matching.free_targets],
@@ -103,7 +103,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     for view in reversed(views):
         unused = view.original_unused(unused, steps, inputs.network)
     unused = without_dead_statistics(unused, target)
-    plan = Plan(
+    return Plan(
         steps=steps,
         unused=unused,
         notes=matching.notes,
@@ -111,4 +111,9 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
         source_specs=specs,
         policy=inputs.policy,
     )
-    return replace(plan, objections=objections_to(plan), notes=(*plan.notes, *remarks(plan, preferences.is_picked)))
+
+
+def weighed(plan: Plan, is_picked: Callable[[str], bool]) -> Plan:
+    """Return the plan with everything that speaks against it, and remarks; `is_picked` tells lists of which layers were picked."""
+    objections = (*plan.objections, *objections_to(plan))
+    return replace(plan, objections=objections, notes=(*plan.notes, *remarks(plan, is_picked)))

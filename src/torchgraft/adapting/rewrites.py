@@ -16,13 +16,10 @@ NARROW = frozenset({DType.F16, DType.BF16})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
-    """What the caller decided beforehand: which slots stay fresh or start at zero, which lists of layers were spoken of, and
-    what becomes of doubt.
-    """
+    """What the caller decided beforehand: which slots stay fresh or start at zero, and what becomes of doubt."""
 
     is_fresh: Callable[[str], bool]
     is_zero: Callable[[str], bool]
-    is_picked: Callable[[str], bool] = lambda _: False
     on_doubt: str = "refuse"
     accept: str = "likely"
 
