@@ -63,8 +63,8 @@ class Words:
     def _named(self, name: str) -> list[Part]:
         """Return a name, cut at the numbers of the member that the text is about; numbers of others are as they were."""
         segments = name.split(".")
-        if not any(_NUMBER.search(one) for one in segments):
-            return [name]
+        if name.isdecimal() or not any(_NUMBER.search(one) for one in segments):
+            return [name]  # a number alone may count anything: where it is a member's, they don't say the same
         for start, stop in _stretches(segments):
             found = self._readings(segments[start:stop], is_whole=not start)
             if any(one != found[0] for one in found):
