@@ -94,7 +94,7 @@ class Reason:
         return [text.gist for text in self._texts[1:]]
 
     def of(self, at: Sequence[int]) -> Why:
-        """Return the reason for the member that is the how manieth of each run."""
+        """Return the reason for the member that has these indices in its runs."""
         said = tuple([at[level] for level in self._levels])
         made = self._made.get(said)
         if made is None:
@@ -126,7 +126,7 @@ class ToldStep:
         return self.why.ground
 
     def of(self, at: Sequence[int], slot: Slot) -> Step:
-        """Return the step of the slot of the member that is the how manieth of each run."""
+        """Return the step of the slot of the member that has these indices in its runs."""
         step = self.step
         return _make_step(
             slot=slot,
@@ -164,7 +164,6 @@ class ToldFate:
         one = self.one
         return (
             one.network,
-            one.why.rule,
             one.quiet,
             self.why.gist,
             [text.gist for text in (*self.similar, *self.same_as)],
@@ -176,7 +175,7 @@ class ToldFate:
         return self.why.ground
 
     def of(self, at: Sequence[int], spec: TensorSpec) -> Unused:
-        """Return the fate of the tensor of the member that is the how manieth of each run."""
+        """Return the fate of the tensor of the member that has these indices in its runs."""
         return Unused(
             spec=spec,
             network=self.one.network,
@@ -205,7 +204,7 @@ T = TypeVar("T", bound=Told)
 
 
 def _for_all(told: Sequence[tuple[Place, T]]) -> Iterator[tuple[tuple[int, ...], str, T]]:
-    """Yield for each member of all runs where it is, its name, and whose words are its own: last those who said them.
+    """Yield the indices and the name of each member, and what is said of it: at last of those that stay, by their own words.
 
     Raises:
         UnevenError: like members don't say the same.

@@ -87,8 +87,9 @@ def _few_tensors(network: Network, places: Mapping[str, Place]) -> Network:
     kept = [replace(spec, name=called[name]) for name, spec in network.specs.items() if name in called]
     if _is_sorted(list(network.specs.values())):
         kept = [spec for _, run in groupby(kept, key=_type_of) for spec in sorted(run, key=_name_of)]
-    shared = network.shared and {called[name]: called[first] for name, first in network.shared.items()}
-    return replace(network, specs={spec.name: spec for spec in kept}, shared=shared)
+    pairs = (network.shared or {}).items()
+    shared = {called[name]: called[first] for name, first in pairs if name in called and first in called}
+    return replace(network, specs={spec.name: spec for spec in kept}, shared=shared or None)
 
 
 def _is_sorted(specs: Sequence[TensorSpec]) -> bool:

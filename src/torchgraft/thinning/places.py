@@ -14,7 +14,7 @@ class UnevenError(Exception):
 
 
 class Level(NamedTuple):
-    """The number of a member in a name: in the how manieth of the runs, and what numbers may stand there."""
+    """The number of a member in a name: the index of its run among those around, and what numbers may stand there."""
 
     level: int
     run: tuple[str, ...]
@@ -28,8 +28,8 @@ Part = str | Level
 class Place:
     """Where a name that stays lies, on the whole side.
 
-    `pieces` are its name cut at the numbers in runs, of which there is one less; `runs` have the numbers that may stand there,
-    `at` tells the how manieth of them do.
+    `pieces` are its name cut at the numbers in runs, of which there is one less; `runs` have the numbers that may stand there, and
+    `at` the indices in these of those that do.
     """
 
     pieces: tuple[str, ...]
@@ -69,7 +69,7 @@ class Place:
 
 
 class Member(NamedTuple):
-    """A child that stays: what it is called among those that do, its run, and the how manieth it is there."""
+    """A child that stays: what it is called among those that do, its run, and its index in that."""
 
     name: str
     run: Run | None = None

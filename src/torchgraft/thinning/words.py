@@ -23,7 +23,7 @@ class Said:
     levels: tuple[Level, ...] = ()
 
     def of(self, at: Sequence[int]) -> str:
-        """Return the text about the member that is the how manieth of each run."""
+        """Return the text about the member that has these indices in the runs around it."""
         if not self.levels:
             return self.pieces[0]
         first, *others = self.pieces
