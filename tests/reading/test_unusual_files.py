@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Optional
 
 import h5py
@@ -73,6 +74,14 @@ def test_safetensors_whose_metadata_are_null():
     for metadata in ({}, None):
         header = json.dumps({"__metadata__": metadata, "w": entry}).encode()
         assert torch.equal(read(len(header).to_bytes(8, "little") + header + VALUES.numpy().tobytes()), VALUES)
+
+
+@pytest.mark.parametrize(
+    "path", [PurePosixPath("/a/b"), PurePosixPath("a/b"), PurePosixPath("/"), PureWindowsPath("C:/a/b")]
+)
+def test_paths_beside_weights_are_facts_as_their_system_writes_them(tmp_path, path):
+    torch.save({"state_dict": {"w": VALUES}, "path": path}, tmp_path / "m.pt")
+    assert tg.inspect(tmp_path / "m.pt").metadata["path"] == str(path)
 
 
 def test_values_of_python_and_numpy_beside_weights():

@@ -235,8 +235,15 @@ class _Budget:
             if part:
                 return self.plain(part, depth + 1)
         if value.args and value.kind.module in ("pathlib", "pathlib._local"):
-            return "/".join(a if isinstance(a, str) else brief(a) for a in value.args[:100])
+            return _path_of(value)
         return self.plain(value.args[0], depth + 1) if len(value.args) == 1 else str(value.kind)
+
+
+def _path_of(value: Stub) -> str:
+    """Return a path as the system that it is for writes it; its first part may be a root, which ends with a separator."""
+    separator = "\\" if "Windows" in value.kind.name else "/"
+    first, *rest = [a if isinstance(a, str) else brief(a) for a in value.args[:100]]
+    return separator.join([first.removesuffix(separator), *rest]) if rest else first
 
 
 def _fact_key(key: Any) -> Any:
