@@ -124,3 +124,23 @@ def test_blocks_that_contradict_each_other_tell_nothing() -> None:
     )
     doubtful = {step.slot.name for step in tg.plan(model, saved.state_dict()).doubtful}
     assert "stage0.0.bypass.weight" in doubtful
+
+
+class Kept(nn.Linear):
+    """A subclass of torch's Linear with a forward pass of its own, as Falcon has it: its matrix lies as there."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Kept])
+def test_subclasses_of_linear_keep_their_matrices_as_it_does(kind: type[nn.Linear]) -> None:
+    def network(names: Sequence[str], layer: type[nn.Linear]) -> nn.Module:
+        sizes = (WIDTH, 3 * WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)
+        return nn.ModuleList(block(("qkv", *names), [layer(*size, bias=False) for size in sizes]) for _ in range(2))
+
+    model = nn.ModuleDict({"h": network(("dense_h_to_4h", "dense_4h_to_h"), kind)})
+    saved = filled(nn.ModuleDict({"h": network(("fc", "proj"), nn.Linear)})).state_dict()
+    tg.load(model, saved)
+    assert torch.equal(model["h"][1]["dense_h_to_4h"].weight, saved["h.1.fc.weight"])
+    assert torch.equal(model["h"][1]["dense_4h_to_h"].weight, saved["h.1.proj.weight"])

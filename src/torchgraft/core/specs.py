@@ -60,7 +60,8 @@ class Slot:
 
     `owner` is the dotted path of the module that registers the tensor, `kind` that module's class name ("Linear",
     "Conv2d", "" where unknown: the target is only a list of names and shapes), `persistent` is False for buffers that
-    no state dict holds. `order` counts in registration order. `setting` is there for convolutions and norms.
+    no state dict holds. `order` counts in registration order. `setting` is there for convolutions and norms. `is_linear`
+    says that the module is of torch's Linear or of a subclass, which keeps its matrix [out, in] as that does.
     """
 
     spec: TensorSpec
@@ -71,6 +72,7 @@ class Slot:
     persistent: bool = True
     order: int = 0
     setting: Setting | None = None
+    is_linear: bool = False
 
     @property
     def name(self) -> str:

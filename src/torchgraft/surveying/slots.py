@@ -87,7 +87,7 @@ def _slots(groups: Iterable[Sequence[Place]], kinds: Mapping[str, str]) -> tuple
     slots: list[Slot] = []
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}  # few, and so each kept once
     is_meta = False
-    module, setting = None, None
+    module, setting, linear = None, None, False
     for group in groups:
         first = group[0]
         aliases: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def _slots(groups: Iterable[Sequence[Place]], kinds: Mapping[str, str]) -> tuple
             aliases = tuple(dict.fromkeys([place.name for place in others]))
         name, owner, home, _, tensor, is_buffer, persistent = first
         if home is not module:
-            module, setting = home, _setting(home)
+            module, setting, linear = home, _setting(home), _is_linear(home)
         shape = _shape(first)
         is_meta = is_meta or tensor.is_meta
         slots.append(
@@ -109,6 +109,7 @@ def _slots(groups: Iterable[Sequence[Place]], kinds: Mapping[str, str]) -> tuple
                 persistent=persistent,
                 order=len(slots),
                 setting=setting,
+                is_linear=linear,
             )
         )
     return tuple(slots), is_meta
@@ -129,6 +130,16 @@ def _setting(module: Module) -> Setting | None:
         return Setting(groups=int(own["groups"]), keeps_size=False)
     fits = all(s == 1 and 2 * p == d * (k - 1) for k, s, d, p in zip(*sides, strict=True))
     return Setting(groups=int(own["groups"]), keeps_size=fits)
+
+
+def _is_linear(module: Module) -> bool:
+    """Return whether a module is of torch's Linear or of a subclass that doesn't say that it keeps its matrix turned."""
+    own = module.__dict__
+    if "in_features" not in own or own.get("fan_in_fan_out"):
+        return False
+    return any(
+        base.__module__ == "torch.nn.modules.linear" and base.__name__ == "Linear" for base in type(module).__mro__
+    )
 
 
 def _identity(tensor: Tensor, address: int) -> Hashable:

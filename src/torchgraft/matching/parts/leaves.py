@@ -68,12 +68,16 @@ def target_leaves(slots: Sequence[Slot]) -> list[Leaf]:
                 form=form.kind if form else "plain",
                 order=slot.order,
                 also=() if form else slot.aliases,
-                turned=TURNED.get(slot.kind) if len(seen.shape) < 3 else None,
+                turned=_is_turned(slot) if len(seen.shape) < 3 else None,
                 kind=slot.kind,
                 is_buffer=slot.is_buffer,
             )
         )
     return leaves
+
+
+def _is_turned(slot: Slot) -> bool | None:
+    return False if slot.is_linear else TURNED.get(slot.kind)
 
 
 def with_classes(leaves: Sequence[Leaf], classes: Mapping[str, str], keys: Mapping[str, str]) -> list[Leaf]:
