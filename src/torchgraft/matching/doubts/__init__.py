@@ -29,7 +29,6 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (changed.behind_replaced_blocks, BESIDE.text),
     (changed.behind_changed_blocks, changed.CHANGED),
     (changed.one_block_of_several, changed.ONE_BLOCK),
-    (lists.into_other_lists, lists.OTHER_LIST),
     (lists.lengthened_by_other_lists, lists.LENGTHENED),
     (parts.into_other_towers, parts.OTHER_TOWER),
     (parts.beside_free_twins, parts.TWINS),

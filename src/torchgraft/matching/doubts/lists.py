@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache
-from itertools import product
+from functools import lru_cache
 
-from torchgraft.core.names import ends
 from torchgraft.matching.doubts.changed import builds_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
@@ -148,56 +146,9 @@ def _spans(blocks: Iterable[str], units: Iterable[Unit]) -> dict[ListName, tuple
     return {row: (min(held), len(held)) for row, held in numbers.items()}
 
 
-OTHER_LIST = "it would go from one list into another, and both sides have both lists"
-
-
-def into_other_lists(found: Found) -> Iterator[Pair]:
-    """Yield units of blocks that would change lists where both sides have both lists: `encoder.layers.2` to `decoder.layers.0`."""
-    both = _lists_of_both(found)
-    if all(is_one_path(ours, theirs) for ours, theirs in product(*both)):
-        return
-
-    @cache
-    def differ(ours: str, theirs: str) -> bool:
-        rows = _place(ours), _place(theirs)
-        return rows[0] in both[0] and rows[1] in both[1] and not is_one_path(*rows)
-
-    left: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
-    for pair, source, target in found.with_units(unnamed=True):
-        blocks = source.blocks, target.blocks
-        if blocks not in left:  # the units of a block come one after the other
-            left[blocks] = len(blocks[0]) == len(blocks[1]) and any(map(differ, *blocks))
-        if left[blocks]:
-            yield pair
-
-
 def _place(block: str) -> str:
     """Return the path of a list with numbers set aside."""
     return place_of(".".join(list_of(block)))
-
-
-def _lists_of_both(found: Found) -> list[set[str]]:
-    """Return the places of the lists of either side that are one path with some of the other's."""
-    places = [_all_lists(units) for units in found.sides]
-    behind = [{end for place in side for end in ends(place)} for side in places]
-    return [
-        {place for place in side if place in others or not there.isdisjoint(ends(place))}
-        for side, there, others in zip(places, places[::-1], behind[::-1], strict=True)
-    ]
-
-
-def _all_lists(units: Iterable[Unit]) -> set[str]:
-    """Return the places of all lists, of one member, too."""
-    lists: set[ListName] = set()
-    known = {""}
-    for parent in {unit.parent for unit in units}:
-        path = parent
-        while path not in known:
-            known.add(path)
-            if stem(path.rpartition(".")[2]) is not None:
-                lists.add(list_of(path))
-            path = path.rpartition(".")[0]
-    return {place_of(".".join(row)) for row in lists}
 
 
 LENGTHENED = "one list would go on with members of another, and both sides have the one by its name"
