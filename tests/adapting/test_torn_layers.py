@@ -60,3 +60,19 @@ def test_a_norm_and_a_linear_layer_under_one_name_exchange_no_bias(norm, back):
     assert {slot for slot, step in plan.by_slot.items() if step.feeds} == {
         "body.0.weight", "body.0.bias", "fc.weight", "fc.bias"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_kernel_whose_bias_has_another_size_is_in_doubt(bare):
+    """A transposed convolution has the sizes of a convolution the other way round, and a linear layer those of its transpose."""
+
+    def net(layer):
+        return nn.ModuleDict({"stem": nn.Linear(3, 5), "up": layer, "fc": nn.Linear(6, 3)})
+
+    if bare:
+        file, model = net(nn.Linear(4, 6)), net(nn.Conv1d(6, 4, 1))
+    else:
+        file, model = net(nn.Conv2d(4, 6, 3)), net(nn.ConvTranspose2d(6, 4, 3))
+    plan = tg.plan(model, file.state_dict())
+    assert {step.slot.name for step in plan.doubtful} == {"up.weight"}
+    assert "its bias does not fit" in str(plan)

@@ -122,3 +122,75 @@ def test_members_of_lists_that_numbers_in_names_count_are_no_twins():
     model = nn.ModuleDict({"trunk": net("layers", "block1-0", "block1-1", "block1-2")})
     tg.load(model, saved)
     assert torch.equal(model["trunk"]["block1-1"]["fc1"].weight, saved["s1.b2.fc1.weight"])
+
+
+@pytest.mark.parametrize("build", ["gru", "lstm", "layers", "inside"])
+@pytest.mark.parametrize("back", [False, True])
+def test_numbers_of_one_side_say_nothing_of_words_of_the_other(build, back):
+    def part(names):
+        parts = [BUILDS[build]() for _ in names]
+        kept = (
+            nn.ModuleDict(dict(zip(names, parts, strict=True))) if isinstance(names[0], str) else nn.ModuleList(parts)
+        )
+        return nn.ModuleDict({"embed": nn.Embedding(9, 6), "towers": kept, "out": nn.Linear(6, 7)})
+
+    sides = part(["user", "item"]), part([0, 1])
+    file, model = reversed(sides) if back else sides
+    plan = tg.plan(model, file.state_dict())
+    assert {step.slot.name for step in plan.doubtful} == {name for name in plan.by_slot if name.startswith("towers")}
+
+
+@pytest.mark.parametrize("wrapped", [0, 1, 2])
+def test_a_module_around_one_of_several_branches_says_nothing_of_their_order(wrapped):
+    parts = {name: nn.GRU(6, 6) for name in ("foo", "fc_mu", "fc_var")}
+    inner = list(parts)[wrapped]
+    parts[inner] = nn.ModuleDict({"net": parts[inner]})
+    model = nn.ModuleDict({"embed": nn.Embedding(9, 6), **parts, "out": nn.Linear(6, 7)})
+    plan = tg.plan(model, net("gru", "mean", "logvar", "alpha").state_dict())
+    assert {step.slot.name for step in plan.doubtful} == {n for n in plan.by_slot if n.split(".")[0] in parts}
+
+
+@pytest.mark.parametrize("names", [("rnn_a", "rnn_b"), ("backward_rnn", "forward_rnn"), ("left", "right")])
+@pytest.mark.parametrize("back", [False, True])
+def test_directions_of_one_module_are_not_told_by_the_order_of_two(names, back):
+    def layer(*names, **how):
+        parts = {name: nn.LSTM(5, 6, **how) for name in names}
+        return nn.ModuleDict({"stem": nn.Linear(3, 5), **parts, "out": nn.Linear(6, 7)})
+
+    sides = layer(*names), layer("rnn", bidirectional=True)
+    file, model = reversed(sides) if back else sides
+    plan = tg.plan(model, file.state_dict())
+    likely = {n for n, step in plan.by_slot.items() if step.feeds and step.certainty is not Certainty.DOUBT}
+    assert likely == {"stem.weight", "stem.bias", "out.weight", "out.bias"}
+
+
+def test_words_for_directions_tell_them():
+    model = nn.ModuleDict({"stem": nn.Linear(3, 5), "rnn": nn.LSTM(5, 6, bidirectional=True)})
+    saved = nn.ModuleDict({"stem": nn.Linear(3, 5), "forward_rnn": nn.LSTM(5, 6), "backward_rnn": nn.LSTM(5, 6)})
+    saved = saved.state_dict()
+    tg.load(model, saved)
+    assert torch.equal(model["rnn"].weight_hh_l0, saved["forward_rnn.weight_hh_l0"])
+    assert torch.equal(model["rnn"].weight_hh_l0_reverse, saved["backward_rnn.weight_hh_l0"])
+
+
+def test_a_word_that_two_opposites_share_makes_neither_the_other():
+    saved = net("layers", "forward_net", "right", "part_b").state_dict()
+    plan = tg.plan(net("layers", "left", "backward_net", "part_b"), saved)
+    sure = {n for n, step in plan.by_slot.items() if step.feeds and step.certainty is not Certainty.DOUBT}
+    assert {n.split(".")[0] for n in sure} == {"embed", "part_b", "out"}
+
+
+def test_a_table_under_a_wrapper_that_has_a_word_of_its_name_is_none_that_was_added():
+    """`critic_net` went, and `net.item` was added: that all of the model lies in `net` says nothing."""
+    model = nn.ModuleDict({"net": net("raw", "left", "item")})
+    saved = {f"model.{name}": value for name, value in net("raw", "left", "critic_net").state_dict().items()}
+    plan = tg.plan(model, saved)
+    assert {step.slot.name for step in plan.doubtful} == {"net.item.keys", "net.item.values"}
+
+
+def test_a_vector_of_a_part_that_went_is_no_likelier_than_its_matrix():
+    saved, model = net("raw with bias", "left", "gone").state_dict(), net("raw with bias", "mean", "left")
+    plan = tg.plan(model, saved)
+    assert {n for n, step in plan.by_slot.items() if step.feeds and step.certainty is not Certainty.DOUBT} == {
+        n for n in plan.by_slot if not n.startswith("mean")
+    }

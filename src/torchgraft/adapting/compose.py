@@ -19,13 +19,13 @@ from torchgraft.adapting.fused import (
 )
 from torchgraft.adapting.options import Options, option_for
 from torchgraft.adapting.positions import position_fit
-from torchgraft.adapting.recurrent import torn_cells
+from torchgraft.adapting.recurrent import torn_cells, unordered_gates
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import is_derived
-from torchgraft.core.plan import Certainty, Feed, Step, Why, least_certain
+from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why, least_certain
 from torchgraft.core.system.objects import maker
 from torchgraft.ops import Permute
 
@@ -55,6 +55,8 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
         draft.steps[slot] = kept_fresh(draft.steps[slot])
         draft.rejected.update(dict.fromkeys(match.source.keys, ORPHANED))
     draft.steps.update(torn_cells(draft.steps))
+    draft.steps.update(unordered_gates(draft.steps))
+    draft.steps.update(without_biases(matches, draft.steps))
     return draft
 
 
@@ -234,6 +236,30 @@ def orphaned_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict
         if m.source.owner in lost and m.target.role == "bias" and m.target.keys[0] not in empty
         if m.source.owner in others or _own(m.source) != _own(m.target)
     }  # fmt: skip
+
+
+TURNED = "its bias does not fit, so it may be a layer of another kind, or one that is stored the other way round"
+
+
+def without_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[str, Step]:
+    """Return the steps, in doubt, of matrices and kernels that go over whole while the bias of their layer is of another size.
+
+    A transposed convolution has a kernel of the sizes of a convolution with its inputs and outputs exchanged.
+    """
+    torn = {
+        (m.source.owner, m.target.owner)
+        for m in matches
+        if m.target.role == "bias" and not steps[m.target.keys[0]].feeds and m.source.numel != m.target.numel
+    }
+    found = [
+        steps[m.target.keys[0]]
+        for m in matches if m.target.role == "weight" and (m.source.owner, m.target.owner) in torn and _mixes(m.target)
+    ] if torn else []  # fmt: skip
+    return {
+        step.slot.name: replace(step, certainty=Certainty.DOUBT, why=step.why.in_doubt(Doubt("without_biases", TURNED)))
+        for step in found
+        if step.feeds and step.rows is None and step.made is None
+    }
 
 
 def kept_fresh(step: Step) -> Step:

@@ -108,9 +108,13 @@ def _vector_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
 
 
 def _without_modules(free: Sequence[Leaf]) -> list[Leaf]:
-    """Return the free tensors without those of modules that are left as a whole: with a weight and more."""
+    """Return the free tensors without those of modules that are left as a whole: with a matrix, or a weight, and more."""
     left = Counter(leaf.owner for leaf in free)
-    whole = {leaf.owner for leaf in free if ROLES.get(leaf.role) == "weight" and left[leaf.owner] > 1}
+    whole = {
+        leaf.owner
+        for leaf in free
+        if left[leaf.owner] > 1 and (len(leaf.shape) > 1 or ROLES.get(leaf.role) == "weight")
+    }
     return [leaf for leaf in free if leaf.owner not in whole and _is_whole(leaf)]
 
 

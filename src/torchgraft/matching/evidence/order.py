@@ -148,11 +148,12 @@ class Order:
         `actor` and `critic` for `actor.fc` and `critic.fc`.
         """
         a, b = self.segments[first], self.segments[second]
-        differ = [at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
-        if len(a) != len(b) or len(differ) != 1 or self.numbered(first, second):
+        start, end = _common(a, b), _common(a[::-1], b[::-1])
+        inside = tuple(path[start : len(path) - end] for path in (a, b))
+        if min(map(len, inside)) != 1 or self.numbered(first, second):
             return ()
-        several = all(self.layers_in.get(path[: differ[0] + 1], 0) > 1 for path in (a, b))
-        return (a[differ[0]], b[differ[0]]) if several else ()
+        several = all(self.layers_in.get(path[: start + 1], 0) > 1 for path in (a, b))
+        return tuple(".".join(own) for own in inside) if several else ()
 
     def separates(self, first: int, second: int) -> bool:
         """Return whether the shapes change between two units in the sequence."""
@@ -162,6 +163,11 @@ class Order:
 def _mark(path: Sequence[str], at: int) -> Hashable:
     """Return a path with the numbers of its first `at` segments set aside."""
     return place_of(".".join(path[:at])), path[at:]
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many segments two paths share from the first on."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _root(paths: Sequence[tuple[str, ...]]) -> int:

@@ -169,7 +169,7 @@ class _Judge:
             and all(self._by_place(pair, other) for other in others),
             outside=self._is_outside(pair, rivals),
             told_elsewhere=any(self._as_in_other_blocks(pair, other) for other in others),
-            exchangeable=any(self._in_one_block(pair, other) for other in others),
+            exchangeable=any(self._in_one_block(pair, other) or self._in_branches(pair, other) for other in others),
         )
 
     def _by_order(self, pair: Index, other: Index) -> bool:
@@ -180,6 +180,8 @@ class _Judge:
         """
         context = self._context
         if not context.orderly or pair not in context.path or other not in context.path:
+            return False
+        if self._in_branches(pair, other):
             return False
         first, second = self._sequences
         numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
@@ -197,7 +199,7 @@ class _Judge:
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
         lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
-        are registered in any order.
+        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM.
         """
         (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
         here = first.exchange(i, ours)
@@ -220,8 +222,7 @@ class _Judge:
         deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
         if deeper[0] * deeper[1] > 0:
             return True
-        branches = first.branches(i, ours)
-        if branches and _are_unlike(branches, second.branches(j, theirs)):
+        if self._in_branches(pair, other):
             return False
         return first.separates(i, ours) and second.separates(j, theirs)
 
@@ -279,6 +280,17 @@ class _Judge:
         units = [(side, at) for side, rival, other in rivals for side, at in ((side, rival), (1 - side, other))]
         return all(at is None or _lies_in(self._sequences[side].blocks[at], around[side]) for side, at in units)
 
+    def _in_branches(self, pair: Index, other: Index) -> bool:
+        """Return whether two pairs are the same layer of two branches that the two sides call by other words.
+
+        Nor are branches in words those that the other side counts, unless letters count them: `rnn_a`, `rnn_b`.
+        """
+        ends = list(zip(self._sequences, pair, other, strict=True))
+        branches = [order.branches(a, b) for order, a, b in ends]
+        if all(order.numbered(a, b) or _are_lettered(own) for (order, a, b), own in zip(ends, branches, strict=True)):
+            return False
+        return any(branches) and _are_unlike(*branches)
+
     def _in_one_block(self, pair: Index, other: Index) -> bool:
         return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(self._sequences, pair, other, strict=True))
 
@@ -316,10 +328,14 @@ class _Judge:
         return place_of(".".join(own)) == place_of(".".join(other))
 
 
+def _are_lettered(branches: Sequence[str]) -> bool:
+    """Return whether two names differ in their last letter alone."""
+    return bool(branches) and branches[0][:-1] == branches[1][:-1] != ""
+
+
 def _are_unlike(here: Iterable[str], there: Iterable[str]) -> bool:
-    """Return whether two branches of one side have no word in common with those of the other, one by one; not where there are none."""
-    found = [{*canonical(one)}.isdisjoint(canonical(other)) for one, other in zip(here, there, strict=False)]
-    return bool(found) and all(found)
+    """Return whether two branches of one side have no word in common with those of the other, one by one, or are none there."""
+    return all({*canonical(one)}.isdisjoint(canonical(other)) for one, other in zip(here, there, strict=False))
 
 
 def _lies_in(block: str, around: tuple[str, ...]) -> bool:

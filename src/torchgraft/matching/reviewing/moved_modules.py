@@ -199,7 +199,7 @@ def _is_called_like(part: str, home: str, twin: str, place: str) -> bool:
     Words that the twin shares with its own place say nothing of the home. Where the part has none of its own, as `head` beside
     `aux_head`: whether the home has all of its words, and not the twin's.
     """
-    own, other, there = _words(part, [home, twin]), _words(twin, [part]), _words(home, [part])
+    own, other, there = _words(part, [twin]), _words(twin, [part]), _words(home, [place])
     if own <= other:
         return own <= there and not other <= there
     return _common(own - other, there) > _common(other - own - _words(place, [twin]), there)

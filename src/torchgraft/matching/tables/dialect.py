@@ -76,6 +76,8 @@ _SPELLINGS = {
     "mlp": "feed forward, ffn",
     "se": "squeeze excitation, squeeze excite",
     "visual": "vision model, vision tower, vision",
+    "backward": "reverse, bwd",
+    "forward": "fwd",
     "text": "text model",
     "proj": "projection",
     "conv": "convolution",
@@ -146,7 +148,15 @@ EITHER_END = frozenset(
 FROM_THE_LAST = frozenset({"refinenet"})
 
 # Words for parts that do opposite things, with libraries of all kinds.
-OPPOSITES = (("encoder", "decoder"),)
+OPPOSITES = (
+    ("encoder", "decoder"),
+    ("forward", "backward"),
+    ("left", "right"),
+    ("global", "local"),
+    ("source", "target"),
+    ("actor", "critic"),
+    ("generator", "discriminator"),
+)
 
 # By canonical role: what a module's own tensors are called. `scale`, `gamma`, `g` and `lambda1` (DINOv2 in transformers) are
 # weights only beside a bias, or alone.
