@@ -78,7 +78,7 @@ def _of_model(target: Target) -> Mapping[str, Hashable]:
 def _said_of(slot: Slot) -> Hashable:
     spec = slot.spec
     above = slot.name[len(slot.owner) :] if slot.name.startswith(slot.owner) else slot.owner
-    return spec.shape, spec.dtype, above, slot.kind, slot.is_buffer, slot.persistent, slot.setting
+    return spec.shape, spec.dtype, above, slot.kind, slot.is_buffer, slot.persistent, slot.is_linear, slot.setting
 
 
 def _few_tensors(network: Network, places: Mapping[str, Place]) -> Network:

@@ -92,6 +92,14 @@ class Order:
                 return at if stem(a) is not None and stem(a) == stem(b) else None
         return None
 
+    def list_called(self, first: int, second: int) -> str:
+        """Return the name of the list at whose numbers two units stand: its path's last word; "" where they do not, or it has none."""
+        at = self._number_at(first, second)
+        if at is None:
+            return ""
+        path = self.segments[first]
+        return stem(path[at]) or (path[at - 1] if at else "")
+
     def called(self, at: int) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
         """Return the modules around a unit and what it is called in them: of a row, its name and the place in it.
 

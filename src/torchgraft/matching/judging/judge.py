@@ -283,13 +283,15 @@ class _Judge:
     def _in_branches(self, pair: Index, other: Index) -> bool:
         """Return whether two pairs are the same layer of two branches that the two sides call by other words.
 
-        Nor are branches in words those that the other side counts, unless letters count them: `rnn_a`, `rnn_b`.
+        Nor are branches in words those that the other side counts, unless letters count them (`rnn_a`, `rnn_b`) or one of them
+        is called as the list is: `decoder_blocks` beside `blocks` may go on with the numbers of `blocks`.
         """
         ends = list(zip(self._sequences, pair, other, strict=True))
         branches = [order.branches(a, b) for order, a, b in ends]
         if all(order.numbered(a, b) or _are_lettered(own) for (order, a, b), own in zip(ends, branches, strict=True)):
             return False
-        return any(branches) and _are_unlike(*branches)
+        counted = [2 * (order.list_called(a, b),) for order, a, b in ends]
+        return any(branches) and _are_unlike(*(own or many for own, many in zip(branches, counted, strict=True)))
 
     def _in_one_block(self, pair: Index, other: Index) -> bool:
         return all(order.blocks[a] == order.blocks[b] for order, a, b in zip(self._sequences, pair, other, strict=True))
