@@ -93,12 +93,12 @@ class Order:
         return None
 
     def list_called(self, first: int, second: int) -> str:
-        """Return the name of the list at whose numbers two units stand: its path's last word; "" where they do not, or it has none."""
+        """Return the path of the list at whose numbers two units stand; "" where they do not."""
         at = self._number_at(first, second)
         if at is None:
             return ""
         path = self.segments[first]
-        return stem(path[at]) or (path[at - 1] if at else "")
+        return ".".join((*path[:at], stem(path[at]) or ""))
 
     def called(self, at: int) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
         """Return the modules around a unit and what it is called in them: of a row, its name and the place in it.

@@ -284,7 +284,7 @@ class _Judge:
         """Return whether two pairs are the same layer of two branches that the two sides call by other words.
 
         Nor are branches in words those that the other side counts, unless letters count them (`rnn_a`, `rnn_b`) or one of them
-        is called as the list is: `decoder_blocks` beside `blocks` may go on with the numbers of `blocks`.
+        is called as the list or what it is in: `decoder_blocks` beside `blocks` may go on with the numbers of `blocks`.
         """
         ends = list(zip(self._sequences, pair, other, strict=True))
         branches = [order.branches(a, b) for order, a, b in ends]
