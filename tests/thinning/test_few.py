@@ -1,9 +1,9 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.specs import Network, Slot, Target, TensorSpec
+from torchgraft.core.specs import Network, Setting, Slot, Target, TensorSpec
 from torchgraft.thinning import few as module
 from torchgraft.thinning import thinned
 
@@ -86,9 +86,16 @@ def test_what_is_told_of_modules_goes_with_them():
     assert few.target.heads == {"": 4, **{f"h.{n}": 8 if n < 9 else 16 for n in range(18)}}
 
 
-@pytest.mark.parametrize("change", [{"kind": "Other"}, {"is_buffer": True}, {"persistent": False}])
-def test_slots_that_differ_part_a_run(change):
+# What names and places already say, or a run is found by.
+SAID = {"spec", "aliases", "owner", "order"}
+OTHERWISE = {"kind": "Other", "is_buffer": True, "persistent": False, "is_linear": True, "setting": Setting(groups=2)}
+
+
+@pytest.mark.parametrize("field", [one.name for one in fields(Slot) if one.name not in SAID])
+def test_slots_that_differ_part_a_run(field):
     model = target(LONG)
-    slots = tuple(replace(slot, **change) if slot.name.startswith("h.99.") else slot for slot in model.slots)
+    slots = tuple(
+        replace(slot, **{field: OTHERWISE[field]}) if slot.name.startswith("h.99.") else slot for slot in model.slots
+    )
     few = thinned(network(LONG), replace(model, slots=slots))
     assert len(few.target.slots) == 2 * 9 + 2
