@@ -80,7 +80,12 @@ def _expect_same(side: str, planned: Mapping[str, TensorSpec], found: Mapping[st
         more = len(set(differing)) - 1
         others = f", and {more} more differ{'s' if more == 1 else ''}" if more else ""
         said = f"{printable(name)} is {here} here and {there} in the plan{others}"
-        raise UsageError(f"the plan was made for another {side}: {said}; make it again for this one")
+        edited = "" if name in planned else f", or, where you edited it, give the tensor {_FATES[side]}"
+        raise UsageError(f"the plan was made for another {side}: {said}; make it again for this one{edited}")
+
+
+# What a plan has for each tensor of either side.
+_FATES = {"checkpoint": 'a slot that it feeds, or an entry in "unused"', "model": 'an entry in "slots"'}
 
 
 def _words(spec: TensorSpec | None) -> str:

@@ -99,6 +99,30 @@ def test_another_model_or_file_is_refused_and_the_difference_named(tmp_path, sou
     assert unchanged(model, before)
 
 
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (
+            lambda plan: plan["slots"][1]["feeds"].clear(),
+            'give the tensor a slot that it feeds, or an entry in "unused"',
+        ),
+        (lambda plan: plan["slots"].pop(1), 'give the tensor an entry in "slots"'),
+    ],
+)
+def test_a_tensor_that_lost_its_place_by_hand_is_told_so(tmp_path, edit, text):
+    state = {"weight": torch.ones(3, 2), "bias": torch.ones(3)}
+    model = nn.Linear(2, 3)
+    plan = tg.plan(model, state).to_dict()
+    edit(plan)
+    if len(plan["slots"]) < 2:
+        plan["unused"].append({**plan["slots"][0]["feeds"][0], "key": "bias", "shape": [3], "numel": 3, "quiet": False,
+                               "similar": [], "same_as": "", "why": plan["slots"][0]["why"]})  # fmt: skip
+    (tmp_path / "p.json").write_text(json.dumps(plan))
+    with pytest.raises(tg.UsageError, match=r"bias is .* not there in the plan") as refused:
+        tg.load(model, state, plan=tmp_path / "p.json")
+    assert text in str(refused.value)
+
+
 def test_other_ties_are_refused(tmp_path):
     source, target, asked = mixed()
     tg.save_plan(tmp_path / "p.json", tg.plan(target, source, **asked))

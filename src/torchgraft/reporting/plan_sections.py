@@ -93,7 +93,8 @@ def doubtful_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | No
 
 def renamed_section(steps: Sequence[Step]) -> Section:
     """Return the rules under which names differ; where only a prefix differs, its rule alone."""
-    often = {pair for pair, count in Counter(map(_swapped, steps)).items() if count > FEW_LINES}
+    swapped = Counter(_swapped(step) for step in steps if step.why.rule in NAME_ONLY_RULES)
+    often = {pair for pair, count in swapped.items() if count > FEW_LINES}
     words = [_prefix_words(step, often) for step in steps]
     plain = _merge_numbered(Counter(words))
     rows = (row(step, None, shaped=False) for step, text in zip(steps, words, strict=True) if not text)
