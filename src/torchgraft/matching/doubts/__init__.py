@@ -28,6 +28,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (lists.counted_otherwise, lists.COUNTED),
     (changed.behind_replaced_blocks, BESIDE.text),
     (changed.behind_changed_blocks, changed.CHANGED),
+    (changed.alike_at_other_numbers, changed.SHIFTED),
     (changed.one_block_of_several, changed.ONE_BLOCK),
     (lists.lengthened_by_other_lists, lists.LENGTHENED),
     (parts.into_other_towers, parts.OTHER_TOWER),

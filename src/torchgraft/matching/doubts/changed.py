@@ -77,6 +77,35 @@ def behind_changed_blocks(found: Found) -> Iterator[Pair]:
             yield pair
 
 
+SHIFTED = (
+    "all blocks of the shorter list are built like blocks of other numbers, and not like those of their own: blocks before "
+    "them may be gone, or new"
+)
+
+
+def alike_at_other_numbers(found: Found) -> Iterator[Pair]:
+    """Yield units of blocks that keep their number in lists of two lengths, where another number would fit all blocks as built.
+
+    Block 0 was taken out, and block 2, which alone has a shortcut, is block 1 now.
+    """
+    if not any(found.free):
+        return
+    lists = _lists(found)
+
+    @cache
+    def moved(ours: ListName, theirs: ListName) -> bool:
+        fewer, more = sorted((lists[0][ours], lists[1][theirs]), key=len)
+        if len(fewer) == len(more) or len({*fewer.values()}) == 1:
+            return False
+        shifts = range(min(more) - min(fewer), max(more) - max(fewer) + 1)
+        fits = [shift for shift in shifts if all(more.get(at + shift) == build for at, build in fewer.items())]
+        return bool(fits) and 0 not in fits
+
+    for pair, ours, theirs in _blocks(found.held, found):
+        if number_of(ours) == number_of(theirs) and moved(list_of(ours), list_of(theirs)):
+            yield pair
+
+
 ONE_BLOCK = "the file has several blocks of this build in a list where the model has one, outside of lists: any of them may be meant"
 
 
