@@ -20,6 +20,15 @@ def test_a_name_that_is_the_path_of_another_is_no_tree(names):
     assert tree_of(dict.fromkeys(names, 0)) is None
 
 
+def test_names_of_thousands_of_segments_are_no_tree():
+    assert tree_of({".".join("a" * 99): 0})
+    assert tree_of({"b": 0, ".".join("a" * 5000): 0}) is None
+
+
+def test_numbers_of_thousands_of_digits_are_words():
+    assert runs_of(*(f"h.{n}{'1' * 5000}.w" for n in range(1, 20)), path="h") == []
+
+
 def test_short_lists_have_no_runs():
     assert runs_of(*(f"blocks.{n}.w" for n in range(8)), path="blocks") == []
     assert runs_of(*(f"blocks.{n}.w" for n in range(9)), path="blocks") == [("", numbered(9))]
@@ -73,7 +82,9 @@ def test_a_gap_parts_a_run_and_leading_zeros_are_no_numbers():
     assert runs_of(*(f"h.{n:02}.w" for n in range(20)), path="h") == [("", numbered(10, 10))]
 
 
-@pytest.mark.parametrize(("text", "is_one"), [("0", True), ("12", True), ("012", False), ("", False), ("²", False)])
+@pytest.mark.parametrize(
+    ("text", "is_one"), [("0", True), ("12", True), ("012", False), ("", False), ("²", False), ("1" * 5000, False)]
+)
 def test_numbers_are_written_as_lists_count(text, is_one):
     assert is_number(text) == is_one
 

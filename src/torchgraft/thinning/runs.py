@@ -10,7 +10,9 @@ from typing import TypeAlias
 # Runs of so many members, or fewer, stay whole. One more stay of the shortest run that is longer, two more of the next
 # longer one: lists of different lengths never become equally long.
 WHOLE = 8
-_NUMBERED = re.compile(r"((?:.*?[^0-9])?)(0|[1-9][0-9]*)", re.DOTALL)
+_NUMBERED = re.compile(r"((?:.*?[^0-9])?)(0|[1-9][0-9]{0,8})", re.DOTALL)
+# Names of more segments are nobody's model.
+DEEPEST = 100
 
 Tree: TypeAlias = "dict[str, Tree | int]"
 
@@ -29,8 +31,10 @@ class Run:
 def tree_of(facts: Mapping[str, Hashable]) -> Tree | None:
     """Return the tree of dotted names, each leaf a number that stands for what is told of it.
 
-    None where a name is the path of another one.
+    None where a name is the path of another one, or has more segments than any model's.
     """
+    if any(name.count(".") >= DEEPEST for name in facts):
+        return None
     nodes: dict[str, Tree] = {"": {}}
     ids: dict[Hashable, int] = {}
     for name, fact in facts.items():
@@ -82,7 +86,8 @@ class Runs:
 
 def is_number(text: str) -> bool:
     """Return whether a text is a number as lists count."""
-    return text.isascii() and text.isdecimal() and (text == "0" or not text.startswith("0"))
+    found = _NUMBERED.fullmatch(text)
+    return found is not None and not found[1]
 
 
 def _runs(kinds: Mapping[str, int]) -> Iterator[Run]:
