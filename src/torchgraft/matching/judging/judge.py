@@ -120,6 +120,7 @@ class _Judge:
         self._left = openings(held, context.named, evidence, context.regions, context.sequences)
         moved = {pair for pair in pairs if self._left.leaves_its_place(*pair)}
         self._moved = moved | self._in_blocks_of(moved, pairs)
+        self._elsewhere: dict[frozenset[Index], bool] = {}
 
     def _in_blocks_of(self, some: Collection[Index], pairs: Iterable[Index]) -> set[Index]:
         """Return the pairs whose blocks are those of some of them."""
@@ -227,9 +228,15 @@ class _Judge:
         return first.separates(i, ours) and second.separates(j, theirs)
 
     def _as_in_other_blocks(self, pair: Index, other: Index) -> bool:
-        """Return whether other blocks tell two pairs apart, and none says otherwise: a name means one thing in all of them."""
-        said = self._told_by_likes(pair, other), self._told_by_likes(other, pair)
-        return True in said and None not in said
+        """Return whether other blocks tell two pairs of a block apart, and none says otherwise: a name means one thing in all."""
+        if not self._in_one_block(pair, other):
+            return False
+        both = frozenset((pair, other))
+        known = self._elsewhere.get(both)
+        if known is None:
+            said = self._told_by_likes(pair, other), self._told_by_likes(other, pair)
+            known = self._elsewhere[both] = True in said and None not in said
+        return known
 
     def _told_by_likes(self, pair: Index, other: Index) -> bool | None:
         """Return whether the likes of a pair are paired in other blocks that lack those of the other, or that order tells.
@@ -250,9 +257,9 @@ class _Judge:
                 continue
             last = there[partner]
             if beside is None or last is None:
-                told |= beside is last
+                told = told or beside is last
             elif self._partners[0].get(beside) == last:
-                told |= self._are_apart((like, partner), (beside, last))
+                told = told or self._are_apart((like, partner), (beside, last))
         return told
 
     def _are_apart(self, pair: Index, other: Index) -> bool:
@@ -287,8 +294,11 @@ class _Judge:
         is called as the list or what it is in: `decoder_blocks` beside `blocks` may go on with the numbers of `blocks`.
         """
         ends = list(zip(self._sequences, pair, other, strict=True))
+        numbered = [order.numbered(a, b) for order, a, b in ends]
+        if all(numbered):
+            return False
         branches = [order.branches(a, b) for order, a, b in ends]
-        if all(order.numbered(a, b) or _are_lettered(own) for (order, a, b), own in zip(ends, branches, strict=True)):
+        if all(number or _are_lettered(own) for number, own in zip(numbered, branches, strict=True)):
             return False
         counted = [2 * (order.list_called(a, b),) for order, a, b in ends]
         return any(branches) and _are_unlike(*(own or many for own, many in zip(branches, counted, strict=True)))
