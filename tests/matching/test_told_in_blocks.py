@@ -111,6 +111,26 @@ def test_blocks_without_a_shortcut_tell_what_the_layers_of_first_blocks_are() ->
             assert torch.equal(model[stage][0][ours].weight, saved[f"{stage}.0.{theirs}.weight"])
 
 
+def normed(stages: nn.Module, *, rows: bool) -> nn.Module:
+    """Return the lists with a norm behind each kernel: in a row of two, or both under words."""
+    for stage in stages.children():
+        for at in stage.children():
+            for name, kernel in list(at.named_children()):
+                both = kernel, nn.BatchNorm2d(kernel.weight.shape[0])
+                at[name] = nn.Sequential(*both) if rows else block(("kernel", "norm"), both)  # type: ignore[index]
+    return filled(stages)
+
+
+def test_layers_in_rows_inside_of_blocks_are_told_by_other_blocks() -> None:
+    model = normed(shortcuts(OURS, "", "bypass"), rows=False)
+    saved = normed(shortcuts(THEIRS, "skip", ""), rows=True).state_dict()
+    tg.load(model, saved)
+    for stage in ("stage0", "stage1"):
+        for ours, theirs in zip((*OURS, "bypass"), (*THEIRS, "skip"), strict=True):
+            assert torch.equal(model[stage][0][ours]["kernel"].weight, saved[f"{stage}.0.{theirs}.0.weight"])
+            assert torch.equal(model[stage][0][ours]["norm"].weight, saved[f"{stage}.0.{theirs}.1.weight"])
+
+
 def test_nothing_tells_where_each_list_has_but_one_block() -> None:
     model, saved = shortcuts(OURS, "", "bypass", (1, 1)), shortcuts(THEIRS, "skip", "", (1, 1)).state_dict()
     doubtful = {step.slot.name for step in tg.plan(model, saved).doubtful}

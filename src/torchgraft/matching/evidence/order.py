@@ -92,6 +92,11 @@ class Order:
                 return at if stem(a) is not None and stem(a) == stem(b) else None
         return None
 
+    def in_one_member(self, first: int, second: int) -> bool:
+        """Return whether two units lie in one member of a list, blocks around blocks included."""
+        a, b = self.segments[first], self.segments[second]
+        return any(stem(part) is not None for part in a[: _common(a, b)])
+
     def list_called(self, first: int, second: int) -> str:
         """Return the path of the list at whose numbers two units stand; "" where they do not."""
         at = self._number_at(first, second)

@@ -229,7 +229,7 @@ class _Judge:
 
     def _as_in_other_blocks(self, pair: Index, other: Index) -> bool:
         """Return whether other blocks tell two pairs of a block apart, and none says otherwise: a name means one thing in all."""
-        if not self._in_one_block(pair, other):
+        if not all(order.in_one_member(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True)):
             return False
         both = frozenset((pair, other))
         known = self._elsewhere.get(both)
