@@ -15,13 +15,14 @@ from torchgraft.applying.chunks import Chunk, Part, sampled
 from torchgraft.applying.fill import count_lost, is_all_zero, overflow_threshold
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import COMPARABLE, NONE, Nonfinite, any_at_least, count_nonfinite
-from torchgraft.applying.memory import Bytes, Scratch, bytes_of
+from torchgraft.applying.memory import Bytes, Scratch
 from torchgraft.applying.undo import Undo
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
 from torchgraft.core.plan import Step
 from torchgraft.core.specs import Piece, Source
 from torchgraft.core.system.checksums import crc32
+from torchgraft.core.values import checksum
 from torchgraft.core.written import Sample
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _samples(part: Part, read: Bytes, kinds: _Kinds) -> list[Sample]:
         first, end = start // wanted, stop // wanted
         low, high = first // VECTOR * VECTOR, -(-end // VECTOR) * VECTOR
         cast = _cast(read[low * given : high * given], kinds)[first - low : end - low]
-        samples.append(Sample(part.at + start, part.at + stop, crc32(bytes_of(cast).data, 0)))
+        samples.append(Sample(part.at + start, part.at + stop, checksum(cast)))
     return samples
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from torchgraft.applying.memory import fresh, is_on_cuda, is_plain
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.layout import is_dense, span
+from torchgraft.core.layout import NO_MEMORY, is_dense, span
 from torchgraft.core.places import Place, Walk, here, is_spread, walk_of
 from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Slot
@@ -178,7 +178,7 @@ def _storage_of(tensor: torch.Tensor) -> tuple[int, int]:
     try:
         storage = tensor.untyped_storage()
         start = storage.data_ptr()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+    except NO_MEMORY:
         return 0, 0
     return start, start + storage.nbytes()
 

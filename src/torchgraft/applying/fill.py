@@ -6,16 +6,16 @@ import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from torchgraft.applying import added
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import count_nonfinite
-from torchgraft.applying.memory import Bytes, bytes_of
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import ApplyError
-from torchgraft.core.plan import Feed, Rows, Step, result_shape
+from torchgraft.core.plan import Feed, Step, result_shape
 from torchgraft.core.specs import Source
-from torchgraft.core.system.checksums import crc32
-from torchgraft.core.values import comparable
+from torchgraft.core.values import bytes_of, checksum, comparable, put_rows
 from torchgraft.ops import Index, SliceDim, run_step
 
 if TYPE_CHECKING:
@@ -27,12 +27,16 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
 
     In memory at one time: the inputs of this step, and one result of each op after the other.
     """
+    import torch
+
     before, factors = checksum(value) if step.base else 0, list[int]()
     result = _computed(step, value, reader, factors)
     expected = result_shape(step.slot.spec.shape, step.rows)
     if tuple(result.shape) != expected:
         raise ApplyError(f"{step.slot.name}: the plan gives {list(result.shape)}, the slot takes {list(expected)}")
-    if findings.checks_finite and (nonfinite := count_nonfinite(_cpu_bytes(result), DType.of(str(result.dtype)))):
+    if findings.checks_finite and (
+        nonfinite := count_nonfinite(np.asarray(bytes_of(result)), DType.of(str(result.dtype)))
+    ):
         findings.nonfinite(step, nonfinite)
     cast = result.to(value.dtype)
     if findings.checks_loss and result.dtype != value.dtype:
@@ -40,22 +44,14 @@ def fill(step: Step, value: torch.Tensor, reader: ReadOnce, findings: Findings) 
     if findings.checks_vanished and has_underflown(result, cast):
         findings.vanished(step, str(DType.of(str(result.dtype))))
     del result
-    _write(value, cast, step.rows)
+    with torch.inference_mode() if value.is_inference() else nullcontext():
+        put_rows(value, step.rows, cast)
     after = checksum(cast)
     if step.base:
         if added.holds(step.slot.name, before, factors):
             findings.added_again(step.slot)
         added.note(step.slot.name, before, after, factors)
     return after
-
-
-def checksum(tensor: torch.Tensor) -> int:
-    """Return a checksum of the values in C order, wherever and however they lie in memory."""
-    return crc32(_cpu_bytes(tensor).data, 0)
-
-
-def _cpu_bytes(tensor: torch.Tensor) -> Bytes:
-    return bytes_of(tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous())
 
 
 def _computed(step: Step, value: torch.Tensor, reader: ReadOnce, factors: list[int]) -> torch.Tensor:
@@ -72,18 +68,6 @@ def _computed(step: Step, value: torch.Tensor, reader: ReadOnce, factors: list[i
     if len(values) != 1:
         raise ApplyError(f"{step.slot.name}: the plan joins {len(values)} tensors by no op")
     return values[0]
-
-
-def _write(value: torch.Tensor, cast: torch.Tensor, rows: Rows | None) -> None:
-    import torch
-
-    inference = torch.inference_mode() if value.is_inference() else nullcontext()
-    with inference:
-        if rows is None:
-            value.copy_(cast)
-            return
-        indices = torch.tensor(rows.indices, dtype=torch.long, device=value.device)
-        value.index_copy_(rows.dim, indices, cast.to(value.device))
 
 
 def _look_for_loss(step: Step, given: torch.Tensor, cast: torch.Tensor, findings: Findings) -> None:

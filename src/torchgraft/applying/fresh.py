@@ -7,7 +7,7 @@ all others lie on meta at first, where initialising costs nothing and changes no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.applying.cells import Cell
 from torchgraft.applying.construct import Constructor
 from torchgraft.core.errors import PlanRefusedError, UninitialisedError
+from torchgraft.core.names import around
 from torchgraft.core.places import Walk, is_spread
 from torchgraft.core.plan import Objection, Step
 
@@ -109,9 +110,9 @@ def _by_constructor(constructor: Constructor, remaining: dict[str, Cell]) -> Non
 def _by_ancestors(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
     """Let the nearest ancestor that initialises modules do so for each owner."""
     for path in dict.fromkeys(place.owner for cell in list(remaining.values()) for place in cell.places):
-        for above in _upwards(path):
+        for outer in around(path):
             for name in INITS:
-                method = getattr(by_path[above], name, None)
+                method = getattr(by_path[outer], name, None)
                 if callable(method):
                     stand_in = StandIn(by_path[path], _tensors(remaining))
                     _run(partial(method, stand_in.module), stand_in, remaining)
@@ -120,7 +121,7 @@ def _by_ancestors(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) 
 def _by_resets(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
     """Let each owner, then the modules above it, initialise all that lies below."""
     owners = {place.owner for cell in remaining.values() for place in cell.places}
-    paths = {above for owner in owners for above in _upwards(owner)}
+    paths = {path for owner in owners for path in around(owner)}
     for path in sorted(paths, key=lambda p: (-_depth(p), p)):
         for others, name in product(("meta", "cpu"), RESETS):
             if not any(_below(place.owner, path) for cell in remaining.values() for place in cell.places):
@@ -165,14 +166,6 @@ def _run(call: Callable[[], object], stand_in: StandIn, remaining: dict[str, Cel
 
 def _tensors(remaining: Mapping[str, Cell]) -> set[int]:
     return {id(place.tensor) for cell in remaining.values() for place in cell.places}
-
-
-def _upwards(path: str) -> Iterator[str]:
-    """Yield `path` and the paths of its ancestors, the model itself last."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
 
 
 def _depth(path: str) -> int:

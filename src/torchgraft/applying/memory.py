@@ -35,16 +35,11 @@ def is_on_cuda(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and is_ordinary(tensor) and not tensor.is_inference()
 
 
-def bytes_of(tensor: torch.Tensor) -> Bytes:
-    """Return the bytes of a plain contiguous tensor, as a view that can be written to."""
-    import torch
-
-    flat: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    return flat
-
-
 def bytes_at(tensor: torch.Tensor) -> Bytes:
-    """Return what `bytes_of` does in a fourth of its time; it may be used as long as the tensor lives."""
+    """Return the bytes of a plain contiguous tensor, as a view that can be written to, for as long as the tensor lives.
+
+    This takes a fourth of the time of asking torch for an array.
+    """
     size = tensor.nbytes
     return (
         np.frombuffer(memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())), np.uint8)

@@ -9,7 +9,7 @@ from torchgraft.applying.construct import Constructor
 from torchgraft.applying.exclusive import exclusively
 from torchgraft.applying.execution import Applied, Execution, Peers
 from torchgraft.applying.mapping import Placement
-from torchgraft.applying.undo import check_undo
+from torchgraft.core.choices import Undo, expect_one_of
 from torchgraft.core.errors import (
     MAX_MESSAGE,
     ApplyError,
@@ -74,7 +74,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     """
     import torch
 
-    check_undo(undo)
+    expect_one_of(Undo, undo=undo)
     seen = walk_of(model)
     device = placement.checked(seen)
     plan.raise_if_refused()

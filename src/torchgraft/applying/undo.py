@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.memory import Arena, gather, is_plain, move, scatter
-from torchgraft.core import choices
-from torchgraft.core.choices import expect_one_of
 from torchgraft.core.layout import is_dense
 
 if TYPE_CHECKING:
@@ -15,11 +13,6 @@ if TYPE_CHECKING:
 
 AUTO, KEEP, CHECK, NONE = "auto", "keep", "check", "none"
 KEPT = 4 << 20  # as much is kept by default even where the file can be checked first
-
-
-def check_undo(way: str) -> None:
-    """Raise UsageError unless `way` is a way to be able to turn back."""
-    expect_one_of(choices.Undo, undo=way)
 
 
 class Undo:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
 from functools import cache
 
 from torchgraft.core.types import ScalarType, Tensor
+
+# What torch raises where a tensor is asked for its memory that has none of its own: sparse, nested, or made of others.
+NO_MEMORY = (RuntimeError, NotImplementedError, TypeError, ValueError)
 
 
 def is_ordinary(tensor: Tensor) -> bool:
@@ -29,11 +34,43 @@ def memory_range(tensor: Tensor) -> tuple[str, int, int] | None:
     """Return the device, and where the elements of a tensor begin there, and end; None for what has no such memory."""
     try:
         start = tensor.data_ptr()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+    except NO_MEMORY:
         return None
     if not start or not tensor.numel():
         return None
     return str(tensor.device), start, start + span(tensor)
+
+
+class TakenMemory:
+    """The memory of some tensors, as ranges of which none overlap."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._taken: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for device, start, stop in sorted({found for tensor in tensors for found in _ranges(tensor)}):
+            known = self._taken[device]
+            if known and start < known[-1][1]:
+                known[-1] = (known[-1][0], max(stop, known[-1][1]))
+            else:
+                known.append((start, stop))
+
+    def meets(self, tensor: Tensor) -> bool:
+        """Return whether the elements of `tensor` reach into this memory."""
+        for device, start, stop in _ranges(tensor):
+            known = self._taken.get(device, [])
+            at = bisect_left(known, (stop, 0)) - 1  # the last that begins before `stop`
+            if at >= 0 and known[at][1] > start:
+                return True
+        return False
+
+
+def _ranges(tensor: Tensor) -> Iterator[tuple[str, int, int]]:
+    """Yield where the values of a tensor lie; of a class that is made of other tensors, such as a DTensor, where those do."""
+    flatten = getattr(type(tensor), "__tensor_flatten__", None)
+    if flatten is not None:
+        for name in flatten(tensor)[0]:
+            yield from _ranges(getattr(tensor, name))
+    elif (found := memory_range(tensor)) is not None:
+        yield found
 
 
 def identity_of(tensor: Tensor) -> Hashable:
@@ -46,7 +83,7 @@ def identity_of(tensor: Tensor) -> Hashable:
         if not address or not tensor.numel():
             return None
         seen = (tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # sparse, or made of other tensors
+    except NO_MEMORY:
         return None
     return (tensor.device, address, *seen)
 

@@ -88,6 +88,14 @@ def above(name: str) -> Iterator[str]:
         yield name
 
 
+def around(path: str) -> Iterator[str]:
+    """Yield the path of a module, those of the modules that it is in, and "" for the model itself."""
+    yield path
+    yield from above(path)
+    if path:
+        yield ""
+
+
 def wrappers(names: Iterable[str]) -> Iterator[str]:
     """Yield the paths, with their dot, of the modules that all names are in, the outermost first; a list is none."""
     every = set(names)

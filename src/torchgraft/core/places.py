@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.layout import identity_of
+from torchgraft.core.layout import NO_MEMORY, identity_of
 from torchgraft.core.objects import a_kind
 from torchgraft.core.types import Module, Tensor
 
@@ -212,7 +212,7 @@ def _is_altered(held: Tensor, given: Any) -> bool:
         if given.shape != held.shape or given.dtype != held.dtype:
             return True
         return bool(given.data_ptr() == held.data_ptr() and given.numel() and given.stride() != held.stride())
-    except (AttributeError, RuntimeError, NotImplementedError, TypeError, ValueError):  # no tensor, or an unusual one
+    except (AttributeError, *NO_MEMORY):  # no tensor, or an unusual one
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchgraft.core.plan import Rows
+from torchgraft.core.system.checksums import crc32
 from torchgraft.core.types import Tensor
 
 
@@ -39,9 +40,25 @@ def rows_of(tensor: Tensor, rows: Rows | None) -> Tensor:
     return tensor.index_select(rows.dim, torch.tensor(rows.indices, dtype=torch.long, device=tensor.device))
 
 
+def put_rows(tensor: Tensor, rows: Rows | None, values: Tensor) -> None:
+    """Write `values`, cast to the tensor's type, into the part of a tensor that a step with these rows writes."""
+    import torch
+
+    if rows is None:
+        tensor.copy_(values)
+        return
+    indices = torch.tensor(rows.indices, dtype=torch.long, device=tensor.device)
+    tensor.index_copy_(rows.dim, indices, values.to(tensor.device, tensor.dtype))
+
+
 def bytes_of(tensor: Tensor) -> memoryview:
     """Return the bytes of a dense tensor in C order: a view of its memory where they lie so on the CPU, else a copy."""
     import torch
 
     plain = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data
+
+
+def checksum(tensor: Tensor) -> int:
+    """Return the CRC-32 of the values in C order, wherever and however they lie in memory."""
+    return crc32(bytes_of(tensor), 0)

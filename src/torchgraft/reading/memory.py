@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError, printable
-from torchgraft.core.layout import memory_range
-from torchgraft.core.places import here, is_module, places
+from torchgraft.core.layout import TakenMemory
+from torchgraft.core.places import is_module, places
 from torchgraft.core.specs import Source
-from torchgraft.core.types import Tensor
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.pickles.inert import PickledDict
 from torchgraft.reading.source import OpenedCheckpoint
@@ -158,34 +155,10 @@ def apart_from(source: Source, model: object) -> Source:
     held = {id(tensor): tensor for tensor in source.tensors() if isinstance(tensor, HeldTensor)}
     if not held:
         return source
-    taken = _Taken(here(place.tensor) for place in places(model))  # type: ignore[arg-type]  # a module, as asked
+    taken = TakenMemory(place.tensor for place in places(model))  # type: ignore[arg-type]  # a module, as asked
     copies: dict[int, StoredTensor] = {
         number: HeldTensor(tensor.tensor.clone(), tensor.number, tensor.name)
         for number, tensor in held.items()
         if taken.meets(tensor.tensor)
     }
     return source.replaced(copies) if copies else source
-
-
-class _Taken:
-    """The memory of a model's tensors, as ranges of which none overlap."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        found: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        for device, start, stop in sorted({span for tensor in tensors if (span := memory_range(tensor))}):
-            known = found[device]
-            if known and start < known[-1][1]:
-                known[-1] = (known[-1][0], max(stop, known[-1][1]))
-            else:
-                known.append((start, stop))
-        self._found = found
-
-    def meets(self, tensor: Tensor) -> bool:
-        """Return whether the elements of `tensor` reach into this memory."""
-        span = memory_range(here(tensor))
-        if span is None:
-            return False
-        device, start, stop = span
-        known = self._found.get(device, [])
-        at = bisect_left(known, (stop, 0)) - 1  # the last that begins before `stop`
-        return at >= 0 and known[at][1] > start

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
+from torchgraft.core.layout import NO_MEMORY, identity_of
 from torchgraft.core.objects import said_by
 from torchgraft.core.places import Place, Walk, walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
@@ -75,7 +76,7 @@ def _grouped(places: Sequence[Place]) -> Iterable[Sequence[Place]]:
     groups: dict[Hashable, list[Place]] = {}
     for place, address in zip(places, addresses, strict=True):
         alone = address and counts[address] == 1
-        groups.setdefault(address if alone else _identity(place.tensor, address), []).append(place)
+        groups.setdefault(address if alone else _identity(place.tensor), []).append(place)
     return groups.values()
 
 
@@ -142,19 +143,14 @@ def _is_linear(module: Module) -> bool:
     )
 
 
-def _identity(tensor: Tensor, address: int) -> Hashable:
-    """Return what two tensors share when they are one storage seen the same way."""
+def _identity(tensor: Tensor) -> Hashable:
+    """Return what two tensors share when they are one storage seen the same way; on meta no memory tells storages apart."""
+    if (found := identity_of(tensor)) is not None:
+        return found
     try:
-        if address:  # a conjugate shares its memory, and means other numbers
-            return (address, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
-        storage = tensor.untyped_storage()._cdata  # noqa: SLF001  # on meta no memory tells storages apart
+        storage = tensor.untyped_storage()._cdata  # noqa: SLF001  # nothing public tells storages apart
         return (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
-    except (
-        RuntimeError,
-        NotImplementedError,
-        TypeError,
-        ValueError,
-    ):  # sparse, nested, lazy, subclasses without a storage of their own
+    except NO_MEMORY:  # lazy, too
         return id(tensor)
 
 
@@ -162,7 +158,7 @@ def _address(tensor: Tensor) -> int:
     """Return where the values begin in memory, 0 where there are none or the question makes no sense."""
     try:
         return tensor.data_ptr()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+    except NO_MEMORY:
         return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from torchgraft.core.plan import Alternative, Certainty, Feed, Step, Unused, Why
 from torchgraft.core.specs import Slot, TensorSpec
@@ -120,11 +120,6 @@ class ToldStep:
         return (given, step.ops, step.base, step.rows, step.made, step.certainty, step.quiet,
                 self.keys, self.why.gist)  # fmt: skip
 
-    @property
-    def ground(self) -> object:
-        """The evidence."""
-        return self.why.ground
-
     def of(self, at: Sequence[int], slot: Slot) -> Step:
         """Return the step of the slot of the member that has these indices in its runs."""
         step = self.step
@@ -169,11 +164,6 @@ class ToldFate:
             [text.gist for text in (*self.similar, *self.same_as)],
         )
 
-    @property
-    def ground(self) -> object:
-        """The evidence."""
-        return self.why.ground
-
     def of(self, at: Sequence[int], spec: TensorSpec) -> Unused:
         """Return the fate of the tensor of the member that has these indices in its runs."""
         return Unused(
@@ -186,21 +176,7 @@ class ToldFate:
         )
 
 
-class Told(Protocol):
-    """What is said of one member."""
-
-    @property
-    def gist(self) -> object:
-        """What is said of all like it as well."""
-        ...
-
-    @property
-    def ground(self) -> object:
-        """The evidence, which is that of all like it but for those at an end of a run."""
-        ...
-
-
-T = TypeVar("T", bound=Told)
+T = TypeVar("T", ToldStep, ToldFate)
 
 
 def _for_all(told: Sequence[tuple[Place, T]]) -> Iterator[tuple[tuple[int, ...], str, T]]:
@@ -223,7 +199,7 @@ def _of_one_voice(told: Iterable[tuple[Place, T]]) -> Iterable[tuple[Place, T]]:
     found: dict[object, tuple[Place, T]] = {}
     for place, one in told:
         known, before = found.setdefault((place.pieces, place.runs), (place, one))
-        if before.gist != one.gist or (known.is_inside and place.is_inside and before.ground != one.ground):
+        if before.gist != one.gist or (known.is_inside and place.is_inside and before.why.ground != one.why.ground):
             raise UnevenError(f"{place.name} is another case than others like it")
         if place.is_inside:
             found[place.pieces, place.runs] = place, one

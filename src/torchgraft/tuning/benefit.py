@@ -8,10 +8,8 @@ Understanding Transfer Learning for Medical Imaging", arXiv 1902.07208, here wit
 from __future__ import annotations
 
 import math
-import random
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -21,9 +19,9 @@ from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module, places
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
-from torchgraft.core.system.checksums import crc32
+from torchgraft.core.system.random_state import seeded
 from torchgraft.core.types import Generator, Module, Tensor
-from torchgraft.core.values import bytes_of
+from torchgraft.core.values import checksum, put_rows, rows_of
 from torchgraft.tuning.fates import Fate, tensor_fates
 
 Build = Callable[[], Module]
@@ -137,7 +135,7 @@ def compare_starts(build: Build, fill: Fill, train: Train, seeds: Sequence[int])
     for seed in seeds:
         first: dict[str, int] = {}
         for start, found in scores.items():
-            with _seeded(seed) as reseed:
+            with seeded(seed) as reseed:
                 model = build()
                 if not is_module(model):
                     raise UsageError(f"build returns {a_kind(model)}: return an nn.Module")
@@ -163,7 +161,7 @@ def _checksums(model: Module) -> dict[str, int]:
 
     tensors = {place.name: place.tensor for place in places(model) if place.tensor.layout is torch.strided}
     return {
-        name: crc32(bytes_of(tensor), 0)
+        name: checksum(tensor)
         for name, tensor in tensors.items()
         if not (tensor.is_meta or is_lazy(tensor) or tensor.is_quantized)
     }
@@ -195,11 +193,7 @@ def shuffle_loaded(model: Module, report: Report | Plan, seed: int) -> None:
             value = tensor.tensor.data
             if tensor.fate in (Fate.FRESH, Fate.CONSTANT) or not (value.is_floating_point() or value.is_complex()):
                 continue
-            if tensor.known is None:
-                value.copy_(_shuffled(value, generator))
-                continue
-            dim, rows = tensor.known.dim, torch.tensor(tensor.known.indices, device=value.device)
-            value.index_copy_(dim, rows, _shuffled(value.index_select(dim, rows), generator))
+            put_rows(value, tensor.known, _shuffled(rows_of(value, tensor.known), generator))
 
 
 def _shuffled(values: Tensor, generator: Generator) -> Tensor:
@@ -217,24 +211,3 @@ def _finite_score(score: object, start: str, seed: int) -> float:
     if not math.isfinite(found):
         raise UsageError(f"train returned {score!r} for the {start} start with seed {seed}: return one finite number")
     return found
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[Callable[[], None]]:
-    """Set all random states from a seed, and put them back at the end; gives a function that sets them once more."""
-    import numpy as np
-    import torch
-
-    def reseed() -> None:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  # what users' code may draw from
-        torch.manual_seed(seed)
-
-    kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
-    with torch.random.fork_rng():
-        reseed()
-        try:
-            yield reseed
-        finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])  # noqa: NPY002

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from torchgraft.core.names import around
 from torchgraft.core.places import modules
 from torchgraft.core.plan import Step
 from torchgraft.verifying.guessing import forward_parameters, guess_inputs
@@ -41,8 +42,7 @@ def find_module_pairs(
         names = [source_names[feed.key] for n in slots for feed in steps[n].feeds if feed.key in source_names]
         if not names or not _has_forward(module):
             continue
-        around = _and_around(_common_module(names))
-        source_path = next((at for at in around if _has_forward(source_modules.get(at))), None)
+        source_path = next((at for at in around(_common_module(names)) if _has_forward(source_modules.get(at))), None)
         if source_path is not None and (path or source_path):
             found.append(ModulePair(path, source_path, slots))
     return sorted(found, key=lambda pair: -len(pair.slots))
@@ -92,11 +92,3 @@ def _common_module(names: Sequence[str]) -> str:
     """Return the dotted path of the innermost module that holds all these tensors."""
     paths = [name.split(".")[:-1] for name in names]
     return ".".join(segments[0] for segments in takewhile(lambda s: len(set(s)) == 1, zip(*paths, strict=False)))
-
-
-def _and_around(path: str) -> Iterator[str]:
-    """Yield a path and those of the modules around it."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""

@@ -16,6 +16,7 @@ from torchgraft.core.results.recording import Fingerprint
 from torchgraft.core.specs import Source
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
+from torchgraft.core.values import put_rows
 from torchgraft.ops import run_step
 from torchgraft.verifying.tracing import Run, fingerprint
 
@@ -65,12 +66,9 @@ class TemporaryWeights:
                 return
             base = [before[1].to("cpu")] if step.base else []  # adapters are added to what the model came with
             (value,) = run_step(step, self._read, base)
-            if step.rows is None:
-                tensor.copy_(value)
-                return
-            tensor.copy_(before[1])
-            indices = torch.tensor(step.rows.indices, dtype=torch.long, device=tensor.device)
-            tensor.index_copy_(step.rows.dim, indices, value.to(tensor.device, tensor.dtype))
+            if step.rows is not None:
+                tensor.copy_(before[1])
+            put_rows(tensor, step.rows, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

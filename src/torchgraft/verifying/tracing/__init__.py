@@ -5,19 +5,18 @@ Needs torch, and is imported only when something is to be run.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.places import modules, places
 from torchgraft.core.results.recording import Recording
+from torchgraft.core.system.random_state import seeded
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
 from torchgraft.core.values import comparable
@@ -78,7 +77,7 @@ def untouched(model: Module, *, eval_mode: bool) -> Iterator[None]:
     buffers = [(module, dict(module._buffers)) for module, _ in modes if module._buffers]  # noqa: SLF001
     kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
     with ExitStack() as stack:
-        stack.enter_context(_fixed_random_state())
+        stack.enter_context(seeded(SEED))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_attention_fast_path_off())
         try:
@@ -126,22 +125,6 @@ def _attention_fast_path_off() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _fixed_random_state() -> Iterator[None]:
-    """Seed all generators, and give them back as they were."""
-    states = (random.getstate(), np.random.get_state())  # noqa: NPY002  # what a model's code may draw from
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
-        torch.manual_seed(SEED)
-        random.seed(SEED)
-        np.random.seed(SEED)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def call(model: Module, given: Any) -> Any:

@@ -13,7 +13,7 @@ from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Check
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.types import Module, Tensor
-from torchgraft.core.values import bytes_of, rows_of
+from torchgraft.core.values import checksum, rows_of
 from torchgraft.core.written import SMALL, Run, Written
 
 
@@ -52,7 +52,7 @@ def _differing_slots(run: Run, found: Mapping[str, Tensor]) -> list[str]:
     if plain and [one.data_ptr() for one in held] == list(run.addresses):
         checksums = [crc32(string_at(address, size), 0) for address, size in zip(run.addresses, run.sizes, strict=True)]
     else:
-        checksums = [_checksum(tensor.detach()) for tensor in held]
+        checksums = [checksum(tensor) for tensor in held]
     both = zip(run.names, checksums, run.checksums, strict=True)
     return [name for name, now, wanted in both if now != wanted]
 
@@ -87,22 +87,18 @@ def _holds_written_values(step: Step, tensor: Tensor, written: Written) -> bool:
     name = step.slot.name
     digest = written.digests.get(name)
     if digest is not None:
-        return _checksum(rows_of(tensor.detach(), step.rows)) == digest
+        return checksum(rows_of(tensor.detach(), step.rows)) == digest
     samples = written.samples[name]
     first = tensor.data_ptr() if _is_plain(tensor) and tensor.nbytes == step.slot.spec.nbytes else 0
     if first:
-        return all(crc32(string_at(first + start, stop - start), 0) == checksum for start, stop, checksum in samples)
+        return all(crc32(string_at(first + start, stop - start), 0) == known for start, stop, known in samples)
     lying = _flat_bytes(tensor.detach())
-    return all(_checksum(lying[start:stop]) == checksum for start, stop, checksum in samples)
+    return all(checksum(lying[start:stop]) == known for start, stop, known in samples)
 
 
 def _is_plain(tensor: Tensor) -> bool:
     """Return whether the values lie in this process's memory in C order, so that their address says where each is."""
     return tensor.is_cpu and is_ordinary(tensor) and tensor.is_contiguous()
-
-
-def _checksum(tensor: Tensor) -> int:
-    return crc32(bytes_of(tensor), 0)
 
 
 def _flat_bytes(tensor: Tensor) -> Tensor:
