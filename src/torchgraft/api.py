@@ -76,23 +76,26 @@ def load(  # noqa: PLR0913  # what, and how: by name
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
 
     Args:
-        model: the module to fill; parameters keep their identity, dtype, device and ties. A module on meta comes out
-            whole, on `device` (CPU unless given).
+        model: the module to fill; parameters keep their identity, dtype, device and ties. A module on the meta device
+            comes out with values for all of its tensors, on `device` (the CPU unless given).
         checkpoint: a path (file or folder), a file open for bytes or an io.BytesIO, a dict of tensors (nested or flat), an
             nn.Module, or an opened source. Tensors that lie in the model's own memory are copied first.
-        plan: what plan() returned, or the file it was saved to: it is carried out, and nothing is decided anew. Model and
-            checkpoint must have the names, shapes and types that it was made for; values are looked at as ever, and by `policy`,
-            where it is given, which can say no more beside a plan.
-        device: where the tensors of a meta model come to life; a model that has memory stays where it lies.
-        mmap: let those of a meta model that need no work be views of the file, which is read when they are used, and must
-            stay as it is. Their values are not looked at. What needs work has memory of its own.
-        prefault: with `mmap`: bring the file's pages in at once, by two threads.
-        undo: how a load that fails can be put back. "keep": old values stay in memory until the load is proved. "check":
-            what is only moved is read twice, to the end and checked before the first byte is written, so that its old
-            values needn't be kept. "auto": "keep" for small tensors, up to 4 MiB, and "check" for the rest. "none": neither,
-            for a model whose values are worth nothing yet: read once, and NaN if that fails.
-        progress: called with bytes read and bytes to be read, from any thread, one call at a time. What it raises ends the
-            load, and the model is put back; in the second reading of "check" it is not heard any more.
+        plan: what plan() returned, or the path of a saved plan. It is carried out as it stands; model and checkpoint must
+            have the names, shapes and types that it was made for. Values are checked as in any load. Beside a plan only
+            `learned`, `statistics` and `policy` can be given; `policy` then rules on what values show (NaN, overflow).
+        device: where the tensors of a meta model are allocated; a model that has values stays on its own devices.
+        mmap: for a model on the meta device: tensors that need no conversion become views of the mapped file. They are read
+            when they are first used, their values are not checked, and the file must not change while the model lives.
+        prefault: with `mmap`: read the mapped pages at once, with two threads.
+        undo: how the model is put back if the load fails.
+            "keep": the old values are kept in memory until the new ones have been compared with the file.
+            "check": the file is read to its end and checked before the first byte is written, then read again, so that
+            no old values are kept; tensors that are computed still keep theirs.
+            "auto": "keep" for the smallest tensors, 4 MiB of them in all, "check" for the rest.
+            "none": the file is read once and nothing is kept, for a model whose values are worth nothing yet; if that
+            fails, what was to be filled is NaN.
+        progress: called with (bytes read, bytes to be read), from any thread, one call at a time. An exception from it ends
+            the load, and the model is put back; one that comes in the second reading of "check" is ignored.
         **arguments: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
@@ -102,19 +105,19 @@ def load(  # noqa: PLR0913  # what, and how: by name
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
             source_model: the module that the checkpoint was saved from (meta is fine): its layer types, their order
                 and numbers of heads are used as well. Needless where `checkpoint` is that module.
-            inputs, source_inputs: what both models are run on, as for verify(), "guess" included: outputs prove the plan, or
-                correct it; where they prove nothing, parts of the models do (`plan.proof`).
-            golden: in place of source_inputs and of a source_model that runs: a file that record() wrote, with its inputs.
+            inputs, source_inputs: what both models are run on, as for verify(), "guess" included. Equal outputs prove the
+                plan, other outputs correct it; what outputs can't prove, runs of single modules may (`plan.proof`).
+            golden: a file that record() wrote: it stands for source_inputs and for a source_model with values.
             prefer: which of several networks in the file: a container path, a segment of one, or "ema".
             learned: what learn() returned, or the file it was saved to: the checkpoint is converted as it is read.
             statistics: warn of values that look strange: variances of zero, layers that seem untrained, dead rows.
             on_doubt: "refuse" (raise), "skip" (leave fresh) or "take" (the best reading).
-            accept: "likely", or "certain": everything less is doubt.
+            accept: "likely" (the default), or "certain": then what is only likely counts as doubt.
             min_coverage: least share of elements that must find a place, on the better of the two sides.
             strict: refuse anything that stays fresh or unused. policy: a verdict for each kind of objection.
             grow_rows: tables that may grow at their end (a dict says how new rows start: "fresh", "zero", "mean").
             axis_names: pattern -> AxisNames: rows or channels follow names. class_names, class_rows: the same for classes.
-            merge_lora, fuse_branches, fold_norms: adapters, branches and batch norms of the file computed into weights.
+            merge_lora, fuse_branches, fold_norms: compute adapters, parallel branches or batch norms of the file into weights.
             tensor_parallel: pattern -> how the ranks of the file share a tensor: "replicated", "rows", "columns" and others.
             qkv_layout, num_heads: "per_head" or "flat": the order of rows of fused q, k, v, where names can't tell.
             kernels: pattern -> "resample", "pad" or "crop": kernels of another size.
@@ -124,9 +127,11 @@ def load(  # noqa: PLR0913  # what, and how: by name
         UsageError: an argument makes no sense.
         CheckpointError: the file can't be read.
         PlanRefusedError: the policy refuses the plan, or a value in the file; all objections at once.
-        ApplyError: writing failed. In every case the model is as it was before, but for one:
-        ModelLostError: the file changed, the disk failed or memory ran out from the second reading of "check" on, or anything
-            failed with "none"; what was to be filled is NaN then. "keep" excludes it.
+        ApplyError: writing failed.
+        ModelLostError: the file changed, the disk failed or memory ran out during the second reading of "check", or anything
+            failed with undo="none"; what was to be filled is NaN. With undo="keep" it can't come.
+
+    In every case but ModelLostError the model is as it was before.
     """
     return _not_compiled(_load)(
         model,

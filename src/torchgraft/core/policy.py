@@ -27,17 +27,27 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A verdict per kind of objection, and the least coverage.
+    """A verdict for each kind of objection, and the least coverage.
 
-    outputs: with `inputs=`, the filled model gives other outputs than the source's.
-    doubt: a slot with two readings. `on_doubt="skip"` (fresh) and `"take"` (best reading) make it a warning.
-    missing: slots that stay fresh without the caller having said so. unused: source tensors without a slot.
-    lossy: a cast that can lose values. nonfinite: NaN or Inf in the file. coverage: less than `min_coverage` of the
-    target's, or of the source's, elements find a place. container: several networks, none chosen by a clear rule.
-    low_coverage: less than half of either side finds a place, or the file is of another variant. conflict: two source tensors claim one slot with
-    different values. quantised: packed weights that can't be decoded. partial: the file holds a share of the weights only.
-    adapters: adapters of the file are not merged, or a second time. infinite: a buffer without a single finite value.
-    rotary: names of rotary conventions differ. buffers: derived buffers that contradict the model or themselves. suspect: what `statistics=True` finds strange.
+    Attributes:
+        outputs: with `inputs=`, the filled model gives other outputs than the source's.
+        doubt: a slot with two readings, or one on thin evidence. `on_doubt="skip"` and `"take"` make it a warning.
+        missing: slots that stay fresh though the caller didn't say so.
+        unused: source tensors without a slot.
+        lossy: a cast that changes values beyond rounding: overflow, or everything becomes zero.
+        coverage: less than `min_coverage` of the elements of both sides find a place.
+        nonfinite: NaN or infinities in the file.
+        low_coverage: less than half of both sides finds a place, or the file is of another variant of the model.
+        container: several networks in the file fit, and no rule chooses one.
+        conflict: two source tensors with different values claim one slot.
+        quantised: packed weights that can't be decoded.
+        partial: the file holds a share of the weights only.
+        adapters: adapters in the file are not merged, or are merged a second time.
+        rotary: the names are of different conventions for the order of rotary rows.
+        infinite: a buffer without a single finite value.
+        buffers: derived buffers that contradict the model or themselves.
+        suspect: what `statistics=True` finds strange.
+        min_coverage: the least share of elements that must find a place, on the better of the two sides, from 0 to 1.
     """
 
     outputs: Verdict = Verdict.REFUSE
