@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         CheckpointError,
         CorruptCheckpointError,
         LimitExceededError,
+        MissingFileError,
         ModelLostError,
         PlanRefusedError,
         TorchgraftError,
@@ -52,7 +53,7 @@ _NAMES = {
     "proofs": "verify compare_hyperparameters record",
     "core.errors": "TorchgraftError UsageError CheckpointError CorruptCheckpointError UnsafeCheckpointError "
     "UnsupportedCheckpointError LimitExceededError PlanRefusedError WriteError ApplyError ModelLostError "
-    "UninitialisedError",
+    "UninitialisedError MissingFileError",
     "core.policy": "Policy Verdict",
     "adapting": "AxisNames",
     "core.plan": "Plan Step Unused Objection Action Certainty",
@@ -69,8 +70,8 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()
 __all__ = [  # the names of _HOMES, spelled out for type checkers and readers
     "Action", "ApplyError", "Arguments", "AxisNames", "Benefit", "CarriedState", "Certainty", "CheckpointError",
     "CorruptCheckpointError", "Diff", "Frozen", "Golden", "Hyperparameters", "Inspection", "Learned",
-    "LimitExceededError", "ModelLostError", "Objection", "Plan", "PlanRefusedError", "Policy", "Report", "Saved",
-    "Step", "TorchgraftError", "UninitialisedError", "UnsafeCheckpointError", "UnsupportedCheckpointError", "Unused",
+    "LimitExceededError", "MissingFileError", "ModelLostError", "Objection", "Plan", "PlanRefusedError", "Policy", "Report",
+    "Saved", "Step", "TorchgraftError", "UninitialisedError", "UnsafeCheckpointError", "UnsupportedCheckpointError", "Unused",
     "UsageError", "Verdict", "Verification", "WriteError", "__version__", "build", "compare_hyperparameters",
     "convert", "diff", "freeze", "inspect", "inverse", "learn", "load", "loaded_masks", "measure_benefit",
     "open_checkpoint", "optimizer_state", "param_groups", "plan", "read_plan", "record", "save", "save_model",

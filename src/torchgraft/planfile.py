@@ -34,7 +34,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Return the plan in the file at `path`. The file is data: nothing in it is run.
 
     Raises:
-        CheckpointError: there is no such file, or it is too large.
+        CheckpointError: there is no such file (MissingFileError), or it is too large.
         UsageError: it holds no plan, or a broken one.
     """
     shown = printable(os.fsdecode(path))

@@ -87,7 +87,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Return the plan that save_plan(), or `torchgraft plan -o`, wrote. The file is data: nothing in it is run.
 
     Raises:
-        CheckpointError: there is no such file, or it can't be read.
+        CheckpointError: there is no such file (MissingFileError), or it can't be read.
         UsageError: it holds no plan, or a broken one.
     """
     from torchgraft import planfile

@@ -1,6 +1,8 @@
 """What is given in the wrong place, or made for another model, is said in a sentence that tells the right way."""
 
+import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -71,8 +73,25 @@ def test_names_of_models_on_a_hub_are_not_looked_up(name):
 
 @pytest.mark.parametrize("name", ["weights.pt", "a/b/c", "/nowhere/model"])
 def test_other_missing_files_are_just_missing(name):
-    with pytest.raises(tg.CheckpointError, match=r"no such file or folder$"):
+    with pytest.raises(tg.MissingFileError, match=r"no such file or folder$"):
         tg.inspect(name)
+
+
+def test_a_missing_path_is_what_python_calls_it(tmp_path):
+    path = tmp_path / "last.pt"
+    for call in (tg.inspect, tg.read_plan, tg.Learned.read, partial(tg.load, net()), partial(tg.diff, net())):
+        with pytest.raises(FileNotFoundError, match=r"last\.pt: no such file") as caught:
+            call(path)
+        assert isinstance(caught.value, tg.CheckpointError)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_checkpoint_that_lacks_a_part_is_not_missing(tmp_path):
+    tg.save(tmp_path / "big.safetensors", {f"w{n}": torch.full((100,), float(n)) for n in range(6)}, shard_size=500)
+    (tmp_path / "big-00002-of-00006.safetensors").unlink()
+    with pytest.raises(tg.CorruptCheckpointError) as caught:
+        tg.inspect(tmp_path / "big.safetensors.index.json")
+    assert not isinstance(caught.value, FileNotFoundError)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

@@ -238,7 +238,7 @@ def test_floats_of_eight_bits_are_taken_as_they_are_on_request():
     ("path", "hint"), [("https://example.org/model.pt", "; nothing is downloaded: fetch it first"), ("model.pt", "")]
 )
 def test_an_address_is_no_path_and_the_error_says_so(path, hint):
-    with pytest.raises(tg.CorruptCheckpointError) as caught:
+    with pytest.raises(tg.MissingFileError) as caught:
         tg.inspect(path)
     assert str(caught.value).startswith(f"{path}: no such file or folder{hint}")
     assert ("downloaded" in str(caught.value)) is bool(hint)

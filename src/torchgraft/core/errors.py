@@ -3,6 +3,7 @@
 TorchgraftError                     1   anything of ours
 ├── UsageError                      2   an argument that makes no sense
 ├── CheckpointError                 3   a file that can't be read
+│   ├── MissingFileError            3   nothing stands at the path that was given
 │   ├── CorruptCheckpointError      3   broken, truncated or inconsistent
 │   ├── UnsafeCheckpointError       4   would need code, or leaves its folder
 │   ├── UnsupportedCheckpointError  5   sound, but nothing that we read
@@ -59,6 +60,12 @@ class CheckpointError(TorchgraftError):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, MAX_MESSAGE))
+
+
+class MissingFileError(CheckpointError, FileNotFoundError):
+    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a CorruptCheckpointError."""
+
+    exit_code = 3
 
 
 class CorruptCheckpointError(CheckpointError):

@@ -73,7 +73,7 @@ class Learned(Conversion):
         """Return the conversion that `save` wrote. The file is data: nothing in it is run.
 
         Raises:
-            CheckpointError: there is no such file, or it is too large.
+            CheckpointError: there is no such file (MissingFileError), or it is too large.
             UsageError: the file is no learned conversion, or a broken one.
         """
         shown = printable(os.fsdecode(path))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.errors import CheckpointError, UsageError, printable
+from torchgraft.core.errors import CheckpointError, MissingFileError, UsageError, printable
 from torchgraft.core.specs import TensorSpec
 
 
@@ -17,7 +17,8 @@ def read_json(path: str | os.PathLike[str], largest: int, noun: str) -> Any:
     """Return the data in the JSON file at `path`, which should be a `noun` ("plan") of at most `largest` bytes.
 
     Raises:
-        CheckpointError: there is no such file, or it is too large.
+        MissingFileError: there is no such file.
+        CheckpointError: it can't be read, or is too large.
         UsageError: it is no JSON.
     """
     shown = printable(os.fsdecode(path))
@@ -26,6 +27,8 @@ def read_json(path: str | os.PathLike[str], largest: int, noun: str) -> Any:
             raise CheckpointError(f"{shown} has more than {largest >> 20} MiB, which no {noun} needs")
         with open(path, encoding="utf-8") as file:
             return json.load(file)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{shown}: no such file") from error
     except OSError as error:
         raise CheckpointError(f"{shown} can't be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from torchgraft.core.errors import (
     CheckpointError,
     CorruptCheckpointError,
     LimitExceededError,
+    MissingFileError,
     UnsafeCheckpointError,
     UnsupportedCheckpointError,
 )
@@ -230,9 +231,8 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
         text += "; ~ is not expanded: os.path.expanduser() does it"
     elif code == errno.ENOENT and _HUB_NAME.fullmatch(os.fsdecode(path)):
         text += "; a model's name on a hub is not looked up: download it first, and give its folder"
-    return CorruptCheckpointError(
-        f"{shown(os.fsdecode(path)) or repr('')}: {text or getattr(error, 'strerror', '') or error}"
-    )
+    kind = MissingFileError if code == errno.ENOENT else CorruptCheckpointError
+    return kind(f"{shown(os.fsdecode(path)) or repr('')}: {text or getattr(error, 'strerror', '') or error}")
 
 
 class Cursor:

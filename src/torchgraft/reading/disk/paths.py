@@ -6,7 +6,7 @@ import os
 import re
 from contextlib import ExitStack
 
-from torchgraft.core.errors import UnsafeCheckpointError
+from torchgraft.core.errors import CorruptCheckpointError, MissingFileError, UnsafeCheckpointError
 from torchgraft.reading.disk.files import CheckpointFile, shown, unreadable
 
 _WALK = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -43,6 +43,8 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
                 f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}; put the file itself there, or name it"
             )
         return CheckpointFile(path, number, opener=lambda flags: _walk(within, real, flags))
+    except MissingFileError as error:  # the checkpoint is there, and lacks it
+        raise CorruptCheckpointError(str(error)) from error
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
 
