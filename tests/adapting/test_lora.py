@@ -245,6 +245,23 @@ def test_factors_with_a_dot_in_their_names_are_merged_as_those_without():
     torch.testing.assert_close(model.up.weight.data, before + 0.5 * up @ down)
 
 
+def test_factors_in_the_processor_of_an_attention_are_merged_into_its_layers():
+    attn = nn.ModuleDict({"to_q": nn.Linear(6, 5), "to_out": nn.ModuleList([nn.Linear(5, 6), nn.Dropout()])})
+    model = nn.ModuleDict({"mid": nn.ModuleDict({"attn1": attn})})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    file = {}
+    for part, (rows, columns) in {"to_q": (5, 6), "to_out": (6, 5)}.items():
+        stem = f"unet.mid.attn1.processor.{part}_lora"
+        file |= {f"{stem}.down.weight": torch.randn(2, columns), f"{stem}.up.weight": torch.randn(rows, 2)}
+    with pytest.raises(tg.PlanRefusedError, match="low-rank adapters"):
+        tg.load(model, file)
+    tg.load(model, file, merge_lora=0.5)
+    for part, layer in {"to_q": "to_q", "to_out": "to_out.0"}.items():
+        up, down = (file[f"unet.mid.attn1.processor.{part}_lora.{end}.weight"] for end in ("up", "down"))
+        name = f"mid.attn1.{layer}.weight"
+        torch.testing.assert_close(model.state_dict()[name], before[name] + 0.5 * up @ down)
+
+
 def test_an_adapter_for_a_small_part_of_the_model_is_no_sparse_load():
     model = nn.ModuleDict({"small": nn.Linear(4, 4), "large": nn.Linear(90, 90)})
     file = {f"{net}.small.lora_{end}.weight": torch.randn(4, 4) for net in ("unet", "te") for end in "AB"}

@@ -6,7 +6,7 @@ from torch import nn
 
 import torchgraft as tg
 
-SAMPLED = "by their first, middle and last page"
+SAMPLED = "by its first, middle and last page"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,21 @@ def test_infinities_of_other_signs_differ():
     assert not tg.verify(model, source, torch.randn(2, 4)).passed
 
 
+def test_outputs_of_other_shapes_are_told_by_their_number_and_the_others_by_their_difference():
+    def ends(width):
+        return Ends(lambda y: {"logits": y, "rows": y[:, :width]})
+
+    model, source = ends(2), ends(3)
+    source.load_state_dict(model.state_dict())
+    verdict = str(tg.verify(model, source, torch.randn(2, 4))).splitlines()[0]
+    assert verdict == "outputs differ: 1 of 2 has another shape; max rel. diff 0 (tolerance 0.0001)"
+    short = Ends(lambda y: y[:, :2])
+    assert (
+        str(tg.verify(short, source.lin, torch.randn(2, 4))).splitlines()[0]
+        == "outputs differ: 1 of 1 has another shape"
+    )
+
+
 class Picks(Ends):
     """Gives whole numbers, as models do that return tokens."""
 

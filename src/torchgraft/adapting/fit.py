@@ -214,8 +214,13 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
             kept = "transposed" if inside[0] else "kept as it is"
             text = f"square, {kept} like every matrix in {around} whose shape shows it"
             return Fit((Transpose(),) if inside[0] else (), text, certainty=Certainty.LIKELY)
-        others = f"{straight} are not" if straight else f"its {layout.plain_kernels} kernels are as in torch"
-        text = f"square: {turned} matrices of the file are stored transposed and {others}"
+        others = (
+            f"{straight} {'is' if straight == 1 else 'are'} not"
+            if straight
+            else f"kernels ({layout.plain_kernels}) are as in torch"
+        )
+        some = "1 matrix of the file is" if turned == 1 else f"{turned} matrices of the file are"
+        text = f"square: {some} stored transposed and {others}"
         return Fit((), text, certainty=Certainty.DOUBT)
     return UNCHANGED if turned or straight or source.role == target.role else _by_role({source.role, target.role})
 

@@ -24,10 +24,12 @@ PARTS = {
     "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
     "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
 }  # fmt: skip
-# What older versions of diffusers write with a dot.
+# What older versions of diffusers write: factors with a dot, and before that in the processor of an attention, beside the
+# name of the layer; `to_out` is a list of which the first is the layer (diffusers' DIFFUSERS_OLD_TO_PEFT).
 _DOTTED = re.compile(r"(?<=\.)lora\.(down|up)(?=\.)")
+_IN_PROCESSOR = re.compile(r"(?:\.processor)?\.(to_\w+)_lora\.(down|up)(?=\.)")
 # What is told by its name to belong to an adapter, whether it can be merged or not.
-_ADAPTERS = re.compile(r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_)")
+_ADAPTERS = re.compile(r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_)|_lora\.(?:down|up)\.")
 # Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
 TURNED = frozenset({"Conv1D"})
 # Where a file holds the weight that the adapter belongs to as well, behind the name of the module.
@@ -165,7 +167,8 @@ def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
 
 def _split(key: str) -> tuple[str, str]:
     """Return the adapted module, and what part of its adapter the tensor is; an empty part for all other tensors."""
-    segments = _DOTTED.sub(r"lora_\1", key).split(".")
+    plain = _IN_PROCESSOR.sub(lambda m: f".{m[1]}{'.0' * (m[1] == 'to_out')}.lora_{m[2]}", key)
+    segments = _DOTTED.sub(r"lora_\1", plain).split(".")
     for at in range(len(segments) - 1, max(len(segments) - 4, 0), -1):
         part = PARTS.get(segments[at])
         if part and all(s != "bias" for s in segments[at + 1 :]):

@@ -26,7 +26,7 @@ def verification_view(found: Verification) -> View:
     if found.passed:
         verdict = f"equal on {inputs}: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
     elif found.outputs and found.finished:
-        verdict = f"outputs differ: max rel. diff {found.relative:.2g} (tolerance {found.tolerance:g})"
+        verdict = f"outputs differ: {_difference_words(found)}"
     else:
         verdict = "the model could not be run to its end"
     sections = non_empty(
@@ -43,6 +43,15 @@ def verification_view(found: Verification) -> View:
         origin="",
         sections=sections,
     )
+
+
+def _difference_words(found: Verification) -> str:
+    """Return how outputs differ: those of other shapes by their number, all others by the greatest difference."""
+    alike = [one.relative for one in found.outputs if one.source_shape == one.target_shape]
+    others = len(found.outputs) - len(alike)
+    shapes = f"{others} of {len(found.outputs)} {'has another shape' if others == 1 else 'have other shapes'}"
+    figures = f"max rel. diff {max(alike):.2g} (tolerance {found.tolerance:g})" if alike else ""
+    return "; ".join([shapes] * bool(others) + [figures] * bool(figures))
 
 
 def hyperparameters_view(found: Hyperparameters) -> View:

@@ -67,7 +67,7 @@ def _check(counts: Mapping[str, int], wrong: list[str]) -> Check:
 
 
 def _coverage_words(full: int, sampled: int) -> str:
-    pages = "by their first, middle and last page"
+    pages = f"by {'its' if sampled == 1 else 'their'} first, middle and last page"
     if not sampled:
         return ", all in full" if full > 1 else ", in full" if full else ""
     return f": {full} in full, {sampled} {pages}" if full else f" {pages}"
