@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import torchgraft as tg
@@ -149,7 +150,7 @@ def test_what_is_kept_fresh_is_not_said_to_have_no_place() -> None:
     model, file = language(head=True), language(head=True)
     report = tg.load(model, {f"module.{name}": value for name, value in file.state_dict().items()}, fresh=["head"])
     (unused,) = report.plan.unused
-    assert unused.why.text == "the place of this name doesn't start from the file, as you said"
+    assert unused.why.text == "you said how its place in the model starts"
 
 
 def test_what_else_lies_in_the_file_is_said() -> None:
@@ -171,6 +172,16 @@ def test_a_file_of_another_width_is_called_so() -> None:
     (said,) = [o.text for o in plan.refusals]
     assert "another variant of the model: 6 of the 6 weights" in said
     assert "all of them have 12 where the model has 8" in said
+
+
+def test_another_variant_is_told_before_the_doubts_that_come_of_it() -> None:
+    """A wide ResNet: its inner widths are those of the next stage of the plain one, which then fit there."""
+    with torch.device("meta"):
+        plain, wide = torchvision.models.resnet50(), torchvision.models.wide_resnet50_2()
+    said = [o.text for o in tg.plan(wide, plain).refusals]
+    assert said[0].startswith("the file looks like one of another variant of the model: 32 of the 54 weights")
+    assert "build the model as it was, or take the file of this one. So layer" in said[0]
+    assert not any("another variant" in text for text in said[1:])
 
 
 def test_kernels_with_their_axes_in_another_order_are_no_other_variant_and_name_the_keyword() -> None:

@@ -83,3 +83,14 @@ def test_a_true_repetition_is_an_echo():
     (unused,) = report.plan.unused
     assert (unused.spec.name, unused.quiet, unused.why.rule) == ("spare.weight", True, "echo")
     assert unused.same_as == report.plan.steps[0].feeds[0].key
+
+
+def test_a_second_name_of_a_tensor_that_does_not_fit_has_its_place_and_says_why():
+    def detector(classes):
+        net = nn.ModuleDict({"decoder": nn.ModuleDict({"box": nn.Linear(4, 4), "head": nn.Linear(4, classes)})})
+        net["head"] = net["decoder"]["head"]
+        return net
+
+    unused = {u.spec.name: u.why.text for u in tg.plan(detector(3), detector(9).state_dict()).unused}
+    assert set(unused) == {f"{path}.{role}" for path in ("decoder.head", "head") for role in ("weight", "bias")}
+    assert set(unused.values()) == {"9 rows in the file, 3 in the model"}

@@ -239,7 +239,7 @@ def test_what_is_no_json(tmp_path, text):
     (tmp_path / "p.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(tg.UsageError, match="is no plan"):
         tg.read_plan(tmp_path / "p.json")
-    with pytest.raises(tg.CheckpointError, match="No such file"):
+    with pytest.raises(tg.MissingFileError, match="no such file"):
         tg.read_plan(tmp_path / "none.json")
 
 

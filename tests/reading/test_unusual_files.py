@@ -178,3 +178,9 @@ def test_arrays_alone_that_are_no_tensors_are_told_as_before():
     torch.save({"names": BESIDE["texts"]}, out)
     with pytest.raises(tg.UnsupportedCheckpointError, match="array names has dtype 'U3'"):
         tg.open_checkpoint(io.BytesIO(out.getvalue()))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_compressed_code_of_a_script_is_no_news(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 3)).save(tmp_path / "script.pt")
+    assert tg.inspect(tmp_path / "script.pt").warnings == ()

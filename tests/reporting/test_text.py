@@ -143,6 +143,7 @@ def test_only_what_was_compared_is_called_loaded():
 def test_warnings_are_told_and_accepted_objections_are_not():
     made = plan([], objections=(Objection("low_coverage", "only half"), Objection("missing", "some are missing")))
     assert "warnings: only half" in plan_text(made)
+    assert plan_text(made).splitlines()[0].endswith("; 1 warning")
     assert "some are missing" not in plan_text(made)
 
 
@@ -206,7 +207,7 @@ def test_figures():
 def test_the_first_line_has_the_coverage(made):
     first = plan_text(made).splitlines()[0]
     assert re.search(
-        r"(all \d+|\d+ of \d+) tensors.*% of the model's elements \(.*B\), .* % of the checkpoint's$", first
+        r"(all \d+|\d+ of \d+) tensors.*% of the model's elements \(.*B\), .* % of the checkpoint's(; .*)?$", first
     )
 
 
@@ -215,4 +216,5 @@ def test_what_was_taken_in_doubt_is_told_in_its_section_and_not_again_as_a_warni
     text = plan_text(taken)
     assert taken.warnings
     assert "doubtful: 24 tensors" in text
+    assert text.splitlines()[0].endswith("; 24 doubtful")
     assert "is in doubt" not in text

@@ -17,6 +17,7 @@ LOW = 0.5
 # So many tensors, and this share of those of one name, must differ by more than their rows before the file is said to be of
 # another variant: heads of other classes differ in rows, a stem or a position table is one or two tensors.
 FEW, SHARE = 3, 0.1
+ANOTHER_FILE = "build the model as it was, or take the file of this one"
 
 
 def coverage_objections(plan: Plan) -> Iterator[Objection]:
@@ -46,7 +47,7 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         more = "if more should, say which names correspond (rename=)"
         yield Objection("low_coverage", f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {more}")
     elif variant:
-        yield Objection("low_coverage", f"{variant}: build the model as it was, or take the file of this one")
+        yield Objection("low_coverage", f"{variant}: {ANOTHER_FILE}")
 
 
 def _placed(plan: Plan, share: float, kept: int, placed: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from torchgraft.adapting.coverage import coverage_objections, other_variant
+from torchgraft.adapting.coverage import ANOTHER_FILE, coverage_objections, other_variant
 from torchgraft.adapting.lora import adapted_network, is_adapter
 from torchgraft.adapting.orientation import last_list
 from torchgraft.adapting.rotary import is_named, names_differ
@@ -117,7 +117,8 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         if patterns:
             fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
         way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps)
-        yield Objection("doubt", f"{fact}; {way_out}{variant and f'. But {variant}'}", names)
+        first = f"{variant}: {ANOTHER_FILE}. So " if variant else ""
+        yield Objection("doubt", f"{first}{fact}; {way_out}", names)
         variant = ""
 
 

@@ -69,6 +69,8 @@ def unused_sources(
         by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
     aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
     taken = {name for step in steps for name in step.slot.names if step.feeds}
+    unfit = [step for step in steps if step.slot.aliases and step.why.rule == "shape" and not step.feeds]
+    rejected = {name: step.why.text for step in unfit for name in step.slot.names} | dict(rejected)
     kept = {name for step in steps if step.why.rule == "user rule" and not step.feeds for name in step.slot.names}
     fed = {second.first(key): key for key in used} if second else {}
     out: list[Unused] = []
@@ -90,7 +92,7 @@ def unused_sources(
         elif key in taken and key not in rejected:
             why = Why("no counterpart", "another tensor fills the place of this name")
         elif key not in rejected and kept and any(end in kept for end in ends(key)):
-            why = Why("no counterpart", "the place of this name doesn't start from the file, as you said")
+            why = Why("no counterpart", "you said how its place in the model starts")
         similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
         out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar, same_as=same_as))
     return tuple(out)

@@ -73,7 +73,7 @@ def plan_verdict(plan: Plan) -> str:
     """Return the first line of a plan."""
     refused = len(plan.refusals)
     head = f"refused for {refused} reason{'s' if refused > 1 else ''}; " if refused else ""
-    return f"{head}would load {_placed_words(plan)}"
+    return f"{head}would load {_placed_words(plan)}{_to_look_at(plan)}"
 
 
 def report_verdict(report: Report) -> str:
@@ -83,7 +83,14 @@ def report_verdict(report: Report) -> str:
         return f"FAILED: {', '.join(failed)} did not hold; wrote {_placed_words(report.plan)}"
     if not _values_compared(report):
         return f"not compared after writing; wrote {_placed_words(report.plan)}"
-    return f"loaded {_placed_words(report.plan)}"
+    return f"loaded {_placed_words(report.plan)}{_to_look_at(report.plan)}"
+
+
+def _to_look_at(plan: Plan) -> str:
+    """Return what the first line says of doubt and warnings, as it may be all that is read: a session shows nothing else."""
+    doubtful, warnings = 0 if plan.refusals else len(plan.doubtful), len(_warnings_besides_doubt(plan))
+    parts = [f"{doubtful} doubtful"] * bool(doubtful) + [f"{warnings} warning{'s' * (warnings > 1)}"] * bool(warnings)
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def _values_compared(report: Report) -> bool:

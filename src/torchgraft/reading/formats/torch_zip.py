@@ -38,8 +38,8 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     notes = _own_metadata(archive, f"{root}/{NOTES}", warnings)  # early: what it takes to read them is free again later
     storages = ZipStorages(archive, f"{root}/data/", warnings, big=big)
     tree, foreign = _unpickled(archive, f"{root}/data.pkl", storages)
-    if archive.compressed:
-        warnings.append(f"{len(archive.compressed)} records are compressed, as {archive.compressed[0]}")
+    if packed := [name for name in archive.compressed if not name.startswith(f"{root}/code/")]:  # torch packs code
+        warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
     script = f"{root}/constants.pkl" in archive.entries
     if script:
         _check_constants(archive, root, warnings)
