@@ -198,7 +198,7 @@ def test_what_could_not_be_written_is_told_before_the_work(run, files, monkeypat
     options = [part for pair in given.items() for part in pair]
     result = run("load", files / "pre.pth", "--model", "toy_models:Net", *options)
     assert result.exit_code == errors.WriteError.exit_code
-    assert "the folder does not exist" in result.stderr
+    assert "the folder does not exist (No such file or directory)\n" in result.stderr
 
 
 def test_a_model_in_a_locked_folder_is_told(run, files, monkeypatch):

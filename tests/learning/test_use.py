@@ -132,7 +132,7 @@ def test_a_broken_file_is_refused_with_the_reason(learned, tmp_path, change, tex
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):
-    with pytest.raises(tg.CheckpointError, match="can't be read"):
+    with pytest.raises(tg.MissingFileError, match="no such file"):
         tg.Learned.read(tmp_path / "nothing.json")
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(tg.UsageError, match="no JSON"):

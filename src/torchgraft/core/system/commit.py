@@ -297,4 +297,5 @@ def cause_of(error: OSError) -> str:
 
 
 def _refused(shown: str, error: OSError) -> TorchgraftError:
-    return WriteError(f"{shown} can't be written: {cause_of(error)}; whatever stood there before is intact")
+    kept = "" if error.errno == errno.ENOENT else "; whatever stood there before is intact"
+    return WriteError(f"{shown} can't be written: {cause_of(error)}{kept}")
