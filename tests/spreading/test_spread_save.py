@@ -26,12 +26,16 @@ def save_spread(rank, way, size, folder):
 @pytest.mark.parametrize("way", ["fsdp", "tensor parallel"])
 def test_a_spread_model_is_saved_by_all_and_loaded_by_one_and_by_all(way, two, tmp_path):
     wanted = net(seed=3).state_dict()
+    beside = tmp_path / "out.spread.part"  # somebody else's: no name of ours
+    beside.mkdir()
+    (beside / "notes").write_text("kept")
     for nbytes, ends, again in two.run(save_spread, way, 2, tmp_path):
         assert nbytes > 0
         assert "exists; a distributed checkpoint is written to a new folder" in ends[0]
         assert "several processes hold it together" in ends[1]
         same(again, wanted)
-    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", beside.name}
+    assert (beside / "notes").read_text() == "kept"
     model = net(seed=5)
     tg.load(model, tmp_path / "out")
     same(model.state_dict(), wanted)

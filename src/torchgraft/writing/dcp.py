@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from inspect import signature
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchgraft.core.errors import TorchgraftError, UsageError, WriteError, printable
 from torchgraft.core.facts import BESIDE, as_texts
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.planner import SavePlanner
 
     from torchgraft.writing.content import Content
+
+T = TypeVar("T")
 
 
 def check(content: Content) -> None:
@@ -215,13 +216,13 @@ def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], fact
         WriteError: a process could not write its part; nothing stands at `path` then.
     """
     final, shown = os.path.realpath(path), printable(os.fsdecode(path))
-    part = f"{final}.spread.part"
     entries = {**state, **({BESIDE: json.dumps(as_texts(facts))} if facts else {})}
     spread = [value for value in state.values() if is_spread(value)]  # type: ignore[arg-type]  # asks for attributes
     ranks = ranks_of(spread)
-    with Shield(), group_of(spread, ranks) as group:
+    with Shield(), group_of(spread, ranks) as group, ExitStack() as held:
         _expect_group(group, ranks)
-        _in_first(lambda: _make_ready(path, part), group, ranks[0])
+        _in_first(lambda: expect_free(path), group, ranks[0])
+        part = _in_first(lambda: held.enter_context(hidden_folder(final, shown)), group, ranks[0])
         _save_together(part, entries, shown, group)
         _in_first(lambda: _put_in_place(part, final, shown), group, ranks[0])
     return measured(path)[0]
@@ -242,25 +243,17 @@ def _expect_group(group: ProcessGroup, ranks: list[int]) -> None:
 
 
 def _save_together(part: str, entries: dict[str, Any], shown: str, group: ProcessGroup) -> None:
-    import torch.distributed as dist
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     try:
         save(entries, storage_writer=FileSystemWriter(part, sync_files=True), process_group=group)
     except BaseException as error:
-        if dist.get_rank(group) == 0:
-            shutil.rmtree(part, ignore_errors=True)
         cause = _cause(error)
         if not isinstance(cause, Exception):
             raise
         said = cause_of(cause) if isinstance(cause, OSError) else cause
         raise WriteError(f"{shown} can't be written: {said}; nothing was left there") from error
-
-
-def _make_ready(path: str | os.PathLike[str], part: str) -> None:
-    expect_free(path)
-    shutil.rmtree(part, ignore_errors=True)
 
 
 def _put_in_place(part: str, final: str, shown: str) -> None:
@@ -271,16 +264,19 @@ def _put_in_place(part: str, final: str, shown: str) -> None:
     flush_folder(os.path.dirname(final), shown)
 
 
-def _in_first(work: Callable[[], object], group: ProcessGroup, first: int) -> None:
-    """Let the first process of a group, which has rank `first` among all, do something; raise in all where it fails."""
+def _in_first(work: Callable[[], T], group: ProcessGroup, first: int) -> T:
+    """Return what `work` gives in the first process of a group, which has rank `first` among all; raise in all where it fails."""
     import torch.distributed as dist
 
-    told: list[str | None] = [None]
+    told: list[Any] = [None]
     if dist.get_rank() == first:
         try:
-            work()
+            told = [(True, work())]
         except (OSError, TorchgraftError) as error:
-            told = [str(error)]
+            told = [(False, str(error))]
     dist.broadcast_object_list(told, src=first, group=group)
-    if told[0] is not None:
-        raise UsageError(told[0])
+    good, found = told[0]
+    if not good:
+        raise UsageError(found)
+    made: T = found
+    return made

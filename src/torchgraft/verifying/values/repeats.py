@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 
 from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.specs import Piece, Source, TensorSpec
+from torchgraft.core.types import Tensor
 from torchgraft.core.values import same_values
 
 SAMPLE = 64  # bytes of each tensor by which most are told apart
@@ -16,16 +17,17 @@ def find_repeats(source: Source, network: str, specs: Collection[TensorSpec]) ->
     """Return which tensors repeat an earlier one of the same shape and type, value for value: name -> that one's name.
 
     Tensors that begin with one value over and over repeat nothing: see `find_duplicates`. Of a source without values
-    nothing is known.
+    nothing is known. Each tensor is read once; in memory at one time are those that begin alike and differ, and one more.
     """
     found: dict[str, str] = {}
     try:
         for same in _of_equal_beginnings(source, network, specs):
-            firsts: list[str] = []
+            firsts: list[tuple[str, Tensor]] = []
             for name in same:
-                first = next((n for n in firsts if equal_values(source, network, name, n)), None)
+                value = source.read(network, name)
+                first = next((n for n, held in firsts if same_values(value, held)), None)
                 if first is None:
-                    firsts.append(name)
+                    firsts.append((name, value))
                 else:
                     found[name] = first
     except UnsupportedCheckpointError:
@@ -60,16 +62,18 @@ def find_duplicates(
     """Return unused tensor -> used tensor for unused ones that are equal, value for value, to a used one.
 
     Tensors that begin with one value over and over (a norm that was never trained) are no duplicates: they are alike by
-    chance.
+    chance. Each tensor is read once; in memory at one time are used ones that begin alike, and one more.
     """
     wanted = {(spec.shape, spec.dtype) for spec in unused} & {(spec.shape, spec.dtype) for spec in used}
     both = [spec for spec in (*unused, *used) if (spec.shape, spec.dtype) in wanted]
     feeds = {spec.name for spec in used}
     found: dict[str, str] = {}
     for same in _of_equal_beginnings(source, network, both):
-        held = [name for name in same if name in feeds]
-        for name in same:
-            equal = (n for n in held if equal_values(source, network, name, n))
-            if name not in feeds and (first := next(equal, None)) is not None:
+        left = [name for name in same if name not in feeds]
+        held = [(name, source.read(network, name)) for name in same if name in feeds] if left else []
+        for name in left if held else ():
+            value = source.read(network, name)
+            first = next((n for n, used in held if same_values(value, used)), None)
+            if first is not None:
                 found[name] = first
     return found
