@@ -67,8 +67,9 @@ def _ranges(tensor: Tensor) -> Iterator[tuple[str, int, int]]:
     """Yield where the values of a tensor lie; of a class that is made of other tensors, such as a DTensor, where those do."""
     flatten = getattr(type(tensor), "__tensor_flatten__", None)
     if flatten is not None:
-        for name in flatten(tensor)[0]:
-            yield from _ranges(getattr(tensor, name))
+        for inner in (getattr(tensor, name) for name in flatten(tensor)[0]):
+            if hasattr(inner, "data_ptr"):  # a DTensor also has its mesh there
+                yield from _ranges(inner)
     elif (found := memory_range(tensor)) is not None:
         yield found
 
