@@ -145,7 +145,7 @@ def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     assert all(kept for _, _, kept in (*first, *second))
     missing, strict, nan, differs, undo, far, models = zip(first, second, strict=True)
     assert missing[0][0] == "ApplyError"
-    assert missing[1][0] == "CorruptCheckpointError"
+    assert missing[1][0] == "MissingFileError"
     assert [end[0] for end in strict] == ["PlanRefusedError", "PlanRefusedError"]
     assert strict[0][1] == strict[1][1]
     assert {end[0] for end in nan} <= {"PlanRefusedError", "ApplyError"}
