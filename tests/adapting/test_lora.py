@@ -183,6 +183,7 @@ def test_what_was_trained_as_a_whole_takes_the_place_of_what_it_was(dtype):
     assert not plan.doubtful
     assert not plan.fresh
     assert all(".original_module." in one.spec.name for one in plan.unused)
+    assert {one.why.text for one in plan.unused} == {"it was trained since, and what came of it is in its place"}
     twice = file | {
         key.replace("save.default", "save.other"): value + 1 for key, value in file.items() if "conv" in key
     }

@@ -1,5 +1,6 @@
 """What is left over is told of: nothing is called an alias, or an echo, by chance."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -29,6 +30,17 @@ def test_layers_that_the_picks_leave_out_are_told_on_both_sides():
         assert {(u.spec.name, u.why.text, u.similar) for u in plan.unused} == {
             (f"layers.1.{role}", "layers= passes over it", ()) for role in ("weight", "bias")
         }
+
+
+def test_a_layer_that_the_picks_leave_out_is_not_filled_from_another_list():
+    def two_lists(first, second):
+        lists = {"encoder": stack(first)["layers"], "decoder": stack(second)["layers"]}
+        return nn.ModuleDict(lists)
+
+    model, source = two_lists(3, 2), two_lists(4, 3)
+    plan = tg.load(model, source, layers={"encoder": [2]}).plan
+    assert torch.equal(model["encoder"][0].weight, source["encoder"][2].weight)
+    assert {step.slot.owner for step in plan.fresh} == {"encoder.1", "encoder.2"}
 
 
 def test_a_second_name_of_a_tied_tensor_is_an_alias():
@@ -94,3 +106,10 @@ def test_a_second_name_of_a_tensor_that_does_not_fit_has_its_place_and_says_why(
     unused = {u.spec.name: u.why.text for u in tg.plan(detector(3), detector(9).state_dict()).unused}
     assert set(unused) == {f"{path}.{role}" for path in ("decoder.head", "head") for role in ("weight", "bias")}
     assert set(unused.values()) == {"9 rows in the file, 3 in the model"}
+
+
+def test_a_file_that_numbers_its_tensors_is_told_what_it_lacks():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    file = {f"layers.{name}.vars.{n}": torch.randn(4) for name in ("conv", "norm") for n in range(3)}
+    with pytest.raises(tg.PlanRefusedError, match=r"the file numbers what its layers hold \(layers\.conv\.vars\.9\)"):
+        tg.load(net, {"layers.conv.vars.9": torch.randn(3, 3, 3, 4), **file})

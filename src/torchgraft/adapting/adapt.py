@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torchgraft.adapting.branches import branch_steps, with_branch_hint
 from torchgraft.adapting.compose import compose
 from torchgraft.adapting.facts import gather_facts
-from torchgraft.adapting.lora import lora_steps
+from torchgraft.adapting.lora import lora_steps, told_as_trained
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.ranks import over_ranks
@@ -102,7 +102,7 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.second)
     for view in reversed(views):
         unused = view.original_unused(unused, steps, inputs.network)
-    unused = without_dead_statistics(unused, target)
+    unused = told_as_trained(without_dead_statistics(unused, target), steps)
     return Plan(
         steps=steps,
         unused=unused,

@@ -37,7 +37,7 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         yield Objection("coverage", f"no match: {text}")
     elif placed == 0 or best < plan.policy.min_coverage:
         lower = ", or lower min_coverage=" if placed else ""
-        remedy = f"is it the right file? Otherwise say which names correspond (rename=){lower}"
+        remedy = f"{_numbered(plan)}is it the right file? Otherwise say which names correspond (rename=){lower}"
         if variant:
             remedy = f"build the model with the sizes of the file, or take the file of this variant{lower}"
         if any(is_adapter(key) for key in plan.source_specs):
@@ -48,6 +48,14 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         yield Objection("low_coverage", f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {more}")
     elif variant:
         yield Objection("low_coverage", f"{variant}: {ANOTHER_FILE}")
+
+
+def _numbered(plan: Plan) -> str:
+    """Return that the file has numbers where others name weights and biases, "" where it names most of its tensors."""
+    numbered = [key for key in plan.source_specs if key.rpartition(".")[2].isdecimal()]
+    if 2 * len(numbered) <= len(plan.source_specs):
+        return ""
+    return f"the file numbers what its layers hold ({printable(numbered[0])}) and doesn't say what that is: write it by name; "
 
 
 def _placed(plan: Plan, share: float, kept: int, placed: int) -> str:

@@ -8,13 +8,13 @@ adapter_config.json. Files of the kohya tools: `lora_unet_<module with _ for .>.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, sqrt
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.names import wrappers
-from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Why
+from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Unused, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
@@ -36,6 +36,7 @@ TURNED = frozenset({"Conv1D"})
 BASES = (".base_layer.weight", ".weight")
 # A module that was trained as a whole beside the adapters, under the name of an adapter; what it was before lies beside it.
 _TRAINED = re.compile(r"(?P<stem>.*)\.modules_to_save\.[^.]+\.(?P<role>.*)")
+_BEFORE = ".original_module."
 ORDER = ("up", "down", "up 2", "down 2", "magnitude", "alpha")
 
 
@@ -109,6 +110,17 @@ def _trained_modules(specs: Mapping[str, TensorSpec], target: Target, network: s
             why = Why("adapter", "trained as a whole beside the adapters")
             steps[slot.name] = Step(slot=slot, feeds=(Feed(key, (), network),), why=why)
     return steps
+
+
+def told_as_trained(unused: tuple[Unused, ...], steps: Iterable[Step]) -> tuple[Unused, ...]:
+    """Return unused tensors, with what a module was before it was trained as a whole told so, where the trained one is used."""
+    before = [one for one in unused if _BEFORE in one.spec.name]
+    fed = [feed.key for step in steps for feed in step.feeds] if before else []
+    stems = tuple(found["stem"] + _BEFORE for key in fed if (found := _TRAINED.fullmatch(key)))
+    why = Why("no counterpart", "it was trained since, and what came of it is in its place")
+    return (
+        tuple(replace(one, why=why) if one.spec.name.startswith(stems) else one for one in unused) if stems else unused
+    )
 
 
 def _doubted_where_tied(step: Step, name: str, target: Target) -> Step:

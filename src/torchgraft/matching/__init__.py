@@ -240,9 +240,11 @@ def _renamed(spec: TensorSpec, name: str) -> TensorSpec:
 
 
 def _reserved(leaf: Leaf, rules: Rules) -> bool:
-    if not (rules.fresh or rules.zero):
+    """Whether the caller said that nothing of the file fills a leaf: behind what `layers` picks no other rule leads."""
+    if not (rules.fresh or rules.zero or rules.layers):
         return False
-    return any(rules.is_fresh(name) or rules.is_zero(name) for name in (*leaf.keys, *leaf.also))
+    names = (*leaf.keys, *leaf.also)
+    return any(rules.is_fresh(name) or rules.is_zero(name) or rules.is_behind_picks(name) for name in names)
 
 
 def _under_own_keys(matching: Matching, keys: Mapping[str, str], renamed_by: Mapping[str, str]) -> Matching:
