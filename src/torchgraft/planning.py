@@ -155,8 +155,12 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     models = Models(seen, origin, request.stated)
     shared = choice.network.shared or {}
 
+    filled = {name for name, step in requested.items() if step.feeds}
+    started = requested.keys() - filled
+
     def matched(same: Mapping[str, str]) -> Matching:
-        return match(left, models, rules, prefer=request.prefer, filled=requested, known=Known(given.renames, same))
+        known = Known(given.renames, same, started)
+        return match(left, models, rules, prefer=request.prefer, filled=filled, known=known)
 
     matching = matched(shared)
     repeats: Mapping[str, str] = {}

@@ -106,3 +106,13 @@ def test_a_pruning_mask_is_applied_where_the_model_has_none():
     tg.load(model, made.state_dict())
     assert torch.equal(model.weight, made.weight)
     assert int((model.weight == 0).sum()) == 12
+
+
+@pytest.mark.parametrize("dims", [(1, 0), (0, 1), (None, 0), (1, None)])
+def test_weight_norm_over_other_dimensions_is_computed(dims):
+    made, model = (nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 6), dim=dim)) for dim in dims)
+    with torch.no_grad():
+        made[0].parametrizations.weight.original0.uniform_(0.5, 2)
+    tg.load(model, made.state_dict())
+    x = torch.randn(3, 6)
+    assert torch.allclose(model(x), made(x), atol=1e-6)

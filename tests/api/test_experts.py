@@ -239,3 +239,18 @@ def test_experts_that_lack_a_layer_leave_the_others_stacked():
         assert torch.equal(
             getattr(model.experts, name), torch.stack([apart[f"experts.{e}.{name}.weight"] for e in range(count)])
         )
+
+
+@pytest.mark.parametrize("is_stacked", [True, False])
+def test_what_puts_an_expert_in_doubt_is_told_of_its_stack(is_stacked):
+    """The file counts its blocks from one, and has more of them."""
+    file, model = Net(Apart, 3), Net(Stacked, 2)
+    if not is_stacked:
+        file, model = Net(Stacked, 3), Net(Apart, 2)
+    saved = {
+        f"blocks.{int(name[7]) + 1}{name[8:]}" if name.startswith("blocks") else name: value
+        for name, value in file.state_dict().items()
+    }
+    steps = [step for step in tg.plan(model, saved).steps if ".experts." in step.slot.name and step.feeds]
+    assert steps
+    assert {step.why.doubted_by for step in steps} == {"counted_otherwise"}

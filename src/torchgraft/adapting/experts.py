@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from torchgraft.core.names import words
-from torchgraft.core.plan import NO_DOUBT, Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
+from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
 from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
 from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
 
@@ -78,7 +78,7 @@ class Experts:
         said = "the expert of another number in the stack" if moved else "the expert of the same number in the stack"
         known = mine is not None and _is_routed(mine["head"], self.specs[feeds[0].key].shape[0], routed)
         sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
-        why = Why("experts", f"{step.why.text}; {said}", step.why.evidence)
+        why = replace(step.why, rule="experts", text=f"{step.why.text}; {said}")
         return replace(step, feeds=tuple(feeds), why=why, certainty=least_certain([sure, step.certainty]))
 
     def _with_square_doubted(self, steps: Mapping[str, Step]) -> dict[str, Step]:
@@ -89,7 +89,7 @@ class Experts:
         for name, (rows, columns) in matrices.items():
             if rows == columns and shown != {_is_turned(steps[name])}:
                 text = f"{steps[name].why.text}; the matrices are square, so they may be stored [in, out] or [out, in]"
-                why = replace(steps[name].why, text=text).in_doubt(NO_DOUBT)
+                why = replace(steps[name].why, text=text)
                 out[name] = replace(steps[name], why=why, certainty=Certainty.DOUBT)
         return out
 
@@ -260,10 +260,17 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
         slot=slot,
         feeds=tuple(feed for _, step in present for feed in step.feeds),
         ops=joint,
-        why=Why("experts", said + (", some under another number" if moved else ""), first.why.evidence),
+        why=replace(
+            _doubted_first(present).why, rule="experts", text=said + (", some under another number" if moved else "")
+        ),
         certainty=least_certain([sure, *(step.certainty for _, step in present)]),
         alternatives=tuple(a for _, step in present for a in step.alternatives)[:3],
     )
+
+
+def _doubted_first(present: Sequence[tuple[int, Step]]) -> Step:
+    """Return the step of the first expert that is in doubt, and of the first where none is."""
+    return next((step for _, step in present if step.why.doubt), present[0][1])
 
 
 def _count(numbers: Sequence[str]) -> str:

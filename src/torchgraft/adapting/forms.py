@@ -35,7 +35,7 @@ def pieces(
     source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]
 ) -> list[Piece] | str:
     """Return a piece per stored tensor of `target`, before any change of shape; or why it can't be done."""
-    if source.form == target.form:
+    if source.form == target.form and not _keeps_another_axis(source, target, specs, shapes):
         if len(source.keys) != len(target.keys):
             return f"{source.form} with {len(source.keys)} tensors in the file, {len(target.keys)} in the model"
         return [
@@ -45,21 +45,42 @@ def pieces(
     if target.form == "plain":
         baked = _bake(source, specs, shapes[target.keys[0]])
         return baked if isinstance(baked, str) else [Piece(target.keys[0], *baked)]
-    if target.form == "weight_norm" and source.form == "plain":
-        dim = _norm_dim(shapes[target.keys[0]])
-        parts = zip(target.keys, ("g", "v"), strict=True)
-        return [
-            Piece(
-                slot,
-                source.keys,
-                (WeightNormSplit(part, dim), *_alone(shapes[slot], part, dim)),
-                f"weight norm of the plain weight: its {part}",
-            )
-            for slot, part in parts
-        ]
+    if target.form == "weight_norm" and source.form in ("plain", "weight_norm"):
+        return _weight_norm(source, target, specs, shapes)
     text = f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
     divides = target.form == "spectral_norm" and source.form == "plain"
     return f"{text}, which divides by it: fill the model before the norm is put on" if divides else text
+
+
+def _keeps_another_axis(
+    source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]
+) -> bool:
+    """Return whether both sides have weight norm, each over other dimensions: magnitudes of rows are none of columns."""
+    if not source.form == target.form == "weight_norm":
+        return False
+    ours, theirs = specs[source.keys[0]].shape, shapes[target.keys[0]]
+    return ours != theirs and _norm_dim(ours) != _norm_dim(theirs)
+
+
+def _weight_norm(
+    source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]
+) -> list[Piece]:
+    """Return the pieces of the model's weight norm, from a plain weight or from the file's own norm."""
+    joined: tuple[Op, ...] = ()
+    said = "weight norm of the plain weight"
+    if source.form == "weight_norm":
+        joined = (WeightNormBake(_norm_dim(specs[source.keys[0]].shape)),)
+        said = "weight norm over other dimensions than in the file, computed from g * v / |v|"
+    dim = _norm_dim(shapes[target.keys[0]])
+    return [
+        Piece(
+            slot,
+            source.keys,
+            (*joined, WeightNormSplit(part, dim), *_alone(shapes[slot], part, dim)),
+            f"{said}: its {part}",
+        )
+        for slot, part in zip(target.keys, ("g", "v"), strict=True)
+    ]
 
 
 def _alone(magnitude: Shape, part: str, dim: int | None) -> tuple[Op, ...]:

@@ -67,11 +67,12 @@ __all__ = [
 class Known:
     """What is known of names of the file: those that the model's own loading code gives to old keys, and second names.
 
-    `same` maps a key to the first one of the same tensor.
+    `same` maps a key to the first one of the same tensor; `started` are slots that start as the caller said.
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     same: Mapping[str, str] = field(default_factory=dict)
+    started: Container[str] = ()
 
 
 def match(
@@ -89,7 +90,7 @@ def match(
     one side has anything left, or one has fused what the other has apart. Else names are evidence among others, and the two
     sequences are aligned as a whole. `prefer` names the part of the state dict to take (a segment of its keys); the rest
     then serves only buffers that the part lacks. Slots in `filled` are filled by other means. `known` is what is
-    known of the file's names.
+    known of the file's names, and of slots.
     """
     names = [name for slot in models.target.slots for name in slot.names]
     known = known or Known()
@@ -98,16 +99,18 @@ def match(
     averages: list[str] = []
     if prefer is None and not (rules.rename or rules.fan_out or known.renamed):
         inside, averages = without_averages(specs, names)
-    targets = [leaf for leaf in _targets(models) if not _reserved(leaf, rules)]
-    targets = [leaf for leaf in targets if not any(key in filled for key in leaf.keys)]
-    targets = by_telling_names(targets, {key: spec.shape for key, spec in specs.items()})
-    given = Given(specs, rules, models, known)
+    leaves = by_telling_names(_targets(models), {key: spec.shape for key, spec in specs.items()})
+    leaves = [leaf for leaf in leaves if not any(key in filled for key in leaf.keys)]
+    kept = [leaf for leaf in leaves if _reserved(leaf, rules) or any(key in known.started for key in leaf.keys)]
+    names_kept = {leaf.name for leaf in kept}
+    targets = [leaf for leaf in leaves if leaf.name not in names_kept] if kept else leaves
+    given = Given(specs, rules, models, known, kept)
     found = _match_part(in_order(list(inside), models.source), targets, given)
     if averages:
         found = _merged(found, _match_part(averages, (), given))
     if outside:
         open_buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
-        rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING)))
+        rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING), kept=()))
         found = _merged(found, rest)
     found = with_copies(found, models.target.slots, lambda leaf: _reserved(leaf, rules))
     return replace(found, notes=(*found.notes, *notes)) if notes else found
@@ -115,12 +118,13 @@ def match(
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the caller gave, the same for every part of the file."""
+    """What the caller gave, the same for every part of the file; `kept` is what of the model nothing of the file may fill."""
 
     specs: Mapping[str, TensorSpec]
     rules: Rules
     models: Models
     known: Known
+    kept: Sequence[Leaf] = ()
 
 
 def _match_part(part: Sequence[str], targets: Sequence[Leaf], given: Given) -> Matching:
@@ -190,7 +194,12 @@ def _filled(matching: Matching) -> int:
 def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, renamed_by: Mapping[str, str]) -> Matching:
     """Return the matching of the tensors that `keys` tells by the names to match by; `renamed_by` tells what made names others."""
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
-    naming = naming_of(sources, targets)
+    naming = _naming(sources, targets, keys, given)
+    spoken = {a for a, b in naming.pairs.items() if b in {leaf.name for leaf in given.kept}}
+    if spoken:
+        naming = replace(naming, pairs={a: b for a, b in naming.pairs.items() if a not in spoken})
+    left_out = [leaf for leaf in sources if leaf.name in spoken]
+    sources = [leaf for leaf in sources if leaf.name not in spoken] if spoken else sources
     matching = None if given.models.stated.layouts else by_names(sources, targets, naming, given.models)
     ground = "order, shapes and neighbours" if matching is None else "names alone"
     log.debug("%d tensors of the file, %d of the model: matched by %s", len(sources), len(targets), ground)
@@ -203,6 +212,8 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, ren
         matching=matching, sides=(sources, targets), naming=naming, keys=keys.values(), models=given.models
     )
     matching = reviewed(finished)
+    if left_out:
+        matching = replace(matching, free_sources=(*matching.free_sources, *left_out))
     return replace(
         _under_own_keys(matching, keys, renamed_by),
         derived={keys[k]: keys[v] for k, v in derived.items()},
@@ -210,6 +221,20 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, ren
         rivals=naming.rivals,
         homes=naming.homes,
     )
+
+
+def _naming(sources: Sequence[Leaf], targets: Sequence[Leaf], keys: Mapping[str, str], given: Given) -> Naming:
+    """Return what names pair; what the caller's rules call as a tensor of the model goes there, whatever else could.
+
+    The places that are kept count as well: a tensor of the file that is called as one of them belongs to it, and nowhere else.
+    """
+    every = [*targets, *given.kept]
+    naming = naming_of(sources, every)
+    names = {name: leaf.name for leaf in every for name in (leaf.name, *leaf.also)}
+    said = {name: names[name] for name, key in keys.items() if name in names and given.rules.speak_of(key, name)}
+    if all(naming.pairs.get(name) == to for name, to in said.items()):
+        return naming
+    return naming_of(sources, every, said)
 
 
 def _targets(models: Models) -> list[Leaf]:

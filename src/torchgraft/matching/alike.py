@@ -20,7 +20,7 @@ from torchgraft.core.names import ends, words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.matching.completing.shared import is_own_kind
 from torchgraft.matching.names.chunks import unchunked
-from torchgraft.matching.names.lists import is_numbered, lacks_its_first
+from torchgraft.matching.names.lists import is_numbered, may_count_otherwise
 from torchgraft.matching.names.naming import SAME, Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.spelling import unfolded
@@ -102,7 +102,7 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
         return None
     if rule != SAME and _needs_no_prefix(specs, keys, held):
         return None
-    if lacks_its_first([slot.spec.name for slot in both], more):
+    if may_count_otherwise([slot.spec.name for slot in both], more):
         return None
     if _is_called_otherwise(specs, held, extra) if extra else _is_in_every_block(unfilled):
         return None

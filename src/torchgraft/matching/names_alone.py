@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.system.objects import maker
-from torchgraft.matching.names.lists import lacks_its_first
+from torchgraft.matching.names.lists import may_count_otherwise
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.parts.named_parts import pairs_of_parts, reason_of_part
 from torchgraft.matching.parts.resized import have_nowhere_else
@@ -41,7 +41,9 @@ def by_names(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, m
         any(left) or not have_nowhere_else(unlike, ([a.shape for a, _ in pairs], [b.shape for _, b in pairs]))
     ):
         return None
-    if _lacks_its_first([a for a, _ in pairs], free_sources) or _lacks_its_first([b for _, b in pairs], free_targets):
+    if _may_count_otherwise([a for a, _ in pairs], free_sources) or _may_count_otherwise(
+        [b for _, b in pairs], free_targets
+    ):
         return None
     return Matching(
         matches=(
@@ -56,8 +58,8 @@ def by_names(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, m
     )
 
 
-def _lacks_its_first(paired: Sequence[Leaf], free: Sequence[Leaf]) -> bool:
-    return bool(free) and lacks_its_first([leaf.name for leaf in paired], [leaf.name for leaf in free])
+def _may_count_otherwise(paired: Sequence[Leaf], free: Sequence[Leaf]) -> bool:
+    return bool(free) and may_count_otherwise([leaf.name for leaf in paired], [leaf.name for leaf in free])
 
 
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:

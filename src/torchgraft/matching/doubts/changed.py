@@ -8,7 +8,7 @@ from functools import cache
 
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, number_of
+from torchgraft.matching.names.lists import ListName, fits_at_other_numbers, is_one_path, list_of, member_of, number_of
 from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
 
 # What the units of a block are: the path of each inside of it, its roles and shapes.
@@ -78,13 +78,13 @@ def behind_changed_blocks(found: Found) -> Iterator[Pair]:
 
 
 SHIFTED = (
-    "all blocks of the shorter list are built like blocks of other numbers, and not like those of their own: blocks before "
-    "them may be gone, or new"
+    "more blocks of the list are built like those of other numbers than like those of their own: blocks before them may be "
+    "gone, or new"
 )
 
 
 def alike_at_other_numbers(found: Found) -> Iterator[Pair]:
-    """Yield units of blocks that keep their number in lists of two lengths, where another number would fit all blocks as built.
+    """Yield units of blocks that keep their number, where another number would fit more blocks of the list as built.
 
     Block 0 was taken out, and block 2, which alone has a shortcut, is block 1 now.
     """
@@ -94,12 +94,7 @@ def alike_at_other_numbers(found: Found) -> Iterator[Pair]:
 
     @cache
     def moved(ours: ListName, theirs: ListName) -> bool:
-        fewer, more = sorted((lists[0][ours], lists[1][theirs]), key=len)
-        if len(fewer) == len(more) or len({*fewer.values()}) == 1:
-            return False
-        shifts = range(min(more) - min(fewer), max(more) - max(fewer) + 1)
-        fits = [shift for shift in shifts if all(more.get(at + shift) == build for at, build in fewer.items())]
-        return bool(fits) and 0 not in fits
+        return fits_at_other_numbers(lists[0][ours], lists[1][theirs])
 
     for pair, ours, theirs in _blocks(found.held, found):
         if number_of(ours) == number_of(theirs) and moved(list_of(ours), list_of(theirs)):

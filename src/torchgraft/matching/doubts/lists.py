@@ -80,15 +80,18 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
         return
     even = [_even_lists(units) for units in found.sides]
     for pair, source, target in found.with_units():
-        blocks = _block_in(source, inner[0]), _block_in(target, inner[1])
-        if all(blocks):
-            ours, theirs = map(list_of, blocks)
-            if _depth(blocks[0]) != _depth(blocks[1]):
+        around = [(_block_in(source, inner[0]), _block_in(target, inner[1]))]
+        if len(source.blocks) == len(target.blocks):
+            around += zip(source.blocks, target.blocks, strict=True)
+        for blocks in around:
+            if not all(blocks) or _depth(blocks[0]) != _depth(blocks[1]):
                 continue  # two attentions in each layer are no layers
+            ours, theirs = map(list_of, blocks)
             first, second = spans[0][ours], spans[1][theirs]
             alike = (ours in even[0] and theirs in even[1]) or is_one_path(".".join(ours), ".".join(theirs))
             if first[0] != second[0] and first[1] != second[1] and alike:
                 yield pair
+                break
 
 
 def _depth(block: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -134,12 +135,81 @@ def counted(paths: Sequence[str]) -> list[tuple[int, ...]]:
     return [tuple(number - firsts[before] for before, number in found) for found in split]
 
 
-def lacks_its_first(paired: Collection[str], free: Iterable[str]) -> bool:
+def may_count_otherwise(paired: Collection[str], free: Collection[str]) -> bool:
+    """Return whether what is left over of a list says that its numbers may mean other members on the other side."""
+    return _lacks_its_first(paired, free) or _fits_otherwise(paired, free)
+
+
+def _lacks_its_first(paired: Collection[str], free: Iterable[str]) -> bool:
     """Return whether a list has a 1 paired and its 0 left over, and nothing paired stands at a 0: it may count from one."""
     if any(".0." in f".{name}." for name in paired):
         return False
     firsts = {before for name in free for before, number in _numbered(name) if number == 0}
     return bool(firsts) and any(n == 1 and before in firsts for name in paired for before, n in _numbered(name))
+
+
+def fits_at_other_numbers(ours: Mapping[int, object], theirs: Mapping[int, object]) -> bool:
+    """Return whether members of two lists, each with its build, fit as a run at other numbers, and more of them than at their own.
+
+    Members of one build fit anywhere: that says something only where all of the shorter list fit.
+    """
+    fewer, more = sorted((ours, theirs), key=len)
+    own = sum(more.get(at) == build for at, build in fewer.items())
+    if own == len(fewer):
+        return False
+    usual, _ = Counter(fewer.values()).most_common(1)[0]
+    odd = [(at, build) for at, build in fewer.items() if build != usual]
+    inside = range(min(more) - min(fewer), max(more) - max(fewer) + 1)
+    shifts = {there - at for at, build in odd for there, other in more.items() if other == build} if odd else inside
+    return any(_fits_at(shift, fewer, more, own) for shift in shifts)
+
+
+def _fits_at(shift: int, fewer: Mapping[int, object], more: Mapping[int, object], least: int) -> bool:
+    """Return whether all members that meet at a distance are of one build, more than so many, and no run of one build of others."""
+    met = [at for at in fewer if at + shift in more]
+    if not len(met) > least or any(fewer[at] != more[at + shift] for at in met):
+        return False
+    return len(met) == len(fewer) or len({fewer[at] for at in met}) > 1
+
+
+def _fits_otherwise(paired: Iterable[str], free: Iterable[str]) -> bool:
+    """Return whether what is left over of a list shows that its members may stand at other numbers than on the other side.
+
+    `blocks.3` and `blocks.0.down` left over, of blocks 0 to 3: without its first block the list is built like the other side's.
+    """
+    left: dict[str, dict[int, set[str]]] = {}
+    for name in free:
+        for before, number, end in _members(name):
+            left.setdefault(before, {}).setdefault(number, set()).add(end)
+    uneven = {before for before, members in left.items() if len({frozenset(ends) for ends in members.values()}) > 1}
+    if not uneven:
+        return False
+    held: dict[str, dict[int, set[str]]] = {before: {} for before in uneven}
+    for name in paired:
+        for before, number, end in _members(name):
+            if before in held:
+                held[before].setdefault(number, set()).add(end)
+    return any(
+        fits_at_other_numbers(
+            {number: frozenset(ends) for number, ends in members.items()},
+            {
+                number: frozenset(members.get(number, set()) | left[before].get(number, set()))
+                for number in members.keys() | left[before].keys()
+            },
+        )
+        for before, members in held.items()
+        if members
+    )
+
+
+def _members(path: str) -> list[tuple[str, int, str]]:
+    """Return the all-digit segments of a path as numbers, each with what stands before it and behind it."""
+    parts = path.split(".")
+    return [
+        (".".join(parts[:at]), int(part), ".".join(parts[at + 1 :]))
+        for at, part in enumerate(parts)
+        if part.isdecimal()
+    ]
 
 
 def _numbered(path: str) -> list[tuple[str, int]]:

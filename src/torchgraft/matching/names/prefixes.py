@@ -18,17 +18,21 @@ TOO_COMMON = 16
 AKIN = 0.5  # as difflib counts it: from here on two names of parts have most letters in common
 
 
-def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
+def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf], said: Mapping[str, str] | None = None) -> Naming:
     """Return the fewest prefix rules that explain the most, and what they pair.
 
     The identity comes first; then the rule that places the most tensors of equal shape, again and again for what is left, as
-    long as a rule places at least two.
+    long as a rule places at least two. `said` are pairs that hold in any case.
     """
     left = {leaf.name: leaf for leaf in sources}
     wanted = {name: leaf for leaf in targets for name in (leaf.name, *leaf.also)}
     names = list(left), list(wanted)
     counting, towers = Counting(*names), Towers(*map(_parents, names))
-    pairs: dict[str, str] = {}
+    pairs: dict[str, str] = dict(said or {})
+    if pairs:
+        placed = {*pairs.values()}
+        left = {name: leaf for name, leaf in left.items() if name not in pairs}
+        wanted = {name: leaf for name, leaf in wanted.items() if leaf.name not in placed}
     rules: list[Prefix] = []
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
@@ -51,6 +55,8 @@ def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Naming:
                 wanted.pop(alias, None)
     for name in _by_chance(rules, pairs, (left, wanted), names):
         del pairs[name]
+    if said and SAME not in rules:
+        rules.append(SAME)
     inner = _wrapped(left, wanted, rules, names) if left and wanted else {}
     parted = frozenset().union(*(_parted(rule, pairs, names) for rule in rules[1:] if rule.is_nested))
     return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner), parted)

@@ -69,7 +69,7 @@ class Rules:
         wanted = set(model)
         once: list[tuple[str, str]] = []
         for name, claimed in claims.items():
-            sent = [key for key in claimed if key != name or self._speak_of(key)]
+            sent = [key for key in claimed if self.speak_of(key, name)]
             if len(sent) > 1 and any(end in wanted for end in ends(name)):
                 both = " and ".join(repr(printable(key, 80)) for key in sent[:2])
                 raise UsageError(
@@ -211,11 +211,19 @@ class Rules:
         """Whether a rule gave the name a beginning that nothing in the model has."""
         return any(f"{name}.".startswith(_dotted(head)) for head in self.away)
 
-    def _speak_of(self, key: str) -> bool:
-        """Whether a rename or a fan-out means the key, though it may leave it its name."""
+    def speak_of(self, key: str, name: str) -> bool:
+        """Whether rules give a key of the file that name, which may be its own."""
+        if not (self.rename or self.fan_out or self.layers or self.copies):
+            return False
         renames = self._renames()
-        spread = any(_behind(old, _renamed(key, renames)) is not None for old in self.fan_out)
-        return spread or any(pattern.match(key) for pattern, _ in renames)
+        shown = _renamed(key, renames)
+        spread = any(_behind(old, shown) is not None for old in self.fan_out)
+        return (
+            key != name
+            or spread
+            or any(pattern.match(key) for pattern, _ in renames)
+            or any(_list_at(path, shown) for path in self.layers)
+        )
 
     def _spread(self, name: str) -> list[str]:
         for old, places in self.fan_out.items():
