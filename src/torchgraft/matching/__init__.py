@@ -12,13 +12,15 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.plan import Why
+from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.alike import alike
 from torchgraft.matching.completing.copies import with_copies
 from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
+from torchgraft.matching.completing.said import as_said, displaced
 from torchgraft.matching.completing.shared import with_shared
+from torchgraft.matching.names.lists import is_numbered, is_one_path
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.names.rules import Rules
@@ -94,6 +96,7 @@ def match(
     """
     names = [name for slot in models.target.slots for name in slot.names]
     known = known or Known()
+    asked = rules
     rules, notes = rules.checked(list(specs), names, known.renamed)
     inside, outside = keep_part(specs, prefer)
     averages: list[str] = []
@@ -101,7 +104,7 @@ def match(
         inside, averages = without_averages(specs, names)
     leaves = by_telling_names(_targets(models), {key: spec.shape for key, spec in specs.items()})
     leaves = [leaf for leaf in leaves if not any(key in filled for key in leaf.keys)]
-    kept = [leaf for leaf in leaves if _reserved(leaf, rules) or any(key in known.started for key in leaf.keys)]
+    kept = [leaf for leaf in leaves if _is_kept(leaf, (asked, rules), known)]
     names_kept = {leaf.name for leaf in kept}
     targets = [leaf for leaf in leaves if leaf.name not in names_kept] if kept else leaves
     given = Given(specs, rules, models, known, kept)
@@ -113,7 +116,23 @@ def match(
         rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING), kept=()))
         found = _merged(found, rest)
     found = with_copies(found, models.target.slots, lambda leaf: _reserved(leaf, rules))
+    if rules.says_something and any(_is_called_otherwise(m) for m in found.matches):
+        plain = match(specs, models, Rules(), prefer=prefer, filled=filled, known=replace(known, started=()))
+        found = displaced(found, plain, {key for key in specs if rules.speak_of(key, key)}, kept)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _is_kept(leaf: Leaf, rules: Iterable[Rules], known: Known) -> bool:
+    """Whether the caller wants nothing of the file in a place; `layers` may give lists their paths in the model, or in the file."""
+    return any(
+        _reserved(leaf, one) or any(key in known.started or one.is_behind_picks(key) for key in leaf.keys)
+        for one in rules
+    )
+
+
+def _is_called_otherwise(found: Match) -> bool:
+    """Whether the names of a pair that isn't in doubt differ by more than what stands before them."""
+    return found.certainty is not Certainty.DOUBT and not is_one_path(found.source.keys[0], found.target.keys[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +214,8 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, ren
     """Return the matching of the tensors that `keys` tells by the names to match by; `renamed_by` tells what made names others."""
     sources, derived = _sources(keys, given, {leaf.name: leaf.shape for leaf in targets})
     naming = _naming(sources, targets, keys, given)
-    spoken = {a for a, b in naming.pairs.items() if b in {leaf.name for leaf in given.kept}}
+    kept = {leaf.name for leaf in given.kept}
+    spoken = {a for a, b in naming.pairs.items() if b in kept}
     if spoken:
         naming = replace(naming, pairs={a: b for a, b in naming.pairs.items() if a not in spoken})
     left_out = [leaf for leaf in sources if leaf.name in spoken]
@@ -207,6 +227,7 @@ def _matched(keys: Mapping[str, str], targets: Sequence[Leaf], given: Given, ren
         from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
 
         matching = by_structure(sources, targets, naming, given.models)
+        matching = as_said(matching, naming.said, (sources, targets), given.rules)
     matching = with_leftovers(with_layers_joined(with_shared(matching)))
     finished = Finished(
         matching=matching, sides=(sources, targets), naming=naming, keys=keys.values(), models=given.models
@@ -227,14 +248,20 @@ def _naming(sources: Sequence[Leaf], targets: Sequence[Leaf], keys: Mapping[str,
     """Return what names pair; what the caller's rules call as a tensor of the model goes there, whatever else could.
 
     The places that are kept count as well: a tensor of the file that is called as one of them belongs to it, and nowhere else.
+    A number in a list may mean another member, though.
     """
-    every = [*targets, *given.kept]
+    every = [*targets, *(leaf for leaf in given.kept if not is_numbered(leaf.name))]
     naming = naming_of(sources, every)
     names = {name: leaf.name for leaf in every for name in (leaf.name, *leaf.also)}
-    said = {name: names[name] for name, key in keys.items() if name in names and given.rules.speak_of(key, name)}
-    if all(naming.pairs.get(name) == to for name, to in said.items()):
-        return naming
-    return naming_of(sources, every, said)
+    speak_of = given.rules.speak_of
+    said = {
+        leaf.name: names[leaf.name]
+        for leaf in sources
+        if leaf.name in names and all(speak_of(keys[name], name) for name in leaf.keys)
+    }
+    if not all(naming.pairs.get(name) == to for name, to in said.items()):
+        naming = naming_of(sources, every, said)
+    return replace(naming, said=said)
 
 
 def _targets(models: Models) -> list[Leaf]:

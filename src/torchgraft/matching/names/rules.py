@@ -101,8 +101,15 @@ class Rules:
 
         That is the longest end of the path which leads to a list of the file, and to one only.
         """
-        shown = [name for key in self._renamed_all(keys) for name in self._spread(key)]
-        return replace(self, layers={_in_the_file(path, shown, names): picks for path, picks in self.layers.items()})
+        renamed = self._renamed_all(keys)
+        shown = [name for key in renamed for name in self._spread(key)]
+        layers = {_in_the_file(path, shown, names): picks for path, picks in self.layers.items()}
+        untouched = [name for key, name in zip(keys, renamed, strict=True) if name == key]
+        for path, picks in self.layers.items() if self.rename else ():
+            there = _in_the_file(path, untouched, names)  # of a list that a rename moves in part, the rest
+            if _numbers(there, untouched):
+                layers.setdefault(there, picks)
+        return replace(self, layers=layers)
 
     def check(self, keys: Sequence[str]) -> None:
         """Raise UsageError where a rule means no tensor of the file.
@@ -195,6 +202,16 @@ class Rules:
     def picks_from(self, path: str) -> bool:
         """Whether `layers` says which members of the list at `path`, of the model or of the file, are used."""
         return any(f".{path.rstrip('.')}".endswith(f".{said.rstrip('.')}") for said in self.layers)
+
+    def moves(self, name: str, place: str) -> bool:
+        """Whether a name that `layers` gives a tensor lies in another layer of the list than a place of the model."""
+        both = ((_list_at(path, name), _list_at(path, place)) for path in self.layers)
+        return any(ours and theirs and ours["n"] != theirs["n"] for ours, theirs in both)
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is any rule."""
+        return self != Rules()
 
     def is_zero(self, name: str) -> bool:
         """Whether the caller wants the slot to start at zero."""

@@ -25,14 +25,20 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# Those that say something of values, and hold also where the caller says which tensor is meant.
+OF_VALUES = (rows_in_unknown_order, factors_packed_otherwise)
+
+
 def reviewed(finished: Finished) -> Matching:
     """Return the matching with what speaks against its pairs.
 
     What a rule says here is told in place of an earlier doubt: it sees whole modules, and names them.
     """
     said: dict[str, Doubt] = {}
+    decided = {*finished.naming.said.values()}
     for rule in RULES:
         for slot, sentence in rule(finished).items():
-            said.setdefault(slot, Doubt(rule.__name__, sentence))
+            if slot not in decided or rule in OF_VALUES:
+                said.setdefault(slot, Doubt(rule.__name__, sentence))
     matching = with_packings_doubted(finished).in_doubt(said)
     return with_uncut_told(matching, finished.sides[0], finished.models)
