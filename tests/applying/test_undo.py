@@ -11,6 +11,7 @@ from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts
 from applying_models import ALL, conv
 from torch import nn
 
+import torchgraft as tg
 from torchgraft.applying import apply
 from torchgraft.applying.cells import address_range_of, are_disjoint
 from torchgraft.applying.undo import KEPT
@@ -114,6 +115,20 @@ def test_without_a_way_back_any_failure_leaves_nan_and_says_so(error):
     with pytest.raises(ModelLostError, match=rf"{error.__name__}: injected; old values were not kept: 0.weight"):
         apply(model, target, plan_for(target, source), source, verify=compare_values, undo="none")
     assert all(torch.isnan(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [3, 200_000])
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.complex64, torch.int8])
+def test_what_is_lost_is_nan_or_zero_in_every_type(kind, size):
+    model = nn.ParameterDict({"w": nn.Parameter(torch.ones(size).to(kind), requires_grad=False)})
+
+    def failing(_done, _whole):
+        raise RuntimeError("injected")
+
+    with pytest.raises(ModelLostError, match="w hold"):
+        tg.load(model, {"w": torch.ones(size).to(kind)}, undo="none", progress=failing)
+    lost = model["w"].to(torch.complex64) if kind.is_complex else model["w"].float()
+    assert torch.isnan(lost).all() if kind.is_floating_point or kind.is_complex else not lost.any()
 
 
 def test_without_a_way_back_each_byte_is_read_once():

@@ -17,7 +17,7 @@ import numpy as np
 
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.finite import count_nonfinite
-from torchgraft.applying.memory import Bytes, is_plain, scatter
+from torchgraft.applying.memory import Bytes, invalidate, is_plain, scatter
 from torchgraft.applying.undo import Undo
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Action, Step
@@ -149,8 +149,7 @@ class Batch(NamedTuple):
     def invalidate(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
         for tensor in self.tensors:
-            value = tensor.data
-            value.fill_(float("nan") if value.is_floating_point() or value.is_complex() else 0)
+            invalidate(tensor.data)
 
 
 class Batches:

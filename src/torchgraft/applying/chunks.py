@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torchgraft.applying.finite import may_be_nonfinite
+from torchgraft.applying.memory import invalidate
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Step
 from torchgraft.core.specs import Piece
@@ -65,10 +66,9 @@ class Transfer(NamedTuple):
     def invalidate(self) -> None:
         """Fill what was to be read with NaN, or with zeros where the type has no NaN."""
         flat, unit = self.value.view(-1), self.value.element_size()
-        filler = float("nan") if flat.is_floating_point() or flat.is_complex() else 0
         for segment in self.segments:
             count = segment.size // (self.given.itemsize if self.given else unit)
-            flat[segment.at // unit : segment.at // unit + count].fill_(filler)
+            invalidate(flat[segment.at // unit : segment.at // unit + count])
 
 
 class Part(NamedTuple):

@@ -51,6 +51,14 @@ def bytes_at(tensor: torch.Tensor) -> Bytes:
 NOTHING = np.empty(0, np.uint8)
 
 
+def invalidate(values: torch.Tensor) -> None:
+    """Fill values with NaN, or with zeros where their type has no NaN."""
+    import torch
+
+    filler = float("nan") if values.is_floating_point() or values.is_complex() else 0
+    values.copy_(torch.tensor(filler, device="cpu"))  # fill_() can't do types of one byte before torch 2.5
+
+
 def move(destination: int, origin: int, size: int) -> None:
     """Copy `size` bytes between addresses; other threads run meanwhile."""
     ctypes.memmove(destination, origin, size)
