@@ -121,6 +121,12 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
 # Stable-Baselines3, `A_log` in Mamba, `inv_freq`.
 IN_OTHER_TERMS = frozenset({"log", "logstd", "logvar", "logsigma", "logscale", "inv", "inverse", "reciprocal"})
 
+# Words of layers that make the scales and shifts of others from a condition: adaptive norms of DiT, FLUX and SD3, FiLM.
+MODULATING = frozenset({"modulation", "mod", "ada", "film"})
+
+# What any linear layer may be called: such a name alone says nothing of what it is for.
+ANY_LAYER = frozenset({"linear", "lin", "dense", "fc", "proj"})
+
 # Words of lists that libraries count from either end: from the coarsest map of a pyramid, or from the finest. DPT's
 # `refinenet4` is `fusion_stage.layers.0` in transformers, latent diffusion's `up.3` is `up_blocks.0` in diffusers.
 EITHER_END = frozenset(
