@@ -1,5 +1,8 @@
 """What speaks against a plan: each kind where it should be, and not where it shouldn't."""
 
+import ast
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -115,3 +118,33 @@ def test_names_of_both_rotary_conventions_are_said_only_where_one_meets_the_othe
     wrapped = nn.ModuleDict({name: nn.Sequential(layer) for name, layer in attention("q_proj", "k_proj").items()})
     inside = {name: f"{other}.0" for name, other in both.items()}
     assert "rotary" in kinds(wrapped, attention("wq", "wk").state_dict(), rename=inside)
+
+
+def test_a_doubt_spells_the_rename_that_takes_it_as_it_was_read():
+    """Meta's files of Llama: the output layer comes before the blocks, under a name that others use within them."""
+    names = {
+        "tok.weight": (9, 4),
+        "output.weight": (9, 4),
+        "layers.0.attn.weight": (4, 4),
+        "layers.1.attn.weight": (4, 4),
+    }
+    file = {name: torch.randn(shape) for name, shape in names.items()}
+    model = nn.ModuleDict({
+        "embed_tok": nn.Embedding(9, 4),
+        "layers": nn.ModuleList(nn.ModuleDict({"attn": nn.Linear(4, 4, bias=False)}) for _ in range(2)),
+        "lm_head": nn.Linear(4, 9, bias=False),
+    })  # fmt: skip
+    doubt = text(model, file, "doubt")
+    rules = ast.literal_eval(re.search(r"rename=({.*?}) \(this tensor, or another\)", doubt)[1])
+    plan = tg.load(model, file, rename=rules).plan
+    assert not plan.doubtful
+    assert torch.equal(model["lm_head"].weight, file["output.weight"])
+
+
+def test_a_rename_that_would_mean_more_than_what_is_in_doubt_is_not_spelled():
+    model = nn.ModuleDict({"a": nn.ModuleDict({"in": nn.Linear(4, 5)}), "b": nn.ModuleDict({"in": nn.Linear(4, 5)})})
+    said = [
+        o.text
+        for o in tg.plan(model, {"x.one.weight": torch.randn(5, 4), "x.two.weight": torch.randn(5, 4)}).objections
+    ]
+    assert not any("rename={'x'" in one for one in said)

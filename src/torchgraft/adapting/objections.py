@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torchgraft.adapting.coverage import ANOTHER_FILE, coverage_objections, other_variant
 from torchgraft.adapting.lora import adapted_network, is_adapter
@@ -19,6 +19,7 @@ from torchgraft.ops import RotaryLayout
 
 # An argument that a text names.
 OPTION = re.compile(r"\b[a-z]+(?:_[a-z]+)*=(?!=)")
+MOST_RULES = 3
 # What FSDP calls its flattened parameters (torch.distributed.fsdp, and fairscale before it).
 FLAT = frozenset({"_flat_param", "flat_param", "flat_param_0", "_flat_param_0"})
 
@@ -116,7 +117,7 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         patterns = patterns_of(names, _filled(plan))
         if patterns:
             fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
-        way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps)
+        way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps, _as_read(plan, steps))
         first = f"{variant}: {ANOTHER_FILE}. So " if variant else ""
         yield Objection("doubt", f"{first}{fact}; {way_out}", names)
         variant = ""
@@ -162,10 +163,31 @@ def _filled(plan: Plan) -> Iterator[str]:
     return (name for step in plan.steps if step.action is not Action.FRESH for name in step.slot.names)
 
 
-def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step]) -> str:
+def _as_read(plan: Plan, steps: Iterable[Step]) -> Mapping[str, str]:
+    """Return rules of `rename` that say of what is in doubt that it is as it was read; none where few rules can't.
+
+    A rule is for all that the file has under a name, so all of that must be in doubt.
+    """
+    rules: dict[str, str] = {}
+    fed = set()
+    for step in steps:
+        if len(step.feeds) != 1 or step.feeds[0].key in step.slot.names:
+            return {}
+        key, name = step.feeds[0].key.split("."), step.slot.name.split(".")
+        while len(key) > 1 and len(name) > 1 and key[-1] == name[-1]:
+            del key[-1], name[-1]
+        if rules.setdefault(".".join(key), ".".join(name)) != ".".join(name):
+            return {}
+        fed.add(step.feeds[0].key)
+    known = len(rules) <= MOST_RULES and not any("{" in name for pair in rules.items() for name in pair)
+    meant = known and all(key in fed for key in plan.source_specs for old in rules if f"{key}.".startswith(f"{old}."))
+    return rules if meant else {}
+
+
+def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step], rules: Mapping[str, str]) -> str:
     """Return what settles a doubt about `steps`: an argument that `text` doesn't name yet.
 
-    `patterns` cover what they fill, if few do.
+    `patterns` cover what they fill, if few do; `rules` of `rename` say that it is as it was read.
     """
     them = "it" if len(steps) == 1 else "them"
     fresh = (
@@ -181,7 +203,8 @@ def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step]) -> str:
         return fresh
     turned = all(len(shape := step.slot.spec.shape) == 2 and shape[0] == shape[1] for step in steps)
     layout = f"permute={dict.fromkeys(patterns, (1, 0))}" if turned and patterns else "permute="
-    return f"settle it with rename= (which tensor) or {layout} (which layout), {fresh}, or {take}"
+    tensor = f"rename={rules} (this tensor, or another)" if rules else "rename= (which tensor)"
+    return f"settle it with {tensor} or {layout} (which layout), {fresh}, or {take}"
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:
