@@ -47,7 +47,7 @@ def plan(model: object, checkpoint: object, **arguments: Unpack[Arguments]) -> P
 
     request = checked_request("plan", arguments)
     with collector_paused(), _open(checkpoint, request, model if request.runs_models else None) as source:
-        walk = Walk(model) if is_module(model) else None  # type: ignore[arg-type]  # a module, by its looks
+        walk = Walk(model) if is_module(model) else None
         request = _with_source_model(request, checkpoint)
         target = target_of(walk or model)
         decided = _decide(source, request, model, (target, walk))
@@ -280,7 +280,7 @@ def _not_compiled(function: Callable[..., Report]) -> Callable[..., Report]:
         return function
     import torch
 
-    made: Callable[..., Report] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # torch: no types
+    made: Callable[..., Report] = torch.compiler.disable(function)
     return made
 
 

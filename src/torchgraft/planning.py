@@ -300,7 +300,7 @@ def target_of(model: object) -> Target:
     from torchgraft.surveying import survey, target_from_specs
 
     if isinstance(model, Walk) or is_module(model):
-        return survey(model)  # type: ignore[arg-type]  # duck-typed, so that torch stays unimported for files
+        return survey(model)
     with open_checkpoint(model) as source:
         network = only(source.networks, source.origin)
         return target_from_specs(network.specs, network.shared)

@@ -196,7 +196,7 @@ def copy(values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> None
     import torch
 
     pairs = zip(values, places, strict=True)
-    bits = [bit for value, place in pairs for bit in zip(place.split(BIT), value.split(BIT), strict=True)]  # type: ignore[no-untyped-call]  # split has no types
+    bits = [bit for value, place in pairs for bit in zip(place.split(BIT), value.split(BIT), strict=True)]
     if bits:
         torch._foreach_copy_([place for place, _ in bits], [value for _, value in bits])
 

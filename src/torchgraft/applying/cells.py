@@ -214,7 +214,7 @@ class Installation:
             new = _dressed(old, cell.value)
             self._swapped.append((old, new))  # first: no moment in which it is swapped, and nobody knows
             try:
-                torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+                torch.utils.swap_tensors(old, new)
             except RuntimeError:  # something else holds the tensor itself, a weak reference or an autograd node
                 self._replace(cell, old, new)
 
@@ -232,7 +232,7 @@ class Installation:
             setattr(place.module, place.attr, old)
         for old, new in reversed(self._swapped):
             if not old.is_meta:
-                torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+                torch.utils.swap_tensors(old, new)
 
 
 def _dressed(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ def refuse_mixed_meta() -> AbstractContextManager[object]:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    class Unmixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Unmixed(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             given = [one for one in tree_leaves((args[1:], kwargs)) if isinstance(one, torch.Tensor)]
             changed = [one for one in tree_leaves(args[:1]) if isinstance(one, torch.Tensor)]

@@ -35,7 +35,7 @@ class DeviceCopier:
         """Make a copier whose first copy begins after the event `ready`."""
         import torch
 
-        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)
         self._stream.wait_event(ready)
         with torch.cuda.device(device):
             self._buffers = [_Buffer(_pinned(SENT + WASTE), _event()) for _ in range(BUFFERS)]
@@ -79,7 +79,7 @@ def _pinned(size: int) -> torch.Tensor:
 def _event() -> torch.cuda.Event:
     import torch
 
-    event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event: torch.cuda.Event = torch.cuda.Event()
     return event
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torchgraft.applying.construct import Constructor
 from torchgraft.applying.exclusive import exclusively
@@ -30,16 +30,10 @@ from torchgraft.core.written import Written
 if TYPE_CHECKING:
     from torch import nn
 
+    # Compares what lies in the model with what it should have got; returns the checks, passed or failed.
+    Verifier = Callable[[nn.Module | Walk, Plan, Written], Sequence[Check]]
 
 OWN_MEMORY = Placement()  # on the CPU
-
-
-class Verifier(Protocol):
-    """Compares what lies in the model with what it should have got."""
-
-    def __call__(self, model: nn.Module | Walk, plan: Plan, written: Written) -> Sequence[Check]:
-        """Return the checks, passed or failed."""
-        ...
 
 
 def apply(  # noqa: PLR0913  # what a load is made of; all but four by name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.layout import NO_MEMORY, identity_of
@@ -150,7 +150,7 @@ def _expect_end(path: str) -> None:
         )
 
 
-def is_module(model: object) -> bool:
+def is_module(model: object) -> TypeGuard[Module]:
     """Return whether `model` is a torch module by its looks, and no class of them."""
     return hasattr(model, "named_modules") and not isinstance(model, type)
 
@@ -160,7 +160,7 @@ def walk_of(model: Module | Walk) -> Walk:
     return model if isinstance(model, Walk) else Walk(model)
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_spread(tensor: object) -> bool:
     """Return whether several processes hold the tensor together (a DTensor)."""
     return hasattr(type(tensor), "to_local") and hasattr(tensor, "device_mesh")  # a class is asked faster than a tensor
 

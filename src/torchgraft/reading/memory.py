@@ -155,7 +155,7 @@ def apart_from(source: Source, model: object) -> Source:
     held = {id(tensor): tensor for tensor in source.tensors() if isinstance(tensor, HeldTensor)}
     if not held:
         return source
-    taken = TakenMemory(place.tensor for place in places(model))  # type: ignore[arg-type]  # a module, as asked
+    taken = TakenMemory(place.tensor for place in places(model))
     copies: dict[int, StoredTensor] = {
         number: HeldTensor(tensor.tensor.clone(), tensor.number, tensor.name)
         for number, tensor in held.items()

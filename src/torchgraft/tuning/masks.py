@@ -77,7 +77,7 @@ class ZeroGradientHook:
 def hold_rows(parameter: Tensor, rows: Rows) -> Callable[[], None]:
     """Give the gradients of `parameter` no part in `rows` from now on; return what takes that back."""
     gradient = parameter.grad
-    handle = parameter.register_hook(ZeroGradientHook(rows))  # type: ignore[no-untyped-call]
+    handle = parameter.register_hook(ZeroGradientHook(rows))
     parameter.grad = None
 
     def undo() -> None:

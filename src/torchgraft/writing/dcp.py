@@ -217,7 +217,7 @@ def write_spread(path: str | os.PathLike[str], state: Mapping[str, object], fact
     """
     final, shown = os.path.realpath(path), printable(os.fsdecode(path))
     entries = {**state, **({BESIDE: json.dumps(as_texts(facts))} if facts else {})}
-    spread = [value for value in state.values() if is_spread(value)]  # type: ignore[arg-type]  # asks for attributes
+    spread = [value for value in state.values() if is_spread(value)]
     ranks = ranks_of(spread)
     with Shield(), group_of(spread, ranks) as group, ExitStack() as held:
         _expect_group(group, ranks)

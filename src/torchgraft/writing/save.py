@@ -49,7 +49,7 @@ def save(
     import torch
 
     metadata, kind = metadata or {}, file_format or format_of(path)
-    spread = [name for name, value in state.items() if is_spread(value)]  # type: ignore[arg-type]  # asks for attributes
+    spread = [name for name, value in state.items() if is_spread(value)]
     if spread:
         return _written_by_all(path, state, metadata, kind, spread)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

@@ -22,7 +22,7 @@ def seeded(seed: int) -> Iterator[Callable[[], None]]:
         torch.manual_seed(seed)
 
     kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []):
         reseed()
         try:

@@ -117,7 +117,7 @@ class Guidance:
     choices: dict[int, list[Reading]] = field(default_factory=dict)
 
 
-class GuidedRecorder(Recorder):  # type: ignore[no-untyped-call]
+class GuidedRecorder(Recorder):
     """The recorder of a guided run."""
 
     def __init__(self, tracker: ModuleTracker, names: Mapping[int, str], *, guidance: Guidance) -> None:

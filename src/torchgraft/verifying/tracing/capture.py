@@ -18,7 +18,7 @@ from torchgraft.verifying.tracing import call, named_tensors, untouched
 from torchgraft.verifying.tracing.recorder import ModuleTracker, Recorder
 
 
-class CapturingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch: a mode has no types
+class CapturingRecorder(Recorder):
     """A recorder that copies the values of some numbers into `kept`: numbers that an earlier run of the same gave them."""
 
     def __init__(

@@ -88,7 +88,7 @@ class Call(NamedTuple):
         return self.func(*self.args, **self.kwargs)
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):
     """While entered, records every operation with fingerprints of its results; `recording` returns all of it.
 
     Tensors are known by identity; of one whose memory was written to since (through a view, say) a new fingerprint is taken.
