@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Learned(Conversion):
         """
         return ConvertedSource(self, source, prefer)
 
-    def inverse(self) -> Self:
+    def inverse(self) -> Learned:
         """Return the conversion that gives the source back.
 
         Raises:
@@ -110,10 +110,7 @@ def inverse_of(plan: Plan, renderers: Renderers | None = None, *, rest: bool = F
     return Learned.made_of(inverse_conversion(plan, rest=rest), renderers)
 
 
-C = TypeVar("C", bound=Conversion)
-
-
-def _inverse(conversion: C) -> C:
+def _inverse(conversion: Learned) -> Learned:
     """Return the conversion from the outputs back to the sources.
 
     Every element of the source is looked for among the outputs by its number; then the way back is found as the

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import reduce
-from typing import Protocol, TypeVar
 
-from torchgraft.core.plan import Op
+from torchgraft.core.plan import Feed, Op, Step
+from torchgraft.core.results.conversion import Output
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import Tensor
 
@@ -22,23 +22,7 @@ def run_ops(ops: Sequence[Op], values: Iterable[Tensor]) -> list[Tensor]:
     return made
 
 
-class _Fed(Protocol):
-    @property
-    def ops(self) -> Sequence[Op]: ...
-
-
-F = TypeVar("F", bound=_Fed)
-F_co = TypeVar("F_co", bound=_Fed, covariant=True)
-
-
-class _Step(Protocol[F_co]):
-    @property
-    def feeds(self) -> Sequence[F_co]: ...
-    @property
-    def ops(self) -> Sequence[Op]: ...
-
-
-def run_step(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor] = ()) -> list[Tensor]:
+def run_step(step: Step | Output, read: Callable[[Feed], Tensor], base: Iterable[Tensor] = ()) -> list[Tensor]:
     """Return what the ops of `step` make of `base` and of its feeds, each read and taken through ops of its own."""
     values = list(base)
     for feed in step.feeds:
@@ -46,7 +30,9 @@ def run_step(step: _Step[F], read: Callable[[F], Tensor], base: Iterable[Tensor]
     return run_ops(step.ops, values)
 
 
-def step_specs(step: _Step[F], spec_of: Callable[[F], TensorSpec], base: Iterable[TensorSpec] = ()) -> list[TensorSpec]:
+def step_specs(
+    step: Step | Output, spec_of: Callable[[Feed], TensorSpec], base: Iterable[TensorSpec] = ()
+) -> list[TensorSpec]:
     """Return the specs of what `run_step` would return: one where there are ops, else those of base and feeds.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What the interpreter and the operating system are asked for: whole files, signals, checksums, cheap objects."""
+"""What the interpreter and the operating system are asked for: whole files, signals, checksums, random states, cheap objects."""
