@@ -114,3 +114,13 @@ def test_layers_means_also_the_part_of_a_list_that_no_rename_moves():
     for number, picked in enumerate([2, 0]):
         expect_same(model["body"]["h"][number]["ln"], saved, f"model.h.{picked}.norm")
         expect_same(model["body"]["h"][number]["fc2"], saved, f"model.h.{picked}.fc2")
+
+
+def test_a_name_that_does_not_fit_fits_no_better_where_another_place_is_kept():
+    def part():
+        return nn.ModuleDict({"conv": nn.Conv2d(6, 6, 3), "bn": nn.BatchNorm2d(6)})
+
+    saved = {f"module.{name}": value for name, value in net(forward_net=part(), tempo=part()).state_dict().items()}
+    model = net(q2=part(), tempo=nn.ModuleDict({"net": part()}))
+    with pytest.raises(tg.PlanRefusedError, match=r"q2.* in doubt: its shape fits, its name doesn't"):
+        tg.load(model, saved, zero=["tempo.net"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty, Doubt
+from torchgraft.matching.judging.certainty import OTHER_NAME
 from torchgraft.matching.names.naming import SAME_NAME
 from torchgraft.matching.names.rules import Rules
 
@@ -93,14 +94,15 @@ DISPLACED = Doubt(
 def displaced(matching: Matching, plain: Matching, spoken: AbstractSet[str], kept: Iterable[Leaf]) -> Matching:
     """Return the matching with what only goes where it does since the caller said something else, in doubt.
 
-    So is what is in doubt without his rules, where these say nothing new. `plain` is what would be found without rules,
+    So is what is in doubt without his rules, where these say nothing new, or it is a pair's own name that is. `plain` is what would be found without rules,
     `spoken` are the keys of the file that rules speak of, and `kept` what of the model nothing of the file may fill.
     """
     places = {key for leaf in kept for key in leaf.keys}
     places.update(key for m in matching.matches if not spoken.isdisjoint(m.source.keys) for key in m.target.keys)
     sure = [m for m in plain.matches if m.certainty is not Certainty.DOUBT]
     goes, comes = {m.source.keys: m.target.keys for m in sure}, {m.target.keys: m.source.keys for m in sure}
-    still = {} if _is_new(matching, plain, spoken, places) else {_ends(m): m for m in plain.matches}
+    new = _is_new(matching, plain, spoken, places)
+    still = {_ends(m): m for m in plain.matches if not new or m.why.doubted_by == OTHER_NAME.rule}
     doubts: dict[str, Doubt] = {}
     for m in matching.matches:
         ours, theirs = _ends(m)

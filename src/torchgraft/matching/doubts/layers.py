@@ -93,15 +93,20 @@ def norms_of_attentions(found: Found) -> Iterator[Pair]:
             yield pair
 
 
-CONTRARY = "one of the two names says that it comes first in its block, the other one that it doesn't"
+CONTRARY = (
+    "one of the two names says that it comes first in its block, or before a layer, the other one that it doesn't"
+)
 
 
 def against_their_words(found: Found) -> Iterator[Pair]:
     """Yield norms of which one is called the first by a word, and the other by a number or a word something else.
 
-    `pre_norm` to `norm2`, in a model that registers that before `norm1`.
+    `pre_norm` to `norm2`, in a model that registers that before `norm1`. Nor is `pre_ffn_norm` the `post_ffn_norm`.
     """
     for pair, *units in found.with_units(unnamed=True):
+        if _are_before_and_behind(units[0].last, units[1].last):
+            yield pair
+            continue
         first = [_is_first_by_word(unit.last) for unit in units]
         if first[0] != first[1] and _is_later(units[first[0]].words):
             yield pair
@@ -111,6 +116,13 @@ def against_their_words(found: Found) -> Iterator[Pair]:
 def _is_first_by_word(last: str) -> bool:
     """Return whether the name of a norm says by a word that it is the first: `pre_norm`, `input_layernorm`."""
     return canonical(last) == ("norm", "@1") and not last[-1].isdecimal()
+
+
+@lru_cache(maxsize=1000)
+def _are_before_and_behind(one: str, other: str) -> bool:
+    """Return whether two names are one but for a first word, which says before a layer of one, and behind it of the other."""
+    ours, theirs = words(one), words(other)
+    return {ours[:1], theirs[:1]} == {("pre",), ("post",)} and ours[1:] == theirs[1:]
 
 
 def _is_later(words: tuple[str, ...]) -> bool:

@@ -114,7 +114,6 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
     frozenset({"student", "teacher"}),
     frozenset({"text", "visual"}),
     frozenset({"dw", "pw"}),
-    frozenset({"pre", "post"}),
 )
 
 # Words of a tensor's own name that say that it holds a function of the value that it stands for: `log_std` in Spinning Up and
