@@ -71,7 +71,7 @@ def test_names_of_models_on_a_hub_are_not_looked_up(name):
         tg.inspect(name)
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "a/b/c", "/nowhere/model"])
+@pytest.mark.parametrize("name", ["weights.pt", "runs/last.pth", "runs/model.weights.h5", "a/b/c", "/nowhere/model"])
 def test_other_missing_files_are_just_missing(name):
     with pytest.raises(tg.MissingFileError, match=r"no such file or folder$"):
         tg.inspect(name)

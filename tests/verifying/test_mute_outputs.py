@@ -68,6 +68,12 @@ def test_outputs_of_other_shapes_are_told_by_their_number_and_the_others_by_thei
     )
 
 
+def test_a_source_that_does_not_fit_needs_no_name():
+    model, source = (nn.Sequential(nn.Linear(4, 6), nn.Linear(6, classes)) for classes in (2, 3))
+    causes = tg.verify(model, source, torch.randn(5, 4), plan=tg.load(model, source)).causes
+    assert {cause.remedy for cause in causes} == {f"give 1.{role} its value by hand" for role in ("weight", "bias")}
+
+
 class Picks(Ends):
     """Gives whole numbers, as models do that return tokens."""
 

@@ -74,9 +74,7 @@ class PlannedValues:
             text=f"{name} was not filled: {step.why.text}",
             module=step.slot.owner,
             target=name,
-            remedy=""
-            if step.why.rule == "user rule"
-            else f"name its source with rename=, or give {name} its value by hand",
+            remedy=_way_to_fill(step),
         )
 
     def _describe(self, step: Step, expected: Tensor, actual: Tensor) -> tuple[str, str]:
@@ -138,3 +136,11 @@ def _reordered(expected: Tensor, actual: Tensor) -> tuple[int, ...] | None:
                 if order != tuple(range(count)) and _equal(torch.cat([parts[i] for i in order], dim), actual):
                     return order
     return None
+
+
+def _way_to_fill(step: Step) -> str:
+    """Return what fills a slot; nothing where the caller wants it so. Of a source that doesn't fit the name is known."""
+    if step.why.rule == "user rule":
+        return ""
+    named = "" if step.why.rule == "shape" else "name its source with rename=, or "
+    return f"{named}give {step.slot.name} its value by hand"
