@@ -116,9 +116,11 @@ def match(
         rest = _match_part(outside, open_buffers, replace(given, models=replace(models, stated=NOTHING), kept=()))
         found = _merged(found, rest)
     found = with_copies(found, models.target.slots, lambda leaf: _reserved(leaf, rules))
-    if rules.says_something and any(_is_called_otherwise(m) for m in found.matches):
-        plain = match(specs, models, Rules(), prefer=prefer, filled=filled, known=replace(known, started=()))
-        found = displaced(found, plain, {key for key in specs if rules.speak_of(key, key)}, kept)
+    if rules.says_something:
+        spoken = {key for key in specs if rules.speak_of(key, key)}
+        if any(_is_called_otherwise(m) and spoken.isdisjoint(m.source.keys) for m in found.matches):
+            plain = match(specs, models, Rules(), prefer=prefer, filled=filled, known=replace(known, started=()))
+            found = displaced(found, plain, spoken, kept)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 

@@ -94,8 +94,9 @@ DISPLACED = Doubt(
 def displaced(matching: Matching, plain: Matching, spoken: AbstractSet[str], kept: Iterable[Leaf]) -> Matching:
     """Return the matching with what only goes where it does since the caller said something else, in doubt.
 
-    So is what is in doubt without his rules, where these say nothing new, or it is a pair's own name that is. `plain` is what would be found without rules,
-    `spoken` are the keys of the file that rules speak of, and `kept` what of the model nothing of the file may fill.
+    So is what is in doubt without his rules, where these say nothing new, or where the doubt is about the pair's own name.
+    `plain` is what would be found without rules, `spoken` are the keys of the file that rules speak of, and `kept` what of the
+    model nothing of the file may fill.
     """
     places = {key for leaf in kept for key in leaf.keys}
     places.update(key for m in matching.matches if not spoken.isdisjoint(m.source.keys) for key in m.target.keys)
