@@ -41,6 +41,19 @@ def test_a_layer_that_a_shuffled_file_has_first_is_none(seed):
     assert "deep.weight" in {s.slot.name for s in report.plan.fresh}
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_of_groups_are_not_summed_up(groups):
+    """What a depthwise layer has on its second axis is no colour: each kernel reads another channel."""
+    state = nn.Sequential(nn.Conv2d(3 * groups, 6, 3, groups=groups), nn.Conv2d(6, 8, 3)).state_dict()
+    model = nn.Sequential(nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 8, 3))
+    before = model[0].weight.clone()
+    report = tg.load(model, state)
+    assert torch.equal(model[0].weight, before)
+    assert "the layer has 6 groups" in report.plan.by_name["0.weight"].why.text
+    tg.load(model, state, in_channels={"0.weight": "sum"})
+    assert torch.allclose(model[0].weight, state["0.weight"].sum(1, keepdim=True), atol=1e-6)
+
+
 def volumes(channels, *, deep, size=3):
     """Return two convolutions of images or of volumes."""
     conv = nn.Conv3d if deep else nn.Conv2d

@@ -285,3 +285,21 @@ def test_two_norms_of_a_block_are_no_list_of_layers() -> None:
         nn.ModuleDict({"h": nn.ModuleList(block(*n) for _ in range(2))}) for n in (("norm1", "norm2"), ("norm1",))
     )
     assert tg.plan(model, file).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("norm", "told"),
+    [
+        (lambda: nn.GroupNorm(2, 6), "GroupNorm"),
+        (lambda: nn.InstanceNorm2d(6, affine=True), "InstanceNorm2d"),
+        (lambda: nn.BatchNorm2d(6), ""),
+    ],
+)
+def test_scales_of_batch_norms_in_other_norms_are_told(norm, told):
+    def net(make):
+        return nn.Sequential(nn.Conv2d(3, 6, 3), make(), nn.Conv2d(6, 6, 3), make())
+
+    plan = tg.plan(net(norm), net(lambda: nn.BatchNorm2d(6)).state_dict())
+    said = [note for note in plan.notes if "scales of batch norms" in note]
+    assert [note.partition(",")[0] for note in said] == (["1"] if told else [])
+    assert all(f"1, 3: scales of batch norms go into {told}, " in note for note in said)

@@ -153,7 +153,8 @@ def _shaped(match: Match, facts: Facts) -> Fit:
     moved = position_fit(source, target, facts.sides, facts.library, grids)
     if moved is not None:
         return moved
-    resized = resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel)
+    groups = facts.slots[slot].groups
+    resized = resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel, groups=groups)
     return told_of_shrinking(resized, source, target, options)
 
 

@@ -240,15 +240,17 @@ def _by_role(roles: Container[str]) -> Fit:
     return Fit((), SQUARE_W, certainty=Certainty.DOUBT) if "w" in roles else UNCHANGED
 
 
-def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str | None, kernel: str | None) -> Fit:
+def resized_fit(
+    source: Leaf, target: Leaf, *, first_conv: bool, channels: str | None, kernel: str | None, groups: int = 1
+) -> Fit:
     """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh.
 
     `channels` and `kernel` are the caller's rules for other input channels (of a linear layer: features), and for kernels of
-    another size.
+    another size. In a convolution of several `groups` each kernel has the channels of one group, which are no others' sum.
     """
     a, b = source.shape, target.shape
     adapted = None
-    if a[1:2] != b[1:2] and a[0] == b[0] and (channels or (first_conv and len(a) > 2)):
+    if a[1:2] != b[1:2] and a[0] == b[0] and (channels or (first_conv and groups == 1 and len(a) > 2)):
         made = _channels(a[1], b[1], channels or "repeat")
         adapted = made if channels or a[1] < b[1] or b[1] == 1 else _fewer(made, a[1], b[1])
     if adapted and len(a) == len(b) and a[2:] == b[2:]:
@@ -259,7 +261,8 @@ def resized_fit(source: Leaf, target: Leaf, *, first_conv: bool, channels: str |
         return replace(before, ops=(*(before.ops or ()), InflateKernel(b)), text=text, rule="inflated kernel")
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
-    return Fit(None, mismatch(a, b) + _growing(a, b, target.kind))
+    grouped = f"; the layer has {groups} groups, which see other channels each" if groups > 1 else ""
+    return Fit(None, mismatch(a, b) + grouped + _growing(a, b, target.kind))
 
 
 def _growing(a: Shape, b: Shape, kind: str) -> str:

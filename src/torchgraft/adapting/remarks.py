@@ -29,7 +29,7 @@ MOST_TENSORS = 3
 
 def remarks(plan: Plan, is_picked: Callable[[str], bool] = lambda _: False) -> tuple[str, ...]:
     """Return the notes on a plan; `is_picked` says of a list of layers whether the caller picked among them."""
-    return (*_shorter(plan, is_picked), *_tied(plan), *_twins(plan), *_behind_fresh(plan))
+    return (*_shorter(plan, is_picked), *_tied(plan), *_twins(plan), *_behind_fresh(plan), *_other_norms(plan))
 
 
 class Member(NamedTuple):
@@ -220,6 +220,24 @@ def _behind_fresh(plan: Plan) -> Iterator[str]:
         yield (
             f"{listed(names)}: statistics and scales come from the file, while the layer before ({listed(layers)}) starts fresh: "
             "they don't describe its outputs"
+        )
+
+
+def _other_norms(plan: Plan) -> Iterator[str]:
+    """Yield norms of another kind that get the scales of batch norms, whose statistics have no place."""
+    kept = {step.slot.owner for step in plan.steps if step.slot.role == "running_var"}
+    left = {one.spec.name for one in plan.unused if not one.quiet and one.spec.name.endswith("running_var")}
+    found = [
+        step.slot
+        for step in plan.steps
+        if step.slot.role == "weight" and step.slot.owner not in kept and len(step.feeds) == 1
+        if step.feeds[0].key.removesuffix("weight") + "running_var" in left
+    ]
+    if found:
+        kinds = " and ".join(sorted({slot.kind for slot in found} - {""})) or "norms without statistics"
+        yield (
+            f"{listed([slot.owner for slot in found])}: scales of batch norms go into {kinds}, which normalises in another way "
+            "(the statistics in the file have no place): outputs will differ"
         )
 
 

@@ -69,12 +69,11 @@ def _identity(slot: Slot) -> Op | None:
         raise _unable(
             slot, "only weights of torch's linear layers, convolutions, norms and scales are known to have one"
         )
-    groups = slot.setting.groups if slot.setting else 1
-    if shape[0] != shape[1] * groups:
+    if shape[0] != shape[1] * slot.groups:
         raise _unable(slot, "it has not as many outputs as inputs")
     if any(size % 2 == 0 for size in shape[2:]) or (slot.setting and not slot.setting.keeps_size):
         raise _unable(slot, "it needs an odd kernel, stride 1, and padding that keeps the size")
-    return Identity(shape, slot.spec.dtype.label, groups)
+    return Identity(shape, slot.spec.dtype.label, slot.groups)
 
 
 def _statistic(slot: Slot) -> Op | None:

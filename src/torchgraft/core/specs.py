@@ -89,6 +89,11 @@ class Slot:
         """The last segment of the name: weight, bias, running_mean ..."""
         return self.spec.name.rpartition(".")[2]
 
+    @property
+    def groups(self) -> int:
+        """Into how many groups a convolution parts its channels; 1 for all else."""
+        return self.setting.groups if self.setting else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
