@@ -93,3 +93,52 @@ def test_keys_and_values_in_one_layer_come_in_that_order() -> None:
 
     plan = plan_of(attention("query", "keys_values", "out"), attention("q", "kv_linear", "proj"))
     assert "half" not in plan.by_slot["attn.keys_values.weight"].why.doubt
+
+
+def encoder(head: str, rows: int = 4) -> nn.Module:
+    """Return an encoder whose last layer says two things at once, as mean and variance."""
+    return nn.ModuleDict({"conv": nn.Conv2d(3, 6, 3), "fc": nn.Linear(6, 10), head: nn.Linear(10, rows)})
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("mu_logvar", "logvar_mu"),
+        ("fc_mean_std", "std_mean"),
+        ("cls_reg", "reg_cls"),
+        ("startEndHead", "end_start"),
+        ("hw", "wh"),
+    ],
+)
+def test_a_layer_whose_words_are_turned_round_is_in_doubt_with_its_bias(ours: str, theirs: str) -> None:
+    plan = plan_of(encoder(theirs), encoder(ours))
+    for role in ("weight", "bias"):
+        step = plan.by_slot[f"{theirs}.{role}"]
+        assert step.certainty is Certainty.DOUBT
+        assert "another order" in step.why.doubt
+    model, file = encoder(theirs), encoder(ours)
+    tg.load(model, file.state_dict(), rename={ours: theirs})
+    assert torch.equal(model[theirs].weight, file[ours].weight)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("dw_conv", "conv_dw"), ("head_cls", "cls_head"), ("out_proj", "proj_out"), ("mu_logvar", "mu_logvar")],
+)
+def test_words_for_places_may_stand_in_any_order(ours: str, theirs: str) -> None:
+    plan = plan_of(encoder(theirs), encoder(ours))
+    assert "another order" not in plan.by_slot[f"{theirs}.weight"].why.doubt
+
+
+@pytest.mark.parametrize("theirs", ["gate_up_proj", "apart"])
+def test_halves_of_which_the_name_may_be_untrue_are_in_doubt(theirs: str) -> None:
+    model, file = network("gate_up_proj", "down_proj"), network("up_gate_proj", "down_proj")
+    if theirs == "apart":
+        for one in model["blocks"]:
+            one["mlp"] = nn.ModuleDict({
+                "gate_proj": nn.Linear(WIDTH, INNER), "up_proj": nn.Linear(WIDTH, INNER), "down_proj": nn.Linear(INNER, WIDTH),
+            })  # fmt: skip
+    plan = plan_of(model, file)
+    gates = [step for name, step in plan.by_slot.items() if "gate" in name]
+    assert gates
+    assert all(step.certainty is Certainty.DOUBT for step in gates)

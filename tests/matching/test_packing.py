@@ -255,3 +255,28 @@ def test_stacks_of_gate_and_up_are_certain_under_one_name_alone(ours: str, certa
 
     plan = tg.plan(net("gate_up_proj"), net(ours).state_dict())
     assert plan.by_name["experts.gate_up_proj"].certainty is certainty
+
+
+def with_fused(name: str, parts: str) -> nn.ModuleDict:
+    """Return three blocks whose projections are fused under `name`, in the order of its letters."""
+
+    def attention() -> nn.ModuleDict:
+        single = {part: nn.Linear(6, 6) for part in "qkv" if part not in parts}
+        return nn.ModuleDict({**single, "proj": nn.Linear(6, 6), name: nn.Linear(6, 6 * len(parts))})
+
+    return nn.ModuleDict({"blocks": nn.ModuleList(nn.ModuleDict({"attn": attention()}) for _ in range(3))})
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("kqv", "qkv"), ("qkv", "vqk"), ("vk", "kv"), ("to_kv", "to_vk"), ("qvk", "kqv"), ("kqv_proj", "qkv_proj")],
+)
+def test_rows_follow_the_letters_of_the_names(ours, theirs):
+    letters, others = (name.replace("to_", "").replace("_proj", "") for name in (ours, theirs))
+    state = with_fused(ours, letters).state_dict()
+    model = with_fused(theirs, others)
+    report = tg.load(model, state)
+    fused = f"blocks.1.attn.{ours}.weight"
+    rows = dict(zip(letters, state[fused].chunk(len(letters)), strict=True))
+    assert torch.equal(model.state_dict()[f"blocks.1.attn.{theirs}.weight"], torch.cat([rows[one] for one in others]))
+    assert report.plan.by_name[f"blocks.1.attn.{theirs}.weight"].certainty is Certainty.LIKELY

@@ -7,7 +7,7 @@ from torchgraft.core.plan import Doubt
 from torchgraft.matching.reviewing.exchangeable import exchangeable
 from torchgraft.matching.reviewing.finished import Finished, Rule
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
-from torchgraft.matching.reviewing.halves import halves_in_unknown_order
+from torchgraft.matching.reviewing.halves import halves_in_unknown_order, parts_in_other_order
 from torchgraft.matching.reviewing.model_twins import beside_free_copies
 from torchgraft.matching.reviewing.moved_modules import moved_without_word
 from torchgraft.matching.reviewing.own_places import passing_own_places
@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     exchangeable,
     moved_without_word,
     factors_packed_otherwise,
+    parts_in_other_order,
     halves_in_unknown_order,
 )
 

@@ -1,4 +1,4 @@
-"""Layers whose output is cut in halves, and goes over whole between two names: code puts the halves in either order."""
+"""Layers whose output is cut in parts, and goes over whole between two names: code puts the parts in either order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from torchgraft.core.names import around, words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.reviewing.finished import Finished
-from torchgraft.matching.tables.dialect import ANY_LAYER, MODULATING, WRAPPERS
+from torchgraft.matching.tables.dialect import ANY_LAYER, ANY_PLACE, MODULATING, WRAPPERS
 from torchgraft.matching.tables.packing import FUSED
 
 GATED = "one half of its rows gates the other, and nothing says that both sides have them in one order"
 MODULATED = "half of its rows are scales and half are shifts, and nothing says that both sides have them in one order"
+SWAPPED = "the two names have the same words in another order, and its rows may be in another order, too"
+# Words of so many letters may be letters for parts: `kq` and `qk`.
+LETTERS = 4
 # A layer and the one behind it lie in one module, or the layer in one more: `net.0.proj` and `net.2`.
 DEPTHS = 2
 # From so many times as many rows as columns on they are scales, shifts and gates, which all code has in the order of DiT.
@@ -43,6 +46,31 @@ def halves_in_unknown_order(finished: Finished) -> dict[str, str]:
         elif all(map(_is_gated, ends, inside)):
             said[match.target.owner] = GATED
     return {m.target.name: said[m.target.owner] for m in finished.matching.matches if m.target.owner in said}
+
+
+def parts_in_other_order(finished: Finished) -> dict[str, str]:
+    """Return the layers in doubt whose two names have the same words in another order, with their biases.
+
+    `mu_logvar` and `logvar_mu`, `up_gate` and `gate_up`: who turns the words round may turn the rows round.
+    """
+    swapped = {
+        m.target.owner
+        for m in finished.matching.matches
+        if m.source.role in ("weight", "kernel") and len(m.source.shape) > 1 and m.target.kind != "Embedding"
+        if not (m.source.part or m.target.part) and _are_swapped(m.source.owner, m.target.owner)
+    }
+    return {m.target.name: SWAPPED for m in finished.matching.matches if m.target.owner in swapped}
+
+
+def _are_swapped(one: str, other: str) -> bool:
+    """Return whether two last names have the same words, or one short word of the same letters, in another order."""
+    ours, theirs = (path.rpartition(".")[2] for path in (one, other))
+    if ours == theirs:
+        return False
+    said, wanted = ([word for word in words(name) if word not in ANY_PLACE] for name in (ours, theirs))
+    if len(said) == len(wanted) == 1 and said[0].isalpha() and len(said[0]) <= LETTERS:
+        said, wanted = list(said[0]), list(wanted[0])
+    return said != wanted and sorted(said) == sorted(wanted)
 
 
 def _may_be_cut(found: Match) -> bool:

@@ -126,6 +126,13 @@ MODULATING = frozenset({"modulation", "mod", "ada", "film"})
 # What any linear layer may be called: such a name alone says nothing of what it is for.
 ANY_LAYER = frozenset({"linear", "lin", "dense", "fc", "proj"})
 
+# What says which layer it is, or where it stands, and nothing of its rows: `conv_dw` and `dw_conv` are the same.
+ANY_PLACE = ANY_LAYER | {
+    "conv", "norm", "ln", "bn", "attn", "attention", "self", "cross", "mlp", "ff", "ffn", "head", "heads", "embed", "embedding",
+    "embeddings", "emb", "encoder", "decoder", "layer", "layers", "block", "blocks", "net", "module", "in", "out", "input", "output", "to",
+    "pre", "post", "first", "last", "final",
+}  # fmt: skip
+
 # Words of lists that libraries count from either end: from the coarsest map of a pyramid, or from the finest. DPT's
 # `refinenet4` is `fusion_stage.layers.0` in transformers, latent diffusion's `up.3` is `up_blocks.0` in diffusers.
 EITHER_END = frozenset(

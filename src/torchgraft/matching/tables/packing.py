@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Literal
 
 from torchgraft.core.match import Leaf
@@ -107,6 +108,17 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("to", "kv"): (Packing(parts=KV, source=SPELLED),),
     ("gate", "up", "proj"): (Packing(parts=GATE_UP, source="as in Phi-3 in transformers"),),
     ("gate", "up"): (Packing(parts=GATE_UP, source=SPELLED),),
+    # Code that is called so may as well activate the first half: it has the gate there.
+    ("up", "gate", "proj"): (Packing(parts=("up", "gate"), contested="parts", open=True, source=SPELLED),),
+    ("up", "gate"): (Packing(parts=("up", "gate"), contested="parts", open=True, source=SPELLED),),
+}  # fmt: skip
+
+# Letters in another order, as people write them (`kqv`): what they mean is as plain, and has no library to vouch for it.
+FUSED |= {
+    name: (Packing(parts=parts, contested="parts", source=SPELLED),)
+    for parts in [*permutations(QKV), *permutations(KV)] if parts not in (QKV, KV)
+    for letters in ["".join(parts)]
+    for name in [(letters,), ("to", letters), (letters, "proj")]
 }  # fmt: skip
 
 # Names that are fused in some libraries and single in others: the shapes tell which, and then these entries count.
