@@ -3,8 +3,8 @@
 TorchgraftError                     1   anything of ours
 ├── UsageError                      2   an argument that makes no sense
 ├── CheckpointError                 3   a file that can't be read
-│   ├── MissingFileError            3   nothing stands at the path that was given
 │   ├── CorruptCheckpointError      3   broken, truncated or inconsistent
+│   │   └── MissingFileError        3   nothing stands at the path that was given
 │   ├── UnsafeCheckpointError       4   would need code, or leaves its folder
 │   ├── UnsupportedCheckpointError  5   sound, but nothing that we read
 │   └── LimitExceededError          6   larger or deeper than any honest file
@@ -62,16 +62,17 @@ class CheckpointError(TorchgraftError):
         super().__init__(printable(message, MAX_MESSAGE))
 
 
-class MissingFileError(CheckpointError, FileNotFoundError):
-    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a CorruptCheckpointError."""
-
-    exit_code = 3
-
-
 class CorruptCheckpointError(CheckpointError):
     """The file is broken: truncated, inconsistent, or not what it says it is."""
 
     exit_code = 3
+
+
+class MissingFileError(CorruptCheckpointError, FileNotFoundError):
+    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a plain CorruptCheckpointError.
+
+    It is one as well, as it was called in 0.1.0: code that catches that goes on.
+    """
 
 
 class UnsafeCheckpointError(CheckpointError):
