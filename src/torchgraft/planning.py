@@ -134,16 +134,12 @@ def _plan_of_few(source: Source, given: Given) -> Plan | None:
 
 def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = None) -> Plan:
     """Return the plan to be weighed, decided leaf by leaf; `same_values` finds what the file holds twice, which else `_repeats` does."""
-    from torchgraft.adapting import PlanInputs, Preferences, SecondNames, adapt, requested_steps, views_of
+    from torchgraft.adapting import PlanInputs, Preferences, SecondNames, adapt, views_of
 
     choice, target, request, ranks = given.choice, given.target, given.request, given.ranks
     specs, rules = choice.network.specs, request.rules
     expect_consistent(request, target.slots)
-    requested = {
-        name: step
-        for name, step in requested_steps(specs, target, request.options, choice.network.path, source.metadata).items()
-        if not any(rules.is_fresh(one) or rules.is_zero(one) for one in step.slot.names)
-    }
+    requested = _requested(source, given)
     taken = {feed.key for step in requested.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
     views = views_of(
@@ -186,6 +182,18 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching)))
+
+
+def _requested(source: Source, given: Given) -> dict[str, Step]:
+    """Return the steps that the caller's options make by themselves, but for what he keeps fresh or at zero."""
+    from torchgraft.adapting import requested_steps
+
+    network, request = given.choice.network, given.request
+    steps = requested_steps(network.specs, given.target, request.options, network.path, source.metadata)
+    kept = (request.rules.is_fresh, request.rules.is_zero)
+    return {
+        name: step for name, step in steps.items() if not any(is_kept(n) for is_kept in kept for n in step.slot.names)
+    }
 
 
 def _picked(rules: Rules, plan: Plan, target: Target) -> Callable[[str], bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -22,8 +24,8 @@ def network(*names: str, rows: int = 2 * INNER, inside: str = "mlp") -> nn.Modul
     return nn.ModuleDict({"embed": nn.Embedding(20, WIDTH), "blocks": blocks, "norm": nn.LayerNorm(WIDTH)})
 
 
-def plan_of(model: nn.Module, file: nn.Module, **said: object) -> Plan:
-    return tg.plan(model, file.state_dict(), **said)  # type: ignore[arg-type]
+def plan_of(model: nn.Module, file: nn.Module, **said: Any) -> Plan:
+    return tg.plan(model, file.state_dict(), **said)
 
 
 @pytest.mark.parametrize("names", [("wi", "wo"), ("w12", "w3"), ("fc1_gx", "fc2"), ("inner", "outer")])

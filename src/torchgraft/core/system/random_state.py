@@ -21,7 +21,7 @@ def seeded(seed: int) -> Iterator[Callable[[], None]]:
         np.random.seed(seed % 2**32)  # noqa: NPY002  # what users' code may draw from
         torch.manual_seed(seed)
 
-    kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
+    kept = (random.getstate(), np.random.get_state())  # noqa: NPY002  # as above
     used = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []):
         reseed()
@@ -29,4 +29,4 @@ def seeded(seed: int) -> Iterator[Callable[[], None]]:
             yield reseed
         finally:
             random.setstate(kept[0])
-            np.random.set_state(kept[1])  # noqa: NPY002
+            np.random.set_state(kept[1])  # noqa: NPY002  # as above
