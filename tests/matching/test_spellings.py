@@ -1,7 +1,10 @@
 """Words whose meaning hangs on what stands beside them, and on numbers that are no counters."""
 
 import pytest
+import torch
+from torch import nn
 
+import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.parts.units import group
@@ -14,6 +17,27 @@ def words_of(*paths):
 
 def test_a_row_counted_from_zero_is_read_as_counted_from_one():
     assert words_of("a.bn0", "a.bn1") == {"a.bn0": "@1", "a.bn1": "@2"}
+
+
+@pytest.mark.parametrize("name", ["dense", "conv2d", "net.batch_normalization"])
+def test_the_first_of_a_row_may_have_no_number(name):
+    found = words_of(name, f"{name}_1", f"{name}_2")
+    assert found == {name: "@1", f"{name}_1": "@2", f"{name}_2": "@3"}
+    found = words_of(name, f"{name}_0", f"{name}_1")
+    assert "@" not in found[name]
+    found = words_of(name, f"{name}_2")
+    assert "@" not in found[name]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_layers_that_keras_numbers_go_to_those_that_a_model_counts(first):
+    names = ["conv2d", "conv2d_1", "conv2d_2", "dense", "dense_1", "dense_2"]
+    file = {f"{name}/kernel": torch.randn(3, 3, 4, 4) if "conv" in name else torch.randn(4, 4) for name in names}
+    file |= {f"{name}/bias": torch.randn(4) for name in names}
+    layers = {f"conv{first + at}": nn.Conv2d(4, 4, 3) for at in range(3)}
+    layers |= {f"fc{first + at}": nn.Linear(4, 4) for at in range(3)}
+    plan = tg.plan(nn.ModuleDict(layers), file)
+    assert [step.feeds[0].key.partition("/")[0] for step in plan.steps if step.slot.name.endswith("bias")] == names
 
 
 def test_a_zero_in_few_blocks_is_something_more():

@@ -5,7 +5,7 @@ Each asks it of modules `by_content`: modules that hold parts of the same names 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
@@ -55,10 +55,10 @@ def read_beside(paths: Modules, others: Iterable[str]) -> dict[str, str]:
 def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
     """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`.
 
-    Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others`
+    The first one may have no number: Keras calls layers `dense`, `dense_1`, `dense_2` when no one names them. Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others`
     have just the rest of the row: there it is something more.
     """
-    if not any(_ends_in_zero(last) for inside in paths for last in inside):
+    if not any(_ends_in_zero(last) or f"{last}_1" in inside for inside in paths for last in inside):
         return set()
     whole = [
         (before, row)
@@ -84,18 +84,27 @@ def _rows_of_numbers(paths: Modules) -> dict[tuple[str, str], dict[int, list[str
     rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for inside, parents in paths.items():
         for last in inside:
-            before = stem(last)
-            if before and last[-1].isdecimal() and (*words(before), "0") not in PHRASES:
+            before, number = _counted(last, inside)
+            if before and (*words(before), "0") not in PHRASES:
                 for parent in parents:
                     row = rows.setdefault((place_of(parent), before), {})
-                    row.setdefault(int(last[len(before) :]), []).append(_path(parent, last))
+                    row.setdefault(number, []).append(_path(parent, last))
     return rows
 
 
+def _counted(last: str, inside: Collection[str]) -> tuple[str, int]:
+    """Return what stands before the number of a segment, and the number: 0 of `conv2d` beside `conv2d_1`; ("", 0) without one."""
+    if f"{last}_1" in inside and f"{last}_0" not in inside:
+        return f"{last}_", 0
+    before = stem(last)
+    return (before, int(last[len(before) :])) if before and last[-1].isdecimal() else ("", 0)
+
+
 def counted_from_one(path: str) -> str:
-    """Return a path with the number at its end one higher, as for a row counted from one."""
-    bare = path.rstrip("0123456789")
-    return f"{bare}{int(path[len(bare) :]) + 1}"
+    """Return a path with the number at its end one higher, as for a row counted from one; where it has none, it is the first."""
+    before, _, number = path.rpartition("_")
+    bare = before + "_" if before and number.isdecimal() else path.rstrip("0123456789")
+    return f"{bare}{int(path[len(bare) :]) + 1}" if bare != path else f"{path}_1"
 
 
 def _before_the_first(paths: Modules) -> dict[str, str]:
