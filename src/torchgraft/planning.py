@@ -22,6 +22,7 @@ from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unuse
 from torchgraft.core.specs import Network, Source, Target, TensorSpec
 from torchgraft.core.system.objects import collector_paused
 from torchgraft.matching import (
+    Asked,
     Known,
     Models,
     alike,
@@ -152,11 +153,10 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     shared = choice.network.shared or {}
 
     filled = {name for name, step in requested.items() if step.feeds}
-    started = requested.keys() - filled
+    asked = Asked(rules=rules, prefer=request.prefer, filled=filled, started=requested.keys() - filled)
 
     def matched(same: Mapping[str, str]) -> Matching:
-        known = Known(given.renames, same, started)
-        return match(left, models, rules, prefer=request.prefer, filled=filled, known=known)
+        return match(left, models, asked, Known(renamed=given.renames, same=same))
 
     matching = matched(shared)
     repeats: Mapping[str, str] = {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching import Models, Rules, match
+from torchgraft.matching import Models, match
 from torchgraft.surveying import target_from_specs
 
 few = settings(max_examples=25)
@@ -80,7 +80,7 @@ def _layer(name):
 
 def wrong(source, target, true):
     """Return the matches that are called certain and feed a target from another tensor than its own."""
-    found = match(source, Models(target_from_specs(target)), Rules())
+    found = match(source, Models(target_from_specs(target)))
     return [
         (m.source.keys, m.target.keys)
         for m in found.matches

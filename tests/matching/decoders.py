@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching import Models, Rules, match
+from torchgraft.matching import Models, match
 from torchgraft.surveying import target_from_specs
 
 WIDTH, HIDDEN = 8, 12
@@ -83,7 +83,7 @@ def _layer(put, path, kind, decoder, say):
 
 def matched(source, target):
     """Return the matching of two decoders."""
-    return match(specs_of(source), Models(target_from_specs(specs_of(target))), Rules())
+    return match(specs_of(source), Models(target_from_specs(specs_of(target))))
 
 
 stacks = st.one_of(

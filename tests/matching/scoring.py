@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching import Models, Rules, doubts, match, reviewing
+from torchgraft.matching import Models, doubts, match, reviewing
 from torchgraft.surveying import target_from_specs
 
 PATH = Path(__file__).with_name("decisions.json")
@@ -73,7 +73,7 @@ def decided(case: Case) -> Decisions:
         {name: TensorSpec(name=name, shape=tuple(shape), dtype=DType.F32) for name, shape in side.items()}
         for side in case
     )
-    found = match(file, Models(target_from_specs(model)), Rules())
+    found = match(file, Models(target_from_specs(model)))
     return {m.target.name: [m.source.name, m.certainty.value] for m in found.matches}
 
 

@@ -8,8 +8,9 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
-from torchgraft.matching.judging.certainty import BESIDE, BY_ORDER, sureness
+from torchgraft.matching.judging.certainty import sureness
 from torchgraft.matching.judging.judge import Pair, Rivalry
+from torchgraft.matching.judging.reasons import BESIDE, BY_ORDER
 
 
 def linears(*names, width=8):

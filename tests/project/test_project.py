@@ -71,6 +71,14 @@ def test_importing_torchgraft_imports_next_to_nothing():
     assert fresh(code).strip() == "[]"
 
 
+def test_stages_without_values_wait_with_numpy_and_torch_until_they_need_them():
+    code = (
+        "import sys, torchgraft.planning, torchgraft.inspecting, torchgraft.adapting; "
+        "print([m for m in ('torch', 'numpy', 'scipy') if m in sys.modules])"
+    )
+    assert fresh(code).strip() == "[]"
+
+
 def test_the_collector_rests_while_modules_are_imported():
     """In a process that holds all of torch, one of its rounds takes longer than importing everything here."""
     code = """

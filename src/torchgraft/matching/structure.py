@@ -12,8 +12,9 @@ from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.evidence.trust import trusted
-from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, OTHER_NAME, Familiar, Sureness, sureness
+from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.judging.reasons import OTHER_NAME
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.naming import SAME_NAME, Naming
 from torchgraft.matching.names.words import read_alike

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from torchgraft.core.plan import Doubt
 from torchgraft.matching.doubts import changed, layers, lists, parts
 from torchgraft.matching.doubts.found import Found
-from torchgraft.matching.judging.certainty import BESIDE
 from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.judging.reasons import BESIDE
 
 __all__ = ["Found", "doubted"]
 

@@ -11,14 +11,8 @@ from math import prod
 from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt
 from torchgraft.matching.evidence.scores import STRANGE
 from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.judging.reasons import BESIDE, BY_ORDER, NO_MARGIN, OTHER_NAME
 from torchgraft.matching.parts.units import Unit
-
-BESIDE = Doubt(
-    "adjoined", "a layer of the same shapes stays free beside it, and nothing in between tells which of them it was"
-)
-BY_ORDER = Doubt("by_order", "names don't say it, and layers of the same shapes could change places")
-OTHER_NAME = Doubt("other_name", "its shape fits, its name doesn't")
-NO_MARGIN = Doubt("no_margin", "another reading fits nearly as well")
 
 # Likeness of names: from HINTING on they say something, from AKIN on they speak for the pair, from SAME on all words agree.
 HINTING, AKIN, SAME = 0.35, 0.55, 0.9

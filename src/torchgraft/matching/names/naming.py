@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
@@ -72,8 +72,6 @@ class Naming:
     # Source names of which a rule puts another module around a part of a module, whose other tensors stay where they are:
     # nothing but the last words of the names speaks for them.
     parted: frozenset[str] = frozenset()
-    # What the caller's rules call as a tensor of the model: source name -> target name.
-    said: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_plain(self) -> bool:

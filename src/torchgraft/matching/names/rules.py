@@ -194,6 +194,10 @@ class Rules:
         """Whether the caller wants the slot to stay fresh."""
         return any(covers(pattern, name) for pattern in self.fresh)
 
+    def keeps(self, name: str) -> bool:
+        """Whether the caller wants nothing of the file in a slot: behind what `layers` picks no other rule leads."""
+        return self.is_fresh(name) or self.is_zero(name) or self.is_behind_picks(name)
+
     def is_behind_picks(self, name: str) -> bool:
         """Whether a slot lies in a list of layers, behind the last one that `layers` fills."""
         lists = ((_list_at(path, name), picks) for path, picks in self.layers.items())

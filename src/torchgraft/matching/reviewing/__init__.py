@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchgraft.core.match import Matching
 from torchgraft.core.plan import Doubt
+from torchgraft.matching.names.said import OF_VALUES
 from torchgraft.matching.reviewing.exchangeable import exchangeable
 from torchgraft.matching.reviewing.finished import Finished, Rule
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
@@ -28,20 +29,17 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-# Those that say something of values, and hold also where the caller says which tensor is meant.
-OF_VALUES = (rows_in_unknown_order, factors_packed_otherwise)
-
-
 def reviewed(finished: Finished) -> Matching:
     """Return the matching with what speaks against its pairs.
 
-    What a rule says here is told in place of an earlier doubt: it sees whole modules, and names them.
+    What a rule says here is told in place of an earlier doubt: it sees whole modules, and names them. Where the caller says
+    what fills a slot, only rules that speak of values are asked.
     """
-    said: dict[str, Doubt] = {}
-    decided = {*finished.naming.said.values()}
+    doubts: dict[str, Doubt] = {}
+    decided = {*finished.said.pairs.values()}
     for rule in RULES:
         for slot, sentence in rule(finished).items():
-            if slot not in decided or rule in OF_VALUES:
-                said.setdefault(slot, Doubt(rule.__name__, sentence))
-    matching = with_packings_doubted(finished).in_doubt(said)
+            if slot not in decided or rule.__name__ in OF_VALUES:
+                doubts.setdefault(slot, Doubt(rule.__name__, sentence))
+    matching = with_packings_doubted(finished).in_doubt(doubts)
     return with_uncut_told(matching, finished.sides[0], finished.models)

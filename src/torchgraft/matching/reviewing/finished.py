@@ -7,19 +7,21 @@ from dataclasses import dataclass, field
 
 from torchgraft.core.match import Leaf, Matching
 from torchgraft.matching.names.naming import Naming
+from torchgraft.matching.names.said import NOTHING_SAID, Said
 from torchgraft.matching.reviewing.module_pairs import ModulePairs
 from torchgraft.matching.tables.stated import Models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A finished matching; `sides` are all leaves, `keys` the names of the file."""
+    """A finished matching; `sides` are all leaves, `keys` the names of the file, `said` what the caller says of places."""
 
     matching: Matching
     sides: tuple[Sequence[Leaf], Sequence[Leaf]]
     naming: Naming
     keys: Iterable[str]
     models: Models
+    said: Said = NOTHING_SAID
     modules: ModulePairs = field(init=False)
 
     def __post_init__(self) -> None:

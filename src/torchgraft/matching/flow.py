@@ -1,0 +1,112 @@
+"""A matching from end to end: the file section by section, then what the caller's rules displaced.
+
+What is done with a section (read, pair, complete, review) is in `one_section`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
+
+from torchgraft.core.match import Matching
+from torchgraft.core.specs import TensorSpec
+from torchgraft.matching.completing.copies import with_copies
+from torchgraft.matching.completing.displaced import with_displaced_doubted
+from torchgraft.matching.names.rules import Rules
+from torchgraft.matching.names.said import NOTHING_SAID, said_of
+from torchgraft.matching.names.second_names import by_telling_names
+from torchgraft.matching.names.sections import keep_part, without_averages
+from torchgraft.matching.one_section import Given, match_section
+from torchgraft.matching.parts.sides import targets_of
+from torchgraft.matching.source_model import in_order
+from torchgraft.matching.tables.stated import NOTHING, Models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the caller asks for: rules for names, a part of the file, and slots that get their values in other ways.
+
+    `prefer` is a segment of keys: of the part of the state dict to take, whose rest then serves only buffers that the part lacks.
+    Slots in `filled` are filled by other means, those in `started` start as he said.
+    """
+
+    rules: Rules = field(default_factory=Rules)
+    prefer: str | None = None
+    filled: Container[str] = ()
+    started: Container[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of names of the file: those that the model's own loading code gives to old keys, and second names.
+
+    `same` leads from a key to the first one of the same tensor.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_ASKED, NOTHING_KNOWN = Asked(), Known()
+
+
+def match(
+    specs: Mapping[str, TensorSpec], models: Models, asked: Asked = NOTHING_ASKED, known: Known = NOTHING_KNOWN
+) -> Matching:
+    """Return who feeds whom, every claim with its ground and how sure it is.
+
+    Raises:
+        UsageError: a rule means nothing in the file or in the model, or contradicts another.
+    """
+    slots = models.target.slots
+    names = [name for slot in slots for name in slot.names]
+    rules, notes = asked.rules.checked(list(specs), names, known.renamed)
+    said = said_of(asked.rules, rules, slots, asked.started)
+    given = Given(specs=specs, models=models, said=said, hooks=known.renamed, same=known.same)
+    found = _by_sections(given, asked)
+    if rules.says_something:
+        found = with_displaced_doubted(
+            found, said, lambda: _by_sections(replace(given, said=NOTHING_SAID), asked), specs
+        )
+    found = with_copies(found, slots, said.keeps)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _by_sections(given: Given, asked: Asked) -> Matching:
+    """Return who feeds whom, section by section: what is meant, averages beside it, what the caller doesn't prefer."""
+    meant, averages, outside = _sections(given, asked)
+    places = by_telling_names(targets_of(given.models), {key: spec.shape for key, spec in given.specs.items()})
+    places = [leaf for leaf in places if not any(key in asked.filled for key in leaf.keys)]
+    found = match_section(in_order(meant, given.models.source), places, given)
+    if averages:
+        found = _merged(found, match_section(averages, (), given))
+    if outside:
+        buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
+        unstated = replace(given, models=replace(given.models, stated=NOTHING))
+        found = _merged(found, match_section(outside, buffers, unstated))
+    return found
+
+
+def _sections(given: Given, asked: Asked) -> tuple[list[str], list[str], list[str]]:
+    """Return the keys that are meant, those of averages of them, and those outside of the part that the caller prefers.
+
+    Averages are set aside where nothing is said of any name.
+    """
+    rules = given.said.rules
+    inside, outside = keep_part(given.specs, asked.prefer)
+    if asked.prefer is not None or rules.rename or rules.fan_out or given.hooks:
+        return inside, [], outside
+    live, averages = without_averages(given.specs, [name for slot in given.models.target.slots for name in slot.names])
+    return live, averages, outside
+
+
+def _merged(first: Matching, second: Matching) -> Matching:
+    """Return what two sections say together; the first says which part of the file was chosen."""
+    fed = {m.target.name for m in second.matches}
+    return replace(
+        first,
+        matches=(*first.matches, *second.matches),
+        free_targets=tuple(leaf for leaf in first.free_targets if leaf.name not in fed),
+        free_sources=(*first.free_sources, *second.free_sources),
+        derived={**first.derived, **second.derived},
+    )

@@ -1,0 +1,62 @@
+"""What the caller says of places of the model: one object, handed on from the names to the review."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+
+from torchgraft.core.match import Leaf
+from torchgraft.core.specs import Slot
+from torchgraft.matching.names.rules import Rules
+
+# Rules of doubt that speak of values: they hold also where the caller says which tensor is meant.
+OF_VALUES = frozenset(
+    {"folded_norms", "fused_norms", "in_other_terms", "rows_in_unknown_order", "factors_packed_otherwise"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the caller says of places: the rules for names, as the file has their paths, and what follows from them.
+
+    `kept` are the slots that nothing of the file may fill. `pairs` are the names of the file that the rules call as a tensor of
+    the model, each with the name of that; they are known once the names of both sides are read (`with_pairs`).
+    """
+
+    rules: Rules = field(default_factory=Rules)
+    kept: AbstractSet[str] = frozenset()
+    pairs: Mapping[str, str] = field(default_factory=dict)
+
+    def keeps(self, leaf: Leaf) -> bool:
+        """Whether nothing of the file may fill a tensor of the model."""
+        return bool(self.kept) and not self.kept.isdisjoint(leaf.keys)
+
+    def with_pairs(self, sources: Iterable[Leaf], targets: Iterable[Leaf], keys: Mapping[str, str]) -> Said:
+        """Return the same with what the rules call as one of the targets; `keys` are the file's by the names of the sources."""
+        speak_of = self.rules.speak_of
+        names = {name: leaf.name for leaf in targets for name in (leaf.name, *leaf.also)}
+        pairs = {
+            leaf.name: names[leaf.name]
+            for leaf in sources
+            if leaf.name in names and all(speak_of(keys[name], name) for name in leaf.keys)
+        }
+        return replace(self, pairs=pairs)
+
+
+NOTHING_SAID = Said()
+
+
+def said_of(asked: Rules, rules: Rules, slots: Sequence[Slot], started: Container[str]) -> Said:
+    """Return what the caller says by `rules` for names, and by what slots start with (`started`).
+
+    `rules` have the lists of `layers` under the paths that the file has, and `asked` under those that were given, which may be
+    the model's.
+    """
+    keeping = [one for one in (asked, rules) if one.fresh or one.zero or one.layers]
+    kept = {
+        slot.name
+        for slot in slots
+        if slot.name in started or any(one.keeps(name) for one in keeping for name in slot.names)
+    }
+    return Said(rules=rules, kept=kept)
