@@ -187,7 +187,7 @@ FAULTS = [
     Fault("scale", "llama", setting("model.layers.0.self_attn", scaling=0.5), "model.layers.0.self_attn", "product", "scale"),
     Fault("swapped projections", "bert", swap("encoder.layer.1.attention.self.query.weight", "encoder.layer.1.attention.self.value.weight"), "encoder.layer.1.attention.self.query", "matrix product", "swapped"),
     Fault("dropout on", "bert", train("embeddings.dropout"), "embeddings.dropout", "dropout", "mode", "as is"),
-    Fault("one wrong embedding", "bert", parameter("embeddings.token_type_embeddings.weight", one_value(3)), "embeddings", "sum", "value"),
+    Fault("one wrong embedding", "bert", parameter("embeddings.token_type_embeddings.weight", one_value(3)), "embeddings.token_type_embeddings", "embedding", "value"),
     Fault("negative slope", "speech", setting("act", negative_slope=0.3), "act", "activation", "activation"),
     Fault("groups of a norm", "speech", setting("norm1", num_groups=8), "norm1", "group norm", "setting"),
     Fault("recurrent weight", "speech", parameter("rnn.weight_hh_l0_reverse", one_value(9)), "rnn", "recurrence", "value"),

@@ -30,13 +30,6 @@ def test_scaled_frequencies_have_none():
     assert rotary_base(table) is None
 
 
-def test_momentum_differs_and_does_not_matter():
-    source, target = nn.Sequential(nn.BatchNorm1d(4)), nn.Sequential(nn.BatchNorm1d(4, momentum=0.3))
-    found = tg.compare_hyperparameters(target, source)
-    assert [(one.name, one.matters) for one in found.differences] == [("momentum", False)]
-    assert found.equal
-
-
 def test_sizes_that_a_plan_bridges_are_no_settings():
     class Fused(nn.Module):
         def __init__(self):

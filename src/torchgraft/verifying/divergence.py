@@ -21,6 +21,17 @@ from torchgraft.core.results.recording import Fingerprint, Recording, Value, fam
 ROUNDING = {"float64": 1e-11, "float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
 GROWTH = 30.0
 LIMIT = 500.0
+# Where nothing differs by more than rounding and outputs do, it is looked for more finely, in such steps, down to the least.
+FINER = 8.0
+FINEST = 1e-12
+# Operations whose results say little of what they were made of: random numbers, comparisons, positions, whole numbers.
+_FORGETTING = frozenset({
+    "normal", "normal_functional", "uniform", "bernoulli", "exponential", "random", "multinomial", "poisson",
+    "gt", "lt", "ge", "le", "eq", "ne", "isnan", "isinf", "isfinite", "logical_not", "logical_and", "logical_or",
+    "sign", "sgn", "signbit", "heaviside", "round", "floor", "ceil", "trunc", "argmax", "argmin", "argsort", "any", "all",
+    "nonzero", "count_nonzero", "bucketize", "searchsorted",
+})  # fmt: skip
+_WHOLE_TYPES = ("torch.int", "torch.uint", "torch.bool", "torch.long")
 
 
 def is_distinctive(value: Value) -> bool:
@@ -93,6 +104,13 @@ class Matches:
             return DivergencePoint(source[0], None) if source else None
         return DivergencePoint(self._counterpart(target[0], source, modules), target[0])
 
+    def until_they_part(self, modules: Mapping[str, str]) -> Matches:
+        """Return these matches, or where the runs part in none of them, the least fine ones in which they do, if there are any."""
+        found = self
+        while found._rounding > FINEST and found.first_divergence(modules) is None:
+            found = Matches(self.source, self.target, found._rounding / FINER)
+        return found
+
     def _counterpart(self, number: int, frontier: list[int], modules: Mapping[str, str]) -> int | None:
         """Return the source's operation that does what the target's does: on the same values, and of the same kind."""
         operation = self.target.operations[number]
@@ -142,7 +160,8 @@ def _results(recording: Recording) -> list[tuple[int, ...]]:
 def _recovered(recording: Recording, matched: Container[int], results: list[tuple[int, ...]]) -> set[int]:
     """Return the values that the other run has, and those of which something was made that it has.
 
-    Values of one number throughout agree by chance: nothing follows from them for what they were made of.
+    Values of one number throughout agree by chance: nothing follows from them for what they were made of. Nor does it from
+    random numbers of the same shape, or from `x > 0`: what goes into such operations alone is recovered with their results.
     """
     constant: set[int] = set()
     recovered: set[int] = set()
@@ -150,10 +169,19 @@ def _recovered(recording: Recording, matched: Container[int], results: list[tupl
         if number in matched:
             plain = value.fingerprint is None or value.fingerprint.is_plain
             (constant if plain else recovered).add(number)
+    remembered = {n for operation in recording.operations if not _forgets(operation) for n in operation.inputs}
     for operation, made in zip(reversed(recording.operations), reversed(results), strict=True):
         if any(n in recovered for n in made):
-            recovered.update(operation.inputs)
+            recovered.update(n for n in operation.inputs if n not in remembered or not _forgets(operation))
     return recovered | constant
+
+
+def _forgets(operation: Operation) -> bool:
+    """Return whether other inputs of the same shape might well give the same result."""
+    name = operation.name.rstrip("_")
+    if name == "_to_copy":
+        return str(operation.settings.get("dtype")).startswith(_WHOLE_TYPES)
+    return name in _FORGETTING or name.endswith("_like") or name.startswith("new_")
 
 
 def _producer(recording: Recording, number: int, matched: Container[int]) -> int:

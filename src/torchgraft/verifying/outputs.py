@@ -13,6 +13,8 @@ from torchgraft.core.values import agreeing
 # The greatest relative difference that passes, by element type: about a hundred times what rounding alone does to
 # networks of a hundred layers.
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+# From this magnitude on an entry that both sides hold bit for bit is taken for a fill, such as -1e9 where a mask is.
+FILL = 5000.0
 
 
 def coarsest_dtype(*sides: Mapping[str, Tensor]) -> str:
@@ -103,6 +105,7 @@ def compare_output(pair: tuple[str, str], source: Tensor, target: Tensor, tolera
 def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal.
 
+    Fills (see `FILL`) don't count for max |b|: beside them any other entry would pass.
     Whole numbers aren't rounded: of two tensors of them the difference itself is the second figure, too, however large they are.
     """
     import torch
@@ -115,7 +118,7 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     difference = torch.where(agreeing(a, b), 0.0, (a - b).abs())
     if not bool(difference.isfinite().all()):
         return inf, inf
-    finite = b[b.isfinite()]
+    finite = b[b.isfinite() & ((b.abs() < FILL) | (a != b))]
     size = float(finite.abs().max()) if finite.numel() else 0.0
     greatest = float(difference.max())
     if not any(t.is_floating_point() or t.is_complex() for t in (source, target)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from torchgraft.core.errors import UsageError
@@ -43,9 +43,11 @@ def verify_models(request: VerifyRequest) -> Verification:
     limit = 0.0
     for number in range(len(request.input_pairs)):
         one = _compare_runs(request, number, limit)
+        if not one.passed:
+            one = replace(one, matches=one.matches.until_they_part(dict(settings.pairs)))
         comparisons.append(one)
         limit = one.limit
-        if not one.equal_to_rounding:
+        if not (one.passed and one.equal_to_rounding):
             divergence, causes = explain(request, one.matches, number, settings)
             if not one.passed:
                 break

@@ -6,7 +6,7 @@ from torchgraft.core.results.recording import Recording
 from torchgraft.core.results.verification import Cause, Divergence, SettingDifference, Site
 from torchgraft.verifying.arguments import VerifyRequest
 from torchgraft.verifying.divergence import DivergencePoint, Matches
-from torchgraft.verifying.explaining.constants import with_rotary_bases
+from torchgraft.verifying.explaining.constants import where_constants_part, with_rotary_bases
 from torchgraft.verifying.explaining.operations import definite_causes, structural_causes
 from torchgraft.verifying.explaining.planned_values import PlannedValues
 from torchgraft.verifying.explaining.settings import ComparedSettings
@@ -37,6 +37,7 @@ def explain(
         causes.append(Cause(kind="failure", text=f"the model raised {failure}", remedy="see where the two part before"))
     if point is None:
         return None, [*causes, *map(planned.cause, deviating[:MOST_CAUSES])]
+    point = where_constants_part(matches, point)
     divergence = Divergence(
         source=_site(matches.source, point.source), target=_site(matches.target, point.target), input=number
     )
@@ -53,6 +54,7 @@ def explain(
         causes += [planned.cause(step) for step in deviating[:MOST_CAUSES]]
         causes += structural_causes(matches, point)
     causes += around
+    causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
     causes = [with_rotary_bases(cause, planned.target, planned.source) for cause in dict.fromkeys(causes)]
     return divergence, causes[:MOST_CAUSES]
 

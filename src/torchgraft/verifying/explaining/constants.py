@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from torchgraft.core.formatting import listed
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, family
 from torchgraft.core.results.verification import Cause
 from torchgraft.core.types import Tensor
-from torchgraft.verifying.divergence import Matches
+from torchgraft.verifying.divergence import DivergencePoint, Matches
 
 SAME_ENTRIES = 1e-5  # greatest distance of the fingerprints of tables that hold the same entries
 CLOSE = 1e-4  # relative, of a frequency and the one that a base gives
@@ -64,7 +65,7 @@ class _Constant(NamedTuple):
 
     @property
     def words(self) -> str:
-        return ", ".join(self.buffers) or "a computed table"
+        return listed(self.buffers, 3) or "a computed table"
 
 
 def constant_inputs(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
@@ -104,6 +105,34 @@ def _sounds_rotary(used: tuple[Operation, _Constant]) -> bool:
     op, constant = used
     names = f"{op.module} {op.kind} {' '.join(constant.buffers)}".lower()
     return any(word in names for word in ("rot", "rope", "inv_freq"))
+
+
+def where_constants_part(matches: Matches, point: DivergencePoint) -> DivergencePoint:
+    """Return where runs part in what they compute of several weights alone, before these results meet activations.
+
+    A decoder does so with its queries. It is `point` where they don't, or where the two do so by different operations.
+    """
+    if point.target is None or point.source is None:
+        return point
+    target = _first_unmatched(matches.target, point.target, matches.source_of)
+    source = _first_unmatched(matches.source, point.source, matches.target_of)
+    if target is None or source is None:
+        return point
+    kinds = {family(matches.target.operations[target].name), family(matches.source.operations[source].name)}
+    return DivergencePoint(source, target) if len(kinds) == 1 else point
+
+
+def _first_unmatched(recording: Recording, number: int, matched: Container[int]) -> int | None:
+    """Return the first operation behind one that works on weights alone and has a result without a match."""
+    values = recording.values
+    made = [n for n in recording.operations[number].inputs if not values[n].live and len(values[n].weights) > 1]
+    if all(n in matched for n in made):
+        return None
+    wanted = set(map(id, (op for n in made if n not in matched for op in _ancestors(recording, n))))
+    for at, operation in enumerate(recording.operations):
+        if id(operation) in wanted and not all(n in matched for n in operation.outputs if values[n].fingerprint):
+            return at
+    return None
 
 
 def _constant_input(recording: Recording, op: Operation) -> _Constant | None:

@@ -21,11 +21,9 @@ SPELLINGS = {
     "heads": ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads"),
     "key heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads"), "scale": ("scale", "scaling"),
     "rotary base": ("rope_theta", "rotary_base", "theta"), "normalize_before": ("norm_first", "normalize_before"),
-    "dropout": ("p", "drop_prob"), "max_norm": ("max_norm",), "padding_idx": ("padding_idx",), "mode": ("mode",),
+    "max_norm": ("max_norm",), "padding_idx": ("padding_idx",), "mode": ("mode",),
     "align_corners": ("align_corners",), "scale_factor": ("scale_factor",),
 }  # fmt: skip
-# What has no effect in evaluation mode.
-TRAINING_ONLY = frozenset({"momentum", "dropout", "padding_idx"})
 _IGNORED_ATTRIBUTES = frozenset({"training", "inplace"})
 # Sizes that shapes of tensors show: what the plan makes of them is no difference in how the two compute.
 _SIZE_ATTRIBUTES = frozenset(
@@ -118,7 +116,7 @@ def _differences(pair: ModulePair, target: Module, source: Module) -> Iterator[S
     for name, spellings in SPELLINGS.items():
         values = _setting(target, spellings), _setting(source, spellings)
         if None not in values and not _equal(*values):
-            yield _difference(pair, name, *values, matters=name not in TRAINING_ONLY)
+            yield _difference(pair, name, *values, matters=not _is_for_training_alone(name, values, target))
     kinds = [_ALIASES.get(type(m).__name__, type(m).__name__) for m in (target, source)]
     if kinds[0] != kinds[1] and all(k in _ACTIVATIONS for k in kinds):
         yield _difference(pair, "activation", *kinds)
@@ -135,7 +133,21 @@ def _other_attributes(pair: ModulePair, target: Module, source: Module) -> Itera
             continue
         values = [_plain_or_function_name(one) for one in (value, others.get(name))]
         if None not in values and _is_plain(value) == _is_plain(others[name]) and values[0] != values[1]:
-            yield _difference(pair, name, *values)
+            yield _difference(pair, name, *values, matters=not _is_for_training_alone(name, values, target))
+
+
+def _is_for_training_alone(name: str, values: tuple[object, object], module: Module) -> bool:
+    """Return whether a setting has no effect in evaluation mode.
+
+    A name of several meanings doesn't show that by itself: `p` is the power of a pooling as well as a probability.
+    """
+    from torch import nn
+
+    if name == "momentum":
+        return "running_mean" in module._buffers  # noqa: SLF001
+    if name == "padding_idx":
+        return type(module).forward is nn.Embedding.forward
+    return "drop" in name or (name == "p" and all(isinstance(p, (int, float)) and 0 <= p < 1 for p in values))
 
 
 def _difference(
