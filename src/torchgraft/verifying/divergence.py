@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 
-from torchgraft.core.results.recording import Fingerprint, Recording, Value, family
+from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value, family
 
 # Rounding of one operation, by the type that most activations have, as a bound on the distance of fingerprints; and
 # how much an operation may add to the distance that its inputs have. Past the limit nothing counts as rounding.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torchgraft.core.places import modules
@@ -136,7 +136,7 @@ def _other_attributes(pair: ModulePair, target: Module, source: Module) -> Itera
             yield _difference(pair, name, *values, matters=not _is_for_training_alone(name, values, target))
 
 
-def _is_for_training_alone(name: str, values: tuple[object, object], module: Module) -> bool:
+def _is_for_training_alone(name: str, values: Sequence[object], module: Module) -> bool:
     """Return whether a setting has no effect in evaluation mode.
 
     A name of several meanings doesn't show that by itself: `p` is the power of a pooling as well as a probability.
