@@ -168,7 +168,7 @@ def test_a_module_of_one_fate_is_one_line():
     assert "    decoder.* (15 tensors)" in plan_text(plan([], left)).splitlines()
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(plans())
 def test_every_tensor_is_told_of_exactly_once(made):
     counts = counted(made, by_fate(made))

@@ -110,7 +110,14 @@ def interrupted_everywhere(run, models, files, most):
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("files", "most"), [(DELICATE, 2), (("recorder.py", "verify.py", "fingerprints.py"), 1)])
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        (DELICATE, 1),
+        pytest.param(DELICATE, 5, marks=pytest.mark.slow),
+        (("recorder.py", "verify.py", "fingerprints.py"), 1),
+    ],
+)
 def test_verification(files, most):
     source, target = pair()
     inputs, plan = torch.randn(5, 4), tg.plan(target, source)

@@ -26,8 +26,8 @@ def check_kills(folder, rounds, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_kills(tmp_path, way):
-    seen = check_kills(tmp_path, 15, way)
-    assert seen["old"] + seen["new"] == 15
+    seen = check_kills(tmp_path, 8, way)
+    assert seen["old"] + seen["new"] == 8
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_two_hundred_kills(tmp_path, way):
     assert min(seen["old"], seen["new"], seen["hidden"]) > 0, "the moments of the kills tell nothing"
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_of_writers_of_folders(tmp_path, rounds):
     seen, _ = crowd("folders", tmp_path, rounds, "out")
     assert (seen["torn"], seen["litter"], seen["none"] + seen["new"]) == (0, 0, rounds), seen
@@ -50,7 +50,7 @@ def check_race(folder, rounds, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_writers_and_two_readers(tmp_path, way):
-    check_race(tmp_path, 20, way)
+    check_race(tmp_path, 8, way)
 
 
 @pytest.mark.slow
