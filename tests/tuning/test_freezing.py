@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from tuning_models import Net, fate_lists, made, nets, step
 
+import torchgraft as tg
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report
@@ -321,3 +322,22 @@ def test_what_changes_with_other_memory_is_left(patterns, left):
     frozen = freeze(model, patterns=patterns)
     assert set(frozen.names) == set(patterns)
     assert frozen.left == {name: f"shares memory with {other}, which goes on learning" for name, other in left.items()}
+
+
+@pytest.mark.parametrize("dropout", ["keep", "off"])
+def test_statistics_that_are_said_to_move_on_do_so(dropout):
+    def built():
+        body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
+        return nn.ModuleDict({"body": body, "head": nn.Linear(3, 2)})
+
+    state = {k: v for k, v in built().state_dict().items() if k.startswith("body") and "running" not in k}
+    model = built()
+    frozen = freeze(model, tg.load(model, state), dropout=dropout)
+    model.train()
+    before = model["body"][1].running_mean.clone()
+    model["body"](torch.randn(8, 4))
+    assert set(frozen.left) == {"body.1.running_mean", "body.1.running_var"}
+    assert not torch.equal(model["body"][1].running_mean, before)
+    assert model["body"][2].training == (dropout == "keep")
+    frozen.undo()
+    assert all(module.train().training for module in model.modules())

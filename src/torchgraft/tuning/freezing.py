@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.choices import Dropout, Partly, What, expect_one_of
 from torchgraft.core.errors import UsageError
+from torchgraft.core.names import around
 from torchgraft.tuning.eval_mode import UPDATED_BUFFERS, ReversibleChange, keep_in_eval
 from torchgraft.tuning.fates import (
     Fate,
@@ -100,7 +101,8 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them;
             "hold" takes the gradient from the part that was filled, and the rest learns. Weight decay and moments move a
             held part all the same: give it no decay (param_groups does), or let `Frozen.keep` put it back.
-        dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole.
+        dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole, but for statistics that
+            the checkpoint lacks.
 
     Modules made later from a frozen one (say, by convert_sync_batchnorm) don't stay still: freeze after that. Parts are
     held by hooks on parameters, which copies of the model don't have.
@@ -128,7 +130,7 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     left = {t.name: IN_PART for t in part if partly != "hold"} | _sharing_memory_with_trained(found, frozen)
     kept, moving = _modules_to_keep_in_eval(found, frozen, {tensor.key for tensor in picked}, selection)
     if dropout == "off":
-        kept = [*_fully_frozen_modules(found, frozen), *kept]
+        kept = [*_fully_frozen_modules(found, frozen, moving), *kept]
     stopped = (_stop_gradient(tensor) for tensor in parameters)
     in_part = (hold_rows(t.tensor, t.known) for t in held if t.known)
     undo = _all_or_none(chain(stopped, in_part, (keep_in_eval(found.modules[path], model) for path in kept)))
@@ -242,13 +244,17 @@ def _modules_to_keep_in_eval(
     return list(kept.values()), moving
 
 
-def _fully_frozen_modules(found: TensorFates, frozen: set[int]) -> list[str]:
-    """Return the outermost modules that hold parameters, all of them frozen."""
+def _fully_frozen_modules(found: TensorFates, frozen: set[int], moving: Sequence[str]) -> list[str]:
+    """Return the outermost modules that are part of what is frozen as a whole, and hold no statistics that are to move."""
+    with_moving = {path for name in moving for path in around(name)}
     out: list[str] = []
+    whole: set[str] = set()
     for path, module in found.modules.items():
-        if any(not outer or path.startswith(outer + ".") for outer in out):
-            continue
+        outer = set(around(path)) - {path}
         own = list(module.parameters())
-        if own and all(id(p) in frozen for p in own):
+        if not outer.isdisjoint(out) or not (outer & whole or (own and all(id(p) in frozen for p in own))):
+            continue
+        whole.add(path)
+        if path not in with_moving:
             out.append(path)
     return out
