@@ -14,7 +14,7 @@ from torchgraft.core.results.diff import Diff
 from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.specs import Network, Source
 from torchgraft.core.system.objects import collector_paused
-from torchgraft.matching import choose, has_network, place_of
+from torchgraft.matching import choose, has_network, told_path
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers
 
@@ -111,10 +111,10 @@ def _other_networks(source: Source, choice: Choice, *, named: bool) -> str:
 
     origin = printable(source.origin)
     if choice.rivals:
-        first, *others = (place_of(path) for path in (choice.network.path, *choice.rivals))
+        first, *others = (told_path(path) for path in (choice.network.path, *choice.rivals))
         return f"{origin} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
     others = [] if named else uncovered(source, choice.network)
     inner = [path for path in others if path and not f"{choice.network.path}/".startswith(f"{path}/")]
-    left = [place_of(path) for path in inner or others]
+    left = [told_path(path) for path in inner or others]
     were = "was" if len(left) == 1 else "were"
     return f"{origin} also holds {listed(left, 4)}, which {were} not compared; say which with prefer=" if left else ""

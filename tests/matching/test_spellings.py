@@ -7,7 +7,10 @@ from torch import nn
 import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
+from torchgraft.core.names import words
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import group
+from torchgraft.matching.tables import dialect
 
 
 def words_of(*paths):
@@ -83,3 +86,21 @@ def test_members_of_a_list_are_projections_by_their_number():
     assert [found[f"self_attn.linears.{number}"] for number in range(4)] == ["q", "k", "v", "o"]
     found = words_of(*(f"self_attn.linears.{number}" for number in range(5)))
     assert "q" not in found.values()
+
+
+def test_word_lists_hold_words_that_names_are_read_as():
+    read = {
+        *dialect.PARTS,
+        *dialect.EITHER_END,
+        *dialect.FROM_THE_LAST,
+        *(word for one in dialect.EXCLUSIVE for word in one),
+    }
+    assert [word for word in read if canonical(word) != (word,)] == []
+    assert dialect.EITHER_END > dialect.FROM_ANY_END
+    spelled = {
+        *dialect.IN_OTHER_TERMS,
+        *dialect.MODULATING,
+        *dialect.ANY_PLACE,
+        *(word for two in dialect.OPPOSITES for word in two),
+    }
+    assert [word for word in spelled if words(word) != (word,)] == []

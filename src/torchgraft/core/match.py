@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -97,6 +97,10 @@ _set_role, _set_owner = (
 )  # as object.__setattr__ does, sooner
 
 
+# All leaves of the file, and of the model.
+Sides = tuple[Sequence[Leaf], Sequence[Leaf]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """A claim: `source` feeds `target`, on this ground, this sure; and what else could."""
@@ -139,6 +143,22 @@ class Matching:
         return replace(
             self,
             matches=tuple([m.in_doubt(doubts[name]) if (name := m.target.name) in doubts else m for m in self.matches]),
+        )
+
+    def without(self, gone: Collection[Match]) -> Matching:
+        """Return the matching without some of its claims, whose ends are free unless another claim has them."""
+        if not gone:
+            return self
+        ends = {(m.source.name, m.target.name) for m in gone}
+        left = tuple([m for m in self.matches if (m.source.name, m.target.name) not in ends])
+        used, fed = {m.source.name for m in left}, {m.target.name for m in left}
+        sources = {m.source.name: m.source for m in gone if m.source.name not in used}
+        targets = {m.target.name: m.target for m in gone if m.target.name not in fed}
+        return replace(
+            self,
+            matches=left,
+            free_sources=(*self.free_sources, *sources.values()),
+            free_targets=(*self.free_targets, *targets.values()),
         )
 
     def with_more(self, found: Collection[Match]) -> Matching:

@@ -17,8 +17,8 @@ from torchgraft.matching.select import (
     has_network,
     listed_networks,
     only,
-    place_of,
     require_weights,
+    told_path,
 )
 from torchgraft.matching.source_model import origin_of
 from torchgraft.matching.tables.stated import Models, Stated
@@ -39,6 +39,6 @@ __all__ = [
     "match",
     "only",
     "origin_of",
-    "place_of",
     "require_weights",
+    "told_path",
 ]

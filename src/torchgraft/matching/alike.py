@@ -21,7 +21,7 @@ from torchgraft.core.specs import Shape, Slot, TensorSpec
 from torchgraft.matching.completing.shared import is_own_kind
 from torchgraft.matching.names.chunks import unchunked
 from torchgraft.matching.names.lists import is_numbered, may_count_otherwise
-from torchgraft.matching.names.naming import SAME, Prefix, reason_of
+from torchgraft.matching.names.naming import IDENTITY, Prefix, reason_of
 from torchgraft.matching.names.sections import in_part
 from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.undotted import respelled, restored
@@ -52,12 +52,12 @@ def alike(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> Alike | Non
     unlike = _of_other_rows(specs, dict(zip(keys, held, strict=True)), shapes) if shapes[0] != shapes[1] else ()
     if unlike is None:
         return None
-    if rule != SAME and (len(held) <= FEW or any(slot.aliases for slot in held)):
+    if rule != IDENTITY and (len(held) <= FEW or any(slot.aliases for slot in held)):
         return None  # a prefix may lead to another of a tensor's names as well
     longer, shorter = (names, keys) if new else (keys, names)
     # the prefix is no name of their layer
     at_root = [name for name in shorter if "." not in name] if old or new else ()
-    if len(at_root) == len(keys) or (rule != SAME and as_matrices(specs)):
+    if len(at_root) == len(keys) or (rule != IDENTITY and as_matrices(specs)):
         return (
             None  # a last segment alone is no evidence for a prefix, nor a kernel's shape for what it means elsewhere
         )
@@ -88,7 +88,7 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
     """Return the tensors of equal names, but for a prefix, where one side has all of the other's, and the rest says nothing."""
     rule = _rule_within(specs, [slot.spec.name for slot in held])
     shown = {key: key for key in specs}
-    if rule != SAME:
+    if rule != IDENTITY:
         shown = {rule.applied(key) if rule.covers(key) else key: key for key in specs}
     extra = shown.keys() - {slot.spec.name for slot in held}
     unfilled = [slot for slot in held if slot.spec.name not in shown]
@@ -100,7 +100,7 @@ def _one_within_the_other(specs: Mapping[str, TensorSpec], held: Sequence[Slot])
     names = [name for slot in held for name in slot.names]
     if _says_more(more, both) or _means_more((*specs, *names), more) or not paired_alike(specs, names):
         return None
-    if rule != SAME and _needs_no_prefix(specs, keys, held):
+    if rule != IDENTITY and _needs_no_prefix(specs, keys, held):
         return None
     if may_count_otherwise([slot.spec.name for slot in both], more):
         return None
@@ -118,12 +118,12 @@ def _rule_within(keys: Collection[str], names: Collection[str]) -> Prefix:
     wanted, longest = set(few), max(few, key=len, default="")
     found = [name[: -len(longest)] for name in many if name.endswith(f".{longest}")]
     if len(found) != 1 or len(many) >= 2 * len(few) or not wanted.isdisjoint(many):
-        return SAME
+        return IDENTITY
     prefix = found[0]
     inside = {prefix + name for name in few}
     elsewhere = (end for name in many if name not in inside for end in ends(name))
     if not inside.issubset(many) or any(end in wanted for end in elsewhere):
-        return SAME
+        return IDENTITY
     return Prefix(prefix, "") if few is names else Prefix("", prefix)
 
 
@@ -175,7 +175,7 @@ def _rule(keys: Collection[str], names: Sequence[str]) -> Prefix | None:
     if not names or not len(keys) == len(names) == len(wanted):
         return None
     if wanted.issuperset(keys):
-        return SAME
+        return IDENTITY
     old, new = _without_common_end(_around(keys), _around(names))
     if (old and new) or (len(old) - len(new)) * len(names) != sum(map(len, keys)) - sum(map(len, names)):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.match import Leaf, Match, Matching, Sides
 from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.lists import may_count_otherwise
@@ -18,48 +18,58 @@ from torchgraft.matching.tables.stated import Models
 
 _make_match = maker(Match)
 
+Pairs = list[tuple[Leaf, Leaf]]
+
 
 def by_names(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching | None:
-    """Return the matching by names alone, or None where it would leave a question open."""
-    wanted = {leaf.name: leaf for leaf in targets}
-    pairs = [(leaf, wanted[naming.pairs[leaf.name]]) for leaf in sources if leaf.name in naming.pairs]
-    taken = set(naming.pairs.values())
-    free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
-    free_targets = [leaf for leaf in targets if leaf.name not in taken]
-    left = [any(not harmless(leaf) for leaf in free) for free in (free_sources, free_targets)]
-    parts: list[tuple[Leaf, Leaf]] = []
+    """Return the matching by names alone, or None where it would leave a question open.
+
+    One side may have tensors left, or both may, where these are the parts of fused ones by name.
+    """
+    sides = sources, targets
+    pairs, free = _named(sides, naming)
+    left = [any(not _is_harmless(leaf) for leaf in leaves) for leaves in free]
+    parts: Pairs = []
     if all(left):
-        free, is_plain = (free_sources, free_targets), naming.is_plain and not models.stated.heads
-        parts = pairs_of_parts(free, (sources, targets), models, naming.prefixes[0]) if is_plain else []
+        is_plain = naming.is_plain and not models.stated.heads
+        parts = pairs_of_parts(free, sides, models, naming.prefixes[0]) if is_plain else []
         if not parts:
             return None
-        free_sources, free_targets = [], []
-    if _of_other_kinds(pairs, sources, targets) or packed_otherwise(pairs, sources, targets):
+        free = [], []
+    if _are_contradicted(pairs, free, sides, is_all=not any(left)):
         return None
+    named = (_make_match(target=b, source=a, why=naming.reason(a, b), certainty=naming.certainty(a)) for a, b in pairs)
+    cut = (_make_match(target=b, source=a, why=reason_of_part(a, b)) for a, b in parts)
+    return Matching(matches=(*named, *cut), free_targets=tuple(free[1]), free_sources=tuple(free[0]))
+
+
+def _named(sides: Sides, naming: Naming) -> tuple[Pairs, Sides]:
+    """Return what names pair, and what they leave on either side."""
+    sources, targets = sides
+    wanted, taken = {leaf.name: leaf for leaf in targets}, set(naming.pairs.values())
+    pairs = [(leaf, wanted[naming.pairs[leaf.name]]) for leaf in sources if leaf.name in naming.pairs]
+    free_sources = [leaf for leaf in sources if leaf.name not in naming.pairs]
+    return pairs, (free_sources, [leaf for leaf in targets if leaf.name not in taken])
+
+
+def _are_contradicted(pairs: Pairs, free: Sides, sides: Sides, *, is_all: bool) -> bool:
+    """Whether something says that equal names may not mean the same; `is_all`: nothing is left on either side.
+
+    Norms of other kinds, rows in another order, lists that may be counted otherwise; and shapes, unless all is paired and what
+    differs fits nothing else.
+    """
+    if _of_other_kinds(pairs, *sides) or packed_otherwise(pairs, *sides):
+        return True
     unlike = [(a, b) for a, b in pairs if not _same_elements(a, b)]
-    if unlike and (
-        any(left) or not have_nowhere_else(unlike, ([a.shape for a, _ in pairs], [b.shape for _, b in pairs]))
+    if unlike and not (
+        is_all and have_nowhere_else(unlike, ([a.shape for a, _ in pairs], [b.shape for _, b in pairs]))
     ):
-        return None
-    if _may_count_otherwise([a for a, _ in pairs], free_sources) or _may_count_otherwise(
-        [b for _, b in pairs], free_targets
-    ):
-        return None
-    return Matching(
-        matches=(
-            *(
-                _make_match(target=b, source=a, why=naming.reason(a, b), certainty=naming.certainty(a))
-                for a, b in pairs
-            ),
-            *(_make_match(target=b, source=a, why=reason_of_part(a, b)) for a, b in parts),
-        ),
-        free_targets=tuple(free_targets),
-        free_sources=tuple(free_sources),
+        return True
+    return any(
+        may_count_otherwise([pair[side].name for pair in pairs], [leaf.name for leaf in rest])
+        for side, rest in enumerate(free)
+        if rest
     )
-
-
-def _may_count_otherwise(paired: Sequence[Leaf], free: Sequence[Leaf]) -> bool:
-    return bool(free) and may_count_otherwise([leaf.name for leaf in paired], [leaf.name for leaf in free])
 
 
 def _of_other_kinds(pairs: Sequence[tuple[Leaf, Leaf]], sources: Sequence[Leaf], targets: Sequence[Leaf]) -> bool:
@@ -74,6 +84,6 @@ def _same_elements(a: Leaf, b: Leaf) -> bool:
     )
 
 
-def harmless(leaf: Leaf) -> bool:
+def _is_harmless(leaf: Leaf) -> bool:
     """Whether the tensor holds no knowledge: a counter, an index, a mask."""
     return leaf.role in DERIVED_ROLES

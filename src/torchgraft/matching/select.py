@@ -88,14 +88,14 @@ def has_network(networks: Sequence[Network], prefer: str | None) -> bool:
     return prefer is not None and any(_is_called(n, prefer) or _has_segment(n.specs, prefer) for n in networks)
 
 
-def place_of(path: str) -> str:
+def told_path(path: str) -> str:
     """Return a container path as messages call it."""
     return repr(printable(path)) if path else "the top level (prefer='')"
 
 
 def listed_networks(networks: Sequence[Network]) -> str:
     """Return what a file holds, for a caller who has to choose: paths, what is there, and how much of it."""
-    found = [f"{place_of(n.path)}: {n.role}, {len(n.specs)} tensors" for n in networks[:MOST_LISTED]]
+    found = [f"{told_path(n.path)}: {n.role}, {len(n.specs)} tensors" for n in networks[:MOST_LISTED]]
     more = len(networks) - len(found)
     return "; ".join([*found, f"and {more} more"] if more else found) or "none"
 

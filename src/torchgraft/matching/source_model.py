@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.specs import Slot, Target, TensorSpec
-from torchgraft.matching.names.naming import SAME
+from torchgraft.matching.names.naming import IDENTITY
 from torchgraft.matching.names.prefixes import naming_of
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 
@@ -22,7 +22,7 @@ def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool
     """
     held = {name: slot for slot in model.slots if slot.persistent for name in slot.names}
     naming = naming_of(source_leaves(specs)[0], target_leaves(model.slots))
-    files, own = naming.prefixes[0] if naming.prefixes else SAME
+    files, own = naming.prefixes[0] if naming.prefixes else IDENTITY
     found: dict[str, Slot] = {}
     for name, slot in held.items():
         key = files + name.removeprefix(own)

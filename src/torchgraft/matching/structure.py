@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 
@@ -29,24 +29,18 @@ from torchgraft.matching.tables.stated import Models
 _make_match, _make_why = maker(Match), maker(Why)
 
 
+# A pair of units, and how sure it is.
+Judged = tuple[Pair, Sureness]
+
+
 def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
     """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
     seen = without_wrapper(sources, targets, naming, keep=models.source is not None)
     problem = _problem(seen, targets, models)
-    pairs = solve_large(problem)
-    parted = {key for leaf in sources if leaf.name in naming.parted for key in leaf.keys}
-    plain = problem.named
-    if seen.plain != seen.pairs:
-        plain = _units_of_one_name(problem.sources, problem.targets, seen.plain)
-    sures = _judged(pairs, problem, plain, parted)
-    matches = [m for pair, sure in sures for m in _leaf_matches(pair, sure, problem, naming)]
-    fed, used = {m.target.name for m in matches}, {m.source.name for m in matches}
-    found = Matching(
-        matches=tuple(matches),
-        free_targets=tuple([leaf for u in problem.targets for leaf in u.leaves.values() if leaf.name not in fed]),
-        free_sources=tuple([leaf for u in problem.sources for leaf in u.leaves.values() if leaf.name not in used]),
-    )
-    return seen.back(found)
+    pairs = _sure_enough(solve_large(problem), problem, seen, _keys_of(sources, naming.parted))
+    pairs = _outside_of_added(pairs, problem)
+    pairs = _with_doubts(pairs, problem)
+    return seen.back(_as_matching(pairs, problem, naming))
 
 
 def _problem(seen: WithoutWrapper, targets: Sequence[Leaf], models: Models) -> Problem:
@@ -61,17 +55,15 @@ def _problem(seen: WithoutWrapper, targets: Sequence[Leaf], models: Models) -> P
     return Problem(sources=source_units, targets=target_units, named=named, pinned=pinned, unordered=unordered)
 
 
-def _judged(
-    pairs: Sequence[Pair], problem: Problem, plain: Mapping[int, int], parted: Container[str]
-) -> list[tuple[Pair, Sureness]]:
-    """Return the pairs for which enough speaks, with how sure they are.
+def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, parted: Container[str]) -> list[Judged]:
+    """Return the pairs for which enough speaks, with how sure they are by themselves.
 
-    `plain` are units of the same name, none with a module around it. `parted` are tensors that a rule takes out of a module
-    whose others stay where they are.
+    `parted` are keys of tensors that a rule takes out of a module whose others stay where they are.
     """
     sources, targets = problem.sources, problem.targets
-    familiar = Familiar(pairs, plain, sources, targets)
-    sures: list[tuple[Pair, Sureness]] = []
+    named = problem.named if seen.plain == seen.pairs else _units_of_one_name(sources, targets, seen.plain)
+    familiar = Familiar(pairs, named, sources, targets)
+    found: list[Judged] = []
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
         sure = sureness(pair, familiar=strict, unordered=problem.unordered)
@@ -80,31 +72,52 @@ def _judged(
         if sure == CERTAIN and parted and _is_of(sources[pair.source], parted):
             sure = LIKELY
         if sure is not None:
-            sures.append((pair, sure))
-    sures = _outside_of_added(sures, sources, targets)
-    found = Found(pairs=[p for p, _ in sures], sources=sources, targets=targets, unordered=problem.unordered)
-    doubts = doubted(found)
-    sures = [
-        (pair, Sureness(Certainty.DOUBT, doubts[pair.target]) if pair.target in doubts and not sure.doubt else sure)
-        for pair, sure in sures
-    ]
-    return [(pair, sure) for pair, sure in sures if not (sure.doubt and _is_harmless(targets[pair.target]))]
+            found.append((pair, sure))
+    return found
 
 
-def _outside_of_added(
-    sures: Sequence[tuple[Pair, Sureness]], sources: Sequence[Unit], targets: Sequence[Unit]
-) -> list[tuple[Pair, Sureness]]:
+def _outside_of_added(pairs: Sequence[Judged], problem: Problem) -> list[Judged]:
     """Return the pairs without what would go by its last name into a module that was added to the model."""
-    fed = {pair.target for pair, _ in sures}
+    sources, targets = problem.sources, problem.targets
+    fed = {pair.target for pair, _ in pairs}
     added = AddedModules(
-        {sources[pair.source].path for pair, _ in sures if pair.named},
+        {sources[pair.source].path for pair, _ in pairs if pair.named},
         [unit.path for at, unit in enumerate(targets) if at not in fed],
     )
     return [
         (pair, sure)
-        for pair, sure in sures
+        for pair, sure in pairs
         if pair.named or not added.have(sources[pair.source].path, targets[pair.target].path)
     ]
+
+
+def _with_doubts(pairs: Sequence[Judged], problem: Problem) -> list[Judged]:
+    """Return the pairs, those in doubt that all together speak against; without doubtful ones that nobody needs to hear of."""
+    sources, targets = problem.sources, problem.targets
+    doubts = doubted(
+        Found(pairs=[pair for pair, _ in pairs], sources=sources, targets=targets, unordered=problem.unordered)
+    )
+    told = [
+        (pair, Sureness(Certainty.DOUBT, doubts[pair.target]) if pair.target in doubts and not sure.doubt else sure)
+        for pair, sure in pairs
+    ]
+    return [(pair, sure) for pair, sure in told if not (sure.doubt and _is_harmless(targets[pair.target]))]
+
+
+def _as_matching(pairs: Iterable[Judged], problem: Problem, naming: Naming) -> Matching:
+    """Return what pairs of units say of their leaves."""
+    matches = [m for pair, sure in pairs for m in _leaf_matches(pair, sure, problem, naming)]
+    fed, used = {m.target.name for m in matches}, {m.source.name for m in matches}
+    return Matching(
+        matches=tuple(matches),
+        free_targets=tuple([leaf for u in problem.targets for leaf in u.leaves.values() if leaf.name not in fed]),
+        free_sources=tuple([leaf for u in problem.sources for leaf in u.leaves.values() if leaf.name not in used]),
+    )
+
+
+def _keys_of(leaves: Iterable[Leaf], names: Container[str]) -> set[str]:
+    """Return the keys of the leaves of these names."""
+    return {key for leaf in leaves if leaf.name in names for key in leaf.keys}
 
 
 def _units_of_one_name(sources: Sequence[Unit], targets: Sequence[Unit], named: Mapping[str, str]) -> dict[int, int]:

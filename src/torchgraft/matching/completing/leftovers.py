@@ -21,7 +21,7 @@ UNTOLD = Doubt(
     "untold_leftover",
     "nothing else that is left has its shape, but neither its name nor what is paired beside it says so",
 )
-OTHER_NAME = Doubt("lone_leftover", "nothing else that is left has its shape, but its name is another one")
+LONE = Doubt("lone_leftover", "nothing else that is left has its shape, but its name is another one")
 
 # What is left of one shape in one block, by both.
 Left = dict[tuple[str, Shape], list[Leaf]]
@@ -184,7 +184,7 @@ def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
     added = AddedModules({m.source.name for m in matching.matches}, [leaf.name for leaf in matching.free_targets])
     pairs = [(a, b) for a, b in lone if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
     return [
-        _match(a, b, f"{a.name} and {b.name} are left, of one shape", OTHER_NAME, Certainty.DOUBT)
+        _match(a, b, f"{a.name} and {b.name} are left, of one shape", LONE, Certainty.DOUBT)
         for a, b in (*pairs, *_beside(pairs, matching))
     ]
 

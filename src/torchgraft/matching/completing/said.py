@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.match import Match, Matching, Sides
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.names.naming import SAME_NAME
 from torchgraft.matching.names.rules import Rules
@@ -14,15 +14,14 @@ from torchgraft.matching.names.said import OF_VALUES, Said
 Keys = tuple[str, ...]
 
 
-def as_said(matching: Matching, said: Said, sides: tuple[Iterable[Leaf], Iterable[Leaf]]) -> Matching:
+def as_said(matching: Matching, said: Said, sides: Sides) -> Matching:
     """Return the matching with each of the pairs that the caller's rules make, certain, and no other tensor in their places.
 
     Nor does a layer that `layers=` puts at a number go to another one.
     """
     ours, theirs = ({leaf.name: leaf for leaf in side} for side in sides) if said.pairs else ({}, {})
     places = {ours[name].keys: theirs[to].keys for name, to in said.pairs.items()}
-    bent = _bent(matching.matches, places, said.rules)
-    matching = _without(matching, bent)
+    matching = matching.without(_bent(matching.matches, places, said.rules))
     held = {(m.source.keys, key) for m in matching.matches for key in m.target.keys}
     lacking = [
         Match(target=theirs[to], source=ours[name], why=SAME_NAME)
@@ -32,7 +31,7 @@ def as_said(matching: Matching, said: Said, sides: tuple[Iterable[Leaf], Iterabl
     if lacking:
         slots = {key for m in lacking for key in m.target.keys}
         parts = [m for m in matching.matches if not slots.isdisjoint(m.target.keys)]
-        matching = _without(matching, parts).with_more(lacking)
+        matching = matching.without(parts).with_more(lacking)
     meant = {key for keys in places.values() for key in keys}
     return replace(
         matching, matches=tuple([m if meant.isdisjoint(m.target.keys) else _sure(m) for m in matching.matches])
@@ -51,26 +50,6 @@ def _bent(matches: Iterable[Match], places: Mapping[Keys, Keys], rules: Rules) -
         or any(taken.get(slot, m.source.keys) != m.source.keys for slot in m.target.keys)
         or (m.source.keys not in places and rules.moves(m.source.name, m.target.name))
     ]  # fmt: skip
-
-
-def _without(matching: Matching, gone: Collection[Match]) -> Matching:
-    """Return the matching without some of its matches, whose ends are free."""
-    if not gone:
-        return matching
-    left = tuple([m for m in matching.matches if m not in gone])
-    used, fed = {m.source.name for m in left}, {m.target.name for m in left}
-    return replace(
-        matching,
-        matches=left,
-        free_sources=(
-            *matching.free_sources,
-            *{m.source.name: m.source for m in gone if m.source.name not in used}.values(),
-        ),
-        free_targets=(
-            *matching.free_targets,
-            *{m.target.name: m.target for m in gone if m.target.name not in fed}.values(),
-        ),
-    )
 
 
 def _sure(match: Match) -> Match:

@@ -47,9 +47,10 @@ def with_shared(matching: Matching) -> Matching:
     """
     shared = _shared_places(matching)
     if shared:
-        matching = _merged(matching, list(_by_role(matching, shared)), shared)
+        explained = replace(matching, matches=tuple([_explained(m, shared) for m in matching.matches]))
+        matching = explained.with_more(list(_by_role(matching, shared)))
     copies = _of_whole_layers(list(_by_list(matching)), matching)
-    return _merged(_doubted(matching, copies), copies, {}) if copies else matching
+    return _doubted(matching, copies).with_more(copies)
 
 
 def _of_whole_layers(copies: Sequence[Match], matching: Matching) -> list[Match]:
@@ -80,18 +81,6 @@ def _doubted(matching: Matching, copies: Iterable[Match]) -> Matching:
         replace(m.in_doubt(SEVERAL), alternatives=()) if m.source.name in several else m for m in matching.matches
     )
     return replace(matching, matches=matches)
-
-
-def _merged(matching: Matching, new: list[Match], shared: Mapping[Place, Leaf]) -> Matching:
-    kept = [_explained(m, shared) for m in matching.matches]
-    fed = {m.target.name for m in new}
-    used = {m.source.name for m in [*kept, *new]}
-    return replace(
-        matching,
-        matches=(*kept, *new),
-        free_targets=tuple(leaf for leaf in matching.free_targets if leaf.name not in fed),
-        free_sources=tuple(leaf for leaf in matching.free_sources if leaf.name not in used),
-    )
 
 
 def _shared_places(matching: Matching) -> dict[Place, Leaf]:
@@ -235,7 +224,7 @@ def _why(source: Leaf) -> Why:
 
 
 def _explained(found: Match, shared: Mapping[Place, Leaf]) -> Match:
-    source = shared.get(_place(found.target)) if shared else None
+    source = shared.get(_place(found.target))
     if source is None or source.keys != found.source.keys:
         return found
     return Match(target=found.target, source=source, why=_why(source))

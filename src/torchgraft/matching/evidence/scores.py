@@ -19,7 +19,7 @@ FITS = 0.4
 # Likeness of names below which they say nothing.
 STRANGE = 0.15
 
-ROLES = ("weight", "bias", "mean", "var", BARE)
+COMPARED = ("weight", "bias", "mean", "var", BARE)
 # Channels of images that a network sees: colours, also with depth or opacity. Layers inside of one have more.
 IMAGE_CHANNELS = range(2, 5)
 
@@ -171,7 +171,7 @@ def _compared(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[np.ndar
     shared = np.zeros(shape, bool)
     wrong = np.zeros(shape, bool)
     ranks = np.zeros(shape, bool)
-    for role in ROLES:
+    for role in COMPARED:
         cells = _role_cells(sources, targets, role)
         shared |= cells[0]
         wrong |= cells[0] & ~cells[1]

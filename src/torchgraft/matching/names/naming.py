@@ -56,7 +56,7 @@ class Prefix(NamedTuple):
         return SequenceMatcher(None, *self).ratio()
 
 
-SAME = Prefix("", "")
+IDENTITY = Prefix("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ SAME_NAME = Why("same name", "same name")
 @lru_cache
 def reason_of(rule: Prefix) -> Why:
     """Return why names belong together that a rule makes equal."""
-    if rule == SAME:
+    if rule == IDENTITY:
         return SAME_NAME
     return Why("prefix", f"same name, with {_said(rule.old)} read as {_said(rule.new)}")
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.naming import SAME, Naming, Prefix
+from torchgraft.matching.names.naming import IDENTITY, Naming, Prefix
 from torchgraft.matching.names.towers import Towers
 from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
 TOO_COMMON = 16
-AKIN = 0.5  # as difflib counts it: from here on two names of parts have most letters in common
+LIKE = 0.5  # as difflib counts it: from here on two names of parts have most letters in common
 
 
 def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf], said: Mapping[str, str] | None = None) -> Naming:
@@ -55,8 +55,8 @@ def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf], said: Mapping[st
                 wanted.pop(alias, None)
     for name in _by_chance(rules, pairs, (left, wanted), names):
         del pairs[name]
-    if said and SAME not in rules:
-        rules.append(SAME)
+    if said and IDENTITY not in rules:
+        rules.append(IDENTITY)
     inner = _wrapped(left, wanted, rules, names) if left and wanted else {}
     parted = frozenset().union(*(_parted(rule, pairs, names) for rule in rules[1:] if rule.is_nested))
     return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner), parted)
@@ -111,7 +111,7 @@ def _wrapped(
 ) -> dict[str, str]:
     """Return what pairs once a module in the middle of one side's names is set aside, after one of the rules."""
     found: dict[str, str] = {}
-    for rule in rules or [SAME]:
+    for rule in rules or [IDENTITY]:
         shown = {to: name for to, name in _applied(rule, left) if name not in found}
         taken = set(found.values())
         ours = Side({to: left[name] for to, name in shown.items()}, [to for to, _ in _applied(rule, names[0])])
@@ -198,7 +198,7 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
             continue
         placed = _apply(rule, left, wanted)
         fits = {a for a, b in placed.items() if _squeezed(left[a].shape) == _squeezed(wanted[b].shape)}
-        sound = rule == SAME or (
+        sound = rule == IDENTITY or (
             2 * len(fits) >= len(placed)
             and _is_told(rule, placed)
             and not _is_of_one_layer(rule, placed, fits)
@@ -209,7 +209,7 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
             told = [name for name in placed if left[name].role not in DERIVED_ROLES]  # older files lack the others
             kept = sum(name.count(".") for name in told) - len(told) * rule.old.count(".")
             rated.append(Rated(len(told) + 4 * sum(name in fits for name in told), kept, rule, placed))
-        if rule == SAME and len(placed) == len(wanted) == len(left):
+        if rule == IDENTITY and len(placed) == len(wanted) == len(left):
             break
     return sorted(rated, key=lambda one: one.rank)
 
@@ -266,7 +266,7 @@ def _is_of_one_layer(rule: Prefix, placed: Collection[str], fits: Container[str]
     `pooler.dense` of a language model is not `classifier.dense` of one with a head; nor does a norm beside another `dense`,
     of other sizes, make it one.
     """
-    unlike = all(rule) and not rule.shared_words and rule.likeness < AKIN
+    unlike = all(rule) and not rule.shared_words and rule.likeness < LIKE
     unfit = {name.rpartition(".")[0] for name in placed if name not in fits}
     return unlike and len({name.rpartition(".")[0] for name in placed} - unfit) < 2
 
@@ -300,7 +300,7 @@ def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterato
     A name asks for what makes its longest end that some of the model's names have too into one of those; all of the
     model's names count, so that the answer doesn't hang on which ones were drawn.
     """
-    yield SAME
+    yield IDENTITY
     sample = _spread(list(left), SAMPLE)
     asked = {name[at:] for name in sample for at in _starts(name)}
     ends: dict[str, list[str]] = {}
@@ -320,7 +320,7 @@ def _candidates(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf]) -> Iterato
                 for prefix in prefixes:
                     votes[Prefix(name[:at], prefix)] += 1
                 break
-    yield from (rule for rule, _ in votes.most_common(12) if rule != SAME)
+    yield from (rule for rule, _ in votes.most_common(12) if rule != IDENTITY)
 
 
 def _starts(name: str) -> Iterator[int]:

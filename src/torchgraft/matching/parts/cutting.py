@@ -9,6 +9,7 @@ from torchgraft.core.match import Leaf, Part, Rotary
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.packing import Packing, any_named_fused, owners_of
+from torchgraft.matching.tables.rotary import ROTATED
 from torchgraft.matching.tables.stated import NOTHING, Stated
 
 Heads = Callable[[str], int | None]
@@ -114,7 +115,7 @@ def parts_of(
 
 def _rotary_of(leaf: Leaf, label: str, size: int, query: int) -> Rotary | None:
     """Return how the rows of a part pair up: queries and keys alone do, and there may be fewer key heads."""
-    if leaf.rotary is None or label not in ("q", "k"):
+    if leaf.rotary is None or label not in ROTATED:
         return None
     heads = leaf.rotary.heads * size
     return replace(leaf.rotary, heads=heads // query if heads % query == 0 else 0, fused=False)

@@ -17,10 +17,11 @@ from math import prod
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.names.words import canonical
+from torchgraft.matching.tables.packing import QKV
 
 KERNEL = "kernel"
 BIASES = {KERNEL: "bias", "w": "b"}
-PROJECTIONS = frozenset({"q", "k", "v"})
+PROJECTIONS = frozenset(QKV)
 # Before the role of a weight: the one that is trained, of which the other, beside it, is what quantisation makes (Distiller).
 MASTER = "float_"
 

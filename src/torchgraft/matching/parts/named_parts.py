@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from torchgraft.core.match import Leaf
+from torchgraft.core.match import Leaf, Sides
 from torchgraft.core.plan import Why
-from torchgraft.matching.names.naming import SAME, Prefix
+from torchgraft.matching.names.naming import IDENTITY, Prefix
 from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.cutting import cut
@@ -14,7 +14,6 @@ from torchgraft.matching.tables.packing import any_named_fused
 from torchgraft.matching.tables.stated import Models
 
 Heads = Callable[[str], int | None]
-Sides = tuple[Sequence[Leaf], Sequence[Leaf]]
 
 
 def pairs_of_parts(free: Sides, sides: Sides, models: Models, rule: Prefix) -> list[tuple[Leaf, Leaf]]:
@@ -26,7 +25,7 @@ def pairs_of_parts(free: Sides, sides: Sides, models: Models, rule: Prefix) -> l
     if not any(map(any_named_fused, free)):
         return []
     ours = _cut(sides[0], free[0], models.source_heads, rule)
-    theirs = _cut(sides[1], free[1], models.target.heads_at, SAME)
+    theirs = _cut(sides[1], free[1], models.target.heads_at, IDENTITY)
     if not ours or ours.keys() != theirs.keys():
         return []
     pairs = [(leaf, theirs[key]) for key, leaf in ours.items()]

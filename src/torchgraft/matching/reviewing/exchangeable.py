@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from torchgraft.core.match import Leaf, Matching
+from torchgraft.core.match import Leaf, Matching, Sides
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.naming import Naming, Prefix
 from torchgraft.matching.reviewing.finished import Finished
-
-# All leaves of the file, and of the model.
-Sides = tuple[Sequence[Leaf], Sequence[Leaf]]
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
 BESIDE = "{0} and {1} {2} hold tensors of the same names and shapes, and no name says which of them this is"
@@ -120,10 +117,10 @@ def _is_told(one: Prefix, other: Prefix, inside: Mapping[Prefix, Mapping[str, Sh
     """
     exchanged = Prefix(one.old, other.new), Prefix(other.old, one.new)
     if not all(rule.keeps_numbers for rule in exchanged):
-        from torchgraft.matching.solving.reversed import counted_from_either_end  # numpy: only where it is needed
+        from torchgraft.matching.solving.reversed import leave_end_open  # numpy: only where it is needed
 
         row = [list_of(prefix.rstrip(".")) for prefix in one]
-        if row != [list_of(prefix.rstrip(".")) for prefix in other] or not counted_from_either_end(row[0], row[1]):
+        if row != [list_of(prefix.rstrip(".")) for prefix in other] or not leave_end_open(row[0], row[1]):
             return True
         return any(
             held != inside[one]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torchgraft.core.match import Leaf, Matching
+from torchgraft.core.match import Matching, Sides
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.names.said import NOTHING_SAID, Said
 from torchgraft.matching.reviewing.module_pairs import ModulePairs
@@ -17,7 +17,7 @@ class Finished:
     """A finished matching; `sides` are all leaves, `keys` the names of the file, `said` what the caller says of places."""
 
     matching: Matching
-    sides: tuple[Sequence[Leaf], Sequence[Leaf]]
+    sides: Sides
     naming: Naming
     keys: Iterable[str]
     models: Models

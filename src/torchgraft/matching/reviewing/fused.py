@@ -13,11 +13,11 @@ from torchgraft.core.specs import Shape
 from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.tables.packing import (
     Owners,
-    alike,
     any_named_fused,
     is_gated_stack,
     one_code,
     owners_of,
+    packed_alike,
     packing_of,
     packing_of_leaf,
 )
@@ -105,7 +105,7 @@ def factors_packed_otherwise(finished: Finished) -> dict[str, str]:
     for match in matches if all(layers) else ():
         ours, theirs = _adapted(match.source, layers[0]), _adapted(match.target, layers[1])
         packings = [packing_of(path, known) for path, known in zip((ours, theirs), owners, strict=True)]
-        if None not in packings and not alike(*packings):
+        if None not in packings and not packed_alike(*packings):
             doubts[match.target.name] = FACTORS.format(theirs, *(p.source for p in packings if p))
     return doubts
 
@@ -136,7 +136,7 @@ def _disputed(found: Match, owners: tuple[Owners, Owners], models: Models) -> st
     ours = packing_of_leaf(source, owners[0])
     contested = [p for p in (ours, theirs) if p is not None and p.contested]
     told = not any(p.twins for p in contested) or bool(source.around and target.around)
-    sure = told and one_code(source, target, owners) and alike(ours, theirs)
+    sure = told and one_code(source, target, owners) and packed_alike(ours, theirs)
     return contested[0].source if contested and not sure else ""
 
 

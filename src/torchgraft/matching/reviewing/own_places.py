@@ -10,7 +10,7 @@ from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered, is_one_path, place_of
-from torchgraft.matching.names.naming import SAME, Prefix
+from torchgraft.matching.names.naming import IDENTITY, Prefix
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import flat_class
 from torchgraft.matching.reviewing.finished import Finished
@@ -38,8 +38,8 @@ def passing_own_places(finished: Finished) -> dict[str, str]:
     `attn.q` goes to `cross_attn.q`, and the file's `cross_attn` has four layers that go nowhere: perhaps it is those.
     """
     matching, prefixes = finished.matching, finished.naming.prefixes
-    first = prefixes[0] if prefixes else SAME
-    places = Places(matching, first if "" in first else SAME)
+    first = prefixes[0] if prefixes else IDENTITY
+    places = Places(matching, first if "" in first else IDENTITY)
     doubts = {m.target.name: text for m in matching.matches if (text := places.doubt(m.source, m.target))}
     left = {m.target.name: said for m in matching.matches if (said := places.left(m.source, m.target))}
     if not (doubts or left):
@@ -81,7 +81,7 @@ class Places:
 
     def _shown(self, leaf: Leaf) -> str:
         """Return the name of a tensor of the file as the model would spell it, without what all of a side lies in."""
-        if self._rule == SAME or not self._rule.covers(leaf.name):
+        if self._rule == IDENTITY or not self._rule.covers(leaf.name):
             return self._inside(leaf.name, 0)
         return self._inside(self._rule.applied(leaf.name), 1)
 

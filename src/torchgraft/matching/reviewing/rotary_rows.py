@@ -8,6 +8,7 @@ from torchgraft.core.match import Match
 from torchgraft.core.names import FREQUENCIES, ROTARY
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.reviewing.finished import Finished
+from torchgraft.matching.tables.rotary import ROTATED
 
 UNTOLD = (
     "rotary embeddings turn its rows in pairs, {0} tells, and nothing tells that the fused tensor and the ones apart have them in "
@@ -17,7 +18,6 @@ UNTOLD = (
 # and are converted to code that pairs half with half; those without (DINOv3) are not known in two ways.
 LEARNED = "pos"
 TURNING = frozenset({*FREQUENCIES, *ROTARY})
-TURNED = frozenset({"q", "k"})
 
 
 def rows_in_unknown_order(finished: Finished) -> dict[str, str]:
@@ -47,7 +47,7 @@ def _untold(found: Match, ours: dict[str, str], theirs: dict[str, str]) -> str:
     """Return what speaks against a query or key that a buffer of either side turns, "" for all else."""
     source, target = found.source, found.target
     part = source.part or target.part
-    if part is None or (source.part and target.part) or part.label not in TURNED or source.rotary or target.rotary:
+    if part is None or (source.part and target.part) or part.label not in ROTATED or source.rotary or target.rotary:
         return ""
     sides = ((ours, source.keys[0]), (theirs, target.keys[0]))
     tables = [table for around, name in sides for path, table in around.items() if name.startswith(path)]

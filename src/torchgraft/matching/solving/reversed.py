@@ -19,13 +19,10 @@ from torchgraft.matching.evidence.scores import FITS
 from torchgraft.matching.names.lists import ListName, list_of
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
-from torchgraft.matching.tables.dialect import EITHER_END, FROM_THE_LAST
+from torchgraft.matching.tables.dialect import EITHER_END, FROM_ANY_END, FROM_THE_LAST
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Words that say what a list is for on both sides, and not from which end it is counted.
-LOOSE = frozenset({"up", "ups", "upsample", "decoder", "decode"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], target
     return {
         to[i]
         for ours, theirs in _facing(to, sources, targets)
-        if _direction(ours, theirs) == 0 and counted_from_either_end(ours.name, theirs.name)
+        if _direction(ours, theirs) == 0 and leave_end_open(ours.name, theirs.name)
         for inside, there in zip(ours.inside, theirs.inside, strict=True)
         for i in inside.values()
         if not _attends(inside.values(), sources) and not _attends(there.values(), targets)
@@ -75,10 +72,10 @@ def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:
     return not maps and ("attn" in words or "qkv" in words or words >= {"q", "k", "v"})
 
 
-def counted_from_either_end(ours: ListName, theirs: ListName) -> bool:
+def leave_end_open(ours: ListName, theirs: ListName) -> bool:
     """Return whether the words of two lists leave open from which end each is counted."""
     said = [_said(name) for name in (ours, theirs)]
-    shared = said[0] & said[1] & EITHER_END - LOOSE
+    shared = said[0] & said[1] & EITHER_END - FROM_ANY_END
     return bool((said[0] | said[1]) & EITHER_END) and not shared and said[0] != said[1]
 
 

@@ -100,6 +100,9 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     for phrase in phrases.split(", ")
 }
 
+# Of the lists of words below, PARTS, EXCLUSIVE and those of list ends hold canonical words, as `canonical` reads names; the
+# others hold words as they are spelled, where what the dialect makes of them would say too much or too little.
+
 # Words for the parts of a block, and of a network.
 PARTS = frozenset({"attn", "mlp", "norm", "se", "shortcut", "patch", "pos", "tok", "head"})
 
@@ -126,37 +129,23 @@ MODULATING = frozenset({"modulation", "mod", "ada", "film"})
 # What any linear layer may be called: such a name alone says nothing of what it is for.
 ANY_LAYER = frozenset({"linear", "lin", "dense", "fc", "proj"})
 
-# What says which layer it is, or where it stands, and nothing of its rows: `conv_dw` and `dw_conv` are the same.
+# What says which layer it is, or where it stands, and nothing of its rows: kinds of layers, parts of a block and of a network,
+# what holds them, sides and places. `conv_dw` and `dw_conv` are the same, `out_mu` and `mu_out`.
 ANY_PLACE = ANY_LAYER | {
-    "conv", "norm", "ln", "bn", "attn", "attention", "self", "cross", "mlp", "ff", "ffn", "head", "heads", "embed", "embedding",
-    "embeddings", "emb", "encoder", "decoder", "layer", "layers", "block", "blocks", "net", "module", "in", "out", "input", "output", "to",
-    "pre", "post", "first", "last", "final",
+    "conv", "norm", "ln", "bn", "embed", "embedding", "embeddings", "emb",
+    "attn", "attention", "self", "cross", "mlp", "ff", "ffn", "head", "heads", "encoder", "decoder",
+    "layer", "layers", "block", "blocks", "net", "module",
+    "in", "out", "input", "output", "to", "pre", "post", "first", "last", "final",
 }  # fmt: skip
 
 # Words of lists that libraries count from either end: from the coarsest map of a pyramid, or from the finest. DPT's
 # `refinenet4` is `fusion_stage.layers.0` in transformers, latent diffusion's `up.3` is `up_blocks.0` in diffusers.
-EITHER_END = frozenset(
-    [
-        "up",
-        "ups",
-        "upsample",
-        "upsampler",
-        "upsamplers",
-        "upconv",
-        "upconvs",
-        "deconv",
-        "decoder",
-        "decode",
-        "fpn",
-        "neck",
-        "fusion",
-        "refinenet",
-        "refine",
-        "scratch",
-        "pyramid",
-        "lateral",
-    ]
-)
+EITHER_END = frozenset({
+    "up", "upsample", "upconv", "upconvs", "deconv", "decoder", "decode", "fpn", "neck", "fusion", "refinenet", "refine",
+    "scratch", "pyramid", "lateral",
+})  # fmt: skip
+# Those of them that say what a list is for, and not from which end it is counted: both sides may have them, and count otherwise.
+FROM_ANY_END = frozenset({"up", "upsample", "decoder", "decode"})
 # Those whose highest number comes first when the model runs, as in MiDaS and DPT.
 FROM_THE_LAST = frozenset({"refinenet"})
 

@@ -264,7 +264,7 @@ def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def alike(a: Packing | None, b: Packing | None) -> bool:
+def packed_alike(a: Packing | None, b: Packing | None) -> bool:
     """Whether two fused tensors of equal shape keep their rows in the same order by what is known of each."""
     return (a and (a.parts, a.groups)) == (b and (b.parts, b.groups))
 
@@ -288,7 +288,7 @@ def kept_whole(
     ours, theirs = (leaf.rotary for leaf in pair)
     if ours and theirs and ours.layout != theirs.layout:
         return False
-    if alike(*packings):
+    if packed_alike(*packings):
         return True
     return any(p is not None and p.contested for p in packings) and one_code(*pair, owners)
 

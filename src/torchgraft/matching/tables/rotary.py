@@ -24,6 +24,9 @@ class Pairing:
     source: str  # where that can be read
 
 
+# The parts of a fused projection whose rows pair up.
+ROTATED = frozenset({"q", "k"})
+
 LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
 TRANSFORMERS = "as in Llama in transformers, half with half"
 

@@ -58,14 +58,14 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
+class StatedSides:
     """What is stated of the file and of the model."""
 
     source: Stated
     target: Stated
 
 
-def sides_of(stated: Stated, sources: Iterable[Leaf], targets: Iterable[Leaf]) -> Sides:
+def sides_of(stated: Stated, sources: Iterable[Leaf], targets: Iterable[Leaf]) -> StatedSides:
     """Return which side each statement is about.
 
     One that names tensors is about the file's, or else about the model's. One about all is about the side that has
@@ -91,7 +91,7 @@ def sides_of(stated: Stated, sources: Iterable[Leaf], targets: Iterable[Leaf]) -
         (theirs if about_target else ours)[pattern] = layout
     if "per_head" in stated.layouts.values() and stated.heads is None:
         raise UsageError("qkv_layout='per_head' needs num_heads=, the number of query heads")
-    return Sides(Stated(ours, stated.heads), Stated(theirs, stated.heads))
+    return StatedSides(Stated(ours, stated.heads), Stated(theirs, stated.heads))
 
 
 def _meant(pattern: str, leaves: list[Leaf]) -> list[Packing | None]:
