@@ -73,3 +73,67 @@ def test_a_way_that_is_left_of_too_many_is_not_taken_for_the_only_one(monkeypatc
     monkeypatch.setattr(stored_optimizer, "MAX_PARTIAL_WAYS", 1)
     with pytest.raises(tg.UsageError, match="2 groups of parameters without names, and there is more than one way"):
         tg.optimizer_state(model, torch.optim.Adam(model.parameters()), report, kept)
+
+
+def saved_of(parts):
+    """Return what was saved of networks, the first of which was optimized by its own names, and that optimizer."""
+    network = next(iter(parts.values()))
+    optimizer = torch.optim.Adam(network.named_parameters())
+    network(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    kept = optimizer.state_dict()
+    kept["param_groups"][0]["param_names"] = [name for name, _ in network.named_parameters()]
+    state = {f"{path}.{name}": value for path, part in parts.items() for name, value in part.state_dict().items()}
+    return {"model": state, "optimizer": kept}, optimizer
+
+
+@pytest.mark.parametrize("others", [(), ("ema",)])
+def test_an_optimizer_may_name_parameters_without_the_wrapper_of_the_checkpoint(others):
+    old, model = nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Linear(3, 3))
+    file, before = saved_of({"module": old, **{path: nn.Sequential(nn.Linear(3, 3)) for path in others}})
+    optimizer = torch.optim.Adam(model.parameters())
+    carried = tg.optimizer_state(model, optimizer, tg.load(model, file, rename={"module.": ""}), file)
+    assert carried.carried == {"0.weight": "module.0.weight", "0.bias": "module.0.bias"}
+    assert torch.equal(optimizer.state[model[0].weight]["exp_avg"], before.state[old[0].weight]["exp_avg"])
+
+
+def in_containers(names, states, optimizer):
+    return {**dict(zip(names, states, strict=True)), "optimizer": optimizer}
+
+
+def in_one_state_dict(names, states, optimizer):
+    both = zip(names, states, strict=True)
+    return {"model": {f"{part}.{key}": t for part, state in both for key, t in state.items()}, "optimizer": optimizer}
+
+
+@pytest.mark.parametrize("form", [in_containers, in_one_state_dict])
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("names", "loaded", "refused"),
+    [
+        (("model", "best"), "model", ""),
+        (("model", "best"), "best", "seems to be for .*model, and what was loaded are other weights"),
+        (("student", "teacher"), "teacher", "seems to be for .*student"),
+        (("first", "second"), "first", "may be for .*first or for .*second, which are built alike"),
+    ],
+)
+def test_state_goes_to_no_other_weights_of_the_same_build(form, named, names, loaded, refused):
+    old, other, model = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)) for _ in range(3))
+    optimizer = torch.optim.Adam(old.parameters())
+    old(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    kept = optimizer.state_dict()
+    if named:
+        kept["param_groups"][0]["param_names"] = [name for name, _ in old.named_parameters()]
+    file = form(names, [old.state_dict(), other.state_dict()], kept)
+    where = {"rename": {f"{loaded}.": ""}} if form is in_one_state_dict else {"prefer": loaded}
+    report = tg.load(model, file, **where)
+    new = torch.optim.Adam(model.parameters())
+    if not refused:
+        assert not tg.optimizer_state(model, new, report, file).fresh
+        return
+    with pytest.raises(tg.UsageError, match=refused):
+        tg.optimizer_state(model, new, report, file)
+    assert not new.state
+    said = [step.feeds[0].key for step in report.plan.steps]
+    assert not tg.optimizer_state(model, new, report, file, names=said).fresh

@@ -22,6 +22,7 @@ from torchgraft.core.types import Module, Optimizer, Tensor
 from torchgraft.tuning.eval_mode import UPDATED_BUFFERS
 from torchgraft.tuning.fates import plan_of
 from torchgraft.tuning.stored_optimizer import StoredOptimizer, assign_parameters, stored_optimizers
+from torchgraft.tuning.stored_parts import require_optimized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,20 @@ def _choose(
             f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; {instead}"
         )
     shapes = _source_parameters(plan, source)
+    stored, assigned = _fitting(wanted, shapes, names, plan, source)
+    if names is None:
+        require_optimized(stored, assigned, shapes, plan.network, source)
+    return stored, assigned
+
+
+def _fitting(
+    wanted: Sequence[StoredOptimizer],
+    shapes: Mapping[str, Shape],
+    names: Sequence[str] | None,
+    plan: Plan,
+    source: Source,
+) -> tuple[StoredOptimizer, dict[str, str]]:
+    """Return the one state that fits the source's parameters, and source parameter -> number in it."""
     if len(wanted) == 1:
         return wanted[0], _assigned(wanted[0], shapes, names, plan)
     fitting = []

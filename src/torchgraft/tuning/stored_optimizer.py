@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.names import EMA_SEGMENTS
 from torchgraft.core.specs import Network, Shape, Source, TensorSpec
 
 _KEY = re.compile(r"(?P<prefix>(?:[^.]+\.)??)state\.(?P<who>.+)\.(?P<field>[^.]+)")
@@ -146,7 +147,7 @@ def assign_parameters(
 
 
 def _names_in_checkpoint(names: Sequence[str], parameters: Mapping[str, Shape]) -> Sequence[str]:
-    """Return the names as the checkpoint writes them: as they are, or without a wrapper that all of them have."""
+    """Return the names as the checkpoint writes them: as they are, or without a wrapper that all of them have, or in the one that it adds."""
     if any(name in parameters for name in names):
         return names
     head = names[0]
@@ -155,6 +156,11 @@ def _names_in_checkpoint(names: Sequence[str], parameters: Mapping[str, Shape]) 
         cut = len(names[0]) - len(head)
         if head in parameters and all(name.startswith(names[0][:cut]) for name in names):
             return [name[cut:] for name in names]
+    ends = (key.removesuffix(names[0]) for key in parameters if key.endswith(f".{names[0]}"))
+    live = (path for path in ends if EMA_SEGMENTS.isdisjoint(path.split(".")))  # averages are not what was optimized
+    wrappers = [path for path in live if all(path + name in parameters for name in names)]
+    if len(wrappers) == 1:
+        return [wrappers[0] + name for name in names]
     raise UsageError(
         f"the old optimizer's parameters have other names than the checkpoint's, e.g. {printable(names[0])}"
     )
