@@ -109,3 +109,14 @@ def test_averages_with_buffers_of_their_own_stand_alone() -> None:
     assert torch.equal(model.bn.running_mean, average.bn.running_mean)
     assert report.plan.network == "ema"
     assert not report.plan.unused
+
+
+def test_what_has_fewer_layers_than_the_live_part_is_no_average_of_it() -> None:
+    def deep(blocks: int) -> nn.ModuleDict:
+        layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(blocks))
+        return nn.ModuleDict({"stem": nn.Linear(3, 6), "layers": layers})
+
+    file = nn.ModuleDict({"net": deep(4), "model_ema": deep(2)}).state_dict()
+    with pytest.raises(tg.PlanRefusedError, match="several networks in the file fit equally"):
+        tg.load(deep(2), file)
+    assert not tg.plan(deep(4), file).refusals

@@ -8,6 +8,7 @@ from filling import filled
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.core.plan import Certainty
 
 WIDTH = 8
 
@@ -97,3 +98,29 @@ def test_a_module_that_was_added_keeps_to_itself_though_its_layers_are_called_as
 def test_names_that_contradict_each_other_are_asked_about(ours, theirs):
     plan = tg.plan(Decoder(head=theirs), Decoder(head=ours).state_dict())
     assert [step.slot.name for step in plan.doubtful] == [f"{theirs}.weight"]
+
+
+def test_a_matrix_without_a_name_is_the_layer_of_a_bias_the_other_way_round_in_doubt():
+    file = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "out": nn.Linear(8, 7)}).state_dict()
+    file["onnx::MatMul_107"] = file.pop("out.weight").T.contiguous()
+    plan = tg.plan(nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "classifier": nn.Linear(8, 7)}), file)
+    [step] = [step for step in plan.steps if step.slot.name == "classifier.weight"]
+    assert [feed.key for feed in step.feeds] == ["onnx::MatMul_107"]
+    assert step.certainty is Certainty.DOUBT
+
+
+def test_a_matrix_the_other_way_round_is_left_where_there_is_another():
+    file = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "out": nn.Linear(8, 7)}).state_dict()
+    file |= {"a": file.pop("out.weight").T.contiguous(), "b": torch.randn(8, 7)}
+    plan = tg.plan(nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "classifier": nn.Linear(8, 7)}), file)
+    [step] = [step for step in plan.steps if step.slot.name == "classifier.weight"]
+    assert not step.feeds
+
+
+def test_of_two_parts_that_could_change_places_either_is_in_doubt():
+    def part():
+        return nn.ModuleDict({"c1": nn.Conv2d(3, 6, 3), "c2": nn.Conv2d(6, 3, 3)})
+
+    file = nn.ModuleDict({"netG_A2B": part(), "netG_B2A": part()}).state_dict()
+    plan = tg.plan(nn.ModuleDict({"G_BA": part(), "G_AB": part()}), file)
+    assert {step.certainty for step in plan.steps} == {Certainty.DOUBT}

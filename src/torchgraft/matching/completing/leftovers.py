@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
@@ -177,16 +177,29 @@ def _roles(leaf: Leaf) -> set[str]:
 def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
     theirs = _by_shape((leaf for leaf in matching.free_targets if not leaf.is_buffer), _block, vectors=False)
     shapes = {shape for _, shape in theirs}
-    if not any(leaf.shape in shapes for leaf in matching.free_sources):
+    if not any(leaf.shape in shapes or leaf.shape[::-1] in shapes for leaf in matching.free_sources):
         return []
     ours = _by_shape(matching.free_sources, lambda leaf: went.get(_block(leaf)), vectors=False)
     lone = [(ours[at][0], theirs[at][0]) for at in theirs if len(ours.get(at, ())) == len(theirs[at]) == 1]
+    lone += _turned(ours, theirs, {m.target.owner for m in matching.matches})
     added = AddedModules({m.source.name for m in matching.matches}, [leaf.name for leaf in matching.free_targets])
     pairs = [(a, b) for a, b in lone if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
     return [
         _match(a, b, f"{a.name} and {b.name} are left, of one shape", LONE, Certainty.DOUBT)
         for a, b in (*pairs, *_beside(pairs, matching))
     ]
+
+
+def _turned(ours: Left, theirs: Left, fed: Container[str]) -> list[tuple[Leaf, Leaf]]:
+    """Return matrices alone of their two sizes, the other way round, where the layer's bias found its place: ONNX's have no name."""
+    found = []
+    for (block, shape), leaves in theirs.items():
+        way_back = (block, shape[::-1])
+        if len(shape) == 2 and shape != shape[::-1] and len(leaves) == 1 and leaves[0].owner in fed:
+            turned = ours.get(way_back, [])
+            if len(turned) == 1 and (block, shape) not in ours and way_back not in theirs:
+                found.append((turned[0], leaves[0]))
+    return found
 
 
 def _beside(pairs: Iterable[tuple[Leaf, Leaf]], matching: Matching) -> list[tuple[Leaf, Leaf]]:

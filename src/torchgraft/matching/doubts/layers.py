@@ -70,6 +70,17 @@ def _terms(*roles: str) -> frozenset[str]:
     return IN_OTHER_TERMS.intersection(word for role in roles for word in words(role))
 
 
+SCALE = "one of the two names says that it scales what a layer gives, the other one that it is a norm's"
+
+
+def scales_and_norms(found: Found) -> Iterator[Pair]:
+    """Yield vectors of which one is a layer scale by its name, and the other a norm: `ls1.gamma` to `sub_norm.weight`."""
+    for pair, *units in found.with_units(unnamed=True):
+        ours, theirs = ({"ls", "norm"}.intersection(unit.words) for unit in units)
+        if len(ours) == len(theirs) == 1 and ours != theirs:
+            yield pair
+
+
 UNORDERED = (
     "a number alone doesn't tell whose norm it is in a block with several attentions, nor does the order of the file, which "
     "may be sorted by name"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from torchgraft.matching.doubts.changed import builds_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, place_of, stem
-from torchgraft.matching.parts.units import Unit, around_several, blocks_of
+from torchgraft.matching.parts.units import Unit, around_several, blocks_of, kind_of
 from torchgraft.matching.solving.reversed import undirected
 
 ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner, or has one elsewhere"
@@ -92,6 +92,46 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
             if first[0] != second[0] and first[1] != second[1] and alike:
                 yield pair
                 break
+
+
+CALLED = (
+    "both sides have this number, and leave out others between: it may be a name, and no place in a row, and then it would go "
+    "to its own"
+)
+
+
+def called_by_numbers(found: Found) -> Iterator[Pair]:
+    """Yield members of rows that go to another number, where numbers may be names: strides 8, 16 and 32 to 16, 32 and 64."""
+    moved = [
+        (pair, rows)
+        for pair, source, target in found.with_units(unnamed=True)
+        for (ours, number), (theirs, there) in zip(_numbered(source), _numbered(target), strict=False)
+        if number != there and is_one_path(*(rows := (ours, theirs)))
+    ]
+    members = [_members(units) for units in found.sides] if moved else []
+
+    @cache
+    def may_be_names(ours: str, theirs: str) -> bool:
+        first, second = members[0][ours], members[1][theirs]
+        gaps = all(1 < len(row) <= max(row) - min(row) for row in (first, second))
+        return gaps and min(first) != min(second) and any(second.get(at) == held for at, held in first.items())
+
+    return (pair for pair, rows in moved if may_be_names(*rows))
+
+
+def _numbered(unit: Unit) -> list[tuple[str, int]]:
+    """Return the numbers in the path of a unit, the last first, each behind the path of its row."""
+    parts = unit.path.split(".")
+    return [(".".join(parts[:at]), int(parts[at])) for at in reversed(range(len(parts))) if parts[at].isdecimal()]
+
+
+def _members(units: Iterable[Unit]) -> Mapping[str, Mapping[int, set[object]]]:
+    """Return what the members of each row of numbers are built of, by number."""
+    rows: dict[str, dict[int, set[object]]] = defaultdict(lambda: defaultdict(set))
+    for unit in units:
+        for row, number in _numbered(unit):
+            rows[row][number].add((unit.path[len(f"{row}.{number}") :], kind_of(unit)))
+    return rows
 
 
 def _depth(block: str) -> int:

@@ -9,6 +9,7 @@ from torchgraft.matching.reviewing.exchangeable import exchangeable
 from torchgraft.matching.reviewing.finished import Finished, Rule
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
 from torchgraft.matching.reviewing.halves import halves_in_unknown_order, parts_in_other_order
+from torchgraft.matching.reviewing.halves_left import beside_leftovers
 from torchgraft.matching.reviewing.model_twins import beside_free_copies
 from torchgraft.matching.reviewing.moved_modules import moved_without_word
 from torchgraft.matching.reviewing.own_places import passing_own_places
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     factors_packed_otherwise,
     parts_in_other_order,
     halves_in_unknown_order,
+    beside_leftovers,
 )
 
 

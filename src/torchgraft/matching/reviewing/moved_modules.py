@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from torchgraft.core.match import Match, Matching
+from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered
 from torchgraft.matching.names.words import canonical, is_short_for
@@ -39,7 +40,11 @@ def moved_without_word(finished: Finished) -> dict[str, str]:
     if len(groups) < 2:
         return {}
     parts = Parts(matching, groups, modules.met)
-    return {found.target.name: text for pair in parts.open() for found, text in parts.doubted(pair)}
+    said = {pair: dict(parts.doubted(pair)) for pair in parts.open() if pair != parts.main}
+    if any(len(doubts) == len(groups[parts.main]) for doubts in said.values()):
+        # of two parts of one size neither is the network
+        said[parts.main] = {m: text for m, text in parts.doubted(parts.main) if m.certainty is not Certainty.DOUBT}
+    return {found.target.name: text for doubts in said.values() for found, text in doubts.items()}
 
 
 class Parts:
@@ -50,8 +55,8 @@ class Parts:
     ) -> None:
         self._matching = matching
         self._groups = grouped
-        self._main = max(grouped, key=lambda pair: len(grouped[pair]))
-        self._agree = 2 * len(grouped[self._main]) > len(matching.matches)
+        self.main = max(grouped, key=lambda pair: len(grouped[pair]))
+        self._agree = 2 * len(grouped[self.main]) > len(matching.matches)
         self._also = {name: m for m in matching.matches for name in m.target.also}
         self._met = met
         self._one_by_one = all(len({pair[side] for pair in met}) == len(met) for side in (0, 1))
@@ -83,8 +88,6 @@ class Parts:
 
     def doubted(self, pair: ModulePair) -> Iterator[tuple[Match, str]]:
         """Yield the matches between two modules that are in doubt, each with the reason."""
-        if pair == self._main:
-            return
         text = (all(pair) and (self._qualified(pair) or self._untold(pair))) or self._stray(pair)
         if text or self._also:
             for found in self._groups[pair]:
@@ -93,7 +96,7 @@ class Parts:
 
     def _called(self, found: Match) -> str:
         """Return what speaks against a match whose source has another name of a tied tensor that something else fills."""
-        ours, theirs = (f"{path}." if path else "" for path in self._main)
+        ours, theirs = (f"{path}." if path else "" for path in self.main)
         name = found.source.name
         held = self._also.get(theirs + name[len(ours) :]) if name.startswith(ours) else None
         return CALLED.format(held.source.name) if held and held is not found else ""
@@ -103,7 +106,7 @@ class Parts:
         if not self._agree or any(map(is_numbered, pair)):
             return ""
         (around, _, own), (beside, _, other) = (name.rpartition(".") for name in pair)
-        if around != beside and (around, beside) != self._main:
+        if around != beside and (around, beside) != self.main:
             return ""
         if any(len(m.target.shape) > 1 or "." in m.source.name[len(pair[0]) + 1 :] for m in self._groups[pair]):
             return ""
