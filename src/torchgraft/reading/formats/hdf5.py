@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from math import prod
 from typing import Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
+from torchgraft.core.names import above
 from torchgraft.core.specs import Shape
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
@@ -18,7 +21,10 @@ from torchgraft.reading.tensors import StoredTensor
 MAX_DEPTH = 64
 MAX_AGAIN = 1000
 MAX_GROWTH = 64 << 20
+MAX_NAMES = 1 << 20
 _PARTS = ("model_weights", "optimizer_weights")
+# Attributes in which Keras says in which order a model has its layers, and a layer its weights; HDF5 sorts names.
+_ORDERS = ("layer_names", "weight_names")
 
 
 class _Reader(io.RawIOBase):
@@ -65,7 +71,7 @@ def read_hdf5(window: Window) -> Contents:
         raise window.corrupt(f"{word} HDF5 file ({str(error)[:160]})") from error
     if walker.warnings and not walker.found:
         raise window.unsupported(f"no tensors in it: {walker.warnings[0]}")
-    tree: dict[str, Any] = walker.found
+    tree: dict[str, Any] = walker.in_order()
     if any(k.startswith(f"{_PARTS[0]}.") for k in tree):
         parts: dict[str, Any] = {p: {} for p in _PARTS}
         for key, tensor in tree.items():
@@ -85,6 +91,7 @@ class _Walker:
         self.warnings: list[str] = []
         self.seen: set[int] = set()
         self.again = 0
+        self.said: dict[tuple[str, ...], int] = {}
 
     def group(self, group: Any, path: tuple[str, ...], above: tuple[int, ...]) -> None:
         """Collect the datasets below `group`."""
@@ -98,9 +105,18 @@ class _Walker:
         self.seen.add(address)
         if self.again > MAX_AGAIN:
             raise self.window.too_large(f"more than {MAX_AGAIN} further ways to groups seen before")
+        for at, name in enumerate(name for order in _ORDERS for name in _said(group, order, self.h5py)):
+            self.said[(*path, *name.split("/"))] = at
         for name in group:
             shown = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
             self._member(group, name, (*path, shown), (*above, address))
+
+    def in_order(self) -> dict[str, H5Tensor]:
+        """Return the datasets in the order that the file says, or else that of their names."""
+        if not self.said:
+            return self.found
+        said = {".".join(path): at for path, at in self.said.items()}
+        return dict(sorted(self.found.items(), key=lambda entry: _ranks(entry[0], said)))
 
     def _member(self, group: Any, name: str | bytes, path: tuple[str, ...], above: tuple[int, ...]) -> None:
         where = printable("/".join(path))
@@ -167,14 +183,35 @@ class H5Tensor(StoredTensor):
         buffer[:] = native.reshape(-1).view(np.uint8).data[start : start + len(buffer)]
 
 
+def _ranks(key: str, said: Mapping[str, int]) -> list[int]:
+    """Return the places of a dataset, and of each group around it, the outermost first; 0 where nothing is said."""
+    return [said.get(path, 0) for path in (*reversed([*above(key)]), key)]
+
+
+def _said(group: Any, order: str, h5py: Any) -> Iterator[str]:
+    """Yield the names that an attribute lists, or several where it was too long for one: `layer_names0`, `layer_names1`.
+
+    Texts of variable length are left alone, as in `_facts`: h5py writes such lists from its version 3 on.
+    """
+    attributes = group.attrs
+    found = [order] if order in attributes else takewhile(attributes.__contains__, (f"{order}{n}" for n in count()))
+    for name in found:
+        listed = attributes.get_id(name)
+        if _is_of_one_length(listed.get_type(), h5py) and prod(listed.shape or (0,)) <= MAX_NAMES:
+            values = _plain(attributes[name])
+            yield from (value for value in (values if isinstance(values, list) else []) if isinstance(value, str))
+
+
+def _is_of_one_length(kind: Any, h5py: Any) -> bool:
+    return isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
+
+
 def _facts(file: Any, h5py: Any) -> dict[str, Any]:
     """Return the file's attributes. Those of variable length are left out: in broken files the library loops over them."""
     out = {}
     for name in file.attrs:
         kind = file.attrs.get_id(name).get_type()
-        if isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID) or (
-            isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str()
-        ):
+        if isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID) or _is_of_one_length(kind, h5py):
             out[str(name)] = plain_facts(_plain(file.attrs[name]))
     return out
 
