@@ -42,6 +42,8 @@ NAMES = [f"{module}.{name}" for module, names in CONSTANTS.items() for name in n
 ELSEWHERE = {
     "in_other_terms": "test_other_terms",
     "against_their_words": "test_numbers",
+    "like_prefixes": "test_like_towers",
+    "crossed_names": "test_exchanged",
     "rows_in_unknown_order": "test_untold_pairs",
 }
 

@@ -11,7 +11,7 @@ from torchgraft.core.plan import Certainty, Why
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.specs import Target
 from torchgraft.matching.names.naming import Naming
-from torchgraft.matching.reviewing.exchangeable import exchangeable
+from torchgraft.matching.reviewing.exchangeable import crossed_names
 from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.tables.stated import Models
 
@@ -102,10 +102,10 @@ def finished(matching: Matching) -> Finished:
 
 def test_two_names_of_both_sides_go_crosswise_only_in_doubt():
     crossed = crosswise("stem.cv1.weight", "stem.cv2.weight")
-    doubts = exchangeable(finished(crossed))
+    doubts = crossed_names(finished(crossed))
     assert doubts.keys() == {m.target.name for m in crossed.matches}
     assert all("both names, stem.cv1 and stem.cv2" in said for said in doubts.values())
 
 
 def test_members_of_a_list_may_be_counted_from_the_other_end():
-    assert not exchangeable(finished(crosswise("stages.0.weight", "stages.1.weight")))
+    assert not crossed_names(finished(crosswise("stages.0.weight", "stages.1.weight")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchgraft.core.match import Matching
 from torchgraft.core.plan import Doubt
 from torchgraft.matching.names.said import OF_VALUES
-from torchgraft.matching.reviewing.exchangeable import exchangeable
+from torchgraft.matching.reviewing.exchangeable import beside_unruled_twins, crossed_names, like_prefixes
 from torchgraft.matching.reviewing.finished import Finished, Rule
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
 from torchgraft.matching.reviewing.halves import halves_in_unknown_order, parts_in_other_order
@@ -22,7 +22,9 @@ RULES: tuple[Rule, ...] = (
     rows_in_unknown_order,
     beside_free_copies,
     passing_own_places,
-    exchangeable,
+    beside_unruled_twins,
+    crossed_names,
+    like_prefixes,
     moved_without_word,
     factors_packed_otherwise,
     parts_in_other_order,

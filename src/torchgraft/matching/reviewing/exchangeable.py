@@ -1,11 +1,11 @@
-"""Subtrees that several prefixes lead to alike: two towers of one build, whose names don't tell which is which."""
+"""What could change places: subtrees of one build that prefixes lead to, and two names that both sides have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import combinations
 
-from torchgraft.core.match import Leaf, Matching, Sides
+from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.naming import Naming, Prefix
@@ -18,15 +18,9 @@ CROSSED = "both sides have both names, {0} and {1}, and order or structure would
 TELLING = 0.25
 
 
-def exchangeable(finished: Finished) -> dict[str, str]:
-    """Return the slots in doubt that two like prefixes, or two names of both sides, would exchange."""
-    matching, sides, naming = finished.matching, finished.sides, finished.naming
-    doubts = _of_like_prefixes(matching, sides[0], naming) | _crossed(matching) | _beside_twins(sides, naming)
-    return {m.target.name: doubts[m.source.name] for m in matching.matches if m.source.name in doubts} if doubts else {}
-
-
-def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Naming) -> dict[str, str]:
-    """Return the names in the file, with the doubt, for which only the choice between two like prefixes speaks."""
+def like_prefixes(finished: Finished) -> dict[str, str]:
+    """Return the slots in doubt for which only the choice between two like prefixes speaks."""
+    naming, sources = finished.naming, finished.sides[0]
     rules = [rule for rule in naming.prefixes if all(rule)]
     inside = {rule: _inside(rule, sources, naming) for rule in rules} if len(rules) > 1 else {}
     doubts: dict[str, str] = {}
@@ -35,35 +29,28 @@ def _of_like_prefixes(matching: Matching, sources: Sequence[Leaf], naming: Namin
         if alike and not _is_told(one, other, inside):
             text = EITHER.format(one.old.rstrip("."), other.old.rstrip("."))
             doubts |= {rule.old + rest: text for rule in (one, other) for rest in alike}
-    kept = (
-        {m.source.name for m in matching.matches if naming.pairs.get(m.source.name) == m.target.name} if doubts else ()
-    )
-    return {name: text for name, text in doubts.items() if name in kept}
+    return {to: doubts[name] for name, to in _ends(finished, doubts) if naming.pairs.get(name) == to}
 
 
-def _crossed(matching: Matching) -> dict[str, str]:
-    """Return the names in the file, with the doubt, that go crosswise between two names that both sides have.
+def crossed_names(finished: Finished) -> dict[str, str]:
+    """Return the slots in doubt that tensors go to crosswise, between two names that both sides have.
 
     Names that differ in whole numbers alone are left to the rules for lists: those may be counted from either end.
     """
-    moved = {m.source.name: m for m in matching.matches if m.source.name != m.target.name}
+    moved = {m.source.name: m for m in finished.matching.matches if m.source.name != m.target.name}
     return {
-        name: CROSSED.format(*sorted((m.source.owner, m.target.owner)))
+        m.target.name: CROSSED.format(*sorted((m.source.owner, m.target.owner)))
         for name, m in moved.items()
         if (back := moved.get(m.target.name)) and back.target.name == name and not _only_numbers_differ(name, m.target.name)
     }  # fmt: skip
 
 
-def _only_numbers_differ(one: str, other: str) -> bool:
-    pairs = list(zip(one.split("."), other.split("."), strict=False))
-    return all(a == b or (a.isdecimal() and b.isdecimal()) for a, b in pairs)
-
-
-def _beside_twins(sides: Sides, naming: Naming) -> dict[str, str]:
-    """Return the names in the file, with the doubt, that a rule pairs where a twin without a rule would do as well.
+def beside_unruled_twins(finished: Finished) -> dict[str, str]:
+    """Return the slots in doubt that a prefix rule fills, where a twin that no rule leads to would do as well.
 
     `actor.rnn` to `policy.rnn`, while `critic.rnn` of the file has no rule, or `value.rnn` of the model.
     """
+    sides, naming = finished.sides, finished.naming
     ruled = naming.pairs.keys(), set(naming.pairs.values())
     shapes = [{leaf.name: leaf.shape for leaf in side} for side in sides]
     doubts: dict[str, str] = {}
@@ -76,7 +63,17 @@ def _beside_twins(sides: Sides, naming: Naming) -> dict[str, str]:
                 if not _is_closer(rule, other):
                     text = BESIDE.format(rule[side].rstrip("."), twin.rstrip("."), where)
                     doubts |= {rule.old + rest: text for rest in inside}
-    return doubts
+    return {to: doubts[name] for name, to in _ends(finished, doubts)}
+
+
+def _ends(finished: Finished, names: Container[str]) -> Iterator[tuple[str, str]]:
+    """Yield the names of both ends of the pairs whose tensor of the file is among some."""
+    return ((m.source.name, m.target.name) for m in finished.matching.matches if names and m.source.name in names)
+
+
+def _only_numbers_differ(one: str, other: str) -> bool:
+    pairs = list(zip(one.split("."), other.split("."), strict=False))
+    return all(a == b or (a.isdecimal() and b.isdecimal()) for a, b in pairs)
 
 
 def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> list[str]:
