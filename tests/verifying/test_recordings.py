@@ -115,3 +115,35 @@ def test_another_file_is_no_recording(recorded, tmp_path):
     with pytest.raises(tg.UsageError, match="fails on input 0"):
         tg.record(model, torch.randn(3), tmp_path / "never.safetensors")
     assert not (tmp_path / "never.safetensors").exists()
+
+
+def negate(tensor):
+    tensor.neg_()
+
+
+def one_more(tensor):
+    tensor.view(-1)[3] += 0.5
+
+
+@pytest.mark.parametrize("name", ["conv2.weight", "norm1.bias", "key.weight"])
+@pytest.mark.parametrize("change", [negate, one_more, torch.nn.init.zeros_])
+def test_a_tensor_that_holds_other_values_than_were_recorded_is_the_cause(recorded, name, change):
+    source, _, path = recorded
+    model = Speech().eval()
+    report = tg.load(model, source, on_doubt="take")
+    right = tg.verify(model, golden=path, plan=report)
+    assert right.passed
+    assert not right.causes
+    with torch.no_grad():
+        change(model.get_parameter(name))
+    found = tg.verify(model, golden=path, plan=report)
+    assert [(cause.kind, cause.target, cause.source) for cause in found.causes] == [("value", name, name)], str(found)
+
+
+def test_a_cast_is_no_other_value(recorded):
+    source, inputs, path = recorded
+    model = Speech().eval()
+    report = tg.load(model, source, on_doubt="take")
+    model.act.negative_slope = 0.5
+    found = tg.verify(model.bfloat16(), golden=path, inputs=inputs.bfloat16(), plan=report)
+    assert not any(cause.kind == "value" for cause in found.causes), str(found)

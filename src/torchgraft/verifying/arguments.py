@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torchgraft.core.choices import Mode, expect_one_of
@@ -10,6 +11,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.plan import Plan
+from torchgraft.core.results.recording import Fingerprint
 from torchgraft.core.results.report import Report
 from torchgraft.core.types import Module
 from torchgraft.verifying.golden import Golden
@@ -23,7 +25,7 @@ class VerifyRequest:
     """What is to be verified: two models, the plan between them, and inputs for each side.
 
     `input_pairs` are (input of the source, input of the target). Without a source there are `recorded_runs` of it, one
-    for each pair. `tolerance` is None for that of the outputs' type. `eval_mode`: both run in evaluation mode, not as they
+    for each pair, and fingerprints of its tensors (`recorded_weights`). `tolerance` is None for that of the outputs' type. `eval_mode`: both run in evaluation mode, not as they
     are. `plan_given`: the caller vouches for the plan.
     """
 
@@ -32,6 +34,7 @@ class VerifyRequest:
     plan: Plan
     input_pairs: tuple[tuple[Any, Any], ...]
     recorded_runs: tuple[Run, ...] = ()
+    recorded_weights: Mapping[str, Fingerprint] = field(default_factory=dict)
     tolerance: float | None = None
     eval_mode: bool = True
     plan_given: bool = True
@@ -67,6 +70,7 @@ def verify_request(  # noqa: PLR0913  # the arguments of verify()
         plan=(plan.plan if isinstance(plan, Report) else plan) or Plan(steps=()),
         input_pairs=pairs,
         recorded_runs=golden.runs if golden else (),
+        recorded_weights=golden.weights if golden else {},
         tolerance=tolerance,
         eval_mode=is_eval_mode(mode),
         plan_given=golden is None,

@@ -9,6 +9,7 @@ from torchgraft.verifying.divergence import DivergencePoint, Matches
 from torchgraft.verifying.explaining.constants import where_constants_part, with_rotary_bases
 from torchgraft.verifying.explaining.operations import definite_causes, structural_causes
 from torchgraft.verifying.explaining.planned_values import PlannedValues
+from torchgraft.verifying.explaining.recorded_values import recorded_causes
 from torchgraft.verifying.explaining.settings import ComparedSettings
 
 MOST_CAUSES = 8
@@ -47,11 +48,13 @@ def explain(
     # Statistics differ as a matter of course in another mode, so that modes come first.
     causes += [cause for cause in definite if cause.kind == "mode"]
     causes += [planned.cause(step) for step in deviating if feeding.intersection(step.slot.names)]
+    causes += recorded_causes(request.model, request.plan, request.recorded_weights, feeding)
     causes += [planned.cause(step) for step in planned.unfilled_steps(feeding)]
     causes += inside
     causes += [cause for cause in definite if cause.kind != "mode" and not _is_covered(cause, inside)]
     if not causes:
         causes += [planned.cause(step) for step in deviating[:MOST_CAUSES]]
+        causes += recorded_causes(request.model, request.plan, request.recorded_weights)
         causes += structural_causes(matches, point)
     causes += around
     causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
