@@ -177,3 +177,24 @@ def test_json_of_a_plan_is_json(files):
 def test_no_two_test_files_have_one_name():
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in {"conftest.py", "__init__.py"}]
     assert len(names) == len(set(names)), "pytest would collect the first of them twice"
+
+
+def test_the_design_names_the_steps_and_the_modules_of_matching():
+    inside = (
+        (ROOT / "docs" / "design.md")
+        .read_text(encoding="utf-8")
+        .partition("## Inside matching")[2]
+        .partition("\n## ")[0]
+    )
+    matching = ROOT / "src" / "torchgraft" / "matching"
+    code = "\n".join(path.read_text(encoding="utf-8") for path in matching.rglob("*.py"))
+    steps = re.findall(r"^ {4,}(?:\w+\.)?(\w+)", inside, re.MULTILINE)
+    assert len(steps) > 10
+    assert [step for step in steps if f"def {step}(" not in code] == []
+    solving, reviewing = (
+        set(re.findall(r"^- `(\w+)`", part, re.MULTILINE))
+        for part in inside.partition("Inside `solving`")[2].split("Inside `reviewing`")
+    )
+    modules = {name: {path.stem for path in (matching / name).glob("*.py")} for name in ("solving", "reviewing")}
+    assert solving <= modules["solving"]
+    assert reviewing == modules["reviewing"] - {"__init__", "finished"}
