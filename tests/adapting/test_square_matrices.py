@@ -97,3 +97,12 @@ def test_a_layer_that_is_stored_transposed_is_turned_whatever_its_bias():
     model = nn.ModuleDict({"enter": nn.Linear(8, 10)})
     tg.load(model, file)
     assert torch.equal(model["enter"].weight, file["enter.weight"].T)
+
+
+@pytest.mark.parametrize(("role", "sure"), [("weight", False), ("kernel", True)])
+def test_a_matrix_that_fits_only_turned_is_in_doubt_beside_one_that_is_not(role, sure):
+    file = {f"fc_out.{role}": torch.randn(6, 9), "out.weight": torch.randn(5, 9), "out.bias": torch.randn(5)}
+    model = nn.ModuleDict({"fc_in": nn.Linear(6, 9, bias=False), "out": nn.Linear(9, 5)})
+    [step] = [step for step in tg.plan(model, file).steps if step.slot.name == "fc_in.weight"]
+    assert [feed.key for feed in step.feeds] == [f"fc_out.{role}"]
+    assert (step.certainty is not Certainty.DOUBT) == sure

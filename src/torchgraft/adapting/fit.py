@@ -193,10 +193,7 @@ def _square_raw(source: Leaf, target: Leaf, layout: Layout) -> Fit:
 def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     a, b = source.shape, target.shape
     if a != b:
-        return Fit(
-            (Transpose(),),
-            "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed",
-        )
+        return _turned(source, target, layout)
     if a[0] != a[1]:
         return UNCHANGED
     if source.turned is not None and target.turned is not None:
@@ -223,6 +220,18 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
         text = f"square: {some} stored transposed and {others}"
         return Fit((), text, certainty=Certainty.DOUBT)
     return UNCHANGED if turned or straight or source.role == target.role else _by_role({source.role, target.role})
+
+
+def _turned(source: Leaf, target: Leaf, layout: Layout) -> Fit:
+    """Return how a matrix fits that fits only turned: in doubt where most beside it aren't, as it may be a layer of other sizes."""
+    text = "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed"
+    turned, straight = layout.within.get(last_list(target.name)[0], (0, 0))
+    if 0 < straight >= turned and source.role == target.role and None in (source.turned, target.turned):
+        text = (
+            f"{text}, but {straight} beside it {'is' if straight == 1 else 'are'} not: it may be a layer of other sizes"
+        )
+        return Fit((Transpose(),), text, certainty=Certainty.DOUBT)
+    return Fit((Transpose(),), text)
 
 
 def _as_known(source: Leaf, target: Leaf) -> Fit:
