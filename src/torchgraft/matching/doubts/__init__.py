@@ -37,6 +37,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (parts.beside_free_twins, parts.TWINS),
     (parts.beside_free_namesakes, parts.NAMESAKE),
     (parts.called_with_more_words, parts.MORE),
+    (parts.other_norms, parts.OTHER_NORM),
     (parts.lost_in_other_parts, parts.LOST),
     (lists.counted_from_either_end, lists.EITHER_END),
 )

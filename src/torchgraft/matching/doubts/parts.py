@@ -10,7 +10,8 @@ from torchgraft.matching.judging.certainty import SAME
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.towers import Towers
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.units import Unit, kind_of
+from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
+from torchgraft.matching.tables.dialect import LAST_NORM, OTHER_NORMS
 
 OTHER_TOWER = "by name it belongs to another part of the network"
 
@@ -77,6 +78,30 @@ def called_with_more_words(found: Found) -> Iterator[Pair]:
             more = set(canonical(own.last)) > set(canonical(other.last))
             if more and not own.blocks and (own.parent, kind_of(own)) in free[side]:
                 yield pair
+
+
+OTHER_NORM = "one of the two is a last norm, and the other has the name of one before all blocks, or behind a pool"
+
+
+def other_norms(found: Found) -> Iterator[Pair]:
+    """Yield last norms that would go into, or come from, one whose name says that it stands elsewhere: `norm` to `fc_norm`."""
+    last = [set(_last_norms(units)) for units in found.sides]
+    for pair, *units in found.with_units(unnamed=True) if any(last) else ():
+        for side, at in enumerate((pair.source, pair.target)):
+            if at in last[side] and not OTHER_NORMS.isdisjoint(units[1 - side].words):
+                yield pair
+
+
+def _last_norms(units: Sequence[Unit]) -> Iterator[int]:
+    """Yield what stands behind all lists, beside them, under the name of a last norm."""
+    lists = {block.rpartition(".")[0] for block in blocks_of(units)}
+    for at in range(len(units) - 1, -1, -1):
+        unit = units[at]
+        if unit.blocks:
+            return
+        beside = not unit.parent or any(f"{path}.".startswith(f"{unit.parent}.") for path in lists)
+        if beside and LAST_NORM.issuperset(said := canonical(unit.last)) and "norm" in said:
+            yield at
 
 
 LOST = "nearly all else of the part of the network that it would lie in stays free, and the rest of the file goes elsewhere"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, place_of, stem
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import BARE, Unit, kind_of, shape_class
+from torchgraft.matching.tables.dialect import LAST, LAST_NORM
 
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97
@@ -45,6 +46,7 @@ class Order:
     ends: tuple[int, ...]  # the number in that list
     layers: tuple[object, ...]  # of units of vectors alone (norms): the shapes of the last layer before them
     layers_in: Mapping[tuple[str, ...], int]  # how many layers, or tensors of its own, each module holds
+    last_in_lists: int  # the last unit that stands in a list; -1 for none
     root: int  # how many segments in front all paths have in common, and go on behind
     alike: dict[int, Mapping[Hashable, Sequence[int]]] = field(default_factory=dict)  # kept by `_likes`
 
@@ -67,6 +69,7 @@ class Order:
             ends=tuple(-1 if row is None else number_of(path) for path, row in zip(paths, rows, strict=True)),
             layers=_layers_before(units, kinds),
             layers_in=Counter(around for unit in units if _is_layer(unit) for around in _around(unit)),
+            last_in_lists=max((at for at, unit in enumerate(units) if unit.blocks), default=-1),
             root=_root(segments),
         )
 
@@ -117,6 +120,15 @@ class Order:
         first = min(end for other, end in zip(self.rows, self.ends, strict=True) if other == row)
         name = row[1] or (around.pop() if around else "")
         return tuple(around), (*canonical(name), self.ends[at] - first)
+
+    def is_last_norm(self, at: int, *, unordered: bool = False) -> bool:
+        """Return whether the name of a unit says no more than that it is a last norm, and it stands behind all lists.
+
+        What is sorted by name stands anywhere: there, its name must say that it is the last.
+        """
+        said = {word for word in self.called(at)[1] if isinstance(word, str)}
+        placed = not LAST.isdisjoint(said) if unordered else at > self.last_in_lists
+        return placed and said != set() and LAST_NORM.issuperset(said)
 
     def exchange(self, first: int, second: int) -> Exchange | None:
         """Return two units of one list with their numbers swapped: for `0.conv` and `1.norm`, `1.conv` and `0.norm`.

@@ -56,7 +56,8 @@ def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
     if pair.named:
         return LIKELY
     if not familiar:
-        return _foreign(pair, unordered=unordered)
+        sure = _foreign(pair, unordered=unordered)
+        return LIKELY if pair.rivalry.ended and sure != CERTAIN else sure
     sure = _left_over(pair, unordered=unordered)
     return _doubt(OTHER_NAME) if sure and pair.clash else sure  # `text_proj` is no `visual_proj`
 
@@ -86,7 +87,8 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     if pair.name < STRANGE and not pair.in_order and pair.stem and pair.rare > ALONE and rivals.runner_up is None:
         return LIKELY  # what alone reads an image, with a kernel of the same sizes, needs no name
     if pair.name < STRANGE and context < UNTOLD and not pair.in_order:
-        return None if pair.rare <= ALONE else _doubt(OTHER_NAME)
+        left_over = pair.rare > ALONE or rivals.behind  # a last norm doesn't stay fresh without a word
+        return _doubt(OTHER_NAME) if left_over else None
     # a table of two kinds of tokens is no head for two classes, though nothing else has its shape
     if pair.name < STRANGE and not pair.listed and not pair.in_order:
         return _doubt(OTHER_NAME)

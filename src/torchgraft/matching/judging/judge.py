@@ -34,11 +34,13 @@ class Rivalry:
     adjoined: bool = False
     unquestioned: bool = False  # of the same name, and no other reading near by
     told_apart: bool = False  # no rival fits as well by name or block
+    behind: bool = False  # both stand behind all lists, and no rival stays free
     unrivalled: bool = False  # no rival that stays free does, unless it stands elsewhere
     placed: bool = (
         False  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
     )
     outside: bool = False  # both stand beside all lists of their side under one name, and rivals stand in lists
+    ended: bool = False  # the same of last norms under two names, behind all lists
     told_elsewhere: bool = False  # other blocks tell it from a rival
     exchangeable: bool = False  # a rival stands in the same block on both sides
 
@@ -77,6 +79,7 @@ class Context:
     # Units of either side in whose row something was put in or taken out, with a place from its start and one from its end.
     contested: tuple[Container[int], Container[int]] = ((), ())
     partners: AbstractSet[Index] = frozenset()  # pairs at one place of such rows
+    unordered: bool = False  # the source is sorted by name
 
     def is_in_order(self, i: int, j: int) -> bool:
         """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
@@ -162,6 +165,8 @@ class _Judge:
             adjoined=contested or pair in self._moved or self._left.is_adjoined(i, j),
             unquestioned=context.named.get(i) == j and not contested and self._left.is_unquestioned(i, j),
             told_apart=not free and all(self._by_order(pair, other) for other in others),
+            behind=not free
+            and all(at > order.last_in_lists >= 0 for order, at in zip(self._sequences, (i, j), strict=True)),
             unrivalled=all(
                 self._stands_elsewhere(pair, *one) or self._is_other_path(pair, *one) or self._is_its_like(pair, *one)
                 for one in free
@@ -169,6 +174,9 @@ class _Judge:
             placed=all(self._stands_elsewhere(pair, *one) for one in free)
             and all(self._by_place(pair, other) for other in others),
             outside=self._is_outside(pair, rivals),
+            ended=self._sequences[0].is_last_norm(i, unordered=context.unordered)
+            and self._sequences[1].is_last_norm(j)
+            and self._is_outside(pair, rivals, under_two_names=True),
             told_elsewhere=any(self._as_in_other_blocks(pair, other) for other in others),
             exchangeable=any(self._in_one_block(pair, other) or self._in_branches(pair, other) for other in others),
         )
@@ -267,7 +275,9 @@ class _Judge:
         in_order = self._context.is_in_order(*pair) and self._context.is_in_order(*other)
         return in_order and all(order.separates(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True))
 
-    def _is_outside(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
+    def _is_outside(
+        self, pair: Index, rivals: Iterable[tuple[int, int, int | None]], *, under_two_names: bool = False
+    ) -> bool:
         """Return whether both units lie next to the lists under one name, while every rival lies inside a list there.
 
         So a last norm is told from the norms of the blocks, even where it is registered before them.
@@ -277,7 +287,7 @@ class _Judge:
             return False
         called = [order.called(at) for order, at in both]
         last = [canonical(order.segments[at][-1]) for order, at in both]
-        if last[0] != last[1] and called[0][1] != called[1][1]:
+        if not under_two_names and last[0] != last[1] and called[0][1] != called[1][1]:
             return False
         around = [modules for modules, _ in called]
         if not all(

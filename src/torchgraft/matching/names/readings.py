@@ -5,51 +5,41 @@ Each asks it of modules `by_content`: modules that hold parts of the same names 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
 
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.attentions import MLP_NORM, attends
+from torchgraft.matching.names.block_norms import Modules, path_in, read_norms
 from torchgraft.matching.names.lists import by_content, place_of, stem
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.tables.dialect import PHRASES
+from torchgraft.matching.tables.dialect import BACK, PHRASES
 
-# Modules by the last segments of what they hold, as `by_content` tells.
-Modules = Mapping[tuple[str, ...], Sequence[str]]
-
-FIRST_NORM, SECOND_NORM, LAST_NORM = ("norm", "@1"), ("mlp", "norm", "@2"), ("final", "norm")
 # What the members of a list are that an attention keeps its projections in, as in The Annotated Transformer and the BERT
 # that follows it, by the length of the list.
 PROJECTIONS = {"linears": ("q", "k", "v", "o"), "linear_layers": ("q", "k", "v")}
-# What an attention's way back is called beside its query, key and value, in Flax and in OpenAI's Whisper.
-BACK = frozenset({"out", "output"})
+FROM_INPUT = frozenset({"q", "k", "v"}), frozenset({"qkv"})
 # Names of the layers of a gated network: gate, down and up.
 GATED = (("w", "1"), ("w", "2"), ("w", "3"))
 # What they are where the way back down has a name of its own: as in Qwen's own code of its first version.
 BESIDE_DOWN = {"c_proj": {"1": "up", "2": "gate"}}
-GATED_PARTS = ("gate", "up", "down")
+GATE = "gate"
+GATED_PARTS = (GATE, "up", "down")
 # Rows of which the first two layers are gate and up where both have one shape: one after the other they couldn't run. So in
 # lit-GPT (`fc_1`, `fc_2`, `proj`), LLMs from scratch (`fc1`, `fc2`, `fc3`), EVA and xFormers (`w1`, `w2`, `w3`).
 PARALLEL = (("fc", "1"), ("fc", "2")), (("w", "1"), ("w", "2"))
-# Words of norms that come behind a part of a block, by the part; norms of queries and keys are none of the block.
-AFTER, OF_HEADS = frozenset({"post", "after"}), frozenset({"q", "k"})
-ATTENTION = frozenset({"attn", "attention"})
-FEED_FORWARD = frozenset({"mlp", "ffn", "ffw", "ff", "feed", "feedforward", "moe"})
-ALONE_BEHIND = {"attn": "norm1", "mlp": "norm2"}
+# Names of the two layers of a network without a gate, in Falcon, MPT and T5, and how they are read.
+PLAIN = (("up", "proj"), ("down", "proj")), (("up",), ("down",)), (("wi",), ("wo",))
+PLAIN_PARTS, FIRST_LAYER = ("fc1", "fc2"), ("mlp", "fc", "@1")
+# Up to so many layers in a row, norms included, may be such a network.
+FEW_LAYERS = 4
 
 
 def read_beside(paths: Modules, others: Iterable[str]) -> dict[str, str]:
     """Return how paths are read where what stands beside them makes that another; `others` are those of the other side."""
     counted = {path: counted_from_one(path) for path in _counted_from_zero(paths, others)}
-    after = _behind_attentions(paths) | _behind_both(paths)
-    return (
-        counted
-        | _before_the_first(paths)
-        | _without_third(paths)
-        | _beside_queries(paths)
-        | _by_position(paths)
-        | after
-    )
+    return counted | _without_third(paths) | _beside_queries(paths) | _by_position(paths) | read_norms(paths)
 
 
 def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
@@ -88,7 +78,7 @@ def _rows_of_numbers(paths: Modules) -> dict[tuple[str, str], dict[int, list[str
             if before and (*words(before), "0") not in PHRASES:
                 for parent in parents:
                     row = rows.setdefault((place_of(parent), before), {})
-                    row.setdefault(number, []).append(_path(parent, last))
+                    row.setdefault(number, []).append(path_in(parent, last))
     return rows
 
 
@@ -107,77 +97,6 @@ def counted_from_one(path: str) -> str:
     return f"{bare}{int(path[len(bare) :]) + 1}" if bare != path else f"{path}_1"
 
 
-def _before_the_first(paths: Modules) -> dict[str, str]:
-    """Return how `pre_norm` is read beside a norm that is numbered as the first: as one before it, number 0.
-
-    RWKV calls it `ln0`, and transformers `pre_ln`, in the only block that has one; alone, `pre_norm` is the first.
-    """
-    ahead: dict[str, list[str]] = {}
-    first: set[str] = set()
-    for inside, parents in paths.items():
-        for last in inside:
-            if canonical(last) == FIRST_NORM:
-                if last[-1].isdecimal():
-                    first.update(map(place_of, parents))
-                elif words(last)[0] == "pre":
-                    ahead.setdefault(last, []).extend(parents)
-    return {
-        _path(parent, last): _path(parent, "norm0")
-        for last, parents in ahead.items()
-        for parent in parents
-        if place_of(parent) in first
-    }
-
-
-def _behind_attentions(paths: Modules) -> dict[str, str]:
-    """Return how `final_layer_norm` is read beside an attention and `fc1`, as in fairseq: as the norm of the layers behind that.
-
-    Where these layers lie in modules with norms of their own, as in a Conformer, it is that of the whole block.
-    """
-    names = {last for inside in paths for last in inside if canonical(last) == LAST_NORM and _has_layers(inside)}
-    if not names:
-        return {}
-    around = {tuple(parent.rpartition(".")[::2]) for parents in paths.values() for parent in parents}
-    blocks = {block for block, part in around if attends(part)}
-    return {
-        _path(parent, last): _path(parent, MLP_NORM)
-        for inside, parents in paths.items()
-        for last in names.intersection(inside if _has_layers(inside) else ())
-        for parent in parents
-        if parent in blocks
-    }
-
-
-def _behind_both(paths: Modules) -> dict[str, str]:
-    """Return how `post_attention_norm` is read beside `post_feedforward_norm`, for each of the two.
-
-    Without a norm before the attention, as in OLMo 2, they are the first and the second norm of the block; with one, as in
-    Gemma 2, each is one more behind its part, and that before the feed-forward part is not the second any more. Alone, `post_attention_norm` is the one before the feed-forward part, as in Llama.
-    """
-    found: dict[str, str] = {}
-    for inside, parents in paths.items():
-        norms = [last for last in inside if "norm" in (said := canonical(last)) and not OF_HEADS.intersection(said)]
-        behind = {last: part for last in norms if (part := _part_before(last))}
-        if sorted(behind.values()) == ["attn", "mlp"]:
-            alone = len(norms) == len(behind)
-            meant = {last: ALONE_BEHIND[part] if alone else f"{part}_post_norm" for last, part in behind.items()}
-            meant |= {last: "mlp_pre_norm" for last in norms if canonical(last) == SECOND_NORM and last not in behind}
-            found |= {_path(parent, last): _path(parent, said) for last, said in meant.items() for parent in parents}
-    return found
-
-
-def _part_before(last: str) -> str:
-    """Return the part of a block that a norm comes after by its name: "attn", "mlp" or ""."""
-    spelled = words(last)
-    if not AFTER.intersection(spelled):
-        return ""
-    return "attn" if ATTENTION.intersection(spelled) else "mlp" if FEED_FORWARD.intersection(spelled) else ""
-
-
-def _has_layers(inside: Iterable[str]) -> bool:
-    return any(canonical(last)[:2] == ("mlp", "fc") for last in inside)
-
-
 def _by_position(paths: Modules) -> dict[str, str]:
     """Return how members of lists are read that are told by their number alone: `linears.1` is the key."""
     found: dict[str, str] = {}
@@ -187,17 +106,17 @@ def _by_position(paths: Modules) -> dict[str, str]:
             parent, _, name = row.rpartition(".")
             said = PROJECTIONS.get(name, ())
             if said and sorted(members) == list(range(len(said))):
-                found |= {_path(row, members[n]): _path(parent, meant) for n, meant in enumerate(said)}
+                found |= {path_in(row, members[n]): path_in(parent, meant) for n, meant in enumerate(said)}
     return found
 
 
 def _beside_queries(paths: Modules) -> dict[str, str]:
-    """Return how `out` is read beside query, key and value of one module: as the projection of the attention's output."""
+    """Return how `out` is read beside query, key and value of one module, in one or apart: as the projection of the attention's output."""
     return {
-        _path(parent, back): _path(parent, "o")
+        path_in(parent, back): path_in(parent, "o")
         for inside, parents in paths.items()
         for back in BACK.intersection(inside)
-        if {("q",), ("k",), ("v",)} <= {canonical(last) for last in inside}
+        if any(projections <= {word for last in inside for word in canonical(last)[-1:]} for projections in FROM_INPUT)
         for parent in parents
     }
 
@@ -218,7 +137,7 @@ def _without_third(paths: Modules) -> dict[str, str]:
             known = BESIDE_DOWN[down] if down and len(row) > 1 else {}
             found.append(({last: known.get(n, f"fc{n}") for (_, n), last in row.items()}, parents))
     return {
-        _path(parent, last): _path(parent, meant)
+        path_in(parent, last): path_in(parent, meant)
         for said, parents in found
         for parent in parents
         if not (gated and place_of(parent) in gated)
@@ -235,10 +154,55 @@ def read_gated(paths: Modules, said: Mapping[str, str], shapes: Mapping[str, Sha
     for inside, parents in paths.items():
         meant = _gates(inside, said, parents[0])
         for parent in parents if meant else ():
-            layers = {last: shape for last in inside if (shape := shapes.get(_path(parent, last))) is not None}
+            layers = {last: shape for last in inside if (shape := shapes.get(path_in(parent, last))) is not None}
             told = next((names for pair in meant if (names := _with_down(pair, layers))), ())
-            found |= {_path(parent, last): _path(parent, name) for last, name in zip(told, GATED_PARTS, strict=False)}
+            found |= {
+                path_in(parent, last): path_in(parent, name) for last, name in zip(told, GATED_PARTS, strict=False)
+            }
     return found
+
+
+def read_plain(
+    paths: Modules, said: Mapping[str, str], shapes: Mapping[str, Shape], others: Iterable[str]
+) -> dict[str, str]:
+    """Return how the two layers of a plain network are read, up and back down: by words that gated ones have too, or by numbers.
+
+    `said` is how paths were read before, `shapes` are those of matrices by their paths, `others` the paths of the other side.
+    No other matrix lies beside the two, and what the first reads is the commoner size: an adapter goes down first. What both
+    sides have stays as it is, and numbers count only where the other side has words.
+    """
+    pairs = [(pair, parents) for inside, parents in paths.items() for pair in _ups_and_downs(inside)]
+    if not pairs:
+        return {}
+    beyond = [*others]
+    spoken, places = any(map(_says_up, beyond)), {*map(place_of, beyond)}
+    theirs = {words(path.rpartition(".")[2]) for path in beyond}
+    beside = Counter(path.rpartition(".")[0] for path in shapes)
+    sizes = Counter(size for shape in shapes.values() for size in shape)
+    found: dict[str, str] = {}
+    for (up, down), parents in pairs:
+        for parent in parents:
+            both = path_in(parent, up), path_in(parent, down)
+            there, back = shapes.get(both[0], (0, 0)), shapes.get(both[1], ())
+            told = (spoken and place_of(both[0]) not in places) if up.isdecimal() else words(up) not in theirs
+            widens = there == back[::-1] and sizes[there[1]] > sizes[there[0]]
+            if told and widens and beside[parent] == len(both) and said.keys().isdisjoint(both):
+                found |= {path: path_in(parent, name) for path, name in zip(both, PLAIN_PARTS, strict=True)}
+    return found
+
+
+def _ups_and_downs(inside: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what a module may have as the two layers of a plain network: by words, and by their numbers in a row."""
+    read = {words(last): last for last in inside}
+    found = [(read[up], read[down]) for up, down in PLAIN if up in read and down in read]
+    numbered = sorted(inside, key=int) if all(map(str.isdecimal, inside)) else ()
+    return [*found, *combinations(numbered, 2)] if len(numbered) <= FEW_LAYERS else found
+
+
+def _says_up(path: str) -> bool:
+    """Return whether the last segment of a path is a word for the first layer of a plain network."""
+    last = path.rpartition(".")[2]
+    return canonical(last) == FIRST_LAYER or any(words(last) == up for up, _ in PLAIN)
 
 
 def _with_down(pair: tuple[str, str], layers: Mapping[str, Shape]) -> tuple[str, ...]:
@@ -252,10 +216,8 @@ def _gates(inside: Sequence[str], said: Mapping[str, str], parent: str) -> list[
     """Return what a module may have as gate and up: by name, and by number."""
     read: dict[tuple[str, ...], str] = {}
     for last in inside:
-        read[canonical(said.get(_path(parent, last), last).rpartition(".")[2])] = last
+        read[canonical(said.get(path_in(parent, last), last).rpartition(".")[2])] = last
         read.setdefault(words(last), last)
-    return [(read[gate], read[up]) for gate, up in ((("gate",), ("up",)), *PARALLEL) if gate in read and up in read]
-
-
-def _path(parent: str, last: str) -> str:
-    return f"{parent}.{last}" if parent else last
+    found = [(read[gate], read[up]) for gate, up in ((("gate",), ("up",)), *PARALLEL) if gate in read and up in read]
+    gates = [last for last in inside if GATE in words(last)]
+    return found or [(gates[0], last) for last in inside if len(gates) == 1 and last != gates[0]]

@@ -8,11 +8,13 @@ from dataclasses import replace
 from torchgraft.core.match import Leaf, Part, Rotary
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import canonical
+from torchgraft.matching.tables.dialect import BACK
 from torchgraft.matching.tables.packing import Packing, any_named_fused, owners_of
 from torchgraft.matching.tables.rotary import ROTATED
 from torchgraft.matching.tables.stated import NOTHING, Stated
 
 Heads = Callable[[str], int | None]
+WAYS_BACK = [("o",), *((name,) for name in BACK)]
 
 
 def cut(
@@ -40,8 +42,9 @@ def _query_rows(leaves: Sequence[Leaf]) -> dict[str, int]:
     """Width that the output projection of each attention module takes: the number of query rows, also when grouped."""
     found: dict[str, int] = {}
     for leaf in leaves:
-        if leaf.role == "weight" and len(leaf.shape) == 2 and canonical(leaf.name)[-2:] == ("o", "weight"):
-            found[leaf.owner.rpartition(".")[0]] = leaf.shape[1]
+        path = leaf.owner.rstrip(".0123456789")  # `to_out.0` lies in the attention as `to_out` does
+        if leaf.role == "weight" and len(leaf.shape) == 2 and canonical(path)[-1:] in WAYS_BACK:
+            found[path.rpartition(".")[0]] = leaf.shape[1]
     return found
 
 

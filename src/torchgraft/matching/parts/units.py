@@ -15,7 +15,7 @@ from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.attentions import read_attentions, with_attentions
 from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, numbers, stem
-from torchgraft.matching.names.readings import read_beside, read_gated
+from torchgraft.matching.names.readings import read_beside, read_gated, read_plain
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 
@@ -118,8 +118,11 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
             roles[role] = leaf
     _join_biases(found)
     modules = by_content(found)
-    said = read_beside(modules, (leaf.owner for leaf in others))
-    said |= read_gated(modules, said, _matrices(found))
+    beyond = {leaf.owner for leaf in others}
+    said = read_beside(modules, beyond)
+    matrices = _matrices(found)
+    said |= read_gated(modules, said, matrices)
+    said |= read_plain(modules, said, matrices, beyond)
     held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
     if with_attentions([*held, *map(_parent, said.values())]):
         said |= _in_attentions(found, said)

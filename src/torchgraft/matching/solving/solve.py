@@ -80,7 +80,9 @@ def solve(problem: Problem) -> list[Pair]:
     partners = shifts.partners if problem.unordered else {*shifts.partners, *behind_layers(final, *sides)}
     regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
     orderly = is_orderly(path, *sides)
-    context = Context(path, problem.named, regions, sequences_of(*sides), orderly, shifts.contested, partners)
+    context = Context(
+        path, problem.named, regions, sequences_of(*sides), orderly, shifts.contested, partners, problem.unordered
+    )
     return judged(final, total, evidence, parts, context)
 
 

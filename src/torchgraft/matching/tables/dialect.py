@@ -21,8 +21,8 @@ ANYWHERE = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 
 # By canonical words: the words, and phrases of words, that mean the same. Longer phrases win.
 _SPELLINGS = {
-    "norm": "layer norm, layernorm, batch norm, batchnorm, group norm, groupnorm, rmsnorm, bn, ln, gn, normalization",
-    "attn": "self attn, self attention, attention, attn self, msa, mha",
+    "norm": "layer norm, layernorm, batch norm, batchnorm, group norm, groupnorm, rmsnorm, bn, ln, gn, normalization, norms",
+    "attn": "self attn, self attention, attention, attn self, msa, mha, attns, attentions",
     "cross": "cross attn, encoder attn, encoder decoder attn, enc dec attn, encdec attn, src attn, crossattention",
     "q": (
         "query, q proj, proj q, q lin, linear q, query proj, to q, wq, w q, w qs, w query, conv q, q linear, "
@@ -42,7 +42,7 @@ _SPELLINGS = {
         "attn output dense, attn dense"
     ),
     "attn norm @1": "attn output norm, attn norm, attn layer norm",
-    "mlp norm @2": "ffn norm, pre feedforward norm",
+    "mlp norm @2": "ffn norm, mlp norm, pre mlp norm, pre feedforward norm",
     "mlp fc @1": (
         "intermediate dense, c fc, linear 1, lin 1, fc in, dense h to 4 h, h to 4 h, intermediate layer, pwconv 1, fc 1"
     ),
@@ -73,7 +73,7 @@ _SPELLINGS = {
     "ls": "layer scale, gamma, lambda",
     "ls @1": "gamma 1, lambda 1, ls 1 gamma, layer scale 1, layer scale 1 lambda 1",
     "ls @2": "gamma 2, lambda 2, ls 2 gamma, layer scale 2, layer scale 2 lambda 1",
-    "mlp": "feed forward, ffn",
+    "mlp": "feed forward, feedforward, ffn, mlps, ffns",
     "se": "squeeze excitation, squeeze excite",
     "visual": "vision model, vision tower, vision",
     "backward": "reverse, bwd",
@@ -125,6 +125,17 @@ IN_OTHER_TERMS = frozenset({"log", "logstd", "logvar", "logsigma", "logscale", "
 
 # Words of layers that make the scales and shifts of others from a condition: adaptive norms of DiT, FLUX and SD3, FiLM.
 MODULATING = frozenset({"modulation", "mod", "ada", "film"})
+
+# What the last norm of a network is called, and no other, as `ln_f`, `final_layer_norm` and `norm_out`: `fc_norm` stands behind a
+# pool. Words that say so wherever it is registered, and those that may stand with them.
+LAST = frozenset({"f", "final", "last", "out", "output"})
+LAST_NORM = LAST | {"norm", "post"}
+
+# Words of norms that stand elsewhere: in front of all blocks, or behind a pool.
+OTHER_NORMS = frozenset({"pre", "fc", "pool", "pooler", "pooled"})
+
+# What an attention's way back is called beside its query, key and value, in Flax and in OpenAI's Whisper.
+BACK = frozenset({"out", "output"})
 
 # What any linear layer may be called: such a name alone says nothing of what it is for.
 ANY_LAYER = frozenset({"linear", "lin", "dense", "fc", "proj"})

@@ -1,0 +1,178 @@
+"""Norms and layers of transformer blocks under other names: read by what stands beside them, and where they stand."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+WIDTH, INNER = 8, 12
+SHAPES = {"qkv": (24, 8), "o": (8, 8), "up": (INNER, WIDTH), "down": (WIDTH, INNER), "gate": (INNER, WIDTH)}
+
+# Where blocks of libraries keep their parts, in the order in which they register them; `{}` is the number of the block.
+ONE_LIST = {
+    "norm1": "layers.{}.input_layernorm", "qkv": "layers.{}.self_attn.qkv", "o": "layers.{}.self_attn.o_proj",
+    "norm2": "layers.{}.post_attention_layernorm", "up": "layers.{}.mlp.up_proj", "down": "layers.{}.mlp.down_proj",
+}  # fmt: skip
+# transformers registers norms behind the layers.
+NORMS_LAST = {part: ONE_LIST[part] for part in ("qkv", "o", "up", "down", "norm1", "norm2")}
+IN_MEMBERS = {
+    "norm1": "layers.{}.0.norm", "qkv": "layers.{}.0.fn.to_qkv", "o": "layers.{}.0.fn.to_out.0",
+    "norm2": "layers.{}.1.norm", "up": "layers.{}.1.fn.net.0", "down": "layers.{}.1.fn.net.3",
+}  # fmt: skip
+SIDE_BY_SIDE = {
+    "norm1": "attn_norms.{}", "qkv": "attns.{}.qkv", "o": "attns.{}.out",
+    "norm2": "mlp_norms.{}", "up": "mlps.{}.0", "down": "mlps.{}.2",
+}  # fmt: skip
+SPELLED_OUT = {
+    "norm1": "blocks.{}.attn_norm", "qkv": "blocks.{}.attn.qkv", "o": "blocks.{}.attn.out",
+    "norm2": "blocks.{}.pre_mlp_norm", "up": "blocks.{}.mlp.fc1", "down": "blocks.{}.mlp.fc2",
+}  # fmt: skip
+
+
+def named(places: Mapping[str, str], last: str = "norm", *, by_list: bool = False) -> dict[str, str]:
+    """Return the names of the parts of three blocks, and of the embedding and the norms around them, by what they are."""
+    blocks = (
+        [(part, n) for part in places for n in range(3)]
+        if by_list
+        else [(part, n) for n in range(3) for part in places]
+    )
+    inside = {f"{part} {n}": f"{places[part].format(n)}.weight" for part, n in blocks}
+    return {"tok": "embed_tokens.weight"} | inside | ({"last": f"{last}.weight"} if last else {})
+
+
+def shape(part: str) -> tuple[int, ...]:
+    return (30, WIDTH) if part == "tok" else SHAPES.get(part.split(maxsplit=1)[0], (WIDTH,))
+
+
+def tensors(names: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(shape(part)) for part, name in names.items()}
+
+
+def built(names: Mapping[str, str]) -> nn.Module:
+    root = nn.Module()
+    for part, name in names.items():
+        *around, last, _ = name.split(".")
+        at = root
+        for step in around:
+            if step not in at._modules:
+                at.add_module(step, nn.Module())
+            at = at.get_submodule(step)
+        size = shape(part)
+        at.add_module(last, nn.RMSNorm(WIDTH) if len(size) == 1 else nn.Linear(size[1], size[0], bias=False))
+    return root
+
+
+def loads(ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+    file, model = tensors(theirs), built(ours)
+    tg.load(model, file)
+    got = model.state_dict()
+    assert all(torch.equal(got[name], file[theirs[part]]) for part, name in ours.items())
+
+
+LAYOUTS = [
+    named(ONE_LIST), named(NORMS_LAST), named(IN_MEMBERS), named(SIDE_BY_SIDE, by_list=True), named(SPELLED_OUT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ours", LAYOUTS)
+@pytest.mark.parametrize("theirs", LAYOUTS)
+def test_blocks_in_other_lists_and_under_other_names_are_filled(ours: dict[str, str], theirs: dict[str, str]) -> None:
+    loads(ours, theirs)
+
+
+def test_norms_of_members_that_both_attend_are_in_doubt_in_a_block_that_says_no_order() -> None:
+    both = IN_MEMBERS | {"up": "layers.{}.1.fn.to_q", "down": "layers.{}.1.fn.to_out.0"}
+    plan = tg.plan(built(named(NORMS_LAST)), tensors(named(both)))
+    norms = [step for step in plan.steps if "layernorm" in step.slot.name]
+    assert all(step.certainty is tg.Certainty.DOUBT or not step.feeds for step in norms)
+
+
+FOUR = {
+    "norm1": "layers.{}.input_layernorm", "post1": "layers.{}.post_attention_layernorm",
+    "norm2": "layers.{}.pre_feedforward_layernorm", "post2": "layers.{}.post_feedforward_layernorm",
+}  # fmt: skip
+NUMBERED = {
+    "norm1": "layers.{}.norm1",
+    "post1": "layers.{}.post_norm1",
+    "norm2": "layers.{}.norm2",
+    "post2": "layers.{}.post_norm2",
+}
+WORDED = {
+    "norm1": "layers.{}.self_attention_layernorm", "post1": "layers.{}.self_attention_post_layernorm",
+    "norm2": "layers.{}.feedforward_layernorm", "post2": "layers.{}.feedforward_post_layernorm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ours", [FOUR, NUMBERED, WORDED])
+@pytest.mark.parametrize("theirs", [FOUR, NUMBERED, WORDED])
+def test_four_norms_of_a_block_are_told_by_words_and_numbers(ours: dict[str, str], theirs: dict[str, str]) -> None:
+    layers = {part: ONE_LIST[part] for part in ("qkv", "o", "up", "down")}
+    loads(named(layers | ours), named(layers | theirs))
+
+
+GATED = {"gate": "layers.{}.mlp.gate_proj"} | {part: ONE_LIST[part] for part in ("up", "down")}
+DENSE = {
+    "up": "layers.{}.ff_intermediate_dense",
+    "down": "layers.{}.ff_output_dense",
+    "gate": "layers.{}.ff_gate_dense",
+}
+
+
+def test_two_layers_beside_one_called_a_gate_are_up_and_down_by_their_shapes() -> None:
+    loads(named(GATED), named(DENSE))
+    loads(named(DENSE), named(GATED))
+
+
+def test_an_adapter_that_goes_down_first_is_no_network_that_goes_up_first() -> None:
+    adapter = {"up": "layers.{}.adapter.down_proj", "down": "layers.{}.adapter.up_proj"}
+    plain = {"up": "layers.{}.mlp.fc2", "down": "layers.{}.mlp.fc1"}
+    narrow = {part: (3, WIDTH) if part == "up" else (WIDTH, 3) for part in ("up", "down")}
+    file = {name: torch.randn(narrow.get(part.split()[0], shape(part))) for part, name in named(adapter).items()}
+    plan = tg.plan(built(named(plain)), file)
+    assert not any(
+        step.feeds and step.certainty is tg.Certainty.CERTAIN for step in plan.steps if "mlp" in step.slot.name
+    )
+
+
+LAST = ["norm", "final_norm", "ln_f", "norm_out", "post_layernorm", "final.0"]
+
+
+@pytest.mark.parametrize("ours", LAST)
+@pytest.mark.parametrize("theirs", LAST)
+def test_a_last_norm_goes_to_the_last_norm_under_another_name(ours: str, theirs: str) -> None:
+    loads(named(NORMS_LAST, ours), named(SPELLED_OUT, theirs))
+
+
+@pytest.mark.parametrize("other", ["fc_norm", "pooler.norm", "norm_pre"])
+def test_a_norm_whose_name_says_something_else_is_no_last_norm(other: str) -> None:
+    for ours, theirs in (("norm", other), (other, "norm")):
+        plan = tg.plan(built(named(NORMS_LAST, ours)), tensors(named(SPELLED_OUT, theirs)))
+        step = plan.by_slot[f"{ours}.weight"]
+        assert step.certainty is tg.Certainty.DOUBT or not step.feeds
+
+
+@pytest.mark.parametrize("front", ["norm", "final_norm", "embed_norm"])
+def test_a_norm_before_the_blocks_is_no_last_norm(front: str) -> None:
+    theirs = named(SPELLED_OUT, "")
+    file = tensors({"tok": theirs.pop("tok"), "front": f"{front}.weight"} | theirs)
+    step = tg.plan(built(named(NORMS_LAST, "ln_f")), file).by_slot["ln_f.weight"]
+    assert step.certainty is tg.Certainty.DOUBT or not step.feeds
+
+
+def test_of_a_norm_before_and_one_behind_the_blocks_none_is_the_last_for_sure() -> None:
+    model = built(named(NORMS_LAST, "norm"))
+    theirs = named(SPELLED_OUT, "final_norm")
+    file = tensors({"tok": theirs.pop("tok"), "front": "norm0.weight"} | theirs)
+    step = tg.plan(model, file).by_slot["norm.weight"]
+    assert step.certainty is tg.Certainty.DOUBT or step.feeds[0].key == "final_norm.weight"
+
+
+def test_in_a_file_sorted_by_name_the_name_says_which_norm_is_the_last() -> None:
+    theirs = named(SPELLED_OUT, "final_norm")
+    file = tensors(theirs)
+    model = built(named(NORMS_LAST, "norm"))
+    tg.load(model, {name: file[name] for name in sorted(file)})
+    assert torch.equal(model.get_parameter("norm.weight"), file["final_norm.weight"])
