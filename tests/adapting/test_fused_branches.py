@@ -83,3 +83,19 @@ def test_layers_behind_each_other_are_no_branches():
     assert not any("parallel branches" in step.why.doubt for step in plan.steps)
     with pytest.raises(tg.UsageError, match="no parallel branches"):
         tg.plan(net("conv_reduce", "conv_expand"), net("0", "2").state_dict(), fuse_branches=True)
+
+
+def two_kernels(names, sizes):
+    blocks = [
+        nn.ModuleDict({name: nn.Conv2d(8, 8, size) for name, size in zip(names, sizes, strict=True)}) for _ in range(3)
+    ]
+    return nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3), "blocks": nn.ModuleList(blocks)})
+
+
+def test_layers_that_both_sides_have_are_no_branches():
+    file, model = two_kernels(("expand", "project"), (3, 1)), two_kernels(("first", "second"), (1, 3))
+    plan = tg.plan(model, file.state_dict())
+    assert {step.why.doubted_by for step in plan.doubtful} == {"kernels_crosswise"}
+    assert len(plan.doubtful) == 12
+    in_order = two_kernels(("first", "second"), (3, 1))
+    assert tg.plan(in_order, file.state_dict()).refusals == ()

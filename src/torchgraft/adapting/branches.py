@@ -91,9 +91,18 @@ def _fused(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str)
 
 
 def with_branch_hint(steps: tuple[Step, ...], specs: Mapping[str, TensorSpec], network: str) -> tuple[Step, ...]:
-    """Return the steps, those in doubt that parallel branches of the file could fill with that as their doubt."""
+    """Return the steps, those in doubt that parallel branches of the file could fill with that as their doubt.
+
+    What has a place of its own in the model is no branch of another layer.
+    """
     doubtful = [step.slot for step in steps if step.certainty is Certainty.DOUBT and step.feeds]
-    fused = branch_steps(specs, doubtful, network) if doubtful else {}
+    found = branch_steps(specs, doubtful, network) if doubtful else {}
+    home = {feed.key: step.slot.owner for step in steps for feed in step.feeds} if found else {}
+    fused = {
+        name
+        for name, step in found.items()
+        if all(home.get(feed.key, step.slot.owner) == step.slot.owner for feed in step.feeds)
+    }
     if not fused:
         return steps
     return tuple(

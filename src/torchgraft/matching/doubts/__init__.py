@@ -24,6 +24,7 @@ RULES: tuple[tuple[Callable[[Found], Iterable[Pair]], str], ...] = (
     (layers.scales_and_norms, layers.SCALE),
     (layers.norms_of_attentions, layers.UNORDERED),
     (layers.against_their_words, layers.CONTRARY),
+    (layers.kernels_crosswise, layers.CROSSWISE),
     (layers.one_of_several, layers.ONE_OF_SEVERAL),
     (lists.otherwise_in_other_blocks, lists.ELSEWHERE),
     (lists.counted_otherwise, lists.COUNTED),

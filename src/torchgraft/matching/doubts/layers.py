@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import permutations
 
 from torchgraft.core.names import words
+from torchgraft.core.specs import Shape
 from torchgraft.matching.doubts.found import Found
+from torchgraft.matching.evidence.scores import STRANGE
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.names.lists import is_one_path
@@ -139,6 +142,30 @@ def _are_before_and_behind(one: str, other: str) -> bool:
 def _is_later(words: tuple[str, ...]) -> bool:
     """Return whether the words end in a norm with a number other than the first, or behind something."""
     return words[-2:-1] == ("norm",) and words[-1][:1] == "@" and words[-1] not in ("@0", "@1")
+
+
+CROSSWISE = "its kernel fits there alone, but convolutions of this block would change places, and no word of their names says so"
+
+
+def kernels_crosswise(found: Found) -> Iterator[Pair]:
+    """Yield convolutions of one block that change places for their kernels, where each could run in the place of the other.
+
+    `expand` of 3x3 and `project` of 1x1 to `first` of 1x1 and `second` of 3x3: layers of another network, as like as not.
+    A shortcut that only some blocks have is told by the others.
+    """
+    blocks: dict[tuple[str, str], list[tuple[Pair, Shape, tuple[str, str]]]] = {}
+    for pair, source, target in found.with_units(unnamed=True) if not found.unordered else ():
+        kernel = target.leaves["weight"].shape if "weight" in target.leaves else ()
+        if pair.name < STRANGE and len(kernel) > 2:
+            inside = source.block or source.parent, target.block or target.parent
+            blocks.setdefault(inside, []).append((pair, kernel, (source.tail, target.tail)))
+    often = Counter(tails for members in blocks.values() for *_, tails in members)
+    for members in blocks.values():
+        for (pair, kernel, tails), (other, beside, others) in permutations(members, 2):
+            crossed = (pair.source < other.source) != (pair.target < other.target)
+            fits_there = kernel[0] == beside[0] and (kernel[1] == beside[1] or 1 in {kernel[1], beside[1]})
+            if crossed and fits_there and often[tails] == often[others]:
+                yield pair
 
 
 ONE_OF_SEVERAL = "it is one layer on one side and several in a row on the other, of which any, or none, may be meant"
