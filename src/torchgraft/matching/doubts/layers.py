@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
@@ -161,6 +161,9 @@ def kernels_crosswise(found: Found) -> Iterator[Pair]:
             blocks.setdefault(inside, []).append((pair, kernel, (source.tail, target.tail)))
     often = Counter(tails for members in blocks.values() for *_, tails in members)
     for members in blocks.values():
+        ends = sorted((pair.source, pair.target) for pair, *_ in members)
+        if all(one[1] < following[1] for one, following in pairwise(ends)):
+            continue
         for (pair, kernel, tails), (other, beside, others) in permutations(members, 2):
             crossed = (pair.source < other.source) != (pair.target < other.target)
             fits_there = kernel[0] == beside[0] and (kernel[1] == beside[1] or 1 in {kernel[1], beside[1]})
