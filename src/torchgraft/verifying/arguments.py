@@ -25,8 +25,8 @@ class VerifyRequest:
     """What is to be verified: two models, the plan between them, and inputs for each side.
 
     `input_pairs` are (input of the source, input of the target). Without a source there are `recorded_runs` of it, one
-    for each pair, and fingerprints of its tensors (`recorded_weights`). `tolerance` is None for that of the outputs' type. `eval_mode`: both run in evaluation mode, not as they
-    are. `plan_given`: the caller vouches for the plan.
+    for each pair, and fingerprints of its tensors (`recorded_weights`). `tolerance` is None for that of the outputs'
+    type. `eval_mode`: both run in evaluation mode, not as they are. `plan_given`: the caller vouches for the plan.
     """
 
     model: Module

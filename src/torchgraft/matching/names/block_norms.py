@@ -13,7 +13,7 @@ from torchgraft.matching.names.words import canonical
 Modules = Mapping[tuple[str, ...], Sequence[str]]
 
 NORM = ("norm",)
-FIRST_NORM, LAST_NORM = ("norm", "@1"), ("final", "norm")
+FIRST_NORM, FINAL_NORM = ("norm", "@1"), ("final", "norm")
 SECOND_NORMS = ("norm", "@2"), ("mlp", "norm", "@2")
 # Words of norms that come behind a part of a block, by the part; norms of queries and keys are none of the block.
 AFTER, OF_HEADS = frozenset({"post", "after"}), frozenset({"q", "k"})
@@ -62,7 +62,7 @@ def _behind_attentions(paths: Modules) -> dict[str, str]:
 
     Where these layers lie in modules with norms of their own, as in a Conformer, it is that of the whole block.
     """
-    names = {last for inside in paths for last in inside if canonical(last) == LAST_NORM and _has_layers(inside)}
+    names = {last for inside in paths for last in inside if canonical(last) == FINAL_NORM and _has_layers(inside)}
     if not names:
         return {}
     around = {tuple(parent.rpartition(".")[::2]) for parents in paths.values() for parent in parents}
@@ -80,7 +80,8 @@ def _behind_both(paths: Modules) -> dict[str, str]:
     """Return how `post_attention_norm` is read beside `post_feedforward_norm`, for each of the two.
 
     Without a norm before the attention, as in OLMo 2, they are the first and the second norm of the block; with one, as in
-    Gemma 2, each is one more behind its part, and that before the feed-forward part is not the second any more. Alone, `post_attention_norm` is the one before the feed-forward part, as in Llama.
+    Gemma 2, each is one more behind its part, and that before the feed-forward part is not the second any more. Alone,
+    `post_attention_norm` is the one before the feed-forward part, as in Llama.
     """
     found: dict[str, str] = {}
     for inside, parents in paths.items():

@@ -45,8 +45,9 @@ def read_beside(paths: Modules, others: Iterable[str]) -> dict[str, str]:
 def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
     """Return the paths whose last segment ends in a number of a row that is counted from zero: `bn0`, `bn1`, `bn2`.
 
-    The first one may have no number: Keras calls layers `dense`, `dense_1`, `dense_2` when no one names them. Not those whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others`
-    have just the rest of the row: there it is something more.
+    The first one may have no number: Keras calls layers `dense`, `dense_1`, `dense_2` when no one names them. Not those
+    whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others` have
+    just the rest of the row: there it is something more.
     """
     if not any(_ends_in_zero(last) or f"{last}_1" in inside for inside in paths for last in inside):
         return set()

@@ -144,7 +144,7 @@ def _is_for_training_alone(name: str, values: Sequence[object], module: Module) 
     from torch import nn
 
     if name == "momentum":
-        return "running_mean" in module._buffers  # noqa: SLF001
+        return hasattr(module, "running_mean")
     if name == "padding_idx":
         return type(module).forward is nn.Embedding.forward
     return "drop" in name or (name == "p" and all(isinstance(p, (int, float)) and 0 <= p < 1 for p in values))
