@@ -124,6 +124,8 @@ def hdf5() -> list[Files]:
         out["model/w"] = np.arange(6.0)
         out.create_dataset("model/z", data=np.ones((4, 4)), compression="gzip")
         out.attrs["backend"] = "x"
+        out.attrs["layer_names"] = [b"model", b"other"]
+        out["model"].attrs["weight_names"] = [b"z", b"w"]
     return [{"m.h5": file.getvalue()}]
 
 

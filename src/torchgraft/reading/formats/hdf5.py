@@ -16,6 +16,7 @@ from torchgraft.core.specs import Shape
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.finding.tree import plain_facts
+from torchgraft.reading.formats.hdf5_texts import Texts
 from torchgraft.reading.tensors import StoredTensor
 
 MAX_DEPTH = 64
@@ -63,7 +64,7 @@ def read_hdf5(window: Window) -> Contents:
         raise window.unsupported("an HDF5 file; to read it install h5py (pip install torchgraft[hdf5])") from error
     try:
         file = h5py.File(_Reader(window), "r")
-        walker = _Walker(window, h5py)
+        walker = _Walker(window, file, h5py)
         walker.group(file["/"], (), ())
         facts = _facts(file, h5py)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -84,9 +85,11 @@ def read_hdf5(window: Window) -> Contents:
 
 
 class _Walker:
-    def __init__(self, window: Window, h5py: Any) -> None:
+    def __init__(self, window: Window, file: Any, h5py: Any) -> None:
         self.window = window
         self.h5py = h5py
+        start = file.userblock_size
+        self.texts = Texts(window.part(start, window.size - start))
         self.found: dict[str, H5Tensor] = {}
         self.warnings: list[str] = []
         self.seen: set[int] = set()
@@ -105,11 +108,23 @@ class _Walker:
         self.seen.add(address)
         if self.again > MAX_AGAIN:
             raise self.window.too_large(f"more than {MAX_AGAIN} further ways to groups seen before")
-        for at, name in enumerate(name for order in _ORDERS for name in _said(group, order, self.h5py)):
+        for at, name in enumerate(name for order in _ORDERS for name in self._said(group, order, address)):
             self.said[(*path, *name.split("/"))] = at
         for name in group:
             shown = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
             self._member(group, name, (*path, shown), (*above, address))
+
+    def _said(self, group: Any, order: str, address: int) -> Iterator[str]:
+        """Yield the names that an attribute lists, or several where it was too long for one: `layer_names0`, `layer_names1`."""
+        attributes = group.attrs
+        found = [order] if order in attributes else takewhile(attributes.__contains__, (f"{order}{n}" for n in count()))
+        for name in found:
+            listed = attributes.get_id(name)
+            kind = listed.get_type()
+            if prod(listed.shape or (0,)) > MAX_NAMES or not isinstance(kind, self.h5py.h5t.TypeStringID):
+                continue
+            values = self.texts.of(address, name) if kind.is_variable_str() else _plain(attributes[name])
+            yield from (value for value in (values if isinstance(values, list) else []) if isinstance(value, str))
 
     def in_order(self) -> dict[str, H5Tensor]:
         """Return the datasets in the order that the file says, or else that of their names."""
@@ -186,20 +201,6 @@ class H5Tensor(StoredTensor):
 def _ranks(key: str, said: Mapping[str, int]) -> list[int]:
     """Return the places of a dataset, and of each group around it, the outermost first; 0 where nothing is said."""
     return [said.get(path, 0) for path in (*reversed([*above(key)]), key)]
-
-
-def _said(group: Any, order: str, h5py: Any) -> Iterator[str]:
-    """Yield the names that an attribute lists, or several where it was too long for one: `layer_names0`, `layer_names1`.
-
-    Texts of variable length are left alone, as in `_facts`: h5py writes such lists from its version 3 on.
-    """
-    attributes = group.attrs
-    found = [order] if order in attributes else takewhile(attributes.__contains__, (f"{order}{n}" for n in count()))
-    for name in found:
-        listed = attributes.get_id(name)
-        if _is_of_one_length(listed.get_type(), h5py) and prod(listed.shape or (0,)) <= MAX_NAMES:
-            values = _plain(attributes[name])
-            yield from (value for value in (values if isinstance(values, list) else []) if isinstance(value, str))
 
 
 def _is_of_one_length(kind: Any, h5py: Any) -> bool:
