@@ -49,13 +49,13 @@ def convert(  # noqa: PLR0913  # each is one wish
         dtype: what real floating-point tensors are rounded to: float16, bfloat16, float32 or float64.
         shard_size: bytes, or "5GB": several files of at most that many, and `path` + ".index.json". An interrupted
             run goes on where it was when the same call is made again and the source is unchanged.
-        prefer: which of several networks; the others are left out then, and named.
+        prefer: which of several networks; the others are left out and named, as is an optimizer's state without it.
         file_format: "safetensors" or "torch zip", whatever the ending, or "dcp": a folder for torch.distributed.checkpoint.
         learned: a conversion that the tensors go through: what learn() or inverse() returned, or the file it was saved to.
         progress: called with bytes done and bytes in all.
 
     Raises:
-        UsageError: an argument makes no sense, or the format can't hold something; or there is more than one network.
+        UsageError: an argument makes no sense, or the format can't hold something; or several networks hold weights.
         CheckpointError: the source can't be read.
         WriteError: a file could not be written; what stood there is intact.
     """
@@ -152,7 +152,10 @@ def _conversion_renderers() -> Renderers:
 
 
 def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list[str]]:
-    """Return the network that is meant, and the paths of those that hold more: none, unless the caller said which."""
+    """Return the network that is meant, and the paths of those that hold more.
+
+    These are no networks of weights, such as an optimizer's state, unless the caller said which is meant.
+    """
     from torchgraft.writing import uncovered
 
     require_weights(source.networks, source.origin)
@@ -160,14 +163,17 @@ def _network_to_write(source: Source, prefer: str | None) -> tuple[Network, list
         chosen = choose(source.networks, (), prefer).network
         return chosen, uncovered(source, chosen)
     whole = next((network for network in source.networks if not uncovered(source, network)), None)
-    if whole is None:
-        held = listed_networks(source.networks)
-        likely = choose(source.networks, (), None)
-        example = "" if likely.rivals else f", e.g. prefer={likely.network.path!r}"
-        raise UsageError(
-            f"{printable(source.origin)} holds several networks, and a file takes one ({held}): choose it with prefer={example}"
-        )
-    return whole, []
+    if whole is not None:
+        return whole, []
+    likely = choose(source.networks, (), None)
+    left = uncovered(source, likely.network)
+    if {network.role for network in source.networks if network.path in left} <= {"optimizer", "other"}:
+        return likely.network, left
+    held = listed_networks(source.networks)
+    example = "" if likely.rivals else f", e.g. prefer={likely.network.path!r}"
+    raise UsageError(
+        f"{printable(source.origin)} holds several networks, and a file takes one ({held}): choose it with prefer={example}"
+    )
 
 
 def _refuse_own_input(path: str | os.PathLike[str], source: Source, *, in_shards: bool) -> None:

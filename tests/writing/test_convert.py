@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -95,22 +96,35 @@ def test_versions_and_extra_state_stay_in_torch_files_and_are_refused_by_others(
         assert torch.load(tmp_path / "n2.pt", weights_only=True)._metadata[""]["version"] == 2
 
 
-def test_several_networks_need_a_word_and_those_left_out_are_named(tmp_path):
-    path = tmp_path / "training.pt"
-    model = nn.Linear(3, 2)
+def trained(model):
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(3)).sum().backward()
     optimizer.step()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
-    held = r"'model': model, 2 tensors; 'optimizer': optimizer, 6 tensors"
+    return optimizer.state_dict()
+
+
+def test_several_networks_need_a_word_and_those_left_out_are_named(tmp_path):
+    path = tmp_path / "training.pt"
+    model = nn.Linear(3, 2)
+    torch.save({"model": model.state_dict(), "ema": nn.Linear(3, 2).state_dict(), "optimizer": trained(model)}, path)
+    held = r"the top level .*; 'model': model, 2 tensors; 'ema': ema, 2 tensors; 'optimizer': optimizer, 6 tensors"
     with pytest.raises(
         tg.UsageError, match=rf"several networks.* \({held}\): choose it with prefer=, e.g. prefer='model'"
     ):
         tg.convert(path, tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
-    saved = tg.convert(path, tmp_path / "m.safetensors", prefer="model")
-    assert (saved.network, saved.left_out) == ("model", ("optimizer",))
-    assert "left out: network optimizer" in str(saved)
+    saved = tg.convert(path, tmp_path / "m.safetensors", prefer="ema")
+    assert (saved.network, saved.left_out) == ("ema", ("", "model", "optimizer"))
+
+
+def test_the_state_of_an_optimizer_is_no_second_network(tmp_path):
+    model = nn.Linear(3, 2)
+    beside = {"optimizer": trained(model), "scaler": {"scale": np.ones(3)}, "callbacks": {"best": torch.ones(2)}}
+    torch.save({**beside, "model": model.state_dict()}, tmp_path / "training.pt")
+    saved = tg.convert(tmp_path / "training.pt", tmp_path / "m.safetensors")
+    assert (saved.network, saved.left_out) == ("model", ("optimizer", "scaler", "callbacks"))
+    assert "left out:\n  network optimizer\n  network scaler" in str(saved)
+    assert same(load_file(saved.path), model.state_dict())
 
 
 def test_parts_of_one_network_are_no_several_networks(tmp_path):

@@ -1,5 +1,6 @@
 """Several files with an index: other programs read them, and the index names whole shards of one run at any time."""
 
+import errno
 import json
 import os
 from math import prod
@@ -131,6 +132,25 @@ def stop_at(monkeypatch, step):
 
     for name in ("replace", "fsync", "unlink"):
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+def test_shards_that_a_full_disk_leaves_are_told(tmp_path, monkeypatch):
+    torch.save(state(0), tmp_path / "source.pt")
+    left = [2]
+
+    def flush(handle, real=os.fsync):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    said = r"m-00002-of-00003.* the disk is full .*; 1 of 3 shards stays there, "
+    with pytest.raises(tg.WriteError, match=f"{said}the same call goes on with the rest"):
+        tg.convert(tmp_path / "source.pt", tmp_path / "m.safetensors", shard_size=900)
+    left[0] = 2
+    with pytest.raises(tg.WriteError, match=f"{said}the next call to this place writes over them"):
+        tg.save(tmp_path / "m.safetensors", state(0), shard_size=900)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".bin"])

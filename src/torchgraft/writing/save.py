@@ -100,7 +100,7 @@ def write(
         content.check(kind)
         return replace(made, nbytes=content.write(path, kind, tick))
     parts = split(content, kind, size_of(shard_size))
-    writer = ShardWriter(path=text, kind=kind, run=run or secrets.token_hex(12), tick=tick)
+    writer = ShardWriter(path=text, kind=kind, run=run or secrets.token_hex(12), goes_on=bool(run), tick=tick)
     done = writer.write(parts)
     notes = (
         (f"{done.kept} shards that an earlier run of this conversion wrote were kept", *done.notes)

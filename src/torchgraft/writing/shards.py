@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 
-from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.errors import UsageError, WriteError, printable
 from torchgraft.core.facts import PART, part
 from torchgraft.core.system.commit import flush_folder, only_writer, sweep, write_bytes
 from torchgraft.writing.content import SAFETENSORS, Content
@@ -85,13 +85,14 @@ def _groups(items: Iterable[Item], most: int, most_header: int) -> list[list[Ite
 class ShardWriter:
     """Writes shards and their index to `path` + `.index.json`.
 
-    `run` names the run: a shard that bears its mark is taken as it is. `tick` is told bytes as they are written or
-    found.
+    `run` names the run: a shard that bears its mark is taken as it is. `goes_on` says that a second call has the same run.
+    `tick` is told bytes as they are written or found.
     """
 
     path: str
     kind: str
     run: str
+    goes_on: bool
     tick: Callable[[int], None]
 
     def write(self, contents: Sequence[Content]) -> Shards:
@@ -112,11 +113,27 @@ class ShardWriter:
             before = _named_by(self._at(index))
             names = self._free_names(name, marked, before)
             sweep(folder, os.path.splitext(name)[0])
-            kept = sum(self._write_shard(file, content) for file, content in zip(names, marked, strict=True))
+            kept = self._write_shards(names, marked)
             self._write_index(index, names, marked)
             left = self._clear(name, index, set(names), before)
         files = tuple(map(self._at, names))
         return Shards(self._at(index), files, sum(map(os.path.getsize, files)), kept, left)
+
+    def _write_shards(self, names: Sequence[str], contents: Sequence[Content]) -> int:
+        """Write all shards; return how many stood there already."""
+        kept = 0
+        for number, (name, content) in enumerate(zip(names, contents, strict=True)):
+            try:
+                kept += self._write_shard(name, content)
+            except WriteError as error:
+                stays = f"{number} of {len(names)} shards stay{'s' * (number == 1)} there"
+                then = (
+                    "the same call goes on with the rest"
+                    if self.goes_on
+                    else "the next call to this place writes over them"
+                )
+                raise WriteError(f"{error}; {stays}, {then}" if number else str(error)) from error
+        return kept
 
     def _write_shard(self, name: str, content: Content) -> bool:
         """Write one shard; return True where it stands there already."""
