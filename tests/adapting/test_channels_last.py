@@ -87,3 +87,17 @@ def test_depthwise_kernels_of_tensorflow_are_taken_for_grouped_convolutions(each
     file["dw.depthwise_kernel"] = old["dw"].weight.reshape(8, each, 3, 3).permute(2, 3, 0, 1)
     tg.load(new, {k: v.detach() for k, v in file.items()})
     assert torch.equal(new["dw"].weight, old["dw"].weight)
+
+
+@pytest.mark.parametrize("named", ["{}.{}", "{}/{}:0"])
+def test_biases_of_kernels_without_a_place_show_where_outputs_stand(named):
+    """A kernel of as many inputs as outputs as positions fits in any order."""
+    model = nn.ModuleDict({"first": nn.Conv2d(3, 3, 3)})
+    file = {"first": torch.randn(3, 3, 3, 3), "second": torch.randn(3, 3, 3, 5)}
+    state = {named.format(name, "kernel"): kernel for name, kernel in file.items()}
+    state |= {named.format("first", "bias"): torch.randn(3), named.format("second", "bias"): torch.randn(5)}
+    tg.load(model, state, policy=tg.Policy(coverage=tg.Verdict.WARN))
+    assert torch.equal(model["first"].weight, file["first"].permute(3, 2, 0, 1))
+    state[named.format("second", "kernel")] = torch.randn(5, 3, 3, 3)
+    tg.load(model, state, policy=tg.Policy(coverage=tg.Verdict.WARN))
+    assert torch.equal(model["first"].weight, file["first"])

@@ -32,15 +32,19 @@ def test_the_first_of_a_row_may_have_no_number(name):
     assert "@" not in found[name]
 
 
+@pytest.mark.parametrize("named", ["{0}/{1}", "{0}.{0}.{1}:0"])
 @pytest.mark.parametrize("first", [0, 1])
-def test_layers_that_keras_numbers_go_to_those_that_a_model_counts(first):
+def test_layers_that_keras_numbers_go_to_those_that_a_model_counts(first, named):
+    """In its HDF5 files a layer has a group in a group of the same name."""
     names = ["conv2d", "conv2d_1", "conv2d_2", "dense", "dense_1", "dense_2"]
-    file = {f"{name}/kernel": torch.randn(3, 3, 4, 4) if "conv" in name else torch.randn(4, 4) for name in names}
-    file |= {f"{name}/bias": torch.randn(4) for name in names}
+    shapes = {name: (3, 3, 4, 4) if "conv" in name else (4, 4) for name in names}
+    file = {named.format(name, "kernel"): torch.randn(shape) for name, shape in shapes.items()}
+    file |= {named.format(name, "bias"): torch.randn(4) for name in names}
     layers = {f"conv{first + at}": nn.Conv2d(4, 4, 3) for at in range(3)}
     layers |= {f"fc{first + at}": nn.Linear(4, 4) for at in range(3)}
     plan = tg.plan(nn.ModuleDict(layers), file)
-    assert [step.feeds[0].key.partition("/")[0] for step in plan.steps if step.slot.name.endswith("bias")] == names
+    fed = [step.feeds[0].key for step in plan.steps if step.slot.name.endswith("bias")]
+    assert fed == [named.format(name, "bias") for name in names]
 
 
 def test_a_zero_in_few_blocks_is_something_more():

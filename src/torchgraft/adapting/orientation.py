@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     5: ((4, 3, 0, 1, 2), (0, 4, 1, 2, 3)),
 }
 WEIGHTS = frozenset({"weight", "kernel", "w"})
+WEIGHT_KEY = re.compile(rf"(.*[./]|)(?:{'|'.join(sorted(WEIGHTS))})(:0|)", re.DOTALL)
 # Words of what holds a row for each position, token or pair, and is never turned.
 TABLE_WORDS = frozenset({
     "bias", "biases", "cls", "embed", "embedding", "embeddings", "embs", "emb", "mask", "pos", "position", "positional",
@@ -86,6 +88,8 @@ def read_layout(matches: Sequence[Match], specs: Mapping[str, TensorSpec]) -> La
         elif is_matrix(found.source, found.target) and not first.is_another(found.source, found.target):
             matrices.append(found)
     kernel, plain = _permutation(kernels)
+    if kernel is None and not plain:
+        kernel = _shown_by_biases(specs)
     transposed, _ = _permutation(
         [found for found in kernels if is_transposed(found.target) and found.target.shape[0] != found.target.shape[1]]
     )
@@ -151,18 +155,39 @@ def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]
     return (next(iter(found)) if len(found) == 1 else None), plain
 
 
+def _shown_by_biases(specs: Mapping[str, TensorSpec]) -> tuple[int, ...] | None:
+    """Return the order with the outputs last, where the biases of kernels show them there and nowhere first; else None.
+
+    Of kernels that find a place none shows it: those of as many inputs as outputs as positions.
+    """
+    shown: set[tuple[int, int]] = set()
+    for key, spec in specs.items():
+        rank = len(spec.shape)
+        if rank in KERNEL_LAYOUTS and (bias := _bias_beside(key, specs)) is not None:
+            outputs = [axis for axis, size in enumerate(spec.shape) if (size,) == bias.shape]
+            if outputs in ([0], [rank - 1]):
+                shown.add((rank, outputs[0]))
+    [(rank, axis)] = shown if len(shown) == 1 else [(0, 0)]
+    return KERNEL_LAYOUTS[rank][0] if axis else None
+
+
 def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[tuple[str, bool]]:
     """Yield the matrices that their bias tells and that aren't told otherwise, each with whether it is stored [in, out]."""
     for key, spec in specs.items():
         if len(spec.shape) != 2 or key in told:
             continue
-        owner, _, role = key.rpartition(".")
-        bias = specs.get(f"{owner}.bias" if owner else "bias")
-        if role not in WEIGHTS or bias is None:
+        bias = _bias_beside(key, specs)
+        if bias is None:
             continue
         rows, columns = spec.shape
         if rows != columns and bias.shape in ((rows,), (columns,)):
             yield key, bias.shape == (columns,)
+
+
+def _bias_beside(key: str, specs: Mapping[str, TensorSpec]) -> TensorSpec | None:
+    """Return the bias of the layer whose weight `key` is, also in TensorFlow's spelling; None where there is none."""
+    found = WEIGHT_KEY.fullmatch(key)
+    return found and specs.get(f"{found[1]}bias{found[2]}")
 
 
 def is_transposed(leaf: Leaf) -> bool:

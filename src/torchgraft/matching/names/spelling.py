@@ -99,13 +99,27 @@ def _plain(segment: str) -> str:
 def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
     """Return names of TensorFlow's spelling (`block1/conv/kernel:0`) with dots, and without the number of an output.
 
-    Files of Keras have groups for slashes, and the number at the end all the same. It stays where the model's `names` have
-    one, too, or where names would be the same without.
+    Files of Keras have groups for slashes, and the number at the end all the same; the group of a layer holds one of the same
+    name (`dense.dense.kernel:0`), which is read as the layer. Both stay where the model's `names` have such a number, too, or
+    where names would be the same without.
     """
     if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
         plain = [name.removesuffix(_OUTPUT) for name in shown]
-        shown = plain if len(set(plain)) == len(plain) else shown
+        shown = next(found for found in (_said_once(plain), plain, shown) if len(set(found)) == len(found))
     return [_dotted(name) for name in shown]
+
+
+def _said_once(names: Sequence[str]) -> list[str]:
+    """Return names without a second first segment that says the first again, where nothing else lies below the first."""
+    inside: dict[str, set[str]] = {}
+    split = [name.split(".", 2) for name in names]
+    for first, *rest in split:
+        inside.setdefault(first, set()).update(rest[:1])
+    twice = {first for first, seconds in inside.items() if seconds == {first}}
+    return [
+        ".".join((first, *rest[1:])) if first in twice and len(rest) > 1 else name
+        for name, (first, *rest) in zip(names, split, strict=True)
+    ]
 
 
 def _dotted(name: str) -> str:
