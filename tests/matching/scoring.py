@@ -40,9 +40,7 @@ NAMES = [f"{module}.{name}" for module, names in CONSTANTS.items() for name in n
 
 # The rules of doubt that no names and shapes alone show: by the test that does.
 ELSEWHERE = {
-    "in_other_terms": "test_other_terms",
     "against_their_words": "test_numbers",
-    "like_prefixes": "test_like_towers",
     "crossed_names": "test_exchanged",
     "rows_in_unknown_order": "test_untold_pairs",
 }

@@ -31,3 +31,24 @@ def test_a_logarithm_for_a_logarithm_is_not():
     values, target = saved("log_std"), Policy("log_std")
     tg.load(target, values)
     assert torch.equal(target.log_std, values["actor.log_std"])
+
+
+class Block(nn.Module):
+    """A layer, and a vector beside it under some name."""
+
+    def __init__(self, layer, vector):
+        super().__init__()
+        self.add_module(layer, nn.Linear(6, 6))
+        self.norm = nn.LayerNorm(6)
+        self.register_parameter(vector, nn.Parameter(torch.randn(5)))
+
+
+def blocks(layer, vector):
+    return nn.Sequential(*[Block(layer, vector) for _ in range(3)], nn.Linear(6, 2))
+
+
+@pytest.mark.parametrize("layer", ["fc", "proj_in"])
+@pytest.mark.parametrize(("file", "here"), [("A_log", "A"), ("log_scale", "scale"), ("scale", "scale_log")])
+def test_nor_is_one_in_every_block_whose_other_layers_agree(layer, file, here):
+    with pytest.raises(tg.PlanRefusedError, match="in doubt"):
+        tg.load(blocks(layer, here), blocks("fc", file).state_dict())

@@ -16,7 +16,7 @@ from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.said import NOTHING_SAID, said_of
 from torchgraft.matching.names.second_names import by_telling_names
 from torchgraft.matching.names.sections import keep_part, without_averages
-from torchgraft.matching.one_section import Given, match_section
+from torchgraft.matching.one_section import Given, Known, match_section
 from torchgraft.matching.parts.sides import targets_of
 from torchgraft.matching.source_model import in_order
 from torchgraft.matching.tables.stated import NOTHING, Models
@@ -36,17 +36,6 @@ class Asked:
     started: Container[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known of names of the file: those that the model's own loading code gives to old keys, and second names.
-
-    `same` leads from a key to the first one of the same tensor.
-    """
-
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    same: Mapping[str, str] = field(default_factory=dict)
-
-
 NOTHING_ASKED, NOTHING_KNOWN = Asked(), Known()
 
 
@@ -62,7 +51,7 @@ def match(
     names = [name for slot in slots for name in slot.names]
     rules, notes = asked.rules.checked(list(specs), names, known.renamed)
     said = said_of(asked.rules, rules, slots, asked.started)
-    given = Given(specs=specs, models=models, said=said, hooks=known.renamed, same=known.same)
+    given = Given(specs=specs, models=models, said=said, known=known)
     found = _by_sections(given, asked)
     if rules.says_something:
         found = with_displaced_doubted(
@@ -94,7 +83,7 @@ def _sections(given: Given, asked: Asked) -> tuple[list[str], list[str], list[st
     """
     rules = given.said.rules
     inside, outside = keep_part(given.specs, asked.prefer)
-    if asked.prefer is not None or rules.rename or rules.fan_out or given.hooks:
+    if asked.prefer is not None or rules.rename or rules.fan_out or given.known.renamed:
         return inside, [], outside
     live, averages = without_averages(given.specs, [name for slot in given.models.target.slots for name in slot.names])
     return live, averages, outside

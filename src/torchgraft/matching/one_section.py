@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torchgraft.core.match import Leaf, Matching
 from torchgraft.core.specs import Shape, TensorSpec
@@ -31,18 +31,24 @@ log = logging.getLogger("torchgraft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What is the same for all sections: the file's tensors, the models, what the caller says, what is known of names.
+class Known:
+    """What is known of names of the file: those that the model's own loading code gives to old keys, and second names.
 
-    `hooks` are the names that the model's own loading code gives to old keys, `same` leads from a key to the first one of the
-    same tensor.
+    `same` leads from a key to the first one of the same tensor.
     """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What is the same for all sections: the file's tensors, the models, what the caller says, what is known of names."""
 
     specs: Mapping[str, TensorSpec]
     models: Models
     said: Said
-    hooks: Mapping[str, str]
-    same: Mapping[str, str]
+    known: Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +74,8 @@ def match_section(keys: Sequence[str], places: Sequence[Leaf], given: Given) -> 
     """
     kept = [leaf for leaf in places if given.said.keeps(leaf)]
     targets = [leaf for leaf in places if not given.said.keeps(leaf)] if kept else places
-    read = read_names(keys, targets, given.said.rules, given.hooks)
-    fewer = _without_second_names(read, targets, given) if given.same else read
+    read = read_names(keys, targets, given.said.rules, given.known.renamed)
+    fewer = _without_second_names(read, targets, given) if given.known.same else read
     found = matched(fewer, targets, kept, given)
     gone = [given.specs[key] for name, key in read.keys.items() if name not in fewer.keys]
     if not gone or not _may_take(found.free_targets, gone):
@@ -165,7 +171,7 @@ def _with_facts(matching: Matching, sides: BothSides) -> Matching:
 def _without_second_names(read: ReadNames, targets: Sequence[Leaf], given: Given) -> ReadNames:
     """Return the names to match by, where several are the same tensor; what rules say of one is meant."""
     firsts: dict[str, str] = {}
-    same = {name: firsts.setdefault(given.same.get(key, key), name) for name, key in read.keys.items()}
+    same = {name: firsts.setdefault(given.known.same.get(key, key), name) for name, key in read.keys.items()}
     if len(firsts) == len(read.keys):
         return read
     shapes = {name: given.specs[key].shape for name, key in read.keys.items()}

@@ -14,9 +14,8 @@ from torchgraft.matching.evidence.scores import STRANGE
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.names.lists import is_one_path
-from torchgraft.matching.names.words import canonical
+from torchgraft.matching.names.words import canonical, terms
 from torchgraft.matching.parts.units import BARE, Unit
-from torchgraft.matching.tables.dialect import IN_OTHER_TERMS
 
 FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it in)"
 
@@ -62,15 +61,10 @@ OTHER_TERMS = "one of the two names says that it holds a logarithm or an inverse
 def in_other_terms(found: Found) -> Iterator[Pair]:
     """Yield tensors whose names say that they hold different functions of a value: `log_std` to `std`."""
     roles = {leaf.role for units in found.sides for unit in units for leaf in unit.leaves.values()}
-    for pair, source, target in found.with_units() if any(map(_terms, roles)) else ():
+    for pair, source, target in found.with_units() if any(map(terms, roles)) else ():
         ours, theirs = ([leaf.role for leaf in unit.leaves.values()] for unit in (source, target))
-        if ours != theirs and _terms(*ours) != _terms(*theirs):
+        if ours != theirs and terms(*ours) != terms(*theirs):
             yield pair
-
-
-@lru_cache
-def _terms(*roles: str) -> frozenset[str]:
-    return IN_OTHER_TERMS.intersection(word for role in roles for word in words(role))
 
 
 SCALE = "one of the two names says that it scales what a layer gives, the other one that it is a norm's"

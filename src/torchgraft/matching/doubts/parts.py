@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torchgraft.matching.doubts.found import Found
+from torchgraft.matching.evidence.order import sequences_of
 from torchgraft.matching.judging.certainty import SAME
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.towers import Towers
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
-from torchgraft.matching.tables.dialect import LAST_NORM, OTHER_NORMS
+from torchgraft.matching.tables.dialect import OTHER_NORMS
 
 OTHER_TOWER = "by name it belongs to another part of the network"
 
@@ -85,23 +86,22 @@ OTHER_NORM = "one of the two is a last norm, and the other has the name of one b
 
 def other_norms(found: Found) -> Iterator[Pair]:
     """Yield last norms that would go into, or come from, one whose name says that it stands elsewhere: `norm` to `fc_norm`."""
-    last = [set(_last_norms(units)) for units in found.sides]
-    for pair, *units in found.with_units(unnamed=True) if any(last) else ():
-        for side, at in enumerate((pair.source, pair.target)):
-            if at in last[side] and not OTHER_NORMS.isdisjoint(units[1 - side].words):
-                yield pair
+    elsewhere = [
+        (pair, side)
+        for pair, *units in found.with_units(unnamed=True)
+        for side in (0, 1)
+        if "norm" in units[side].words and not OTHER_NORMS.isdisjoint(units[1 - side].words)
+    ]
+    orders = sequences_of(*found.sides) if elsewhere else ()
+    for pair, side in elsewhere:
+        at = (pair.source, pair.target)[side]
+        if orders[side].is_last_norm(at) and _lies_beside_lists(found.sides[side], at):
+            yield pair
 
 
-def _last_norms(units: Sequence[Unit]) -> Iterator[int]:
-    """Yield what stands behind all lists, beside them, under the name of a last norm."""
-    lists = {block.rpartition(".")[0] for block in blocks_of(units)}
-    for at in range(len(units) - 1, -1, -1):
-        unit = units[at]
-        if unit.blocks:
-            return
-        beside = not unit.parent or any(f"{path}.".startswith(f"{unit.parent}.") for path in lists)
-        if beside and LAST_NORM.issuperset(said := canonical(unit.last)) and "norm" in said:
-            yield at
+def _lies_beside_lists(units: Sequence[Unit], at: int) -> bool:
+    around = units[at].parent
+    return not around or any(f"{block.rpartition('.')[0]}.".startswith(f"{around}.") for block in blocks_of(units))
 
 
 LOST = "nearly all else of the part of the network that it would lie in stays free, and the rest of the file goes elsewhere"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from torchgraft.core.names import words
-from torchgraft.matching.tables.dialect import PHRASES
+from torchgraft.matching.tables.dialect import IN_OTHER_TERMS, PHRASES
 
 
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -78,6 +78,12 @@ def _twice_translated(segments: tuple[str, ...]) -> tuple[list[Step], list[Step]
 
 def _joined(steps: Iterable[Step]) -> tuple[str, ...]:
     return tuple(word for _, meant in steps for word in meant)
+
+
+@lru_cache
+def terms(*roles: str) -> frozenset[str]:
+    """Return the words of tensors' own names that say that they hold a function of the value that they stand for."""
+    return IN_OTHER_TERMS.intersection(word for role in roles for word in words(role))
 
 
 @lru_cache
