@@ -8,9 +8,10 @@ has fused what the other has apart. Else they are evidence among others, and bot
 from __future__ import annotations
 
 from torchgraft.matching.alike import alike
-from torchgraft.matching.flow import Asked, Known, match
+from torchgraft.matching.flow import Asked, match
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.sections import averaged_beside, keep_part
+from torchgraft.matching.one_section import Known
 from torchgraft.matching.ranks import join_ranks
 from torchgraft.matching.select import (
     choose,
