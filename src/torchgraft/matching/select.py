@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchgraft.core.errors import UnsupportedCheckpointError, UsageError, printable
+from torchgraft.core.formatting import tensors
 from torchgraft.core.specs import Network, Slot, TensorSpec
 from torchgraft.matching.names.joined_networks import is_inside, settled_parents
 from torchgraft.matching.names.sections import in_part
@@ -95,7 +96,7 @@ def told_path(path: str) -> str:
 
 def listed_networks(networks: Sequence[Network]) -> str:
     """Return what a file holds, for a caller who has to choose: paths, what is there, and how much of it."""
-    found = [f"{told_path(n.path)}: {n.role}, {len(n.specs)} tensors" for n in networks[:MOST_LISTED]]
+    found = [f"{told_path(n.path)}: {n.role}, {tensors(len(n.specs))}" for n in networks[:MOST_LISTED]]
     more = len(networks) - len(found)
     return "; ".join([*found, f"and {more} more"] if more else found) or "none"
 

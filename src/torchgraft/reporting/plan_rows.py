@@ -71,9 +71,9 @@ def _alternative_names(other: Alternative) -> tuple[str, ...]:
 
 
 def unused_row(one: Unused, common_dtype: DType | None) -> Row:
-    """Return the row of a source tensor without a place, with what it is similar to."""
+    """Return the row of a source tensor without a place, with what it is most similar to."""
     kind = "" if one.spec.dtype is common_dtype else str(one.spec.dtype)
-    similar = (tuple(printable(name) for name in one.similar[:2]),) if one.similar else ()
+    similar = ((printable(one.similar[0]),),) if one.similar else ()
     return Row(
         printable(one.spec.name),
         ((), *similar),

@@ -110,9 +110,11 @@ def _choose(
     wanted = [stored for stored in found if prefer in (None, stored.label) or prefer in stored.label.split("/")]
     if not wanted:
         there = ", ".join(repr(stored.label) for stored in found)
-        instead = (
-            f"it has {there}" if there else "if it lies in a file beside it (optimizer.pt, optimizer.bin), give that"
-        )
+        instead = "if it lies in a file beside it (optimizer.pt, optimizer.bin), give that"
+        if there:
+            instead = f"it has {there}"
+        elif _holds_empty_state(source.metadata):
+            instead = "its optimizer had none yet: SGD without momentum keeps none, others none before their first step; nothing is lost"
         raise UsageError(
             f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; {instead}"
         )
@@ -121,6 +123,12 @@ def _choose(
     if names is None:
         require_optimized(stored, assigned, shapes, plan.network, source)
     return stored, assigned
+
+
+def _holds_empty_state(facts: Mapping[str, object]) -> bool:
+    """Whether what lies beside the weights is what an optimizer gives that keeps nothing of any parameter."""
+    several = [one for fact in facts.values() for one in (fact if isinstance(fact, list) else [fact])]
+    return any(isinstance(one, dict) and one.get("param_groups") and one.get("state") == {} for one in several)
 
 
 def _fitting(
