@@ -10,6 +10,7 @@ from math import gcd
 
 from torchgraft.core.errors import printable
 from torchgraft.core.match import Ranks, Shares
+from torchgraft.core.names import parent_of
 from torchgraft.core.plan import Certainty, Plan, Step, Why
 from torchgraft.core.specs import Shape
 from torchgraft.ops import JoinRanks, SliceDim
@@ -123,7 +124,10 @@ class _Sizes:
         beside = [
             other
             for name, other in self.shapes.items()
-            if len(other) == 2 and other[0] == shape[1] and _owner(_owner(name)) == around and _owner(name) != module
+            if len(other) == 2
+            and other[0] == shape[1]
+            and parent_of(parent_of(name)) == around
+            and parent_of(name) != module
         ]
         widths = {other[1] for other in beside}
         if len(widths) != 1:
@@ -131,7 +135,3 @@ class _Sizes:
         (queries,) = widths
         keys, odd = divmod(shape[0] - queries, 2)
         return (queries, keys, keys) if keys > 0 and not odd and queries % keys == 0 else ()
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]

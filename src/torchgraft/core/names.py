@@ -81,6 +81,11 @@ def ends(name: str) -> Iterator[str]:
         name = name.partition(".")[2]
 
 
+def parent_of(path: str) -> str:
+    """Return the path of the module that a module or a tensor is in, "" for the model itself."""
+    return path.rpartition(".")[0]
+
+
 def above(name: str) -> Iterator[str]:
     """Yield the paths of the modules that a name is in, the innermost first."""
     while "." in name:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import DERIVED_ROLES, words
+from torchgraft.core.names import DERIVED_ROLES, above, words
 from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.added_modules import AddedModules
@@ -47,13 +47,7 @@ def with_leftovers(matching: Matching) -> Matching:
 
 def _block(leaf: Leaf) -> str:
     """Return the innermost member of a list around a tensor, "" where there is none."""
-    return next((path for path in reversed(_around(leaf)) if path.rpartition(".")[2].isdecimal()), "")
-
-
-def _around(leaf: Leaf) -> list[str]:
-    """Return the modules around a tensor, outermost first."""
-    parts = leaf.owner.split(".") if leaf.owner else []
-    return [".".join(parts[: at + 1]) for at in range(len(parts))]
+    return next((path for path in above(leaf.name) if path.rpartition(".")[2].isdecimal()), "")
 
 
 def _where_blocks_went(matching: Matching) -> Mapping[str, str]:
@@ -123,12 +117,12 @@ class _Neighbours:
     """Which modules around left-over tensors correspond: something in the one feeds something in the other."""
 
     def __init__(self, matching: Matching, leaves: Sequence[Leaf]) -> None:
-        wanted = {path for leaf in leaves for path in _around(leaf)}
+        wanted = {path for leaf in leaves for path in above(leaf.name)}
         self._pairs = {
             (a, b)
             for m in matching.matches
-            for a in wanted.intersection(_around(m.source))
-            for b in wanted.intersection(_around(m.target))
+            for a in wanted.intersection(above(m.source.name))
+            for b in wanted.intersection(above(m.target.name))
         }
         self._goes: defaultdict[str, set[str]] = defaultdict(set)
         for m in matching.matches:
@@ -143,7 +137,7 @@ class _Neighbours:
         to = self._goes.get(source.owner, ())
         if to and target.owner in self._fed and target.owner not in to:
             return 0
-        pairs = ((a, b) for a in _around(source) for b in _around(target) if (a, b) in self._pairs)
+        pairs = ((a, b) for a in above(source.name) for b in above(target.name) if (a, b) in self._pairs)
         return max((a.count(".") + b.count(".") + 2 for a, b in pairs), default=0)
 
 

@@ -16,6 +16,7 @@ from torchgraft.matching.names.lists import (
     by_content,
     is_numbered,
     list_of,
+    numbered,
     numbered_lists,
     place_of,
 )
@@ -215,8 +216,7 @@ def _copied(found: Match, target: Leaf, doubt: Doubt) -> Match:
 
 def _places(name: str) -> list[tuple[str, str]]:
     """Return (path before, path after) for each number in a name: the place that members of a list share."""
-    parts = name.split(".")
-    return [(".".join(parts[:at]), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()]
+    return [(before, after) for before, _, after in numbered(name)]
 
 
 def _why(source: Leaf) -> Why:

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from torchgraft.matching.doubts.changed import builds_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, place_of, stem
+from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, numbered, place_of, stem
 from torchgraft.matching.parts.units import Unit, around_several, blocks_of, kind_of
 from torchgraft.matching.solving.reversed import undirected
 
@@ -105,7 +105,9 @@ def called_by_numbers(found: Found) -> Iterator[Pair]:
     moved = [
         (pair, rows)
         for pair, source, target in found.with_units(unnamed=True)
-        for (ours, number), (theirs, there) in zip(_numbered(source), _numbered(target), strict=False)
+        for (ours, number, _), (theirs, there, _) in zip(
+            *(numbered(unit.path)[::-1] for unit in (source, target)), strict=False
+        )
         if number != there and is_one_path(*(rows := (ours, theirs)))
     ]
     members = [_members(units) for units in found.sides] if moved else []
@@ -119,18 +121,12 @@ def called_by_numbers(found: Found) -> Iterator[Pair]:
     return (pair for pair, rows in moved if may_be_names(*rows))
 
 
-def _numbered(unit: Unit) -> list[tuple[str, int]]:
-    """Return the numbers in the path of a unit, the last first, each behind the path of its row."""
-    parts = unit.path.split(".")
-    return [(".".join(parts[:at]), int(parts[at])) for at in reversed(range(len(parts))) if parts[at].isdecimal()]
-
-
 def _members(units: Iterable[Unit]) -> Mapping[str, Mapping[int, set[object]]]:
     """Return what the members of each row of numbers are built of, by number."""
     rows: dict[str, dict[int, set[object]]] = defaultdict(lambda: defaultdict(set))
     for unit in units:
-        for row, number in _numbered(unit):
-            rows[row][number].add((unit.path[len(f"{row}.{number}") :], kind_of(unit)))
+        for row, number, inside in numbered(unit.path):
+            rows[row][number].add((inside, kind_of(unit)))
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
+from torchgraft.core.names import parent_of
 from torchgraft.matching.parts.units import Unit, kind_of, same_roles
 
 Kind = tuple[tuple[str, tuple[int, ...]], ...]
@@ -29,7 +30,7 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
     }
     rows = (_rows(left_sources), _rows(left_targets))
     around = [
-        {_parent(row) for at in side if (row := _row_of(units[at]))}
+        {parent_of(row) for at in side if (row := _row_of(units[at]))}
         for side, units in ((pinned, sources), (used, targets))
     ]
     beside = (_beside(left_sources, around[0]), _beside(left_targets, around[1]))
@@ -38,7 +39,7 @@ def trusted(pinned: Mapping[int, int], sources: Sequence[Unit], targets: Sequenc
         ours, theirs = _row_of(sources[i]), _row_of(targets[j])
         if not (ours and theirs):
             return False
-        into, out_of = _parent(theirs), _parent(ours)
+        into, out_of = parent_of(theirs), parent_of(ours)
         return bool(
             rows[0].get(ours, set()) & beside[1].get(into, set())
             or rows[1].get(theirs, set()) & beside[0].get(out_of, set())
@@ -76,10 +77,6 @@ def outermost_list(unit: Unit) -> str:
 def _row_of(unit: Unit) -> str:
     """Return the path of the list that the unit itself is a member of, "" for others."""
     return unit.parent if unit.last.isdecimal() else ""
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
 
 
 def _rows(units: Iterable[Unit]) -> dict[str, set[Kind]]:

@@ -6,9 +6,9 @@ self-attention (DETR and Deformable DETR differ in this).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
-from torchgraft.core.names import natural_key, words
+from torchgraft.core.names import above, natural_key, words
 from torchgraft.matching.names.words import canonical
 
 SELF, CROSS, MLP_NORM = "self_attn", "cross_attn", "ffn_norm"
@@ -35,7 +35,7 @@ def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[st
     """Return for each of the blocks the paths inside of it, by the child that they lie in."""
     children: dict[str, dict[str, list[str]]] = {}
     for path in paths if blocks else ():
-        for block in _around(path):
+        for block in above(path):
             if block in blocks:
                 child = path[len(block) + 1 :].partition(".")[0]
                 children.setdefault(block, {}).setdefault(child, []).append(path)
@@ -79,13 +79,6 @@ def disordered(blocks: Container[str], paths: Iterable[str]) -> set[str]:
 def _starts_with_self(attentions: Iterable[str]) -> bool:
     first = next(iter(attentions), "")
     return "self" in words(first) or canonical(first) == ("attn",)
-
-
-def _around(path: str) -> Iterator[str]:
-    """Yield the modules around a path, innermost first."""
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
 
 
 def attends(part: str) -> bool:

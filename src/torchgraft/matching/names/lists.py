@@ -128,11 +128,11 @@ def numbers(path: str) -> tuple[int, ...]:
 def counted(paths: Sequence[str]) -> list[tuple[int, ...]]:
     """Return the numbers in each path, each counted from the first of its list: of layers 1 to 9 the first is 0."""
     firsts: dict[str, int] = {}
-    split = [_numbered(path) for path in paths]
+    split = [numbered(path) for path in paths]
     for found in split:
-        for before, number in found:
+        for before, number, _ in found:
             firsts[before] = min(number, firsts.get(before, number))
-    return [tuple(number - firsts[before] for before, number in found) for found in split]
+    return [tuple(number - firsts[before] for before, number, _ in found) for found in split]
 
 
 def may_count_otherwise(paired: Collection[str], free: Collection[str]) -> bool:
@@ -144,8 +144,8 @@ def _lacks_its_first(paired: Collection[str], free: Iterable[str]) -> bool:
     """Return whether a list has a 1 paired and its 0 left over, and nothing paired stands at a 0: it may count from one."""
     if any(".0." in f".{name}." for name in paired):
         return False
-    firsts = {before for name in free for before, number in _numbered(name) if number == 0}
-    return bool(firsts) and any(n == 1 and before in firsts for name in paired for before, n in _numbered(name))
+    firsts = {before for name in free for before, number, _ in numbered(name) if number == 0}
+    return bool(firsts) and any(n == 1 and before in firsts for name in paired for before, n, _ in numbered(name))
 
 
 def fits_at_other_numbers(ours: Mapping[int, object], theirs: Mapping[int, object]) -> bool:
@@ -179,14 +179,14 @@ def _fits_otherwise(paired: Iterable[str], free: Iterable[str]) -> bool:
     """
     left: dict[str, dict[int, set[str]]] = {}
     for name in free:
-        for before, number, end in _members(name):
+        for before, number, end in numbered(name):
             left.setdefault(before, {}).setdefault(number, set()).add(end)
     uneven = {before for before, members in left.items() if len({frozenset(ends) for ends in members.values()}) > 1}
     if not uneven:
         return False
     held: dict[str, dict[int, set[str]]] = {before: {} for before in uneven}
     for name in paired:
-        for before, number, end in _members(name):
+        for before, number, end in numbered(name):
             if before in held:
                 held[before].setdefault(number, set()).add(end)
     return any(
@@ -202,17 +202,11 @@ def _fits_otherwise(paired: Iterable[str], free: Iterable[str]) -> bool:
     )
 
 
-def _members(path: str) -> list[tuple[str, int, str]]:
-    """Return the all-digit segments of a path as numbers, each with what stands before it and behind it."""
+def numbered(path: str) -> list[tuple[str, int, str]]:
+    """Return the all-digit segments of a path as numbers, each with the path before it and the one behind it."""
     parts = path.split(".")
     return [
         (".".join(parts[:at]), int(part), ".".join(parts[at + 1 :]))
         for at, part in enumerate(parts)
         if part.isdecimal()
     ]
-
-
-def _numbered(path: str) -> list[tuple[str, int]]:
-    """Return the all-digit segments of a path, each with what stands before it."""
-    parts = path.split(".")
-    return [(".".join(parts[:at]), int(part)) for at, part in enumerate(parts) if part.isdecimal()]

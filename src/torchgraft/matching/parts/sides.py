@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torchgraft.core.match import Leaf
+from torchgraft.core.names import parent_of
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.matching.parts.leaves import as_stored, source_leaves, target_leaves, with_classes
 from torchgraft.matching.tables.rotary import with_rotary
@@ -27,17 +28,13 @@ def sources_of(
     its own name, not under the one to match by.
     """
     classes = models.source.classes if models.source else {}
-    kinds = {_owner(name): classes.get(_owner(key), "") for name, key in keys.items()} if classes else None
+    kinds = {parent_of(name): classes.get(parent_of(key), "") for name, key in keys.items()} if classes else None
     shown = {name: specs[key] if name == key else _renamed(specs[key], name) for name, key in keys.items()}
     sources, derived = source_leaves(shown, kinds, held)
     sources = with_classes(sources, classes, keys)
     is_moved = list(keys) != list(keys.values())
     paths = [as_stored(leaf, keys) for leaf in sources] if is_moved else None
     return with_rotary(sources, lambda path: models.stated.heads or models.source_heads(path), paths), derived
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:

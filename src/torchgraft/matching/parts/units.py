@@ -11,6 +11,7 @@ from math import prod
 from operator import attrgetter
 
 from torchgraft.core.match import Leaf
+from torchgraft.core.names import parent_of
 from torchgraft.core.specs import Shape
 from torchgraft.core.system.objects import maker
 from torchgraft.matching.names.attentions import read_attentions, with_attentions
@@ -124,7 +125,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     said |= read_gated(modules, said, matrices)
     said |= read_plain(modules, said, matrices, beyond)
     held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
-    if with_attentions([*held, *map(_parent, said.values())]):
+    if with_attentions([*held, *map(parent_of, said.values())]):
         said |= _in_attentions(found, said)
     blocks, homes = blocks_around(held, numbered_lists(modules)), _homes(held)
     return [
@@ -132,7 +133,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
             path=path, leaves=roles, blocks=blocks[parent], order=min(map(_order, roles.values())),
             home=homes[parent], said=said.get(path, ""),
         )
-        for path, roles in found.items() for parent in [_parent(path)]
+        for path, roles in found.items() for parent in [parent_of(path)]
     ]  # fmt: skip
 
 
@@ -172,10 +173,6 @@ def _read(path: str) -> tuple[str, tuple[str, ...]]:
     return parent, canonical(last)
 
 
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
-
-
 def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, str]:
     """Return how paths are read of what belongs to one of several attentions of a block, after they were read as `said`."""
     shown = {path: said.get(path, path) for path in paths}
@@ -190,7 +187,7 @@ def _homes(held: Mapping[str, int]) -> dict[str, str]:
     for parent in held:
         around = parent
         while around and around not in shared:
-            around = _parent(around)
+            around = parent_of(around)
         homes[parent] = around
     return homes
 
@@ -201,7 +198,7 @@ def around_several(held: Mapping[str, int]) -> set[str]:
     for parent, count in held.items():
         around = parent
         while around:
-            around = _parent(around)
+            around = parent_of(around)
             if around in shared:
                 break  # and so is all that is around it, now or once its own turn has come
             (shared if count > 1 or around in inside else inside).add(around)

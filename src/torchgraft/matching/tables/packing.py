@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Literal
 
 from torchgraft.core.match import Leaf
-from torchgraft.core.names import words
+from torchgraft.core.names import parent_of, words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.tables.dialect import ROLES
 
@@ -250,18 +250,14 @@ def module_at(attention: str, path: str) -> str:
 
     "./" in front: from that module itself; each "../": from one module further out.
     """
-    return module_in(attention if path.startswith("./") else _parent(attention), path.removeprefix("./"))
+    return module_in(attention if path.startswith("./") else parent_of(attention), path.removeprefix("./"))
 
 
 def module_in(block: str, path: str) -> str:
     """Return the path of what `path` means, seen from the module at `block`; each "../" leads one module further out."""
     while path.startswith("../"):
-        block, path = _parent(block), path.removeprefix("../")
+        block, path = parent_of(block), path.removeprefix("../")
     return f"{block}.{path}" if block else path
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
 
 
 def packed_alike(a: Packing | None, b: Packing | None) -> bool:
