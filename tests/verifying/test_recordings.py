@@ -147,3 +147,43 @@ def test_a_cast_is_no_other_value(recorded):
     model.act.negative_slope = 0.5
     found = tg.verify(model.bfloat16(), golden=path, inputs=inputs.bfloat16(), plan=report)
     assert not any(cause.kind == "value" for cause in found.causes), str(found)
+
+
+def transpose(tensor):
+    tensor.copy_(tensor.t().clone())
+
+
+def shuffle(tensor):
+    tensor.copy_(tensor.flip(0).clone())
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "remedy"),
+    [
+        (transpose, "key.weight holds the transpose of key.weight", "load with permute={'key.weight': [1, 0]}"),
+        (shuffle, "key.weight holds the values of key.weight in another order", "load again by the plan"),
+    ],
+)
+def test_the_same_values_in_another_order_are_the_cause(recorded, change, said, remedy):
+    source, _, path = recorded
+    model = Speech().eval()
+    report = tg.load(model, source, on_doubt="take")
+    with torch.no_grad():
+        change(model.key.weight)
+    found = tg.verify(model, golden=path, plan=report)
+    assert [cause.target for cause in found.causes] == ["key.weight"]
+    assert found.causes[0].text.startswith(said)
+    assert found.causes[0].remedy.startswith(remedy)
+
+
+def test_a_file_that_holds_a_square_weight_transposed_is_loaded_as_the_cause_says(tmp_path):
+    source = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    tg.record(source, torch.randn(4, 5), tmp_path / "runs.safetensors")
+    state = source.state_dict()
+    model = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    turned = {**state, "0.weight": state["0.weight"].t().contiguous()}
+    report = tg.load(model, turned)
+    found = tg.verify(model, golden=tmp_path / "runs.safetensors", plan=report)
+    assert found.causes[0].remedy == "load with permute={'0.weight': [1, 0]}"
+    report = tg.load(model, turned, permute={"0.weight": [1, 0]})
+    assert tg.verify(model, golden=tmp_path / "runs.safetensors", plan=report).passed

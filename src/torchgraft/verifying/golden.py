@@ -12,7 +12,7 @@ from torchgraft.core.objects import a_kind
 from torchgraft.core.places import here, places
 from torchgraft.core.results.recording import Fingerprint, Operation, Recording, Value
 from torchgraft.core.types import Module, Tensor
-from torchgraft.verifying.tracing import Run, fingerprint
+from torchgraft.verifying.tracing import Run, ordered_fingerprint
 
 FORMAT = "torchgraft.golden/1"
 _OPERATION_FIELDS = tuple(one.name for one in fields(Operation))  # in this order each is a row of the file
@@ -51,7 +51,7 @@ class Golden:
 
 def weight_fingerprints(model: Module) -> dict[str, Fingerprint]:
     """Return fingerprints of a model's parameters and buffers by name; tensors without plain values are left out."""
-    found = {place.name: fingerprint(here(place.tensor)) for place in places(model)}
+    found = {place.name: ordered_fingerprint(here(place.tensor)) for place in places(model)}
     return {name: one for name, one in found.items() if one is not None}
 
 
@@ -68,7 +68,7 @@ def to_tensors(golden: Golden) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors[f"output.{number}.{name}"] = tensor.detach().to("cpu").contiguous()
         entry = {"input": _input_to_plain(given, f"input.{number}", tensors), "outputs": list(run.outputs)}
         entries.append(entry | {"recording": _recording_to_plain(run.recording)})
-    weights = json.dumps({name: list(asdict(one).values()) for name, one in golden.weights.items()})
+    weights = json.dumps({name: _fingerprint_to_plain(one) for name, one in golden.weights.items()})
     return tensors, {"format": FORMAT, "runs": json.dumps(entries), "weights": weights}
 
 
@@ -129,7 +129,7 @@ def _input_from_plain(described: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 
 def _recording_to_plain(recording: Recording) -> dict[str, Any]:
-    figures = [None if v.fingerprint is None else list(asdict(v.fingerprint).values()) for v in recording.values]
+    figures = [None if v.fingerprint is None else _fingerprint_to_plain(v.fingerprint) for v in recording.values]
     return {
         "operations": [[getattr(operation, name) for name in _OPERATION_FIELDS] for operation in recording.operations],
         "values": [[v.op, v.shape, f, v.weights, v.live] for v, f in zip(recording.values, figures, strict=True)],
@@ -163,11 +163,17 @@ def _require_indices(numbers: Sequence[object], least: int, end: int) -> None:
             raise ValueError(f"number {number!r:.40} of {end}")
 
 
+def _fingerprint_to_plain(found: Fingerprint) -> list[float]:
+    return [figure for figure in asdict(found).values() if figure is not None]
+
+
 def _fingerprint_from_plain(figures: Sequence[Any]) -> Fingerprint:
     """Return a fingerprint, of figures that a tensor can have."""
-    numel, total, squares, least, greatest, huge = figures
+    numel, total, squares, least, greatest, huge, *order = figures
     _require_indices((numel, huge), 0, 1 << 63)
-    found = Fingerprint(numel, float(total), float(squares), float(least), float(greatest), huge)
+    if len(order) > 1:
+        raise ValueError(f"{len(figures)} figures of a tensor")
+    found = Fingerprint(numel, float(total), float(squares), float(least), float(greatest), huge, *map(float, order))
     if found.squares < 0 or (found.squares > 0 and not (numel and (found.least or found.greatest))):
         raise ValueError(f"figures that no tensor has: {figures!r:.120}")
     return found

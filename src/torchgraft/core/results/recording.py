@@ -14,7 +14,8 @@ class Fingerprint:
     """Figures of a tensor that don't depend on how it is laid out: number, sum, sum of squares, extremes; in float64.
 
     Entries of 5000 and more in magnitude are counted in `huge` and left out of the rest: a mask added to attention
-    scores would drown all other entries.
+    scores would drown all other entries. `order`, where it was asked for, does depend on the layout: it is the sum of the
+    entries, each times its place in C order (0 to 1).
     """
 
     numel: int
@@ -23,6 +24,7 @@ class Fingerprint:
     least: float
     greatest: float
     huge: int = 0
+    order: float | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -51,6 +53,12 @@ class Fingerprint:
             0.1 * abs(self.least - other.least) / widest,
             0.1 * abs(self.greatest - other.greatest) / widest,
         )
+
+    def is_in_another_order(self, other: Fingerprint, rounding: float) -> bool:
+        """Return whether entries that are the same by `distance` stand in other places; False where `order` is unknown."""
+        if self.order is None or other.order is None or not isfinite(self.order - other.order):
+            return False
+        return abs(self.order - other.order) > rounding * sqrt(max(self.squares, other.squares))
 
     def _figures(self) -> tuple[float, float, float, float]:
         return (self.total, self.squares, self.least, self.greatest)

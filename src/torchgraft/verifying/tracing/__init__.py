@@ -20,10 +20,12 @@ from torchgraft.core.system.random_state import seeded
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
 from torchgraft.core.values import comparable
-from torchgraft.verifying.tracing.fingerprints import fingerprint
+from torchgraft.verifying.tracing.fingerprints import fingerprint, ordered_fingerprint
 from torchgraft.verifying.tracing.recorder import Call, ModuleTracker, Recorder
 
-__all__ = ["Call", "Recorder", "Run", "call", "fingerprint", "named_tensors", "record_run", "untouched"]
+__all__ = [
+    "Call", "Recorder", "Run", "call", "fingerprint", "named_tensors", "ordered_fingerprint", "record_run", "untouched",
+]  # fmt: skip
 
 
 SEED = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -23,6 +24,21 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
         figures = _figures(plain, limited=True)
     total, squares, least, greatest, huge = figures
     return Fingerprint(tensor.numel(), total, squares, least, greatest, int(huge))
+
+
+def ordered_fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
+    """Return the fingerprint with the figure that tells permutations of the entries apart (`order`)."""
+    found = fingerprint(tensor)
+    if found is None:
+        return None
+    plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.detach()
+    total = 0.0
+    for number, piece in enumerate(torch.split(plain.reshape(-1), PIECE)):
+        exact = piece.to(torch.float64)
+        exact = torch.where(exact.abs() < HUGE, exact, 0.0) if found.huge else exact
+        places = torch.arange(len(piece), dtype=torch.float64, device=exact.device) + number * PIECE
+        total += float(exact.dot(places)) / plain.numel()
+    return replace(found, order=total)
 
 
 def scaled(found: Fingerprint, times: int) -> Fingerprint:
