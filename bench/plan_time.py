@@ -1,5 +1,5 @@
-"""Time and peak memory of planning and of telling the plan, by number of tensors: a curve for equal names, a prefix, and
-other names throughout.
+"""Time and peak memory of planning and of telling the plan, by number of tensors of the file: a curve for equal names, a
+prefix, other names throughout, and a model of half the layers, by equal names and by others.
 
 Seconds are the processor's, so that a busy machine doesn't count; imports count where planning is what needs them.
 
@@ -16,12 +16,16 @@ import time
 from pathlib import Path
 
 # Names, and thousands of tensors.
-WORK = [(names, thousands) for names in ("equal", "prefix", "renamed") for thousands in (1, 3, 10, 30, 100)]
+WORK = [
+    (names, thousands)
+    for names in ("equal", "prefix", "renamed", "half", "renamed half")
+    for thousands in (1, 3, 10, 30, 100)
+]
 
 
 def names(layers: int, experts: int, dialect: str):
     prefix = "model." if dialect == "prefix" else ""
-    moe, parts = ("moe", ("w1", "w3", "w2")) if dialect == "renamed" else ("mlp", ("gate_proj", "up_proj", "down_proj"))
+    moe, parts = ("moe", ("w1", "w3", "w2")) if "renamed" in dialect else ("mlp", ("gate_proj", "up_proj", "down_proj"))
     for layer in range(layers):
         for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
             yield f"{prefix}layers.{layer}.self_attn.{part}.weight", (64, 64)
@@ -50,8 +54,8 @@ def measure(dialect: str, thousands: int) -> dict[str, object]:
     layers = 10 if thousands < 10 else 62
     experts = round((1000 * thousands / layers - 6) / 3)
     given, wanted = (
-        {name: TensorSpec(name, shape, DType.F32) for name, shape in names(layers, experts, d)}
-        for d in (dialect, "equal")
+        {name: TensorSpec(name, shape, DType.F32) for name, shape in names(count, experts, d)}
+        for d, count in ((dialect, layers), ("equal", layers // 2 if "half" in dialect else layers))
     )
     target = target_from_specs(wanted)
     start = time.process_time()

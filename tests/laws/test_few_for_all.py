@@ -123,10 +123,35 @@ NAMES = {
         {f"model.{name}": shape for name, shape in ends(**blocks("blocks.{}", 14)).items() if "head" not in name},
     ),
 }
-# What can't be said of all, or is in doubt, is decided for all.
-WHOLE = {
+# Lists that are longer on one side, which is said of what both have, and of the rest.
+LENGTHS = {
     "fewer layers in the model": (ends(**blocks("blocks.{}", 12)), {**theirs(), **blocks("h.{}", 14, names=HUGGING)}),
     "fewer layers in the file": (ends(**blocks("blocks.{}", 14)), {**theirs(), **blocks("h.{}", 12, names=HUGGING)}),
+    "half of the layers": (ends(**blocks("blocks.{}", 12)), {**theirs(), **blocks("h.{}", 24, names=HUGGING)}),
+    "a few of the layers": (ends(**blocks("blocks.{}", 5)), {**theirs(), **blocks("h.{}", 30, names=HUGGING)}),
+    "half of the layers, equal names": (ends(head=7, **blocks("h.{}", 12)), ends(**blocks("h.{}", 24))),
+    "twice the layers, equal names": (ends(head=7, **blocks("h.{}", 24)), ends(**blocks("h.{}", 12))),
+    "a few of the layers, behind a prefix": (
+        ends(head=7, **blocks("h.{}", 3)),
+        {f"model.{name}": shape for name, shape in ends(**blocks("h.{}", 30)).items()},
+    ),
+    "half of the experts": (ends(**experts(10, 10, "h")), ends(**experts(10, 20, "h"))),
+    "more dense layers": (ends(**experts(13, 10, "h", dense=3)), ends(**experts(13, 10, "h", dense=1))),
+    "one tower is shorter": (
+        ends(head=7, **blocks("text.h.{}", 14), **blocks("vision.h.{}", 10)),
+        ends(**blocks("text.h.{}", 20), **blocks("vision.h.{}", 10)),
+    ),
+}
+# What can't be said of all, or is in doubt, is decided for all.
+WHOLE = {
+    "counted from one": (
+        ends(**blocks("blocks.{}", 12)),
+        {**theirs(), **blocks("h.{}", 24, names=HUGGING, start=1)},
+    ),
+    "two towers of two depths": (
+        ends(head=7, **blocks("text.h.{}", 10), **blocks("vision.h.{}", 14)),
+        ends(**blocks("text.h.{}", 14), **blocks("vision.h.{}", 20)),
+    ),
 }
 
 
@@ -183,6 +208,14 @@ def test_what_is_said_of_few_is_said_of_all(both_plans, case):
     assert is_by_few
     expect_equal(by_few, whole)
     assert sum(step.action is not Action.FRESH for step in by_few.steps) > 100
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+def test_lists_of_other_lengths_are_said_of_what_both_have_and_of_the_rest(both_plans, case):
+    model, file = LENGTHS[case]
+    by_few, whole, is_by_few = both_plans(target(model), checkpoint(file))
+    assert is_by_few
+    expect_equal(by_few, whole)
 
 
 @pytest.mark.parametrize("case", WHOLE)

@@ -14,7 +14,16 @@ from torchgraft.request import make_request
 from torchgraft.surveying import target_from_specs
 
 OLD, NEW = ("mlp", "gate_proj", "up_proj", "down_proj"), ("moe", "w1", "w3", "w2")
-NAMINGS = {"equal names": ("", OLD), "a prefix": ("model.", OLD), "other names": ("", NEW)}
+# Of the file: what stands before its names, and what they are; how many times as many layers as the model it has.
+NAMINGS = {
+    "equal names": ("", OLD, 1),
+    "a prefix": ("model.", OLD, 1),
+    "other names": ("", NEW, 1),
+    "twice the layers": ("", OLD, 2),
+    "other names and twice the layers": ("", NEW, 2),
+}
+EXPERTS, LAYERS = (20, 40), (80, 10)
+GROWN = [(naming, wider) for naming, (*_, times) in NAMINGS.items() for wider in (EXPERTS, LAYERS)[times - 1 :]]
 
 
 class Given:
@@ -54,11 +63,13 @@ def calls(work):
     return count
 
 
-@pytest.mark.parametrize("naming", NAMINGS.values(), ids=NAMINGS)
-@pytest.mark.parametrize("wider", [(20, 40), (80, 10)], ids=["more experts", "more layers"])
+@pytest.mark.parametrize(("naming", "wider"), GROWN)
 def test_four_times_the_tensors_take_about_four_times_the_calls(naming, wider):
+    prefix, parts, times = NAMINGS[naming]
+
     def plan_and_tell(layers, experts):
-        source, target = specs(layers, experts, *naming), target_from_specs(specs(layers, experts, "", OLD))
+        source = specs(times * layers, experts, prefix, parts)
+        target = target_from_specs(specs(layers, experts, "", OLD))
         return calls(lambda: str(make_plan(Given(source), target, make_request(on_doubt="take"))))
 
     plan_and_tell(20, 10)  # what is imported, and remembered of words, counts for neither

@@ -42,11 +42,21 @@ def test_few_members_stay_on_both_sides():
     assert [slot.owner for slot in few.target.slots][-3:] == ["h.8", "h.8", ""]
 
 
-def test_a_small_side_is_not_worth_the_detour(monkeypatch):
+def test_small_sides_are_not_worth_the_detour(monkeypatch):
     monkeypatch.setattr(module, "MANY", 201)
     assert thinned(network(LONG), target(LONG)) is None
-    assert thinned(network([*LONG, "top"]), target(LONG)) is None
-    assert thinned(network([*LONG, "top"]), target([*LONG, "top"]))
+    assert thinned(network([*LONG, "top"]), target(LONG))
+    assert thinned(network(LONG), target([*LONG, "top"]))
+
+
+def test_a_list_is_parted_where_that_of_the_other_side_ends():
+    few = thinned(network(LONG), target(LONG[:60]))
+    assert len(few.network.specs) == 2 * (9 + 10)
+    assert len(few.target.slots) == 2 * 9
+    same = {f"h.{n}.w": f"h.{n}.w" for n in range(8)} | {"h.8.w": "h.29.w"}
+    for places in few.places:
+        assert {new: places[new].name for new in same} == same
+    assert few.places[0]["h.9.w"].name == "h.30.w"
 
 
 def test_a_side_of_which_most_stays_is_not_worth_the_detour():

@@ -1,6 +1,6 @@
 import pytest
 
-from torchgraft.thinning.runs import Runs, is_number, sizes_of, tree_of
+from torchgraft.thinning.runs import End, Runs, is_number, sizes_of, tree_of
 
 
 def runs_of(*names, path=""):
@@ -92,3 +92,16 @@ def test_numbers_are_written_as_lists_count(text, is_one):
 def test_lists_of_different_lengths_stay_of_different_lengths():
     sizes = sizes_of({9, 12, 64, 100_000})
     assert sizes == {9: 9, 12: 10, 64: 11, 100_000: 12}
+
+
+def test_runs_end_behind_so_many_members_in_lists_inside_of_so_many_others():
+    names = [f"enc.h.{n}.e.{m}.w" for n in range(3, 14) for m in range(2 if n < 5 else 4)]
+    assert Runs(tree_of(dict.fromkeys(names, 0))).ends() == {(0, 0), (0, 2), (0, 11), (1, 0), (1, 2), (1, 4)}
+
+
+def test_runs_part_where_others_end_and_short_parts_are_none():
+    tree = tree_of({f"h.{n}.e.{m}.w": 0 for n in range(1, 31) for m in range(20)})
+    runs = Runs(tree)
+    runs.part_at({End(0, 10), End(0, 25), End(2, 5)})
+    assert [run.numbers for run in runs.of(tree["h"])] == [numbered(10, 1), numbered(15, 11)]
+    assert [run.numbers for run in runs.of(tree["h"]["7"]["e"])] == [numbered(20)]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
-from typing import NamedTuple
 
+from torchgraft.adapting.cut_lists import cut_lists
 from torchgraft.core.errors import printable
-from torchgraft.core.formatting import listed, runs_words
-from torchgraft.core.names import is_derived
+from torchgraft.core.formatting import listed
 from torchgraft.core.plan import Action, Plan, Step
-from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
 FEW = 3  # modules in a part from which on another one of the same build is no accident
@@ -30,13 +27,6 @@ MOST_TENSORS = 3
 def remarks(plan: Plan, is_picked: Callable[[str], bool] = lambda _: False) -> tuple[str, ...]:
     """Return the notes on a plan; `is_picked` says of a list of layers whether the caller picked among them."""
     return (*_shorter(plan, is_picked), *_tied(plan), *_twins(plan), *_behind_fresh(plan), *_other_norms(plan))
-
-
-class Member(NamedTuple):
-    """One member of a numbered list: the list's path, as `blocks.` or `mapping.fc`, and the number."""
-
-    before: str
-    number: int
 
 
 def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
@@ -57,78 +47,19 @@ def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     used = {feed.key for step in plan.steps for feed in step.feeds}
     ours, theirs = (
         {cut: open_lists for cut, lists in found.items() if (open_lists := [x for x in lists if not is_said(x)])}
-        for found in (_cut_lists(plan.source_specs, left_over, used), _cut_lists(slots, fresh, filled))
+        for found in (cut_lists(plan.source_specs, left_over, used), cut_lists(slots, fresh, filled))
     )
     for cut in (one for one in ours if one not in theirs):
         yield (
-            f"{listed(ours[cut])}: the file has {cut.size} layers, of which {_left(cut, 'is', 'are')} not used "
+            f"{listed(ours[cut])}: the file has {cut.size} layers, of which {cut.told('is', 'are')} not used "
             f"({'layers' if cut.dotted else 'rename'}= picks others)"
         )
     for cut in (one for one in theirs if one not in ours):
         repeats = "layers= repeats those of the file, " * cut.dotted
         yield (
-            f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {_left(cut, 'stays', 'stay')} "
+            f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {cut.told('stays', 'stay')} "
             f"fresh ({repeats}init= starts them as the identity)"
         )
-
-
-class Cut(NamedTuple):
-    """Which members of a list are left over, of how many; whether a dot stands before the numbers."""
-
-    dotted: bool
-    size: int
-    left: tuple[int, ...]
-
-
-def _cut_lists(
-    specs: Mapping[str, TensorSpec], left_over: Collection[str], used: Collection[str]
-) -> dict[Cut, list[str]]:
-    """Return the lists of which whole members are left over that are like others, which are used; in file order."""
-    lists = tuple({member.before for name in left_over for member, _ in _members(name)})
-    if not lists:
-        return {}
-    inside: dict[str, dict[int, dict[str, Shape]]] = defaultdict(lambda: defaultdict(dict))
-    taken, filled = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
-    for name, spec in specs.items():
-        if not name.startswith(lists) or is_derived(spec):
-            continue
-        for member, rest in _members(name):
-            inside[member.before][member.number][rest] = spec.shape
-            if name not in left_over:
-                taken[member.before].add(member.number)
-            if name in used:
-                filled[member.before].add(member.number)
-    found: dict[Cut, list[str]] = {}
-    for before, members in inside.items():
-        like = [one for number, one in members.items() if number in filled[before]]
-        left = tuple(sorted(members.keys() - taken[before]))
-        norms = not before.endswith(".") and all(len(shape) < 2 for one in members.values() for shape in one.values())
-        if left and not norms and all(members[number] in like for number in left):  # `norm1` and `norm2` are no list
-            found.setdefault(Cut(before.endswith("."), len(members), left), []).append(before.rstrip("."))
-    return found
-
-
-def _members(name: str) -> Iterator[tuple[Member, str]]:
-    """Yield the members of lists that a name lies in, each with what follows in the name."""
-    owner, _, role = name.rpartition(".")
-    return ((member, f"{rest}{role}") for member, rest in _around(owner))
-
-
-@lru_cache(maxsize=1000)  # the tensors of a module come one after the other
-def _around(path: str) -> tuple[tuple[Member, str], ...]:
-    """Return the members of lists on the way to a module, each with what follows in the path, and a dot."""
-    parts = path.split(".")
-    found = ((at, _NUMBERED.fullmatch(part)) for at, part in enumerate(parts) if part[-1:].isdigit())
-    return tuple(
-        (Member(".".join([*parts[:at], one["stem"]]), int(one["number"])), "".join(f"{p}." for p in parts[at + 1 :]))
-        for at, one in found
-        if one
-    )
-
-
-def _left(cut: Cut, one: str, more: str) -> str:
-    """Return which members are left over, with the verb for one or for more."""
-    return f"number {cut.left[0]} {one}" if len(cut.left) == 1 else f"numbers {runs_words(cut.left)} {more}"
 
 
 def _tied(plan: Plan) -> Iterator[str]:

@@ -43,13 +43,16 @@ class Few:
 
 def thinned(network: Network, target: Target) -> Few | None:
     """Return both sides with a few members of each run of like ones; None where that isn't worth the detour."""
-    if min(len(network.specs), len(target.slots)) < MANY:
+    if max(len(network.specs), len(target.slots)) < MANY:
         return None
     facts = _of_file(network), _of_model(target)
     trees = tree_of(facts[0]), tree_of(facts[1])
     if trees[0] is None or trees[1] is None:
         return None
     runs = Runs(trees[0]), Runs(trees[1])
+    apart = runs[0].ends() ^ runs[1].ends()
+    for own in runs:
+        own.part_at(apart)
     sizes = sizes_of(runs[0].lengths() | runs[1].lengths())
     source, model = (places_of(tree, own, sizes) for tree, own in zip(trees, runs, strict=True) if tree is not None)
     few = Few(_few_tensors(network, source), _few_slots(target, model), (network, target), (source, model))
