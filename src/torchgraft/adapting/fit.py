@@ -329,9 +329,7 @@ def mismatch(a: Shape, b: Shape) -> str:
     if len(a) == len(b) and a and a[0] != b[0] and a[1:] == b[1:]:
         return f"{a[0]} row{'s' * (a[0] != 1)} in the file, {b[0]} in the model"
     text = f"shape {list(a)} in the file, {list(b)} in the model"
-    return (
-        f"{text}: the same axes in another order, perhaps permute={{...: {_order(a, b)}}}" if reordered(a, b) else text
-    )
+    return f"{text}: the same axes in another order, perhaps {_order(a, b)} (permute=)" if reordered(a, b) else text
 
 
 def reordered(a: Shape, b: Shape) -> bool:

@@ -139,7 +139,7 @@ def vocabulary_fit(source: Leaf, target: Leaf, changed: frozenset[tuple[int, int
         text += " (allow it with grow_rows=)"
         return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule="grown rows")
     text += (
-        f", and the model has no row for the last {a[0] - b[0]}; make its table {a[0]} rows long, or leave these out with "
-        f"axis_names={{...: AxisNames(range({a[0]}), range({b[0]}))}}"
+        f", and the model has no row for the last {a[0] - b[0]}; make its table {a[0]} rows long, or name the tokens of both sides "
+        "with axis_names="
     )
     return Fit((SliceDim(0, 0, b[0], a[0]),), text, certainty=Certainty.DOUBT, rule="cut rows")
