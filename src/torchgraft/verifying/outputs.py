@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import inf
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.formatting import runs_words
 from torchgraft.core.results.verification import OutputComparison
 from torchgraft.core.types import Tensor
 from torchgraft.core.values import agreeing
@@ -15,6 +16,8 @@ from torchgraft.core.values import agreeing
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 # From this magnitude on an entry that both sides hold bit for bit is taken for a fill, such as -1e9 where a mask is.
 FILL = 5000.0
+# Of how many entries a part of an output consists at least whose own size is looked at: of fewer all may be near zero by chance.
+FEWEST = 4
 
 
 def coarsest_dtype(*sides: Mapping[str, Tensor]) -> str:
@@ -124,3 +127,30 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     if not any(t.is_floating_point() or t.is_complex() for t in (source, target)):
         return greatest, greatest
     return greatest, greatest / size if size else (0.0 if greatest == 0 else inf)
+
+
+def faint_difference(name: str, source: Tensor, target: Tensor, tolerance: float) -> str:
+    """Return which part of outputs that agree as a whole differs by much of its own size, as scores beside boxes may; "" if none.
+
+    A part is all that has one number along an axis. Much is the root of the tolerance, far above what rounding leaves.
+    """
+    import torch
+
+    a, b = (t.detach().to("cpu") for t in (target, source))
+    if a.dim() < 2 or not (a.is_floating_point() and b.is_floating_point()):
+        return ""
+    a, b = a.double(), b.double()
+    difference = torch.where(agreeing(a, b), 0.0, (a - b).abs()).nan_to_num()
+    size = torch.where(b.isfinite(), b.abs(), 0.0)
+    for axis in reversed(range(a.dim())):
+        if a.shape[axis] < 2 or a.numel() < FEWEST * a.shape[axis]:
+            continue
+        others = [one for one in range(a.dim()) if one != axis]
+        ratio = (difference.amax(others) / size.amax(others)).nan_to_num(posinf=0.0)
+        found = (ratio > tolerance**0.5).nonzero().flatten().tolist()
+        if found:
+            return (
+                f"{name}: what has number {runs_words(found)} along axis {axis} differs by {float(ratio.max()):.2g} of its own "
+                "size, and passes since the rest is much larger; give callables as inputs= that return it alone"
+            )
+    return ""

@@ -16,7 +16,7 @@ from torchgraft.verifying.divergence import ROUNDING, Matches, is_distinctive
 from torchgraft.verifying.explaining import explain
 from torchgraft.verifying.explaining.planned_values import PlannedValues
 from torchgraft.verifying.explaining.settings import ComparedSettings, compare_settings
-from torchgraft.verifying.outputs import TOLERANCES, coarsest_dtype, compare_output, pair_outputs
+from torchgraft.verifying.outputs import TOLERANCES, coarsest_dtype, compare_output, faint_difference, pair_outputs
 from torchgraft.verifying.proving import ProofByParts
 from torchgraft.verifying.proving.agreements import Tolerance
 from torchgraft.verifying.tracing import Run, record_run
@@ -120,12 +120,18 @@ def _compare_runs(request: VerifyRequest, number: int, least_limit: float) -> _C
     dtype = coarsest_dtype(source.outputs, target.outputs)
     limit = max(least_limit, TOLERANCES[dtype] if request.tolerance is None else request.tolerance)
     pairs, notes = ((), ()) if target.recording.failure else pair_outputs(source.outputs, target.outputs)
+    outputs = tuple(compare_output((s, t), source.outputs[s], target.outputs[t], limit) for s, t in pairs)
+    faint = [
+        faint_difference(one.target, source.outputs[one.source], target.outputs[one.target], limit)
+        for one in outputs
+        if one.passed
+    ]
     return _Comparison(
         source=source,
         target=target,
         matches=Matches(source.recording, target.recording, ROUNDING[dtype]),
-        outputs=tuple(compare_output((s, t), source.outputs[s], target.outputs[t], limit) for s, t in pairs),
-        notes=notes,
+        outputs=outputs,
+        notes=(*notes, *filter(None, faint)),
         rounding=ROUNDING[dtype],
         limit=limit,
     )
