@@ -27,7 +27,8 @@ CONSTANTS = {
     "evidence.order": "ORDERLY",
     "evidence.scores": "STRANGE",
     "judging.certainty": "HINTING AKIN SAME FEW ALONE UNTOLD AROUND MOSTLY MARGIN FAMILIAR",
-    "judging.judge": "NAME_GAP BLOCK_GAP SWAP_GAP HALF",
+    "judging.judge": "SWAP_GAP HALF",
+    "judging.rivals": "NAME_GAP BLOCK_GAP",
     "solving.solve": "NAME CLASH LIKENESS BLOCK TAIL ORDER SAME_NUMBER OTHER_SIZES TELLING AT_LAST",
 }
 USED_BY = {

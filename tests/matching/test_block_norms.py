@@ -154,12 +154,44 @@ def test_a_norm_whose_name_says_something_else_is_no_last_norm(other: str) -> No
         assert step.certainty is tg.Certainty.DOUBT or not step.feeds
 
 
-@pytest.mark.parametrize("front", ["norm", "final_norm", "embed_norm"])
+@pytest.mark.parametrize("front", ["norm", "embed_norm"])
 def test_a_norm_before_the_blocks_is_no_last_norm(front: str) -> None:
     theirs = named(SPELLED_OUT, "")
     file = tensors({"tok": theirs.pop("tok"), "front": f"{front}.weight"} | theirs)
     step = tg.plan(built(named(NORMS_LAST, "ln_f")), file).by_slot["ln_f.weight"]
     assert step.certainty is tg.Certainty.DOUBT or not step.feeds
+
+
+def with_front(names: dict[str, str], front: str) -> dict[str, str]:
+    """Return the names with those of a norm between the embedding and the blocks."""
+    return {"tok": names["tok"], "front": f"{front}.weight"} | names
+
+
+FRONT = ["pre_layrnorm", "norm_in", "ln_pre", "embed_norm"]
+
+
+@pytest.mark.parametrize("ours", FRONT)
+@pytest.mark.parametrize("theirs", FRONT)
+def test_of_norms_around_the_blocks_the_first_is_the_first_and_the_last_the_last(ours: str, theirs: str) -> None:
+    loads(with_front(named(NORMS_LAST, "post_layernorm"), ours), with_front(named(SPELLED_OUT, "ln_f"), theirs))
+
+
+def test_a_norm_that_both_sides_call_otherwise_is_no_rival_of_the_last() -> None:
+    """Decision Transformer's `embed_ln` is registered behind the blocks."""
+    ours, theirs = (
+        named(places, last) | {"beside": "embed_ln.weight"}
+        for places, last in ((NORMS_LAST, "ln_f"), (SPELLED_OUT, "norm"))
+    )
+    loads(ours, theirs)
+
+
+def test_a_norm_that_is_called_the_last_is_the_last_wherever_it_is_registered() -> None:
+    """OPT registers its `final_layer_norm` in front of the layers, each of which has one, too."""
+    inside = NORMS_LAST | {"norm2": "layers.{}.final_layer_norm"}
+    front = with_front(named(inside, ""), "final_layer_norm")
+    front = {("last" if part == "front" else part): name for part, name in front.items()}
+    loads(front, named(SPELLED_OUT, "out_norm"))
+    loads(named(SPELLED_OUT, "out_norm"), front)
 
 
 def test_of_a_norm_before_and_one_behind_the_blocks_none_is_the_last_for_sure() -> None:
@@ -176,3 +208,19 @@ def test_in_a_file_sorted_by_name_the_name_says_which_norm_is_the_last() -> None
     model = built(named(NORMS_LAST, "norm"))
     tg.load(model, {name: file[name] for name in sorted(file)})
     assert torch.equal(model.get_parameter("norm.weight"), file["final_norm.weight"])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("qn", "q_norm"), ("q_layernorm", "qn")])
+def test_norms_of_queries_and_keys_are_told_by_their_letters(ours: str, theirs: str) -> None:
+    def parts(called: str) -> dict[str, str]:
+        around = "layers.{}.self_attn."
+        return ONE_LIST | {"qn": around + called, "kn": around + called.replace("q", "k", 1)}
+
+    loads(named(parts(ours)), named(parts(theirs)))
+
+
+def test_a_layer_in_a_row_inside_of_its_block_is_in_the_list_of_its_block() -> None:
+    """Hunyuan-DiT's `mlp.fc1` is `ff.net.0.proj` in diffusers, while its norms and attention keep their names."""
+    plain = {part: name.replace("layers", "blocks") for part, name in ONE_LIST.items()}
+    inside = {"up": "blocks.{}.mlp.0.fc1", "down": "blocks.{}.mlp.2"}
+    loads(named(plain | inside), named(plain | {"up": "blocks.{}.mlp.fc1", "down": "blocks.{}.mlp.fc2"}))

@@ -5,7 +5,7 @@ import pytest
 from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf
 from torchgraft.matching.evidence.scores import gather
-from torchgraft.matching.judging.judge import rivals_of
+from torchgraft.matching.judging.rivals import rivals_of
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import group
 

@@ -133,3 +133,26 @@ def test_layers_behind_akin_names_still_have_a_prefix():
         leaves({"pos_embed.proj.weight": (4, 3), "pos_embed.proj.bias": (4,)}),
     )
     assert naming.prefixes == (("x_embedder.", "pos_embed."),)
+
+
+@pytest.mark.parametrize("into", [True, False])
+def test_a_last_norm_is_not_that_of_a_head_where_another_is_called_so_in_other_words(into):
+    """CogVideoX' `mixins.final_layer.norm_final` is `norm_out.norm`, and `transformer.final_layernorm` is `norm_final`."""
+    deep = {
+        "transformer.layers.0.fc.weight": (4, 4),
+        "transformer.layers.1.fc.weight": (4, 4),
+        "transformer.final_layernorm.weight": (4,),
+        "mixins.final_layer.norm_final.weight": (4,),
+        "mixins.final_layer.linear.weight": (3, 4),
+    }
+    flat = {
+        "blocks.0.fc.weight": (4, 4),
+        "blocks.1.fc.weight": (4, 4),
+        "norm_final.weight": (4,),
+        "norm_out.norm.weight": (4,),
+        "proj_out.weight": (3, 4),
+    }
+    file, model = (flat, deep) if into else (deep, flat)
+    assert {"norm_final.weight", "mixins.final_layer.norm_final.weight"}.isdisjoint(
+        naming_of(leaves(file), leaves(model)).pairs
+    )

@@ -14,7 +14,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import TensorSpec
 from torchgraft.matching.evidence.scores import gather
-from torchgraft.matching.judging.judge import rivals_of
+from torchgraft.matching.judging.rivals import rivals_of
 from torchgraft.matching.parts.leaves import source_leaves
 from torchgraft.matching.parts.units import group
 

@@ -202,11 +202,15 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
     moved: list[tuple[Pair, ListName, ListName]] = []
     for pair in found.held:
         source, target = found.units_of(pair)
-        if source.block and target.block:
-            ours, theirs = list_of(source.block), list_of(target.block)
+        *_, blocks = (
+            (),
+            *zip(source.blocks, target.blocks, strict=False),
+        )  # `fc1` may be `net.0.proj` in the same block
+        if blocks:
+            ours, theirs = map(list_of, blocks)
             if ours[1] or theirs[1]:
                 continue  # `conv1` and `conv2` of a block are layers of it, and no list that could go on
-            if not is_one_path(_place(source.block), _place(target.block)):
+            if not is_one_path(*map(_place, blocks)):
                 moved.append((pair, ours, theirs))
             elif pair.named:
                 own[0].add(ours)

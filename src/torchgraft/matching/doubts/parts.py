@@ -95,7 +95,7 @@ def other_norms(found: Found) -> Iterator[Pair]:
     orders = sequences_of(*found.sides) if elsewhere else ()
     for pair, side in elsewhere:
         at = (pair.source, pair.target)[side]
-        if orders[side].is_last_norm(at) and _lies_beside_lists(found.sides[side], at):
+        if orders[side].end_norm(at) > 0 and _lies_beside_lists(found.sides[side], at):
             yield pair
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, place_of, stem
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import BARE, Unit, kind_of, shape_class
-from torchgraft.matching.tables.dialect import LAST, LAST_NORM
+from torchgraft.matching.tables.dialect import FIRST, FIRST_NORM, LAST, LAST_NORM
 
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97
@@ -46,7 +46,8 @@ class Order:
     ends: tuple[int, ...]  # the number in that list
     layers: tuple[object, ...]  # of units of vectors alone (norms): the shapes of the last layer before them
     layers_in: Mapping[tuple[str, ...], int]  # how many layers, or tensors of its own, each module holds
-    last_in_lists: int  # the last unit that stands in a list; -1 for none
+    first_in_lists: int  # the first unit that stands in a list; 0 for none
+    last_in_lists: int  # the last one; -1 for none
     root: int  # how many segments in front all paths have in common, and go on behind
     alike: dict[int, Mapping[Hashable, Sequence[int]]] = field(default_factory=dict)  # kept by `_likes`
 
@@ -69,6 +70,7 @@ class Order:
             ends=tuple(-1 if row is None else number_of(path) for path, row in zip(paths, rows, strict=True)),
             layers=_layers_before(units, kinds),
             layers_in=Counter(around for unit in units if _is_layer(unit) for around in _around(unit)),
+            first_in_lists=next((at for at, unit in enumerate(units) if unit.blocks), 0),
             last_in_lists=max((at for at, unit in enumerate(units) if unit.blocks), default=-1),
             root=_root(segments),
         )
@@ -121,14 +123,25 @@ class Order:
         name = row[1] or (around.pop() if around else "")
         return tuple(around), (*canonical(name), self.ends[at] - first)
 
-    def is_last_norm(self, at: int, *, unordered: bool = False) -> bool:
-        """Return whether the name of a unit says no more than that it is a last norm, and it stands behind all lists.
+    def end_norm(self, at: int, *, unordered: bool = False) -> int:
+        """Return which norm beside all lists a unit is, if its name says no more than that: -1 the first, 1 the last, 0 none.
 
-        What is sorted by name stands anywhere: there, its name must say that it is the last.
+        It stands in front of the lists, or behind them, or its name says that it is the last. What is sorted by name stands
+        anywhere: there, only the name says where.
         """
         said = {word for word in self.called(at)[1] if isinstance(word, str)}
-        placed = not LAST.isdisjoint(said) if unordered else at > self.last_in_lists
-        return placed and said != set() and LAST_NORM.issuperset(said)
+        if (
+            said
+            and LAST_NORM.issuperset(said)
+            and not (LAST.isdisjoint(said) and (unordered or at <= self.last_in_lists))
+        ):
+            return 1
+        in_front = at < self.first_in_lists if not unordered else not FIRST.isdisjoint(said)
+        return -1 if in_front and "norm" in said and FIRST_NORM.issuperset(said) else 0
+
+    def stands_at(self, end: int, at: int) -> bool:
+        """Return whether a unit stands in front of all lists (-1), or behind them (1)."""
+        return at > self.last_in_lists if end > 0 else at < self.first_in_lists
 
     def exchange(self, first: int, second: int) -> Exchange | None:
         """Return two units of one list with their numbers swapped: for `0.conv` and `1.norm`, `1.conv` and `0.norm`.

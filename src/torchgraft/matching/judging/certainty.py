@@ -55,11 +55,10 @@ def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
         return _doubt(BESIDE)
     if pair.named:
         return LIKELY
-    if not familiar:
-        sure = _foreign(pair, unordered=unordered)
-        return LIKELY if pair.rivalry.ended and sure != CERTAIN else sure
-    sure = _left_over(pair, unordered=unordered)
-    return _doubt(OTHER_NAME) if sure and pair.clash else sure  # `text_proj` is no `visual_proj`
+    sure = (_left_over if familiar else _foreign)(pair, unordered=unordered)
+    if pair.rivalry.ended and sure != CERTAIN:
+        return LIKELY
+    return _doubt(OTHER_NAME) if familiar and sure and pair.clash else sure  # `text_proj` is no `visual_proj`
 
 
 def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:

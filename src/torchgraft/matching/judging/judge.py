@@ -11,13 +11,12 @@ import numpy as np
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import FITS, Evidence
 from torchgraft.matching.judging.openings import openings
+from torchgraft.matching.judging.rivals import rivals_of
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
 
 # A source and a target.
 Index = tuple[int, int]
-# A rival is told apart by its name, or its block, from this much less likeness on.
-NAME_GAP, BLOCK_GAP = 0.05, 0.07
 # Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
 SWAP_GAP = 0.3
 # Where both names have this much in common, a word more says it, too: `visual` of two towers, `temporal` of two attentions.
@@ -40,7 +39,7 @@ class Rivalry:
         False  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
     )
     outside: bool = False  # both stand beside all lists of their side under one name, and rivals stand in lists
-    ended: bool = False  # the same of last norms under two names, behind all lists
+    ended: bool = False  # the same of first or last norms under two names, in front of all lists or behind them
     told_elsewhere: bool = False  # other blocks tell it from a rival
     exchangeable: bool = False  # a rival stands in the same block on both sides
 
@@ -174,9 +173,7 @@ class _Judge:
             placed=all(self._stands_elsewhere(pair, *one) for one in free)
             and all(self._by_place(pair, other) for other in others),
             outside=self._is_outside(pair, rivals),
-            ended=self._sequences[0].is_last_norm(i, unordered=context.unordered)
-            and self._sequences[1].is_last_norm(j)
-            and self._is_outside(pair, rivals, under_two_names=True),
+            ended=self._ends_alike(pair, rivals),
             told_elsewhere=any(self._as_in_other_blocks(pair, other) for other in others),
             exchangeable=any(self._in_one_block(pair, other) or self._in_branches(pair, other) for other in others),
         )
@@ -275,6 +272,27 @@ class _Judge:
         in_order = self._context.is_in_order(*pair) and self._context.is_in_order(*other)
         return in_order and all(order.separates(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True))
 
+    def _ends_alike(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
+        """Return whether both units are the first norm beside all lists, or the last, under any names.
+
+        Pairs of one name that says otherwise are no rivals, nor those that stand at the other end on both sides.
+        """
+        first, second = self._sequences
+        unordered = self._context.unordered
+        end = second.end_norm(pair[1])
+        if not end or first.end_norm(pair[0], unordered=unordered) != end:
+            return False
+
+        def may_change_places(side: int, rival: int, other: int | None) -> bool:
+            ours, theirs = (rival, other) if side == 0 else (other, rival)
+            if unordered or ours is None or theirs is None:
+                return True
+            if self._context.named.get(ours) == theirs:
+                return second.end_norm(theirs) == end
+            return not (first.stands_at(-end, ours) and second.stands_at(-end, theirs))
+
+        return self._is_outside(pair, [one for one in rivals if may_change_places(*one)], under_two_names=True)
+
     def _is_outside(
         self, pair: Index, rivals: Iterable[tuple[int, int, int | None]], *, under_two_names: bool = False
     ) -> bool:
@@ -363,32 +381,3 @@ def _are_unlike(here: Iterable[str], there: Iterable[str]) -> bool:
 def _lies_in(block: str, around: tuple[str, ...]) -> bool:
     """Return whether a member of a list lies in a module; none, an empty path, lies in no module."""
     return block != "" and tuple(block.split("."))[: len(around)] == around
-
-
-def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
-    """Return the rivals of a pair: other sources (side 0) or targets (side 1) that fit as well by shape, name and block.
-
-    A unit is no rival if its name is less alike and shares fewer words; if the pair's names agree in the words for parts and
-    its name doesn't; or if its blocks are less alike. A name that is only a number excludes nobody, nor does a block of a
-    unit that lies in more lists: its likeness is that of its most alike block, as a mean over more blocks would be lower.
-    If the sizes of the pair differ, units of other sizes are rivals, too. Votes of neighbours don't count here: they are
-    made from the pairs themselves.
-    """
-    line, own = ((slice(None), j), i) if side == 0 else ((i, slice(None)), j)
-    fits = evidence.fits[line] | (evidence.soft[line] & ~evidence.fits[i, j])
-    fits[own] = False
-    spoken = not (evidence.silent[0][i] or evidence.silent[1][j])
-    silent = evidence.silent[side] if spoken else np.zeros_like(evidence.silent[side])
-    by_name = (evidence.names[line] <= evidence.names[i, j] - NAME_GAP) & (
-        evidence.shared[line] < evidence.shared[i, j]
-    )
-    by_name |= (evidence.names[line] < evidence.names[i, j]) & ~evidence.parts[line] & evidence.parts[i, j]
-    deeper = evidence.depths[side] > evidence.depths[side][own]
-    likeness = np.where(deeper, evidence.nearest[line], evidence.likeness[line])
-    by_block = likeness <= evidence.likeness[i, j] - BLOCK_GAP
-    apart = (by_name & ~silent) | (by_block & ~(silent & deeper))
-    apart |= evidence.clash[line] & ~evidence.clash[i, j]
-    apart |= evidence.turned[line] & ~evidence.turned[i, j]
-    if evidence.uneven[i, j]:
-        apart &= evidence.uneven[line] | evidence.clash[line]
-    return [int(k) for k in np.flatnonzero(fits & ~apart)]

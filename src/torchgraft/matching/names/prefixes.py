@@ -11,6 +11,7 @@ from torchgraft.core.names import DERIVED_ROLES
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.naming import IDENTITY, Naming, Prefix
 from torchgraft.matching.names.towers import Towers
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
@@ -81,10 +82,16 @@ def _by_chance(
         placed = [a for a, b in pairs.items() if rule.covers(a) and b == rule.applied(a)]
         if 2 * len(placed) > min(map(len, names)):
             continue
-        ends = {".".join(name.split(".")[-2:]) for name in left[0 if rule.old else 1]}
-        alone = [a for a in placed if (rest := a[len(rule.old) :]).count(".") == 1 and rest in ends]
+        ends = {_last_words(name) for name in left[0 if rule.old else 1]}
+        alone = [a for a in placed if (rest := a[len(rule.old) :]).count(".") == 1 and _last_words(rest) in ends]
         found += placed if _is_of_others(rule, placed, pairs, names) else alone
     return found
+
+
+def _last_words(name: str) -> tuple[tuple[str, ...], str]:
+    """Return what a tensor's module is called, in words in any order, and its own name: `norm_final` is `final_layernorm`."""
+    *_, module, own = ("", *name.split("."))
+    return tuple(sorted(canonical(module))), own
 
 
 def _is_of_others(

@@ -3,7 +3,8 @@
 Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
 ultralytics, lit-llama (`c_fc1` is the gate), NomicBERT (`fc11` is up, `fc12` the gate), timm's SwiGLU (`fc1_g` is the gate,
 `fc1_x` up), TorchScale (`g_proj` is a gate), HiFi-GAN (`ups`), RWKV-LM (`time_mix_r`: receptance), The Annotated
-Transformer (norms with `a_2` and `b_2`) and CLIP in transformers (`pre_layrnorm`), as their public code names them.
+Transformer (norms with `a_2` and `b_2`), CLIP in transformers (`pre_layrnorm`) and ESM (`emb_layer_norm_after` is its last
+norm), as their public code names them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ _SPELLINGS = {
     "o": "out proj, out lin, linear out, to out, o proj, fc o, wo, w o, conv o, out projection",
     "attn o": (
         "attn proj, attn c proj, attn linear proj, attn output proj, attn output linear, attn final linear, "
-        "attn output dense, attn dense"
+        "attn output dense, attn dense, attn out"
     ),
+    "q norm": "qn",
+    "k norm": "kn",
     "attn norm @1": "attn output norm, attn norm, attn layer norm",
     "mlp norm @2": "ffn norm, mlp norm, pre mlp norm, pre feedforward norm",
     "mlp fc @1": (
@@ -55,6 +58,7 @@ _SPELLINGS = {
     "mlp @1": "feed forward macaron, ff macaron",
     "norm @1": "norm before, before norm, input norm, pre norm, sa norm",
     "norm pre": "pre layrnorm",
+    "final norm": "emb layer norm after",
     "pos": (
         "position embeddings, position embedding, positional embedding, pos embedding, pos embed, pos emb, "
         "embed positions, wpe"
@@ -71,8 +75,8 @@ _SPELLINGS = {
     "block": "layers, layer, blocks, resblocks, h",
     "stage": "stages",
     "ls": "layer scale, gamma, lambda",
-    "ls @1": "gamma 1, lambda 1, ls 1 gamma, layer scale 1, layer scale 1 lambda 1",
-    "ls @2": "gamma 2, lambda 2, ls 2 gamma, layer scale 2, layer scale 2 lambda 1",
+    "ls @1": "gamma 1, lambda 1, ls 1 gamma, layer scale 1, layer scale 1 lambda 1, attn scale, attn ls",
+    "ls @2": "gamma 2, lambda 2, ls 2 gamma, layer scale 2, layer scale 2 lambda 1, mlp scale, mlp ls",
     "mlp": "feed forward, feedforward, ffn, mlps, ffns",
     "se": "squeeze excitation, squeeze excite",
     "visual": "vision model, vision tower, vision",
@@ -130,6 +134,9 @@ MODULATING = frozenset({"modulation", "mod", "ada", "film"})
 # pool. Words that say so wherever it is registered, and those that may stand with them.
 LAST = frozenset({"f", "final", "last", "out", "output"})
 LAST_NORM = LAST | {"norm", "post"}
+# The same of a norm in front of all blocks, behind the embedding or instead of one: `pre_layrnorm`, `norm_in`, `emb_norm`.
+FIRST = frozenset({"pre", "in", "input", "embed", "first"})
+FIRST_NORM = FIRST | {"norm", "@1"}
 
 # Words of norms that stand elsewhere: in front of all blocks, or behind a pool.
 OTHER_NORMS = frozenset({"pre", "fc", "pool", "pooler", "pooled"})
