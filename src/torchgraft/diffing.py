@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from torchgraft.core.facts import ties_of
 from torchgraft.core.results.diff import Change, Diff, Distance
 from torchgraft.core.specs import Network, Source, TensorSpec
 from torchgraft.core.system.progress import Ticks
@@ -111,8 +112,8 @@ def _diff(old: tuple[Source, Network], new: tuple[Source, Network], measure: Mea
         values=measure is not None,
         added=tuple(spec for name, spec in after.items() if name not in before and name not in new_names),
         removed=tuple(spec for name, spec in before.items() if name not in after and name not in old_names),
-        old_names=old_names,
-        new_names=new_names,
+        old_names=_unstated(old_names, new[0]),
+        new_names=_unstated(new_names, old[0]),
         shape_changed=tuple(shapes),
         dtype_changed=tuple(dtypes),
         value_changed=tuple(values),
@@ -127,6 +128,12 @@ def _second_names(network: Network, others: Mapping[str, TensorSpec]) -> dict[st
     firsts = {name: shared.get(spec.name, spec.name) for name, spec in network.specs.items()}
     common = {first: name for name, first in reversed(firsts.items()) if name in others}
     return {name: common[first] for name, first in firsts.items() if name not in others and first in common}
+
+
+def _unstated(second: Mapping[str, str], other: Source) -> dict[str, str]:
+    """Return the second names that the other side doesn't state either, as the metadata of a safetensors file may."""
+    stated = ties_of(other.metadata)
+    return {name: first for name, first in second.items() if stated.get(name) != first}
 
 
 def _hint(before: Mapping[str, TensorSpec], after: Mapping[str, TensorSpec]) -> str:

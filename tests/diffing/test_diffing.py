@@ -236,8 +236,8 @@ class Tied(torch.nn.Module):
 
 
 def test_a_second_name_of_a_tied_tensor_is_neither_removed_nor_added(tmp_path):
-    model, path = Tied(), tmp_path / "tied.safetensors"
-    tg.save_model(path, model)
+    model, path = Tied(), tmp_path / "once.safetensors"
+    tg.save(path, {"embed.weight": model.embed.weight})
     there, back = tg.diff(model, path, values=True), tg.diff(path, model, values=True)
     assert there.equal
     assert back.equal
@@ -247,6 +247,17 @@ def test_a_second_name_of_a_tied_tensor_is_neither_removed_nor_added(tmp_path):
     )
     assert str(there).endswith("tied on the old side only: 1 tensor\n  head.weight = embed.weight")
     assert diff_to_dict(back)["new_names"] == {"head.weight": "embed.weight"}
+
+
+def test_a_tie_that_a_file_states_is_on_both_sides(tmp_path):
+    model = Tied()
+    tg.save_model(tmp_path / "tied.safetensors", model)
+    for values in (False, True):
+        found = tg.diff(model, tmp_path / "tied.safetensors", values=values)
+        assert found.equal
+        assert not found.old_names
+    other = {"embed.weight": torch.zeros(5, 3), "head.weight": torch.zeros(5, 3)}
+    assert [one.name for one in tg.diff(tmp_path / "tied.safetensors", other).added] == ["head.weight"]
 
 
 def test_a_tied_tensor_that_the_other_side_lacks_is_removed_under_all_its_names():
