@@ -41,7 +41,6 @@ NAMES = [f"{module}.{name}" for module, names in CONSTANTS.items() for name in n
 
 # The rules of doubt that no names and shapes alone show: by the test that does.
 ELSEWHERE = {
-    "against_their_words": "test_numbers",
     "crossed_names": "test_exchanged",
     "rows_in_unknown_order": "test_untold_pairs",
 }

@@ -52,3 +52,34 @@ def blocks(layer, vector):
 def test_nor_is_one_in_every_block_whose_other_layers_agree(layer, file, here):
     with pytest.raises(tg.PlanRefusedError, match="in doubt"):
         tg.load(blocks(layer, here), blocks("fc", file).state_dict())
+
+
+class Gives(nn.Module):
+    """A layer, and one beside it that gives a value under some name."""
+
+    def __init__(self, layer, value):
+        super().__init__()
+        self.add_module(layer, nn.Linear(6, 6))
+        self.add_module(value, nn.Linear(6, 5))
+
+
+def givers(layer, value):
+    return nn.Sequential(*[Gives(layer, value) for _ in range(3)], nn.Linear(6, 2))
+
+
+@pytest.mark.parametrize("layer", ["fc", "proj_in"])
+@pytest.mark.parametrize(
+    ("file", "here"), [("log_std", "std"), ("scale_proj", "log_scale_proj"), ("to_logvar", "to_var")]
+)
+def test_nor_is_a_layer_that_gives_one(layer, file, here):
+    with pytest.raises(tg.PlanRefusedError, match="in doubt"):
+        tg.load(givers(layer, here), givers("fc", file).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("file", "here"), [("to_log_var", "to_logvar"), ("log_std", "logstd"), ("logsigma", "log_sigma")]
+)
+def test_two_spellings_of_a_logarithm_are_one(file, here):
+    values, target = givers("fc", file).state_dict(), givers("proj_in", here)
+    tg.load(target, values)
+    assert torch.equal(target[1].get_submodule(here).weight, values[f"1.{file}.weight"])

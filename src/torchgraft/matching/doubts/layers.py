@@ -16,6 +16,7 @@ from torchgraft.matching.names.attentions import disordered, is_numbered_norm, w
 from torchgraft.matching.names.lists import is_one_path
 from torchgraft.matching.names.words import canonical, terms
 from torchgraft.matching.parts.units import BARE, Unit
+from torchgraft.matching.tables.dialect import AFTER, BEFORE, INVERSE
 
 FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it in)"
 
@@ -59,12 +60,19 @@ OTHER_TERMS = "one of the two names says that it holds a logarithm or an inverse
 
 
 def in_other_terms(found: Found) -> Iterator[Pair]:
-    """Yield tensors whose names say that they hold different functions of a value: `log_std` to `std`."""
-    roles = {leaf.role for units in found.sides for unit in units for leaf in unit.leaves.values()}
-    for pair, source, target in found.with_units() if any(map(terms, roles)) else ():
-        ours, theirs = ([leaf.role for leaf in unit.leaves.values()] for unit in (source, target))
-        if ours != theirs and terms(*ours) != terms(*theirs):
+    """Yield tensors whose names say that they hold different functions of a value: `log_std` to `std`.
+
+    So do layers that give such a value, but for `inv` in their names: that may be an inverted, or an invertible one.
+    """
+    if not any(_terms(unit) for units in found.sides for unit in units):
+        return
+    for pair, source, target in found.with_units():
+        if _terms(source) != _terms(target):
             yield pair
+
+
+def _terms(unit: Unit) -> frozenset[str]:
+    return terms(*[leaf.role for leaf in unit.leaves.values()]) | (terms(unit.last) - {INVERSE})
 
 
 SCALE = "one of the two names says that it scales what a layer gives, the other one that it is a norm's"
@@ -128,9 +136,10 @@ def _is_first_by_word(last: str) -> bool:
 
 @lru_cache(maxsize=1000)
 def _are_before_and_behind(one: str, other: str) -> bool:
-    """Return whether two names are one but for a first word, which says before a layer of one, and behind it of the other."""
+    """Return whether two names are one but for a word, which says before a layer of one, and behind it of the other."""
     ours, theirs = words(one), words(other)
-    return {ours[:1], theirs[:1]} == {("pre",), ("post",)} and ours[1:] == theirs[1:]
+    apart = [{a, b} for a, b in zip(ours, theirs, strict=False) if a != b]
+    return len(ours) == len(theirs) and len(apart) == 1 and bool(apart[0] & BEFORE and apart[0] & AFTER)
 
 
 def _is_later(words: tuple[str, ...]) -> bool:

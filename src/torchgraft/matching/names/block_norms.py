@@ -8,6 +8,7 @@ from torchgraft.core.names import words
 from torchgraft.matching.names.attentions import MLP_NORM, attends
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
+from torchgraft.matching.tables.dialect import AFTER, BEFORE
 
 # Modules by the last segments of what they hold, as `by_content` tells.
 Modules = Mapping[tuple[str, ...], Sequence[str]]
@@ -15,8 +16,9 @@ Modules = Mapping[tuple[str, ...], Sequence[str]]
 NORM = ("norm",)
 FIRST_NORM, FINAL_NORM = ("norm", "@1"), ("final", "norm")
 SECOND_NORMS = ("norm", "@2"), ("mlp", "norm", "@2")
-# Words of norms that come behind a part of a block, by the part; norms of queries and keys are none of the block.
-AFTER, OF_HEADS = frozenset({"post", "after"}), frozenset({"q", "k"})
+# Norms of queries and keys are none of the block.
+OF_HEADS = frozenset({"q", "k"})
+# Words of the parts of a block that a norm may come behind.
 ATTENTION = frozenset({"attn", "attns", "attention", "1"})
 FEED_FORWARD = frozenset({"mlp", "mlps", "ffn", "ffw", "ff", "feed", "feedforward", "moe", "2"})
 ALONE_BEHIND = {"attn": "norm1", "mlp": "norm2"}
@@ -47,7 +49,7 @@ def _before_the_first(paths: Modules) -> dict[str, str]:
             if canonical(last) == FIRST_NORM:
                 if last[-1].isdecimal():
                     first.update(map(place_of, parents))
-                elif words(last)[0] == "pre":
+                elif words(last)[0] in BEFORE:
                     ahead.setdefault(last, []).extend(parents)
     return {
         path_in(parent, last): path_in(parent, "norm0")

@@ -80,10 +80,10 @@ def _joined(steps: Iterable[Step]) -> tuple[str, ...]:
     return tuple(word for _, meant in steps for word in meant)
 
 
-@lru_cache
-def terms(*roles: str) -> frozenset[str]:
-    """Return the words of tensors' own names that say that they hold a function of the value that they stand for."""
-    return IN_OTHER_TERMS.intersection(word for role in roles for word in words(role))
+@lru_cache(maxsize=10_000)
+def terms(*names: str) -> frozenset[str]:
+    """Return the functions, logarithm or inverse, of what they stand for that names say that tensors hold."""
+    return frozenset(IN_OTHER_TERMS[word] for name in names for word in words(name) if word in IN_OTHER_TERMS)
 
 
 @lru_cache

@@ -123,12 +123,19 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
     frozenset({"dw", "pw"}),
 )
 
-# Words of a tensor's own name that say that it holds a function of the value that it stands for: `log_std` in Spinning Up and
-# Stable-Baselines3, `A_log` in Mamba, `inv_freq`.
-IN_OTHER_TERMS = frozenset({"log", "logstd", "logvar", "logsigma", "logscale", "inv", "inverse", "reciprocal"})
+# Words of a name that say that a tensor holds, or a layer gives, a function of the value that it stands for, and which:
+# `log_std` in Spinning Up and Stable-Baselines3, `A_log` in Mamba, `inv_freq`.
+LOGARITHM, INVERSE = "logarithm", "inverse"
+IN_OTHER_TERMS = {
+    **dict.fromkeys(("log", "logstd", "logvar", "logsigma", "logscale"), LOGARITHM),
+    **dict.fromkeys(("inv", "inverse", "reciprocal"), INVERSE),
+}
 
 # Words of layers that make the scales and shifts of others from a condition: adaptive norms of DiT, FLUX and SD3, FiLM.
 MODULATING = frozenset({"modulation", "mod", "ada", "film"})
+
+# Words that say that a norm stands before a layer or a part of a block, and behind it.
+BEFORE, AFTER = frozenset({"pre", "before"}), frozenset({"post", "after"})
 
 # What the last norm of a network is called, and no other, as `ln_f`, `final_layer_norm` and `norm_out`: `fc_norm` stands behind a
 # pool. Words that say so wherever it is registered, and those that may stand with them.
