@@ -149,7 +149,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     made_of = target_of(request.source_model) if request.source_model is not None else None
     origin = origin_of(made_of, specs, by_values=request.runs_models) if made_of is not None else None
-    models = Models(seen, origin, request.stated)
+    models = Models(seen, origin, request.stated, str(source.metadata.get("general.architecture", "")))
     shared = choice.network.shared or {}
 
     filled = {name for name, step in requested.items() if step.feeds}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
 import torchgraft as tg
@@ -219,3 +220,35 @@ def test_code_that_calls_its_fused_rows_wqkv_pairs_them_in_both_ways():
     plan = tg.plan(target, source.state_dict())
     assert {plan.by_name[f"attn.{part}_proj.weight"].certainty for part in "qk"} == {Certainty.LIKELY}
     assert any(objection.kind == "rotary" for objection in plan.warnings)
+
+
+CPP = {
+    "layers.": "blk.", "attention.wq": "attn_q", "attention.wk": "attn_k", "attention.wv": "attn_v", "attention.wo": "attn_output",
+    "attention_norm": "attn_norm", "feed_forward.w1": "ffn_gate", "feed_forward.w3": "ffn_up", "feed_forward.w2": "ffn_down",
+}  # fmt: skip
+
+
+def as_llama_cpp(net, path, **facts):
+    state = {}
+    for key, value in net.state_dict().items():
+        name = key
+        for old, new in CPP.items():
+            name = name.replace(old, new)
+        state[name] = value
+    save_file(state, path, metadata=facts)
+    return path
+
+
+@pytest.mark.parametrize(("architecture", "halves"), [("llama", False), ("qwen2", True)])
+def test_llama_cpp_puts_rows_beside_each_other_for_some_architectures(tmp_path, architecture, halves):
+    source, target = Net(META, halves=halves, key_heads=1), Net(HUB, key_heads=1)
+    path = as_llama_cpp(source, tmp_path / "m.safetensors", **{"general.architecture": architecture})
+    tg.load(target, path)
+    x = torch.randn(2, 5, 24)
+    assert torch.allclose(source(x), target(x), atol=1e-4)
+
+
+def test_rows_of_llama_cpp_are_in_doubt_where_the_architecture_is_not_said(tmp_path):
+    path = as_llama_cpp(Net(META, halves=False), tmp_path / "m.safetensors")
+    with pytest.raises(tg.PlanRefusedError, match="which one this is isn't known"):
+        tg.load(Net(HUB), path)

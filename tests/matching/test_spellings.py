@@ -47,6 +47,22 @@ def test_layers_that_keras_numbers_go_to_those_that_a_model_counts(first, named)
     assert fed == [named.format(name, "bias") for name in names]
 
 
+@pytest.mark.parametrize("dot", ["/", "."])
+def test_lists_of_transformers_in_tensorflow_are_lists(dot):
+    """`layer_._1` is no module of its own: a list cut short keeps its first members."""
+
+    def block(net):
+        return nn.ModuleDict({"layer": nn.ModuleList(nn.ModuleDict({"a": nn.Linear(4, 4)}) for _ in range(net))})
+
+    file = {
+        f"bert{dot}layer_._{n}{dot}a{dot}{role}:0": torch.randn(4, 4)[: 4 if role == "kernel" else 1].squeeze(0)
+        for n in range(3)
+        for role in ("kernel", "bias")
+    }
+    plan = tg.plan(block(2), file)
+    assert [step.feeds[0].key.split("_._")[1][0] for step in plan.steps] == ["0", "0", "1", "1"]
+
+
 def test_a_zero_in_few_blocks_is_something_more():
     found = words_of("a.0.ln0", *(f"a.{block}.ln{number}" for block in range(3) for number in (1, 2)))
     assert [found[f"a.1.ln{number}"] for number in (1, 2)] == ["@1", "@2"]

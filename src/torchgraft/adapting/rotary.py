@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torchgraft.adapting.fit import Fit
-from torchgraft.core.match import Leaf
+from torchgraft.core.match import EITHER, Leaf
 from torchgraft.core.plan import Certainty, least_certain
 from torchgraft.ops import RotaryLayout
 
@@ -71,6 +71,9 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     if not other_pairs(source, target):
         return fit
     ours, theirs = source.rotary, target.rotary
+    if EITHER in (ours.layout, theirs.layout):
+        text = (ours if ours.layout == EITHER else theirs).convention
+        return replace(fit, text=f"its rows pair for rotary positions, but {text}", certainty=Certainty.DOUBT)
     if ours.fused or theirs.fused:
         text = f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and which rows are queries and keys isn't known"
         return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)

@@ -37,9 +37,12 @@ class Part:
         return (self.groups, self.sizes)
 
 
+EITHER = "either"
+
+
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """How the rows of a query or key pair up for rotary positions: "half" or "interleaved", in each of `heads` heads.
+    """How the rows of a query or key pair up for rotary positions: "half", "interleaved" or EITHER, in each of `heads` heads.
 
     `heads` is 0 where their number isn't known. `convention`: where the layout can be read. `fused`: the tensor has other
     rows beside these.

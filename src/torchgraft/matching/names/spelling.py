@@ -16,6 +16,7 @@ from torchgraft.matching.tables.packing import FUSED
 _JOINT = re.compile(r"_(?=[a-z])")
 _FOLDED = ("_weight", "_bias")
 _OUTPUT = ":0"
+_NUMBERED = "_._"  # before the numbers of a list in transformers' TensorFlow models: `layer_._0`
 _SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
 
 
@@ -100,11 +101,11 @@ def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
     """Return names of TensorFlow's spelling (`block1/conv/kernel:0`) with dots, and without the number of an output.
 
     Files of Keras have groups for slashes, and the number at the end all the same; the group of a layer holds one of the same
-    name (`dense.dense.kernel:0`), which is read as the layer. Both stay where the model's `names` have such a number, too, or
+    name (`dense.dense.kernel:0`), which is read as the layer. All of that stays where the model's `names` have such a number, too, or
     where names would be the same without.
     """
     if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
-        plain = [name.removesuffix(_OUTPUT) for name in shown]
+        plain = [name.removesuffix(_OUTPUT).replace(_NUMBERED, "_") for name in shown]
         shown = next(found for found in (_said_once(plain), plain, shown) if len(set(found)) == len(found))
     return [_dotted(name) for name in shown]
 

@@ -34,7 +34,8 @@ def sources_of(
     sources = with_classes(sources, classes, keys)
     is_moved = list(keys) != list(keys.values())
     paths = [as_stored(leaf, keys) for leaf in sources] if is_moved else None
-    return with_rotary(sources, lambda path: models.stated.heads or models.source_heads(path), paths), derived
+    heads = lambda path: models.stated.heads or models.source_heads(path)  # noqa: E731
+    return with_rotary(sources, heads, paths, models.architecture), derived
 
 
 def _renamed(spec: TensorSpec, name: str) -> TensorSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.core.match import Leaf, Rotary
+from torchgraft.core.match import EITHER, Leaf, Rotary
 from torchgraft.core.names import above
 from torchgraft.core.specs import Shape
 from torchgraft.matching.tables.packing import inner_layers, module_in
@@ -20,12 +20,22 @@ class Pairing:
     # Paths that must be there too (each "../" leads one module further out): names of the projections alone are shared by
     # models that pair otherwise, or not at all.
     beside: tuple[str, ...]
-    layout: str  # "half": row i with row i of the other half of its head; "interleaved": rows beside each other
+    layout: (
+        str  # "half": row i with row i of the other half of its head; "interleaved": rows beside each other; or EITHER
+    )
     source: str  # where that can be read
+    # Of which architectures alone, where the file says what it holds and one program gives many the same names.
+    of: frozenset[str] = frozenset()
 
 
 # The parts of a fused projection whose rows pair up.
 ROTATED = frozenset({"q", "k"})
+
+# llama.cpp's conversion (convert_hf_to_gguf.py) puts pairs beside each other for the architectures below, and leaves others
+# as transformers has them.
+LLAMA_CPP = ("attn_norm", "attn_output", "ffn_norm")
+PERMUTED = frozenset({"llama", "baichuan", "granite", "internlm2", "minicpm", "olmo", "xverse"})
+LEFT = frozenset({"exaone", "gemma", "gemma2", "gemma3", "phi2", "phi3", "qwen2", "qwen3", "stablelm", "starcoder2"})
 
 LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
 TRANSFORMERS = "as in Llama in transformers, half with half"
@@ -52,12 +62,21 @@ PAIRINGS = (
             beside=("attention.dense", "input_layernorm", "post_attention_layernorm", "mlp.dense_h_to_4h")),
     Pairing(query="attn.qkv", key="attn.qkv", layout="half", source="as in litgpt, half with half",
             beside=("norm_1", "mlp.proj")),
+    Pairing(query="attn_q", key="attn_k", layout="interleaved", source="as llama.cpp writes Llama, row beside row",
+            beside=LLAMA_CPP, of=PERMUTED),
+    Pairing(query="attn_q", key="attn_k", layout="half", source="as llama.cpp leaves what it doesn't reorder, half with half",
+            beside=LLAMA_CPP, of=LEFT),
+    Pairing(query="attn_q", key="attn_k", layout=EITHER, beside=LLAMA_CPP,
+            source="llama.cpp reorders the rows of some architectures (Llama) and not those of others, and which one this is isn't known"),
 )  # fmt: skip
 _PATHS = tuple({path for pairing in PAIRINGS for path in (pairing.query, pairing.key)})
 
 
 def with_rotary(
-    leaves: Sequence[Leaf], heads: Callable[[str], int | None], paths: Sequence[str] | None = None
+    leaves: Sequence[Leaf],
+    heads: Callable[[str], int | None],
+    paths: Sequence[str] | None = None,
+    architecture: str = "",
 ) -> list[Leaf]:
     """Return the leaves with the pairs of their rows, where the names tell; `heads` tells the number of query heads.
 
@@ -67,7 +86,7 @@ def with_rotary(
     paths = [leaf.owner for leaf in leaves] if paths is None else paths
     wrapped = inner_layers(leaves, paths, lambda path: path.endswith(_PATHS))
     paths = [wrapped.get(path, path) for path in paths] if wrapped else paths
-    pairings = _pairings(set(paths))
+    pairings = _pairings(set(paths), architecture)
     if not pairings:
         return list(leaves)
     found = list(leaves)
@@ -94,12 +113,12 @@ def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
     return all(known[path][0].layout == there[path][0].layout for path in known.keys() & there.keys())
 
 
-def _pairings(owners: Collection[str]) -> dict[str, tuple[Pairing, str]]:
+def _pairings(owners: Collection[str], architecture: str = "") -> dict[str, tuple[Pairing, str]]:
     """Return what goes for the projections among the modules `owners`, each with the block that it stands in."""
     found: dict[str, tuple[Pairing, str]] = {}
     around = {owner.rpartition(".")[0] for owner in owners}  # layers beside may be wrapped, too
     for owner in [owner for owner in owners if owner.endswith(_PATHS)]:
-        for pairing in PAIRINGS:
+        for pairing in [one for one in PAIRINGS if not one.of or architecture in one.of]:
             for path in {pairing.query, pairing.key}:
                 block = _block(owner, path)
                 if block is not None and all(

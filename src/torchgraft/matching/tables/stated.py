@@ -39,11 +39,15 @@ NOTHING = Stated()
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The model to fill, the one that the checkpoint was saved from where that is at hand, and what the caller says."""
+    """The model to fill, the one that the checkpoint was saved from where that is at hand, and what the caller says.
+
+    `architecture`: what the file says that it holds, "" where it doesn't.
+    """
 
     target: Target
     source: Target | None = None
     stated: Stated = NOTHING
+    architecture: str = ""
 
     def source_heads(self, path: str) -> int | None:
         """Return the number of attention heads at a path of the source.
