@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -192,9 +194,8 @@ class _Judge:
         first, second = self._sequences
         numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
         layers = first.layers[pair[0]], first.layers[other[0]]
-        if not (all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])):
-            return False
-        return first.separates(pair[0], other[0])
+        told = all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])
+        return told and first.separates(pair[0], other[0])
 
     def _by_place(self, pair: Index, other: Index) -> bool:
         """Return whether another pair is in a different place, so that its units are no candidates for this pair.
@@ -247,7 +248,6 @@ class _Judge:
         """Return whether the likes of a pair are paired in other blocks that lack those of the other, or that order tells.
 
         None where one of them is paired with what the other's partner is there.
-
         Where a first block registers its shortcut before all else, the blocks behind it still say what its layers are.
         """
         first, second = self._sequences
@@ -359,13 +359,19 @@ class _Judge:
     def _is_its_like(self, pair: Index, side: int, rival: int) -> bool:
         """Return whether a rival is the same layer of another block, while the other unit of the pair lies in no block.
 
-        What one side has once and the other side in each block is meant for all blocks: such rivals are none.
+        What one side has once and the other in each block is meant for all; not `conv1` and `conv2` for two of three blocks.
         """
-        here, there = self._sequences[side], self._sequences[1 - side]
-        if there.depths[pair[1 - side]] or not here.depths[pair[side]]:
+        here = self._sequences[side]
+        if self._sequences[1 - side].depths[pair[1 - side]] or not here.depths[pair[side]]:
             return False
-        own, other = here.segments[pair[side]], here.segments[rival]
-        return place_of(".".join(own)) == place_of(".".join(other))
+        own, other = (place_of(".".join(here.segments[at])) for at in (pair[side], rival))
+        return own == other and self._paired_at[side][own] == 1
+
+    @cached_property
+    def _paired_at(self) -> list[Counter[str]]:
+        """How many paired units of either side there are at a place, numbers set aside."""
+        sides = zip(self._sequences, self._partners, strict=True)
+        return [Counter(place_of(".".join(order.segments[at])) for at in held) for order, held in sides]
 
 
 def _are_lettered(branches: Sequence[str]) -> bool:

@@ -101,8 +101,8 @@ def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
     """Return names of TensorFlow's spelling (`block1/conv/kernel:0`) with dots, and without the number of an output.
 
     Files of Keras have groups for slashes, and the number at the end all the same; the group of a layer holds one of the same
-    name (`dense.dense.kernel:0`), which is read as the layer. All of that stays where the model's `names` have such a number, too, or
-    where names would be the same without.
+    name (`dense.dense.kernel:0`), which is read as the layer. All of that stays where the model's `names` have such a number,
+    too, or where names would be the same without.
     """
     if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
         plain = [name.removesuffix(_OUTPUT).replace(_NUMBERED, "_") for name in shown]
