@@ -12,8 +12,8 @@ from torchgraft.thinning.extending import Extension
 from torchgraft.thinning.places import Place, places_of
 from torchgraft.thinning.runs import Runs, sizes_of, tree_of
 
-# A side with fewer tensors isn't worth the detour, nor one of which more than every third stays.
-MANY = 2_000
+# Where neither side has more tensors it isn't worth the detour, nor where of one more than every third stays.
+MANY = 600
 WORTH = 3
 # What is told of a module, beside its tensors: no tensor is called so.
 _CLASS, _HEADS = "\0class", "\0heads"

@@ -159,6 +159,7 @@ class _Judge:
         runner_up = int(column.argmax())
         rivals = [(side, k, self._partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
         free = [(side, k) for side, k, other in rivals if other is None]
+        near = [one for one in free if not self._stands_elsewhere(pair, *one)]
         others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
         return Rivalry(
             runner_up=runner_up if column[runner_up] > FITS else None,
@@ -168,12 +169,8 @@ class _Judge:
             told_apart=not free and all(self._by_order(pair, other) for other in others),
             behind=not free
             and all(at > order.last_in_lists >= 0 for order, at in zip(self._sequences, (i, j), strict=True)),
-            unrivalled=all(
-                self._stands_elsewhere(pair, *one) or self._is_other_path(pair, *one) or self._is_its_like(pair, *one)
-                for one in free
-            ),
-            placed=all(self._stands_elsewhere(pair, *one) for one in free)
-            and all(self._by_place(pair, other) for other in others),
+            unrivalled=all(self._is_other_path(pair, *one) or self._is_its_like(pair, *one) for one in near),
+            placed=not near and all(self._by_place(pair, other) for other in others),
             outside=self._is_outside(pair, rivals),
             ended=self._ends_alike(pair, rivals),
             told_elsewhere=any(self._as_in_other_blocks(pair, other) for other in others),

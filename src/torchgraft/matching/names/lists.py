@@ -37,6 +37,7 @@ def number_of(path: str) -> int:
     return member_of(path)[1]
 
 
+@lru_cache(maxsize=20_000)
 def member_of(path: str) -> tuple[ListName, int]:
     """Return the list that a member is in, and its number there."""
     parent, _, last = path.rpartition(".")
