@@ -88,10 +88,16 @@ def expect_writable(path: str | os.PathLike[str]) -> None:
         _mode_of(final, shown)
         folder = os.path.dirname(final)
         os.stat(folder)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        code = errno.EROFS if _is_read_only(folder) else errno.EACCES
     except OSError as error:
         raise _refused(shown, error) from error
+    if not os.access(folder, os.W_OK):
+        raise _refused(shown, OSError(code, os.strerror(code)))
+
+
+def _is_read_only(folder: str) -> bool:
+    """Whether the file system of a folder takes no writes at all."""
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _shown(path: str | os.PathLike[str]) -> str:
