@@ -32,8 +32,12 @@ class Decoder(nn.Module):
     [
         ({"head": "embed_out"}, {"lm_head.weight": "embed_out.weight"}),
         ({"embed": "words"}, {"embed.weight": "words.weight"}),
+        (
+            {"embed": "words", "head": "words_for_head"},
+            {"embed.weight": "words.weight", "lm_head.weight": "words_for_head.weight"},
+        ),
     ],
-    ids=["head", "embedding"],
+    ids=["head", "embedding", "both, of one shape"],
 )  # fmt: skip
 def test_a_default_load_refuses_and_the_best_reading_pairs_them(file, slots):
     source, model = filled(Decoder(**file)).state_dict(), filled(Decoder())

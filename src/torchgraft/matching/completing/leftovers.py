@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
 
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, above, words
@@ -11,7 +12,7 @@ from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.lists import place_of
-from torchgraft.matching.names.words import terms
+from torchgraft.matching.names.words import canonical, terms
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.dialect import ROLES
 
@@ -23,6 +24,8 @@ UNTOLD = Doubt(
     "nothing else that is left has its shape, but neither its name nor what is paired beside it says so",
 )
 LONE = Doubt("lone_leftover", "nothing else that is left has its shape, but its name is another one")
+SEVERAL = Doubt("several_leftovers", "as many of its shape are left on both sides, but their names are other ones")
+MOST_ALIKE = 3  # left of one shape; more are no layer that was renamed
 
 # What is left of one shape in one block, by both.
 Left = dict[tuple[str, Shape], list[Leaf]]
@@ -175,14 +178,29 @@ def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
     if not any(leaf.shape in shapes or leaf.shape[::-1] in shapes for leaf in matching.free_sources):
         return []
     ours = _by_shape(matching.free_sources, lambda leaf: went.get(_block(leaf)), vectors=False)
-    lone = [(ours[at][0], theirs[at][0]) for at in theirs if len(ours.get(at, ())) == len(theirs[at]) == 1]
+    alike = [(ours[at], theirs[at]) for at in theirs if 0 < len(ours.get(at, ())) == len(theirs[at]) <= MOST_ALIKE]
+    lone = [(here[0], there[0]) for here, there in alike if len(here) == 1]
     lone += _turned(ours, theirs, {m.target.owner for m in matching.matches})
+    several = [pair for here, there in alike if len(here) > 1 for pair in _most_alike(here, there)]
     added = AddedModules({m.source.name for m in matching.matches}, [leaf.name for leaf in matching.free_targets])
-    pairs = [(a, b) for a, b in lone if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
-    return [
-        _match(a, b, f"{a.name} and {b.name} are left, of one shape", LONE, Certainty.DOUBT)
-        for a, b in (*pairs, *_beside(pairs, matching))
-    ]
+    found = []
+    for pairs, doubt in ((lone, LONE), (several, SEVERAL)):
+        held = [(a, b) for a, b in pairs if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
+        found += [
+            _match(a, b, f"{a.name} and {b.name} are left, of one shape", doubt, Certainty.DOUBT)
+            for a, b in (*held, *_beside(held, matching))
+        ]
+    return found
+
+
+def _most_alike(ours: Sequence[Leaf], theirs: Sequence[Leaf]) -> Iterator[tuple[Leaf, Leaf]]:
+    """Yield the pairs, as many as there are, whose names have most words in common; else in the order of both sides."""
+    said = [set(canonical(leaf.owner)) for leaf in (*ours, *theirs)]
+    order = max(
+        permutations(range(len(ours))),
+        key=lambda order: sum(len(said[a] & said[len(ours) + b]) for a, b in enumerate(order)),
+    )
+    return ((ours[a], theirs[b]) for a, b in enumerate(order))
 
 
 def _turned(ours: Left, theirs: Left, fed: Container[str]) -> list[tuple[Leaf, Leaf]]:

@@ -202,11 +202,9 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
     moved: list[tuple[Pair, ListName, ListName]] = []
     for pair in found.held:
         source, target = found.units_of(pair)
-        *_, blocks = (
-            (),
-            *zip(source.blocks, target.blocks, strict=False),
-        )  # `fc1` may be `net.0.proj` in the same block
-        if blocks:
+        around = list(zip(source.blocks, target.blocks, strict=False))
+        if around:
+            blocks = around[-1]  # of as many lists on both sides: `fc1` may be `net.0.proj` in the same block
             ours, theirs = map(list_of, blocks)
             if ours[1] or theirs[1]:
                 continue  # `conv1` and `conv2` of a block are layers of it, and no list that could go on
