@@ -31,11 +31,17 @@ class Pairing:
 # The parts of a fused projection whose rows pair up.
 ROTATED = frozenset({"q", "k"})
 
-# llama.cpp's conversion (convert_hf_to_gguf.py) puts pairs beside each other for the architectures below, and leaves others
-# as transformers has them.
+# llama.cpp (llama_model_rope_type in src/llama-model.cpp) pairs rows beside each other in the first of these architectures,
+# and its conversion (convert_hf_to_gguf.py) puts them so; it pairs those of the others as transformers does.
 LLAMA_CPP = ("attn_norm", "attn_output", "ffn_norm")
-PERMUTED = frozenset({"llama", "baichuan", "granite", "internlm2", "minicpm", "olmo", "xverse"})
-LEFT = frozenset({"exaone", "gemma", "gemma2", "gemma3", "phi2", "phi3", "qwen2", "qwen3", "stablelm", "starcoder2"})
+PERMUTED = frozenset({
+    "arcee", "arctic", "baichuan", "deci", "deepseek", "granite", "granitemoe", "internlm2", "llama", "minicpm", "mistral3",
+    "olmo", "smollm3", "xverse",
+})  # fmt: skip
+LEFT = frozenset({
+    "exaone", "gemma", "gemma2", "gemma3", "nemotron", "olmo2", "olmoe", "phi2", "phi3", "phimoe", "qwen2", "qwen2moe", "qwen3",
+    "qwen3moe", "stablelm", "starcoder2",
+})  # fmt: skip
 
 LLAMA = ("input_layernorm", "post_attention_layernorm", "self_attn.o_proj")
 TRANSFORMERS = "as in Llama in transformers, half with half"
