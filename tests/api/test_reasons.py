@@ -20,6 +20,11 @@ def test_names_without_dots_are_a_spelling_and_no_rule_of_the_user(joint):
     assert reasons(tg.plan(model(), state)) == {"spelling"}
 
 
+def test_names_without_any_dot_are_told_with_one_reason():
+    state = {f"model_ema.{name.replace('.', '')}": value for name, value in model().state_dict().items()}
+    assert {step.why.text for step in tg.plan(model(), state).steps} == {"same name in another spelling"}
+
+
 def test_a_rename_is_a_rule_of_the_user():
     state = {name.replace("enc", "old"): value for name, value in model().state_dict().items()}
     assert reasons(tg.plan(model(), state, rename={"old.": "enc."})) == {"user rule"}

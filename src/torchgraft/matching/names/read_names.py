@@ -9,6 +9,8 @@ from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.spelling import as_dotted, as_spelled
 
+SPELLING = "spelling"
+
 
 @dataclass(frozen=True, slots=True)
 class ReadNames:
@@ -42,9 +44,11 @@ class ReadNames:
     def _told(self, found: Match) -> Match:
         """Return a match with the file's own keys, and with what gave them other names in its reason."""
         name = next(one for one in found.source.keys if one in self.read_by)
-        old, new = _without_common_end(self.keys[name], name)
-        why = replace(found.why, rule=self.read_by[name], text=f"{old} read as {new}; {found.why.text}")
-        return replace(found, source=self._own(found.source), why=why)
+        rule, text = self.read_by[name], "same name in another spelling"
+        if rule != SPELLING or name != found.target.name:
+            old, new = _without_common_end(self.keys[name], name)
+            text = f"{old} read as {new}; {found.why.text}"
+        return replace(found, source=self._own(found.source), why=replace(found.why, rule=rule, text=text))
 
 
 def read_names(part: Sequence[str], targets: Sequence[Leaf], rules: Rules, hooks: Mapping[str, str]) -> ReadNames:
@@ -62,7 +66,7 @@ def read_names(part: Sequence[str], targets: Sequence[Leaf], rules: Rules, hooks
     return ReadNames(
         keys={new: key for new, (_, key) in read},
         read_by={
-            new: "user rule" if name != key else "load hook" if name in hooks else "spelling"
+            new: "user rule" if name != key else "load hook" if name in hooks else SPELLING
             for new, (name, key) in read
             if new != key
         },
