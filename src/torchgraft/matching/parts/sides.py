@@ -34,7 +34,10 @@ def sources_of(
     sources = with_classes(sources, classes, keys)
     is_moved = list(keys) != list(keys.values())
     paths = [as_stored(leaf, keys) for leaf in sources] if is_moved else None
-    heads = lambda path: models.stated.heads or models.source_heads(path)  # noqa: E731
+
+    def heads(path: str) -> int | None:
+        return models.stated.heads or models.source_heads(path)
+
     return with_rotary(sources, heads, paths, models.architecture), derived
 
 
