@@ -210,19 +210,11 @@ def test_what_is_said_of_few_is_said_of_all(both_plans, case):
     assert sum(step.action is not Action.FRESH for step in by_few.steps) > 100
 
 
-@pytest.mark.parametrize("case", LENGTHS)
-def test_lists_of_other_lengths_are_said_of_what_both_have_and_of_the_rest(both_plans, case):
-    model, file = LENGTHS[case]
+@pytest.mark.parametrize("case", [*LENGTHS, *WHOLE])
+def test_lists_of_other_lengths_are_said_of_what_both_have_and_of_the_rest_or_decided_for_all(both_plans, case):
+    model, file = (LENGTHS | WHOLE)[case]
     by_few, whole, is_by_few = both_plans(target(model), checkpoint(file))
-    assert is_by_few
-    expect_equal(by_few, whole)
-
-
-@pytest.mark.parametrize("case", WHOLE)
-def test_what_cannot_be_said_of_all_is_decided_for_all(both_plans, case):
-    model, file = WHOLE[case]
-    by_few, whole, is_by_few = both_plans(target(model), checkpoint(file))
-    assert not is_by_few
+    assert is_by_few == (case in LENGTHS)
     expect_equal(by_few, whole)
 
 

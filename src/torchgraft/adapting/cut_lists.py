@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torchgraft.core.formatting import runs_words
-from torchgraft.core.names import is_derived
+from torchgraft.core.names import is_derived, parent_of
 from torchgraft.core.specs import Shape, TensorSpec
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d{1,18})")
@@ -88,7 +88,7 @@ def _added(found: dict[str, _Module], path: str) -> _Module:
     new: list[str] = []
     while path not in found:
         new.append(path)
-        path = path.rpartition(".")[0]
+        path = parent_of(path)
     for one in reversed(new):
         found[one] = _Module()
     return found[new[0]]
