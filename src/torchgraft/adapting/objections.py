@@ -9,6 +9,7 @@ from torchgraft.adapting.coverage import ANOTHER_FILE, coverage_objections, othe
 from torchgraft.adapting.lora import adapted_network, is_adapter
 from torchgraft.adapting.orientation import last_list
 from torchgraft.adapting.rotary import is_named, names_differ
+from torchgraft.adapting.tables import FLATTENED, PACKED_ROLES
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.names import ends, patterns_of
@@ -20,8 +21,6 @@ from torchgraft.ops import RotaryLayout
 # An argument that a text names.
 OPTION = re.compile(r"\b[a-z]+(?:_[a-z]+)*=(?!=)")
 MOST_RULES = 3
-# What FSDP calls its flattened parameters (torch.distributed.fsdp, and fairscale before it).
-FLAT = frozenset({"_flat_param", "flat_param", "flat_param_0", "_flat_param_0"})
 
 
 def objections_to(plan: Plan) -> tuple[Objection, ...]:
@@ -42,7 +41,7 @@ def objections_to(plan: Plan) -> tuple[Objection, ...]:
 
 def _partial(plan: Plan) -> Iterator[Objection]:
     """Files of one of several processes: parameters that lie elsewhere are empty, or all of them are one flat tensor."""
-    flat = tuple(key for key in plan.source_specs if "flat_param" in key and FLAT & set(key.split(".")))
+    flat = tuple(key for key in plan.source_specs if "flat_param" in key and FLATTENED & set(key.split(".")))
     if flat:
         yield Objection(
             "partial",
@@ -249,13 +248,6 @@ def _unused(plan: Plan) -> Iterator[Objection]:
             f"{tensors(len(names))} of the checkpoint {'finds' if len(names) == 1 else 'find'} no place: {listed(names)}",
             names,
         )
-
-
-# Tensors of packings that are not decoded, by the last segment of their names: GPTQ and AWQ, compressed-tensors, HQQ, AQLM,
-# QuIP#, and torch's own quantised modules.
-PACKED_ROLES = frozenset({
-    "qweight", "qzeros", "weight_packed", "W_q", "codebooks", "Qidxs", "_packed_params", "packed_weight",
-})  # fmt: skip
 
 
 def packed(plan: Plan) -> Iterator[Objection]:

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from torchgraft.adapting.tables import NEVER_TURNED
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape, TensorSpec
@@ -21,12 +22,6 @@ KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
 }
 WEIGHTS = frozenset({"weight", "kernel", "w"})
 WEIGHT_KEY = re.compile(rf"(.*[./]|)(?:{'|'.join(sorted(WEIGHTS))})(:0|)", re.DOTALL)
-# Words of what holds a row for each position, token or pair, and is never turned.
-TABLE_WORDS = frozenset({
-    "bias", "biases", "cls", "embed", "embedding", "embeddings", "embs", "emb", "mask", "pos", "position", "positional",
-    "positions", "queries", "query", "register", "rel", "relative", "segment", "table", "tables", "tok", "token", "tokens",
-    "wpe", "wte",
-})  # fmt: skip
 MATRIX_TABLES = frozenset({"Embedding", "EmbeddingBag"})
 # The place within a block of what has none in the model.
 ELSEWHERE = "?"
@@ -209,7 +204,7 @@ def is_raw_matrix(source: Leaf, target: Leaf) -> bool:
         return False
     if not len(source.shape) == len(target.shape) == 2 or {source.form, target.form} != {"plain"}:
         return False
-    return not {*_last_words(source), *_last_words(target)} & TABLE_WORDS
+    return not {*_last_words(source), *_last_words(target)} & NEVER_TURNED
 
 
 def _last_words(leaf: Leaf) -> tuple[str, ...]:

@@ -9,7 +9,16 @@ from math import isqrt
 from typing import Any
 
 from torchgraft.adapting.fit import Fit
-from torchgraft.adapting.rows import TABLE_WORDS
+from torchgraft.adapting.tables import (
+    AXIS_WORDS,
+    FRAME_WORDS,
+    NO_VOCABULARY_WORDS,
+    OFFSET_WORDS,
+    PLANE_WORDS,
+    POSITION_WORDS,
+    PREFIX_TOKENS,
+    VOCABULARY_WORDS,
+)
 from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
@@ -25,18 +34,6 @@ RESAMPLING: dict[str, dict[str, Any]] = {
     "torchvision": {"antialias": False, "align_corners": True},
     "transformers": {"antialias": False},
 }
-
-# Tokens that stand before the patches, in the order in which models put them there.
-PREFIX_TOKENS = (("cls", "class"), ("dist", "distillation"), ("reg", "register"))
-# Words of tables whose rows are a few tokens or kinds of them, and no vocabulary.
-NO_WORDS = frozenset({"mask", "type", "query", "queries", *(word for names in PREFIX_TOKENS for word in names)})
-POSITION_WORDS = frozenset({"pos", "position", "positional", "positions", "wpe"})
-BIAS_WORDS = frozenset({"relative", "rel"})
-# Words of relative tables of one axis (SAM, MViT); others hold a row for each offset within a window.
-AXIS_WORDS = frozenset({"h", "w", "t", "height", "width", "time"})
-# Words of absolute tables that hold a row for each frame, or for each patch of one frame.
-FRAME_WORDS = frozenset({"time", "temporal", "frame", "frames"})
-PLANE_WORDS = frozenset({"spatial", "space"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
 @lru_cache
 def _mean_words(said: tuple[str, ...]) -> bool:
     """Return whether a module that is called so is a table of words."""
-    return not TABLE_WORDS.isdisjoint(said) and NO_WORDS.isdisjoint(said)
+    return not VOCABULARY_WORDS.isdisjoint(said) and NO_VOCABULARY_WORDS.isdisjoint(said)
 
 
 def _way(place: str, owner: str) -> tuple[int, int]:
@@ -128,7 +125,7 @@ def position_fit(
 
     `stated` are the grids that the caller gave.
     """
-    if BIAS_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
+    if OFFSET_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
         axis = bool(AXIS_WORDS & set(words(source.role)))
         return _axis_table(source.shape, target.shape) if axis else _window_table(source, target, stated)
     if not is_position_table(target) or source.shape[-1:] != target.shape[-1:]:

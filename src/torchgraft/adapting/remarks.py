@@ -8,18 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 
 from torchgraft.adapting.cut_lists import cut_lists
+from torchgraft.adapting.tables import NAME_LISTS
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed
 from torchgraft.core.plan import Action, Plan, Step
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
 FEW = 3  # modules in a part from which on another one of the same build is no accident
-# What such lists are called: OpenMMLab's CLASSES, Ultralytics' names, transformers' id2label, torchtext's itos, ESPnet's
-# token_list.
-LISTS = frozenset({
-    "classes", "class_names", "names", "labels", "label_names", "id2label", "categories", "vocab", "tokens", "itos",
-    "token_list", "speakers",
-})  # fmt: skip
 DEEPEST = 4
 MOST_TENSORS = 3
 
@@ -203,7 +198,7 @@ def _lists(facts: object, path: str = "", depth: int = 0) -> Iterator[tuple[str,
     for key, value in facts.items():
         if isinstance(key, str):
             here = f"{path}/{key}" if path else key
-            names = _names(value) if key.lower().rpartition("/")[2] in LISTS else []
+            names = _names(value) if key.lower().rpartition("/")[2] in NAME_LISTS else []
             if names:
                 yield here, names
             else:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.adapting.tables import HALVED, PAIRED
 from torchgraft.core.match import EITHER, Leaf
 from torchgraft.core.plan import Certainty, least_certain
 from torchgraft.ops import RotaryLayout
 
-# How the reference code of Llama and transformers call the projections whose rows rotary embeddings turn in pairs: there rows
-# beside each other make a pair, here those half a head apart (transformers/models/llama/convert_llama_weights_to_hf.py).
-# Code that calls the fused projection `wqkv` pairs in both ways.
-PAIRED, HALVED = frozenset({"wq", "wk", "wqkv"}), frozenset({"q_proj", "k_proj"})
 _NAMES = PAIRED | HALVED
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.options import AxisNames, Options, option_for
+from torchgraft.adapting.tables import VOCABULARY_WORDS
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
@@ -105,7 +106,6 @@ def _without(shape: Shape, dim: int) -> Shape:
     return (*shape[:dim], *shape[dim + 1 :])
 
 
-TABLE_WORDS = frozenset({"wte", "tok", "token", "tokens", "word", "words", "vocab", "shared"})
 # A table that is shorter by up to this share of its rows lacks padding, or tokens that were added last; one that is shorter by
 # more is for another vocabulary, whose first rows are other tokens.
 FEW = 1 / 16
@@ -122,7 +122,7 @@ def changed_vocabularies(matches: Iterable[Match]) -> frozenset[tuple[int, int]]
     for m in matches:
         a, b = m.source.shape, m.target.shape
         if len(a) == len(b) == 2 and a[1] == b[1] and a[0] != b[0] >= (1 - FEW) * a[0]:
-            if TABLE_WORDS & set(words(m.target.owner.rpartition(".")[2])):
+            if VOCABULARY_WORDS & set(words(m.target.owner.rpartition(".")[2])):
                 told.add((a[0], b[0]))
             elif b[0] < a[0]:
                 (tables if m.target.kind == "Embedding" else layers).add((a[0], b[0]))
