@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.contradictions import expect_consistent
 from torchgraft.core.errors import UsageError
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused, Why
@@ -216,7 +217,7 @@ def _seen_from(prefer: str | None, unused: tuple[Unused, ...], specs: Mapping[st
     _, outside = keep_part(specs, prefer)
     if not outside:
         return unused
-    why, left = Why("no counterpart", f"outside of what prefer={prefer!r} takes"), set(outside)
+    why, left = Why(Ground.NO_COUNTERPART, f"outside of what prefer={prefer!r} takes"), set(outside)
     return tuple(replace(u, why=why) if u.spec.name in left and u.why.rule == why.rule else u for u in unused)
 
 
@@ -225,10 +226,10 @@ def _not_picked(rules: Rules, plan: Plan, target: Target) -> tuple[Unused, ...]:
     if not rules.layers:
         return plan.unused
     rules = _in_the_file(rules, plan.source_specs, target)
-    why = Why("user rule", "layers= passes over it")
+    why = Why(Ground.USER_RULE, "layers= passes over it")
     return tuple(
         replace(one, why=why, similar=())
-        if one.why.rule == "no counterpart" and not rules.present([one.spec.name])
+        if one.why.rule == Ground.NO_COUNTERPART and not rules.present([one.spec.name])
         else one
         for one in plan.unused
     )
@@ -243,7 +244,7 @@ def _left_by_picks(rules: Rules, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Return the steps, with layers of the model that `layers=` gives none of the file told so."""
     if not rules.layers:
         return steps
-    why = Why("no counterpart", "layers= gives it no layer of the file")
+    why = Why(Ground.NO_COUNTERPART, "layers= gives it no layer of the file")
     return tuple(
         replace(step, why=why)
         if step.action is Action.FRESH

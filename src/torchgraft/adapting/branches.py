@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why
 from torchgraft.core.specs import Slot, TensorSpec
@@ -86,7 +87,7 @@ def _fused(specs: Mapping[str, TensorSpec], slots: Sequence[Slot], network: str)
                 keys = [key for b in branches for key in b.keys]
                 feeds = tuple(Feed(key, (), network) for key in keys)
                 text = f"{len(branches)} branches of {block} fused, norm eps {EPS:g} assumed"
-                steps[name] = Step(slot=by_name[name], feeds=feeds, ops=(op,), why=Why("fused branches", text))
+                steps[name] = Step(slot=by_name[name], feeds=feeds, ops=(op,), why=Why(Ground.FUSED_BRANCHES, text))
     return steps
 
 

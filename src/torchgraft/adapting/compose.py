@@ -23,6 +23,7 @@ from torchgraft.adapting.recurrent import torn_cells, unordered_gates
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import is_derived
 from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why, least_certain
@@ -67,7 +68,7 @@ def _single(match: Match, facts: Facts, draft: Draft) -> None:
     shapes = {name: facts.slots[name].spec.shape for name in match.target.keys}
     made = pieces(match.source, match.target, facts.specs, shapes)
     if isinstance(made, str):
-        _reject(match, made, facts, draft, doubt=True, rule="quantised" if "quantised" in made else "form")
+        _reject(match, made, facts, draft, doubt=True, rule=Ground.QUANTISED if "quantised" in made else Ground.FORM)
         return
     fit = Fit(()) if match.source.form == "bnb4" else _fit(match, facts)
     for piece in made:
@@ -179,7 +180,7 @@ def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
     )
 
 
-def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool, rule: str = "shape") -> None:
+def _reject(match: Match, text: str, facts: Facts, draft: Draft, *, doubt: bool, rule: str = Ground.SHAPE) -> None:
     for key in match.source.keys:
         draft.rejected[key] = text
     for slot in match.target.keys:
@@ -210,7 +211,7 @@ def _join(slot: str, found: Sequence[Match], facts: Facts, draft: Draft) -> None
         )
         doubt = formed or bool(odd and odd.certainty is Certainty.DOUBT)
         for match in ordered:
-            _reject(match, text, facts, draft, doubt=doubt, rule="shape" if odd else "fused")
+            _reject(match, text, facts, draft, doubt=doubt, rule=Ground.SHAPE if odd else Ground.FUSED)
         return
     draft.steps[slot] = joined_step(slot, ordered, fits, lacking, facts)
 
@@ -265,7 +266,7 @@ def without_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[
 
 def kept_fresh(step: Step) -> Step:
     """Return the step of a slot that is left fresh for that reason."""
-    return Step(slot=step.slot, why=Why("shape", ORPHANED, step.why.evidence))
+    return Step(slot=step.slot, why=Why(Ground.SHAPE, ORPHANED, step.why.evidence))
 
 
 def _mixes(weight: Leaf) -> bool:

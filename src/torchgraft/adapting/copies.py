@@ -12,6 +12,7 @@ from torchgraft.adapting.positions import is_position_table
 from torchgraft.adapting.remarks import remarks
 from torchgraft.adapting.rows import changed_vocabularies
 from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources, without_dead_statistics
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
@@ -58,7 +59,7 @@ def copied(both: Alike, target: Target, network: Network, policy: Policy) -> Pla
 def _kept_fresh(slot: Slot, unlike: Mapping[str, tuple[str, str]]) -> Step:
     """Return the step of a slot that takes nothing: its tensor has another shape, or there is none."""
     if slot.name in unlike:
-        return Step(slot=slot, why=Why("shape", unlike[slot.name][1]))
+        return Step(slot=slot, why=Why(Ground.SHAPE, unlike[slot.name][1]))
     return fresh_step(slot, _never, _never)
 
 

@@ -9,6 +9,7 @@ from torchgraft.adapting.fit import mismatch, reordered
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import percent, tensors
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import ends
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step
 from torchgraft.core.specs import Shape
@@ -71,7 +72,7 @@ def _placed(plan: Plan, share: float, kept: int, placed: int) -> str:
 
 def _is_kept(step: Step) -> bool:
     """Whether the caller keeps the slot fresh."""
-    return step.why.rule == "user rule" and step.action is Action.FRESH and not step.quiet
+    return step.why.rule == Ground.USER_RULE and step.action is Action.FRESH and not step.quiet
 
 
 def other_variant(plan: Plan) -> str:
@@ -117,7 +118,7 @@ def _most_common_prefix(names: Iterable[str], others: Container[str]) -> str:
 
 
 def _is_open(step: Step) -> bool:
-    return (not step.feeds and not step.ops and step.why.rule != "user rule") or step.certainty is Certainty.DOUBT
+    return (not step.feeds and not step.ops and step.why.rule != Ground.USER_RULE) or step.certainty is Certainty.DOUBT
 
 
 def _differs(a: Shape, b: Shape) -> bool:
@@ -138,7 +139,9 @@ def _sizes(plan: Plan, variant: str) -> str:
     if variant:
         return f"; {variant}"
     known = {end for key in plan.source_specs for end in _with_ends(key)}
-    differ = [s for s in plan.steps if s.why.rule == "shape" and any(name in known for name in _with_ends(s.slot.name))]
+    differ = [
+        s for s in plan.steps if s.why.rule == Ground.SHAPE and any(name in known for name in _with_ends(s.slot.name))
+    ]
     if not differ:
         return ""
     first = differ[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import words
 from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
 from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
@@ -21,7 +22,6 @@ _APART = re.compile(r"(?P<head>(?:.*\.)?[^.]*expert[^.]*)\.(?:expert_?)?(?P<numb
 # Words of modules that hold stacks: `experts`, `block_sparse_moe`, MLX's `switch_mlp`, GGUF's `ffn_up_exps`.
 _HOMES = frozenset({"expert", "experts", "moe", "switch", "exps"})
 _ROLES = ("weight", "bias")
-LACKING = "experts lacking"
 MOST = 8
 
 
@@ -51,14 +51,14 @@ class Experts:
         """Return the fates of the file's own tensors: a stack is unused when all its experts are."""
         steps = tuple(steps)
         used = {feed.key for step in steps for feed in step.feeds}
-        lacking = [step for step in steps if step.action is Action.FRESH and step.why.rule == LACKING]
+        lacking = [step for step in steps if step.action is Action.FRESH and step.why.rule == Ground.EXPERTS_LACKING]
         out: dict[str, Unused] = {}
         for fate in unused:
             key, _ = self.parts.get(fate.spec.name, (fate.spec.name, 0))
             if key not in used:
                 if lacking and _is_apart(key):
                     text = f"belongs into a stack that can't be filled whole: {lacking[0].slot.name} or one beside it"
-                    fate = replace(fate, why=Why(LACKING, text), similar=())  # noqa: PLW2901
+                    fate = replace(fate, why=Why(Ground.EXPERTS_LACKING, text), similar=())  # noqa: PLW2901
                 whole = (
                     fate if key == fate.spec.name else replace(fate, spec=self.specs[key], network=network, similar=())
                 )
@@ -74,11 +74,11 @@ class Experts:
             feeds.append(Feed(key, (Index(0, number), *feed.ops), feed.network) if number >= 0 else feed)
             numbers.add(number)
         mine = _APART.fullmatch(step.slot.name)
-        moved = (mine is None or numbers != {int(mine["number"])}) and step.why.rule != "user rule"
+        moved = (mine is None or numbers != {int(mine["number"])}) and step.why.rule != Ground.USER_RULE
         said = "the expert of another number in the stack" if moved else "the expert of the same number in the stack"
         known = mine is not None and _is_routed(mine["head"], self.specs[feeds[0].key].shape[0], routed)
         sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
-        why = replace(step.why, rule="experts", text=f"{step.why.text}; {said}")
+        why = replace(step.why, rule=Ground.EXPERTS, text=f"{step.why.text}; {said}")
         return replace(step, feeds=tuple(feeds), why=why, certainty=least_certain([sure, step.certainty]))
 
     def _with_square_doubted(self, steps: Mapping[str, Step]) -> dict[str, Step]:
@@ -96,7 +96,7 @@ class Experts:
     def _matrix(self, step: Step) -> Shape | None:
         """Return the shape of one expert's matrix, None where the step makes none."""
         shape = step.slot.spec.shape[step.slot.name in self.stacks :]
-        return shape if step.why.rule == "experts" and step.feeds and len(shape) == 2 else None
+        return shape if step.why.rule == Ground.EXPERTS and step.feeds and len(shape) == 2 else None
 
 
 def _is_turned(step: Step) -> bool:
@@ -246,13 +246,15 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
     if len(present) < len(made):
         lacking = [str(at) for at in range(len(made)) if at not in dict(present)]
         text = f"the file lacks {_count(lacking)} of {len(made)}; a stack is filled whole or not at all"
-        return Step(slot=slot, why=Why(LACKING, text, first.why.evidence))
+        return Step(slot=slot, why=Why(Ground.EXPERTS_LACKING, text, first.why.evidence))
     joint = _joint(present)
     if joint is None or any(step.rows or step.made or step.base for _, step in present):
-        why = Why("experts", f"{len(present)} experts that are made in a way that can't be stacked", first.why.evidence)
+        why = Why(
+            Ground.EXPERTS, f"{len(present)} experts that are made in a way that can't be stacked", first.why.evidence
+        )
         return Step(slot=slot, why=why, certainty=Certainty.DOUBT)
     said = f"{len(present)} experts stacked in the order of their numbers"
-    asked = first.why.rule == "user rule"
+    asked = first.why.rule == Ground.USER_RULE
     moved = not asked and any(_number(feed.key) not in (at, None) for at, step in present for feed in step.feeds)
     known = _is_routed((_split(slot.name) or ("", ""))[0], len(made), routed)
     sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
@@ -261,7 +263,9 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
         feeds=tuple(feed for _, step in present for feed in step.feeds),
         ops=joint,
         why=replace(
-            _doubted_first(present).why, rule="experts", text=said + (", some under another number" if moved else "")
+            _doubted_first(present).why,
+            rule=Ground.EXPERTS,
+            text=said + (", some under another number" if moved else ""),
         ),
         certainty=least_certain([sure, *(step.certainty for _, step in present)]),
         alternatives=tuple(a for _, step in present for a in step.alternatives)[:3],

@@ -17,6 +17,7 @@ from torchgraft.adapting.orientation import (
     last_list,
     permuted,
 )
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Certainty, Op, Rows
 from torchgraft.core.specs import Shape
@@ -267,7 +268,7 @@ def resized_fit(
     if gains_depth(a, b) and (adapted or a[1] == b[1]):
         before, deep = adapted or UNCHANGED, f"kernel inflated over {b[2]} steps of a new axis"
         text = f"{before.text}; {deep}" if adapted else deep
-        return replace(before, ops=(*(before.ops or ()), InflateKernel(b)), text=text, rule="inflated kernel")
+        return replace(before, ops=(*(before.ops or ()), InflateKernel(b)), text=text, rule=Ground.INFLATED_KERNEL)
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
     grouped = f"; the layer has {groups} groups, which see other channels each" if groups > 1 else ""
@@ -301,7 +302,7 @@ def _kernel_size(a: Shape, b: Shape, rule: str | None) -> Fit:
         "pad": lambda: PadKernel(source=a, target=b),
         "crop": lambda: CropKernel(source=a, target=b),
     }
-    return Fit((ops[rule](),), size, rule="kernel size")
+    return Fit((ops[rule](),), size, rule=Ground.KERNEL_SIZE)
 
 
 def _channels(old: int, size: int, rule: str) -> Fit:
@@ -310,10 +311,10 @@ def _channels(old: int, size: int, rule: str) -> Fit:
     if rule == "fresh":
         keeps = f"{text}, the first {len(old_ones)} kept, new ones fresh"
         cut = () if old <= size else (SelectRows(1, old_ones),)
-        return Fit(cut, keeps, rows=Rows(1, old_ones) if old < size else None, rule="input channels")
+        return Fit(cut, keeps, rows=Rows(1, old_ones) if old < size else None, rule=Ground.INPUT_CHANNELS)
     keeps_old = rule in ("zero", "fill-mean") or (rule.startswith("copy:") and size > 1)
     made = Rows(1, tuple(range(old, size))) if keeps_old and old < size else None
-    return Fit((AdaptInputChannels(size, rule),), text, rule="input channels", made=made)
+    return Fit((AdaptInputChannels(size, rule),), text, rule=Ground.INPUT_CHANNELS, made=made)
 
 
 def _fewer(fit: Fit, old: int, size: int) -> Fit:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Certainty, Feed, Op, Step, Unused, Why
 from torchgraft.core.specs import Target, TensorSpec
 from torchgraft.ops import FuseNormBias, FuseNormWeight
@@ -83,7 +84,7 @@ class Folding:
             layer = fates.get(f"{fold.layer}.weight")
             for key in sorted(fold.keys):
                 if key.startswith(f"{fold.norm}.") and key not in used:
-                    why = Why("folded norm", "the norm is folded, and nothing counts its batches")
+                    why = Why(Ground.FOLDED_NORM, "the norm is folded, and nothing counts its batches")
                     is_lost = layer is not None and not key.endswith(".num_batches_tracked")
                     why = layer.why if layer is not None and is_lost else why
                     out.append(Unused(spec=self.specs[key], network=network, why=why, quiet=not is_lost))
@@ -182,6 +183,6 @@ def _unfolded(step: Step, folding: Folding) -> Step:
         step,
         feeds=tuple(Feed(key, (), feed.network) for key in keys),
         ops=(op, *feed.ops, *step.ops),
-        why=Why("folded norm", f"{step.why.text}; {said}", step.why.evidence),
+        why=Why(Ground.FOLDED_NORM, f"{step.why.text}; {said}", step.why.evidence),
         certainty=step.certainty if sure or step.certainty is Certainty.DOUBT else Certainty.LIKELY,
     )

@@ -9,6 +9,7 @@ from torchgraft.adapting.facts import Facts
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.forms import reshape_to_matched
 from torchgraft.adapting.rotary import other_pairs, pairs_text
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Part
 from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Feed, Op, Step, least_certain
 from torchgraft.core.specs import TensorSpec
@@ -102,7 +103,7 @@ def joined_step(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros:
         slot=facts.slots[slot],
         feeds=tuple(feeds),
         ops=((Concat(dim),) if len(feeds) > 1 else ()) + zeros + _pack_ops(parts[0]),
-        why=replace(_least_sure(ordered).why, rule="fused", text=text).in_doubt(
+        why=replace(_least_sure(ordered).why, rule=Ground.FUSED, text=text).in_doubt(
             SCATTERED if scattered else lacking or unfit
         ),
         certainty=Certainty.DOUBT if scattered else sure,

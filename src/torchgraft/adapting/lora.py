@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, sqrt
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import wrappers
 from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Unused, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
@@ -107,7 +108,7 @@ def _trained_modules(specs: Mapping[str, TensorSpec], target: Target, network: s
     for stem, name in places.items():
         slot, (key,) = slots[name], found[stem]
         if slot.spec.shape == specs[key].shape:
-            why = Why("adapter", "trained as a whole beside the adapters")
+            why = Why(Ground.ADAPTER, "trained as a whole beside the adapters")
             steps[slot.name] = Step(slot=slot, feeds=(Feed(key, (), network),), why=why)
     return steps
 
@@ -117,7 +118,7 @@ def told_as_trained(unused: tuple[Unused, ...], steps: Iterable[Step]) -> tuple[
     before = [one for one in unused if _BEFORE in one.spec.name]
     fed = [feed.key for step in steps for feed in step.feeds] if before else []
     stems = tuple(found["stem"] + _BEFORE for key in fed if (found := _TRAINED.fullmatch(key)))
-    why = Why("no counterpart", "it was trained since, and what came of it is in its place")
+    why = Why(Ground.NO_COUNTERPART, "it was trained since, and what came of it is in its place")
     return (
         tuple(replace(one, why=why) if one.spec.name.startswith(stems) else one for one in unused) if stems else unused
     )
@@ -238,7 +239,7 @@ def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network
         feeds=(*([Feed(base, (), network)] if base else []), *feeds),
         ops=(op,),
         base=base is None,
-        why=Why("adapter", f"rank {rank}, added to {to}{how}"),
+        why=Why(Ground.ADAPTER, f"rank {rank}, added to {to}{how}"),
     )
 
 

@@ -12,6 +12,7 @@ from torchgraft.adapting.rotary import is_named, names_differ
 from torchgraft.adapting.tables import FLATTENED, PACKED_ROLES
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import ends, patterns_of
 from torchgraft.core.plan import Action, Objection, Plan, Step
 from torchgraft.core.policy import Verdict
@@ -67,7 +68,7 @@ def _partial(plan: Plan) -> Iterator[Objection]:
 def _adapters(plan: Plan) -> Iterator[Objection]:
     names = tuple(u.spec.name for u in plan.unused if is_adapter(u.spec.name))
     if names and plan.coverage.target_filled:
-        merged = any(step.why.rule == "adapter" for step in plan.steps)
+        merged = any(step.why.rule == Ground.ADAPTER for step in plan.steps)
         why = (
             "the model has nothing of the networks of these names"
             if merged
@@ -102,7 +103,7 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
 def _doubt(plan: Plan) -> Iterator[Objection]:
     groups: dict[str, list[Step]] = {}
     for step in plan.doubtful:
-        if step.why.rule == "quantised":
+        if step.why.rule == Ground.QUANTISED:
             continue  # has an objection of its own
         groups.setdefault(step.why.doubt or step.why.text, []).append(step)
     variant = other_variant(plan) if groups else ""
@@ -228,7 +229,7 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
 
 
 def _missing(plan: Plan) -> Iterator[Objection]:
-    names = tuple(s.slot.name for s in plan.fresh if s.why.rule != "user rule")
+    names = tuple(s.slot.name for s in plan.fresh if s.why.rule != Ground.USER_RULE)
     if names:
         refused = plan.policy.verdict("missing") is Verdict.REFUSE
         patterns = patterns_of(names, _filled(plan)) if refused else []
@@ -252,7 +253,7 @@ def _unused(plan: Plan) -> Iterator[Objection]:
 
 def packed(plan: Plan) -> Iterator[Objection]:
     """Yield what is packed in a way that can't be decoded, and values that stand for others by a scale that is missing."""
-    known = [s for s in plan.steps if s.why.rule == "quantised"]
+    known = [s for s in plan.steps if s.why.rule == Ground.QUANTISED]
     names = tuple(s.slot.name for s in known)
     if names:
         text = known[0].why.text
@@ -268,7 +269,7 @@ def packed(plan: Plan) -> Iterator[Objection]:
             unknown,
         )
     told = {s.why.text for s in known}
-    other = [u for u in plan.unused if u.why.rule == "shape" and u.why.text not in told]
+    other = [u for u in plan.unused if u.why.rule == Ground.SHAPE and u.why.text not in told]
     whole = tuple([u.spec.name for u in other if _is_integer_weight(u.spec)])
     if whole:
         yield Objection(

@@ -20,6 +20,7 @@ from torchgraft.adapting.tables import (
     VOCABULARY_WORDS,
 )
 from torchgraft.core.errors import UsageError
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Op, Rows
@@ -184,10 +185,10 @@ def _absolute(
         text = f"the file has {seen[0]} and the model {seen[1]}: grids={{{name!r}: ({grids})}} states both"
         return Fit(None, text, certainty=Certainty.DOUBT)
     if gone > 0:
-        return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule="positions")
+        return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule=Ground.POSITIONS)
     kept = Rows(dim, tuple(range(rows[0])))
     return Fit(
-        (), f"{rows[0]} positions copied, {rows[1] - rows[0]} further ones stay fresh", rows=kept, rule="positions"
+        (), f"{rows[0]} positions copied, {rows[1] - rows[0]} further ones stay fresh", rows=kept, rule=Ground.POSITIONS
     )
 
 
@@ -240,17 +241,17 @@ def _regrid(
         known = library if library in RESAMPLING else "timm"
         text = f"position grid {_times(grids[0])} -> {_times(grids[1])}{said}, as {known} does it"
     if len(kept) == prefixes[1]:
-        return Fit((op,), text, rule="positions")
+        return Fit((op,), text, rule=Ground.POSITIONS)
     if prefixes[0] == 0 < sides[0].prefix:
         # The source adds no position to its prefix tokens, which zeros repeat.
         return Fit(
             (op, InsertZeros(dim, 0, prefixes[1])),
             f"{text}, zeros for {_counted(prefixes[1], 'prefix row')}",
-            rule="positions",
+            rule=Ground.POSITIONS,
         )
     fill = Rows(dim, (*range(len(kept)), *range(prefixes[1], prefixes[1] + count)))
     new = prefixes[1] - len(kept)
-    return Fit((op,), f"{text}, {_counted(new, 'new one')} fresh", rows=fill, rule="positions")
+    return Fit((op,), f"{text}, {_counted(new, 'new one')} fresh", rows=fill, rule=Ground.POSITIONS)
 
 
 def _counted(count: int, what: str) -> str:
@@ -282,14 +283,14 @@ def _open_grid(a: Shape, b: Shape) -> Fit | None:
         return None
     flat, back = Reshape((a[0], a[1] * a[2], a[3])), Reshape(b)
     op = ResampleGrid((a[1], a[2]), (b[1], b[2]))
-    return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule="positions")
+    return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule=Ground.POSITIONS)
 
 
 def _axis_table(a: Shape, b: Shape) -> Fit | None:
     """Relative tables of one axis: [2S-1, head size]."""
     if a[1] != b[1] or a[0] == b[0] or a[0] % 2 == 0 or b[0] % 2 == 0:
         return None
-    return Fit((Resample1d(b[0]),), f"relative positions {a[0]} -> {b[0]}", rule="positions")
+    return Fit((Resample1d(b[0]),), f"relative positions {a[0]} -> {b[0]}", rule=Ground.POSITIONS)
 
 
 def _window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) -> Fit | None:
@@ -331,4 +332,4 @@ def _is_prime(number: int) -> bool:
 def _rewindowed(windows: tuple[Grid, Grid], extra: int, sure: Certainty) -> Fit:
     op = ResampleBiasTable(windows[0], windows[1], extra)
     text = f"relative positions of a {_times(windows[0])} window -> {_times(windows[1])}"
-    return Fit((op,), text, certainty=sure, rule="positions")
+    return Fit((op,), text, certainty=sure, rule=Ground.POSITIONS)

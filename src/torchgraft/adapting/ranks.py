@@ -9,6 +9,7 @@ from itertools import pairwise
 from math import gcd
 
 from torchgraft.core.errors import printable
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Ranks, Shares
 from torchgraft.core.names import parent_of
 from torchgraft.core.plan import Certainty, Plan, Step, Why
@@ -44,7 +45,7 @@ def _over(step: Step, ranks: Ranks, sizes: _Sizes) -> Step:
     shares = [ranks.shares[feed.key] for feed in step.feeds]
     if not all(share.known for share in shares):
         text = f"{step.why.text}; how the ranks share it isn't known: say it with tensor_parallel= or rename="
-        return replace(step, why=Why("ranks", text, step.why.evidence), certainty=Certainty.DOUBT)
+        return replace(step, why=Why(Ground.RANKS, text, step.why.evidence), certainty=Certainty.DOUBT)
     if all(share.kind == "replicated" for share in shares):
         return step
     if len(step.feeds) != 1:
@@ -60,13 +61,13 @@ def _over(step: Step, ranks: Ranks, sizes: _Sizes) -> Step:
         step,
         feeds=tuple(replace(feed, network=path, ops=()) for path in ranks.members),
         ops=(JoinRanks(share.kind, parts), *feed.ops, *step.ops),
-        why=Why("ranks", f"{step.why.text}; {_said(share, len(ranks.members))}", step.why.evidence),
+        why=Why(Ground.RANKS, f"{step.why.text}; {_said(share, len(ranks.members))}", step.why.evidence),
         certainty=Certainty.DOUBT if open_question else step.certainty,
     )
 
 
 def _blocked(step: Step, text: str) -> Step:
-    return Step(slot=step.slot, why=Why("ranks", f"{step.why.text}; {text}"), certainty=Certainty.DOUBT)
+    return Step(slot=step.slot, why=Why(Ground.RANKS, f"{step.why.text}; {text}"), certainty=Certainty.DOUBT)
 
 
 def _said(share: Shares, count: int) -> str:

@@ -11,6 +11,7 @@ from torchgraft.adapting.cut_lists import cut_lists
 from torchgraft.adapting.tables import NAME_LISTS
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Action, Plan, Step
 
 _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
@@ -29,15 +30,15 @@ def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
 
     Where the caller said which layer goes where, nothing needs to be said.
     """
-    ruled = [step for step in plan.steps if step.why.rule == "user rule" and step.feeds]
+    ruled = [step for step in plan.steps if step.why.rule == Ground.USER_RULE and step.feeds]
     said = {name for step in ruled for name in (step.slot.name, step.feeds[0].key)}
 
     def is_said(path: str) -> bool:
         return is_picked(path) or any(name.startswith(path) for name in said)
 
-    left_over = {one.spec.name for one in plan.unused if one.why.rule == "no counterpart"}
+    left_over = {one.spec.name for one in plan.unused if one.why.rule == Ground.NO_COUNTERPART}
     slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
-    fresh = {step.slot.name for step in plan.fresh if step.why.rule == "no counterpart"}
+    fresh = {step.slot.name for step in plan.fresh if step.why.rule == Ground.NO_COUNTERPART}
     filled = {step.slot.name for step in plan.steps if step.feeds or step.ops}
     used = {feed.key for step in plan.steps for feed in step.feeds}
     ours, theirs = (
@@ -66,7 +67,7 @@ def _tied(plan: Plan) -> Iterator[str]:
     longest = max([s.slot.spec.shape[0] for s in rows if s.slot.kind == "Embedding"], default=0)
     loaded = [s for s in rows if s.action is Action.COPY]
     for step in rows:
-        if step.feeds or step.ops or step.why.rule != "no counterpart" or step.slot.spec.shape[0] != longest:
+        if step.feeds or step.ops or step.why.rule != Ground.NO_COUNTERPART or step.slot.spec.shape[0] != longest:
             continue
         like = [s for s in loaded if s.slot.spec.shape == step.slot.spec.shape and s.slot.kind != step.slot.kind]
         if len(like) == 1:
@@ -97,7 +98,7 @@ def _twins(plan: Plan) -> Iterator[str]:
     for part, inside in parts.items():
         left = [step for step in inside.values() if not step.quiet]
         if len({step.slot.owner for step in left}) < FEW or any(
-            step.feeds or step.why.rule != "no counterpart" for step in left
+            step.feeds or step.why.rule != Ground.NO_COUNTERPART for step in left
         ):
             continue
         like = [other for other in filled if parts[other].keys() == inside.keys() and _alike(parts[other], inside)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torchgraft.adapting.objections import objections_to
 from torchgraft.core.dtypes import DType
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Certainty, Doubt, Feed, Plan, Step, Unused, Why
 from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import Cast
@@ -56,7 +57,7 @@ def with_preferences(plan: Plan, preferences: Preferences) -> Plan:
 
 def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
     """Return the unused sources, with those whose slots are now left fresh, and second names of such."""
-    why = Why("doubt", "the tensor that it would fill is left fresh for doubt")
+    why = Why(Ground.DOUBT, "the tensor that it would fill is left fresh for doubt")
     old, new = ({(f.network, f.key) for step in plan.steps for f in step.feeds} for plan in (before, after))
     lost = [
         Unused(spec=after.source_specs[key], network=network, why=why)
@@ -70,9 +71,9 @@ def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
 def doubt_blocked(step: Step, blocked: Mapping[str, str]) -> Step:
     """Return the step in doubt where it stays fresh only because the file can't be read as it is."""
     name = next((name for name in step.slot.names if name in blocked), None)
-    if name is None or step.why.rule != "no counterpart":
+    if name is None or step.why.rule != Ground.NO_COUNTERPART:
         return step
-    return replace(step, why=Why("doubt", blocked[name]), certainty=Certainty.DOUBT)
+    return replace(step, why=Why(Ground.DOUBT, blocked[name]), certainty=Certainty.DOUBT)
 
 
 def with_doubt_decided(step: Step, preferences: Preferences) -> Step:
@@ -84,5 +85,5 @@ def with_doubt_decided(step: Step, preferences: Preferences) -> Step:
         step = replace(step, why=why, certainty=Certainty.DOUBT)
     if step.certainty is not Certainty.DOUBT or preferences.on_doubt != "skip":
         return step
-    why = Why("doubt", "left fresh for doubt: " + (step.why.doubt or step.why.text), step.why.evidence)
+    why = Why(Ground.DOUBT, "left fresh for doubt: " + (step.why.doubt or step.why.text), step.why.evidence)
     return Step(slot=step.slot, why=why, certainty=Certainty.CERTAIN, alternatives=step.alternatives)

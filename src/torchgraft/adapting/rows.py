@@ -9,6 +9,7 @@ from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.options import AxisNames, Options, option_for
 from torchgraft.adapting.tables import VOCABULARY_WORDS
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Op, Rows
@@ -48,9 +49,9 @@ def _grown(old: int, size: int, new: str) -> Fit:
     count = size - old
     text = f"{old} rows copied, {count} new one{'s' * (count > 1)} at the end: {NEW[new]}"
     if new == "fresh":
-        return Fit((), text, rows=Rows(0, tuple(range(old))), rule="grown rows")
+        return Fit((), text, rows=Rows(0, tuple(range(old))), rule=Ground.GROWN_ROWS)
     op: Op = MeanRows(source=old, target=size) if new == "mean" else PadRows(source=old, target=size)
-    return Fit((op,), text, made=Rows(0, tuple(range(old, size))), rule="grown rows")
+    return Fit((op,), text, made=Rows(0, tuple(range(old, size))), rule=Ground.GROWN_ROWS)
 
 
 # What becomes of indices that the checkpoint has no name for, in words.
@@ -70,7 +71,7 @@ def _by_name(source: Leaf, target: Leaf, names: AxisNames) -> Fit:
     axis = "rows" if dim == 0 else "input channels" if len(target.shape) > 2 else "columns"
     text = f"{axis} follow {len(pairs)} shared names"
     if len(filled) == size:
-        return Fit((SelectRows(dim, picks),), text, rule="names")
+        return Fit((SelectRows(dim, picks),), text, rule=Ground.NAMES)
     new = [printable(name) for name in names.places(names.target) if name not in old]
     new += [f"{size - len(filled) - len(new) * names.each} without a name"] * (
         len(filled) + len(new) * names.each < size
@@ -78,13 +79,13 @@ def _by_name(source: Leaf, target: Leaf, names: AxisNames) -> Fit:
     told = ", ".join(new[:TOLD]) + (f" and {len(new) - TOLD} more" if len(new) > TOLD else "")
     text += f"; {told}: {NEW[names.new]}"
     if names.new == "fresh":
-        return Fit((SelectRows(dim, picks),), text, rows=Rows(dim, filled), rule="names")
+        return Fit((SelectRows(dim, picks),), text, rows=Rows(dim, filled), rule=Ground.NAMES)
     rest = source.shape[dim]
     more: Op = (MeanRows if names.new == "mean" else PadRows)(source=rest, target=rest + 1, dim=dim)
     at = dict(zip(filled, picks, strict=True))
     made = tuple(i for i in range(size) if i not in at)
     order = SelectRows(dim, tuple(at.get(i, rest) for i in range(size)))
-    return Fit((more, order), text, made=Rows(dim, made), rule="names")
+    return Fit((more, order), text, made=Rows(dim, made), rule=Ground.NAMES)
 
 
 def _check(source: Leaf, target: Leaf, names: AxisNames) -> None:
@@ -137,9 +138,9 @@ def vocabulary_fit(source: Leaf, target: Leaf, changed: frozenset[tuple[int, int
     text = f"vocabulary {a[0]} -> {b[0]}: the first {min(a[0], b[0])} rows may be the same tokens"
     if a[0] < b[0]:
         text += " (allow it with grow_rows=)"
-        return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule="grown rows")
+        return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule=Ground.GROWN_ROWS)
     text += (
         f", and the model has no row for the last {a[0] - b[0]}; make its table {a[0]} rows long, or name the tokens of both sides "
         "with axis_names="
     )
-    return Fit((SliceDim(0, 0, b[0], a[0]),), text, certainty=Certainty.DOUBT, rule="cut rows")
+    return Fit((SliceDim(0, 0, b[0], a[0]),), text, certainty=Certainty.DOUBT, rule=Ground.CUT_ROWS)

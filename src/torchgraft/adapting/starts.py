@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import covers
 from torchgraft.core.plan import Op, Step, Why
 from torchgraft.core.specs import Slot
@@ -38,7 +39,7 @@ def init_steps(slots: Sequence[Slot], init: Mapping[str, str]) -> dict[str, Step
         made = {slot.name: (slot, op) for slot in meant if (op := STARTS[kind](slot)) is not None}
         if not made:
             raise UsageError(f"init={{{pattern!r}: {kind!r}}}: there is nothing that can start so in it")
-        why = Why("user rule", f"starts {WORDS[kind]}, as you said")
+        why = Why(Ground.USER_RULE, f"starts {WORDS[kind]}, as you said")
         steps = {name: Step(slot=slot, ops=(op,), why=why) for name, (slot, op) in made.items()} | steps
     return steps
 

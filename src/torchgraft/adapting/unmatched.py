@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import ends, is_derived
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
@@ -19,13 +20,13 @@ def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[s
     """Return the step of a slot that nothing in the checkpoint feeds."""
     if any(is_zero(name) for name in slot.names):
         constant = Constant(slot.spec.shape, slot.spec.dtype.label, 0.0)
-        return Step(slot=slot, ops=(constant,), why=Why("user rule", "starts at zero, as you said"))
+        return Step(slot=slot, ops=(constant,), why=Why(Ground.USER_RULE, "starts at zero, as you said"))
     if any(is_fresh(name) for name in slot.names):
-        return Step(slot=slot, why=Why("user rule", "kept fresh, as you said"))
+        return Step(slot=slot, why=Why(Ground.USER_RULE, "kept fresh, as you said"))
     if not slot.persistent:
-        return Step(slot=slot, why=Why("derived", "a buffer that no file holds"), quiet=True)
+        return Step(slot=slot, why=Why(Ground.DERIVED, "a buffer that no file holds"), quiet=True)
     text = "nothing in the checkpoint corresponds to it"
-    return Step(slot=slot, why=Why("no counterpart", text), quiet=is_derived(slot.spec))
+    return Step(slot=slot, why=Why(Ground.NO_COUNTERPART, text), quiet=is_derived(slot.spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,15 @@ def unused_sources(
     used = {feed.key for step in steps for feed in step.feeds}
     if used.issuperset(specs):
         return ()
-    fresh = [s for s in steps if s.action is Action.FRESH and s.why.rule == "no counterpart" and not s.quiet]
+    fresh = [s for s in steps if s.action is Action.FRESH and s.why.rule == Ground.NO_COUNTERPART and not s.quiet]
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for step in fresh:
         by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
     aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
     taken = {name for step in steps for name in step.slot.names if step.feeds}
-    unfit = [step for step in steps if step.slot.aliases and step.why.rule == "shape" and not step.feeds]
+    unfit = [step for step in steps if step.slot.aliases and step.why.rule == Ground.SHAPE and not step.feeds]
     rejected = {name: step.why.text for step in unfit for name in step.slot.names} | dict(rejected)
-    kept = {name for step in steps if step.why.rule == "user rule" and not step.feeds for name in step.slot.names}
+    kept = {name for step in steps if step.why.rule == Ground.USER_RULE and not step.feeds for name in step.slot.names}
     fed = {second.first(key): key for key in used} if second else {}
     out: list[Unused] = []
     for key, spec in specs.items():
@@ -79,20 +80,24 @@ def unused_sources(
             continue
         again = fed.get(second.first(key)) if fed else None
         quiet = is_derived(spec) or key in derived or key in aliases or again is not None
-        why = Why("shape", rejected[key]) if key in rejected else Why("no counterpart", "the model has no place for it")
+        why = (
+            Why(Ground.SHAPE, rejected[key])
+            if key in rejected
+            else Why(Ground.NO_COUNTERPART, "the model has no place for it")
+        )
         same_as = ""
         if key in derived:
-            why = Why("derived", f"computed from {derived[key]}")
+            why = Why(Ground.DERIVED, f"computed from {derived[key]}")
         elif key in aliases:
             same_as = aliases[key].feeds[0].key
-            why = Why("alias", f"another name of {aliases[key].slot.name}, fed by {same_as}")
+            why = Why(Ground.ALIAS, f"another name of {aliases[key].slot.name}, fed by {same_as}")
         elif again is not None:
             same_as = again
-            why = Why("echo", second.told(key, again))
+            why = Why(Ground.ECHO, second.told(key, again))
         elif key in taken and key not in rejected:
-            why = Why("no counterpart", "another tensor fills the place of this name")
+            why = Why(Ground.NO_COUNTERPART, "another tensor fills the place of this name")
         elif key not in rejected and kept and any(end in kept for end in ends(key)):
-            why = Why("no counterpart", "you said how its place in the model starts")
+            why = Why(Ground.NO_COUNTERPART, "you said how its place in the model starts")
         similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
         out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar, same_as=same_as))
     return tuple(out)
@@ -110,7 +115,7 @@ def without_dead_statistics(unused: Iterable[Unused], target: Target) -> tuple[U
     )
 
 
-_DEAD = Why("derived", "statistics that an instance norm doesn't use")
+_DEAD = Why(Ground.DERIVED, "statistics that an instance norm doesn't use")
 
 
 def _is_dead(name: str, names: Container[str], target: Target) -> bool:

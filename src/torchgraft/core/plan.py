@@ -120,7 +120,7 @@ NO_DOUBT = Doubt("", "")
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The ground of a decision: the rule that made it, in one sentence, and the evidence for it.
+    """The ground of a decision: the rule that made it (a `Ground`), in one sentence, and the evidence for it.
 
     `doubt` says what is missing where the decision is in doubt, if that isn't what `text` says, and `doubted_by` names the
     rule that says so. As text all of it is shown, a line each.

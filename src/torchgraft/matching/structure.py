@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
@@ -190,13 +191,13 @@ def _why(pair: Pair, source: Unit, target: Unit, naming: Naming) -> Why:
         evidence += [by_name.text] if by_name != SAME_NAME else []
         moved = here == there and ours != theirs
         text = f"{ours} read as {theirs}; same name" if moved and ours and theirs else "same name"
-        return _make_why("name", text, tuple(evidence))
+        return _make_why(Ground.NAME, text, tuple(evidence))
     evidence += _readings(source, target)
     if here == there:
         text = f"{ours or source.path} stands where {theirs or target.path} does"
-        return _make_why("sequence", text, tuple(evidence))
+        return _make_why(Ground.SEQUENCE, text, tuple(evidence))
     return _make_why(
-        "structure", f"{here or 'the top level'} corresponds to {there or 'the top level'}", tuple(evidence)
+        Ground.STRUCTURE, f"{here or 'the top level'} corresponds to {there or 'the top level'}", tuple(evidence)
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import runs_words, tensors
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, factor_names, fold
 from torchgraft.reporting.formatting import figures, shape_words, shapes_words
@@ -17,7 +18,7 @@ from torchgraft.reporting.view import Group, Line, Section
 
 FATES = ("copied", "renamed", "adapted", "doubtful", "fresh", "quiet")
 # Rules under which a name says everything by itself: the prefix that was set aside.
-NAME_ONLY_RULES = frozenset({"same name", "name", "prefix"})
+NAME_ONLY_RULES = frozenset({Ground.SAME_NAME, Ground.NAME, Ground.PREFIX})
 LIKELY_SAME = "same name, likely the same"
 # The number of a layer: a whole segment of a name.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -47,9 +48,9 @@ def fresh_section(steps: Sequence[Step], plan: Plan, common_dtype: DType | None,
     """Return what keeps its initial values, by cause."""
     amount = figures(len(steps), sum(step.slot.spec.numel for step in steps))
     adds = any(step.base for step in plan.steps)
-    kept = sum(adds and step.why.rule == "no counterpart" for step in steps)
+    kept = sum(adds and step.why.rule == Ground.NO_COUNTERPART for step in steps)
     heads = (Group(cause="what the model holds stays; the file has nothing to add to it", count=kept),) if kept else ()
-    listed = [step for step in steps if not adds or step.why.rule != "no counterpart"]
+    listed = [step for step in steps if not adds or step.why.rule != Ground.NO_COUNTERPART]
     rows = [row(step, common_dtype, shaped=True, others=True) for step in listed]
     if initialised:
         amount += f"; {initialised} initialised by the model's own code"
@@ -149,7 +150,7 @@ def _prefix_words(step: Step, swaps: Container[tuple[str, str]]) -> str:
             return f"same names under '{printable(name.removesuffix(key))}'"
     if (pair := _swapped(step)) in swaps and all(pair):
         return f"same names with '{printable(pair[1])}' in place of '{printable(pair[0])}'"
-    return printable(step.why.text) if step.why.rule == "prefix" else ""
+    return printable(step.why.text) if step.why.rule == Ground.PREFIX else ""
 
 
 def cast_section(plan: Plan) -> Section:

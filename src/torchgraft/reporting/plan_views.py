@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Action, Objection, Plan, Step
 from torchgraft.core.results.report import Check, Mapped, Report
 from torchgraft.reporting import plan_sections
@@ -14,7 +15,7 @@ from torchgraft.reporting.view import Section, View, non_empty, remark_section
 
 VALUES_CHECK = "values"
 # Rules by which a tensor of the checkpoint is not used since a used one has its values: both were compared.
-DUPLICATE_RULES = ("alias", "echo")
+DUPLICATE_RULES = (Ground.ALIAS, Ground.ECHO)
 NOTABLE_MEMORY = 64 << 20
 MMAP_WARNING = (
     "the file must stay as it is while the model lives: a change in place changes the model, a shorter file ends the "

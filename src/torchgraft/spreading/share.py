@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.grounds import Ground
 from torchgraft.core.places import Walk, is_spread, places
 from torchgraft.core.plan import Feed, Op, Rows, Step, Why
 from torchgraft.core.specs import Source, TensorSpec
@@ -17,7 +18,7 @@ from torchgraft.spreading.collective import Collective
 from torchgraft.spreading.processes import Share
 from torchgraft.spreading.slices import MADE, SlicedSource
 
-EMPTY = Why("shard", "this process holds no part of it")
+EMPTY = Why(Ground.SHARD, "this process holds no part of it")
 
 Specs = Mapping[tuple[str, str], TensorSpec]  # of source tensors, by (network, key)
 

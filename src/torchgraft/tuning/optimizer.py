@@ -12,6 +12,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
 from torchgraft.core.formatting import listed
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import EMA_SEGMENTS
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
@@ -209,7 +210,7 @@ def _source_parameters(plan: Plan, source: Source) -> dict[str, Shape]:
     """Return name -> shape of the source's parameters in registration order: buffers and second names left out."""
     network = next((n for n in source.networks if n.path == plan.network and n.specs == plan.source_specs), None)
     excluded = set(network.shared or ()) if network else set()
-    excluded |= {u.spec.name for u in plan.unused if u.why.rule == "alias"}
+    excluded |= {u.spec.name for u in plan.unused if u.why.rule == Ground.ALIAS}
     fed = [step for step in plan.steps if step.action is Action.COPY]
     excluded |= {step.feeds[0].key for step in fed if step.slot.is_buffer}
     return {

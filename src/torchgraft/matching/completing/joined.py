@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching, Part
 from torchgraft.core.names import natural_key
 from torchgraft.core.plan import Certainty, Doubt, Why
@@ -123,7 +124,7 @@ def _cut(whole: Layer, parts: Sequence[Layer]) -> Iterator[tuple[Layer, Layer]]:
 def _pairs(*, whole: Layer, part: Layer, joins: bool) -> Iterator[Match]:
     verb = "is made of" if joins else "is a part of"
     ours = f"{whole.path} {verb} {part.path}" if joins else f"{part.path} {verb} {whole.path}"
-    why = Why("united", ours).in_doubt(UNITED)
+    why = Why(Ground.UNITED, ours).in_doubt(UNITED)
     for role, piece in whole.leaves.items():
         source, target = (part.leaves[role], piece) if joins else (piece, part.leaves[role])
         yield Match(target=target, source=source, why=why, certainty=Certainty.DOUBT)

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, above, words
 from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
@@ -228,5 +229,5 @@ def _beside(pairs: Iterable[tuple[Leaf, Leaf]], matching: Matching) -> list[tupl
 
 
 def _match(source: Leaf, target: Leaf, text: str, doubt: Doubt, certainty: Certainty) -> Match:
-    why = Why("leftover", text).in_doubt(doubt if certainty is Certainty.DOUBT else NO_DOUBT)
+    why = Why(Ground.LEFTOVER, text).in_doubt(doubt if certainty is Certainty.DOUBT else NO_DOUBT)
     return Match(target=target, source=source, why=why, certainty=certainty)

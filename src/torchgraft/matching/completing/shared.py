@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, words
 from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
@@ -144,7 +145,7 @@ def _by_list(matching: Matching) -> Iterator[Match]:
     done: set[str] = set()
     spans = _spans(matching, blocks_of)
     for found in matching.matches:
-        if found.why.rule == "same name" or (place_of(found.source.name), found.source.shape) in left:
+        if found.why.rule == Ground.SAME_NAME or (place_of(found.source.name), found.source.shape) in left:
             continue  # nor does what the file has under another number stand for all
         blocks = blocks_of[found.source.owner]
         for place in _places(found.target.name):
@@ -220,7 +221,7 @@ def _places(name: str) -> list[tuple[str, str]]:
 
 
 def _why(source: Leaf) -> Why:
-    return Why("shared", f"{source.name} is there once in the file, the model has one per block")
+    return Why(Ground.SHARED, f"{source.name} is there once in the file, the model has one per block")
 
 
 def _explained(found: Match, shared: Mapping[Place, Leaf]) -> Match:

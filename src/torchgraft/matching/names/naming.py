@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
@@ -83,18 +84,18 @@ class Naming:
         if source.name == target.name or source.name in target.also:
             return SAME_NAME
         if source.name in self.wrapped:
-            return Why("wrapper", "same name, with a module around it on one side")
+            return Why(Ground.WRAPPER, "same name, with a module around it on one side")
         for rule in self.prefixes:
             if rule.covers(source.name) and target.name == rule.applied(source.name):
                 return reason_of(rule)
-        return Why("prefix", "same name once prefixes are set aside")
+        return Why(Ground.PREFIX, "same name once prefixes are set aside")
 
     def certainty(self, source: Leaf) -> Certainty:
         """Return how sure the name of a leaf makes its pair."""
         return Certainty.LIKELY if source.name in self.parted else Certainty.CERTAIN
 
 
-SAME_NAME = Why("same name", "same name")
+SAME_NAME = Why(Ground.SAME_NAME, "same name")
 
 
 @lru_cache
@@ -102,7 +103,7 @@ def reason_of(rule: Prefix) -> Why:
     """Return why names belong together that a rule makes equal."""
     if rule == IDENTITY:
         return SAME_NAME
-    return Why("prefix", f"same name, with {_said(rule.old)} read as {_said(rule.new)}")
+    return Why(Ground.PREFIX, f"same name, with {_said(rule.old)} read as {_said(rule.new)}")
 
 
 def _said(prefix: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.spelling import as_dotted, as_spelled
-
-SPELLING = "spelling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class ReadNames:
         """Return a match with the file's own keys, and with what gave them other names in its reason."""
         name = next(one for one in found.source.keys if one in self.read_by)
         rule, text = self.read_by[name], "same name in another spelling"
-        if rule != SPELLING or name != found.target.name:
+        if rule != Ground.SPELLING or name != found.target.name:
             old, new = _without_common_end(self.keys[name], name)
             text = f"{old} read as {new}; {found.why.text}"
         return replace(found, source=self._own(found.source), why=replace(found.why, rule=rule, text=text))
@@ -66,7 +65,7 @@ def read_names(part: Sequence[str], targets: Sequence[Leaf], rules: Rules, hooks
     return ReadNames(
         keys={new: key for new, (_, key) in read},
         read_by={
-            new: "user rule" if name != key else "load hook" if name in hooks else SPELLING
+            new: Ground.USER_RULE if name != key else Ground.LOAD_HOOK if name in hooks else Ground.SPELLING
             for new, (name, key) in read
             if new != key
         },

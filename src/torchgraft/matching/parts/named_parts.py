@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Sides
 from torchgraft.core.plan import Why
 from torchgraft.matching.names.naming import IDENTITY, Prefix
@@ -49,4 +50,4 @@ def reason_of_part(source: Leaf, target: Leaf) -> Why:
     """Return why a part and a whole tensor are a pair."""
     cut_from = next(leaf for leaf in (source, target) if leaf.part)
     label, fused = cut_from.owner, unfolded(cut_from.keys[0]).rpartition(".")[0]
-    return Why("name", f"{label.rpartition('.')[2]} of {fused.rpartition('.')[2]}, by name")
+    return Why(Ground.NAME, f"{label.rpartition('.')[2]} of {fused.rpartition('.')[2]}, by name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Match
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.names.lists import is_one_path
@@ -11,8 +12,7 @@ from torchgraft.matching.reviewing.module_pairs import ModulePair
 WITH = "{0} goes to {1} with it, and that is in doubt: {2}"
 
 # What pairs by a name, and by what is left at last.
-BY_NAME = frozenset({"name", "same name", "prefix", "wrapper"})
-LEFTOVER = "leftover"
+BY_NAME = frozenset({Ground.NAME, Ground.SAME_NAME, Ground.PREFIX, Ground.WRAPPER})
 
 
 def beside_leftovers(finished: Finished) -> dict[str, str]:
@@ -21,7 +21,7 @@ def beside_leftovers(finished: Finished) -> dict[str, str]:
     What names pair stays, and so does what lies deeper, or in modules of the same name.
     """
     matches = finished.matching.matches
-    left = {_around(m): m for m in matches if m.certainty is Certainty.DOUBT and m.why.rule == LEFTOVER}
+    left = {_around(m): m for m in matches if m.certainty is Certainty.DOUBT and m.why.rule == Ground.LEFTOVER}
     left.pop(None, None)
     return {
         m.target.name: WITH.format(found.source.name, found.target.name, found.why.doubt)

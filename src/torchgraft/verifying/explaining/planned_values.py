@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import permutations
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.verification import Cause
@@ -140,7 +141,7 @@ def _reordered(expected: Tensor, actual: Tensor) -> tuple[int, ...] | None:
 
 def _way_to_fill(step: Step) -> str:
     """Return what fills a slot; nothing where the caller wants it so. Of a source that doesn't fit the name is known."""
-    if step.why.rule == "user rule":
+    if step.why.rule == Ground.USER_RULE:
         return ""
-    named = "" if step.why.rule == "shape" else "name its source with rename=, or "
+    named = "" if step.why.rule == Ground.SHAPE else "name its source with rename=, or "
     return f"{named}give {step.slot.name} its value by hand"

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice, permutations
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Certainty, Feed, Plan, Step, Unused, Why
 from torchgraft.core.proof import Proof
 from torchgraft.core.specs import Source
@@ -203,7 +204,7 @@ def _shape_difference(source: Run, target: Run, pairs: Sequence[tuple[str, str]]
 
 def _filled_like(step: Step, other: Step) -> Step:
     """Return how a slot is filled in the way of another."""
-    why = Why("numbers", f"fits as {step.slot.name}: the other order gave other outputs")
+    why = Why(Ground.NUMBERS, f"fits as {step.slot.name}: the other order gave other outputs")
     return replace(other, slot=step.slot, why=why, certainty=Certainty.LIKELY, alternatives=())
 
 
@@ -211,7 +212,7 @@ def _with_steps(plan: Plan, steps: Sequence[Step], proof: Proof) -> Plan:
     """Return the plan with these steps, and the fates of source tensors that are used now, or are no more."""
     used, used_before = ({(f.network, f.key) for step in some for f in step.feeds} for some in (steps, plan.steps))
     unused = [u for u in plan.unused if (u.network, u.spec.name) not in used]
-    why = Why("numbers", "the run of the model has no place for it")
+    why = Why(Ground.NUMBERS, "the run of the model has no place for it")
     unused += [
         Unused(spec=plan.source_specs[key], network=network, why=why)
         for network, key in sorted(used_before - used)
@@ -224,16 +225,16 @@ def follow_siblings(steps: dict[str, Step], plan: Plan) -> None:
     """Let slots that numbers didn't move come from the module that all moved slots beside them come from."""
     moved: defaultdict[str, set[str]] = defaultdict(set)
     for step in steps.values():
-        if step.why.rule == "numbers" and len(step.feeds) == 1:
+        if step.why.rule == Ground.NUMBERS and len(step.feeds) == 1:
             moved[step.slot.owner].add(step.feeds[0].key.rpartition(".")[0])
     for name, step in list(steps.items()):
         homes = moved.get(step.slot.owner, set())
-        if len(homes) != 1 or step.why.rule == "numbers" or len(step.feeds) != 1 or step.feeds[0].ops or step.ops:
+        if len(homes) != 1 or step.why.rule == Ground.NUMBERS or len(step.feeds) != 1 or step.feeds[0].ops or step.ops:
             continue
         home, role = next(iter(homes)), step.feeds[0].key.rpartition(".")[2]
         key = f"{home}.{role}" if home else role
         spec = plan.source_specs.get(key)
         if key == step.feeds[0].key or spec is None or spec.shape != step.slot.spec.shape:
             continue
-        why = Why("numbers", f"goes with the other tensors of {home}")
+        why = Why(Ground.NUMBERS, f"goes with the other tensors of {home}")
         steps[name] = replace(step, feeds=(Feed(key, (), step.feeds[0].network),), why=why, alternatives=())

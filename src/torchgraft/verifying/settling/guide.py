@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Certainty, Feed, Op, Step, Why
 from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.ops import Permute, Reshape, Transpose
@@ -249,7 +250,7 @@ class GuidedRecorder(Recorder):
             layouts += [(Reshape(wanted),), *_patch_layouts(shape, wanted)]
         if is_present and feed is not None:
             layouts = [ops for ops in layouts if ops != (*feed.ops, *step.ops)]
-        why = Why("numbers", f"the source's run uses {key} where the model uses {slot}")
+        why = Why(Ground.NUMBERS, f"the source's run uses {key} where the model uses {slot}")
         others = [
             replace(
                 step, feeds=(Feed(key, ops, self._guidance.network),), ops=(), base=False, rows=None, made=None, why=why,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.formatting import listed
+from torchgraft.core.grounds import Ground
 from torchgraft.core.names import FREQUENCIES
 from torchgraft.core.plan import Objection, Plan, Step, Unused, Why
 from torchgraft.core.specs import Network, Source
@@ -48,7 +49,7 @@ def _conflicting_ties(plan: Plan, source: Source) -> Iterator[Objection]:
     network = next(n for n in source.networks if n.path == plan.network)
     shared = network.shared or {}
     for unused in plan.unused:
-        if unused.why.rule != "alias":
+        if unused.why.rule != Ground.ALIAS:
             continue
         key, used = unused.spec.name, unused.same_as
         if shared.get(key, key) != shared.get(used, used) and not equal_values(source, plan.network, key, used):
@@ -58,7 +59,7 @@ def _conflicting_ties(plan: Plan, source: Source) -> Iterator[Objection]:
 
 def _with_duplicates_marked(plan: Plan, source: Source) -> tuple[Unused, ...]:
     """Return the unused tensors; those that repeat a used one, value for value, are nothing to worry about."""
-    unused = [u.spec for u in plan.unused if not u.quiet and u.why.rule == "no counterpart"]
+    unused = [u.spec for u in plan.unused if not u.quiet and u.why.rule == Ground.NO_COUNTERPART]
     if not unused:
         return plan.unused
     used = {feed.key: plan.source_specs[feed.key] for step in plan.steps for feed in step.feeds}
@@ -69,7 +70,7 @@ def _with_duplicates_marked(plan: Plan, source: Source) -> tuple[Unused, ...]:
 def _repeating(unused: Unused, used: str | None) -> Unused:
     if used is None:
         return unused
-    return replace(unused, quiet=True, why=Why("echo", f"holds the same values as {used}"), same_as=used)
+    return replace(unused, quiet=True, why=Why(Ground.ECHO, f"holds the same values as {used}"), same_as=used)
 
 
 def _with_positions_told(unused: tuple[Unused, ...], source: Source) -> tuple[Unused, ...]:
@@ -80,7 +81,7 @@ def _with_positions_told(unused: tuple[Unused, ...], source: Source) -> tuple[Un
 
 
 _OTHER_COUNT = Why(
-    "no counterpart", "it doesn't count 0, 1, 2 and so on: the file's model numbers positions in its own way"
+    Ground.NO_COUNTERPART, "it doesn't count 0, 1, 2 and so on: the file's model numbers positions in its own way"
 )
 
 
@@ -88,7 +89,7 @@ def _counts_otherwise(unused: Unused, source: Source) -> bool:
     import torch
 
     spec = unused.spec
-    if spec.name.rpartition(".")[2] != POSITIONS or not unused.quiet or unused.why.rule != "no counterpart":
+    if spec.name.rpartition(".")[2] != POSITIONS or not unused.quiet or unused.why.rule != Ground.NO_COUNTERPART:
         return False
     held = source.read(unused.network, spec.name)
     return bool(spec.numel) and not torch.equal(held.flatten().long(), torch.arange(spec.numel, device="cpu"))
@@ -117,7 +118,7 @@ def _with_unit_vectors(plan: Plan, source: Source) -> Plan:
     return replace(plan, steps=tuple(steps), unused=(*plan.unused, *left), notes=notes)
 
 
-_AVERAGED = Why("derived", "an average of vectors of length 1, which has another length")
+_AVERAGED = Why(Ground.DERIVED, "an average of vectors of length 1, which has another length")
 
 
 def _fed_from(step: Step, networks: Mapping[str, str]) -> Step:
