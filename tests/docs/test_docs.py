@@ -5,6 +5,8 @@ import re
 import pytest
 from pages import READ_ONLY, ROOT, Page, agree, pages, scratch
 
+from torchgraft.core.grounds import Ground
+
 RUN = {"python", "console", "text"}
 NAMES = [str(page.relative_to(ROOT)) for page in pages()]
 
@@ -52,6 +54,13 @@ def test_every_page_is_reached_from_the_index():
     for page in (ROOT / "docs").rglob("*.md"):
         if page.name != "index.md":
             assert f"({page.relative_to(ROOT / 'docs').as_posix()})" in index, page
+
+
+def test_every_ground_of_a_decision_is_explained():
+    page = (ROOT / "docs" / "reference" / "report-schema.md").read_text(encoding="utf-8")
+    rules = page[page.index("### Rules") :].split("\n## ")[0]
+    told = [name for row in rules.splitlines()[3:] for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert sorted(told) == sorted(Ground)
 
 
 def test_comparison_ignores_times_and_nothing_else():
