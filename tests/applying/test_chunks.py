@@ -81,3 +81,17 @@ def test_odd_values_are_counted_by_tensor(undo, looked_at, monkeypatch):
     assert len(texts) == 2
     assert "f1 [70000] would get 4 NaN values" in texts[0]
     assert "h5 [17] would get 1 infinite value" in texts[1]
+
+
+@pytest.mark.parametrize("count", [1_000_003, 2_600_001])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("undo", ["keep", "check"])
+def test_shares_end_between_elements(count, dtype, undo, monkeypatch):
+    monkeypatch.setattr(transfers, "LEAST", 1 << 16)
+    model = nn.Module()
+    for number, many in enumerate((count, count + 1, 3)):
+        model.register_parameter(f"p{number}", nn.Parameter(torch.zeros(many, dtype=dtype)))
+    target = survey(model)
+    source = source_for(target)
+    apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+    assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())

@@ -24,6 +24,7 @@ LOOKED_AT = 4 << 20
 MOVED = 16 << 20  # of what is only moved
 SHARES = 16  # at least so many, if they aren't too small, so that threads end at about the same time
 LEAST = 1 << 20
+EVEN = 64 << 10  # they are multiples of it: of the elements of every type, and of as many as are looked at in one go
 
 
 class Transfers:
@@ -165,7 +166,7 @@ class Transfers:
 def _shared(transfers: Sequence[Transfer], most: int) -> list[Chunk]:
     """Return what is to be read in chunks of at most `most` bytes, and less where that makes too few of them."""
     total = sum([transfer.size for transfer in transfers])
-    return list(chunks(transfers, min(most, max(total // SHARES, LEAST))))
+    return list(chunks(transfers, min(most, max(total // SHARES // EVEN * EVEN, LEAST))))
 
 
 def _into_slot(part: Part) -> Piece:
