@@ -133,7 +133,7 @@ def test_the_first_pattern_decides():
     ("extra", "starts", "text"),
     [
         ([nn.Linear(32, 32)], {"3": "unit"}, "use one of 'identity', 'zero', 'zero-gamma'"),
-        ([nn.Linear(32, 32)], {"nothing": "zero"}, "no tensor of the model is called so"),
+        ([nn.Linear(32, 32)], {"nothing": "zero"}, "init: no tensor of the model is called 'nothing'"),
         ([nn.Linear(32, 32)], {"3": "zero-gamma"}, "nothing that can start so"),
         ([nn.Conv2d(8, 16, 1)], {"3": "identity"}, r"3.weight \[16, 8, 1, 1\] of Conv2d .* as many outputs as inputs"),
         ([nn.Conv2d(8, 8, 2)], {"3": "identity"}, "odd kernel"),

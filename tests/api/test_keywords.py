@@ -1,4 +1,3 @@
-import inspect
 import re
 from pathlib import Path
 
@@ -7,17 +6,20 @@ import torch
 from torch import nn
 
 import torchgraft as tg
-from torchgraft import request as request_module
 from torchgraft.arguments import Arguments
 from torchgraft.core.formatting import did_you_mean
+from torchgraft.request import READERS, make_request
 
 KEYWORDS = tuple(Arguments.__annotations__)
 
 
 def test_the_typed_list_is_what_is_accepted():
-    heard = inspect.getsource(request_module)
-    assert [name for name in KEYWORDS if f'"{name}"' not in heard] == []
+    assert tuple(READERS) == KEYWORDS
     assert Arguments.__required_keys__ == frozenset()
+
+
+def test_none_is_as_if_it_was_not_given():
+    assert make_request(**dict.fromkeys(KEYWORDS)) == make_request()
 
 
 @pytest.mark.parametrize("name", KEYWORDS)
@@ -54,7 +56,7 @@ class Tied(nn.Module):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"rename": [("a", "b")]}, "rename=[('a', 'b')]: use a dictionary, not list"),
+        ({"rename": [("a", "b")]}, "rename=[('a', 'b')]: use a dictionary"),
         ({"rename": {"head": 3}}, "rename={'head': 3}: use texts on both sides"),
         ({"copies": {3: "head"}}, "copies={3: 'head'}: use texts on both sides"),
         ({"fan_out": {"head": "body"}}, "fan_out={'head': 'body'}: give a list of prefixes"),
@@ -64,13 +66,12 @@ class Tied(nn.Module):
         ({"permute": {"embed": 3}}, "permute={'embed': 3}: give an order of all axes"),
         ({"permute": {"embed": (0, 0)}}, "permute={'embed': (0, 0)}: give an order of all axes"),
         ({"permute": {"embed": (0, 2, 1)}}, "an order of 3 axes is none for embed.weight [4, 4]"),
-        ({"fresh": None}, "fresh=None: give a list of patterns"),
         ({"zero": [re.compile("a")]}, "zero=[re.compile('a')]: give a list of patterns"),
         ({"grow_rows": 3}, "grow_rows=3: give a list of patterns"),
-        ({"policy": {"doubt": "warn"}}, "policy={'doubt': 'warn'}: use a Policy, not dict"),
-        ({"strict": "no"}, "strict='no': use True or False, not str"),
-        ({"statistics": 1}, "statistics=1: use True or False, not int"),
-        ({"prefer": 3}, "prefer=3: use a text, not int"),
+        ({"policy": {"doubt": "warn"}}, "policy={'doubt': 'warn'}: use a Policy"),
+        ({"strict": "no"}, "strict='no': use True or False"),
+        ({"statistics": 1}, "statistics=1: use True or False"),
+        ({"prefer": 3}, "prefer=3: use a text"),
         ({"min_coverage": "0.5"}, "min_coverage='0.5': use a share between 0 and 1"),
         ({"merge_lora": "yes"}, "merge_lora='yes': use True, False or a number"),
         ({"fold_norms": float("nan")}, "fold_norms=nan: use True, False or a number"),

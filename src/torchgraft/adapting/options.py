@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral
 from typing import TYPE_CHECKING, TypeVar, get_args
 
@@ -125,9 +125,9 @@ class Options:
             UsageError: naming the pattern, and names that come close to it.
         """
         names = [name for slot in slots for name in slot.names]
-        said = ("grow_rows", "axis_names", "in_channels", "kernels", "grids", "permute")
-        for option in said:
-            for pattern in getattr(self, option):
+        by_pattern = {one.name: table for one in fields(self) if isinstance(table := getattr(self, one.name), Mapping)}
+        for option, table in by_pattern.items():
+            for pattern in table:
                 if not any(covers(pattern, name) for name in names):
                     modules = [module for n in names if (module := n.rpartition(".")[0])]
                     hint = did_you_mean(pattern, [*names, *modules])

@@ -29,13 +29,11 @@ def init_steps(slots: Sequence[Slot], init: Mapping[str, str]) -> dict[str, Step
     """Return a step for each slot that the patterns give a start; of two patterns the first decides.
 
     Raises:
-        UsageError: a pattern that means nothing in the model, or a layer that can't start so.
+        UsageError: a layer can't start so, or none that a pattern covers.
     """
     steps: dict[str, Step] = {}
     for pattern, kind in init.items():
         meant = [slot for slot in slots if any(covers(pattern, name) for name in slot.names)]
-        if not meant:
-            raise UsageError(f"init={{{pattern!r}: {kind!r}}}: no tensor of the model is called so")
         made = {slot.name: (slot, op) for slot in meant if (op := STARTS[kind](slot)) is not None}
         if not made:
             raise UsageError(f"init={{{pattern!r}: {kind!r}}}: there is nothing that can start so in it")
