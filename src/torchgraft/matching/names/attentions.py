@@ -6,7 +6,7 @@ self-attention (DETR and Deformable DETR differ in this).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 from torchgraft.core.names import above, natural_key, words
 from torchgraft.matching.names.words import canonical
@@ -14,21 +14,35 @@ from torchgraft.matching.names.words import canonical
 SELF, CROSS, MLP_NORM = "self_attn", "cross_attn", "ffn_norm"
 
 
-def read_attentions(paths: Iterable[str]) -> dict[str, str]:
+def read_attentions(paths: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
     """Return how the paths are read of what belongs to one of several attentions of a block, by their order.
 
     Beside a self-attention, the other one is the cross-attention, whatever its name (`multihead_attn` in
     torch.nn.TransformerDecoderLayer, `attn2` beside `attn1` in latent diffusion). Where a numbered norm stands right behind
     each of them, or right before, it is that one's norm; so it is by its number where all stand behind them, as there. A
-    last one is that of the layers behind the attentions.
+    last one is that of the layers behind the attentions. Where the `others`, the paths of the other side, have blocks whose
+    attentions and norms are called the same, and their order doesn't tell it, names say more than order here.
     """
-    paths = list(paths)
+    untold = {_called(held, said) for _, held, said in _blocks(others) if not _own_norms(held, said)}
     found: dict[str, str] = {}
+    for block, held, said in _blocks(paths):
+        own = {} if untold and _called(held, said) in untold else _own_norms(held, said)
+        found.update(_read(block, held, said, own))
+    return found
+
+
+def _blocks(paths: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Sequence[str]], dict[str, str]]]:
+    """Yield the blocks with several attentions, with the paths inside by the child they lie in, and what attentions are called."""
+    paths = list(paths)
     for block, held in _children(paths, with_attentions({path.rpartition(".")[0] for path in paths})).items():
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
         if said:
-            found.update(_read(block, held, said))
-    return found
+            yield block, held, said
+
+
+def _called(held: Iterable[str], attentions: Iterable[str]) -> frozenset[str]:
+    """Return the names of a block's attentions and numbered norms."""
+    return frozenset({*attentions, *filter(is_numbered_norm, held)})
 
 
 def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[str, list[str]]]:
@@ -103,14 +117,15 @@ def _attentions(children: Sequence[str]) -> dict[str, str]:
     return {child: child for child in found}
 
 
-def _read(block: str, held: Mapping[str, Sequence[str]], said: Mapping[str, str]) -> dict[str, str]:
+def _read(
+    block: str, held: Mapping[str, Sequence[str]], said: Mapping[str, str], own: Mapping[str, str]
+) -> dict[str, str]:
     inside = {
         path: f"{block}.{name}{path[len(block) + 1 + len(child) :]}"
         for child, name in said.items()
         for path in held[child]
         if name != child
     }
-    own = _own_norms(held, said)
     rest = [child for child in held if is_numbered_norm(child) and child not in own.values()] if own else []
     others = {f"{block}.{norm}": f"{block}.{MLP_NORM}" for norm in rest if len(rest) == 1}
     return inside | others | {f"{block}.{norm}": f"{block}.{said[child]}_norm" for child, norm in own.items()}

@@ -126,7 +126,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     said |= read_plain(modules, said, matrices, beyond)
     held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
     if with_attentions([*held, *map(parent_of, said.values())]):
-        said |= _in_attentions(found, said)
+        said |= _in_attentions(found, said, beyond)
     blocks, homes = blocks_around(held, numbered_lists(modules)), _homes(held)
     return [
         _make_unit(
@@ -173,10 +173,10 @@ def _read(path: str) -> tuple[str, tuple[str, ...]]:
     return parent, canonical(last)
 
 
-def _in_attentions(paths: Iterable[str], said: Mapping[str, str]) -> dict[str, str]:
+def _in_attentions(paths: Iterable[str], said: Mapping[str, str], others: Iterable[str]) -> dict[str, str]:
     """Return how paths are read of what belongs to one of several attentions of a block, after they were read as `said`."""
     shown = {path: said.get(path, path) for path in paths}
-    read = read_attentions(shown.values())
+    read = read_attentions(shown.values(), others)
     return {path: read[name] for path, name in shown.items() if name in read} if read else {}
 
 
