@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from applying_helpers import fingerprint, plan_for, source_for
@@ -243,6 +246,24 @@ def test_a_refused_load_into_a_model_on_meta_leaves_the_random_state_as_it_was()
         tg.load(model, {"0.weight": torch.full((4, 3), float("nan")), "0.bias": torch.zeros(4)})
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.is_meta for p in model.parameters())
+
+
+class DrawnElsewhere(nn.Linear):
+    """Draws its initial values from Python's and numpy's generators."""
+
+    def reset_parameters(self):
+        with torch.no_grad():
+            self.weight.fill_(random.random())  # noqa: S311  # no secret
+            self.bias.fill_(np.random.rand())  # noqa: NPY002  # what such code calls
+
+
+def test_a_refused_load_leaves_the_random_states_of_python_and_numpy_as_they_were():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(3, 4), DrawnElsewhere(4, 2))
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002  # as above
+    with pytest.raises(tg.PlanRefusedError, match="NaN"):
+        tg.load(model, {"0.weight": torch.full((4, 3), float("nan")), "0.bias": torch.zeros(4)})
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002  # as above
 
 
 @pytest.mark.parametrize("place", ["meta", "cpu"])

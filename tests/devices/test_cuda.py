@@ -134,6 +134,18 @@ def test_values_that_are_not_finite_are_refused_before_anything_is_sent(tmp_path
     untouched(model, before)
 
 
+def test_a_refused_load_leaves_the_random_state_of_the_device_as_it_was():
+    """What stays fresh is drawn on the device before the values of the file are looked at."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    torch.cuda.init()
+    state = torch.cuda.get_rng_state()
+    given = {"0.weight": torch.full((4, 3), float("nan")), "0.bias": torch.zeros(4)}
+    with pytest.raises(tg.PlanRefusedError, match="NaN"):
+        tg.load(model, given, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("where", ["cuda", "meta"])
 def test_too_little_memory_on_the_device_is_told_and_nothing_changes(where, tmp_path):
     tg.save(tmp_path / "large.safetensors", {"0.weight": torch.randn(1 << 14, 1 << 14)})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torchgraft.core.errors import TorchgraftError, UsageError, printable
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import modules, places
+from torchgraft.core.system.random_state import kept_random_states
 
 if TYPE_CHECKING:
     import torch
@@ -68,21 +69,19 @@ def build_on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Co
     """Return the model that `factory` makes with its parameters on the meta device, and what makes it; or None and why that can't be.
 
     Buffers and other tensors are real: constructors compute with them, and nobody else knows their values. An attempt
-    that fails leaves torch's random state as it was.
+    that fails leaves random states as they were.
 
     Raises:
         UsageError: the factory returns no module.
     """
-    import torch
-
-    random = torch.get_rng_state()
+    put_random_states_back = kept_random_states()
     try:
         with _parameters_on_meta() as made:
             model = factory()
     except TorchgraftError:
         raise
     except Exception as error:  # noqa: BLE001  # the model's own code may raise anything on tensors without values
-        torch.set_rng_state(random)
+        put_random_states_back()
         return None, f"its code needs values ({type(error).__name__}: {printable(str(error), 120)})"
     _expect_module(model)
     stray = next(_unreachable(model), None)
@@ -90,7 +89,7 @@ def build_on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Co
         order = {id(empty): at for at, (_, empty) in enumerate(made.values())}
         known = {place.name: order[id(place.tensor)] for place in places(model) if id(place.tensor) in order}
         return (model, Constructor(factory, known)), ""
-    torch.set_rng_state(random)
+    put_random_states_back()
     return None, f"it keeps a tensor, {stray}, that is made from parameters and is none itself"
 
 

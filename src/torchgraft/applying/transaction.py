@@ -24,6 +24,7 @@ from torchgraft.core.places import Walk, walk_of
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Check
 from torchgraft.core.specs import Source, Target
+from torchgraft.core.system.random_state import kept_random_states
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.written import Written
 
@@ -82,7 +83,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
             raise
         except Exception as error:  # no memory, say, or no such device in this machine
             raise ApplyError(f"{_describe(error)}; nothing was written yet") from error
-        random = torch.get_rng_state()
+        put_random_states_back = kept_random_states()
         try:
             notes, initialised = work.carry_out(seen, shield, peers, constructor)
             checks = tuple(verify(seen, plan, work.written)) if verify else ()
@@ -93,7 +94,7 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
                 peers.done()
         except BaseException as error:
             lost = work.roll_back()
-            torch.set_rng_state(random)
+            put_random_states_back()
             if (named := _lost_error(lost, error) if lost else _translated(error)) is not error:
                 raise named from error
             raise
