@@ -91,14 +91,14 @@ def decided_with(constant: str, factor: float, case: Case) -> Decisions:
 def decided_without(rule: str, case: Case) -> Decisions:
     """Return what is decided without a rule of doubt."""
     with ExitStack() as stack:
-        stack.enter_context(patch.object(doubts, "RULES", [one for one in doubts.RULES if one[0].__name__ != rule]))
-        stack.enter_context(patch.object(reviewing, "RULES", [one for one in reviewing.RULES if one.__name__ != rule]))
+        stack.enter_context(patch.object(doubts, "RULES", [one for one in doubts.RULES if one.name != rule]))
+        stack.enter_context(patch.object(reviewing, "RULES", [one for one in reviewing.RULES if one.name != rule]))
         return decided(case)
 
 
 def rules() -> list[str]:
     """Return the names of all rules of doubt."""
-    return [*(rule.__name__ for rule, _ in doubts.RULES), *(rule.__name__ for rule in reviewing.RULES)]
+    return [rule.name for rule in (*doubts.RULES, *reviewing.RULES)]
 
 
 def of_constant(constant: str, cases: Mapping[str, Case]) -> dict[str, object] | None:

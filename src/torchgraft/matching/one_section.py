@@ -131,9 +131,10 @@ def _paired(sides: BothSides, models: Models) -> Matching:
     log.debug("%d tensors of the file, %d of the model: matched by %s", len(sources), len(targets), ground)
     if found is not None:
         return found
-    from torchgraft.matching.structure import by_structure  # numpy: only where names leave a question open
+    from torchgraft.matching.doubts import OF_VALUES  # numpy: only where names leave a question open
+    from torchgraft.matching.structure import by_structure
 
-    return as_said(by_structure(sources, targets, naming, models), sides.said, (sources, targets))
+    return as_said(by_structure(sources, targets, naming, models), sides.said, (sources, targets), OF_VALUES)
 
 
 def _completed(matching: Matching) -> Matching:

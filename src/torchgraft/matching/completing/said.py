@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from torchgraft.core.match import Match, Matching, Sides
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.names.naming import SAME_NAME
 from torchgraft.matching.names.rules import Rules
-from torchgraft.matching.names.said import OF_VALUES, Said
+from torchgraft.matching.names.said import Said
 
 Keys = tuple[str, ...]
 
 
-def as_said(matching: Matching, said: Said, sides: Sides) -> Matching:
+def as_said(matching: Matching, said: Said, sides: Sides, of_values: Container[str]) -> Matching:
     """Return the matching with each of the pairs that the caller's rules make, certain, and no other tensor in their places.
 
-    Nor does a layer that `layers=` puts at a number go to another one.
+    Nor does a layer that `layers=` puts at a number go to another one. What rules `of_values` doubt stays in doubt.
     """
     ours, theirs = ({leaf.name: leaf for leaf in side} for side in sides) if said.pairs else ({}, {})
     places = {ours[name].keys: theirs[to].keys for name, to in said.pairs.items()}
@@ -34,7 +34,8 @@ def as_said(matching: Matching, said: Said, sides: Sides) -> Matching:
         matching = matching.without(parts).with_more(lacking)
     meant = {key for keys in places.values() for key in keys}
     return replace(
-        matching, matches=tuple([m if meant.isdisjoint(m.target.keys) else _sure(m) for m in matching.matches])
+        matching,
+        matches=tuple([m if meant.isdisjoint(m.target.keys) else _sure(m, of_values) for m in matching.matches]),
     )
 
 
@@ -52,7 +53,7 @@ def _bent(matches: Iterable[Match], places: Mapping[Keys, Keys], rules: Rules) -
     ]  # fmt: skip
 
 
-def _sure(match: Match) -> Match:
-    if match.certainty is Certainty.CERTAIN or match.why.doubted_by in OF_VALUES:
+def _sure(match: Match, of_values: Container[str]) -> Match:
+    if match.certainty is Certainty.CERTAIN or match.why.doubted_by in of_values:
         return match
     return replace(match, certainty=Certainty.CERTAIN, why=replace(match.why, doubt="", doubted_by=""), alternatives=())

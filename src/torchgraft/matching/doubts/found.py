@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.parts.units import Unit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """The pairs that were found between the units of two sides.
 
@@ -20,20 +21,25 @@ class Found:
     sources: Sequence[Unit]
     targets: Sequence[Unit]
     unordered: bool
-    held: Sequence[Pair] = field(init=False)
-    paired: tuple[frozenset[int], frozenset[int]] = field(init=False)
-    free: tuple[Sequence[Unit], Sequence[Unit]] = field(init=False)  # the units of either side without a partner
 
-    def __post_init__(self) -> None:
-        held = [pair for pair in self.pairs if pair.fits or pair.named]
-        object.__setattr__(self, "held", held)
-        ends = frozenset([pair.source for pair in held]), frozenset([pair.target for pair in held])
-        object.__setattr__(self, "paired", ends)
-        free = [
-            [unit for at, unit in enumerate(units) if at not in end]
-            for units, end in zip(self.sides, ends, strict=True)
-        ]
-        object.__setattr__(self, "free", tuple(free))
+    @cached_property
+    def held(self) -> Sequence[Pair]:
+        """The pairs that fit, or agree in their names."""
+        return [pair for pair in self.pairs if pair.fits or pair.named]
+
+    @cached_property
+    def paired(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The sources and the targets of these."""
+        return frozenset([pair.source for pair in self.held]), frozenset([pair.target for pair in self.held])
+
+    @cached_property
+    def free(self) -> tuple[Sequence[Unit], Sequence[Unit]]:
+        """The units of either side without a partner."""
+        (sources, targets), (ours, theirs) = self.sides, self.paired
+        return (
+            [unit for at, unit in enumerate(sources) if at not in ours],
+            [unit for at, unit in enumerate(targets) if at not in theirs],
+        )
 
     @property
     def sides(self) -> tuple[Sequence[Unit], Sequence[Unit]]:

@@ -10,11 +10,6 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Slot
 from torchgraft.matching.names.rules import Rules
 
-# Rules of doubt that speak of values: they hold also where the caller says which tensor is meant.
-OF_VALUES = frozenset(
-    {"folded_norms", "fused_norms", "in_other_terms", "rows_in_unknown_order", "factors_packed_otherwise"}
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:

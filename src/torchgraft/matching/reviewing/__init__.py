@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from torchgraft.core.match import Matching
 from torchgraft.core.plan import Doubt
-from torchgraft.matching.names.said import OF_VALUES
+from torchgraft.matching.judging.reasons import Rule
 from torchgraft.matching.reviewing.exchangeable import beside_unruled_twins, crossed_names, like_prefixes
-from torchgraft.matching.reviewing.finished import Finished, Rule
+from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
 from torchgraft.matching.reviewing.halves import halves_in_unknown_order, parts_in_other_order
 from torchgraft.matching.reviewing.halves_left import beside_leftovers
@@ -17,19 +19,19 @@ from torchgraft.matching.reviewing.rotary_rows import rows_in_unknown_order
 
 __all__ = ["Finished", "reviewed"]
 
-# Rules of doubt; where several hold for a slot, the first is told.
-RULES: tuple[Rule, ...] = (
-    rows_in_unknown_order,
-    beside_free_copies,
-    passing_own_places,
-    beside_unruled_twins,
-    crossed_names,
-    like_prefixes,
-    moved_without_word,
-    factors_packed_otherwise,
-    parts_in_other_order,
-    halves_in_unknown_order,
-    beside_leftovers,
+# A rule returns the slots that it doubts, each with the reason; where several hold for a slot, the first is told.
+RULES: tuple[Rule[Callable[[Finished], Mapping[str, str]]], ...] = (
+    Rule(rows_in_unknown_order, of_values=True),
+    Rule(beside_free_copies),
+    Rule(passing_own_places),
+    Rule(beside_unruled_twins),
+    Rule(crossed_names),
+    Rule(like_prefixes),
+    Rule(moved_without_word),
+    Rule(factors_packed_otherwise, of_values=True),
+    Rule(parts_in_other_order),
+    Rule(halves_in_unknown_order),
+    Rule(beside_leftovers),
 )
 
 
@@ -42,8 +44,8 @@ def reviewed(finished: Finished) -> Matching:
     doubts: dict[str, Doubt] = {}
     decided = {*finished.said.pairs.values()}
     for rule in RULES:
-        for slot, sentence in rule(finished).items():
-            if slot not in decided or rule.__name__ in OF_VALUES:
-                doubts.setdefault(slot, Doubt(rule.__name__, sentence))
+        for slot, sentence in rule.function(finished).items():
+            if slot not in decided or rule.of_values:
+                doubts.setdefault(slot, Doubt(rule.name, sentence))
     matching = with_packings_doubted(finished).in_doubt(doubts)
     return with_uncut_told(matching, finished.sides[0], finished.models)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 from torchgraft.core.match import Matching, Sides
 from torchgraft.matching.names.naming import Naming
@@ -12,7 +13,7 @@ from torchgraft.matching.reviewing.module_pairs import ModulePairs
 from torchgraft.matching.tables.stated import Models
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """A finished matching; `sides` are all leaves, `keys` the names of the file, `said` what the caller says of places."""
 
@@ -22,11 +23,8 @@ class Finished:
     keys: Iterable[str]
     models: Models
     said: Said = NOTHING_SAID
-    modules: ModulePairs = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modules", ModulePairs(self.matching.matches))
-
-
-# A rule returns the slots that it doubts, each with the reason.
-Rule = Callable[[Finished], Mapping[str, str]]
+    @cached_property
+    def modules(self) -> ModulePairs:
+        """The matches grouped by the modules that they go between."""
+        return ModulePairs(self.matching.matches)
