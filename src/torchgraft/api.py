@@ -99,7 +99,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
         **arguments: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
-            layers: path of a layer list -> the source's layer number for each of the target's layers.
+            layers: path of a layer list (`blocks`, or `layer{i}` of `layer1`) -> the source's layer number for each of the target's.
             copies: module name -> module name that starts as its copy.
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).

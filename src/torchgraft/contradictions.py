@@ -65,10 +65,8 @@ def _filled_places(request: Request) -> Iterator[tuple[str, str, str]]:
     for keyword, old, place in targets:
         if place.strip(".") and "{" not in place:
             yield keyword, f"{{{old!r}: {place!r}}}", place.rstrip(".")
-    for path, picks in rules.layers.items():
-        for number in range(len(picks)):
-            place = f"{path.rstrip('.')}.{number}"
-            yield "layers", f"{{{path!r}: ...}}", place
+    for path, place in rules.picked_places():
+        yield "layers", f"{{{path!r}: ...}}", place
 
 
 def _contradiction(one: str, other: str, place: str, why: str) -> UsageError:

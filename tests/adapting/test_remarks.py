@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 
 import pytest
 import torch
@@ -38,12 +39,29 @@ def test_a_stack_that_is_cut_or_grown_is_said(file: int, model: int, said: str) 
     assert note.startswith(said)
 
 
-def test_numbers_in_words_are_counted_too() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_in_words_are_counted_too_and_picked_by_the_path_that_the_note_gives(first: int) -> None:
     def mapping(depth: int) -> nn.ModuleDict:
-        return nn.ModuleDict({"mapping": nn.ModuleDict({f"fc{n}": nn.Linear(6, 6) for n in range(depth)})})
+        return nn.ModuleDict({"mapping": nn.ModuleDict({f"fc{n + first}": nn.Linear(6, 6) for n in range(depth)})})
 
-    (note,) = tg.plan(mapping(2), mapping(5)).notes
-    assert note.startswith("mapping.fc: the file has 5 layers, of which numbers 2-4 are not used (rename=")
+    model, file = mapping(2), mapping(5)
+    (note,) = tg.plan(model, file).notes
+    path, said = note.split(": ", 1)
+    left = f"{2 + first}-{4 + first}"
+    assert said == f"the file has 5 layers, of which numbers {left} are not used (layers= picks others)"
+    report = tg.load(model, file, layers={path: [4, 3]})
+    assert not report.plan.fresh
+    assert not report.plan.notes
+    for place, number in enumerate((4, 3)):
+        ours, theirs = model["mapping"][f"fc{place + first}"], file["mapping"][f"fc{number}"]
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)
+    with pytest.raises(tg.UsageError, match="3 layers are given, and the model has 2 there"):
+        tg.plan(model, file, layers={path: [4, 3, 2]})
+    with pytest.raises(tg.UsageError, match=rf"no list of layers at 'mapping'; did you mean '{re.escape(path)}'"):
+        tg.plan(model, file, layers={"mapping": [4, 3]})
+    with pytest.raises(tg.UsageError, match=f"contradict each other about mapping.fc{first}"):
+        tg.plan(model, file, layers={path: [4, 3]}, fresh=[f"mapping.fc{first}"])
 
 
 def test_nothing_is_said_of_stacks_that_fit_or_were_asked_for() -> None:

@@ -21,7 +21,7 @@ def net():
             r"rename: no tensor of the file is called 'layres\.'; did you mean 'layers\.'",
         ),
         ({"fan_out": {"layer": ["layers"]}}, r"fan_out: .*'layer'; did you mean 'layers'"),
-        ({"layers": {"blocks": [0]}}, r"layers: no tensor of the file is called 'blocks'"),
+        ({"layers": {"blocks": [0]}}, r"layers: the file has no list of layers at 'blocks'"),
         (
             {"layers": {"layers": [0, 7, 1]}},
             r"layers=\{'layers': ...\}: there is no layer 7 in the file; it has 0 to 2",

@@ -69,7 +69,7 @@ def test_layers_of_a_list_that_the_file_calls_otherwise_are_picked_by_either_pat
     assert {(name.split(".")[2], number) for name, number in fed.items()} == {("0", "0"), ("1", "2")}
     file.decoder = nn.ModuleList(block(("a", "b", "c")) for _ in range(3))
     if path != "vit.encoder.layer":
-        with pytest.raises(tg.UsageError, match="no tensor of the file is called"):
+        with pytest.raises(tg.UsageError, match="the file has no list of layers at"):
             tg.plan(model, file, layers={path: [0, 2]})
 
 

@@ -16,9 +16,8 @@ _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d{1,18})")
 
 
 class Cut(NamedTuple):
-    """Which members of a list are left over, of how many; whether a dot stands before the numbers."""
+    """Which members of a list are left over, of how many."""
 
-    dotted: bool
     size: int
     left: tuple[int, ...]
 
@@ -30,7 +29,10 @@ class Cut(NamedTuple):
 def cut_lists(
     specs: Mapping[str, TensorSpec], left_over: Collection[str], used: Collection[str]
 ) -> dict[Cut, list[str]]:
-    """Return the lists of which whole members are left over that are like others, which are used; in file order."""
+    """Return the lists of which whole members are left over that are like others, which are used; in file order.
+
+    A list is told as `layers=` takes it: by its path, or as `layer{i}` where members have their numbers in their names.
+    """
     found: dict[Cut, list[str]] = {}
     if not left_over:
         return found
@@ -41,7 +43,8 @@ def cut_lists(
         if (
             left and not norms and all(members[number].kind in like for number in left)
         ):  # `norm1` and `norm2` are no list
-            found.setdefault(Cut(before.endswith("."), len(members), left), []).append(before.rstrip("."))
+            path = before.removesuffix(".") if before.endswith(".") else f"{before}{{i}}"
+            found.setdefault(Cut(len(members), left), []).append(path)
     return found
 
 

@@ -34,7 +34,7 @@ def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     said = {name for step in ruled for name in (step.slot.name, step.feeds[0].key)}
 
     def is_said(path: str) -> bool:
-        return is_picked(path) or any(name.startswith(path) for name in said)
+        return is_picked(path) or any(name.startswith(path.removesuffix("{i}")) for name in said)
 
     left_over = {one.spec.name for one in plan.unused if one.why.rule == Ground.NO_COUNTERPART}
     slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
@@ -48,13 +48,12 @@ def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     for cut in (one for one in ours if one not in theirs):
         yield (
             f"{listed(ours[cut])}: the file has {cut.size} layers, of which {cut.told('is', 'are')} not used "
-            f"({'layers' if cut.dotted else 'rename'}= picks others)"
+            "(layers= picks others)"
         )
     for cut in (one for one in theirs if one not in ours):
-        repeats = "layers= repeats those of the file, " * cut.dotted
         yield (
             f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {cut.told('stays', 'stay')} "
-            f"fresh ({repeats}init= starts them as the identity)"
+            "fresh (layers= repeats those of the file, init= starts them as the identity)"
         )
 
 

@@ -11,10 +11,18 @@ from functools import lru_cache
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import one_of
 from torchgraft.core.names import covers, ends
+from torchgraft.matching.names.layer_lists import (
+    NO_LAYER,
+    before_numbers,
+    is_of_stems,
+    list_at,
+    lists_in,
+    numbers_in,
+    path_in_file,
+)
 from torchgraft.matching.tables.dialect import WRAPPERS
 
 _FIELD = re.compile(r"\{(\w*)\}")
-_OUTER_LIST = re.compile(r"(?P<path>[^0-9.][^.]*(?:\.[^0-9.][^.]*)*?)\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +32,8 @@ class Rules:
     rename: source pattern -> target pattern; `{i}` stands for a number, `{name}` for one whole segment; a pattern that
     ends with a dot is a prefix, any other is a whole name or a run of whole segments at its start.
     fan_out: source prefix -> target prefixes, one source for several places; fields as in `rename`.
-    layers: path of a layer list, on either side -> number of the source layer for each target layer, repeats allowed.
+    layers: path of a layer list, on either side -> number of the source layer for each target layer, repeats allowed. A path
+    that ends with `{i}` is of members that are called so, `layer{i}` of `layer1` and `layer2`; no layer is told as -1.
     copies: module name -> name of the module that starts as its copy.
     fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
     away: beginnings that renames and fan-outs give to names, and that nothing in the model has (found by `checked`).
@@ -96,6 +105,14 @@ class Rules:
         away = rules.astray(keys, [*names, *renamed]) if rules.rename or rules.fan_out else {}
         return replace(rules, away=tuple(away)), tuple(dict.fromkeys(away.values()))
 
+    def counted_from(self, names: Sequence[str]) -> Rules:
+        """Return the rules with what `layers` picks counted from 0, where members called `{i}` begin later in the model's `names`."""
+        if not self.layers:
+            return self
+        later = {path: min(numbers_in(path, names), default=0) for path in self.layers if is_of_stems(path)}
+        layers = {path: (*[NO_LAYER] * later.get(path, 0), *picks) for path, picks in self.layers.items()}
+        return replace(self, layers=layers) if any(later.values()) else self
+
     def in_the_file(self, keys: Sequence[str], names: Sequence[str]) -> Rules:
         """Return the rules with each layer list that has a path of the model's, `names`, under its path in the file.
 
@@ -103,11 +120,11 @@ class Rules:
         """
         renamed = self._renamed_all(keys)
         shown = [name for key in renamed for name in self._spread(key)]
-        layers = {_in_the_file(path, shown, names): picks for path, picks in self.layers.items()}
+        layers = {path_in_file(path, shown, names): picks for path, picks in self.layers.items()}
         untouched = [name for key, name in zip(keys, renamed, strict=True) if name == key]
         for path, picks in self.layers.items() if self.rename else ():
-            there = _in_the_file(path, untouched, names)  # of a list that a rename moves in part, the rest
-            if _numbers(there, untouched):
+            there = path_in_file(path, untouched, names)  # of a list that a rename moves in part, the rest
+            if numbers_in(there, untouched):
                 layers.setdefault(there, picks)
         return replace(self, layers=layers)
 
@@ -125,10 +142,12 @@ class Rules:
             _expect(any(_behind(old, name) is not None for name in names), "fan_out", old, names)
         names = [n for name in names for n in self._spread(name)]
         for path, picks in self.layers.items():
-            there = _numbers(path, names)
-            _expect(bool(there), "layers", path, names)
-            if not there.issuperset(picks):
-                absent = next(n for n in picks if n not in there)
+            there = numbers_in(path, names)
+            if not there:
+                near = get_close_matches(path, dict.fromkeys(lists_in(names)), n=2, cutoff=0.5)
+                raise UsageError(f"layers: the file has no list of layers at {printable(path)!r}{one_of(near)}")
+            if not there.issuperset(set(picks) - {NO_LAYER}):
+                absent = next(n for n in picks if n not in there and n != NO_LAYER)
                 raise UsageError(
                     f"layers={{{path!r}: ...}}: there is no layer {absent} in the file; it has {min(there)} to {max(there)}"
                 )
@@ -172,11 +191,11 @@ class Rules:
             UsageError: naming the pattern, and what comes close to it.
         """
         for path, picks in self.layers.items():
-            there = _numbers(path, names)
+            there = numbers_in(path, names)
             if there and len(picks) > max(there) + 1:
-                raise UsageError(
-                    f"layers={{{path!r}: ...}}: {len(picks)} layers are given, and the model has {max(there) + 1} there"
-                )
+                before = list(picks).count(NO_LAYER)
+                given, has = len(picks) - before, max(there) + 1 - before
+                raise UsageError(f"layers={{{path!r}: ...}}: {given} layers are given, and the model has {has} there")
         for old, new in self.copies.items():
             if not any(f".{new}." in f".{name}." for name in names):
                 near = get_close_matches(new, sorted({part for name in names for part in name.split(".")}), n=2)
@@ -200,16 +219,23 @@ class Rules:
 
     def is_behind_picks(self, name: str) -> bool:
         """Whether a slot lies in a list of layers, behind the last one that `layers` fills."""
-        lists = ((_list_at(path, name), picks) for path, picks in self.layers.items())
+        lists = ((list_at(path, name), picks) for path, picks in self.layers.items())
         return any(found is not None and int(found["n"]) >= len(picks) for found, picks in lists)
 
     def picks_from(self, path: str) -> bool:
         """Whether `layers` says which members of the list at `path`, of the model or of the file, are used."""
-        return any(f".{path.rstrip('.')}".endswith(f".{said.rstrip('.')}") for said in self.layers)
+        return any(f".{path}".endswith(f".{said.rstrip('.')}") for said in self.layers)
+
+    def picked_places(self) -> Iterator[tuple[str, str]]:
+        """Yield the path of each layer list, and each of its layers that `layers` fills."""
+        for path, picks in self.layers.items():
+            for number, picked in enumerate(picks):
+                if picked != NO_LAYER:
+                    yield path, f"{before_numbers(path)}{number}"
 
     def moves(self, name: str, place: str) -> bool:
         """Whether a name that `layers` gives a tensor lies in another layer of the list than a place of the model."""
-        both = ((_list_at(path, name), _list_at(path, place)) for path in self.layers)
+        both = ((list_at(path, name), list_at(path, place)) for path in self.layers)
         return any(ours and theirs and ours["n"] != theirs["n"] for ours, theirs in both)
 
     @property
@@ -243,7 +269,7 @@ class Rules:
             key != name
             or spread
             or any(pattern.match(key) for pattern, _ in renames)
-            or any(_list_at(path, shown) for path in self.layers)
+            or any(list_at(path, shown) for path in self.layers)
         )
 
     def _spread(self, name: str) -> list[str]:
@@ -256,7 +282,7 @@ class Rules:
 
     def _relayered(self, name: str) -> list[str]:
         for path, picks in self.layers.items():
-            found = _list_at(path, name)
+            found = list_at(path, name)
             if found:
                 number = int(found["n"])
                 return [f"{found['head']}{j}{found['rest']}" for j, i in enumerate(picks) if i == number]
@@ -280,31 +306,6 @@ def _behind(prefix: str, name: str) -> re.Match[str] | None:
         if wrapper not in WRAPPERS or not left:
             return None
     return found
-
-
-def _list_at(path: str, name: str) -> re.Match[str] | None:
-    """Return the parts of a name in the layer list at `path`, whatever stands before it; None for all other names."""
-    return re.match(rf"(?P<head>(?:.*\.)?{re.escape(path.rstrip('.'))}\.)(?P<n>\d+)(?P<rest>\..*)", name)
-
-
-def _in_the_file(path: str, shown: Iterable[str], names: Iterable[str]) -> str:
-    """Return the path of a layer list as the file has it; the path as it is where that can't be told.
-
-    Where no end of it leads to one list, that is the only one that isn't within another.
-    """
-    if _numbers(path, shown) or not _numbers(path, names):
-        return path
-    for end in ends(path):
-        heads = {found["head"] for name in shown if (found := _list_at(end, name))}
-        if heads:
-            return end if len(heads) == 1 else path
-    outer = {found["path"] for name in shown if (found := _OUTER_LIST.match(name))}
-    return outer.pop() if len(outer) == 1 else path
-
-
-def _numbers(path: str, names: Iterable[str]) -> set[int]:
-    """Return the numbers of the layers in the list at `path`."""
-    return {int(found["n"]) for name in names if (found := _list_at(path, name))}
 
 
 def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  # noqa: FBT001  # a fact, not a mode
