@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchgraft.core.plan import Feed, Step
-from torchgraft.core.results.recording import Operation, Recording, family
+from torchgraft.core.results.recording import Operation, Recording, Value, family
 from torchgraft.core.types import Module, Tensor
 from torchgraft.ops import run_step
 from torchgraft.verifying.divergence import Matches, is_distinctive
@@ -84,7 +84,7 @@ def find_agreements(runs: RunPair, wanted: frozenset[str]) -> list[Agreement]:
     if runs.source is None:
         return []
     bits = {name: 1 << at for at, name in enumerate(sorted(wanted))}
-    made_with = weights_behind(matches.target, bits)
+    made_with = weights_behind(matches.target, bits, visible=True)
     refused: set[int] = set()
     agreeing: dict[int, tuple[int, float]] = {}
     for _ in range(ROUNDS):
@@ -112,16 +112,25 @@ def find_agreements(runs: RunPair, wanted: frozenset[str]) -> list[Agreement]:
     ]
 
 
-def weights_behind(recording: Recording, bits: Mapping[str, int]) -> list[int]:
-    """Return for each value of a run the bits of the weights that it was made with."""
+def weights_behind(recording: Recording, bits: Mapping[str, int], *, visible: bool) -> list[int]:
+    """Return for each value of a run the bits of the weights that it was made with; with `visible`, of those not behind zeros.
+
+    A result of zeros shows nothing of what was multiplied by zero to get it.
+    """
     behind = [sum(bits.get(name, 0) for name in dict.fromkeys(value.weights)) for value in recording.values]
     for operation in recording.operations:
         union = 0
         for number in operation.inputs:
             union |= behind[number]
         for number in operation.outputs:
-            behind[number] |= union
+            behind[number] |= 0 if visible and is_zero(recording.values[number]) else union
     return behind
+
+
+def is_zero(value: Value) -> bool:
+    """Return whether a value of the run is zero throughout: a weight that is multiplied by it may be any."""
+    found = value.fingerprint
+    return value.live and found is not None and found.least == found.greatest == found.huge == 0
 
 
 def _latest_matched(matches: Matches, made_with: list[int], refused: set[int]) -> list[int]:

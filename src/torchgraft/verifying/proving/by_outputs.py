@@ -1,9 +1,9 @@
 """Which tensors the outputs of two runs show: that a tensor is used on the way to them is not enough.
 
 A key's bias in attention shifts all scores of a row by the same, and softmax takes it out again: outputs agree whatever it
-is. So a tensor counts as shown if what is made with it at once is found in the source's run, too, or if the outputs
-would change by more than the tolerance were it another. What is multiplied by zeros, or computed first (`weight * 0`), is no
-sign of the tensor, so that the outputs alone are asked.
+is. So a tensor counts as shown if what is made with it at once is found in the source's run, too, in the same role and piece by
+piece where only pieces are used; or if the outputs would change by more than the tolerance were it another. What is multiplied by
+zeros, or computed first (`weight * 0`), is no sign of the tensor, so that the outputs alone are asked.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.results.recording import Operation, Recording, Value, family
+from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.divergence import Matches
 from torchgraft.verifying.outputs import max_difference, pair_outputs
-from torchgraft.verifying.proving.agreements import Agreement, RunPair, producing_module, weights_behind
+from torchgraft.verifying.proving.agreements import Agreement, RunPair, is_zero, producing_module, weights_behind
+from torchgraft.verifying.proving.roles import Roles
 from torchgraft.verifying.tracing.capture import output_sensitivity
 
 # Operations that hand on the entries of a tensor, in another order or another type.
@@ -34,10 +35,12 @@ def proved_by_outputs(runs: RunPair, wanted: frozenset[str]) -> Agreement | None
         return None
     matches, outputs = runs.matches, runs.target_run.outputs
     bits = {name: 1 << at for at, name in enumerate(sorted(wanted))}
-    behind = weights_behind(matches.target, bits)
     numbers = [n for name, n in zip(outputs, matches.target.outputs, strict=True) if name in agreeing]
-    used = frozenset(name for name, bit in bits.items() if any(behind[n] & bit for n in numbers))
-    shown = used & weights_with_matched_results(matches)
+    used, visible = (
+        frozenset(name for name, bit in bits.items() if any(behind[n] & bit for n in numbers))
+        for behind in (weights_behind(matches.target, bits, visible=only) for only in (False, True))
+    )
+    shown = visible & weights_with_matched_results(matches, in_parts=True)
     if open_ones := used - shown:
         sensitivity = output_sensitivity(runs.target.module, runs.target.given, open_ones, list(agreeing))
         shown |= {name for name, change in sensitivity.items() if change > runs.tolerance.limit}
@@ -70,29 +73,36 @@ def _varies(value: Tensor) -> bool:
     return bool(value.is_floating_point() and value.numel() and (value != value.flatten()[0]).any())
 
 
-def weights_with_matched_results(matches: Matches) -> frozenset[str]:
-    """Return the weights of the target whose very next result, or all that is picked from it, the source has, too."""
+def weights_with_matched_results(matches: Matches, *, in_parts: bool = False) -> frozenset[str]:
+    """Return the weights of the target whose very next result, or all that is picked from it, the source has, too.
+
+    What stands there in the role of another value counts for nothing. With `in_parts`, neither does a result that the source
+    has as a whole where it hasn't all that is picked from it: the entries may stand in another order.
+    """
     recording = matches.target
     users = recording.users()
     returned = frozenset(recording.outputs)
+    roles = Roles(matches)
     known: dict[int, bool] = {}
 
     def is_matched(number: int) -> bool:
         if number not in known:
-            value = recording.values[number]
-            whole = number in matches.source_of and value.fingerprint is not None and not value.fingerprint.is_plain
-            known[number] = whole or (value.live and number not in returned and is_matched_in_parts(number))
+            known[number] = not roles.exchanged(number) and is_found(number)
         return known[number]
 
-    def is_matched_in_parts(number: int) -> bool:
+    def is_found(number: int) -> bool:
+        value = recording.values[number]
         by = [recording.operations[at] for at in users.get(number, ())]
-        if not by or not all(family(one.name) == "pick" for one in by):
-            return False
-        return all(is_matched(n) for one in by for n in one.outputs if n in users or n in returned)
+        picked = value.live and number not in returned and bool(by) and all(family(one.name) == "pick" for one in by)
+        parts = [n for one in by for n in one.outputs if n in users or n in returned] if picked else []
+        whole = number in matches.source_of and value.fingerprint is not None and not value.fingerprint.is_plain
+        if picked and (in_parts or not whole):
+            return all(map(is_matched, parts))
+        return whole
 
     found: set[str] = set()
     for operation in recording.operations:
-        if any(_is_zero(recording.values[n]) for n in operation.inputs):
+        if any(is_zero(recording.values[n]) for n in operation.inputs):
             continue
         used = [n for n in _inputs_that_matter(operation) if _is_weights_unchanged(recording, n)]
         names = {w for n in used for w in recording.values[n].weights} - found
@@ -108,12 +118,6 @@ def _inputs_that_matter(operation: Operation) -> list[int]:
         return list(operation.inputs)
     named = zip(operation.arguments, operation.inputs, strict=False)
     return [number for argument, number in named if argument not in ("running_mean", "running_var")]
-
-
-def _is_zero(value: Value) -> bool:
-    """Return whether a value of the run is zero throughout: a weight that is multiplied by it may be any."""
-    found = value.fingerprint
-    return value.live and found is not None and found.least == found.greatest == found.huge == 0
 
 
 def _is_weights_unchanged(recording: Recording, number: int) -> bool:
