@@ -146,7 +146,11 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     taken = {feed.key for step in requested.values() for feed in step.feeds}
     left = {key: spec for key, spec in specs.items() if key not in taken} if taken else specs
     views = views_of(
-        left, target, request.options, lambda name: name in requested or rules.is_fresh(name) or rules.is_zero(name)
+        replace(choice.network, specs=left),
+        target,
+        request.options,
+        source.metadata,
+        lambda name: name in requested or rules.is_fresh(name) or rules.is_zero(name),
     )
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     made_of = target_of(request.source_model) if request.source_model is not None else None
@@ -158,7 +162,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     asked = Asked(rules=rules, prefer=request.prefer, filled=filled, started=requested.keys() - filled)
 
     def matched(same: Mapping[str, str]) -> Matching:
-        return match(left, models, asked, Known(renamed=given.renames, same=same))
+        return match(left, models, asked, Known(renamed=given.renames, same=same, placed=taken))
 
     matching = matched(shared)
     repeats: Mapping[str, str] = {}
@@ -191,7 +195,12 @@ def _requested(source: Source, given: Given) -> dict[str, Step]:
     from torchgraft.adapting import requested_steps
 
     network, request = given.choice.network, given.request
-    steps = requested_steps(network.specs, given.target, request.options, network.path, source.metadata)
+    rules = _in_the_file(request.rules, network.specs, given.target)
+
+    def names(key: str) -> list[str]:
+        return [name for name, _ in rules.present([key])]
+
+    steps = requested_steps(network, given.target, request.options, source.metadata, names)
     kept = (request.rules.is_fresh, request.rules.is_zero)
     return {
         name: step for name, step in steps.items() if not any(is_kept(n) for is_kept in kept for n in step.slot.names)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
@@ -54,3 +55,15 @@ def test_a_kernel_of_each_channel_is_none_that_reads_all_channels():
     assert tg.plan(model, file).by_slot["conv.weight"].certainty is Certainty.DOUBT
     with pytest.raises(tg.TorchgraftError):
         tg.load(model, file)
+
+
+def test_a_layer_that_is_left_over_says_nothing_that_the_others_of_its_list_do_not():
+    def block():
+        return nn.ModuleDict({"attn": nn.Linear(6, 6), "up": Conv1D(12, 6), "down": nn.Linear(12, 6)})
+
+    def build(count):
+        return nn.ModuleDict({"blocks": nn.ModuleList(block() for _ in range(count)), "head": nn.Linear(6, 5)})
+
+    file = build(4).state_dict()
+    state = loaded(build(3), file)
+    assert all(torch.equal(value, file[name]) for name, value in state.items())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torchgraft.adapting.branches import branch_steps, with_branch_hint
 from torchgraft.adapting.compose import compose
 from torchgraft.adapting.facts import gather_facts
-from torchgraft.adapting.lora import lora_steps, told_as_trained
+from torchgraft.adapting.lora import Names, Scales, lora_steps, told_as_trained
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.ranks import over_ranks
@@ -21,7 +21,7 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.policy import Policy
-from torchgraft.core.specs import Target, TensorSpec
+from torchgraft.core.specs import Network, Target, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,12 @@ class PlanInputs:
 
 
 def requested_steps(
-    specs: Mapping[str, TensorSpec], target: Target, options: Options, network: str, metadata: Mapping[str, object]
+    network: Network, target: Target, options: Options, metadata: Mapping[str, object], names: Names
 ) -> dict[str, Step]:
     """Return the steps that the caller asked for by kind, ahead of any matching: adapters, fused branches, starts.
 
-    `metadata` are the facts beside the tensors, of which the configuration of adapters is used.
+    `metadata` are the facts beside the tensors, of which the configuration of adapters is used; `names` those that the caller
+    gives to a key.
 
     Raises:
         UsageError: what was asked for can't be done with this file.
@@ -56,10 +57,9 @@ def requested_steps(
     options.check(target.slots)
     steps: dict[str, Step] = {}
     if options.merge_lora:
-        scale = None if options.merge_lora is True else float(options.merge_lora)
-        steps |= lora_steps(specs, target, network, scale, metadata.get("adapter_config"))
+        steps |= lora_steps(network, target, Scales.said(options.merge_lora, metadata), names)
     if options.fuse_branches:
-        fused = branch_steps(specs, target.slots, network)
+        fused = branch_steps(network.specs, target.slots, network.path)
         if not fused:
             raise UsageError(
                 "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks"

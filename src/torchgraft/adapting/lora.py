@@ -8,6 +8,7 @@ adapter_config.json. Files of the kohya tools: `lora_unet_<module with _ for .>.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, sqrt
@@ -16,7 +17,7 @@ from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import wrappers
 from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Unused, Why
-from torchgraft.core.specs import Slot, Target, TensorSpec
+from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
 # What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
@@ -41,6 +42,10 @@ _BEFORE = ".original_module."
 ORDER = ("up", "down", "up 2", "down 2", "magnitude", "alpha")
 
 
+# From a key to the names that the caller's rules give it.
+Names = Callable[[str], Sequence[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """The keys of one adapted module by what they are."""
@@ -49,48 +54,82 @@ class Adapter:
     keys: dict[str, str] = field(default_factory=dict)
 
 
-def lora_steps(
-    specs: Mapping[str, TensorSpec], target: Target, network: str, scale: float | None, config: object = None
-) -> dict[str, Step]:
-    """Return a merging step for each adapted weight.
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What adapters are multiplied by where the file holds no alpha: `given` by the caller, or else what `config` says.
 
-    Files for several networks, a denoiser and its text encoders, hold nothing for the model from those that it is not.
+    `given` is lora_alpha / r, `config` the content of adapter_config.json.
+    """
 
-    `scale` is lora_alpha / r where the file holds no alpha; without it `config`, the content of adapter_config.json, says it.
+    given: float | None = None
+    config: object = None
+
+    @classmethod
+    def said(cls, merge_lora: float, metadata: Mapping[str, object]) -> Scales:
+        """Return what the caller says with `merge_lora`, or else what lies beside the tensors."""
+        return cls(None if merge_lora is True else float(merge_lora), metadata.get("adapter_config"))
+
+    def of(self, adapter: Adapter, rank: int) -> float:
+        """Return the scale of an adapter, beside its own alpha.
+
+        Raises:
+            UsageError: nothing says it.
+        """
+        if "alpha" in adapter.keys:
+            return 1.0
+        return stated_scale(adapter.stem, rank, self.config) if self.given is None else self.given
+
+
+def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -> dict[str, Step]:
+    """Return a merging step for each weight of the model that an adapter is added to, and that the file doesn't hold as well.
+
+    Adapters are placed by names alone, `names` being those that the caller's rules give to a key; one that they give none is
+    left out. Files for several networks, a denoiser and its text encoders, hold nothing for the model from those that it is not.
 
     Raises:
         UsageError: the file holds no adapter, or one of another kind, or adapts a module that the model lacks; the scale
             is unknown; or the model has no values yet that an adapter could be added to.
     """
-    adapters = _adapters(specs)
+    specs = network.specs
+    adapters = adapters_in(specs)
     if not adapters:
         raise UsageError(
             "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B, lora_down/lora_up or hada tensors"
         )
+    shown = {
+        split_key(name)[0]: adapter
+        for adapter in adapters
+        if base_of(adapter, specs) is None
+        for name in names(adapter.keys["down"])
+    }
     weights = {name: slot for slot in target.slots if len(slot.spec.shape) > 1 for name in slot.names}
-    places = _places([a.stem for a in adapters], [name for name in weights if name.endswith("weight")])
-    lost = [a.stem for a in adapters if a.stem not in places]
-    if lost and {_network(stem) for stem in lost} & ({_network(stem) for stem in places} or {_network(lost[0])}):
-        which = "1 adapted module is" if len(lost) == 1 else f"{len(lost)} adapted modules are"
-        raise UsageError(
-            f"{which} not in the model (or not unique there), e.g. {printable(lost[0])}: give the model that was adapted, or leave "
-            "these tensors out of the checkpoint"
-        )
-    adapters = [a for a in adapters if a.stem in places]
+    places = _places(list(shown), [name for name in weights if name.endswith("weight")])
+    _expect_places(shown, places)
     steps = {}
-    for adapter in adapters:
-        slot = weights[places[adapter.stem]]
-        own = 1.0 if "alpha" in adapter.keys else scale
-        if own is None:
-            own = stated_scale(adapter.stem, specs[adapter.keys["down"]].shape[0], config)
-        step = _step(adapter, slot, specs, network, own)
-        if step.base and target.is_meta:
+    for stem, name in places.items():
+        step = _step(shown[stem], weights[name], network, scales)
+        if target.is_meta:
             raise UsageError(
-                f"the adapters belong to weights that neither the file nor the model has ({printable(slot.name)} is on the meta "
+                f"the adapters belong to weights that neither the file nor the model has ({printable(name)} is on the meta "
                 "device): load the weights first, and then the adapters"
             )
-        steps[slot.name] = _doubted_where_tied(step, places[adapter.stem], target)
-    return _trained_modules(specs, target, network) | steps
+        steps[step.slot.name] = doubted_where_tied(step, name, target)
+    return _trained_modules(specs, target, network.path) | steps
+
+
+def _expect_places(shown: Mapping[str, Adapter], places: Mapping[str, str]) -> None:
+    """Raise UsageError where an adapter of a network that the model is has no place in it."""
+    lost = {stem: adapter.stem for stem, adapter in shown.items() if stem not in places}
+    known = {_network(shown[stem].stem) for stem in places} or {_network(own) for own in lost.values()}
+    if not any(_network(own) in known for own in lost.values()):
+        return
+    which = "1 adapted module is" if len(lost) == 1 else f"{len(lost)} adapted modules are"
+    stem, own = next(iter(lost.items()))
+    named = printable(own) + (f", as {printable(stem)}" if stem != own else "")
+    raise UsageError(
+        f"{which} not in the model (or not unique there), e.g. {named}: adapters alone are placed by their names; say with rename= "
+        "what the model calls these modules and with layers= which layers it has, or leave these tensors out of the checkpoint"
+    )
 
 
 def _trained_modules(specs: Mapping[str, TensorSpec], target: Target, network: str) -> dict[str, Step]:
@@ -124,7 +163,7 @@ def told_as_trained(unused: tuple[Unused, ...], steps: Iterable[Step]) -> tuple[
     )
 
 
-def _doubted_where_tied(step: Step, name: str, target: Target) -> Step:
+def doubted_where_tied(step: Step, name: str, target: Target) -> Step:
     """Return the step, in doubt where the weight also serves a module of another kind, which had no adapter."""
     kind = target.classes.get(name.rpartition(".")[0])
     others = [other for other in step.slot.names if target.classes.get(other.rpartition(".")[0]) != kind]
@@ -145,7 +184,7 @@ def _network(stem: str) -> str:
 
 def adapted_network(key: str) -> str:
     """Return the network that a tensor of an adapter is for, as the file calls it."""
-    return _network(_split(key)[0])
+    return _network(split_key(key)[0])
 
 
 def is_adapter(key: str) -> bool:
@@ -153,7 +192,7 @@ def is_adapter(key: str) -> bool:
     return _ADAPTERS.search(key) is not None
 
 
-def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
+def adapters_in(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
     """Return the adapters of a file, each whole.
 
     Raises:
@@ -162,7 +201,7 @@ def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
     found: dict[str, Adapter] = {}
     taken: set[str] = set()
     for key in specs:
-        stem, part = _split(key)
+        stem, part = split_key(key)
         if part:
             found.setdefault(stem, Adapter(stem)).keys[part] = key
     whole = [
@@ -178,7 +217,7 @@ def _adapters(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
     return whole
 
 
-def _split(key: str) -> tuple[str, str]:
+def split_key(key: str) -> tuple[str, str]:
     """Return the adapted module, and what part of its adapter the tensor is; an empty part for all other tensors."""
     plain = _IN_PROCESSOR.sub(lambda m: f".{m[1]}{'.0' * (m[1] == 'to_out')}.lora_{m[2]}", key)
     segments = _DOTTED.sub(r"lora_\1", plain).split(".")
@@ -201,46 +240,76 @@ def _places(stems: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 
 
 def _placed(stems: Sequence[str], names: Sequence[str], wrapper: str) -> dict[str, str]:
-    """Return module stem -> weight for names without `wrapper`, which is in front of all of them."""
+    """Return module stem -> weight for names without `wrapper`, which is in front of all of them.
+
+    What stands in front of the model's names, if anything, is one for all modules of a network: in a model that has `up` and no
+    `block.up`, an adapter of the latter is lost.
+    """
     flat: dict[str, list[str]] = {}
     for name in names:
         path = name.removeprefix(wrapper).removesuffix(".weight").replace(".", "_")
         flat.setdefault(path, []).append(name)
-    places: dict[str, str] = {}
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for stem in stems:
         spelled = stem.replace(".", "_")
         cuts = [0, *(at + 1 for at, c in enumerate(spelled) if c == "_")]
-        hits = next((flat[spelled[at:]] for at in cuts if spelled[at:] in flat), [])
+        cut, hits = next(((at, flat[spelled[at:]]) for at in cuts if spelled[at:] in flat), (0, []))
         if len(hits) == 1:
-            places[stem] = hits[0]
-    twice = {name for name in places.values() if list(places.values()).count(name) > 1}
-    return {stem: name for stem, name in places.items() if name not in twice}
+            found.setdefault(_network(stem), {}).setdefault(spelled[:cut], {})[stem] = hits[0]
+    places: dict[str, str] = {}
+    for one in found.values():
+        places |= one.pop("", {})
+        ranked = sorted(one.values(), key=len)
+        if ranked and (len(ranked) == 1 or len(ranked[-1]) > len(ranked[-2])):
+            places |= ranked[-1]
+    count = Counter(places.values())
+    return {stem: name for stem, name in places.items() if count[name] == 1}
 
 
-def _step(adapter: Adapter, slot: Slot, specs: Mapping[str, TensorSpec], network: str, scale: float) -> Step:
+def _step(adapter: Adapter, slot: Slot, network: Network, scales: Scales) -> Step:
+    """Return what adds an adapter to the model's own weight."""
+    merging = merge_of(adapter, slot.spec, network, scales, turned=slot.kind in TURNED)
+    text = f"rank {merging.rank}, added to the model's own weight{merging.how}"
+    return Step(slot=slot, feeds=merging.feeds, ops=(merging.op,), base=True, why=Why(Ground.ADAPTER, text))
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What is to be read of an adapter, and the op that adds it to a weight; its rank, and what the op doesn't tell of its scale."""
+
+    feeds: tuple[Feed, ...]
+    op: Op
+    rank: int
+    how: str
+
+
+def merge_of(adapter: Adapter, base: TensorSpec, network: Network, scales: Scales, *, turned: bool) -> Merging:
+    """Return how an adapter is added to a weight like `base`, which is `turned` where it is stored [in, out].
+
+    Raises:
+        UsageError: it doesn't fit, or its scale is unknown.
+    """
     parts = [part for part in ORDER if part in adapter.keys]
     kind: Callable[[float], Op] = LohaMerge if "up 2" in parts else DoraMerge if "magnitude" in parts else LoraMerge
-    turned = slot.kind in TURNED or "lora_embedding_A" in adapter.keys["down"].split(".")
+    turned = turned or "lora_embedding_A" in adapter.keys["down"].split(".")
     if turned and kind is not LoraMerge:
-        raise UsageError(f"{printable(adapter.stem)}: only plain LoRA can be merged into a weight of {slot.kind}")
-    feeds = [Feed(adapter.keys[part], (), network) for part in parts]
+        raise UsageError(f"{printable(adapter.stem)}: only plain LoRA can be merged into a weight stored [in, out]")
+    specs = network.specs
+    feeds = [Feed(adapter.keys[part], (), network.path) for part in parts]
     if turned:
         # W stored [in, out] gets (B A)^T = A^T B^T.
-        up, down = (Feed(feed.key, (Transpose(),), network) for feed in feeds[:2])
+        up, down = (Feed(feed.key, (Transpose(),), network.path) for feed in feeds[:2])
         feeds[:2] = [down, up]
-    op = kind(scale)
-    base = next((key for end in BASES if (key := adapter.stem + end) in specs), None)
-    op.out_spec([specs[base] if base else slot.spec, *(_through(feed, specs[feed.key]) for feed in feeds)])
     rank = specs[adapter.keys["down"]].shape[0]
+    op = kind(scales.of(adapter, rank))
+    op.out_spec([base, *(_through(feed, specs[feed.key]) for feed in feeds)])
     how = ", scale alpha / rank" if "alpha" in parts else ""  # else the op says it
-    to = base or "the model's own weight"
-    return Step(
-        slot=slot,
-        feeds=(*([Feed(base, (), network)] if base else []), *feeds),
-        ops=(op,),
-        base=base is None,
-        why=Why(Ground.ADAPTER, f"rank {rank}, added to {to}{how}"),
-    )
+    return Merging(tuple(feeds), op, rank, how)
+
+
+def base_of(adapter: Adapter, specs: Mapping[str, TensorSpec]) -> str | None:
+    """Return the weight in the file that an adapter is to be added to; None where the file holds but the adapter."""
+    return next((key for end in BASES if (key := adapter.stem + end) in specs), None)
 
 
 def _through(feed: Feed, spec: TensorSpec) -> TensorSpec:

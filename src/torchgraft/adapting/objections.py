@@ -66,9 +66,12 @@ def _partial(plan: Plan) -> Iterator[Objection]:
 
 
 def _adapters(plan: Plan) -> Iterator[Objection]:
-    names = tuple(u.spec.name for u in plan.unused if is_adapter(u.spec.name))
+    merged = {
+        adapted_network(feed.key) for step in plan.steps if step.why.rule == Ground.ADAPTER for feed in step.feeds
+    }
+    left = [u.spec.name for u in plan.unused if is_adapter(u.spec.name)]
+    names = tuple(name for name in left if adapted_network(name) not in merged)
     if names and plan.coverage.target_filled:
-        merged = any(step.why.rule == Ground.ADAPTER for step in plan.steps)
         why = (
             "the model has nothing of the networks of these names"
             if merged

@@ -103,7 +103,11 @@ def _with_matrices(layout: Layout, matrices: Sequence[Match], specs: Mapping[str
     shown.update([(last_list(b.name)[1], a.turned != b.turned) for a, b in square])
     among = Counter([((a.turned, b.turned), turned) for a, b, turned in oblong])
     within = Counter([(around, turned) for around, _, turned in places])
-    for key, in_out in shown_by_bias(specs, {key for a, _, _ in oblong for key in a.keys}):
+    told = {key for a, _, _ in oblong for key in a.keys}
+    blocks = {last_list(key) for key in told}  # what one more block would say its like says, beside what the model has
+    for key, in_out in shown_by_bias(specs, told):
+        if "." in last_list(key)[1] and last_list(key) in blocks:
+            continue
         shown[ELSEWHERE, in_out] += 1
         within[last_list(key)[0], in_out] += 1
         for model in (False, True):  # what it means for a layer of the model depends on how that is stored

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from torchgraft.adapting.experts import experts_apart
 from torchgraft.adapting.folding_norms import fold_norms
+from torchgraft.adapting.lora import Scales
+from torchgraft.adapting.merging import merged_beside
 from torchgraft.adapting.options import Options
 from torchgraft.core.plan import Step, Unused
-from torchgraft.core.specs import Target, TensorSpec
+from torchgraft.core.specs import Network, Target, TensorSpec
 
 
 class View(Protocol):
@@ -35,18 +37,26 @@ class View(Protocol):
 
 
 def views_of(
-    specs: Mapping[str, TensorSpec], target: Target, options: Options, is_decided: Callable[[str], bool]
+    network: Network,
+    target: Target,
+    options: Options,
+    metadata: Mapping[str, object],
+    is_decided: Callable[[str], bool],
 ) -> tuple[View, ...]:
     """Return the views to match under, each on top of the one before; none where both sides can stay as they are.
 
-    `is_decided` says of which slots the caller has decided already.
+    `metadata` are the facts beside the tensors. `is_decided` says of which slots the caller has decided already.
 
     Raises:
-        UsageError: there is nothing to fold.
+        UsageError: there is nothing to fold, or an adapter is of a kind that can't be merged.
     """
     views: list[View] = []
+    merged = merged_beside(network, target, Scales.said(options.merge_lora, metadata)) if options.merge_lora else None
+    if merged:
+        views.append(merged)
+    shown = merged.shown if merged else network.specs
     if options.fold_norms is not False:
-        views.append(fold_norms(specs, target, None if options.fold_norms is True else float(options.fold_norms)))
-    shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
+        views.append(fold_norms(shown, target, None if options.fold_norms is True else float(options.fold_norms)))
+    shown, seen = (views[-1].shown, views[-1].target) if views else (shown, target)
     apart = experts_apart(shown, seen, is_decided)
     return (*views, apart) if apart else tuple(views)

@@ -49,7 +49,7 @@ def match(
     """
     slots = models.target.slots
     names = [name for slot in slots for name in slot.names]
-    rules, notes = asked.rules.checked(list(specs), names, known.renamed)
+    rules, notes = asked.rules.checked([*specs, *known.placed], names, known.renamed)
     said = said_of(asked.rules, rules, slots, asked.started)
     given = Given(specs=specs, models=models, said=said, known=known)
     found = _by_sections(given, asked)

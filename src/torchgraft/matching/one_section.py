@@ -34,11 +34,12 @@ log = logging.getLogger("torchgraft")
 class Known:
     """What is known of names of the file: those that the model's own loading code gives to old keys, and second names.
 
-    `same` leads from a key to the first one of the same tensor.
+    `same` leads from a key to the first one of the same tensor. `placed` are keys that have a place already, ahead of matching.
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     same: Mapping[str, str] = field(default_factory=dict)
+    placed: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
