@@ -10,6 +10,7 @@ import torchgraft as tg
 
 WIDTH, INNER = 8, 12
 SHAPES = {"qkv": (24, 8), "o": (8, 8), "up": (INNER, WIDTH), "down": (WIDTH, INNER), "gate": (INNER, WIDTH)}
+SHAPES |= dict.fromkeys("qkv", (WIDTH, WIDTH))
 
 # Where blocks of libraries keep their parts, in the order in which they register them; `{}` is the number of the block.
 ONE_LIST = {
@@ -224,3 +225,23 @@ def test_a_layer_in_a_row_inside_of_its_block_is_in_the_list_of_its_block() -> N
     plain = {part: name.replace("layers", "blocks") for part, name in ONE_LIST.items()}
     inside = {"up": "blocks.{}.mlp.0.fc1", "down": "blocks.{}.mlp.2"}
     loads(named(plain | inside), named(plain | {"up": "blocks.{}.mlp.fc1", "down": "blocks.{}.mlp.fc2"}))
+
+
+SHORTENED = {
+    "norm1": "blocks.{}.layernorm_before",
+    "q": "blocks.{}.attention.q_proj", "k": "blocks.{}.attention.k_proj", "v": "blocks.{}.attention.v_proj",
+    "o": "blocks.{}.attention.o_proj", "inner": "blocks.{}.attention.reduction.layer_norm",
+    "norm2": "blocks.{}.layernorm_after", "up": "blocks.{}.mlp.fc1", "down": "blocks.{}.mlp.fc2",
+}  # fmt: skip
+SORTED = {
+    "o": "blocks.{}.attention.output.dense", "k": "blocks.{}.attention.self.key", "inner": "blocks.{}.attention.self.layer_norm",
+    "q": "blocks.{}.attention.self.query", "v": "blocks.{}.attention.self.value",
+    "norm1": "blocks.{}.layer_norm_1", "norm2": "blocks.{}.layer_norm_2",
+    "up": "blocks.{}.mlp.dense1", "down": "blocks.{}.mlp.dense2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(SHORTENED, SORTED), (SORTED, SHORTENED)])
+def test_a_norm_inside_of_an_attention_is_not_the_first_of_its_block(ours, theirs):
+    """SegFormer shortens and normalises what keys are made of; files are sorted by name, so that this norm comes first there."""
+    loads(named(ours), dict(sorted(named(theirs).items(), key=lambda item: item[1])))

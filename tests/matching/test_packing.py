@@ -230,6 +230,15 @@ def test_beside_a_network_whose_gate_is_fused_rows_go_part_by_part() -> None:
         assert told in plan.by_slot["blocks.1.attention.k_proj.weight"].why.text
 
 
+@pytest.mark.parametrize("gate", ["mlp.gate_proj", "mlp.experts.0.gate_proj"])
+def test_beside_a_network_with_a_gate_of_its_own_rows_go_part_by_part(gate: str) -> None:
+    shapes = {"attention.query_key_value": (72, 24), "attention.dense": (24, 24), gate: (40, 24)}
+    file = {f"layers.{at}.{name}.weight": torch.randn(shape) for at in range(2) for name, shape in shapes.items()}
+    new = Net("layers", "self_attn", 4, q_proj=24, k_proj=24, v_proj=24, o_proj=24)
+    plan = tg.plan(new, file, on_doubt="take")
+    assert "as in Ling" in plan.by_slot["layers.1.self_attn.v_proj.weight"].why.text
+
+
 @pytest.mark.parametrize(("width", "refused"), [(6, True), (8, False)])
 def test_the_parts_of_one_attention_come_from_one_block(width: int, refused: bool) -> None:  # noqa: FBT001
     """Its keys are of another width in the file, and those of a removed block would fit."""

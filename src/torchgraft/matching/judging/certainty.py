@@ -95,7 +95,8 @@ def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
         return _doubt(BY_ORDER)
     if rivals.told_apart and rivals.margin > MARGIN and (pair.name > HINTING or context > MOSTLY or pair.in_order):
         return CERTAIN
-    if rivals.outside or (rivals.margin > MARGIN and rivals.unrivalled and (pair.in_order or rivals.told_apart)):
+    by_order = rivals.told_apart or (pair.in_order and not unordered)
+    if rivals.outside or (rivals.margin > MARGIN and rivals.unrivalled and by_order):
         return LIKELY
     agreed = pair.name >= AKIN or min(pair.block, pair.tail) > AROUND
     least = 0.0 if rivals.told_apart else MARGIN

@@ -191,7 +191,8 @@ class _Judge:
         first, second = self._sequences
         numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
         layers = first.layers[pair[0]], first.layers[other[0]]
-        told = all(numbered) or (any(numbered) and None not in layers and layers[0] != layers[1])
+        behind = any(numbered) and not context.unordered and None not in layers and layers[0] != layers[1]
+        told = all(numbered) or behind
         return told and first.separates(pair[0], other[0])
 
     def _by_place(self, pair: Index, other: Index) -> bool:
@@ -203,7 +204,8 @@ class _Judge:
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
         lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
-        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM.
+        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM, nor of
+        a file that is sorted by name.
         """
         (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
         here = first.exchange(i, ours)
@@ -226,9 +228,7 @@ class _Judge:
         deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
         if deeper[0] * deeper[1] > 0:
             return True
-        if self._in_branches(pair, other):
-            return False
-        return first.separates(i, ours) and second.separates(j, theirs)
+        return not self._in_branches(pair, other) and self._are_apart(pair, other)
 
     def _as_in_other_blocks(self, pair: Index, other: Index) -> bool:
         """Return whether other blocks tell two pairs of a block apart, and none says otherwise: a name means one thing in all."""
@@ -265,8 +265,9 @@ class _Judge:
         return told
 
     def _are_apart(self, pair: Index, other: Index) -> bool:
-        """Return whether two pairs stand in order, with other shapes between them."""
-        in_order = self._context.is_in_order(*pair) and self._context.is_in_order(*other)
+        """Return whether two pairs stand in order, with other shapes between them; in a file sorted by name that says nothing."""
+        context = self._context
+        in_order = not context.unordered and context.is_in_order(*pair) and context.is_in_order(*other)
         return in_order and all(order.separates(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True))
 
     def _ends_alike(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:

@@ -24,12 +24,18 @@ FEED_FORWARD = frozenset({"mlp", "mlps", "ffn", "ffw", "ff", "feed", "feedforwar
 ALONE_BEHIND = {"attn": "norm1", "mlp": "norm2"}
 # What a module attends with: values may be those of a gate as well.
 QUERIES = frozenset({"q", "qkv"})
-ATTN_NORM = "attn_norm"
+ATTN_NORM, INNER_NORM = "attn_norm", "inner_norm"
 
 
 def read_norms(paths: Modules) -> dict[str, str]:
     """Return how norms are read that what stands beside them, or around them, makes another."""
-    return _before_the_first(paths) | _of_members(paths) | _behind_attentions(paths) | _behind_both(paths)
+    return (
+        _before_the_first(paths)
+        | _inside_attentions(paths)
+        | _of_members(paths)
+        | _behind_attentions(paths)
+        | _behind_both(paths)
+    )
 
 
 def path_in(parent: str, last: str) -> str:
@@ -57,6 +63,34 @@ def _before_the_first(paths: Modules) -> dict[str, str]:
         for parent in parents
         if place_of(parent) in first
     }
+
+
+def _inside_attentions(paths: Modules) -> dict[str, str]:
+    """Return how the norm inside of an attention is read whose block has a first norm besides: as one of the attention's own.
+
+    So of shortened keys and values in SegFormer and PVT; where the block has no other, it is the one before the attention.
+    """
+    firsts = {
+        parent
+        for inside, parents in paths.items()
+        if any(canonical(last) == FIRST_NORM for last in inside)
+        for parent in parents
+    }
+    return {
+        path_in(parent, last): path_in(parent, INNER_NORM)
+        for inside, parents in paths.items()
+        if firsts
+        for last in inside
+        if canonical(last) == NORM
+        for parent in parents
+        if not firsts.isdisjoint(_blocks_of(parent))
+    }
+
+
+def _blocks_of(module: str) -> Iterator[str]:
+    """Yield the modules around attentions that a module is, or lies in."""
+    parts = module.split(".")
+    return (".".join(parts[:at]) for at, part in enumerate(parts) if at and attends(part))
 
 
 def _behind_attentions(paths: Modules) -> dict[str, str]:

@@ -97,6 +97,10 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
                 source="as in ChatGLM, part by part"),
         Packing(parts=QKV, groups="heads", beside=("../../../embedding.word_embeddings",), contested="groups", open=True,
                 source="head by head as in Megatron-LM since version 2 of its checkpoints; older ones go part by part"),
+        *[
+            Packing(parts=QKV, beside=("attention.dense", gate), contested="groups", source="as in Ling and Sarvam, part by part")
+            for gate in ("mlp.gate_proj", "mlp.experts.0.gate_proj")
+        ],
         Packing(parts=QKV, groups="heads", contested="groups",
                 source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head"),
     ),
