@@ -207,3 +207,48 @@ def test_any_sequence_folds(layers, seed):
 def test_a_layer_that_is_the_whole_model_has_no_norm_behind_it(model):
     with pytest.raises(tg.UsageError, match="no batch norm behind a layer"):
         tg.plan(model, model.state_dict(), fold_norms=True)
+
+
+class LayersFirst(nn.Module):
+    """Convolutions that are registered one after the other, and then their norms, as PointNet has them."""
+
+    def __init__(self, *, norms, bias=True):
+        super().__init__()
+        self.convs = [nn.Conv2d(a, 4, 1, bias=bias or not norms) for a in (3, 4, 4)]
+        self.norms = [nn.BatchNorm2d(4) for _ in range(3)] if norms else [nn.Identity()] * 3
+        for name, layers in (("conv", self.convs), ("bn", self.norms if norms else [])):
+            for n, layer in enumerate(layers, 1):
+                self.add_module(f"{name}{n}", layer)
+
+    def forward(self, x):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x)).relu()
+        return x
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_norms_behind_all_layers_belong_to_those_of_their_number(bias):
+    """The first norm stands right behind the last layer."""
+    torch.manual_seed(0)
+    old, model = moved(LayersFirst(norms=True, bias=bias)), LayersFirst(norms=False)
+    report = tg.load(model, old.state_dict(), fold_norms=1e-5)
+    assert agree(model, old, torch.randn(2, 3, 4, 4))
+    assert report.plan.by_name["conv3.weight"].certainty is Certainty.LIKELY
+
+
+class PreActivation(nn.Sequential):
+    """Norms before layers of their number, as in DenseNet: norm2 is behind conv1."""
+
+    def __init__(self, *, norms):
+        super().__init__()
+        self.add_module("norm1", nn.BatchNorm2d(3))
+        self.add_module("conv1", nn.Conv2d(3, 4, 1))
+        self.add_module("norm2", nn.BatchNorm2d(4) if norms else nn.Identity())
+        self.add_module("conv2", nn.Conv2d(4, 4, 1))
+
+
+def test_a_norm_before_the_layer_of_its_number_belongs_to_the_one_before():
+    torch.manual_seed(0)
+    old, model = moved(PreActivation(norms=True)), PreActivation(norms=False)
+    tg.load(model, old.state_dict(), fold_norms=True)
+    assert agree(model, old, torch.randn(2, 3, 4, 4))

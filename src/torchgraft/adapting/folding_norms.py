@@ -124,7 +124,11 @@ def _has(names: Iterable[str], key: str) -> bool:
 
 
 def _pairs(specs: Mapping[str, TensorSpec]) -> list[Fold]:
-    """Return every norm with statistics and the layer before it: by order, or by name in a file sorted by name."""
+    """Return every norm with statistics and the layer before it: by order, or by name.
+
+    Names tell in a file that is sorted by them, and where a model registers its layers first and then its norms: bn1 is conv1's
+    also behind conv2.
+    """
     owners: dict[str, set[str]] = {}
     for key in specs:
         owner, dot, role = key.rpartition(".")
@@ -133,13 +137,17 @@ def _pairs(specs: Mapping[str, TensorSpec]) -> list[Fold]:
     norms = {o for o, roles in owners.items() if {"running_mean", "running_var"} <= roles}
     layers = {o for o, r in owners.items() if o not in norms and "weight" in r and len(specs[f"{o}.weight"].shape) > 1}
     is_sorted = list(specs) == sorted(specs)
+    order = {owner: at for at, owner in enumerate(owners)}
     before = dict(zip(list(owners)[1:], owners, strict=False))
     out = []
     for norm in (owner for owner in owners if owner in norms):
-        layer = _twin(norm, layers) if is_sorted else before.get(norm)
+        layer, twin = before.get(norm), _twin(norm, layers)
+        by_name = is_sorted or (twin is not None and twin != layer and order[twin] < order[norm])
+        if by_name:
+            layer = twin
         if layer is not None and layer in layers and _adjoin(layer, norm, specs):
             keys = frozenset(f"{o}.{role}" for o in (layer, norm) for role in owners[o])
-            out.append(Fold(layer=layer, norm=norm, keys=keys, by_name=is_sorted))
+            out.append(Fold(layer=layer, norm=norm, keys=keys, by_name=by_name))
     return out
 
 
