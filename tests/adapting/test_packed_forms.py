@@ -1,5 +1,6 @@
 """Weights that a file holds scaled, packed, masked or normalised arrive as the numbers that they stand for."""
 
+import copy
 import json
 
 import pytest
@@ -116,3 +117,15 @@ def test_weight_norm_over_other_dimensions_is_computed(dims):
     tg.load(model, made.state_dict())
     x = torch.randn(3, 6)
     assert torch.allclose(model(x), made(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, spectral_norm])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 4, 3), nn.ConvTranspose2d(4, 6, 3), nn.Conv2d(4, 4, 3)])
+def test_a_spectral_norm_is_that_of_the_matrix_whose_rows_are_the_outputs(norm, layer):
+    """Square kernels of transposed convolutions don't show that these come second."""
+    torch.manual_seed(0)
+    old = norm(copy.deepcopy(layer)).eval()
+    old(torch.randn(1, 4, 5, 5))
+    model = copy.deepcopy(layer)
+    tg.load(nn.ModuleDict({"up": model}), nn.ModuleDict({"up": old}).state_dict())
+    torch.testing.assert_close(model.weight, old.weight)

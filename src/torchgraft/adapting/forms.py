@@ -43,7 +43,7 @@ def pieces(
             for slot, key in zip(target.keys, source.keys, strict=True)
         ]
     if target.form == "plain":
-        baked = _bake(source, specs, shapes[target.keys[0]])
+        baked = _bake(source, specs, shapes[target.keys[0]], target.kind)
         return baked if isinstance(baked, str) else [Piece(target.keys[0], *baked)]
     if target.form == "weight_norm" and source.form in ("plain", "weight_norm"):
         return _weight_norm(source, target, specs, shapes)
@@ -101,7 +101,7 @@ def _norm_dim(magnitude: Shape) -> int | None:
 
 
 def _bake(
-    source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape
+    source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape, kind: str
 ) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
     if source.form == "weight_norm":
         dim = _norm_dim(specs[source.keys[0]].shape)
@@ -109,8 +109,7 @@ def _bake(
     if source.form == "spectral_norm":
         if len(source.keys) < 3:
             return "spectral norm without its right vector (weight_v)"
-        wide, other = specs[source.keys[0]].shape, specs[source.keys[1]].shape
-        dim = 0 if not wide or other == (wide[0],) else 1
+        dim = _spectral_dim(specs[source.keys[0]].shape, specs[source.keys[1]].shape, kind)
         return source.keys, (SpectralNormBake(dim),), "spectral norm computed: w / (u W v)"
     if source.form == "pruned":
         return source.keys, (ApplyMask(),), "pruning mask applied"
@@ -122,6 +121,12 @@ def _bake(
     if source.form == "bnb4":
         return _four_bits(source, specs, wanted)
     return f"{source.form} packing (quantised) is not decoded"
+
+
+def _spectral_dim(weight: Shape, left: Shape, kind: str) -> int:
+    """Return the axis whose indices are the rows of the matrix W: the outputs', which transposed convolutions keep second."""
+    fitting = [dim for dim in (0, 1) if left == weight[dim : dim + 1]]
+    return 1 if fitting == [1] or (1 in fitting and kind.startswith("ConvTranspose")) else 0
 
 
 def _four_bits(
