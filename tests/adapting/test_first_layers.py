@@ -91,3 +91,11 @@ def test_what_is_said_of_input_channels_counts_for_a_linear_layer_too():
     tg.load(model, file, in_channels={"enter.weight": "zero"})
     assert torch.equal(model["enter"].weight[:, :5], file["enter"].weight)
     assert not model["enter"].weight[:, 5:].any()
+
+
+@pytest.mark.parametrize("rule", ["zero", "fill-mean", "copy:0", "copy:5"])
+def test_a_rule_for_further_channels_leads_to_no_fewer(rule):
+    """It was found out while loading: the plan said that all was well."""
+    file, model = nn.Conv2d(3, 8, 3), nn.Conv2d(2, 8, 3)
+    with pytest.raises(tg.PlanRefusedError, match=f"rule '{rule}' doesn't lead to 2 channels"):
+        tg.load(model, file, in_channels={"weight": rule})

@@ -27,6 +27,7 @@ from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import is_derived
 from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why, least_certain
+from torchgraft.core.specs import TensorSpec
 from torchgraft.core.system.objects import maker
 from torchgraft.ops import Permute
 
@@ -98,7 +99,19 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
 
 
 def _fit(match: Match, facts: Facts) -> Fit:
-    return from_stored_shape(with_pairs(_shaped(match, facts), match.source, match.target), match.source, facts.specs)
+    fit = with_pairs(_shaped(match, facts), match.source, match.target)
+    return from_stored_shape(_possible(fit, match.source), match.source, facts.specs)
+
+
+def _possible(fit: Fit, source: Leaf) -> Fit:
+    """Return the fit, or why the ops can't be done to the tensor: a rule of the caller's that doesn't lead to the model's sizes."""
+    spec = TensorSpec(source.name, source.shape, source.dtype)
+    try:
+        for op in fit.ops or ():
+            spec = op.out_spec([spec])
+    except UsageError as error:
+        return Fit(None, str(error), certainty=Certainty.DOUBT)
+    return fit
 
 
 def _requested_fit(source: Leaf, target: Leaf, options: Options) -> Fit | None:
