@@ -155,7 +155,8 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
     made_of = target_of(request.source_model) if request.source_model is not None else None
     origin = origin_of(made_of, specs, by_values=request.runs_models) if made_of is not None else None
-    models = Models(seen, origin, request.stated, str(source.metadata.get("general.architecture", "")))
+    architecture = str(source.metadata.get("general.architecture", ""))
+    models = Models(seen, origin, request.stated, architecture)
     shared = choice.network.shared or {}
 
     filled = {name for name, step in requested.items() if step.feeds}
@@ -181,6 +182,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
         policy=request.policy,
         preferences=preferences,
         network=choice.network.path,
+        architecture=architecture,
         requested=requested,
         ranks=ranks,
         views=views,

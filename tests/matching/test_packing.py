@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -289,3 +291,23 @@ def test_rows_follow_the_letters_of_the_names(ours, theirs):
     rows = dict(zip(letters, state[fused].chunk(len(letters)), strict=True))
     assert torch.equal(model.state_dict()[f"blocks.1.attn.{theirs}.weight"], torch.cat([rows[one] for one in others]))
     assert report.plan.by_name[f"blocks.1.attn.{theirs}.weight"].certainty is Certainty.LIKELY
+
+
+class FalconAttention(Attention):
+    """Keeps its rows head by head, as transformers' class of this name does."""
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (4, 1)])
+def test_rows_that_llama_cpp_puts_part_by_part_go_back_head_by_head(heads: int, key_heads: int) -> None:
+    rows = 24 + 2 * (24 // heads) * key_heads
+    layers = {"attn_qkv": (rows, 24), "attn_output": (24, 24), "ffn_up": (40, 24)}
+    file = {f"blk.{n}.{name}.weight": torch.randn(shape) for n in range(2) for name, shape in layers.items()}
+    attention = FalconAttention(24, heads, query_key_value=rows, dense=24)
+    mlp = nn.ModuleDict({"up_proj": nn.Linear(24, 40)})
+    block = nn.ModuleDict({"self_attention": attention, "mlp": mlp})
+    target = nn.ModuleDict({"h": nn.ModuleList([block, copy.deepcopy(block)])})
+    tg.load(target, file)
+    fused = target["h"][1]["self_attention"].query_key_value.weight
+    assert torch.equal(
+        torch.cat(head_by_head(fused, key_heads, (heads // key_heads, 1, 1))), file["blk.1.attn_qkv.weight"]
+    )

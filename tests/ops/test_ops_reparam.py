@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from torchgraft.core.errors import UsageError
-from torchgraft.ops import ApplyMask, SpectralNormBake, WeightNormBake, WeightNormSplit
+from torchgraft.ops import ApplyMask, Offset, SpectralNormBake, WeightNormBake, WeightNormSplit
 
 MODULES = [
     (nn.Linear(4, 3), 0),
@@ -119,3 +119,17 @@ class TestApplyMask(OpContract):
         module = prune.l1_unstructured(nn.Linear(4, 3), "weight", 5)
         got = ApplyMask().run([module.weight_orig.detach(), module.weight_mask])
         assert same_bits(got, module.weight.detach())
+
+
+class TestOffset(OpContract):
+    kind = Offset
+    good: ClassVar[list] = [
+        (Offset(-1.0), [spec(4)]),
+        (Offset(0.5), [spec(4, 3, dtype="float16")]),
+        (Offset(1.0), [spec(dtype="float64")]),
+    ]
+    bad: ClassVar[list] = [(Offset(1.0), [spec(3), spec(3)]), (Offset(1.0), [spec(3, dtype="int64")])]
+
+    def test_takes_off_what_was_added(self):
+        given = value(spec(5, dtype="bfloat16"))
+        assert same_bits(Offset(-1.0).run([Offset(1.0).run([given.float()])]).bfloat16(), given)

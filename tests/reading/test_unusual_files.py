@@ -184,15 +184,3 @@ def test_arrays_alone_that_are_no_tensors_are_told_as_before():
 def test_compressed_code_of_a_script_is_no_news(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 3)).save(tmp_path / "script.pt")
     assert tg.inspect(tmp_path / "script.pt").warnings == ()
-
-
-@pytest.mark.parametrize(("architecture", "told"), [("gemma2", True), ("gemma3n", False), ("llama", False)])
-def test_norms_that_llama_cpp_writes_one_higher_are_told(tmp_path, architecture, told):
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture)
-    writer.add_tensor("output_norm.weight", VALUES[0].numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    assert any("adds one" in text for text in tg.inspect(tmp_path / "m.gguf").warnings) is told

@@ -28,7 +28,7 @@ from torchgraft.core.specs import Network, Target, TensorSpec
 class PlanInputs:
     """All that a plan depends on besides the matching.
 
-    `network` is the container path of the source, `second` tells which of its names hold what another one has.
+    `network` is the container path of the source, `architecture` what the file says that it holds, "" where it doesn't; `second` tells which of its names hold what another one has.
     `requested` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
     matched under.
     """
@@ -37,6 +37,7 @@ class PlanInputs:
     policy: Policy
     preferences: Preferences
     network: str = ""
+    architecture: str = ""
     requested: Mapping[str, Step] = field(default_factory=dict)
     ranks: Ranks | None = None
     views: Sequence[View] = ()
@@ -78,7 +79,9 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     )
     preferences, views = inputs.preferences, inputs.views
     shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
-    facts = gather_facts(matching.matches, leaves, shown, seen, inputs.options, inputs.network)
+    facts = gather_facts(
+        matching.matches, leaves, shown, seen, inputs.options, inputs.network, architecture=inputs.architecture
+    )
     draft = compose(matching.matches, facts)
     drafted: Mapping[str, Step] = draft.steps
     for view in reversed(views):

@@ -22,6 +22,7 @@ from torchgraft.adapting.positions import position_fit
 from torchgraft.adapting.recurrent import torn_cells, unordered_gates
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
+from torchgraft.adapting.written import as_run
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match
@@ -99,8 +100,9 @@ def _plain(match: Match, fit: Fit, facts: Facts, draft: Draft) -> None:
 
 
 def _fit(match: Match, facts: Facts) -> Fit:
-    fit = with_pairs(_shaped(match, facts), match.source, match.target)
-    return from_stored_shape(_possible(fit, match.source), match.source, facts.specs)
+    source, target = match.source, match.target
+    fit = as_run(with_pairs(_shaped(match, facts), source, target), source, target, facts.architecture)
+    return from_stored_shape(_possible(fit, source), source, facts.specs)
 
 
 def _possible(fit: Fit, source: Leaf) -> Fit:

@@ -39,15 +39,18 @@ class Facts:
     network: str
     library: str
     vocabularies: frozenset[tuple[int, int]]
+    architecture: str
 
 
-def gather_facts(
+def gather_facts(  # noqa: PLR0913  # all that the facts come from
     matches: Sequence[Match],
     leaves: tuple[Sequence[Leaf], Sequence[Leaf]],
     specs: Mapping[str, TensorSpec],
     target: Target,
     options: Options,
     network: str,
+    *,
+    architecture: str,
 ) -> Facts:
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
     layout = read_layout(matches, specs)
@@ -63,6 +66,7 @@ def gather_facts(
         network=network,
         library=target.library,
         vocabularies=changed_vocabularies(matches),
+        architecture=architecture,
     )
 
 

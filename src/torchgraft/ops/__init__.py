@@ -17,7 +17,7 @@ from torchgraft.ops.fusing import FuseBranches, FuseNormBias, FuseNormWeight
 from torchgraft.ops.heads import HeadsToParts, PartsToHeads, RotaryLayout
 from torchgraft.ops.joining import Concat, InsertZeros, JoinRanks, Stack
 from torchgraft.ops.quantised import Dequant4bit, DequantBlocks
-from torchgraft.ops.reparam import ApplyMask, SpectralNormBake, WeightNormBake, WeightNormSplit
+from torchgraft.ops.reparam import ApplyMask, Offset, SpectralNormBake, WeightNormBake, WeightNormSplit
 from torchgraft.ops.resample import Resample1d, ResampleBiasTable, ResampleGrid, ResamplePatch
 from torchgraft.ops.rows import MeanRows, PadRows
 from torchgraft.ops.running import run_ops, run_step, step_specs
@@ -30,7 +30,7 @@ OPS: tuple[type[BaseOp], ...] = (
     ResampleGrid, Resample1d, ResamplePatch, ResampleBiasTable, AdaptInputChannels, InflateKernel, PadKernel,
     CropKernel, MeanRows, PadRows,
     # another parametrization
-    WeightNormBake, WeightNormSplit, SpectralNormBake, ApplyMask, FuseNormWeight, FuseNormBias, FuseBranches,
+    WeightNormBake, WeightNormSplit, SpectralNormBake, ApplyMask, Offset, FuseNormWeight, FuseNormBias, FuseBranches,
     LoraMerge, DoraMerge, LohaMerge, DequantBlocks, Dequant4bit,
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ __all__ = [
     "OPS", "AdaptInputChannels", "ApplyMask", "BaseOp", "Cast", "Concat", "Constant", "CropKernel", "Dequant4bit",
     "DequantBlocks", "DoraMerge", "FuseBranches", "FuseNormBias", "FuseNormWeight", "HeadsToParts", "Identity",
     "Index", "InflateKernel", "InsertZeros", "JoinRanks", "Literal", "LohaMerge", "LoraMerge", "MeanRows",
-    "PadKernel", "PadRows", "PartsToHeads", "Permute", "Resample1d", "ResampleBiasTable", "ResampleGrid",
+    "Offset", "PadKernel", "PadRows", "PartsToHeads", "Permute", "Resample1d", "ResampleBiasTable", "ResampleGrid",
     "ResamplePatch", "Reshape", "RotaryLayout", "SelectRows", "SliceDim", "SpectralNormBake", "Stack", "Transpose",
     "WeightNormBake", "WeightNormSplit", "from_dict", "read_ops", "run_ops", "run_step", "step_specs",
 ]  # fmt: skip

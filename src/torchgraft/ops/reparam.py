@@ -146,3 +146,25 @@ class ApplyMask(BaseOp):
 
     def describe(self) -> str:
         return "pruning mask applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Offset(BaseOp):
+    """Adds a number to every element: a norm's scale, and how much it is above one. Computes in float32."""
+
+    by: float
+
+    name = "offset"
+    rounds = True
+
+    def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
+        spec = self.only(specs)
+        self.expect_float(specs)
+        return spec
+
+    def run(self, values: Sequence[Tensor]) -> Tensor:
+        (value,) = widened(values)
+        return (value + self.by).to(values[0].dtype)
+
+    def describe(self) -> str:
+        return f"{abs(self.by):g} {'added' if self.by > 0 else 'taken off'}"

@@ -104,6 +104,10 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
         Packing(parts=QKV, groups="heads", contested="groups",
                 source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head"),
     ),
+    ("attn", "qkv"): (
+        Packing(parts=QKV, beside=("./attn_output", "./ffn_up"), source="as in llama.cpp, part by part"),
+        Packing(parts=QKV, contested="groups", open=True, source=SPELLED),
+    ),
     ("linear", "qkv"): (
         Packing(parts=QKV, groups="heads", contested="groups", source="as in Megatron-Core, head by head"),
     ),

@@ -24,7 +24,6 @@ _QUANTISED = {
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
-_RAISED = ("gemma", "gemma2", "gemma3")  # as in llama.cpp's convert_hf_to_gguf.py
 MAX_ARRAY_DEPTH = 4
 MAX_ARRAY = 1 << 22  # vocabularies have up to a million entries
 MAX_TEXT = 1 << 24
@@ -60,10 +59,6 @@ def read_gguf(window: Window) -> Contents:
     said = (
         [f"part {metadata.get('split.no', 0)!r:.20} (from 0 on) of {parts} of a model"] if parts not in (0, 1) else []
     )
-    if metadata.get("general.architecture") in _RAISED:
-        said.append(
-            "Gemma: llama.cpp adds one to the weights of its norms, and transformers does so as the model runs: compare them"
-        )
     tree = _tensors(window, rows, start, align)
     return Contents(format="GGUF", tree=tree, metadata=metadata, warnings=said)
 
