@@ -119,7 +119,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
             roles[role] = leaf
     _join_biases(found)
     modules = by_content(found)
-    beyond = {leaf.owner for leaf in others}
+    beyond = dict.fromkeys([leaf.owner for leaf in others])  # in their order
     said = read_beside(modules, beyond)
     matrices = _matrices(found)
     said |= read_gated(modules, said, matrices)
