@@ -63,3 +63,17 @@ def test_stages_whose_blocks_are_counted_anew_are_no_chunks():
         step.feeds[0].key == step.slot.name for step in plan.steps if step.feeds and step.why.rule == "same name"
     )
     assert not any("read as" in step.why.text for step in plan.steps)
+
+
+def test_a_module_that_the_model_has_by_name_is_not_read_as_one_of_a_chunk():
+    """A bias that a norm was fused into went to a norm, as `conv.0.1` could be a layer `conv.1` in a first chunk."""
+
+    def net(fused):
+        norm = nn.Identity if fused else nn.BatchNorm2d
+        inner = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=fused), norm(8))
+        conv = nn.Sequential(inner, nn.Conv2d(8, 8, 1, bias=fused), norm(8))
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ModuleDict({"conv": conv}))
+
+    plan = tg.plan(net(fused=False), net(fused=True).state_dict())
+    assert {step.slot.name for step in plan.doubtful} == {"1.conv.0.0.weight", "1.conv.1.weight"}
+    assert {one.spec.name for one in plan.unused} == {"1.conv.0.0.bias", "1.conv.1.bias"}

@@ -6,6 +6,7 @@ Layers keep their number within the whole list (DINOv2's `block_chunks`, whose c
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from torchgraft.core.names import ends
@@ -20,19 +21,25 @@ Chunks = dict[int, int]  # layer number -> number of its chunk
 def unchunked(keys: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Return key -> the same with its layer list whole, or in chunks, as it is in the model.
 
-    Keys are left out whose list is the same on both sides, or that the model has under no such name.
+    Keys are left out whose list is the same on both sides, or that the model has under no such name; and of modules of which
+    it has a tensor under the very name.
     """
     theirs, ours = _lists(keys), _lists(names)
     if not theirs and not ours:
         return {}
     known = {end for name in names for end in ends(name)}
     cuts = {head.rpartition(".")[2]: chunks for head, chunks in ours.items()}
+    roles: defaultdict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        owner, _, role = key.rpartition(".")
+        roles[owner].append(role)
     found: dict[str, str] = {}
     for key in keys:
         whole = _joined(key, theirs)
         cut = [form for _, joined in [(0, key), *whole] for form in _cut(joined, cuts)]
         for at, other in (*whole, *cut):
-            if other[at:] in known and key[at:] not in known:
+            owner = key.rpartition(".")[0]
+            if other[at:] in known and not any(f"{owner}.{role}"[at:] in known for role in roles[owner]):
                 found[key] = other
     return found | _beside(found, keys, set(names))
 

@@ -5,13 +5,14 @@ The numbers of fields and types are those of https://github.com/onnx/onnx/blob/m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torchgraft.core.errors import printable
 from torchgraft.reading.containers.protobuf import BYTES, VARINT, Messages, Span
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
+from torchgraft.reading.formats.onnx_names import KINDS, TURNS, Use, named_by_use, repeated
 from torchgraft.reading.formats.onnx_tensors import Initialiser, read_initialiser
 from torchgraft.reading.tensors import TensorView
 
@@ -24,7 +25,7 @@ def read_onnx(window: Window) -> Contents:
     """Return the initialisers of an ONNX model; those of subgraphs stand below the name of their node.
 
     A constant of the graph is a weight where it is a float array, since exporters write weights both ways; other
-    constants form a network of their own.
+    constants form a network of their own. What has no name of its own goes by the module that uses it (`onnx_names`).
     """
     return _Reader(window).model()
 
@@ -36,6 +37,7 @@ class _Reader:
         self.refused: list[tuple[str, str]] = []
         self.left_out: list[str] = []
         self.constants: dict[str, TensorView] = {}
+        self.named: dict[str, str] = {}
 
     def model(self) -> Contents:
         facts: dict[str, Any] = {}
@@ -63,23 +65,33 @@ class _Reader:
                 f"{len(self.refused)} initialisers are not read, as {printable(name, 80)} ({why}); "
                 "export the model in float32 or float16"
             )
-        warnings = []
+        return Contents(format="ONNX", tree=tree, metadata=facts, warnings=self._warnings())
+
+    def _warnings(self) -> list[str]:
+        out = []
         if self.left_out:
-            warnings.append(f"{len(self.left_out)} initialisers are text and were left out, as {self.left_out[0]}")
-        return Contents(format="ONNX", tree=tree, metadata=facts, warnings=warnings)
+            out.append(f"{len(self.left_out)} initialisers are text and were left out, as {self.left_out[0]}")
+        if self.named:
+            old, new = next(iter(self.named.items()))
+            out.append(
+                f"{len(self.named)} initialisers without names of their own are named by the modules that use them, as "
+                f"{printable(old, 80)}: {printable(new, 80)}"
+            )
+        return out
 
     def graph(self, span: Span, path: str, depth: int, *, nodes: int = 1) -> dict[str, Any]:
         """Return the weights of the graph at `path` by name; `nodes` is the number of the field that holds its nodes."""
         if depth > MAX_DEPTH:
             raise self.window.too_large(f"graphs are nested to a depth over {MAX_DEPTH}")
         weights: dict[str, Any] = {}
+        uses: list[Use] = []
         count = 0
         for number, wire, _, part in self.messages.fields(span):
             if wire != BYTES:
                 continue
             if number == nodes:
                 count += 1
-                for name, what in self._node(part, path, count, depth):
+                for name, what in self._node(part, path, count, depth, uses):
                     if isinstance(what, dict) or _is_weight(what):
                         self._put(weights, name, what)
                     else:
@@ -88,7 +100,14 @@ class _Reader:
                 self._initialiser(part, weights)
             elif number == 15 and nodes == 1:
                 self.refused.append(("one", "sparse"))
-        return weights
+        return self._with_names(weights, uses, path)
+
+    def _with_names(self, weights: dict[str, Any], uses: Sequence[Use], path: str) -> dict[str, Any]:
+        """Return the weights of the graph at `path` also under the names that its nodes give to them."""
+        weights |= {again: weights[name] for again, name in repeated(uses, weights).items()}
+        names = named_by_use(uses, weights)
+        self.named |= {path + old: path + new for old, new in names.items()}
+        return {names.get(name, name): what for name, what in weights.items()}
 
     def _initialiser(self, span: Span, weights: dict[str, Any]) -> None:
         found = read_initialiser(self.messages, span)
@@ -98,19 +117,20 @@ class _Reader:
         if view is not None:
             self._put(weights, found.name, view)
 
-    def _node(self, span: Span, path: str, count: int, depth: int) -> Iterator[tuple[str, Any]]:
-        """Yield the tensor of a constant and the graphs of a node that has some, by name."""
-        name = kind = output = ""
+    def _node(self, span: Span, path: str, count: int, depth: int, uses: list[Use]) -> Iterator[tuple[str, Any]]:
+        """Yield the tensor of a constant and the graphs of a node that has some, by name; `uses` gets what tells names."""
+        texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
         attributes: list[Span] = []
         for number, wire, _, part in self.messages.fields(span):
-            if wire == BYTES and number in (2, 3, 4):
-                text = self.messages.text(part)
-                name, kind = (text, kind) if number == 3 else (name, text if number == 4 else kind)
-                output = output or (text if number == 2 else "")
+            if wire == BYTES and number in texts:
+                texts[number].append(self.messages.text(part))
             elif wire == BYTES and number == 5:
                 attributes.append(part)
+        inputs, output, name, kind = texts[1], *("".join(texts[n][:1]) for n in (2, 3, 4))
+        turns = False
         for attribute in attributes:
-            label, tensor, graphs = self._attribute(attribute)
+            label, tensor, graphs, number = self._attribute(attribute)
+            turns |= label == TURNS and number != 0
             if tensor is not None and kind == "Constant" and label == "value":
                 found = read_initialiser(self.messages, tensor)
                 found.name = output
@@ -122,17 +142,22 @@ class _Reader:
                 inside = self.graph(graph, f"{path}{where}.", depth + 1)
                 if inside:
                     yield where, inside
+        if kind in KINDS:
+            uses.append(Use(kind, name, inputs, output, turns))
 
-    def _attribute(self, span: Span) -> tuple[str, Span | None, list[Span]]:
-        label, tensor, graphs = "", None, []
-        for number, wire, _, part in self.messages.fields(span):
+    def _attribute(self, span: Span) -> tuple[str, Span | None, list[Span], int]:
+        """Return the name of an attribute, and its tensor, graphs or whole number."""
+        label, tensor, graphs, whole = "", None, [], 0
+        for number, wire, value, part in self.messages.fields(span):
             if wire == BYTES and number == 1:
                 label = self.messages.text(part)
+            elif wire == VARINT and number == 3:
+                whole = value
             elif wire == BYTES and number == 5:
                 tensor = part
             elif wire == BYTES and number in (6, 11):
                 graphs.append(part)
-        return label, tensor, graphs
+        return label, tensor, graphs, whole
 
     def _view(self, found: Initialiser) -> TensorView | None:
         """Return the tensor, None where it is noted as not read."""
