@@ -90,6 +90,19 @@ class OpContract:
             result = op.run(self.inputs(op, specs)).reshape(-1)
             assert same_bits(torch.cat(moved) if moved else result[:0], result), op
 
+    def test_takes_what_it_says_of_its_input_and_nothing_else(self):
+        for op, specs in self.good:
+            if not op.picks:
+                continue
+            given = self.inputs(op, specs)[0]
+            taken = torch.ones(given.shape, dtype=torch.bool)
+            for dim, indices in op.picks:
+                along = torch.zeros(given.shape[dim], dtype=torch.bool)
+                along[list(indices)] = True
+                taken &= along.view(-1, *[1] * (given.dim() - dim - 1))
+            numbers = torch.arange(given.numel()).view(given.shape)
+            assert set(op.run([numbers]).flatten().tolist()) == set(numbers[taken].tolist()), op
+
     def test_inverse_undoes_it(self):
         for op, specs in self.good:
             given = self.inputs(op, specs)

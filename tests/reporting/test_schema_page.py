@@ -102,8 +102,8 @@ def fields(value, path=""):
 
 
 def documented(section):
-    """Yield the patterns of the fields that a section names; `.field` stands beside the field before it."""
-    for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
+    """Yield the patterns of the fields that a section names before its subsections; `.field` stands beside the field before it."""
+    for row in re.findall(r"^\| (`.*?) \|", section.partition("\n### ")[0], re.MULTILINE):
         last = ""
         for name in re.findall(r"`([^`]+)`", row):
             last = name if not name.startswith(".") else last

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
@@ -40,6 +40,11 @@ class Op(Protocol):
     @property
     def rounds(self) -> bool:
         """Whether the output's elements are computed, and rounded to the type of an input."""
+        ...
+
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        """The part of its input that it takes, axis by axis, where it leaves out the rest; empty: it takes all."""
         ...
 
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
@@ -101,6 +106,13 @@ class Rows:
 
     dim: int
     indices: tuple[int, ...]
+
+
+class Picked(NamedTuple):
+    """The part of an input that an op takes: these indices along `dim`."""
+
+    dim: int
+    indices: range | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,13 +350,44 @@ class Plan(Shown):
             target_bytes=sum(count * s.slot.spec.nbytes for count, s in target),
             target_bytes_filled=sum(count * s.filled * s.slot.spec.dtype.itemsize for count, s in target),
             source_elements=sum(elements for elements, quiet in source if not quiet),
-            source_used=sum(elements for elements, quiet in source if quiet is None),
+            source_used=sum(elements for elements, quiet in source if quiet is None) - self._elements_left_out(),
         )
+
+    def _elements_left_out(self) -> int:
+        """Return how many elements none of the steps takes of source tensors of which they take parts."""
+        parts: defaultdict[str, set[tuple[Picked, ...]]] = defaultdict(set)
+        for step in self.steps:
+            for feed in step.feeds:
+                ops = feed.ops or (step.ops if len(step.feeds) == 1 and not step.base else ())
+                if feed.network == self.network:
+                    parts[feed.key].add(ops[0].picks if ops else ())
+        specs = self.source_specs
+        return sum(specs[key].numel - _elements_in(specs[key], found) for key, found in parts.items() if key in specs)
 
     def raise_if_refused(self) -> None:
         """Raise PlanRefusedError with every objection that the policy refuses, all at once."""
         if self.refusals:
             raise PlanRefusedError(self.refusals)
+
+
+def _elements_in(spec: TensorSpec, parts: set[tuple[Picked, ...]]) -> int:
+    """Return how many elements are in some of several parts of a tensor; all where that can't be told from the parts."""
+    axes = {picked.dim for part in parts for picked in part}
+    if () in parts or (len(parts) > 1 and len(axes) > 1):
+        return spec.numel
+    taken = {dim: _count([one.indices for part in parts for one in part if one.dim == dim]) for dim in axes}
+    return prod(taken.get(dim, size) for dim, size in enumerate(spec.shape))
+
+
+def _count(several: Sequence[range | tuple[int, ...]]) -> int:
+    """Return how many different indices there are."""
+    ranges = [one for one in several if isinstance(one, range)]
+    if len(ranges) < len(several):
+        return len(set().union(*several))
+    count = end = 0
+    for one in sorted(ranges, key=lambda one: one.start):
+        count, end = count + max(0, one.stop - max(one.start, end)), max(end, one.stop)
+    return count
 
 
 def result_shape(shape: Shape, rows: Rows | None) -> Shape:

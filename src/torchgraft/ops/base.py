@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Picked
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.ops.runs import Run
@@ -49,6 +50,11 @@ class BaseOp(ABC):
         """
         del specs, given
         return None
+
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        """The part of its input that it takes, axis by axis, where it leaves out the rest; empty: it takes all."""
+        return ()
 
     @abstractmethod
     def describe(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torchgraft.core.errors import UsageError
+from torchgraft.core.plan import Picked
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, replaced, widened, with_shape
@@ -192,6 +193,11 @@ class CropKernel(BaseOp):
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
         return values[0][middle(self.target, self.source)]
+
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        kept = middle(self.target, self.source)[2:]
+        return tuple(Picked(2 + at, range(one.start, one.stop)) for at, one in enumerate(kept))
 
     def describe(self) -> str:
         return f"kernel {size_words(self.source)} -> {size_words(self.target)}, the middle"

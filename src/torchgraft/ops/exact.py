@@ -8,6 +8,7 @@ from math import prod
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import runs_words
+from torchgraft.core.plan import Picked
 from torchgraft.core.specs import TensorSpec
 from torchgraft.core.types import ScalarType, Tensor
 from torchgraft.ops.base import BaseOp, axis_words, replaced, with_shape
@@ -121,6 +122,10 @@ class SliceDim(BaseOp):
         row = inner(specs[0].shape, self.dim)
         return None if row is None else cut(given[0], self.start * row, self.stop * row)
 
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        return (Picked(self.dim, range(self.start, self.stop)),)
+
     def describe(self) -> str:
         whole = "" if self.of is None else f" of {self.of}"
         return f"{axis_words(self.dim)} {self.start}:{self.stop}{whole}"
@@ -155,6 +160,10 @@ class SelectRows(BaseOp):
         self.expect(specs, "the indices are no permutation", that=whole, what=f"the inverse of {self.name}")
         return (SelectRows(self.dim, tuple(inverse_permutation(self.indices))),)
 
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        return (Picked(self.dim, self.indices),)
+
     def describe(self) -> str:
         return f"{axis_words(self.dim)} {runs_words(self.indices)}"
 
@@ -181,6 +190,10 @@ class Index(BaseOp):
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:
         return picked(specs[0].shape, self.dim, (self.i,), given[0])
+
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        return (Picked(self.dim, (self.i,)),)
 
     def describe(self) -> str:
         return f"index {self.i} along dim {self.dim}"
