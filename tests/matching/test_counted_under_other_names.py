@@ -1,4 +1,4 @@
-"""Lists of other names that count from different numbers and differ in length: no number says which member is which."""
+"""Lists that count from different numbers, or leave numbers out: no place in a row says which member is which."""
 
 import pytest
 import torch
@@ -15,8 +15,12 @@ def block():
 
 
 def net(name, first, length):
+    return with_blocks(name, range(first, first + length))
+
+
+def with_blocks(name, numbers):
     rows = nn.Module()
-    for number in range(first, first + length):
+    for number in numbers:
         rows.add_module(str(number), block())
     return filled(nn.ModuleDict({"embed": nn.Embedding(11, WIDTH), name: rows, "head": nn.Linear(WIDTH, 3)}))
 
@@ -25,9 +29,50 @@ def net(name, first, length):
 def test_like_blocks_counted_otherwise_are_in_doubt(ours, theirs):
     file, model = net("layers", *ours).state_dict(), net("blocks", *theirs)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(tg.PlanRefusedError, match="counts this list from another number"):
+    with pytest.raises(tg.PlanRefusedError, match="count this list from different numbers"):
         tg.load(model, file)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("names", [("blocks", "blocks"), ("layers", "blocks")])
+@pytest.mark.parametrize(("ours", "theirs"), [((0, 4), (4, 4)), ((4, 4), (0, 4)), ((4, 4), (8, 4)), ((1, 3), (2, 3))])
+def test_blocks_of_one_stage_of_a_pipeline_are_not_those_of_another(ours, theirs, names):
+    file, model = net(names[0], *ours).state_dict(), net(names[1], *theirs)
+    with pytest.raises(tg.PlanRefusedError, match="count this list from different numbers"):
+        tg.load(model, file)
+    file = net("blocks", *theirs).state_dict()
+    tg.load(model, file)
+    assert all(torch.equal(value, file[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("around", ["", "module."])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ((0, 1, 2, 4, 5), (0, 1, 2, 3, 5)),  # each side lacks another one
+        ((0, 2, 4, 6), (0, 1, 2, 3)),  # every other one, under its old number or a new one
+        ((0, 1, 2, 3), (0, 2, 4, 6)),
+    ],
+)
+def test_blocks_that_were_left_out_leave_others_their_numbers(ours, theirs, around):
+    file, model = with_blocks("blocks", ours).state_dict(), with_blocks("blocks", theirs)
+    file = {around + name: value for name, value in file.items()}
+    with pytest.raises(tg.PlanRefusedError, match="they may be names, and no places in a row"):
+        tg.load(model, file)
+    tg.load(model, file, on_doubt="skip")
+    expect_own_names_or_none(model, file, around)
+
+
+def expect_own_names_or_none(model, file, around=""):
+    for name, value in model.state_dict().items():
+        assert [other for other, held in file.items() if torch.equal(held, value)] in ([], [around + name])
+
+
+def test_a_block_that_the_file_lacks_shifts_no_others_though_one_of_them_was_changed():
+    file, model = with_blocks("blocks", (0, 1, 2, 4, 5, 6, 7)).state_dict(), with_blocks("blocks", range(8))
+    del model["blocks"].get_submodule("6").norm
+    tg.load(model, file, on_doubt="skip")
+    expect_own_names_or_none(model, file)
 
 
 @pytest.mark.parametrize("lengths", [(4, 4), (1, 1)])

@@ -64,13 +64,13 @@ def _place_in_block(unit: Unit) -> InBlock:
     return place_of(unit.block), unit.tail
 
 
-COUNTED = "one side counts this list from another number than the other, and the lists differ in length"
+COUNTED = "the sides count this list from different numbers, and it is longer on one of them, or a part of a longer one"
 
 
 def counted_otherwise(found: Found) -> Iterator[Pair]:
-    """Yield units in lists that the sides count from different numbers and that differ in length.
+    """Yield units in lists that the sides count from different numbers and that differ in length, or begin with neither 0 nor 1.
 
-    `layers.1` to `layers.9` beside `layers.0` to `layers.5`: numbers say nothing there. A list of one member counts, too, if
+    `layers.4` to `layers.7` beside `layers.8` to `layers.11` may be two stages of one pipeline. `layers.1` to `layers.9` beside `layers.0` to `layers.5`: numbers say nothing there. A list of one member counts, too, if
     that is a block: where the other side has more, its number may mean another. Lists of other names may differ in more than
     a number; but where all members of both are of one build, nothing else tells them apart.
     """
@@ -89,19 +89,23 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
             ours, theirs = map(list_of, blocks)
             first, second = spans[0][ours], spans[1][theirs]
             alike = (ours in even[0] and theirs in even[1]) or is_one_path(".".join(ours), ".".join(theirs))
-            if first[0] != second[0] and first[1] != second[1] and alike:
+            as_usual = first[1] == second[1] and max(first[0], second[0]) <= 1
+            if first[0] != second[0] and alike and not as_usual:
                 yield pair
                 break
 
 
 CALLED = (
-    "both sides have this number, and leave out others between: it may be a name, and no place in a row, and then it would go "
-    "to its own"
+    "numbers of this list are left out, and others are on both sides: they may be names, and no places in a row, and then each "
+    "would go to its own"
 )
 
 
 def called_by_numbers(found: Found) -> Iterator[Pair]:
-    """Yield members of rows that go to another number, where numbers may be names: strides 8, 16 and 32 to 16, 32 and 64."""
+    """Yield members of rows that go to another number, where numbers may be names: strides 8, 16 and 32 to 16, 32 and 64.
+
+    So they may be in a list of blocks of which one side lacks some, as a file that was cut down may.
+    """
     moved = [
         (pair, rows)
         for pair, source, target in found.with_units(unnamed=True)
@@ -115,8 +119,12 @@ def called_by_numbers(found: Found) -> Iterator[Pair]:
     @cache
     def may_be_names(ours: str, theirs: str) -> bool:
         first, second = members[0][ours], members[1][theirs]
-        gaps = all(1 < len(row) <= max(row) - min(row) for row in (first, second))
-        return gaps and min(first) != min(second) and any(second.get(at) == held for at, held in first.items())
+        gaps = [1 < len(row) <= max(row) - min(row) for row in (first, second)]
+        if all(len(held) > 1 for row in (first, second) for held in row.values()):
+            may_be = any(gaps)  # blocks: unlike layers, these seldom have others without tensors between them
+        else:
+            may_be = all(gaps) and min(first) != min(second)
+        return may_be and any(second.get(at) == held for at, held in first.items())
 
     return (pair for pair, rows in moved if may_be_names(*rows))
 
