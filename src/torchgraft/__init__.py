@@ -85,7 +85,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'torchgraft' has no attribute {name!r}")
     from importlib import import_module
 
-    from torchgraft.core.system.objects import collector_paused
+    from torchgraft.core.system.fast_objects import collector_paused
 
     with collector_paused():  # else it looks at all that torch has made, for the sake of what importing makes
         value = getattr(import_module(f"torchgraft.{home}"), name)

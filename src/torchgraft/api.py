@@ -17,7 +17,7 @@ from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.specs import Source, Target
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting import renderers

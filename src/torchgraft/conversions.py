@@ -13,7 +13,7 @@ from torchgraft.core.objects import a_kind
 from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Report, Saved
 from torchgraft.core.specs import Network, Source, TensorSpec
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.matching import choose, listed_networks, require_weights
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers

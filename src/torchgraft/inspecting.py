@@ -13,7 +13,7 @@ from torchgraft.core.formatting import listed
 from torchgraft.core.results.diff import Diff
 from torchgraft.core.results.inspection import Inspection, summarise
 from torchgraft.core.specs import Network, Source
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.matching import choose, has_network, told_path
 from torchgraft.reading import open_checkpoint
 from torchgraft.reporting import renderers

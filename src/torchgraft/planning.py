@@ -21,7 +21,7 @@ from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.places import Walk, is_module
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused, Why
 from torchgraft.core.specs import Network, Source, Target, TensorSpec
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.matching import (
     Asked,
     Known,

@@ -2,8 +2,8 @@ import gc
 
 import pytest
 
-from torchgraft.core.system import objects as collector
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system import fast_objects as collector
+from torchgraft.core.system.fast_objects import collector_paused
 
 
 class Cycle:

@@ -13,7 +13,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.plan import Certainty, Feed, Step, Why
 from torchgraft.core.specs import Slot, TensorSpec
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 
 SPEC = TensorSpec("layer.weight", (2, 3), DType.F32)
 LEAF = Leaf(name="layer.weight", shape=(2, 3), dtype=DType.F32, keys=("layer.weight",))

@@ -91,7 +91,10 @@ sys.meta_path.insert(0, Watch())
 torchgraft.load
 print(len(seen) > 50, [name for name, on in seen if on and name.startswith('torchgraft')])
 """
-    assert fresh(code).strip() == "True ['torchgraft.core', 'torchgraft.core.system', 'torchgraft.core.system.objects']"
+    assert (
+        fresh(code).strip()
+        == "True ['torchgraft.core', 'torchgraft.core.system', 'torchgraft.core.system.fast_objects']"
+    )
 
 
 @pytest.fixture(scope="module")

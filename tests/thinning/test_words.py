@@ -2,7 +2,7 @@ import pytest
 
 from torchgraft.thinning.places import UnevenError, places_of
 from torchgraft.thinning.runs import Runs, sizes_of, tree_of
-from torchgraft.thinning.words import Words, said_of
+from torchgraft.thinning.words import Words, template_of
 
 
 def placed(pattern, count=20):
@@ -35,14 +35,14 @@ def words():
     ],
 )
 def test_what_is_said_of_one_member_is_said_of_another(words, text, of_11):
-    said = words.said(text)
+    said = words.template(text)
     assert said.of((2,)) == text.replace("h.8", "h.19")
     assert said.of((11,)) == of_11
 
 
 def test_a_number_that_names_nothing_is_not_guessed_at(words):
     with pytest.raises(UnevenError, match=r"other\.5\.q means nothing"):
-        words.said("rather other.5.q")
+        words.template("rather other.5.q")
 
 
 def test_one_name_of_two_things_is_not_guessed_at():
@@ -50,7 +50,7 @@ def test_one_name_of_two_things_is_not_guessed_at():
     model = placed("blocks.{}")
     words = Words((file, model), {"blocks.2.q.weight": model["blocks.2.q.weight"]})
     with pytest.raises(UnevenError, match=r"blocks\.2 means several"):
-        words.said("blocks.2 agrees")
+        words.template("blocks.2 agrees")
 
 
 def test_the_numbers_of_each_side_are_its_own():
@@ -60,9 +60,9 @@ def test_the_numbers_of_each_side_are_its_own():
     runs = Runs(tree)
     file = places_of(tree, runs, sizes_of(runs.lengths()))
     words = Words((file, model), {"b.3.w": file["b.3.w"], "h.2.q.weight": model["h.2.q.weight"]})
-    assert words.said("b.3 is h.2").of((10,)) == "b.11 is h.10"
+    assert words.template("b.3 is h.2").of((10,)) == "b.11 is h.10"
 
 
 def test_a_place_is_said_of_all():
-    assert said_of(MODEL["net.blocks.2.q.weight"]).of((17,)) == "net.blocks.17.q.weight"
-    assert said_of(MODEL["top.weight"]).of(()) == "top.weight"
+    assert template_of(MODEL["net.blocks.2.q.weight"]).of((17,)) == "net.blocks.17.q.weight"
+    assert template_of(MODEL["top.weight"]).of(()) == "top.weight"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torchgraft.adapting.facts import Facts, unflattened
 from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, gains_depth, mismatch, resized_fit
-from torchgraft.adapting.forms import Piece, from_stored_shape, pieces, whole
+from torchgraft.adapting.forms import Obstacle, Piece, from_stored_shape, pieces, whole
 from torchgraft.adapting.fused import (
     conventions,
     cut_ops,
@@ -29,7 +29,7 @@ from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import is_derived
 from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why, least_certain
 from torchgraft.core.specs import TensorSpec
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.ops import Permute
 
 _make_step, _make_feed = maker(Step), maker(Feed)
@@ -69,8 +69,8 @@ def _single(match: Match, facts: Facts, draft: Draft) -> None:
         return
     shapes = {name: facts.slots[name].spec.shape for name in match.target.keys}
     made = pieces(match.source, match.target, facts.specs, shapes)
-    if isinstance(made, str):
-        _reject(match, made, facts, draft, doubt=True, rule=Ground.QUANTISED if "quantised" in made else Ground.FORM)
+    if isinstance(made, Obstacle):
+        _reject(match, made.text, facts, draft, doubt=True, rule=made.ground)
         return
     fit = Fit(()) if match.source.form == "bnb4" else _fit(match, facts)
     for piece in made:

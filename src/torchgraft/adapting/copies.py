@@ -17,7 +17,7 @@ from torchgraft.core.match import Alike
 from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
 from torchgraft.core.specs import Network, Slot, Target, TensorSpec
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 
 _make_step, _make_feed = maker(Step), maker(Feed)
 

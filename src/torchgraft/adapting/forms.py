@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TypeAlias
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Op
 from torchgraft.core.specs import Shape, TensorSpec
@@ -31,25 +33,38 @@ class Piece:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a form can't be computed, and the ground on which its slot stays fresh."""
+
+    text: str
+    ground: Ground = Ground.FORM
+
+
+# The ops that compute a tensor from those under these keys, and how, in words.
+Baked: TypeAlias = "tuple[tuple[str, ...], tuple[Op, ...], str]"
+
+
 def pieces(
     source: Leaf, target: Leaf, specs: Mapping[str, TensorSpec], shapes: Mapping[str, Shape]
-) -> list[Piece] | str:
+) -> list[Piece] | Obstacle:
     """Return a piece per stored tensor of `target`, before any change of shape; or why it can't be done."""
     if source.form == target.form and not _keeps_another_axis(source, target, specs, shapes):
         if len(source.keys) != len(target.keys):
-            return f"{source.form} with {len(source.keys)} tensors in the file, {len(target.keys)} in the model"
+            text = f"{source.form} with {len(source.keys)} tensors in the file, {len(target.keys)} in the model"
+            return Obstacle(text)
         return [
             Piece(slot, (key,), _same_count(specs[key].shape, shapes[slot]) if source.form != "plain" else ())
             for slot, key in zip(target.keys, source.keys, strict=True)
         ]
     if target.form == "plain":
         baked = _bake(source, specs, shapes[target.keys[0]], target.kind)
-        return baked if isinstance(baked, str) else [Piece(target.keys[0], *baked)]
+        return baked if isinstance(baked, Obstacle) else [Piece(target.keys[0], *baked)]
     if target.form == "weight_norm" and source.form in ("plain", "weight_norm"):
         return _weight_norm(source, target, specs, shapes)
     text = f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
     divides = target.form == "spectral_norm" and source.form == "plain"
-    return f"{text}, which divides by it: fill the model before the norm is put on" if divides else text
+    return Obstacle(f"{text}, which divides by it: fill the model before the norm is put on" if divides else text)
 
 
 def _keeps_another_axis(
@@ -100,15 +115,13 @@ def _norm_dim(magnitude: Shape) -> int | None:
     return wide[0] if len(wide) == 1 else (None if magnitude == () or (not wide and len(magnitude) != 1) else 0)
 
 
-def _bake(
-    source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape, kind: str
-) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
+def _bake(source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape, kind: str) -> Baked | Obstacle:
     if source.form == "weight_norm":
         dim = _norm_dim(specs[source.keys[0]].shape)
         return source.keys, (WeightNormBake(dim),), "weight norm computed: g * v / |v|"
     if source.form == "spectral_norm":
         if len(source.keys) < 3:
-            return "spectral norm without its right vector (weight_v)"
+            return Obstacle("spectral norm without its right vector (weight_v)")
         dim = _spectral_dim(specs[source.keys[0]].shape, specs[source.keys[1]].shape, kind)
         return source.keys, (SpectralNormBake(dim),), "spectral norm computed: w / (u W v)"
     if source.form == "pruned":
@@ -116,11 +129,13 @@ def _bake(
     if source.form == "fp8":
         block = _block(specs[source.keys[0]].shape, specs[source.keys[1]].shape)
         if block is None:
-            return f"8-bit float weight (quantised) whose scales {list(specs[source.keys[1]].shape)} leave the size of a block open"
+            scales = list(specs[source.keys[1]].shape)
+            text = f"8-bit float weight (quantised) whose scales {scales} leave the size of a block open"
+            return Obstacle(text, Ground.QUANTISED)
         return source.keys, (DequantBlocks(block),), f"8-bit float times its scale, blocks of {list(block)}"
     if source.form == "bnb4":
         return _four_bits(source, specs, wanted)
-    return f"{source.form} packing (quantised) is not decoded"
+    return Obstacle(f"{source.form} packing (quantised) is not decoded", Ground.QUANTISED)
 
 
 def _spectral_dim(weight: Shape, left: Shape, kind: str) -> int:
@@ -129,16 +144,15 @@ def _spectral_dim(weight: Shape, left: Shape, kind: str) -> int:
     return 1 if fitting == [1] or (1 in fitting and kind.startswith("ConvTranspose")) else 0
 
 
-def _four_bits(
-    source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape
-) -> tuple[tuple[str, ...], tuple[Op, ...], str] | str:
+def _four_bits(source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape) -> Baked | Obstacle:
     """Return the unpacking of bitsandbytes' 4-bit weights; the shape is the model's, the state in the file has the sizes."""
     packed, absmax, code = source.keys[:3]
     if (prod(wanted) + 1) // 2 != specs[packed].numel or any("nested" in key for key in source.keys):
-        return f"4-bit packing (quantised) of {specs[packed].numel} bytes that don't unpack to {list(wanted)}"
+        text = f"4-bit packing (quantised) of {specs[packed].numel} bytes that don't unpack to {list(wanted)}"
+        return Obstacle(text, Ground.QUANTISED)
     state = tuple(key for key in source.keys[3:] if ".quant_state." in key)
     if len(state) != 1 or len(source.keys) != 4:
-        return "4-bit packing (quantised) without its quant_state"
+        return Obstacle("4-bit packing (quantised) without its quant_state", Ground.QUANTISED)
     block = -(-prod(wanted) // specs[absmax].numel)
     op = Dequant4bit(shape=wanted, blocksize=block)
     return (packed, absmax, code, *state), (op,), f"4-bit codes unpacked, blocks of {block}"

@@ -61,7 +61,7 @@ def _over(step: Step, ranks: Ranks, sizes: _Sizes) -> Step:
         step,
         feeds=tuple(replace(feed, network=path, ops=()) for path in ranks.members),
         ops=(JoinRanks(share.kind, parts), *feed.ops, *step.ops),
-        why=Why(Ground.RANKS, f"{step.why.text}; {_said(share, len(ranks.members))}", step.why.evidence),
+        why=Why(Ground.RANKS, f"{step.why.text}; {_how_joined(share, len(ranks.members))}", step.why.evidence),
         certainty=Certainty.DOUBT if open_question else step.certainty,
     )
 
@@ -70,7 +70,7 @@ def _blocked(step: Step, text: str) -> Step:
     return Step(slot=step.slot, why=Why(Ground.RANKS, f"{step.why.text}; {text}"), certainty=Certainty.DOUBT)
 
 
-def _said(share: Shares, count: int) -> str:
+def _how_joined(share: Shares, count: int) -> str:
     ask = f"say which with tensor_parallel= ({share.word!r} or 'rows')"
     if share.kind == "parts":
         fused = f"each of {count} parallel ranks holds its share of {len(share.parts)} fused parts"

@@ -125,11 +125,11 @@ def in_our_words(error: click.UsageError) -> click.ClickException:
     """
     if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
         return error
-    said = _said(error)
+    said = _in_words(error)
     return Misuse(said if error.ctx is None or said.endswith("?") else f"{said}; see {error.ctx.command_path} --help")
 
 
-def _said(error: click.UsageError) -> str:
+def _in_words(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
         options = [name for one in _parameters(error) for name in one.opts if one.param_type_name == "option"]
         return f"there is no option {error.option_name!r}{did_you_mean(error.option_name, options, cutoff=0.7)}"

@@ -147,7 +147,7 @@ def _callable(model: str) -> Any:
     except ImportError as error:
         raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--model {model}: importing {home} raised {_said(error)}") from error
+        raise UsageError(f"--model {model}: importing {home} raised {_in_words(error)}") from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
@@ -178,7 +178,7 @@ def _file(path: str) -> Any:
     return made
 
 
-def _said(error: BaseException) -> str:
+def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {printable(str(error), 400)}"
 
 
@@ -192,7 +192,7 @@ def _built(build: Any, arguments: dict[str, Any], model: str) -> Module:
     except TorchgraftError:
         raise
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--model {model} raised {_said(error)}") from error
+        raise UsageError(f"--model {model} raised {_in_words(error)}") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"--model {model} gives {a_kind(made)}; an nn.Module is needed")
     return made

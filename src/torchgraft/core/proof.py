@@ -128,7 +128,7 @@ class Proof:
 
     def words(self) -> str:
         """Return it in words: `proved on 1 input, max rel. diff 3e-07: all 3 tensors placed, by outputs of the whole`."""
-        said = self._said()
+        said = self._in_words()
         return f"when the plan was made, {said}" if self.kept else said
 
     def headline(self) -> str:
@@ -139,7 +139,7 @@ class Proof:
         on = f" on {many}" if self.inputs else ""
         return "proved in parts, not as a whole" if self.parts else f"not proved{on}"
 
-    def _said(self) -> str:
+    def _in_words(self) -> str:
         differ = self.reason or ("" if self.passed else f"outputs differ, max rel. diff {self.relative:.1g}")
         if not self.parts:
             return f"{self.headline()}: {differ}" if differ else self.headline()

@@ -16,7 +16,7 @@ from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.said import NOTHING_SAID, said_of
 from torchgraft.matching.names.second_names import by_telling_names
 from torchgraft.matching.names.sections import keep_part, without_averages
-from torchgraft.matching.one_section import Given, Known, match_section
+from torchgraft.matching.one_section import Common, Known, match_section
 from torchgraft.matching.parts.sides import targets_of
 from torchgraft.matching.source_model import in_order
 from torchgraft.matching.tables.stated import NOTHING, Models
@@ -51,41 +51,43 @@ def match(
     names = [name for slot in slots for name in slot.names]
     rules, notes = asked.rules.checked([*specs, *known.placed], names, known.renamed)
     said = said_of(asked.rules, rules, slots, asked.started)
-    given = Given(specs=specs, models=models, said=said, known=known)
-    found = _by_sections(given, asked)
+    common = Common(specs=specs, models=models, said=said, known=known)
+    found = _by_sections(common, asked)
     if rules.says_something:
         found = with_displaced_doubted(
-            found, said, lambda: _by_sections(replace(given, said=NOTHING_SAID), asked), specs
+            found, said, lambda: _by_sections(replace(common, said=NOTHING_SAID), asked), specs
         )
     found = with_copies(found, slots, said.keeps)
     return replace(found, notes=(*found.notes, *notes))
 
 
-def _by_sections(given: Given, asked: Asked) -> Matching:
+def _by_sections(common: Common, asked: Asked) -> Matching:
     """Return who feeds whom, section by section: what is meant, averages beside it, what the caller doesn't prefer."""
-    meant, averages, outside = _sections(given, asked)
-    places = by_telling_names(targets_of(given.models), {key: spec.shape for key, spec in given.specs.items()})
+    meant, averages, outside = _sections(common, asked)
+    places = by_telling_names(targets_of(common.models), {key: spec.shape for key, spec in common.specs.items()})
     places = [leaf for leaf in places if not any(key in asked.filled for key in leaf.keys)]
-    found = match_section(in_order(meant, given.models.source), places, given)
+    found = match_section(in_order(meant, common.models.source), places, common)
     if averages:
-        found = _merged(found, match_section(averages, (), given))
+        found = _merged(found, match_section(averages, (), common))
     if outside:
         buffers = [leaf for leaf in found.free_targets if leaf.is_buffer]
-        unstated = replace(given, models=replace(given.models, stated=NOTHING))
+        unstated = replace(common, models=replace(common.models, stated=NOTHING))
         found = _merged(found, match_section(outside, buffers, unstated))
     return found
 
 
-def _sections(given: Given, asked: Asked) -> tuple[list[str], list[str], list[str]]:
+def _sections(common: Common, asked: Asked) -> tuple[list[str], list[str], list[str]]:
     """Return the keys that are meant, those of averages of them, and those outside of the part that the caller prefers.
 
     Averages are set aside where nothing is said of any name.
     """
-    rules = given.said.rules
-    inside, outside = keep_part(given.specs, asked.prefer)
-    if asked.prefer is not None or rules.rename or rules.fan_out or given.known.renamed:
+    rules = common.said.rules
+    inside, outside = keep_part(common.specs, asked.prefer)
+    if asked.prefer is not None or rules.rename or rules.fan_out or common.known.renamed:
         return inside, [], outside
-    live, averages = without_averages(given.specs, [name for slot in given.models.target.slots for name in slot.names])
+    live, averages = without_averages(
+        common.specs, [name for slot in common.models.target.slots for name in slot.names]
+    )
     return live, averages, outside
 
 

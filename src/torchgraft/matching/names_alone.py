@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torchgraft.core.match import Leaf, Match, Matching, Sides
 from torchgraft.core.names import DERIVED_ROLES
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.names.lists import may_count_otherwise
 from torchgraft.matching.names.naming import Naming
 from torchgraft.matching.parts.named_parts import pairs_of_parts, reason_of_part

@@ -43,7 +43,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class Common:
     """What is the same for all sections: the file's tensors, the models, what the caller says, what is known of names."""
 
     specs: Mapping[str, TensorSpec]
@@ -68,20 +68,20 @@ class BothSides:
     derived: Mapping[str, str]
 
 
-def match_section(keys: Sequence[str], places: Sequence[Leaf], given: Given) -> Matching:
+def match_section(keys: Sequence[str], places: Sequence[Leaf], common: Common) -> Matching:
     """Return who feeds whom, of some keys of the file and places of the model.
 
     Where a tensor has several names, it is matched by the ones that say most, and by all of them where that fills more.
     """
-    kept = [leaf for leaf in places if given.said.keeps(leaf)]
-    targets = [leaf for leaf in places if not given.said.keeps(leaf)] if kept else places
-    read = read_names(keys, targets, given.said.rules, given.known.renamed)
-    fewer = _without_second_names(read, targets, given) if given.known.same else read
-    found = matched(fewer, targets, kept, given)
-    gone = [given.specs[key] for name, key in read.keys.items() if name not in fewer.keys]
+    kept = [leaf for leaf in places if common.said.keeps(leaf)]
+    targets = [leaf for leaf in places if not common.said.keeps(leaf)] if kept else places
+    read = read_names(keys, targets, common.said.rules, common.known.renamed)
+    fewer = _without_second_names(read, targets, common) if common.known.same else read
+    found = matched(fewer, targets, kept, common)
+    gone = [common.specs[key] for name, key in read.keys.items() if name not in fewer.keys]
     if not gone or not _may_take(found.free_targets, gone):
         return found
-    whole = matched(read, targets, kept, given)
+    whole = matched(read, targets, kept, common)
     taken = max(found, whole, key=_filled)
     log.debug(
         "without second names of tensors %d elements are filled, with them %d: taken %s them",
@@ -90,24 +90,24 @@ def match_section(keys: Sequence[str], places: Sequence[Leaf], given: Given) -> 
     return taken
 
 
-def matched(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], given: Given) -> Matching:
+def matched(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], common: Common) -> Matching:
     """Return who feeds whom, of the tensors that have these names and the `targets`; `kept` are other places of the model."""
-    sides = _both_sides(read, targets, kept, given)
-    found = _paired(sides, given.models)
+    sides = _both_sides(read, targets, kept, common)
+    found = _paired(sides, common.models)
     found = _completed(found)
-    found = _reviewed(found, sides, read, given.models)
+    found = _reviewed(found, sides, read, common.models)
     return read.back(_with_facts(found, sides))
 
 
-def _both_sides(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], given: Given) -> BothSides:
+def _both_sides(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], common: Common) -> BothSides:
     """Return both sides; what the caller's rules call as a tensor of the model goes there, whatever else could.
 
     The places that are kept count as well: a tensor of the file that is called as one of them belongs to it, and nowhere else.
     A number in a list may mean another member, though.
     """
-    sources, derived = sources_of(read.keys, given.specs, given.models, {leaf.name: leaf.shape for leaf in targets})
+    sources, derived = sources_of(read.keys, common.specs, common.models, {leaf.name: leaf.shape for leaf in targets})
     every = [*targets, *(leaf for leaf in kept if not is_numbered(leaf.name))]
-    naming, said = naming_of(sources, every), given.said.with_pairs(sources, every, read.keys)
+    naming, said = naming_of(sources, every), common.said.with_pairs(sources, every, read.keys)
     if not all(naming.pairs.get(name) == to for name, to in said.pairs.items()):
         naming = naming_of(sources, every, said.pairs)
     names_kept = {leaf.name for leaf in kept}
@@ -170,15 +170,15 @@ def _with_facts(matching: Matching, sides: BothSides) -> Matching:
     )
 
 
-def _without_second_names(read: ReadNames, targets: Sequence[Leaf], given: Given) -> ReadNames:
+def _without_second_names(read: ReadNames, targets: Sequence[Leaf], common: Common) -> ReadNames:
     """Return the names to match by, where several are the same tensor; what rules say of one is meant."""
     firsts: dict[str, str] = {}
-    same = {name: firsts.setdefault(given.known.same.get(key, key), name) for name, key in read.keys.items()}
+    same = {name: firsts.setdefault(common.known.same.get(key, key), name) for name, key in read.keys.items()}
     if len(firsts) == len(read.keys):
         return read
-    shapes = {name: given.specs[key].shape for name, key in read.keys.items()}
-    sources, _ = sources_of(read.keys, given.specs, given.models, {leaf.name: leaf.shape for leaf in targets})
-    ruled = {name for name, key in given.said.rules.present(list(read.keys.values())) if name != key}
+    shapes = {name: common.specs[key].shape for name, key in read.keys.items()}
+    sources, _ = sources_of(read.keys, common.specs, common.models, {leaf.name: leaf.shape for leaf in targets})
+    ruled = {name for name, key in common.said.rules.present(list(read.keys.values())) if name != key}
     naming = naming_of(sources, targets)
     if naming.rivals and _are_apart(naming, same, shapes):
         return read  # what two networks of the file share belongs to both

@@ -10,7 +10,7 @@ from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import DERIVED_ROLES, natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from torchgraft.core.errors import UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.specs import Source
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.reading.disk.handles import is_handle
 from torchgraft.reading.finding.catalog import catalogue
 from torchgraft.reading.memory import apart_from

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown

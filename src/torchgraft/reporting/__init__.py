@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.shown import Renderers
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 
 if TYPE_CHECKING:
     from torchgraft.reporting.view import View

@@ -18,7 +18,7 @@ from math import prod
 from typing import NamedTuple
 
 from torchgraft.core.formatting import runs
-from torchgraft.core.system.objects import collector_paused
+from torchgraft.core.system.fast_objects import collector_paused
 
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")

@@ -17,7 +17,7 @@ def skipped_code(model: Module | Walk) -> Iterator[str]:
     kinds = set(walk.kinds)  # a large model has few classes
     keeping = {kind for kind in kinds if _is_foreign(kind, "set_extra_state")}
     if keeping:
-        said = _said([path for path, module in walk.modules if type(module) in keeping])
+        said = _listed_modules([path for path, module in walk.modules if type(module) in keeping])
         yield (
             f"state beside the tensors of {said} (set_extra_state) is not loaded: hand it over yourself, or save and load it by "
             "torch"
@@ -25,7 +25,7 @@ def skipped_code(model: Module | Walk) -> Iterator[str]:
     hooked = [path for path, module in walk.hooked if any(map(_is_from_elsewhere, _post_hooks(module)))]
     if hooked:
         yield (
-            f"code that {_said(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
+            f"code that {_listed_modules(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
             "out from the weights"
         )
     if walk.altered:
@@ -53,5 +53,5 @@ def _is_from_elsewhere(code: object) -> bool:
     return home.partition(".")[0] != "torch"
 
 
-def _said(paths: list[str]) -> str:
+def _listed_modules(paths: list[str]) -> str:
     return listed([path or "the model itself" for path in paths], SHOWN)

@@ -11,7 +11,7 @@ from torchgraft.core.layout import NO_MEMORY, identity_of
 from torchgraft.core.objects import said_by
 from torchgraft.core.places import Place, Walk, walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
-from torchgraft.core.system.objects import collector_paused, maker
+from torchgraft.core.system.fast_objects import collector_paused, maker
 from torchgraft.core.types import Module, Tensor
 
 _make_slot, _make_spec = maker(Slot), maker(TensorSpec)

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from torchgraft.core.plan import Alternative, Certainty, Feed, Step, Unused, Why
 from torchgraft.core.specs import Slot, TensorSpec
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.thinning.places import Place, UnevenError
-from torchgraft.thinning.words import Said, Words, said_of
+from torchgraft.thinning.words import Template, Words, template_of
 
 _make_step, _make_feed, _make_why = maker(Step), maker(Feed), maker(Why)
 
@@ -60,9 +60,9 @@ class Extension:
         words = Words((self._files, self._models), {name: own, **fed})
         return ToldStep(
             step,
-            tuple(said_of(fed[feed.key]) for feed in step.feeds),
+            tuple(template_of(fed[feed.key]) for feed in step.feeds),
             Reason(words, step.why),
-            tuple((tuple(map(words.said, one.keys)), words.said(one.text)) for one in step.alternatives),
+            tuple((tuple(map(words.template, one.keys)), words.template(one.text)) for one in step.alternatives),
         )
 
     def _fate(self, one: Unused) -> ToldFate:
@@ -71,7 +71,9 @@ class Extension:
             raise UnevenError(f"{name} is in doubt")
         words = Words((self._files, self._models), {name: self._file(name)})
         same = (one.same_as,) if one.same_as else ()
-        return ToldFate(one, Reason(words, one.why), tuple(map(words.said, one.similar)), tuple(map(words.said, same)))
+        return ToldFate(
+            one, Reason(words, one.why), tuple(map(words.template, one.similar)), tuple(map(words.template, same))
+        )
 
 
 class Reason:
@@ -79,7 +81,7 @@ class Reason:
 
     def __init__(self, words: Words, why: Why) -> None:
         self._rule = why.rule
-        self._texts = [words.said(text) for text in (why.text, *why.evidence)]
+        self._texts = [words.template(text) for text in (why.text, *why.evidence)]
         self._levels = sorted({level for text in self._texts for level, _ in text.levels})
         self._made: dict[tuple[int, ...], Why] = {}
 
@@ -108,9 +110,9 @@ class ToldStep:
     """A step, and what is said in it as said of any member."""
 
     step: Step
-    keys: tuple[Said, ...]
+    keys: tuple[Template, ...]
     why: Reason
-    alternatives: tuple[tuple[tuple[Said, ...], Said], ...]
+    alternatives: tuple[tuple[tuple[Template, ...], Template], ...]
 
     @property
     def gist(self) -> object:
@@ -150,8 +152,8 @@ class ToldFate:
 
     one: Unused
     why: Reason
-    similar: tuple[Said, ...]
-    same_as: tuple[Said, ...]
+    similar: tuple[Template, ...]
+    same_as: tuple[Template, ...]
 
     @property
     def gist(self) -> object:
@@ -186,7 +188,7 @@ def _for_all(told: Sequence[tuple[Place, T]]) -> Iterator[tuple[tuple[int, ...],
         UnevenError: like members don't say the same.
     """
     for place, one in _of_one_voice(told):
-        name = said_of(place)
+        name = template_of(place)
         yield from ((at, name.of(at), one) for at in product(*map(range, place.lengths)))
     yield from ((place.at, place.name, one) for place, one in told if place.runs)
 

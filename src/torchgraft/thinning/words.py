@@ -16,7 +16,7 @@ _SHARE = re.compile(r"\d+%")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Template:
     """A text, cut where numbers of the member stand that it is about; there is one piece more than such `levels`."""
 
     pieces: tuple[str, ...]
@@ -35,9 +35,9 @@ class Said:
         return (self.levels, *[_SHARE.sub("%", piece) for piece in self.pieces])
 
 
-def said_of(place: Place) -> Said:
+def template_of(place: Place) -> Template:
     """Return the name of a place as that of any member."""
-    return Said(place.pieces, tuple(map(Level, range(len(place.runs)), place.runs)))
+    return Template(place.pieces, tuple(map(Level, range(len(place.runs)), place.runs)))
 
 
 class Words:
@@ -47,7 +47,7 @@ class Words:
         self._sides = sides
         self._own = own
 
-    def said(self, text: str) -> Said:
+    def template(self, text: str) -> Template:
         """Return the text as one about any member.
 
         Raises:
@@ -109,7 +109,7 @@ def _dotted(segments: Sequence[Sequence[Part]]) -> list[Part]:
     return parts
 
 
-def _joined(parts: Sequence[Part]) -> Said:
+def _joined(parts: Sequence[Part]) -> Template:
     pieces = [""]
     levels = []
     for part in parts:
@@ -118,4 +118,4 @@ def _joined(parts: Sequence[Part]) -> Said:
             pieces.append("")
         else:
             pieces[-1] += part
-    return Said(tuple(pieces), tuple(levels))
+    return Template(tuple(pieces), tuple(levels))

@@ -41,7 +41,7 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Few:
+class CutDown:
     """One side cut down: the units that stay, their numbers on the whole side, the lists that were cut (outer first)."""
 
     units: list[Unit]
@@ -140,7 +140,7 @@ def _ascending(members: Collection[str]) -> bool:
 
 def cut_down(
     sides: tuple[Sequence[Unit], Sequence[Unit]], repeats: tuple[Sequence[Repeat], Sequence[Repeat]]
-) -> tuple[Few, Few] | None:
+) -> tuple[CutDown, CutDown] | None:
     """Return both sides with a few members of each list standing for all; None where nothing would go.
 
     Only lists are cut that have a list of the same kinds, place by place, on the other side.
@@ -154,7 +154,7 @@ def cut_down(
     return first, second
 
 
-def _few(units: Sequence[Unit], repeats: Sequence[Repeat]) -> Few:
+def _few(units: Sequence[Unit], repeats: Sequence[Repeat]) -> CutDown:
     gone = bytearray(len(units))
     times: dict[str, float] = {}
     places: dict[str, tuple[int, int]] = {}
@@ -172,7 +172,7 @@ def _few(units: Sequence[Unit], repeats: Sequence[Repeat]) -> Few:
             left = [at for at in same if at in repeat.stay]
             times.update((repeat.members[at], len(same) / len(left)) for at in left)
     left_over = [n for n in range(len(units)) if not gone[n]]
-    return Few([_standing(units[n], times, places) for n in left_over], left_over, cut)
+    return CutDown([_standing(units[n], times, places) for n in left_over], left_over, cut)
 
 
 def _standing(unit: Unit, times: Mapping[str, float], places: Mapping[str, tuple[int, int]]) -> Unit:

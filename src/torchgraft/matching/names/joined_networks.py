@@ -37,7 +37,7 @@ def _is_kept_in_parts(parent: Network, networks: Sequence[Network], slots: Seque
     With two in it that aren't called as a part of the model, any of them may be the model: it isn't one in parts.
     """
     inside = [n for n in networks if is_inside(n.path, parent.path)]
-    wanted = {said: slot.spec.shape for slot in slots for name in slot.names for said in _said(name)}
+    wanted = {said: slot.spec.shape for slot in slots for name in slot.names for said in _readings(name)}
     if not inside or not wanted:
         return False
     hits = {name for name, spec in parent.specs.items() if _is_called(_plain(name), spec.shape, wanted)}
@@ -61,12 +61,12 @@ def _joined(parent: Network, part: Network) -> list[str]:
     return [f"{path}.{name}" for name in part.specs]
 
 
-def _said(name: str) -> Iterator[str]:
+def _readings(name: str) -> Iterator[str]:
     """Yield what a tensor of the model may be called in the file: as it is, or without the wrappers around the model."""
     yield _plain(name)
     head, _, rest = name.partition(".")
     if rest and head in WRAPPERS:
-        yield from _said(rest)
+        yield from _readings(rest)
 
 
 def _plain(name: str) -> str:

@@ -103,8 +103,8 @@ def reason_of(rule: Prefix) -> Why:
     """Return why names belong together that a rule makes equal."""
     if rule == IDENTITY:
         return SAME_NAME
-    return Why(Ground.PREFIX, f"same name, with {_said(rule.old)} read as {_said(rule.new)}")
+    return Why(Ground.PREFIX, f"same name, with {_quoted(rule.old)} read as {_quoted(rule.new)}")
 
 
-def _said(prefix: str) -> str:
+def _quoted(prefix: str) -> str:
     return f"'{prefix}'" if prefix else "nothing"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape, Slot, TensorSpec
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.names.spelling import unfolded
 from torchgraft.matching.parts.forms import Form, as_matrices, find_forms
 from torchgraft.matching.tables.packing import FUSED

@@ -13,7 +13,7 @@ from operator import attrgetter
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import parent_of
 from torchgraft.core.specs import Shape
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.names.attentions import read_attentions, with_attentions
 from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, numbers, stem
 from torchgraft.matching.names.readings import read_beside, read_gated, read_plain

@@ -99,10 +99,10 @@ class Places:
         ours, theirs = self._shown(source), self._inside(target.name, 1)
         if ours == theirs or target.name == source.name or self._often[source.name] > 1:
             return ""
-        text = self._said(ours, theirs, source, target)
+        text = self._sentence(ours, theirs, source, target)
         return text if text and place_of(ours) != place_of(theirs) else ""
 
-    def _said(self, ours: str, theirs: str, source: Leaf, target: Leaf) -> str:
+    def _sentence(self, ours: str, theirs: str, source: Leaf, target: Leaf) -> str:
         if own := self._slots.own_name(ours, theirs, source.shape):
             return OWN.format(_layer(own))
         if own := self._tensors.own_name(theirs, ours, target.shape):

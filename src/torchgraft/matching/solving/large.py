@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from torchgraft.core.errors import UsageError
-from torchgraft.core.system.objects import maker
-from torchgraft.matching.evidence.repeats import Few, Kind, Repeat, cut_down, find_repeats
+from torchgraft.core.system.fast_objects import maker
+from torchgraft.matching.evidence.repeats import CutDown, Kind, Repeat, cut_down, find_repeats
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.solve import Problem, solve
@@ -92,7 +92,7 @@ def _without(repeats: Sequence[Repeat], side: int, whole: AbstractSet[tuple[int,
     return [repeat for repeat in repeats if (side, repeat.kind) not in whole]
 
 
-def _solve_few(problem: Problem, few: tuple[Few, Few]) -> list[Pair]:
+def _solve_few(problem: Problem, few: tuple[CutDown, CutDown]) -> list[Pair]:
     extension = _Extension((problem.sources, problem.targets), few)
     extension.check(problem.named)
     ours, theirs = ({n: k for k, n in enumerate(side.at)} for side in few)
@@ -130,7 +130,7 @@ class Line:
 class _Extension:
     """Pairs of the few, put on all members of the lists, inner lists first."""
 
-    def __init__(self, sides: tuple[Sequence[Unit], Sequence[Unit]], few: tuple[Few, Few]) -> None:
+    def __init__(self, sides: tuple[Sequence[Unit], Sequence[Unit]], few: tuple[CutDown, CutDown]) -> None:
         self._sides = sides
         self._few = few
         self._places = [

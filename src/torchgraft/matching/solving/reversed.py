@@ -50,7 +50,7 @@ def with_lists_reversed(
 
 def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
     """Return the targets in lists of decoders and pyramids whose direction nothing tells: neither shapes nor names."""
-    if not any(_said(name) & EITHER_END for name in {list_of(block) for block in blocks_of((*sources, *targets))}):
+    if not any(_words_of(name) & EITHER_END for name in {list_of(block) for block in blocks_of((*sources, *targets))}):
         return set()
     to = dict(pairs)
     return {
@@ -74,7 +74,7 @@ def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:
 
 def leave_end_open(ours: ListName, theirs: ListName) -> bool:
     """Return whether the words of two lists leave open from which end each is counted."""
-    said = [_said(name) for name in (ours, theirs)]
+    said = [_words_of(name) for name in (ours, theirs)]
     shared = said[0] & said[1] & EITHER_END - FROM_ANY_END
     return bool((said[0] | said[1]) & EITHER_END) and not shared and said[0] != said[1]
 
@@ -88,7 +88,7 @@ def _by_convention(ours: ListName, theirs: ListName) -> int:
     return -1 if bool(own[0]) != bool(own[1]) else 0
 
 
-def _said(name: ListName) -> set[str]:
+def _words_of(name: ListName) -> set[str]:
     """Return the words of a list: of its members, or of the last two modules before their numbers.
 
     What goes bottom up is the backbone below a pyramid, and leads to no larger maps.

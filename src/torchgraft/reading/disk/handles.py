@@ -53,9 +53,11 @@ class GivenFile(CheckpointFile):
         except Exception as error:
             if not _is_seekable(handle):
                 raise UsageError(
-                    f"{printable(str(self))} can't be read from any place on ({_said(error)}): read all of it into io.BytesIO first"
+                    f"{printable(str(self))} can't be read from any place on ({_in_words(error)}): read all of it into io.BytesIO first"
                 ) from error
-            raise CorruptCheckpointError(f"{printable(str(self))}: can't be read to its end: {_said(error)}") from error
+            raise CorruptCheckpointError(
+                f"{printable(str(self))}: can't be read to its end: {_in_words(error)}"
+            ) from error
         self.stamp = (self.size, 0, 0)
 
     def is_replaced(self) -> bool:
@@ -91,7 +93,7 @@ class GivenFile(CheckpointFile):
         except MemoryError:
             raise
         except Exception as error:
-            raise self.window().corrupt(f"can't be read any more: {_said(error)}") from error
+            raise self.window().corrupt(f"can't be read any more: {_in_words(error)}") from error
         if done < len(buffer):
             raise self.window().corrupt(f"truncated or changed while reading, at byte {offset + done}")
 
@@ -133,6 +135,6 @@ def _is_seekable(handle: Any) -> bool:
         return False
 
 
-def _said(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """Return an error of a file object in words: decompressors, archives and clients raise errors of their own kinds."""
     return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 200)

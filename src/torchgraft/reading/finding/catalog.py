@@ -22,7 +22,7 @@ from torchgraft.core.errors import (
 )
 from torchgraft.core.facts import RESERVED
 from torchgraft.core.specs import Network, TensorSpec
-from torchgraft.core.system.objects import maker
+from torchgraft.core.system.fast_objects import maker
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.finding.roles import are_generators, are_moments, is_counter, is_optimizer, role_of
 from torchgraft.reading.finding.tree import (

@@ -108,13 +108,13 @@ class _Walker:
         self.seen.add(address)
         if self.again > MAX_AGAIN:
             raise self.window.too_large(f"more than {MAX_AGAIN} further ways to groups seen before")
-        for at, name in enumerate(name for order in _ORDERS for name in self._said(group, order, address)):
+        for at, name in enumerate(name for order in _ORDERS for name in self._names_listed(group, order, address)):
             self.said[(*path, *name.split("/"))] = at
         for name in group:
             shown = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
             self._member(group, name, (*path, shown), (*above, address))
 
-    def _said(self, group: Any, order: str, address: int) -> Iterator[str]:
+    def _names_listed(self, group: Any, order: str, address: int) -> Iterator[str]:
         """Yield the names that an attribute lists, or several where it was too long for one: `layer_names0`, `layer_names1`."""
         attributes = group.attrs
         found = [order] if order in attributes else takewhile(attributes.__contains__, (f"{order}{n}" for n in count()))
