@@ -8,6 +8,7 @@ import torch
 from reporting_plans import HELD, changed_head, converted, report
 
 import torchgraft as tg
+from torchgraft.core.grounds import Ground
 from torchgraft.core.proof import Part
 from torchgraft.core.results.report import Mapped
 from torchgraft.core.results.verification import (
@@ -24,6 +25,7 @@ from torchgraft.reporting import data_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "report-schema.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## `torchgraft\.(\w+)/1`\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+RULES = "### Rules"
 # Objects whose keys are names, settings or fields of operations.
 FREE = r".*\bops|policy|metadata|shared|mapped\.owned|.*\.settings|networks\.dtypes|parts"
 
@@ -114,7 +116,9 @@ def documented(section):
 def test_every_field_is_documented_and_every_documented_field_is_there(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     there = {path for data in SAMPLES[kind]() for path in fields(data)}
-    patterns = {name: re.escape(name).replace(r"\*", r"[\w*]+") for name in documented(SECTIONS[kind])}
+    patterns = {
+        name: re.escape(name).replace(r"\*", r"[\w*]+") for name in documented(SECTIONS[kind].partition(RULES)[0])
+    }
     # What is null in one sample is an object in another: its fields are looked for there.
     either = "|".join((*patterns.values(), *(_parent(pattern) for pattern in patterns.values())))
     assert [path for path in sorted(there) if not re.fullmatch(either, path)] == []
@@ -128,6 +132,11 @@ def _parent(pattern):
 def test_the_kinds_of_causes_are_listed():
     listed = SECTIONS["verification"].partition("A cause is of one of these kinds:")[2]
     assert tuple(re.findall(r"`([^`]+)`", listed)) == KINDS
+
+
+def test_each_rule_of_a_decision_is_explained():
+    rows = SECTIONS["report"].partition(RULES)[2].partition("|---|---|")[2]
+    assert sorted(documented(rows)) == sorted(Ground)
 
 
 def test_there_is_a_section_for_each_kind_of_result():
