@@ -35,7 +35,7 @@ def inspect(
     Reads no values, runs nothing of the file, and doesn't import torch for files. With `verify` every tensor of the
     chosen network is read, and compared with the SHA-256 that torchgraft writes beside tensors: see `verification`;
     `progress` hears bytes done and in all meanwhile.
-    With `statistics` every tensor is read, too, and what is strange about values is told: see `statistics`; `progress`
+    With `statistics` every tensor is read, too, and what is strange about values is reported: see `statistics`; `progress`
     hears of that reading as well, counted anew.
 
     Raises:

@@ -193,7 +193,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
 
 
 def _requested(source: Source, given: Given) -> dict[str, Step]:
-    """Return the steps that the caller's options make by themselves, but for what he keeps fresh or at zero."""
+    """Return the steps that the caller's options make by themselves, but for what is to stay fresh or start at zero."""
     from torchgraft.adapting import requested_steps
 
     network, request = given.choice.network, given.request

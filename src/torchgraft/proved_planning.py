@@ -82,7 +82,7 @@ def _trimmed(plan: Plan) -> Plan:
 def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[Plan, Trial]:
     """Return the plan as the first trial leaves it that proves it, with that trial; else as the first leaves it.
 
-    That outputs differ on an input that was guessed before is told: it may mean nothing to the models, or a lot.
+    That outputs differ on an input that was guessed before is reported: it may mean nothing to the models, or a lot.
     """
     from torchgraft.verifying.guessing import input_words
     from torchgraft.verifying.settling import settle

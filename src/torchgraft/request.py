@@ -232,7 +232,7 @@ class Request:
 
     @property
     def runs_models(self) -> bool:
-        """Whether the model is to be run before the plan is told."""
+        """Whether the model is to be run before the plan is reported."""
         return self.inputs is not None or self.golden is not None
 
     @property

@@ -36,6 +36,8 @@ USED_BY = {
     "STRANGE": ("solving.solve", "judging.certainty"),
     "SAME": ("doubts.parts",),
     "AKIN": ("structure",),
+    "AROUND": ("doubts.layers", "structure"),
+    "HALF": ("structure",),
 }
 NAMES = [f"{module}.{name}" for module, names in CONSTANTS.items() for name in names.split()]
 

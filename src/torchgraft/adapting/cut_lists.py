@@ -31,7 +31,7 @@ def cut_lists(
 ) -> dict[Cut, list[str]]:
     """Return the lists of which whole members are left over that are like others, which are used; in file order.
 
-    A list is told as `layers=` takes it: by its path, or as `layer{i}` where members have their numbers in their names.
+    A list is named as `layers=` takes it: by its path, or as `layer{i}` where members have their numbers in their names.
     """
     found: dict[Cut, list[str]] = {}
     if not left_over:

@@ -30,7 +30,7 @@ PARTS = {
 # name of the layer; `to_out` is a list of which the first is the layer (diffusers' DIFFUSERS_OLD_TO_PEFT).
 _DOTTED = re.compile(r"(?<=\.)lora\.(down|up)(?=\.)")
 _IN_PROCESSOR = re.compile(r"(?:\.processor)?\.(to_\w+)_lora\.(down|up)(?=\.)")
-# What is told by its name to belong to an adapter, whether it can be merged or not.
+# What its name shows to belong to an adapter, whether it can be merged or not.
 _ADAPTERS = re.compile(r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_)|_lora\.(?:down|up)\.")
 # Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
 TURNED = frozenset({"Conv1D"})

@@ -1,4 +1,4 @@
-"""Which adapters this process added to which values, so that one that is added a second time is told."""
+"""Which adapters this process added to which values, so that one that is added a second time is reported."""
 
 from __future__ import annotations
 

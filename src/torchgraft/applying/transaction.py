@@ -59,9 +59,8 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
 
     Raises:
-        UsageError: there is no such `undo`, `placement` contradicts itself or the model, a tensor of the model can't be written to,
-            or another load fills
-            it, or what shares its memory.
+        UsageError: there is no such `undo`, `placement` contradicts itself or the model, a tensor of the model can't be written
+            to, or another load fills it, or what shares its memory.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.

@@ -66,7 +66,7 @@ class ErrorGroup(click.Group):
             raise in_our_words(error) from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; one that isn't there is told here, since not all releases of click know one like it."""
+        """Find the command; one that isn't there is reported here, since not all releases of click know one like it."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             hint = did_you_mean(args[0], self.commands) or f"; there are {', '.join(sorted(self.commands))}"
             raise Misuse(f"there is no command {args[0]!r}{hint}")

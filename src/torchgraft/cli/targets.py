@@ -37,7 +37,7 @@ def is_path(model: str) -> bool:
 
 
 def _is_there(path: str) -> bool:
-    """Return whether there is a file, as far as one may look: what lies behind a locked folder is told when it is read."""
+    """Return whether there is a file, as far as one may look: what lies behind a locked folder is seen when it is read."""
     try:
         return Path(path).exists()
     except PermissionError:

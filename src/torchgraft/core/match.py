@@ -95,9 +95,8 @@ class Leaf:
         return prod(self.shape)
 
 
-_set_role, _set_owner = (
-    Leaf.__dict__[name].__set__ for name in ("role", "owner")
-)  # as object.__setattr__ does, sooner
+# As object.__setattr__ does, in half the time.
+_set_role, _set_owner = (Leaf.__dict__[name].__set__ for name in ("role", "owner"))
 
 
 # All leaves of the file, and of the model.

@@ -33,7 +33,7 @@ def origin_of(model: Target, specs: Mapping[str, TensorSpec], *, by_values: bool
         if by_values:
             return model
         text = f"source_model has {len(held)} tensors, of which the checkpoint holds {len(found)} in the same size"
-        raise UsageError(f"{text}: give the module that the checkpoint was saved from, or leave it away")
+        raise UsageError(f"{text}: give the module that the checkpoint was saved from, or leave it out")
 
     paths = {path: files + path.removeprefix(own.rstrip(".")).removeprefix(".") for path in model.classes}
     kept = {path: new.rstrip(".") for path, new in paths.items() if f"{path}.".startswith(own)}

@@ -13,8 +13,8 @@ from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.evidence.trust import trusted
-from torchgraft.matching.judging.certainty import AKIN, CERTAIN, LIKELY, Familiar, Sureness, sureness
-from torchgraft.matching.judging.judge import Pair
+from torchgraft.matching.judging.certainty import AKIN, AROUND, CERTAIN, LIKELY, Familiar, Sureness, sureness
+from torchgraft.matching.judging.judge import HALF, Pair
 from torchgraft.matching.judging.reasons import OTHER_NAME
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.naming import SAME_NAME, Naming
@@ -177,13 +177,13 @@ def _leaf_matches(pair: Pair, sure: Sureness, problem: Problem, naming: Naming) 
 def _why(pair: Pair, source: Unit, target: Unit, naming: Naming) -> Why:
     evidence = []
     ours, theirs = source.block, target.block
-    if pair.name > 0.5:
+    if pair.name > HALF:
         evidence.append(_names_alike(pair.name))
     if pair.in_order:
         evidence.append("same place in the order")
-    if pair.block > 0.5 and ours:
+    if pair.block > AROUND and ours:
         evidence.append(_blocks_agree(ours, theirs, pair.block))
-    if pair.tail > 0.5:
+    if pair.tail > AROUND:
         evidence.append(_tails_agree(source.tail, target.tail, pair.tail))
     here, there = source.tail, target.tail
     if pair.named:

@@ -102,9 +102,8 @@ class TensorFates:
         return tuple(t for t in self.tensors if t.is_buffer)
 
 
-Loads = (
-    Report | Plan | Sequence[Report | Plan]
-)  # what load() returned: once, or several times, in the order of the loads
+# What load() returned: once, or several times, in the order of the loads.
+Loads = Report | Plan | Sequence[Report | Plan]
 
 
 def plan_of(given: Report | Plan) -> Plan:

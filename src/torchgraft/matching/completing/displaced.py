@@ -1,4 +1,4 @@
-"""What goes elsewhere only since the caller said something of other places is in doubt: nothing is surer for his rules."""
+"""What goes elsewhere only since the caller said something of other places is in doubt: nothing is surer for such rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def with_displaced_doubted(
 ) -> Matching:
     """Return the matching with what only goes where it does since the caller said something else, in doubt.
 
-    So is what is in doubt without his rules, where these say nothing new, or where the doubt is about the pair's own name.
+    So is what is in doubt without the caller's rules, where these say nothing new, or where the doubt is about the pair's own name.
     `without_rules` finds what there is without them, which takes as long as the matching did: it is asked only where a tensor
     of which they don't speak has another name in the model. `keys` are all of the file.
     """

@@ -1,6 +1,6 @@
 """Rules that put pairs in doubt which fit when looked at alone, by what all pairs together leave unmatched.
 
-Each rule is a function with its sentence beside it; where several hold for a pair, the first of the list is told. What was
+Each rule is a function with its sentence beside it; where several hold for a pair, the first of the list is reported. What was
 in doubt when looked at alone stays so for that reason.
 """
 

@@ -11,6 +11,7 @@ from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.evidence.scores import STRANGE
+from torchgraft.matching.judging.certainty import AROUND
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.names.lists import is_one_path
@@ -190,7 +191,7 @@ def one_of_several(found: Found) -> Iterator[Pair]:
     for pair, source, target in found.with_units():
         if _is_called_like_row(source, target, theirs) or _is_called_like_row(target, source, ours):
             yield pair
-        elif not pair.named and pair.block <= 0.5 and source.last.isdecimal() and target.last.isdecimal():
+        elif not pair.named and pair.block <= AROUND and source.last.isdecimal() and target.last.isdecimal():
             alone = sizes[0][source.parent] == 1, sizes[1][target.parent] == 1
             grew = (alone[0] and target.parent in theirs) or (alone[1] and source.parent in ours)
             if grew and is_one_path(source.parent, target.parent):

@@ -16,6 +16,8 @@ from torchgraft.matching.parts.units import BARE, Unit, flat_class, keeps_statis
 
 # Score from which on a pair is taken at all: shapes that fit give 1, and words that exclude each other take more than that.
 FITS = 0.4
+# Score of what never belongs together: no evidence makes up for it.
+NEVER = -9.0
 # Likeness of names below which they say nothing.
 STRANGE = 0.15
 

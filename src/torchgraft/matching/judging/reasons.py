@@ -1,4 +1,4 @@
-"""Why pairs are doubted: the reasons of the judge, and what the rules of the stages behind him are."""
+"""Why pairs are doubted: the reasons of the judge, and what the rules of the stages behind it are."""
 
 from __future__ import annotations
 

@@ -93,9 +93,10 @@ class Unit:
         return sum(leaf.numel for leaf in self.leaves.values())
 
 
+# As object.__setattr__ does, in half the time.
 _set_parent, _set_last, _set_block, _set_tail = (
     Unit.__dict__[name].__set__ for name in ("parent", "last", "block", "tail")
-)  # as object.__setattr__ does, sooner
+)
 _make_unit = maker(Unit)
 
 

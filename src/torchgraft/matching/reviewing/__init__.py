@@ -19,7 +19,7 @@ from torchgraft.matching.reviewing.rotary_rows import rows_in_unknown_order
 
 __all__ = ["Finished", "reviewed"]
 
-# A rule returns the slots that it doubts, each with the reason; where several hold for a slot, the first is told.
+# A rule returns the slots that it doubts, each with the reason; where several hold for a slot, the first is reported.
 RULES: tuple[Rule[Callable[[Finished], Mapping[str, str]]], ...] = (
     Rule(rows_in_unknown_order, of_values=True),
     Rule(beside_free_copies),
@@ -38,7 +38,7 @@ RULES: tuple[Rule[Callable[[Finished], Mapping[str, str]]], ...] = (
 def reviewed(finished: Finished) -> Matching:
     """Return the matching with what speaks against its pairs.
 
-    What a rule says here is told in place of an earlier doubt: it sees whole modules, and names them. Where the caller says
+    What a rule says here is reported in place of an earlier doubt: it sees whole modules, and names them. Where the caller says
     what fills a slot, only rules that speak of values are asked.
     """
     doubts: dict[str, Doubt] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchgraft.matching.evidence.blocks import block_votes, tail_votes
 from torchgraft.matching.evidence.order import behind_layers, is_orderly, sequences_of
-from torchgraft.matching.evidence.scores import FITS, STRANGE, Evidence, gather
+from torchgraft.matching.evidence.scores import FITS, NEVER, STRANGE, Evidence, gather
 from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.lists import counted, stem
 from torchgraft.matching.parts.units import Unit
@@ -104,7 +104,7 @@ def _scores(evidence: Evidence, problem: Problem, shifts: Shifts) -> np.ndarray:
         score[i, j] += PINNED
     soft = evidence.soft & ((evidence.names > TELLING) | (_marks(set(problem.pinned.items()), score.shape) > 0))
     score[soft] -= OTHER_SIZES
-    score[~(evidence.fits | soft)] = -9.0
+    score[~(evidence.fits | soft)] = NEVER
     return score
 
 

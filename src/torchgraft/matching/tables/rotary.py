@@ -20,9 +20,8 @@ class Pairing:
     # Paths that must be there too (each "../" leads one module further out): names of the projections alone are shared by
     # models that pair otherwise, or not at all.
     beside: tuple[str, ...]
-    layout: (
-        str  # "half": row i with row i of the other half of its head; "interleaved": rows beside each other; or EITHER
-    )
+    # "half": row i with row i of the other half of its head; "interleaved": rows beside each other; or EITHER
+    layout: str
     source: str  # where that can be read
     # Of which architectures alone, where the file says what it holds and one program gives many the same names.
     of: frozenset[str] = frozenset()

@@ -24,9 +24,8 @@ PIECE = 16 << 20
 TRIES = 8
 _MOST_BUFFERS = 1024  # of one system call (IOV_MAX of Linux)
 _SEEK = Lock()
-_HUB_NAME = re.compile(
-    r"(?!.*\.[a-z]+5?\Z)(?:[\w-][\w.-]*/[\w.-]*\w|[A-Za-z][\w-]*)"
-)  # owner/name or a name, without a file's ending
+# owner/name or a name, without a file's ending
+_HUB_NAME = re.compile(r"(?!.*\.[a-z]+5?\Z)(?:[\w-][\w.-]*/[\w.-]*\w|[A-Za-z][\w-]*)")
 
 
 def shown(path: str) -> str:
