@@ -282,6 +282,14 @@ def test_a_full_disk_behind_stdout_is_an_error_of_its_own(files, how):
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_stdout_that_is_closed_from_the_start_is_an_error_as_a_full_disk_is(files):
+    command = ["sh", "-c", '"$0" -m torchgraft inspect "$1" >&-', sys.executable, str(files / "mine.safetensors")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == errors.WriteError.exit_code
+    assert done.stderr.startswith("error: the result can't be printed: standard output is closed")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder in use can't be removed there")
 def test_a_folder_that_is_gone_is_told(files, tmp_path):
     gone = tmp_path / "gone"

@@ -115,19 +115,27 @@ def run(monkeypatch, tmp_path):
     return lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
 
 
-def test_layers_are_picked(run):
+@pytest.mark.parametrize("picks", [["--set", 'layers={"blocks": [1, 3, 5]}'], ["--layers", "blocks=1,3, 5"]])
+def test_layers_are_picked(run, picks):
     def blocks(n):
         return nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(3, 3) for _ in range(n))})
 
     tg.save("six.safetensors", blocks(6).state_dict())
     tg.save("three.safetensors", blocks(3).state_dict())
-    picked = run(
-        "load", "six.safetensors", "--model", "three.safetensors", "-o", "out.safetensors",
-        "--set", 'layers={"blocks": [1, 3, 5]}',
-    )  # fmt: skip
+    picked = run("load", "six.safetensors", "--model", "three.safetensors", "-o", "out.safetensors", *picks)
     assert picked.exit_code == 0, picked.output
     with tg.open_checkpoint("six.safetensors") as old, tg.open_checkpoint("out.safetensors") as new:
         assert torch.equal(new.read("", "blocks.2.weight"), old.read("", "blocks.5.weight"))
+
+
+@pytest.mark.parametrize(
+    "said", ["blocks", "blocks=", "blocks=0,", "blocks=0-4", "blocks=-1", "blocks=1e3", f"blocks={'9' * 5000}"]
+)
+def test_layers_that_are_no_numbers_are_refused(run, said):
+    refused = run("plan", "no.pt", "--model", "no.pt", "--layers", said)
+    assert refused.exit_code == tg.UsageError.exit_code
+    assert "write it as LIST=0,2,4" in refused.stderr
+    assert len(refused.stderr) < 5000
 
 
 def test_a_source_is_shown_run_and_recorded(run):

@@ -20,9 +20,10 @@ from torchgraft.core.formatting import did_you_mean
 if TYPE_CHECKING:
     from torchgraft.reporting.view import Group, Section, View
 
-PAIRS = {"rename": "A=B", "in_channels": "NAME=RULE", "copies": "A=B", "init": "PATTERN=KIND"}
+PAIRS = {"rename": "A=B", "in_channels": "NAME=RULE", "copies": "A=B", "init": "PATTERN=KIND", "layers": "LIST=0,2,4"}
 NOT_IN_JSON = ("source_model", "inputs", "source_inputs")  # models and tensors, which no JSON holds; they have options
 _TEXTS = ("prefer", "learned", "on_doubt", "accept", "qkv_layout", "golden")  # may be given without JSON's quotes
+_LONGEST = 10  # digits of a number
 SETTABLE = tuple(name for name in Arguments.__annotations__ if name not in NOT_IN_JSON)
 
 
@@ -36,6 +37,8 @@ def keyword_arguments(given: dict[str, Any]) -> dict[str, Any]:
     for name, form in PAIRS.items():
         if name in out:
             out[name] = _pairs(name, out[name], form)
+    if "layers" in out:
+        out["layers"] = {path: _numbers(path, said) for path, said in out["layers"].items()}
     for text in out.pop("settings", ()):
         for name, value in _setting(text).items():
             if name in out:
@@ -57,6 +60,14 @@ def _pairs(name: str, given: Sequence[str], form: str) -> dict[str, str]:
     return out
 
 
+def _numbers(path: str, said: str) -> list[int]:
+    """Return the numbers of layers in a text such as `0,2,4`."""
+    numbers = [number.strip() for number in said.split(",")]
+    if not all(number.isascii() and number.isdecimal() and len(number) < _LONGEST for number in numbers):
+        raise UsageError(f"--layers {printable(f'{path}={said}')}: write it as {PAIRS['layers']}, with numbers from 0")
+    return [int(number) for number in numbers]
+
+
 def _setting(text: str) -> dict[str, Any]:
     """Return what `KEYWORD=JSON`, `KEYWORD=@FILE` or `@FILE` says."""
     if text.startswith("@"):
@@ -66,7 +77,7 @@ def _setting(text: str) -> dict[str, Any]:
         return {_known(name): value for name, value in found.items()}
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {printable(text)}: write it as KEYWORD=JSON, e.g. 'layers={{\"blocks\": [0, 2, 4]}}'")
+        raise UsageError(f"--set {printable(text)}: write it as KEYWORD=JSON, e.g. 'permute={{\"head\": [1, 0]}}'")
     name = _known(name.strip().replace("-", "_"))
     if value.startswith("@"):
         return {name: _json(_content(value), text)}
@@ -88,7 +99,7 @@ def _json(content: str, text: str) -> Any:
         return json.loads(content)
     except ValueError as error:
         said = f"--set {printable(text)}: no JSON ({error})"
-        raise UsageError(f"{said}; texts need double quotes, as in 'layers={{\"blocks\": [0, 2, 4]}}'") from error
+        raise UsageError(f"{said}; texts need double quotes, as in 'permute={{\"head\": [1, 0]}}'") from error
 
 
 def _known(name: str) -> str:
@@ -208,7 +219,14 @@ def _typed(name: str, option: str | None, value: Any) -> str:
             return " ".join(f"{option} {quote(one)}" for one in value)
         if texts and name in PAIRS and all(isinstance(one, str) for one in value.values()):
             return " ".join(f"{option} '{old}={new}'" for old, new in value.items())
+        if name == "layers" and isinstance(value, dict) and all(map(_are_numbers, value.values())):
+            picks = ((path, ",".join(map(str, numbers))) for path, numbers in value.items())
+            return " ".join(f"{option} {quote(f'{path}={listed}')}" for path, listed in picks)
     return _set(name, json.dumps(value))
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, int) for one in value)
 
 
 def _set(name: str, value: str) -> str:

@@ -49,6 +49,12 @@ _NAMING = (
         help="Names under A in the checkpoint are under B in the model. {i} is a number; a final dot a prefix.",
     ),
     option(
+        "--layers",
+        multiple=True,
+        metavar="LIST=0,2,4",
+        help="Which layers of a list in the checkpoint the model's are, by their numbers.",
+    ),
+    option(
         "--learned",
         metavar="FILE",
         help="A learned conversion: the checkpoint is converted as it is read.",
@@ -111,7 +117,7 @@ _BECOMING = (
         "settings",
         multiple=True,
         metavar="KEYWORD=JSON",
-        help="Any keyword argument of the library, without an option or with one: 'layers={\"blocks\": [0, 2, 4]}'. "
+        help="Any keyword argument of the library, without an option or with one: 'permute={\"head\": [1, 0]}'. "
         "=@FILE reads its JSON from a file, @FILE alone all keywords from one JSON object.",
     ),
 )

@@ -45,21 +45,25 @@ def show(kind: str, result: Any, how: Shown, data: Callable[[], dict[str, Any]] 
     say(view_text(view, most_lines=most))
 
 
+_UNSHOWN = "the result can't be printed: {}; files that were asked for are written"
+
+
 def say(text: str, *, end: str = "\n", err: bool = False) -> None:
     """Print a text to stdout, or to stderr.
 
     Raises:
-        WriteError: it can't be written, as into a file on a full disk. A pipe that was closed is the shell's business.
+        WriteError: it can't be written, as into a file on a full disk, or where stdout was closed ahead (`>&-`). A pipe that was
+            closed is the shell's business.
     """
+    if sys.stdout is None and not err:
+        raise WriteError(_UNSHOWN.format("standard output is closed"))
     try:
         click.echo(text + end, nl=False, err=err)
     except BrokenPipeError:
         raise
     except OSError as error:
         _give_up(sys.stderr if err else sys.stdout)
-        raise WriteError(
-            f"the result can't be printed: {cause_of(error)}; files that were asked for are written"
-        ) from error
+        raise WriteError(_UNSHOWN.format(cause_of(error))) from error
 
 
 def _give_up(stream: TextIO) -> None:
