@@ -58,9 +58,14 @@ def test_matrices_and_fused_convolutions_are_named_by_their_modules(tmp_path):
         [node("MatMul", "/a/MatMul", "onnx::MatMul_1"), node("MatMul", "/a/MatMul_1", "onnx::MatMul_2")],
         [node("MatMul", "/MatMul", "onnx::MatMul_1"), node("MatMul", "MatMul_5", "onnx::MatMul_2")],
         [node("LSTM", "/a/LSTM", "onnx::MatMul_1", "onnx::MatMul_2")],
+        [
+            node("MatMul", f"/{'/'.join('ab' * 400)}/MatMul", "onnx::MatMul_1"),
+            node("MatMul", "/../../a/MatMul", "onnx::MatMul_2"),
+        ],
+        [node("MatMul", "/a\x1b[1m/MatMul", "onnx::MatMul_1"), node("MatMul", "/a//MatMul", "onnx::MatMul_2")],
         [node("MatMul", "/c/MatMul", "onnx::MatMul_1")],
     ],
-    ids=["two modules", "two in one module", "no module", "another order of rows", "taken"],
+    ids=["two modules", "two in one module", "no module", "another order of rows", "no path", "no name", "taken"],
 )
 def test_what_is_not_told_keeps_its_name(tmp_path, nodes):
     tensors = dict.fromkeys(("onnx::MatMul_1", "onnx::MatMul_2", "c.kernel"), torch.randn(2, 2))
@@ -76,6 +81,9 @@ def test_what_the_exporter_kept_once_for_equal_values_has_all_its_names(tmp_path
         helper.make_node("Identity", ["1.weight"], ["onnx::Conv_5"], name="Identity_2"),
         helper.make_node("Identity", ["0.weight"], ["/a/Identity_output_0"], name="/a/Identity"),
         helper.make_node("Identity", ["x"], ["y"], name="Identity_3"),
+        helper.make_node("Identity", ["y"], ["x"], name="Identity_4"),
+        helper.make_node("Identity", ["w"], ["w"], name="Identity_5"),
+        helper.make_node("Identity", [], [], name="Identity_6"),
         node("Conv", "/c/Conv", "w", "onnx::Conv_5"),
     ]
     path, names, _ = names_in(tmp_path, {"0.weight": one, "w": torch.randn(3, 2, 1)}, nodes)

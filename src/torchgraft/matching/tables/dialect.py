@@ -61,10 +61,10 @@ _SPELLINGS = {
     "final norm": "emb layer norm after",
     "pos": (
         "position embeddings, position embedding, positional embedding, pos embedding, pos embed, pos emb, "
-        "embed positions, wpe"
+        "embed positions, wpe, position embd"
     ),
-    "tok": "word embeddings, token embedding, token embeddings, embed tokens, tok embeddings, wte",
-    "segment": "token type embeddings",
+    "tok": "word embeddings, token embedding, token embeddings, embed tokens, tok embeddings, wte, token embd",
+    "segment": "token type embeddings, token types",
     "cls": "class token, class embedding, cls token",
     "dist": "distillation token, dist token, distillation",
     "register": "register tokens, reg token",

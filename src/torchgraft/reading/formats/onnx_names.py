@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 _UNNAMED = re.compile(r"(?:onnx::\w+?_)?\d+")
 _INSIDE = ("/", "::")
+_PATH = re.compile(r"\w[\w-]*(?:\.\w[\w-]*){,31}")
 # What the inputs of a node are after its data, by what torch calls them; a matrix that is applied from the right is a `kernel`,
 # stored [in, out], as elsewhere in files of that order.
 _ROLES: Mapping[str, tuple[str, ...]] = {
@@ -75,4 +76,5 @@ def _module(use: Use) -> str:
         if path and segment.startswith(f"{path[-1]}."):
             path.pop()
         path.append(segment)
-    return ".".join(path)
+    joined = ".".join(path)
+    return joined if _PATH.fullmatch(joined) else ""
