@@ -17,6 +17,9 @@ _JOINT = re.compile(r"_(?=[a-z])")
 _FOLDED = ("_weight", "_bias")
 _OUTPUT = ":0"
 _NUMBERED = "_._"  # before the numbers of a list in transformers' TensorFlow models: `layer_._0`
+_UNDIVIDED = re.compile(
+    r"(?:arg:|aux:)?(?P<stem>.+)_(?P<role>weight|bias|gamma|beta|(?:running|moving)_(?:mean|var))", re.DOTALL
+)
 _SINGLE = frozenset({("q",), ("k",), ("v",), ("o",)})
 
 
@@ -107,7 +110,20 @@ def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
     if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
         plain = [name.removesuffix(_OUTPUT).replace(_NUMBERED, "_") for name in shown]
         shown = next(found for found in (_said_once(plain), plain, shown) if len(set(found)) == len(found))
-    return [_dotted(name) for name in shown]
+    return _with_owners([_dotted(name) for name in shown], names)
+
+
+def _with_owners(names: list[str], ours: Collection[str]) -> list[str]:
+    """Return names of MXNet's spelling with a dot before what the tensor is to its layer: `stage1_batchnorm0.gamma`.
+
+    Gluon and MXNet write no dots at all, and the latter which kind of tensor it is in front: `aux:bn0_moving_mean`. What is one of
+    the model's names, `ours`, is none of these.
+    """
+    if any("." in name or name in ours for name in names) or not any(name.endswith("_gamma") for name in names):
+        return names
+    parts = [_UNDIVIDED.fullmatch(name) for name in names]
+    out = [f"{found['stem']}.{found['role']}" if found else name for name, found in zip(names, parts, strict=True)]
+    return out if len(set(out)) == len(out) else names
 
 
 def _said_once(names: Sequence[str]) -> list[str]:

@@ -191,7 +191,7 @@ _ROLES = {
     "weight": ("weight", "kernel", "depthwise_kernel", "w", "a_2"),
     "bias": ("bias", "b", "beta", "offset", "b_2"),
     "mean": ("running_mean", "moving_mean", "mean"),
-    "var": ("running_var", "moving_variance", "var"),
+    "var": ("running_var", "moving_variance", "moving_var", "var"),
     "count": ("num_batches_tracked",),
 }
 ROLES = {role: meant for meant, roles in _ROLES.items() for role in roles}
