@@ -33,6 +33,10 @@ def weighted(base):
     return function
 
 
+def normed_beside(a):
+    return F.layer_norm(a, (4,), eps=1e-12) + a
+
+
 CASES = {
     "inputs in another order": (
         lambda a, b: (a @ b.transpose(1, 2)).softmax(-1),
@@ -58,6 +62,24 @@ CASES = {
         "order",
         "picks",
     ),
+    "entries in another order": (
+        lambda a, b: a.reshape(2, 3, 2, 2)[:, :, 0] + b[..., :2],
+        lambda a, b: a.reshape(2, 3, 2, 2).transpose(2, 3)[:, :, 0] + b[..., :2],
+        "order",
+        "takes the same entries as select in the model itself (Made) of the source, in another order",
+    ),
+    "an input that is a multiple": (
+        lambda a, b: normed_beside(a) + b,
+        lambda a, b: normed_beside(a * 4) + b,
+        "scale",
+        "takes a value that is 4 times that of the source, out of mul in the model itself (Made)",
+    ),
+    "another way of pooling": (
+        lambda a, b: F.avg_pool1d(a, 2) + F.avg_pool1d(b, 2),
+        lambda a, b: F.avg_pool1d(a, 2) + F.max_pool1d(b, 2),
+        "structure",
+        "at this place",
+    ),
     "another operation": (lambda a, b: a.relu() + b, lambda a, b: a.cumsum(1) + b, "structure", "at this place"),
 }
 
@@ -69,6 +91,20 @@ def test_the_first_cause_says_what_differs(case):
     assert not said.passed
     assert said.causes[0].kind == kind, str(said)
     assert words in said.causes[0].text, str(said)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, lambda n, m, bias: nn.Conv1d(n, m, 1, bias=bias)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_weight_that_one_side_lacks_is_named(layer, biased):
+    source, model = (nn.ModuleDict({"body": layer(4, 4, bias=bias)}) for bias in (biased, not biased))
+    for one in (source, model):
+        one.forward = one["body"].forward
+    model.load_state_dict(source.state_dict(), strict=False)
+    said = tg.verify(model, source, torch.randn(2, 4, 4), plan=tg.Plan(steps=()))
+    assert [(cause.kind, len(cause.source), len(cause.target)) for cause in said.causes] == [
+        ("structure", 1 + biased, 2 - biased)
+    ]
+    assert f"the model {'with' if biased else 'without'} the weight that" in said.causes[0].remedy
 
 
 class Doubling(nn.Module):

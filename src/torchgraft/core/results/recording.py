@@ -8,6 +8,9 @@ from math import inf, isfinite, sqrt
 
 from torchgraft.core.specs import Shape
 
+# Greatest distance of the fingerprints of a value and of a multiple that is taken for it.
+_SAME = 1e-5
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -59,6 +62,25 @@ class Fingerprint:
         if self.order is None or other.order is None or not isfinite(self.order - other.order):
             return False
         return abs(self.order - other.order) > rounding * sqrt(max(self.squares, other.squares))
+
+    def multiple_of(self, other: Fingerprint) -> float | None:
+        """Return the number that `other` is to be multiplied by to get this one, None where there is none but 1 or 0."""
+        figures = self._figures(), other._figures()
+        if (
+            self.is_plain
+            or other.is_plain
+            or self.huge
+            or other.huge
+            or not all(map(isfinite, (*figures[0], *figures[1])))
+        ):
+            return None
+        size = sqrt(self.squares / other.squares)
+        for times in (size, -size):
+            ends = sorted((times * other.least, times * other.greatest))
+            made = Fingerprint(other.numel, times * other.total, times**2 * other.squares, ends[0], ends[1])
+            if self.distance(made) <= _SAME and abs(times - 1) > _SAME:
+                return times
+        return None
 
     def _figures(self) -> tuple[float, float, float, float]:
         return (self.total, self.squares, self.least, self.greatest)

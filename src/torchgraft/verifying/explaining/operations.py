@@ -42,7 +42,13 @@ def structural_causes(matches: Matches, point: DivergencePoint) -> list[Cause]:
     if point.target is None or point.source is None:
         return [_without_counterpart(matches, point)]
     target, source = matches.target.operations[point.target], matches.source.operations[point.source]
-    return [*_exchanged_inputs(matches, target, source), *_other_operations(matches, target, source)]
+    if found := list(_other_weights(matches, target, source)):
+        return found
+    return [
+        *_exchanged_inputs(matches, target, source),
+        *_multiples(matches, target, source),
+        *_other_operations(matches, target, source),
+    ]
 
 
 def _modes(target: Operation, source: Operation) -> Iterator[Cause]:
@@ -182,10 +188,56 @@ def _other_operations(matches: Matches, target: Operation, source: Operation) ->
         text = f"{operation_words(target)} picks {_settings_words(target)}, the source {_settings_words(source)}"
         remedy = "the parts are laid out in another order: check heads, parts of fused weights, and rotary pairs"
         yield cause_at(target, source, "order", text, remedy)
+    elif target.name.rstrip("_") != source.name.rstrip("_"):
+        text = f"at this place the model runs {operation_words(target)}, the source {operation_words(source)}"
+        yield cause_at(target, source, "structure", text, "build the model with what the source does")
     elif _works_on_another_value(matches, target, source):
         text = f"{operation_words(target)} works on another value than {operation_words(source)} of the source"
         remedy = "compare the order of layers: the step stands in another place"
         yield cause_at(target, source, "structure", text, remedy)
+    elif target.settings == source.settings and _takes_the_same_entries(matches, target, source):
+        text = f"{operation_words(target)} takes the same entries as {operation_words(source)} of the source, in another order"
+        remedy = (
+            "compare how they are laid out before: heads or parts of a fused layer, groups of channels, transposed axes"
+        )
+        yield cause_at(target, source, "order", text, remedy)
+
+
+def _other_weights(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
+    """Yield weights that enter on one side alone, such as a bias, into operations of one kind on the same value."""
+    if family(target.name) != family(source.name) or _works_on_another_value(matches, target, source):
+        return
+    used = [
+        tuple(", ".join(recording.values[n].weights) for n in op.inputs if recording.values[n].weights)
+        for op, recording in ((target, matches.target), (source, matches.source))
+    ]
+    if len(used[0]) != len(used[1]) and all(used):
+        ours, theirs = (" and ".join(names) for names in used)
+        text = f"{operation_words(target)} uses {ours}, in the source {theirs}"
+        remedy = f"build the model {'with' if len(used[0]) < len(used[1]) else 'without'} the weight that makes the difference"
+        yield cause_at(target, source, "structure", text, remedy, (used[0], used[1]))
+
+
+def _multiples(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
+    """Yield an input that is the source's at the same place times a number."""
+    if family(target.name) != family(source.name) or len(target.inputs) != len(source.inputs):
+        return
+    for number, other in zip(target.inputs, source.inputs, strict=True):
+        ours, theirs = matches.target.values[number], matches.source.values[other]
+        if number in matches.source_of or not (ours.live and theirs.live and ours.fingerprint and theirs.fingerprint):
+            continue
+        times = ours.fingerprint.multiple_of(theirs.fingerprint)
+        if times is None:
+            continue
+        made = f", out of {operation_words(matches.target.operations[ours.op])}" if ours.op >= 0 else ""
+        text = f"{operation_words(target)} takes a value that is {times:.4g} times that of the source{made}"
+        yield cause_at(target, source, "scale", text, f"make it {1 / times:.4g} times what it is", (times, 1.0))
+
+
+def _takes_the_same_entries(matches: Matches, target: Operation, source: Operation) -> bool:
+    pairs = list(zip(target.inputs, source.inputs, strict=False))
+    live = [(a, b) for a, b in pairs if matches.target.values[a].live]
+    return len(target.inputs) == len(source.inputs) and all(b in matches.source_of.get(a, ()) for a, b in live)
 
 
 def _works_on_another_value(matches: Matches, target: Operation, source: Operation) -> bool:
