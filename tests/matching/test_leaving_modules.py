@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from filling import filled
 from torch import nn
 
@@ -92,3 +93,14 @@ def test_behind_a_wrapper_a_part_that_was_changed_keeps_its_name_before_a_copy()
     file = file_of(nn.ModuleDict({"transformer": part("layers"), "head": nn.Linear(8, 3)}))
     with pytest.raises(tg.PlanRefusedError, match=r"the model has transformer.*, too"):
         tg.load(filled(nn.ModuleDict({"model": nn.ModuleDict(parts)})), file)
+
+
+@pytest.mark.parametrize("names", [("proj_b", "mix"), ("mix", "proj_b")])
+def test_of_two_layers_in_a_block_that_with_the_name_and_more_is_not_surely_meant(names):
+    shapes = {"up.weight": (12, 6), "down.weight": (6, 12), "norm.weight": (6,)}
+    file, model = ({
+        f"layers.{n}.{name}": torch.zeros(shape)
+        for n in range(2) for name, shape in (shapes | {f"{one}.weight": (6, 6) for one in square}).items()
+    } for square in (("proj",), names))  # fmt: skip
+    plan = tg.plan(model, file)
+    assert {step.slot.name for step in plan.doubtful} == {f"layers.{n}.proj_b.weight" for n in range(2)}

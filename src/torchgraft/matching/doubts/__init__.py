@@ -34,6 +34,8 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(changed.alike_at_other_numbers, changed.SHIFTED),
     Rule(changed.one_block_of_several, changed.ONE_BLOCK),
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),
+    Rule(lists.torn_from_other_rows, lists.TORN),
+    Rule(lists.leaving_their_blocks, lists.LEAVES),
     Rule(parts.into_other_towers, parts.OTHER_TOWER),
     Rule(parts.beside_free_twins, parts.TWINS),
     Rule(parts.beside_free_namesakes, parts.NAMESAKE),

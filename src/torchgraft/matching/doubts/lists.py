@@ -224,6 +224,67 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
     return (pair for pair, ours, theirs in moved if not pair.named and (ours in own[0] or theirs in own[1]))
 
 
+TORN = "it would leave a row of layers of which others stay free, and go into one that both sides have"
+
+
+def torn_from_other_rows(found: Found) -> Iterator[Pair]:
+    """Yield layers that would go from one row into another, where the rest of the one stays free and both sides have the other.
+
+    `shared.2` to `actor.0`, with `shared.0` left over and `actor` on both sides: a whole row may go into another, no part of it.
+    """
+    rows = [
+        (pair, source, target) for pair, source, target in found.with_units()
+        if source.last.isdecimal() and target.last.isdecimal() and not source.blocks and not target.blocks
+    ]  # fmt: skip
+    left = (
+        [{unit.parent for unit in units if unit.last.isdecimal()} for units in found.free] if rows else [set(), set()]
+    )
+    if not any(left):
+        return
+    one_row = {(s.parent, t.parent) for _, s, t in rows if is_one_path(s.parent, t.parent)}
+    ours, theirs = {a for a, _ in one_row}, {b for _, b in one_row}
+    for pair, source, target in rows:
+        a, b = source.parent, target.parent
+        torn = (a in left[0] and b in theirs) or (b in left[1] and a in ours)
+        if torn and not pair.named and (a, b) not in one_row:
+            yield pair
+
+
+LEAVES = "it would leave its block for another one of the list, and the rest of both blocks goes elsewhere"
+
+
+def leaving_their_blocks(found: Found) -> Iterator[Pair]:
+    """Yield single units that would go from one block of a list to another, where either block has its own counterpart.
+
+    What two blocks or more have at one place may have moved on: the norm behind a block to the front of the next.
+    """
+    inside = [
+        (pair, source, target) for pair in found.held
+        for source, target in [found.units_of(pair)] if source.block and target.block
+    ]  # fmt: skip
+    goes: dict[str, Counter[str]] = defaultdict(Counter)
+    comes: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, source, target in inside:
+        goes[source.block][target.block] += 1
+        comes[target.block][source.block] += 1
+    leaving = [
+        (pair, _place_in_block(source))
+        for pair, source, target in inside
+        if not pair.named
+        and _is_elsewhere(goes[source.block], target.block)
+        and _is_elsewhere(comes[target.block], source.block)
+        and is_one_path(_place(source.block), _place(target.block))
+    ]
+    often = Counter([place for _, place in leaving])
+    return (pair for pair, place in leaving if often[place] == 1)
+
+
+def _is_elsewhere(partners: Counter[str], block: str) -> bool:
+    """Whether most of what a block holds goes with one other block."""
+    most, count = partners.most_common(1)[0]
+    return most != block and 2 * count > partners.total()
+
+
 EITHER_END = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )

@@ -68,16 +68,16 @@ MORE = "a layer of the same shapes stays free beside it, and one of the two name
 
 
 def called_with_more_words(found: Found) -> Iterator[Pair]:
-    """Yield layers outside of all lists of which one has the other's name and more words, beside a free one of its build.
+    """Yield layers of which one has the other's name and more words, beside a free one of its build.
 
     `fc` to `fc_aux`, where the model's `classifier` stays free: an added head may have the name of the old one in its own.
     """
-    free = [{(unit.parent, kind_of(unit)) for unit in units if not unit.blocks} for units in found.free]
+    free = [{(unit.parent, kind_of(unit)) for unit in units} for units in found.free]
     for pair, *units in found.with_units(unnamed=True) if any(free) else ():
         for side in (0, 1):
             own, other = units[side], units[1 - side]
             more = set(canonical(own.last)) > set(canonical(other.last))
-            if more and not own.blocks and (own.parent, kind_of(own)) in free[side]:
+            if more and (own.parent, kind_of(own)) in free[side]:
                 yield pair
 
 
