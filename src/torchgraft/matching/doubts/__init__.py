@@ -24,6 +24,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(layers.scales_and_norms, layers.SCALE),
     Rule(layers.norms_of_attentions, layers.UNORDERED),
     Rule(layers.against_their_words, layers.CONTRARY),
+    Rule(layers.passing_named_layers, layers.PASSING),
     Rule(layers.kernels_crosswise, layers.CROSSWISE),
     Rule(layers.one_of_several, layers.ONE_OF_SEVERAL),
     Rule(lists.otherwise_in_other_blocks, lists.ELSEWHERE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise, permutations
@@ -146,6 +146,24 @@ def _are_before_and_behind(one: str, other: str) -> bool:
 def _is_later(words: tuple[str, ...]) -> bool:
     """Return whether the words end in a norm with a number other than the first, or behind something."""
     return words[-2:-1] == ("norm",) and words[-1][:1] == "@" and words[-1] not in ("@0", "@1")
+
+
+PASSING = "its number is another one there, and it would pass layers that keep their names"
+
+
+def passing_named_layers(found: Found) -> Iterator[Pair]:
+    """Yield layers that go to another number, past others of the same module that go by their names: `bn2_new` to `bn1_new`."""
+    if found.unordered:
+        return
+    kept: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for pair, source, target in found.with_units():
+        if pair.named:
+            kept[source.parent, target.parent].append((source.order, target.order))
+    for pair, source, target in found.with_units(unnamed=True):
+        ours, theirs = ([word for word in words(unit.last) if word.isdecimal()] for unit in (source, target))
+        beside = kept.get((source.parent, target.parent), ()) if ours and theirs and ours != theirs else ()
+        if any((a < source.order) != (b < target.order) for a, b in beside):
+            yield pair
 
 
 CROSSWISE = "its kernel fits there alone, but convolutions of this block would change places, and no word of their names says so"
