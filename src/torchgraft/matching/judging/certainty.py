@@ -66,12 +66,12 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
     rivals = pair.rivalry
     if not pair.in_order and not rivals.outside and pair.block <= AROUND and pair.rare <= ALONE:
         return None  # the same words under another number, out of order, between blocks that don't agree otherwise
-    told = max(pair.block, pair.tail) > AROUND or pair.rare > ALONE
+    told = _around(pair) > AROUND or pair.rare > ALONE
     if pair.name >= (AKIN if told else SAME):  # `norm` and `fc_norm` of one library are two things
         return _foreign(pair, unordered=unordered)
     if rivals.outside:
         return LIKELY
-    if pair.in_order and max(pair.block, pair.tail) > AROUND:
+    if pair.in_order and _around(pair) > AROUND:
         return LIKELY if pair.name > HINTING else _doubt(OTHER_NAME)
     alone = pair.rare > ALONE and rivals.runner_up is None
     if alone and pair.stem:
@@ -82,26 +82,41 @@ def _left_over(pair: Pair, *, unordered: bool) -> Sureness | None:
 def _foreign(pair: Pair, *, unordered: bool) -> Sureness | None:
     """Return how sure a pair is by all the evidence there is."""
     rivals = pair.rivalry
-    context = max(pair.block, pair.tail)
-    if pair.name < STRANGE and not pair.in_order and pair.stem and pair.rare > ALONE and rivals.runner_up is None:
-        return LIKELY  # what alone reads an image, with a kernel of the same sizes, needs no name
-    if pair.name < STRANGE and context < UNTOLD and not pair.in_order:
-        left_over = pair.rare > ALONE or rivals.behind  # a last norm doesn't stay fresh without a word
-        return _doubt(OTHER_NAME) if left_over else None
-    # a table of two kinds of tokens is no head for two classes, though nothing else has its shape
-    if pair.name < STRANGE and not pair.listed and not pair.in_order:
-        return _doubt(OTHER_NAME)
-    if (pair.name < STRANGE or rivals.exchangeable) and not (rivals.told_apart or rivals.placed):
+    strange, alone = pair.name < STRANGE, pair.rare > ALONE
+    if strange and not pair.in_order:
+        if pair.stem and alone and rivals.runner_up is None:
+            return LIKELY  # what alone reads an image, with a kernel of the same sizes, needs no name
+        if _around(pair) < UNTOLD:  # a last norm doesn't stay fresh without a word
+            return _doubt(OTHER_NAME) if alone or rivals.behind else None
+        # a table of two kinds of tokens is no head for two classes, though nothing else has its shape
+        if not pair.listed:
+            return _doubt(OTHER_NAME)
+    if (strange or rivals.exchangeable) and not (rivals.told_apart or rivals.placed):
         return _doubt(BY_ORDER)
-    if rivals.told_apart and rivals.margin > MARGIN and (pair.name > HINTING or context > MOSTLY or pair.in_order):
+    if rivals.told_apart and rivals.margin > MARGIN and _says_something(pair):
         return CERTAIN
     by_order = rivals.told_apart or (pair.in_order and not unordered)
     if rivals.outside or (rivals.margin > MARGIN and rivals.unrivalled and by_order):
         return LIKELY
+    return LIKELY if rivals.placed and _is_far_ahead(pair, unordered=unordered) else _doubt(NO_MARGIN)
+
+
+def _says_something(pair: Pair) -> bool:
+    """Return whether anything speaks for a pair by itself: its name, what is around it, or order."""
+    return pair.name > HINTING or _around(pair) > MOSTLY or pair.in_order
+
+
+def _is_far_ahead(pair: Pair, *, unordered: bool) -> bool:
+    """Return whether a pair stands before its rivals in order, by what other blocks tell, or by what agrees."""
+    if pair.in_order or pair.rivalry.told_elsewhere:
+        return True
     agreed = pair.name >= AKIN or min(pair.block, pair.tail) > AROUND
-    least = 0.0 if rivals.told_apart else MARGIN
-    far_ahead = pair.in_order or rivals.told_elsewhere or (rivals.margin > least and (unordered or agreed))
-    return LIKELY if rivals.placed and far_ahead else _doubt(NO_MARGIN)
+    return pair.rivalry.margin > (0.0 if pair.rivalry.told_apart else MARGIN) and (unordered or agreed)
+
+
+def _around(pair: Pair) -> float:
+    """Return how much of what is around a pair is paired alike: in its block, or at its place in all blocks."""
+    return max(pair.block, pair.tail)
 
 
 def _doubt(reason: Doubt) -> Sureness:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from torchgraft.matching.evidence.order import Order
-from torchgraft.matching.evidence.scores import FITS, Evidence
+from torchgraft.matching.evidence.scores import FITS, NEVER, Evidence
 from torchgraft.matching.judging.openings import openings
 from torchgraft.matching.judging.rivals import rivals_of
 from torchgraft.matching.names.lists import place_of
@@ -37,9 +37,8 @@ class Rivalry:
     told_apart: bool = False  # no rival fits as well by name or block
     behind: bool = False  # both stand behind all lists, and no rival stays free
     unrivalled: bool = False  # no rival that stays free does, unless it stands elsewhere
-    placed: bool = (
-        False  # nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse
-    )
+    # Nor one that is paired, unless it stands elsewhere on both sides, or an exchange would be worse.
+    placed: bool = False
     outside: bool = False  # both stand beside all lists of their side under one name, and rivals stand in lists
     ended: bool = False  # the same of first or last norms under two names, in front of all lists or behind them
     told_elsewhere: bool = False  # other blocks tell it from a rival
@@ -155,7 +154,7 @@ class _Judge:
         context, evidence, pair = self._context, self._evidence, (i, j)
         contested = context.is_contested(i, j)
         column, row = self._total[:, j].copy(), self._total[i].copy()
-        column[i] = row[j] = -9.0
+        column[i] = row[j] = NEVER
         runner_up = int(column.argmax())
         rivals = [(side, k, self._partners[side].get(k)) for side in (0, 1) for k in rivals_of(i, j, evidence, side)]
         free = [(side, k) for side, k, other in rivals if other is None]
