@@ -54,12 +54,14 @@ class Side:
     def of(self, table: Leaf) -> Side:
         """Return the side as a position table sees it: without patches and their tokens where words stand nearer to it.
 
-        Models of images and text have both kinds of tables.
+        Models of images and text have both kinds of tables. Of tables of words those count that are beside it, or below that.
         """
         place = table.owner.rpartition(".")[0] if table.role == "weight" else table.owner
-        texts = [_way(place, owner) for owner, width in self.texts if width == table.shape[-1]]
+        texts = {owner: _way(place, owner) for owner, width in self.texts if width == table.shape[-1]}
         patches = [_way(place, owner) for owner in self.patches]
-        return Side((0,) * len(PREFIX_TOKENS)) if texts and patches and min(texts) < min(patches) else self
+        if texts and patches and min(texts.values()) < min(patches):
+            return Side((0,) * len(PREFIX_TOKENS), texts=self.texts)
+        return replace(self, texts=tuple([one for one in self.texts if texts.get(one[0], (1,))[0] == 0]))
 
     @property
     def prefix(self) -> int:
@@ -184,7 +186,17 @@ def _absolute(
         grids = ", ".join(f"({', '.join(map(str, one[1] if one else ('height', 'width')))})" for one in (file, model))
         text = f"the file has {seen[0]} and the model {seen[1]}: grids={{{name!r}: ({grids})}} states both"
         return Fit(None, text, certainty=Certainty.DOUBT)
-    if gone > 0:
+    fit = _from_the_start(rows, dim)
+    if not (file and model and file[0] == model[0]) or any(side.texts for side in sides):
+        return fit
+    seen = [_shown(*one) for one in zip(rows, (file, model), sides, strict=True)]
+    text = f"{fit.text}, as of a text; they may be grids, {seen[0]} and {seen[1]}: grids={{{name!r}: ({file[1]}, {model[1]})}} resamples"
+    return replace(fit, text=text, certainty=Certainty.DOUBT)
+
+
+def _from_the_start(rows: tuple[int, int], dim: int) -> Fit:
+    """Return how a table of positions in a text gets shorter or longer: each of them means the same on both sides."""
+    if rows[0] > rows[1]:
         return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule=Ground.POSITIONS)
     kept = Rows(dim, tuple(range(rows[0])))
     return Fit(
