@@ -127,6 +127,22 @@ def test_an_adapter_of_a_part_that_the_model_keeps_joined_is_refused():
     assert torch.equal(model["qkv"].weight, before)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_adapter_of_a_weight_that_is_tied_to_another_is_refused(shared):
+    model = nn.ModuleDict({"embed": nn.Embedding(7, 6), "body": nn.Linear(6, 6), "head": nn.Linear(6, 7, bias=False)})
+    model["head"].weight = model["embed"].weight
+    file = {name: torch.randn_like(value) for name, value in model.state_dict().items() if "head" not in name}
+    weight = file["embed.weight"]
+    file["head.base_layer.weight"] = weight if shared else weight.clone()
+    file |= {"head.lora_A.default.weight": torch.randn(2, 6), "head.lora_B.default.weight": torch.randn(7, 2)}
+    before = model["embed"].weight.detach().clone()
+    with pytest.raises(
+        tg.UsageError, match=r"head.base_layer.weight is one with embed.weight in the model.* untie them"
+    ):
+        tg.load(model, file, merge_lora=0.5)
+    assert torch.equal(model["embed"].weight, before)
+
+
 def test_an_adapter_of_another_part_of_the_network_is_not_taken_for_one_of_the_same_last_name():
     model = nn.ModuleDict({"proj": nn.Linear(6, 6), "out": nn.Linear(6, 6)})
     file = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from torchgraft.adapting.lora import TURNED, Adapter, Scales, adapters_in, base_of, doubted_where_tied, merge_of
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
+from torchgraft.core.names import ends
 from torchgraft.core.plan import Feed, Step, Unused, Why
 from torchgraft.core.specs import Network, Target, TensorSpec
 from torchgraft.ops import Transpose
@@ -62,11 +63,23 @@ class Merged:
         return next((name for name in step.slot.names if path.endswith(f".{name}")), step.slot.name)
 
     def original_unused(self, unused: Sequence[Unused], steps: Iterable[Step], network: str) -> tuple[Unused, ...]:
-        """Return the fates of the file's own tensors: an adapter is unused where its weight is."""
+        """Return the fates of the file's own tensors: an adapter is unused where its weight is.
+
+        Raises:
+            UsageError: an adapted weight is one with another in the model, which is used in its place.
+        """
+        steps = tuple(steps)
+        tied = {name: step for step in steps if step.feeds and step.slot.aliases for name in step.slot.names}
         used = {feed.key for step in steps for feed in step.feeds}
         fates = {one.spec.name: one for one in unused}
         why = Why(Ground.ADAPTER, "the weight that it belongs to isn't used")
-        for adapter in self.adapters.values():
+        for base, adapter in self.adapters.items():
+            one = next((tied[end] for end in ends(f"{adapter.stem}.weight") if end in tied), None)
+            if base not in used and one is not None:
+                raise UsageError(
+                    f"{printable(base)} is one with {printable(one.feeds[0].key)} in the model, and its adapter would change both: "
+                    "untie them before"
+                )
             for key in adapter.keys.values():
                 if key not in used:
                     fates[key] = Unused(spec=self.network.specs[key], network=network, why=why)
