@@ -41,6 +41,20 @@ def test_a_layer_that_a_shuffled_file_has_first_is_none(seed):
     assert "deep.weight" in {s.slot.name for s in report.plan.fresh}
 
 
+@pytest.mark.parametrize("half", [(), ("b20.weight",)], ids=["one type", "two types"])
+def test_a_layer_that_a_file_sorted_by_type_and_name_has_first_is_none(half):
+    def net(channels):
+        body = {f"b{n}": nn.Conv2d(6, 6, 3, bias=False) for n in range(10, 40)}
+        return nn.ModuleDict(
+            {"stem": nn.Conv2d(3, 6, 3, bias=False), **body, "aux": nn.Conv2d(channels, 6, 3, bias=False)}
+        )
+
+    state = {name: value.half() if name in half else value for name, value in net(4).state_dict().items()}
+    file = {name: state[name] for name in sorted(state, key=lambda name: (name in half, name))}
+    plan = tg.plan(net(6), file)
+    assert [step.slot.name for step in plan.steps if not step.feeds] == ["aux.weight"]
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_channels_of_groups_are_not_summed_up(groups):
     """What a depthwise layer has on its second axis is no colour: each kernel reads another channel."""

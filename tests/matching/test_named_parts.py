@@ -43,7 +43,9 @@ def planned(file, model, monkeypatch):
     """Return the plan, and whether all of both sides was weighed for it."""
     weighed = []
     by_structure = structure.by_structure
-    monkeypatch.setattr(structure, "by_structure", lambda *given: weighed.append(1) or by_structure(*given))
+    monkeypatch.setattr(
+        structure, "by_structure", lambda *given, **more: weighed.append(1) or by_structure(*given, **more)
+    )
     plan = planning.make_plan(given_shapes(file), model_of(model), make_request())
     return plan, bool(weighed)
 

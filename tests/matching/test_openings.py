@@ -41,7 +41,7 @@ def subset(dice, rows, columns, share):
 def test_openings_are_those_that_each_pair_finds(seed):
     dice = random.Random(seed)  # noqa: S311
     ours, theirs = side(dice, 12), side(dice, 12)
-    orders = Order.of(ours), Order.of(theirs)
+    orders = Order.of(ours, registered=True), Order.of(theirs, registered=True)
     fits = np.array([[a.leaves["weight"].shape == b.leaves["weight"].shape for b in theirs] for a in ours])
     uneven = np.array([[dice.random() < 0.1 for _ in theirs] for _ in ours])
     evidence = SimpleNamespace(fits=fits, uneven=uneven)
@@ -87,7 +87,7 @@ def test_openings_are_those_that_each_pair_finds(seed):
 def test_an_exchange_exchanges_the_first_numbers_that_differ(seed):
     dice = random.Random(seed)  # noqa: S311
     units = side(dice, 14)
-    order = Order.of(units)
+    order = Order.of(units, registered=True)
     for i, first in enumerate(units):
         for k, second in enumerate(units):
             found = order.exchange(i, k)

@@ -84,7 +84,9 @@ BASE = {
 def test_only_what_has_nowhere_else_to_go_is_settled_by_name(monkeypatch, changed, is_weighed):
     weighed = []
     by_structure = structure.by_structure
-    monkeypatch.setattr(structure, "by_structure", lambda *given: weighed.append(1) or by_structure(*given))
+    monkeypatch.setattr(
+        structure, "by_structure", lambda *given, **more: weighed.append(1) or by_structure(*given, **more)
+    )
     target = model_of(BASE, {name: "Conv2d" if "stem" in name else "" if "pos" in name else "Linear" for name in BASE})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(planning, "alike", lambda *_: None)

@@ -3,6 +3,7 @@ from dataclasses import fields, replace
 import pytest
 
 from torchgraft.core.dtypes import DType
+from torchgraft.core.registration import as_registered
 from torchgraft.core.specs import Network, Setting, Slot, Target, TensorSpec
 from torchgraft.thinning import few as module
 from torchgraft.thinning import thinned
@@ -69,12 +70,13 @@ def test_names_that_are_paths_of_others_are_left_alone():
 
 
 @pytest.mark.parametrize("count", [30, 128, 300])
-def test_a_file_sorted_by_name_stays_sorted(count):
-    names = [f"h.{n}.{part}" for n in range(count) for part in ("b", "w")]
-    few = thinned(network(sorted(names)), target(names))
-    assert [*few.network.specs] == sorted(few.network.specs)
-    few = thinned(network(names), target(names))
-    assert [*few.network.specs] == [f"h.{n}.{part}" for n in range(9) for part in ("b", "w")]
+def test_the_few_of_a_file_say_as_much_of_its_order(count):
+    names = [f"h.{n}.{part}" for n in range(count) for part in ("weight", "bias")]
+    for order, tells in ((sorted, False), (list, True)):
+        few = thinned(network(order(names)), target(names))
+        for held in (few.network, few.whole[0]):
+            assert as_registered((name, spec.dtype) for name, spec in held.specs.items()) is tells
+    assert [*few.network.specs] == [f"h.{n}.{part}" for n in range(9) for part in ("weight", "bias")]
 
 
 def test_what_has_several_names_stays_as_it_is():

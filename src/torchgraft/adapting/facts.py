@@ -13,6 +13,7 @@ from torchgraft.adapting.positions import Side, read_side
 from torchgraft.adapting.rows import changed_vocabularies
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.plan import Certainty
+from torchgraft.core.registration import as_registered
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import Permute, Reshape
 
@@ -83,7 +84,11 @@ def first_convolutions(matches: Sequence[Match], leaves: tuple[Sequence[Leaf], S
     convs = [leaf for leaf in leaves[1] if _is_kernel(leaf) and leaf.part is None]
     first = {min(convs, key=_order).keys[0]} if convs else set()
     stored = [leaf for leaf in leaves[0] if _is_kernel(leaf)]
-    if stored and not _alphabetical(leaves[0]) and _in_step(matches):
+    if (
+        stored
+        and _in_step(matches)
+        and as_registered((leaf.keys[0], leaf.dtype) for leaf in sorted(leaves[0], key=_order))
+    ):
         first.add(min(stored, key=_order).keys[0])
     return frozenset(first | {m.source.keys[0] for m in matches if m.target.keys[0] in first})
 
@@ -94,11 +99,6 @@ def _is_kernel(leaf: Leaf) -> bool:
 
 def _order(leaf: Leaf) -> int:
     return leaf.order
-
-
-def _alphabetical(leaves: Sequence[Leaf]) -> bool:
-    keys = [leaf.keys[0] for leaf in sorted(leaves, key=_order)]
-    return len(keys) > 8 and keys == sorted(keys)
 
 
 def _in_step(matches: Sequence[Match]) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Certainty, Feed, Op, Step, Unused, Why
+from torchgraft.core.registration import as_registered
 from torchgraft.core.specs import Target, TensorSpec
 from torchgraft.ops import FuseNormBias, FuseNormWeight
 
@@ -126,7 +127,7 @@ def _has(names: Iterable[str], key: str) -> bool:
 def _pairs(specs: Mapping[str, TensorSpec]) -> list[Fold]:
     """Return every norm with statistics and the layer before it: by order, or by name.
 
-    Names tell in a file that is sorted by them, and where a model registers its layers first and then its norms: bn1 is conv1's
+    Names tell in a file that has lost the order, and where a model registers its layers first and then its norms: bn1 is conv1's
     also behind conv2.
     """
     owners: dict[str, set[str]] = {}
@@ -136,13 +137,13 @@ def _pairs(specs: Mapping[str, TensorSpec]) -> list[Fold]:
             owners.setdefault(owner, set()).add(role)
     norms = {o for o, roles in owners.items() if {"running_mean", "running_var"} <= roles}
     layers = {o for o, r in owners.items() if o not in norms and "weight" in r and len(specs[f"{o}.weight"].shape) > 1}
-    is_sorted = list(specs) == sorted(specs)
+    is_ordered = as_registered((key, spec.dtype) for key, spec in specs.items())
     order = {owner: at for at, owner in enumerate(owners)}
     before = dict(zip(list(owners)[1:], owners, strict=False))
     out = []
     for norm in (owner for owner in owners if owner in norms):
         layer, twin = before.get(norm), _twin(norm, layers)
-        by_name = is_sorted or (twin is not None and twin != layer and order[twin] < order[norm])
+        by_name = not is_ordered or (twin is not None and twin != layer and order[twin] < order[norm])
         if by_name:
             layer = twin
         if layer is not None and layer in layers and _adjoin(layer, norm, specs):

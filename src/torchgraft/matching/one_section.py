@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchgraft.core.match import Leaf, Matching
-from torchgraft.core.specs import Shape, TensorSpec
+from torchgraft.core.registration import as_registered
+from torchgraft.core.specs import Shape, Target, TensorSpec
 from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
 from torchgraft.matching.completing.said import as_said
@@ -93,7 +94,7 @@ def match_section(keys: Sequence[str], places: Sequence[Leaf], common: Common) -
 def matched(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], common: Common) -> Matching:
     """Return who feeds whom, of the tensors that have these names and the `targets`; `kept` are other places of the model."""
     sides = _both_sides(read, targets, kept, common)
-    found = _paired(sides, common.models)
+    found = _paired(sides, read, common)
     found = _completed(found)
     found = _reviewed(found, sides, read, common.models)
     return read.back(_with_facts(found, sides))
@@ -124,9 +125,9 @@ def _both_sides(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], 
     )
 
 
-def _paired(sides: BothSides, models: Models) -> Matching:
+def _paired(sides: BothSides, read: ReadNames, common: Common) -> Matching:
     """Return the pairs by names alone where these leave no question open, else by all the evidence, as the caller says."""
-    sources, targets, naming = sides.sources, sides.targets, sides.naming
+    sources, targets, naming, models = sides.sources, sides.targets, sides.naming, common.models
     found = None if models.stated.layouts else by_names(sources, targets, naming, models)
     ground = "order, shapes and neighbours" if found is None else "names alone"
     log.debug("%d tensors of the file, %d of the model: matched by %s", len(sources), len(targets), ground)
@@ -135,7 +136,16 @@ def _paired(sides: BothSides, models: Models) -> Matching:
     from torchgraft.matching.doubts import OF_VALUES  # numpy: only where names leave a question open
     from torchgraft.matching.structure import by_structure
 
-    return as_said(by_structure(sources, targets, naming, models), sides.said, (sources, targets), OF_VALUES)
+    registered = _registered([common.specs[key] for key in read.keys.values()], models.target)
+    found = by_structure(sources, targets, naming, models, registered=registered)
+    return as_said(found, sides.said, (sources, targets), OF_VALUES)
+
+
+def _registered(specs: Sequence[TensorSpec], target: Target) -> tuple[bool, bool]:
+    """Return whether the file's tensors come as a model registers them, and the target's: that may be a file, too."""
+    theirs = [slot.spec for slot in target.slots]
+    ours, others = (as_registered((spec.name, spec.dtype) for spec in side) for side in (specs, theirs))
+    return ours, others or bool(target.classes)
 
 
 def _completed(matching: Matching) -> Matching:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
 
 from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
@@ -34,26 +33,35 @@ _make_match, _make_why = maker(Match), maker(Why)
 Judged = tuple[Pair, Sureness]
 
 
-def by_structure(sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models) -> Matching:
-    """Return the best reading of all the evidence; what no evidence carries stays free on both sides."""
+def by_structure(
+    sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models, *, registered: tuple[bool, bool]
+) -> Matching:
+    """Return the best reading of all the evidence; what no evidence carries stays free on both sides.
+
+    `registered`: which side comes as a model registers it.
+    """
     seen = without_wrapper(sources, targets, naming, keep=models.source is not None)
-    problem = _problem(seen, targets, models)
+    problem = _problem(seen, targets, models, registered)
     pairs = _sure_enough(solve_large(problem), problem, seen, _keys_of(sources, naming.parted))
     pairs = _outside_of_added(pairs, problem)
     pairs = _with_doubts(pairs, problem)
     return seen.back(_as_matching(pairs, problem, naming))
 
 
-def _problem(seen: WithoutWrapper, targets: Sequence[Leaf], models: Models) -> Problem:
+def _problem(seen: WithoutWrapper, targets: Sequence[Leaf], models: Models, registered: tuple[bool, bool]) -> Problem:
     """Return both sides as units, with what their names say."""
     ours, theirs = cut_both(seen.sources, targets, seen.pairs, models)
-    source_units, target_units = read_as_blocks(group(ours, theirs), group(theirs, ours))
-    unordered = _alphabetical(seen.sources)
-    if unordered:
-        source_units = sorted(source_units, key=lambda u: natural_key(u.path))
+    units = group(ours, theirs), group(theirs, ours)
+    source_units, target_units = read_as_blocks(
+        *(side if told else sorted(side, key=_by_number) for side, told in zip(units, registered, strict=True))
+    )
     named = _units_of_one_name(source_units, target_units, seen.pairs)
     pinned = trusted(named, source_units, target_units)
-    return Problem(sources=source_units, targets=target_units, named=named, pinned=pinned, unordered=unordered)
+    return Problem(sources=source_units, targets=target_units, named=named, pinned=pinned, registered=registered)
+
+
+def _by_number(unit: Unit) -> tuple[tuple[int, int, str], ...]:
+    return natural_key(unit.path)
 
 
 def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, parted: Container[str]) -> list[Judged]:
@@ -67,7 +75,7 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
     found: list[Judged] = []
     for pair in pairs:
         strict = familiar.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
-        sure = sureness(pair, familiar=strict, unordered=problem.unordered)
+        sure = sureness(pair, familiar=strict, unordered=not all(problem.registered))
         if sure is None and pair.fits and pair.in_order and familiar.is_foreign_beside_lists(pair):
             sure = Sureness(Certainty.DOUBT, OTHER_NAME)  # a last norm must not stay fresh without a word
         if sure == CERTAIN and parted and _is_of(sources[pair.source], parted):
@@ -96,7 +104,7 @@ def _with_doubts(pairs: Sequence[Judged], problem: Problem) -> list[Judged]:
     """Return the pairs, those in doubt that all together speak against; without doubtful ones that nobody needs to hear of."""
     sources, targets = problem.sources, problem.targets
     doubts = doubted(
-        Found(pairs=[pair for pair, _ in pairs], sources=sources, targets=targets, unordered=problem.unordered)
+        Found(pairs=[pair for pair, _ in pairs], sources=sources, targets=targets, registered=problem.registered)
     )
     told = [
         (pair, Sureness(Certainty.DOUBT, doubts[pair.target]) if pair.target in doubts and not sure.doubt else sure)
@@ -132,17 +140,6 @@ def _units_of_one_name(sources: Sequence[Unit], targets: Sequence[Unit], named: 
         if len(places) == 1:
             found[i] = places.pop()
     return found
-
-
-def _alphabetical(leaves: Sequence[Leaf]) -> bool:
-    """Return whether names are sorted: all of them, or those of each element type, as safetensors writes them."""
-    if len(leaves) <= 8:
-        return False
-    names = [leaf.keys[0] for leaf in leaves]
-    runs = [[leaf.keys[0] for leaf in run] for _, run in groupby(leaves, key=lambda leaf: leaf.dtype)]
-    return names == sorted(names) or (
-        len(runs) <= len({leaf.dtype for leaf in leaves}) and all(run == sorted(run) for run in runs)
-    )
 
 
 def _is_named_part(pair: Pair, source: Unit, target: Unit) -> bool:

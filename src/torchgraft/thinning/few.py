@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from torchgraft.core.plan import Plan
-from torchgraft.core.specs import Network, Slot, Target, TensorSpec
+from torchgraft.core.specs import Network, Slot, Target
 from torchgraft.thinning.extending import Extension
 from torchgraft.thinning.places import Place, places_of
 from torchgraft.thinning.runs import Runs, sizes_of, tree_of
@@ -85,20 +84,12 @@ def _said_of(slot: Slot) -> Hashable:
 
 
 def _few_tensors(network: Network, places: Mapping[str, Place]) -> Network:
-    """Return the network of the tensors that stay; where it was sorted by name, so are they."""
+    """Return the network of the tensors that stay."""
     called = {place.name: name for name, place in places.items()}
     kept = [replace(spec, name=called[name]) for name, spec in network.specs.items() if name in called]
-    if _is_sorted(list(network.specs.values())):
-        kept = [spec for _, run in groupby(kept, key=_type_of) for spec in sorted(run, key=_name_of)]
     pairs = (network.shared or {}).items()
     shared = {called[name]: called[first] for name, first in pairs if name in called and first in called}
     return replace(network, specs={spec.name: spec for spec in kept}, shared=shared or None)
-
-
-def _is_sorted(specs: Sequence[TensorSpec]) -> bool:
-    """Return whether tensors are sorted by name, or those of each element type are, one type after the other."""
-    runs = [[spec.name for spec in run] for _, run in groupby(specs, key=_type_of)]
-    return len(runs) == len({spec.dtype for spec in specs}) and all(run == sorted(run) for run in runs)
 
 
 def _few_slots(target: Target, places: Mapping[str, Place]) -> Target:
@@ -116,11 +107,3 @@ def _renamed(slot: Slot, called: Mapping[str, str]) -> Slot:
         owner=called.get(slot.owner, slot.owner),
         aliases=tuple(called[alias] for alias in slot.aliases),
     )
-
-
-def _type_of(spec: TensorSpec) -> object:
-    return spec.dtype
-
-
-def _name_of(spec: TensorSpec) -> str:
-    return spec.name

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
-from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
 from torchgraft.core.formatting import listed
@@ -17,6 +16,7 @@ from torchgraft.core.names import EMA_SEGMENTS
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import places
 from torchgraft.core.plan import Action, Plan, Step
+from torchgraft.core.registration import as_registered
 from torchgraft.core.results.report import Report
 from torchgraft.core.specs import Shape, Source
 from torchgraft.core.types import Module, Optimizer, Tensor
@@ -180,14 +180,11 @@ def _assigned(
 def _has_lost_order(plan: Plan, shapes: Mapping[str, Shape]) -> bool:
     """Whether the parameters in `shapes` may have been registered in another order than the checkpoint has them in.
 
-    The safetensors library sorts each file by type, and then by name. Sorted is registered where the model registers them all
-    so; in other formats, which keep the order, also where it has but some of them.
+    Sorted is registered where the model registers them all so; in formats that keep the order, also where it has but some of
+    them. Shards of a few tensors each don't show that they are sorted.
     """
-    by_type: defaultdict[DType, list[str]] = defaultdict(list)
-    for key, spec in plan.source_specs.items():
-        by_type[spec.dtype].append(key)
     stored_apart = plan.format == "safetensors shards"
-    if not stored_apart and any(keys != sorted(keys) for keys in by_type.values()):
+    if not stored_apart and as_registered((key, spec.dtype) for key, spec in plan.source_specs.items()):
         return False
     fed = list(dict.fromkeys(s.feeds[0].key for s in plan.copied if s.feeds[0].key in shapes))
     wanted = set(fed)

@@ -14,13 +14,14 @@ from torchgraft.matching.parts.units import Unit
 class Found:
     """The pairs that were found between the units of two sides.
 
-    Those that differ both in sizes and in name leave their units `free` for others. `unordered`: the file is sorted by name.
+    Those that differ both in sizes and in name leave their units `free` for others. `registered`: which
+    side comes as a model registers it.
     """
 
     pairs: Sequence[Pair]
     sources: Sequence[Unit]
     targets: Sequence[Unit]
-    unordered: bool
+    registered: tuple[bool, bool]
 
     @cached_property
     def held(self) -> Sequence[Pair]:

@@ -99,7 +99,7 @@ def norms_of_attentions(found: Found) -> Iterator[Pair]:
     `norm1` to `self_attn_norm`, in a decoder that attends to its input before it attends to itself: that is the other's.
     """
     blocks = [with_attentions({unit.parent for unit in units}) for units in found.sides]
-    if not found.unordered:
+    if all(found.registered):
         sides = zip(blocks, found.sides, strict=True)
         blocks = [disordered(inside, [unit.path for unit in units]) if inside else inside for inside, units in sides]
     for pair, *units in found.with_units(unnamed=True) if any(blocks) else ():
@@ -153,7 +153,7 @@ PASSING = "its number is another one there, and it would pass layers that keep t
 
 def passing_named_layers(found: Found) -> Iterator[Pair]:
     """Yield layers that go to another number, past others of the same module that go by their names: `bn2_new` to `bn1_new`."""
-    if found.unordered:
+    if not all(found.registered):
         return
     kept: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for pair, source, target in found.with_units():
@@ -176,7 +176,7 @@ def kernels_crosswise(found: Found) -> Iterator[Pair]:
     A shortcut that only some blocks have is told by the others.
     """
     blocks: dict[tuple[str, str], list[tuple[Pair, Shape, tuple[str, str]]]] = {}
-    for pair, source, target in found.with_units(unnamed=True) if not found.unordered else ():
+    for pair, source, target in found.with_units(unnamed=True) if all(found.registered) else ():
         kernel = target.leaves["weight"].shape if "weight" in target.leaves else ()
         if pair.name < STRANGE and len(kernel) > 2:
             inside = source.block or source.parent, target.block or target.parent

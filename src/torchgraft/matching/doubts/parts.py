@@ -92,7 +92,7 @@ def other_norms(found: Found) -> Iterator[Pair]:
         for side in (0, 1)
         if "norm" in units[side].words and not OTHER_NORMS.isdisjoint(units[1 - side].words)
     ]
-    orders = sequences_of(*found.sides) if elsewhere else ()
+    orders = sequences_of(*found.sides, found.registered) if elsewhere else ()
     for pair, side in elsewhere:
         at = (pair.source, pair.target)[side]
         if orders[side].end_norm(at) > 0 and _lies_beside_lists(found.sides[side], at):

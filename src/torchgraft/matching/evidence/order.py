@@ -49,10 +49,11 @@ class Order:
     first_in_lists: int  # the first unit that stands in a list; 0 for none
     last_in_lists: int  # the last one; -1 for none
     root: int  # how many segments in front all paths have in common, and go on behind
+    registered: bool  # they come as a model registers them; else, only numbers tell what is before what
     alike: dict[int, Mapping[Hashable, Sequence[int]]] = field(default_factory=dict)  # kept by `_likes`
 
     @classmethod
-    def of(cls, units: Sequence[Unit]) -> Order:
+    def of(cls, units: Sequence[Unit], *, registered: bool) -> Order:
         """Return the sequence of `units`."""
         kinds = [kind_of(u) for u in units]
         steps = [int(at > 0 and kinds[at] != kinds[at - 1]) for at in range(len(kinds))]
@@ -73,6 +74,7 @@ class Order:
             first_in_lists=next((at for at, unit in enumerate(units) if unit.blocks), 0),
             last_in_lists=max((at for at, unit in enumerate(units) if unit.blocks), default=-1),
             root=_root(segments),
+            registered=registered,
         )
 
     def numbered(self, first: int, second: int) -> bool:
@@ -123,20 +125,20 @@ class Order:
         name = row[1] or (around.pop() if around else "")
         return tuple(around), (*canonical(name), self.ends[at] - first)
 
-    def end_norm(self, at: int, *, unordered: bool = False) -> int:
+    def end_norm(self, at: int) -> int:
         """Return which norm beside all lists a unit is, if its name says no more than that: -1 the first, 1 the last, 0 none.
 
-        It stands in front of the lists, or behind them, or its name says that it is the last. What is sorted by name stands
-        anywhere: there, only the name says where.
+        It stands in front of the lists, or behind them, or its name says that it is the last. What doesn't come as registered
+        stands anywhere: there, only the name says where.
         """
         said = {word for word in self.called(at)[1] if isinstance(word, str)}
         if (
             said
             and LAST_NORM.issuperset(said)
-            and not (LAST.isdisjoint(said) and (unordered or at <= self.last_in_lists))
+            and not (LAST.isdisjoint(said) and not (self.registered and at > self.last_in_lists))
         ):
             return 1
-        in_front = at < self.first_in_lists if not unordered else not FIRST.isdisjoint(said)
+        in_front = at < self.first_in_lists if self.registered else not FIRST.isdisjoint(said)
         return -1 if in_front and "norm" in said and FIRST_NORM.issuperset(said) else 0
 
     def stands_at(self, end: int, at: int) -> bool:
@@ -194,8 +196,8 @@ class Order:
         return tuple(".".join(own) for own in inside) if several else ()
 
     def separates(self, first: int, second: int) -> bool:
-        """Return whether the shapes change between two units in the sequence."""
-        return self.changes[first] != self.changes[second]
+        """Return whether one of two units comes before the other, with other shapes between them."""
+        return self.changes[first] != self.changes[second] and (self.registered or self.numbered(first, second))
 
 
 def _mark(path: Sequence[str], at: int) -> Hashable:
@@ -229,9 +231,11 @@ def _around(unit: Unit) -> list[tuple[str, ...]]:
     return [parts[:at] for at in range(1, len(parts) + 1)]
 
 
-def sequences_of(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[Order, Order]:
+def sequences_of(
+    sources: Sequence[Unit], targets: Sequence[Unit], registered: tuple[bool, bool]
+) -> tuple[Order, Order]:
     """Return both sides as sequences."""
-    return Order.of(sources), Order.of(targets)
+    return Order.of(sources, registered=registered[0]), Order.of(targets, registered=registered[1])
 
 
 def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:

@@ -46,15 +46,15 @@ CERTAIN, LIKELY = Sureness(Certainty.CERTAIN), Sureness(Certainty.LIKELY)
 def sureness(pair: Pair, *, familiar: bool, unordered: bool) -> Sureness | None:
     """Return how sure a pair is; None: too little speaks for it.
 
-    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape. An unordered file is sorted
-    by name: that a pair is out of order says nothing against it.
+    In a familiar file (most of it agrees by name) a leftover pair needs more than its shape. In an unordered one, or for such
+    a model, that a pair is out of order says nothing against it.
     """
     if pair.named and pair.rivalry.unquestioned:
         return CERTAIN
     if pair.rivalry.adjoined:
         return _doubt(BESIDE)
     if pair.named:
-        return LIKELY
+        return _doubt(BY_ORDER) if unordered and not pair.pinned and not pair.rivalry.placed else LIKELY
     sure = (_left_over if familiar else _foreign)(pair, unordered=unordered)
     if pair.rivalry.ended and sure != CERTAIN:
         return LIKELY

@@ -56,6 +56,7 @@ class Pair:
     target: int
     fits: bool  # they have the same elements
     named: bool  # the same name under the naming rule
+    pinned: bool = False  # and no other layer may have that name after one was inserted or moved
     name: float  # how alike the names are
     clash: bool = False  # they contradict each other
     block: float = 0.0  # how much else of their blocks is paired
@@ -73,13 +74,13 @@ class Context:
 
     path: AbstractSet[Index]  # the pairs on the alignment
     named: Mapping[int, int]  # the pairs of the same name
+    pinned: Mapping[int, int]  # those among them that names may decide
     regions: tuple[Sequence[str], Sequence[str]]  # the part of the network that each unit of either side lies in
     sequences: tuple[Order, Order]
     orderly: bool  # the two sequences agree from end to end: then order itself tells rivals apart
     # Units of either side in whose row something was put in or taken out, with a place from its start and one from its end.
     contested: tuple[Container[int], Container[int]] = ((), ())
     partners: AbstractSet[Index] = frozenset()  # pairs at one place of such rows
-    unordered: bool = False  # the source is sorted by name
 
     def is_in_order(self, i: int, j: int) -> bool:
         """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
@@ -118,6 +119,7 @@ class _Judge:
     ) -> None:
         self._total, self._evidence, self._votes, self._context = total, evidence, votes, context
         self._sequences = context.sequences
+        self._is_registered = all(order.registered for order in context.sequences)
         held = [(i, j) for i, j in pairs if evidence.fits[i, j] or context.named.get(i) == j]
         self._partners = dict(held), {j: i for i, j in held}
         self._left = openings(held, context.named, evidence, context.regions, context.sequences)
@@ -133,21 +135,23 @@ class _Judge:
 
     def pair(self, i: int, j: int) -> Pair:
         """Return a pair with its evidence."""
-        context, evidence = self._context, self._evidence
+        context, evidence, rivalry = self._context, self._evidence, self._rivalry(i, j)
+        says_order = self._is_registered or rivalry.told_apart or rivalry.placed
         return Pair(
             source=i,
             target=j,
             fits=bool(evidence.fits[i, j]),
             named=context.named.get(i) == j,
+            pinned=context.pinned.get(i) == j,
             name=float(evidence.names[i, j]),
             clash=bool(evidence.clash[i, j]),
             block=float(self._votes[0][i, j]),
             tail=float(self._votes[1][i, j]),
-            in_order=context.is_in_order(i, j),
+            in_order=says_order and context.is_in_order(i, j),
             listed=any(order.blocks[at] for order, at in zip(self._sequences, (i, j), strict=True)),
             rare=float(evidence.rare[i, j]),
             stem=bool(evidence.stems[i, j]),
-            rivalry=self._rivalry(i, j),
+            rivalry=rivalry,
         )
 
     def _rivalry(self, i: int, j: int) -> Rivalry:
@@ -190,7 +194,7 @@ class _Judge:
         first, second = self._sequences
         numbered = first.numbered(pair[0], other[0]), second.numbered(pair[1], other[1])
         layers = first.layers[pair[0]], first.layers[other[0]]
-        behind = any(numbered) and not context.unordered and None not in layers and layers[0] != layers[1]
+        behind = any(numbered) and self._is_registered and None not in layers and layers[0] != layers[1]
         told = all(numbered) or behind
         return told and first.separates(pair[0], other[0])
 
@@ -203,8 +207,8 @@ class _Judge:
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
         lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
-        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM, nor of
-        a file that is sorted by name.
+        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM, nor,
+        but for numbers, of a side that doesn't come as registered.
         """
         (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
         here = first.exchange(i, ours)
@@ -264,9 +268,8 @@ class _Judge:
         return told
 
     def _are_apart(self, pair: Index, other: Index) -> bool:
-        """Return whether two pairs stand in order, with other shapes between them; in a file sorted by name that says nothing."""
-        context = self._context
-        in_order = not context.unordered and context.is_in_order(*pair) and context.is_in_order(*other)
+        """Return whether two pairs stand in order, with other shapes between them."""
+        in_order = self._context.is_in_order(*pair) and self._context.is_in_order(*other)
         return in_order and all(order.separates(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True))
 
     def _ends_alike(self, pair: Index, rivals: Iterable[tuple[int, int, int | None]]) -> bool:
@@ -275,14 +278,13 @@ class _Judge:
         Pairs of one name that says otherwise are no rivals, nor those that stand at the other end on both sides.
         """
         first, second = self._sequences
-        unordered = self._context.unordered
         end = second.end_norm(pair[1])
-        if not end or first.end_norm(pair[0], unordered=unordered) != end:
+        if not end or first.end_norm(pair[0]) != end:
             return False
 
         def may_change_places(side: int, rival: int, other: int | None) -> bool:
             ours, theirs = (rival, other) if side == 0 else (other, rival)
-            if unordered or ours is None or theirs is None:
+            if not self._is_registered or ours is None or theirs is None:
                 return True
             if self._context.named.get(ours) == theirs:
                 return second.end_norm(theirs) == end

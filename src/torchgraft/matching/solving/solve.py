@@ -21,7 +21,7 @@ from torchgraft.matching.solving.reversed import with_lists_reversed
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
 
 ROUNDS = 4
-# What remains of the weight of order in a file that is sorted by name.
+# What remains of the weight of order where a side doesn't come as a model registers it.
 UNORDERED = 0.2
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
 NAME, CLASH, RARE, PINNED, LIKENESS = 1.5, 1.2, 0.6, 1.0, 1.5
@@ -38,14 +38,14 @@ class Problem:
     """Two sides to be paired, and what their names say.
 
     `named` maps sources to targets of the same name under the naming rule, `pinned` those among them that names may
-    decide. In an `unordered` file (sorted by name) order counts for little.
+    decide. Order counts for little unless both sides come as `registered`.
     """
 
     sources: Sequence[Unit]
     targets: Sequence[Unit]
     named: Mapping[int, int]
     pinned: Mapping[int, int]
-    unordered: bool = False
+    registered: tuple[bool, bool]
 
 
 def solve(problem: Problem) -> list[Pair]:
@@ -56,7 +56,7 @@ def solve(problem: Problem) -> list[Pair]:
     evidence = gather(*sides)
     shifts = find_shifts(problem.named, problem.pinned, *sides, evidence.fits)
     alone = _scores(evidence, problem, shifts)
-    order = UNORDERED if problem.unordered else 1.0
+    order = 1.0 if all(problem.registered) else UNORDERED
 
     def paired(total: np.ndarray, path: set[tuple[int, int]]) -> list[tuple[int, int]]:
         return by_block_rules(uncrossed(_assigned(total), alone, *sides, order), path, alone, *sides)
@@ -77,12 +77,11 @@ def solve(problem: Problem) -> list[Pair]:
     final = branches_by_words(upright(paired(total, path), evidence, *sides), alone, evidence, sides)
     final = with_lists_reversed(modules_together(final, alone, evidence.rare, *sides), alone, *sides)
     final = without_isolated(final, evidence.names, *sides)
-    partners = shifts.partners if problem.unordered else {*shifts.partners, *behind_layers(final, *sides)}
+    partners = {*shifts.partners, *behind_layers(final, *sides)} if all(problem.registered) else shifts.partners
     regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
     orderly = is_orderly(path, *sides)
-    context = Context(
-        path, problem.named, regions, sequences_of(*sides), orderly, shifts.contested, partners, problem.unordered
-    )
+    sequences = sequences_of(*sides, problem.registered)
+    context = Context(path, problem.named, problem.pinned, regions, sequences, orderly, shifts.contested, partners)
     return judged(final, total, evidence, parts, context)
 
 
