@@ -96,3 +96,27 @@ def test_layers_in_their_own_roles_are_proved_where_they_stand_whatever_the_gate
     means, proof = means_of_layers(build(), build(), gate, classes)
     assert {how for name, how in means.items() if "layers" in name or "out" in name} <= {Means.OUTPUTS, Means.PLACE}
     assert proof.complete
+
+
+class Tower(nn.Module):
+    """More blocks than it is looked ahead from a layer, each behind a gate, run in some order."""
+
+    def __init__(self, gate, classes=3, first=(0, 1)):
+        super().__init__()
+        self.layers, self.order = nn.ModuleList([nn.Linear(8, 8) for _ in range(16)]), (*first, *range(2, 16))
+        self.gates, self.head = nn.Parameter(torch.full((16, 8), gate)), nn.Linear(8, classes)
+
+    def forward(self, x):
+        for number in self.order:
+            x = x + self.gates[number] * self.layers[number](x).tanh()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("gate", [0.0, 1e-7])
+def test_blocks_in_the_places_of_each_other_are_not_proved_where_they_stand(gate, classes):
+    source, target = Tower(gate), Tower(gate, classes, first=(1, 0))
+    proof = tg.plan(target, source, inputs=torch.randn(2, 8), on_doubt="take", policy=LENIENT).proof
+    means = {slot: part.means for part in proof.parts for slot in part.slots}
+    at_home = {number for number in range(16) if means[f"layers.{number}.weight"] in (Means.OUTPUTS, Means.PLACE)}
+    assert at_home == set(range(2, 16))

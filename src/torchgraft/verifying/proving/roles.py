@@ -1,14 +1,16 @@
 """In whose role a value stands: what is done with it further on, in its own run, beside what the other run does with it.
 
 A model whose queries hold the keys of the source has all values of the source, each in its run. That they serve as each other
-shows only in what is made of them, and where outputs don't depend on that, nowhere else.
+shows only in what is made of them, and where outputs don't depend on that, nowhere else. Blocks behind gates of zero all get the
+same values: which of them is which shows only in which comes first.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 
 from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.verifying.divergence import Matches
@@ -32,11 +34,14 @@ class Roles:
         """Return whether a value of the target, or some part that is picked of it, stands in the role of another.
 
         That is: the source does with it what the target does with another value, which the source has as well, and so on
-        until it comes back to the first.
+        until it comes back to the first; or it is made on the way to a value of the same role in the one run, and of that in
+        the other.
         """
         if number not in self._exchanged:
-            self._exchanged[number] = self._is_displaced(number) or any(
-                self.exchanged(part) for part in self._target.parts(number)
+            self._exchanged[number] = (
+                self._is_displaced(number)
+                or self._is_out_of_order(number)
+                or any(self.exchanged(part) for part in self._target.parts(number))
             )
         return self._exchanged[number]
 
@@ -59,6 +64,17 @@ class Roles:
             seen |= found
         return False
 
+    def _is_out_of_order(self, number: int) -> bool:
+        of = self._matches.source_of
+        role, numel = self._target.roles(FARTHEST)[number], self._numel(number)
+        for other in self._target.by_role(FARTHEST)[role]:
+            if other != number and self._numel(other) == numel:
+                way = self._target.is_behind(number, other) - self._target.is_behind(other, number)
+                pairs = [(a, b) for a in of.get(number, ()) for b in of.get(other, ())] if way else []
+                if pairs and all(self._source.is_behind(a, b) - self._source.is_behind(b, a) == -way for a, b in pairs):
+                    return True
+        return False
+
     def _roles_in_source(self, number: int, distance: int) -> set[int]:
         roles = self._source.roles(distance)
         return {roles[other] for other in self._matches.source_of.get(number, ())}
@@ -79,6 +95,29 @@ class _Uses:
     @cached_property
     def _users(self) -> Mapping[int, list[int]]:
         return self._recording.users()
+
+    @cached_property
+    def _weighed(self) -> Mapping[int, int]:
+        """The values that weights enter into at once, each with a bit of its own."""
+        values = self._recording.values
+        made = [
+            n for one in self._recording.operations if any(values[i].weights for i in one.inputs) for n in one.outputs
+        ]
+        return {number: 1 << at for at, number in enumerate(dict.fromkeys(made))}
+
+    @cached_property
+    def _behind(self) -> list[int]:
+        """For each value the bits of those that it was made of, and its own."""
+        behind = [self._weighed.get(number, 0) for number in range(len(self._recording.values))]
+        for operation in self._recording.operations:
+            union = reduce(or_, (behind[number] for number in operation.inputs), 0)
+            for number in operation.outputs:
+                behind[number] |= union
+        return behind
+
+    def is_behind(self, number: int, other: int) -> bool:
+        """Whether `other` was made of a value, which weights enter into at once."""
+        return number != other and bool(self._behind[other] & self._weighed.get(number, 0))
 
     def parts(self, number: int) -> list[int]:
         """Return what is picked of a value of which nothing but parts is used."""
