@@ -18,10 +18,10 @@ def net(name, first, length):
     return with_blocks(name, range(first, first + length))
 
 
-def with_blocks(name, numbers):
+def with_blocks(name, numbers, before=""):
     rows = nn.Module()
     for number in numbers:
-        rows.add_module(str(number), block())
+        rows.add_module(f"{before}{number}", block())
     return filled(nn.ModuleDict({"embed": nn.Embedding(11, WIDTH), name: rows, "head": nn.Linear(WIDTH, 3)}))
 
 
@@ -45,6 +45,7 @@ def test_blocks_of_one_stage_of_a_pipeline_are_not_those_of_another(ours, theirs
     assert all(torch.equal(value, file[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("before", ["", "h"])
 @pytest.mark.parametrize("around", ["", "module."])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
@@ -54,8 +55,8 @@ def test_blocks_of_one_stage_of_a_pipeline_are_not_those_of_another(ours, theirs
         ((0, 1, 2, 3), (0, 2, 4, 6)),
     ],
 )
-def test_blocks_that_were_left_out_leave_others_their_numbers(ours, theirs, around):
-    file, model = with_blocks("blocks", ours).state_dict(), with_blocks("blocks", theirs)
+def test_blocks_that_were_left_out_leave_others_their_numbers(ours, theirs, around, before):
+    file, model = with_blocks("blocks", ours, before).state_dict(), with_blocks("blocks", theirs, before)
     file = {around + name: value for name, value in file.items()}
     with pytest.raises(tg.PlanRefusedError, match="they may be names, and no places in a row"):
         tg.load(model, file)
@@ -71,6 +72,18 @@ def expect_own_names_or_none(model, file, around=""):
 def test_a_block_that_the_file_lacks_shifts_no_others_though_one_of_them_was_changed():
     file, model = with_blocks("blocks", (0, 1, 2, 4, 5, 6, 7)).state_dict(), with_blocks("blocks", range(8))
     del model["blocks"].get_submodule("6").norm
+    tg.load(model, file, on_doubt="skip")
+    expect_own_names_or_none(model, file)
+
+
+@pytest.mark.parametrize("part", ["norm", "up", "down"])
+@pytest.mark.parametrize("lacking", [(9, 10), (10, 9), (8, 9), (2, 6)])
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_a_layer_of_one_block_is_not_that_of_another_whatever_both_sides_lack(part, lacking, is_sorted):
+    file, model = net("blocks", 0, 12).state_dict(), net("blocks", 0, 12)
+    file = {name: value for name, value in file.items() if f"blocks.{lacking[1]}.{part}." not in name}
+    file = {name: file[name] for name in sorted(file)} if is_sorted else file
+    del model["blocks"].get_submodule(str(lacking[0]))[part]
     tg.load(model, file, on_doubt="skip")
     expect_own_names_or_none(model, file)
 

@@ -32,6 +32,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(lists.called_by_numbers, lists.CALLED),
     Rule(changed.behind_replaced_blocks, BESIDE.text),
     Rule(changed.behind_changed_blocks, changed.CHANGED),
+    Rule(changed.behind_left_out_blocks, changed.LEFT_OUT),
     Rule(changed.alike_at_other_numbers, changed.SHIFTED),
     Rule(changed.one_block_of_several, changed.ONE_BLOCK),
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),

@@ -101,6 +101,30 @@ def alike_at_other_numbers(found: Found) -> Iterator[Pair]:
             yield pair
 
 
+LEFT_OUT = (
+    "numbers of this list are left out, and others are on both sides: they may be names, and no places in a row, and then each "
+    "block would go to its own"
+)
+
+
+def behind_left_out_blocks(found: Found) -> Iterator[Pair]:
+    """Yield units of blocks that go to another number of a list of which a side leaves numbers out, as a file that was cut down.
+
+    Unlike layers, blocks seldom have others without tensors between them.
+    """
+    lists = _lists(found)
+
+    @cache
+    def may_be_names(ours: ListName, theirs: ListName) -> bool:
+        first, second = lists[0][ours], lists[1][theirs]
+        gaps = any(1 < len(row) <= max(row) - min(row) for row in (first, second))
+        return gaps and _are_one_list(ours, theirs) and any(second.get(at) == build for at, build in first.items())
+
+    for pair, ours, theirs in _blocks([pair for pair in found.pairs if not pair.named], found):
+        if number_of(ours) != number_of(theirs) and may_be_names(list_of(ours), list_of(theirs)):
+            yield pair
+
+
 ONE_BLOCK = "the file has several blocks of this build in a list where the model has one, outside of lists: any of them may be meant"
 
 

@@ -96,16 +96,13 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
 
 
 CALLED = (
-    "numbers of this list are left out, and others are on both sides: they may be names, and no places in a row, and then each "
-    "would go to its own"
+    "both sides have this number, and leave out others between: it may be a name, and no place in a row, and then it would go "
+    "to its own"
 )
 
 
 def called_by_numbers(found: Found) -> Iterator[Pair]:
-    """Yield members of rows that go to another number, where numbers may be names: strides 8, 16 and 32 to 16, 32 and 64.
-
-    So they may be in a list of blocks of which one side lacks some, as a file that was cut down may.
-    """
+    """Yield members of rows that go to another number, where numbers may be names: strides 8, 16 and 32 to 16, 32 and 64."""
     moved = [
         (pair, rows)
         for pair, source, target in found.with_units(unnamed=True)
@@ -119,12 +116,8 @@ def called_by_numbers(found: Found) -> Iterator[Pair]:
     @cache
     def may_be_names(ours: str, theirs: str) -> bool:
         first, second = members[0][ours], members[1][theirs]
-        gaps = [1 < len(row) <= max(row) - min(row) for row in (first, second)]
-        if all(len(held) > 1 for row in (first, second) for held in row.values()):
-            may_be = any(gaps)  # blocks: unlike layers, these seldom have others without tensors between them
-        else:
-            may_be = all(gaps) and min(first) != min(second)
-        return may_be and any(second.get(at) == held for at, held in first.items())
+        gaps = all(1 < len(row) <= max(row) - min(row) for row in (first, second))
+        return gaps and min(first) != min(second) and any(second.get(at) == held for at, held in first.items())
 
     return (pair for pair, rows in moved if may_be_names(*rows))
 
