@@ -103,8 +103,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
             copies: module name -> module name that starts as its copy.
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
-            source_model: the module that the checkpoint was saved from (meta is fine): its layer types, their order
-                and numbers of heads are used as well. Needless where `checkpoint` is that module.
+            source_model: the module that the checkpoint was saved from (meta is fine): its layer types, their order,
+                numbers of heads and grids of patches are used as well. Needless where `checkpoint` is that module.
             inputs, source_inputs: what both models are run on, as for verify(), "guess" included. Equal outputs prove the
                 plan, other outputs correct it; what outputs can't prove, runs of single modules may (`plan.proof`).
             golden: a file that record() wrote: it stands for source_inputs and for a source_model with values.

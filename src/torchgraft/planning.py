@@ -187,6 +187,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
         ranks=ranks,
         views=views,
         second=SecondNames(shared, repeats),
+        source_grids=origin.grids if origin is not None else frozenset(),
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching)))

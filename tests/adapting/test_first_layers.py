@@ -113,3 +113,11 @@ def test_a_rule_for_further_channels_leads_to_no_fewer(rule):
     file, model = nn.Conv2d(3, 8, 3), nn.Conv2d(2, 8, 3)
     with pytest.raises(tg.PlanRefusedError, match=f"rule '{rule}' doesn't lead to 2 channels"):
         tg.load(model, file, in_channels={"weight": rule})
+
+
+def test_one_channel_that_may_be_each_channel_s_own_is_not_spread_over_all_unasked():
+    file, model = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)
+    with pytest.raises(tg.PlanRefusedError, match="unless the file's layer has a kernel for each of 8 channels alone"):
+        tg.load(model, file.state_dict())
+    tg.load(model, file.state_dict(), in_channels={"weight": "repeat"})
+    assert torch.allclose(model.weight, file.weight.expand(-1, 8, -1, -1) / 8)

@@ -208,3 +208,54 @@ def test_registers_may_stand_behind_the_positions(before):
     assert torch.equal(model.pos_embed[:, :before], file.pos_embed[:, :before])
     grid = ResampleGrid((4, 4), (6, 6)).run([file.pos_embed.detach()[:, before:]])
     assert torch.equal(model.pos_embed[:, before:], grid)
+
+
+class Tokened(Image):
+    """A grid behind a class token that its name tells."""
+
+    def __init__(self, height, width, *, counted=True):
+        super().__init__(1)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 4))
+        self.pos_embed = nn.Parameter(torch.randn(1, counted + height * width, 4))
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 6), (7, 7)), ((7, 7), (4, 6)), ((14, 16), (3, 3))])
+@pytest.mark.parametrize("named", [True, False])
+def test_rows_that_are_a_square_with_the_token_are_doubt_where_the_other_side_has_a_row_for_it(old, new, named):
+    """25 rows are 5x5, or 4x6 behind a class token."""
+    file, model = Tokened(*old), Tokened(*new)
+    for side in () if named else (file, model):
+        del side.cls_token
+    with pytest.raises(
+        tg.PlanRefusedError, match=r"unless the grid of one is no square: grids={'pos_embed': \(.*\(height, width\)"
+    ):
+        tg.load(model, file.state_dict())
+    tg.load(model, file.state_dict(), grids={"pos_embed": (old, new)})
+    assert torch.equal(model.pos_embed[:, :1], file.pos_embed[:, :1])
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 6), (7, 7)), ((4, 6), (6, 4)), ((4, 6), (2, 3))])
+def test_the_grid_that_the_source_s_model_says_is_used(old, new):
+    file, model = Tokened(*old), Tokened(*new)
+    file.patch.grid_size, model.patch.grid_size = old, new
+    tg.load(model, file.state_dict(), source_model=file)
+    assert torch.equal(model.pos_embed, ResampleGrid(old, new, 1, (0,)).run([file.pos_embed.detach()]))
+
+
+class Text(nn.Module):
+    """Words and their positions, which may begin behind two rows for padding."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.word_embeddings, self.position_embeddings = nn.Embedding(11, 4), nn.Embedding(positions, 4)
+        self.fc = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize(("old", "new"), [(18, 16), (16, 18)])
+def test_two_rows_more_may_be_those_that_stand_before_the_first_position(old, new):
+    file, model = Text(old), Text(new)
+    with pytest.raises(tg.PlanRefusedError, match="the first two rows of the longer one may be no positions"):
+        tg.load(model, file)
+    names = [range(18 - n, 18) for n in (old, new)]
+    tg.load(model, file, axis_names={"position_embeddings": tg.AxisNames(*names)})
+    assert torch.equal(model.position_embeddings.weight[-16:], file.position_embeddings.weight[-16:])

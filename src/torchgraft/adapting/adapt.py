@@ -30,7 +30,7 @@ class PlanInputs:
 
     `network` is the container path of the source, `architecture` what the file says that it holds, "" where it doesn't; `second` tells which of its names hold what another one has.
     `requested` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
-    matched under.
+    matched under. `source_grids` are those that the source's model says it cuts images into.
     """
 
     options: Options
@@ -42,6 +42,7 @@ class PlanInputs:
     ranks: Ranks | None = None
     views: Sequence[View] = ()
     second: SecondNames = field(default_factory=SecondNames)
+    source_grids: frozenset[tuple[int, int]] = frozenset()
 
 
 def requested_steps(
@@ -80,7 +81,14 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     preferences, views = inputs.preferences, inputs.views
     shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
     facts = gather_facts(
-        matching.matches, leaves, shown, seen, inputs.options, inputs.network, architecture=inputs.architecture
+        matching.matches,
+        leaves,
+        shown,
+        seen,
+        inputs.options,
+        inputs.network,
+        architecture=inputs.architecture,
+        source_grids=inputs.source_grids,
     )
     draft = compose(matching.matches, facts)
     drafted: Mapping[str, Step] = draft.steps

@@ -18,7 +18,7 @@ from torchgraft.adapting.fused import (
     what_lacks,
 )
 from torchgraft.adapting.options import Options, option_for
-from torchgraft.adapting.positions import position_fit
+from torchgraft.adapting.positions import position_fit, told_grids
 from torchgraft.adapting.recurrent import torn_cells, unordered_gates
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
@@ -144,7 +144,7 @@ def _permuted(source: Leaf, target: Leaf, dims: tuple[int, ...]) -> Fit:
 def _shaped(match: Match, facts: Facts) -> Fit:
     source, target = match.source, match.target
     options, slot = facts.options, target.keys[0]
-    grids = option_for(options.grids, target)
+    grids = option_for(options.grids, target) or told_grids(source, target, facts.sides)
     said = _requested_fit(source, target, options)
     if said is not None:
         return said

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.orientation import MATRIX_TABLES, WEIGHTS, Layout, read_layout
-from torchgraft.adapting.positions import Side, read_side
+from torchgraft.adapting.positions import Grid, Side, read_side
 from torchgraft.adapting.rows import changed_vocabularies
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.plan import Certainty
@@ -52,15 +52,22 @@ def gather_facts(  # noqa: PLR0913  # all that the facts come from
     network: str,
     *,
     architecture: str,
+    source_grids: frozenset[Grid],
 ) -> Facts:
-    """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first."""
+    """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first.
+
+    `source_grids` are those that the source's model says it cuts images into.
+    """
     layout = read_layout(matches, specs)
     return Facts(
         specs=specs,
         slots={slot.name: slot for slot in target.slots},
         options=options,
         layout=layout,
-        sides=(read_side(leaves[0]), replace(read_side(leaves[1]), grids=target.grids)),
+        sides=(
+            replace(read_side(leaves[0]), grids=source_grids),
+            replace(read_side(leaves[1]), grids=target.grids),
+        ),
         first_convs=first_convolutions(matches, leaves),
         keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
         flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},

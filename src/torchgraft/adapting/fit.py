@@ -51,6 +51,7 @@ INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and no
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"
 CHANNELS_MOVE = "but the input channels of one side would be another axis of the kernel on the other, as colours would be the depth of a volume"
+MIRRORED = "one layer is a transposed convolution, which keeps [in, out] and mirrors its kernel, and the other is none"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
 
@@ -75,6 +76,11 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool = Fal
 
     `is_stem`: the first layer of the network, which may cut patches.
     """
+    return _from_other_convolution(source, target) or _rearranged(source, target, layout, is_stem=is_stem)
+
+
+def _rearranged(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool) -> Fit | None:
+    """Return how `source` becomes `target` where nothing tells that one alone is a transposed convolution."""
     a, b = source.shape, target.shape
     if a == b and (len(a) < 2 or (len(a) == 2 and a[0] != a[1])):
         return UNCHANGED
@@ -95,6 +101,26 @@ def exact_fit(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool = Fal
     if source.role == "kernel" and len(a) > len(b) == 2 and _flattened(a, b):
         return Fit((Reshape(b),), f"as many numbers as {list(b)}, {INPUTS_FIRST}", certainty=Certainty.DOUBT)
     return _pointwise(source, target, layout) or _other_rank(a, b, is_stem=is_stem)
+
+
+def _from_other_convolution(source: Leaf, target: Leaf) -> Fit | None:
+    """Return how the weight of a transposed convolution, which has its inputs first, becomes that of another layer, or the reverse.
+
+    None for other layers, and where the kind of one isn't known. A matrix is no convolution's.
+    """
+    a, b = source.shape, target.shape
+    if (
+        is_transposed(source) == is_transposed(target)
+        or not ((source.kind or (len(a) == 2 and source.turned is None)) and target.kind)
+        or min(len(a), len(b)) < 2
+    ):
+        return None
+    if {source.role, target.role} != {"weight"}:
+        return None
+    if a[:2] == b[1::-1] and prod(a[2:]) == prod(b[2:]) == 1:
+        ops = (Reshape(a[:2]), Transpose(), Reshape(b))
+        return Fit(ops, "a transposed convolution keeps [in, out], the other layer [out, in]")
+    return Fit(None, f"{mismatch(a, b)}; {MIRRORED}", certainty=Certainty.DOUBT) if a == b else None
 
 
 def _pointwise(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
@@ -262,7 +288,7 @@ def resized_fit(
     adapted = None
     if a[1:2] != b[1:2] and a[0] == b[0] and (channels or (first_conv and groups == 1 and len(a) > 2)):
         made = _channels(a[1], b[1], channels or "repeat")
-        adapted = made if channels or a[1] < b[1] or b[1] == 1 else _fewer(made, a[1], b[1])
+        adapted = made if channels else _unasked(made, a, b)
     if adapted and len(a) == len(b) and a[2:] == b[2:]:
         return adapted
     if gains_depth(a, b) and (adapted or a[1] == b[1]):
@@ -317,8 +343,17 @@ def _channels(old: int, size: int, rule: str) -> Fit:
     return Fit((AdaptInputChannels(size, rule),), text, rule=Ground.INPUT_CHANNELS, made=made)
 
 
-def _fewer(fit: Fit, old: int, size: int) -> Fit:
-    """Return how a kernel loses input channels unasked: of three timm keeps the first; of others nobody knows which."""
+def _unasked(fit: Fit, a: Shape, b: Shape) -> Fit:
+    """Return how a kernel gets other input channels unasked: of three timm keeps the first; of others nobody knows which.
+
+    Where it has one, and as many as outputs in the model, it may as well be one for each channel alone.
+    """
+    old, size = a[1], b[1]
+    if old == 1 and size == b[0]:
+        text = f"{fit.text}, unless the file's layer has a kernel for each of {size} channels alone: in_channels= says that it has not"
+        return replace(fit, text=text, certainty=Certainty.DOUBT)
+    if old < size or size == 1:
+        return fit
     if old == len("RGB"):
         return replace(fit, text=f"{fit.text}, as timm does it", certainty=Certainty.LIKELY)
     text = f"{fit.text}, and which of the {old} the model's {size} are isn't known: in_channels= or axis_names= says it"

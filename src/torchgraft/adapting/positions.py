@@ -28,6 +28,7 @@ from torchgraft.core.specs import Shape
 from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
 
 Grid = tuple[int, int]
+Layout = tuple[int, Grid]  # how many rows stand before those of the grid, and the grid
 
 # How libraries resample their own tables: torchvision's interpolate_embeddings (bicubic, corners aligned), transformers'
 # interpolate_pos_encoding (bicubic). Others as timm's resample_abs_pos_embed: bicubic with antialiasing.
@@ -36,13 +37,17 @@ RESAMPLING: dict[str, dict[str, Any]] = {
     "transformers": {"antialias": False},
 }
 
+# RoBERTa, BART and OPT count positions from the row behind their padding's, so that their tables have two rows more.
+OFFSET = 2
+OFFSET_TABLES = "the first two rows of the longer one may be no positions, as in RoBERTa, BART and OPT; axis_names= says which rows go where"
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """What one side says about its tokens: the number of each kind of prefix token, and where patches are cut.
 
     `patches` are the modules with square kernels or cubes, `texts` those that are tables of words with the width of their rows;
-    `volumes` says whether kernels go over frames or slices as well; `grids` are those that the model's modules say they cut.
+    `volumes` says whether kernels go over frames or slices as well; `grids` are those that modules of the model, or of the source's, say they cut.
     """
 
     tokens: tuple[int, ...]
@@ -174,18 +179,16 @@ def _absolute(
             )
         return _regrid(stated, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
     file, model = (_layout(n, side) for n, side in zip(rows, sides, strict=True))
-    if sides[0].patches and sides[1].patches and file and model:
+    patched = bool(sides[0].patches and sides[1].patches)
+    if patched and file and model and not _rows_for_other_tokens(file, model, sides):
         fit = _regrid((file[1], model[1]), (file[0], model[0]), dim, sides, library, rows[1])
         # Rows of a class token and of a grid that isn't square may be as many as a square: 1 + 6x20 = 11x11.
         return replace(fit, certainty=Certainty.LIKELY) if fit.ops and file[0] == 0 < sides[0].prefix else fit
     gone = rows[0] - rows[1]
     if 0 < gone == sides[0].prefix - sides[1].prefix:
         return _regrid(None, (sides[0].prefix, sides[1].prefix), dim, sides, library, rows[1])
-    if sides[0].patches and sides[1].patches:
-        seen = [_shown(*one) for one in zip(rows, (file, model), sides, strict=True)]
-        grids = ", ".join(f"({', '.join(map(str, one[1] if one else ('height', 'width')))})" for one in (file, model))
-        text = f"the file has {seen[0]} and the model {seen[1]}: grids={{{name!r}: ({grids})}} states both"
-        return Fit(None, text, certainty=Certainty.DOUBT)
+    if patched:
+        return Fit(None, _grids_wanted(name, rows, (file, model), sides), certainty=Certainty.DOUBT)
     fit = _from_the_start(rows, dim)
     if not (file and model and file[0] == model[0]) or any(side.texts for side in sides):
         return fit
@@ -196,6 +199,10 @@ def _absolute(
 
 def _from_the_start(rows: tuple[int, int], dim: int) -> Fit:
     """Return how a table of positions in a text gets shorter or longer: each of them means the same on both sides."""
+    if abs(rows[0] - rows[1]) == OFFSET:
+        return Fit(
+            None, f"{rows[0]} positions in the file, {rows[1]} in the model: {OFFSET_TABLES}", certainty=Certainty.DOUBT
+        )
     if rows[0] > rows[1]:
         return Fit((SliceDim(dim, 0, rows[1]),), f"the first {rows[1]} of {rows[0]} positions", rule=Ground.POSITIONS)
     kept = Rows(dim, tuple(range(rows[0])))
@@ -204,16 +211,52 @@ def _from_the_start(rows: tuple[int, int], dim: int) -> Fit:
     )
 
 
-def _layout(rows: int, side: Side) -> tuple[int, Grid] | None:
-    """Return how many of the rows stand before the patches, and the grid: one that a module says, or else a square."""
+def _rows_for_other_tokens(file: Layout, model: Layout, sides: tuple[Side, Side]) -> bool:
+    """Whether both sides have as many tokens, and their squares leave rows for those of one alone.
+
+    One of them may be no square: 25 rows are a grid of 5x5, or of 4x6 behind a class token. Rows that are left over where the
+    grid is the same are explained by it.
+    """
+    return sides[0].prefix == sides[1].prefix and file[0] != model[0] and file[1] != model[1]
+
+
+def told_grids(source: Leaf, target: Leaf, sides: tuple[Side, Side]) -> tuple[Grid, Grid] | None:
+    """Return the grids of two tables of as many positions where modules of both sides tell one each, else None: 4x6 and 6x4."""
+    if not (sides[0].grids and sides[1].grids and is_position_table(target)) or len(target.shape) < 2:
+        return None
+    seen = zip((source, target), (sides[0].of(source), sides[1].of(target)), strict=True)
+    told = [_told(leaf.shape[-2], side) for leaf, side in seen]
+    return (told[0][1], told[1][1]) if source.shape == target.shape and told[0] and told[1] else None
+
+
+def _told(rows: int, side: Side) -> Layout | None:
+    """Return the rows before the patches and the grid that a module says, None where none or several fit."""
     said = {(rows - h * w, (h, w)) for h, w in side.grids if rows - h * w in side.rows_before}
-    if len(said) == 1:
-        return said.pop()
+    return said.pop() if len(said) == 1 else None
+
+
+def _layout(rows: int, side: Side) -> Layout | None:
+    """Return how many of the rows stand before the patches, and the grid: one that a module says, or else a square."""
+    told = _told(rows, side)
+    if told:
+        return told
     before = _square(rows, side.rows_before)
     return None if before is None else (before, (isqrt(rows - before), isqrt(rows - before)))
 
 
-def _shown(rows: int, layout: tuple[int, Grid] | None, side: Side) -> str:
+def _grids_wanted(
+    name: str, rows: tuple[int, int], layouts: tuple[Layout | None, Layout | None], sides: tuple[Side, Side]
+) -> str:
+    """Return what is seen of both sides, and how to say what isn't: of two squares that with fewer rows before it may be none."""
+    seen = [_shown(*one) for one in zip(rows, layouts, sides, strict=True)]
+    fewest = min((one[0] for one in layouts if one), default=0)
+    known = [one[1] if one and (None in layouts or one[0] > fewest) else ("height", "width") for one in layouts]
+    grids = ", ".join(f"({', '.join(map(str, grid))})" for grid in known)
+    unless = "" if None in layouts else " unless the grid of one is no square"
+    return f"the file has {seen[0]} and the model {seen[1]}{unless}: grids={{{name!r}: ({grids})}} states both"
+
+
+def _shown(rows: int, layout: Layout | None, side: Side) -> str:
     """Return how the rows of a position table are read."""
     before = layout[0] if layout else side.prefix
     grid = _times(layout[1]) if layout else f"{rows - before} positions in no square"
