@@ -259,3 +259,32 @@ def test_two_rows_more_may_be_those_that_stand_before_the_first_position(old, ne
     names = [range(18 - n, 18) for n in (old, new)]
     tg.load(model, file, axis_names={"position_embeddings": tg.AxisNames(*names)})
     assert torch.equal(model.position_embeddings.weight[-16:], file.position_embeddings.weight[-16:])
+
+
+class Speech(nn.Module):
+    """Positions in time behind convolutions that slide over a spectrogram."""
+
+    def __init__(self, frames, kernel=3):
+        super().__init__()
+        self.sub = nn.Sequential(nn.Conv2d(1, 4, kernel, 2), nn.ReLU(), nn.Conv2d(4, 4, kernel, 2))
+        self.position_embeddings, self.fc = nn.Embedding(frames, 4), nn.Linear(4, 4)
+
+
+def test_squares_behind_convolutions_that_slide_may_be_positions_in_time():
+    file, model = Speech(16), Speech(64)
+    with pytest.raises(tg.PlanRefusedError, match="no layer that cuts patches shows to be grids"):
+        tg.load(model, file)
+    names = [[f"t{n}" for n in range(frames)] for frames in (16, 64)]
+    tg.load(model, file, axis_names={"position_embeddings": tg.AxisNames(*names)})
+    assert torch.equal(model.position_embeddings.weight[:16], file.position_embeddings.weight)
+    tg.load(model, file, grids={"position_embeddings.weight": ((4, 4), (8, 8))})
+    wanted = ResampleGrid((4, 4), (8, 8)).run([file.position_embeddings.weight.detach()])
+    assert torch.equal(model.position_embeddings.weight, wanted)
+
+
+def test_channels_before_a_square_map_are_no_side_of_a_grid():
+    """[1, 8, 4, 4] may be 8x4 positions of width 4, or 4x4 of width 8."""
+    file, model = Image(1), Image(1)
+    file.pos_embed, model.pos_embed = (nn.Parameter(torch.randn(1, n, 4, 4)) for n in (8, 16))
+    with pytest.raises(tg.PlanRefusedError, match="maps of another width with the channels first"):
+        tg.load(model, file)

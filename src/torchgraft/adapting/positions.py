@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import isqrt
 from typing import Any
 
-from torchgraft.adapting.fit import Fit
+from torchgraft.adapting.fit import Fit, mismatch
 from torchgraft.adapting.tables import (
     AXIS_WORDS,
     FRAME_WORDS,
@@ -47,11 +47,13 @@ class Side:
     """What one side says about its tokens: the number of each kind of prefix token, and where patches are cut.
 
     `patches` are the modules with square kernels or cubes, `texts` those that are tables of words with the width of their rows;
+    `cuts` says whether one of them is called or sized like what cuts patches: kernels of 3x3 or 7x7 rather slide.
     `volumes` says whether kernels go over frames or slices as well; `grids` are those that modules of the model, or of the source's, say they cut.
     """
 
     tokens: tuple[int, ...]
     patches: tuple[str, ...] = ()
+    cuts: bool = False
     volumes: bool = False
     texts: tuple[tuple[str, int], ...] = ()
     grids: frozenset[Grid] = frozenset()
@@ -87,11 +89,12 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
     """Return the prefix tokens, patches and tables of words that the names and shapes of one side show."""
     counts = [0] * len(PREFIX_TOKENS)
     patches, texts = [], []
-    volumes = False
+    cuts = volumes = False
     for leaf in leaves:
         role = leaf.role
         if len(leaf.shape) in (4, 5) and leaf.shape[-2] == leaf.shape[-1] > 1:
             patches.append(leaf.owner)
+            cuts |= leaf.shape[-1] % 2 == 0 or "patch" in leaf.owner
             volumes |= len(leaf.shape) == 5 and leaf.shape[2] > 1
         said = words(role if role != "weight" else leaf.owner.rpartition(".")[2])
         if role == "weight" and len(leaf.shape) == 2 and _mean_words(said):
@@ -101,7 +104,7 @@ def read_side(leaves: Sequence[Leaf]) -> Side:
         for kind, names in enumerate(PREFIX_TOKENS):
             if said[0] in names and len(leaf.shape) <= 3:
                 counts[kind] = leaf.shape[-2] if len(leaf.shape) > 1 else 1
-    return Side(tuple(counts), tuple(patches), volumes, tuple(texts))
+    return Side(tuple(counts), tuple(patches), cuts, volumes, tuple(texts))
 
 
 @lru_cache
@@ -181,6 +184,12 @@ def _absolute(
     file, model = (_layout(n, side) for n, side in zip(rows, sides, strict=True))
     patched = bool(sides[0].patches and sides[1].patches)
     if patched and file and model and not _rows_for_other_tokens(file, model, sides):
+        if _may_be_lines(rows, file, model, sides):
+            text = (
+                f"the file has {rows[0]} positions and the model {rows[1]}, which no layer that cuts patches shows to be grids: "
+                f"grids={{{name!r}: ({file[1]}, {model[1]})}} says that they are, axis_names= which rows go where"
+            )
+            return Fit(None, text, certainty=Certainty.DOUBT)
         fit = _regrid((file[1], model[1]), (file[0], model[0]), dim, sides, library, rows[1])
         # Rows of a class token and of a grid that isn't square may be as many as a square: 1 + 6x20 = 11x11.
         return replace(fit, certainty=Certainty.LIKELY) if fit.ops and file[0] == 0 < sides[0].prefix else fit
@@ -218,6 +227,12 @@ def _rows_for_other_tokens(file: Layout, model: Layout, sides: tuple[Side, Side]
     grid is the same are explained by it.
     """
     return sides[0].prefix == sides[1].prefix and file[0] != model[0] and file[1] != model[1]
+
+
+def _may_be_lines(rows: tuple[int, int], file: Layout, model: Layout, sides: tuple[Side, Side]) -> bool:
+    """Whether squares may as well be positions in time behind convolutions that slide: 256 and 1024 frames of speech."""
+    told = any(side.cuts or _told(count, side) for count, side in zip(rows, sides, strict=True))
+    return not (told or file[0] or model[0] or file[1] == model[1])
 
 
 def told_grids(source: Leaf, target: Leaf, sides: tuple[Side, Side]) -> tuple[Grid, Grid] | None:
@@ -336,6 +351,9 @@ def _kept_tokens(prefixes: tuple[int, int], sides: tuple[Side, Side]) -> tuple[i
 def _open_grid(a: Shape, b: Shape) -> Fit | None:
     if a[0] != b[0]:
         return None
+    if a[2] == a[3] and a[2:] == b[2:]:
+        text = f"{mismatch(a, b)}: a grid of other height, or maps of another width with the channels first"
+        return Fit(None, text, certainty=Certainty.DOUBT)
     flat, back = Reshape((a[0], a[1] * a[2], a[3])), Reshape(b)
     op = ResampleGrid((a[1], a[2]), (b[1], b[2]))
     return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule=Ground.POSITIONS)
