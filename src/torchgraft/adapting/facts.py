@@ -9,7 +9,8 @@ from itertools import pairwise
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.orientation import MATRIX_TABLES, WEIGHTS, Layout, read_layout
-from torchgraft.adapting.positions import Grid, Side, read_side
+from torchgraft.adapting.positions import Side, read_side
+from torchgraft.adapting.relative import Grid
 from torchgraft.adapting.rows import changed_vocabularies
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.plan import Certainty

@@ -9,6 +9,7 @@ from math import isqrt
 from typing import Any
 
 from torchgraft.adapting.fit import Fit, mismatch
+from torchgraft.adapting.relative import Grid, axis_table, times, window_table
 from torchgraft.adapting.tables import (
     AXIS_WORDS,
     FRAME_WORDS,
@@ -25,9 +26,8 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Op, Rows
 from torchgraft.core.specs import Shape
-from torchgraft.ops import InsertZeros, Resample1d, ResampleBiasTable, ResampleGrid, Reshape, SelectRows, SliceDim
+from torchgraft.ops import InsertZeros, ResampleGrid, Reshape, SelectRows, SliceDim
 
-Grid = tuple[int, int]
 Layout = tuple[int, Grid]  # how many rows stand before those of the grid, and the grid
 
 # How libraries resample their own tables: torchvision's interpolate_embeddings (bicubic, corners aligned), transformers'
@@ -138,7 +138,7 @@ def position_fit(
     """
     if OFFSET_WORDS & set(words(source.role)) and len(source.shape) == len(target.shape) == 2:
         axis = bool(AXIS_WORDS & set(words(source.role)))
-        return _axis_table(source.shape, target.shape) if axis else _window_table(source, target, stated)
+        return axis_table(source.shape, target.shape) if axis else window_table(source, target, stated)
     if not is_position_table(target) or source.shape[-1:] != target.shape[-1:]:
         return None
     if len(source.shape) == len(target.shape) == 4:
@@ -177,7 +177,7 @@ def _absolute(
         prefixes = tuple(n - h * w for n, (h, w) in zip(rows, stated, strict=True))
         if min(prefixes) < 0:
             raise UsageError(
-                f"grids={{{name!r}: {stated}}}: {_times(stated[0])} and {_times(stated[1])} positions are more than the table has: "
+                f"grids={{{name!r}: {stated}}}: {times(stated[0])} and {times(stated[1])} positions are more than the table has: "
                 f"{rows[0]} rows in the file, {rows[1]} in the model"
             )
         return _regrid(stated, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
@@ -274,7 +274,7 @@ def _grids_wanted(
 def _shown(rows: int, layout: Layout | None, side: Side) -> str:
     """Return how the rows of a position table are read."""
     before = layout[0] if layout else side.prefix
-    grid = _times(layout[1]) if layout else f"{rows - before} positions in no square"
+    grid = times(layout[1]) if layout else f"{rows - before} positions in no square"
     return f"{grid} behind {before} row{'s' * (before > 1)}" if before else grid
 
 
@@ -309,7 +309,7 @@ def _regrid(
     else:
         op = ResampleGrid(grids[0], grids[1], prefixes[0], kept, **RESAMPLING.get(library, {}))
         known = library if library in RESAMPLING else "timm"
-        text = f"position grid {_times(grids[0])} -> {_times(grids[1])}{said}, as {known} does it"
+        text = f"position grid {times(grids[0])} -> {times(grids[1])}{said}, as {known} does it"
     if len(kept) == prefixes[1]:
         return Fit((op,), text, rule=Ground.POSITIONS)
     if prefixes[0] == 0 < sides[0].prefix:
@@ -326,10 +326,6 @@ def _regrid(
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _times(grid: Grid) -> str:
-    return f"{grid[0]}x{grid[1]}"
 
 
 def _kept_tokens(prefixes: tuple[int, int], sides: tuple[Side, Side]) -> tuple[int, ...] | None:
@@ -357,52 +353,3 @@ def _open_grid(a: Shape, b: Shape) -> Fit | None:
     flat, back = Reshape((a[0], a[1] * a[2], a[3])), Reshape(b)
     op = ResampleGrid((a[1], a[2]), (b[1], b[2]))
     return Fit((flat, op, back), f"position grid {a[1]}x{a[2]} -> {b[1]}x{b[2]}", rule=Ground.POSITIONS)
-
-
-def _axis_table(a: Shape, b: Shape) -> Fit | None:
-    """Relative tables of one axis: [2S-1, head size]."""
-    if a[1] != b[1] or a[0] == b[0] or a[0] % 2 == 0 or b[0] % 2 == 0:
-        return None
-    return Fit((Resample1d(b[0]),), f"relative positions {a[0]} -> {b[0]}", rule=Ground.POSITIONS)
-
-
-def _window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) -> Fit | None:
-    """Relative tables of windows: [(2h-1)(2w-1), heads], with three rows more where a class token has offsets of its own.
-
-    Windows that aren't stated are taken to be square. Where the number of rows could also be that of another one, that is
-    the convention that settles it.
-    """
-    a, b = source.shape, target.shape
-    if a[1] != b[1] or a[0] == b[0] or "table" not in words(source.role):
-        return None
-    if stated is not None:
-        extras = {n - _offsets(*window) for n, window in zip((a[0], b[0]), stated, strict=True)}
-        if extras not in ({0}, {3}):
-            raise UsageError(
-                f"grids={{{target.keys[0]!r}: {stated}}}: windows of {_times(stated[0])} and {_times(stated[1])} don't make tables "
-                f"of {a[0]} and {b[0]} rows"
-            )
-        return _rewindowed(stated, extras.pop(), Certainty.CERTAIN)
-    for extra in (0, 3):
-        sides = [isqrt(n - extra) for n in (a[0], b[0])]
-        if all(s * s == n - extra and s % 2 for s, n in zip(sides, (a[0], b[0]), strict=True)):
-            first, second = ((s + 1) // 2 for s in sides)
-            sure = Certainty.CERTAIN if all(map(_is_prime, sides)) else Certainty.LIKELY
-            return _rewindowed(((first, first), (second, second)), extra, sure)
-    text = f"relative tables of {a[0]} and {b[0]} rows are of no square windows: grids={{'*{target.role}': ((height, width), (height, width))}} states them"
-    return Fit(None, text)
-
-
-def _offsets(height: int, width: int) -> int:
-    return (2 * height - 1) * (2 * width - 1)
-
-
-def _is_prime(number: int) -> bool:
-    """Whether a square of this side is the only window with as many offsets."""
-    return number > 1 and all(number % n for n in range(2, isqrt(number) + 1))
-
-
-def _rewindowed(windows: tuple[Grid, Grid], extra: int, sure: Certainty) -> Fit:
-    op = ResampleBiasTable(windows[0], windows[1], extra)
-    text = f"relative positions of a {_times(windows[0])} window -> {_times(windows[1])}"
-    return Fit((op,), text, certainty=sure, rule=Ground.POSITIONS)
