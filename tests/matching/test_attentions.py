@@ -161,9 +161,11 @@ def test_out_beside_query_key_and_value_is_the_projection_of_the_output():
     )
 
 
-def test_norms_of_equal_names_correspond_where_order_tells_on_one_side_alone_whose_they_are():
+@pytest.mark.parametrize("added", [False, True])
+def test_norms_of_equal_names_correspond_where_order_tells_on_one_side_alone_whose_they_are(added):
     file = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16), 2).state_dict()
     model = {name.replace("out_proj", "post").replace("linear1", "body"): value for name, value in file.items()}
-    plan = tg.plan(model, dict(sorted(file.items())))
+    more = {name.replace("self_attn", "self_attn_1"): value for name, value in file.items() if "self_attn" in name}
+    plan = tg.plan(model, dict(sorted((file | more if added else file).items())), on_doubt="take")
     fed = {step.slot.name: step.feeds[0].key for step in plan.steps if "norm" in step.slot.name}
     assert fed == {name: name for name in file if "norm" in name}

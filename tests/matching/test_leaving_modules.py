@@ -104,3 +104,15 @@ def test_of_two_layers_in_a_block_that_with_the_name_and_more_is_not_surely_mean
     } for square in (("proj",), names))  # fmt: skip
     plan = tg.plan(model, file)
     assert {step.slot.name for step in plan.doubtful} == {f"layers.{n}.proj_b.weight" for n in range(2)}
+
+
+@pytest.mark.parametrize("names", [("side", "branch1"), ("branch1", "side"), ("side1", "branch2")])
+def test_of_two_parts_side_by_side_none_is_taken_for_a_third_name(names):
+    parts = {"fc1.weight": (12, 6), "fc2.weight": (6, 12)}
+
+    def net(*called: str) -> dict[str, torch.Tensor]:
+        shapes = {"norm.weight": (6,)} | {f"{one}.{part}": shape for one in called for part, shape in parts.items()}
+        return {f"blocks.{n}.{name}": torch.zeros(shape) for n in range(2) for name, shape in shapes.items()}
+
+    with pytest.raises(tg.PlanRefusedError):
+        tg.plan(net("mlp"), dict(sorted(net(*names).items()))).raise_if_refused()

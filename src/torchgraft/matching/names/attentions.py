@@ -21,12 +21,12 @@ def read_attentions(paths: Iterable[str], others: Iterable[str] = ()) -> dict[st
     torch.nn.TransformerDecoderLayer, `attn2` beside `attn1` in latent diffusion). Where a numbered norm stands right behind
     each of them, or right before, it is that one's norm; so it is by its number where all stand behind them, as there. A
     last one is that of the layers behind the attentions. Where the `others`, the paths of the other side, have blocks whose
-    attentions and norms are called the same, and their order doesn't tell it, names say more than order here.
+    norms are called the same, and their order doesn't tell it, names say more than order here.
     """
-    untold = {_called(held, said) for _, held, said in _blocks(others) if not _own_norms(held, said)}
+    untold = {_numbered(held) for _, held, said in _blocks(others) if not _own_norms(held, said)}
     found: dict[str, str] = {}
     for block, held, said in _blocks(paths):
-        own = {} if untold and _called(held, said) in untold else _own_norms(held, said)
+        own = {} if untold and _numbered(held) in untold else _own_norms(held, said)
         found.update(_read(block, held, said, own))
     return found
 
@@ -40,9 +40,9 @@ def _blocks(paths: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Sequence[s
             yield block, held, said
 
 
-def _called(held: Iterable[str], attentions: Iterable[str]) -> frozenset[str]:
-    """Return the names of a block's attentions and numbered norms."""
-    return frozenset({*attentions, *filter(is_numbered_norm, held)})
+def _numbered(held: Iterable[str]) -> frozenset[str]:
+    """Return the names of a block's numbered norms."""
+    return frozenset(filter(is_numbered_norm, held))
 
 
 def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[str, list[str]]]:

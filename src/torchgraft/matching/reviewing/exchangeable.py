@@ -85,9 +85,17 @@ def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> list[str]:
 
 def _is_closer(rule: Prefix, other: Prefix) -> bool:
     """Return whether names say that it is this rule: the other would change numbers, share fewer words, or be less alike."""
-    if not other.keeps_numbers or rule.shared_words != other.shared_words:
-        return not other.keeps_numbers or rule.shared_words > other.shared_words
+    if _counts_otherwise(other) or rule.shared_words != other.shared_words:
+        return _counts_otherwise(other) or rule.shared_words > other.shared_words
     return rule.likeness - other.likeness > TELLING
+
+
+def _counts_otherwise(rule: Prefix) -> bool:
+    """Return whether a rule changes the number of a member of a list: both names have one. `branch1` for `mlp` is another name."""
+    ours, theirs = (prefix.split(".") for prefix in rule)
+    changed = set(ours) ^ set(theirs)
+    numbered = [any(char.isdigit() for part in side if part in changed for char in part) for side in (ours, theirs)]
+    return not rule.keeps_numbers and all(numbered)
 
 
 def _inside(rule: Prefix, sources: Sequence[Leaf], naming: Naming) -> Mapping[str, Shape]:
