@@ -193,13 +193,23 @@ def test_a_file_of_another_width_is_called_so() -> None:
 
 
 def test_another_variant_is_told_before_the_doubts_that_come_of_it() -> None:
-    """A wide ResNet: its inner widths are those of the next stage of the plain one, which then fit there."""
+    """Blocks of three layers in place of two: the second layer of the one has the shape of the first of the other."""
     with torch.device("meta"):
-        plain, wide = torchvision.models.resnet50(), torchvision.models.wide_resnet50_2()
-    said = [o.text for o in tg.plan(wide, plain).refusals]
-    assert said[0].startswith("the file looks like one of another variant of the model: 32 of the 54 weights")
+        small, large = torchvision.models.resnet18(), torchvision.models.resnet50()
+    said = [o.text for o in tg.plan(small, large).refusals]
+    assert said[0].startswith("the file looks like one of another variant of the model: 12 of the 21 weights")
     assert "build the model as it was, or take the file of this one. So layer" in said[0]
     assert not any("another variant" in text for text in said[1:])
+
+
+def test_layers_of_another_width_do_not_go_to_the_next_stage_whose_width_they_have() -> None:
+    """A wide ResNet: its inner widths are those of the next stage of the plain one."""
+    with torch.device("meta"):
+        plain, wide = torchvision.models.resnet50(), torchvision.models.wide_resnet50_2()
+    plan = tg.plan(wide, plain)
+    assert {step.slot.name for step in plan.steps if step.feeds and step.feeds[0].key != step.slot.name} == set()
+    (said,) = [o.text for o in plan.warnings]
+    assert "the file looks like one of another variant of the model: 32 of the 54 weights" in said
 
 
 def test_kernels_with_their_axes_in_another_order_are_no_other_variant_and_name_the_keyword() -> None:

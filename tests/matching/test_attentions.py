@@ -148,16 +148,17 @@ def test_members_of_a_list_are_told_in_the_cross_attention_too():
             assert torch.equal(target["decoder"]["layers"][1][theirs][part].weight, value)
 
 
-def test_out_beside_query_key_and_value_is_the_projection_of_the_output():
+@pytest.mark.parametrize("back", ["out", "proj_out"])
+def test_out_beside_query_key_and_value_is_the_projection_of_the_output(back):
     def block(*parts):
         attn = nn.ModuleDict({part: nn.Linear(8, 8) for part in parts})
         return nn.ModuleDict({"attn": attn, "fc1": nn.Linear(8, 16), "fc2": nn.Linear(16, 8)})
 
-    source, target = net(block, "query", "key", "value", "out"), net(block, "o_proj", "v_proj", "k_proj", "q_proj")
+    source, target = net(block, "query", "key", "value", back), net(block, "o_proj", "v_proj", "k_proj", "q_proj")
     plan = tg.load(target, source.state_dict()).plan
     assert {step.certainty.name for step in plan.steps if "o_proj" in step.slot.name} == {"CERTAIN"}
     assert torch.equal(
-        target["decoder"]["layers"][0]["attn"]["o_proj"].weight, source["decoder"]["layers"][0]["attn"]["out"].weight
+        target["decoder"]["layers"][0]["attn"]["o_proj"].weight, source["decoder"]["layers"][0]["attn"][back].weight
     )
 
 

@@ -58,3 +58,26 @@ def test_a_name_that_agrees_further_comes_before_one_with_a_counter_more(first, 
     plan = tg.plan(model, parts[first] | parts[1 - first])
     for slot, (key, _) in feeds(plan).items():
         assert key == f"model.encoder.{slot}"
+
+
+def recurrent(first, second, *, fused):
+    """Return two towers of layers, in this order; the fused rows of one side can't be told apart."""
+    parts = (
+        {"attn.gqkv": (16, 4), "attn.o": (4, 4)}
+        if fused
+        else {f"self_attn.{part}": (4, 4) for part in ("q", "k", "v", "g", "o")}
+    )
+    parts |= {"mlp.up": (6, 4), "mlp.down": (4, 6)}
+    return {
+        f"model.{name}_module.layers.{n}.{part}.weight": torch.rand(shape)
+        for name in (first, second)
+        for n in range(2)
+        for part, shape in parts.items()
+    }
+
+
+def test_lists_that_both_sides_have_stay_what_they_are_called_in_any_order():
+    plan = tg.plan(recurrent("L", "H", fused=False), recurrent("H", "L", fused=True), on_doubt="take")
+    found = {slot: key for slot, (key, _) in feeds(plan).items()}
+    assert {slot for slot in found if "mlp" in slot} == {f"model.{a}_module.layers.{n}.mlp.{part}.weight" for a in "HL" for n in (0, 1) for part in ("up", "down")}  # fmt: skip
+    assert all(slot.split(".")[:4] == key.split(".")[:4] for slot, key in found.items())

@@ -30,7 +30,7 @@ class Decoder(nn.Module):
 @pytest.mark.parametrize(
     ("file", "slots"),
     [
-        ({"head": "embed_out"}, {"lm_head.weight": "embed_out.weight"}),
+        ({"head": "words_out"}, {"lm_head.weight": "words_out.weight"}),
         ({"embed": "words"}, {"embed.weight": "words.weight"}),
         (
             {"embed": "words", "head": "words_for_head"},
@@ -50,13 +50,19 @@ def test_a_default_load_refuses_and_the_best_reading_pairs_them(file, slots):
     assert all(torch.equal(state[name], source[key]) for name, key in slots.items())
 
 
-def test_named_as_fresh_it_stays_so():
+def test_a_head_that_libraries_call_so_is_one():
     source, model = filled(Decoder(head="embed_out")).state_dict(), filled(Decoder())
+    tg.load(model, source)
+    assert torch.equal(model.lm_head.weight, source["embed_out.weight"])
+
+
+def test_named_as_fresh_it_stays_so():
+    source, model = filled(Decoder(head="words_out")).state_dict(), filled(Decoder())
     report = tg.load(model, source, fresh=["lm_head*"])
     assert [step.slot.name for step in report.plan.fresh] == ["lm_head.weight"]
 
 
-@pytest.mark.parametrize("file", [{"head": "embed_out", "classes": 17}, {"head": "embed_out", "classes": 5}])
+@pytest.mark.parametrize("file", [{"head": "words_out", "classes": 17}, {"head": "words_out", "classes": 5}])
 def test_of_another_shape_it_is_another_thing(file):
     report = tg.load(filled(Decoder()), filled(Decoder(**file)).state_dict())
     assert [step.slot.name for step in report.plan.fresh] == ["lm_head.weight"]
@@ -128,3 +134,26 @@ def test_of_two_parts_that_could_change_places_either_is_in_doubt():
     file = nn.ModuleDict({"netG_A2B": part(), "netG_B2A": part()}).state_dict()
     plan = tg.plan(nn.ModuleDict({"G_BA": part(), "G_AB": part()}), file)
     assert {step.certainty for step in plan.steps} == {Certainty.DOUBT}
+
+
+class Nested(nn.Module):
+    """A table of positions, in the encoder or in a module of its own inside of it."""
+
+    def __init__(self, *, between):
+        super().__init__()
+        self.encoder = nn.Module()
+        self.positions = nn.Parameter(torch.randn(1, 9, WIDTH))
+        self.encoder.layers = nn.ModuleList([nn.ModuleDict({"fc": nn.Linear(WIDTH, WIDTH)}) for _ in range(3)])
+        around = self.encoder
+        if between:
+            around = self.encoder.interpolation = nn.Module()
+        around.mid_positions = nn.Parameter(torch.randn(1, 9, WIDTH))
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_a_module_more_around_what_is_left_makes_no_other_name(between):
+    source, model = Nested(between=not between).state_dict(), Nested(between=between)
+    plan = tg.load(model, source).plan
+    name = next(slot for slot in plan.by_slot if "mid" in slot)
+    assert plan.by_slot[name].certainty is Certainty.LIKELY
+    assert torch.equal(model.state_dict()[name], next(value for key, value in source.items() if "mid" in key))

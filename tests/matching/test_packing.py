@@ -128,6 +128,7 @@ def test_matrices_stored_input_first_are_gpt2s_and_others_under_that_name_are_co
         ("query_key_value", 1, Certainty.CERTAIN),
         ("query_key_value", 2, Certainty.LIKELY),
         ("qkv_proj", 1, Certainty.LIKELY),
+        ("qkv_linear", 2, Certainty.LIKELY),
     ],
 )
 def test_with_one_head_it_does_not_matter_whether_parts_repeat_in_each_head(

@@ -220,3 +220,24 @@ def test_what_two_networks_of_a_file_share_says_not_which_of_them_is_meant(share
     }
     model = nn.ModuleDict({"tok": nn.Embedding(30, 8), "fc": nn.Linear(8, 8, bias=False)})
     assert bool(tg.plan(model, state).refusals) == (shared < len(layers))
+
+
+class MaskedWords(nn.Module):
+    """A masked language model: its last layer is the table of words, and is registered before it."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.head = nn.ModuleDict({"dense": nn.Linear(6, 6), "decoder": nn.Linear(6, 9, bias=False)})
+        self.body = nn.ModuleDict({"words": nn.Embedding(9, 6)})
+        self.body["layers"] = nn.ModuleList(
+            [nn.ModuleDict({attention: nn.Linear(6, 6), "fc": nn.Linear(6, 8)}) for _ in range(3)]
+        )
+        self.head["decoder"].weight = self.body["words"].weight
+
+
+def test_a_name_that_the_file_has_is_the_one_to_match_by():
+    saved, model = MaskedWords("attention").state_dict(), MaskedWords("self_attn")
+    del saved["head.decoder.weight"]
+    plan = tg.load(model, saved).plan
+    assert plan.by_slot["head.decoder.weight"].feeds[0].key == "body.words.weight"
+    assert plan.by_slot["head.decoder.weight"].certainty is not tg.Certainty.DOUBT

@@ -39,8 +39,9 @@ def with_leftovers(matching: Matching) -> Matching:
     bias kept beside the layer), the bias is left over. It is likely where the modules around correspond and it is called
     alike on both sides, or the same holds in all of several blocks; else in doubt.
 
-    Most of a file may agree by name and one layer have another one (`embed_out` for `lm_head`). To leave it fresh would
-    load a model without its head; whether it is the same layer nobody knows but the caller, so that is always in doubt.
+    Most of a file may agree by name and one layer have another one (`words_out` for `lm_head`). To leave it fresh would
+    load a model without its head; whether it is the same layer nobody knows but the caller, so that is in doubt, unless one
+    side only has modules more around it.
     """
     if not matching.free_sources or not matching.free_targets:
         return matching
@@ -188,10 +189,19 @@ def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
     for pairs, doubt in ((lone, LONE), (several, SEVERAL)):
         held = [(a, b) for a, b in pairs if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
         found += [
-            _match(a, b, f"{a.name} and {b.name} are left, of one shape", doubt, Certainty.DOUBT)
+            _match(a, b, f"{a.name} and {b.name} are left, of one shape", doubt, _sure(a, b, doubt))
             for a, b in (*held, *_beside(held, matching))
         ]
     return found
+
+
+def _sure(source: Leaf, target: Leaf, doubt: Doubt) -> Certainty:
+    """Return how sure a pair of leftovers is: likely where it is alone and one has the other's name, with modules more around it."""
+    shorter, longer = sorted((leaf.name.split(".") for leaf in (source, target)), key=len)
+    size = 2 if source.role in ROLES else 1
+    rest = iter(longer)
+    alike = shorter[-size:] == longer[-size:] and all(part in rest for part in shorter)
+    return Certainty.LIKELY if alike and doubt is LONE else Certainty.DOUBT
 
 
 def _most_alike(ours: Sequence[Leaf], theirs: Sequence[Leaf]) -> Iterator[tuple[Leaf, Leaf]]:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 
+from torchgraft.core.names import above
 from torchgraft.matching.doubts.changed import builds_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
@@ -70,15 +71,18 @@ COUNTED = "the sides count this list from different numbers, and it is longer on
 def counted_otherwise(found: Found) -> Iterator[Pair]:
     """Yield units in lists that the sides count from different numbers and that differ in length, or begin with neither 0 nor 1.
 
-    `layers.4` to `layers.7` beside `layers.8` to `layers.11` may be two stages of one pipeline. `layers.1` to `layers.9` beside `layers.0` to `layers.5`: numbers say nothing there. A list of one member counts, too, if
-    that is a block: where the other side has more, its number may mean another. Lists of other names may differ in more than
-    a number; but where all members of both are of one build, nothing else tells them apart.
+    `layers.4` to `layers.7` beside `layers.8` to `layers.11` may be two stages of one pipeline. `layers.1` to `layers.9`
+    beside `layers.0` to `layers.5`: numbers say nothing there. A list of one member counts, too, if that is a block: where the
+    other side has more, its number may mean another. Lists of other names may differ in more than a number; but where all
+    members of both are of one build, nothing else tells them apart. Of as many blocks, one list may have layers in front or
+    behind, in one row with them.
     """
     inner = [_innermost_blocks(units) | _even_rows(units) for units in found.sides]
     spans = [_spans(blocks.values(), units) for blocks, units in zip(inner, found.sides, strict=True)]
     if len({first for side in spans for first, _ in side.values()}) < 2:
         return
     even = [_even_lists(units) for units in found.sides]
+    large = [_of_several_layers(units) for units in found.sides]
     for pair, source, target in found.with_units():
         around = [(_block_in(source, inner[0]), _block_in(target, inner[1]))]
         if len(source.blocks) == len(target.blocks):
@@ -89,7 +93,8 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
             ours, theirs = map(list_of, blocks)
             first, second = spans[0][ours], spans[1][theirs]
             alike = (ours in even[0] and theirs in even[1]) or is_one_path(".".join(ours), ".".join(theirs))
-            as_usual = first[1] == second[1] and max(first[0], second[0]) <= 1
+            as_many = first[1] == second[1] or large[0][ours] == large[1][theirs] > 1
+            as_usual = as_many and max(first[0], second[0]) <= 1
             if first[0] != second[0] and alike and not as_usual:
                 yield pair
                 break
@@ -184,6 +189,12 @@ def _spans(blocks: Iterable[str], units: Iterable[Unit]) -> dict[ListName, tuple
         row, number = member_of(block)
         numbers[row].add(number)
     return {row: (min(held), len(held)) for row, held in numbers.items()}
+
+
+def _of_several_layers(units: Iterable[Unit]) -> Counter[ListName]:
+    """Return how many members of each list hold several layers: others stand in front of the blocks or behind, in one row."""
+    inside = Counter(path for unit in units for path in above(unit.path))
+    return Counter(list_of(path) for path, count in inside.items() if count > 1 and path.rpartition(".")[2].isdecimal())
 
 
 def _place(block: str) -> str:

@@ -110,7 +110,7 @@ class Order:
         if at is None:
             return ""
         path = self.segments[first]
-        return ".".join((*path[:at], stem(path[at]) or ""))
+        return ".".join(filter(None, (*path[:at], stem(path[at]))))
 
     def called(self, at: int) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
         """Return the modules around a unit and what it is called in them: of a row, its name and the place in it.

@@ -81,6 +81,7 @@ class Context:
     # Units of either side in whose row something was put in or taken out, with a place from its start and one from its end.
     contested: tuple[Container[int], Container[int]] = ((), ())
     partners: AbstractSet[Index] = frozenset()  # pairs at one place of such rows
+    opposite: AbstractSet[tuple[str, str]] = frozenset()  # paths of lists that the two sides count from opposite ends
 
     def is_in_order(self, i: int, j: int) -> bool:
         """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
@@ -202,7 +203,8 @@ class _Judge:
         """Return whether another pair is in a different place, so that its units are no candidates for this pair.
 
         The first of these that applies decides:
-        numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too;
+        numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too: they rise together, or
+        one falls in lists that the two sides count from opposite ends;
         other blocks, where the likes of both pairs are told by order, or only one pair has some: a shortcut of first blocks;
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
@@ -214,7 +216,8 @@ class _Judge:
         here = first.exchange(i, ours)
         there = second.exchange(j, theirs) if here else None
         if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
-            return here.rising == there.rising
+            lists = first.list_called(i, ours), second.list_called(j, theirs)
+            return (here.rising == there.rising) != (lists in self._context.opposite)
         if self._as_in_other_blocks(pair, other):
             return True
         said, more = (

@@ -47,14 +47,18 @@ def second_names(
 def by_telling_names(targets: Sequence[Leaf], sources: Mapping[str, Shape]) -> list[Leaf]:
     """Return the tensors of the model, those of several names under the one that says most to this file.
 
-    That is another than the first where that shares no word with any tensor of that size in the file, and the other does.
-    Names that the file has, too, say enough.
+    That is one that the file has, too; else another than the first where that shares no word with any tensor of that size in
+    the file, and the other does.
     """
-    tied = [leaf for leaf in targets if leaf.also and sources.keys().isdisjoint((leaf.name, *leaf.also))]
+    tied = [leaf for leaf in targets if leaf.also and leaf.name not in sources]
     if not tied:
         return list(targets)
     said = _words_by_size((prod(shape), (name,)) for name, shape in sources.items())
-    found = {leaf.name: telling((leaf.name, *leaf.also), said[leaf.numel]) for leaf in tied}
+    found = {
+        leaf.name: next((name for name in leaf.also if name in sources), "")
+        or telling((leaf.name, *leaf.also), said[leaf.numel])
+        for leaf in tied
+    }
     return [_called(leaf, found.get(leaf.name, leaf.name)) for leaf in targets]
 
 

@@ -48,9 +48,20 @@ def with_lists_reversed(
     return sorted(to.items())
 
 
+def opposite(
+    pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]
+) -> frozenset[tuple[str, str]]:
+    """Return the paths of lists that face each other and count from opposite ends, as shapes of their members say."""
+    if not _any_from_either_end(sources, targets):
+        return frozenset()
+    facing = _facing(dict(pairs), sources, targets)
+    found = [(ours.name, theirs.name) for ours, theirs in facing if _direction(ours, theirs) == -1]
+    return frozenset((".".join(filter(None, ours)), ".".join(filter(None, theirs))) for ours, theirs in found)
+
+
 def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> set[int]:
     """Return the targets in lists of decoders and pyramids whose direction nothing tells: neither shapes nor names."""
-    if not any(_words_of(name) & EITHER_END for name in {list_of(block) for block in blocks_of((*sources, *targets))}):
+    if not _any_from_either_end(sources, targets):
         return set()
     to = dict(pairs)
     return {
@@ -62,6 +73,11 @@ def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], target
         if not _attends(inside.values(), sources) and not _attends(there.values(), targets)
         if i in to and any(targets[to[i]].path.startswith(path + ".") for path in theirs.members)
     }
+
+
+def _any_from_either_end(sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:
+    """Return whether a list of either side is called as those are that libraries count from either end."""
+    return any(_words_of(name) & EITHER_END for name in {list_of(block) for block in blocks_of((*sources, *targets))})
 
 
 def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:

@@ -11,13 +11,14 @@ import numpy as np
 from torchgraft.matching.evidence.blocks import block_votes, tail_votes
 from torchgraft.matching.evidence.order import behind_layers, is_orderly, sequences_of
 from torchgraft.matching.evidence.scores import FITS, NEVER, STRANGE, Evidence, gather
+from torchgraft.matching.evidence.trust import outermost_list
 from torchgraft.matching.judging.judge import Context, Pair, judged
 from torchgraft.matching.names.lists import counted, stem
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.algorithms import align, assign
 from torchgraft.matching.solving.block_rules import by_block_rules
 from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed, upright
-from torchgraft.matching.solving.reversed import with_lists_reversed
+from torchgraft.matching.solving.reversed import opposite, with_lists_reversed
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
 
 ROUNDS = 4
@@ -26,6 +27,8 @@ UNORDERED = 0.2
 # Weights of the evidence in one score. A name can't outvote a shape; neighbours and rules outvote a single name.
 NAME, CLASH, RARE, PINNED, LIKENESS = 1.5, 1.2, 0.6, 1.0, 1.5
 BLOCK, TAIL, ORDER, SAME_NUMBER, UNEVEN = 1.0, 1.0, 0.5, 0.8, 0.4
+# What it costs to leave a list that both sides have for another one that both have.
+CROSSING = 0.5
 # What shapes of other sizes cost, and how alike names must be at least for such a pair; and what shapes that fit only so cost
 # once all is voted on.
 OTHER_SIZES, TELLING, AT_LAST = 0.6, 0.8, 0.5
@@ -81,7 +84,17 @@ def solve(problem: Problem) -> list[Pair]:
     regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
     orderly = is_orderly(path, *sides)
     sequences = sequences_of(*sides, problem.registered)
-    context = Context(path, problem.named, problem.pinned, regions, sequences, orderly, shifts.contested, partners)
+    context = Context(
+        path,
+        problem.named,
+        problem.pinned,
+        regions,
+        sequences,
+        orderly,
+        shifts.contested,
+        partners,
+        opposite(final, *sides),
+    )
     return judged(final, total, evidence, parts, context)
 
 
@@ -99,12 +112,22 @@ def _scores(evidence: Evidence, problem: Problem, shifts: Shifts) -> np.ndarray:
     score -= UNEVEN * evidence.uneven
     score += LIKENESS * evidence.likeness
     score += SAME_NUMBER * _same_numbers(problem.sources, problem.targets, shifts)
+    score -= CROSSING * _between_lists(problem.sources, problem.targets)
     for i, j in problem.pinned.items():
         score[i, j] += PINNED
     soft = evidence.soft & ((evidence.names > TELLING) | (_marks(set(problem.pinned.items()), score.shape) > 0))
     score[soft] -= OTHER_SIZES
     score[~(evidence.fits | soft)] = NEVER
     return score
+
+
+def _between_lists(sources: Sequence[Unit], targets: Sequence[Unit]) -> np.ndarray:
+    """Return where two units stand in two lists, each of which both sides have."""
+    ours, theirs = (np.array([outermost_list(u) for u in units], object) for units in (sources, targets))
+    both = {*ours} & {*theirs} - {""}
+    here, there = (np.array([one in both for one in side], bool) for side in (ours, theirs))
+    between: np.ndarray = (here[:, None] & there) & (ours[:, None] != theirs)
+    return between
 
 
 def _same_numbers(sources: Sequence[Unit], targets: Sequence[Unit], shifts: Shifts) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 Sources of the spellings: state dicts of torchvision, timm, transformers, fairseq, open_clip, detectron2, nanoGPT,
 ultralytics, lit-llama (`c_fc1` is the gate), NomicBERT (`fc11` is up, `fc12` the gate), timm's SwiGLU (`fc1_g` is the gate,
-`fc1_x` up), TorchScale (`g_proj` is a gate), HiFi-GAN (`ups`), RWKV-LM (`time_mix_r`: receptance), The Annotated
-Transformer (norms with `a_2` and `b_2`), CLIP in transformers (`pre_layrnorm`) and ESM (`emb_layer_norm_after` is its last
-norm), as their public code names them.
+`fc1_x` up), TorchScale (`g_proj` is a gate), GPT-NeoX (`embed_out` is the head), HiFi-GAN (`ups`), RWKV-LM (`time_mix_r`:
+receptance), The Annotated Transformer (norms with `a_2` and `b_2`), CLIP in transformers (`pre_layrnorm`) and ESM
+(`emb_layer_norm_after` is its last norm), as their public code names them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _SPELLINGS = {
     "dist": "distillation token, dist token, distillation",
     "register": "register tokens, reg token",
     "patch": "patch embed proj, patch embeddings projection, patch embedding, conv proj",
-    "head": "classifier, heads, lm head, mlp head, linear head, class layers",
+    "head": "classifier, heads, lm head, mlp head, linear head, class layers, embed out",
     "head fc": "last linear",
     "shortcut": "downsample, downsampling, identity conv",
     "block": "layers, layer, blocks, resblocks, h",
@@ -148,8 +148,8 @@ FIRST_NORM = FIRST | {"norm", "@1"}
 # Words of norms that stand elsewhere: in front of all blocks, or behind a pool.
 OTHER_NORMS = frozenset({"pre", "fc", "pool", "pooler", "pooled"})
 
-# What an attention's way back is called beside its query, key and value, in Flax and in OpenAI's Whisper.
-BACK = frozenset({"out", "output"})
+# What an attention's way back is called beside its query, key and value, in Flax, OpenAI's Whisper and latent diffusion.
+BACK = frozenset({"out", "output", "proj_out"})
 
 # What any linear layer may be called: such a name alone says nothing of what it is for.
 ANY_LAYER = frozenset({"linear", "lin", "dense", "fc", "proj"})

@@ -114,6 +114,8 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("kv",): (Packing(parts=KV, source=SPELLED),),
     ("kv", "proj"): (Packing(parts=KV, source=SPELLED),),
     ("to", "kv"): (Packing(parts=KV, source=SPELLED),),
+    ("kv", "linear"): (Packing(parts=KV, source=SPELLED),),
+    ("qkv", "linear"): (Packing(parts=QKV, contested="parts", source=SPELLED),),
     ("gate", "up", "proj"): (Packing(parts=GATE_UP, source="as in Phi-3 in transformers"),),
     ("gate", "up"): (Packing(parts=GATE_UP, source=SPELLED),),
     # Code that is called so may as well activate the first half: it has the gate there.
