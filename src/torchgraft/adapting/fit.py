@@ -113,6 +113,7 @@ def _from_other_convolution(source: Leaf, target: Leaf) -> Fit | None:
         is_transposed(source) == is_transposed(target)
         or not ((source.kind or (len(a) == 2 and source.turned is None)) and target.kind)
         or min(len(a), len(b)) < 2
+        or len(b if is_transposed(target) else a) < 3
     ):
         return None
     if {source.role, target.role} != {"weight"}:
