@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,10 @@ def check(source, target, old, new, prefix, options):
 def test_tables_of_text_are_filled_from_the_start(old, new, width):
     source, target = Text(old, width), Text(new, width)
     before = target.pos.weight.detach().clone()
+    if abs(old - new) == 2:  # the first two rows of the longer one may be those of RoBERTa, which are no positions
+        with pytest.raises(tg.PlanRefusedError, match=r"pos\.weight is in doubt"):
+            tg.load(target, source)
+        return
     tg.load(target, source)
     both = min(old, new)
     assert torch.equal(target.pos.weight[:both], source.pos.weight[:both])
