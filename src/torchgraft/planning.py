@@ -153,10 +153,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
         lambda name: name in requested or rules.is_fresh(name) or rules.is_zero(name),
     )
     left, seen = (views[-1].shown, views[-1].target) if views else (left, target)
-    made_of = target_of(request.source_model) if request.source_model is not None else None
-    origin = origin_of(made_of, specs, by_values=request.runs_models) if made_of is not None else None
-    architecture = str(source.metadata.get("general.architecture", ""))
-    models = Models(seen, origin, request.stated, architecture)
+    models = _models(source, given, seen)
     shared = choice.network.shared or {}
 
     filled = {name for name, step in requested.items() if step.feeds}
@@ -182,15 +179,24 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
         policy=request.policy,
         preferences=preferences,
         network=choice.network.path,
-        architecture=architecture,
+        architecture=models.architecture,
         requested=requested,
         ranks=ranks,
         views=views,
         second=SecondNames(shared, repeats),
-        source_grids=origin.grids if origin is not None else frozenset(),
+        source_grids=models.source.grids if models.source else frozenset(),
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching)))
+
+
+def _models(source: Source, given: Given, seen: Target) -> Models:
+    """Return the model as it is `seen`, with what is known of the one that the file was saved from."""
+    request, origin = given.request, None
+    if request.source_model is not None:
+        made_of = target_of(request.source_model)
+        origin = origin_of(made_of, given.choice.network.specs, by_values=request.runs_models)
+    return Models(seen, origin, request.stated, str(source.metadata.get("general.architecture", "")))
 
 
 def _requested(source: Source, given: Given) -> dict[str, Step]:

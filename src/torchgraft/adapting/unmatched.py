@@ -49,6 +49,9 @@ class SecondNames:
         return f"another name of {used}: one tensor in the file" if one else f"holds the same values as {used}"
 
 
+_NO_PLACE = Why(Ground.NO_COUNTERPART, "the model has no place for it")
+
+
 def unused_sources(
     steps: Sequence[Step],
     specs: Mapping[str, TensorSpec],
@@ -80,11 +83,7 @@ def unused_sources(
             continue
         again = fed.get(second.first(key)) if fed else None
         quiet = is_derived(spec) or key in derived or key in aliases or again is not None
-        why = (
-            Why(Ground.SHAPE, rejected[key])
-            if key in rejected
-            else Why(Ground.NO_COUNTERPART, "the model has no place for it")
-        )
+        why = Why(Ground.SHAPE, rejected[key]) if key in rejected else _NO_PLACE
         same_as = ""
         if key in derived:
             why = Why(Ground.DERIVED, f"computed from {derived[key]}")
