@@ -356,7 +356,7 @@ class Plan(Shown):
     def _elements_left_out(self) -> int:
         """Return how many elements none of the steps takes of source tensors of which they take parts."""
         parts: defaultdict[str, set[tuple[Picked, ...]]] = defaultdict(set)
-        for step in self.steps:
+        for step in self.steps if self.adapted else ():
             for feed in step.feeds:
                 ops = feed.ops or (step.ops if len(step.feeds) == 1 and not step.base else ())
                 if feed.network == self.network:
