@@ -107,9 +107,11 @@ def _fit(match: Match, facts: Facts) -> Fit:
 
 def _possible(fit: Fit, source: Leaf) -> Fit:
     """Return the fit, or why the ops can't be done to the tensor: a rule of the caller's that doesn't lead to the model's sizes."""
+    if not fit.ops:
+        return fit
     spec = TensorSpec(source.name, source.shape, source.dtype)
     try:
-        for op in fit.ops or ():
+        for op in fit.ops:
             spec = op.out_spec([spec])
     except UsageError as error:
         return Fit(None, str(error), certainty=Certainty.DOUBT)

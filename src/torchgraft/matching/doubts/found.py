@@ -14,8 +14,8 @@ from torchgraft.matching.parts.units import Unit
 class Found:
     """The pairs that were found between the units of two sides.
 
-    Those that differ both in sizes and in name leave their units `free` for others. `registered`: which
-    side comes as a model registers it.
+    Those that differ both in sizes and in name leave their units `free` for others. `registered`: which side comes as a model
+    registers it.
     """
 
     pairs: Sequence[Pair]
