@@ -1,5 +1,7 @@
 """What differs at the operation where two runs part is named, with both sides, where no weight and no setting explains it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,18 @@ CASES = {
         "rotary",
         "a table made with base 500.0, the source one with 10000.0",
     ),
+    "another number in the place of a tensor": (
+        lambda a, b: a * 3.0 + b,
+        lambda a, b: a * 2.0 + b,
+        "scale",
+        "mul in the model itself (Made) takes the number 2.0, in the source 3.0",
+    ),
+    "a mask of its own in the place of the causal one": (
+        lambda a, b: F.scaled_dot_product_attention(a, b, b, attn_mask=torch.ones(3, 3).tril().triu(-1).bool()),
+        lambda a, b: F.scaled_dot_product_attention(a, b, b, is_causal=True),
+        "structure",
+        "uses the causal mask, the source a mask or bias",
+    ),
     "another part": (
         lambda a, b: a[..., :2] + b[..., :2],
         lambda a, b: a[..., 2:] + b[..., :2],
@@ -105,6 +119,69 @@ def test_a_weight_that_one_side_lacks_is_named(layer, biased):
         ("structure", 1 + biased, 2 - biased)
     ]
     assert f"the model {'with' if biased else 'without'} the weight that" in said.causes[0].remedy
+
+
+class Normed(nn.Module):
+    """A layer between two norms; the whole is normed first, or last."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.layer, self.inner, self.outer, self.first = nn.Linear(4, 4), nn.LayerNorm(4), nn.LayerNorm(4), [first]
+
+    def forward(self, x):
+        norms = (self.outer, self.inner) if self.first[0] else (self.inner, self.outer)
+        return norms[1](self.layer(norms[0](x)))
+
+
+def test_a_norm_that_stands_at_another_place_is_named_by_its_weights():
+    source, model = Normed(first=False), Normed(first=True)
+    for norm in (source.inner, source.outer):
+        nn.init.normal_(norm.weight)
+    said = tg.verify(model, source, torch.randn(2, 4), plan=tg.load(model, source))
+    assert [cause.kind for cause in said.causes] == ["structure"], str(said)
+    assert "uses outer.weight and outer.bias, in the source inner.weight and inner.bias" in said.causes[0].text
+
+
+class Configured(nn.Module):
+    """Reads a setting of its config as it runs, as models of transformers do."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.layer = config, nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return x if self.config.cap is None else self.config.cap * (x / self.config.cap).tanh()
+
+
+def test_what_only_configs_tell_is_named_after_what_was_seen():
+    source, model = (
+        Configured(SimpleNamespace(cap=cap, names={"a": 1}, _from=cap, kinds=kinds))
+        for cap, kinds in ((3.0, ["full"]), (None, ["full", "window"]))
+    )
+    said = tg.verify(model, source, torch.randn(2, 4), plan=tg.load(model, source))
+    assert [cause.kind for cause in said.causes] == ["structure", "setting", "setting"], str(said)
+    assert "cap is None, in the source 3.0" in said.causes[1].text
+    assert "kinds is ['full', 'window'], in the source ['full']" in said.causes[2].text
+
+
+class Scaled(nn.Module):
+    """Multiplies by one more than its weight, as norms of Gemma do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return x * (1.0 + self.weight)
+
+
+def test_a_weight_that_a_table_is_made_of_is_said_to_be_wrong_once():
+    source, model = (nn.Sequential(nn.Linear(4, 4), Scaled()) for _ in range(2))
+    report = tg.load(model, source)
+    nn.init.normal_(model[1].weight)
+    said = tg.verify(model, source, torch.randn(2, 4), plan=report)
+    assert [cause.kind for cause in said.causes] == ["value"], str(said)
 
 
 class Doubling(nn.Module):

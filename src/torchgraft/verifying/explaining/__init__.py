@@ -6,6 +6,7 @@ from torchgraft.core.results.recording import Recording
 from torchgraft.core.results.verification import Cause, Divergence, SettingDifference, Site
 from torchgraft.verifying.arguments import VerifyRequest
 from torchgraft.verifying.divergence import DivergencePoint, Matches
+from torchgraft.verifying.explaining.configs import config_causes
 from torchgraft.verifying.explaining.constants import where_constants_part, with_rotary_bases
 from torchgraft.verifying.explaining.operations import definite_causes, structural_causes
 from torchgraft.verifying.explaining.planned_values import PlannedValues
@@ -21,6 +22,8 @@ _CAUSE_KINDS = {
     "scale": "scale", "normalize_before": "structure", "rotary base": "rotary", "padding": "padding",
     "padding_mode": "padding",
 }  # fmt: skip
+# Kinds of causes that say what differs, and not by which setting or tensor.
+_WITHOUT_SETTING = frozenset({"structure", "failure", "buffer", "scale", "rotary", "order"})
 
 
 def explain(
@@ -43,7 +46,7 @@ def explain(
         source=_site(matches.source, point.source), target=_site(matches.target, point.target), input=number
     )
     feeding = set(divergence.target.weights if divergence.target else ())
-    definite = definite_causes(matches, point)
+    definite = definite_causes(matches, point, {name for step in deviating for name in step.slot.names})
     inside, around = _setting_causes(point, matches, settings.differences)
     # Statistics differ as a matter of course in another mode, so that modes come first.
     causes += [cause for cause in definite if cause.kind == "mode"]
@@ -55,9 +58,11 @@ def explain(
     if not causes:
         causes += [planned.cause(step) for step in deviating[:MOST_CAUSES]]
         causes += recorded_causes(request.model, request.plan, request.recorded_weights)
-        causes += structural_causes(matches, point)
+        causes += structural_causes(matches, point, planned.fed_by)
     causes += around
     causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
+    if request.source is not None and all(cause.kind in _WITHOUT_SETTING for cause in causes):
+        causes += config_causes(request.model, request.source, settings.pairs)
     causes = [with_rotary_bases(cause, planned.target, planned.source) for cause in dict.fromkeys(causes)]
     return divergence, causes[:MOST_CAUSES]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -54,24 +54,31 @@ class _Constant(NamedTuple):
 
     @property
     def bases(self) -> tuple[object, ...]:
-        """Numbers that were raised to powers, multiplied or divided by in making it."""
-        found: list[object] = []
-        for op in self.made_by:
-            if op.name == "pow":
-                found.extend(v for k, v in op.settings.items() if k == "self")
-            elif op.name in ("mul", "div", "exp"):
-                found.extend(v for k, v in op.settings.items() if k == "other" and isinstance(v, float))
-        return tuple(dict.fromkeys(found))
+        """Numbers that were raised to powers in making it."""
+        return tuple(
+            dict.fromkeys(op.settings["self"] for op in self.made_by if op.name == "pow" and "self" in op.settings)
+        )
+
+    @property
+    def factors(self) -> tuple[object, ...]:
+        """Numbers that were multiplied or divided by in making it."""
+        found = [op.settings.get("other") for op in self.made_by if op.name.rstrip("_") in ("mul", "div")]
+        return tuple(dict.fromkeys(one for one in found if isinstance(one, float)))
 
     @property
     def words(self) -> str:
         return listed(self.buffers, 3) or "a computed table"
 
 
-def constant_inputs(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
-    """Yield constants that enter on both sides and differ: rotary positions, biases, masks that no file holds."""
+def constant_inputs(
+    matches: Matches, target: Operation, source: Operation, wrong: Collection[str] = ()
+) -> Iterator[Cause]:
+    """Yield constants that enter on both sides and differ: rotary positions, biases, masks that no file holds.
+
+    What is made of tensors that are known to be `wrong` differs for that.
+    """
     target_table, source_table = _constant_input(matches.target, target), _constant_input(matches.source, source)
-    if target_table is None or source_table is None:
+    if target_table is None or source_table is None or not set(wrong).isdisjoint(target_table.buffers):
         return
     rotary = (
         target_table.is_rotary
@@ -84,21 +91,24 @@ def constant_inputs(matches: Matches, target: Operation, source: Operation) -> I
             text = f"{operation_words(target)} uses a table of the same entries in another order"
             remedy = "use the source's layout of pairs (halves or interleaved), or reorder the rows of q and k"
             yield cause_at(target, source, kind, text, remedy)
-    elif target_table.bases and source_table.bases and target_table.bases != source_table.bases:
-        bases = [", ".join(map(str, one.bases)) for one in (target_table, source_table)]
-        text = f"{operation_words(target)} uses a table made with base {bases[0]}, the source one with {bases[1]}"
-        yield cause_at(
-            target,
-            source,
-            kind,
-            text,
-            f"build the model with base {bases[1]}",
-            (target_table.bases, source_table.bases),
-        )
+    elif numbers := _other_numbers(target_table, source_table):
+        word, ours, theirs = numbers
+        words = [", ".join(map(str, one)) for one in (ours, theirs)]
+        text = f"{operation_words(target)} uses a table made with {word} {words[0]}, the source one with {words[1]}"
+        remedy = f"build the model with base {words[1]}" if word == "base" else "build both with the same settings"
+        yield cause_at(target, source, kind, text, remedy, (ours, theirs))
     else:
         text = f"{operation_words(target)} uses {target_table.words}, whose values differ from {source_table.words} of the source"
         remedy = "build both with the same settings, or copy the table by hand"
         yield cause_at(target, source, kind, text, remedy, (target_table.words, source_table.words))
+
+
+def _other_numbers(ours: _Constant, theirs: _Constant) -> tuple[str, tuple[object, ...], tuple[object, ...]] | None:
+    """Return what the numbers are that two tables were made with, and these, where they differ."""
+    for word, one, other in (("base", ours.bases, theirs.bases), ("factor", ours.factors, theirs.factors)):
+        if one and other and one != other:
+            return word, one, other
+    return None
 
 
 def _sounds_rotary(used: tuple[Operation, _Constant]) -> bool:

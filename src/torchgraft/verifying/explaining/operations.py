@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import prod
 
 from torchgraft.core.results.recording import Operation, family
@@ -21,11 +21,16 @@ _IGNORED_SETTINGS = frozenset({
 _ACTIVATION_SETTINGS = frozenset({
     "approximate", "negative_slope", "alpha", "min", "max", "min_val", "max_val", "beta", "threshold", "lambd",
 })  # fmt: skip
+# What schemas of operators call a number in the place of a tensor.
+_OPERANDS = frozenset({"self", "other", "exponent", "value"})
 _CAUSE_KINDS = {"padding": "padding", "pad": "padding", "scale": "scale"}
 
 
-def definite_causes(matches: Matches, point: DivergencePoint) -> list[Cause]:
-    """Return what differs at the operations at which runs part: modes, settings, heads, constants; the surest first."""
+def definite_causes(matches: Matches, point: DivergencePoint, wrong: Collection[str] = ()) -> list[Cause]:
+    """Return what differs at the operations at which runs part: modes, settings, heads, constants; the surest first.
+
+    Tensors that are known to be `wrong` are told of elsewhere.
+    """
     if point.target is None or point.source is None:
         return []
     target, source = matches.target.operations[point.target], matches.source.operations[point.source]
@@ -33,16 +38,22 @@ def definite_causes(matches: Matches, point: DivergencePoint) -> list[Cause]:
         *_modes(target, source),
         *_settings(target, source),
         *_heads(target, source),
-        *constant_inputs(matches, target, source),
+        *_masks(target, source),
+        *constant_inputs(matches, target, source, wrong),
     ]
 
 
-def structural_causes(matches: Matches, point: DivergencePoint) -> list[Cause]:
-    """Return what the operations suggest where nothing else explains it: inputs in another order, other operations."""
+def structural_causes(
+    matches: Matches, point: DivergencePoint, fed_by: Callable[[str], Collection[str]]
+) -> list[Cause]:
+    """Return what the operations suggest where nothing else explains it: inputs in another order, other operations.
+
+    `fed_by` gives the names of the source's tensors that a tensor of the model is planned to be made of.
+    """
     if point.target is None or point.source is None:
         return [_without_counterpart(matches, point)]
     target, source = matches.target.operations[point.target], matches.source.operations[point.source]
-    if found := list(_other_weights(matches, target, source)):
+    if found := list(_other_weights(matches, target, source, fed_by)):
         return found
     return [
         *_exchanged_inputs(matches, target, source),
@@ -79,13 +90,18 @@ def _settings(target: Operation, source: Operation) -> Iterator[Cause]:
         scaled = kind == "product" and name == "other"
         text = f"{operation_words(target)}: {name} is {values[0]}, in the source {values[1]}"
         remedy = f"build the model with {name} {values[1]}"
+        if name in _OPERANDS:  # the operator's word for a number, and nothing that a model is built with
+            text = f"{operation_words(target)} takes the number {values[0]}, in the source {values[1]}"
+            remedy = f"find the setting that this number comes from: it must come to {values[1]}"
         if target.module and name in ("eps", "stride", "padding", "dilation", "groups", "negative_slope"):
             remedy = f"set {target.module}.{name} = {values[1]}, or build the model with it"
         yield cause_at(target, source, "scale" if scaled else _CAUSE_KINDS.get(name, "setting"), text, remedy, values)
 
 
 def _differing_settings(target: Operation, source: Operation) -> dict[str, tuple[object, object]]:
-    names = [name for name in target.settings if name in source.settings and name not in _IGNORED_SETTINGS]
+    masked = any("attn_mask" in op.arguments for op in (target, source))
+    ignored = _IGNORED_SETTINGS | ({"is_causal"} if masked else set())
+    names = [name for name in target.settings if name in source.settings and name not in ignored]
     names.sort(key=lambda name: name == "padding")  # it mostly follows from the others
     pairs = {name: (target.settings[name], source.settings[name]) for name in names}
     return {name: pair for name, pair in pairs.items() if not _mean_the_same(*pair)}
@@ -117,6 +133,22 @@ def _heads(target: Operation, source: Operation) -> Iterator[Cause]:
             text = f"{operation_words(target)} works on {list(a)}, the source on {list(b)}: another number of heads"
             yield cause_at(target, source, "heads", text, "build the model with the source's number of heads", heads)
             return
+
+
+def _masks(target: Operation, source: Operation) -> Iterator[Cause]:
+    """Yield a mask that attention is given on one side alone: the other hides what follows, or nothing."""
+    if family(target.name) != "attention" or family(source.name) != "attention":
+        return
+    given = ["attn_mask" in op.arguments for op in (target, source)]
+    if given[0] == given[1]:
+        return
+    words = [
+        "a mask or bias" if has else "the causal mask" if op.settings.get("is_causal") else "no mask"
+        for has, op in zip(given, (target, source), strict=True)
+    ]
+    text = f"{operation_words(target)} uses {words[0]}, the source {words[1]}"
+    remedy = "build both with the same settings: causal or not, size of a window, bias of positions"
+    yield cause_at(target, source, "structure", text, remedy, (words[0], words[1]))
 
 
 def _exchanged_inputs(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
@@ -203,19 +235,30 @@ def _other_operations(matches: Matches, target: Operation, source: Operation) ->
         yield cause_at(target, source, "order", text, remedy)
 
 
-def _other_weights(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:
-    """Yield weights that enter on one side alone, such as a bias, into operations of one kind on the same value."""
+def _other_weights(
+    matches: Matches, target: Operation, source: Operation, fed_by: Callable[[str], Collection[str]]
+) -> Iterator[Cause]:
+    """Yield weights that enter into operations of one kind on the same value: on one side alone, such as a bias, or others."""
     if family(target.name) != family(source.name) or _works_on_another_value(matches, target, source):
         return
     used = [
-        tuple(", ".join(recording.values[n].weights) for n in op.inputs if recording.values[n].weights)
+        [recording.values[n].weights for n in op.inputs if recording.values[n].weights]
         for op, recording in ((target, matches.target), (source, matches.source))
     ]
-    if len(used[0]) != len(used[1]) and all(used):
-        ours, theirs = (" and ".join(names) for names in used)
-        text = f"{operation_words(target)} uses {ours}, in the source {theirs}"
-        remedy = f"build the model {'with' if len(used[0]) < len(used[1]) else 'without'} the weight that makes the difference"
-        yield cause_at(target, source, "structure", text, remedy, (used[0], used[1]))
+    ours, theirs = (tuple(", ".join(names) for names in one) for one in used)
+    if not ours or not theirs:
+        return
+    text = f"{operation_words(target)} uses {' and '.join(ours)}, in the source {' and '.join(theirs)}"
+    if len(ours) != len(theirs):
+        remedy = (
+            f"build the model {'with' if len(ours) < len(theirs) else 'without'} the weight that makes the difference"
+        )
+        yield cause_at(target, source, "structure", text, remedy, (ours, theirs))
+        return
+    planned = {key for names in used[0] for name in names for key in fed_by(name)}
+    if planned and planned.isdisjoint(name for names in used[1] for name in names):
+        remedy = "compare the order of layers: at this place the source has another one"
+        yield cause_at(target, source, "structure", text, remedy, (ours, theirs))
 
 
 def _multiples(matches: Matches, target: Operation, source: Operation) -> Iterator[Cause]:

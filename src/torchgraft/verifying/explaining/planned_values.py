@@ -32,6 +32,12 @@ class PlannedValues:
             return None
         return run_step(step, lambda feed: self.source[feed.key].detach().to("cpu"))[0]
 
+    def fed_by(self, name: str) -> set[str]:
+        """Return all names of the source's tensors that a tensor of the model is planned to be made of."""
+        step = self.plan.by_name.get(name)
+        made_of = {id(self.source[feed.key]) for feed in (step.feeds if step else ()) if feed.key in self.source}
+        return {key for key, tensor in self.source.items() if id(tensor) in made_of}
+
     def actual(self, step: Step) -> Tensor:
         """Return the part of the model's tensor that the plan writes."""
         return rows_of(self.target[step.slot.name].detach().to("cpu"), step.rows)
