@@ -42,7 +42,7 @@ class Arguments(TypedDict, total=False):
     class_names: Mapping[str, Sequence[str]] | None
     class_rows: Mapping[str, int] | None
     merge_lora: bool | float
-    fuse_branches: bool
+    fuse_branches: bool | float
     fold_norms: bool | float
     qkv_layout: QkvLayout | Mapping[str, str] | None
     num_heads: int | None

@@ -184,9 +184,9 @@ def read_golden(path: str | os.PathLike[str]) -> Golden:
 
 def _other_ways(options: Options) -> Iterator[Options]:
     """Yield options that change what values a plan computes: asked for only by name, and confirmed here by numbers."""
-    if not options.fuse_branches:
+    if options.fuse_branches is False:
         yield replace(options, fuse_branches=True)
-    if not options.fold_norms:
+    if options.fold_norms is False:
         yield replace(options, fold_norms=True)
 
 

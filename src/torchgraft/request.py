@@ -199,7 +199,7 @@ READERS: Mapping[str, Read] = {
     "class_names": _that(_is_a(Mapping), "use a dictionary"),
     "class_rows": _that(_is_a(Mapping), "use a dictionary"),
     "merge_lora": _NUMBER,
-    "fuse_branches": _TRUTH,
+    "fuse_branches": _NUMBER,
     "fold_norms": _NUMBER,
     "qkv_layout": _layouts,
     "num_heads": _that(lambda heads: _are_counts([heads], 1), "give the number of query heads"),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.core.plan import Certainty
 
 
 class Branches(nn.Module):
@@ -99,3 +100,71 @@ def test_layers_that_both_sides_have_are_no_branches():
     assert len(plan.doubtful) == 12
     in_order = two_kernels(("first", "second"), (3, 1))
     assert tg.plan(in_order, file.state_dict()).refusals == ()
+
+
+class Flat(nn.Module):
+    """Branches whose layers and norms lie side by side, registered in the order of their names as given."""
+
+    def __init__(self, *names):
+        super().__init__()
+        for name in names:
+            kind = name.partition("_")[0]
+            layer = nn.BatchNorm2d(4) if kind == "norm" else nn.Conv2d(4, 4, int(kind[-1]), padding="same", bias=False)
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        convs = [name for name, _ in self.named_children() if name.startswith("conv")]
+        out = [getattr(self, f"norm_{name.partition('_')[2]}")(getattr(self, name)(x)) for name in convs]
+        return sum(out) + self.norm_skip(x)
+
+
+def flat(*names):
+    file = nn.ModuleDict({"stage": Flat(*names), "head": nn.Conv2d(4, 5, 1)})
+    for norm in (module for module in file.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight, 1, 0.2)
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    return file.eval()
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("norm_skip", "conv3_wide", "norm_wide", "conv1_point", "norm_point"),
+        ("conv3_wide", "conv1_point", "norm_skip", "norm_wide", "norm_point"),
+        ("conv1_point", "norm_point", "conv3_wide", "norm_wide", "norm_skip"),
+    ],
+)
+def test_norms_side_by_side_go_with_the_layers_of_their_names(names, is_sorted):
+    torch.manual_seed(0)
+    file = flat(*names)
+    model = nn.ModuleDict({"stage": Fused(4, 1), "head": nn.Conv2d(4, 5, 1)}).eval()
+    state = file.state_dict()
+    report = tg.load(model, dict(sorted(state.items())) if is_sorted else state, fuse_branches=True)
+    x = torch.randn(2, 4, 6, 6)
+    assert torch.allclose(model["stage"](x), file["stage"](x), atol=1e-5)
+    assert report.plan.by_name["stage.reparam.weight"].certainty is Certainty.LIKELY
+
+
+def test_norms_that_nothing_tells_apart_are_in_doubt():
+    names = {"conv3_a": "left", "conv1_b": "right", "norm_skip": "x", "norm_a": "y", "norm_b": "z"}
+    state = flat("conv3_a", "conv1_b", "norm_skip", "norm_a", "norm_b").state_dict()
+    for old, new in names.items():
+        state = {key.replace(f".{old}.", f".{new}."): value for key, value in state.items()}
+    model = nn.ModuleDict({"stage": Fused(4, 1), "head": nn.Conv2d(4, 5, 1)})
+    step = tg.plan(model, state, fuse_branches=True).by_name["stage.reparam.weight"]
+    assert (step.certainty, step.why.doubted_by) == (Certainty.DOUBT, "norms_of_branches")
+
+
+def test_the_eps_of_norms_can_be_told_and_makes_it_certain():
+    file = trained(4, 1, identity=True, bias=False)
+    for norm in (module for module in file.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.eps = 1e-2
+    model = nn.ModuleDict({"stage": Fused(4, 1), "head": nn.Conv2d(4, 5, 1)}).eval()
+    report = tg.load(model, file, fuse_branches=1e-2)
+    x = torch.randn(2, 4, 6, 6)
+    assert torch.allclose(model["stage"](x), file["stage"](x), atol=1e-5)
+    assert report.plan.by_name["stage.reparam.weight"].certainty is Certainty.CERTAIN
+    assert "norm eps 0.01" in str(report)
+    assert "assumed" not in str(report)

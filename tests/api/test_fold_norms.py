@@ -1,5 +1,7 @@
 """Batch norms of the file folded into the model's layers: the outputs stay equal."""
 
+from itertools import permutations
+
 import pytest
 import torch
 import torchvision
@@ -252,3 +254,43 @@ def test_a_norm_before_the_layer_of_its_number_belongs_to_the_one_before():
     old, model = moved(PreActivation(norms=True)), PreActivation(norms=False)
     tg.load(model, old.state_dict(), fold_norms=True)
     assert agree(model, old, torch.randn(2, 3, 4, 4))
+
+
+class Crossed(nn.Module):
+    """Two layers and their norms, registered in the order given; each norm is behind the layer of its name."""
+
+    def __init__(self, names, *, norms=True):
+        super().__init__()
+        for name in names:
+            if name.startswith("layer"):
+                self.add_module(name, nn.Conv1d(4, 4, 1))
+            elif norms:
+                self.add_module(name, nn.BatchNorm1d(4))
+
+    def forward(self, x):
+        for end in ("a", "b"):
+            x = getattr(self, f"layer_{end}")(x)
+            x = (getattr(self, f"norm_{end}")(x) if hasattr(self, f"norm_{end}") else x).relu()
+        return x
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+@pytest.mark.parametrize("names", list(permutations(("layer_a", "layer_b", "norm_a", "norm_b"))), ids="-".join)
+def test_words_tell_the_layer_before_a_norm_or_the_load_is_refused(names, is_sorted):
+    torch.manual_seed(0)
+    old, model = moved(Crossed(names)), Crossed(names, norms=False)
+    state = dict(sorted(old.state_dict().items())) if is_sorted else old.state_dict()
+    told = is_sorted or all(names.index(f"layer_{end}") < names.index(f"norm_{end}") for end in ("a", "b"))
+    if told:
+        tg.load(model, state, fold_norms=True)
+        assert agree(model, old, torch.randn(2, 4, 5))
+    else:
+        with pytest.raises((tg.UsageError, tg.PlanRefusedError)):
+            tg.load(model, state, fold_norms=True)
+
+
+def test_norms_before_their_layers_are_known_by_their_channels_where_the_order_is_lost():
+    """Each has as many channels as its layer has inputs: names would fold it into that one."""
+    state = dict(sorted(moved(PreActivation(norms=True)).state_dict().items()))
+    with pytest.raises(tg.UsageError, match="neither order nor names tell"):
+        tg.plan(PreActivation(norms=False), state, fold_norms=True)

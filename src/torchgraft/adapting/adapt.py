@@ -9,6 +9,7 @@ from torchgraft.adapting.branches import branch_steps, with_branch_hint
 from torchgraft.adapting.compose import compose
 from torchgraft.adapting.facts import gather_facts
 from torchgraft.adapting.lora import Names, Scales, lora_steps, told_as_trained
+from torchgraft.adapting.norm_pairs import stated_eps
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.ranks import over_ranks
@@ -60,8 +61,8 @@ def requested_steps(
     steps: dict[str, Step] = {}
     if options.merge_lora:
         steps |= lora_steps(network, target, Scales.said(options.merge_lora, metadata), names)
-    if options.fuse_branches:
-        fused = branch_steps(network.specs, target.slots, network.path)
+    if options.fuse_branches is not False:
+        fused = branch_steps(network.specs, target.slots, network.path, stated_eps(options.fuse_branches))
         if not fused:
             raise UsageError(
                 "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks"

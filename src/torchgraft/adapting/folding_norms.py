@@ -7,29 +7,33 @@ where that goes, the step is rewritten to read layer and norm, and to fold them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torchgraft.adapting.norm_pairs import EPS, NormPair, norm_pairs, owned
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
-from torchgraft.core.plan import Certainty, Feed, Op, Step, Unused, Why
-from torchgraft.core.registration import as_registered
+from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Unused, Why, least_certain
 from torchgraft.core.specs import Target, TensorSpec
 from torchgraft.ops import FuseNormBias, FuseNormWeight
-
-EPS = 1e-5
-_NUMBER = re.compile(r"\d*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """A layer and the norm behind it, by owner; and which of their tensors the file has."""
+    """A layer and the norm behind it, and which of their tensors the file has."""
 
-    layer: str
-    norm: str
+    pair: NormPair
     keys: frozenset[str]
-    by_name: bool
+
+    @property
+    def layer(self) -> str:
+        """The layer's path."""
+        return self.pair.layer
+
+    @property
+    def norm(self) -> str:
+        """The norm's path."""
+        return self.pair.norm
 
     def present(self, *keys: str) -> list[str]:
         """Return those of `keys` that the file has."""
@@ -49,13 +53,17 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """The file as if its norms were folded, `shown`, and what stands behind which key. `eps` None is the usual one."""
+    """The file as if its norms were folded, `shown`, and what stands behind which key. `eps` None is the usual one.
+
+    `open` are layers without a norm, each with one that the model lacks and that may stand behind it.
+    """
 
     specs: Mapping[str, TensorSpec]
     shown: Mapping[str, TensorSpec]
     target: Target
     folds: Mapping[str, Fold]
     eps: float | None
+    open: Mapping[str, str]
 
     def original_steps(self, steps: Mapping[str, Step]) -> dict[str, Step]:
         """Return the steps with layers and norms of the file in place of the folded layers.
@@ -100,10 +108,18 @@ def fold_norms(specs: Mapping[str, TensorSpec], target: Target, eps: float | Non
         UsageError: there is none behind a layer of as many channels.
     """
     kept = [name for slot in target.slots for name in slot.names if name.endswith(".running_var")]
-    found = [fold for fold in _pairs(specs) if not _has(kept, f"{fold.norm}.running_var")]
+    owners, told = owned(specs), norm_pairs(specs)
+    found = [
+        Fold(
+            pair=pair, keys=frozenset(f"{owner}.{role}" for owner in (pair.layer, pair.norm) for role in owners[owner])
+        )
+        for pair in told.pairs
+        if not _has(kept, f"{pair.norm}.running_var")
+    ]
     if not found:
         raise UsageError(
-            "fold_norms was asked for, but the checkpoint has no batch norm behind a layer that the model lacks"
+            "fold_norms was asked for, but the checkpoint has no batch norm behind a layer that the model lacks, "
+            "or neither order nor names tell which layer that is"
         )
     gone = {f"{fold.norm}.{role}" for fold in found for role in ("weight", "bias", "running_mean", "running_var")}
     gone |= {f"{fold.norm}.num_batches_tracked" for fold in found}
@@ -117,66 +133,19 @@ def fold_norms(specs: Mapping[str, TensorSpec], target: Target, eps: float | Non
         bias = f"{fold.layer}.bias" if fold else ""
         if fold and key.endswith(".weight") and bias not in specs:
             shown[bias] = TensorSpec(bias, specs[f"{fold.norm}.running_mean"].shape, spec.dtype)
-    return Folding(specs, shown, target, folds, eps)
+    lost = {norm: layers for norm, layers in told.alone.items() if not _has(kept, f"{norm}.running_var")}
+    return Folding(specs, shown, target, folds, eps, {layer: norm for norm, layers in lost.items() for layer in layers})
 
 
 def _has(names: Iterable[str], key: str) -> bool:
     return any(name == key or name.endswith("." + key) or key.endswith("." + name) for name in names)
 
 
-def _pairs(specs: Mapping[str, TensorSpec]) -> list[Fold]:
-    """Return every norm with statistics and the layer before it: by order, or by name.
-
-    Names tell in a file that has lost the order, and where a model registers its layers first and then its norms: bn1 is conv1's
-    also behind conv2.
-    """
-    owners: dict[str, set[str]] = {}
-    for key in specs:
-        owner, dot, role = key.rpartition(".")
-        if dot:  # what is the model itself stands behind nothing
-            owners.setdefault(owner, set()).add(role)
-    norms = {o for o, roles in owners.items() if {"running_mean", "running_var"} <= roles}
-    layers = {o for o, r in owners.items() if o not in norms and "weight" in r and len(specs[f"{o}.weight"].shape) > 1}
-    is_ordered = as_registered((key, spec.dtype) for key, spec in specs.items())
-    order = {owner: at for at, owner in enumerate(owners)}
-    before = dict(zip(list(owners)[1:], owners, strict=False))
-    out = []
-    for norm in (owner for owner in owners if owner in norms):
-        layer, twin = before.get(norm), _twin(norm, layers)
-        by_name = not is_ordered or (twin is not None and twin != layer and order[twin] < order[norm])
-        if by_name:
-            layer = twin
-        if layer is not None and layer in layers and _adjoin(layer, norm, specs):
-            keys = frozenset(f"{o}.{role}" for o in (layer, norm) for role in owners[o])
-            out.append(Fold(layer=layer, norm=norm, keys=keys, by_name=by_name))
-    return out
-
-
-def _adjoin(layer: str, norm: str, specs: Mapping[str, TensorSpec]) -> bool:
-    """Whether a norm can stand right behind a layer: as many channels, and nothing between them in a sequence."""
-    above, _, place = layer.rpartition(".")
-    parent, _, number = norm.rpartition(".")
-    if above == parent and place.isdecimal() and number.isdecimal() and int(number) != int(place) + 1:
-        return False
-    shape, channels = specs[f"{layer}.weight"].shape, specs[f"{norm}.running_var"].shape
-    return shape[:1] == channels or (len(shape) > 2 and shape[1:2] == channels)
-
-
-def _twin(norm: str, layers: Iterable[str]) -> str | None:
-    """Return the layer that stands before a norm by their names: conv2 before bn2, 0 before 1; None if in question."""
-    parent, _, last = norm.rpartition(".")
-    beside = {layer.rpartition(".")[2]: layer for layer in layers if layer.rpartition(".")[0] == parent}
-    if last.isdecimal():
-        return beside.get(str(int(last) - 1))
-    number = _NUMBER.findall(last)[0]
-    alike = [layer for name, layer in beside.items() if not name.isdecimal() and _NUMBER.findall(name)[0] == number]
-    return alike[0] if len(alike) == 1 else None
-
-
 def _unfolded(step: Step, folding: Folding) -> Step:
     folds = [folding.folds[feed.key] for feed in step.feeds if feed.key in folding.folds]
     if not folds:
-        return step
+        norm = next((norm for feed in step.feeds if (norm := folding.open.get(feed.key.rpartition(".")[0]))), "")
+        return _doubted(step, norm) if norm and not step.why.doubt else step
     if len(step.feeds) != 1:
         raise UsageError(f"norms of the parts that {printable(step.slot.name)} joins can't be folded")
     feed, fold = step.feeds[0], folds[0]
@@ -187,11 +156,17 @@ def _unfolded(step: Step, folding: Folding) -> Step:
     keys = fold.weight_keys if is_weight else fold.bias_keys
     op.out_spec([folding.specs[key] for key in keys])
     said = f"norm {fold.norm} folded, eps {eps:g}" + (" assumed" if folding.eps is None else "")
-    sure = folding.eps is not None and not fold.by_name
+    sure = Certainty.LIKELY if folding.eps is None or fold.pair.by_name else Certainty.CERTAIN
     return replace(
         step,
         feeds=tuple(Feed(key, (), feed.network) for key in keys),
         ops=(op, *feed.ops, *step.ops),
-        why=Why(Ground.FOLDED_NORM, f"{step.why.text}; {said}", step.why.evidence),
-        certainty=step.certainty if sure or step.certainty is Certainty.DOUBT else Certainty.LIKELY,
+        why=replace(step.why, rule=Ground.FOLDED_NORM, text=f"{step.why.text}; {said}"),
+        certainty=least_certain([sure, step.certainty]),
     )
+
+
+def _doubted(step: Step, norm: str) -> Step:
+    """Return a step in doubt for a norm that may have to be folded into it."""
+    text = f"the norm {printable(norm)} of the file, which the model lacks, may stand behind this layer: neither order nor names tell"
+    return replace(step, why=step.why.in_doubt(Doubt("norm_of_no_layer", text)), certainty=Certainty.DOUBT)

@@ -104,7 +104,7 @@ class Options:
     merge_lora: add low-rank adapters to the model's weights; a number is their scale where the file holds no alpha.
     fold_norms: fold the file's batch norms into the layers before them; a number is their eps.
     init: start of added layers by pattern: "identity", "zero" or "zero-gamma".
-    fuse_branches: fuse parallel training branches into the model's single convolutions.
+    fuse_branches: fuse parallel training branches into the model's single convolutions; a number is the eps of their norms.
     """
 
     grow_rows: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Options:
     grids: Mapping[str, tuple[Grid, Grid]] = field(default_factory=dict)
     permute: Mapping[str, Sequence[int]] = field(default_factory=dict)
     merge_lora: bool | float = False
-    fuse_branches: bool = False
+    fuse_branches: bool | float = False
     fold_norms: bool | float = False
     init: Mapping[str, str] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from torchgraft.adapting.experts import experts_apart
 from torchgraft.adapting.folding_norms import fold_norms
 from torchgraft.adapting.lora import Scales
 from torchgraft.adapting.merging import merged_beside
+from torchgraft.adapting.norm_pairs import stated_eps
 from torchgraft.adapting.options import Options
 from torchgraft.core.plan import Step, Unused
 from torchgraft.core.specs import Network, Target, TensorSpec
@@ -56,7 +57,7 @@ def views_of(
         views.append(merged)
     shown = merged.shown if merged else network.specs
     if options.fold_norms is not False:
-        views.append(fold_norms(shown, target, None if options.fold_norms is True else float(options.fold_norms)))
+        views.append(fold_norms(shown, target, stated_eps(options.fold_norms)))
     shown, seen = (views[-1].shown, views[-1].target) if views else (shown, target)
     apart = experts_apart(shown, seen, is_decided)
     return (*views, apart) if apart else tuple(views)
