@@ -67,6 +67,7 @@ def test_two_files_of_one_name_are_two_models(folder):
         ("fails_at_import:Net", r"importing fails_at_import raised RuntimeError: no\nway"),
         ("no_python.py:Net", "importing no_python.py raised SyntaxError"),
         ("nosuch.py:Net", "there is no file nosuch.py"),
+        ("one/nets.py", "one/nets.py is Python code: name the callable in it, too, as in one/nets.py:build"),
         ("nets", "'nets' is no file and no callable: give module:callable"),
         ("", "'' is no file and no callable"),
     ],
@@ -86,13 +87,29 @@ def test_code_that_fails_or_leaves_is_an_argument_that_makes_no_sense(folder, mo
         (["plan", "one.pt", "--model", "two.pt", "-o", "x", "--html", "./x"], "-o and --html name the same file"),
         (["load", "one.pt", "--model", "two.pt", "-o", "x.pt", "--html", "x.pt"], "-o and --html name the same file"),
         (["load", "one.pt", "--model", "two.pt", "-o", "one.pt"], "-o one.pt is read by this very command"),
+        (["plan", "one.pt", "--model", "one/nets.py:Net", "-o", "one/nets.py"], "-o one/nets.py is read by this"),
+        (["plan", "one.pt", "--model", "one.nets:Net", "--html", "one/nets.py"], "--html one/nets.py is read by this"),
+        (
+            ["plan", "one.pt", "--model", "two.pt", "--set", "@wishes.json", "-o", "wishes.json"],
+            "-o wishes.json is read",
+        ),
+        (["plan", "one.pt", "--model", "two.pt", "--input", "x.pt", "--html", "x.pt"], "--html x.pt is read"),
     ],
 )
 def test_nothing_that_is_read_is_written_over(folder, arguments, said):
-    before = {path: path.read_bytes() for path in folder.glob("*.pt")}
+    (folder / "wishes.json").write_text('{"strict": true}')
+    torch.save({"x": torch.ones(1, 4)}, folder / "x.pt")
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
     result = run(*arguments)
     assert (result.exit_code, said in result.stderr) == (2, True)
-    assert {path: path.read_bytes() for path in folder.glob("*.pt")} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_messages_of_code_name_the_option_that_named_it(folder):
+    arguments = ["--source-model", "one/nets.py:Leaves", "-o", "out.pt"]
+    result = run("load", "one.pt", "--model", "one/nets.py:Net", *arguments)
+    assert result.exit_code == 2
+    assert "--source-model one/nets.py:Leaves raised SystemExit" in result.stderr
 
 
 def test_shards_that_are_read_are_not_written_over(folder):

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tarfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from corpus_tools import (
@@ -13,6 +14,7 @@ from corpus_tools import (
     C,
     Case,
     L,
+    Link,
     N,
     Record,
     U,
@@ -151,7 +153,7 @@ def tars() -> Iterator[Case]:
     bad = {
         "long_name": (packed("n" * 150), N, "a tar archive without storages"), "long_name_pax": (packed("n" * 150, form=tarfile.PAX_FORMAT), N, "a tar archive without storages"),
         "size_below_0": (packed("a", b"-0000000004\0"), C, "size"), "size_in_base_256": (packed("a", b"\x80" + bytes(10) + b"\4"), N, "without storages"),
-        "good": (tar(), "", "tar"), "key_twice": (tar(tar_storages("0", 0)), C, "given twice"), "key_list": (tar(tar_storages(["0"])), C, "no key"), "root_list": (tar(tensors=tar_tensors(root=["0"])), C, "key of no storage"),
+        "of_weights": (packed("./a/model_weights.ckpt"), N, "it holds a/model_weights.ckpt: unpack it"), "good": (tar(), "", "tar"), "key_twice": (tar(tar_storages("0", 0)), C, "given twice"), "key_list": (tar(tar_storages(["0"])), C, "no key"), "root_list": (tar(tensors=tar_tensors(root=["0"])), C, "key of no storage"),
         "tensor_key_list": (tar(tensors=tar_tensors(key=[7])), C, "no key"), "view_words": (tar(tar_storages(views=[("v", "0", "a", "b")])), C, "no \\(key, storage, offset, size\\)"),
         "view_long": (tar(tar_storages(views=[("v", "0", 4, 9)])), C, "view reaches"), "storages_tail": (tar(tar_storages(tail=b"more")), C, "bytes after"),
         "tensors_tail": (tar(tensors=tar_tensors(tail=b"more")), C, "bytes after"), "pickle_tail": (tar(objects=pickled(b"}") + b"more"), C, "bytes after"), "payload": (tar(objects=pickled(payload())), U, "posix.mkdir", "CVE-2025-32434"),
@@ -176,9 +178,21 @@ def other_formats() -> Iterator[Case]:
         "gguf_fact_not_text": ("gguf", gguf(w, fact("a", 8, struct.pack("<Q", 1) + b"\xff")), "", ""),
         "gguf_alignment_true": ("gguf", gguf(w, fact("general.alignment", 7, b"\1")), C, "alignment is True"), "gguf_newest": ("gguf", gguf([("w", (64,), 40, 0)], data=bytes(64)), N, "NVFP4"),
         "index_empty": ("index.json", b"", C, "empty file"), "yaml": ("yaml", b"model:\n  layers: 3\n  width: 12\n", C, "not a checkpoint"), "lz4": ("pt", b"\x04\x22\x4d\x18" + bytes(40), N, "lz4"),
+        "text": ("pt", b"a\x1b[31m\nmore lines\n", C, r"begins with"), "words": ("pt", b"import torch\nfrom torch import nn\n", C, "a text that begins 'import torch'"), "base64": ("pt", b"QUJD" * 300, C, "a text that begins 'QUJD"),
+        "page_of_windows": ("pt", "<!DOCTYPE html><p>gone".encode("utf-16"), C, "a web page"), "comment": ("pt", b"<!-- a --><html>", C, "a web page"), "zlib": ("pt", zlib.compress(SIX), N, "zlib"),
+        "zeros": ("bin", bytes(4096), C, "begins with 0000.* header .* broken off"), "pdf": ("pt", b"%PDF-1.4\n" + bytes(40), C, "not a checkpoint, but a PDF"), "matlab": ("mat", b"MATLAB 5.0 MAT-file" + bytes(120), C, "-v7.3"),
+        "archive_without_folder": ("pt", archive([Record(name="data.pkl", data=W), Record(name="version", data=b"3")]), N, "lies at the top"),
     }  # fmt: skip
     for label, (suffix, content, error, words) in bad.items():
         yield one(f"other_{label}", content, error, words, suffix=suffix)
+    unpacked: dict[str, bytes | Link | None] = {"m/data.pkl": W, "m/version": b"3", "m/data/0": SIX}
+    yield Case(
+        name="unpacked",
+        files=unpacked,
+        opens="m",
+        error="UnsupportedCheckpointError",
+        words="unpacked: pack this folder",
+    )
     for label, index in {"null": '{"weight_map":null}', "none": '{"metadata":{}}', "list": "[]"}.items():
         yield one(f"index_{label}", index.encode(), C, "weight_map", suffix="safetensors.index.json")
     yield one("json_of_another_kind", b'{"hidden_size": 8}', N, "without weight_map", suffix="json")

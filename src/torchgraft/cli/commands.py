@@ -74,13 +74,12 @@ def plan(
 ) -> None:
     """Say what load would do with CHECKPOINT, and touch nothing. A plan that load would refuse ends with code 7."""
     from torchgraft import api
-    from torchgraft.cli.targets import for_planning, with_source
+    from torchgraft.cli.targets import files_read, for_planning, with_source
     from torchgraft.saving import save_plan
 
     shown = Shown.taken_from(given)
     wanted = keyword_arguments(given)
-    read = [checkpoint, model, wanted.get("learned"), wanted.get("golden")]
-    check_outputs({"-o": output, "--html": shown.html}, read)
+    check_outputs({"-o": output, "--html": shown.html}, [checkpoint, model, *files_read(model, given)])
     with busy(f"planning for {model}"):
         wanted = with_source(wanted, checkpoint)
         needs_values = not NEED_VALUES.isdisjoint(wanted)
@@ -113,7 +112,7 @@ def plan(
 def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: Any) -> None:
     """Fill MODEL from CHECKPOINT and save it. With a checkpoint as MODEL, what stays fresh keeps its values there."""
     from torchgraft import api
-    from torchgraft.cli.targets import for_loading, with_source
+    from torchgraft.cli.targets import files_read, for_loading, with_source
     from torchgraft.saving import save_model
     from torchgraft.writing import format_of, size_of
 
@@ -125,7 +124,7 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
     format_of(output)
     if shard_size is not None:
         size_of(shard_size)
-    read = [checkpoint, kept, wanted.get("learned"), wanted.get("golden")]
+    read = [checkpoint, kept, *files_read(model, given)]
     check_outputs({"-o": output, "--html": shown.html}, read, output if shard_size else None)
     with progress(f"loading {checkpoint} into {model}") as tell:
         wanted = with_source(wanted, checkpoint)

@@ -105,7 +105,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Sequence[str | None
     from torchgraft import writing
 
     given = {option: os.path.realpath(path) for option, path in outputs.items() if path is not None}
-    read = {os.path.realpath(path) for path in inputs if path is not None}
+    read = {os.path.realpath(path) for path in inputs if path}
     for option, place in given.items():
         if place in read or (os.path.exists(place) and place in _parts(read)):
             raise UsageError(

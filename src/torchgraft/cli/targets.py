@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -28,12 +28,29 @@ def is_path(model: str) -> bool:
         UsageError: it names neither.
     """
     if model and _is_there(model):
+        if model.endswith(".py"):
+            raise UsageError(
+                f"{printable(model)} is Python code: name the callable in it, too, as in {printable(model)}:build"
+            )
         return True
     if _CALLABLE.fullmatch(model):
         return False
     raise UsageError(
         f"{printable(model)!r} is no file and no callable: give module:callable, or the path of a checkpoint"
     )
+
+
+def files_read(model: str, given: Mapping[str, Any]) -> list[str | None]:
+    """Return the paths, there or not, of what a command reads beside the checkpoint: code in the present folder, too."""
+    inputs = [*given["inputs"], *given["source_inputs"]]
+    settings = [text.rpartition("@")[2] for text in given["settings"]]
+    code = [_code_of(model), _code_of(given["source_model"])]
+    return [given["learned"], given["golden"], *inputs, *settings, *code]
+
+
+def _code_of(model: str | None) -> str | None:
+    home = (model or "").rpartition(":")[0]
+    return home if home.endswith(".py") or not home else f"{home.replace('.', os.sep)}.py"
 
 
 def _is_there(path: str) -> bool:
@@ -44,21 +61,22 @@ def _is_there(path: str) -> bool:
         return True
 
 
-def for_planning(model: str, kwargs: str | None, *, needs_values: bool = False) -> Any:
+def for_planning(model: str, kwargs: str | None, option: str = "--model", *, needs_values: bool = False) -> Any:
     """Return the path of a checkpoint, or a model; on the meta device, without values, where its code and the plan allow."""
     if is_path(model):
         _without_kwargs(model, kwargs)
         return model
     import torch
 
-    build, arguments = _callable(model), _arguments(kwargs)
+    said = f"{option} {printable(model)}"
+    build, arguments = _callable(model, said), _arguments(kwargs)
     if needs_values:
-        return _built(build, arguments, model)
+        return _built(build, arguments, said)
     try:
         with torch.device("meta"):
-            return _built(build, arguments, model)
+            return _built(build, arguments, said)
     except (UsageError, RuntimeError, NotImplementedError):
-        return _built(build, arguments, model)
+        return _built(build, arguments, said)
 
 
 def for_loading(model: str, kwargs: str | None) -> Module:
@@ -66,14 +84,16 @@ def for_loading(model: str, kwargs: str | None) -> Module:
     if is_path(model):
         _without_kwargs(model, kwargs)
         return _holding(model)
-    return _built(_callable(model), _arguments(kwargs), model)
+    said = f"--model {printable(model)}"
+    return _built(_callable(model, said), _arguments(kwargs), said)
 
 
 def for_running(model: str, kwargs: str | None, option: str) -> Module:
     """Return a model that can be run: built by its callable."""
     if is_path(model):
         raise _not_built(option, model)
-    return _built(_callable(model), _arguments(kwargs), model)
+    said = f"{option} {printable(model)}"
+    return _built(_callable(model, said), _arguments(kwargs), said)
 
 
 def with_source(wanted: dict[str, Any], checkpoint: str) -> dict[str, Any]:
@@ -97,7 +117,7 @@ def with_source(wanted: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     if "inputs" not in made:
         if is_path(named):
             raise _not_built("--source-model", named)
-        return {**made, "source_model": for_planning(named, kwargs)}
+        return {**made, "source_model": for_planning(named, kwargs, "--source-model")}
     from torchgraft import api
 
     origin = for_running(named, kwargs, "--source-model")
@@ -133,8 +153,10 @@ def _arguments(kwargs: str | None) -> dict[str, Any]:
     return found
 
 
-def _callable(model: str) -> Any:
+def _callable(model: str, said: str) -> Any:
     """Import what `module:name` or `file.py:name` says; modules in the present folder are found, as by `python -m`.
+
+    `said` is how messages call it.
 
     Raises:
         UsageError: there is no such thing, or importing it fails.
@@ -145,16 +167,16 @@ def _callable(model: str) -> Any:
     try:
         found = _file(home) if home.endswith(".py") else _module(home)
     except ImportError as error:
-        raise UsageError(f"--model {model}: {error}; give module:callable, or the path of a checkpoint") from error
+        raise UsageError(f"{said}: {error}; give module:callable, or the path of a checkpoint") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--model {model}: importing {home} raised {_in_words(error)}") from error
+        raise UsageError(f"{said}: importing {home} raised {_in_words(error)}") from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError as error:
             hint = did_you_mean(part, [one for one in dir(found) if callable(getattr(found, one, None))])
             raise UsageError(
-                f"--model {model}: {error}{hint or '; give module:callable, or the path of a checkpoint'}"
+                f"{said}: {error}{hint or '; give module:callable, or the path of a checkpoint'}"
             ) from error
     return found
 
@@ -182,7 +204,7 @@ def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {printable(str(error), 400)}"
 
 
-def _built(build: Any, arguments: dict[str, Any], model: str) -> Module:
+def _built(build: Any, arguments: dict[str, Any], said: str) -> Module:
     from torch import nn
 
     if isinstance(build, nn.Module):
@@ -192,9 +214,9 @@ def _built(build: Any, arguments: dict[str, Any], model: str) -> Module:
     except TorchgraftError:
         raise
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--model {model} raised {_in_words(error)}") from error
+        raise UsageError(f"{said} raised {_in_words(error)}") from error
     if not isinstance(made, nn.Module):
-        raise UsageError(f"--model {model} gives {a_kind(made)}; an nn.Module is needed")
+        raise UsageError(f"{said} gives {a_kind(made)}; an nn.Module is needed")
     return made
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from torchgraft.core.errors import printable
 from torchgraft.reading.tensors import StoredTensor
+
+_PACKED_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".gguf", ".npz")
+
+
+def unpack_hint(names: Iterable[str]) -> str:
+    """Return what to do with an archive that is none of a known format: the end of a sentence."""
+    inner = next((n for n in names if n.endswith(_PACKED_WEIGHTS)), "")
+    return f"; it holds {printable(inner, 80)}: unpack it first" if inner else ""
 
 
 class Resolve(Protocol):

@@ -44,6 +44,7 @@ _FOREIGN = {
     "saved_model.pb": "a SavedModel of TensorFlow", "checkpoint": "checkpoints of TensorFlow",
     "_CHECKPOINT_METADATA": "a checkpoint of Orbax (JAX)",
 }  # fmt: skip
+_UNPACKED = frozenset({"data.pkl", "version"})
 _MOST_BYTES = 200
 _MOST_MANIFEST = 1 << 20
 # Files that name the parts of a model, each with weights in a folder of its own: sentence-transformers' and diffusers'.
@@ -120,6 +121,10 @@ def _one(file: CheckpointFile, opened: OpenFiles) -> Contents:
 def _folder(path: str, opened: OpenFiles) -> Contents:
     """Return the contents of a folder: one checkpoint, or the parts of a model that a file in it names."""
     names = sorted(os.listdir(path))
+    if _UNPACKED.issubset(names):
+        raise UnsupportedCheckpointError(
+            f"{shown(path)}: the records of an archive of torch.save, unpacked: pack this folder again (zip -r model.pt FOLDER)"
+        )
     parts = _parts_in(path, names)
     return _in_parts(path, parts, opened) if parts else _one_folder(path, opened)
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+from codecs import getdecoder
 from collections.abc import Callable
 from importlib import import_module
 
+from torchgraft.core.errors import printable
 from torchgraft.reading.containers.tar import looks_like_tar
 from torchgraft.reading.containers.zip_archive import ZipArchive
 from torchgraft.reading.containers.zip_directory import has_archive_at_end
-from torchgraft.reading.contents import Contents
+from torchgraft.reading.contents import Contents, unpack_hint
 from torchgraft.reading.disk.files import Window
 
 _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR", b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR", b"\x04\x22\x4d\x18": "lz4", b"\x5d\0\0\x80\0": "lzma",
+    b"\x78\x01": "zlib", b"\x78\x5e": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib",
+}  # fmt: skip
+# How other kinds of files begin that are taken for checkpoints, by what they are.
+_OTHERS = {
+    b"%PDF-": "a PDF", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
+    b"MATLAB 5": "a MATLAB file of version 5: save it with -v7.3, which is HDF5",
 }  # fmt: skip
 # How pickles of protocols 0 and 1 begin, which have no header: a mark, a container, a name of a class.
 _TEXT_PICKLE = re.compile(
@@ -23,11 +31,10 @@ _TEXT_PICKLE = re.compile(
 # Keys of the fields that follow the version in a ModelProto: producer's name and version, domain, model's version, texts,
 # graph, operator sets, facts. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MODEL_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42", b"\x72"}
-_PACKED_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".gguf", ".npz")
 _LINES = re.compile(rb"[\t\n\r -~]{8}")
 _HDF5, _HDF5_READER = b"\x89HDF\r\n\x1a\n", "hdf5.read_hdf5"
 _PICKLED = ("zip", "torch_legacy.read_torch_legacy", "torch_tar.read_torch_tar")
-_HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
+_HTML = ("<!", "<html", "<head", "<?xml", "<error")
 
 
 def read_file(window: Window) -> Contents:
@@ -132,9 +139,11 @@ def _zip(window: Window) -> Contents:
         raise window.unsupported(
             "a pt2 archive (torch.export) in an older layout; unpack it, and load its serialized_state_dict.pt"
         )
-    inner = next((n for n in names if n.endswith(_PACKED_WEIGHTS)), "")
-    hint = f"; it holds {inner}: unpack it first" if inner else ""
-    raise window.unsupported(f"a zip archive without data.pkl: no checkpoint{hint}")
+    if "data.pkl" in names:
+        raise window.unsupported(
+            "data.pkl lies at the top of the archive, not in a folder: pack the folder around it, too"
+        )
+    raise window.unsupported(f"a zip archive without data.pkl: no checkpoint{unpack_hint(names)}")
 
 
 def _check_name(window: Window, name: str) -> None:
@@ -147,14 +156,17 @@ def _check_name(window: Window, name: str) -> None:
 
 def _refuse_unknown(window: Window, head: bytes) -> Contents:
     """Say what the file is, if not a checkpoint."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs"):
+    text = _text(head)
+    if text.startswith("version https://git-lfs"):
         raise window.corrupt("a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
-    if text.startswith(_HTML):
+    if text.lower().startswith(_HTML):
         raise window.corrupt("a web page (HTML or XML), not a checkpoint: the download went wrong; fetch it again")
     for sign, name in _PACKED.items():
         if head.startswith(sign):
             raise window.unsupported(f"compressed with {name}; unpack it first")
+    for sign, name in _OTHERS.items():
+        if head.startswith(sign):
+            raise window.corrupt(f"not a checkpoint, but {name}")
     if head.startswith(b"PK"):
         raise window.corrupt(f"truncated zip archive of {window.size} bytes")
     if window.size < 9:
@@ -162,7 +174,18 @@ def _refuse_unknown(window: Window, head: bytes) -> Contents:
         raise window.corrupt(
             f"truncated: {count}, while the shortest header has 8 and its length would have to be over 0"
         )
+    if text:
+        raise window.corrupt(f"not a checkpoint, but a text that begins '{printable(text.splitlines()[0], 60)}'")
     length = int.from_bytes(head[:8], "little")
+    zeros = "; zeros are what a copy or download leaves that was broken off" * (not any(head))
     raise window.corrupt(
-        f"not a checkpoint of a known format: it begins with {head[:8].hex()} (as a safetensors header length that is {length})"
+        f"not a checkpoint of a known format: it begins with {head[:8].hex()} (as a safetensors header length that is {length}){zeros}"
     )
+
+
+def _text(head: bytes) -> str:
+    """Return the beginning of a text, "" where the bytes are none."""
+    coding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    text = getdecoder(coding)(head, "ignore")[0].strip()
+    whole = len(text) * (2 if coding == "utf-16" else 1) > len(head) // 2
+    return text if whole and all(c.isprintable() or c.isspace() for c in text) else ""

@@ -356,7 +356,9 @@ class _Cataloguer:
         if not text.isprintable():
             odd = sorted(n for n in names if not n.isprintable())
             shown = ", ".join(printable(n, 60) for n in odd[:4])
-            out.append(f"{len(odd)} keys hold characters that can't be printed, as {shown}")
+            out.append(
+                f"{len(odd)} {'key holds' if len(odd) == 1 else 'keys hold'} characters that can't be printed, as {shown}"
+            )
         if "" in names:
             out.append("there is a tensor whose key is empty")
         if names and len(longest := max(names, key=len)) > LONG_KEY:

@@ -1,4 +1,7 @@
-"""PyTorch's format before 1.6: five pickles one after the other, then the storages."""
+"""PyTorch's format before 1.6: five pickles one after the other, then the storages.
+
+Also what begins alike: one pickle that holds arrays, as Detectron2 and PaddlePaddle keep weights.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
+from torchgraft.reading.finding.tree import find_tensors
 from torchgraft.reading.formats.torch_zip import parse_persistent_id
 from torchgraft.reading.pickles.inert import Builder, GlobalName, StorageRef, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
@@ -17,6 +21,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _FIRST = 1 << 20
 _CLASSES = (GlobalName, Builder)
+_JOBLIB = b"joblib.numpy_pickle"
 _LONGEST = 4096  # bytes of an opcode with names and numbers; texts that reach beyond the end say so
 
 
@@ -24,10 +29,8 @@ def read_torch_legacy(window: Window) -> Contents:
     """Return the tensors of a file of the old format."""
     stream = _Stream(window)
     warnings: list[str] = []
-    if stream.next("magic number") != MAGIC:
-        raise window.unsupported(
-            "a plain pickle, not written by torch.save (its magic number is missing); expected a state dict"
-        )
+    if (first := stream.next("first object")) != MAGIC:
+        return _read_arrays(window, stream, first)
     if (protocol := stream.next("protocol")) != PROTOCOL:
         raise window.unsupported(f"protocol {brief(protocol, 30)} of files before torch 1.6; {PROTOCOL} alone is read")
     facts = stream.next("system information")
@@ -42,6 +45,22 @@ def read_torch_legacy(window: Window) -> Contents:
         resolve=Resolver(window.label, storages),
         foreign=tuple(sorted(stream.foreign)),
         warnings=warnings,
+    )
+
+
+def _read_arrays(window: Window, stream: _Stream, tree: Any) -> Contents:
+    """Return the arrays of a dictionary that was pickled as it is, without torch."""
+    if not isinstance(tree, dict) or not find_tensors(tree, window.label).holds[id(tree)]:
+        raise window.unsupported(
+            "a plain pickle, not written by torch.save (its magic number is missing), and no dictionary of arrays"
+        )
+    if stream.pos != window.size:
+        raise window.corrupt(f"{window.size - stream.pos} bytes after the end of the pickle")
+    return Contents(
+        format="pickle",
+        tree=tree,
+        resolve=Resolver(window.label, _Storages(window)),
+        foreign=tuple(sorted(stream.foreign)),
     )
 
 
@@ -61,9 +80,17 @@ class _Stream:
             try:
                 value, self.pos = machine.run(self.pos)
             except CorruptCheckpointError:
+                if _JOBLIB in self.data:
+                    raise self.window.unsupported(
+                        "written by joblib, which puts arrays between the parts of a pickle; write them into an .npz file"
+                    ) from None
                 ends = machine.is_truncated or machine.at + _LONGEST > len(self.data)
-                if not ends or len(self.data) >= min(self.window.size, MAX_PICKLE):
+                if not ends or len(self.data) >= self.window.size:
                     raise
+                if len(self.data) >= MAX_PICKLE:
+                    raise self.window.too_large(
+                        f"a pickle of more than {MAX_PICKLE} bytes, which is the limit"
+                    ) from None
                 self.data = self.window.read(0, min(self.window.size, 8 * len(self.data), MAX_PICKLE))
                 continue
             self.foreign |= set(machine.globals.foreign_names())

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from torchgraft.reading.containers.tar import read_members
-from torchgraft.reading.contents import Contents
+from torchgraft.reading.contents import Contents, unpack_hint
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.pickles.inert import GlobalName, StorageRef, StorageType, TensorRef, brief
 from torchgraft.reading.pickles.machine import MAX_PICKLE, Machine
@@ -22,7 +22,7 @@ def read_torch_tar(window: Window) -> Contents:
     members = read_members(window)
     missing = [p for p in _PARTS if p not in members]
     if missing:
-        raise window.unsupported(f"a tar archive without {missing[0]}: no checkpoint; unpack it first")
+        raise window.unsupported(f"a tar archive without {missing[0]}: no checkpoint{unpack_hint(members)}")
     reader = _Reader(window)
     reader.storages(members["storages"])
     reader.tensors(members["tensors"])
