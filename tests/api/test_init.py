@@ -121,6 +121,15 @@ def test_freezing_and_groups_see_a_start_as_new():
     assert groups["fresh"] == ["3.weight", "3.bias"]
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(32), nn.GroupNorm(4, 32), nn.RMSNorm(32)], ids=repr)
+def test_no_norm_is_called_the_identity_that_normalises(norm):
+    old, model = plain(), plain()
+    model.insert(4, norm)
+    step = tg.load(model, old.state_dict(), init={"4": "identity"}).plan.by_name["4.weight"]
+    assert step.why.text == "starts at ones and zeros, as you said, and still normalises"
+    assert (norm.weight == 1).all()
+
+
 def test_the_first_pattern_decides():
     old, model = plain(), plain(nn.Conv2d(8, 8, 1))
     tg.load(model, old.state_dict(), init={"3.bias": "zero", "3": "identity"})

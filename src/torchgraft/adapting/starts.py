@@ -37,9 +37,15 @@ def init_steps(slots: Sequence[Slot], init: Mapping[str, str]) -> dict[str, Step
         made = {slot.name: (slot, op) for slot in meant if (op := STARTS[kind](slot)) is not None}
         if not made:
             raise UsageError(f"init={{{pattern!r}: {kind!r}}}: there is nothing that can start so in it")
-        why = Why(Ground.USER_RULE, f"starts {WORDS[kind]}, as you said")
-        steps = {name: Step(slot=slot, ops=(op,), why=why) for name, (slot, op) in made.items()} | steps
+        steps = {name: Step(slot=slot, ops=(op,), why=_why(slot, kind)) for name, (slot, op) in made.items()} | steps
     return steps
+
+
+def _why(slot: Slot, kind: str) -> Why:
+    """Return the ground of a start: no norm but those of batches is the identity, whatever its weights are."""
+    normalises = kind == "identity" and "norm" in slot.kind.lower() and "batchnorm" not in slot.kind.lower()
+    said = "at ones and zeros, as you said, and still normalises" if normalises else f"{WORDS[kind]}, as you said"
+    return Why(Ground.USER_RULE, f"starts {said}")
 
 
 def _zero(slot: Slot) -> Op | None:
