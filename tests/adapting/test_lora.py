@@ -45,7 +45,7 @@ def merged_and_saved(folder, targets, **config):
         (["embed", "conv"], {}),
         (["up", "turned", "embed"], {"use_rslora": True}),
         (["up", "square"], {"alpha_pattern": {"up": 9}, "rank_pattern": {"square": 4}}),
-        (["up"], {"use_dora": True}),
+        (["up", "conv"], {"use_dora": True}),
     ],
 )
 def test_agrees_with_peft(tmp_path, targets, config, place):
@@ -57,6 +57,28 @@ def test_agrees_with_peft(tmp_path, targets, config, place):
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, wanted[key], msg=key)
         assert torch.equal(value, before[key]) != any(key.startswith(t + ".w") for t in targets)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3, 3)], ids=["linear", "convolution"])
+@pytest.mark.parametrize("on_output", [True, False])
+def test_magnitudes_of_lycoris_go_by_their_shape(shape, on_output):
+    """`dora_wd` keeps one for each input channel, with `wd_on_output` one for each output: a square weight has as many of both."""
+    layer = nn.Linear(4, 4, bias=False) if len(shape) == 2 else nn.Conv2d(4, 4, 3, bias=False)
+    model = nn.ModuleDict({"up": layer})
+    before = layer.weight.detach().clone()
+    ones = [1] * (len(shape) - 2)
+    scale = torch.rand(4, 1, *ones) if on_output else torch.rand(1, 4, *ones)
+    down, up = torch.randn(2, *shape[1:]), torch.randn(4, 2, *ones)
+    adapter = {
+        "up.lora_down.weight": down,
+        "up.lora_up.weight": up,
+        "up.alpha": torch.tensor(2.0),
+        "up.dora_scale": scale,
+    }
+    tg.load(model, adapter, merge_lora=True)
+    summed = before + (up.flatten(1) @ down.flatten(1)).reshape(shape)
+    length = summed.square().sum([d for d in range(len(shape)) if d != (0 if on_output else 1)], keepdim=True).sqrt()
+    torch.testing.assert_close(layer.weight.data, summed * scale / length)
 
 
 def factors(stem="base_model.model.up"):

@@ -76,9 +76,14 @@ class TestLoraMerge(OpContract):
 
 class TestDoraMerge(OpContract):
     kind = DoraMerge
-    good: ClassVar[list] = [(DoraMerge(), [*FACTORS, spec(6)]), (DoraMerge(2), [*CONV, spec(1, 6, 1, 1), spec()])]
+    good: ClassVar[list] = [
+        (DoraMerge(), [*FACTORS, spec(6)]),
+        (DoraMerge(2), [*CONV, spec(1, 6, 1, 1), spec()]),
+        (DoraMerge(2, 1), [*CONV, spec(1, CONV[0].shape[1], 1, 1)]),
+    ]
     bad: ClassVar[list] = [
         (DoraMerge(), FACTORS),
+        (DoraMerge(1, 1), [*FACTORS, spec(6)]),
         (DoraMerge(), [*FACTORS, spec(5)]),
         (DoraMerge(), [*FACTORS, spec(6), spec(2)]),
     ]

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite, sqrt
 
 from torchgraft.core.errors import UsageError, printable
@@ -290,9 +291,11 @@ def merge_of(adapter: Adapter, base: TensorSpec, network: Network, scales: Scale
         UsageError: it doesn't fit, or its scale is unknown.
     """
     parts = [part for part in ORDER if part in adapter.keys]
-    kind: Callable[[float], Op] = LohaMerge if "up 2" in parts else DoraMerge if "magnitude" in parts else LoraMerge
+    kind: Callable[[float], Op] = LohaMerge if "up 2" in parts else LoraMerge
+    if "magnitude" in parts and "up 2" not in parts:
+        kind = partial(DoraMerge, dim=_magnitude_dim(adapter.keys["magnitude"], network.specs))
     turned = turned or "lora_embedding_A" in adapter.keys["down"].split(".")
-    if turned and kind is not LoraMerge:
+    if turned and len(parts) - ("alpha" in parts) > 2:
         raise UsageError(f"{printable(adapter.stem)}: only plain LoRA can be merged into a weight stored [in, out]")
     specs = network.specs
     feeds = [Feed(adapter.keys[part], (), network.path) for part in parts]
@@ -305,6 +308,15 @@ def merge_of(adapter: Adapter, base: TensorSpec, network: Network, scales: Scale
     op.out_spec([base, *(_through(feed, specs[feed.key]) for feed in feeds)])
     how = ", scale alpha / rank" if "alpha" in parts else ""  # else the op says it
     return Merging(tuple(feeds), op, rank, how)
+
+
+def _magnitude_dim(key: str, specs: Mapping[str, TensorSpec]) -> int:
+    """Return which dimension of a weight has a magnitude for each of its indices: 0, or 1 of what LyCORIS trains by input channels.
+
+    PEFT has [out], and [1, out, 1, 1] of convolutions; LyCORIS [out, 1, ...], or [1, in, ...].
+    """
+    shape = specs[key].shape
+    return int(key.endswith("dora_scale") and len(shape) > 1 and shape[0] == 1 != shape[1])
 
 
 def base_of(adapter: Adapter, specs: Mapping[str, TensorSpec]) -> str | None:

@@ -68,11 +68,13 @@ class LoraMerge(BaseOp):
 class DoraMerge(BaseOp):
     """Adds a low-rank product and sets the length of each row: (base, up, down, magnitude[, alpha]).
 
-    The result is m * W / |W| with W = base + scale * up @ down and |W| the norm of each output row. DoRA, Liu et al.
-    2024 (arXiv:2402.09353); PEFT's `use_dora`. Computes in float32, returns the base's type.
+    The result is m * W / |W| with W = base + scale * up @ down and |W| the norm of each output row, or with `dim` 1 of all that
+    reads an input channel. DoRA, Liu et al. 2024 (arXiv:2402.09353); PEFT's `use_dora`, LyCORIS' `dora_wd` with `wd_on_output` or
+    without. Computes in float32, returns the base's type.
     """
 
     scale: float = 1.0
+    dim: int = 0
 
     name = "dora_merge"
     rounds = True
@@ -80,8 +82,10 @@ class DoraMerge(BaseOp):
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         self.expect_count(specs, 4, 5)
         base, up, down, magnitude = specs[:4]
-        need = "up [out, rank], down [rank, in, ...] and one magnitude per row should go with a base [out, in, ...]"
-        fits = _rank_fits(base, up, down) and magnitude.numel == base.shape[0]
+        self.expect_dim([base], self.dim)
+        one = "row" if self.dim == 0 else "input channel"
+        need = f"up [out, rank], down [rank, in, ...] and one magnitude per {one} should go with a base [out, in, ...]"
+        fits = _rank_fits(base, up, down) and magnitude.numel == base.shape[self.dim]
         self.expect(specs, need, that=fits)
         self.expect(specs, "alpha should be a scalar", that=all(s.numel == 1 for s in specs[4:]))
         self.expect_float(specs[:4])
@@ -92,12 +96,16 @@ class DoraMerge(BaseOp):
 
         base, dtype = values[0], working_dtype(values[:4])
         up, down, magnitude = (v.to(dtype) for v in values[1:4])
-        weight = _product(up, down).mul_(_strength(self.scale, down.shape[0], values[4:])).add_(base.flatten(1))
-        weight.mul_(magnitude.reshape(-1, 1) / torch.linalg.vector_norm(weight, dim=1, keepdim=True))
-        return weight.reshape(base.shape).to(base.dtype)
+        weight = (
+            _product(up, down).mul_(_strength(self.scale, down.shape[0], values[4:])).reshape(base.shape).add_(base)
+        )
+        others = [d for d in range(weight.dim()) if d != self.dim]
+        shape = [-1 if d == self.dim else 1 for d in range(weight.dim())]
+        weight.mul_(magnitude.reshape(shape) / torch.linalg.vector_norm(weight, dim=others, keepdim=True))
+        return weight.to(base.dtype)
 
     def describe(self) -> str:
-        return "low-rank adapter added, rows set to their magnitude"
+        return f"low-rank adapter added, {'rows' if self.dim == 0 else 'input channels'} set to their magnitude"
 
 
 @dataclass(frozen=True, slots=True)
