@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -75,6 +76,83 @@ def test_a_model_that_raises_is_as_before_and_its_error_is_told():
     assert found.causes[0].kind == "failure"
     assert "mat1 and mat2" in found.causes[0].text
     assert same(before, state(target))
+
+
+class Meets(nn.Module):
+    """Says that its run has begun, and waits a moment for that of the other thread."""
+
+    def __init__(self, here, there):
+        super().__init__()
+        self.layer, self.here, self.there = nn.Linear(4, 4), here, there
+
+    def forward(self, x):
+        self.here.set()
+        self.there.wait(0.1)
+        return self.layer(x) + torch.rand(1)
+
+
+def test_runs_in_two_threads_leave_the_process_as_it_was():
+    begun = [threading.Event(), threading.Event()]
+    models = [[Meets(*order) for _ in range(2)] for order in (begun, begun[::-1])]
+    found, drawn = [], torch.get_rng_state()
+
+    def compare(target, source):
+        found.append(tg.verify(target, source, torch.ones(2, 4)))
+
+    threads = [threading.Thread(target=compare, args=pair) for pair in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Forces(nn.Module):
+    """Gives the gradient of an energy, as models of molecules do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        return torch.autograd.grad(self.layer(x).square().sum(), x)[0]
+
+
+def test_a_model_that_takes_gradients_itself_is_told_how_to_be_run():
+    source, target = Forces(), Forces()
+    report = tg.load(target, source)
+    with pytest.raises(tg.UsageError, match=r"give callables as inputs that run the model within torch\.enable_grad"):
+        tg.verify(target, source, torch.ones(2, 4), plan=report)
+
+    def run(model):
+        with torch.enable_grad():
+            return model(torch.ones(2, 4))
+
+    assert tg.verify(target, source, run, plan=report).complete
+
+
+class Uncounted(nn.Module):
+    """Has no length that could be asked for, as what torch.compile() returns for most models."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def __len__(self):
+        raise TypeError("this model has no length")
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_models_are_not_asked_for_their_length():
+    source, target = Uncounted(), Uncounted()
+    report = tg.load(target, source, inputs=torch.ones(2, 4))
+    assert report.plan.proof.complete
+    assert tg.verify(target, source, torch.ones(2, 4), plan=report).complete
 
 
 def test_dropout_in_both_draws_the_same_numbers():

@@ -35,7 +35,7 @@ def verify_models(request: VerifyRequest) -> Verification:
     """
     start = time.perf_counter()
     settings = ComparedSettings()
-    if request.source:
+    if request.source is not None:  # which may be empty, as a list
         settings = compare_settings(request.model, request.source, request.plan)
     comparisons: list[_Comparison] = []
     divergence: Divergence | None = None
@@ -142,7 +142,7 @@ def _prove(request: VerifyRequest, runs: Sequence[tuple[Run, Run]], limit: float
 
     Of models that ran in another mode than evaluation only the runs themselves are looked at.
     """
-    tensors = {place.name: place.tensor for place in places(request.source)} if request.source else {}
+    tensors = {place.name: place.tensor for place in places(request.source)} if request.source is not None else {}
     deviating = PlannedValues(request.plan, request.model, request.source).deviating_steps()
     proof = ProofByParts(
         model=request.model,

@@ -5,6 +5,7 @@ Needs torch, and is imported only when something is to be run.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -29,6 +30,7 @@ __all__ = [
 
 
 SEED = 0
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +60,35 @@ def record_run(model: Module, given: Any, *, eval_mode: bool = True, kind: Calla
     outputs: dict[str, Tensor] = {}
     failure = ""
     recorder = kind(tracker, names)
-    with Shield() as shield, untouched(model, eval_mode=eval_mode):
+    with untouched(model, eval_mode=eval_mode) as shield:
         with tracker.tracking(), recorder, shield.opened():
             try:
                 outputs = named_tensors(call(model, given))
             except Exception as error:  # noqa: BLE001  # the model's own code may raise anything; it is recorded
-                failure = f"{type(error).__name__}: {error}"
+                failure = f"{type(error).__name__}: {error}{_hint(error)}"
         recording = recorder.recording(list(outputs.values()), failure)
     return Run(outputs, recording)
 
 
+def _hint(error: Exception) -> str:
+    """Return what lets a model run that takes gradients itself, as those do that give forces."""
+    if "does not require grad" not in str(error):
+        return ""
+    return "; models run without gradients: give callables as inputs that run the model within torch.enable_grad()"
+
+
 @contextmanager
-def untouched(model: Module, *, eval_mode: bool) -> Iterator[None]:
+def untouched(model: Module, *, eval_mode: bool) -> Iterator[Shield]:
     """Prepare `model` for one run without gradients, and put everything back afterwards.
 
-    With `eval_mode` all modules run in evaluation mode. Random numbers are drawn from the same seed each time. Signals must
-    be held back outside the run itself: see `Shield`.
+    With `eval_mode` all modules run in evaluation mode. Random numbers are drawn from the same seed each time. Signals are
+    held back, unless the shield that is given is opened. Runs in several threads wait for each other: random states and
+    settings of torch are the process's.
     """
-    modes = [(module, module.training) for module in {id(module): module for _, module in modules(model)}.values()]
-    buffers = [(module, dict(module._buffers)) for module, _ in modes if module._buffers]  # noqa: SLF001
-    kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
-    with ExitStack() as stack:
+    with _ONE_AT_A_TIME, Shield() as shield, ExitStack() as stack:
+        modes = [(module, module.training) for module in {id(module): module for _, module in modules(model)}.values()]
+        buffers = [(module, dict(module._buffers)) for module, _ in modes if module._buffers]  # noqa: SLF001
+        kept = {id(b): (b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None}
         stack.enter_context(seeded(SEED))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_attention_fast_path_off())
@@ -86,7 +96,7 @@ def untouched(model: Module, *, eval_mode: bool) -> Iterator[None]:
             if eval_mode:
                 for module, _ in modes:
                     module.training = False
-            yield
+            yield shield
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_map
 
 from torchgraft.core.places import places
 from torchgraft.core.results.recording import Value
-from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import call, named_tensors, untouched
 from torchgraft.verifying.tracing.recorder import ModuleTracker, Recorder
@@ -51,7 +50,7 @@ def call_arguments(model: Module, given: Any, module: Module) -> tuple[tuple[Any
         calls.append((tree_map(_plain, args), tree_map(_plain, kwargs)))
         raise _ModuleCalled
 
-    with Shield() as shield, untouched(model, eval_mode=True):
+    with untouched(model, eval_mode=True) as shield:
         hook = module.register_forward_pre_hook(note, with_kwargs=True)
         try:
             with suppress(Exception), shield.opened():  # the model's own code may raise anything before that
@@ -63,7 +62,7 @@ def call_arguments(model: Module, given: Any, module: Module) -> tuple[tuple[Any
 
 def can_run(model: Module, given: Any) -> bool:
     """Whether a model runs on an input; it is afterwards as it was before."""
-    with Shield() as shield, untouched(model, eval_mode=True), shield.opened():
+    with untouched(model, eval_mode=True) as shield, shield.opened():
         try:
             call(model, given)
         except Exception:  # noqa: BLE001  # the model's own code may raise anything
@@ -101,7 +100,7 @@ def output_sensitivity(
     found = {place.name: place.tensor for place in places(model) if place.name in names}
     wanted = {name: t for name, t in found.items() if t.is_floating_point() and t.is_leaf}
     flags = [(tensor, tensor.requires_grad) for tensor in wanted.values()]
-    with Shield() as shield, untouched(model, eval_mode=True):
+    with untouched(model, eval_mode=True) as shield:
         try:
             for tensor in wanted.values():
                 tensor.requires_grad = True
