@@ -158,6 +158,26 @@ def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     assert "another model" in models[1][1]
 
 
+def load_others(rank, folder):
+    """Load, from files and from memory, what has the same names in each process, and in one layer other values."""
+    model = WAYS["tensor parallel"](net(seed=1), 2)
+    mine = checkpoint()
+    mine["conv.bias"] += rank
+    return [end_of(model, where) for where in (folder / f"{rank}.safetensors", folder / f"{rank}.pt", mine)]
+
+
+def test_checkpoints_of_the_same_names_and_other_values_are_not_mixed(tmp_path, two):
+    for rank in range(2):
+        saved = checkpoint()
+        saved["conv.bias"] += rank
+        tg.save(tmp_path / f"{rank}.safetensors", saved)
+        torch.save(saved, tmp_path / f"{rank}.pt")
+    first, second = two.run(load_others, tmp_path)
+    assert [(kind, kept) for kind, _, kept in first] == [("ApplyError", True)] * 3
+    assert [(kind, kept) for kind, _, kept in second] == [("UsageError", True)] * 3
+    assert all("a checkpoint with other values than the first one" in text for _, text, _ in (*first, *second))
+
+
 def load_damaged(rank, way, size, paths):
     model = WAYS[way](net(seed=1), size)
     return [end_of(model, path) for path in paths]

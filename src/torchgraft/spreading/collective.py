@@ -81,7 +81,7 @@ class Collective:
 
         def compare() -> None:
             if fact != first:
-                raise UsageError(f"process {self.rank} has another {what} than the first one; all must load the same")
+                raise UsageError(f"process {self.rank} has {what} than the first one; all must load the same")
 
         self.in_all(compare)
 

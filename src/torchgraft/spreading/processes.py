@@ -18,6 +18,7 @@ from torchgraft.core.system.processes import group_of, ranks_of
 from torchgraft.core.system.shield import Shield
 from torchgraft.core.types import Module
 from torchgraft.spreading.collective import Collective
+from torchgraft.spreading.sampling import values_digest
 
 T = TypeVar("T")
 
@@ -75,8 +76,10 @@ class ManyProcesses(OneProcess):
 
     def plan_once(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
         """Return the plan that `work` makes in the first process, once all are known to see the same."""
-        self._group.expect_same(_digest(target.slots), "model")
-        self._group.expect_same(_digest(network.specs for network in source.networks), "checkpoint")
+        self._group.expect_same(_digest(target.slots), "another model")
+        self._group.expect_same(_digest(network.specs for network in source.networks), "another checkpoint")
+        values = self._group.in_all(lambda: values_digest(source))
+        self._group.expect_same(values, "a checkpoint with other values")
         made = self._group.in_first(work)
         return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._group.size} of them"))
 
