@@ -183,3 +183,12 @@ def test_parts_that_do_not_go_into_the_rows_of_a_rank_are_in_doubt():
     model = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(4, 10, bias=False)})})
     with pytest.raises(tg.PlanRefusedError, match="doesn't go into the 5 rows of a rank"):
         tg.load(model, file, tensor_parallel={"attn.qkv": "qkv"})
+
+
+@pytest.mark.parametrize(("kind", "held"), [("column", "rows"), ("RowParallel", "columns"), ("vocab_parallel", "rows")])
+def test_layers_of_megatron_are_told_what_their_ranks_hold(kind, held):
+    ranks = {f"rank_{n}": {"up.weight": torch.zeros(2, 4)} for n in range(2)}
+    with pytest.raises(
+        tg.UsageError, match=f"use .*rows, columns.*; ranks of a .*-parallel layer hold {held} of its weight"
+    ):
+        tg.plan(nn.ModuleDict({"up": nn.Linear(4, 4, bias=False)}), ranks, tensor_parallel={"up.weight": kind})

@@ -97,7 +97,7 @@ def test_a_folder_that_is_named_names_no_other_one(tmp_path):
 def test_a_rank_that_is_missing_between_others_is_named(tmp_path, present, missing):
     for rank in present:
         put(tmp_path, f"mp_rank_{rank:02d}_model_states.pt", float(rank))
-    with pytest.raises(tg.CorruptCheckpointError, match=rf"rank {missing} \(mp_rank_0{missing}\) is missing"):
+    with pytest.raises(tg.CorruptCheckpointError, match=rf"rank {missing} \(mp_rank_0{missing}\S*\) is missing"):
         tg.open_checkpoint(tmp_path)
 
 
@@ -115,4 +115,46 @@ def test_what_a_recipe_keeps_of_its_run_is_no_checkpoint(tmp_path):
     torch.save({"epochs_run": 1}, tmp_path / "recipe_state.pt")
     put(tmp_path / "epoch_0")
     with pytest.raises(tg.CheckpointError, match="no checkpoint in this folder; there is one in epoch_0: name it"):
+        tg.inspect(tmp_path)
+
+
+def put_ranks(folder, count, name="consolidated.{:02d}.pth"):
+    """Write the ranks of two layers, of which the first is shared out by rows and the second by columns."""
+    state = {"up.weight": torch.randn(8, 4), "down.weight": torch.randn(4, 8), "norm.weight": torch.randn(4)}
+    for rank in range(count):
+        path = folder / name.format(rank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        share = {
+            key: value.chunk(count, int(key == "down.weight"))[rank].clone()
+            for key, value in state.items()
+            if value.dim() > 1
+        }
+        torch.save({**share, "norm.weight": state["norm.weight"]}, path)
+    return state
+
+
+def two_layers():
+    up, down = nn.Linear(4, 8, bias=False), nn.Linear(8, 4, bias=False)
+    return nn.ModuleDict({"up": up, "down": down, "norm": nn.RMSNorm(4)})
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("name", ["consolidated.{:02d}.pth", "consolidated.{:02d}.pt", "mp_rank_{:02d}/model_rng.pt"])
+def test_ranks_of_llama_are_joined(tmp_path, count, name):
+    """Of two the first was read as the whole model: nothing but norms had its shape."""
+    state, model = put_ranks(tmp_path, count, name), two_layers()
+    tg.load(model, tmp_path)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["consolidated.{:02d}.pth", "mp_rank_{:02d}/model_optim_rng.pt"])
+def test_a_rank_alone_is_told_to_be_one(tmp_path, name):
+    put_ranks(tmp_path, 2, name)
+    assert "one of 2 ranks" in str(tg.inspect(tmp_path / name.format(0)))
+
+
+def test_a_missing_rank_of_llama_is_named(tmp_path):
+    put_ranks(tmp_path, 3)
+    (tmp_path / "consolidated.01.pth").unlink()
+    with pytest.raises(tg.CheckpointError, match=r"rank 1 \(consolidated\.01\.pth\) is missing"):
         tg.inspect(tmp_path)

@@ -20,6 +20,8 @@ from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, Owners, owners_of, packing_of
 
+# Of which layers of Megatron-LM ranks hold what of the weight, which torch keeps as [out, in].
+_LAYERS = {("column",): ("column", "rows"), ("row",): ("row", "columns"), ("vocab",): ("vocabulary", "rows")}
 RANK = re.compile(r"(?:.*/)?rank_?(\d+)")
 
 
@@ -119,7 +121,11 @@ def _stated(key: str, kind: str) -> Shares:
     if kind in ("replicated", "rows", "columns"):
         return Shares(kind, stated=True)
     if words(kind) not in FUSED:
-        raise UsageError(f"tensor_parallel[{key!r}]={kind!r}: use replicated, rows, columns, qkv, kv or gate_up")
+        named = _LAYERS.get(words(kind)[:1], "")
+        raise UsageError(
+            f"tensor_parallel[{key!r}]={kind!r}: use replicated, rows, columns, qkv, kv or gate_up"
+            + (f"; ranks of a {named[0]}-parallel layer hold {named[1]} of its weight" if named else "")
+        )
     return _fused(FUSED[words(kind)][-1].parts, stated=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.system.fast_objects import collector_paused
@@ -103,7 +103,24 @@ def _file(path: str, opened: OpenFiles) -> Contents:
         from torchgraft.reading.dcp import read_dcp
 
         return read_dcp(os.path.dirname(path) or ".", opened)
-    return _one(CheckpointFile(path), opened)
+    contents = _one(CheckpointFile(path), opened)
+    if ranks := _ranks_beside(path) or _ranks_beside(os.path.dirname(path)):
+        contents.warnings.append(
+            f"the file is one of {ranks} ranks, which hold parts of tensors: name the folder of all"
+        )
+    return contents
+
+
+def _ranks_beside(path: str) -> int:
+    """Return of how many tensor-parallel ranks a file or folder is one, by its name and those beside it; 0 where it is none."""
+    from torchgraft.reading.sharded import rank_names
+
+    if not rank_names([os.path.basename(path), "mp_rank_00"])[1:]:
+        return 0
+    with suppress(OSError):
+        names = rank_names(os.listdir(os.path.dirname(path) or "."))
+        return len(names) * (len(names) > 1)
+    return 0
 
 
 def _one(file: CheckpointFile, opened: OpenFiles) -> Contents:
@@ -187,13 +204,13 @@ def _one_folder(path: str, opened: OpenFiles, *, named: bool = False, known: Col
 
     `known` are folders in it that are read besides.
     """
-    from torchgraft.reading.sharded import read_ranks, read_shards, shard_names
+    from torchgraft.reading.sharded import rank_names, read_ranks, read_shards, shard_names
 
     names = [name for name in sorted(os.listdir(path)) if name not in known]
     contents: Contents
     index = [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]
     single = [n for n in _SINGLE if n in names]
-    ranks = [n for n in names if n.startswith("mp_rank_")]
+    ranks = rank_names(names)
     others = [n for n in _candidates(names) if os.path.isfile(os.path.join(path, n))]
     if index:
         contents = _one(open_inside(path, index[0]), opened)
@@ -201,7 +218,7 @@ def _one_folder(path: str, opened: OpenFiles, *, named: bool = False, known: Col
         from torchgraft.reading.dcp import read_dcp
 
         contents = read_dcp(path, opened)
-    elif single:
+    elif single and single[0] not in ranks:
         contents = _one(open_inside(path, single[0]), opened)
     elif box_files(names):
         contents = read_boxes(path, box_files(names), opened)

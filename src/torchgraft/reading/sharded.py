@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -27,7 +28,8 @@ from torchgraft.reading.tensors import StoredTensor
 MAX_INDEX = 128 << 20
 MAX_SHARDS = 10_000
 INDEX = ".index.json"
-_RANK = re.compile(r"mp_rank_(\d+)")
+# What Megatron-LM and DeepSpeed call the ranks of tensor parallelism, and what Meta's Llama does.
+_RANK = re.compile(r"mp_rank_(\d+)|consolidated\.(\d{2})\.(?:pth|pt)")
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)")
 
 
@@ -93,14 +95,21 @@ def read_shards(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     return out
 
 
+def rank_names(names: Iterable[str]) -> list[str]:
+    """Return the tensor-parallel ranks among `names`; a single file of Llama's is no rank, but the whole model."""
+    found = [name for name in names if _RANK.match(name)]
+    return found if len(found) > 1 or any(name.startswith("mp_rank_") for name in found) else []
+
+
 def read_ranks(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     """Return one network per tensor-parallel rank: rank0, rank1 ..."""
     tree: dict[str, Any] = {}
     out = Contents(format="tensor-parallel ranks", tree=tree)
-    numbers = {int(found[1]) for found in map(_RANK.match, names) if found}
+    numbers = {int(found[1] or found[2]): name for name in names if (found := _RANK.match(name))}
     missing = next((number for number in range(max(numbers, default=0)) if number not in numbers), None)
     if missing is not None:
-        raise CorruptCheckpointError(f"{shown(folder)}: rank {missing} (mp_rank_{missing:02d}) is missing")
+        called = re.sub(r"\d+", f"{missing:02d}", numbers[max(numbers)], count=1)
+        raise CorruptCheckpointError(f"{shown(folder)}: rank {missing} ({called}) is missing")
     for number, name in enumerate(sorted(names, key=natural_key)):
         inner = os.path.join(folder, name)
         if os.path.isdir(inner):
