@@ -90,7 +90,7 @@ def _outside_of_added(pairs: Sequence[Judged], problem: Problem) -> list[Judged]
     sources, targets = problem.sources, problem.targets
     fed = {pair.target for pair, _ in pairs}
     added = AddedModules(
-        {sources[pair.source].path for pair, _ in pairs if pair.named},
+        ((sources[pair.source].path, targets[pair.target].path) for pair, _ in pairs if pair.named),
         [unit.path for at, unit in enumerate(targets) if at not in fed],
     )
     return [

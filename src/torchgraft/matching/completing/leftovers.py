@@ -184,7 +184,8 @@ def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
     lone = [(here[0], there[0]) for here, there in alike if len(here) == 1]
     lone += _turned(ours, theirs, {m.target.owner for m in matching.matches})
     several = [pair for here, there in alike if len(here) > 1 for pair in _most_alike(here, there)]
-    added = AddedModules({m.source.name for m in matching.matches}, [leaf.name for leaf in matching.free_targets])
+    matched = ((m.source.name, m.target.name) for m in matching.matches)
+    added = AddedModules(matched, [leaf.name for leaf in matching.free_targets])
     found = []
     for pairs, doubt in ((lone, LONE), (several, SEVERAL)):
         held = [(a, b) for a, b in pairs if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]

@@ -64,25 +64,29 @@ def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf], said: Mapping[st
 
 
 def _by_chance(
-    rules: Iterable[Prefix],
+    rules: Sequence[Prefix],
     pairs: Mapping[str, str],
     left: tuple[Collection[str], Collection[str]],
     names: tuple[Collection[str], Collection[str]],
 ) -> list[str]:
     """Return what a rule for less than half of either side leads into a module, or out of one, by chance.
 
-    A `norm` at the root beside `merger` is not the norm of the module that holds the `merger` on the other side, if others
-    have one. Nor is a `conv_out` at the root that of an added module, if this one has a `conv_in` of its own, too, and the
-    one at the root has its place.
+    A `norm` beside `merger` is not the norm of the module that holds the `merger` on the other side, if others have one. Nor
+    is a `conv_out` that of a module that was added beside it, if this one has a `conv_in` of its own, too, and the one
+    outside has its place.
     """
     found: list[str] = []
     for rule in rules:
-        if bool(rule.old) == bool(rule.new):
+        first = rules[0] if rule != rules[0] and rules[0].covers(rule.old) else IDENTITY
+        old = first.applied(rule.old)
+        shorter, longer = sorted((old, rule.new), key=len)
+        if shorter == longer or not longer.startswith(shorter):
             continue
         placed = [a for a, b in pairs.items() if rule.covers(a) and b == rule.applied(a)]
         if 2 * len(placed) > min(map(len, names)):
             continue
-        ends = {_last_words(name) for name in left[0 if rule.old else 1]}
+        taken = pairs.keys() if longer == old else {*pairs.values()}
+        ends = {_last_words(name) for name in left[0 if longer == old else 1] if name not in taken}
         alone = [a for a in placed if (rest := a[len(rule.old) :]).count(".") == 1 and _last_words(rest) in ends]
         found += placed if _is_of_others(rule, placed, pairs, names) else alone
     return found
