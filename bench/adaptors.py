@@ -67,6 +67,13 @@ def _options(hints: dict[str, Any]) -> dict[str, Any]:
             "permute": "permute", "exclude": "fresh", "merge_lora": "merge_lora", "tensor_parallel": "tensor_parallel",
             "qkv_layout": "qkv_layout", "num_heads": "num_heads"}  # fmt: skip
     options = {ours: hints[theirs] for theirs, ours in same.items() if theirs in hints}
+    ranks = {
+        "column": "rows",
+        "row": "columns",
+        "vocab": "rows",
+    }  # layers of Megatron-LM, and what its ranks hold of weights
+    if "tensor_parallel" in options:
+        options["tensor_parallel"] = {key: ranks.get(kind, kind) for key, kind in options["tensor_parallel"].items()}
     options["fuse_branches"] = "fuse" in hints
     if "zero_in" in hints:
         zero = hints["zero_in"]

@@ -100,7 +100,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
             layers: path of a layer list (`blocks`, or `layer{i}` of `layer1`) -> the source's layer number for each of the target's.
-            copies: module name -> module name that starts as its copy.
+            copies: module of the model -> the module that starts as its copy (`attn`: in each block that has both).
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).
             source_model: the module that the checkpoint was saved from (meta is fine): its layer types, their order,

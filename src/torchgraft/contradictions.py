@@ -63,7 +63,7 @@ def _filled_places(request: Request) -> Iterator[tuple[str, str, str]]:
     targets += [("fan_out", old, place) for old, places in rules.fan_out.items() for place in places]
     targets += [("copies", old, new) for old, new in rules.copies.items()]
     for keyword, old, place in targets:
-        if place.strip(".") and "{" not in place:
+        if place.strip(".") and not {"{", "*"} & {*place}:
             yield keyword, f"{{{old!r}: {place!r}}}", place.rstrip(".")
     for path, place in rules.picked_places():
         yield "layers", f"{{{path!r}: ...}}", place

@@ -30,7 +30,10 @@ def net():
             {"layers": {"layers": [0, 1, 2, 2]}},
             r"layers=\{'layers': ...\}: 4 layers are given, and the model has 3 there",
         ),
-        ({"copies": {"attn": "head"}}, r"copies: no tensor of the file is called 'attn'"),
+        (
+            {"copies": {"haed": "head"}},
+            r"copies: no module of the model or the file is called 'haed'; did you mean 'head'",
+        ),
         (
             {"copies": {"head": "haed"}},
             r"copies=\{'head': 'haed'\}: no module of the model is called 'haed'; did you mean 'head'",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from torchgraft.core.match import Matching
 from torchgraft.core.specs import TensorSpec
-from torchgraft.matching.completing.copies import with_copies
+from torchgraft.matching.completing.copies import with_copies, with_stated_copies
 from torchgraft.matching.completing.displaced import with_displaced_doubted
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.said import NOTHING_SAID, said_of
@@ -53,11 +53,11 @@ def match(
     said = said_of(asked.rules, rules, slots, asked.started)
     common = Common(specs=specs, models=models, said=said, known=known)
     found = _by_sections(common, asked)
-    if rules.says_something:
+    if asked.rules.says_something:
         found = with_displaced_doubted(
             found, said, lambda: _by_sections(replace(common, said=NOTHING_SAID), asked), specs
         )
-    found = with_copies(found, slots, said.keeps)
+    found = with_stated_copies(with_copies(found, slots, said.keeps), said.copied, slots)
     return replace(found, notes=(*found.notes, *notes))
 
 

@@ -21,7 +21,11 @@ from torchgraft.matching.parts.leaves import source_leaves, target_leaves
 from torchgraft.matching.tables.packing import FUSED, GATE_UP, KV, Owners, owners_of, packing_of
 
 # Of which layers of Megatron-LM ranks hold what of the weight, which torch keeps as [out, in].
-_LAYERS = {("column",): ("column", "rows"), ("row",): ("row", "columns"), ("vocab",): ("vocabulary", "rows")}
+_LAYERS: dict[tuple[str, ...], tuple[str, str]] = {
+    ("column",): ("column", "rows"),
+    ("row",): ("row", "columns"),
+    ("vocab",): ("vocabulary", "rows"),
+}
 RANK = re.compile(r"(?:.*/)?rank_?(\d+)")
 
 

@@ -1,12 +1,13 @@
-"""What the model's code copies from another of its tensors: filled like that one."""
+"""What the model's code, or the caller, makes a copy of another of its tensors: filled like that one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.specs import Slot
+from torchgraft.core.specs import Shape, Slot
 from torchgraft.matching.parts.forms import any_raw, find_forms
 
 
@@ -34,6 +35,39 @@ def with_copies(matching: Matching, slots: Sequence[Slot], is_reserved: Callable
     )
     free = tuple(leaf for raw, leaves in wanted.items() if raw not in found for leaf in leaves)
     return replace(matching, matches=(*matching.matches, *new), free_targets=(*matching.free_targets, *free))
+
+
+def with_stated_copies(matching: Matching, copied: Mapping[str, str], slots: Sequence[Slot]) -> Matching:
+    """Return the matching with what the caller calls a copy of another slot fed from what feeds that one.
+
+    `copied` has the name of the other slot by that of the copy, which stays free where nothing feeds it.
+    """
+    copies: dict[str, list[str]] = {}
+    for copy, name in copied.items():
+        copies.setdefault(name, []).append(copy)
+    shapes = {name: slot.spec.shape for slot in slots for name in slot.names}
+    new = [
+        replace(
+            m, target=leaf, why=replace(m.why, text=f"{m.why.text}; starts as a copy of {m.target.name}, as you said")
+        )
+        for m in matching.matches
+        for keys in zip(*(copies.get(key, ()) for key in m.target.keys), strict=False)
+        if (leaf := _as_copy(m.target, keys, shapes))
+    ]
+    return replace(matching, matches=(*matching.matches, *new))
+
+
+def _as_copy(leaf: Leaf, keys: tuple[str, ...], shapes: Mapping[str, Shape]) -> Leaf | None:
+    """Return the leaf that stands under those keys as another does under its own; None where a part would be of another size."""
+    ours, theirs = leaf.keys[0], keys[0]
+    shape = leaf.shape if shapes[ours] == shapes[theirs] else None if leaf.part or len(keys) > 1 else shapes[theirs]
+    if shape is None:
+        return None
+    end = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(ours), reversed(theirs), strict=False))
+    )
+    name = theirs[: len(theirs) - end] + leaf.name.removeprefix(ours[: len(ours) - end])
+    return replace(leaf, name=name, keys=keys, shape=shape, also=())
 
 
 def _copies(slots: Sequence[Slot]) -> dict[str, tuple[Leaf, ...]]:

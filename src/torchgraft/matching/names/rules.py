@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import one_of
@@ -20,9 +19,11 @@ from torchgraft.matching.names.layer_lists import (
     numbers_in,
     path_in_file,
 )
+from torchgraft.matching.names.patterns import compiled, copied_names, copies_of, dotted, filled
 from torchgraft.matching.tables.dialect import WRAPPERS
 
-_FIELD = re.compile(r"\{(\w*)\}")
+if TYPE_CHECKING:
+    import re
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Rules:
     fan_out: source prefix -> target prefixes, one source for several places; fields as in `rename`.
     layers: path of a layer list, on either side -> number of the source layer for each target layer, repeats allowed. A path
     that ends with `{i}` is of members that are called so, `layer{i}` of `layer1` and `layer2`; no layer is told as -1.
-    copies: module name -> name of the module that starts as its copy.
+    copies: module, of the model or else of the file -> the module beside it that starts as its copy; fields or stars as in patterns.
     fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
     away: beginnings that renames and fan-outs give to names, and that nothing in the model has (found by `checked`).
     """
@@ -99,6 +100,9 @@ class Rules:
             UsageError: a rule means nothing in the file, or in the model.
         """
         rules = self.in_the_file(keys, names) if self.layers else self
+        if self.copies:  # of what the model calls so, the rest is of the file
+            rest = {old: new for old, new in self.copies.items() if not copied_names({old: new}, names)}
+            rules = replace(rules, copies=rest)
         rules.check(keys)
         if rules.fresh or rules.zero or rules.layers or rules.copies:
             rules.check_slots(names)
@@ -151,8 +155,12 @@ class Rules:
                 raise UsageError(
                     f"layers={{{path!r}: ...}}: there is no layer {absent} in the file; it has {min(there)} to {max(there)}"
                 )
-        for old in self.copies:
-            _expect(any(old in name.split(".") for name in names), "copies", old, names)
+        for old, new in self.copies.items():
+            if not any(True for name in names for _ in copies_of(name, old, new)):
+                near = get_close_matches(old.rpartition(".")[2], _segments(names), n=2)
+                raise UsageError(
+                    f"copies: no module of the model or the file is called {printable(old)!r}{one_of(near)}"
+                )
 
     def astray(self, keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
         """Return what renames and fan-outs lead to that is nothing among `names`, the model's, each with a remark.
@@ -170,7 +178,7 @@ class Rules:
         for key in keys:
             found, to = next(((m, to) for pattern, to in renames if (m := pattern.match(key))), (None, ""))
             if found:
-                head = _filled(to, found.groupdict())
+                head = filled(to, found.groupdict())
                 name = head + key[found.end() :]
                 further = [n for one in self._spread(name) for n in self._relayered(one)] != [name] or self._copied(
                     name
@@ -181,7 +189,7 @@ class Rules:
         for old, wanted in self.fan_out.items():
             fields = [found.groupdict() for name in shown if (found := _behind(old, name)) is not None]
             for place in wanted:
-                places[place] += dict.fromkeys(_filled(place, found) for found in fields)
+                places[place] += dict.fromkeys(filled(place, found) for found in fields)
         return dict((*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text)))
 
     def check_slots(self, names: Sequence[str]) -> None:
@@ -198,7 +206,7 @@ class Rules:
                 raise UsageError(f"layers={{{path!r}: ...}}: {given} layers are given, and the model has {has} there")
         for old, new in self.copies.items():
             if not any(f".{new}." in f".{name}." for name in names):
-                near = get_close_matches(new, sorted({part for name in names for part in name.split(".")}), n=2)
+                near = get_close_matches(new.rpartition(".")[2], _segments(names), n=2)
                 said = f"{printable(old)!r}: {printable(new)!r}"
                 raise UsageError(
                     f"copies={{{said}}}: no module of the model is called {printable(new)!r}{one_of(near)}"
@@ -248,7 +256,7 @@ class Rules:
         return any(covers(pattern, name) for pattern in self.zero)
 
     def _renames(self) -> list[tuple[re.Pattern[str], str]]:
-        return [(_compile(a), b) for a, b in self.rename.items()]
+        return [(compiled(a), b) for a, b in self.rename.items()]
 
     def _renamed_all(self, keys: Iterable[str]) -> list[str]:
         renames = self._renames()
@@ -256,7 +264,7 @@ class Rules:
 
     def _is_away(self, name: str) -> bool:
         """Whether a rule gave the name a beginning that nothing in the model has."""
-        return any(f"{name}.".startswith(_dotted(head)) for head in self.away)
+        return any(f"{name}.".startswith(dotted(head)) for head in self.away)
 
     def speak_of(self, key: str, name: str) -> bool:
         """Whether rules give a key of the file that name, which may be its own."""
@@ -277,7 +285,7 @@ class Rules:
             found = _behind(old, name)
             if found is not None:
                 rest = found.string[found.end() :]
-                return [_filled(_dotted(place), found.groupdict()) + rest for place in places]
+                return [filled(dotted(place), found.groupdict()) + rest for place in places]
         return [name]
 
     def _relayered(self, name: str) -> list[str]:
@@ -289,18 +297,12 @@ class Rules:
         return [name]
 
     def _copied(self, name: str) -> list[str]:
-        parts = name.split(".")
-        return [
-            ".".join([*parts[:at], new, *parts[at + 1 :]])
-            for old, new in self.copies.items()
-            for at, part in enumerate(parts)
-            if part == old
-        ]
+        return [copy for old, new in self.copies.items() for copy in copies_of(name, old, new)]
 
 
 def _behind(prefix: str, name: str) -> re.Match[str] | None:
     """Return where a prefix stands, at the start of a name or behind segments of wrappers; None if it isn't there."""
-    pattern, left = _compile(_dotted(prefix)), name
+    pattern, left = compiled(dotted(prefix)), name
     while (found := pattern.match(left)) is None:
         wrapper, _, left = left.partition(".")
         if wrapper not in WRAPPERS or not left:
@@ -325,6 +327,10 @@ def _heads(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in (1, 2)))
 
 
+def _segments(names: Iterable[str]) -> list[str]:
+    return sorted({part for name in names for part in name.split(".")})
+
+
 def _astray(option: str, heads: Mapping[str, list[str]], names: Sequence[str], text: str) -> Iterator[tuple[str, str]]:
     """Yield what rules put in front of names that is nothing of the model, with a remark; `text` has all names in dots."""
     for said, made in heads.items():
@@ -346,39 +352,10 @@ def _unwrapped(head: str) -> str:
     return ".".join(parts)
 
 
-def _dotted(prefix: str) -> str:
-    return prefix if not prefix or prefix.endswith(".") else prefix + "."
-
-
-@lru_cache(maxsize=1000)
-def _compile(pattern: str) -> re.Pattern[str]:
-    out, at = [], 0
-    for found in _FIELD.finditer(pattern):
-        out.append(re.escape(pattern[at : found.start()]))
-        name = found.group(1)
-        if not name.isidentifier():
-            raise UsageError(f"pattern {pattern!r}: a field needs a name, as in {{i}}")
-        out.append(f"(?P<{name}>\\d+)" if len(name) == 1 else f"(?P<{name}>[^.]+)")
-        at = found.end()
-    out.append(re.escape(pattern[at:]))
-    end = "" if pattern.endswith(".") or not pattern else r"(?=\.|$)"
-    try:
-        return re.compile("".join(out) + end)
-    except re.error as error:
-        raise UsageError(f"pattern {pattern!r}: {error}") from error
-
-
 def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
     for pattern, to in renames:
         found = pattern.match(key)
         if found:
-            new, rest = _filled(to, found.groupdict()), key[found.end() :]
+            new, rest = filled(to, found.groupdict()), key[found.end() :]
             return new + rest if new else rest.removeprefix(".")
     return key
-
-
-def _filled(to: str, fields: Mapping[str, str]) -> str:
-    try:
-        return _FIELD.sub(lambda m: fields[m.group(1)], to)
-    except KeyError as error:
-        raise UsageError(f"target {to!r} uses {error}, which its source pattern lacks") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Slot
+from torchgraft.matching.names.patterns import copied_names
 from torchgraft.matching.names.rules import Rules
 
 
@@ -15,12 +16,14 @@ from torchgraft.matching.names.rules import Rules
 class Said:
     """What the caller says of places: the rules for names, as the file has their paths, and what follows from them.
 
-    `kept` are the slots that nothing of the file may fill. `pairs` are the names of the file that the rules call as a tensor of
+    `kept` are the slots that nothing of the file may fill by itself; `copied` those of them that start as copies of others, each
+    with the other's name. `pairs` are the names of the file that the rules call as a tensor of
     the model, each with the name of that; they are known once the names of both sides are read (`with_pairs`).
     """
 
     rules: Rules = field(default_factory=Rules)
     kept: AbstractSet[str] = frozenset()
+    copied: Mapping[str, str] = field(default_factory=dict)
     pairs: Mapping[str, str] = field(default_factory=dict)
 
     def keeps(self, leaf: Leaf) -> bool:
@@ -54,4 +57,6 @@ def said_of(asked: Rules, rules: Rules, slots: Sequence[Slot], started: Containe
         for slot in slots
         if slot.name in started or any(one.keeps(name) for one in keeping for name in slot.names)
     }
-    return Said(rules=rules, kept=kept)
+    names = [name for slot in slots for name in slot.names]
+    copied = {copy: name for copy, name in copied_names(asked.copies, names).items() if copy not in kept}
+    return Said(rules=rules, kept=kept | copied.keys(), copied=copied)
