@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torchgraft.adapting.branches import branch_steps, with_branch_hint
 from torchgraft.adapting.compose import compose
 from torchgraft.adapting.facts import gather_facts
+from torchgraft.adapting.inputs import PlanInputs
 from torchgraft.adapting.lora import Names, Scales, lora_steps, told_as_trained
 from torchgraft.adapting.norm_pairs import stated_eps
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.ranks import over_ranks
 from torchgraft.adapting.remarks import remarks
-from torchgraft.adapting.rewrites import Preferences, doubt_blocked, widened, with_doubt_decided
+from torchgraft.adapting.rewrites import doubt_blocked, widened, with_doubt_decided
 from torchgraft.adapting.starts import init_steps
-from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources, without_dead_statistics
-from torchgraft.adapting.views import View
+from torchgraft.adapting.unmatched import fresh_step, unused_sources, without_dead_statistics
 from torchgraft.core.errors import UsageError
-from torchgraft.core.match import Matching, Ranks
+from torchgraft.core.match import Matching
 from torchgraft.core.plan import Action, Plan, Step
-from torchgraft.core.policy import Policy
 from torchgraft.core.specs import Network, Target, TensorSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanInputs:
-    """All that a plan depends on besides the matching.
-
-    `network` is the container path of the source, `architecture` what the file says that it holds, "" where it doesn't; `second` tells which of its names hold what another one has.
-    `requested` are the steps of slots that were decided ahead of matching; `ranks` are there when the checkpoint is spread over tensor-parallel ranks, `views` are those that it was
-    matched under. `source_grids` are those that the source's model says it cuts images into.
-    """
-
-    options: Options
-    policy: Policy
-    preferences: Preferences
-    network: str = ""
-    architecture: str = ""
-    requested: Mapping[str, Step] = field(default_factory=dict)
-    ranks: Ranks | None = None
-    views: Sequence[View] = ()
-    second: SecondNames = field(default_factory=SecondNames)
-    source_grids: frozenset[tuple[int, int]] = frozenset()
 
 
 def requested_steps(
@@ -75,22 +53,9 @@ def requested_steps(
 
 def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], inputs: PlanInputs) -> Plan:
     """Return the plan that the matching comes to, but for what is to be said of it as a whole (`weighed`)."""
-    leaves = (
-        [*(m.source for m in matching.matches), *matching.free_sources],
-        [*(m.target for m in matching.matches), *matching.free_targets],
-    )
     preferences, views = inputs.preferences, inputs.views
     shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
-    facts = gather_facts(
-        matching.matches,
-        leaves,
-        shown,
-        seen,
-        inputs.options,
-        inputs.network,
-        architecture=inputs.architecture,
-        source_grids=inputs.source_grids,
-    )
+    facts = gather_facts(matching, shown, seen, inputs)
     draft = compose(matching.matches, facts)
     drafted: Mapping[str, Step] = draft.steps
     for view in reversed(views):

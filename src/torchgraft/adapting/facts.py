@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torchgraft.adapting.fit import Fit
+from torchgraft.adapting.inputs import PlanInputs
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.orientation import MATRIX_TABLES, WEIGHTS, Layout, read_layout
 from torchgraft.adapting.positions import Side, read_side
-from torchgraft.adapting.relative import Grid
 from torchgraft.adapting.rows import changed_vocabularies
-from torchgraft.core.match import Leaf, Match
+from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.plan import Certainty
 from torchgraft.core.registration import as_registered
 from torchgraft.core.specs import Slot, Target, TensorSpec
@@ -44,38 +44,33 @@ class Facts:
     architecture: str
 
 
-def gather_facts(  # noqa: PLR0913  # all that the facts come from
-    matches: Sequence[Match],
-    leaves: tuple[Sequence[Leaf], Sequence[Leaf]],
-    specs: Mapping[str, TensorSpec],
-    target: Target,
-    options: Options,
-    network: str,
-    *,
-    architecture: str,
-    source_grids: frozenset[Grid],
-) -> Facts:
+def gather_facts(matching: Matching, specs: Mapping[str, TensorSpec], target: Target, inputs: PlanInputs) -> Facts:
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first.
 
-    `source_grids` are those that the source's model says it cuts images into.
+    `specs` and `target` are the sides as they were matched.
     """
+    matches = matching.matches
+    leaves = (
+        [*(m.source for m in matches), *matching.free_sources],
+        [*(m.target for m in matches), *matching.free_targets],
+    )
     layout = read_layout(matches, specs)
     return Facts(
         specs=specs,
         slots={slot.name: slot for slot in target.slots},
-        options=options,
+        options=inputs.options,
         layout=layout,
         sides=(
-            replace(read_side(leaves[0]), grids=source_grids),
+            replace(read_side(leaves[0]), grids=inputs.source_grids),
             replace(read_side(leaves[1]), grids=target.grids),
         ),
         first_convs=first_convolutions(matches, leaves),
         keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
         flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},
-        network=network,
+        network=inputs.network,
         library=target.library,
         vocabularies=changed_vocabularies(matches),
-        architecture=architecture,
+        architecture=inputs.architecture,
     )
 
 

@@ -71,12 +71,12 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
     """
     sources, targets = problem.sources, problem.targets
     named = problem.named if seen.plain == seen.pairs else _units_of_one_name(sources, targets, seen.plain)
-    familiar = Familiar(pairs, named, sources, targets)
+    parts = Familiar(pairs, named, sources, targets)
     found: list[Judged] = []
     for pair in pairs:
-        strict = familiar.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
-        sure = sureness(pair, familiar=strict, unordered=not all(problem.registered))
-        if sure is None and pair.fits and pair.in_order and familiar.is_foreign_beside_lists(pair):
+        familiar = parts.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
+        sure = sureness(pair, familiar=familiar, unordered=not all(problem.registered))
+        if sure is None and pair.fits and pair.in_order and parts.is_foreign_beside_lists(pair):
             sure = Sureness(Certainty.DOUBT, OTHER_NAME)  # a last norm must not stay fresh without a word
         if sure == CERTAIN and parted and _is_of(sources[pair.source], parted):
             sure = LIKELY
