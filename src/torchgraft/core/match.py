@@ -178,14 +178,10 @@ class Matching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
-    """Both sides alike: `keys` has, for each slot that takes one, the tensor of its name and shape, all on one ground.
-
-    Either the file or the model may have more tensors than those. `unlike` are pairs on the same ground that differ in their rows.
-    """
+    """Both sides alike: `keys` has, for each slot that takes one, the tensor of its name and shape, all on one ground."""
 
     keys: Mapping[str, str]
     why: Why
-    unlike: tuple[Match, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
