@@ -222,8 +222,6 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     a, b = source.shape, target.shape
     if a != b:
         return _turned(source, target, layout)
-    if a[0] != a[1]:
-        return UNCHANGED
     if source.turned is not None and target.turned is not None:
         return _as_known(source, target)
     around, tail = last_list(target.name)

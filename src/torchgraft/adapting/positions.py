@@ -23,7 +23,7 @@ from torchgraft.adapting.tables import (
 from torchgraft.core.errors import UsageError
 from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
-from torchgraft.core.names import words
+from torchgraft.core.names import shared_start, words
 from torchgraft.core.plan import Certainty, Op, Rows
 from torchgraft.core.specs import Shape
 from torchgraft.ops import InsertZeros, ResampleGrid, Reshape, SelectRows, SliceDim
@@ -116,9 +116,7 @@ def _mean_words(said: tuple[str, ...]) -> bool:
 def _way(place: str, owner: str) -> tuple[int, int]:
     """Return how far a module is from a place: levels up to what holds both, then levels down."""
     here, there = place.split(".") if place else [], owner.split(".") if owner else []
-    shared = 0
-    while shared < min(len(here), len(there)) and here[shared] == there[shared]:
-        shared += 1
+    shared = shared_start(here, there)
     return len(here) - shared, len(there) - shared
 
 

@@ -81,6 +81,18 @@ def ends(name: str) -> Iterator[str]:
         name = name.partition(".")[2]
 
 
+def shared_start(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return how many items two sequences have in common from the first on: segments of paths, or letters."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def without_common_end(one: str, other: str) -> tuple[str, str]:
+    """Return two paths without the last segments that they share."""
+    ours, theirs = one.split("."), other.split(".")
+    same = shared_start(ours[::-1], theirs[::-1])
+    return ".".join(ours[: len(ours) - same]), ".".join(theirs[: len(theirs) - same])
+
+
 def parent_of(path: str) -> str:
     """Return the path of the module that a module or a tensor is in, "" for the model itself."""
     return path.rpartition(".")[0]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from torchgraft.core.dtypes import DType
+from torchgraft.core.names import shared_start
 
 _DIGITS = re.compile(r"(\d+)")
 # Share of neighbours that fall in the alphabet up to which names are sorted: of shards, each sorted by itself, the first name
@@ -63,9 +64,6 @@ def _visits(names: Sequence[str]) -> Counter[tuple[str, ...]]:
     last: list[str] = []
     for name in names:
         path = name.split(".")[:-1]
-        kept = next(
-            (at for at, (x, y) in enumerate(zip(path, last, strict=False)) if x != y), min(len(path), len(last))
-        )
-        visits.update(tuple(path[:at]) for at in range(kept + 1, len(path) + 1))
+        visits.update(tuple(path[:at]) for at in range(shared_start(path, last) + 1, len(path) + 1))
         last = path
     return visits

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain, product
 from math import prod
+from os.path import commonprefix
 from typing import NamedTuple
 
 from torchgraft.core.formatting import runs
@@ -340,28 +341,15 @@ def factor_names(names: Sequence[str]) -> str:
         return "".join(names)
     if len(set(names)) == 1:
         return f"{len(names)} × {names[0]}"
-    first, last = min(names), max(names)
-    head = _up_to_separator(_common_start(first, last))
+    head = _up_to_separator(commonprefix(names))  # noqa: RUF071  # letters are meant
     shortest = min(len(name) for name in names) - len(head)
-    tail = names[0]
-    for name in names[1:]:
-        tail = _common_start(tail[::-1], name[::-1])[::-1]
+    tail = commonprefix([name[::-1] for name in names])[::-1]  # noqa: RUF071  # letters are meant
     tail = _up_to_separator(tail[max(0, len(tail) - shortest) :][::-1])[::-1]
     if len(head) + len(tail) < 2:
         return " + ".join(names)
     middles = [name[len(head) : len(name) - len(tail)] for name in names]
     flat = all(middle and "{" not in middle for middle in middles)
     return f"{head}{braced(middles)}{tail}" if flat else " + ".join(names)
-
-
-def _common_start(a: str, b: str) -> str:
-    """Return the longest common start."""
-    at = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        at += 1
-    return a[:at]
 
 
 def _up_to_separator(text: str) -> str:

@@ -10,6 +10,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import runs_words, tensors
 from torchgraft.core.grounds import Ground
+from torchgraft.core.names import without_common_end
 from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused
 from torchgraft.reporting.folding import Fold, factor_names, fold
 from torchgraft.reporting.formatting import figures, shape_words, shapes_words
@@ -129,12 +130,9 @@ def _likely_words(steps: Sequence[Step]) -> str:
 
 def _swapped(step: Step) -> tuple[str, str]:
     """Return the beginnings of both names before what they have in common, the file's first; texts without numbers only."""
-    theirs, ours = step.feeds[0].key.split("."), step.slot.name.split(".")
-    while theirs and ours and theirs[-1] == ours[-1]:
-        theirs.pop()
-        ours.pop()
-    pair = ".".join([*theirs, ""]), ".".join([*ours, ""])
-    plain = step.certainty is Certainty.CERTAIN and all(pair) and not any(map(str.isdecimal, "".join(pair)))
+    theirs, ours = without_common_end(step.feeds[0].key, step.slot.name)
+    pair = f"{theirs}.", f"{ours}."
+    plain = step.certainty is Certainty.CERTAIN and theirs and ours and not any(map(str.isdecimal, theirs + ours))
     return pair if plain else ("", "")
 
 

@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import listed
+from torchgraft.core.names import shared_start
 from torchgraft.core.specs import Shape, Source
 from torchgraft.tuning.stored_optimizer import StoredOptimizer
 
@@ -65,8 +66,7 @@ def _alike_networks(stored: StoredOptimizer, path: str, source: Source) -> list[
 
 def _nearness(path: str, other: str) -> int:
     """Return how many containers two paths have in common."""
-    pairs = zip(path.split("/")[:-1], other.split("/")[:-1], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return shared_start(path.split("/")[:-1], other.split("/")[:-1])
 
 
 def _alike_parts(part: str, assigned: Mapping[str, str], shapes: Mapping[str, Shape]) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 
-from torchgraft.core.names import above
+from torchgraft.core.names import above, without_common_end
 from torchgraft.matching.doubts.changed import builds_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
@@ -55,10 +55,7 @@ def _odd_ones(found: Found, side: int) -> Iterator[Pair]:
 @lru_cache(maxsize=20_000)
 def _around(place: str, other: str) -> str:
     """Return what stands in the second of two places before the end that both have."""
-    ours, theirs = place.split("."), other.split(".")
-    while ours and theirs and ours[-1] == theirs[-1]:
-        del ours[-1], theirs[-1]
-    return ".".join(theirs)
+    return without_common_end(place, other)[1]
 
 
 def _place_in_block(unit: Unit) -> InBlock:

@@ -130,7 +130,7 @@ def _parts(units: Sequence[Unit]) -> dict[str, str]:
     paths = [unit.path.split(".") for unit in units]
     first, last = min(paths), max(paths)
     at = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    return {".".join(path): path[at] if at < len(path) else "" for path in paths}
+    return {".".join(path): path[at] for path in paths}
 
 
 # A path with one of its segments set aside, and which one.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
+from torchgraft.core.names import shared_start
 from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, place_of, stem
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import BARE, Unit, kind_of, shape_class
@@ -86,8 +87,8 @@ class Order:
 
     def _lettered(self, first: int, second: int) -> bool:
         a, b = self.segments[first], self.segments[second]
-        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
-        if at >= len(a) or not {a[at], b[at]} <= set(LETTERS):
+        at = shared_start(a, b)
+        if at >= min(len(a), len(b)) or not {a[at], b[at]} <= set(LETTERS):
             return False
         before = LETTERS[: max(LETTERS.index(a[at]), LETTERS.index(b[at]))]
         return all(any(path[: at + 1] == (*a[:at], letter) for path in self.segments) for letter in before)
@@ -102,7 +103,7 @@ class Order:
     def in_one_member(self, first: int, second: int) -> bool:
         """Return whether two units lie in one member of a list, blocks around blocks included."""
         a, b = self.segments[first], self.segments[second]
-        return any(stem(part) is not None for part in a[: _common(a, b)])
+        return any(stem(part) is not None for part in a[: shared_start(a, b)])
 
     def list_called(self, first: int, second: int) -> str:
         """Return the path of the list at whose numbers two units stand; "" where they do not."""
@@ -169,8 +170,8 @@ class Order:
         `1.conv` of `0.conv` beside `0.shortcut`, with `1.shortcut`.
         """
         a, b = self.segments[first], self.segments[second]
-        at = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 0)
-        found = self._likes(at).get(_mark(a, at), ()) if at else ()
+        at = shared_start(a, b)
+        found = self._likes(at).get(_mark(a, at), ()) if 0 < at < min(len(a), len(b)) else ()
         return {k: self.index.get(".".join((*self.segments[k][:at], *b[at:]))) for k in found if k != first}
 
     def _likes(self, at: int) -> Mapping[Hashable, Sequence[int]]:
@@ -188,7 +189,7 @@ class Order:
         `actor` and `critic` for `actor.fc` and `critic.fc`.
         """
         a, b = self.segments[first], self.segments[second]
-        start, end = _common(a, b), _common(a[::-1], b[::-1])
+        start, end = shared_start(a, b), shared_start(a[::-1], b[::-1])
         inside = tuple(path[start : len(path) - end] for path in (a, b))
         if min(map(len, inside)) != 1 or self.numbered(first, second):
             return ()
@@ -203,11 +204,6 @@ class Order:
 def _mark(path: Sequence[str], at: int) -> Hashable:
     """Return a path with the numbers of its first `at` segments set aside."""
     return place_of(".".join(path[:at])), path[at:]
-
-
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many segments two paths share from the first on."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _root(paths: Sequence[tuple[str, ...]]) -> int:

@@ -35,9 +35,7 @@ def _blocks(paths: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Sequence[s
     """Yield the blocks with several attentions, with the paths inside by the child they lie in, and what attentions are called."""
     paths = list(paths)
     for block, held in _children(paths, with_attentions({path.rpartition(".")[0] for path in paths})).items():
-        said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
-        if said:
-            yield block, held, said
+        yield block, held, _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
 
 
 def _numbered(held: Iterable[str]) -> frozenset[str]:
@@ -85,7 +83,7 @@ def disordered(blocks: Container[str], paths: Iterable[str]) -> set[str]:
         said = _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
         norms = [child for child in held if is_numbered_norm(child)]
         told = _own_norms(held, said) or _are_told_by_order(said, norms)
-        if said and norms and not told:
+        if norms and not told:
             found.add(block)
     return found
 
@@ -107,10 +105,8 @@ def _is_first(child: str) -> bool:
 
 
 def _attentions(children: Sequence[str]) -> dict[str, str]:
-    """Return the attentions among the parts of a block with what they are called; none where it has fewer than two."""
+    """Return the attentions among the parts of a block, two at least, with what they are called."""
     found = [child for child in children if attends(child)]
-    if len(found) < 2:
-        return {}
     own = [child for child in found if "self" in words(child)] or list(filter(_is_first, found))
     if len(found) == 2 and len(own) == 1:
         return {child: SELF if _is_first(child) else child if child in own else CROSS for child in found}

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from torchgraft.core.names import above, ends, wrappers
+from torchgraft.core.names import above, ends, shared_start, without_common_end, wrappers
 
 MIN_VOTES = 1
 _LOOSE = re.compile(r"(?<=[A-Za-z])[._](?=\d+(?:\.|$))")
@@ -136,7 +136,7 @@ def _counted_alike(
 
 def _respelled_row(key: str, name: str) -> tuple[str, str]:
     """Return what stands before the first number that is written in another way, in a key and in its name."""
-    at = next((n for n, (a, b) in enumerate(zip(key, name, strict=False)) if a != b), min(len(key), len(name)))
+    at = shared_start(key, name)
     heads = [(text[:at] + text[at : at + 1].strip("0123456789")) for text in (key, name)]
     return heads[0], heads[1]
 
@@ -183,11 +183,8 @@ def _alike(found: Mapping[str, str], keys: Iterable[str]) -> dict[str, str]:
     """Return the other keys below the paths that were respelled: the tensors of one module stay together."""
     heads: dict[str, set[str]] = {}
     for key, name in found.items():
-        old, new = key.split("."), name.split(".")
-        while old and new and old[-1] == new[-1]:
-            old.pop()
-            new.pop()
-        heads.setdefault(".".join(old), set()).add(".".join(new))
+        old, new = without_common_end(key, name)
+        heads.setdefault(old, set()).add(new)
     out: dict[str, str] = {}
     for key in keys:
         if key in found:

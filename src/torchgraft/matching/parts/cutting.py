@@ -138,7 +138,7 @@ def _grouping(packing: Packing, sizes: tuple[int, ...], heads: int | None) -> tu
     if not heads or sizes[0] % heads or (heads * sizes[-1]) % sizes[0]:
         return None
     groups = heads * sizes[-1] // sizes[0]
-    if groups == 0 or heads % groups:
+    if heads % groups:
         return None
     return (groups, (heads // groups, *(1,) * (len(sizes) - 1))) if groups > 1 else (1, ())
 

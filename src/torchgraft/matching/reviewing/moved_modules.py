@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import takewhile
 
 from torchgraft.core.match import Match, Matching
+from torchgraft.core.names import shared_start
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered
@@ -181,8 +181,8 @@ def _most(met: Mapping[ModulePair, int], side: int) -> Mapping[str, str]:
 
 def _common_start(part: str, home: str) -> list[str]:
     """Return the segments at the start of two paths that they share."""
-    pairs = zip(part.split("."), home.split("."), strict=False)
-    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    path = part.split(".")
+    return path[: shared_start(path, home.split("."))]
 
 
 def _are_several(matches: Iterable[Match]) -> bool:
