@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
@@ -226,15 +227,15 @@ def _load(  # noqa: PLR0913  # what load() was given
         from torchgraft.request import checked_request
         from torchgraft.verifying import compare_values
 
-    request = checked_request(caller, arguments)
     if not is_module(model):
+        checked_request(caller, arguments)
         raise _no_model(model, checkpoint)
     expect_values(walk := Walk(model))
-    with (
-        collector_paused(),
-        processes_of(walk) as processes,
-        processes.in_all(partial(_open, checkpoint, request, model)) as source,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(collector_paused())
+        processes = stack.enter_context(processes_of(walk))
+        request = processes.in_all(partial(checked_request, caller, arguments))
+        source = stack.enter_context(processes.in_all(partial(_open, checkpoint, request, model)))
         target = target_of(walk)
         request = _with_source_model(request, checkpoint)
         decide = partial(_decide, source, request, model, (target, walk))

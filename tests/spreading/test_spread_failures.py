@@ -128,6 +128,7 @@ def refuse_all(rank, folder):
         (mine, {}),
         (checkpoint(), {"undo": "never"}),
         ({"far": torch.zeros(4)}, {}),
+        (checkpoint(), {"on_doubt": "guess"} if rank else {}),
     ]
     ends = [end_of(model, where, **asked) for where, asked in tries]
     other = WAYS["fsdp"](net(seed=1) if rank else wider(), 2)
@@ -143,7 +144,7 @@ def wider():
 def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     first, second = two.run(refuse_all, file.parent)
     assert all(kept for _, _, kept in (*first, *second))
-    missing, strict, nan, differs, undo, far, models = zip(first, second, strict=True)
+    missing, strict, nan, differs, undo, far, asked, models = zip(first, second, strict=True)
     assert missing[0][0] == "ApplyError"
     assert missing[1][0] == "MissingFileError"
     assert [end[0] for end in strict] == ["PlanRefusedError", "PlanRefusedError"]
@@ -154,6 +155,8 @@ def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     assert "another checkpoint" in differs[1][1]
     assert [end[0] for end in undo] == ["UsageError", "UsageError"]
     assert [end[0] for end in far] == ["PlanRefusedError", "PlanRefusedError"]
+    assert [end[0] for end in asked] == ["ApplyError", "UsageError"]
+    assert all("on_doubt" in end[1] for end in asked)
     assert models[1][0] == "UsageError"
     assert "another model" in models[1][1]
 

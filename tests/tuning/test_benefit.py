@@ -57,6 +57,28 @@ def test_a_load_that_helps_is_said_to_help():
     assert all(score > -1e-6 for score in found.scores[LOADED])
 
 
+def test_data_that_the_first_run_has_used_up_is_noticed():
+    batches = iter([torch.randn(4, 6) for _ in range(6)])
+
+    def train(model, report):
+        del report
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for x in batches:
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        return -model(torch.ones(1, 6)).square().mean()
+
+    found = tg.measure_benefit(net, taught(), train, seeds=range(3))
+    assert found.untrained == {LOADED: (0, 1, 2), SHUFFLED: (0, 1, 2), SCRATCH: (1, 2)}
+    assert "train left loaded as it was in 3 of 3 runs; if its data was used up" in str(found)
+
+
+def test_what_is_not_trained_at_all_is_no_matter_of_data():
+    found = tg.measure_benefit(net, taught(), lambda model, _: model(torch.ones(1, 6)).sum(), seeds=range(3))
+    assert "used up" not in str(found)
+
+
 def test_a_load_that_hurts_is_said_to_hurt():
     teacher, scaled = taught(), taught()
     with torch.no_grad():

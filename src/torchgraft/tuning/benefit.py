@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from torchgraft.core.errors import UsageError
@@ -62,11 +62,12 @@ class Benefit:
 
     `scores` maps "scratch", "loaded" and "shuffled" to one score for each of `seeds`. Within a seed all three had the
     same initial values where nothing was loaded, and the same random draws in training, so differences are taken seed
-    by seed.
+    by seed. `untrained` maps starts to the seeds with which training changed nothing in the model.
     """
 
     seeds: tuple[int, ...]
     scores: Mapping[str, tuple[float, ...]]
+    untrained: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def gain(self) -> Interval:
@@ -104,6 +105,12 @@ class Benefit:
             scores = self.scores[start]
             better = "" if start == LOADED else f"; loaded {self.over(start)} against it"
             lines.append(f"  {start:9} {fmean(scores):8.4g}, from {min(scores):.4g} to {max(scores):.4g}{better}")
+        if len(self.untrained.get(SCRATCH, ())) < len(self.seeds):
+            lines += [
+                f"  note: train left {start} as it was in {len(seeds)} of {len(self.seeds)} runs; if its data was used up by the runs "
+                "before (an iterator), these scores tell nothing: begin anew in each call"
+                for start, seeds in self.untrained.items()
+            ]
         return "\n".join(lines)
 
 
@@ -132,6 +139,7 @@ def compare_starts(build: Build, fill: Fill, train: Train, seeds: Sequence[int])
         raise UsageError(f"seeds={list(seeds)}: give {FEWEST_SEEDS} or more different ones; fewer tell nothing")
     last: Callable[[], object] = lambda: None  # noqa: E731  # a weak reference is called, too
     scores: dict[str, list[float]] = {SCRATCH: [], LOADED: [], SHUFFLED: []}
+    untrained: dict[str, tuple[int, ...]] = {}
     for seed in seeds:
         first: dict[str, int] = {}
         for start, found in scores.items():
@@ -149,9 +157,12 @@ def compare_starts(build: Build, fill: Fill, train: Train, seeds: Sequence[int])
                 report = None if start == SCRATCH else fill(model)
                 if report is not None and start == SHUFFLED:
                     shuffle_loaded(model, report, seed)
+                before = _checksums(model)
                 reseed()
                 found.append(_finite_score(train(model, report), start, seed))
-    return Benefit(seeds=tuple(seeds), scores={start: tuple(found) for start, found in scores.items()})
+                if _checksums(model) == before:
+                    untrained[start] = (*untrained.get(start, ()), seed)
+    return Benefit(seeds=tuple(seeds), scores={s: tuple(found) for s, found in scores.items()}, untrained=untrained)
 
 
 def _checksums(model: Module) -> dict[str, int]:
