@@ -165,6 +165,11 @@ def test_what_only_configs_tell_is_named_after_what_was_seen():
     assert "kinds is ['full', 'window'], in the source ['full']" in said.causes[2].text
 
 
+class QuickGELU(nn.Module):
+    def forward(self, x):
+        return x * (1.702 * x).sigmoid()
+
+
 class Scaled(nn.Module):
     """Multiplies by one more than its weight, as norms of Gemma do."""
 
@@ -182,6 +187,21 @@ def test_a_weight_that_a_table_is_made_of_is_said_to_be_wrong_once():
     nn.init.normal_(model[1].weight)
     said = tg.verify(model, source, torch.randn(2, 4), plan=report)
     assert [cause.kind for cause in said.causes] == ["value"], str(said)
+
+
+def test_a_recorded_run_tells_of_wrong_weights_once_and_of_activations_by_their_names(tmp_path):
+    source, model, rounded = (nn.Sequential(nn.Linear(4, 4), Scaled(), act()) for act in (nn.GELU, nn.GELU, QuickGELU))
+    inputs = torch.randn(2, 4)
+    tg.record(source, inputs, tmp_path / "run.pt")
+    report = tg.load(model, source)
+    nn.init.normal_(model[1].weight)
+    said = tg.verify(model, golden=tmp_path / "run.pt", inputs=inputs, plan=report)
+    assert [cause.kind for cause in said.causes] == ["value"], str(said)
+    report = tg.load(rounded, source)
+    said = tg.verify(rounded, golden=tmp_path / "run.pt", inputs=inputs, plan=report)
+    assert [(cause.kind, cause.text) for cause in said.causes] == [
+        ("activation", "2 applies QuickGELU, the source GELU")
+    ]
 
 
 class Doubling(nn.Module):

@@ -46,12 +46,14 @@ def explain(
         source=_site(matches.source, point.source), target=_site(matches.target, point.target), input=number
     )
     feeding = set(divergence.target.weights if divergence.target else ())
-    definite = definite_causes(matches, point, {name for step in deviating for name in step.slot.names})
+    recorded = list(recorded_causes(request.model, request.plan, request.recorded_weights, feeding))
+    wrong = {name for step in deviating for name in step.slot.names} | {str(cause.target) for cause in recorded}
+    definite = definite_causes(matches, point, wrong)
     inside, around = _setting_causes(point, matches, settings.differences)
     # Statistics differ as a matter of course in another mode, so that modes come first.
     causes += [cause for cause in definite if cause.kind == "mode"]
     causes += [planned.cause(step) for step in deviating if feeding.intersection(step.slot.names)]
-    causes += recorded_causes(request.model, request.plan, request.recorded_weights, feeding)
+    causes += recorded
     causes += [planned.cause(step) for step in planned.unfilled_steps(feeding)]
     causes += inside
     causes += [cause for cause in definite if cause.kind != "mode" and not _is_covered(cause, inside)]

@@ -9,6 +9,7 @@ from torchgraft.core.results.recording import Operation, family
 from torchgraft.core.results.verification import Cause
 from torchgraft.verifying.divergence import DivergencePoint, Matches
 from torchgraft.verifying.explaining.constants import cause_at, constant_inputs, operation_words
+from torchgraft.verifying.explaining.settings import other_activations
 
 # So many pairs of operations are looked at on the way back to where inputs were exchanged.
 MOST_SWAP_CHECKS = 8
@@ -36,8 +37,8 @@ def definite_causes(matches: Matches, point: DivergencePoint, wrong: Collection[
     target, source = matches.target.operations[point.target], matches.source.operations[point.source]
     return [
         *_modes(target, source),
+        *_heads(target, source),  # by which the scale of attention goes
         *_settings(target, source),
-        *_heads(target, source),
         *_masks(target, source),
         *constant_inputs(matches, target, source, wrong),
     ]
@@ -212,6 +213,9 @@ def _other_operations(matches: Matches, target: Operation, source: Operation) ->
         remedy = "build the model with the source's padding (TensorFlow's `same` pads one side more)"
         amounts = [op.settings.get("padding", op.settings.get("pad")) for op in (target, source)]
         yield cause_at(target, source, "padding", text, remedy, (amounts[0], amounts[1]))
+    elif functions := other_activations(target.kind, source.kind):  # each made of whatever operations
+        text = f"{target.module or 'the model itself'} applies {functions[0]}, the source {functions[1]}"
+        yield cause_at(target, source, "activation", text, f"build the model with {functions[1]}", functions)
     elif kinds[0] != kinds[1]:
         text = f"at this place the model runs {operation_words(target)}, the source {operation_words(source)}"
         remedy = "compare how the two are built: a step is missing, added, or in another place"

@@ -117,11 +117,17 @@ def _differences(pair: ModulePair, target: Module, source: Module) -> Iterator[S
         values = _setting(target, spellings), _setting(source, spellings)
         if None not in values and not _equal(*values):
             yield _difference(pair, name, *values, matters=not _is_for_training_alone(name, values, target))
-    kinds = [_ALIASES.get(type(m).__name__, type(m).__name__) for m in (target, source)]
-    if kinds[0] != kinds[1] and all(k in _ACTIVATIONS for k in kinds):
-        yield _difference(pair, "activation", *kinds)
+    if functions := other_activations(type(target).__name__, type(source).__name__):
+        yield _difference(pair, "activation", *functions)
     if type(target) is type(source):
         yield from _other_attributes(pair, target, source)
+
+
+def other_activations(target: str, source: str) -> tuple[str, str] | None:
+    """Return which functions two classes of modules apply, where both are activation functions, and not the same one."""
+    functions = _ALIASES.get(target, target), _ALIASES.get(source, source)
+    known = all(function in _ACTIVATIONS for function in functions)
+    return functions if known and functions[0] != functions[1] else None
 
 
 def _other_attributes(pair: ModulePair, target: Module, source: Module) -> Iterator[SettingDifference]:
