@@ -173,7 +173,7 @@ def other_formats() -> Iterator[Case]:
         "empty_but_endless": ("safetensors", safetensors({"w": entry((0, 1 << 62, 1 << 62), at=(0, 0))}, b""), C, "too large for any tensor"),
         "npy_endless": ("npy", npy(npy_header(shape="(0, 9999999999999999999999)"), b""), C, "too large for any tensor"), "npy_more_fields": ("npy", npy(more), C, "header"),
         "npy_object_inside": ("npy", npy("{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (1,), }", pickled(payload())), U, "object"), "npy_python_2": ("npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }"), "", ""),
-        "npz_texts_beside": ("npz", archive([Record(name="w.npy", data=good), Record(name="names.npy", data=texts)]), "", "left out, as .*names"), "npz_texts": ("npz", archive([Record(name="names.npy", data=texts)]), N, "dtype"),
+        "npz_texts_beside": ("npz", archive([Record(name="w.npy", data=good), Record(name="names.npy", data=texts)]), "", "left out 1 array of no numbers, as .*names"), "npz_texts": ("npz", archive([Record(name="names.npy", data=texts)]), N, "dtype"),
         "gguf_name": ("gguf", gguf(w).replace(string("w"), struct.pack("<Q", 1) + b"\xff"), C, "UTF-8"), "gguf_gap": ("gguf", gaps, C, "belong to nothing"), "gguf_first_gap": ("gguf", gguf([("w", (3, 2), 0, 32)], data=bytes(64)), C, "before the first"),
         "gguf_fact_not_text": ("gguf", gguf(w, fact("a", 8, struct.pack("<Q", 1) + b"\xff")), "", ""),
         "gguf_alignment_true": ("gguf", gguf(w, fact("general.alignment", 7, b"\1")), C, "alignment is True"), "gguf_newest": ("gguf", gguf([("w", (64,), 40, 0)], data=bytes(64)), N, "NVFP4"),

@@ -134,7 +134,7 @@ def shard_cases() -> Iterator[Case]:
         "key_elsewhere",
         {"a": "b.safetensors", "b": "a.safetensors"},
         C,
-        "other shards",
+        "another shard than",
         a_safetensors=a,
         b_safetensors=b,
     )

@@ -6,6 +6,7 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.dtypes import DType
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.matching.names.words import canonical
@@ -124,3 +125,12 @@ def test_word_lists_hold_words_that_names_are_read_as():
         *(word for two in dialect.OPPOSITES for word in two),
     }
     assert [word for word in spelled if words(word) != (word,)] == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "</x>", "blocks/0/kernel:0"])
+def test_names_of_the_model_itself_are_not_read_anew(name):
+    model = nn.Module()
+    model.register_parameter(name, nn.Parameter(torch.zeros(4)))
+    made = tg.plan(model, {name: torch.ones(4), "other": torch.ones(4)})
+    assert made.by_slot[name].why.rule == Ground.SAME_NAME
+    assert not made.refusals

@@ -47,7 +47,7 @@ def test_matrices_and_fused_convolutions_are_named_by_their_modules(tmp_path):
     }
     assert names == wanted
     assert warnings == (
-        "5 initialisers without names of their own are named by the modules that use them, as onnx::Conv_1: stem.0.weight",
+        "5 initialisers without names of their own: named by the modules that use them, as onnx::Conv_1: stem.0.weight",
     )
 
 

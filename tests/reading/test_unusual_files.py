@@ -162,7 +162,7 @@ def test_tensors_of_a_kind_that_is_not_read_are_left_out_beside_the_weights_only
     torch.save({"model": {"w": VALUES}, "graph": unread, "optimizer": state}, tmp_path / "beside.pt")
     with tg.open_checkpoint(tmp_path / "beside.pt") as source:
         assert [n.path for n in source.networks] == ["model"]
-        assert any("left out, as tensor " in text and " is " in text for text in source.warnings)
+        assert any(" beside the weights, as tensor " in text and " is " in text for text in source.warnings)
         assert torch.equal(source.read("model", "w"), VALUES)
     for name, among in {
         "flat": {"w": VALUES, "x": unread},

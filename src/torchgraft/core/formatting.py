@@ -92,7 +92,12 @@ def percent(part: float) -> str:
 
 def tensors(count: int) -> str:
     """Return `1 tensor`, `12 tensors`."""
-    return f"{count:,} tensor{'' if count == 1 else 's'}".replace(",", " ")
+    return counted(count, "tensor")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 key`, `12 keys`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}".replace(",", " ")
 
 
 def did_you_mean(said: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

@@ -16,6 +16,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import PART, merged, run_of
+from torchgraft.core.formatting import counted
 from torchgraft.core.names import natural_key
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.contents import Contents
@@ -166,17 +167,17 @@ def _compare(label: str, places: dict[str, str], where: dict[str, str], out: Con
     missing = [k for k in places if k not in out.tree]
     if missing:
         raise CorruptCheckpointError(
-            f"{label}: {len(missing)} keys are missing from their shards, as {printable(missing[0])} from {places[missing[0]]}"
+            f"{label}: {counted(len(missing), 'key')} of the index missing in the shards, as {printable(missing[0])} in {places[missing[0]]}"
         )
     moved = [k for k, name in places.items() if where[k] != name]
     if moved:
         raise CorruptCheckpointError(
-            f"{label}: {len(moved)} keys lie in other shards than it says, as {printable(moved[0])} in {where[moved[0]]}, "
+            f"{label}: {counted(len(moved), 'key')} in another shard than it says, as {printable(moved[0])} in {where[moved[0]]}, "
             f"not in {places[moved[0]]}"
         )
     extra = [k for k in out.tree if k not in places]
     if extra:
-        out.warnings.append(f"{len(extra)} keys are in the shards but not in the index, as {printable(extra[0])}")
+        out.warnings.append(f"{counted(len(extra), 'key')} of the shards not in the index, as {printable(extra[0])}")
 
 
 def _check_total(facts: Any, out: Contents) -> None:

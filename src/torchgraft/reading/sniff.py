@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from codecs import getdecoder
 from collections.abc import Callable
 from importlib import import_module
 
@@ -185,7 +184,7 @@ def _refuse_unknown(window: Window, head: bytes) -> Contents:
 
 def _text(head: bytes) -> str:
     """Return the beginning of a text, "" where the bytes are none."""
-    coding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    text = getdecoder(coding)(head, "ignore")[0].strip()
-    whole = len(text) * (2 if coding == "utf-16" else 1) > len(head) // 2
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    text = head.decode("utf-16" if wide else "utf-8", "ignore").lstrip("\ufeff").strip()
+    whole = len(text) * (1 + wide) > len(head) // 2
     return text if whole and all(c.isprintable() or c.isspace() for c in text) else ""

@@ -110,7 +110,7 @@ def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
     if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
         plain = [name.removesuffix(_OUTPUT).replace(_NUMBERED, "_") for name in shown]
         shown = next(found for found in (_said_once(plain), plain, shown) if len(set(found)) == len(found))
-    return _with_owners([_dotted(name) for name in shown], names)
+    return _with_owners([name if name in names else _dotted(name) for name in shown], names)
 
 
 def _with_owners(names: list[str], ours: Collection[str]) -> list[str]:

@@ -21,6 +21,7 @@ from torchgraft.core.errors import (
     printable,
 )
 from torchgraft.core.facts import RESERVED
+from torchgraft.core.formatting import counted
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.core.system.fast_objects import maker
 from torchgraft.reading.contents import Contents
@@ -97,7 +98,7 @@ class _Cataloguer:
             raise self._nothing_found()
         if self.left_out:
             first = str(next(iter(self.left_out.values()))).removeprefix(f"{self.label}: ")
-            self.out.warnings.append(f"{len(self.left_out)} values beside the weights were left out, as {first}")
+            self.out.warnings.append(f"left out {counted(len(self.left_out), 'value')} beside the weights, as {first}")
         self._warn_of_names()
         return self.out
 
@@ -356,9 +357,7 @@ class _Cataloguer:
         if not text.isprintable():
             odd = sorted(n for n in names if not n.isprintable())
             shown = ", ".join(printable(n, 60) for n in odd[:4])
-            out.append(
-                f"{len(odd)} {'key holds' if len(odd) == 1 else 'keys hold'} characters that can't be printed, as {shown}"
-            )
+            out.append(f"{counted(len(odd), 'key')} with characters that can't be printed, as {shown}")
         if "" in names:
             out.append("there is a tensor whose key is empty")
         if names and len(longest := max(names, key=len)) > LONG_KEY:

@@ -8,6 +8,7 @@ from functools import partial
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, UnsupportedCheckpointError, printable
+from torchgraft.core.formatting import counted
 from torchgraft.reading.containers.zip_archive import Inflating, ZipArchive
 from torchgraft.reading.containers.zip_directory import STORED, ZipEntry
 from torchgraft.reading.containers.zip_records import RecordBytes
@@ -46,7 +47,7 @@ def read_npz(archive: ZipArchive) -> Contents:
     unfit: list[UnsupportedCheckpointError] = []
     others = [n for n in archive.entries if not n.endswith(".npy")]
     if others:
-        warnings.append(f"{len(others)} members are no arrays and were left out, as {printable(others[0], 80)}")
+        warnings.append(f"left out {counted(len(others), 'member')} beside the arrays, as {printable(others[0], 80)}")
     for name, entry in archive.entries.items():
         if name.endswith(".npy"):
             try:
@@ -56,7 +57,7 @@ def read_npz(archive: ZipArchive) -> Contents:
     if unfit and not tree:
         raise unfit[0]
     if unfit:
-        warnings.append(f"{len(unfit)} arrays are no tensors and were left out, as {unfit[0]}")
+        warnings.append(f"left out {counted(len(unfit), 'array')} of no numbers, as {unfit[0]}")
     return Contents(format="npz", tree=tree, warnings=warnings)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torchgraft.core.errors import printable
+from torchgraft.core.formatting import counted
 from torchgraft.reading.containers.protobuf import BYTES, VARINT, Messages, Span
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.disk.files import Window
@@ -62,7 +63,7 @@ class _Reader:
         if self.refused:
             name, why = self.refused[0]
             raise self.window.unsupported(
-                f"{len(self.refused)} initialisers are not read, as {printable(name, 80)} ({why}); "
+                f"{counted(len(self.refused), 'initialiser')} not read, as {printable(name, 80)} ({why}); "
                 "export the model in float32 or float16"
             )
         return Contents(format="ONNX", tree=tree, metadata=facts, warnings=self._warnings())
@@ -70,11 +71,11 @@ class _Reader:
     def _warnings(self) -> list[str]:
         out = []
         if self.left_out:
-            out.append(f"{len(self.left_out)} initialisers are text and were left out, as {self.left_out[0]}")
+            out.append(f"left out {counted(len(self.left_out), 'initialiser')} of text, as {self.left_out[0]}")
         if self.named:
             old, new = next(iter(self.named.items()))
             out.append(
-                f"{len(self.named)} initialisers without names of their own are named by the modules that use them, as "
+                f"{counted(len(self.named), 'initialiser')} without names of their own: named by the modules that use them, as "
                 f"{printable(old, 80)}: {printable(new, 80)}"
             )
         return out

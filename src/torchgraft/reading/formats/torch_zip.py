@@ -12,6 +12,7 @@ from torchgraft.core.errors import (
     UnsupportedCheckpointError,
 )
 from torchgraft.core.facts import from_texts
+from torchgraft.core.formatting import counted
 from torchgraft.reading.containers.strict_json import loads
 from torchgraft.reading.containers.zip_archive import ZipArchive
 from torchgraft.reading.containers.zip_records import RecordBytes
@@ -39,7 +40,7 @@ def read_torch_zip(archive: ZipArchive, root: str) -> Contents:
     storages = ZipStorages(archive, f"{root}/data/", warnings, big=big)
     tree, foreign = _unpickled(archive, f"{root}/data.pkl", storages)
     if packed := [name for name in archive.compressed if not name.startswith(f"{root}/code/")]:  # torch packs code
-        warnings.append(f"{len(packed)} records are compressed, as {packed[0]}")
+        warnings.append(f"{counted(len(packed), 'compressed record')}, as {packed[0]}")
     script = f"{root}/constants.pkl" in archive.entries
     if script:
         _check_constants(archive, root, warnings)
@@ -69,7 +70,7 @@ def _check_constants(archive: ZipArchive, root: str, warnings: list[str]) -> Non
     found = ZipStorages(archive, f"{root}/constants/", warnings)
     Machine(archive.read(record), f"{archive.window.label}: {record}", found.persistent).run()
     if found.refs:
-        warnings.append(f"{len(found.refs)} constants of the code hold tensors, which are not read")
+        warnings.append(f"not read: {counted(len(found.refs), 'tensor')} among the constants of the code")
 
 
 def _warn_of_unread(
@@ -90,9 +91,9 @@ def _warn_of_unread(
     for name in [*unused, *unread][:MAX_CHECKED]:  # other readers may go by their local headers
         archive.locate(archive.entries[name])
     if unused:
-        warnings.append(f"{len(unused)} storages belong to no tensor, as record {unused[0]}")
+        warnings.append(f"{counted(len(unused), 'storage')} of no tensor, as record {unused[0]}")
     if others:
-        warnings.append(f"{len(others)} records are no part of the checkpoint and were left out, as {others[0]}")
+        warnings.append(f"left out {counted(len(others), 'record')} that no checkpoint has, as {others[0]}")
 
 
 def _own_metadata(archive: ZipArchive, record: str, warnings: list[str]) -> dict[str, Any]:
