@@ -198,7 +198,7 @@ def test_another_variant_is_told_before_the_doubts_that_come_of_it() -> None:
         small, large = torchvision.models.resnet18(), torchvision.models.resnet50()
     said = [o.text for o in tg.plan(small, large).refusals]
     assert said[0].startswith("the file looks like one of another variant of the model: 12 of the 21 weights")
-    assert "build the model as it was, or take the file of this one. So layer" in said[0]
+    assert "build the model with the sizes of the file, or take the file of this variant. So layer" in said[0]
     assert not any("another variant" in text for text in said[1:])
 
 

@@ -37,3 +37,10 @@ def test_a_larger_kernel_is_doubt(back):
     file, model = sides[::-1] if back else sides
     with pytest.raises(tg.PlanRefusedError, match="one layer is a transposed convolution"):
         tg.load(model, file.state_dict(), source_model=file)
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_a_kernel_that_gains_a_depth_is_doubt_since_strides_say_what_adds_up(kernel):
+    file, model = nn.ConvTranspose2d(4, 5, kernel, stride=2), nn.ConvTranspose3d(4, 5, kernel, stride=2)
+    with pytest.raises(tg.PlanRefusedError, match=f"inflated over {kernel} steps .* stride"):
+        tg.load(model, file.state_dict())

@@ -31,6 +31,7 @@ def test_they_cover_the_names_and_nothing_else(names, rest):
         ),
         (["0.mix.weight", "1.mix.weight"], ["0.mix.bias", "1.mix.bias"], ["*.mix.weight"]),
         (["0.weight", "2.weight"], ["1.weight"], ["0", "2"]),
+        (["0.weight"], ["0.bias"], ["0.weight"]),
     ],
 )
 def test_the_widest_one_is_taken(names, others, patterns):

@@ -18,7 +18,7 @@ LOW = 0.5
 # So many tensors, and this share of those of one name, must differ by more than their rows before the file is said to be of
 # another variant: heads of other classes differ in rows, a stem or a position table is one or two tensors.
 FEW, SHARE = 3, 0.1
-ANOTHER_FILE = "build the model as it was, or take the file of this one"
+ANOTHER_FILE = "build the model with the sizes of the file, or take the file of this variant"
 
 
 def coverage_objections(plan: Plan) -> Iterator[Objection]:
@@ -40,12 +40,12 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         lower = ", or lower min_coverage=" if placed else ""
         remedy = f"{_numbered(plan)}is it the right file? Otherwise say which names correspond (rename=){lower}"
         if variant:
-            remedy = f"build the model with the sizes of the file, or take the file of this variant{lower}"
+            remedy = f"{ANOTHER_FILE}{lower}"
         if any(is_adapter(key) for key in plan.source_specs):
             remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
         yield Objection("coverage", f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {remedy}")
     elif best < LOW and not any(step.base for step in plan.steps):  # adapters are for a few layers
-        more = "if more should, say which names correspond (rename=)"
+        more = ANOTHER_FILE if variant else "if more should, say which names correspond (rename=)"
         yield Objection("low_coverage", f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {more}")
     elif variant:
         yield Objection("low_coverage", f"{variant}: {ANOTHER_FILE}")

@@ -51,6 +51,7 @@ INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and no
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"
 CHANNELS_MOVE = "but the input channels of one side would be another axis of the kernel on the other, as colours would be the depth of a volume"
+OVERLAP = ", though the stride of a transposed convolution says how many of them add up in its output"
 MIRRORED = "one layer is a transposed convolution, which keeps [in, out] and mirrors its kernel, and the other is none"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
@@ -292,8 +293,10 @@ def resized_fit(
         return adapted
     if gains_depth(a, b) and (adapted or a[1] == b[1]):
         before, deep = adapted or UNCHANGED, f"kernel inflated over {b[2]} steps of a new axis"
+        made = replace(before, ops=(*(before.ops or ()), InflateKernel(b)), rule=Ground.INFLATED_KERNEL)
         text = f"{before.text}; {deep}" if adapted else deep
-        return replace(before, ops=(*(before.ops or ()), InflateKernel(b)), text=text, rule=Ground.INFLATED_KERNEL)
+        doubt = Certainty.DOUBT if is_transposed(target) else made.certainty
+        return replace(made, text=f"{text}{OVERLAP * is_transposed(target)}", certainty=doubt)
     if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
         return _kernel_size(a[2:], b[2:], kernel)
     grouped = f"; the layer has {groups} groups, which see other channels each" if groups > 1 else ""

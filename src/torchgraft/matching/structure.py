@@ -191,7 +191,8 @@ def _why(pair: Pair, source: Unit, target: Unit, naming: Naming) -> Why:
         return _make_why(Ground.NAME, text, tuple(evidence))
     evidence += _readings(source, target)
     if here == there:
-        text = f"{ours or source.path} stands where {theirs or target.path} does"
+        old, new = ours or source.path, theirs or target.path
+        text = f"{old} stands where {new} does" if old != new else f"{new} by its name and place"
         return _make_why(Ground.SEQUENCE, text, tuple(evidence))
     return _make_why(
         Ground.STRUCTURE, f"{here or 'the top level'} corresponds to {there or 'the top level'}", tuple(evidence)
