@@ -44,3 +44,10 @@ def test_a_kernel_that_gains_a_depth_is_doubt_since_strides_say_what_adds_up(ker
     file, model = nn.ConvTranspose2d(4, 5, kernel, stride=2), nn.ConvTranspose3d(4, 5, kernel, stride=2)
     with pytest.raises(tg.PlanRefusedError, match=f"inflated over {kernel} steps .* stride"):
         tg.load(model, file.state_dict())
+
+
+def test_what_lies_along_its_axes_is_told_the_other_way_round():
+    file, model = nn.ConvTranspose2d(2, 3, 2), nn.ConvTranspose2d(2, 3, 2)
+    names = tg.AxisNames(source=["a", "b", "c"], target=["c", "b", "a"], dim=1)
+    plan = tg.plan(model, file.state_dict(), axis_names={"weight": names}, fresh=["bias"])
+    assert "output channels follow 3 shared names" in plan.by_slot["weight"].why.text

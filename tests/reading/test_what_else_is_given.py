@@ -57,3 +57,15 @@ def test_what_a_trainer_counts_is_no_rival_of_the_weights(tmp_path):
     file = {"state_dict": nn.Linear(3, 2).state_dict(), "callbacks": {"best": {"score": torch.tensor(0.3)}}}
     assert len(tg.inspect(file).networks) > 1
     assert tg.load(nn.Linear(3, 2), file).plan.notes == ()
+
+
+def test_a_name_whose_parts_lie_beside_it_leads_to_their_index(tmp_path):
+    tg.save(tmp_path / "model.safetensors", {"a": torch.ones(40), "b": torch.ones(40)}, shard_size=200)
+    with pytest.raises(tg.MissingFileError, match=r"its parts are named by model\.safetensors\.index\.json beside it"):
+        tg.inspect(tmp_path / "model.safetensors")
+    assert not tg.inspect(tmp_path / "model.safetensors.index.json").warnings
+
+
+def test_standard_input_is_no_file():
+    with pytest.raises(tg.MissingFileError, match="standard input is not read"):
+        tg.inspect("-")

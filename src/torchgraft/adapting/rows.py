@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.options import AxisNames, Options, option_for
+from torchgraft.adapting.orientation import is_transposed
 from torchgraft.adapting.tables import VOCABULARY_WORDS
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
@@ -68,7 +69,7 @@ def _by_name(source: Leaf, target: Leaf, names: AxisNames) -> Fit:
     picks = tuple(i * names.each + k for _, i in pairs for k in range(names.each))
     filled = tuple(at * names.each + k for at, _ in pairs for k in range(names.each))
     size = target.shape[dim]
-    axis = "rows" if dim == 0 else "input channels" if len(target.shape) > 2 else "columns"
+    axis = _axis(target, dim)
     text = f"{axis} follow {len(pairs)} shared names"
     if len(filled) == size:
         return Fit((SelectRows(dim, picks),), text, rule=Ground.NAMES)
@@ -86,6 +87,13 @@ def _by_name(source: Leaf, target: Leaf, names: AxisNames) -> Fit:
     made = tuple(i for i in range(size) if i not in at)
     order = SelectRows(dim, tuple(at.get(i, rest) for i in range(size)))
     return Fit((more, order), text, made=Rows(dim, made), rule=Ground.NAMES)
+
+
+def _axis(target: Leaf, dim: int) -> str:
+    """Return what lies along an axis of a weight; a transposed convolution keeps its inputs first."""
+    if is_transposed(target):
+        return ("input channels", "output channels")[dim] if dim < 2 else "positions"
+    return "rows" if dim == 0 else "input channels" if len(target.shape) > 2 else "columns"
 
 
 def _check(source: Leaf, target: Leaf, names: AxisNames) -> None:

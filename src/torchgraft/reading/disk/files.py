@@ -226,14 +226,25 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
         errno.ENXIO: "not a regular file",
     }
     text = words.get(code, "") if code is not None else ""
-    if code == errno.ENOENT and "://" in os.fsdecode(path):
-        text += "; nothing is downloaded: fetch it first, and give its path"
-    elif code == errno.ENOENT and os.fsdecode(path).startswith("~"):
-        text += "; ~ is not expanded: os.path.expanduser() does it"
-    elif code == errno.ENOENT and _HUB_NAME.fullmatch(os.fsdecode(path)):
-        text += "; a model's name on a hub is not looked up: download it first, and give its folder"
+    if code == errno.ENOENT:
+        text += _instead(os.fsdecode(path))
     kind = MissingFileError if code == errno.ENOENT else CorruptCheckpointError
     return kind(f"{shown(os.fsdecode(path)) or repr('')}: {text or getattr(error, 'strerror', '') or error}")
+
+
+def _instead(path: str) -> str:
+    """Return what to do about a path at which nothing stands: the end of a sentence, "" where nothing is known."""
+    if path == "-":
+        return "; standard input is not read: give the path of a file"
+    if "://" in path:
+        return "; nothing is downloaded: fetch it first, and give its path"
+    if path.startswith("~"):
+        return "; ~ is not expanded: os.path.expanduser() does it"
+    if os.path.exists(index := f"{path}.index.json"):
+        return f"; its parts are named by {shown(os.path.basename(index))} beside it: give that one's path"
+    if _HUB_NAME.fullmatch(path):
+        return "; a model's name on a hub is not looked up: download it first, and give its folder"
+    return ""
 
 
 class Cursor:
