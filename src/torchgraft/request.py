@@ -193,7 +193,7 @@ READERS: Mapping[str, Read] = {
     "accept": _that(*_words(get_args(Accept))),
     "min_coverage": _share,
     "strict": _TRUTH,
-    "policy": _that(_is_a(Policy), "use a Policy"),
+    "policy": _that(_is_a(Policy), "use a Policy, e.g. tg.Policy(unused=tg.Verdict.REFUSE)"),
     "grow_rows": _grow_rows,
     "axis_names": _table(_is_a(AxisNames), "give AxisNames(source, target)"),
     "class_names": _that(_is_a(Mapping), "use a dictionary"),
@@ -296,6 +296,15 @@ def _axis_names(
     return {**by_class, **given}
 
 
+# Keywords of torch and of other libraries, and what makes them needless here.
+_ELSEWHERE = {
+    "map_location": "values go where the model's own are", "weights_only": "nothing of a file is ever run",
+    "assign": "tensors are filled in place", "ignore_mismatched_sizes": "tensors of other sizes stay fresh, with a reason",
+    "dtype": "values get the types that the model has", "torch_dtype": "values get the types that the model has",
+    "prefix": "prefixes are found; rename= says others", "exclude": "fresh= keeps tensors as they are",
+}  # fmt: skip
+
+
 def checked_request(caller: str, arguments: Mapping[str, Any]) -> Request:
     """Return the checked request of a function of the library.
 
@@ -305,6 +314,7 @@ def checked_request(caller: str, arguments: Mapping[str, Any]) -> Request:
     """
     unknown = next((name for name in arguments if name not in Arguments.__annotations__), None)
     if unknown is not None:
-        hint = did_you_mean(unknown, Arguments.__annotations__, cutoff=0.7)
+        needless = _ELSEWHERE.get(unknown, "")
+        hint = f": {needless}" if needless else did_you_mean(unknown, Arguments.__annotations__, cutoff=0.7)
         raise TypeError(f"{caller}() got an unexpected keyword argument {unknown!r}{hint}")
     return make_request(**arguments)

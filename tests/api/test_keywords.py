@@ -68,7 +68,7 @@ class Tied(nn.Module):
         ({"permute": {"embed": (0, 2, 1)}}, "an order of 3 axes is none for embed.weight [4, 4]"),
         ({"zero": [re.compile("a")]}, "zero=[re.compile('a')]: give a list of patterns"),
         ({"grow_rows": 3}, "grow_rows=3: give a list of patterns"),
-        ({"policy": {"doubt": "warn"}}, "policy={'doubt': 'warn'}: use a Policy"),
+        ({"policy": {"doubt": "warn"}}, "policy={'doubt': 'warn'}: use a Policy, e.g. tg.Policy("),
         ({"strict": "no"}, "strict='no': use True or False"),
         ({"statistics": 1}, "statistics=1: use True or False"),
         ({"prefer": 3}, "prefer=3: use a text"),
@@ -144,7 +144,13 @@ def test_rules_for_channels_and_grids_are_followed_under_each_pattern(pattern):
 
 @pytest.mark.parametrize("call", [tg.plan, tg.load])
 @pytest.mark.parametrize(
-    ("said", "hint"), [("stict", r"; did you mean 'strict'\?"), ("renames", r"; did you mean 'rename'\?"), ("xyz", "$")]
+    ("said", "hint"),
+    [
+        ("stict", r"; did you mean 'strict'\?"),
+        ("renames", r"; did you mean 'rename'\?"),
+        ("map_location", ": values go where the model's own are$"),
+        ("xyz", "$"),
+    ],
 )
 def test_an_unknown_keyword_is_told_by_the_function_that_was_called(call, said, hint):
     with pytest.raises(TypeError, match=rf"^{call.__name__}\(\) got an unexpected keyword argument '{said}'{hint}"):

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,8 @@ def report():
         (lambda _: tg.load(net(), net().parameters()), "give dict(model.named_parameters()), or model.state_dict()"),
         (lambda _: tg.plan(net(), net().named_parameters()), "give dict(model.named_parameters()), or"),
         (lambda _: tg.plan(net(), net().state_dict().items()), "accepted; give the dictionary itself"),
+        (lambda _: tg.plan(net(), ["a.safetensors", Path("b.safetensors")]), "give the folder, or the index.json"),
+        (lambda _: tg.plan(net(), list(net().state_dict().items())), "of pairs of names and tensors give dict(pairs)"),
         (lambda report: tg.diff(report, net()), "checkpoint is a Report; a path"),
         (lambda _: tg.plan(net(), 3), "checkpoint is an int; a path"),
         (lambda _: tg.build(net(), {}), "factory is a Sequential: give a function or class"),

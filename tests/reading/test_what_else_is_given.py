@@ -69,3 +69,9 @@ def test_a_name_whose_parts_lie_beside_it_leads_to_their_index(tmp_path):
 def test_standard_input_is_no_file():
     with pytest.raises(tg.MissingFileError, match="standard input is not read"):
         tg.inspect("-")
+
+
+def test_models_that_are_numbered_beside_the_one_that_is_read_are_told(tmp_path):
+    for name in ("pytorch_model.bin", "pytorch_model_1.bin", "optimizer.bin"):
+        torch.save(nn.Linear(3, 2).state_dict(), tmp_path / name)
+    assert tg.inspect(tmp_path).warnings == ("pytorch_model.bin is read, and not pytorch_model_1.bin",)

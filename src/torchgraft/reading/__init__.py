@@ -46,7 +46,8 @@ def open_checkpoint(checkpoint: Any) -> Source:
         return cast("Source", Lent(checkpoint))
     from torchgraft.reading.memory import is_torch_module, read_memory
 
-    if isinstance(checkpoint, (dict, list, tuple)) or is_torch_module(checkpoint) or hasattr(checkpoint, "items"):
+    is_listed = isinstance(checkpoint, (list, tuple)) and not _remedy(checkpoint)
+    if is_listed or is_torch_module(checkpoint) or hasattr(checkpoint, "items"):
         contents = read_memory(checkpoint)
         return _opened(f"<{contents.format}>", contents, ())
     accepted = "a path, an open file, a dictionary of tensors or a module is accepted"
@@ -63,6 +64,11 @@ def _remedy(given: object) -> str:
         )
     if isinstance(given, (ItemsView, ValuesView)):
         return "; give the dictionary itself"
+    if isinstance(given, (list, tuple)) and given:
+        if all(isinstance(one, (str, os.PathLike)) for one in given):
+            return "; of several files give the folder, or the index.json that names them"
+        if all(isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) for one in given):
+            return "; of pairs of names and tensors give dict(pairs)"
     return ""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
+from torchgraft.core.formatting import listed
 from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
@@ -220,6 +221,7 @@ def _one_folder(path: str, opened: OpenFiles, *, named: bool = False, known: Col
         contents = read_dcp(path, opened)
     elif single and single[0] not in ranks:
         contents = _one(open_inside(path, single[0]), opened)
+        contents.warnings += _numbered_beside(single[0], others)
     elif box_files(names):
         contents = read_boxes(path, box_files(names), opened)
     elif ranks:
@@ -235,6 +237,13 @@ def _one_folder(path: str, opened: OpenFiles, *, named: bool = False, known: Col
     for name in set(_CONFIGS) & set(names):
         _note_config(os.path.join(path, name), contents)
     return contents
+
+
+def _numbered_beside(name: str, others: Iterable[str]) -> list[str]:
+    """Say which files are numbered like one that is read: other models, which accelerate keeps beside the first."""
+    stem, ending = os.path.splitext(name)
+    more = [other for other in others if re.fullmatch(rf"{re.escape(stem)}_\d+{re.escape(ending)}", other)]
+    return [f"{name} is read, and not {listed(more)}"] if more else []
 
 
 def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> Contents:
