@@ -105,6 +105,16 @@ def test_nothing_that_is_read_is_written_over(folder, arguments, said):
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
 
+def test_a_traceback_of_the_code_is_shown_when_asked_for(folder, monkeypatch):
+    arguments = ["load", "one.pt", "--model", "fails_at_import:Net", "-o", "out.pt"]
+    assert "Traceback" not in run(*arguments).stderr
+    monkeypatch.setenv("TORCHGRAFT_TRACEBACK", "1")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert 'fails_at_import.py", line 1' in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: --model fails_at_import:Net: importing")
+
+
 def test_messages_of_code_name_the_option_that_named_it(folder):
     arguments = ["--source-model", "one/nets.py:Leaves", "-o", "out.pt"]
     result = run("load", "one.pt", "--model", "one/nets.py:Net", *arguments)

@@ -75,3 +75,19 @@ def test_models_that_are_numbered_beside_the_one_that_is_read_are_told(tmp_path)
     for name in ("pytorch_model.bin", "pytorch_model_1.bin", "optimizer.bin"):
         torch.save(nn.Linear(3, 2).state_dict(), tmp_path / name)
     assert tg.inspect(tmp_path).warnings == ("pytorch_model.bin is read, and not pytorch_model_1.bin",)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet_18.pth", "; did you mean 'resnet18.pth'?"),
+        ("ResNet18.PTH", "; did you mean 'resnet18.pth'?"),
+        ("resnet34.pth", ""),
+        ("vit.pth", ""),
+    ],
+)
+def test_a_misspelt_name_is_told_the_file_that_is_there(tmp_path, name, said):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(tg.MissingFileError) as caught:
+        tg.inspect(tmp_path / name)
+    assert str(caught.value).endswith(f"{name}: no such file or folder{said}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from traceback import print_exception
 from typing import Any
 
 import click
@@ -27,7 +28,7 @@ Exit codes:
   10 verify: the outputs of the two models differ
   130 interrupted (Ctrl-C); an output is whole, or not there
 
-Set TORCHGRAFT_TRACEBACK=1 to see where an unexpected error came from."""
+Set TORCHGRAFT_TRACEBACK=1 to see where an error came from."""
 
 
 INTERRUPTED = 128 + 2  # what shells make of SIGINT
@@ -80,7 +81,7 @@ class ErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except TorchgraftError as error:
-            click.echo(f"error: {_multiline(error)}", err=True)
+            _tell(error)
             ctx.exit(error.exit_code)
         except click.UsageError as error:
             raise in_our_words(error) from error
@@ -96,6 +97,12 @@ class ErrorGroup(click.Group):
                 raise
             click.echo(f"error: {_unforeseen(error)}", err=True)
             ctx.exit(1)
+
+
+def _tell(error: TorchgraftError) -> None:
+    if os.environ.get("TORCHGRAFT_TRACEBACK"):  # the model's own code may have raised what caused it
+        print_exception(error)
+    click.echo(f"error: {_multiline(error)}", err=True)
 
 
 def _unforeseen(error: Exception) -> str:

@@ -8,6 +8,7 @@ import re
 import stat
 import struct
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from threading import Lock
 from typing import Any
 
@@ -19,11 +20,14 @@ from torchgraft.core.errors import (
     UnsafeCheckpointError,
     UnsupportedCheckpointError,
 )
+from torchgraft.core.formatting import one_of
 
 PIECE = 16 << 20
 TRIES = 8
 _MOST_BUFFERS = 1024  # of one system call (IOV_MAX of Linux)
 _SEEK = Lock()
+_MOST_NAMES = 1000  # among which one is looked for that was misspelt
+_NUMBER = re.compile(r"\d+")
 # owner/name or a name, without a file's ending
 _HUB_NAME = re.compile(r"(?!.*\.[a-z]+5?\Z)(?:[\w-][\w.-]*/[\w.-]*\w|[A-Za-z][\w-]*)")
 
@@ -244,7 +248,19 @@ def _instead(path: str) -> str:
         return f"; its parts are named by {shown(os.path.basename(index))} beside it: give that one's path"
     if _HUB_NAME.fullmatch(path):
         return "; a model's name on a hub is not looked up: download it first, and give its folder"
-    return ""
+    return _nearly_called(*os.path.split(path))
+
+
+def _nearly_called(folder: str, name: str) -> str:
+    """Return which file of a folder was meant, perhaps; one with another number is another one."""
+    try:
+        names = os.listdir(folder or ".")[:_MOST_NAMES]
+    except OSError:
+        return ""
+    plain = _NUMBER.sub("", name)
+    near = get_close_matches(name, names, cutoff=0.8)
+    near += [one for one in names if one.casefold() == name.casefold()]
+    return one_of([one for one in near if _NUMBER.sub("", one) != plain][:1])
 
 
 class Cursor:
