@@ -15,6 +15,7 @@ from torchgraft.adapting.fused import (
     is_whole,
     joined_step,
     order_certainty,
+    torn_parts,
     what_lacks,
 )
 from torchgraft.adapting.options import Options, option_for
@@ -57,6 +58,7 @@ def compose(matches: Sequence[Match], facts: Facts) -> Draft:
     for slot, match in orphaned_biases(matches, draft.steps).items():
         draft.steps[slot] = kept_fresh(draft.steps[slot])
         draft.rejected.update(dict.fromkeys(match.source.keys, ORPHANED))
+    draft.steps.update(torn_parts(matches, draft.steps))
     draft.steps.update(torn_cells(draft.steps))
     draft.steps.update(unordered_gates(draft.steps))
     draft.steps.update(without_biases(matches, draft.steps))

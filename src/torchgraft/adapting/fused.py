@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torchgraft.adapting.facts import Facts
@@ -17,6 +18,10 @@ from torchgraft.ops import Concat, HeadsToParts, InsertZeros, PartsToHeads, Slic
 
 GUESSED = "the rows of the fused tensor are as many as those of the parts, but no name tells in which order they stand"
 SETTLED_BY = "; qkv_layout= says it, 'flat' or 'per_head' (with num_heads=)"
+TORN = Doubt(
+    "torn_parts",
+    "another part of the same fused tensor has other sizes in the model, so that this one may begin elsewhere",
+)
 SCATTERED = Doubt("scattered_parts", "its parts would come from several blocks of the file")
 
 
@@ -109,6 +114,19 @@ def joined_step(slot: str, ordered: Sequence[Match], fits: Sequence[Fit], zeros:
         certainty=Certainty.DOUBT if scattered else sure,
         alternatives=tuple(a for m in ordered for a in m.alternatives)[:3],
     )
+
+
+def torn_parts(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[str, Step]:
+    """Return the steps, in doubt, of parts of fused tensors of which another part has other sizes in the model."""
+    cut: dict[tuple[str, ...], list[Step]] = defaultdict(list)
+    for match in matches:
+        if match.source.part is not None and match.target.part is None:
+            cut[match.source.keys].append(steps[match.target.keys[0]])
+    torn = [parts for parts in cut.values() if any(s.why.rule == Ground.SHAPE and not s.feeds for s in parts)]
+    return {
+        step.slot.name: replace(step, certainty=Certainty.DOUBT, why=step.why.in_doubt(TORN))
+        for parts in torn for step in parts if step.feeds
+    }  # fmt: skip
 
 
 def _block_numbers(leaf: Leaf) -> tuple[str, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import place_of
-from torchgraft.matching.names.words import canonical
+from torchgraft.matching.parts.apart import Apart, flat_shape, parts_apart
 from torchgraft.matching.parts.cutting import cut, parts_of
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.packing import (
@@ -54,12 +53,12 @@ def cut_both(
     whole = {a.name for a, _ in same}, {b.name for _, b in same}
     also = _like_whole(same, sources, targets)
     whole = whole[0] | also[0], whole[1] | also[1]
-    ours = cut(sources, whole[0], models.source_heads, stated.source)
-    theirs = cut(targets, whole[1], models.target.heads_at, stated.target)
+    ours = cut(sources, whole[0], models.source_heads, stated.source, targets)
+    theirs = cut(targets, whole[1], models.target.heads_at, stated.target, sources)
     needless = _needlessly_cut(ours, theirs, sources, targets)
     if any(needless):
-        ours = cut(sources, whole[0] | needless[0], models.source_heads, stated.source)
-        theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target)
+        ours = cut(sources, whole[0] | needless[0], models.source_heads, stated.source, targets)
+        theirs = cut(targets, whole[1] | needless[1], models.target.heads_at, stated.target, sources)
     return cut_by_shape(ours, theirs, whole[0]), cut_by_shape(theirs, ours, whole[1])
 
 
@@ -107,15 +106,6 @@ def _needlessly_cut(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """Parts that lie apart in one module: what they are, their rows, and the columns that they have in common."""
-
-    parts: tuple[str, ...]
-    rows: tuple[int, ...]
-    columns: int
-
-
 def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Container[str]) -> list[Leaf]:
     """Return the leaves, with those cut that are as tall as parts of the other side together.
 
@@ -135,7 +125,7 @@ def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Containe
         ]
         if not odd:
             break
-        templates = set(_apart(others)) if templates is None else templates
+        templates = set(parts_apart(others)) if templates is None else templates
         found = _fitting(odd, [t for t in templates if _is_scarce(t, ours, theirs)], out)
         if not found:
             break
@@ -148,7 +138,7 @@ def _shapes_of(leaves: Sequence[Leaf]) -> Counter[Shape]:
     """Return how many matrices of each shape there are; in a large model many are alike."""
     found: Counter[Shape] = Counter()
     for (role, form, shape), count in Counter([(leaf.role, leaf.form, leaf.shape) for leaf in leaves]).items():
-        if role == "weight" and form == "plain" and len(_flat(shape)) == 2:
+        if role == "weight" and form == "plain" and len(flat_shape(shape)) == 2:
             found[shape_class(shape)] += count
     return found
 
@@ -172,7 +162,7 @@ def _fitting(odd: Sequence[Leaf], templates: Sequence[Apart], leaves: Sequence[L
         found = []
         for leaf in odd:
             beside = inside[leaf.owner.rpartition(".")[0]]
-            fits = [t for t in templates if dim in _row_dims(leaf) and _adds_up(_flat(leaf.shape), dim, t, beside)]
+            fits = [t for t in templates if dim in _row_dims(leaf) and _adds_up(flat_shape(leaf.shape), dim, t, beside)]
             if len(fits) == 1:
                 found.append((leaf, fits[0], dim))
         if found:
@@ -195,12 +185,7 @@ def _cut(leaf: Leaf, cut: Cut | None) -> list[Leaf]:
 
 
 def _is_matrix(leaf: Leaf) -> bool:
-    return leaf.role == "weight" and len(_flat(leaf.shape)) == 2 and leaf.form == "plain"
-
-
-def _flat(shape: Shape) -> Shape:
-    """Return the shape of a convolution of a single position as that of the matrix that it is."""
-    return shape[:2] if set(shape[2:]) == {1} else shape
+    return leaf.role == "weight" and len(flat_shape(leaf.shape)) == 2 and leaf.form == "plain"
 
 
 def _is_whole(leaf: Leaf) -> bool:
@@ -208,39 +193,8 @@ def _is_whole(leaf: Leaf) -> bool:
     return _is_matrix(leaf) and leaf.part is None and words(leaf.owner.rpartition(".")[2]) not in FUSED
 
 
-def _oriented(leaf: Leaf) -> Shape:
-    """Return the shape as [out, in]."""
-    return leaf.shape[::-1] if leaf.turned else _flat(leaf.shape)
-
-
 def _row_dims(leaf: Leaf) -> tuple[int, ...]:
     return (0, 1) if leaf.turned is None and len(leaf.shape) == 2 else (int(leaf.turned or False),)
-
-
-def _apart(leaves: Sequence[Leaf]) -> Iterator[Apart]:
-    """Yield what lies apart in the modules of a side: by name or by number for q, k, v; by shape for gate and up."""
-    modules: dict[str, list[Leaf]] = defaultdict(list)
-    for leaf in leaves:
-        if leaf.role == "weight" and len(_flat(leaf.shape)) == 2:
-            modules[leaf.owner.rpartition(".")[0]].append(leaf)
-    alike = {
-        tuple([(leaf.owner.rpartition(".")[2], leaf.shape, leaf.turned) for leaf in one]): one
-        for one in modules.values()
-    }
-    for inside in alike.values():
-        said = {canonical(leaf.owner)[-1:]: leaf for leaf in inside}
-        projections = [said.get((label,)) for label in QKV]
-        if None not in projections:
-            shapes = [_oriented(leaf) for leaf in projections if leaf]
-            if len({columns for _, columns in shapes}) == 1:
-                yield Apart(QKV, tuple(rows for rows, _ in shapes), shapes[0][1])
-                yield Apart(KV, tuple(rows for rows, _ in shapes[1:]), shapes[0][1])
-        held = [_oriented(leaf) for leaf in inside if len(leaf.shape) == 2]
-        for rows, columns in dict.fromkeys(held):
-            if rows == columns and held.count((rows, columns)) >= len(QKV):
-                yield Apart(QKV, (rows,) * 3, columns)
-            elif rows != columns and held.count((rows, columns)) == len(GATE_UP) and (columns, rows) in held:
-                yield Apart(GATE_UP, (rows, rows), columns)
 
 
 def _adds_up(shape: Shape, dim: int, apart: Apart, beside: Container[Shape]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torchgraft.core.match import Leaf, Part, Rotary
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.words import canonical
+from torchgraft.matching.parts.apart import parts_apart
 from torchgraft.matching.tables.dialect import BACK
 from torchgraft.matching.tables.packing import Packing, any_named_fused, owners_of
 from torchgraft.matching.tables.rotary import ROTATED
@@ -18,11 +19,16 @@ WAYS_BACK = [("o",), *((name,) for name in BACK)]
 
 
 def cut(
-    leaves: Sequence[Leaf], whole: Container[str] = (), heads: Heads | None = None, stated: Stated = NOTHING
+    leaves: Sequence[Leaf],
+    whole: Container[str] = (),
+    heads: Heads | None = None,
+    stated: Stated = NOTHING,
+    others: Sequence[Leaf] = (),
 ) -> list[Leaf]:
     """Return the leaves with fused projections cut into parts; those named in `whole`, and unclear ones, stay whole.
 
-    `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it.
+    `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it. `others` are
+    the leaves of the other side, which may have the parts apart.
     """
     if not stated.layouts and not any_named_fused(leaves):
         return list(leaves)
@@ -30,11 +36,12 @@ def cut(
     packings = [None if leaf.name in whole else stated.of(leaf, owners) for leaf in leaves]
     rows_of_q = _query_rows(leaves) if any(packings) else {}
     widths = _widths(leaves) if any(packings) else {}
+    apart = {one.rows for one in parts_apart(others)} if any(packings) else set()
     out: list[Leaf] = []
     for leaf, packing in zip(leaves, packings, strict=True):
         path = owners.layer_at(leaf.owner)
         count = stated.heads or (heads(path) if heads and packing else None)
-        out.extend((packing and _parts(leaf, path, packing, (rows_of_q, widths), count)) or [leaf])
+        out.extend((packing and _parts(leaf, path, packing, (rows_of_q, widths, apart), count)) or [leaf])
     return out
 
 
@@ -61,16 +68,20 @@ def _parts(
     leaf: Leaf,
     path: str,
     packing: Packing,
-    beside: tuple[Mapping[str, int], Mapping[str, Mapping[str, Shape]]],
+    beside: tuple[Mapping[str, int], Mapping[str, Mapping[str, Shape]], Container[Shape]],
     heads: int | None,
 ) -> list[Leaf] | None:
     count = len(packing.parts)
     parent = path.rpartition(".")[0]
-    rows_of_q, widths = beside
+    rows_of_q, widths, apart = beside
     others = [shape for name, shape in widths.get(parent, {}).items() if name != leaf.name]
     dim = int(_is_turned(leaf, count, others))
     total = leaf.shape[dim]
     sizes = _sizes(count, total, rows_of_q.get(parent) if dim == 0 else None)
+    if sizes and sizes not in apart and sizes[::-1] in apart:
+        sizes = sizes[
+            ::-1
+        ]  # not fewer keys and values than queries, but values that are wider: both go through the way back
     grouping = _grouping(packing, sizes, heads) if sizes else None
     if sizes and grouping is None and packing.open:
         grouping = (1, ())  # no more than a guess either way, and the one that needs no number of heads

@@ -21,7 +21,8 @@ class Packing:
     # How often that order repeats: 1 (each part once and whole), "heads" (within each head; with grouped queries, within each
     # key head and its query heads), "rows" (row after row) or a number of ranks.
     groups: int | str = 1
-    beside: tuple[str, ...] = ()  # paths that must be there too, as `module_at` reads them: names alone may be shared
+    # Paths of modules, or of tensors of their own kind, that must be there too, as `module_at` reads them: names alone may be shared.
+    beside: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()  # the module that holds the tensor, or one inside of it, must be of one of these
     turned: bool = False  # the matrix must be stored [in, out]
     # Libraries disagree on what this name means, so that it is likely and not certain; "groups": on `groups` alone.
@@ -41,6 +42,10 @@ GATED = "(gated)"
 SPELLED = "as the name spells"
 TORCH = "as in torch.nn.MultiheadAttention"
 
+# A tensor of the attention's own: biases by the offset of two positions.
+OFFSETS = "./attention_biases"
+LEVIT = "head by head as in LeViT and EfficientFormer; others with such biases may go part by part"
+
 # By the words of the last segment of the module (or of the tensor): the first entry whose neighbours are there counts.
 FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("qkv",): (
@@ -53,6 +58,13 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
                 source="as in EDM, row after row"),
         Packing(parts=QKV, groups="heads", beside=("./norm", "./proj"), contested="groups", open=True, twins=True,
                 source="head by head as in TinyViT; others with a norm in the attention go part by part"),
+        *[
+            Packing(parts=QKV, groups="heads", beside=(table, stem), contested="groups", open=True,
+                    source="head by head as in timm's MaxViT and CoAtNet; those that come from TensorFlow go part by part")
+            for table in ("./rel_pos", "./rel_pos.mlp.fc1")
+            for stem in ("../../../../stem.conv1", "../../../../../stem.conv1")
+        ],
+        Packing(parts=QKV, groups="heads", beside=(OFFSETS,), contested="groups", open=True, source=LEVIT),
         Packing(parts=QKV, source=SPELLED),
     ),
     ("to", "qkv"): (Packing(parts=QKV, source=SPELLED),),
@@ -111,7 +123,10 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
     ("linear", "qkv"): (
         Packing(parts=QKV, groups="heads", contested="groups", source="as in Megatron-Core, head by head"),
     ),
-    ("kv",): (Packing(parts=KV, source=SPELLED),),
+    ("kv",): (
+        Packing(parts=KV, groups="heads", beside=(OFFSETS,), contested="groups", open=True, source=LEVIT),
+        Packing(parts=KV, source=SPELLED),
+    ),
     ("kv", "proj"): (Packing(parts=KV, source=SPELLED),),
     ("to", "kv"): (Packing(parts=KV, source=SPELLED),),
     ("kv", "linear"): (Packing(parts=KV, source=SPELLED),),
@@ -176,7 +191,7 @@ def owners_of(leaves: Sequence[Leaf]) -> Owners:
     """Return the modules with tensors on a side.
 
     Where the module's class doesn't tell, the shape does: of three parts side by side, [n, 3n] is [in, out]. Networks
-    whose gate and up are one layer are there, too, as `GATED` in their path.
+    whose gate and up are one layer are there, too, as `GATED` in their path, and tensors that are no weight or bias.
     """
     turned: dict[str, bool] = {}
     inside: dict[str, set[Shape]] = {}
@@ -188,6 +203,7 @@ def owners_of(leaves: Sequence[Leaf]) -> Owners:
             inside.setdefault(owner.rpartition(".")[0], set()).add(leaf.shape)
     wrapped = inner_layers(leaves, [leaf.owner for leaf in leaves], _named_fused)
     turned |= {around: turned[layer] for layer, around in wrapped.items()}
+    turned |= {leaf.name: False for leaf in leaves if leaf.role not in ROLES}
     for path, shapes in inside.items():
         if any((2 * f, d) in shapes for d, f in shapes):
             turned[f"{path}.{GATED}" if path else GATED] = False
