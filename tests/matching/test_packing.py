@@ -242,6 +242,27 @@ def test_beside_a_network_with_a_gate_of_its_own_rows_go_part_by_part(gate: str)
     assert "as in Ling" in plan.by_slot["layers.1.self_attn.v_proj.weight"].why.text
 
 
+@pytest.mark.parametrize(
+    ("beside", "table", "told"),
+    [
+        ("mlp.fc1", "patch_embedding", "as in the images' part of CogVLM"),
+        ("mlp.dense_h_to_4h", "layers.word_embeddings", "as in GPT-NeoX"),
+        ("mlp.dense_h_to_4h", "word_embeddings", "as in GLM"),
+        ("mlp.dense_h_to_4h", "embed_in", "as in GPT-NeoX"),
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["", "transformer."])
+def test_what_stands_around_says_whether_rows_go_part_by_part(beside: str, table: str, told: str, wrapper: str) -> None:
+    shapes = {"attention.query_key_value": (72, 24), "attention.dense": (24, 24), beside: (40, 24)}
+    file = {f"{wrapper}{table}.weight": torch.randn(50, 24)}
+    file |= {
+        f"{wrapper}layers.{at}.{name}.weight": torch.randn(shape) for at in range(2) for name, shape in shapes.items()
+    }
+    new = Net("layers", "self_attn", 4, q_proj=24, k_proj=24, v_proj=24, o_proj=24)
+    plan = tg.plan(new, file, on_doubt="take")
+    assert told in plan.by_slot["layers.1.self_attn.v_proj.weight"].why.text
+
+
 @pytest.mark.parametrize(("width", "refused"), [(6, True), (8, False)])
 def test_the_parts_of_one_attention_come_from_one_block(width: int, refused: bool) -> None:  # noqa: FBT001
     """Its keys are of another width in the file, and those of a removed block would fit."""

@@ -113,6 +113,13 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
             Packing(parts=QKV, beside=("attention.dense", gate), contested="groups", source="as in Ling and Sarvam, part by part")
             for gate in ("mlp.gate_proj", "mlp.experts.0.gate_proj")
         ],
+        Packing(parts=QKV, beside=("attention.dense", "mlp.fc1"), contested="groups",
+                source="as in the images' part of CogVLM and GLM-4V, part by part"),
+        *[
+            Packing(parts=QKV, beside=("attention.dense", "mlp.dense_h_to_4h", words_at), contested="groups",
+                    source="as in GLM and SwissArmyTransformer, part by part")
+            for words_at in ("../../word_embeddings", "../../../word_embeddings")
+        ],
         Packing(parts=QKV, groups="heads", contested="groups",
                 source="as in GPT-NeoX, BLOOM and Falcon in transformers, head by head"),
     ),
