@@ -204,6 +204,22 @@ def test_a_recorded_run_tells_of_wrong_weights_once_and_of_activations_by_their_
     ]
 
 
+class Times(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = [by]  # no setting that is compared
+
+    def forward(self, x):
+        return x * self.by[0]
+
+
+def test_a_step_that_changes_nothing_in_the_source_is_the_counterpart_of_its_own():
+    source, model = (nn.Sequential(nn.Linear(4, 4), Times(by), nn.Linear(4, 4)) for by in (1.0, 5.0))
+    said = tg.verify(model, source, torch.randn(2, 4), plan=tg.load(model, source))
+    assert said.divergence.source.module == said.divergence.target.module == "1", str(said)
+    assert said.causes[0].text == "mul in 1 (Times) takes the number 5.0, in the source 1.0"
+
+
 class Doubling(nn.Module):
     def forward(self, x):
         return x * 2

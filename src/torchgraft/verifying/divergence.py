@@ -114,7 +114,8 @@ class Matches:
     def _counterpart(self, number: int, frontier: list[int], modules: Mapping[str, str]) -> int | None:
         """Return the source's operation that does what the target's does: on the same values, and of the same kind.
 
-        What the source gets by an operation, and the target gets, too, is no counterpart of what is found nowhere.
+        What the source gets by an operation, and the target gets, too, is no counterpart of what is found nowhere, unless both
+        stand in modules that belong together.
         """
         operation = self.target.operations[number]
         inputs = {s for n in operation.inputs if self.target.values[n].live for s in self.source_of.get(n, ())}
@@ -124,7 +125,7 @@ class Matches:
             other = self.source.operations[candidate]
             shares_input = not inputs.isdisjoint(other.inputs)
             return (
-                not all(n in self.target_of for n in other.outputs),
+                modules.get(operation.module) == other.module or not all(n in self.target_of for n in other.outputs),
                 shares_input and family(other.name) == family(operation.name),
                 modules.get(operation.module) == other.module,
                 candidate in frontier,

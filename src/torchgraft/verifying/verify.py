@@ -68,6 +68,7 @@ def verify_models(request: VerifyRequest) -> Verification:
         unproved=tuple(sorted(proof.unproved)),
         notes=(
             *_notes(request, comparisons),
+            *filter(None, [proof.order_note]),
             *_deviating_weight_notes(request, proof.deviating, None if passed else causes),
         ),
         seconds=time.perf_counter() - start,

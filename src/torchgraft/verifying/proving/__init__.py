@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
 
+from torchgraft.core.formatting import listed
 from torchgraft.core.places import places
 from torchgraft.core.plan import Feed, Step
 from torchgraft.core.proof import Means, Part
@@ -24,6 +25,7 @@ from torchgraft.verifying.proving.by_outputs import proved_by_outputs, weights_w
 from torchgraft.verifying.proving.by_value import CLOSE, has_sure_origin, relative_difference
 from torchgraft.verifying.proving.module_pairs import ModulePair, find_module_pairs, inputs_for_pair
 from torchgraft.verifying.tracing import Run
+from torchgraft.verifying.tracing.capture import repeats_along_an_axis, without_order
 
 # So many modules are run on their own at most.
 MOST_STANDALONE_RUNS = 512
@@ -50,7 +52,8 @@ class ProofByParts:
 
     `source_model` is None where only runs of the source were recorded. `keys` maps names of the source's model to keys of
     the checkpoint, `shapes` has those of its tensors, and `read` gives them. `deviating` are tensors that hold something
-    else than their steps say: whatever agrees, they are not proved. `parts` grow as more is proved; `unproved` are the
+    else than their steps say: whatever agrees, they are not proved. `unordered` are those whose entries might stand in another
+    order for all that the inputs show. `parts` grow as more is proved; `unproved` are the
     tensors that were placed and are in none.
     """
 
@@ -62,6 +65,7 @@ class ProofByParts:
     read: Callable[[Feed], Tensor]
     tolerance: Tolerance
     deviating: frozenset[str] = frozenset()
+    unordered: set[str] = field(default_factory=set)
     parts: list[Part] = field(default_factory=list)
     unproved: set[str] = field(default_factory=set)
     _completed_modules: set[str] = field(default_factory=set)
@@ -69,6 +73,14 @@ class ProofByParts:
 
     def __post_init__(self) -> None:
         self.unproved = {name for name, step in self.steps.items() if step.feeds and step.slot.persistent}
+
+    @property
+    def order_note(self) -> str:
+        """What is to be known of inputs that don't show in what order entries stand; nothing where they do."""
+        if not self.unordered:
+            return ""
+        names = listed(sorted(self.unordered), 3)
+        return f"inputs that are the same along an axis don't show in what order the entries of {names} stand: give others, such as torch.randn"
 
     def prove(
         self,
@@ -85,6 +97,7 @@ class ProofByParts:
         pairs = [self._pair(*inputs, *both) for inputs, both in zip(input_pairs, runs, strict=False)]
         for pair in pairs:
             self._note_used(pair)
+        self.unordered = self._without_order(pairs)
         for pair in pairs if outputs_agree else ():
             self._add([proved_by_outputs(pair, self._wanted(_WHOLE))], _WHOLE, Means.OUTPUTS)
         for pair in pairs:
@@ -96,6 +109,17 @@ class ProofByParts:
     def _pair(self, source_input: Any, target_input: Any, source_run: Run, target_run: Run | None) -> RunPair:
         source = None if self.source_model is None else Call(self.source_model, source_input)
         return RunPair.make(source, Call(self.model, target_input), source_run, target_run, self.tolerance)
+
+    def _without_order(self, pairs: Sequence[RunPair]) -> set[str]:
+        """Return the slots whose entries might stand in another order along some axis for all that these inputs show."""
+        if not all(repeats_along_an_axis(pair.target.given) for pair in pairs):
+            return set()
+        names, wanted = self._slot_names(), self._wanted(_WHOLE)
+        found = [
+            without_order(pair.target.module, pair.target.given, wanted, list(pair.target_run.outputs))
+            for pair in pairs
+        ]
+        return {names[name] for name in frozenset.intersection(*found)} if found else set()
 
     def _note_used(self, runs: RunPair, at: _Location = _WHOLE) -> None:
         """Remember which tensors the target's run made use of."""
@@ -165,7 +189,8 @@ class ProofByParts:
 
     def _unproved_weights(self) -> set[str]:
         """Return the unproved tensors of real numbers: counters and indices are no part of what a module computes."""
-        return {name for name in self.unproved - self.deviating if self.steps[name].slot.spec.dtype.is_float}
+        left = self.unproved - self.deviating - self.unordered
+        return {name for name in left if self.steps[name].slot.spec.dtype.is_float}
 
     def _slot_names(self) -> dict[str, str]:
         return {alias: name for name, step in self.steps.items() for alias in step.slot.names}

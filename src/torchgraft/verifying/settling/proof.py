@@ -44,7 +44,8 @@ def prove(plan: Plan, source: Source, trial: Trial) -> Plan:
             parts.prove(input_pairs, [(run, None) for run in trial.source_runs], outputs_agree=proof.passed)
     part_of = {name: part for part in parts.parts for name in part.slots}
     steps = tuple(_with_part(step, part_of.get(step.slot.name), trial.keys, proof.headline()) for step in plan.steps)
-    found = replace(proof, parts=tuple(parts.parts), unproved=tuple(sorted(parts.unproved)))
+    reason = "; ".join(filter(None, [proof.reason, parts.order_note]))
+    found = replace(proof, parts=tuple(parts.parts), unproved=tuple(sorted(parts.unproved)), reason=reason)
     return replace(plan, steps=steps, proof=found)
 
 

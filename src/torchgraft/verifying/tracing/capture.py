@@ -8,13 +8,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from torchgraft.core.places import places
 from torchgraft.core.results.recording import Value
 from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import call, named_tensors, untouched
 from torchgraft.verifying.tracing.recorder import ModuleTracker, Recorder
+
+# So near are slopes along an axis, relative to the greatest, that are the same.
+_SAME_SLOPE = 1e-4
 
 
 class CapturingRecorder(Recorder):
@@ -97,6 +100,54 @@ def output_sensitivity(
     for a random combination of entries of the named outputs. Tensors of which no gradient comes are left out. The
     model is afterwards as it was; nothing is added to its gradients.
     """
+    return {
+        name: float(slope.double().norm()) * _root_mean_square(tensor)
+        for name, (tensor, slope) in _slopes(model, given, names, outputs).items()
+    }
+
+
+def without_order(model: Module, given: Any, names: Collection[str], outputs: Collection[str]) -> frozenset[str]:
+    """Return those of the named tensors whose entries might as well stand in another order along some axis, for this input.
+
+    There d out / d tensor is the same all along the axis, so that outputs depend on the sum of the entries alone: an image of one
+    color shows that of a kernel's columns. A tensor that is the same all along the axis itself has no order.
+    """
+    return frozenset(
+        name
+        for name, (tensor, slope) in _slopes(model, given, names, outputs).items()
+        if any(
+            tensor.shape[axis] > 1 and _repeats(slope, axis, _SAME_SLOPE) and not _repeats(tensor, axis, 0.0)
+            for axis in range(tensor.dim())
+        )
+    )
+
+
+def _repeats(tensor: Tensor, axis: int, rounding: float) -> bool:
+    """Return whether a tensor that isn't all zeros is the same all along an axis."""
+    size = tensor.abs().max()
+    return bool(size > 0) and bool((tensor - tensor.narrow(axis, 0, 1)).abs().max() <= rounding * size)
+
+
+def repeats_along_an_axis(given: Any) -> bool:
+    """Return whether real numbers in an input are the same along an axis other than the first, as those of `torch.ones` are.
+
+    What a callable runs a model on is not known, and is taken for such.
+    """
+    if callable(given) and not isinstance(given, torch.Tensor):
+        return True
+    tensors = [one for one in tree_leaves(given) if isinstance(one, torch.Tensor) and one.is_floating_point()]
+    return any(
+        one.numel() > 0 and (one == one.narrow(axis, 0, 1)).all()
+        for one in tensors
+        for axis in range(1, one.dim())
+        if one.shape[axis] > 1
+    )
+
+
+def _slopes(
+    model: Module, given: Any, names: Collection[str], outputs: Collection[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the named tensors, each with the gradient of a random combination of outputs; none where there are none."""
     found = {place.name: place.tensor for place in places(model) if place.name in names}
     wanted = {name: t for name, t in found.items() if t.is_floating_point() and t.is_leaf}
     flags = [(tensor, tensor.requires_grad) for tensor in wanted.values()]
@@ -114,7 +165,7 @@ def output_sensitivity(
             for tensor, flag in flags:
                 tensor.requires_grad = flag
     return {
-        name: float(slope.double().norm()) * _root_mean_square(tensor.detach())
+        name: (tensor.detach(), slope)
         for (name, tensor), slope in zip(wanted.items(), slopes, strict=True)
         if slope is not None
     }
