@@ -11,6 +11,7 @@ from itertools import combinations
 
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
+from torchgraft.matching.names.attentions import attends
 from torchgraft.matching.names.block_norms import Modules, path_in, read_norms
 from torchgraft.matching.names.lists import by_content, place_of, stem
 from torchgraft.matching.names.words import canonical
@@ -105,7 +106,7 @@ def _by_position(paths: Modules) -> dict[str, str]:
         members = {int(last): last for last in inside if last.isdecimal()}
         for row in rows if members else ():
             parent, _, name = row.rpartition(".")
-            said = PROJECTIONS.get(name, ())
+            said = PROJECTIONS.get(name, ()) if attends(parent.rpartition(".")[2]) else ()
             if said and sorted(members) == list(range(len(said))):
                 found |= {path_in(row, members[n]): path_in(parent, meant) for n, meant in enumerate(said)}
     return found

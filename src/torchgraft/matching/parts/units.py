@@ -239,7 +239,7 @@ def _words(path: str, blocks: tuple[str, ...]) -> tuple[str, ...]:
     parts = path.split(".")
     for block in blocks:
         at = block.count(".")
-        before = stem(parts[at])
+        before = stem(parts[at]) if at < len(parts) else ""  # it may be read as no member of a list: `linears.0` as `q`
         if before:
             parts[at] = before.rstrip("-_")
     return canonical(".".join(parts))
