@@ -7,6 +7,7 @@ import torch
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty
+from torchgraft.matching.names.naming import Prefix
 
 
 def tower(prefix, *, table, widths=(4, 6)):
@@ -81,3 +82,12 @@ def test_lists_that_both_sides_have_stay_what_they_are_called_in_any_order():
     found = {slot: key for slot, (key, _) in feeds(plan).items()}
     assert {slot for slot in found if "mlp" in slot} == {f"model.{a}_module.layers.{n}.mlp.{part}.weight" for a in "HL" for n in (0, 1) for part in ("up", "down")}  # fmt: skip
     assert all(slot.split(".")[:4] == key.split(".")[:4] for slot, key in found.items())
+
+
+def test_a_rule_is_told_from_a_twin_of_as_many_words_by_what_they_mean():
+    """`encoder_attn` is a cross-attention, as in Deformable DETR: none of its words means the encoder."""
+    new = "model.decoder.layers.0.encoder_attn."
+    rule = Prefix("transformer.decoder.layers.0.cross_attn.", new)
+    twin = Prefix("transformer.encoder.layers.0.self_attn.", new)
+    assert rule.shared_words == twin.shared_words
+    assert rule.shared_meanings > twin.shared_meanings

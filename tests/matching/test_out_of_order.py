@@ -117,3 +117,31 @@ def test_norms_behind_the_stages_may_be_a_list_on_one_side(*, turn: bool) -> Non
     for n in range(3):
         pair = f"encoder.norm{n + 1}.weight", f"encoder.layer_norm.{n}.weight"
         assert told[pair[turn]] == pair[not turn]
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_last_norm_is_that_of_the_layers_that_lie_in_a_module_of_their_own(*, turn: bool) -> None:
+    """So DETR is called in transformers."""
+    block = {"self_attn": attention(), **norms("self_attn_layer_norm"), "encoder_attn": attention()}
+    layers = {"mlp": nn.ModuleDict(mlp("fc1", "fc2"))}
+    ours = stack("layers", block | norms("encoder_attn_layer_norm") | layers | norms("final_layer_norm"))
+    sides = ours, decoder_as_in_torch()
+    told = fed(*(sides[::-1] if turn else sides))
+    assert {(b, a) if turn else (a, b) for a, b in told.items() if "final" in a + b} == {
+        (f"layers.0.final_layer_norm.{role}", f"layers.0.norm3.{role}") for role in ("weight", "bias")
+    }
+
+
+def test_a_last_norm_that_both_sides_have_stays_where_only_one_has_its_layers_in_a_module() -> None:
+    """SEW in transformers and in fairseq, in files that are sorted by name."""
+    layers = {"feed_forward": nn.ModuleDict(mlp("intermediate_dense", "output_dense"))}
+    ours = {"attention": attention(), **layers, **norms("final_layer_norm", "layer_norm")}
+    theirs = {
+        **mlp("fc1", "fc2"),
+        **norms("final_layer_norm"),
+        "self_attn": attention(),
+        **norms("self_attn_layer_norm"),
+    }
+    told = fed(stack("layers", ours), stack("layers", theirs))
+    assert told["layers.0.final_layer_norm.weight"] == "layers.0.final_layer_norm.weight"
+    assert told["layers.0.layer_norm.weight"] == "layers.0.self_attn_layer_norm.weight"

@@ -136,3 +136,26 @@ def test_names_of_the_model_itself_are_not_read_anew(name):
     made = tg.plan(model, {name: torch.ones(4), "other": torch.ones(4)})
     assert made.by_slot[name].why.rule == Ground.SAME_NAME
     assert not made.refusals
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (["embedder"], ["model.embed_tokens"], ["tok"]),
+        (["encoder.emb", "decoder.emb"], ["encoder.embed_tokens", "decoder.embed_tokens"], ["tok", "tok"]),
+        (["emb", "embed_tokens"], ["embed_tokens"], ["embed", "tok"]),
+        (["emb"], ["embed", "embed_tokens"], ["embed"]),
+        (["emb"], ["embed"], ["embed"]),
+    ],
+)
+def test_an_embedding_of_nothing_is_that_of_tokens_where_the_other_side_says_so(ours, theirs, said):
+    sides = [
+        [Leaf(name=f"{path}.weight", shape=(9, 4), dtype=DType.F32, keys=(path,)) for path in paths]
+        for paths in (ours, theirs)
+    ]
+    assert [unit.words[-1] for unit in group(*sides)] == said
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("img_projector", "visual_projection"), ("txt_proj", "text_projector")])
+def test_images_and_texts_have_one_word(ours, theirs):
+    assert canonical(ours) == canonical(theirs)

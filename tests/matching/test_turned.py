@@ -140,3 +140,21 @@ def test_what_its_members_hold_is_counted_as_everywhere():
     ]
     assert len(inner) == 3 * 2 * 2 * 2
     assert all(here == there for here, there in inner)
+
+
+@pytest.mark.parametrize("like", [True, False])
+def test_blocks_that_attend_and_convolve_along_one_axis_count_from_the_front_where_all_are_alike(like):
+    """A decoder of Conformers is no pyramid; one in which a block has a layer more may be."""
+
+    def net(name, layer, names):
+        blocks = [
+            nn.ModuleDict({"attn": nn.ModuleDict({x: nn.Linear(6, 6) for x in names}), layer: nn.Conv1d(6, 6, 3)})
+            for _ in range(3)
+        ]
+        if not like:
+            blocks[1]["up"] = nn.Conv1d(6, 6, 4)
+        return filled(nn.ModuleDict({"decoder": nn.ModuleDict({name: nn.ModuleList(blocks)})}))
+
+    source = net("encoders", "w_1", ("linear_q", "linear_k", "linear_v", "linear_out"))
+    plan = tg.plan(net("conformer_layers", "conv", ("q", "k", "v", "o")), source.state_dict())
+    assert like is not any("either end" in s.why.doubt for s in plan.steps)

@@ -94,22 +94,41 @@ def _blocks_of(module: str) -> Iterator[str]:
 
 
 def _behind_attentions(paths: Modules) -> dict[str, str]:
-    """Return how `final_layer_norm` is read beside an attention and `fc1`, as in fairseq: as the norm of the layers behind that.
+    """Return how `final_layer_norm` is read beside an attention and the layers behind that, as in fairseq: as the norm of these.
 
-    Where these layers lie in modules with norms of their own, as in a Conformer, it is that of the whole block.
+    They are `fc1`, or lie in one module. Where there are several such modules, or it has a norm of its own, as in a Conformer,
+    it is that of the whole block.
     """
-    names = {last for inside in paths for last in inside if canonical(last) == FINAL_NORM and _has_layers(inside)}
+    names = {last for inside in paths for last in inside if canonical(last) == FINAL_NORM}
     if not names:
         return {}
-    around = {tuple(parent.rpartition(".")[::2]) for parents in paths.values() for parent in parents}
-    blocks = {block for block, part in around if attends(part)}
+    parts: dict[str, dict[str, tuple[str, ...]]] = {}
+    for inside, parents in paths.items():
+        for parent in parents:
+            block, _, part = parent.rpartition(".")
+            parts.setdefault(block, {})[part] = inside
     return {
         path_in(parent, last): path_in(parent, MLP_NORM)
         for inside, parents in paths.items()
-        for last in names.intersection(inside if _has_layers(inside) else ())
+        for last in names.intersection(inside)
         for parent in parents
-        if parent in blocks
+        if _stands_behind_layers(inside, parts.get(parent, {}))
     }
+
+
+def _stands_behind_layers(inside: Sequence[str], parts: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether the last norm of a block is that of its layers behind the attentions, by what it holds and its modules."""
+    attentions = sum(map(attends, parts))
+    if not attentions or _has_layers(inside):
+        return attentions > 0
+    layers = [part for part in parts if "mlp" in canonical(part)[:1]]
+    norms = [last for last in inside if "norm" in canonical(last)]
+    alone = (
+        len(layers) == 1
+        and canonical(layers[0]) == ("mlp",)
+        and not any("norm" in canonical(last) for last in parts[layers[0]])
+    )
+    return alone and len(norms) == attentions + 1
 
 
 def _behind_both(paths: Modules) -> dict[str, str]:

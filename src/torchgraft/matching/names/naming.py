@@ -13,6 +13,7 @@ from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Why
+from torchgraft.matching.names.words import canonical
 
 
 class Prefix(NamedTuple):
@@ -44,6 +45,12 @@ class Prefix(NamedTuple):
     def shared_words(self) -> int:
         """How many words the two prefixes share."""
         ours, theirs = ({word for part in prefix.split(".") for word in words(part)} for prefix in self)
+        return len(ours & theirs)
+
+    @property
+    def shared_meanings(self) -> int:
+        """How many canonical words the two prefixes share: `encoder_attn` is called as `cross_attn`, and not as `encoder`."""
+        ours, theirs = ({*canonical(prefix)} for prefix in self)
         return len(ours & theirs)
 
     @property

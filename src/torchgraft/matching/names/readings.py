@@ -33,6 +33,8 @@ PARALLEL = (("fc", "1"), ("fc", "2")), (("w", "1"), ("w", "2"))
 # Names of the two layers of a network without a gate, in Falcon, MPT and T5, and how they are read.
 PLAIN = (("up", "proj"), ("down", "proj")), (("up",), ("down",)), (("wi",), ("wo",))
 PLAIN_PARTS, FIRST_LAYER = ("fc1", "fc2"), ("mlp", "fc", "@1")
+# Last words of tables: an embedding of nothing that is said, and of tokens.
+PLAIN_TABLE, TOKENS = ("embed",), ("tok",)
 # Up to so many layers in a row, norms included, may be such a network.
 FEW_LAYERS = 4
 
@@ -191,6 +193,20 @@ def read_plain(
             if told and widens and beside[parent] == len(both) and said.keys().isdisjoint(both):
                 found |= {path: path_in(parent, name) for path, name in zip(both, PLAIN_PARTS, strict=True)}
     return found
+
+
+def read_tables(tables: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Return how tables are read that are called embeddings of nothing, where the `others` call theirs those of tokens.
+
+    `tables` are the paths of matrices without a bias. What either side calls by both words stays as it is.
+    """
+    ours = [(path, canonical(path)[-1:]) for path in tables]
+    plain = [path for path, said in ours if said == PLAIN_TABLE]
+    if not plain or any(said == TOKENS for _, said in ours):
+        return {}
+    theirs = {canonical(path)[-1:] for path in others}
+    told = TOKENS in theirs and PLAIN_TABLE not in theirs
+    return {path: path_in(path.rpartition(".")[0], "embed_tokens") for path in plain} if told else {}
 
 
 def _ups_and_downs(inside: Sequence[str]) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from torchgraft.core.specs import Shape
 from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.names.attentions import read_attentions, with_attentions
 from torchgraft.matching.names.lists import blocks_around, by_content, numbered_lists, numbers, stem
-from torchgraft.matching.names.readings import read_beside, read_gated, read_plain
+from torchgraft.matching.names.readings import read_beside, read_gated, read_plain, read_tables
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.tables.dialect import RAW_PAIRS, ROLES, WEIGHT_BESIDE_BIAS
 
@@ -125,6 +125,7 @@ def group(leaves: Sequence[Leaf], others: Iterable[Leaf] = ()) -> list[Unit]:
     matrices = _matrices(found)
     said |= read_gated(modules, said, matrices)
     said |= read_plain(modules, said, matrices, beyond)
+    said |= read_tables([path for path in matrices if found[path].keys() == {"weight"}], beyond)
     held = {parent: len(inside) for inside, parents in modules.items() for parent in parents}
     if with_attentions([*held, *map(parent_of, said.values())]):
         said |= _in_attentions(found, said, beyond)

@@ -87,6 +87,8 @@ def _is_closer(rule: Prefix, other: Prefix) -> bool:
     """Return whether names say that it is this rule: the other would change numbers, share fewer words, or be less alike."""
     if _counts_otherwise(other) or rule.shared_words != other.shared_words:
         return _counts_otherwise(other) or rule.shared_words > other.shared_words
+    if rule.shared_meanings > other.shared_meanings:
+        return True
     return rule.likeness - other.likeness > TELLING
 
 

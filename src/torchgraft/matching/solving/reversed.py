@@ -70,7 +70,7 @@ def undirected(pairs: Iterable[tuple[int, int]], sources: Sequence[Unit], target
         if _direction(ours, theirs) == 0 and leave_end_open(ours.name, theirs.name)
         for inside, there in zip(ours.inside, theirs.inside, strict=True)
         for i in inside.values()
-        if not _attends(inside.values(), sources) and not _attends(there.values(), targets)
+        if not _attends(ours, inside.values(), sources) and not _attends(theirs, there.values(), targets)
         if i in to and any(targets[to[i]].path.startswith(path + ".") for path in theirs.members)
     }
 
@@ -80,11 +80,15 @@ def _any_from_either_end(sources: Sequence[Unit], targets: Sequence[Unit]) -> bo
     return any(_words_of(name) & EITHER_END for name in {list_of(block) for block in blocks_of((*sources, *targets))})
 
 
-def _attends(units: Iterable[int], side: Sequence[Unit]) -> bool:
-    """Return whether a member of a list is a block of a transformer: with attention, and without maps that change in size."""
+def _attends(row: Row, units: Iterable[int], side: Sequence[Unit]) -> bool:
+    """Return whether a member of a list is a block of a transformer: with attention, and without maps that change in size.
+
+    What is convolved along one axis keeps its length where all members are of one build, as in a Conformer.
+    """
     held = [side[at] for at in units]
     words: set[str] = set().union(*(unit.words for unit in held))
-    maps = any(prod(leaf.shape[2:]) > 1 for unit in held for leaf in unit.leaves.values())
+    kernels = [leaf.shape[2:] for unit in held for leaf in unit.leaves.values() if prod(leaf.shape[2:]) > 1]
+    maps = any(len(kernel) > 1 for kernel in kernels) if len({*row.kinds}) == 1 else bool(kernels)
     return not maps and ("attn" in words or "qkv" in words or words >= {"q", "k", "v"})
 
 
