@@ -10,6 +10,7 @@ from torch import nn
 
 import torchgraft as tg
 from torchgraft.core.plan import Certainty, Plan
+from torchgraft.matching.reviewing.halves import MODULATED
 
 WIDTH, INNER = 8, 10
 
@@ -144,3 +145,17 @@ def test_halves_of_which_the_name_may_be_untrue_are_in_doubt(theirs: str) -> Non
     gates = [step for name, step in plan.by_slot.items() if "gate" in name]
     assert gates
     assert all(step.certainty is Certainty.DOUBT for step in gates)
+
+
+@pytest.mark.parametrize("channels", [2 * WIDTH, WIDTH])
+def test_a_layer_makes_no_scales_where_a_norm_beside_it_takes_all_of_its_rows(channels: int) -> None:
+    """`ln1.linear` is a layer with its norm in timm's LeViT, and the layer of an adaptive norm in diffusers."""
+
+    def net(around: str, layer: str, norm: str) -> nn.Module:
+        one = nn.ModuleDict({layer: nn.Linear(WIDTH, 2 * WIDTH, bias=False), norm: nn.BatchNorm1d(channels)})
+        block = nn.ModuleDict({around: one, "down": nn.Linear(2 * WIDTH, WIDTH, bias=False)})
+        return nn.ModuleDict({"blocks": nn.ModuleList([block]), "head": nn.Linear(WIDTH, 3)})
+
+    plan = plan_of(net("up", "layer", "batch_norm"), net("ln1", "linear", "bn"))
+    doubted = MODULATED in {step.why.doubt for step in plan.steps}
+    assert doubted is (channels == WIDTH)

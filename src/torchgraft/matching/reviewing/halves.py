@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import islice
 
 from torchgraft.core.match import Leaf, Match
@@ -38,10 +38,11 @@ def halves_in_unknown_order(finished: Finished) -> dict[str, str]:
     if not asked:
         return {}
     inside = _inside(finished.sides[0]), _inside(finished.sides[1])
+    normed = [_normed(side) for side in finished.sides]
     said: dict[str, str] = {}
     for match in asked:
         ends = (match.source, match.target)
-        if any(_modulates(leaf) for leaf in ends):
+        if any(_modulates(leaf) for leaf in ends) and not all(map(_is_normed, ends, normed)):
             said[match.target.owner] = MODULATED
         elif all(map(_is_gated, ends, inside)):
             said[match.target.owner] = GATED
@@ -131,6 +132,22 @@ def _modulates(leaf: Leaf) -> bool:
 def _is_norm(near: Sequence[str]) -> bool:
     """Return whether the layer lies in a norm: `norm1.linear`."""
     return len(near) == DEPTHS and "norm" in canonical(near[0])
+
+
+def _normed(leaves: Iterable[Leaf]) -> set[tuple[str, int]]:
+    """Return what norms normalise: the modules that hold them, and how many channels."""
+    return {
+        (parent, leaf.shape[0])
+        for leaf in leaves
+        if len(leaf.shape) == 1
+        for parent, _, last in [leaf.owner.rpartition(".")]
+        if "norm" in canonical(last)
+    }
+
+
+def _is_normed(leaf: Leaf, normed: Container[tuple[str, int]]) -> bool:
+    """Return whether a norm beside a layer takes all of its rows: it stands behind it, as in LeViT, and gets no scale of it."""
+    return (leaf.owner.rpartition(".")[0], _upright(leaf)[0]) in normed
 
 
 def _is_gated(leaf: Leaf, inside: Inside) -> bool:
