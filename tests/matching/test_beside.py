@@ -124,3 +124,13 @@ def test_square_layers_of_a_gated_network_stay_in_doubt():
         gated("fc_1", "fc_2", "proj", 16, 16), gated("gate_proj", "up_proj", "down_proj", 16, 16).state_dict()
     )
     assert {step.slot.name.split(".")[3] for step in plan.doubtful} >= {"fc_1", "fc_2"}
+
+
+def test_lists_beside_each_other_may_have_members_that_are_read_as_none():
+    """`linears.0` is read as the query of its attention, with another list as long beside it."""
+    linears, norms = ([make() for _ in range(4)] for make in (lambda: nn.Linear(8, 8), lambda: nn.LayerNorm(8)))
+    attn = nn.ModuleDict({"linears": nn.ModuleList(linears), "norms": nn.ModuleList(norms)})
+    layers = {name: layer for n in range(4) for name, layer in ((f"l{n}", linears[n]), (f"n{n}", norms[n]))}
+    source, target = nn.ModuleDict({"attn": attn}), nn.ModuleDict({"part": nn.ModuleDict(layers)})
+    plan = tg.plan(target, source.state_dict(), on_doubt="take")
+    assert len([step for step in plan.steps if step.feeds]) == 16

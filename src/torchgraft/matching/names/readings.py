@@ -108,10 +108,19 @@ def _by_position(paths: Modules) -> dict[str, str]:
         members = {int(last): last for last in inside if last.isdecimal()}
         for row in rows if members else ():
             parent, _, name = row.rpartition(".")
-            said = PROJECTIONS.get(name, ()) if attends(parent.rpartition(".")[2]) else ()
-            if said and sorted(members) == list(range(len(said))):
+            said = PROJECTIONS.get(name, ())
+            if said and sorted(members) == list(range(len(said))) and _is_attention(parent, row, paths):
                 found |= {path_in(row, members[n]): path_in(parent, meant) for n, meant in enumerate(said)}
     return found
+
+
+def _is_attention(module: str, row: str, paths: Modules) -> bool:
+    """Return whether a module is called an attention, or holds nothing but one list: other lists may be of heads of a model."""
+    if attends(module.rpartition(".")[2]):
+        return True
+    start = f"{module}." if module else ""
+    others = (other for parents in paths.values() for other in parents if other != row)
+    return not any(other == module or other.startswith(start) for other in others)
 
 
 def _beside_queries(paths: Modules) -> dict[str, str]:
