@@ -142,7 +142,7 @@ def require_weights(networks: Sequence[Network], origin: str) -> None:
 
 
 def _is_called(network: Network, prefer: str) -> bool:
-    if network.path == prefer or prefer in network.path.split("/"):
+    if prefer in (network.path, network.path.replace("/", ".")) or prefer in network.path.split("/"):
         return True
     return prefer == "ema" and network.role == "ema"
 

@@ -14,7 +14,7 @@ FEW_AVERAGED = 2
 
 
 def in_part(key: str, prefer: str) -> bool:
-    """Whether a key belongs to the part of a state dict that the caller prefers: one of its segments is so called.
+    """Whether a key belongs to the part of a state dict that the caller prefers: a segment of it is so called, or several in a row.
 
     A key without dots belongs to it if it begins so, as those that mmcv's EMA hook writes: `ema_backbone_conv1_weight`.
     """
@@ -23,7 +23,8 @@ def in_part(key: str, prefer: str) -> bool:
         return True
     if prefer == "ema":
         return bool(EMA_SEGMENTS & set(parts))
-    return prefer in parts or key.startswith(prefer.rstrip(".") + ".")
+    said = prefer.strip(".")
+    return f".{said}." in f".{key}."
 
 
 def keep_part(keys: Iterable[str], prefer: str | None) -> tuple[list[str], list[str]]:
