@@ -10,7 +10,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Unpack, get_args
 
 from torchgraft.adapting import KERNEL_RULES, STARTS, AxisNames, Options
-from torchgraft.arguments import Arguments
+from torchgraft.arguments import OTHER_WORDS, Arguments
 from torchgraft.core.choices import Accept, NewIndices, OnDoubt, QkvLayout, is_one_of, listed_words
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import did_you_mean
@@ -140,7 +140,8 @@ def _channels(name: str, given: Any) -> dict[str, str]:
             AdaptInputChannels(1, rule)
         except UsageError as error:
             raise UsageError(
-                f"{name}={{{pattern!r}: {rule!r}}}: {rule!r} is no rule; accepted are {CHANNEL_RULES}"
+                f"{name}={{{pattern!r}: {rule!r}}}: {rule!r} is no rule; accepted are {CHANNEL_RULES}; "
+                "channels of another order have axis_names="
             ) from error
     return rules
 
@@ -314,7 +315,9 @@ def checked_request(caller: str, arguments: Mapping[str, Any]) -> Request:
     """
     unknown = next((name for name in arguments if name not in Arguments.__annotations__), None)
     if unknown is not None:
+        near = did_you_mean(unknown, Arguments.__annotations__, cutoff=0.7)
+        meant = f"; did you mean {OTHER_WORDS[unknown]!r}?" if unknown in OTHER_WORDS else near
         needless = _ELSEWHERE.get(unknown, "")
-        hint = f": {needless}" if needless else did_you_mean(unknown, Arguments.__annotations__, cutoff=0.7)
+        hint = f": {needless}" if needless else meant
         raise TypeError(f"{caller}() got an unexpected keyword argument {unknown!r}{hint}")
     return make_request(**arguments)

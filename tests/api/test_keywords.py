@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.arguments import Arguments
+from torchgraft.arguments import OTHER_WORDS, Arguments
 from torchgraft.core.formatting import did_you_mean
 from torchgraft.request import READERS, make_request
 
@@ -149,9 +149,15 @@ def test_rules_for_channels_and_grids_are_followed_under_each_pattern(pattern):
         ("stict", r"; did you mean 'strict'\?"),
         ("renames", r"; did you mean 'rename'\?"),
         ("map_location", ": values go where the model's own are$"),
+        ("exclude", r"; did you mean 'fresh'\?"),
         ("xyz", "$"),
     ],
 )
 def test_an_unknown_keyword_is_told_by_the_function_that_was_called(call, said, hint):
     with pytest.raises(TypeError, match=rf"^{call.__name__}\(\) got an unexpected keyword argument '{said}'{hint}"):
         call(torch.nn.Linear(3, 2), {"weight": torch.ones(2, 3)}, **{said: 1})
+
+
+def test_words_of_other_functions_lead_to_keywords():
+    assert set(OTHER_WORDS.values()) <= {*KEYWORDS}
+    assert not {*OTHER_WORDS} & {*KEYWORDS}
