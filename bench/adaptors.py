@@ -74,7 +74,8 @@ def _options(hints: dict[str, Any]) -> dict[str, Any]:
     }  # layers of Megatron-LM, and what its ranks hold of weights
     if "tensor_parallel" in options:
         options["tensor_parallel"] = {key: ranks.get(kind, kind) for key, kind in options["tensor_parallel"].items()}
-    options["fuse_branches"] = "fuse" in hints
+    if "fuse" in hints:
+        options["fold_norms" if "bn" in hints["fuse"] else "fuse_branches"] = True
     if "zero_in" in hints:
         zero = hints["zero_in"]
         stack = next(iter(hints["layers"]))

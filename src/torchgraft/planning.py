@@ -60,10 +60,12 @@ def _make_plan(source: Source, target: Target, request: Request, model: object) 
     from torchgraft.adapting import named_row_notes, rank_note, weighed
 
     start = time.perf_counter()
-    request = replace(request, rules=request.rules.counted_from([name for slot in target.slots for name in slot.names]))
+    names = [name for slot in target.slots for name in slot.names]
+    request = replace(request, rules=request.rules.counted_from(names))
     require_weights(source.networks, source.origin)
     ranks = join_ranks(source.networks, target.slots, request.tensor_parallel, request.rules)
     choice = choose((ranks.network,) if ranks else source.networks, target.slots, request.prefer)
+    request = request.without_prefixes(choice.network.specs, names)
     hooks = _renames_by_hooks(model, source, choice.network)
     plan = None if ranks or hooks.renames else _plan_of_copies(choice, target, request)
     if plan is None:

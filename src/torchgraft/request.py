@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import isfinite
@@ -14,6 +14,7 @@ from torchgraft.arguments import OTHER_WORDS, Arguments
 from torchgraft.core.choices import Accept, NewIndices, OnDoubt, QkvLayout, is_one_of, listed_words
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import did_you_mean
+from torchgraft.core.names import without_prefix
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share
@@ -230,6 +231,21 @@ class Request:
     learned: Learned | None = None
     stated: Stated = field(default_factory=Stated)
     statistics: bool = False
+
+    def without_prefixes(self, keys: Container[str], names: Sequence[str]) -> Request:
+        """Return the request with patterns as of the model's `names`, where they have a prefix that only the file's `keys` have."""
+        if self.leaves_open:
+            return self
+
+        def named(pattern: str) -> str:
+            return without_prefix(pattern, keys, names)
+
+        tables = [one.name for one in fields(Options) if isinstance(getattr(self.options, one.name), Mapping)]
+        told: dict[str, Any] = {
+            name: {named(pattern): value for pattern, value in getattr(self.options, name).items()} for name in tables
+        }
+        fresh, zero = tuple(map(named, self.rules.fresh)), tuple(map(named, self.rules.zero))
+        return replace(self, options=replace(self.options, **told), rules=replace(self.rules, fresh=fresh, zero=zero))
 
     @property
     def runs_models(self) -> bool:

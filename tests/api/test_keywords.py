@@ -161,3 +161,35 @@ def test_an_unknown_keyword_is_told_by_the_function_that_was_called(call, said, 
 def test_words_of_other_functions_lead_to_keywords():
     assert set(OTHER_WORDS.values()) <= {*KEYWORDS}
     assert not {*OTHER_WORDS} & {*KEYWORDS}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+@pytest.mark.parametrize("spelled", ["model", "file"])
+def test_a_pattern_may_have_the_prefix_that_only_the_file_has(prefix, spelled):
+    net = {"stem": nn.Conv2d(4, 2, 3), "table": nn.Embedding(5, 2), "mix": nn.Linear(2, 2), "head": nn.Linear(2, 3)}
+    model = nn.ModuleDict(net)
+    kept = model["head"].weight.clone()
+    old = nn.ModuleDict({**net, "stem": nn.Conv2d(3, 2, 3), "table": nn.Embedding(3, 2)})
+    state = {f"{prefix}{name}": torch.randn_like(value) for name, value in old.state_dict().items()}
+    at = prefix if spelled == "file" else ""
+    tg.load(
+        model,
+        state,
+        fresh=[f"{at}head.weight"],
+        zero=[f"{at}mix.b*"],
+        in_channels={f"{at}stem": "zero"},
+        grow_rows=[f"{at}table.weight"],
+        permute={f"{at}mix.weight": (1, 0)},
+    )
+    assert torch.equal(model["head"].weight, kept)
+    assert not model["stem"].weight[:, 3].any()
+    assert not model["mix"].bias.any()
+    assert torch.equal(model["table"].weight[:3], state[f"{prefix}table.weight"])
+    assert torch.equal(model["mix"].weight, state[f"{prefix}mix.weight"].T)
+
+
+def test_a_prefix_of_neither_side_is_an_error():
+    with pytest.raises(tg.UsageError, match=r"fresh: no tensor of the model is called 'modul\.head'"):
+        tg.plan(
+            nn.ModuleDict({"head": nn.Linear(2, 2)}), {"module.head.weight": torch.ones(2, 2)}, fresh=["modul.head"]
+        )

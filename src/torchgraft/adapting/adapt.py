@@ -43,7 +43,8 @@ def requested_steps(
         fused = branch_steps(network.specs, target.slots, network.path, stated_eps(options.fuse_branches))
         if not fused:
             raise UsageError(
-                "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks"
+                "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks; batch "
+                "norms behind single layers are folded by fold_norms="
             )
         steps |= fused
     if options.init:

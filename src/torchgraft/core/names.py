@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -94,6 +94,18 @@ def without_common_end(one: str, other: str) -> tuple[str, str]:
     ours, theirs = one.split("."), other.split(".")
     same = shared_start(ours[::-1], theirs[::-1])
     return ".".join(ours[: len(ours) - same]), ".".join(theirs[: len(theirs) - same])
+
+
+def without_prefix(pattern: str, keys: Container[str], names: Iterable[str]) -> str:
+    """Return a pattern that means none of `names` without the modules that `keys` have around these; else as it is."""
+    names = list(names)
+    if any(covers(pattern, name) for name in names):
+        return pattern
+    for end in list(ends(pattern))[1:]:
+        prefix = pattern[: -len(end)]
+        if any(f"{prefix}{name}" in keys for name in names if covers(end, name)):
+            return end
+    return pattern
 
 
 def parent_of(path: str) -> str:
