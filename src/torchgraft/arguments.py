@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # What other functions for the same end call an argument, and what it is called here.
 OTHER_WORDS = {
-    "exclude": "fresh", "exclude_keys": "fresh", "ignore": "fresh", "ignore_keys": "fresh", "skip": "fresh", "skip_keys": "fresh",
-    "map": "rename", "mapping": "rename", "key_mapping": "rename", "revise_keys": "rename", "prefix": "rename", "strip_prefix": "rename",
+    "exclude_keys": "fresh", "ignore": "fresh", "ignore_keys": "fresh", "skip": "fresh", "skip_keys": "fresh",
+    "map": "rename", "mapping": "rename", "key_mapping": "rename", "revise_keys": "rename", "strip_prefix": "rename",
     "copy": "copies", "transpose": "permute", "fuse": "fuse_branches", "state_dict_key": "prefer",
     "param_key": "prefer", "use_ema": "prefer", "ema": "prefer", "lora": "merge_lora", "zero_init": "zero", "in_chans": "in_channels",
 }  # fmt: skip

@@ -149,7 +149,7 @@ def test_rules_for_channels_and_grids_are_followed_under_each_pattern(pattern):
         ("stict", r"; did you mean 'strict'\?"),
         ("renames", r"; did you mean 'rename'\?"),
         ("map_location", ": values go where the model's own are$"),
-        ("exclude", r"; did you mean 'fresh'\?"),
+        ("skip", r"; did you mean 'fresh'\?"),
         ("xyz", "$"),
     ],
 )

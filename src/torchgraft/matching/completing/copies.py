@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 
 from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.names import shared_start
 from torchgraft.core.specs import Shape, Slot
 from torchgraft.matching.parts.forms import any_raw, find_forms
 
@@ -63,9 +63,7 @@ def _as_copy(leaf: Leaf, keys: tuple[str, ...], shapes: Mapping[str, Shape]) -> 
     shape = leaf.shape if shapes[ours] == shapes[theirs] else None if leaf.part or len(keys) > 1 else shapes[theirs]
     if shape is None:
         return None
-    end = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(ours), reversed(theirs), strict=False))
-    )
+    end = shared_start(ours[::-1], theirs[::-1])
     name = theirs[: len(theirs) - end] + leaf.name.removeprefix(ours[: len(ours) - end])
     return replace(leaf, name=name, keys=keys, shape=shape, also=())
 

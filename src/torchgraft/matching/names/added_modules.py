@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from torchgraft.core.names import above
+from torchgraft.core.names import above, shared_start
 from torchgraft.matching.tables.dialect import ROLES
 
 
@@ -35,7 +35,5 @@ def _is_outside(name: str, module: str, filled: Container[str]) -> bool:
 def _shared_end(source: str, target: str) -> str:
     """Return the segments that both names end in, "" where these are no more than the role that every module has."""
     ours, theirs = source.split("."), target.split(".")
-    count = 0
-    while count < min(len(ours), len(theirs)) and ours[-1 - count] == theirs[-1 - count]:
-        count += 1
+    count = shared_start(ours[::-1], theirs[::-1])
     return ".".join(theirs[len(theirs) - count :]) if count > (theirs[-1] in ROLES) else ""
