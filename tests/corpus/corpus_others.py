@@ -178,12 +178,15 @@ def shard_cases() -> Iterator[Case]:
     yield Case(name="shards_folder_link", files=hop, error="UnsafeCheckpointError", words="outside")
 
 
+def dcp_edited(change: Callable[[Any], Any]) -> dict[str, bytes]:
+    """The files of a distributed checkpoint whose table was changed."""
+    return {
+        f"ckpt/{k}": v for k, v in (DCP | {".metadata": pickle.dumps(change(pickle.loads(DCP[".metadata"])))}).items()
+    }
+
+
 def dcp_cases() -> Iterator[Case]:
-    def edited(change: Callable[[Any], Any]) -> dict[str, bytes]:
-        return {
-            f"ckpt/{k}": v
-            for k, v in (DCP | {".metadata": pickle.dumps(change(pickle.loads(DCP[".metadata"])))}).items()
-        }
+    edited = dcp_edited
 
     def each(**facts: Any) -> Callable[[Any], Any]:
         def change(meta: Any) -> Any:

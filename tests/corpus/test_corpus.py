@@ -14,13 +14,14 @@ import corpus_details
 import corpus_others
 import corpus_published
 import corpus_torch
+import corpus_unlike
 from corpus_tools import RAN
 from harness import attempt
 
 from torchgraft.core.errors import CheckpointError
 from torchgraft.reading import open_checkpoint
 
-CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL, *corpus_published.ALL]
+CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL, *corpus_published.ALL, *corpus_unlike.ALL]
 # Published faults of other readers that a file of one of our formats can show (CVE, GHSA, or repository and number).
 PUBLISHED = {known: [c for c in CASES if known in c.known] for known in sorted({k for c in CASES for k in c.known})}
 

@@ -13,11 +13,36 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "fuzz")]
 
-from corpus_tools import call, name, number, pickled, storage, tensor, text, torch_zip, value
+from corpus_tools import Record, archive, call, name, number, pickled, records, storage, tensor, text, torch_zip, value
 from harness import attempt
+
+from torchgraft.core.errors import LimitExceededError
+from torchgraft.reading import open_checkpoint
 
 LEVELS = 60
 MINE = name("my", "Class")
+MANY = 4000
+# Opcodes that make much of little: what they make takes more memory than they do, and is kept.
+LISTED = b"](" + b"N" * MANY + b"eq\1"
+MAKES = {
+    "sets": b"\x8f" * 300_000,
+    "dicts": b"}" * 750_000,
+    "lists": b"]" * 1_000_000,
+    "tuples": b"N" + b"\x85" * 1_100_000,
+    "frozen": b"(\x91" * 300_000,
+    "objects": MINE + b"q\2" + b"h\2)\x81" * 220_000,
+    "calls": name("collections", "OrderedDict") + b"q\2" + b"h\2)R" * 530_000,
+    "copies": LISTED + name("builtins", "list") + b"q\2" + b"h\2h\1\x85R" * 700,
+    "sets_of": LISTED + name("builtins", "frozenset") + b"q\2" + b"h\2h\1\x85R" * 700,
+    "tables": b"}("
+    + b"".join(number(n) + b"N" for n in range(MANY))
+    + b"uq\1"
+    + name("builtins", "dict")
+    + b"q\2"
+    + b"h\2h\1\x85R" * 200,
+    "zeros": (name("builtins", "bytearray") + number(1 << 24) + b"\x85R") * 5,
+    "encoded": text("a" * (1 << 20)) + b"q\1" + (name("_codecs", "encode") + b"h\1" + text("latin1") + b"\x86R") * 90,
+}
 WRAPS = {
     "tuple": lambda last: last + last + b"\x86",
     "list": lambda last: b"](" + last + last + b"e",
@@ -81,3 +106,12 @@ def test_work_stays_small(tmp_path, wrap, place):
         before, it = explosive(leaf, WRAPS[wrap])
         (tmp_path / "m.pt").write_bytes(torch_zip(pickled(before + PLACES[place](it), 4)))
         attempt(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_what_is_made_of_few_bytes_is_bounded(tmp_path, make):
+    pickle = pickled(value({"w": W}) + b"](" + MAKES[make] + b"e0", 4)
+    packed = Record(name="m/data.pkl", data=pickle, method=8)
+    (tmp_path / "m.pt").write_bytes(archive([packed, *records()[1:]]))
+    with pytest.raises(LimitExceededError, match="far more memory than"):
+        open_checkpoint(tmp_path / "m.pt")

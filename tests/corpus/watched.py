@@ -22,13 +22,14 @@ import corpus_details
 import corpus_others
 import corpus_published
 import corpus_torch
+import corpus_unlike
 import numpy as np
 import torch
 from harness import attempt
 
 import torchgraft.reading
 
-CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL, *corpus_published.ALL]
+CASES = [*corpus_torch.ALL, *corpus_others.ALL, *corpus_details.ALL, *corpus_published.ALL, *corpus_unlike.ALL]
 READS = ("open", "os.listdir", "os.scandir")
 # Beside these, events of no consequence pass: garbage collection, frames, memory, lookups of attributes.
 FORBIDDEN = (

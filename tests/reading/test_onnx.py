@@ -194,3 +194,27 @@ def test_texts_are_read_up_to_the_limit_that_the_error_names(tmp_path):
     proto.producer_name += "p"
     with pytest.raises(LimitExceededError, match=r"65537 bytes at byte \d+, 65536 are read at most"):
         open_checkpoint(write(tmp_path, proto))
+
+
+@pytest.mark.parametrize("block", [7, 11, 64, 1 << 20])
+def test_numbers_are_the_same_wherever_the_blocks_end_in_which_they_are_read(tmp_path, monkeypatch, block):
+    monkeypatch.setattr("torchgraft.reading.formats.onnx_tensors._BLOCK", block)
+    values = [(1 << n % 63) * (-1) ** n for n in range(200)]
+    proto = onnx.TensorProto(name="w", dims=[200], data_type=7, int64_data=values)
+    with open_checkpoint(write(tmp_path, model([proto]))) as source:
+        assert torch.equal(source.read("", "w"), torch.tensor(values))
+        part = bytearray(37)
+        source.read_into("", "w", memoryview(part), 805)
+        assert part == raw_bytes(torch.tensor(values))[805 : 805 + 37]
+
+
+@pytest.mark.parametrize("long", [b"\x80" * 10 + b"\1", b"\x80" * 30 + b"\1", b"\x80" * 3], ids=len)
+@pytest.mark.parametrize("before", [0, 1, 5, 25])
+def test_numbers_that_do_not_end_are_refused_wherever_the_blocks_end(tmp_path, monkeypatch, long, before):
+    monkeypatch.setattr("torchgraft.reading.formats.onnx_tensors._BLOCK", 12)
+    data = b"\1" * before + long
+    tensor = b"\x08" + bytes([before + 1]) + b"\x10\7B\1w:" + bytes([len(data)]) + data
+    graph = b"*" + bytes([len(tensor)]) + tensor
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08\x12\4test:" + bytes([len(graph)]) + graph)
+    with pytest.raises(CorruptCheckpointError, match="don't end as they must"):
+        open_checkpoint(tmp_path / "m.onnx")

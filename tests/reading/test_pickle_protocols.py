@@ -53,3 +53,11 @@ def test_the_tensors_are_found(beside, protocol, zipped, tmp_path):
         network = next(n for n in source.networks if "fc.weight" in n.specs)
         found = {name: source.read(network.path, name) for name in state}
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_entries_of_the_memo_are_found_long_after_others_that_nothing_asks_for(tmp_path):
+    texts = [f"text {n}" for n in range(2000)]
+    state = {"w": torch.ones(2), "texts": texts, "again": texts[700:] + texts[:2]}
+    torch.save(state, tmp_path / "m.pt", pickle_protocol=4)
+    with tg.open_checkpoint(tmp_path / "m.pt") as source:
+        assert source.metadata["again"] == state["again"]

@@ -123,8 +123,9 @@ def test_mutants_have_the_outcome_of_the_plain_way(name, plain):
         assert found == wanted or "with numbers and without" in str(found)
 
 
-def test_the_memo_keeps_only_what_may_be_asked_for():
-    data = pickled({f"layers.{n}.weight": torch.zeros(2) for n in range(3000)})
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_memo_keeps_only_what_may_be_asked_for(protocol):
+    data = pickled({f"layers.{n}.weight": torch.zeros(2) for n in range(3000)}, protocol)
     storages = ZipStorages(Archive, "archive/data/", [])
     machine = Machine(data, "file", storages.persistent, TensorRuns(storages))
     machine.run()
@@ -146,6 +147,9 @@ def test_steps_are_taken_by_the_tensor(monkeypatch):
 def test_two_ways_of_numbering_the_memo_are_refused():
     data = pickled(TREES["plain"])
     mixed = data[:-1] + b"\x94."
+    other = pickled([f"text {n}" for n in range(400)], 4)[:-1]
+    for more in (b"r\0\1\0\0.", b"p256\n."):
+        assert "memo entries both with numbers and without" in outcome(other + more, shortcut=True)
     assert "memo entries both with numbers and without" in outcome(mixed, shortcut=True)
 
 

@@ -133,7 +133,12 @@ class _Reader:
                 )
             if start < 0 or length < 0:
                 raise CorruptCheckpointError(f"{self.label}: {brief(name)} has offset {start} and length {length}")
-            out[str(name), tuple(offset) if isinstance(offset, (tuple, list)) else None] = _Info(path, start, length)
+            key = str(name), tuple(offset) if isinstance(offset, (tuple, list)) else None
+            if key in out:
+                raise CorruptCheckpointError(
+                    f"{self.label}: {brief(name)} at {brief(offset, 40)} is said to lie in two places"
+                )
+            out[key] = _Info(path, start, length)
         return out
 
     def _entry(self, name: str, entry: Stub, places: dict[Any, _Info]) -> Any:
@@ -156,7 +161,7 @@ class _Reader:
         same_dims = len(offsets) == len(sizes) == len(shape)
         if not same_dims or any(o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True)):
             raise self._bad(name, f"of shape {shape} has a chunk of {sizes} at {offsets}, which reaches outside")
-        info = places.get((name, offsets)) or places.get((name, None))
+        info = places.get((name, offsets)) or (places.get((name, None)) if sizes == shape else None)
         if info is None:
             raise self._bad(name, f"has a chunk at {offsets} that lies in no file")
         if prod(sizes) * dtype.itemsize > info.length:

@@ -45,8 +45,8 @@ class Messages:
                 raise self.window.too_large(f"more than {MAX_FIELDS} protobuf fields")
             key, after = self._varint(at, end)
             number, wire = key >> 3, key & 7
-            if not number:
-                raise self.window.corrupt(f"no protobuf message: a field has the number 0 at byte {at}")
+            if not 0 < number < 1 << 29:
+                raise self.window.corrupt(f"no protobuf message: a field has the number {number} at byte {at}")
             if wire == VARINT:
                 value, stop = self._varint(after, end)
                 yield number, wire, value, Span(after, stop - after)

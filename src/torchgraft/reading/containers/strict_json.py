@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from torchgraft.core.errors import CorruptCheckpointError, printable
+from torchgraft.core.errors import CorruptCheckpointError, LimitExceededError, printable
+
+FREE_CONTAINERS = 100_000
+EACH = 10  # bytes of text for each further table or list, which take ten times as much in memory
 
 
 def loads(raw: bytes, where: str) -> Any:
     """Return the value of a JSON text."""
+    if (count := raw.count(b"[") + raw.count(b"{")) > FREE_CONTAINERS + len(raw) // EACH:
+        raise LimitExceededError(
+            f"{where}: JSON of {count} tables and lists in {len(raw)} bytes, which hold next to nothing"
+        )
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_Once(where), parse_constant=_no_constant)
     except UnicodeDecodeError as error:

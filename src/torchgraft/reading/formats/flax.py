@@ -137,6 +137,7 @@ def _flat(window: Window, node: dict[Any, Any]) -> dict[str, Any]:
 
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000
+FREE_NODES, BYTES_EACH = 100_000, 8  # further values are expected to take so many bytes: a name and an array take 40
 MAX_TEXT = 1 << 20
 _SCALARS = {
     0xCA: "f", 0xCB: "d", 0xCC: "B", 0xCD: "H", 0xCE: "I", 0xCF: "Q", 0xD0: "b", 0xD1: "h", 0xD2: "i", 0xD3: "q",
@@ -161,7 +162,7 @@ class Blob(NamedTuple):
 class Unpacker:
     """Reads the one value of a window. `extension(kind, window, offset)` makes a value of an extension's window."""
 
-    __slots__ = ("_base", "_cursor", "_extension", "_nodes", "window")
+    __slots__ = ("_base", "_cursor", "_extension", "_most", "_nodes", "window")
 
     def __init__(
         self, window: Window, extension: Callable[[int, Window, int], Any] | None = None, base: int = 0
@@ -170,6 +171,7 @@ class Unpacker:
         self._cursor = Cursor(window, block=1 << 16)
         self._extension = extension
         self._nodes = 0
+        self._most = min(MAX_NODES, FREE_NODES + window.size // BYTES_EACH)
         self._base = base
 
     def value(self) -> Any:
@@ -182,8 +184,8 @@ class Unpacker:
     def _next(self, depth: int) -> Any:
         cursor = self._cursor
         self._nodes += 1
-        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
-            what = f"a depth over {MAX_DEPTH}" if depth > MAX_DEPTH else f"more than {MAX_NODES} values"
+        if depth > MAX_DEPTH or self._nodes > self._most:
+            what = f"a depth over {MAX_DEPTH}" if depth > MAX_DEPTH else f"more than {self._most} values"
             raise self.window.too_large(f"msgpack with {what}")
         byte = cursor.number("B")
         if byte < 0x80 or byte >= 0xE0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from itertools import pairwise
 from typing import Any
 
 from torchgraft.core.dtypes import DType
@@ -26,6 +25,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _TEXT, _ARRAY = 8, 9
 MAX_ARRAY_DEPTH = 4
 MAX_ARRAY = 1 << 22  # vocabularies have up to a million entries
+MAX_KEPT = 64  # of the values of an array, which are facts beside the weights
 MAX_TEXT = 1 << 24
 MAX_TENSORS = 1 << 20
 
@@ -71,28 +71,37 @@ def _facts(cursor: Cursor, count: int) -> dict[str, Any]:
             raise cursor.window.corrupt(f"duplicate key {printable(key)}")
         value = _value(cursor, cursor.number("I"), key, 0)
         out[key] = value
-    return {k: v for k, v in out.items() if not isinstance(v, list) or len(v) <= 64}
+    return {k: v for k, v in out.items() if v is not None}
 
 
 def _value(cursor: Cursor, kind: int, key: str, depth: int) -> Any:
-    window = cursor.window
+    """Return a value, None for a long array, of which nothing is kept."""
     if kind == _TEXT:
         return _text(cursor, f"the text of {printable(key)}")
     if kind == _ARRAY:
-        if depth >= MAX_ARRAY_DEPTH:
-            raise window.too_large(f"array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}")
-        inner, count = cursor.number("I"), cursor.number("Q")
-        least = struct.calcsize("<" + _SCALARS[inner]) if inner in _SCALARS else 8
-        if count * least > cursor.left:
-            raise window.corrupt(f"truncated: array {printable(key)} of {count} values, {cursor.left} bytes are left")
-        if count > MAX_ARRAY:
-            raise window.too_large(f"array {printable(key)} of {count} values, the limit is {MAX_ARRAY}")
-        if inner in _SCALARS:
-            return list(struct.unpack(f"<{count}{_SCALARS[inner]}", cursor.take(count * least)))
-        return [_value(cursor, inner, key, depth + 1) for _ in range(count)]
+        return _array(cursor, key, depth)
     if kind not in _SCALARS:
-        raise window.corrupt(f"key {printable(key)} has the unknown type {kind}")
+        raise cursor.window.corrupt(f"key {printable(key)} has the unknown type {kind}")
     return cursor.number(_SCALARS[kind])
+
+
+def _array(cursor: Cursor, key: str, depth: int) -> list[Any] | None:
+    window = cursor.window
+    if depth >= MAX_ARRAY_DEPTH:
+        raise window.too_large(f"array {printable(key)} is nested to a depth over {MAX_ARRAY_DEPTH}")
+    inner, count = cursor.number("I"), cursor.number("Q")
+    least = struct.calcsize("<" + _SCALARS[inner]) if inner in _SCALARS else 8
+    if count * least > cursor.left:
+        raise window.corrupt(f"truncated: array {printable(key)} of {count} values, {cursor.left} bytes are left")
+    if count > MAX_ARRAY:
+        raise window.too_large(f"array {printable(key)} of {count} values, the limit is {MAX_ARRAY}")
+    if inner in _SCALARS and count > MAX_KEPT:
+        cursor.at += count * least
+        return None
+    kept = [
+        value for n in range(count) if (value := _value(cursor, inner, key, depth + 1)) is not None and n < MAX_KEPT
+    ]
+    return kept if count <= MAX_KEPT else None
 
 
 def _row(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
@@ -141,14 +150,15 @@ def _tensors(
 
 
 def _check_cover(window: Window, spans: list[tuple[int, int, str]], start: int, align: int) -> None:
-    for (_, end, a), (begin, stop, b) in pairwise(spans):
-        if begin < end and stop > begin:
-            raise window.corrupt(f"tensors {a} and {b} overlap")
+    end, before = 0, ""
+    for begin, stop, name in spans:
+        if begin < end:
+            raise window.corrupt(f"tensors {before} and {name} overlap")
         if begin > -(-end // align) * align:
-            raise window.corrupt(f"{begin - end} bytes between tensors {a} and {b} belong to nothing")
-    if spans and spans[0][0]:
-        raise window.corrupt(f"{spans[0][0]} bytes before the first tensor belong to nothing")
-    last = start + (-(-spans[-1][1] // align) * align if spans else 0)
+            where = f"between tensors {before} and {name}" if before else "before the first tensor"
+            raise window.corrupt(f"{begin - end} bytes {where} belong to nothing")
+        end, before = stop, name
+    last = start + -(-end // align) * align
     if last < window.size:
         raise window.corrupt(f"{window.size - last} bytes after the last tensor belong to nothing")
 

@@ -152,11 +152,9 @@ class _Walker:
             raise self.window.unsafe(f"dataset {where} is virtual: its values lie in other files")
         if item.external:
             raise self.window.unsafe(f"dataset {where} has external storage, {item.external[0][0]!r:.60}")
-        name = "bool" if item.dtype.kind == "b" else item.dtype.newbyteorder("=").name
-        try:
-            dtype = DType.of(name)
-        except KeyError:
-            self.warnings.append(f"dataset {where} has dtype {item.dtype!s:.80}, which is no tensor's; left out")
+        kind, dtype = _dtype(item)
+        if dtype is None:
+            self.warnings.append(f"dataset {where} has dtype {kind:.80}, which is no tensor's; left out")
             return
         if item.shape is None:
             self.warnings.append(f"dataset {where} is empty (it has no shape); left out")
@@ -164,10 +162,27 @@ class _Walker:
         nbytes = prod(item.shape) * dtype.itemsize
         if nbytes > MAX_GROWTH and nbytes > 200 * max(item.id.get_storage_size(), 1):
             raise self.window.too_large(f"dataset {where} has {nbytes} bytes, of which hardly any are stored")
+        piece = prod(item.chunks or ()) * dtype.itemsize
+        if piece > MAX_GROWTH and piece > 2 * nbytes:
+            raise self.window.too_large(
+                f"dataset {where} of {nbytes} bytes is kept in pieces of {piece}, each read as a whole"
+            )
         key = ".".join(path)
         if key in self.found:
             raise self.window.corrupt(f"two datasets would both be called {printable(key)}")
         self.found[key] = H5Tensor(self.window, item, tuple(item.shape), dtype, len(self.found))
+
+
+def _dtype(item: Any) -> tuple[str, DType | None]:
+    """Return what numpy calls the element type of a dataset, and the tensor's type, None where there is none."""
+    try:
+        kind = item.dtype
+    except TypeError as error:  # numbers of three bytes: numpy has no word for them
+        return str(error), None
+    try:
+        return str(kind), DType.of("bool" if kind.kind == "b" else kind.newbyteorder("=").name)
+    except KeyError:
+        return str(kind), None
 
 
 @dataclass(slots=True, eq=False)

@@ -28,6 +28,7 @@ _FIELDS = {
 _OBJECT = re.compile(r"^[|<>=]?O|(['\"])[|<>=]?O\d*\1")  # alone, or as a part of a structured type
 _NOTHING_ELSE = re.compile(r"\s*\{[\s,]*\}\s*")
 MAX_HEADER = 65_536
+Read = Callable[[int, int], bytes]
 
 
 def read_npy(window: Window) -> Contents:
@@ -45,15 +46,19 @@ def read_npz(archive: ZipArchive) -> Contents:
     warnings = archive.warnings
     tree: dict[str, TensorView] = {}
     unfit: list[UnsupportedCheckpointError] = []
-    others = [n for n in archive.entries if not n.endswith(".npy")]
+    found = {name: read for name, entry in archive.entries.items() if (read := _opened(archive, entry)) is not None}
+    others = [n for n in archive.entries if n not in found]
     if others:
         warnings.append(f"left out {counted(len(others), 'member')} beside the arrays, as {printable(others[0], 80)}")
-    for name, entry in archive.entries.items():
-        if name.endswith(".npy"):
-            try:
-                tree[name.removesuffix(".npy")] = _member(archive, entry)
-            except UnsupportedCheckpointError as error:  # texts and dates, which lie beside weights
-                unfit.append(error)
+    for name, read in found.items():
+        if f"{name}.npy" in archive.entries:
+            raise archive.window.corrupt(
+                f"the members {printable(name, 80)} and {printable(name, 80)}.npy have one name"
+            )
+        try:
+            tree[name.removesuffix(".npy")] = _member(archive, archive.entries[name], read)
+        except UnsupportedCheckpointError as error:  # texts and dates, which lie beside weights
+            unfit.append(error)
     if unfit and not tree:
         raise unfit[0]
     if unfit:
@@ -61,19 +66,23 @@ def read_npz(archive: ZipArchive) -> Contents:
     return Contents(format="npz", tree=tree, warnings=warnings)
 
 
-def _member(archive: ZipArchive, entry: ZipEntry) -> TensorView:
-    label = f"{archive.window.label}: {printable(entry.name, 80)}"
+def _opened(archive: ZipArchive, entry: ZipEntry) -> Read | None:
+    """Return what reads the head of a member, None for one that is no array; its name needn't say that it is one."""
     if entry.method == STORED:
-        head = archive.window.part(archive.locate(entry), entry.size).read
+        read = archive.window.part(archive.locate(entry), entry.size).read
     else:
-        head = partial(_cut, Inflating(archive, entry).head(MAX_HEADER + 12))
+        read = partial(_cut, Inflating(archive, entry).head(MAX_HEADER + 12))
+    is_array = entry.name.endswith(".npy") or read(0, min(entry.size, len(_MAGIC))) == _MAGIC
+    return read if is_array else None
+
+
+def _member(archive: ZipArchive, entry: ZipEntry, read: Read) -> TensorView:
+    label = f"{archive.window.label}: {printable(entry.name, 80)}"
     made = partial(RecordBytes, archive, archive.entries.number(entry.name))
-    return _array(label, entry.name.removesuffix(".npy"), head, entry.size, made)
+    return _array(label, entry.name.removesuffix(".npy"), read, entry.size, made)
 
 
-def _array(
-    label: str, name: str, read: Callable[[int, int], bytes], size: int, make: Callable[[int, int], Bytes]
-) -> TensorView:
+def _array(label: str, name: str, read: Read, size: int, make: Callable[[int, int], Bytes]) -> TensorView:
     """Return the array whose header `read` gives, `size` bytes in all; `make` gives its data."""
     head = read(0, min(size, 12))
     if not head.startswith(_MAGIC) or len(head) < 10:

@@ -149,15 +149,19 @@ class _Reader:
     def _attribute(self, span: Span) -> tuple[str, Span | None, list[Span], int]:
         """Return the name of an attribute, and its tensor, graphs or whole number."""
         label, tensor, graphs, whole = "", None, [], 0
+        once: set[int] = set()
         for number, wire, value, part in self.messages.fields(span):
             if wire == BYTES and number == 1:
                 label = self.messages.text(part)
             elif wire == VARINT and number == 3:
                 whole = value
+            elif wire == BYTES and number in (5, 6) and number in once:  # the standard joins such messages into one
+                raise self.window.corrupt(f"attribute {printable(label, 40)} at byte {span.at} has two values")
             elif wire == BYTES and number == 5:
                 tensor = part
             elif wire == BYTES and number in (6, 11):
                 graphs.append(part)
+            once.add(number)
         return label, tensor, graphs, whole
 
     def _view(self, found: Initialiser) -> TensorView | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import CorruptCheckpointError, UnsafeCheckpointError, printable
-from torchgraft.reading.containers.protobuf import BYTES, Messages, Span
+from torchgraft.reading.containers.protobuf import BYTES, FIXED32, FIXED64, VARINT, Messages, Span
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.disk.paths import name_fault, open_beside
 from torchgraft.reading.tensors import MAX_DIMS, Bytes, FileBytes, JoinedBytes, TensorView
@@ -17,21 +18,27 @@ from torchgraft.reading.tensors import MAX_DIMS, Bytes, FileBytes, JoinedBytes, 
 if TYPE_CHECKING:
     import numpy as np
 
+    _Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+    _Places = np.ndarray[tuple[int], np.dtype[np.intp]]
 
 _LONGEST = 10
+_BLOCK = 1 << 20
 
 
 class Varints:
-    """The numbers in `size` bytes at `at`, as elements of `dtype`: a storage. Takes ten times their bytes while read."""
+    """The numbers in `size` bytes at `at`, as elements of `dtype`: a storage. They are read in blocks, each by itself."""
 
-    __slots__ = ("at", "dtype", "nbytes", "size", "window")
+    __slots__ = ("_before", "at", "dtype", "nbytes", "size", "window")
 
     def __init__(self, window: Window, at: int, size: int, dtype: DType) -> None:
         self.window = window
         self.at = at
         self.size = size
         self.dtype = dtype
-        self.nbytes = len(self._ends(self._raw())) * dtype.itemsize
+        self._before = [0]  # how many numbers end before each block
+        for block in range(-(-size // _BLOCK)):
+            self._before.append(self._before[-1] + len(self._block(block)[2]))
+        self.nbytes = self._before[-1] * dtype.itemsize
 
     @property
     def place(self) -> tuple[int, int]:
@@ -40,33 +47,47 @@ class Varints:
     def fill(self, buffer: memoryview, start: int) -> None:
         import numpy as np
 
-        raw = self._raw()
-        ends = self._ends(raw)
-        first = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+        size, stop = self.dtype.itemsize, start + len(buffer)
+        for block in range(bisect_right(self._before, start // size) - 1, len(self._before) - 1):
+            first = self._before[block] * size
+            if first >= stop:
+                break
+            held = self._values(block).view(np.uint8).data
+            low, high = max(start, first), min(stop, first + len(held))
+            buffer[low - start : high - start] = held[low - first : high - first]
+
+    def _values(self, block: int) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+        """Return the numbers that end in a block."""
+        import numpy as np
+
+        raw, starts, ends = self._block(block)
         value = np.zeros(len(ends), dtype=np.uint64)
-        for i in range(_LONGEST):
-            more = np.flatnonzero(first + i <= ends)
-            value[more] |= (raw[first[more] + i] & np.uint8(127)).astype(np.uint64) << np.uint64(7 * i)
+        for i in range(int((ends - starts).max(initial=-1)) + 1):
+            more = np.flatnonzero(starts + i <= ends)
+            value[more] |= (raw[starts[more] + i] & np.uint8(127)).astype(np.uint64) << np.uint64(7 * i)
         narrow = value.astype(f"<{'i' if self.dtype.kind == 'int' else 'u'}{self.dtype.itemsize}")
         if (narrow.astype(np.int64).view(np.uint64) != value).any():
             raise self.window.corrupt(f"the packed numbers at byte {self.at} don't fit the element type {self.dtype}")
-        buffer[:] = narrow.view(np.uint8).data[start : start + len(buffer)]
+        return narrow
 
-    def _raw(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    def _block(self, block: int) -> tuple[_Bytes, _Places, _Places]:
+        """Return the bytes of a block and of a number that reaches into it, and where in them the numbers begin and end."""
         import numpy as np
 
-        return np.frombuffer(self.window.read(self.at, self.size), dtype=np.uint8)
-
-    def _ends(self, raw: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        import numpy as np
-
+        begin = max(block * _BLOCK - _LONGEST, 0)
+        end = min((block + 1) * _BLOCK, self.size)
+        raw = np.frombuffer(self.window.read(self.at + begin, end - begin), dtype=np.uint8)
         ends = np.flatnonzero(raw < 128)
-        lengths = np.diff(ends, prepend=-1)
-        if (len(raw) and (not len(ends) or ends[-1] != len(raw) - 1)) or (len(ends) and lengths.max() > _LONGEST):
+        before = np.concatenate(([-1], ends[:-1])) if len(ends) else ends
+        inside = ends >= block * _BLOCK - begin
+        starts, ends = before[inside] + 1, ends[inside]
+        whole = end < self.size or (len(raw) > 0 and raw[-1] < 128)
+        known = not begin or (raw[:_LONGEST] < 128).any()  # where a number begins that ends in this block
+        if not whole or not known or (ends - starts).max(initial=0) >= _LONGEST:
             raise self.window.corrupt(
                 f"truncated or false: the packed numbers at byte {self.at} don't end as they must"
             )
-        return ends
+        return raw, starts, ends
 
 
 _TYPES = {
@@ -87,6 +108,13 @@ _FITS = {
     _UINTS64: {12, 13},
 }
 _VARINTS = {_INTS32, _INTS64, _UINTS64}
+# How each field of a tensor may be written; of numbers that repeat, one by one or many together.
+_WIRES = {
+    1: {VARINT, BYTES}, 2: {VARINT}, 3: {BYTES}, _FLOATS: {FIXED32, BYTES}, _INTS32: {VARINT, BYTES},
+    _INTS64: {VARINT, BYTES}, 8: {BYTES}, _RAW: {BYTES}, _DOUBLES: {FIXED64, BYTES}, _UINTS64: {VARINT, BYTES},
+    13: {BYTES}, 14: {VARINT},
+}  # fmt: skip
+_WIDTHS = {_FLOATS: 4, _DOUBLES: 8}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,6 +207,15 @@ def read_initialiser(messages: Messages, span: Span) -> Initialiser:
     """Return the TensorProto at `span`; none of its data is read."""
     out = Initialiser()
     for number, wire, value, part in messages.fields(span):
+        if (
+            wire not in _WIRES.get(number, {wire})
+            or part.size % _WIDTHS.get(number, 1)
+            or (number == _RAW and _RAW in out.data)
+        ):
+            raise messages.window.corrupt(
+                f"field {number} of the tensor at byte {span.at} is written as none of its kind (wire type {wire}, {part.size} "
+                "bytes), or twice"
+            )
         if number == 1:
             out.dims += messages.integers(wire, value, part)
         elif number in _FITS:

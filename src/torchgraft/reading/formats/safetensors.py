@@ -140,11 +140,11 @@ def _bad(window: Window, name: str, text: str) -> CorruptCheckpointError:
 
 # A shortcut: JSON has many ways to write the same. A header in the usual one, with the tensors in the order of their bytes,
 # is understood entry by entry, without a tree of a million dictionaries. Whatever differs in the least, or is wrong, is left
-# to the careful way, which also says what is wrong.
+# to the careful way, which also says what is wrong. Without a bound on dimensions, each would take memory to go back.
 _METADATA = b'{"__metadata__":'
 _NUMBER = rb"(?:0|[1-9][0-9]{0,17})"
 _ENTRY = re.compile(
-    rb'"([^"\\\x00-\x1f]+)":\{"dtype":"([A-Z0-9_]+)","shape":\[((?:' + _NUMBER + rb"(?:,(?=[0-9])|(?=\])))*)\],"
+    rb'"([^"\\\x00-\x1f]+)":\{"dtype":"([A-Z0-9_]+)","shape":\[((?:' + _NUMBER + rb"(?:,(?=[0-9])|(?=\]))){,64})\],"
     rb'"data_offsets":\[(' + _NUMBER + rb"),(" + _NUMBER + rb")\]\}(,|\} *\Z)"
 )
 

@@ -17,6 +17,8 @@ from torchgraft.reading.pickles.known_globals import KNOWN_GLOBALS
 if TYPE_CHECKING:
     from torchgraft.reading.pickles.machine import Machine
 
+# Bytes of memory that what a call makes takes at least, and a stand-in with its containers.
+A_CALL, A_STUB = 128, 320
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins", "UserDict": "collections"}
 # How Python 2, and so pickles of protocol 2, called some builtins.
 _OLD_NAMES = {("builtins", "xrange"): "range", ("builtins", "long"): "int", ("builtins", "unicode"): "str"}
@@ -136,6 +138,7 @@ class Globals:
         """Return what calling `callee` stands for."""
         if type(args) is not tuple:
             raise machine.corrupt("the arguments of a call are no tuple")
+        machine.spend(A_CALL)
         if type(callee) is Builder:
             return callee.run(machine, args)
         callee = _named(callee) or callee
@@ -146,6 +149,7 @@ class Globals:
                 return Member(home, args[1:])
             if callee.forbidden or not (class_like(callee.name) or full in _MAKERS or _CYTHON.fullmatch(callee.name)):
                 raise machine.unsafe(f"asks to call {full}")
+            machine.spend(A_STUB)
             return Stub(callee, args)
         if isinstance(callee, Stub):
             raise machine.unsafe(f"asks to call an object of {callee}")
@@ -157,6 +161,7 @@ class Globals:
             raise machine.corrupt("the arguments of a new object are no tuple")
         callee = _named(callee) or callee
         if isinstance(callee, GlobalName) and not callee.forbidden:
+            machine.spend(A_STUB)
             return Stub(callee, args)
         return self.call(machine, callee, args)
 

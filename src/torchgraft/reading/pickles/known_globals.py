@@ -235,6 +235,7 @@ def _first(m: Machine, args: Args) -> Any:
 def _dict(m: Machine, args: Args) -> PickledDict:
     out = PickledDict()
     if args and isinstance(args[-1], (dict, list, tuple)):
+        m.spend(128 * len(args[-1]))
         pairs = args[-1].items() if isinstance(args[-1], dict) else args[-1]
         m.set_items(out, [part for pair in pairs for part in pair])
     elif args and isinstance(args[-1], (str, bytes, int, float)):
@@ -246,15 +247,12 @@ def _values(m: Machine, args: Args) -> Any:
     value = args[0] if args else ()
     if not isinstance(value, (list, tuple, set, frozenset, dict)):
         raise m.corrupt(f"a container made of a {type(value).__name__}")
+    m.spend(32 * len(value))
     return value
 
 
-def _list(m: Machine, args: Args) -> list[Any]:
-    return list(_values(m, args))
-
-
-def _tuple(m: Machine, args: Args) -> Args:
-    return tuple(_values(m, args))
+def _made(kind: type[list[Any] | Args]) -> Call:
+    return lambda m, args: kind(_values(m, args))
 
 
 def _frozenset(m: Machine, args: Args) -> frozenset[Any]:
@@ -269,6 +267,7 @@ def _bytes(name: str) -> Call:
         if isinstance(value, int):
             if not 0 <= value <= MAX_MADE:
                 raise LimitExceededError(f"{m.where}: asks for {name}({value}), memory without content")
+            m.spend(value)
             return bytes(value)
         if isinstance(value, str):
             return _encode(m, (value, *args[1:]))
@@ -280,6 +279,7 @@ def _bytes(name: str) -> Call:
 def _encode(m: Machine, args: Args) -> bytes:
     if len(args) != 2 or not isinstance(args[0], str) or args[1] not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
         raise m.unsafe("asks to call _codecs.encode with other arguments than bytes need")
+    m.spend(len(args[0]))
     return args[0].encode(args[1])
 
 
@@ -336,11 +336,11 @@ def _union(m: Machine, args: Args) -> Stub:
 
 _FUNCTIONS: dict[str, Call] = {
     "collections.OrderedDict": _dict, "collections.defaultdict": _dict, "collections.Counter": _dict,
-    "builtins.dict": _dict, "builtins.list": _list, "builtins.set": _frozenset, "builtins.frozenset": _frozenset,
-    "builtins.tuple": _tuple, "builtins.bytearray": _bytes("bytearray"), "builtins.bytes": _bytes("bytes"),
+    "builtins.dict": _dict, "builtins.list": _made(list), "builtins.set": _frozenset, "builtins.frozenset": _frozenset,
+    "builtins.tuple": _made(tuple), "builtins.bytearray": _bytes("bytearray"), "builtins.bytes": _bytes("bytes"),
     "builtins.int": _number(int), "builtins.float": _number(float), "builtins.complex": _number(complex),
     "builtins.bool": _number(bool), "builtins.type": _type_of, "types.GenericAlias": _alias,
-    "_operator.getitem": _alias, "_operator.or_": _alias, "_functools.reduce": _union, "builtins.reduce": _union, "_codecs.encode": _encode, "collections.deque": _list,
+    "_operator.getitem": _alias, "_operator.or_": _alias, "_functools.reduce": _union, "builtins.reduce": _union, "_codecs.encode": _encode, "collections.deque": _made(list),
     "copyreg._reconstructor": _reconstructor, "copyreg.__newobj__": _newobj, "copyreg.__newobj_ex__": _newobj,
     "torch._utils._rebuild_tensor": _tensor, "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3, "torch._utils._rebuild_qtensor": _quantised,
@@ -358,7 +358,7 @@ _FUNCTIONS: dict[str, Call] = {
     "torch._utils._rebuild_wrapper_subclass": _wrapped,
     "torch.nn.parameter.UninitializedParameter": _unreadable("an uninitialised parameter: it never had values"),
     "torch.nn.parameter.UninitializedBuffer": _unreadable("an uninitialised buffer: it never had values"),
-    "torch.Size": _tuple, "torch.device": _text, "torch.serialization._get_layout": _text,
+    "torch.Size": _made(tuple), "torch.device": _text, "torch.serialization._get_layout": _text,
     "torch.jit._pickle.build_intlist": _first, "torch.jit._pickle.build_doublelist": _first,
     "torch.jit._pickle.build_boollist": _first, "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.build_tensor_from_id": _first, "torch.jit._pickle.restore_type_tag": _first,

@@ -38,8 +38,13 @@ MAX_TUPLE_KEYS = 10_000
 # Python hashes whole numbers modulo this one (sys.hash_info.modulus): from here on, any number of them can be made to meet.
 NO_KEY = (1 << 61) - 1
 MAX_LIVE = 1 << 20
+# Bytes of memory that values may take beyond their texts and numbers: in any case, and for each byte of the pickle. A tensor
+# takes 150 bytes there, and 500 as a description.
+FREE_MADE, MADE_EACH = 64 << 20, 16
+MAX_PACKED = 4  # times the bytes of the file: a pickle may be compressed, and then all of it says the same
 _LONG_BINGET = re.compile(rb"j(?=(.{4}))", re.DOTALL)
 _SHORT = frozenset(number.to_bytes(4, "little") for number in range(256))
+_MIXED = "memo entries both with numbers and without"
 _PLAIN_KEYS = (str, int, float, bytes, type(None))
 
 
@@ -70,8 +75,10 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.memo_is_partial = False  # see `put`
+        self.unkept = 0  # see `memoize`
         self.is_truncated = False
         self.allowance = size >> 10  # times OPCODES_EACH; each storage that is named adds to it
+        self.room = FREE_MADE + MADE_EACH * min(len(data), MAX_PACKED * size or len(data))
         self._tuple_keys = 0
         self._numbers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
@@ -198,10 +205,37 @@ class Machine:
         """Keep the topmost value under a LONG_BINPUT's number if anything may ask for it."""
         if not self.stack:
             raise IndexError
+        self.expect_numbers()
         if self.live is None or number in self.live:
             self.memo[int.from_bytes(number, "little")] = self.stack[-1]
         else:
             self.memo_is_partial = True
+
+    def memoize(self) -> None:
+        """Keep the topmost value under the next number if anything may ask for it."""
+        if self.memo_is_partial:
+            raise self.corrupt(_MIXED)
+        value, number = self.stack[-1], len(self.memo) + self.unkept
+        if self.live is None or number.to_bytes(4, "little") in self.live:
+            self.memo[number] = value
+        else:
+            self.unkept += 1
+
+    def expect_numbers(self) -> None:
+        """Raise CorruptCheckpointError where entries of the memo went without their numbers so far, and not all are kept."""
+        if self.unkept:
+            raise self.corrupt(_MIXED)
+
+    def spend(self, nbytes: int) -> None:
+        """Count memory that values take which few opcodes make, and raise LimitExceededError where it becomes too much.
+
+        A call may copy a list of a million values, and a pickle of ten bytes more ask for the same call again.
+        """
+        self.room -= nbytes
+        if self.room < 0:
+            raise LimitExceededError(
+                f"{self.where}, byte {self.at}: makes values that take far more memory than its {len(self.data)} bytes describe"
+            )
 
     def take(self, pos: int, count: int) -> bytes:
         """Return `count` bytes at `pos`, all of which must be there."""

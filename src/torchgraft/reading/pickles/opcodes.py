@@ -21,6 +21,8 @@ Opcode = Callable[["Machine", int], int | None]
 MAX_STACK = 4_000_000
 MAX_LINE = 100_000
 MAX_INTEGER = 1024
+# What these take in memory, in bytes, without what is in them.
+_EMPTY_TUPLE, _EMPTY_LIST, _EMPTY_DICT, _EMPTY_SET = 64, 72, 96, 232
 NO_PROTOCOL = 15  # Python is at 5 since 2019; a byte beyond this was no number of one
 
 
@@ -122,8 +124,12 @@ def _line_unicode(m: Machine, pos: int) -> int:
 # -- containers
 
 
-def _new(make: Callable[[], Any]) -> Opcode:
-    return lambda m, _: m.stack.append(make())
+def _new(make: Callable[[], Any], size: int) -> Opcode:
+    def op(m: Machine, _: int) -> None:
+        m.spend(size)
+        m.stack.append(make())
+
+    return op
 
 
 def _mark(m: Machine, _: int) -> None:
@@ -134,6 +140,7 @@ def _mark(m: Machine, _: int) -> None:
 
 def _tuple(count: int) -> Opcode:
     def op(m: Machine, _: int) -> None:
+        m.spend(_EMPTY_TUPLE)
         stack = m.stack
         if len(stack) - count < (m.marks[-1] if m.marks else 0):
             raise m.corrupt("an opcode takes more values than there are")
@@ -148,16 +155,19 @@ def _mark_tuple(m: Machine, _: int) -> None:
 
 
 def _list(m: Machine, _: int) -> None:
+    m.spend(_EMPTY_LIST)
     m.stack.append(m.pop_mark())
 
 
 def _dict(m: Machine, _: int) -> None:
+    m.spend(_EMPTY_DICT)
     values, made = m.pop_mark(), PickledDict()
     m.set_items(made, values)
     m.stack.append(made)
 
 
 def _frozenset(m: Machine, _: int) -> None:
+    m.spend(_EMPTY_SET)
     m.stack.append(frozenset(m.checked_key(v) for v in m.pop_mark()))
 
 
@@ -265,14 +275,13 @@ def _put(m: Machine, pos: int) -> int:
     number = int(text)
     if not 0 <= number < 1 << 32:
         raise m.corrupt(f"the memo entry {text[:20]}, expected a number of 32 bits")
+    m.expect_numbers()
     m.memo[number] = m.stack[-1]
     return pos
 
 
 def _memoize(m: Machine, _: int) -> None:
-    if m.memo_is_partial:
-        raise m.corrupt("memo entries both with numbers and without")
-    m.memo[len(m.memo)] = m.stack[-1]
+    m.memoize()
 
 
 def _get(m: Machine, pos: int) -> int:
@@ -334,7 +343,7 @@ for _codes, _function in {
     b"U": _bytes(1, _py2), b"T": _bytes(4, _py2),
     b"C": _bytes(1, bytes), b"B": _bytes(4, bytes), b"\x8e": _bytes(8, bytes), b"\x96": _bytes(8, bytes),
     b"(": _mark, b")": _constant(()), b"\x85": _tuple(1), b"\x86": _tuple(2), b"\x87": _tuple(3), b"t": _mark_tuple,
-    b"}": _new(PickledDict), b"]": _new(list), b"\x8f": _new(set), b"d": _dict, b"l": _list, b"\x91": _frozenset,
+    b"}": _new(PickledDict, _EMPTY_DICT), b"]": _new(list, _EMPTY_LIST), b"\x8f": _new(set, _EMPTY_SET), b"d": _dict, b"l": _list, b"\x91": _frozenset,
     b"a": _append, b"e": _appends, b"s": _setitem, b"u": _setitems, b"\x90": _additems,
     b"c": _global, b"\x93": _stack_global, b"R": _reduce, b"\x81": _newobj, b"\x92": _newobj_ex,
     b"i": _inst, b"o": _obj, b"b": _build, b"P": _persid, b"Q": _binpersid, b"\x82\x83\x84": _extension,
