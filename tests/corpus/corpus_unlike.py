@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
 from typing import TYPE_CHECKING, Any
 
+import torch
 from corpus_others import dcp_edited
-from corpus_tools import SIX, C, Case, L, Record, archive, fact, gguf, npy, npy_header, one, safetensors
+from corpus_tools import (
+    SIX,
+    C,
+    Case,
+    L,
+    Record,
+    archive,
+    call,
+    fact,
+    gguf,
+    name,
+    npy,
+    npy_header,
+    one,
+    safetensors,
+    state,
+    torch_zip,
+)
+from random_checkpoints import tar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +39,7 @@ def numpy_cases() -> Iterator[Case]:
     """Numpy looks for a member by its whole name first, and goes by what is in it."""
     other = npy(npy_header(), SIX[::-1])
     for label, names in {"bare": ("w", "w.npy"), "ending": ("w.npy", "w.npy.npy")}.items():
-        members = [Record(name=name, data=data) for name, data in zip(names, (other, ARRAY), strict=True)]
+        members = [Record(name=label_, data=data) for label_, data in zip(names, (other, ARRAY), strict=True)]
         yield one(f"npz_one_name_{label}", archive(members), C, "have one name", suffix="npz")
     members = [Record(name="w", data=ARRAY), Record(name="v.npy", data=other)]
     yield one("npz_array_without_ending", archive(members), "", r"\A\Z", suffix="npz")
@@ -45,26 +65,26 @@ def onnx_cases() -> Iterator[Case]:
         graph = [[5, 2, ["tensor", list(fields)]]] * bool(fields) + [[1, 2, ["node", list(node)]]] * bool(node)
         return encode([[1, 0, 8], [2, 2, b"test"], [7, 2, ["graph", graph]]])
 
-    name, kind, six = [8, 2, b"w"], [2, 0, 1], [1, 0, 6]
+    called, kind, six = [8, 2, b"w"], [2, 0, 1], [1, 0, 6]
     raw: list[Any] = [9, 2, SIX]
     attribute = [[1, 2, b"value"], *[[5, 2, ["tensor", [six, kind, raw]]]] * 2]
     bad = {
-        "raw_twice": model(six, kind, name, [9, 2, SIX[:12]], [9, 2, SIX[12:]]),
-        "raw_then_nothing": model(six, kind, name, raw, [9, 2, b""]),
-        "floats_as_numbers": model([1, 0, 1], kind, name, [4, 0, 0x7FFFFFF]),
-        "floats_of_eight_bytes": model([1, 0, 2], kind, name, [4, 1, SIX[:8]]),
-        "raw_of_eight_bytes": model([1, 0, 2], kind, name, [9, 1, SIX[:8]]),
-        "half_a_float": model(six, kind, name, [4, 2, SIX[:10]], [4, 2, SIX[10:]]),
-        "numbers_of_four_bytes": model([1, 0, 4], [2, 0, 6], name, [5, 5, b"\1\2\3\4"]),
-        "dimensions_of_eight_bytes": model([1, 1, b"\6" + b"\1" * 7], kind, name, raw),
-        "type_as_bytes": model(six, [2, 2, b"\6"], name, raw),
+        "raw_twice": model(six, kind, called, [9, 2, SIX[:12]], [9, 2, SIX[12:]]),
+        "raw_then_nothing": model(six, kind, called, raw, [9, 2, b""]),
+        "floats_as_numbers": model([1, 0, 1], kind, called, [4, 0, 0x7FFFFFF]),
+        "floats_of_eight_bytes": model([1, 0, 2], kind, called, [4, 1, SIX[:8]]),
+        "raw_of_eight_bytes": model([1, 0, 2], kind, called, [9, 1, SIX[:8]]),
+        "half_a_float": model(six, kind, called, [4, 2, SIX[:10]], [4, 2, SIX[10:]]),
+        "numbers_of_four_bytes": model([1, 0, 4], [2, 0, 6], called, [5, 5, b"\1\2\3\4"]),
+        "dimensions_of_eight_bytes": model([1, 1, b"\6" + b"\1" * 7], kind, called, raw),
+        "type_as_bytes": model(six, [2, 2, b"\6"], called, raw),
         "two_values": model(node=([2, 2, b"k"], [4, 2, b"Constant"], [5, 2, ["attribute", attribute]])),
-        "large_field": model(six, kind, name, [(1 << 29) + 9, 2, SIX]),
+        "large_field": model(six, kind, called, [(1 << 29) + 9, 2, SIX]),
     }
     for label, content in bad.items():
         words = "none of its kind|has two values|field has the number 5368"
         yield one(f"onnx_{label}", content, C, words, suffix="onnx")
-    yield one("onnx_plain", model(six, kind, name, raw), "", "", suffix="onnx")
+    yield one("onnx_plain", model(six, kind, called, raw), "", "", suffix="onnx")
 
 
 def hdf5_cases() -> Iterator[Case]:
@@ -113,6 +133,45 @@ def dcp_cases() -> Iterator[Case]:
         )
 
 
+def tar_cases() -> Iterator[Case]:
+    """Extended headers that other programs go by, and older ones pass over."""
+
+    def packed(**facts: str) -> bytes:
+        out = io.BytesIO()
+        with (
+            tarfile.open(fileobj=io.BytesIO(tar({"w": torch.arange(6.0)}))) as given,
+            tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as new,
+        ):
+            for member in given:
+                if member.name == "tensors":
+                    member.pax_headers = facts
+                new.addfile(member, given.extractfile(member))
+        return out.getvalue()
+
+    yield one("tar_renamed", packed(path="other"), C, "another name or size", suffix="tar")
+    yield one("tar_resized", packed(size="10"), C, "another name or size", suffix="tar")
+    yield one("tar_with_times", packed(mtime="1.5"), "", "tar", suffix="tar")
+
+
+def array_cases() -> Iterator[Case]:
+    """Arrays of numpy in pickles: the order in memory, and the element type of the tensor that they stand for."""
+    six = call(name("numpy", "dtype"), "f4", False, True)
+    buffer = name("numpy._core.numeric", "_frombuffer")
+    raw = b"C\x18" + SIX
+    device = name("torch._utils", "_rebuild_device_tensor_from_numpy")
+    array = call(buffer, raw, six, (6,), "C")
+    bad = {
+        "order_small": call(buffer, raw, six, (2, 3), "f"), "order_alone": call(buffer, raw, six, (2, 3), "K"), "axes_twice": call(buffer, raw, six, (2, 3), "K", (0, 0)),
+        "axes_short": call(buffer, raw, six, (2, 3), "K", (0,)), "axes_true": call(buffer, raw, six, (2, 3), "K", (True, False)),
+    }  # fmt: skip
+    for label, content in bad.items():
+        yield one(f"array_{label}", torch_zip(state(w=content)), C, "in the order")
+    odd = {"int8": (array, "int8"), "bits": (call(buffer, b"C\4\1\0\0\x40", six, (1,), "C"), "bfloat16")}
+    for label, (value, kind) in odd.items():
+        made = call(device, value, name("torch", kind), "xla:0", False)
+        yield one(f"array_of_device_{label}", torch_zip(state(w=made)), C, "whose values it can't have")
+
+
 def bombs() -> Iterator[Case]:
     """Headers of next to nothing, which parsers make much of."""
     yield one(
@@ -128,4 +187,13 @@ def bombs() -> Iterator[Case]:
     yield one("flax_lists", lists, L, "more than 137501 values", suffix="msgpack")
 
 
-ALL = [*numpy_cases(), *gguf_cases(), *onnx_cases(), *hdf5_cases(), *dcp_cases(), *bombs()]
+ALL = [
+    *numpy_cases(),
+    *gguf_cases(),
+    *onnx_cases(),
+    *hdf5_cases(),
+    *dcp_cases(),
+    *tar_cases(),
+    *array_cases(),
+    *bombs(),
+]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import resource
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from torchgraft.core.errors import MAX_MESSAGE, CheckpointError
@@ -77,30 +75,6 @@ def _read(path: Path) -> dict[tuple[str, str], bytes]:
                 source.read_into(network.path, key, memoryview(buffer))
                 out[network.path, key] = bytes(buffer)
     return out
-
-
-def beside_torch(path: Path, ours: dict[tuple[str, str], bytes]) -> None:
-    """Compare with torch.load where it takes the file too: the same name must mean the same bytes.
-
-    Raises:
-        Fault: a tensor has other values than torch reads.
-    """
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            theirs = torch.load(io.BytesIO(path.read_bytes()), weights_only=True, map_location="cpu")
-    except Exception:  # noqa: BLE001  what torch can't read gives nothing to compare with
-        return
-    if not isinstance(theirs, dict):
-        return
-    for key, value in theirs.items():
-        if not isinstance(value, torch.Tensor) or ("", key) not in ours or value.layout is not torch.strided:
-            continue
-        flat = value.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format).reshape(-1)
-        if (flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"") != ours["", key]:
-            raise Fault(f"tensor {key!r:.60} differs from what torch.load reads")
 
 
 def bounded(seconds: int = 20) -> None:

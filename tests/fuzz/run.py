@@ -24,12 +24,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import Fault, attempt, beside_torch, bounded, write
+from beside import beside
+from harness import Fault, attempt, bounded, write
 from seeds import Format, formats
 from uses import use
 
 CRASHES = Path(__file__).parent / "crashes"
-TORCHS = ("torch-zip", "torch-legacy")
 EACH = 20
 USED = 16  # of so many mutants, one goes through the commands as well, which take longer
 # Files that are written anew thousands of times a second belong into memory.
@@ -51,8 +51,7 @@ def once(name: str, form: Format, seed: int, folder: Path) -> str:
     out = attempt(target)
     if isinstance(out, Exception):
         return "refused"
-    if name in TORCHS:
-        beside_torch(target, out)
+    beside(name, target, out)
     return "read"
 
 

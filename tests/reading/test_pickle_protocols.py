@@ -61,3 +61,28 @@ def test_entries_of_the_memo_are_found_long_after_others_that_nothing_asks_for(t
     torch.save(state, tmp_path / "m.pt", pickle_protocol=4)
     with tg.open_checkpoint(tmp_path / "m.pt") as source:
         assert source.metadata["again"] == state["again"]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_arrays_of_numpy_are_read_in_whatever_order_they_lie(tmp_path, protocol, axes):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(axes)
+    torch.save({"w": array}, tmp_path / "m.pt", pickle_protocol=protocol)
+    with tg.open_checkpoint(tmp_path / "m.pt") as source:
+        assert torch.equal(source.read("", "w"), torch.from_numpy(array.copy()))
+
+
+@pytest.mark.parametrize("order", ["<f4", ">f4"])
+def test_bfloat16_of_other_devices_is_read_out_of_the_float32_in_its_place(tmp_path, order):
+    value = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).bfloat16()
+
+    class OfDevice:
+        def __reduce__(self):
+            array = value.float().numpy().T.astype(order)
+            return torch._utils._rebuild_device_tensor_from_numpy, (array, torch.bfloat16, "cpu", False)
+
+    torch.save({"w": OfDevice()}, tmp_path / "m.pt")
+    with tg.open_checkpoint(tmp_path / "m.pt") as source:
+        found = source.read("", "w")
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found, value.T)

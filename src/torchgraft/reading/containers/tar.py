@@ -8,6 +8,8 @@ from torchgraft.reading.disk.files import Window
 _BLOCK = 512
 MAX_MEMBERS = 10_000
 _BESIDE = {b"5", b"x", b"g", b"K", b"L"}  # folders, and what extends the header that follows
+_EXTENDING, _CHANGING, _MOST = {b"x", b"g"}, (b" path=", b" size=", b" GNU.sparse", b" linkpath="), 1 << 16
+EXTENDED = "\0extended"
 _LINKS = {b"1": "hard link", b"2": "symlink", b"3": "device", b"4": "device", b"6": "FIFO"}
 
 
@@ -20,7 +22,10 @@ def looks_like_tar(head: bytes) -> bool:
 
 
 def read_members(window: Window) -> dict[str, Window]:
-    """Return the files of a tar archive by name."""
+    """Return the files of a tar archive by name, and as `EXTENDED` a header that gives the one behind it another name or size.
+
+    Not all readers take note of such headers.
+    """
     out: dict[str, Window] = {}
     at, count = 0, 0
     while at + _BLOCK <= window.size:
@@ -36,6 +41,8 @@ def read_members(window: Window) -> dict[str, Window]:
         if at + _BLOCK + size > window.size:
             raise window.corrupt(f"truncated: a tar member of {size} bytes at {at}, the file has {window.size} bytes")
         _add(window, head, at + _BLOCK, size, out)
+        if _changes_the_next(window, head[156:157], at + _BLOCK, size):
+            out[EXTENDED] = window.part(at, _BLOCK, "extended header")
         at += _BLOCK + -(-size // _BLOCK) * _BLOCK
     return out
 
@@ -57,6 +64,12 @@ def _add(window: Window, head: bytes, data: int, size: int, out: dict[str, Windo
     if name in out:
         raise window.corrupt(f"duplicate tar member {printable(name)}")
     out[name] = window.part(data, size, name)
+
+
+def _changes_the_next(window: Window, kind: bytes, data: int, size: int) -> bool:
+    if kind not in _EXTENDING:
+        return kind in (b"K", b"L")
+    return size > _MOST or any(key in window.read(data, size) for key in _CHANGING)
 
 
 def _text(raw: bytes) -> str:

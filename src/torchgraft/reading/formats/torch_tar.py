@@ -6,7 +6,7 @@ import struct
 from collections.abc import Collection
 from typing import Any
 
-from torchgraft.reading.containers.tar import read_members
+from torchgraft.reading.containers.tar import EXTENDED, read_members
 from torchgraft.reading.contents import Contents, unpack_hint
 from torchgraft.reading.disk.files import Window
 from torchgraft.reading.pickles.inert import GlobalName, StorageRef, StorageType, TensorRef, brief
@@ -23,6 +23,8 @@ def read_torch_tar(window: Window) -> Contents:
     missing = [p for p in _PARTS if p not in members]
     if missing:
         raise window.unsupported(f"a tar archive without {missing[0]}: no checkpoint{unpack_hint(members)}")
+    if EXTENDED in members:
+        raise members[EXTENDED].corrupt("gives the next member another name or size, which not all readers go by")
     reader = _Reader(window)
     reader.storages(members["storages"])
     reader.tensors(members["tensors"])

@@ -144,13 +144,18 @@ class ArrayType:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Array:
-    """A numpy array out of a pickle: shape, type, and the bytes (or, for objects, the values)."""
+    """A numpy array out of a pickle: shape, type, and the bytes (or, for objects, the values).
+
+    `axes` are those that are exchanged once it has its shape, `wanted` is the element type of the tensor that it stands for.
+    """
 
     shape: tuple[int, ...] = ()
     type: ArrayType | None = None
     fortran: bool = False
     data: bytes = b""
     values: list[Any] = field(default_factory=list)
+    axes: tuple[int, ...] | None = None
+    wanted: DType | None = None
 
     def set_state(self, state: Any) -> str:
         """Take the state (version, shape, type, order, bytes); return what is wrong with it, "" where nothing is."""

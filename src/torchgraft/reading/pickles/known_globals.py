@@ -5,15 +5,12 @@ Python's containers and numbers give plain ones, torch's and numpy's functions g
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import LimitExceededError, UnsupportedCheckpointError
 from torchgraft.reading.pickles.inert import (
-    Array,
-    ArrayType,
     Builder,
     GlobalName,
     PickledDict,
@@ -21,9 +18,9 @@ from torchgraft.reading.pickles.inert import (
     Stub,
     TensorRef,
     Unreadable,
-    as_bytes,
     brief,
 )
+from torchgraft.reading.pickles.numpy_globals import array, array_of_buffer, array_type, of_device, scalar
 
 if TYPE_CHECKING:
     from torchgraft.reading.pickles.machine import Machine
@@ -177,52 +174,6 @@ def _text(m: Machine, args: Args) -> str:
     return ":".join(a if isinstance(a, str) else brief(a) for a in args)
 
 
-# -- numpy: arrays and scalars
-
-_SCALARS = {
-    "b1": "?", "i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f2": "e",
-    "f4": "f", "f8": "d",
-}  # fmt: skip
-
-
-def _array_type(m: Machine, args: Args) -> ArrayType:
-    """`numpy.dtype(code, ...)`."""
-    code = args[0] if args else None
-    if isinstance(code, GlobalName):
-        code = code.name
-    if not isinstance(code, str):
-        raise m.corrupt("a numpy type without its code")
-    if code.startswith("O"):
-        m.globals.foreign["numpy arrays of objects"] = None
-    return ArrayType(code.lstrip("<>=|"), code[0] if code[:1] in "<>" else "<")
-
-
-def _array(m: Machine, args: Args) -> Array:
-    """`_reconstruct(...)`: an empty array, which its state fills."""
-    del m, args
-    return Array()
-
-
-def _array_of_buffer(m: Machine, args: Args) -> Array:
-    """`_frombuffer(buffer, dtype, shape, order)`, protocol 5."""
-    if len(args) != 4 or not isinstance(args[1], ArrayType) or not isinstance(args[2], tuple):
-        raise m.corrupt("a numpy array without its type and shape")
-    return Array(args[2], args[1], args[3] == "F", as_bytes(args[0]))
-
-
-def _scalar(m: Machine, args: Args) -> Any:
-    """`scalar(dtype, bytes)`."""
-    if not args or not isinstance(args[0], ArrayType):
-        raise m.corrupt("a numpy scalar without its type")
-    kind, data = args[0], as_bytes(args[1]) if len(args) > 1 else b""
-    code = _SCALARS.get(kind.code)
-    if code is None or not isinstance(data, bytes):
-        return Stub(GlobalName("numpy", f"scalar {kind.code}"), (data,))
-    if len(data) != struct.calcsize(code):
-        raise m.corrupt(f"a numpy scalar of {len(data)} bytes, its type {kind.code} has another size")
-    return struct.unpack((">" if kind.order == ">" else "<") + code, data)[0]
-
-
 # -- Python: containers, numbers and bytes
 
 
@@ -348,7 +299,7 @@ _FUNCTIONS: dict[str, Call] = {
     "torch.nn.parameter.Parameter": _variable, "torch.autograd.variable.Variable": _variable,
     "torch._tensor._rebuild_from_type_v2": _from_type, "torch._tensor._rebuild_from_type": _from_type,
     "torch.tensor._rebuild_from_type": _from_type,
-    "torch._utils._rebuild_device_tensor_from_numpy": _first, "torch._utils._rebuild_xla_tensor": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": of_device, "torch._utils._rebuild_xla_tensor": of_device,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
     "torch._utils._rebuild_sparse_tensor": _unreadable("a sparse tensor (indices and values), which is not read"),
     "torch._utils._rebuild_sparse_csr_tensor": _unreadable("a sparse tensor (indices, values), which is not read"),
@@ -362,10 +313,10 @@ _FUNCTIONS: dict[str, Call] = {
     "torch.jit._pickle.build_intlist": _first, "torch.jit._pickle.build_doublelist": _first,
     "torch.jit._pickle.build_boollist": _first, "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.build_tensor_from_id": _first, "torch.jit._pickle.restore_type_tag": _first,
-    "numpy.dtype": _array_type, "numpy.ndarray": _array,
-    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _array_of_buffer for core in ("core", "_core")},
+    "numpy.dtype": array_type, "numpy.ndarray": array,
+    **{f"numpy.{core}.multiarray._reconstruct": array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": array_of_buffer for core in ("core", "_core")},
 }  # fmt: skip
 _DTYPE_ALIASES = {
     "float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32", "short": "int16",

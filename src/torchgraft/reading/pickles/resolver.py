@@ -157,7 +157,21 @@ def array_view(label: str, name: str, array: Array) -> TensorView:
     if dtype is None:
         raise UnsupportedCheckpointError(f"{label}: array {printable(name)} has dtype {code!r}, which is no tensor's")
     big = array.type is not None and array.type.order == ">"
-    return strided_array(label, name, MemoryBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
+    view = strided_array(label, name, MemoryBytes(array.data), dtype, array.shape, fortran=array.fortran, big=big)
+    if array.axes is not None:
+        steps = c_strides(view.shape)
+        view.shape, view.strides = (tuple(facts[n] for n in array.axes) for facts in (view.shape, steps))
+    return view if array.wanted in (None, dtype) else _upper_half(label, name, view, array.wanted)
+
+
+def _upper_half(label: str, name: str, view: TensorView, wanted: DType) -> TensorView:
+    """Return an array of float32 as the bfloat16 that it was made of, each of which is the upper half of one."""
+    data = view.source.data if isinstance(view.source, MemoryBytes) else b""
+    low, high = (2, 0) if view.swap else (0, 2)
+    if (view.dtype, wanted) != (DType.F32, DType.BF16) or any(data[low::4]) or any(data[low + 1 :: 4]):
+        raise _bad(label, name, f"of {wanted} is kept as an array of {view.dtype}, whose values it can't have")
+    strides = view.strides if view.strides is not None else c_strides(view.shape)
+    return TensorView(view.source, wanted, view.shape, high, tuple(2 * n for n in strides), view.swap and 2)
 
 
 def strided_array(  # noqa: PLR0913  # one per fact of the geometry
