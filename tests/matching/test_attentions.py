@@ -170,3 +170,21 @@ def test_norms_of_equal_names_correspond_where_order_tells_on_one_side_alone_who
     plan = tg.plan(model, dict(sorted((file | more if added else file).items())), on_doubt="take")
     fed = {step.slot.name: step.feeds[0].key for step in plan.steps if "norm" in step.slot.name}
     assert fed == {name: name for name in file if "norm" in name}
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_numbers_say_whose_norms_they_are_where_the_file_is_sorted_and_calls_norms_otherwise(*, back):
+    sides = [net(behind_both, norm) for norm in ("norm", "ln")]
+    source, target = reversed(sides) if back else sides
+    plan = tg.plan(target, dict(sorted(source.state_dict().items())))
+    for step in plan.steps:
+        assert [feed.key for feed in step.feeds] == [
+            step.slot.name.replace(*((".norm", ".ln") if back else (".ln", ".norm")))
+        ]
+
+
+def behind_both(norm):
+    """The norms stand behind both attentions, and are called by a word and a number."""
+    layers = {"linear1": nn.Linear(8, 16), "linear2": nn.Linear(16, 8)}
+    norms = {f"{norm}{number}": nn.LayerNorm(8) for number in (1, 2, 3)}
+    return nn.ModuleDict({"self_attn": attention(), "multihead_attn": attention()} | layers | norms)

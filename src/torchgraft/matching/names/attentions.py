@@ -20,13 +20,13 @@ def read_attentions(paths: Iterable[str], others: Iterable[str] = ()) -> dict[st
     Beside a self-attention, the other one is the cross-attention, whatever its name (`multihead_attn` in
     torch.nn.TransformerDecoderLayer, `attn2` beside `attn1` in latent diffusion). Where a numbered norm stands right behind
     each of them, or right before, it is that one's norm; so it is by its number where all stand behind them, as there. A
-    last one is that of the layers behind the attentions. Where the `others`, the paths of the other side, have blocks whose
-    norms are called the same, and their order doesn't tell it, names say more than order here.
+    last one is that of the layers behind the attentions. Where the `others`, the paths of the other side, have blocks with as
+    many numbered norms, and their order doesn't tell it, numbers say more than order here.
     """
-    untold = {_numbered(held) for _, held, said in _blocks(others) if not _own_norms(held, said)}
+    untold = {_count_of_numbered(held) for _, held, said in _blocks(others) if not _own_norms(held, said)}
     found: dict[str, str] = {}
     for block, held, said in _blocks(paths):
-        own = {} if untold and _numbered(held) in untold else _own_norms(held, said)
+        own = {} if _count_of_numbered(held) in untold else _own_norms(held, said)
         found.update(_read(block, held, said, own))
     return found
 
@@ -38,9 +38,9 @@ def _blocks(paths: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Sequence[s
         yield block, held, _attentions([child for child, inside in held.items() if inside != [f"{block}.{child}"]])
 
 
-def _numbered(held: Iterable[str]) -> frozenset[str]:
-    """Return the names of a block's numbered norms."""
-    return frozenset(filter(is_numbered_norm, held))
+def _count_of_numbered(held: Iterable[str]) -> int:
+    """Return how many norms of a block have a number."""
+    return sum(map(is_numbered_norm, held))
 
 
 def _children(paths: Iterable[str], blocks: Container[str]) -> dict[str, dict[str, list[str]]]:
