@@ -333,3 +333,29 @@ def test_rows_that_llama_cpp_puts_part_by_part_go_back_head_by_head(heads: int, 
     assert torch.equal(
         torch.cat(head_by_head(fused, key_heads, (heads // key_heads, 1, 1))), file["blk.1.attn_qkv.weight"]
     )
+
+
+def test_two_fused_layers_of_one_module_have_parts_of_their_own():
+    """What names alone tell apart is no certain pair: `c_attn` filled `c_attention_b`, because both had parts `q`, `k` and `v`."""
+
+    def net(*names):
+        inside = {name: nn.Linear(8, 24) for name in names} | {"c_proj": nn.Linear(8, 8)}
+        return nn.ModuleDict({"attn": nn.ModuleDict(inside), "fc": nn.Linear(8, 5)})
+
+    plan = tg.plan(net("c_attention", "c_attention_b"), dict(sorted(net("c_attn").state_dict().items())))
+    fed = {step.slot.name: step.certainty for step in plan.steps if step.feeds and "c_attention" in step.slot.name}
+    assert fed.keys().isdisjoint({"attn.c_attention_b.weight", "attn.c_attention_b.bias"})
+    assert set(fed.values()) == {Certainty.DOUBT}
+
+
+def test_a_layer_is_not_cut_by_its_shape_where_its_module_has_the_parts_by_name():
+    def net(blocks, *more):
+        def block(number):
+            extra = {name: nn.Linear(8, 24) for name in more if number == 0}
+            inside = {"c_attn": nn.Linear(8, 24), "c_proj": nn.Linear(8, 8)} | extra
+            return nn.ModuleDict({"attn": nn.ModuleDict(inside), "fc": nn.Linear(8, 16)})
+
+        return nn.ModuleDict({"h": nn.ModuleList([block(number) for number in range(blocks)])})
+
+    plan = tg.plan(nn.ModuleDict({"net": net(3)}), net(2, "se").state_dict())
+    assert not [step.slot.name for step in plan.steps if step.feeds and step.slot.name.startswith("net.h.2.")]

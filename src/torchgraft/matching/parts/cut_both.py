@@ -9,8 +9,9 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import place_of
+from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.apart import Apart, flat_shape, parts_apart
-from torchgraft.matching.parts.cutting import cut, parts_of
+from torchgraft.matching.parts.cutting import cut, parts_of, with_names_apart
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.packing import (
     FUSED,
@@ -130,7 +131,7 @@ def cut_by_shape(leaves: Sequence[Leaf], others: Sequence[Leaf], whole: Containe
         if not found:
             break
         cuts = {leaf.owner: (_packing(leaf, apart.parts, owners), apart.rows, dim) for leaf, apart, dim in found}
-        out = [part for leaf in out for part in _cut(leaf, cuts.get(leaf.owner))]
+        out = with_names_apart(out, [_cut(leaf, cuts.get(leaf.owner)) for leaf in out])
     return out
 
 
@@ -150,19 +151,29 @@ def _is_more(shape: Shape, ours: Counter[Shape], theirs: Counter[Shape]) -> bool
 def _fitting(odd: Sequence[Leaf], templates: Sequence[Apart], leaves: Sequence[Leaf]) -> list[tuple[Leaf, Apart, int]]:
     """Return what leaves are to be cut into and along which dimension, where one thing fits.
 
-    Parts side by side, as in a matrix that is stored [in, out], only where nothing fits as parts below each other.
+    Parts side by side, as in a matrix that is stored [in, out], only where nothing fits as parts below each other. What the
+    module has by name it has no second time.
     """
     if not templates:
         return []
     inside: dict[str, set[Shape]] = defaultdict(set)
+    named: dict[str, set[str]] = defaultdict(set)
     for leaf in leaves:
         if _is_matrix(leaf):
-            inside[leaf.owner.rpartition(".")[0]].add(shape_class(leaf.shape))
+            parent, _, last = leaf.owner.rpartition(".")
+            inside[parent].add(shape_class(leaf.shape))
+            named[parent].update(canonical(last)[-1:], *(one.parts for one in FUSED.get(words(last), ())))
     for dim in (0, 1):
         found = []
         for leaf in odd:
-            beside = inside[leaf.owner.rpartition(".")[0]]
-            fits = [t for t in templates if dim in _row_dims(leaf) and _adds_up(flat_shape(leaf.shape), dim, t, beside)]
+            parent, turned = leaf.owner.rpartition(".")[0], dim in _row_dims(leaf)
+            fits = [
+                t
+                for t in templates
+                if turned
+                and named[parent].isdisjoint(t.parts)
+                and _adds_up(flat_shape(leaf.shape), dim, t, inside[parent])
+            ]
             if len(fits) == 1:
                 found.append((leaf, fits[0], dim))
         if found:

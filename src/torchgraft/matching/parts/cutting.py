@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
@@ -37,12 +38,32 @@ def cut(
     rows_of_q = _query_rows(leaves) if any(packings) else {}
     widths = _widths(leaves) if any(packings) else {}
     apart = {one.rows for one in parts_apart(others)} if any(packings) else set()
-    out: list[Leaf] = []
+    out: list[list[Leaf]] = []
     for leaf, packing in zip(leaves, packings, strict=True):
         path = owners.layer_at(leaf.owner)
         count = stated.heads or (heads(path) if heads and packing else None)
-        out.extend((packing and _parts(leaf, path, packing, (rows_of_q, widths, apart), count)) or [leaf])
-    return out
+        out.append((packing and _parts(leaf, path, packing, (rows_of_q, widths, apart), count)) or [leaf])
+    return with_names_apart(leaves, out)
+
+
+def with_names_apart(leaves: Sequence[Leaf], cut_up: Sequence[Sequence[Leaf]]) -> list[Leaf]:
+    """Return what leaves were cut into; where two would have parts of one name, as `qkv` and `qkv_b`, these lie in their own layers."""
+    out = [part for parts in cut_up for part in parts]
+    if len(out) == len(leaves):
+        return out
+    count = Counter([part.name for part in out])
+    if len(count) == len(out):
+        return out
+    shared = {
+        leaf.owner for leaf, parts in zip(leaves, cut_up, strict=True) if any(count[one.name] > 1 for one in parts)
+    }
+    return [
+        replace(part, name=f"{leaf.owner}.{part.part.label}.{part.role}")
+        if part.part and leaf.owner in shared
+        else part
+        for leaf, parts in zip(leaves, cut_up, strict=True)
+        for part in parts
+    ]
 
 
 def _query_rows(leaves: Sequence[Leaf]) -> dict[str, int]:
