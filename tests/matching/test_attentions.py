@@ -6,6 +6,7 @@ from filling import filled
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.core.plan import Certainty
 from torchgraft.matching.names.attentions import read_attentions
 
 
@@ -188,3 +189,15 @@ def behind_both(norm):
     layers = {"linear1": nn.Linear(8, 16), "linear2": nn.Linear(16, 8)}
     norms = {f"{norm}{number}": nn.LayerNorm(8) for number in (1, 2, 3)}
     return nn.ModuleDict({"self_attn": attention(), "multihead_attn": attention()} | layers | norms)
+
+
+def test_numbers_say_it_in_all_blocks_of_a_list_where_order_does_not_in_one():
+    """An attention that was added to one block leaves its norms without an order."""
+    sides = [net(behind_both, norm) for norm in ("ln", "norm")]
+    sides[1]["decoder"]["layers"][0]["multihead_attn_b"] = attention()
+    plan = tg.plan(sides[1], sides[0].state_dict())
+    norms = [step for step in plan.steps if ".norm" in step.slot.name]
+    assert {step.slot.name: step.feeds[0].key for step in norms} == {
+        step.slot.name: step.slot.name.replace(".norm", ".ln") for step in norms
+    }
+    assert all(step.certainty is Certainty.CERTAIN for step in norms)

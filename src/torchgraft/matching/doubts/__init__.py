@@ -38,6 +38,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),
     Rule(lists.torn_from_other_rows, lists.TORN),
     Rule(lists.leaving_their_blocks, lists.LEAVES),
+    Rule(lists.members_crosswise, lists.CROSSED),
     Rule(parts.into_other_towers, parts.OTHER_TOWER),
     Rule(parts.beside_free_twins, parts.TWINS),
     Rule(parts.beside_free_namesakes, parts.NAMESAKE),

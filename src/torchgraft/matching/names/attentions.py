@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 from torchgraft.core.names import above, natural_key, words
+from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
 
 SELF, CROSS, MLP_NORM = "self_attn", "cross_attn", "ffn_norm"
@@ -20,13 +21,15 @@ def read_attentions(paths: Iterable[str], others: Iterable[str] = ()) -> dict[st
     Beside a self-attention, the other one is the cross-attention, whatever its name (`multihead_attn` in
     torch.nn.TransformerDecoderLayer, `attn2` beside `attn1` in latent diffusion). Where a numbered norm stands right behind
     each of them, or right before, it is that one's norm; so it is by its number where all stand behind them, as there. A
-    last one is that of the layers behind the attentions. Where the `others`, the paths of the other side, have blocks with as
-    many numbered norms, and their order doesn't tell it, numbers say more than order here.
+    last one is that of the layers behind the attentions. Where order doesn't tell it in another block of the list, or in one
+    with as many numbered norms among the `others`, the paths of the other side, numbers say more than order here.
     """
+    blocks = [(block, held, said, _own_norms(held, said)) for block, held, said in _blocks(paths)]
     untold = {_count_of_numbered(held) for _, held, said in _blocks(others) if not _own_norms(held, said)}
+    here = {place_of(block) for block, _, _, own in blocks if not own}
     found: dict[str, str] = {}
-    for block, held, said in _blocks(paths):
-        own = {} if _count_of_numbered(held) in untold else _own_norms(held, said)
+    for block, held, said, told in blocks:
+        own = {} if place_of(block) in here or _count_of_numbered(held) in untold else told
         found.update(_read(block, held, said, own))
     return found
 
