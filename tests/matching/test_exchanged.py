@@ -109,3 +109,16 @@ def test_two_names_of_both_sides_go_crosswise_only_in_doubt():
 
 def test_members_of_a_list_may_be_counted_from_the_other_end():
     assert not crossed_names(finished(crosswise("stages.0.weight", "stages.1.weight")))
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_tower_that_lacks_a_part_is_not_replaced_by_the_one_beside_it(*, back):
+    """The file's `teacher` has no head; that does not make the model's `teacher` its `student`."""
+
+    def tower(name, *more):
+        return {f"{name}.{part}.weight": torch.zeros(8, 8) for part in ("fc1", "fc2", "fc3", *more)}
+
+    both, one = tower("student", "head") | tower("teacher"), tower("net.teacher", "head")
+    plan = tg.plan(*((both, one) if back else (one, both)))
+    wrong = [step for step in plan.steps if step.feeds and "student" in step.slot.name + step.feeds[0].key]
+    assert {step.certainty for step in wrong} <= {Certainty.DOUBT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -164,3 +165,12 @@ def test_a_head_goes_into_no_new_block_that_happens_to_have_its_shapes() -> None
     file = net("plain", "plain", head=3, size=6).state_dict()
     placed = sure(tg.plan(net("plain", "adapter", "plain", head=11, size=8), file))
     assert not any("down" in name for name in placed)
+
+
+@pytest.mark.parametrize("order", [list, sorted])
+def test_a_layer_of_another_number_does_not_pass_those_that_keep_theirs(order: Callable[..., list[object]]) -> None:
+    def row(*names: str) -> nn.Module:
+        return filled(nn.ModuleDict({name: nn.Linear(8, 8) for name in names}))
+
+    file, model = row("fc1", "fc2", "fc3", "fc4", "fc5"), row("fc1", "fc3", "fc4", "fc4_2", "fc5")
+    assert "fc4_2.weight" not in sure(tg.plan(model, dict(order(file.state_dict().items()))))

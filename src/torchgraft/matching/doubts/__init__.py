@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from torchgraft.core.plan import Doubt
-from torchgraft.matching.doubts import changed, layers, lists, parts
+from torchgraft.matching.doubts import changed, layers, lists, parts, rows
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.judging.reasons import BESIDE, Rule
@@ -36,9 +36,10 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(changed.alike_at_other_numbers, changed.SHIFTED),
     Rule(changed.one_block_of_several, changed.ONE_BLOCK),
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),
-    Rule(lists.torn_from_other_rows, lists.TORN),
+    Rule(rows.torn_from_other_rows, rows.TORN),
     Rule(lists.leaving_their_blocks, lists.LEAVES),
-    Rule(lists.members_crosswise, lists.CROSSED),
+    Rule(rows.members_crosswise, rows.CROSSED),
+    Rule(rows.leaving_their_numbers, rows.OWN_NUMBER),
     Rule(parts.into_other_towers, parts.OTHER_TOWER),
     Rule(parts.beside_free_twins, parts.TWINS),
     Rule(parts.beside_free_namesakes, parts.NAMESAKE),

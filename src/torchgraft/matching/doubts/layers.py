@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise, permutations
 
-from torchgraft.core.names import words
+from torchgraft.core.names import natural_key, words
 from torchgraft.core.specs import Shape
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.evidence.scores import STRANGE
@@ -152,18 +152,33 @@ PASSING = "its number is another one there, and it would pass layers that keep t
 
 
 def passing_named_layers(found: Found) -> Iterator[Pair]:
-    """Yield layers that go to another number, past others of the same module that go by their names: `bn2_new` to `bn1_new`."""
-    if not all(found.registered):
-        return
-    kept: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    """Yield layers that go to another number, past others of the same module that go by their names: `bn2_new` to `bn1_new`.
+
+    Where a side doesn't come as registered, what its names count stands in their order.
+    """
+    kept: dict[tuple[str, str], list[tuple[Unit, Unit]]] = defaultdict(list)
     for pair, source, target in found.with_units():
         if pair.named:
-            kept[source.parent, target.parent].append((source.order, target.order))
-    for pair, source, target in found.with_units(unnamed=True):
-        ours, theirs = ([word for word in words(unit.last) if word.isdecimal()] for unit in (source, target))
-        beside = kept.get((source.parent, target.parent), ()) if ours and theirs and ours != theirs else ()
-        if any((a < source.order) != (b < target.order) for a, b in beside):
-            yield pair
+            kept[source.parent, target.parent].append((source, target))
+    for pair, *units in found.with_units(unnamed=True):
+        ours, theirs = ([word for word in words(unit.last) if word.isdecimal()] for unit in units)
+        beside = kept.get((units[0].parent, units[1].parent), ()) if ours and theirs and ours != theirs else ()
+        for others in beside:
+            behind = [
+                _stands_behind(one, other, registered=registered)
+                for one, other, registered in zip(units, others, found.registered, strict=True)
+            ]
+            if None not in behind and behind[0] != behind[1]:
+                yield pair
+                break
+
+
+def _stands_behind(one: Unit, other: Unit, *, registered: bool) -> bool | None:
+    """Return whether a layer stands behind another one of its module; None where nothing says it."""
+    if registered:
+        return one.order > other.order
+    counted = words(one.last)[:1] == words(other.last)[:1] and other.last[-1].isdecimal()
+    return natural_key(one.last) > natural_key(other.last) if counted else None
 
 
 CROSSWISE = "its kernel fits there alone, but convolutions of this block would change places, and no word of their names says so"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
-from itertools import pairwise
-from operator import itemgetter
 
 from torchgraft.core.names import above, without_common_end
 from torchgraft.matching.doubts.changed import builds_of
@@ -14,7 +12,7 @@ from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, is_one_path, list_of, member_of, numbered, place_of, stem
 from torchgraft.matching.parts.units import Unit, around_several, blocks_of, kind_of
-from torchgraft.matching.solving.reversed import leave_end_open, undirected
+from torchgraft.matching.solving.reversed import undirected
 
 ELSEWHERE = "it fits here, but what corresponds to it in most other blocks finds no partner, or has one elsewhere"
 
@@ -227,32 +225,6 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
     return (pair for pair, ours, theirs in moved if not pair.named and (ours in own[0] or theirs in own[1]))
 
 
-TORN = "it would leave a row of layers of which others stay free, and go into one that both sides have"
-
-
-def torn_from_other_rows(found: Found) -> Iterator[Pair]:
-    """Yield layers that would go from one row into another, where the rest of the one stays free and both sides have the other.
-
-    `shared.2` to `actor.0`, with `shared.0` left over and `actor` on both sides: a whole row may go into another, no part of it.
-    """
-    rows = [
-        (pair, source, target) for pair, source, target in found.with_units()
-        if source.last.isdecimal() and target.last.isdecimal() and not source.blocks and not target.blocks
-    ]  # fmt: skip
-    left = (
-        [{unit.parent for unit in units if unit.last.isdecimal()} for units in found.free] if rows else [set(), set()]
-    )
-    if not any(left):
-        return
-    one_row = {(s.parent, t.parent) for _, s, t in rows if is_one_path(s.parent, t.parent)}
-    ours, theirs = {a for a, _ in one_row}, {b for _, b in one_row}
-    for pair, source, target in rows:
-        a, b = source.parent, target.parent
-        torn = (a in left[0] and b in theirs) or (b in left[1] and a in ours)
-        if torn and not pair.named and (a, b) not in one_row:
-            yield pair
-
-
 LEAVES = "it would leave its block for another one of the list, and the rest of both blocks goes elsewhere"
 
 
@@ -299,26 +271,3 @@ def counted_from_either_end(found: Found) -> Iterator[Pair]:
     for pair, source, target in found.with_units() if ends else ():
         if pair.target in ends and not (pair.named and is_one_path(source.path, target.path)):
             yield pair
-
-
-CROSSED = "members of this row would change places, though numbers count them on both sides"
-
-
-def members_crosswise(found: Found) -> Iterator[Pair]:
-    """Yield single layers of a row whose numbers fall where those of their partners rise.
-
-    What a decoder ends with has the shapes of what an encoder begins with. Lists that shapes read from the other end may fall.
-    """
-    rows: dict[tuple[ListName, ListName], list[tuple[int, int, Pair]]] = defaultdict(list)
-    for pair, source, target in found.with_units():
-        if source.last.isdecimal() and target.last.isdecimal():
-            (ours, number), (theirs, there) = member_of(source.path), member_of(target.path)
-            rows[ours, theirs].append((number, there, pair))
-    for both, members in rows.items():
-        in_order = sorted(members, key=itemgetter(0))
-        if not all(one[1] < following[1] for one, following in pairwise(in_order)) and not leave_end_open(*both):
-            yield from (
-                pair
-                for number, there, pair in members
-                if not pair.named and any((number < a) != (there < b) for a, b, other in members if other is not pair)
-            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from torchgraft.core.match import Leaf
+from torchgraft.core.names import above
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
 from torchgraft.matching.names.naming import Naming, Prefix
@@ -13,6 +15,7 @@ from torchgraft.matching.reviewing.finished import Finished
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
 BESIDE = "{0} and {1} {2} hold tensors of the same names and shapes, and no name says which of them this is"
+CLOSER = "{0} {1} is called more like {2}, and holds tensors of most of these names and shapes"
 CROSSED = "both sides have both names, {0} and {1}, and order or structure would exchange them"
 # By so much two prefixes and their homes must be more alike than exchanged, each 0 to 1 as difflib counts it.
 TELLING = 0.25
@@ -48,7 +51,8 @@ def crossed_names(finished: Finished) -> dict[str, str]:
 def beside_unruled_twins(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt that a prefix rule fills, where a twin that no rule leads to would do as well.
 
-    `actor.rnn` to `policy.rnn`, while `critic.rnn` of the file has no rule, or `value.rnn` of the model.
+    `actor.rnn` to `policy.rnn`, while `critic.rnn` of the file has no rule, or `value.rnn` of the model. A closer name makes
+    a twin of what lacks some of the tensors, too: `student` to `net.teacher`, because the file's `teacher` has no head.
     """
     sides, naming = finished.sides, finished.naming
     ruled = naming.pairs.keys(), set(naming.pairs.values())
@@ -58,11 +62,13 @@ def beside_unruled_twins(finished: Finished) -> dict[str, str]:
         inside = _inside(rule, sides[0], naming) if all(rule) else {}
         for side, where in ((0, "of the file"), (1, "of the model")) if inside else ():
             free = {name: shape for name, shape in shapes[side].items() if name not in ruled[side]}
-            for twin in _twins(inside, free):
+            for twin, is_whole in _twins(inside, free).items():
                 other = Prefix(twin, rule.new) if side == 0 else Prefix(rule.old, twin)
-                if not _is_closer(rule, other):
-                    text = BESIDE.format(rule[side].rstrip("."), twin.rstrip("."), where)
-                    doubts |= {rule.old + rest: text for rest in inside}
+                own, beside, home = (name.rstrip(".") for name in (rule[side], twin, rule[1 - side]))
+                if is_whole and not _is_closer(rule, other):
+                    doubts |= dict.fromkeys([rule.old + rest for rest in inside], BESIDE.format(own, beside, where))
+                elif not is_whole and _is_closer(other, rule):
+                    doubts |= dict.fromkeys([rule.old + rest for rest in inside], CLOSER.format(beside, where, home))
     return {to: doubts[name] for name, to in _ends(finished, doubts)}
 
 
@@ -76,11 +82,14 @@ def _only_numbers_differ(one: str, other: str) -> bool:
     return all(a == b or (a.isdecimal() and b.isdecimal()) for a, b in pairs)
 
 
-def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> list[str]:
-    """Return the prefixes under which all of the names are free, too, in the same shapes."""
-    first = next(iter(inside))
-    found = [name[: -len(first)] for name in free if name.endswith(f".{first}")]
-    return [twin for twin in found if all(free.get(twin + rest) == shape for rest, shape in inside.items())]
+def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> dict[str, bool]:
+    """Return the prefixes under which most of the names are free, too, in the same shapes; and whether all are."""
+    found: Counter[str] = Counter()
+    for name, shape in free.items():
+        for around in above(name):
+            if inside.get(name[len(around) + 1 :]) == shape:
+                found[f"{around}."] += 1
+    return {twin: count == len(inside) for twin, count in found.items() if 2 * count > len(inside)}
 
 
 def _is_closer(rule: Prefix, other: Prefix) -> bool:
