@@ -38,6 +38,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),
     Rule(rows.torn_from_other_rows, rows.TORN),
     Rule(lists.leaving_their_blocks, lists.LEAVES),
+    Rule(lists.leaving_free_blocks, lists.BEHIND),
     Rule(rows.members_crosswise, rows.CROSSED),
     Rule(rows.leaving_their_numbers, rows.OWN_NUMBER),
     Rule(parts.into_other_towers, parts.OTHER_TOWER),

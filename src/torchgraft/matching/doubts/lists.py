@@ -260,6 +260,25 @@ def _is_elsewhere(partners: Counter[str], block: str) -> bool:
     return most != block and 2 * count > partners.total()
 
 
+BEHIND = "the rest of its block finds no partner, while that of other blocks of the list does"
+
+
+def leaving_free_blocks(found: Found) -> Iterator[Pair]:
+    """Yield the few units that leave a block, or come into one, of which the rest stays free, unlike other blocks of its list.
+
+    What was added to a block has the shapes of a layer of another block, which was taken out.
+    """
+    for side in (0, 1) if any(found.free) else ():
+        sizes = Counter([unit.block for unit in found.sides[side] if unit.block])
+        met = Counter([found.units_of(pair)[side].block for pair in found.held])
+        left = {block for block, size in sizes.items() if 0 < 2 * met[block] <= size}
+        kept = {list_of(block) for block, size in sizes.items() if 2 * met[block] > size} if left else set()
+        for pair in found.held if kept else ():
+            block = found.units_of(pair)[side].block
+            if block in left and not pair.named and list_of(block) in kept:
+                yield pair
+
+
 EITHER_END = (
     "decoders and pyramids are counted from either end, and neither shapes nor names say from which both sides count"
 )
