@@ -200,3 +200,15 @@ def test_two_loads_of_one_tensor_at_a_time_are_refused():
     assert all(torch.equal(value, saved[key]) for key, value in first.state_dict().items())
     tg.load(second, other)
     assert torch.equal(shared.weight, other["1.weight"])
+
+
+@pytest.mark.parametrize("given", [torch.int64, torch.uint64, torch.uint32])
+def test_whole_numbers_that_a_float_would_round_are_refused(given):
+    model = model_with(ids=torch.zeros(3))
+    saved = {**nn.Linear(3, 2).state_dict(), "ids": torch.tensor([2**24, 3, 5]).to(given)}
+    tg.load(model, saved)
+    assert model.ids.tolist() == [2**24, 3, 5]
+    saved["ids"] = torch.tensor([2**24, 2**24 + 1, 2**31 - 1]).to(given)
+    with pytest.raises(tg.PlanRefusedError, match="ids is float32, and 2 of its 3 values"):
+        tg.load(model, saved)
+    assert model.ids.tolist() == [2**24, 3, 5]

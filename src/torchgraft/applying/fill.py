@@ -89,13 +89,16 @@ def is_all_zero(values: torch.Tensor) -> bool:
 
 
 def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
-    """Return how many finite numbers became infinite or NaN, or integers changed. Rounding is no loss in this sense."""
+    """Return how many finite numbers became infinite or NaN, or integers changed. Rounding of other numbers is no loss in this sense."""
     import torch
 
     source, target = DType.of(str(given.dtype)), DType.of(str(cast.dtype))
     if target.holds(source):
         return 0
-    if target.is_float and source.kind in ("float", "int", "uint", "bool"):
+    if target.is_float and source.kind in ("int", "uint"):
+        back = comparable(cast).to(given.dtype)
+        return int((_bytes_of_each(given) != _bytes_of_each(back)).any(-1).sum())
+    if target.is_float and source.kind == "float":
         known, made = comparable(given), comparable(cast)
         lost = ~torch.isfinite(made)
         if target.itemsize == 1:  # some of these types have no infinity: too great a number becomes the greatest
@@ -109,6 +112,13 @@ def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
     if {source.kind, target.kind} == {"int", "uint"}:  # of one size, they come back as they were
         changed |= (cast if target.kind == "int" else given) < 0
     return int(changed.sum())
+
+
+def _bytes_of_each(values: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of each value, [values, bytes]: some types can't be compared."""
+    import torch
+
+    return values.reshape(-1).view(torch.uint8).reshape(values.numel(), values.element_size())
 
 
 def _are_finite(values: torch.Tensor) -> torch.Tensor:
