@@ -6,6 +6,7 @@ from filling import filled
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.core.plan import Certainty
 
 WIDTH = 6
 
@@ -115,3 +116,15 @@ def test_two_attentions_in_each_layer_are_no_layers_however_many_there_are(depth
     model = attentions("h", ("self_attn", "cross_attn"), depth)
     tg.load(model, file)
     assert torch.equal(model.state_dict()["h.0.cross_attn.k.weight"], file["l.0.attn2.k.weight"])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [((1, 2, 3, 4), (0, 1, 2, 3)), ((1, 3, 5, 7), (0, 2, 4, 6))])
+def test_blocks_of_one_build_that_change_their_numbers_are_likely_and_not_certain(ours, theirs):
+    def net(members):
+        return nn.ModuleDict({"blocks": nn.ModuleDict({str(n): block() for n in members}), "out": nn.Linear(WIDTH, 3)})
+
+    plan = tg.plan(net(theirs), net(ours).state_dict())
+    steps = [step for step in plan.steps if step.slot.name.startswith("blocks.")]
+    moved = [step for step in steps if step.feeds[0].key != step.slot.name]
+    assert len(moved) == len(steps)
+    assert {step.certainty for step in moved} == {Certainty.LIKELY}

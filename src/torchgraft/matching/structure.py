@@ -11,6 +11,7 @@ from torchgraft.core.names import DERIVED_ROLES, natural_key
 from torchgraft.core.plan import Alternative, Certainty, Why
 from torchgraft.core.system.fast_objects import maker
 from torchgraft.matching.doubts import Found, doubted
+from torchgraft.matching.doubts.lists import even_lists, is_by_other_number
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, AROUND, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import HALF, Pair
@@ -72,13 +73,17 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
     sources, targets = problem.sources, problem.targets
     named = problem.named if seen.plain == seen.pairs else _units_of_one_name(sources, targets, seen.plain)
     parts = Familiar(pairs, named, sources, targets)
+    even = even_lists(sources), even_lists(targets)
     found: list[Judged] = []
     for pair in pairs:
         familiar = parts.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
         sure = sureness(pair, familiar=familiar, unordered=not all(problem.registered))
         if sure is None and pair.fits and pair.in_order and parts.is_foreign_beside_lists(pair):
             sure = Sureness(Certainty.DOUBT, OTHER_NAME)  # a last norm must not stay fresh without a word
-        if sure == CERTAIN and parted and _is_of(sources[pair.source], parted):
+        if sure == CERTAIN and (
+            (parted and _is_of(sources[pair.source], parted))
+            or (not pair.named and is_by_other_number(sources[pair.source], targets[pair.target], even))
+        ):
             sure = LIKELY
         if sure is not None:
             found.append((pair, sure))

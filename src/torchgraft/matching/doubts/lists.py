@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 
 from torchgraft.core.names import above, without_common_end
@@ -78,7 +78,7 @@ def counted_otherwise(found: Found) -> Iterator[Pair]:
     spans = [_spans(blocks.values(), units) for blocks, units in zip(inner, found.sides, strict=True)]
     if len({first for side in spans for first, _ in side.values()}) < 2:
         return
-    even = [_even_lists(units) for units in found.sides]
+    even = [even_lists(units) for units in found.sides]
     large = [_of_several_layers(units) for units in found.sides]
     for pair, source, target in found.with_units():
         around = [(_block_in(source, inner[0]), _block_in(target, inner[1]))]
@@ -138,7 +138,21 @@ def _depth(block: str) -> int:
     return sum(stem(part) is not None for part in block.split("."))
 
 
-def _even_lists(units: Iterable[Unit]) -> set[ListName]:
+def is_by_other_number(source: Unit, target: Unit, even: Sequence[Container[ListName]]) -> bool:
+    """Return whether a member of an `even` list, all of one build, goes to another number of a list of its name.
+
+    `blocks.1` to `blocks.0`: nothing but the count says that these are no layers of their own numbers.
+    """
+    return any(
+        member_of(ours)[1] != member_of(theirs)[1]
+        and list_of(ours) in even[0]
+        and list_of(theirs) in even[1]
+        and is_one_path(*(".".join(list_of(block)) for block in (ours, theirs)))
+        for ours, theirs in zip(source.blocks[::-1], target.blocks[::-1], strict=False)
+    )
+
+
+def even_lists(units: Iterable[Unit]) -> set[ListName]:
     """Return the lists of two or more blocks that are all of one build."""
     builds = builds_of(units)
     return {row for row, members in builds.items() if len(members) > 1 and len(set(members.values())) == 1}
