@@ -43,6 +43,11 @@ class AdaptInputChannels(BaseOp):
             raise UsageError(f"{self.name}: rule {self.rule!r} is none; a rule to copy channel 1 is 'copy:1'")
         self.expect_sizes("target", (self.target,))
 
+    @property
+    def picks(self) -> tuple[Picked, ...]:
+        kind, _, k = self.rule.partition(":")
+        return (Picked(1, (int(k),)),) if kind == "copy" and self.target == 1 else ()
+
     def out_spec(self, specs: Sequence[TensorSpec]) -> TensorSpec:
         shape = self.only(specs).shape
         source = shape[1] if len(shape) > 1 else 0
