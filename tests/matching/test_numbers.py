@@ -53,3 +53,23 @@ def test_a_norm_before_the_first_takes_no_number_of_it(ahead):
     tg.load(target, {f"model.{key}": value for key, value in source.state_dict().items()})
     for ours, theirs in (("pre_norm", ahead), ("norm1", "norm1"), ("norm2", "norm2")):
         assert torch.equal(target["blocks"][1][theirs].weight, source["blocks"][1][ours].weight)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_lone_first_elsewhere_keeps_no_row_from_being_counted_from_one(back):
+    def blocks(first):
+        def block():
+            convs = {"conv1": nn.Conv2d(8, 8, 3), "conv2": nn.Conv2d(8, 8, 3)}
+            return nn.ModuleDict(convs | {f"bn{first + at}": nn.BatchNorm2d(8) for at in range(2)})
+
+        return nn.ModuleDict({f"bn{first}": nn.BatchNorm2d(8), "layer": nn.ModuleList(block() for _ in range(2))})
+
+    file, model = (blocks(first) for first in ((0, 1) if back else (1, 0)))
+    plan = tg.plan(model, dict(sorted(file.state_dict().items())))
+    norms = [step for step in plan.steps if step.slot.name.startswith("layer") and ".bn" in step.slot.name]
+    assert {step.slot.name: step.feeds[0].key for step in norms if step.certainty is not Certainty.DOUBT} == {
+        f"layer.{n}.bn{at + back}.{role}": f"layer.{n}.bn{at + 1 - back}.{role}"
+        for n in range(2)
+        for at in range(2)
+        for role in nn.BatchNorm2d(8).state_dict()
+    }

@@ -50,7 +50,7 @@ def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
 
     The first one may have no number: Keras calls layers `dense`, `dense_1`, `dense_2` when no one names them. Not those
     whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others` have
-    just the rest of the row: there it is something more.
+    just the rest of the row: there it is something more, unless they have the whole row from one on.
     """
     if not any(_ends_in_zero(last) or f"{last}_1" in inside for inside in paths for last in inside):
         return set()
@@ -63,7 +63,11 @@ def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
         return set()
     theirs = _rows_of_numbers(by_content(dict.fromkeys(others)))
     rest = {(before, *sorted(row)) for (_, before), row in theirs.items()}
-    left = [row for before, row in whole if (before, *sorted(row)[1:]) not in rest]
+    left = [
+        row
+        for before, row in whole
+        if (before, *sorted(row)[1:]) not in rest or (before, *(number + 1 for number in sorted(row))) in rest
+    ]
     return {path for row in left for paths in row.values() for path in paths}
 
 
