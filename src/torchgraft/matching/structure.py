@@ -16,6 +16,7 @@ from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, AROUND, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import HALF, Pair
 from torchgraft.matching.judging.reasons import OTHER_NAME
+from torchgraft.matching.judging.rest import told_by_the_rest
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.naming import SAME_NAME, Naming
 from torchgraft.matching.names.words import read_alike
@@ -75,6 +76,7 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
     parts = Familiar(pairs, named, sources, targets)
     even = even_lists(sources), even_lists(targets)
     found: list[Judged] = []
+    strictly: set[int] = set()
     for pair in pairs:
         familiar = parts.holds(pair) and not _is_named_part(pair, sources[pair.source], targets[pair.target])
         sure = sureness(pair, familiar=familiar, unordered=not all(problem.registered))
@@ -85,9 +87,11 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
             or (not pair.named and is_by_other_number(sources[pair.source], targets[pair.target], even))
         ):
             sure = LIKELY
+        if strict:
+            strictly.add(pair.target)
         if sure is not None:
             found.append((pair, sure))
-    return found
+    return found if all(problem.registered) else told_by_the_rest(found, pairs, strictly, (sources, targets))
 
 
 def _outside_of_added(pairs: Sequence[Judged], problem: Problem) -> list[Judged]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +65,7 @@ class Pair:
     listed: bool = False  # one of them stands in a member of a list
     rare: float = 0.0  # how few units share the shapes
     stem: bool = False  # both are kernels of one shape that read images
+    beside: Index | None = None  # of norms: the pair of the layers that names give them
     rivalry: Rivalry = NOT_COMPARED
 
 
@@ -82,6 +83,7 @@ class Context:
     contested: tuple[Container[int], Container[int]] = ((), ())
     partners: AbstractSet[Index] = frozenset()  # pairs at one place of such rows
     opposite: AbstractSet[tuple[str, str]] = frozenset()  # paths of lists that the two sides count from opposite ends
+    beside: Mapping[Index, Index] = field(default_factory=dict)  # pairs of norms, with those of their layers
 
     def is_in_order(self, i: int, j: int) -> bool:
         """Return whether both of a pair stand at one place: of the whole, or of rows that agree from one end."""
@@ -152,6 +154,7 @@ class _Judge:
             listed=any(order.blocks[at] for order, at in zip(self._sequences, (i, j), strict=True)),
             rare=float(evidence.rare[i, j]),
             stem=bool(evidence.stems[i, j]),
+            beside=context.beside.get((i, j)),
             rivalry=rivalry,
         )
 

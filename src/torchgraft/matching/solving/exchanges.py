@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, combinations
 from typing import TYPE_CHECKING
 
+from torchgraft.matching.evidence.companions import norms_with_layers
 from torchgraft.matching.evidence.scores import FITS, Evidence
 from torchgraft.matching.parts.units import Unit, kind_of
 
@@ -80,6 +81,16 @@ def modules_together(
             t = there[kind]
             if s != i and to.get(s) != t and rare[s, t] < rare[i, to[i]]:
                 _bring_together(s, t, to, back, scores)
+    return sorted(to.items())
+
+
+def norms_after_layers(pairs: Pairs, scores: np.ndarray, sources: Sequence[Unit], targets: Sequence[Unit]) -> Pairs:
+    """Return the pairs with norms moved to where the layers go that names give them, where little is lost by that."""
+    to = dict(pairs)
+    back = {j: i for i, j in to.items()}
+    for norm, other in norms_with_layers(pairs, sources, targets):
+        if to.get(norm) != other:
+            _bring_together(norm, other, to, back, scores)
     return sorted(to.items())
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchgraft.matching.evidence.blocks import block_votes, tail_votes
+from torchgraft.matching.evidence.companions import norms_with_layers
 from torchgraft.matching.evidence.order import behind_layers, is_orderly, sequences_of
 from torchgraft.matching.evidence.scores import FITS, NEVER, STRANGE, Evidence, gather
 from torchgraft.matching.evidence.trust import outermost_list
@@ -17,7 +18,13 @@ from torchgraft.matching.names.lists import counted, stem
 from torchgraft.matching.parts.units import Unit
 from torchgraft.matching.solving.algorithms import align, assign
 from torchgraft.matching.solving.block_rules import by_block_rules
-from torchgraft.matching.solving.exchanges import branches_by_words, modules_together, uncrossed, upright
+from torchgraft.matching.solving.exchanges import (
+    branches_by_words,
+    modules_together,
+    norms_after_layers,
+    uncrossed,
+    upright,
+)
 from torchgraft.matching.solving.reversed import opposite, with_lists_reversed
 from torchgraft.matching.solving.shifts import Shifts, find_shifts
 
@@ -79,6 +86,8 @@ def solve(problem: Problem) -> list[Pair]:
     total[evidence.fits == 0] -= AT_LAST
     final = branches_by_words(upright(paired(total, path), evidence, *sides), alone, evidence, sides)
     final = with_lists_reversed(modules_together(final, alone, evidence.rare, *sides), alone, *sides)
+    if not all(problem.registered):
+        final = norms_after_layers(final, alone, *sides)
     final = without_isolated(final, evidence.names, *sides)
     partners = {*shifts.partners, *behind_layers(final, *sides)} if all(problem.registered) else shifts.partners
     regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
@@ -94,6 +103,7 @@ def solve(problem: Problem) -> list[Pair]:
         shifts.contested,
         partners,
         opposite(final, *sides),
+        norms_with_layers(final, *sides) if not all(problem.registered) else {},
     )
     return judged(final, total, evidence, parts, context)
 
