@@ -27,8 +27,7 @@ CONSTANTS = {
     "evidence.order": "ORDERLY",
     "evidence.scores": "STRANGE",
     "judging.certainty": "HINTING AKIN SAME FEW ALONE UNTOLD AROUND MOSTLY MARGIN FAMILIAR",
-    "judging.judge": "SWAP_GAP HALF",
-    "judging.rivals": "NAME_GAP BLOCK_GAP",
+    "judging.rivals": "NAME_GAP BLOCK_GAP SWAP_GAP HALF",
     "solving.solve": "NAME CLASH LIKENESS BLOCK TAIL ORDER SAME_NUMBER OTHER_SIZES TELLING AT_LAST",
 }
 USED_BY = {
@@ -38,6 +37,7 @@ USED_BY = {
     "AKIN": ("structure",),
     "AROUND": ("doubts.layers", "structure"),
     "HALF": ("structure",),
+    "SWAP_GAP": ("judging.judge",),
 }
 NAMES = [f"{module}.{name}" for module, names in CONSTANTS.items() for name in names.split()]
 

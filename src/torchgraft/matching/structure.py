@@ -14,9 +14,10 @@ from torchgraft.matching.doubts import Found, doubted
 from torchgraft.matching.doubts.lists import even_lists, is_by_other_number
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, AROUND, CERTAIN, LIKELY, Familiar, Sureness, sureness
-from torchgraft.matching.judging.judge import HALF, Pair
+from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.judging.reasons import OTHER_NAME
 from torchgraft.matching.judging.rest import told_by_the_rest
+from torchgraft.matching.judging.rivals import HALF
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.naming import SAME_NAME, Naming
 from torchgraft.matching.names.words import read_alike
@@ -52,11 +53,12 @@ def by_structure(
 
 def _problem(seen: WithoutWrapper, targets: Sequence[Leaf], models: Models, registered: tuple[bool, bool]) -> Problem:
     """Return both sides as units, with what their names say."""
-    ours, theirs = cut_both(seen.sources, targets, seen.pairs, models)
-    units = group(ours, theirs), group(theirs, ours)
-    source_units, target_units = read_as_blocks(
-        *(side if told else sorted(side, key=_by_number) for side, told in zip(units, registered, strict=True))
+    leaves = cut_both(seen.sources, targets, seen.pairs, models)
+    units = group(*leaves), group(*reversed(leaves))
+    ours, theirs = (
+        side if told else sorted(side, key=_by_number) for side, told in zip(units, registered, strict=True)
     )
+    source_units, target_units = read_as_blocks(ours, theirs, registered)
     named = _units_of_one_name(source_units, target_units, seen.pairs)
     pinned = trusted(named, source_units, target_units)
     return Problem(sources=source_units, targets=target_units, named=named, pinned=pinned, registered=registered)

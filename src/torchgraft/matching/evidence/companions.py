@@ -8,12 +8,12 @@ from itertools import accumulate, groupby
 
 from torchgraft.core.names import words
 from torchgraft.matching.names.words import canonical
-from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit, keeps_statistics
 
 Index = tuple[int, int]
 # What a segment says of a layer, or of the norm beside it, that is the same for both: `conv1` and `bn1`, `dw_conv` and `dw_bn`.
-LAYER_WORDS = frozenset({"conv", "convolution"})
-# From so many axes on a weight is a kernel. Numbers of matrices and their norms are counted apart: `norm1` is not that of `linear1`.
+LAYER_WORDS = frozenset({"conv", "convolution", "linear", "fc"})
+# From so many axes on a weight is a kernel.
 KERNEL = 3
 
 
@@ -66,14 +66,19 @@ def _alone_together(units: Sequence[Unit], norms: set[int], layers: set[int]) ->
 
 
 def _called_alike(units: Sequence[Unit], norms: set[int], layers: set[int]) -> Iterator[Index]:
-    """Yield norms with the kernels that are called as they are but for the words of either: `bn1` and `conv1`."""
+    """Yield norms with the layers that are called as they are but for the words of either: `bn1` and `conv1`.
+
+    Numbers of matrices and of norms that keep no statistics are counted apart: `norm1` is not that of `linear1`.
+    """
     called: defaultdict[object, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for at, unit in enumerate(units):
-        if at in norms or (at in layers and len(unit.leaves["weight"].shape) >= KERNEL):
+        if at in norms or at in layers:
             called[tuple(map(_without_kind, unit.path.split(".")))][at in layers].append(at)
     for inside, beside in called.values():
         if len(inside) == len(beside) == 1:
-            yield inside[0], beside[0]
+            norm, layer = units[inside[0]], units[beside[0]]
+            if keeps_statistics(norm.leaves) or len(layer.leaves["weight"].shape) >= KERNEL:
+                yield inside[0], beside[0]
 
 
 def _without_kind(segment: str) -> tuple[str, ...]:

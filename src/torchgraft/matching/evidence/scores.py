@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from torchgraft.core.match import Leaf
 from torchgraft.core.specs import Shape
 from torchgraft.matching.evidence.blocks import block_likeness
-from torchgraft.matching.evidence.wording import Wording
+from torchgraft.matching.evidence.wording import Wording, says_kind
 from torchgraft.matching.parts.units import BARE, Unit, flat_class, keeps_statistics, shape_class
 
 # Score from which on a pair is taken at all: shapes that fit give 1, and words that exclude each other take more than that.
@@ -26,6 +27,18 @@ COMPARED = ("weight", "bias", "mean", "var", BARE)
 IMAGE_CHANNELS = range(2, 5)
 
 
+class Said(NamedTuple):
+    """What words say of all pairs."""
+
+    alike: np.ndarray  # how alike the names are
+    shared: np.ndarray  # number of words that both names hold
+    parts: np.ndarray  # they hold the same words for parts of a block
+
+
+def _said(wording: Wording) -> Said:
+    return Said(wording.likeness(), wording.shared(), wording.parts_agree())
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Fixed evidence for all pairs: matrices with a row for each source and a column for each target; shares are 0 to 1."""
@@ -33,8 +46,10 @@ class Evidence:
     fits: np.ndarray  # every shared tensor has the same elements up to rearrangement
     soft: np.ndarray  # they differ in sizes only
     names: np.ndarray  # how alike the names are
+    said: tuple[
+        Said, ...
+    ]  # that and more: by all words, and where order is lost also without those for kinds of layers
     clash: np.ndarray  # the names contradict each other
-    parts: np.ndarray  # they hold the same words for parts of a block
     rare: np.ndarray  # how few units share the shape
     likeness: np.ndarray  # how alike the numbered blocks around them are
     nearest: np.ndarray  # how alike the two blocks are that are most so
@@ -42,34 +57,41 @@ class Evidence:
     uneven: np.ndarray  # only one of two layers has a bias
     stems: np.ndarray  # both are kernels of one shape that read images
     shared: np.ndarray  # number of words that both names hold; a number counts with the word before it
+    kinds: tuple[np.ndarray, np.ndarray]  # units of either side whose name says what kind of layer it is
     silent: tuple[np.ndarray, np.ndarray]  # units of either side with but a number for a name in their block
     depths: tuple[np.ndarray, np.ndarray]  # in how many lists each unit stands
 
 
-def gather(sources: Sequence[Unit], targets: Sequence[Unit]) -> Evidence:
+def gather(sources: Sequence[Unit], targets: Sequence[Unit], *, registered: bool = True) -> Evidence:
     """Return the evidence that needs no other pair to be known."""
     fits, soft = _shapes(sources, targets)
     ours, theirs = (np.array([u.weight for u in units], np.float32) for units in (sources, targets))
     class_size = (fits @ theirs)[:, None] + ours @ fits
     rare = np.where(fits, 2.0 / np.maximum(class_size, 2), 0.0).astype(np.float32)
     wording = Wording(sources, targets)
+    names = _said(wording), *([] if registered else [_said(Wording(sources, targets, kinds=False))])
     likeness, nearest = block_likeness(sources, targets)
     return Evidence(
         fits=fits,
         soft=soft,
-        names=wording.likeness(),
+        names=names[0].alike,
+        said=names,
         clash=wording.clash(),
-        parts=wording.parts_agree(),
         rare=rare,
         likeness=likeness,
         nearest=nearest,
         turned=_turned(sources, targets),
         uneven=_uneven(sources, targets),
         stems=_stems(sources, targets),
-        shared=wording.shared(),
+        shared=names[0].shared,
+        kinds=(_kinds(sources), _kinds(targets)),
         silent=(_silent(sources), _silent(targets)),
         depths=(_depths(sources), _depths(targets)),
     )
+
+
+def _kinds(units: Sequence[Unit]) -> np.ndarray:
+    return np.array([says_kind(unit) for unit in units], bool)
 
 
 def _silent(units: Sequence[Unit]) -> np.ndarray:

@@ -24,19 +24,23 @@ LEAST, NEARLY_ALL = 0.05, 0.9
 COMMON = 0.6
 # How much less a word weighs for each that comes behind it, and how much it keeps at least.
 STEP_BACK, FARTHEST = 0.15, 0.35
+# Words for kinds of layers, and of norms.
+KINDS, NORMS = frozenset({"conv", "linear", "lin", "fc", "dense"}), frozenset({"norm"})
 
 
 class Wording:
     """The words of both sides: matrices of what they say for each pair (rows: sources, columns: targets)."""
 
-    def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit]) -> None:
-        ours, theirs = (_counts(units) for units in (sources, targets))
+    def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit], *, kinds: bool = True) -> None:
+        ours, theirs = (_counts(units, kinds=kinds) for units in (sources, targets))
         counts, total = ours + theirs, sum(unit.weight for unit in (*sources, *targets))
         idle = _in_nearly_all(sources, ours) | _in_nearly_all(targets, theirs)
         self._idf = {
             w: LEAST if w in idle else max(float(np.log(1.0 + total / n)) - COMMON, LEAST) for w, n in counts.items()
         }
-        self._at, self._words = zip(*(_distinct([u.words for u in units]) for units in (sources, targets)), strict=True)
+        self._at, self._words = zip(
+            *(_distinct([_words(u, kinds=kinds) for u in units]) for units in (sources, targets)), strict=True
+        )
 
     def likeness(self) -> np.ndarray:
         """Return the cosine of word bags; rare words weigh more, and words near the end of a name more than others."""
@@ -90,10 +94,28 @@ class Wording:
         return distinct[np.ix_(*self._at)]
 
 
-def _counts(units: Sequence[Unit]) -> Counter[str]:
+def says_kind(unit: Unit) -> bool:
+    """Return whether a name says what kind of layer it is of, as its shapes do as well: `conv`, `fc`, `norm`."""
+    return not _kinds(unit).isdisjoint(unit.words)
+
+
+def _kinds(unit: Unit) -> frozenset[str]:
+    """Return the words that say no more of a layer than its shapes do: a vector alone may be that of a norm, or a scale."""
+    weight = unit.leaves.get("weight")
+    if weight is not None and len(weight.shape) > 1:
+        return KINDS
+    return NORMS if len(unit.leaves) > 1 else frozenset()
+
+
+def _words(unit: Unit, *, kinds: bool) -> Words:
+    """Return the words of a name; without `kinds` those for kinds of layers are set aside."""
+    return unit.words if kinds else tuple(word for word in unit.words if word not in _kinds(unit))
+
+
+def _counts(units: Sequence[Unit], *, kinds: bool) -> Counter[str]:
     counts: Counter[str] = Counter()
     for unit in units:
-        counts.update(dict.fromkeys(unit.words, unit.weight))
+        counts.update(dict.fromkeys(_words(unit, kinds=kinds), unit.weight))
     return counts
 
 

@@ -13,16 +13,12 @@ import numpy as np
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import FITS, NEVER, Evidence
 from torchgraft.matching.judging.openings import openings
-from torchgraft.matching.judging.rivals import rivals_of
+from torchgraft.matching.judging.rivals import SWAP_GAP, by_words, fit_only_so, rivals_of
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
 
 # A source and a target.
 Index = tuple[int, int]
-# Likeness of names that an exchange of two pairs must lose, or gain, before names count as settling which is which.
-SWAP_GAP = 0.3
-# Where both names have this much in common, a word more says it, too: `visual` of two towers, `temporal` of two attentions.
-HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,26 +205,23 @@ class _Judge:
         numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too: they rise together, or
         one falls in lists that the two sides count from opposite ends;
         other blocks, where the likes of both pairs are told by order, or only one pair has some: a shortcut of first blocks;
+        shapes, where they fit only as they are;
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
         lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
         are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM, nor,
         but for numbers, of a side that doesn't come as registered.
         """
-        (i, j), (ours, theirs), (first, second), names = pair, other, self._sequences, self._evidence.names
+        (i, j), (ours, theirs), (first, second) = pair, other, self._sequences
         here = first.exchange(i, ours)
         there = second.exchange(j, theirs) if here else None
         if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
             lists = first.list_called(i, ours), second.list_called(j, theirs)
             return (here.rising == there.rising) != (lists in self._context.opposite)
-        if self._as_in_other_blocks(pair, other):
+        if self._as_in_other_blocks(pair, other) or fit_only_so(pair, other, self._evidence):
             return True
-        said, more = (
-            table[i, j] + table[ours, theirs] - table[i, theirs] - table[ours, j]
-            for table in (names, self._evidence.shared)
-        )
-        spoken = min(names[i, j], names[ours, theirs]) >= HALF
-        if said >= SWAP_GAP or (spoken and said > 0 and more > 0):
+        said, told = by_words(pair, other, self._evidence)
+        if told:
             return True
         if said <= -SWAP_GAP and self._in_one_block(pair, other):
             return False

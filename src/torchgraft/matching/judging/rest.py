@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from torchgraft.matching.judging.certainty import ALONE, LIKELY, Sureness
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.judging.reasons import BY_ORDER, NO_MARGIN, OTHER_NAME
-from torchgraft.matching.parts.units import Unit
+from torchgraft.matching.parts.units import Unit, shape_class
 
 # From so many axes on a weight is that of a layer and of no table.
 KERNEL = 3
@@ -40,9 +40,11 @@ def _is_open(pair: Pair, sure: Sureness, familiar: Container[int]) -> bool:
 def _is_the_only_one(pair: Pair, sides: tuple[Sequence[Unit], Sequence[Unit]]) -> bool:
     """Return whether each side has but one layer of these sizes, and it surely is a layer: a table of two kinds is no head.
 
-    A layer has a bias, or reads positions as a kernel does.
+    A layer has a bias, or reads positions as a kernel does. A kernel as a matrix may have its positions in another order.
     """
     ours, theirs = sides[0][pair.source].leaves, sides[1][pair.target].leaves
     if pair.clash or pair.rare <= ALONE or pair.rivalry.runner_up is not None or ours.keys() != theirs.keys():
+        return False
+    if any(shape_class(leaf.shape) != shape_class(theirs[role].shape) for role, leaf in ours.items()):
         return False
     return len(ours) > 1 or ("weight" in ours and len(ours["weight"].shape) >= KERNEL)

@@ -30,18 +30,28 @@ FEW = 3
 MANY = 6
 
 
-def read_as_blocks(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[list[Unit], list[Unit]]:
+# A member of a list: the units in it, each as its place and how deep in its path the number of the member is.
+Member = list[tuple[int, int]]
+
+
+def read_as_blocks(
+    sources: Sequence[Unit], targets: Sequence[Unit], registered: tuple[bool, bool] = (True, True)
+) -> tuple[list[Unit], list[Unit]]:
     """Return both sides, with lists side by side read as blocks where the two then agree further in their order.
 
     Within a block the order is that in which the lists come, or another one if the two sides then agree even further: a
     model may register its lists in any order. Lists at corresponding places of other blocks are read alike.
+    Where a side doesn't come as `registered`, lists of one build are stages, each with its blocks: which comes first isn't known.
     """
     best = list(sources), list(targets)
     if len(sources) * len(targets) > MOST:
         return best
     most = -1
     for side in (0, 1):
-        for place in list(dict.fromkeys(place for place, _ in _side_by_side(best[side])))[:MANY]:
+        found = _side_by_side(best[side])
+        if not all(registered):
+            found = [(place, lists) for place, lists in found if not _are_stages(lists, best[side])]
+        for place in list(dict.fromkeys(place for place, _ in found))[:MANY]:
             for units in list(_as_blocks(best[side], place)):
                 most = most if most >= 0 else _length(*best)
                 other = (units, best[1]) if side == 0 else (best[0], units)
@@ -49,6 +59,15 @@ def read_as_blocks(sources: Sequence[Unit], targets: Sequence[Unit]) -> tuple[li
                 if reached > most:
                     best, most = other, reached
     return best
+
+
+def _are_stages(lists: Sequence[Sequence[Member]], units: Sequence[Unit]) -> bool:
+    """Return whether two lists have members of several layers, some of which are called the same."""
+    inside = [
+        {units[at].path.split(".", depth + 1)[-1] for member in one if len(member) > 1 for at, depth in member}
+        for one in lists
+    ]
+    return len(set().union(*inside)) < sum(map(len, inside))
 
 
 def _length(sources: Sequence[Unit], targets: Sequence[Unit]) -> int:
@@ -70,10 +89,6 @@ def _as_blocks(units: Sequence[Unit], place: str) -> Iterator[list[Unit]]:
         for at, unit in enumerate(units):
             out += moved.get(at, [] if at in gone else [unit])
         yield out
-
-
-# A member of a list: the units in it, each as its place and how deep in its path the number of the member is.
-Member = list[tuple[int, int]]
 
 
 def _side_by_side(units: Sequence[Unit]) -> list[tuple[str, list[list[Member]]]]:

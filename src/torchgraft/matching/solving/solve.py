@@ -63,7 +63,7 @@ def solve(problem: Problem) -> list[Pair]:
     sides = sources, targets = problem.sources, problem.targets
     if not sources or not targets:
         return []
-    evidence = gather(*sides)
+    evidence = gather(*sides, registered=all(problem.registered))
     shifts = find_shifts(problem.named, problem.pinned, *sides, evidence.fits)
     alone = _scores(evidence, problem, shifts)
     order = 1.0 if all(problem.registered) else UNORDERED
