@@ -89,7 +89,7 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
             or (not pair.named and is_by_other_number(sources[pair.source], targets[pair.target], even))
         ):
             sure = LIKELY
-        if strict:
+        if familiar:
             strictly.add(pair.target)
         if sure is not None:
             found.append((pair, sure))
