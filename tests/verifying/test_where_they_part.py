@@ -108,3 +108,17 @@ def test_a_difference_in_what_is_made_of_weights_alone_is_named_where_it_is(wron
     found = tg.verify(model, source, torch.randn(2, 4, 8), plan=report)
     assert found.divergence.target.module == module, str(found)
     assert found.causes[0].kind == kind, str(found)
+
+
+def test_inputs_that_a_callable_makes_are_inputs():
+    source, model = (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)) for _ in range(2))
+    report = tg.load(model, source)
+    model[1].eps = 0.5
+    for given in (
+        torch.randn(3, 4),
+        lambda one: one(torch.randn(3, 4)),
+        lambda one: one(torch.arange(12.0).view(3, 4)),
+    ):
+        said = tg.verify(model, source, given, plan=report)
+        assert said.divergence.target.module == said.divergence.source.module == "1", str(said)
+        assert [cause.kind for cause in said.causes] == ["setting"]

@@ -32,6 +32,11 @@ class ModuleTracker:
         """Path and class name of the innermost running module."""
         return self._stack[-1] if self._stack else ("", "")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the model, or a module of it, is running: not so while a callable makes the inputs for it."""
+        return bool(self._stack)
+
     @contextmanager
     def tracking(self) -> Iterator[None]:
         """Follow the model: no module gets a hook of its own, and what was added is gone afterwards."""
@@ -189,11 +194,12 @@ class Recorder(TorchDispatchMode):
         return fingerprint(result)
 
     def _origin(self, inputs: Sequence[int]) -> tuple[bool, tuple[str, ...]]:
-        """Return whether a result depends on the model's inputs, and else the weights that it was made of."""
+        """Return whether a result depends on the model's inputs, or is one of them, and else the weights that it was made of."""
         used = [self._values[n] for n in inputs]
         if any(value.live for value in used):
             return True, ()
-        return False, tuple(dict.fromkeys(name for value in used for name in value.weights))
+        weights = tuple(dict.fromkeys(name for value in used for name in value.weights))
+        return not (weights or self._tracker.is_running), weights
 
     def _add(self, tensor: Tensor, value: Value) -> int:
         self._values.append(value)
