@@ -54,6 +54,31 @@ def test_a_second_name_of_a_tied_tensor_is_an_alias():
     assert f"harmless: {same}\n" in str(report)
 
 
+class Tied(nn.Module):
+    def __init__(self, *, tied):
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(9, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 9, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+
+
+@pytest.mark.parametrize(("old", "new"), [("", ""), ("module.", ""), ("", "module."), ("backbone.", "trunk.")])
+def test_an_untied_head_is_a_conflict_behind_any_prefix(old, new):
+    """The head found no place behind a prefix, and what the file has of its own values was left out."""
+    source, model = Tied(tied=False), Tied(tied=True)
+    for part in reversed(new.split(".")[:-1]):
+        model = nn.ModuleDict({part: model})
+    state = {old + key: value for key, value in source.state_dict().items()}
+    with pytest.raises(
+        tg.PlanRefusedError, match=r"head.weight and .*embed.weight are one tensor in the model \(tied\)"
+    ):
+        tg.load(model, state)
+    state[f"{old}head.weight"] = state[f"{old}embed.weight"].clone()
+    report = tg.load(model, state)
+    assert [(u.quiet, u.why.rule) for u in report.plan.unused] == [(True, "alias")]
+
+
 def test_a_second_name_of_other_values_is_not_called_harmless():
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     model[1].weight = model[0].weight

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 from torchgraft.core.grounds import Ground
-from torchgraft.core.names import ends, is_derived
+from torchgraft.core.names import ends, is_derived, without_common_end
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import Constant
@@ -71,7 +71,7 @@ def unused_sources(
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for step in fresh:
         by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
-    aliases = {name: step for step in steps if _fed_by_own_name(step) for name in step.slot.names}
+    aliases = {name: step for step in steps if step.slot.aliases for name in _names_in_file(step)}
     taken = {name for step in steps for name in step.slot.names if step.feeds}
     unfit = [step for step in steps if step.slot.aliases and step.why.rule == Ground.SHAPE and not step.feeds]
     rejected = {name: step.why.text for step in unfit for name in step.slot.names} | dict(rejected)
@@ -124,9 +124,14 @@ def _is_dead(name: str, names: Container[str], target: Target) -> bool:
     return any(target.classes.get(end, "").startswith("InstanceNorm") for end in ends(owner))
 
 
-def _fed_by_own_name(step: Step) -> bool:
-    """Whether one of the slot's own names feeds it; only then is a further one of them an alias in the file, too."""
-    return any(feed.key in step.slot.names for feed in step.feeds)
+def _names_in_file(step: Step) -> set[str]:
+    """Return what the file would call a slot by each of its names: what makes a key of one of them makes keys of all."""
+    found: set[str] = set()
+    for feed in step.feeds:
+        for name in step.slot.names:
+            old, new = (f"{path}." if path else "" for path in without_common_end(feed.key, name))
+            found.update(old + other[len(new) :] for other in step.slot.names if other.startswith(new))
+    return found
 
 
 def _class(spec: TensorSpec) -> tuple[int, ...]:
